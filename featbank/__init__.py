@@ -1,0 +1,24 @@
+"""featbank: bank frozen features once, compare every long-tail classifier on them.
+
+``featbank`` is the ground floor: the bank file and the command line. ``stage1`` turns images into
+a bank; ``stage2`` turns a bank into results. Names below load on first use, so that importing
+``featbank`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from featbank.bank import Bank, BankWriter, write_bank
+
+__version__ = "0.1.0"
+__all__ = ["Bank", "BankWriter", "__version__", "write_bank"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Bank", "BankWriter", "write_bank"):
+        import featbank.bank
+
+        return getattr(featbank.bank, name)
+    raise AttributeError(f"module 'featbank' has no attribute {name!r}")

@@ -1,0 +1,19 @@
+"""Classes of a bank: counts, and the groups many / medium / few that follow from them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+GROUPS = {"many": "n > 100", "medium": "20 ≤ n ≤ 100", "few": "n < 20"}
+"""The field's groups by training count n, the thresholds as every table states them."""
+
+
+def class_counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Count the samples of each class: [K] int64."""
+    return np.bincount(labels, minlength=num_classes).astype(np.int64)
+
+
+def class_groups(train_counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Boolean masks [K] of the groups `GROUPS`, from the training counts [K]."""
+    n = np.asarray(train_counts)
+    return {"many": n > 100, "medium": (n >= 20) & (n <= 100), "few": n < 20}

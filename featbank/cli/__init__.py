@@ -1,0 +1,54 @@
+"""The front door: click commands that parse, call the library and print.
+
+Heavy imports stand inside the commands, so that ``featbank --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from featbank import __version__
+from featbank.cli.bank import import_, info
+from featbank.cli.demo import demo
+from featbank.cli.extract import extract
+from featbank.cli.leaderboard import leaderboard
+from featbank.cli.methods import methods
+from featbank.cli.sweep import sweep
+from featbank.cli.train import train
+from featbank.errors import FeatbankError
+
+
+class _Group(click.Group):
+    """A group that turns the library's errors into one line and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)  # in the order of the road, not of the alphabet
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FeatbankError as error:
+            click.echo(f"featbank: {error}", err=True)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            click.echo("featbank: stopped.", err=True)
+            sys.exit(1)
+        except (OSError, MemoryError) as error:
+            click.echo(f"featbank: the work failed: {error or type(error).__name__}", err=True)
+            sys.exit(1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="featbank")
+def main() -> None:
+    """Bank frozen features once, compare every long-tail classifier on them.
+
+    The road: train → extract (or import) → sweep → leaderboard.
+    """
+
+
+for _command in (train, extract, import_, info, sweep, leaderboard, methods, demo):
+    main.add_command(_command)

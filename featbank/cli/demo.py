@@ -1,0 +1,90 @@
+"""``featbank demo``: the whole road on data that needs no download."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from featbank.cli.leaderboard import show
+from featbank.cli.progress import progress
+
+GRIDS: dict[str, dict[str, list[float]]] = {
+    **{
+        name: {"lr": [0.05, 0.1, 0.2, 0.4], "weight_decay": [0.0, 1e-4, 5e-4]}
+        for name in ("crt", "lws", "mislas", "disalign", "los", "balanced_softmax", "ldam")
+    },
+    **{
+        name: {"lr": [0.05, 0.1, 0.2, 0.4], "weight_decay": [0.0, 5e-4]}
+        for name in ("ce", "weighted", "class_balanced", "focal", "logit_adjusted", "vs")
+    },
+    "tau_norm": {"tau": [i / 20 for i in range(41)]},
+    "logit_adjust": {"tau": [i / 10 for i in range(31)]},
+    "ncm": {},
+}
+"""What the demo sweeps: 205 configurations."""
+
+SEEDS = (0, 1, 2)
+
+
+@click.command()
+@click.option(
+    "-o",
+    "--output",
+    default="featbank-demo",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Folder for what the demo makes; an earlier demo's files in it are replaced.",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
+def demo(output: Path, device: str) -> None:
+    """Run the whole road on scikit-learn's handwritten digits, made long-tailed.
+
+    Trains a small ResNet, extracts a bank with both BatchNorm views, sweeps more than 200 stage-2
+    configurations with three seeds each, and prints the leaderboard.
+
+    \b
+    featbank demo
+    """
+    from stage1.extract import extract
+    from stage1.settings import default_settings
+    from stage1.train import train
+    from stage2.methods.recipe import expand
+    from stage2.sweep import sweep
+
+    begun = time.perf_counter()
+    run, bank, results = output / "stage1", output / "bank.h5", output / "results.sqlite"
+    output.mkdir(parents=True, exist_ok=True)
+
+    _step(1, "Train a ResNet on long-tailed digits (imbalance 50)")
+    checkpoint = train(
+        default_settings("digits-lt", device=device), run, report=click.echo, overwrite=True
+    )
+
+    _step(2, "Extract a bank: every image's features, under both BatchNorm views")
+    extract(run, bank, device=device, report=click.echo, overwrite=True)
+
+    recipes = expand(GRIDS, seeds=SEEDS)
+    configurations = len({recipe.id for recipe in recipes})
+    _step(3, f"Sweep {configurations} stage-2 configurations, seeds {', '.join(map(str, SEEDS))}")
+    for stale in output.glob("results.sqlite*"):
+        stale.unlink()
+    with progress("runs") as report:
+        swept = sweep(
+            bank, recipes, results=results, device=device, keep_outcomes=False, progress=report
+        )
+
+    _step(4, "Rank them")
+    show(swept.board, "table", top=15)
+    click.echo(f"\nDone in {time.perf_counter() - begun:.0f} seconds. What the demo left:")
+    for path, what in (
+        (checkpoint, "the backbone"),
+        (bank, f"its features: featbank info {bank}"),
+        (results, f"every result: featbank leaderboard {results}"),
+    ):
+        click.echo(f"  {path}  {what}")
+
+
+def _step(number: int, what: str) -> None:
+    click.secho(f"\n{number}. {what}", bold=True)

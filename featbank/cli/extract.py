@@ -1,0 +1,73 @@
+"""`featbank extract`: checkpoint → bank."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The bank to write.",
+)
+@click.option(
+    "--views",
+    default="instance,balanced",
+    show_default=True,
+    help="instance: the checkpoint's BatchNorm statistics; balanced: those of class-balanced data.",
+)
+@click.option("--dtype", default="float32", show_default=True, help="float32 or float16.")
+@click.option("--root", help="Where the images are now. [default: where they were in training]")
+@click.option(
+    "--balanced-batches",
+    type=int,
+    help="Batches of 128 for the balanced view. [default: one pass over train, at least 64]",
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of the balanced batches.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
+@click.option("--overwrite", is_flag=True, help="Replace the bank that is there. [default: no]")
+def extract(
+    *,
+    run: Path,
+    output: Path,
+    views: str,
+    dtype: str,
+    root: str | None,
+    balanced_batches: int | None,
+    seed: int,
+    device: str,
+    overwrite: bool,
+) -> None:
+    """Write the features of RUN, a run folder or its checkpoint, to a bank.
+
+    \b
+    featbank extract runs/digits -o bank.h5
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from stage1.extract import extract as run_extraction
+
+    console = Console(markup=False, highlight=False, soft_wrap=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("images", total=None)
+        run_extraction(
+            run,
+            output,
+            views=[view.strip() for view in views.split(",") if view.strip()],
+            dtype=dtype,
+            root=root,
+            balanced_batches=balanced_batches,
+            seed=seed,
+            device=device,
+            overwrite=overwrite,
+            report=console.print,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    click.echo(f"Wrote {output}. Next: featbank sweep {output} --recipe crt -o results.sqlite")

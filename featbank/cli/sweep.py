@@ -1,0 +1,197 @@
+"""``featbank sweep``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from featbank.cli.leaderboard import show
+from featbank.cli.progress import progress
+from featbank.errors import ConfigError, FeatbankError, closest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from featbank.bank import Bank
+    from stage2.engine.plan import Group
+    from stage2.methods.recipe import Recipe
+
+
+@click.command()
+@click.argument("bank", type=click.Path(path_type=Path))
+@click.option(
+    "--recipe",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="A recipe of `featbank methods`; repeat for more. Default: all that the bank allows.",
+)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=V1,V2",
+    help="Try these values, in every combination, in every recipe that takes KEY; "
+    "RECIPE:KEY=V1,V2 for one recipe alone.",
+)
+@click.option("--seeds", default="0,1,2", show_default=True, help="Seeds, separated by commas.")
+@click.option(
+    "--select-on",
+    type=click.Choice(["val", "test"]),
+    help="Split that ranks. Default: val where the bank has it, else test, and the table says so.",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
+@click.option("--memory", help="Budget of a fused group, such as 2GiB. Default: a quarter of RAM.")
+@click.option("--force", is_flag=True, help="Train again what the results hold already.")
+@click.option("--dry-run", is_flag=True, help="Check everything, print the plan, train nothing.")
+@click.option("--top", default=20, show_default=True, help="Lines of the table at the end.")
+@click.option(
+    "-o",
+    "--output",
+    default="results.sqlite",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Results file; what it holds is not trained again.",
+)
+def sweep(
+    *,
+    bank: Path,
+    names: tuple[str, ...],
+    settings: tuple[str, ...],
+    seeds: str,
+    select_on: str | None,
+    device: str,
+    memory: str | None,
+    force: bool,
+    dry_run: bool,
+    top: int,
+    output: Path,
+) -> None:
+    """Train every recipe on a bank in fused groups, and rank them.
+
+    \b
+    featbank sweep bank.h5 --recipe crt --recipe mislas --set lr=0.05,0.1,0.2 -o results.sqlite
+    """
+    from featbank.bank import Bank
+
+    with Bank(bank) as opened:  # before the seconds it takes to import PyTorch
+        from stage2.sweep import check_bank, plan_bank, resolve_device
+        from stage2.sweep import sweep as library_sweep
+
+        recipes = parse_recipes(names or _allowed(opened), settings, _seeds(seeds))
+        check_bank(opened, recipes)
+        place = resolve_device(device)
+        budget = _bytes(memory) if memory else None
+        groups = plan_bank(opened, recipes, device=place, memory=budget)
+        configurations = len({recipe.id for recipe in recipes})
+        click.echo(
+            f"{configurations} configurations, {len(recipes)} runs with their seeds, "
+            f"in {len(groups)} fused groups on {place}"
+        )
+        if dry_run:
+            for group in groups:
+                click.echo(f"  {_describe(group)}")
+            return
+        with progress("runs") as report:
+            results = library_sweep(
+                opened,
+                recipes,
+                results=output,
+                device=place,
+                memory=budget,
+                select_on=select_on,
+                force=force,
+                keep_outcomes=False,
+                progress=report,
+            )
+    if results.skipped:
+        click.echo(
+            f"{len(results.skipped)} runs were in {output} already (--force trains them again)."
+        )
+    show(results.board, "table", top=top)
+    click.echo(f"Wrote {output}. Next: featbank leaderboard {output} --format json")
+
+
+def parse_recipes(
+    names: Sequence[str], settings: Sequence[str], seeds: Sequence[int]
+) -> list[Recipe]:
+    """The recipes `names`, over the grids of ``--set`` texts.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown recipe, a setting that none of them takes, or a value it does not allow.
+    """
+    from stage2.methods.recipe import expand
+
+    grids: dict[str, dict[str, list[str]]] = {name: {} for name in names}
+    for text in settings:
+        target, key, values = _parse_setting(text)
+        if target and target not in grids:
+            raise ConfigError(
+                f"--set {text}: {target!r} is not swept. {closest(target, list(grids))}"
+            )
+        for name in [target] if target else grids:
+            grids[name][key] = values
+    return expand(grids, seeds=seeds)
+
+
+def _parse_setting(text: str) -> tuple[str, str, list[str]]:
+    """``RECIPE:KEY=V1,V2`` as (recipe or empty, key, values)."""
+    match = re.fullmatch(r"(?:([^:=]+):)?([^:=]+)=(.+)", text)
+    if not match:
+        raise ConfigError(f"--set {text} is not KEY=V1,V2. Write --set lr=0.1,0.2, for example.")
+    target, key, values = match.groups()
+    return target or "", key.strip(), [value.strip() for value in values.split(",")]
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return list(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        raise ConfigError(
+            f"--seeds {text} is not a list of integers. Write --seeds 0,1,2."
+        ) from None
+
+
+def _bytes(text: str) -> int:
+    """``2GiB``, ``500MB`` or plain bytes."""
+    match = re.fullmatch(r"\s*([0-9.]+)\s*(?:([kmgt])(i?)b?)?\s*", text.lower())
+    try:
+        number, prefix, binary = match.groups() if match else ("", "", "")
+        power = "kmgt".index(prefix) + 1 if prefix else 0
+        return int(float(number) * (1024 if binary else 1000) ** power)
+    except ValueError:
+        raise ConfigError(f"--memory {text} is not a size. Write --memory 2GiB.") from None
+
+
+def _allowed(bank: Bank) -> list[str]:
+    """Every preset but the variants, less those the bank has no view, classifier or sample for."""
+    from stage2.methods.presets import PRESETS
+    from stage2.methods.recipe import Recipe
+    from stage2.sweep import check_bank
+
+    allowed = []
+    for name, preset in PRESETS.items():
+        if preset.variant:
+            continue
+        try:
+            check_bank(bank, [Recipe(name)])
+            allowed.append(name)
+        except FeatbankError as error:
+            click.echo(f"Left out {name}: {error}")
+    return allowed
+
+
+def _describe(group: Group) -> str:
+    stream = group.stream
+    heads = ", ".join(f"{len(tile.recipes)} × {tile.head}" for tile in group.tiles)
+    if stream.sampler is None:
+        return f"{stream.view}: {heads} (nothing to train)"
+    return (
+        f"{stream.view}, {stream.sampler}, batch {stream.batch_size}, {stream.epochs} epochs of "
+        f"{stream.steps} steps, seed {stream.seed}: {heads}"
+    )

@@ -1,0 +1,91 @@
+"""Everything featbank raises on purpose, in one tree.
+
+::
+
+    FeatbankError
+    ├── BankError            a bank file that cannot be used
+    │   ├── NotABank         missing, not HDF5, or HDF5 of another kind
+    │   ├── Incomplete       written by a run that did not finish
+    │   ├── Truncated        shorter than it says
+    │   ├── Corrupt          a checksum or a structure is broken
+    │   ├── Unsafe           links or storage that lead outside the file
+    │   ├── TooNew           a schema this version does not know
+    │   └── Mismatch         two things that must belong together do not
+    ├── ConfigError          a setting, option or name that is wrong
+    ├── DataError            arrays or images that cannot be used
+    │   ├── EmptyClass       a class without a sample where one is needed
+    │   ├── LabelRange       a label outside 0…K−1
+    │   └── NotFinite        NaN or infinity
+    └── OutputExists         the target is there and overwriting was not asked for
+
+The first sentence of a message is the fact, with path and numbers; the second is the remedy. The
+library raises; only the command line prints and exits.
+"""
+
+
+class FeatbankError(Exception):
+    """The root: catch it to catch everything featbank raises on purpose."""
+
+
+class BankError(FeatbankError):
+    """A bank file that cannot be used."""
+
+
+class NotABank(BankError):
+    """Missing, not HDF5, or HDF5 of another kind."""
+
+
+class Incomplete(BankError):
+    """Written by a run that did not finish."""
+
+
+class Truncated(BankError):
+    """Shorter than it says."""
+
+
+class Corrupt(BankError):
+    """A checksum or a structure is broken."""
+
+
+class Unsafe(BankError):
+    """Links or storage that lead outside the file."""
+
+
+class TooNew(BankError):
+    """A schema this version does not know."""
+
+
+class Mismatch(BankError):
+    """Two things that must belong together do not."""
+
+
+class ConfigError(FeatbankError):
+    """A setting, option or name that is wrong."""
+
+
+class DataError(FeatbankError):
+    """Arrays or images that cannot be used."""
+
+
+class EmptyClass(DataError):
+    """A class without a sample where one is needed."""
+
+
+class LabelRange(DataError):
+    """A label outside 0…K−1."""
+
+
+class NotFinite(DataError):
+    """NaN or infinity."""
+
+
+class OutputExists(FeatbankError):
+    """The target is there and overwriting was not asked for."""
+
+
+def closest(word: str, choices: list[str]) -> str:
+    """Name what `word` may have meant: ``"Did you mean 'crt'?"``, or the choices."""
+    import difflib
+
+    match = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
+    return f"Did you mean {match[0]!r}?" if match else f"Choose from: {', '.join(choices)}."

@@ -1,0 +1,123 @@
+"""Backbones: images to features, with the linear classifier they are trained under."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from featbank import errors
+
+WIDTHS = (16, 32, 64)
+"""Channels of the three stages; the last is the feature size D."""
+
+
+class CifarResNet(nn.Module):
+    """The CIFAR ResNet of He et al. 2016 §4.2, of depth 6n+2, with parameter-free shortcuts.
+
+    Three stages of n basic blocks with 16, 32 and 64 channels; the second and third halve the
+    image. Convolutions have Kaiming-normal weights, as in the LDAM and MiSLAS releases.
+
+    Parameters
+    ----------
+    blocks
+        n ≥ 1 blocks per stage.
+    in_channels
+        C of the images.
+    num_classes
+        K.
+
+    Attributes
+    ----------
+    dim
+        Feature size D = 64.
+    classifier
+        ``nn.Linear(D, K)``: logits = classifier(features).
+    """
+
+    def __init__(self, blocks: int, *, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.dim = WIDTHS[-1]
+        self.stem = _convolution(in_channels, WIDTHS[0], stride=1)
+        self.stem_norm = nn.BatchNorm2d(WIDTHS[0])
+        stages: list[nn.Module] = []
+        width_in = WIDTHS[0]
+        for stage, width in enumerate(WIDTHS):
+            for block in range(blocks):
+                stride = 2 if stage > 0 and block == 0 else 1
+                stages.append(_BasicBlock(width_in, width, stride))
+                width_in = width
+        self.blocks = nn.Sequential(*stages)
+        self.classifier = nn.Linear(self.dim, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight)
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Features [B, D] of normalised images [B, C, H, W]: the mean over the last map."""
+        x = F.relu(self.stem_norm(self.stem(images)))
+        return self.blocks(x).mean(dim=(2, 3))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits [B, K] of normalised images [B, C, H, W]."""
+        return self.classifier(self.features(images))
+
+
+class _BasicBlock(nn.Module):
+    """Two 3×3 convolutions and a shortcut of option A: every second pixel, new channels zero."""
+
+    def __init__(self, width_in: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = _convolution(width_in, width, stride)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.conv2 = _convolution(width, width, stride=1)
+        self.norm2 = nn.BatchNorm2d(width)
+        self.stride, self.new_channels = stride, width - width_in
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.relu(self.norm1(self.conv1(x)))
+        y = self.norm2(self.conv2(y))
+        if self.new_channels:
+            before = self.new_channels // 2
+            x = x[:, :, :: self.stride, :: self.stride]
+            x = F.pad(x, (0, 0, 0, 0, before, self.new_channels - before))
+        return F.relu(x + y)
+
+
+def build_backbone(name: str, *, in_channels: int, num_classes: int) -> CifarResNet:
+    """Build a backbone by name, with fresh weights from torch's global generator.
+
+    Parameters
+    ----------
+    name
+        ``resnet8``, ``resnet20``, ``resnet32``, …: a CIFAR ResNet of depth 6n+2.
+
+    Raises
+    ------
+    ConfigError
+        For a name that is none of them.
+    """
+    if problem := backbone_problem(name):
+        raise errors.ConfigError(problem)
+    depth = int(name.removeprefix("resnet"))
+    model = CifarResNet((depth - 2) // 6, in_channels=in_channels, num_classes=num_classes)
+    # Channels last is 1.2 to 1.6 times as fast on two CPU cores, and what tensor cores want.
+    return model.to(memory_format=torch.channels_last)
+
+
+def backbone_problem(name: str) -> str | None:
+    """What is wrong with a backbone's name, one sentence; None if nothing is."""
+    match = re.fullmatch(r"resnet([1-9]\d{0,3})", name)
+    if match and int(match[1]) >= 8 and int(match[1]) % 6 == 2:
+        return None
+    common = [f"resnet{depth}" for depth in (8, 14, 20, 26, 32, 38, 44, 50, 56, 110)]
+    return (
+        f"Unknown backbone {name!r}: CIFAR ResNets have a depth of 6n+2. "
+        f"{errors.closest(name, common)}"
+    )
+
+
+def _convolution(width_in: int, width: int, stride: int) -> nn.Conv2d:
+    return nn.Conv2d(width_in, width, 3, stride=stride, padding=1, bias=False)

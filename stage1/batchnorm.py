@@ -1,0 +1,99 @@
+"""BatchNorm statistics: reading them, and re-estimating them for the `balanced` view."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from featbank import errors
+from stage1.augment import augment
+from stage1.backbones import CifarResNet
+from stage1.images import Preprocessing, Split
+
+BATCH = 128
+"""Images per class-balanced batch."""
+
+
+def default_batches(train_size: int) -> int:
+    """Class-balanced batches M for N training images: one pass over them, at least 64."""
+    return max(64, train_size // BATCH)
+
+
+def batchnorm_statistics(model: nn.Module) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Running mean and variance, float32, of each BatchNorm layer by its name."""
+    return {
+        name: (layer.running_mean.cpu().numpy(), layer.running_var.cpu().numpy())
+        for name, layer in _layers(model).items()
+        if layer.running_mean is not None and layer.running_var is not None
+    }
+
+
+@torch.no_grad()
+def rebalanced(
+    model: CifarResNet,
+    split: Split,
+    *,
+    preprocessing: Preprocessing,
+    batches: int,
+    seed: int,
+) -> CifarResNet:
+    """A copy of `model` with BatchNorm statistics of class-balanced batches [MiSLAS §3.3, AdaBN].
+
+    Statistics are reset, then averaged over `batches` batches, all with the same weight; images
+    are augmented as in training. Weights, BatchNorm's own among them, stay. MiSLAS does this while
+    it trains stage 2; here it is done once, before.
+
+    Parameters
+    ----------
+    model
+        Left as it is.
+    split
+        Training images; each draw takes a class that has any, then one of its images.
+    batches
+        M ≥ 1 batches of `BATCH` images.
+    seed
+        Seed of the draws and the augmentation.
+
+    Returns
+    -------
+    The copy, in eval mode, on the model's device.
+
+    Raises
+    ------
+    ConfigError
+        For a model without BatchNorm.
+    """
+    model = copy.deepcopy(model).train()
+    layers = _layers(model)
+    if not layers:
+        raise errors.ConfigError(
+            "This backbone has no BatchNorm, so it has no 'balanced' view. Use --views instance."
+        )
+    for layer in layers.values():
+        layer.reset_running_stats()
+        layer.momentum = None  # the plain average over all batches
+    device = model.classifier.weight.device
+    generator = torch.Generator(device).manual_seed(seed)
+    images, labels = split.images.to(device), split.labels.to(device)
+    for _ in range(batches):
+        rows = draw_balanced(labels, BATCH, generator=generator)
+        model.features(augment(images[rows], preprocessing, generator=generator))
+    return model.eval()
+
+
+def draw_balanced(labels: torch.Tensor, size: int, *, generator: torch.Generator) -> torch.Tensor:
+    """Draw rows [size] of `labels` [N]: a class that occurs, uniformly, then one of its rows."""
+    by_class = labels.argsort(stable=True)
+    _, counts = labels.unique(return_counts=True)
+    first = counts.cumsum(0) - counts
+    drawn = torch.randint(len(counts), (size,), generator=generator, device=labels.device)
+    place = torch.rand(size, generator=generator, device=labels.device, dtype=torch.float64)
+    return by_class[first[drawn] + (place * counts[drawn]).long()]
+
+
+def _layers(model: nn.Module) -> dict[str, _BatchNorm]:
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, _BatchNorm)}

@@ -1,0 +1,144 @@
+"""The checkpoint: what a training run leaves for extraction.
+
+A file of tensors and plain types, read with ``weights_only=True``: a checkpoint can hold no code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from featbank import __version__, errors
+from stage1.backbones import CifarResNet, build_backbone
+from stage1.images import Preprocessing
+from stage1.settings import TrainSettings, settings_from
+
+CHECKPOINT = "checkpoint.pt"
+"""Name of the checkpoint in its run folder."""
+
+_FORMAT, _SCHEMA = "featbank stage 1", 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained backbone with all that is known of it.
+
+    `weights` is a state dict on the CPU; `train_counts` has K integers; `image_shape` is (C, H, W);
+    `accuracy` holds `stage1.evaluate.accuracies` by split, after the last epoch.
+    """
+
+    weights: dict[str, torch.Tensor]
+    class_names: tuple[str, ...]
+    train_counts: tuple[int, ...]
+    image_shape: tuple[int, int, int]
+    preprocessing: Preprocessing
+    settings: TrainSettings
+    accuracy: dict[str, dict[str, float | None]]
+    versions: dict[str, str]
+
+    def model(self) -> CifarResNet:
+        """The trained model, in eval mode, on the CPU."""
+        model = build_backbone(
+            self.settings.backbone,
+            in_channels=self.image_shape[0],
+            num_classes=len(self.class_names),
+        )
+        model.load_state_dict(self.weights)
+        return model.eval()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what shapes the numbers."""
+    return {
+        "featbank": __version__,
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint; the file appears complete or not at all."""
+    document: dict[str, Any] = {"format": _FORMAT, "schema": _SCHEMA, **vars(checkpoint)}
+    document["preprocessing"] = dataclasses.asdict(checkpoint.preprocessing)
+    document["settings"] = dataclasses.asdict(checkpoint.settings)
+    with replacing(path) as part:
+        torch.save(document, part)
+
+
+def load_checkpoint(run: str | os.PathLike[str]) -> tuple[Path, Checkpoint]:
+    """Read the checkpoint of a run.
+
+    Parameters
+    ----------
+    run
+        A run folder, or the checkpoint file itself.
+
+    Returns
+    -------
+    The file, and what it holds.
+
+    Raises
+    ------
+    ConfigError
+        For a path without a checkpoint.
+    DataError
+        For a file that is not one, is damaged, or holds anything but tensors and plain types.
+    """
+    path = Path(run) / CHECKPOINT if Path(run).is_dir() else Path(run)
+    if not path.is_file():
+        raise errors.ConfigError(f"{path}: no such checkpoint. Give a run of `featbank train`.")
+    try:
+        document = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the restricted unpickler raises whatever broken bytes lead it to
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise errors.DataError(
+            f"{path} is not a readable checkpoint ({reason}). Give a run of `featbank train`."
+        ) from None
+    if not isinstance(document, dict) or document.pop("format", None) != _FORMAT:
+        raise errors.DataError(
+            f"{path} is a torch file, but not one of `featbank train`. Give a run of that command."
+        )
+    if (schema := document.pop("schema", None)) != _SCHEMA:
+        raise errors.DataError(
+            f"{path} has schema {schema}, this version reads {_SCHEMA}. Update featbank."
+        )
+    try:
+        document["preprocessing"] = Preprocessing(**document["preprocessing"])
+        document["settings"] = settings_from(document["settings"])
+        checkpoint = Checkpoint(**document)
+        checkpoint.model()
+    except (KeyError, TypeError, ValueError, RuntimeError, errors.ConfigError) as error:
+        reason = str(error).splitlines()[0]
+        raise errors.DataError(f"{path} is damaged ({reason}). Train again.") from None
+    return path, checkpoint
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a part file beside `path` that takes its place at the end, and vanishes on an error."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise

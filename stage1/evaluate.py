@@ -1,0 +1,57 @@
+"""Accuracy of a stage-1 model on a split, overall and by class group."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from featbank.bank import class_groups
+from stage1.augment import normalise
+from stage1.backbones import CifarResNet
+from stage1.images import Preprocessing
+
+BATCH = 256
+"""Images per forward pass where no gradient is kept."""
+
+
+@torch.inference_mode()
+def predict(
+    model: CifarResNet, images: torch.Tensor, *, preprocessing: Preprocessing
+) -> np.ndarray:
+    """Predicted classes [N] int64 of images [N, C, H, W] uint8, the model in eval mode."""
+    model.eval()
+    device = model.classifier.weight.device
+    predictions = [
+        model(normalise(batch.to(device), preprocessing)).argmax(1) for batch in images.split(BATCH)
+    ]
+    return torch.cat(predictions).cpu().numpy()
+
+
+def accuracies(
+    predictions: np.ndarray, labels: np.ndarray, *, train_counts: np.ndarray
+) -> dict[str, float | None]:
+    """Accuracies in percent: METHODS.md §8.
+
+    Parameters
+    ----------
+    predictions, labels
+        [N] int64.
+    train_counts
+        [K] int64, which put the classes into groups.
+
+    Returns
+    -------
+    ``top1`` over the images; ``macro``, ``many``, ``medium``, ``few`` as means over the classes
+    that occur in `labels`, None where there is none.
+    """
+    K = len(train_counts)
+    total = np.bincount(labels, minlength=K)
+    right = np.bincount(labels[predictions == labels], minlength=K)
+    occurs = total > 0
+    per_class = np.divide(right, total, out=np.zeros(K), where=occurs)
+    masks = {"macro": np.ones(K, bool), **class_groups(train_counts)}
+    means = {
+        name: 100 * float(per_class[mask & occurs].mean()) if (mask & occurs).any() else None
+        for name, mask in masks.items()
+    }
+    return {"top1": 100 * float(right.sum() / total.sum()), **means}

@@ -1,0 +1,93 @@
+"""Images in memory: what every data set becomes, whatever it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from featbank.bank import class_counts
+
+
+@dataclass(frozen=True)
+class DatasetSettings:
+    """A data set by name, with its options; None stands for the data set's default."""
+
+    name: str
+    root: str | None = None
+    download: bool = False
+    imbalance: float | None = None
+    val_per_class: int | None = None
+    data_seed: int | None = None
+    train_list: str | None = None
+    test_list: str | None = None
+    val_list: str | None = None
+    class_names: str | None = None
+    image_size: int | None = None
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images [N, C, H, W] uint8, labels [N] int64, source rows `index` [N] int64, and N paths."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    index: np.ndarray
+    paths: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How uint8 images become network input.
+
+    Per-channel `mean` and `std` are in pixel units (0…255); training pads by `pad` pixels, crops
+    back at random, and mirrors at random if `flip`.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    pad: int
+    flip: bool
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """A data set in memory.
+
+    `settings` are resolved: every option the data set takes has its value. `splits` has ``train``,
+    ``test`` and, where there is one, ``val``.
+    """
+
+    settings: DatasetSettings
+    splits: dict[str, Split]
+    class_names: tuple[str, ...]
+    preprocessing: Preprocessing
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        _, channels, height, width = self.splits["train"].images.shape
+        return channels, height, width
+
+    @property
+    def train_counts(self) -> np.ndarray:
+        """Training counts [K] int64; a class may have none."""
+        return class_counts(self.splits["train"].labels.numpy(), len(self.class_names))
+
+
+def preprocessing_for(images: torch.Tensor, *, pad: int, flip: bool) -> Preprocessing:
+    """Preprocessing with the channel moments of training images [N, C, H, W] uint8.
+
+    The sums are exact integers over a histogram of the 256 values: the same on every machine.
+    """
+    mean, std = [], []
+    for channel in range(images.shape[1]):
+        counts = torch.bincount(images[:, channel].flatten(), minlength=256).tolist()
+        n = sum(counts)
+        first = sum(count * value for value, count in enumerate(counts))
+        second = sum(count * value**2 for value, count in enumerate(counts))
+        mean.append(first / n)
+        # A channel of one value stays 0 instead of NaN.
+        std.append(((n * second - first**2) / n**2) ** 0.5 or 1.0)
+    return Preprocessing(tuple(mean), tuple(std), pad, flip)

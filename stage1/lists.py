@@ -1,0 +1,178 @@
+"""Image lists: text files of lines ``relative/path label``, as ImageNet-LT has them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from featbank import errors
+
+DECODERS = min(8, os.cpu_count() or 1)
+"""Threads that decode images; Pillow releases the interpreter lock while it decodes."""
+
+MAX_CLASSES = 1_000_000
+"""More classes than any data set has: a label beyond is a slip, not a reason to fill memory."""
+
+
+@dataclass(frozen=True)
+class ListEntry:
+    """One line of a list: image path relative to the root, label, and where it stands."""
+
+    path: str
+    label: int
+    place: str
+
+
+def read_list(path: Path, *, num_classes: int | None = None) -> list[ListEntry]:
+    """Read a list file; blank lines are skipped.
+
+    Parameters
+    ----------
+    path
+        UTF-8 text; the last word of a line is the label, the rest the image's path.
+    num_classes
+        K, if it is known: labels must then be below it.
+
+    Raises
+    ------
+    ConfigError
+        For a missing file.
+    DataError, LabelRange
+        For a malformed line or a bad label, with the line number; for a file without a line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise errors.ConfigError(f"{path}: no such list file. Check the path.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise errors.DataError(
+            f"{path} cannot be read as text ({error}). Give lines 'relative/path label'."
+        ) from None
+    entries = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            entries.append(_entry(line, f"{path} line {number}", num_classes))
+    if not entries:
+        raise errors.DataError(f"{path} names no image. Give lines 'relative/path label'.")
+    return entries
+
+
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """Read class names, one per line, in label order.
+
+    Raises
+    ------
+    ConfigError
+        For a missing file.
+    DataError
+        For fewer than two names, or an empty line between them.
+    """
+    try:
+        names = path.read_text(encoding="utf-8").strip().splitlines()
+    except FileNotFoundError:
+        raise errors.ConfigError(f"{path}: no such class-name file. Check the path.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise errors.DataError(f"{path} cannot be read as text ({error}).") from None
+    for number, name in enumerate(names, 1):
+        if not name.strip():
+            raise errors.DataError(f"{path} line {number} is empty. Give one class name per line.")
+    if len(names) < 2:
+        raise errors.DataError(f"{path} has {len(names)} class names. Give 2 or more.")
+    return tuple(name.strip() for name in names)
+
+
+def decode_images(
+    entries: Sequence[ListEntry],
+    root: Path,
+    *,
+    image_size: int | None = None,
+    shape: tuple[int, ...] | None = None,
+) -> torch.Tensor:
+    """Decode the images of a list, in its order, in a few threads.
+
+    Parameters
+    ----------
+    entries
+        N ≥ 1 lines.
+    root
+        Folder the paths start from.
+    image_size
+        S: the shorter side is resized to S and the centre S×S is kept. None keeps the image's own
+        size, which all must share.
+    shape
+        (3, H, W) that the images must have; by default that of the first.
+
+    Returns
+    -------
+    [N, 3, H, W] uint8
+
+    Raises
+    ------
+    DataError
+        For a missing or unreadable image or one of another size, with its list and line.
+    """
+    first = _decode(entries[0], root, image_size)
+    images = np.empty((len(entries), *(shape or first.shape)), np.uint8)
+
+    def decode_into(row: int) -> None:
+        image = _decode(entries[row], root, image_size)
+        if image.shape != images.shape[1:]:
+            raise errors.DataError(
+                f"{entries[row].place}: {root / entries[row].path} is {_size(image.shape)}, other "
+                f"images are {_size(images.shape[1:])}. Give --image-size to bring all to one size."
+            )
+        images[row] = image
+
+    with ThreadPoolExecutor(DECODERS) as pool:
+        for _ in pool.map(decode_into, range(len(entries))):
+            pass  # map yields in list order, so the first bad line is the one that is told
+    return torch.from_numpy(images)
+
+
+def _entry(line: str, place: str, num_classes: int | None) -> ListEntry:
+    words = line.rsplit(maxsplit=1)
+    if len(words) != 2:
+        raise errors.DataError(f"{place} reads {line!r}. Write 'relative/path label'.")
+    path, label = words[0].strip(), words[1]
+    if not (label.isascii() and label.lstrip("-").isdigit()):
+        raise errors.DataError(f"{place} has the label {label!r}. Labels are integers 0…K−1.")
+    top = (num_classes or MAX_CLASSES) - 1
+    if not 0 <= int(label) <= top:
+        raise errors.LabelRange(
+            f"{place} has the label {label}, outside 0…{top}. Check the list or the class names."
+        )
+    return ListEntry(path, int(label), place)
+
+
+def _decode(entry: ListEntry, root: Path, image_size: int | None) -> np.ndarray:
+    """One image [3, H, W] uint8; Pillow is loaded where images are decoded."""
+    from PIL import Image, ImageOps
+
+    path = root / entry.path
+    try:
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+    except FileNotFoundError:
+        raise errors.DataError(
+            f"{entry.place}: {path} does not exist. Check the list and --root."
+        ) from None
+    # Pillow tells a broken file by any of these, depending on the format.
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise errors.DataError(
+            f"{entry.place}: {path} is not a readable image ({type(error).__name__}). "
+            "Restore it or take its line out."
+        ) from None
+    if image_size is not None:
+        # `fit` takes the centre square and scales it to S: the same view, resampled once.
+        image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)
+    return np.asarray(image).transpose(2, 0, 1)
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[2]}×{shape[1]}"

@@ -1,0 +1,121 @@
+"""The settings of a training run: names, defaults, checks, and the learning rate they give."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from featbank import errors
+from stage1.backbones import backbone_problem
+from stage1.datasets import DATASETS, dataset_problems
+from stage1.images import DatasetSettings
+from stage1.rules import broken, integer, number
+
+SCHEDULES = ("multistep", "cosine")
+PRECISIONS = ("fp32", "bf16")
+MILESTONES = (0.8, 0.9)
+"""Shares of the epochs after which `multistep` multiplies the rate by 0.1: 160 and 180 of 200."""
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Settings of stage 1; the defaults are the CIFAR-LT row of [MiSLAS], mixup off.
+
+    Raises
+    ------
+    ConfigError
+        Naming every wrong setting at once.
+    """
+
+    dataset: DatasetSettings
+    backbone: str = "resnet32"
+    epochs: int = 200
+    lr: float = 0.1
+    batch_size: int = 128
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 2e-4
+    schedule: str = "multistep"
+    warmup: int = 5
+    mixup: float = 0.0
+    seed: int = 0
+    precision: str = "fp32"
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        problems = dataset_problems(self.dataset)
+        problems += broken(_RULES, vars(self), of="stage 1")
+        if problem := backbone_problem(self.backbone):
+            problems.append(problem)
+        for name, choices in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
+            if getattr(self, name) not in choices:
+                problems.append(
+                    f"Unknown {name} {getattr(self, name)!r}. Choose from: {', '.join(choices)}."
+                )
+        if not problems and self.warmup >= self.epochs:
+            problems.append(
+                f"The 'warmup' of stage 1 must be shorter than its {self.epochs} epochs, "
+                f"got {self.warmup}."
+            )
+        if not problems and self.nesterov and self.momentum == 0:
+            problems.append("The 'nesterov' of stage 1 needs a 'momentum' > 0, got 0.")
+        if problems:
+            raise errors.ConfigError(" ".join(problems))
+
+
+def default_settings(dataset: DatasetSettings, **changes: Any) -> TrainSettings:
+    """Settings for `dataset`: its own defaults, then `changes`.
+
+    A warm-up that is not among the `changes` is at most a tenth of the epochs.
+
+    Raises
+    ------
+    ConfigError
+        Naming every wrong setting at once.
+
+    Examples
+    --------
+    >>> default_settings(DatasetSettings("digits-lt")).backbone
+    'resnet8'
+    >>> default_settings(DatasetSettings("cifar10-lt"), epochs=20).warmup
+    2
+    """
+    own = DATASETS[dataset.name].training if dataset.name in DATASETS else {}
+    settings = {**own, **changes}
+    if "warmup" not in settings:
+        epochs = settings.get("epochs", TrainSettings.epochs)
+        settings["warmup"] = max(0, min(TrainSettings.warmup, epochs // 10))
+    return TrainSettings(dataset, **settings)
+
+
+def learning_rate(settings: TrainSettings, epoch: int) -> float:
+    """Learning rate of `epoch` 0…T−1; it changes between epochs only.
+
+    Warm-up of w epochs: lr·(epoch+1)/w. Then `multistep` multiplies by 0.1 from 80 % and again
+    from 90 % of T on; `cosine` is lr·½(1 + cos(π·epoch/T)).
+    """
+    if epoch < settings.warmup:
+        return settings.lr * (epoch + 1) / settings.warmup
+    if settings.schedule == "cosine":
+        return settings.lr * 0.5 * (1 + math.cos(math.pi * epoch / settings.epochs))
+    passed = sum(epoch >= round(share * settings.epochs) for share in MILESTONES)
+    return settings.lr * 0.1**passed
+
+
+def settings_from(document: dict[str, Any]) -> TrainSettings:
+    """The inverse of `dataclasses.asdict`, for settings read from a checkpoint."""
+    fields = dict(document)
+    return TrainSettings(DatasetSettings(**fields.pop("dataset")), **fields)
+
+
+_RULES = {
+    "epochs": integer(1),
+    "lr": number("> 0", lambda v: v > 0),
+    "batch_size": integer(1),
+    "momentum": number("in [0, 1)", lambda v: 0 <= v < 1),
+    "weight_decay": number("≥ 0", lambda v: v >= 0),
+    "warmup": integer(0),
+    "mixup": number("≥ 0", lambda v: v >= 0),
+    "seed": integer(0, most=2**63 - 1),
+}

@@ -1,0 +1,249 @@
+"""The training loop: a fused group from its first batch to its evaluations.
+
+An epoch is a slice of the group's index stream. Every tile walks it with stacked parameters: one
+product for the logits, one kernel for all losses, one product for the gradients. Nothing in the
+loop touches a Python object per configuration.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stage2.engine.kernel import LossRows, loss_and_gradient
+from stage2.engine.metrics import Evaluation, Tally, macro_accuracy
+from stage2.engine.plan import Group, Stream, Tile
+from stage2.methods.heads import HEADS, Batch, Context, Parameters
+from stage2.methods.losses import LOSSES, Moment
+from stage2.methods.optimisers import OPTIMISERS, learning_rates
+from stage2.methods.recipe import Recipe
+from stage2.methods.samplers import index_stream
+
+BLOCK_BYTES = 4 << 20
+"""Logits of one evaluation block on a CPU; sixteen times as much on a GPU."""
+
+
+@dataclass(frozen=True)
+class ViewData:
+    """One view of a bank on a device.
+
+    Attributes
+    ----------
+    context
+        The training split and the stage-1 classifier.
+    evaluated
+        Features [N, D] and labels [N] of the splits results are measured on.
+    groups
+        Masks [K] of the class groups.
+    """
+
+    context: Context
+    evaluated: Mapping[str, tuple[Tensor, Tensor]]
+    groups: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one recipe.
+
+    Attributes
+    ----------
+    recipe
+        The recipe.
+    status
+        ``done``, or ``diverged`` where the loss left the finite numbers.
+    evaluations
+        By split and epoch (``last``, ``selected``); empty where it diverged.
+    selected_epoch
+        Best epoch on val, counted from 0; None without val.
+    curves
+        ``loss`` and, with val, ``val_macro``, one number per epoch.
+    parameters
+        The head's parameters after the last epoch.
+    seconds
+        The recipe's share of its group's time.
+    """
+
+    recipe: Recipe
+    status: str
+    evaluations: dict[tuple[str, str], Evaluation]
+    selected_epoch: int | None
+    curves: dict[str, list[float]]
+    parameters: Parameters
+    seconds: float = field(compare=False)
+
+
+def group_stream(stream: Stream, labels: Tensor) -> Tensor:
+    """The row indices every recipe of a group sees, [epochs, steps, B]."""
+    assert stream.sampler is not None
+    return index_stream(
+        stream.sampler,
+        labels,
+        epochs=stream.epochs,
+        steps=stream.steps,
+        batch_size=stream.batch_size,
+        seed=stream.seed,
+        settings=dict(stream.sampler_settings),
+    )
+
+
+def run_group(group: Group, data: ViewData, *, workers: int = 1) -> list[Outcome]:
+    """Train and evaluate a fused group.
+
+    Parameters
+    ----------
+    group
+        From the planner.
+    data
+        The group's view.
+    workers
+        CPU threads; tiles run side by side, one thread each, and a lone tile uses them all.
+
+    Returns
+    -------
+    One outcome per recipe, in the group's order.
+    """
+    begun = time.perf_counter()
+    runs = [TileRun(tile, group.stream, data) for tile in group.tiles]
+    with _threads(workers, len(runs)) as each:
+        if group.stream.sampler is not None:
+            rows = group_stream(group.stream, data.context.y).to(data.context.x.device)
+            for epoch in range(group.stream.epochs):
+                each(lambda run, epoch=epoch: run.epoch(epoch, rows[epoch]), runs)
+        outcomes = each(TileRun.outcomes, runs)
+    seconds = (time.perf_counter() - begun) / len(group.recipes)
+    return [
+        Outcome(**{**vars(outcome), "seconds": seconds}) for tile in outcomes for outcome in tile
+    ]
+
+
+@contextlib.contextmanager
+def _threads(workers: int, tiles: int) -> Iterator[Callable]:
+    """A map over tiles: side by side on one thread each, or one after the other on all of them.
+
+    Small operations lose more to a shared thread pool's barriers than they gain; whole tiles need
+    no barrier.
+    """
+    before = torch.get_num_threads()
+    if min(workers, tiles) < 2:
+        yield lambda function, items: [function(item) for item in items]
+        return
+    pool = ThreadPoolExecutor(min(workers, tiles), initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        with pool:
+            yield lambda function, items: list(pool.map(function, items))
+    finally:
+        torch.set_num_threads(before)
+
+
+class TileRun:
+    """A tile in training: stacked parameters, optimiser, learning rates, curves."""
+
+    def __init__(self, tile: Tile, stream: Stream, data: ViewData) -> None:
+        self.tile, self.data = tile, data
+        self.head = HEADS[tile.head]
+        settings = [recipe.part("head") for recipe in tile.recipes]
+        self.parameters = self.head.init(settings, data.context)
+        self.loss_curve: list[Tensor] = []
+        self.val_curve: list[Tensor] = []
+        self.best: Parameters = {}
+        if self.head.trained:
+            recipes = [recipe.settings for recipe in tile.recipes]
+            self.optimiser = OPTIMISERS[recipes[0]["optimiser"]](
+                self.parameters, recipes, self.head.lr_multipliers(settings)
+            )
+            rates = np.stack([learning_rates(s, stream.steps) for s in recipes], axis=1)
+            self._rates = torch.from_numpy(rates).float().to(data.context.x.device)
+            self._scheduled = any(LOSSES[s["loss"]].scheduled for s in recipes)
+            self._rows = self._loss_rows(Moment(0, stream.epochs))
+            self._epochs = stream.epochs
+
+    def epoch(self, epoch: int, rows: Tensor) -> None:
+        """One pass over the batches `rows` [steps, B]."""
+        context = self.data.context
+        if self._scheduled and epoch:
+            self._rows = self._loss_rows(Moment(epoch, self._epochs))
+        total = torch.zeros(len(self.tile.recipes), device=context.x.device, dtype=torch.float64)
+        steps = len(rows)
+        for step in range(steps):
+            batch = context.batch(rows[step])
+            z = self.head.logits(self.parameters, batch)
+            loss, gradient = loss_and_gradient(z, batch.y, self._rows)
+            gradients = self.head.gradients(self.parameters, batch, gradient)
+            self.optimiser.step(gradients, self._rates[epoch * steps + step])
+            total += loss
+        self.loss_curve.append(total / steps)
+        if "val" in self.data.evaluated:
+            self._keep_best()
+
+    def outcomes(self) -> list[Outcome]:
+        """Evaluate the last and, with val, the selected epoch."""
+        configs, classes = len(self.tile.recipes), len(self.data.context.counts)
+        states = {"last": self.parameters}
+        if self.best:
+            states["selected"] = self.best
+        evaluations: list[dict[tuple[str, str], Evaluation]] = [{} for _ in range(configs)]
+        for epoch, parameters in states.items():
+            for split in self.data.evaluated:
+                tally = Tally(self.data.evaluated[split][1], classes, configs)
+                for _, z in self._logits(parameters, split):
+                    tally.add(z)
+                for c, evaluation in enumerate(tally.evaluations(self.data.groups)):
+                    evaluations[c][split, epoch] = evaluation
+        curves = {"loss": self.loss_curve, "val_macro": self.val_curve}
+        stacked = {name: torch.stack(curve, 1) for name, curve in curves.items() if curve}
+        finite = [
+            bool(stacked["loss"][c].isfinite().all()) if stacked else True for c in range(configs)
+        ]
+        best = stacked["val_macro"].argmax(1).tolist() if self.best else [None] * configs
+        return [
+            Outcome(
+                recipe=recipe,
+                status="done" if finite[c] else "diverged",
+                evaluations=evaluations[c] if finite[c] else {},
+                selected_epoch=best[c],
+                curves={name: curve[c].tolist() for name, curve in stacked.items()},
+                parameters={name: values[c] for name, values in self.parameters.items()},
+                seconds=0.0,
+            )
+            for c, recipe in enumerate(self.tile.recipes)
+        ]
+
+    def _keep_best(self) -> None:
+        """Remember the parameters of every configuration whose val macro accuracy is its best."""
+        y = self.data.evaluated["val"][1]
+        right = [z.argmax(2) == y[rows, None] for rows, z in self._logits(self.parameters, "val")]
+        macro = macro_accuracy(torch.cat(right).t(), y, len(self.data.context.counts))
+        if not self.best:
+            self.best = {name: values.clone() for name, values in self.parameters.items()}
+        else:
+            better = macro > torch.stack(self.val_curve).amax(0)
+            for name, values in self.parameters.items():
+                self.best[name][better] = values[better]
+        self.val_curve.append(macro)
+
+    def _logits(self, parameters: Parameters, split: str) -> Iterator[tuple[slice, Tensor]]:
+        """Row blocks of a split and their logits [B, C, K]."""
+        x, y = self.data.evaluated[split]
+        context = self.data.context
+        row_bytes = 4 * len(self.tile.recipes) * len(context.counts)
+        size = max(1, BLOCK_BYTES * (16 if x.is_cuda else 1) // row_bytes)
+        for start in range(0, len(x), size):
+            rows = slice(start, start + size)
+            batch = Batch(x[rows], y[rows], context.weight0, context.bias0)
+            yield rows, self.head.logits(parameters, batch)
+
+    def _loss_rows(self, moment: Moment) -> LossRows:
+        context = self.data.context
+        rows = [
+            LOSSES[r.settings["loss"]](context.counts, r.part("loss"), moment)
+            for r in self.tile.recipes
+        ]
+        return LossRows.stack(rows, len(context.counts), device=context.x.device)

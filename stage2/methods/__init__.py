@@ -1,0 +1,1 @@
+"""What is compared: heads, losses, samplers, optimisers, and the recipes made of them."""

@@ -1,0 +1,24 @@
+"""Every head by name. To add one, write its file and its line here."""
+
+from stage2.methods.heads.cosine import Cosine
+from stage2.methods.heads.disalign import DisAlign
+from stage2.methods.heads.interface import Batch, Context, Head, Parameters
+from stage2.methods.heads.linear import Linear
+from stage2.methods.heads.logit_adjust import LogitAdjust
+from stage2.methods.heads.lws import LWS
+from stage2.methods.heads.mislas import MiSLAS
+from stage2.methods.heads.ncm import NCM
+from stage2.methods.heads.tau_norm import TauNorm
+
+HEADS: dict[str, Head] = {
+    "linear": Linear(),
+    "cosine": Cosine(),
+    "lws": LWS(),
+    "mislas": MiSLAS(),
+    "disalign": DisAlign(),
+    "tau_norm": TauNorm(),
+    "logit_adjust": LogitAdjust(),
+    "ncm": NCM(),
+}
+
+__all__ = ["HEADS", "Batch", "Context", "Head", "Parameters"]

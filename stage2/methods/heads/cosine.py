@@ -1,0 +1,64 @@
+"""The cosine classifier [LDAM §3, DisAlign §4.1]."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from stage2.methods.heads.interface import (
+    Batch,
+    Context,
+    Head,
+    Parameters,
+    Settings,
+    column,
+    project,
+    weight_gradient,
+)
+from stage2.methods.heads.linear import Linear
+from stage2.methods.settings import Setting
+
+
+class Cosine(Head):
+    """z_k = s·⟨w_k/‖w_k‖, x/‖x‖⟩, no bias.
+
+    A fresh W has rows of length 1, as the LDAM release draws them: the logits do not see the
+    length, but the size of a step does.
+    """
+
+    description = "scaled cosine between feature and class weight"
+    source = "ldam"
+    settings = (
+        Setting("init", "fresh", "fresh unit rows or the stage-1 W₀", choices=("fresh", "stage1")),
+        Setting("scale", 16.0, "s, usually 16 to 30", above=0),
+        Setting("learn_scale", False, "train s as well"),
+    )
+
+    def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
+        weight = Linear().init(settings, context)["weight"]
+        fresh = torch.tensor([s["init"] == "fresh" for s in settings], device=weight.device)
+        weight = torch.where(fresh[:, None, None], normalize(weight, dim=2), weight)
+        return {"weight": weight, "scale": column([s["scale"] for s in settings], weight)[:, None]}
+
+    def logits(self, parameters: Parameters, batch: Batch) -> Tensor:
+        scaled = normalize(parameters["weight"], dim=2) * parameters["scale"][:, :, None]
+        return project(batch.unit, scaled)
+
+    def gradients(self, parameters: Parameters, batch: Batch, grad: Tensor) -> Parameters:
+        # With ŵ = w/‖w‖ and M = ∂L/∂(sŵ) = Gᵀx̂:  ∂L/∂s = Σ_k ⟨M_k, ŵ_k⟩,
+        # ∂L/∂w_k = s/‖w_k‖ · (M_k − ⟨M_k, ŵ_k⟩ ŵ_k), the part of M_k across w_k.
+        weight, scale = parameters["weight"], parameters["scale"][:, :, None]
+        length = weight.norm(dim=2, keepdim=True).clamp_min(1e-12)
+        unit = weight / length
+        toward = weight_gradient(grad, batch.unit)
+        along = (toward * unit).sum(2, keepdim=True)
+        return {
+            "weight": toward.addcmul_(unit, along, value=-1).mul_(scale / length),
+            "scale": along.sum(1),
+        }
+
+    def lr_multipliers(self, settings: Sequence[Settings]) -> dict[str, list[float]]:
+        return {"scale": [float(s["learn_scale"]) for s in settings]}

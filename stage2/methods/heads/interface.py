@@ -1,0 +1,168 @@
+"""What a head is: logits and analytic gradients for C configurations at once.
+
+Axes: B rows of a batch, C configurations, K classes, D features. Parameters are stacked along C,
+so that one matrix product serves every configuration of a fused group. There is no gradient to the
+features, which are frozen, and no autograd: each head's few lines of algebra stand in its file and
+are checked against float64 autograd in the tests.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stage2.methods.seeding import seeded
+from stage2.methods.settings import Setting
+
+Parameters = dict[str, Tensor]
+"""Stacked parameters by name: each [C, …]."""
+
+Settings = Mapping[str, Any]
+"""A head's own settings of one configuration, and its ``seed``."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a head may know of the bank when it is initialised.
+
+    Attributes
+    ----------
+    x, y
+        Training features [N, D] and labels [N] of the view.
+    counts
+        Training counts [K], float64.
+    weight0, bias0
+        The stage-1 classifier W₀ [K, D] and b₀ [K], or None.
+    """
+
+    x: Tensor
+    y: Tensor
+    counts: np.ndarray
+    weight0: Tensor | None = None
+    bias0: Tensor | None = None
+
+    def batch(self, rows: Tensor | slice) -> Batch:
+        """The training rows as a batch."""
+        return Batch(self.x[rows], self.y[rows], self.weight0, self.bias0)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one split with what heads derive from them, each computed once.
+
+    Attributes
+    ----------
+    x, y
+        Features [B, D] and labels [B].
+    weight0, bias0
+        The stage-1 classifier, or None.
+    """
+
+    x: Tensor
+    y: Tensor
+    weight0: Tensor | None = None
+    bias0: Tensor | None = None
+
+    @cached_property
+    def z0(self) -> Tensor:
+        """Stage-1 logits z⁰ = W₀x + b₀, [B, K]."""
+        assert self.weight0 is not None
+        assert self.bias0 is not None
+        return torch.addmm(self.bias0, self.x, self.weight0.t())
+
+    @cached_property
+    def unit(self) -> Tensor:
+        """Features of length 1, [B, D]."""
+        return torch.nn.functional.normalize(self.x, dim=1)
+
+
+class Head:
+    """A classifier on frozen features.
+
+    A subclass gets a line in `HEADS` of `stage2.methods.heads`; all else follows from there.
+    """
+
+    description: ClassVar[str]
+    source: ClassVar[str]
+    settings: ClassVar[tuple[Setting, ...]] = ()
+    trained: ClassVar[bool] = True
+    """Whether gradient steps change it; a training-free head is finished by `init`."""
+
+    def needs_classifier(self, settings: Settings) -> bool:
+        """Whether these settings need the bank's stage-1 classifier."""
+        return settings.get("init") == "stage1"
+
+    def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
+        """Initial parameters, stacked over the C `settings`, on the context's device."""
+        raise NotImplementedError
+
+    def logits(self, parameters: Parameters, batch: Batch) -> Tensor:
+        """Logits [B, C, K]; a fresh tensor the caller may overwrite."""
+        raise NotImplementedError
+
+    def gradients(self, parameters: Parameters, batch: Batch, grad: Tensor) -> Parameters:
+        """Gradients of the trained parameters from `grad` = ∂L/∂logits [B, C, K] (contiguous)."""
+        raise NotImplementedError
+
+    def lr_multipliers(self, settings: Sequence[Settings]) -> dict[str, list[float]]:
+        """Learning-rate multipliers of single parameters, [C] each; 1 where not named."""
+        return {}
+
+
+def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x·Wᵀ + b for every configuration in one product: [B, D] × [C, K, D] → [B, C, K]."""
+    configs, classes, dim = weight.shape
+    flat = weight.view(configs * classes, dim).t()
+    z = x @ flat if bias is None else torch.addmm(bias.view(-1), x, flat)
+    return z.view(len(x), configs, classes)
+
+
+def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
+    """∂L/∂W of `project`, [C, K, D], from `grad` [B, C, K]."""
+    rows, configs, classes = grad.shape
+    return (grad.view(rows, configs * classes).t() @ x).view(configs, classes, x.shape[1])
+
+
+def uniform(seed: int, shape: Sequence[int], bound: float, purpose: str) -> Tensor:
+    """Values U(−bound, bound), a function of the recipe's seed and the purpose alone."""
+    generator = seeded(seed, purpose)
+    return torch.empty(*shape).uniform_(-bound, bound, generator=generator)
+
+
+def fresh_linear(settings: Sequence[Settings], context: Context) -> Parameters:
+    """W and b ~ U(±1/√D), as `torch.nn.Linear` begins; the same for equal seeds."""
+    classes, dim = len(context.counts), context.x.shape[1]
+    bound = 1 / math.sqrt(dim)
+    drawn = {
+        seed: (
+            uniform(seed, (classes, dim), bound, "weight"),
+            uniform(seed, (classes,), bound, "bias"),
+        )
+        for seed in {s["seed"] for s in settings}
+    }
+    return {
+        "weight": torch.stack([drawn[s["seed"]][0] for s in settings]).to(context.x.device),
+        "bias": torch.stack([drawn[s["seed"]][1] for s in settings]).to(context.x.device),
+    }
+
+
+def stage1_linear(configs: int, context: Context) -> Parameters:
+    """W₀ and b₀, once per configuration."""
+    assert context.weight0 is not None
+    assert context.bias0 is not None
+    return {
+        "weight": context.weight0.expand(configs, -1, -1).clone(),
+        "bias": context.bias0.expand(configs, -1).clone(),
+    }
+
+
+def column(values: Sequence[float], like: Tensor) -> Tensor:
+    """Values [C] as a float tensor on the device of `like`."""
+    return torch.tensor(values, dtype=torch.float32, device=like.device)

@@ -1,0 +1,39 @@
+"""Post-hoc logit adjustment [LA eq. 9]."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from featbank import errors
+from stage2.methods.heads.interface import Batch, Context, Head, Parameters, Settings, column
+from stage2.methods.settings import Setting
+
+
+class LogitAdjust(Head):
+    """z_k = z⁰_k − τ log π_k."""
+
+    description = "stage-1 logits minus τ times the log prior"
+    source = "logit_adjust"
+    trained = False
+    settings = (Setting("tau", 1.0, "strength τ of the prior", low=0),)
+
+    def needs_classifier(self, settings: Settings) -> bool:
+        return True
+
+    def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
+        empty = (context.counts == 0).nonzero()[0]
+        if empty.size:
+            raise errors.EmptyClass(
+                f"Head 'logit_adjust' needs a training sample in every class; {empty.size} have "
+                f"none, the first is {empty[0]}. Leave the recipe out, or merge these classes."
+            )
+        counts = torch.from_numpy(context.counts).to(context.x.device)
+        log_prior = (counts / counts.sum()).log().float()
+        tau = column([s["tau"] for s in settings], context.x)
+        return {"shift": -tau[:, None] * log_prior}
+
+    def logits(self, parameters: Parameters, batch: Batch) -> Tensor:
+        return batch.z0[:, None] + parameters["shift"]

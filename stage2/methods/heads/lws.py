@@ -1,0 +1,30 @@
+"""Learnable weight scaling [cRT §4.3]."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from stage2.methods.heads.interface import Batch, Context, Head, Parameters, Settings
+
+
+class LWS(Head):
+    """z_k = s_k·z⁰_k: one trained scale per class on the stage-1 logits, bias included."""
+
+    description = "one learned scale per class on the stage-1 logits"
+    source = "crt"
+
+    def needs_classifier(self, settings: Settings) -> bool:
+        return True
+
+    def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
+        shape = (len(settings), len(context.counts))
+        return {"scale": torch.ones(shape, device=context.x.device)}
+
+    def logits(self, parameters: Parameters, batch: Batch) -> Tensor:
+        return batch.z0[:, None] * parameters["scale"]
+
+    def gradients(self, parameters: Parameters, batch: Batch, grad: Tensor) -> Parameters:
+        return {"scale": (grad * batch.z0[:, None]).sum(0)}

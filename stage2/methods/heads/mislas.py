@@ -1,0 +1,60 @@
+"""The MiSLAS head: learnable weight scaling on a gently fine-tuned classifier [MiSLAS eq. 4]."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from stage2.methods.heads.interface import (
+    Batch,
+    Context,
+    Head,
+    Parameters,
+    Settings,
+    project,
+    stage1_linear,
+    weight_gradient,
+)
+from stage2.methods.settings import Setting
+
+
+class MiSLAS(Head):
+    """z = s ⊙ (Wx + b) with W = W₀ + ΔW: s at the recipe's lr, W and b at lr·delta_lr.
+
+    As released: W itself is fine-tuned, the bias stands inside the scale, and weight decay acts on
+    all three.
+    """
+
+    description = "per-class scale on a classifier fine-tuned at lr·delta_lr"
+    source = "mislas"
+    settings = (
+        Setting("delta_lr", 0.2, "learning-rate multiplier of W and b; 0 freezes them", low=0),
+    )
+
+    def needs_classifier(self, settings: Settings) -> bool:
+        return True
+
+    def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
+        parameters = stage1_linear(len(settings), context)
+        return {**parameters, "scale": torch.ones_like(parameters["bias"])}
+
+    def logits(self, parameters: Parameters, batch: Batch) -> Tensor:
+        return project(batch.x, parameters["weight"], parameters["bias"]).mul_(parameters["scale"])
+
+    def gradients(self, parameters: Parameters, batch: Batch, grad: Tensor) -> Parameters:
+        # With M = Gᵀx [C, K, D] and g = Σ_b G [C, K], all three follow without the logits:
+        # ∂L/∂s_k = ⟨M_k, w_k⟩ + g_k b_k,  ∂L/∂w_k = s_k M_k,  ∂L/∂b_k = s_k g_k.
+        scale = parameters["scale"]
+        product, total = weight_gradient(grad, batch.x), grad.sum(0)
+        along = (product * parameters["weight"]).sum(2)
+        return {
+            "scale": along.addcmul_(total, parameters["bias"]),
+            "weight": product.mul_(scale[:, :, None]),
+            "bias": total.mul_(scale),
+        }
+
+    def lr_multipliers(self, settings: Sequence[Settings]) -> dict[str, list[float]]:
+        delta = [s["delta_lr"] for s in settings]
+        return {"weight": delta, "bias": delta}

@@ -1,0 +1,68 @@
+"""The nearest class mean [cRT §4.1]."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from stage2.methods.heads.interface import Batch, Context, Head, Parameters, Settings, column
+from stage2.methods.neighbors import class_distances
+from stage2.methods.settings import Setting
+
+
+class NCM(Head):
+    """z_k = −‖t(x) − c_k‖², or the cosine of t(x) and c_k, with c_k the mean of t(x) over class k.
+
+    t is ``un`` (nothing), ``l2n`` (length 1) or ``cl2n`` (less the mean of all training rows, then
+    length 1); class means are not normalised again. A class without samples is never the nearest.
+    """
+
+    description = "nearest class mean"
+    source = "crt"
+    trained = False
+    settings = (
+        Setting("transform", "cl2n", "what features go through", choices=("un", "l2n", "cl2n")),
+        Setting("metric", "l2", "squared distance or cosine", choices=("l2", "cosine")),
+    )
+
+    def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
+        classes, dim = len(context.counts), context.x.shape[1]
+        counts = torch.from_numpy(context.counts).to(context.x.device)[:, None]
+        center = context.x.double().mean(0)
+        means = torch.zeros(len(settings), classes, dim, device=context.x.device)
+        for c, s in enumerate(settings):
+            rows = _transform(context.x, s["transform"], center.float()).double()
+            total = torch.zeros(classes, dim, dtype=torch.float64, device=rows.device)
+            means[c] = (total.index_add_(0, context.y, rows) / counts.clamp_min(1)).float()
+        return {
+            "means": means,
+            "center": center.float().expand(len(settings), -1).clone(),
+            "transform": column([_TRANSFORMS.index(s["transform"]) for s in settings], means),
+            "cosine": column([float(s["metric"] == "cosine") for s in settings], means),
+            "empty": (counts.view(-1) == 0).expand(len(settings), -1).clone(),
+        }
+
+    def logits(self, parameters: Parameters, batch: Batch) -> Tensor:
+        configs, classes, _ = parameters["means"].shape
+        z = torch.empty(len(batch.x), configs, classes, device=batch.x.device)
+        for c in range(configs):
+            name = _TRANSFORMS[int(parameters["transform"][c])]
+            rows = _transform(batch.x, name, parameters["center"][c])
+            means = parameters["means"][c]
+            if parameters["cosine"][c]:
+                z[:, c] = class_distances(normalize(rows, dim=1), normalize(means, dim=1), "dot")
+            else:
+                z[:, c] = -class_distances(rows, means, "l2")
+        return z.masked_fill_(parameters["empty"], torch.finfo(z.dtype).min)
+
+
+_TRANSFORMS = ("un", "l2n", "cl2n")
+
+
+def _transform(x: Tensor, name: str, center: Tensor) -> Tensor:
+    if name == "un":
+        return x
+    return normalize(x - center if name == "cl2n" else x, dim=1)

@@ -1,0 +1,45 @@
+"""τ-normalisation of the stage-1 classifier [cRT §4.2]."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from stage2.methods.heads.interface import (
+    Batch,
+    Context,
+    Head,
+    Parameters,
+    Settings,
+    column,
+    project,
+    stage1_linear,
+)
+from stage2.methods.settings import Setting
+
+
+class TauNorm(Head):
+    """z_k = (w_k/‖w_k‖^τ)·x; the bias is dropped, as released, or kept with ``keep_bias``."""
+
+    description = "stage-1 weights divided by their norm to the τ"
+    source = "crt"
+    trained = False
+    settings = (
+        Setting("tau", 1.0, "exponent τ: 0 leaves W₀, 1 normalises; grid 0…2", low=0),
+        Setting("keep_bias", False, "add b₀, unscaled"),
+    )
+
+    def needs_classifier(self, settings: Settings) -> bool:
+        return True
+
+    def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
+        stage1 = stage1_linear(len(settings), context)
+        weight, bias = stage1["weight"], stage1["bias"]
+        tau = column([s["tau"] for s in settings], weight)
+        keep = column([float(s["keep_bias"]) for s in settings], weight)
+        length = weight.norm(dim=2, keepdim=True).clamp_min(1e-12)
+        return {"weight": weight / length ** tau[:, None, None], "bias": bias * keep[:, None]}
+
+    def logits(self, parameters: Parameters, batch: Batch) -> Tensor:
+        return project(batch.x, parameters["weight"], parameters["bias"])

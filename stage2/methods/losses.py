@@ -1,0 +1,378 @@
+"""The loss family: one function per loss, from class counts to a row of parameters.
+
+For a sample (x, y) with logits z, in the notation of Kini et al. 2021 extended by label smoothing
+and focusing::
+
+    u_k = a_k·z_k + m_k − Δ_y·1[k=y]
+    p   = softmax(u)
+    q_k = (1−ε_y)·1[k=y] + ε_y·o_k       o_k = 1/K, or 1/(K−1) for k≠y ("others")
+    L   = ω_y · (1−p_y)^γ · (−Σ_k q_k log p_k)
+
+averaged over the batch, or divided by Σω_y of the batch (``normalise="weights"``). Every loss of
+this file is a choice of a, m, Δ, ω, ε, o, γ; so all of them share one kernel
+(`stage2.engine.kernel`), and different losses train side by side in one fused group.
+
+To add a loss, write its function and its entry in `LOSSES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from featbank import errors
+from stage2.methods.settings import Setting, defaults
+
+EXCLUDED = -1e4
+"""Additive term m_k of a class that takes no part: exp of it is 0, and it stays finite."""
+
+
+@dataclass(frozen=True)
+class LossParameters:
+    """One row of the family; arrays are [K] float64, None stands for the neutral value.
+
+    Attributes
+    ----------
+    scale
+        a_k, multiplies the logit; neutral 1.
+    shift
+        m_k, adds to the logit; neutral 0.
+    margin
+        Δ_y, taken from the true class's logit; neutral 0.
+    weight
+        ω_y ≥ 0; neutral 1.
+    smoothing
+        ε_y in [0, 1]; neutral 0.
+    others
+        Smoothed mass goes to the K−1 other classes instead of to all K.
+    gamma
+        γ ≥ 0, focusing exponent.
+    by_weights
+        Divide by the batch's Σω_y instead of by B.
+    """
+
+    scale: np.ndarray | None = None
+    shift: np.ndarray | None = None
+    margin: np.ndarray | None = None
+    weight: np.ndarray | None = None
+    smoothing: np.ndarray | None = None
+    others: bool = False
+    gamma: float = 0.0
+    by_weights: bool = False
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where training stands, for a loss that changes on its way: `epoch` t of `epochs` T, t < T."""
+
+    epoch: int = 0
+    epochs: int = 1
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss of the registry.
+
+    Attributes
+    ----------
+    function
+        ``(counts [K] float64, settings, moment) → LossParameters``.
+    description, source
+        One line; citation key of `featbank methods`.
+    settings
+        What it takes.
+    scheduled
+        Whether its parameters depend on the epoch.
+    uses_counts
+        Whether it needs log n_k or 1/n_k, and so a sample in every class.
+    """
+
+    function: Callable[[np.ndarray, dict[str, Any], Moment], LossParameters]
+    description: str
+    source: str
+    settings: tuple[Setting, ...] = ()
+    scheduled: bool = False
+    uses_counts: bool = field(default=False)
+
+    def __call__(
+        self, counts: np.ndarray, settings: dict[str, Any] | None = None, moment: Moment = Moment()
+    ) -> LossParameters:
+        """Parameters for training counts n_k [K].
+
+        Raises
+        ------
+        EmptyClass
+            Where a class has no sample, the loss needs its log or inverse, and `empty_classes` is
+            not ``ignore``.
+        """
+        values = defaults(self.settings, settings or {}, self.function.__name__)
+        counts = np.asarray(counts, np.float64)
+        empty = counts == 0
+        if not (self.uses_counts and empty.any()):
+            return self.function(counts, values, moment)
+        if values["empty_classes"] == "error":
+            names = ", ".join(str(k) for k in np.flatnonzero(empty)[:10])
+            more = ", …" if empty.sum() > 10 else ""
+            raise errors.EmptyClass(
+                f"Loss {self.function.__name__!r} needs a training sample in every class; "
+                f"{empty.sum()} have none: {names}{more}. Use empty_classes=ignore to leave them "
+                "out of it."
+            )
+        present = self.function(counts[~empty], values, moment)
+        return _spread(present, empty)
+
+
+def _spread(row: LossParameters, empty: np.ndarray) -> LossParameters:
+    """A row for the classes that have samples, put in its place among all K."""
+
+    def place(values: np.ndarray | None, fill: float) -> np.ndarray | None:
+        if values is None:
+            return None
+        everywhere = np.full(len(empty), fill)
+        everywhere[~empty] = values
+        return everywhere
+
+    return LossParameters(
+        scale=place(row.scale, 1.0),
+        shift=place(row.shift, EXCLUDED),
+        margin=place(row.margin, 0.0),
+        weight=place(row.weight, 0.0),
+        smoothing=place(row.smoothing, 0.0),
+        others=row.others,
+        gamma=row.gamma,
+        by_weights=row.by_weights,
+    )
+
+
+def _log_prior(counts: np.ndarray) -> np.ndarray:
+    return np.log(counts / counts.sum())
+
+
+def _normalised(weight: np.ndarray) -> np.ndarray:
+    """Class weights with Σω = K."""
+    return weight * len(weight) / weight.sum()
+
+
+def ce(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossParameters:
+    """Cross-entropy: every parameter neutral."""
+    return LossParameters()
+
+
+def weighted(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossParameters:
+    """Generalised re-weighting, ω_k ∝ (1/n_k)^ρ, Σω = K [DisAlign eq. 11]."""
+    weight = _normalised((counts / counts.max()) ** -settings["rho"])
+    return LossParameters(weight=weight, by_weights=settings["normalise"] == "weights")
+
+
+def class_balanced(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossParameters:
+    """Effective-number weights, ω_k ∝ (1−β)/(1−β^n_k), Σω = K [CB eq. 4]."""
+    weight = effective_number_weights(counts, settings["beta"])
+    return LossParameters(weight=weight, by_weights=settings["normalise"] == "weights")
+
+
+def effective_number_weights(counts: np.ndarray, beta: float) -> np.ndarray:
+    """ω_k ∝ (1−β)/(1−β^n_k), Σω = K [CB eq. 4]; β = 0 weighs every class alike."""
+    return _normalised(-1 / np.expm1(counts * np.log(beta)) if beta else np.ones_like(counts))
+
+
+def focal(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossParameters:
+    """Softmax focal loss, factor (1−p_y)^γ [Focal eq. 4]."""
+    return LossParameters(gamma=settings["gamma"])
+
+
+def cb_focal(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossParameters:
+    """Softmax focal loss with effective-number weights, averaged over the batch [CB §4.2]."""
+    return LossParameters(
+        gamma=settings["gamma"], weight=effective_number_weights(counts, settings["beta"])
+    )
+
+
+def balanced_softmax(
+    counts: np.ndarray, settings: dict[str, Any], moment: Moment
+) -> LossParameters:
+    """Balanced softmax, m = log n [BALMS eq. 3]."""
+    return LossParameters(shift=np.log(counts))
+
+
+def logit_adjusted(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossParameters:
+    """Logit-adjusted loss, m = τ log π [LA eq. 10]."""
+    return LossParameters(shift=settings["tau"] * _log_prior(counts))
+
+
+def gradual(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossParameters:
+    """Gradual balanced loss, m = α(t) log π with α = s(c^{t/T} − 1) [GLAG eq. 3–4]."""
+    alpha = settings["strength"] * (settings["base"] ** (moment.epoch / moment.epochs) - 1)
+    return LossParameters(shift=alpha * _log_prior(counts))
+
+
+def vs(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossParameters:
+    """Vector scaling, a_k = (n_k/n_max)^γ and m = τ log π [VS eq. 2]."""
+    return LossParameters(
+        scale=(counts / counts.max()) ** settings["gamma"],
+        shift=settings["tau"] * _log_prior(counts),
+    )
+
+
+def ldam(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossParameters:
+    """Label-distribution-aware margin, max_margin·(n_k/n_min)^{−1/4} on the cosine [LDAM eq. 13].
+
+    On logits z = s·cos the margin is s times as large; the `cosine` head brings the s, so that the
+    head's softmax is the one the loss trained. From epoch `defer` on (if it is > 0), the weights of
+    `class_balanced` act as well: deferred re-weighting, DRW.
+    """
+    margin = settings["scale"] * settings["max_margin"] * (counts / counts.min()) ** -0.25
+    if 0 < settings["defer"] <= moment.epoch:
+        weight = effective_number_weights(counts, settings["beta"])
+        return LossParameters(margin=margin, weight=weight, by_weights=True)
+    return LossParameters(margin=margin)
+
+
+def las(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossParameters:
+    """Label-aware smoothing, ε_k from n_k between ε_1 (head) and ε_K (tail) [MiSLAS eq. 1–3, 7].
+
+    ``smooth_over=uniform`` spreads ε_y over all K classes, as released; ``others`` over the K−1
+    other classes, as in the paper.
+    """
+    head, tail = settings["smooth_head"], settings["smooth_tail"]
+    spread = counts.max() - counts.min()
+    r = (counts - counts.min()) / spread if spread else np.ones_like(counts)
+    shapes = {
+        "concave": lambda: tail + (head - tail) * np.sin(r * np.pi / 2),
+        "linear": lambda: tail + (head - tail) * r,
+        "convex": lambda: head + (head - tail) * np.sin(1.5 * np.pi + r * np.pi / 2),
+        "exponential": lambda: tail + (head - tail) * r ** settings["power"],
+    }
+    return LossParameters(
+        smoothing=shapes[settings["smooth_shape"]](), others=settings["smooth_over"] == "others"
+    )
+
+
+def los(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossParameters:
+    """Label over-smoothing: one constant ε close to 1 for every class [LOS eq. 12]."""
+    return LossParameters(
+        smoothing=np.full_like(counts, settings["smoothing"]),
+        others=settings["smooth_over"] == "others",
+    )
+
+
+_EMPTY = Setting(
+    "empty_classes",
+    "error",
+    "what a class without a training sample means: an error, or left out of the loss",
+    choices=("error", "ignore"),
+)
+_TAU = Setting("tau", 1.0, "strength of the prior", low=0)
+_GAMMA = Setting("gamma", 1.0, "focusing exponent γ", low=0)
+_BETA = Setting("beta", 0.9999, "effective-number β", low=0, high=1 - 1e-12)
+_NORMALISE = Setting(
+    "normalise",
+    "weights",
+    "divide by the batch's sum of weights, or by its size",
+    choices=("weights", "batch"),
+)
+_OVER = Setting(
+    "smooth_over",
+    "uniform",
+    "smoothed mass goes to all K classes (released) or to the K−1 others (paper)",
+    choices=("uniform", "others"),
+)
+
+LOSSES = {
+    "ce": Loss(ce, "cross-entropy", "crt"),
+    "weighted": Loss(
+        weighted,
+        "generalised re-weighting by (1/n)^ρ",
+        "disalign",
+        (
+            Setting("rho", 1.2, "exponent ρ: 1 inverse, 0.5 square root", low=0),
+            _NORMALISE,
+            _EMPTY,
+        ),
+        uses_counts=True,
+    ),
+    "class_balanced": Loss(
+        class_balanced,
+        "weights by effective number of samples",
+        "class_balanced",
+        (_BETA, _NORMALISE, _EMPTY),
+        uses_counts=True,
+    ),
+    "focal": Loss(focal, "softmax focal loss", "focal", (_GAMMA,)),
+    "cb_focal": Loss(
+        cb_focal,
+        "softmax focal loss with effective-number weights",
+        "class_balanced",
+        (_GAMMA, _BETA, _EMPTY),
+        uses_counts=True,
+    ),
+    "balanced_softmax": Loss(
+        balanced_softmax, "softmax with log n added", "balms", (_EMPTY,), uses_counts=True
+    ),
+    "logit_adjusted": Loss(
+        logit_adjusted,
+        "softmax with τ log π added",
+        "logit_adjust",
+        (_TAU, _EMPTY),
+        uses_counts=True,
+    ),
+    "gradual": Loss(
+        gradual,
+        "log prior that grows over the epochs",
+        "glag",
+        (
+            Setting("base", 2.0, "base c of the growth", above=1),
+            Setting("strength", 1.0, "strength s (0.5 on iNaturalist)", low=0),
+            _EMPTY,
+        ),
+        scheduled=True,
+        uses_counts=True,
+    ),
+    "vs": Loss(
+        vs,
+        "vector scaling: multiplicative and additive terms",
+        "vs",
+        (Setting("gamma", 0.15, "exponent γ of the multiplicative term", low=0), _TAU, _EMPTY),
+        uses_counts=True,
+    ),
+    "ldam": Loss(
+        ldam,
+        "margin by n^{−1/4}, optionally with deferred re-weighting",
+        "ldam",
+        (
+            Setting("max_margin", 0.5, "largest margin, on the cosine (0.3 on iNaturalist)", low=0),
+            Setting("scale", 30.0, "scale s of the cosine head the margin belongs to", above=0),
+            Setting("defer", 0, "epoch from which class-balanced weights act; 0 never", low=0),
+            _BETA,
+            _EMPTY,
+        ),
+        scheduled=True,
+        uses_counts=True,
+    ),
+    "las": Loss(
+        las,
+        "label-aware smoothing",
+        "mislas",
+        (
+            Setting("smooth_head", 0.4, "smoothing ε_1 of the largest class", low=0, high=1),
+            Setting("smooth_tail", 0.1, "smoothing ε_K of the smallest class", low=0, high=1),
+            Setting(
+                "smooth_shape",
+                "concave",
+                "how ε goes from tail to head with n",
+                choices=("concave", "linear", "convex", "exponential"),
+            ),
+            Setting("power", 1.0, "exponent p of the exponential shape", above=0),
+            _OVER,
+        ),
+    ),
+    "los": Loss(
+        los,
+        "label over-smoothing",
+        "los",
+        (Setting("smoothing", 0.98, "smoothing δ of every class", low=0, high=1), _OVER),
+    ),
+}
+"""Every loss by name."""

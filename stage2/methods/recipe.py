@@ -1,0 +1,250 @@
+"""A recipe: one stage-2 configuration, complete, validated and hashed."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from featbank import errors
+from stage2.methods.heads import HEADS
+from stage2.methods.losses import LOSSES
+from stage2.methods.optimisers import OPTIMISERS, SCHEDULES
+from stage2.methods.presets import PRESETS
+from stage2.methods.samplers import SAMPLERS
+from stage2.methods.settings import Setting
+
+VIEW = Setting("view", "instance", "which features of the bank")
+SEED = Setting("seed", 0, "seed of initialisation and batches", low=0, high=2**32 - 1)
+HEAD = Setting("head", "linear", "the classifier", choices=tuple(HEADS))
+TRAINING = (
+    Setting("loss", "ce", "the loss", choices=tuple(LOSSES)),
+    Setting("sampler", "instance", "how batches are drawn", choices=tuple(SAMPLERS)),
+    Setting("optimiser", "sgd", "the optimiser", choices=tuple(OPTIMISERS)),
+    Setting("lr", 0.1, "learning rate", above=0),
+    Setting("momentum", 0.9, "momentum of sgd", low=0, high=1),
+    Setting("nesterov", False, "Nesterov's momentum"),
+    Setting("weight_decay", 5e-4, "weight decay, on every trained parameter", low=0),
+    Setting("schedule", "cosine", "learning rate over training", choices=tuple(SCHEDULES)),
+    Setting("warmup", 0, "epochs of linear warm-up", low=0),
+    Setting("epochs", 10, "passes over the data", low=1),
+    Setting("batch_size", 128, "rows of a step", low=1),
+    Setting("steps_per_epoch", None, "steps of an epoch; ⌊N/B⌋ if not given", low=1, kind=int),
+)
+"""Settings of every recipe that trains."""
+
+_PARTS: dict[str, Mapping[str, Any]] = {"loss": LOSSES, "sampler": SAMPLERS}
+
+
+class Recipe:
+    """One stage-2 configuration.
+
+    Parameters
+    ----------
+    name
+        A preset of `stage2.methods.presets.PRESETS`.
+    parameters
+        Settings that differ from the preset, by the names `featbank methods` prints. A name that
+        two parts share is written ``head.scale``, ``loss.scale``; with a mapping,
+        ``Recipe("ldam", **{"loss.scale": 20.0})``.
+
+    Attributes
+    ----------
+    settings
+        Every setting, resolved. ``recipe.settings["lr"]``.
+    id
+        ``name-xxxxxxxx``: name and hash of all settings but the seed.
+
+    Raises
+    ------
+    ConfigError
+        Unknown names, with the closest match; values of a wrong type or range.
+
+    Examples
+    --------
+    >>> Recipe("crt", lr=0.1).settings["sampler"]
+    'class_aware'
+    """
+
+    def __init__(self, name: str, /, **parameters: Any) -> None:
+        if name not in PRESETS:
+            raise errors.ConfigError(
+                f"Unknown recipe {name!r}. {errors.closest(name, list(PRESETS))}"
+            )
+        self.name = name
+        self.settings = _resolve(name, parameters)
+
+    @property
+    def head(self) -> str:
+        """Name of the head."""
+        return self.settings["head"]
+
+    @property
+    def trained(self) -> bool:
+        """Whether gradient steps are taken; a training-free recipe has one result for all seeds."""
+        return HEADS[self.head].trained
+
+    @property
+    def seed(self) -> int:
+        """The seed; 0 for a training-free recipe."""
+        return self.settings.get("seed", 0)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Every setting but the seed."""
+        return {name: value for name, value in self.settings.items() if name != "seed"}
+
+    @cached_property
+    def id(self) -> str:
+        """Stands for the configuration, whatever its seed."""
+        return f"{self.name}-{_hash([self.name, self.parameters])[:8]}"
+
+    @cached_property
+    def hash(self) -> str:
+        """Stands for the configuration and its seed: 64 hex digits."""
+        return _hash([self.name, self.settings])
+
+    def part(self, part: str) -> dict[str, Any]:
+        """The own settings of ``head``, ``loss`` or ``sampler``, and the seed."""
+        own = _own_settings(part, self.settings[part])
+        values = {}
+        for setting in own:
+            full = f"{part}.{setting.name}"
+            values[setting.name] = self.settings.get(full, self.settings.get(setting.name))
+        return {**values, "seed": self.seed} if part == "head" else values
+
+    def __repr__(self) -> str:
+        told = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
+        return f"Recipe({self.name!r}, {told})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Recipe) and self.hash == other.hash
+
+    def __hash__(self) -> int:
+        return hash(self.hash)
+
+
+@dataclass(frozen=True)
+class Takes:
+    """The settings of a recipe made of given parts.
+
+    Attributes
+    ----------
+    settings
+        By the name they have in the recipe: ``part.name`` where two parts share a name.
+    aliases
+        The same settings by every name that may be written: ``loss.gamma`` for a plain ``gamma``.
+    """
+
+    settings: dict[str, Setting]
+    aliases: dict[str, str]
+
+    @staticmethod
+    def of(parts: Mapping[str, str]) -> Takes:
+        """What `parts` take: a ``head``, and where it is trained a ``loss`` and a ``sampler``."""
+        owned = [(part, s) for part, name in parts.items() for s in _own_settings(part, name)]
+        names = [s.name for _, s in owned]
+        common = (VIEW, HEAD, *TRAINING, SEED) if "loss" in parts else (VIEW, HEAD)
+        settings = {s.name: s for s in common}
+        aliases = {s.name: s.name for s in common}
+        for part, setting in owned:
+            prefixed = f"{part}.{setting.name}"
+            full = prefixed if names.count(setting.name) > 1 else setting.name
+            settings[full] = setting
+            aliases[prefixed] = aliases[full] = full
+        return Takes(settings, aliases)
+
+
+def expand(
+    grids: Mapping[str, Mapping[str, Sequence[Any]]], *, seeds: Sequence[int] = (0,)
+) -> list[Recipe]:
+    """Every combination of every recipe's grid, for every seed.
+
+    Settings that choose a part (``head``, ``loss``, ``sampler``) decide which others apply, and a
+    combination leaves out those it does not take. A training-free combination comes once, not once
+    per seed.
+
+    Parameters
+    ----------
+    grids
+        Values to try, ``{recipe: {setting: values}}``; texts are read as on a command line.
+    seeds
+        The seeds.
+
+    Raises
+    ------
+    ConfigError
+        As `Recipe`, and for a setting that no combination of no recipe takes.
+    """
+    recipes: dict[Recipe, None] = {}
+    taken: set[str] = set()
+    known: set[str] = set()
+    for name, grid in grids.items():
+        for values in itertools.product(*grid.values()):
+            wanted = dict(zip(grid, values, strict=True))
+            takes = settings_of(name, wanted)
+            known |= set(takes.aliases)
+            chosen = {key: value for key, value in wanted.items() if key in takes.aliases}
+            taken |= set(chosen)
+            for key, value in chosen.items():
+                if isinstance(value, str):
+                    chosen[key] = takes.settings[takes.aliases[key]].parse(value, name)
+            for seed in [{"seed": s} for s in seeds] if "seed" in takes.settings else [{}]:
+                recipes[Recipe(name, **chosen, **seed)] = None
+    for unused in {key for grid in grids.values() for key in grid} - taken:
+        raise errors.ConfigError(
+            f"None of the recipes takes a setting {unused!r}. "
+            f"{errors.closest(unused, sorted(known))}"
+        )
+    return list(recipes)
+
+
+def settings_of(name: str, parameters: Mapping[str, Any]) -> Takes:
+    """What the recipe `name` takes when `parameters` may have replaced its parts."""
+    if name not in PRESETS:
+        raise errors.ConfigError(f"Unknown recipe {name!r}. {errors.closest(name, list(PRESETS))}")
+    chosen = {**PRESETS[name].settings, **parameters}
+    head = HEAD.check(chosen["head"], name)
+    parts = {"head": head}
+    if HEADS[head].trained:
+        for setting in TRAINING:
+            if setting.name in _PARTS:
+                value = chosen.get(setting.name, setting.default)
+                parts[setting.name] = setting.check(value, name)
+    return Takes.of(parts)
+
+
+def _resolve(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    takes = settings_of(name, parameters)
+    for key in parameters:
+        if key not in takes.aliases:
+            raise _unknown(name, key, takes)
+    given = {**PRESETS[name].settings, **parameters}
+    values = {key: setting.default for key, setting in takes.settings.items()}
+    for key, value in given.items():
+        if full := takes.aliases.get(key):
+            values[full] = takes.settings[full].check(value, name)
+    return values
+
+
+def _unknown(name: str, key: str, takes: Takes) -> errors.ConfigError:
+    shared = [full for full in takes.settings if full.endswith(f".{key}")]
+    if shared:
+        return errors.ConfigError(
+            f"Recipe {name!r} has more than one {key!r}. Write {' or '.join(shared)}."
+        )
+    return errors.ConfigError(
+        f"Recipe {name!r} takes no setting {key!r}. {errors.closest(key, list(takes.settings))}"
+    )
+
+
+def _own_settings(part: str, name: str) -> tuple[Setting, ...]:
+    return HEADS[name].settings if part == "head" else _PARTS[part][name].settings
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""What comes out: the store of results, and the tables made of it."""

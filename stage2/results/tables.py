@@ -1,0 +1,224 @@
+"""The leaderboard: stored runs, averaged over seeds, ranked under a stated protocol."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from featbank import errors
+from featbank.bank import GROUPS
+from stage2.engine.metrics import METRICS
+from stage2.methods.presets import PRESETS
+from stage2.methods.recipe import Recipe
+from stage2.results.store import Run, Store
+
+FORMATS = ("table", "json", "csv", "md", "latex")
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Ranked rows and the protocol they follow.
+
+    Attributes
+    ----------
+    rows
+        One per configuration and epoch, best configuration first. Keys: ``recipe``, ``name``,
+        ``parameters``, ``seeds``, ``split``, ``epoch``, ``status``, ``selection`` (what ranks it,
+        percent), the metrics of `METRICS` and their ``…_std`` over seeds; None where there is
+        nothing to average.
+    protocol
+        One line: bank, selection, seeds, group thresholds.
+    """
+
+    rows: list[Row]
+    protocol: str
+
+
+def leaderboard(
+    store: Store, *, bank: str | None = None, split: str = "test", select_on: str | None = None
+) -> Leaderboard:
+    """Rank what a results file holds.
+
+    Parameters
+    ----------
+    store
+        The results.
+    bank
+        Beginning of a fingerprint; needed where the file holds results of several banks.
+    split
+        The split whose metrics are shown.
+    select_on
+        The split whose macro accuracy ranks; by default ``val`` where the bank has it, and
+        otherwise ``test``, which the protocol line then says. With ``val`` a configuration is
+        ranked by its selected epoch, with ``test`` by its last: no epoch is ever picked on test.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown bank or split, or a file without results.
+    """
+    fingerprint, about = _one_bank(store, bank)
+    runs = store.runs(fingerprint)
+    measured = {key[0] for run in runs for key in run.metrics}
+    if not measured:
+        raise errors.ConfigError(f"{store.path} holds no finished run. Run `featbank sweep` again.")
+    for name in (split, select_on or split):
+        if name not in measured:
+            raise errors.ConfigError(
+                f"{store.path} has no results on {name!r}. It has: {', '.join(sorted(measured))}."
+            )
+    select_on = select_on or ("val" if "val" in measured else "test")
+    configurations: dict[str, list[Run]] = {}
+    for run in runs:
+        configurations.setdefault(run.id, []).append(run)
+    rows = [row for same in configurations.values() for row in _rows(same, split, select_on)]
+    rows.sort(key=lambda row: (_worst_if_none(row["selection"]), row["recipe"], row["epoch"]))
+    seeds = sorted({run.seed for run in runs if Recipe(run.name).trained})
+    return Leaderboard(rows, _protocol(fingerprint, about, select_on, len(configurations), seeds))
+
+
+def render(board: Leaderboard, form: str, *, top: int | None = None) -> str:
+    """A leaderboard as text in one of `FORMATS` but ``table``, which `rich_table` makes.
+
+    ``json`` and ``csv`` have every row and metric; ``md`` and ``latex`` the columns of the table,
+    its first `top` configurations.
+    """
+    if form == "json":
+        return json.dumps(board.rows, indent=1, allow_nan=False)
+    if form == "csv":
+        out = io.StringIO()
+        writer = csv.DictWriter(out, list(board.rows[0]), lineterminator="\n")
+        writer.writeheader()
+        for row in board.rows:
+            writer.writerow(
+                {k: json.dumps(v) if isinstance(v, (dict, list)) else v for k, v in row.items()}
+            )
+        return out.getvalue().rstrip("\n")
+    header, lines = columns(board, top=top)
+    if form == "md":
+        rule = ["---"] * len(header)
+        body = "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *lines))
+        return f"{body}\n\n{board.protocol}"
+    rows = " \\\\\n".join(" & ".join(map(_latex, line)) for line in lines)
+    return (
+        f"% {board.protocol}\n\\begin{{tabular}}{{ll{'r' * (len(header) - 2)}}}\n\\toprule\n"
+        f"{' & '.join(map(_latex, header))} \\\\\n\\midrule\n{rows} \\\\\n\\bottomrule\n"
+        "\\end{tabular}"
+    )
+
+
+def columns(board: Leaderboard, *, top: int | None = None) -> tuple[list[str], list[list[str]]]:
+    """Header and lines of the human table: one line per configuration, last and selected epoch side
+    by side, groups and calibration of the epoch that counts."""
+    epochs = {row["epoch"] for row in board.rows}
+    shown = "selected" if "selected" in epochs else "last"
+    by_recipe: dict[str, dict[str, Row]] = {}
+    for row in board.rows:
+        by_recipe.setdefault(row["recipe"], {})[row["epoch"]] = row
+    header = ["recipe", "settings", "top-1 last"]
+    header += ["top-1 selected", "val macro"] if shown == "selected" else []
+    header += ["many", "medium", "few", "ECE", "NLL", "seeds"]
+    lines = []
+    for rows in list(by_recipe.values())[:top]:
+        last = rows["last"]
+        row = rows.get(shown, last)
+        line = [last["name"], _differences(last), _mean_std(last, "top1")]
+        line += [_mean_std(row, "top1"), _mean_std(row, "selection")] if shown == "selected" else []
+        line += [_mean_std(row, metric) for metric in ("many", "medium", "few", "ece")]
+        lines.append([*line, _mean_std(row, "nll", digits=2), str(len(last["seeds"]))])
+    return header, lines
+
+
+def _rows(runs: Sequence[Run], split: str, select_on: str) -> list[Row]:
+    """A configuration's rows, one per epoch it was measured at, averaged over its seeds."""
+    first = runs[0]
+    done = [run for run in runs if run.status == "done"]
+    epochs = sorted({epoch for run in done for _, epoch in run.metrics}) or ["last"]
+    ranked_at = "selected" if select_on == "val" and "selected" in epochs else "last"
+    selection = [run.metrics[select_on, ranked_at]["macro"] for run in done]
+    rows = []
+    for epoch in epochs:
+        row: Row = {
+            "recipe": first.id,
+            "name": first.name,
+            "parameters": first.parameters,
+            "seeds": [run.seed for run in runs],
+            "split": split,
+            "epoch": epoch,
+            "status": "done" if len(done) == len(runs) else "diverged",
+        }
+        row["selection"], row["selection_std"] = _over_seeds(selection)
+        for metric in METRICS:
+            values = [run.metrics[split, epoch][metric] for run in done]
+            row[metric], row[f"{metric}_std"] = _over_seeds(values)
+        rows.append(row)
+    return rows
+
+
+def _over_seeds(values: Sequence[float | None]) -> tuple[float | None, float | None]:
+    """Mean, and standard deviation (n − 1) from two values on."""
+    known = [value for value in values if value is not None]
+    return (
+        statistics.fmean(known) if known else None,
+        statistics.stdev(known) if len(known) > 1 else None,
+    )
+
+
+def _one_bank(store: Store, prefix: str | None) -> tuple[str, dict[str, Any]]:
+    banks = store.banks()
+    found = [f for f in banks if f.startswith(prefix or "")]
+    if len(found) != 1:
+        names = ", ".join(f"{f[:12]} ({about['path']})" for f, about in banks.items()) or "none"
+        problem = (
+            f"matches {len(found)} banks" if prefix else f"holds results of {len(found)} banks"
+        )
+        raise errors.ConfigError(
+            f"{store.path}: {prefix or 'the file'} {problem}. Choose one with --bank: {names}."
+        )
+    return found[0], banks[found[0]]
+
+
+def _protocol(
+    fingerprint: str, about: dict[str, Any], select_on: str, tried: int, seeds: Sequence[int]
+) -> str:
+    chosen = (
+        "selected on val (macro accuracy)" if select_on == "val" else f"selected on {select_on}"
+    )
+    thresholds = ", ".join(f"{name}: {rule}" for name, rule in GROUPS.items())
+    told = ", ".join(map(str, seeds)) or "none"
+    return (
+        f"bank {fingerprint[:12]} · {chosen} · {tried} configurations tried · seeds {told} · "
+        f"mean ± std over seeds · accuracy and ECE in % · {thresholds}"
+    )
+
+
+def _differences(row: Row) -> str:
+    """The settings in which a row differs from its preset."""
+    preset = Recipe(row["name"]).parameters if row["name"] in PRESETS else {}
+    return " ".join(f"{k}={_short(v)}" for k, v in row["parameters"].items() if preset.get(k) != v)
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _mean_std(row: Row, metric: str, *, digits: int = 1) -> str:
+    mean, std = row[metric], row[f"{metric}_std"]
+    if mean is None:
+        return "–"
+    return f"{mean:.{digits}f}" if std is None else f"{mean:.{digits}f} ± {std:.{digits}f}"
+
+
+def _latex(text: str) -> str:
+    return text.replace("_", r"\_").replace("±", r"$\pm$").replace("–", "--").replace("%", r"\%")
+
+
+def _worst_if_none(selection: float | None) -> float:
+    return float("inf") if selection is None else -selection

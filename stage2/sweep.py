@@ -1,0 +1,236 @@
+"""The stage-2 road in one file: recipes → plan → fused training → results."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+import featbank
+from featbank import errors
+from featbank.bank import Bank
+from stage2.engine.loop import Outcome, ViewData, run_group
+from stage2.engine.plan import Group, Shape, default_memory, plan
+from stage2.methods.heads import HEADS, Context
+from stage2.methods.losses import LOSSES
+from stage2.methods.recipe import Recipe
+from stage2.results.store import Store
+from stage2.results.tables import Leaderboard, leaderboard
+
+EVALUATED = ("val", "test")
+"""Splits results are measured on."""
+
+
+@dataclass(frozen=True)
+class SweepResults:
+    """What a sweep did.
+
+    Attributes
+    ----------
+    outcomes
+        Of the recipes trained now, parameters included.
+    skipped
+        Recipes that had a result already.
+    board
+        The leaderboard of the whole results file.
+    """
+
+    outcomes: list[Outcome]
+    skipped: list[Recipe]
+    board: Leaderboard = field(repr=False)
+
+
+def sweep(
+    bank: Bank | str | os.PathLike[str],
+    recipes: Iterable[Recipe],
+    *,
+    results: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    memory: int | None = None,
+    workers: int | None = None,
+    select_on: str | None = None,
+    force: bool = False,
+    keep_outcomes: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> SweepResults:
+    """Train and evaluate recipes on a bank, fused.
+
+    Parameters
+    ----------
+    bank
+        An open bank or its path.
+    recipes
+        What to compare.
+    results
+        The SQLite file that takes each group's results when it is done; what it holds already is
+        not trained again. Without it, results live in memory only.
+    device
+        ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:1``.
+    memory
+        Budget of a fused group in bytes; by default a quarter of main memory, or four fifths of
+        the GPU's free memory.
+    workers
+        CPU threads; by default as many as PyTorch has been given.
+    select_on
+        Split that ranks; see `stage2.results.tables.leaderboard`.
+    force
+        Train again what is there.
+    keep_outcomes
+        Keep outcomes with their parameters in memory. A long sweep into a file need not.
+    progress
+        Called with (configurations done, configurations to do).
+
+    Returns
+    -------
+    SweepResults
+
+    Raises
+    ------
+    ConfigError, DataError
+        Before anything is trained, where the bank lacks what a recipe needs.
+    """
+    if not isinstance(bank, Bank):
+        with Bank(bank) as opened:
+            return sweep(
+                opened,
+                recipes,
+                results=results,
+                device=device,
+                memory=memory,
+                workers=workers,
+                select_on=select_on,
+                force=force,
+                keep_outcomes=keep_outcomes,
+                progress=progress,
+            )
+    wanted = list(dict.fromkeys(recipes))
+    check_bank(bank, wanted)
+    if select_on is not None and select_on not in bank.splits:
+        raise errors.ConfigError(f"{bank.path} has no {select_on} split to select on.")
+    place = resolve_device(device)
+    workers = workers or torch.get_num_threads()
+    with Store(results if results is not None else ":memory:", create=True) as store:
+        store.add_bank(bank)
+        finished = set() if force else store.finished(bank.fingerprint)
+        todo = [recipe for recipe in wanted if recipe.hash not in finished]
+        groups = plan_bank(bank, todo, device=place, memory=memory, workers=workers)
+        outcomes: list[Outcome] = []
+        views: dict[str, ViewData] = {}
+        done = 0
+        for group in groups:
+            view = group.stream.view
+            if view not in views:
+                views = {view: load_view(bank, view, place)}  # one view in memory at a time
+            finished_group = run_group(group, views[view], workers=workers)
+            store.add_runs(bank.fingerprint, (_stored(o, place) for o in finished_group))
+            outcomes += finished_group if keep_outcomes else []
+            done += len(finished_group)
+            if progress:
+                progress(done, len(todo))
+        split = "test" if "test" in bank.splits else "val"
+        board = leaderboard(store, bank=bank.fingerprint, split=split, select_on=select_on)
+    return SweepResults(outcomes, [r for r in wanted if r.hash in finished], board)
+
+
+def plan_bank(
+    bank: Bank,
+    recipes: Sequence[Recipe],
+    *,
+    device: str = "cpu",
+    memory: int | None = None,
+    workers: int = 1,
+) -> list[Group]:
+    """The plan of a sweep on a bank; groups of one view follow one another."""
+    kind = torch.device(device).type
+    shape = Shape(int(bank.train_counts.sum()), bank.dim, bank.num_classes)
+    groups = plan(
+        recipes, shape, memory=memory or default_memory(kind), device=kind, workers=workers
+    )
+    return sorted(groups, key=lambda group: group.stream.view)
+
+
+def load_view(bank: Bank, view: str, device: str = "cpu") -> ViewData:
+    """A view of a bank, its training split and its evaluation splits, as tensors on a device."""
+
+    def tensors(split: str) -> tuple[torch.Tensor, torch.Tensor]:
+        x, y = bank.load(split, view)
+        return torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)
+
+    classifier = bank.classifier(view)
+    weight, bias = (None, None) if classifier is None else map(torch.from_numpy, classifier)
+    x, y = tensors("train")
+    context = Context(
+        x=x,
+        y=y,
+        counts=bank.train_counts.astype(np.float64),
+        weight0=None if weight is None else weight.to(device),
+        bias0=None if bias is None else bias.to(device),
+    )
+    evaluated = {s: tensors(s) for s in EVALUATED if s in bank.splits and len(bank.labels(s))}
+    return ViewData(context, evaluated, bank.groups())
+
+
+def check_bank(bank: Bank, recipes: Iterable[Recipe]) -> None:
+    """Raise where a bank lacks what a recipe needs: a view, the classifier, a class's samples."""
+    if not any(split in bank.splits and len(bank.labels(split)) for split in EVALUATED):
+        raise errors.ConfigError(
+            f"{bank.path} has neither val nor test rows: nothing to compare on. Import one."
+        )
+    if not bank.train_counts.any():
+        raise errors.DataError(f"{bank.path} has no training rows. Nothing can be trained on it.")
+    for recipe in recipes:
+        view = recipe.settings["view"]
+        if view not in bank.views:
+            raise errors.ConfigError(
+                f"Recipe {recipe.name!r} needs the view {view!r}, {bank.path} has: "
+                f"{', '.join(bank.views)}. Choose with --set view={bank.views[0]}."
+            )
+        head = HEADS[recipe.head]
+        if head.needs_classifier(recipe.part("head")) and bank.classifier(view) is None:
+            raise errors.ConfigError(
+                f"Recipe {recipe.name!r} needs the stage-1 classifier, {bank.path} has none. "
+                "Import it with --classifier."
+            )
+        if recipe.trained:
+            LOSSES[recipe.settings["loss"]](bank.train_counts, recipe.part("loss"))
+
+
+def resolve_device(device: str) -> str:
+    """``auto`` becomes ``cuda`` where there is one, else ``cpu``; a name is checked.
+
+    Raises
+    ------
+    ConfigError
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise errors.ConfigError(
+            f"Device {device!r} is not usable ({str(error).splitlines()[0]}). Try cpu or auto."
+        ) from None
+    return device
+
+
+def _stored(outcome: Outcome, device: str) -> dict[str, Any]:
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
+    return {
+        **{name: value for name, value in vars(outcome).items() if name != "parameters"},
+        "curves": {
+            curve: [value if math.isfinite(value) else None for value in values]
+            for curve, values in outcome.curves.items()
+        },
+        "device": f"{device} ({name})",
+        "versions": {
+            "featbank": featbank.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    }
