@@ -22,6 +22,8 @@ The first sentence of a message is the fact, with path and numbers; the second i
 library raises; only the command line prints and exits.
 """
 
+from collections.abc import Iterable
+
 
 class FeatbankError(Exception):
     """The root: catch it to catch everything featbank raises on purpose."""
@@ -83,9 +85,15 @@ class OutputExists(FeatbankError):
     """The target is there and overwriting was not asked for."""
 
 
-def closest(word: str, choices: list[str]) -> str:
-    """Name what `word` may have meant: ``"Did you mean 'crt'?"``, or the choices."""
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """``" Did you mean 'crt'?"`` where one of `choices` is close to `word`, else nothing."""
     import difflib
 
-    match = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
-    return f"Did you mean {match[0]!r}?" if match else f"Choose from: {', '.join(choices)}."
+    match = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
+    return f" Did you mean {match[0]!r}?" if match else ""
+
+
+def closest(word: str, choices: Iterable[str]) -> str:
+    """Name what `word` may have meant: ``"Did you mean 'crt'?"``, or the choices."""
+    choices = list(choices)
+    return did_you_mean(word, choices).strip() or f"Choose from: {', '.join(choices)}."

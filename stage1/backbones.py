@@ -109,14 +109,15 @@ def build_backbone(name: str, *, in_channels: int, num_classes: int) -> CifarRes
 
 def backbone_problem(name: str) -> str | None:
     """What is wrong with a backbone's name, one sentence; None if nothing is."""
-    match = re.fullmatch(r"resnet([1-9]\d{0,3})", name)
-    if match and int(match[1]) >= 8 and int(match[1]) % 6 == 2:
-        return None
-    common = [f"resnet{depth}" for depth in (8, 14, 20, 26, 32, 38, 44, 50, 56, 110)]
-    return (
-        f"Unknown backbone {name!r}: CIFAR ResNets have a depth of 6n+2. "
-        f"{errors.closest(name, common)}"
-    )
+    number = re.fullmatch("resnet([1-9][0-9]{0,3})", name)
+    if number is None:
+        hint = errors.closest(name, ["resnet8", "resnet20", "resnet32", "resnet44", "resnet56"])
+    else:
+        nearest = max(8, 6 * round((int(number[1]) - 2) / 6) + 2)
+        if int(number[1]) == nearest:
+            return None
+        hint = f"Did you mean 'resnet{nearest}'?"
+    return f"Unknown backbone {name!r}: CIFAR ResNets have a depth of 6n+2. {hint}"
 
 
 def _convolution(width_in: int, width: int, stride: int) -> nn.Conv2d:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from featbank import errors
+from featbank.settings import Setting, wrong_values
 from stage1 import sources
 from stage1.images import DatasetSettings, ImageDataset
-from stage1.rules import broken, integer, number
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,12 @@ DATASETS: dict[str, Source] = {
 """The data sets of stage 1, by name."""
 
 
-_RULES = {
-    "imbalance": number("≥ 1", lambda v: v >= 1),
-    "val_per_class": integer(0),
-    "data_seed": integer(0, most=2**32 - 1),  # what a legacy RandomState takes
-    "image_size": integer(1),
-}
+_SETTINGS = (
+    Setting("imbalance", 100.0, "n_max / n_min", low=1),
+    Setting("val_per_class", 0, "images of each class held out first", low=0),
+    Setting("data_seed", 0, "which images are kept", low=0, high=2**32 - 1),  # RandomState's range
+    Setting("image_size", 32, "side of the square images are cropped to", low=1),
+)
 
 
 def load_dataset(settings: DatasetSettings) -> ImageDataset:
@@ -101,7 +101,7 @@ def dataset_problems(settings: DatasetSettings) -> list[str]:
         if option not in source.options:
             takes = ", ".join(map(_flag, source.options))
             problems.append(f"The {name} does not take {_flag(option)}; it takes {takes}.")
-    return problems + broken(_RULES, given, of=name)
+    return problems + wrong_values(_SETTINGS, given, name)
 
 
 def _flag(option: str) -> str:

@@ -12,17 +12,24 @@ import torch
 
 from featbank import errors
 from featbank.bank import BankWriter
+from featbank.devices import find_device
+from featbank.settings import Setting, wrong_values
 from stage1.augment import normalise
 from stage1.backbones import CifarResNet
 from stage1.batchnorm import BATCH as BALANCED_BATCH
 from stage1.batchnorm import batchnorm_statistics, default_batches, rebalanced
 from stage1.checkpoint import Checkpoint, file_digest, load_checkpoint, versions
 from stage1.datasets import load_dataset
-from stage1.devices import find_device, repeatable
 from stage1.evaluate import BATCH
 from stage1.images import ImageDataset
+from stage1.repeatable import repeatable
 
 VIEWS = ("instance", "balanced")
+
+_SETTINGS = (
+    Setting("balanced_batches", 64, "class-balanced batches M", low=1),
+    Setting("seed", 0, "seed of the balanced batches", low=0, high=2**63 - 1),
+)
 
 
 def _ignore(*_: object) -> None:
@@ -81,17 +88,18 @@ def extract(
         Where the data set is not the one of the checkpoint.
     """
     views = _checked_views(views)
-    if balanced_batches is not None and balanced_batches < 1:
-        raise errors.ConfigError(
-            f"The 'balanced_batches' of extraction must be an integer ≥ 1, got {balanced_batches}."
-        )
     where = find_device(device)
     path, checkpoint = load_checkpoint(run)
     model = checkpoint.model().to(where)
     settings = checkpoint.settings.dataset
     if root is not None:
         settings = dataclasses.replace(settings, root=root)
-    M = balanced_batches or default_batches(sum(checkpoint.train_counts))
+    M = balanced_batches
+    if M is None:
+        M = default_batches(sum(checkpoint.train_counts))
+    given = {"balanced_batches": M, "seed": seed}
+    if problems := wrong_values(_SETTINGS, given, "extraction"):
+        raise errors.ConfigError(" ".join(problems))
     how = {"instance": {}, "balanced": {"batches": M, "batch_size": BALANCED_BATCH, "seed": seed}}
     writer = BankWriter(
         bank,
@@ -112,6 +120,7 @@ def extract(
         },
     )
     with writer, repeatable():
+        report(f"Loading {settings.name}")
         dataset = load_dataset(settings)
         _check_same_data(dataset, checkpoint, path)
         models = {"instance": model}

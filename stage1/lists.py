@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -140,7 +141,7 @@ def _entry(line: str, place: str, num_classes: int | None) -> ListEntry:
     if len(words) != 2:
         raise errors.DataError(f"{place} reads {line!r}. Write 'relative/path label'.")
     path, label = words[0].strip(), words[1]
-    if not (label.isascii() and label.lstrip("-").isdigit()):
+    if not re.fullmatch("-?[0-9]{1,18}", label):
         raise errors.DataError(f"{place} has the label {label!r}. Labels are integers 0…K−1.")
     top = (num_classes or MAX_CLASSES) - 1
     if not 0 <= int(label) <= top:

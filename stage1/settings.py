@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from featbank import errors
+from featbank.settings import Setting, wrong_values
 from stage1.backbones import backbone_problem
 from stage1.datasets import DATASETS, dataset_problems
 from stage1.images import DatasetSettings
-from stage1.rules import broken, integer, number
 
 SCHEDULES = ("multistep", "cosine")
 PRECISIONS = ("fp32", "bf16")
@@ -45,14 +45,9 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         problems = dataset_problems(self.dataset)
-        problems += broken(_RULES, vars(self), of="stage 1")
+        problems += wrong_values(_SETTINGS, vars(self), "stage 1")
         if problem := backbone_problem(self.backbone):
             problems.append(problem)
-        for name, choices in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
-            if getattr(self, name) not in choices:
-                problems.append(
-                    f"Unknown {name} {getattr(self, name)!r}. Choose from: {', '.join(choices)}."
-                )
         if not problems and self.warmup >= self.epochs:
             problems.append(
                 f"The 'warmup' of stage 1 must be shorter than its {self.epochs} epochs, "
@@ -64,8 +59,8 @@ class TrainSettings:
             raise errors.ConfigError(" ".join(problems))
 
 
-def default_settings(dataset: DatasetSettings, **changes: Any) -> TrainSettings:
-    """Settings for `dataset`: its own defaults, then `changes`.
+def default_settings(dataset: DatasetSettings | str, **changes: Any) -> TrainSettings:
+    """Settings for `dataset`, which may be just its name: its own defaults, then `changes`.
 
     A warm-up that is not among the `changes` is at most a tenth of the epochs.
 
@@ -76,11 +71,13 @@ def default_settings(dataset: DatasetSettings, **changes: Any) -> TrainSettings:
 
     Examples
     --------
-    >>> default_settings(DatasetSettings("digits-lt")).backbone
+    >>> default_settings("digits-lt").backbone
     'resnet8'
-    >>> default_settings(DatasetSettings("cifar10-lt"), epochs=20).warmup
+    >>> default_settings("cifar10-lt", epochs=20).warmup
     2
     """
+    if isinstance(dataset, str):
+        dataset = DatasetSettings(dataset)
     own = DATASETS[dataset.name].training if dataset.name in DATASETS else {}
     settings = {**own, **changes}
     if "warmup" not in settings:
@@ -109,13 +106,15 @@ def settings_from(document: dict[str, Any]) -> TrainSettings:
     return TrainSettings(DatasetSettings(**fields.pop("dataset")), **fields)
 
 
-_RULES = {
-    "epochs": integer(1),
-    "lr": number("> 0", lambda v: v > 0),
-    "batch_size": integer(1),
-    "momentum": number("in [0, 1)", lambda v: 0 <= v < 1),
-    "weight_decay": number("≥ 0", lambda v: v >= 0),
-    "warmup": integer(0),
-    "mixup": number("≥ 0", lambda v: v >= 0),
-    "seed": integer(0, most=2**63 - 1),
-}
+_SETTINGS = (
+    Setting("epochs", 200, "passes over the training images", low=1),
+    Setting("lr", 0.1, "learning rate", above=0),
+    Setting("batch_size", 128, "images of a step", low=1),
+    Setting("momentum", 0.9, "momentum of SGD", low=0, below=1),
+    Setting("weight_decay", 2e-4, "weight decay", low=0),
+    Setting("schedule", "multistep", "learning rate over training", choices=SCHEDULES),
+    Setting("warmup", 5, "epochs of linear warm-up", low=0),
+    Setting("mixup", 0.0, "α of mixup's Beta(α, α); 0 is off", low=0),
+    Setting("seed", 0, "seed of weights, order and augmentation", low=0, high=2**63 - 1),
+    Setting("precision", "fp32", "precision of the forward pass", choices=PRECISIONS),
+)

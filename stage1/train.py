@@ -17,13 +17,14 @@ import torch
 from torch.nn import functional as F
 
 from featbank import errors
+from featbank.devices import find_device
 from stage1.augment import augment, mixup
 from stage1.backbones import CifarResNet, build_backbone
 from stage1.checkpoint import CHECKPOINT, Checkpoint, replacing, save_checkpoint, versions
 from stage1.datasets import load_dataset
-from stage1.devices import find_device, repeatable
 from stage1.evaluate import accuracies, predict
 from stage1.images import ImageDataset, Preprocessing, Split
+from stage1.repeatable import repeatable
 from stage1.settings import TrainSettings, learning_rate
 
 LOG = "log.jsonl"
@@ -54,7 +55,7 @@ def train(
     run
         The folder of the run; made if missing.
     report
-        Takes one line about the data, one per epoch, and one per split measured at the end.
+        Takes lines: about the data, after each epoch, and of each split measured at the end.
     progress
         Takes (epochs done, epochs in all) after each epoch.
     overwrite
@@ -75,6 +76,7 @@ def train(
     if path.exists() and not overwrite:
         raise errors.OutputExists(f"{path} exists. Choose another run folder or --overwrite.")
     device = find_device(settings.device)
+    report(f"Loading {settings.dataset.name}")
     dataset = load_dataset(settings.dataset)
     settings = dataclasses.replace(settings, dataset=dataset.settings)
     report(_describe(dataset, settings, device))

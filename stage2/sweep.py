@@ -15,6 +15,7 @@ import torch
 import featbank
 from featbank import errors
 from featbank.bank import Bank
+from featbank.devices import find_device
 from stage2.engine.loop import Outcome, ViewData, run_group
 from stage2.engine.plan import Group, Shape, default_memory, plan
 from stage2.methods.heads import HEADS, Context
@@ -113,13 +114,17 @@ def sweep(
     check_bank(bank, wanted)
     if select_on is not None and select_on not in bank.splits:
         raise errors.ConfigError(f"{bank.path} has no {select_on} split to select on.")
-    place = resolve_device(device)
+    place = str(find_device(device))
     workers = workers or torch.get_num_threads()
     with Store(results if results is not None else ":memory:", create=True) as store:
         store.add_bank(bank)
         finished = set() if force else store.finished(bank.fingerprint)
         todo = [recipe for recipe in wanted if recipe.hash not in finished]
-        groups = plan_bank(bank, todo, device=place, memory=memory, workers=workers)
+        groups = _unfinished(
+            lambda some: plan_bank(bank, some, device=place, memory=memory, workers=workers),
+            wanted,
+            finished,
+        )
         outcomes: list[Outcome] = []
         views: dict[str, ViewData] = {}
         done = 0
@@ -153,6 +158,25 @@ def plan_bank(
         recipes, shape, memory=memory or default_memory(kind), device=kind, workers=workers
     )
     return sorted(groups, key=lambda group: group.stream.view)
+
+
+def _unfinished(
+    planned: Callable[[Sequence[Recipe]], list[Group]], wanted: list[Recipe], finished: set[str]
+) -> list[Group]:
+    """The groups of a sweep that are still to run.
+
+    They are cut as if nothing had run yet, so that a resumed sweep fuses what an uninterrupted one
+    fuses and ends with the same numbers to the last bit. Only what is left of a group that another
+    sweep had a part of is planned anew.
+    """
+    fresh, left = [], []
+    for group in planned(wanted):
+        waiting = [recipe for recipe in group.recipes if recipe.hash not in finished]
+        if len(waiting) == len(group.recipes):
+            fresh.append(group)
+        else:
+            left += waiting
+    return fresh + planned(left)
 
 
 def load_view(bank: Bank, view: str, device: str = "cpu") -> ViewData:
@@ -199,24 +223,6 @@ def check_bank(bank: Bank, recipes: Iterable[Recipe]) -> None:
             )
         if recipe.trained:
             LOSSES[recipe.settings["loss"]](bank.train_counts, recipe.part("loss"))
-
-
-def resolve_device(device: str) -> str:
-    """``auto`` becomes ``cuda`` where there is one, else ``cpu``; a name is checked.
-
-    Raises
-    ------
-    ConfigError
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise errors.ConfigError(
-            f"Device {device!r} is not usable ({str(error).splitlines()[0]}). Try cpu or auto."
-        ) from None
-    return device
 
 
 def _stored(outcome: Outcome, device: str) -> dict[str, Any]:

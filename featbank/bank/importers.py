@@ -73,9 +73,9 @@ def read_npz(path: Path) -> Arrays:
     """Read a whole ``.npz`` whose keys say what they are.
 
     ``x_<split>`` or ``x_<split>_<view>`` are features of a split that has labels ``y_<split>``;
-    ``w0`` and ``b0`` are the stage-1 classifier. So ``x_train_balanced`` is the view ``balanced`` of
-    ``train``, unless there is a ``y_train_balanced``. Other keys are an error, so that nothing is
-    left out unnoticed.
+    ``w0`` and ``b0`` are the stage-1 classifier. So ``x_train_balanced`` is the view ``balanced``
+    of ``train``, unless there is a ``y_train_balanced``. Other keys are an error, so that nothing
+    is left out unnoticed.
 
     Raises
     ------
@@ -96,8 +96,8 @@ def read_npz(path: Path) -> Arrays:
             arrays.classifier["instance"] = (array, loaded.get("b0"))
         elif key != "b0" or "w0" not in loaded:
             raise errors.DataError(
-                f"{path}: key {key!r} is not understood. Name keys x_train, y_train, x_test, y_test, "
-                "…, further views x_train_balanced, w0 and b0, or give arrays with --train."
+                f"{path}: key {key!r} is not understood. Name keys x_train, y_train, x_test, "
+                "y_test, …, further views x_train_balanced, w0 and b0, or give arrays with --train."
             )
     return arrays
 

@@ -152,6 +152,7 @@ class BankWriter:
         """Check that all rows came, mark the bank complete, and move it to its place."""
         if "train" not in self._labels:
             raise errors.DataError(f"{self.path}: no train split. A bank needs one.")
+        self._check_views()
         counts = class_counts(self._labels["train"], self.num_classes)
         self._put("classes/train_count", counts)
         for rows in self._open_features:
@@ -187,6 +188,19 @@ class BankWriter:
         except BaseException:
             self.discard()
             raise
+
+    def _check_views(self) -> None:
+        """Every split must have every view, and train at least one."""
+        views: dict[str, set[str]] = {split: set() for split in self._labels}
+        for rows in self._open_features:
+            split, _, rest = rows.name.partition("/")
+            views[split].add(rest.removesuffix("/feature"))
+        for split, there in views.items():
+            if there != views["train"] or not there:
+                raise errors.DataError(
+                    f"{self.path}: {split} has the views {sorted(there)}, train has "
+                    f"{sorted(views['train'])}. Give every view for every split."
+                )
 
     def _put(self, name: str, array: np.ndarray) -> None:
         fill = {"fillvalue": -1} if array.dtype.kind == "i" else {}

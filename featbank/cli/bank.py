@@ -119,9 +119,8 @@ def info(bank: Path) -> None:
             f"(imbalance {_ratio(counts.max(), counts.min())})"
         )
         for group, mask in b.groups().items():
-            click.echo(
-                f"  {group:<9} {mask.sum():>4} classes, {counts[mask].sum()} samples ({GROUPS[group]})"
-            )
+            total = counts[mask].sum()
+            click.echo(f"  {group:<9} {mask.sum():>4} classes, {total} samples ({GROUPS[group]})")
         for split in b.splits:
             copies, dtype = b.copies(split), b.dtype(split)
             extra = f", {copies} augmentation copies" if copies > 1 else ""

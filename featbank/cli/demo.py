@@ -12,11 +12,11 @@ from featbank.cli.progress import progress
 
 GRIDS: dict[str, dict[str, list[float]]] = {
     **{
-        name: {"lr": [0.05, 0.1, 0.2, 0.4], "weight_decay": [0.0, 1e-4, 5e-4]}
+        name: {"lr": [0.05, 0.1, 0.2, 0.4], "weight_decay": [0.0, 1e-4, 5e-4], "epochs": [40]}
         for name in ("crt", "lws", "mislas", "disalign", "los", "balanced_softmax", "ldam")
     },
     **{
-        name: {"lr": [0.05, 0.1, 0.2, 0.4], "weight_decay": [0.0, 5e-4]}
+        name: {"lr": [0.05, 0.1, 0.2, 0.4], "weight_decay": [0.0, 5e-4], "epochs": [40]}
         for name in ("ce", "weighted", "class_balanced", "focal", "logit_adjusted", "vs")
     },
     "tau_norm": {"tau": [i / 20 for i in range(41)]},
@@ -76,7 +76,7 @@ def demo(output: Path, device: str) -> None:
         )
 
     _step(4, "Rank them")
-    show(swept.board, "table", top=15)
+    show(swept.board.best(), "table")
     click.echo(f"\nDone in {time.perf_counter() - begun:.0f} seconds. What the demo left:")
     for path, what in (
         (checkpoint, "the backbone"),

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from featbank.cli.progress import progress
+
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
@@ -49,14 +51,9 @@ def extract(
     \b
     featbank extract runs/digits -o bank.h5
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
     from stage1.extract import extract as run_extraction
 
-    console = Console(markup=False, highlight=False, soft_wrap=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("images", total=None)
+    with progress("images") as advance:
         run_extraction(
             run,
             output,
@@ -67,7 +64,7 @@ def extract(
             seed=seed,
             device=device,
             overwrite=overwrite,
-            report=console.print,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            report=click.echo,
+            progress=advance,
         )
     click.echo(f"Wrote {output}. Next: featbank sweep {output} --recipe crt -o results.sqlite")

@@ -30,6 +30,7 @@ FORMATS = ("table", "json", "csv", "md", "latex")
     help="Split that ranks. Default: val where there is one, else test, and the table says so.",
 )
 @click.option("--bank", help="Beginning of a fingerprint, where the file holds several banks.")
+@click.option("--best", is_flag=True, help="Only the best configuration of each recipe.")
 @click.option("--top", type=click.IntRange(1), help="Lines of table, md and latex. Default: all.")
 def leaderboard(
     *,
@@ -38,12 +39,13 @@ def leaderboard(
     split: str,
     select_on: str | None,
     bank: str | None,
+    best: bool,
     top: int | None,
 ) -> None:
     """Rank the recipes of a results file.
 
     \b
-    featbank leaderboard results.sqlite --top 10
+    featbank leaderboard results.sqlite --best
     featbank leaderboard results.sqlite --format json > table.json
     """
     from stage2.results.store import Store
@@ -51,7 +53,7 @@ def leaderboard(
 
     with Store(results) as store:
         board = rank(store, bank=bank, split=split, select_on=select_on)
-    show(board, form, top=top)
+    show(board.best() if best else board, form, top=top)
 
 
 def show(board: Leaderboard, form: str, *, top: int | None = None) -> None:
@@ -69,9 +71,11 @@ def show(board: Leaderboard, form: str, *, top: int | None = None) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for place, title in enumerate(header):
         right = place > 1
-        table.add_column(title, justify="right" if right else "left", no_wrap=right)
+        table.add_column(
+            title.replace(" ", "\n"), justify="right" if right else "left", no_wrap=right
+        )
     for line in lines:
-        table.add_row(*line)
+        table.add_row(*(text.replace(" ± ", "±") for text in line))
     console = Console()
     if not console.is_terminal:  # a file or a pipe has no width to fold lines at
         console.width = 200

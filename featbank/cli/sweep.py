@@ -78,12 +78,13 @@ def sweep(
     from featbank.bank import Bank
 
     with Bank(bank) as opened:  # before the seconds it takes to import PyTorch
-        from stage2.sweep import check_bank, plan_bank, resolve_device
+        from featbank.devices import find_device
+        from stage2.sweep import check_bank, plan_bank
         from stage2.sweep import sweep as library_sweep
 
         recipes = parse_recipes(names or _allowed(opened), settings, _seeds(seeds))
         check_bank(opened, recipes)
-        place = resolve_device(device)
+        place = str(find_device(device))
         budget = _bytes(memory) if memory else None
         groups = plan_bank(opened, recipes, device=place, memory=budget)
         configurations = len({recipe.id for recipe in recipes})

@@ -26,6 +26,9 @@ from stage2.methods.optimisers import OPTIMISERS, learning_rates
 from stage2.methods.recipe import Recipe
 from stage2.methods.samplers import index_stream
 
+THREADED_FLOPS = 10**9
+"""Floating-point operations of a step from which a lone tile shares its products among threads."""
+
 BLOCK_BYTES = 4 << 20
 """Logits of one evaluation block on a CPU; sixteen times as much on a GPU."""
 
@@ -112,7 +115,7 @@ def run_group(group: Group, data: ViewData, *, workers: int = 1) -> list[Outcome
     """
     begun = time.perf_counter()
     runs = [TileRun(tile, group.stream, data) for tile in group.tiles]
-    with _threads(workers, len(runs)) as each:
+    with _threads(workers, runs) as each:
         if group.stream.sampler is not None:
             rows = group_stream(group.stream, data.context.y).to(data.context.x.device)
             for epoch in range(group.stream.epochs):
@@ -125,21 +128,27 @@ def run_group(group: Group, data: ViewData, *, workers: int = 1) -> list[Outcome
 
 
 @contextlib.contextmanager
-def _threads(workers: int, tiles: int) -> Iterator[Callable]:
-    """A map over tiles: side by side on one thread each, or one after the other on all of them.
+def _threads(workers: int, runs: list[TileRun]) -> Iterator[Callable]:
+    """A map over tiles that uses `workers` threads.
 
-    Small operations lose more to a shared thread pool's barriers than they gain; whole tiles need
-    no barrier.
+    Tiles run side by side, each on one thread: small operations lose more to the barriers of a
+    shared thread pool than they gain, and on a busy machine they lose everything. Only a lone tile
+    whose products are large is better off with all threads inside each operation.
     """
     before = torch.get_num_threads()
-    if min(workers, tiles) < 2:
-        yield lambda function, items: [function(item) for item in items]
-        return
-    pool = ThreadPoolExecutor(min(workers, tiles), initializer=torch.set_num_threads, initargs=(1,))
+    pool = None
     try:
-        with pool:
+        if len(runs) > 1 < workers:
+            pool = ThreadPoolExecutor(
+                min(workers, len(runs)), initializer=torch.set_num_threads, initargs=(1,)
+            )
             yield lambda function, items: list(pool.map(function, items))
+        else:
+            torch.set_num_threads(workers if runs[0].step_flops > THREADED_FLOPS else 1)
+            yield lambda function, items: [function(item) for item in items]
     finally:
+        if pool:
+            pool.shutdown()
         torch.set_num_threads(before)
 
 
@@ -151,6 +160,8 @@ class TileRun:
         self.head = HEADS[tile.head]
         settings = [recipe.part("head") for recipe in tile.recipes]
         self.parameters = self.head.init(settings, data.context)
+        classes, dim = len(data.context.counts), data.context.x.shape[1]
+        self.step_flops = 4 * stream.batch_size * len(tile.recipes) * classes * dim
         self.loss_curve: list[Tensor] = []
         self.val_curve: list[Tensor] = []
         self.best: Parameters = {}

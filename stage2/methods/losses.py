@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from featbank import errors
-from stage2.methods.settings import Setting, defaults
+from featbank.settings import Setting, resolved
 
 EXCLUDED = -1e4
 """Additive term m_k of a class that takes no part: exp of it is 0, and it stays finite."""
@@ -108,7 +108,7 @@ class Loss:
             Where a class has no sample, the loss needs its log or inverse, and `empty_classes` is
             not ``ignore``.
         """
-        values = defaults(self.settings, settings or {}, self.function.__name__)
+        values = resolved(self.settings, settings or {}, f"loss {self.function.__name__!r}")
         counts = np.asarray(counts, np.float64)
         empty = counts == 0
         if not (self.uses_counts and empty.any()):

@@ -11,12 +11,12 @@ from functools import cached_property
 from typing import Any
 
 from featbank import errors
+from featbank.settings import Setting
 from stage2.methods.heads import HEADS
 from stage2.methods.losses import LOSSES
 from stage2.methods.optimisers import OPTIMISERS, SCHEDULES
 from stage2.methods.presets import PRESETS
 from stage2.methods.samplers import SAMPLERS
-from stage2.methods.settings import Setting
 
 VIEW = Setting("view", "instance", "which features of the bank")
 SEED = Setting("seed", 0, "seed of initialisation and batches", low=0, high=2**32 - 1)
@@ -192,7 +192,7 @@ def expand(
             taken |= set(chosen)
             for key, value in chosen.items():
                 if isinstance(value, str):
-                    chosen[key] = takes.settings[takes.aliases[key]].parse(value, name)
+                    chosen[key] = takes.settings[takes.aliases[key]].parse(value, _owner(name))
             for seed in [{"seed": s} for s in seeds] if "seed" in takes.settings else [{}]:
                 recipes[Recipe(name, **chosen, **seed)] = None
     for unused in {key for grid in grids.values() for key in grid} - taken:
@@ -208,13 +208,13 @@ def settings_of(name: str, parameters: Mapping[str, Any]) -> Takes:
     if name not in PRESETS:
         raise errors.ConfigError(f"Unknown recipe {name!r}. {errors.closest(name, list(PRESETS))}")
     chosen = {**PRESETS[name].settings, **parameters}
-    head = HEAD.check(chosen["head"], name)
+    head = HEAD.check(chosen["head"], _owner(name))
     parts = {"head": head}
     if HEADS[head].trained:
         for setting in TRAINING:
             if setting.name in _PARTS:
                 value = chosen.get(setting.name, setting.default)
-                parts[setting.name] = setting.check(value, name)
+                parts[setting.name] = setting.check(value, _owner(name))
     return Takes.of(parts)
 
 
@@ -227,7 +227,7 @@ def _resolve(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     values = {key: setting.default for key, setting in takes.settings.items()}
     for key, value in given.items():
         if full := takes.aliases.get(key):
-            values[full] = takes.settings[full].check(value, name)
+            values[full] = takes.settings[full].check(value, _owner(name))
     return values
 
 
@@ -240,6 +240,10 @@ def _unknown(name: str, key: str, takes: Takes) -> errors.ConfigError:
     return errors.ConfigError(
         f"Recipe {name!r} takes no setting {key!r}. {errors.closest(key, list(takes.settings))}"
     )
+
+
+def _owner(name: str) -> str:
+    return f"recipe {name!r}"
 
 
 def _own_settings(part: str, name: str) -> tuple[Setting, ...]:

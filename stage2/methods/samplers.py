@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from featbank.settings import Setting
 from stage2.methods.seeding import seeded
-from stage2.methods.settings import Setting
 
 
 @dataclass(frozen=True)

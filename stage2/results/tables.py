@@ -40,6 +40,15 @@ class Leaderboard:
     rows: list[Row]
     protocol: str
 
+    def best(self) -> Leaderboard:
+        """Only the best configuration of each recipe; the protocol still tells how many ran."""
+        first: dict[str, str] = {}
+        for row in self.rows:
+            first.setdefault(row["name"], row["recipe"])
+        return Leaderboard(
+            [row for row in self.rows if row["recipe"] in first.values()], self.protocol
+        )
+
 
 def leaderboard(
     store: Store, *, bank: str | None = None, split: str = "test", select_on: str | None = None
@@ -124,7 +133,7 @@ def columns(board: Leaderboard, *, top: int | None = None) -> tuple[list[str], l
         by_recipe.setdefault(row["recipe"], {})[row["epoch"]] = row
     header = ["recipe", "settings", "top-1 last"]
     header += ["top-1 selected", "val macro"] if shown == "selected" else []
-    header += ["many", "medium", "few", "ECE", "NLL", "seeds"]
+    header += ["many", "medium", "few", "ECE"]
     lines = []
     for rows in list(by_recipe.values())[:top]:
         last = rows["last"]
@@ -132,7 +141,7 @@ def columns(board: Leaderboard, *, top: int | None = None) -> tuple[list[str], l
         line = [last["name"], _differences(last), _mean_std(last, "top1")]
         line += [_mean_std(row, "top1"), _mean_std(row, "selection")] if shown == "selected" else []
         line += [_mean_std(row, metric) for metric in ("many", "medium", "few", "ece")]
-        lines.append([*line, _mean_std(row, "nll", digits=2), str(len(last["seeds"]))])
+        lines.append(line)
     return header, lines
 
 
@@ -209,11 +218,11 @@ def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _mean_std(row: Row, metric: str, *, digits: int = 1) -> str:
+def _mean_std(row: Row, metric: str) -> str:
     mean, std = row[metric], row[f"{metric}_std"]
     if mean is None:
         return "–"
-    return f"{mean:.{digits}f}" if std is None else f"{mean:.{digits}f} ± {std:.{digits}f}"
+    return f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.1f}"
 
 
 def _latex(text: str) -> str:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from featbank.settings import Setting
 from stage2.methods.heads.interface import (
     Batch,
     Context,
@@ -19,7 +20,6 @@ from stage2.methods.heads.interface import (
     weight_gradient,
 )
 from stage2.methods.heads.linear import Linear
-from stage2.methods.settings import Setting
 
 
 class Cosine(Head):

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from featbank.settings import Setting
 from stage2.methods.heads.interface import Batch, Context, Head, Parameters, Settings, uniform
-from stage2.methods.settings import Setting
 
 
 class DisAlign(Head):

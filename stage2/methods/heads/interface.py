@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from featbank.settings import Setting
 from stage2.methods.seeding import seeded
-from stage2.methods.settings import Setting
 
 Parameters = dict[str, Tensor]
 """Stacked parameters by name: each [C, …]."""

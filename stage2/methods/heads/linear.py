@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from featbank.settings import Setting
 from stage2.methods.heads.interface import (
     Batch,
     Context,
@@ -18,7 +19,6 @@ from stage2.methods.heads.interface import (
     stage1_linear,
     weight_gradient,
 )
-from stage2.methods.settings import Setting
 
 
 class Linear(Head):

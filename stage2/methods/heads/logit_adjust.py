@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from featbank import errors
+from featbank.settings import Setting
 from stage2.methods.heads.interface import Batch, Context, Head, Parameters, Settings, column
-from stage2.methods.settings import Setting
 
 
 class LogitAdjust(Head):

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from featbank.settings import Setting
 from stage2.methods.heads.interface import Batch, Context, Head, Parameters, Settings, column
 from stage2.methods.neighbors import class_distances
-from stage2.methods.settings import Setting
 
 
 class NCM(Head):

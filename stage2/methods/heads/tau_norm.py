@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from featbank.settings import Setting
 from stage2.methods.heads.interface import (
     Batch,
     Context,
@@ -16,7 +17,6 @@ from stage2.methods.heads.interface import (
     project,
     stage1_linear,
 )
-from stage2.methods.settings import Setting
 
 
 class TauNorm(Head):

@@ -1,13 +1,13 @@
-"""The device stage 1 computes on, and the rules that make it repeatable there."""
+"""The device both stages compute on."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
-import torch
+from typing import TYPE_CHECKING
 
 from featbank import errors
+
+if TYPE_CHECKING:
+    import torch
 
 
 def find_device(name: str) -> torch.device:
@@ -18,6 +18,8 @@ def find_device(name: str) -> torch.device:
     ConfigError
         For another name, or a device this machine does not have.
     """
+    import torch  # here, because featbank itself must import at once
+
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -28,14 +30,6 @@ def find_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise _unusable(name, "featbank computes on cpu and cuda")
     return device
-
-
-@contextlib.contextmanager
-def repeatable() -> Iterator[None]:
-    """Within: cuDNN is deterministic and multiplies in float32, not TF32."""
-    flags = torch.backends.cudnn.flags
-    with flags(enabled=True, deterministic=True, allow_tf32=False):
-        yield
 
 
 def _unusable(name: str, reason: str) -> errors.ConfigError:

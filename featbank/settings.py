@@ -1,0 +1,141 @@
+"""One setting: its type, range, default and meaning, and the sentence for a value that is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from featbank import errors
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A named value of a recipe, a method or a run.
+
+    Attributes
+    ----------
+    name
+        As written on the command line, in JSON and in Python.
+    default
+        Value where nobody gives one; it also tells the type. None stands for "derived", and then
+        `kind` tells the type.
+    help
+        One line: meaning, and unit where there is one.
+    low, high
+        Inclusive bounds of a number.
+    above, below
+        Exclusive bounds of a number.
+    choices
+        The allowed texts.
+    kind
+        The type, where the default does not tell it.
+    """
+
+    name: str
+    default: Any
+    help: str
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    below: float | None = None
+    choices: tuple[str, ...] = ()
+    kind: type | None = None
+
+    @property
+    def type(self) -> type:
+        """bool, int, float or str."""
+        return self.kind or type(self.default)
+
+    def problem(self, value: Any, owner: str) -> str | None:
+        """What is wrong with `value`, in one sentence, or None.
+
+        ``The 'tau' of recipe 'tau_norm' must be a float ≥ 0, got -1.``
+        """
+        if value is None and self.default is None:
+            return None
+        if self.type in (int, float):
+            right = type(value) in (int, float) and self._in_range(value)
+        else:
+            right = isinstance(value, self.type) and (not self.choices or value in self.choices)
+        if right:
+            return None
+        told = f"{value:g}" if isinstance(value, float) else repr(value)
+        meant = errors.did_you_mean(value, self.choices) if isinstance(value, str) else ""
+        return f"The {self.name!r} of {owner} must be {self.expects()}, got {told}.{meant}"
+
+    def check(self, value: Any, owner: str) -> Any:
+        """Return `value` in the setting's type.
+
+        Raises
+        ------
+        ConfigError
+            With the sentence of `problem`.
+        """
+        if problem := self.problem(value, owner):
+            raise errors.ConfigError(problem)
+        return value if value is None else self.type(value)
+
+    def parse(self, text: str, owner: str) -> Any:
+        """Return the value written as `text` on a command line, checked."""
+        value: Any = text
+        if self.type is bool:
+            value = {"true": True, "false": False}.get(text.lower(), text)
+        elif self.type in (int, float):
+            try:
+                value = self.type(text)
+            except ValueError:
+                value = text
+        return self.check(value, owner)
+
+    def expects(self) -> str:
+        """What a value must be, in words: ``a float > 0``."""
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        word = {bool: "true or false", int: "an integer", float: "a float", str: "a text"}
+        bounds = [
+            f"{sign} {bound:g}" if bound < 1e6 else f"{sign} {bound}"
+            for sign, bound in (
+                (">", self.above),
+                ("≥", self.low),
+                ("<", self.below),
+                ("≤", self.high),
+            )
+            if bound is not None
+        ]
+        return " ".join([word[self.type], " and ".join(bounds)]).strip()
+
+    def _in_range(self, value: float) -> bool:
+        if self.type is int and value != int(value):
+            return False
+        return (
+            (self.low is None or value >= self.low)
+            and (self.high is None or value <= self.high)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+            and value - value == 0  # neither NaN nor infinite
+        )
+
+
+def wrong_values(settings: Iterable[Setting], values: Mapping[str, Any], owner: str) -> list[str]:
+    """A sentence for each of the `values` that its setting does not allow."""
+    found = [s.problem(values[s.name], owner) for s in settings if s.name in values]
+    return [problem for problem in found if problem]
+
+
+def resolved(settings: Iterable[Setting], given: Mapping[str, Any], owner: str) -> dict[str, Any]:
+    """Values of `settings`: those `given`, checked, and the defaults of the rest.
+
+    Raises
+    ------
+    ConfigError
+        For a wrong value, or a name that is none of the settings.
+    """
+    by_name = {setting.name: setting for setting in settings}
+    for name in given:
+        if name not in by_name:
+            hint = errors.closest(name, by_name) if by_name else "It takes none."
+            raise errors.ConfigError(f"The {owner} takes no setting {name!r}. {hint}")
+    return {
+        n: setting.check(given.get(n, setting.default), owner) for n, setting in by_name.items()
+    }

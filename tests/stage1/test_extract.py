@@ -1,0 +1,148 @@
+"""Extraction: the bank against the model it came from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from featbank import errors
+from featbank.bank import Bank
+from stage1.augment import normalise
+from stage1.batchnorm import batchnorm_statistics, rebalanced
+from stage1.checkpoint import load_checkpoint
+from stage1.datasets import load_dataset
+from stage1.extract import extract
+from stage1.images import DatasetSettings
+from stage1.settings import default_settings
+from stage1.train import train
+
+MakeLists = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def bank_file(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("banks") / "digits.h5"
+    extract(digits_run, path, balanced_batches=4, seed=7)
+    return path
+
+
+@torch.no_grad()
+def test_features_and_classifier_give_the_models_logits(digits_run: Path, bank_file: Path) -> None:
+    """Against the model on each image, of both views, to 1e-4; rows are in the data set's order."""
+    _, checkpoint = load_checkpoint(digits_run)
+    dataset = load_dataset(checkpoint.settings.dataset)
+    pre, instance = checkpoint.preprocessing, checkpoint.model()
+    balanced = rebalanced(instance, dataset.splits["train"], preprocessing=pre, batches=4, seed=7)
+    with Bank(bank_file) as bank:
+        assert bank.splits == ("train", "val", "test")
+        assert bank.views == ("instance", "balanced")
+        assert bank.train_counts.tolist() == list(checkpoint.train_counts)
+        for view, model in (("instance", instance), ("balanced", balanced)):
+            classifier = bank.classifier(view)
+            assert classifier is not None
+            weight, bias = classifier
+            for name, split in dataset.splits.items():
+                features, labels = bank.load(name, view)
+                logits = model(normalise(split.images, pre)).numpy()
+                np.testing.assert_allclose(features @ weight.T + bias, logits, atol=1e-4)
+                assert (labels == split.labels.numpy()).all()
+                assert (bank.index(name) == split.index).all()
+            for layer, (mean, variance) in batchnorm_statistics(model).items():
+                stored = bank.batchnorm(view)[layer]
+                assert (stored[0] == mean).all()
+                assert (stored[1] == variance).all()
+        assert np.abs(bank.load("test")[0] - bank.load("test", "balanced")[0]).max() > 1e-3
+
+
+def test_provenance_tells_how_the_bank_was_made(digits_run: Path, bank_file: Path) -> None:
+    """Against the checkpoint's digest and settings; the same call gives the same content."""
+    with Bank(bank_file) as bank:
+        told, fingerprint = bank.provenance, bank.fingerprint
+    digest = hashlib.sha256((digits_run / "checkpoint.pt").read_bytes()).hexdigest()
+    assert told["checkpoint_sha256"] == digest
+    assert told["stage1"]["settings"]["epochs"] == 3
+    assert told["dataset"]["imbalance"] == 50
+    assert told["views"]["balanced"] == {"batches": 4, "batch_size": 128, "seed": 7}
+    assert {"featbank", "torch", "python"} <= set(told["versions"])
+    again = bank_file.with_name("again.h5")
+    extract(digits_run / "checkpoint.pt", again, balanced_batches=4, seed=7)
+    with Bank(again) as bank:
+        assert bank.fingerprint == fingerprint
+
+
+@pytest.mark.parametrize("view", ["instance", "balanced"])
+def test_one_view_in_half_precision(digits_run: Path, bank_file: Path, view: str) -> None:
+    """Against the float32 bank to float16's 2⁻¹¹; the classifier is there for either view."""
+    path = bank_file.with_name(f"{view}.h5")
+    extract(digits_run, path, views=[view], dtype="float16", balanced_batches=4, seed=7)
+    with Bank(path) as half, Bank(bank_file) as full:
+        assert half.views == (view,)
+        assert half.dtype("train", view) == "float16"
+        assert half.classifier(view) is not None
+        expected = full.load("train", view)[0]
+        np.testing.assert_allclose(half.load("train", view)[0], expected, rtol=2**-11, atol=1e-6)
+
+
+def test_lists_keep_their_order_and_paths(make_lists: MakeLists, tmp_path: Path) -> None:
+    """Against the lists; images that moved are found by `root`; a class may have no image."""
+    options = make_lists(train=[3, 0, 0, 1], test=[1, 0])
+    settings = default_settings(DatasetSettings("lists", **options), backbone="resnet8", epochs=1)
+    train(settings, tmp_path / "run")
+    extract(tmp_path / "run", tmp_path / "a.h5")
+    Path(options["root"]).rename(tmp_path / "moved")
+    with pytest.raises(errors.ConfigError, match="is not a folder"):
+        extract(tmp_path / "run", tmp_path / "b.h5")
+    extract(tmp_path / "run", tmp_path / "b.h5", root=str(tmp_path / "moved"))
+    with Bank(tmp_path / "a.h5") as bank, Bank(tmp_path / "b.h5") as moved:
+        assert bank.labels("train").tolist() == [3, 0, 0, 1]
+        assert bank.index("train").tolist() == [0, 1, 2, 3]
+        assert bank.train_counts.tolist() == [2, 1, 0, 1]
+        assert moved.fingerprint == bank.fingerprint
+
+
+def test_another_data_set_than_the_checkpoints_is_refused(
+    make_lists: MakeLists, tmp_path: Path
+) -> None:
+    """The mismatch names the field, and nothing is left behind."""
+    options = make_lists(train=[1, 0, 0], test=[1, 0])
+    settings = default_settings(DatasetSettings("lists", **options), backbone="resnet8", epochs=1)
+    train(settings, tmp_path / "run")
+    make_lists(train=[1, 0, 1], test=[1, 0])
+    with pytest.raises(errors.Mismatch, match=r"training counts differ .*\(1, 2, not 2, 1\)"):
+        extract(tmp_path / "run", tmp_path / "bank.h5")
+    assert not [path for path in tmp_path.iterdir() if "bank" in path.name]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"views": ["instence"]}, r"Unknown view 'instence'\. Did you mean 'instance'\?"),
+        ({"views": []}, "No view was given"),
+        ({"dtype": "float64"}, "Unknown dtype 'float64'"),
+        ({"balanced_batches": 0}, "must be an integer ≥ 1, got 0"),
+        ({"seed": -1}, "The 'seed' of extraction must be an integer"),
+        ({"device": "abacus"}, "Device 'abacus' cannot be used"),
+        ({"root": "/x"}, "does not take --root"),
+    ],
+)
+def test_wrong_options_are_told(
+    digits_run: Path, tmp_path: Path, options: dict[str, Any], words: str
+) -> None:
+    """One sentence each, and nothing is written."""
+    with pytest.raises(errors.ConfigError, match=words):
+        extract(digits_run, tmp_path / "bank.h5", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bank_that_is_there_stays(digits_run: Path, bank_file: Path) -> None:
+    """Refused without `overwrite`, and left as it was."""
+    before = bank_file.read_bytes()
+    with pytest.raises(errors.OutputExists, match="--overwrite"):
+        extract(digits_run, bank_file)
+    assert bank_file.read_bytes() == before

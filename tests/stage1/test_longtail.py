@@ -1,0 +1,82 @@
+"""Long-tailed counts and the choice of images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from featbank import errors
+from stage1.longtail import long_tail_counts, long_tail_split
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "imbalance", "total"),
+    [
+        (100, 10, 19573),
+        (100, 50, 12608),
+        (100, 100, 10847),
+        (100, 200, 9502),
+        (10, 10, 20431),
+        (10, 50, 13996),
+        (10, 100, 12406),
+    ],
+)
+def test_cifar_counts_match_the_literature(num_classes: int, imbalance: int, total: int) -> None:
+    """Against the totals of METHODS.md §9, and class by class against the LDAM release's int()."""
+    n_max = 50000 // num_classes
+    counts = long_tail_counts(n_max, num_classes, imbalance)
+    assert counts.sum() == total
+    released = [
+        int(n_max * (1 / imbalance) ** (k / (num_classes - 1.0))) for k in range(num_classes)
+    ]
+    assert counts.tolist() == released
+
+
+@given(st.integers(1, 6000), st.integers(2, 300), st.data())
+def test_counts_fall_from_n_max_to_n_max_over_imbalance(
+    n_max: int, num_classes: int, data: st.DataObject
+) -> None:
+    """Against integer division at both ends, where rounding would lose an image."""
+    imbalance = data.draw(st.integers(1, n_max))
+    counts = long_tail_counts(n_max, num_classes, imbalance)
+    assert counts[0] == n_max
+    assert counts[-1] == n_max // imbalance
+    assert (np.diff(counts) <= 0).all()
+
+
+def test_selection_is_that_of_the_ldam_release() -> None:
+    """Against the release's protocol on NumPy's global generator, written out step by step."""
+    labels = np.random.default_rng(1).permutation(np.repeat(np.arange(10), 60))
+    np.random.seed(0)
+    expected = []
+    for k, n in enumerate(long_tail_counts(60, 10, 20)):
+        rows = np.where(labels == k)[0]
+        np.random.shuffle(rows)
+        expected.extend(rows[:n].tolist())
+    assert long_tail_split(labels, 20)["train"].tolist() == expected
+
+
+def test_held_out_splits_are_balanced_disjoint_and_seeded() -> None:
+    """Against the definition: equal counts per class, no row twice, n_max is what is left."""
+    labels = np.random.default_rng(1).permutation(np.repeat([0, 1, 2], [50, 40, 60]))
+    splits = long_tail_split(labels, 5, seed=3, held_out={"val": 4, "test": 6})
+    assert np.bincount(labels[splits["val"]]).tolist() == [4, 4, 4]
+    assert np.bincount(labels[splits["test"]]).tolist() == [6, 6, 6]
+    assert np.bincount(labels[splits["train"]]).tolist() == [30, 13, 6]
+    rows = np.concatenate(list(splits.values()))
+    assert len(set(rows.tolist())) == len(rows)
+    again = long_tail_split(labels, 5, seed=3, held_out={"val": 4, "test": 6})
+    other = long_tail_split(labels, 5, seed=4, held_out={"val": 4, "test": 6})
+    assert all((splits[name] == again[name]).all() for name in splits)
+    assert any((splits[name] != other[name]).any() for name in splits)
+
+
+def test_too_much_held_out_or_too_long_a_tail() -> None:
+    """Both would leave a class without a training image."""
+    labels = np.repeat([0, 1], 10)
+    with pytest.raises(errors.ConfigError, match=r"Holding out 10 .* the smallest class has 10"):
+        long_tail_split(labels, 2, held_out={"val": 10})
+    with pytest.raises(errors.ConfigError, match="must be a float from 1 to 10, got 11"):
+        long_tail_split(labels, 11)
