@@ -118,7 +118,7 @@ def test_without_val_every_table_says_selected_on_test(
 
 
 def test_a_killed_sweep_resumes_to_the_same_table(
-    featbank: Run, make_toy: Callable[..., Toy], tmp_path: Path
+    installed: Run, make_toy: Callable[..., Toy], tmp_path: Path
 ) -> None:
     """SIGKILL after the first results; the same command ends with the uninterrupted table."""
     make_toy().write(tmp_path / "b.h5")
@@ -127,7 +127,7 @@ def test_a_killed_sweep_resumes_to_the_same_table(
         "--set", "lr=0.01,0.02,0.05,0.1", "--set", "batch_size=16", "--set", "epochs=60",
         "--seeds", "0,1,2,3",
     )  # fmt: skip
-    featbank(*sweep, "-o", "whole.sqlite")
+    installed(*sweep, "-o", "whole.sqlite")
     command = [str(Path(sys.executable).with_name("featbank")), *sweep, "-o", "killed.sqlite"]
     process = subprocess.Popen(
         command,
@@ -146,9 +146,9 @@ def test_a_killed_sweep_resumes_to_the_same_table(
     assert 0 < stored < 48, stored
     assert (
         f"{stored} runs were in killed.sqlite already"
-        in featbank(*sweep, "-o", "killed.sqlite").stdout
+        in installed(*sweep, "-o", "killed.sqlite").stdout
     )
-    assert rows_of(featbank, "killed.sqlite") == rows_of(featbank, "whole.sqlite")
+    assert rows_of(installed, "killed.sqlite") == rows_of(installed, "whole.sqlite")
 
 
 def _runs_in(path: Path) -> int:
