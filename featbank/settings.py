@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from featbank import errors
@@ -55,7 +57,8 @@ class Setting:
         if value is None and self.default is None:
             return None
         if self.type in (int, float):
-            right = type(value) in (int, float) and self._in_range(value)
+            number = isinstance(value, Real) and not isinstance(value, bool)  # NumPy's as well
+            right = number and self._in_range(value)
         else:
             right = isinstance(value, self.type) and (not self.choices or value in self.choices)
         if right:
@@ -106,14 +109,13 @@ class Setting:
         return " ".join([word[self.type], " and ".join(bounds)]).strip()
 
     def _in_range(self, value: float) -> bool:
-        if self.type is int and value != int(value):
+        if not math.isfinite(value) or (self.type is int and value != int(value)):
             return False
         return (
             (self.low is None or value >= self.low)
             and (self.high is None or value <= self.high)
             and (self.above is None or value > self.above)
             and (self.below is None or value < self.below)
-            and value - value == 0  # neither NaN nor infinite
         )
 
 

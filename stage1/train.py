@@ -40,6 +40,7 @@ def train(
     run: str | os.PathLike[str],
     *,
     report: Callable[[str], None] = _ignore,
+    report_every: int = 1,
     progress: Callable[[int, int], None] = _ignore,
     overwrite: bool = False,
 ) -> Path:
@@ -56,6 +57,8 @@ def train(
         The folder of the run; made if missing.
     report
         Takes lines: about the data, after each epoch, and of each split measured at the end.
+    report_every
+        Epochs between two such lines; the last epoch always has its own.
     progress
         Takes (epochs done, epochs in all) after each epoch.
     overwrite
@@ -97,7 +100,8 @@ def train(
                     epoch[f"{split}_accuracy"] = accuracy[split]["top1"]
             log.write(json.dumps(epoch) + "\n")
             log.flush()
-            report(_epoch_line(epoch, settings.epochs))
+            if last or epoch["epoch"] % report_every == 0:
+                report(_epoch_line(epoch, settings.epochs))
             progress(epoch["epoch"], settings.epochs)
         for split, values in accuracy.items():
             report(_accuracy_line(split, values))

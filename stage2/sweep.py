@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import platform
@@ -96,27 +97,21 @@ def sweep(
     ConfigError, DataError
         Before anything is trained, where the bank lacks what a recipe needs.
     """
-    if not isinstance(bank, Bank):
-        with Bank(bank) as opened:
-            return sweep(
-                opened,
-                recipes,
-                results=results,
-                device=device,
-                memory=memory,
-                workers=workers,
-                select_on=select_on,
-                force=force,
-                keep_outcomes=keep_outcomes,
-                progress=progress,
+    with contextlib.ExitStack() as stack:
+        if not isinstance(bank, Bank):
+            bank = stack.enter_context(Bank(bank))
+        wanted = list(dict.fromkeys(recipes))
+        check_bank(bank, wanted)
+        ranking = [split for split in EVALUATED if split in bank.splits]
+        if select_on is not None and select_on not in ranking:
+            raise errors.ConfigError(
+                f"{bank.path} cannot select on {select_on!r}. Choose from: {', '.join(ranking)}."
             )
-    wanted = list(dict.fromkeys(recipes))
-    check_bank(bank, wanted)
-    if select_on is not None and select_on not in bank.splits:
-        raise errors.ConfigError(f"{bank.path} has no {select_on} split to select on.")
-    place = str(find_device(device))
-    workers = workers or torch.get_num_threads()
-    with Store(results if results is not None else ":memory:", create=True) as store:
+        place = str(find_device(device))
+        workers = 1 if place.startswith("cuda") else workers or torch.get_num_threads()
+        store = stack.enter_context(
+            Store(results if results is not None else ":memory:", create=True)
+        )
         store.add_bank(bank)
         finished = set() if force else store.finished(bank.fingerprint)
         todo = [recipe for recipe in wanted if recipe.hash not in finished]
@@ -140,7 +135,7 @@ def sweep(
                 progress(done, len(todo))
         split = "test" if "test" in bank.splits else "val"
         board = leaderboard(store, bank=bank.fingerprint, split=split, select_on=select_on)
-    return SweepResults(outcomes, [r for r in wanted if r.hash in finished], board)
+        return SweepResults(outcomes, [r for r in wanted if r.hash in finished], board)
 
 
 def plan_bank(
@@ -221,6 +216,7 @@ def check_bank(bank: Bank, recipes: Iterable[Recipe]) -> None:
                 f"Recipe {recipe.name!r} needs the stage-1 classifier, {bank.path} has none. "
                 "Import it with --classifier."
             )
+        head.check(bank.train_counts)
         if recipe.trained:
             LOSSES[recipe.settings["loss"]](bank.train_counts, recipe.part("loss"))
 

@@ -1,7 +1,15 @@
 """The bank: one HDF5 file of frozen features, and what is known of it."""
 
-from featbank.bank.classes import GROUPS, class_counts, class_groups
+from featbank.bank.classes import GROUPS, class_counts, class_groups, require_samples
 from featbank.bank.file import Bank
 from featbank.bank.writer import BankWriter, write_bank
 
-__all__ = ["GROUPS", "Bank", "BankWriter", "class_counts", "class_groups", "write_bank"]
+__all__ = [
+    "GROUPS",
+    "Bank",
+    "BankWriter",
+    "class_counts",
+    "class_groups",
+    "require_samples",
+    "write_bank",
+]

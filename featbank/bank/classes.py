@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from featbank import errors
+
 GROUPS = {"many": "n > 100", "medium": "20 ≤ n ≤ 100", "few": "n < 20"}
 """The field's groups by training count n, the thresholds as every table states them."""
 
@@ -17,3 +19,20 @@ def class_groups(train_counts: np.ndarray) -> dict[str, np.ndarray]:
     """Boolean masks [K] of the groups `GROUPS`, from the training counts [K]."""
     n = np.asarray(train_counts)
     return {"many": n > 100, "medium": (n >= 20) & (n <= 100), "few": n < 20}
+
+
+def require_samples(train_counts: np.ndarray, who: str, remedy: str) -> None:
+    """Raise where a class has no training sample.
+
+    Raises
+    ------
+    EmptyClass
+        Naming `who` needs them, the first empty classes, and the `remedy`.
+    """
+    empty = np.flatnonzero(np.asarray(train_counts) == 0)
+    if empty.size:
+        names = ", ".join(map(str, empty[:10])) + (", …" if empty.size > 10 else "")
+        raise errors.EmptyClass(
+            f"{who} needs a training sample in every class; {empty.size} have none: {names}. "
+            f"{remedy}"
+        )

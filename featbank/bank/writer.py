@@ -8,7 +8,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import h5py
@@ -16,6 +15,13 @@ import numpy as np
 
 from featbank import errors
 from featbank.bank import schema
+from featbank.bank.checks import (
+    as_copies,
+    check_choice,
+    check_finite,
+    check_same_length,
+    checked_labels,
+)
 from featbank.bank.classes import class_counts
 from featbank.bank.fingerprint import RowDigest, array_digest, fingerprint
 
@@ -59,7 +65,7 @@ class BankWriter:
     ) -> None:
         self.path = Path(path)
         self.num_classes, self.dim = len(class_names), dim
-        self.dtype = np.dtype(_one_of("dtype", dtype, schema.DTYPES))
+        self.dtype = np.dtype(check_choice("dtype", dtype, schema.DTYPES))
         if self.num_classes < 2:
             raise errors.DataError(f"{self.path}: {self.num_classes} classes. A bank needs 2.")
         if dim < 1:
@@ -95,15 +101,15 @@ class BankWriter:
         paths: Sequence[str] | None = None,
     ) -> None:
         """Begin a split with its `labels` [N], source rows `index` [N] and image `paths` [N]."""
-        _one_of("split", split, schema.SPLITS)
-        labels = _checked_labels(np.asarray(labels), split, self.num_classes)
+        check_choice("split", split, schema.SPLITS)
+        labels = checked_labels(np.asarray(labels), split, self.num_classes)
         rows = np.arange(len(labels)) if index is None else np.asarray(index)
-        _same_length(split, labels=labels, index=rows)
+        check_same_length(split, labels=labels, index=rows)
         self._labels[split] = labels
         self._put(f"{split}/label", labels)
         self._put(f"{split}/index", rows.astype(np.int64))
         if paths is not None:
-            _same_length(split, labels=labels, path=paths)
+            check_same_length(split, labels=labels, path=paths)
             self._put(f"{split}/path", _as_bytes(paths))
 
     def features(self, split: str, view: str, *, copies: int = 1) -> FeatureRows:
@@ -139,7 +145,7 @@ class BankWriter:
                     f"The classifier's {name} has shape {list(array.shape)}, the bank needs "
                     f"{list(shape)}. Check that it belongs to these features."
                 )
-            _check_finite(array, f"classifier/{view}/{name}")
+            check_finite(array, f"classifier/{view}/{name}")
             self._put(f"classifier/{view}/{name}", array.astype(np.float32))
 
     def batchnorm(self, view: str, statistics: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
@@ -174,12 +180,7 @@ class BankWriter:
     def __enter__(self) -> BankWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if kind is not None:
             self.discard()
             return
@@ -230,7 +231,7 @@ class FeatureRows:
             )
         if self._received + len(block) > copies * rows:
             raise errors.DataError(f"{self.name}: more than {copies} × {rows} rows arrived.")
-        _check_finite(block, self.name, first_row=self._received % rows if rows else 0)
+        check_finite(block, self.name, first_row=self._received % rows if rows else 0)
         with np.errstate(over="ignore"):
             stored = block.astype(self._dataset.dtype)
         if stored.dtype == np.float16 and not np.isfinite(stored).all():
@@ -318,9 +319,7 @@ def write_bank(
             f"Features have the splits {sorted(features)}, labels {sorted(labels)}. "
             "Give both for every split."
         )
-    arrays = {
-        s: {v: _as_copies(a, s, v) for v, a in views.items()} for s, views in features.items()
-    }
+    arrays = {s: {v: as_copies(a, s, v) for v, a in views.items()} for s, views in features.items()}
     every = [a for views in arrays.values() for a in views.values()]
     if not every:
         raise errors.DataError("No features were given. A bank needs a train split.")
@@ -340,7 +339,7 @@ def write_bank(
             writer.split(split, labels[split], index=(index or {}).get(split))
             for view, copies in views.items():
                 rows = writer.features(split, view, copies=len(copies))
-                _same_length(split, labels=labels[split], **{view: copies[0]})
+                check_same_length(split, labels=labels[split], **{view: copies[0]})
                 for copy in copies:
                     rows.append(copy)
         for view, (weight, bias) in (classifier or {}).items():
@@ -356,56 +355,6 @@ def _numbered_classes(
         return [str(k) for k in range(len(weight))]
     top = max((int(np.max(y)) for y in labels.values() if np.size(y)), default=-1)
     return [str(k) for k in range(top + 1)]
-
-
-def _as_copies(array: np.ndarray, split: str, view: str) -> np.ndarray:
-    array = np.asarray(array)
-    if array.ndim not in (2, 3) or array.dtype.kind not in "fiu":
-        raise errors.DataError(
-            f"{split}/{view}: features have type {array.dtype} and shape {list(array.shape)}. "
-            "They must be numbers [N, D], or [A, N, D] with A augmentation copies."
-        )
-    return array if array.ndim == 3 else array[None]
-
-
-def _checked_labels(labels: np.ndarray, split: str, num_classes: int) -> np.ndarray:
-    if labels.ndim != 1 or (labels.size and labels.dtype.kind not in "iu"):
-        raise errors.DataError(
-            f"{split}: labels have type {labels.dtype} and shape {list(labels.shape)}. "
-            "They must be integers [N]."
-        )
-    outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
-    if outside.size:
-        raise errors.LabelRange(
-            f"{split}: label {labels[outside[0]]} in row {outside[0]} is outside 0…"
-            f"{num_classes - 1} ({outside.size} such rows). Check the labels or the class names."
-        )
-    return labels.astype(np.int64)
-
-
-def _check_finite(block: np.ndarray, name: str, *, first_row: int = 0) -> None:
-    finite = np.isfinite(block)
-    if not finite.all():
-        bad = np.flatnonzero(~finite.reshape(len(block), -1).all(axis=1))
-        raise errors.NotFinite(
-            f"{name}: NaN or infinity in row {first_row + bad[0]} ({bad.size} such rows). "
-            "Repair or drop these rows."
-        )
-
-
-def _same_length(split: str, **columns: Any) -> None:
-    lengths = {name: len(column) for name, column in columns.items()}
-    if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{length} in {name}" for name, length in lengths.items())
-        raise errors.DataError(f"{split}: row counts disagree: {told}. Every row needs each.")
-
-
-def _one_of(what: str, value: str, choices: Sequence[str]) -> str:
-    if value not in choices:
-        raise errors.ConfigError(
-            f"Unknown {what} {value!r}. {errors.closest(value, list(choices))}"
-        )
-    return value
 
 
 def _as_bytes(texts: Sequence[str]) -> np.ndarray:

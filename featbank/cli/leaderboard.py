@@ -81,6 +81,5 @@ def show(board: Leaderboard, form: str, *, top: int | None = None) -> None:
         console.width = 200
     console.print(table)
     total = len({row["recipe"] for row in board.rows})
-    if len(lines) < total:
-        click.echo(f"{len(lines)} of {total} configurations shown.")
-    click.echo(board.protocol)
+    shown = f"{len(lines)} of {total} configurations shown.\n" if len(lines) < total else ""
+    console.print(shown + board.protocol, highlight=False, soft_wrap=not console.is_terminal)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import click
 
 from featbank.errors import ConfigError, closest
+from featbank.settings import Setting
 
 
 @click.command()
@@ -18,48 +22,58 @@ def methods(name: str | None) -> None:
     """
     from stage2.methods.heads import HEADS
     from stage2.methods.losses import LOSSES
-    from stage2.methods.optimisers import SCHEDULES
+    from stage2.methods.optimisers import OPTIMISERS, SCHEDULES
     from stage2.methods.presets import PRESETS
     from stage2.methods.samplers import SAMPLERS
+    from stage2.methods.sources import SOURCES
 
-    parts = {"head": HEADS, "loss": LOSSES, "sampler": SAMPLERS}
+    parts: dict[str, Mapping[str, Any]] = {
+        "head": HEADS,
+        "loss": LOSSES,
+        "sampler": SAMPLERS,
+        "optimiser": OPTIMISERS,
+    }
     if name is None:
-        described = {"recipe": PRESETS, **parts}
-        for kind, registry in described.items():
-            click.echo(f"{kind}s".replace("losss", "losses"))
-            for key, entry in registry.items():  # type: ignore[attr-defined]
-                click.echo(f"  {key:<22} {entry.description} [{entry.source}]")
-        click.echo("schedules")
-        for key, description in SCHEDULES.items():
-            click.echo(f"  {key:<22} {description}")
-        click.echo("featbank methods NAME tells what one takes.")
+        _list("recipes", {key: entry.description for key, entry in PRESETS.items()})
+        for kind, registry in parts.items():
+            plural = "losses" if kind == "loss" else f"{kind}s"
+            _list(plural, {key: entry.description for key, entry in registry.items()})
+        _list("schedules", SCHEDULES)
+        click.echo("featbank methods NAME tells what one takes, and where it comes from.")
         return
-    found = [kind for kind, registry in parts.items() if name in registry]  # type: ignore[operator]
+    found = [kind for kind, registry in parts.items() if name in registry]
     if name not in PRESETS and not found:
-        known = sorted({*PRESETS, *HEADS, *LOSSES, *SAMPLERS})
+        known = sorted({*PRESETS, *(key for registry in parts.values() for key in registry)})
         raise ConfigError(f"No method is called {name!r}. {closest(name, known)}")
     if name in PRESETS:
         _recipe(name)
     for kind in found:
-        entry = parts[kind][name]  # type: ignore[index]
-        click.echo(f"{kind} {name}: {entry.description} [{entry.source}]")
+        entry = parts[kind][name]
+        click.echo(f"{kind} {name}: {entry.description}\n  from {SOURCES[entry.source]}")
         for setting in entry.settings:
             _setting(setting.name, setting.default, setting)
+
+
+def _list(title: str, described: Mapping[str, str]) -> None:
+    click.echo(title)
+    for key, description in described.items():
+        click.echo(f"  {key:<22} {description}")
 
 
 def _recipe(name: str) -> None:
     from stage2.methods.presets import PRESETS
     from stage2.methods.recipe import Recipe, settings_of
+    from stage2.methods.sources import SOURCES
 
     preset = PRESETS[name]
-    click.echo(f"recipe {name}: {preset.description} [{preset.source}]")
+    click.echo(f"recipe {name}: {preset.description}\n  from {SOURCES[preset.source]}")
     takes = settings_of(name, {}).settings
     for key, value in Recipe(name).settings.items():
         _setting(key, value, takes[key])
     for benchmark, top1 in preset.paper.items():
-        click.echo(f"  reported: {benchmark} {top1} % top-1")
+        click.echo(f"  reported on {benchmark}: {top1} % top-1")
 
 
-def _setting(key: str, value: object, setting: object) -> None:
+def _setting(key: str, value: object, setting: Setting) -> None:
     told = "derived" if value is None else value
-    click.echo(f"  {key:<16} {told!s:<14} {setting.help} ({setting.expects()})")  # type: ignore[attr-defined]
+    click.echo(f"  {key:<16} {told!s:<14} {setting.help} ({setting.expects()})")

@@ -10,7 +10,7 @@ which is affine in p_k apart from the true class:
     ∂L/∂u_k = A·p_k + O + E·1[k=y]
         A = ω(f − S f' p_y)      O = −ω f ε·o      E = −ω f·(q_y − ε·o) + ω S f' p_y
 
-So one softmax and one multiply-add over the logits suffice, whatever the losses in the group.
+So one exponential and one multiply-add per logit suffice, whatever the losses in the group.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def loss_and_gradient(z: Tensor, y: Tensor, rows: LossRows) -> tuple[Tensor, Ten
     -------
     The batch loss [C] and ∂loss/∂z [B, C, K].
     """
-    batch, configs, _ = z.shape
+    batch, configs, num_classes = z.shape
     label = y.view(batch, 1, 1).expand(batch, configs, 1)
     u = z
     if rows.scale is not None:
@@ -116,18 +116,24 @@ def loss_and_gradient(z: Tensor, y: Tensor, rows: LossRows) -> tuple[Tensor, Ten
         u.add_(rows.shift)
     if rows.margin is not None:
         u.scatter_add_(2, label, rows.margin[y].neg().unsqueeze(2))
-    log_p = torch.log_softmax(u, 2)
-    log_py = log_p.gather(2, label).squeeze(2)  # [B, C]
+    # One exponential per logit: p = e/Σe is never formed, its 1/Σe joins the row's slope below.
+    uy = u.gather(2, label).squeeze(2)  # [B, C]
+    total = None if rows.smoothing is None else u.sum(2)
+    top = u.amax(2, keepdim=True)
+    exponential = u.sub_(top).exp_()
+    partition = exponential.sum(2)
+    log_partition = partition.log().add_(top.squeeze(2))
+    log_py = uy - log_partition
 
     # S, and the target's mass elsewhere (ε·o) and above that at the label.
-    if rows.smoothing is None:
+    if rows.smoothing is None or total is None:
         entropy, elsewhere, excess = -log_py, None, None
     else:
         smoothing = rows.smoothing[y]
         elsewhere = smoothing * rows.elsewhere
         at_label = 1 - smoothing + smoothing * rows.at_label
         excess = at_label - elsewhere
-        entropy = -(excess * log_py + elsewhere * log_p.sum(2))
+        entropy = -(excess * log_py + elsewhere * (total - num_classes * log_partition))
 
     weight = _row_weights(y, rows, batch, configs, z)
     if rows.gamma is None:
@@ -147,7 +153,7 @@ def loss_and_gradient(z: Tensor, y: Tensor, rows: LossRows) -> tuple[Tensor, Ten
         at_label_slope = weight * (turn - focus * (1.0 if excess is None else excess))
         offset = None if elsewhere is None else -weight * focus * elsewhere
 
-    gradient = log_p.exp_().mul_(slope.unsqueeze(2))
+    gradient = exponential.mul_((slope / partition).unsqueeze(2))
     if offset is not None:
         gradient.add_(offset.unsqueeze(2))
     gradient.scatter_add_(2, label, at_label_slope.unsqueeze(2))

@@ -168,7 +168,9 @@ class TileRun:
         if self.head.trained:
             recipes = [recipe.settings for recipe in tile.recipes]
             self.optimiser = OPTIMISERS[recipes[0]["optimiser"]](
-                self.parameters, recipes, self.head.lr_multipliers(settings)
+                self.parameters,
+                [{**r.settings, **r.part("optimiser")} for r in tile.recipes],
+                self.head.lr_multipliers(settings),
             )
             rates = np.stack([learning_rates(s, stream.steps) for s in recipes], axis=1)
             self._rates = torch.from_numpy(rates).float().to(data.context.x.device)
@@ -211,7 +213,9 @@ class TileRun:
         curves = {"loss": self.loss_curve, "val_macro": self.val_curve}
         stacked = {name: torch.stack(curve, 1) for name, curve in curves.items() if curve}
         finite = [
-            bool(stacked["loss"][c].isfinite().all()) if stacked else True for c in range(configs)
+            all(e.metrics["nll"] is not None for e in evaluations[c].values())
+            and ("loss" not in stacked or bool(stacked["loss"][c].isfinite().all()))
+            for c in range(configs)
         ]
         best = stacked["val_macro"].argmax(1).tolist() if self.best else [None] * configs
         return [

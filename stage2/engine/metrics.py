@@ -73,7 +73,7 @@ class Tally:
             for name in ("top5", "nll", "brier")
         }
         self._bins = torch.zeros(3, configs * BINS, dtype=torch.float64, device=device)
-        self._edges = torch.linspace(0, 1, BINS + 1, device=device)[1:-1].contiguous()
+        self._edges = (torch.arange(1, BINS, dtype=torch.float64) / BINS).float().to(device)
 
     def add(self, z: Tensor) -> None:
         """Add the logits [B, C, K] of the next rows; they are overwritten."""

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from featbank import errors
+from featbank.bank import require_samples
 from featbank.settings import Setting, resolved
 
 EXCLUDED = -1e4
@@ -114,13 +114,8 @@ class Loss:
         if not (self.uses_counts and empty.any()):
             return self.function(counts, values, moment)
         if values["empty_classes"] == "error":
-            names = ", ".join(str(k) for k in np.flatnonzero(empty)[:10])
-            more = ", …" if empty.sum() > 10 else ""
-            raise errors.EmptyClass(
-                f"Loss {self.function.__name__!r} needs a training sample in every class; "
-                f"{empty.sum()} have none: {names}{more}. Use empty_classes=ignore to leave them "
-                "out of it."
-            )
+            who = f"Loss {self.function.__name__!r}"
+            require_samples(counts, who, "Use empty_classes=ignore to leave them out of it.")
         present = self.function(counts[~empty], values, moment)
         return _spread(present, empty)
 
@@ -266,7 +261,7 @@ _EMPTY = Setting(
 )
 _TAU = Setting("tau", 1.0, "strength of the prior", low=0)
 _GAMMA = Setting("gamma", 1.0, "focusing exponent γ", low=0)
-_BETA = Setting("beta", 0.9999, "effective-number β", low=0, high=1 - 1e-12)
+_BETA = Setting("beta", 0.9999, "effective-number β", low=0, below=1)
 _NORMALISE = Setting(
     "normalise",
     "weights",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from featbank.settings import Setting
 from stage2.methods.heads.interface import Parameters, column
 
 SCHEDULES = {
@@ -43,22 +44,23 @@ def learning_rates(settings: Mapping[str, Any], steps: int) -> np.ndarray:
     return settings["lr"] * factor
 
 
-class SGD:
-    """Stochastic gradient descent with momentum, stacked over configurations.
-
-    The update of PyTorch's SGD: v ← μv + (g + λp), p ← p − lr·v, with Nesterov p ← p − lr·(g + λp
-    + μv).
+class Optimiser:
+    """What optimisers share: stacked parameters and their per-configuration hyper-parameters.
 
     Parameters
     ----------
     parameters
         Changed in place, each [C, …].
     settings
-        One mapping per configuration: ``momentum``, ``nesterov``, ``weight_decay``.
+        One mapping per configuration: ``weight_decay`` and the optimiser's own settings.
     multipliers
         Learning-rate multipliers [C] of single parameters.
     """
 
+    description: ClassVar[str]
+    source: ClassVar[str]
+    settings: ClassVar[tuple[Setting, ...]] = ()
+
     def __init__(
         self,
         parameters: Parameters,
@@ -66,38 +68,33 @@ class SGD:
         multipliers: Mapping[str, Sequence[float]],
     ) -> None:
         self.parameters = parameters
-        self._velocity = {name: torch.zeros_like(p) for name, p in parameters.items()}
-        self._multiplier = {
-            name: _per_config(m, parameters[name]) for name, m in multipliers.items()
-        }
-        some = next(iter(parameters.values()))
-        self._momentum = column([s["momentum"] for s in settings], some)
-        self._decay = column([s["weight_decay"] for s in settings], some)
-        nesterov = [bool(s["nesterov"]) for s in settings]
-        self._nesterov = column([float(n) for n in nesterov], some) if any(nesterov) else None
+        self._some = next(iter(parameters.values()))
+        self._multiplier = {n: column(m, self._some) for n, m in multipliers.items()}
+        self._decay = column([s["weight_decay"] for s in settings], self._some)
 
     def step(self, gradients: Parameters, lr: Tensor) -> None:
         """One step at the learning rates `lr` [C]; `gradients` are overwritten."""
         for name, gradient in gradients.items():
-            p, v = self.parameters[name], self._velocity[name]
-            rate = _shaped(lr, p)
-            if name in self._multiplier:
-                rate = rate * self._multiplier[name]
-            momentum = _shaped(self._momentum, p)
-            gradient.addcmul_(p, _shaped(self._decay, p))
-            v.mul_(momentum).add_(gradient)
-            update = v
-            if self._nesterov is not None:
-                ahead = gradient.addcmul_(v, momentum)
-                update = torch.where(_shaped(self._nesterov, p) > 0, ahead, v)
-            p.addcmul_(update, rate, value=-1)
+            rate = lr * self._multiplier[name] if name in self._multiplier else lr
+            p = self.parameters[name]
+            self._update(name, p, gradient, _shaped(rate, p), _shaped(self._decay, p))
+
+    def _update(self, name: str, p: Tensor, gradient: Tensor, lr: Tensor, decay: Tensor) -> None:
+        raise NotImplementedError
 
 
-class AdamW:
-    """Adam with decoupled weight decay, stacked over configurations; β = (0.9, 0.999), ε = 1e-8.
+class SGD(Optimiser):
+    """Stochastic gradient descent with momentum, as PyTorch has it.
 
-    Parameters as for `SGD`, of which it uses ``weight_decay``.
+    v ← μv + (g + λp), p ← p − lr·v; with Nesterov p ← p − lr·(g + λp + μv).
     """
+
+    description = "stochastic gradient descent with momentum"
+    source = "crt"
+    settings = (
+        Setting("momentum", 0.9, "momentum μ", low=0, below=1),
+        Setting("nesterov", False, "Nesterov's momentum"),
+    )
 
     def __init__(
         self,
@@ -105,40 +102,57 @@ class AdamW:
         settings: Sequence[Mapping[str, Any]],
         multipliers: Mapping[str, Sequence[float]],
     ) -> None:
-        self.parameters = parameters
+        super().__init__(parameters, settings, multipliers)
+        self._velocity = {name: torch.zeros_like(p) for name, p in parameters.items()}
+        self._momentum = column([s["momentum"] for s in settings], self._some)
+        nesterov = [float(s["nesterov"]) for s in settings]
+        self._nesterov = column(nesterov, self._some) if any(nesterov) else None
+
+    def _update(self, name: str, p: Tensor, gradient: Tensor, lr: Tensor, decay: Tensor) -> None:
+        v, momentum = self._velocity[name], _shaped(self._momentum, p)
+        gradient.addcmul_(p, decay)
+        v.mul_(momentum).add_(gradient)
+        update = v
+        if self._nesterov is not None:
+            ahead = gradient.addcmul_(v, momentum)
+            update = torch.where(_shaped(self._nesterov, p) > 0, ahead, v)
+        p.addcmul_(update, lr, value=-1)
+
+
+class AdamW(Optimiser):
+    """Adam with decoupled weight decay, β = (0.9, 0.999), ε = 1e-8, as PyTorch has it."""
+
+    description = "Adam with decoupled weight decay"
+    source = "adamw"
+
+    def __init__(
+        self,
+        parameters: Parameters,
+        settings: Sequence[Mapping[str, Any]],
+        multipliers: Mapping[str, Sequence[float]],
+    ) -> None:
+        super().__init__(parameters, settings, multipliers)
         self._first = {name: torch.zeros_like(p) for name, p in parameters.items()}
         self._second = {name: torch.zeros_like(p) for name, p in parameters.items()}
-        self._multiplier = {
-            name: _per_config(m, parameters[name]) for name, m in multipliers.items()
-        }
-        some = next(iter(parameters.values()))
-        self._decay = column([s["weight_decay"] for s in settings], some)
         self._steps = 0
 
     def step(self, gradients: Parameters, lr: Tensor) -> None:
         """One step at the learning rates `lr` [C]; `gradients` are overwritten."""
         self._steps += 1
-        bias1, bias2 = 1 - 0.9**self._steps, 1 - 0.999**self._steps
-        for name, gradient in gradients.items():
-            p, m, v = self.parameters[name], self._first[name], self._second[name]
-            rate = _shaped(lr, p)
-            if name in self._multiplier:
-                rate = rate * self._multiplier[name]
-            m.lerp_(gradient, 0.1)
-            v.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-            p.mul_(1 - rate * _shaped(self._decay, p))
-            denominator = (v / bias2).sqrt_().add_(1e-8)
-            p.addcmul_(m / denominator, rate / bias1, value=-1)
+        super().step(gradients, lr)
+
+    def _update(self, name: str, p: Tensor, gradient: Tensor, lr: Tensor, decay: Tensor) -> None:
+        first = self._first[name].lerp_(gradient, 0.1)
+        second = self._second[name].mul_(0.999).addcmul_(gradient, gradient, value=0.001)
+        p.mul_(1 - lr * decay)
+        spread = (second / (1 - 0.999**self._steps)).sqrt_().add_(1e-8)
+        p.addcmul_(first / spread, lr / (1 - 0.9**self._steps), value=-1)
 
 
-OPTIMISERS: dict[str, type[SGD] | type[AdamW]] = {"sgd": SGD, "adamw": AdamW}
+OPTIMISERS: dict[str, type[Optimiser]] = {"sgd": SGD, "adamw": AdamW}
 """Every optimiser by name."""
 
 
 def _shaped(values: Tensor, like: Tensor) -> Tensor:
     """[C] values broadcast against a parameter [C, …]."""
     return values.view(-1, *[1] * (like.dim() - 1))
-
-
-def _per_config(values: Sequence[float], like: Tensor) -> Tensor:
-    return _shaped(column(values, like), like)

@@ -26,8 +26,6 @@ TRAINING = (
     Setting("sampler", "instance", "how batches are drawn", choices=tuple(SAMPLERS)),
     Setting("optimiser", "sgd", "the optimiser", choices=tuple(OPTIMISERS)),
     Setting("lr", 0.1, "learning rate", above=0),
-    Setting("momentum", 0.9, "momentum of sgd", low=0, high=1),
-    Setting("nesterov", False, "Nesterov's momentum"),
     Setting("weight_decay", 5e-4, "weight decay, on every trained parameter", low=0),
     Setting("schedule", "cosine", "learning rate over training", choices=tuple(SCHEDULES)),
     Setting("warmup", 0, "epochs of linear warm-up", low=0),
@@ -37,7 +35,11 @@ TRAINING = (
 )
 """Settings of every recipe that trains."""
 
-_PARTS: dict[str, Mapping[str, Any]] = {"loss": LOSSES, "sampler": SAMPLERS}
+_PARTS: dict[str, Mapping[str, Any]] = {
+    "loss": LOSSES,
+    "sampler": SAMPLERS,
+    "optimiser": OPTIMISERS,
+}
 
 
 class Recipe:
@@ -109,7 +111,8 @@ class Recipe:
         return _hash([self.name, self.settings])
 
     def part(self, part: str) -> dict[str, Any]:
-        """The own settings of ``head``, ``loss`` or ``sampler``, and the seed."""
+        """The own settings of ``head``, ``loss``, ``sampler`` or ``optimiser``; a head's have the
+        seed too."""
         own = _own_settings(part, self.settings[part])
         values = {}
         for setting in own:
@@ -145,7 +148,7 @@ class Takes:
 
     @staticmethod
     def of(parts: Mapping[str, str]) -> Takes:
-        """What `parts` take: a ``head``, and where it is trained a ``loss`` and a ``sampler``."""
+        """What `parts` take: a ``head``, and where it is trained the rest of `_PARTS`."""
         owned = [(part, s) for part, name in parts.items() for s in _own_settings(part, name)]
         names = [s.name for _, s in owned]
         common = (VIEW, HEAD, *TRAINING, SEED) if "loss" in parts else (VIEW, HEAD)

@@ -75,13 +75,14 @@ def leaderboard(
     """
     fingerprint, about = _one_bank(store, bank)
     runs = store.runs(fingerprint)
-    measured = {key[0] for run in runs for key in run.metrics}
-    if not measured:
+    if not runs:
         raise errors.ConfigError(f"{store.path} holds no finished run. Run `featbank sweep` again.")
+    found = {key[0] for run in runs for key in run.metrics} or set(about["rows"])  # all diverged
+    measured = [name for name in ("val", "test") if name in found]
     for name in (split, select_on or split):
         if name not in measured:
             raise errors.ConfigError(
-                f"{store.path} has no results on {name!r}. It has: {', '.join(sorted(measured))}."
+                f"{store.path} has no results on {name!r}. It has: {', '.join(measured)}."
             )
     select_on = select_on or ("val" if "val" in measured else "test")
     configurations: dict[str, list[Run]] = {}
@@ -89,7 +90,7 @@ def leaderboard(
         configurations.setdefault(run.id, []).append(run)
     rows = [row for same in configurations.values() for row in _rows(same, split, select_on)]
     rows.sort(key=lambda row: (_worst_if_none(row["selection"]), row["recipe"], row["epoch"]))
-    seeds = sorted({run.seed for run in runs if Recipe(run.name).trained})
+    seeds = sorted({run.seed for run in runs if "loss" in run.parameters})
     return Leaderboard(rows, _protocol(fingerprint, about, select_on, len(configurations), seeds))
 
 
@@ -209,9 +210,10 @@ def _protocol(
 
 
 def _differences(row: Row) -> str:
-    """The settings in which a row differs from its preset."""
+    """The settings in which a row differs from its preset, and whether a seed diverged."""
     preset = Recipe(row["name"]).parameters if row["name"] in PRESETS else {}
-    return " ".join(f"{k}={_short(v)}" for k, v in row["parameters"].items() if preset.get(k) != v)
+    told = [f"{k}={_short(v)}" for k, v in row["parameters"].items() if preset.get(k) != v]
+    return " ".join([*told, *(["(diverged)"] if row["status"] == "diverged" else [])])
 
 
 def _short(value: Any) -> str:

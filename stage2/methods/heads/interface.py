@@ -99,6 +99,9 @@ class Head:
         """Whether these settings need the bank's stage-1 classifier."""
         return settings.get("init") == "stage1"
 
+    def check(self, counts: np.ndarray) -> None:
+        """Raise where training counts [K] leave the head without what it needs; most need none."""
+
     def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
         """Initial parameters, stacked over the C `settings`, on the context's device."""
         raise NotImplementedError

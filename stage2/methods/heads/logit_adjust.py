@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from featbank import errors
+from featbank.bank import require_samples
 from featbank.settings import Setting
 from stage2.methods.heads.interface import Batch, Context, Head, Parameters, Settings, column
 
@@ -23,13 +24,11 @@ class LogitAdjust(Head):
     def needs_classifier(self, settings: Settings) -> bool:
         return True
 
+    def check(self, counts: np.ndarray) -> None:
+        require_samples(counts, "Head 'logit_adjust'", "Leave the recipe out of the sweep.")
+
     def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
-        empty = (context.counts == 0).nonzero()[0]
-        if empty.size:
-            raise errors.EmptyClass(
-                f"Head 'logit_adjust' needs a training sample in every class; {empty.size} have "
-                f"none, the first is {empty[0]}. Leave the recipe out, or merge these classes."
-            )
+        self.check(context.counts)
         counts = torch.from_numpy(context.counts).to(context.x.device)
         log_prior = (counts / counts.sum()).log().float()
         tau = column([s["tau"] for s in settings], context.x)

@@ -1,0 +1,69 @@
+"""What the README tells a newcomer to type works as it stands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stage2.methods.losses import LOSSES
+from tests.conftest import ROOT, Run, Toy
+
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def block(language: str, containing: str) -> str:
+    """The one block of a language that contains a text."""
+    found = [text for kind, text in BLOCKS if kind == language and containing in text]
+    assert len(found) == 1, (containing, len(found))
+    return found[0]
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words of each command of a shell block."""
+    return [shlex.split(line) for line in text.replace("\\\n", " ").splitlines()]
+
+
+def test_the_road(featbank: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """train → extract → info → sweep → leaderboard, then the Python of the next paragraph."""
+    for command, *arguments in commands(block("sh", "runs/digits")):
+        assert command == "featbank"
+        shown = featbank(*arguments).stdout
+    assert "selected on val" in shown
+    exec(block("python", "sweep(bank"), {})  # the bank is in the current folder
+
+
+def test_importing_arrays(featbank: Run, make_toy: Callable[..., Toy], tmp_path: Path) -> None:
+    """The arrays of the example, by the names it uses."""
+    toy = make_toy()
+    for split, suffix in (("train", ""), ("val", "v"), ("test", "t")):
+        np.save(tmp_path / f"x{suffix}.npy", toy.features[split]["instance"])
+        np.save(tmp_path / f"y{suffix}.npy", toy.labels[split])
+    np.save(tmp_path / "w.npy", toy.classifier[0])
+    np.save(tmp_path / "b.npy", toy.classifier[1])
+    (command,) = commands(block("sh", "featbank import"))
+    featbank(*command[1:])
+    assert "K = 5" in featbank("info", "bank.h5").stdout
+
+
+def test_adding_a_loss(featbank: Run, toy_bank: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lines of the example make a loss that can be swept."""
+    import stage2.methods.losses as module
+
+    before = dict(LOSSES)
+    try:
+        exec(block("python", "inverse_shift"), vars(module))
+        assert LOSSES["inverse_shift"](np.array([4, 2, 1])).shift.tolist() == [-0.25, -0.5, -1.0]
+    finally:
+        LOSSES.clear()
+        LOSSES.update(before)
+
+
+def test_links_lead_somewhere() -> None:
+    """Every relative link names a file of the project."""
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", (ROOT / "README.md").read_text()):
+        assert (ROOT / target).exists(), target

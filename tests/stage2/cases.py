@@ -1,0 +1,61 @@
+"""Every loss and head of METHODS §3–4 with settings that reach each branch of their formulas."""
+
+from __future__ import annotations
+
+from typing import Any
+
+LOSS_CASES: dict[str, list[dict[str, Any]]] = {
+    "ce": [{}],
+    "weighted": [
+        {"rho": 1.2, "normalise": "weights"},
+        {"rho": 0.5, "normalise": "batch"},
+        {"rho": 0.0, "normalise": "weights"},
+    ],
+    "class_balanced": [
+        {"beta": 0.9999, "normalise": "weights"},
+        {"beta": 0.9, "normalise": "batch"},
+        {"beta": 0.0, "normalise": "batch"},
+    ],
+    "focal": [{"gamma": 1.0}, {"gamma": 2.0}, {"gamma": 0.5}, {"gamma": 0.0}],
+    "cb_focal": [{"gamma": 1.5, "beta": 0.999}, {"gamma": 0.0, "beta": 0.9999}],
+    "balanced_softmax": [{}],
+    "logit_adjusted": [{"tau": 1.0}, {"tau": 2.5}, {"tau": 0.0}],
+    "gradual": [{"base": 2.0, "strength": 1.0}, {"base": 5.0, "strength": 0.5}],
+    "vs": [{"gamma": 0.15, "tau": 1.0}, {"gamma": 0.0, "tau": 0.5}, {"gamma": 0.4, "tau": 0.0}],
+    "ldam": [
+        {"max_margin": 0.5, "scale": 30.0, "defer": 0, "beta": 0.9999},
+        {"max_margin": 0.3, "scale": 10.0, "defer": 2, "beta": 0.99},
+        {"max_margin": 0.3, "scale": 10.0, "defer": 3, "beta": 0.99},
+        {"max_margin": 0.3, "scale": 10.0, "defer": 4, "beta": 0.99},
+    ],
+    "las": [
+        {"smooth_head": a, "smooth_tail": b, "smooth_shape": shape, "power": p, "smooth_over": o}
+        for a, b, shape, p, o in (
+            (0.4, 0.1, "concave", 1.0, "uniform"),
+            (0.3, 0.0, "linear", 1.0, "others"),
+            (0.2, 0.05, "convex", 1.0, "uniform"),
+            (0.4, 0.1, "exponential", 2.5, "others"),
+            (0.0, 0.0, "concave", 1.0, "uniform"),
+        )
+    ],
+    "los": [
+        {"smoothing": 0.98, "smooth_over": "uniform"},
+        {"smoothing": 0.6, "smooth_over": "others"},
+        {"smoothing": 1.0, "smooth_over": "others"},
+    ],
+}
+"""Settings by loss; at epoch 3 of 8 (`MOMENT`) the deferral of ldam is before, at and after it."""
+
+MOMENT = {"epoch": 3, "epochs": 8}
+
+HEAD_CASES: dict[str, list[dict[str, Any]]] = {
+    "linear": [{"init": "fresh"}, {"init": "stage1"}],
+    "cosine": [
+        {"init": "fresh", "scale": 16.0, "learn_scale": False},
+        {"init": "stage1", "scale": 5.0, "learn_scale": True},
+    ],
+    "lws": [{}],
+    "mislas": [{"delta_lr": 0.2}, {"delta_lr": 0.0}],
+    "disalign": [{"init": "identity"}, {"init": "released"}],
+}
+"""Settings by trained head."""

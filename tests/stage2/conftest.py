@@ -1,0 +1,39 @@
+"""What the stage-2 tests share: one thread, a small long-tailed problem and its bank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from featbank import Bank
+from tests.stage2.synthetic import Problem, problem
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def small() -> Problem:
+    """Six classes with 70…4 rows, D = 8, val and test, both views, a stage-1 classifier."""
+    return problem()
+
+
+@pytest.fixture(scope="session")
+def without_val() -> Problem:
+    """The same without a val split."""
+    return problem(val=0)
+
+
+@pytest.fixture
+def bank(small: Problem, tmp_path: Path) -> Iterator[Bank]:
+    """The small problem as a bank."""
+    with small.bank(tmp_path / "bank.h5") as opened:
+        yield opened

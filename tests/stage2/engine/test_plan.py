@@ -1,0 +1,184 @@
+"""The planner: shared streams, budgets, equal pieces; every recipe exactly once [DESIGN]."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featbank import errors
+from stage2.engine import loop
+from stage2.engine.loop import group_stream, run_group
+from stage2.engine.plan import GROUP_CONFIGS, Group, Shape, Stream, plan
+from stage2.methods.heads import Context
+from stage2.methods.presets import PRESETS
+from stage2.methods.recipe import Recipe
+from tests.stage2.synthetic import Problem, groups_of
+
+SHAPE = Shape(rows=1000, dim=16, classes=10)
+GIB = 1 << 30
+_PLAIN = [name for name, preset in PRESETS.items() if not preset.variant]
+
+_RECIPES = st.lists(
+    st.builds(
+        lambda name, lr, seed, batch, momentum: (
+            Recipe(name, lr=lr, seed=seed, batch_size=batch, momentum=momentum)
+            if Recipe(name).trained
+            else Recipe(name)
+        ),
+        st.sampled_from(_PLAIN),
+        st.sampled_from([0.01, 0.1, 1.0]),
+        st.integers(0, 2),
+        st.sampled_from([16, 64, 2000]),
+        st.sampled_from([0.0, 0.5, 0.9]),
+    ),
+    max_size=120,
+)
+
+
+def _sizes(group: Group) -> dict[tuple[str, str | None], list[int]]:
+    """Tile sizes by head and optimiser."""
+    found: dict[tuple[str, str | None], list[int]] = {}
+    for tile in group.tiles:
+        kind = (tile.head, tile.recipes[0].settings.get("optimiser"))
+        found.setdefault(kind, []).append(len(tile.recipes))
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(_RECIPES, st.sampled_from([1, 2, 3, 8]), st.sampled_from([200_000, 2_000_000, GIB]))
+def test_every_recipe_exactly_once_and_only_with_its_stream(
+    recipes: list[Recipe], workers: int, memory: int
+) -> None:
+    """Reference: the definition of a plan, on random sweeps (hypothesis)."""
+    groups = plan(recipes, SHAPE, memory=memory, workers=workers)
+    planned = [recipe for group in groups for recipe in group.recipes]
+    assert len(planned) == len(set(planned)), "a recipe is planned twice"
+    assert set(planned) == set(recipes), "planned recipes are not those of the sweep"
+    for group in groups:
+        assert len(group.recipes) <= GROUP_CONFIGS, f"got {len(group.recipes)} in a group"
+        streams = {Stream.of(recipe, SHAPE) for recipe in group.recipes}
+        assert streams == {group.stream}, f"got streams {streams} in the group of {group.stream}"
+        for tile in group.tiles:
+            kinds = {(r.head, r.settings.get("optimiser")) for r in tile.recipes}
+            assert len(kinds) == 1, f"got {kinds} in one tile"
+        for kind, sizes in _sizes(group).items():
+            assert max(sizes) - min(sizes) <= 1, f"{kind}: got tiles of {sizes}, expected equal"
+            if 1 < len(sizes) < sum(sizes):
+                assert len(sizes) % workers == 0, f"{kind}: got {sizes} for {workers} workers"
+
+
+def test_what_a_group_shares() -> None:
+    """Reference: DESIGN, view, sampler, batch size, epochs and seed part groups, nothing else."""
+    base = Recipe("crt")
+    apart = [
+        Recipe("crt", **change)
+        for change in (
+            {"view": "balanced"},
+            {"sampler": "instance"},
+            {"per_class": 2},
+            {"batch_size": 128},
+            {"epochs": 3},
+            {"steps_per_epoch": 7},
+            {"seed": 1},
+        )
+    ]
+    together = [
+        Recipe("crt", lr=0.5),
+        Recipe("crt", weight_decay=0.0),
+        Recipe("crt", optimiser="adamw"),
+        Recipe("crt", schedule="constant", warmup=2),
+        Recipe("crt", loss="focal"),
+        Recipe("crt", head="cosine"),
+        Recipe("lws", epochs=10),
+    ]
+    groups = plan([base, *apart, *together], SHAPE, memory=GIB)
+    assert len(groups) == 1 + len(apart), f"got {len(groups)} groups, expected {1 + len(apart)}"
+    assert set(groups[0].recipes) == {base, *together}
+
+
+def test_training_free_recipes_share_a_group_by_view() -> None:
+    """Reference: DESIGN, a whole grid of what needs no training is one pass."""
+    grid = [Recipe("tau_norm", tau=t / 10) for t in range(20)] + [Recipe("ncm")]
+    groups = plan([*grid, Recipe("ncm", view="balanced")], SHAPE, memory=GIB)
+    assert [len(group.recipes) for group in groups] == [21, 1]
+    assert all(group.stream.sampler is None for group in groups)
+
+
+def test_duplicates_are_planned_once() -> None:
+    """Reference: equal recipes are one configuration."""
+    (group,) = plan(
+        [Recipe("crt"), Recipe("crt", lr=0.2), Recipe("crt", lr=0.1)], SHAPE, memory=GIB
+    )
+    assert len(group.recipes) == 2, f"got {group.recipes}"
+
+
+def test_an_impossible_budget_says_so() -> None:
+    """Reference: the house's error form; the message has the need, the budget and the remedy."""
+    huge = Shape(rows=10**6, dim=2048, classes=8142)
+    with pytest.raises(errors.ConfigError, match="needs .* MiB, the memory budget is") as caught:
+        plan([Recipe("crt")], huge, memory=1 << 20)
+    need, budget = map(int, re.findall(r"(\d+) MiB", str(caught.value)))
+    assert budget == 1, f"got {budget}"
+    assert need > 8142 * 2048 * 4 * 2 >> 20, f"got {need} MiB for W, its velocity and more"
+    assert "--memory" in str(caught.value)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_budgets_bound_what_a_group_allocates(device: str) -> None:
+    """Reference: logits and gradient [B, C, K], weight, velocity, gradient [C, K, D], float32."""
+    recipes = [Recipe("crt", lr=0.001 * (i + 1), batch_size=64) for i in range(200)]
+    least = 4 * (2 * 64 * SHAPE.classes + 3 * SHAPE.classes * SHAPE.dim)
+    for memory in (2 * least, 9 * least, 64 * least, 500 * least):
+        groups = plan(recipes, SHAPE, memory=memory, device=device)
+        sizes = [len(group.recipes) for group in groups]
+        assert max(sizes) * least <= memory, f"got groups of {sizes} in {memory} bytes"
+        assert sum(sizes) == 200
+        assert max(sizes) - min(sizes) <= 1, f"got {sizes}, expected equal groups"
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 4])
+@pytest.mark.parametrize("count", [1, 2, 5, 6, 64])
+def test_tiles_come_in_multiples_of_the_workers(count: int, workers: int) -> None:
+    """Reference: all workers have equally many tiles, where there are enough recipes."""
+    recipes = [Recipe("crt", lr=0.01 * (i + 1), batch_size=64) for i in range(count)]
+    (group,) = plan(recipes, SHAPE, memory=GIB, workers=workers)
+    tiles = len(group.tiles)
+    expected = tiles % workers == 0 if count >= workers else tiles == count
+    assert expected, f"got {tiles} tiles of {count} recipes for {workers} workers"
+
+
+def test_all_recipes_of_a_group_see_the_same_batches(
+    small: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reference: the index stream. What every tile really gathers is recorded by a spy."""
+    recipes = [
+        Recipe(name, lr=lr, epochs=3, batch_size=32, sampler="class_aware")
+        for name in ("crt", "lws", "disalign", "ldam", "focal", "balanced_softmax")
+        for lr in (0.01, 0.1)
+    ]
+    (group,) = groups_of(recipes, small, workers=2)
+    assert len(group.tiles) >= 6, f"got {len(group.tiles)} tiles, expected several"
+    seen: dict[int, list[torch.Tensor]] = {}
+    current: list[int] = []
+    epoch, batch = loop.TileRun.epoch, Context.batch
+
+    def spy_epoch(self: loop.TileRun, number: int, rows: torch.Tensor) -> None:
+        current[:] = [id(self.tile)]
+        epoch(self, number, rows)
+
+    def spy_batch(self: Context, rows: torch.Tensor) -> object:
+        seen.setdefault(current[0], []).append(rows.clone())
+        return batch(self, rows)
+
+    monkeypatch.setattr(loop.TileRun, "epoch", spy_epoch)
+    monkeypatch.setattr(Context, "batch", spy_batch)
+    run_group(group, small.view(), workers=1)
+    expected = group_stream(group.stream, small.view().context.y)
+    assert set(seen) == {id(tile) for tile in group.tiles}
+    for rows in seen.values():
+        got = torch.stack(rows).view_as(expected)
+        assert torch.equal(got, expected), "a tile has seen other rows than the stream's"

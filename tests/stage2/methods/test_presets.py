@@ -1,0 +1,105 @@
+"""Presets against the table of METHODS §10, written out here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stage2.methods.heads import HEADS
+from stage2.methods.losses import LOSSES
+from stage2.methods.presets import PRESETS
+from stage2.methods.recipe import Recipe
+
+_SGD = {"optimiser": "sgd", "momentum": 0.9, "nesterov": False, "warmup": 0, "seed": 0}
+
+
+def row(parts: str, hyper: tuple[float, float, int], schedule: tuple[str, int]) -> dict[str, Any]:
+    """A row of the table: ``head loss sampler view``; lr, decay, batch; schedule, epochs."""
+    names = dict(zip(("head", "loss", "sampler", "view"), parts.split(), strict=True))
+    numbers = dict(zip(("lr", "weight_decay", "batch_size"), hyper, strict=True))
+    return {**_SGD, **names, **numbers, "schedule": schedule[0], "epochs": schedule[1]}
+
+
+def mislas(smooth: tuple[float, float], delta_lr: float, view: str, **other: Any) -> dict[str, Any]:
+    """A MiSLAS row: CIFAR's lr, decay and batch but for `other`."""
+    plain = row(f"mislas las class_aware {view}", (0.1, 2e-4, 128), ("cosine", 10))
+    ends = {"smooth_head": smooth[0], "smooth_tail": smooth[1], "delta_lr": delta_lr}
+    return {**plain, **ends, "smooth_shape": "concave", "smooth_over": "uniform", **other}
+
+
+TABLE: dict[str, dict[str, Any]] = {
+    "crt": row("linear ce class_aware instance", (0.2, 5e-4, 512), ("cosine", 10))
+    | {"init": "fresh", "per_class": 4},
+    "crt-cifar": row("linear ce class_aware instance", (0.1, 5e-4, 128), ("cosine", 10)),
+    "lws": row("lws ce class_aware instance", (0.2, 5e-4, 512), ("cosine", 5)),
+    "lws-cifar": row("lws ce class_aware instance", (0.1, 5e-4, 128), ("cosine", 10)),
+    "mislas": mislas((0.4, 0.1), 0.2, "balanced"),
+    "mislas-cifar100-if50": mislas((0.3, 0.0), 0.1, "balanced"),
+    "mislas-cifar100-if10": mislas((0.2, 0.0), 0.1, "balanced"),
+    "mislas-cifar10-if100": mislas((0.3, 0.0), 0.5, "instance"),
+    "mislas-cifar10-if50": mislas((0.2, 0.0), 0.2, "instance"),
+    "mislas-cifar10-if10": mislas((0.1, 0.0), 0.2, "instance"),
+    "mislas-imagenet": mislas((0.3, 0.0), 0.05, "balanced", weight_decay=5e-4, batch_size=256),
+    "mislas-inaturalist": mislas((0.3, 0.0), 0.05, "balanced", weight_decay=1e-4, batch_size=256),
+    "mislas-places": mislas((0.4, 0.1), 0.05, "balanced", weight_decay=5e-4, batch_size=256),
+    "disalign": row("disalign weighted instance instance", (0.1, 5e-4, 256), ("cosine", 10))
+    | {"rho": 1.2, "init": "identity", "normalise": "weights"},
+    "los": row("linear los instance instance", (5e-4, 0.0, 64), ("cosine", 20))
+    | {"init": "stage1", "smoothing": 0.98, "smooth_over": "uniform"},
+    "balanced_softmax": row(
+        "linear balanced_softmax instance instance", (0.1, 5e-4, 512), ("cosine_prestep", 10)
+    )
+    | {"init": "fresh"},
+    "ldam": row("cosine ldam instance instance", (0.1, 2e-4, 128), ("cosine", 10))
+    | {"init": "fresh", "head.scale": 30.0, "loss.scale": 30.0, "max_margin": 0.5, "defer": 0},
+    **{
+        loss: row(f"linear {loss} instance instance", (0.1, 5e-4, 128), ("cosine", 10))
+        | {"init": "fresh"}
+        for loss in (
+            "ce",
+            "focal",
+            "cb_focal",
+            "weighted",
+            "class_balanced",
+            "logit_adjusted",
+            "gradual",
+            "vs",
+        )
+    },
+    "tau_norm": {"head": "tau_norm", "view": "instance"},
+    "logit_adjust": {"head": "logit_adjust", "view": "instance"},
+    "ncm": {"head": "ncm", "view": "instance"},
+}
+
+
+def test_the_table_has_every_preset() -> None:
+    """Reference: METHODS §10; a preset without its row here fails."""
+    assert set(PRESETS) == set(TABLE), f"got {set(PRESETS) ^ set(TABLE)} in one of the two only"
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_preset_is_its_row(name: str) -> None:
+    """Reference: METHODS §10."""
+    got = Recipe(name).settings
+    for setting, value in TABLE[name].items():
+        assert got[setting] == value, f"{setting} of {name}: got {got[setting]}, expected {value}"
+
+
+def test_variants_are_marked() -> None:
+    """Reference: a sweep that names no recipe leaves variants out, `name-dataset`."""
+    variants = {name for name, preset in PRESETS.items() if preset.variant}
+    assert variants == {name for name in PRESETS if "-" in name}, f"got {variants}"
+    assert all(name.split("-")[0] in PRESETS for name in variants)
+
+
+def test_every_preset_tells_what_it_is() -> None:
+    """Reference: `featbank methods` and `featbank cite` need a line and a key."""
+    for name, preset in PRESETS.items():
+        assert preset.description, f"{name} has no description"
+        assert preset.source, f"{name} has no source"
+        assert "\n" not in preset.description
+    used = {preset.settings.get("loss") for preset in PRESETS.values()}
+    assert set(LOSSES) <= used, f"no preset uses {set(LOSSES) - used}"
+    heads = {preset.settings["head"] for preset in PRESETS.values()}
+    assert set(HEADS) == heads, f"no preset uses {set(HEADS) - heads}"

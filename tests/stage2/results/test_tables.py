@@ -1,0 +1,246 @@
+"""Leaderboards: means over seeds, ranking under the stated protocol, every format."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from featbank import Bank, errors
+from stage2.engine.metrics import METRICS, Evaluation
+from stage2.methods.recipe import Recipe, expand
+from stage2.results.store import Store
+from stage2.results.tables import FORMATS, Leaderboard, columns, leaderboard, render
+from stage2.sweep import sweep
+from tests.stage2.compare import assert_close
+from tests.stage2.synthetic import Problem
+
+KEYS = {"recipe", "name", "parameters", "seeds", "split", "epoch"}
+"""Keys every JSON row has, DESIGN, with the metrics."""
+
+
+def made_up(macro: dict[tuple[str, str], float], **other: float | None) -> dict[Any, Evaluation]:
+    """Evaluations with a macro accuracy of choice; all other metrics 1."""
+    return {
+        key: Evaluation(
+            {**{name: 1.0 for name in METRICS}, "macro": value, "top1": value, **other},
+            np.full(6, value),
+            np.zeros({"val": 42, "test": 60}[key[0]], dtype=bool),
+        )
+        for key, value in macro.items()
+    }
+
+
+def stored(recipe: Recipe, evaluations: Any, status: str = "done") -> dict[str, Any]:
+    """A run as the store takes it."""
+    plain = {"selected_epoch": None, "curves": {}, "seconds": 1.0, "device": "cpu", "versions": {}}
+    return {"recipe": recipe, "status": status, "evaluations": evaluations, **plain}
+
+
+def board_of(bank: Bank, runs: Sequence[dict[str, Any]], **options: Any) -> Leaderboard:
+    """The leaderboard of made-up runs."""
+    with Store(":memory:", create=True) as store:
+        store.add_bank(bank)
+        store.add_runs(bank.fingerprint, runs)
+        return leaderboard(store, **options)
+
+
+def test_means_and_deviations_over_seeds(bank: Bank) -> None:
+    """Reference: NumPy over the seeds' own outcomes, std with n − 1."""
+    recipes = expand({"crt": {"lr": [0.05, 0.5], "epochs": [3]}, "ncm": {}}, seeds=(0, 1, 2))
+    swept = sweep(bank, recipes)
+    for row in swept.board.rows:
+        own = [o for o in swept.outcomes if o.recipe.id == row["recipe"]]
+        assert row["seeds"] == ([0, 1, 2] if row["name"] == "crt" else [0]), f"got {row['seeds']}"
+        for metric in METRICS:
+            values = [o.evaluations["test", row["epoch"]].metrics[metric] for o in own]
+            if metric == "many":  # no class has more than 100 rows
+                assert row[metric] is None
+                assert row[f"{metric}_std"] is None
+                continue
+            numbers = np.array(values, np.float64)
+            assert_close(row[metric], numbers.mean(), 1e-9, f"{metric} of {row['recipe']}")
+            if len(numbers) > 1:
+                assert_close(row[f"{metric}_std"], numbers.std(ddof=1), 1e-9, f"std of {metric}")
+            else:
+                assert row[f"{metric}_std"] is None, "one value has no deviation"
+        epoch = "selected" if row["name"] == "crt" else row["epoch"]
+        ranked = [o.evaluations["val", epoch].metrics["macro"] for o in own]
+        assert_close(row["selection"], np.mean(np.array(ranked, float)), 1e-9, "selection")
+    assert {(r["name"], r["epoch"]) for r in swept.board.rows} >= {
+        ("crt", "last"),
+        ("crt", "selected"),
+    }
+
+
+def test_val_ranks_where_there_is_val_and_test_never_picks_an_epoch(bank: Bank) -> None:
+    """Reference: by hand. What is best on test must not be first when val ranks."""
+    places = [("val", "last"), ("val", "selected"), ("test", "last"), ("test", "selected")]
+    runs = [
+        stored(Recipe(name), made_up(dict(zip(places, values, strict=True))))
+        for name, values in {
+            "crt": (50.0, 70.0, 40.0, 41.0),  # best on val
+            "lws": (60.0, 60.0, 30.0, 99.0),  # best on test if an epoch were picked on it
+            "ce": (55.0, 55.0, 80.0, 10.0),  # best on test at its last epoch
+        }.items()
+    ]
+    for options, order, line in (
+        ({}, ["crt", "lws", "ce"], "selected on val"),
+        ({"select_on": "val"}, ["crt", "lws", "ce"], "selected on val"),
+        ({"select_on": "test"}, ["ce", "crt", "lws"], "selected on test"),
+        ({"split": "val"}, ["crt", "lws", "ce"], "selected on val"),
+    ):
+        board = board_of(bank, runs, **options)
+        got = list(dict.fromkeys(row["name"] for row in board.rows))
+        assert got == order, f"{options}: got {got}, expected {order}"
+        assert line in board.protocol, f"{options}: got {board.protocol}"
+        assert all(row["split"] == options.get("split", "test") for row in board.rows)
+    for part in ("3 configurations", "n > 100", "20 ≤ n ≤ 100", "n < 20", bank.fingerprint[:12]):
+        assert part in board.protocol, f"got {board.protocol}, expected {part}"
+
+
+def test_without_val_the_line_says_selected_on_test(without_val: Problem, tmp_path: Path) -> None:
+    """Reference: METHODS and DESIGN; also in what `render` prints."""
+    with without_val.bank(tmp_path / "bank.h5") as bank:
+        board = sweep(bank, [Recipe("crt", epochs=1)]).board
+        assert "selected on test" in board.protocol, f"got {board.protocol}"
+        for form in ("md", "latex"):
+            assert "selected on test" in render(board, form)
+        with pytest.raises(errors.ConfigError, match="val"):
+            sweep(bank, [Recipe("crt", epochs=1)], select_on="val")
+
+
+def test_diverged_configurations_are_marked_and_last(bank: Bank, tmp_path: Path) -> None:
+    """Reference: the sweep without them; in every format, and after a resume."""
+    good = [Recipe("crt", epochs=3, batch_size=16), Recipe("lws", epochs=3, batch_size=16)]
+    wild = [
+        Recipe(name, epochs=3, batch_size=16, lr=1e6, weight_decay=1.0) for name in ("crt", "lws")
+    ]
+    alone = sweep(bank, good).board.rows
+    path = tmp_path / "results.sqlite"
+    board = sweep(bank, [wild[0], *good, wild[1]], results=path).board
+    assert [r["status"] for r in board.rows] == ["done"] * 4 + ["diverged"] * 2
+    for got, expected in zip(board.rows[:4], alone, strict=True):
+        assert (got["recipe"], got["epoch"]) == (expected["recipe"], expected["epoch"])
+        for metric in METRICS:
+            if expected[metric] is not None:
+                assert_close(got[metric], expected[metric], 1e-2, f"{metric} beside diverged")
+    for row in board.rows[4:]:
+        assert all(row[metric] is None for metric in METRICS), f"got {row}"
+    text = render(board, "json")
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    assert not sweep(bank, [*good, *wild], results=path).outcomes, "it was trained again"
+
+
+def test_a_sweep_in_which_all_diverge_has_a_table_that_says_so(bank: Bank) -> None:
+    """Reference: METHODS, no silent loss: the run was made, its rows are marked."""
+    recipe = Recipe("crt", epochs=3, batch_size=16, lr=1e6, weight_decay=1.0)
+    board = sweep(bank, [recipe]).board
+    assert [row["status"] for row in board.rows] == ["diverged"], f"got {board.rows}"
+
+
+def test_a_seed_that_diverged_is_not_passed_over_in_silence(bank: Bank) -> None:
+    """Reference: by hand. The mean of two seeds is not a result of three."""
+    fine = made_up({("val", "last"): 90.0, ("test", "last"): 90.0})
+    runs = [
+        stored(Recipe("crt", seed=0), fine),
+        stored(Recipe("crt", seed=1), {}, "diverged"),
+        stored(Recipe("lws", seed=0), made_up({("val", "last"): 50.0, ("test", "last"): 50.0})),
+    ]
+    board = board_of(bank, runs)
+    by_name = {row["name"]: row for row in board.rows}
+    assert by_name["crt"]["status"] == "diverged", f"got {by_name['crt']['status']}"
+    assert by_name["lws"]["status"] == "done"
+    _, lines = columns(board)
+    (line,) = [line for line in lines if line[0] == "crt"]
+    assert any("diverged" in cell for cell in line), f"got {line}: the table hides the divergence"
+
+
+def test_json_rows_are_those_of_the_design(bank: Bank) -> None:
+    """Reference: DESIGN's keys; null where there is nothing to average; json without NaN."""
+    board = sweep(bank, [Recipe("crt", epochs=2), Recipe("tau_norm"), Recipe("ncm")]).board
+    rows = json.loads(render(board, "json"), parse_constant=pytest.fail)
+    for row in rows:
+        assert KEYS | set(METRICS) <= set(row), f"missing {(KEYS | set(METRICS)) - set(row)}"
+        assert isinstance(row["parameters"], dict)
+        assert row["epoch"] in ("last", "selected")
+        assert row["many"] is None, f"got {row['many']}, expected null"
+        assert 0 <= row["top1"] <= 100
+    assert {row["name"] for row in rows} == {"crt", "tau_norm", "ncm"}
+
+
+def test_csv_md_and_latex_parse(bank: Bank) -> None:
+    """Reference: Python's csv; the number of cells in every line."""
+    board = sweep(bank, expand({"balanced_softmax": {"epochs": [2], "lr": [0.1, 0.2]}})).board
+    rows = list(csv.DictReader(io.StringIO(render(board, "csv"))))
+    assert len(rows) == len(board.rows)
+    for got, expected in zip(rows, board.rows, strict=True):
+        assert float(got["top1"]) == expected["top1"]
+        assert json.loads(got["parameters"]) == expected["parameters"]
+        assert got["many"] == ""
+    header, lines = columns(board)
+    table = [line for line in render(board, "md").splitlines() if line.startswith("|")]
+    assert len(table) == 2 + len(lines)
+    assert {line.count("|") for line in table} == {len(header) + 1}
+    assert board.protocol in render(board, "md")
+    latex = render(board, "latex")
+    body = [line for line in latex.splitlines() if " & " in line]
+    assert {line.count("&") for line in body} == {len(header) - 1}
+    assert all(line.rstrip().endswith(r"\\") for line in body)
+    assert r"balanced\_softmax" in latex
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 1
+    assert set(FORMATS) == {"table", "json", "csv", "md", "latex"}
+
+
+def test_the_human_table_tells_last_beside_selected_and_a_dash_for_nothing(bank: Bank) -> None:
+    """Reference: METHODS §8 and DESIGN: an empty group prints "–", never 0 or NaN."""
+    board = sweep(bank, expand({"crt": {"lr": [0.3], "epochs": [2]}}, seeds=(0, 1))).board
+    header, (line,) = columns(board)
+    cells = dict(zip(header, line, strict=True))
+    assert cells["many"] == "–", f"got {cells['many']}"
+    rows = {row["epoch"]: row for row in board.rows}
+    for epoch, title in (("last", "top-1 last"), ("selected", "top-1 selected")):
+        row = rows[epoch]
+        expected = f"{row['top1']:.1f} ± {row['top1_std']:.1f}"
+        assert cells[title] == expected, f"{title}: got {cells[title]}, expected {expected}"
+    assert "lr=0.3" in cells["settings"]
+    assert "weight_decay" not in cells["settings"]
+
+
+def test_one_bank_is_chosen_by_its_fingerprint(
+    small: Problem, without_val: Problem, tmp_path: Path
+) -> None:
+    """Reference: the fingerprints; a file with two banks asks which."""
+    path = tmp_path / "results.sqlite"
+    with small.bank(tmp_path / "a.h5") as first, without_val.bank(tmp_path / "b.h5") as second:
+        sweep(first, [Recipe("ncm")], results=path)
+        board = sweep(second, [Recipe("ncm"), Recipe("tau_norm")], results=path).board
+        assert len({row["recipe"] for row in board.rows}) == 2
+        with Store(path) as store:
+            with pytest.raises(errors.ConfigError, match="holds results of 2 banks"):
+                leaderboard(store)
+            only = leaderboard(store, bank=first.fingerprint[:10])
+            assert {row["name"] for row in only.rows} == {"ncm"}
+            with pytest.raises(errors.ConfigError, match="matches 0 banks"):
+                leaderboard(store, bank="nothing")
+            with pytest.raises(errors.ConfigError, match="no results on 'train'"):
+                leaderboard(store, bank=first.fingerprint, split="train")
+
+
+def test_results_of_a_recipe_this_version_does_not_know(bank: Bank) -> None:
+    """Reference: a file of another version is still a table, as `_differences` intends."""
+    known = stored(Recipe("crt"), made_up({("test", "last"): 40.0}))
+    with Store(":memory:", create=True) as store:
+        store.add_bank(bank)
+        store.add_runs(bank.fingerprint, [known])
+        with store._db:
+            store._db.execute("UPDATE run SET name = 'crt-of-the-future'")
+        board = leaderboard(store)
+    assert [row["name"] for row in board.rows] == ["crt-of-the-future"]

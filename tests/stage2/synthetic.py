@@ -1,0 +1,124 @@
+"""A small long-tailed problem with everything a recipe may need, in memory or as a bank file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from featbank import Bank, write_bank
+from featbank.bank import class_groups
+from stage2.engine.loop import Outcome, ViewData, run_group
+from stage2.engine.plan import Group, Shape, plan
+from stage2.methods.heads import Context
+from stage2.methods.recipe import Recipe
+
+COUNTS = (70, 36, 20, 12, 8, 4)
+MEMORY = 1 << 30
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Arrays of a bank: ``x[split, view]`` [N, D] float32, ``y[split]``, ``w0`` [K, D], ``b0``."""
+
+    x: dict[tuple[str, str], np.ndarray]
+    y: dict[str, np.ndarray]
+    w0: np.ndarray
+    b0: np.ndarray
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Training counts [K]."""
+        return np.bincount(self.y["train"], minlength=len(self.w0))
+
+    def view(self, view: str = "instance") -> ViewData:
+        """The view as the engine takes it."""
+        context = Context(
+            x=torch.from_numpy(self.x["train", view]),
+            y=torch.from_numpy(self.y["train"]),
+            counts=self.counts.astype(np.float64),
+            weight0=torch.from_numpy(self.w0),
+            bias0=torch.from_numpy(self.b0),
+        )
+        evaluated = {
+            split: (torch.from_numpy(self.x[split, view]), torch.from_numpy(self.y[split]))
+            for split in ("val", "test")
+            if split in self.y
+        }
+        return ViewData(context, evaluated, class_groups(self.counts))
+
+    def double(self, view: str = "instance") -> dict[str, torch.Tensor]:
+        """What the reference trains on, in float64."""
+        return {
+            "x": torch.from_numpy(self.x["train", view]).double(),
+            "y": torch.from_numpy(self.y["train"]),
+            "n": torch.from_numpy(self.counts).double(),
+            "w0": torch.from_numpy(self.w0).double(),
+            "b0": torch.from_numpy(self.b0).double(),
+        }
+
+    @property
+    def shape(self) -> Shape:
+        """N, D, K."""
+        rows, dim = self.x["train", "instance"].shape
+        return Shape(rows, dim, len(self.w0))
+
+    def bank(self, path: Path) -> Bank:
+        """The problem as a bank file, opened."""
+        features: dict[str, dict[str, np.ndarray]] = {}
+        for (split, view), rows in self.x.items():
+            features.setdefault(split, {})[view] = rows
+        write_bank(
+            path,
+            features,
+            self.y,
+            class_names=[f"class {k}" for k in range(len(self.w0))],
+            classifier={"instance": (self.w0, self.b0)},
+        )
+        return Bank(path)
+
+
+def problem(
+    counts: Sequence[int] = COUNTS,
+    *,
+    dim: int = 8,
+    val: int = 7,
+    test: int = 10,
+    seed: int = 0,
+    spread: float = 1.0,
+) -> Problem:
+    """Gaussian classes; `val` and `test` rows per class, no val split for 0."""
+    rng = np.random.default_rng(seed)
+    classes = len(counts)
+    means = rng.normal(0, 1, (classes, dim))
+    y = {"train": np.repeat(np.arange(classes), counts)}
+    y |= {s: np.repeat(np.arange(classes), n) for s, n in (("val", val), ("test", test)) if n}
+    x = {}
+    for split, labels in y.items():
+        rng.shuffle(labels)
+        clean = means[labels] + rng.normal(0, spread, (len(labels), dim))
+        x[split, "instance"] = clean.astype(np.float32)
+        x[split, "balanced"] = (1.1 * clean + 0.1).astype(np.float32)
+    w0 = (0.6 * means + rng.normal(0, 0.2, means.shape)).astype(np.float32)
+    b0 = (0.3 * np.log(np.maximum(counts, 1)) + rng.normal(0, 0.1, classes)).astype(np.float32)
+    return Problem(x, y, w0, b0)
+
+
+def groups_of(recipes: Sequence[Recipe], made: Problem, **options: Any) -> list[Group]:
+    """The plan of a sweep over the problem."""
+    return plan(recipes, made.shape, **{"memory": MEMORY, **options})
+
+
+def run(
+    recipes: Sequence[Recipe], made: Problem, *, workers: int = 1, **options: Any
+) -> dict[Recipe, Outcome]:
+    """Plan and train; outcomes by recipe."""
+    outcomes: dict[Recipe, Outcome] = {}
+    for group in groups_of(recipes, made, workers=workers, **options):
+        view = made.view(group.stream.view)
+        outcomes |= {o.recipe: o for o in run_group(group, view, workers=workers)}
+    return outcomes
