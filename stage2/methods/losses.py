@@ -214,11 +214,13 @@ def vs(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossPara
 def ldam(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossParameters:
     """Label-distribution-aware margin, max_margin·(n_k/n_min)^{−1/4} on the cosine [LDAM eq. 13].
 
-    On logits z = s·cos the margin is s times as large; the `cosine` head brings the s, so that the
-    head's softmax is the one the loss trained. From epoch `defer` on (if it is > 0), the weights of
-    `class_balanced` act as well: deferred re-weighting, DRW.
+    On logits z = s·cos the margin is s times as large. The `cosine` head brings the s, so that the
+    head's softmax is the one the loss trained; a recipe takes the loss's s from its head. From
+    epoch `defer` on (if it is > 0), the weights of `class_balanced` act as well: deferred
+    re-weighting, DRW.
     """
-    margin = settings["scale"] * settings["max_margin"] * (counts / counts.min()) ** -0.25
+    scale = 30.0 if settings["scale"] is None else settings["scale"]
+    margin = scale * settings["max_margin"] * (counts / counts.min()) ** -0.25
     if 0 < settings["defer"] <= moment.epoch:
         weight = effective_number_weights(counts, settings["beta"])
         return LossParameters(margin=margin, weight=weight, by_weights=True)
@@ -338,7 +340,13 @@ LOSSES = {
         "ldam",
         (
             Setting("max_margin", 0.5, "largest margin, on the cosine (0.3 on iNaturalist)", low=0),
-            Setting("scale", 30.0, "scale s of the cosine head the margin belongs to", above=0),
+            Setting(
+                "scale",
+                None,
+                "scale s of the logits the margin belongs to; the head's own, or 30",
+                above=0,
+                kind=float,
+            ),
             Setting("defer", 0, "epoch from which class-balanced weights act; 0 never", low=0),
             _BETA,
             _EMPTY,

@@ -160,7 +160,7 @@ PRESETS: dict[str, Preset] = {
             loss.source,
         )
         for name, loss in LOSSES.items()
-        if name not in ("balanced_softmax", "ldam", "las", "los")
+        if name not in ("balanced_softmax", "ldam", "los")
     },
     **{
         name: Preset({"head": name}, head.description, head.source)

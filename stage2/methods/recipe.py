@@ -231,6 +231,8 @@ def _resolve(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in given.items():
         if full := takes.aliases.get(key):
             values[full] = takes.settings[full].check(value, _owner(name))
+    if values.get("loss.scale", 0) is None:  # a margin is measured on the head's logits
+        values["loss.scale"] = values["head.scale"]
     return values
 
 

@@ -95,13 +95,13 @@ class Store:
         if not self.path.parent.is_dir():
             raise errors.ConfigError(f"{self.path.parent} is not a folder. Create it first.")
         try:
-            self._open()
+            self._open(create)
         except sqlite3.DatabaseError as error:
             raise errors.ConfigError(
                 f"{self.path} is not a results file ({error}). Choose another name."
             ) from None
 
-    def _open(self) -> None:
+    def _open(self, create: bool) -> None:
         self._db = sqlite3.connect(self.path, timeout=60)
         self._db.execute("PRAGMA foreign_keys = ON")
         kind = self._db.execute("PRAGMA application_id").fetchone()[0]
@@ -113,7 +113,7 @@ class Store:
                     f"{self.path} has results schema {schema}, this version reads {SCHEMA}. "
                     "Update featbank."
                 )
-        elif tables or kind:
+        elif tables or kind or not create:
             raise errors.ConfigError(
                 f"{self.path} is a database of something else. Choose another name."
             )

@@ -152,7 +152,8 @@ def _rows(runs: Sequence[Run], split: str, select_on: str) -> list[Row]:
     done = [run for run in runs if run.status == "done"]
     epochs = sorted({epoch for run in done for _, epoch in run.metrics}) or ["last"]
     ranked_at = "selected" if select_on == "val" and "selected" in epochs else "last"
-    selection = [run.metrics[select_on, ranked_at]["macro"] for run in done]
+    complete = done if len(done) == len(runs) else []  # a mean over surviving seeds ranks nothing
+    selection = [run.metrics[select_on, ranked_at]["macro"] for run in complete]
     rows = []
     for epoch in epochs:
         row: Row = {

@@ -124,7 +124,7 @@ def test_a_killed_sweep_resumes_to_the_same_table(
     make_toy().write(tmp_path / "b.h5")
     sweep = (
         "sweep", "b.h5", "--recipe", "crt", "--recipe", "lws", "--recipe", "disalign",
-        "--set", "lr=0.01,0.02,0.05,0.1", "--set", "batch_size=16", "--set", "epochs=60",
+        "--set", "lr=0.01,0.02,0.05,0.1", "--set", "batch_size=16", "--set", "epochs=30",
         "--seeds", "0,1,2,3",
     )  # fmt: skip
     installed(*sweep, "-o", "whole.sqlite")

@@ -56,8 +56,14 @@ class NCM(Head):
                 z[:, c] = class_distances(normalize(rows, dim=1), normalize(means, dim=1), "dot")
             else:
                 z[:, c] = -class_distances(rows, means, "l2")
-        return z.masked_fill_(parameters["empty"], torch.finfo(z.dtype).min)
+        empty = parameters["empty"]
+        furthest = z.masked_fill(empty, torch.inf).amin(2, keepdim=True)
+        return torch.where(empty, furthest - EMPTY_BEHIND, z)
 
+
+EMPTY_BEHIND = 100.0
+"""How far the logit of a class without samples lies behind the furthest other: e^−100 is nothing,
+and a likelihood stays finite."""
 
 _TRANSFORMS = ("un", "l2n", "cl2n")
 

@@ -124,7 +124,7 @@ def test_defaults_are_those_of_the_papers(loss: str) -> None:
         "weighted": {"rho": 1.2, "normalise": "weights"},
         "class_balanced": {"beta": 0.9999, "normalise": "weights"},
         "gradual": {"base": 2.0, "strength": 1.0},
-        "ldam": {"max_margin": 0.5, "scale": 30.0, "defer": 0},
+        "ldam": {"max_margin": 0.5, "scale": None, "defer": 0},  # the head's, or 30
         "las": {"smooth_over": "uniform", "smooth_shape": "concave"},
         "los": {"smoothing": 0.98, "smooth_over": "uniform"},
         "logit_adjusted": {"tau": 1.0},

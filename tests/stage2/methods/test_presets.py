@@ -64,6 +64,7 @@ TABLE: dict[str, dict[str, Any]] = {
             "class_balanced",
             "logit_adjusted",
             "gradual",
+            "las",
             "vs",
         )
     },

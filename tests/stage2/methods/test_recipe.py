@@ -144,6 +144,8 @@ def test_names_that_two_parts_share_are_prefixed() -> None:
     assert recipe.part("head")["scale"] == 10.0
     assert {"loss.scale", "head.scale"} <= set(recipe.settings)
     assert "scale" not in recipe.settings
+    follows = Recipe("ldam", **{"head.scale": 20.0})
+    assert follows.part("loss")["scale"] == 20.0, "a margin is measured on the head's logits"
     plain = Recipe("ldam", head="linear", scale=25.0)
     assert plain.part("loss")["scale"] == 25.0
     assert Recipe("ce", head="cosine", scale=25.0).part("head")["scale"] == 25.0
