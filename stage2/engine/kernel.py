@@ -115,7 +115,7 @@ def loss_and_gradient(z: Tensor, y: Tensor, rows: LossRows) -> tuple[Tensor, Ten
     if rows.shift is not None:
         u.add_(rows.shift)
     if rows.margin is not None:
-        u.scatter_add_(2, label, rows.margin[y].neg().unsqueeze(2))
+        u.scatter_add_(2, label, rows.margin.index_select(0, y).neg_().unsqueeze(2))
     # One exponential per logit: p = e/Σe is never formed, its 1/Σe joins the row's slope below.
     uy = u.gather(2, label).squeeze(2)  # [B, C]
     total = None if rows.smoothing is None else u.sum(2)
@@ -129,7 +129,7 @@ def loss_and_gradient(z: Tensor, y: Tensor, rows: LossRows) -> tuple[Tensor, Ten
     if rows.smoothing is None or total is None:
         entropy, elsewhere, excess = -log_py, None, None
     else:
-        smoothing = rows.smoothing[y]
+        smoothing = rows.smoothing.index_select(0, y)
         elsewhere = smoothing * rows.elsewhere
         at_label = 1 - smoothing + smoothing * rows.at_label
         excess = at_label - elsewhere
@@ -166,7 +166,7 @@ def _row_weights(y: Tensor, rows: LossRows, batch: int, configs: int, z: Tensor)
     """ω_y over the batch's normaliser, [B, C]."""
     if rows.weight is None:
         return torch.full((batch, configs), 1 / batch, dtype=z.dtype, device=z.device)
-    weight = rows.weight[y]
+    weight = rows.weight.index_select(0, y)
     total = weight.sum(0)
     # A batch of left-out classes only has no weight at all: its loss is 0, not 0/0.
     norm = torch.where(rows.by_weights & (total > 0), total, float(batch))

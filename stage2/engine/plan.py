@@ -19,9 +19,10 @@ import torch
 from featbank import errors
 from stage2.methods.recipe import Recipe
 
-CACHE_BYTES = 3 << 20
+CACHE_BYTES = 12 << 20
 """Working set of a tile on a CPU, about one core's share of the last-level cache: logits and
-gradient of a step, parameters and their velocity."""
+gradient of a step, parameters and their velocity. Smaller tiles lose to the cost of calling
+operations, which two threads of one interpreter also queue for."""
 
 GROUP_CONFIGS = 64
 """Configurations of a group on a CPU: results are stored group by group, so this bounds what a

@@ -48,9 +48,10 @@ class Context:
     weight0: Tensor | None = None
     bias0: Tensor | None = None
 
-    def batch(self, rows: Tensor | slice) -> Batch:
-        """The training rows as a batch."""
-        return Batch(self.x[rows], self.y[rows], self.weight0, self.bias0)
+    def batch(self, rows: Tensor) -> Batch:
+        """The training rows [B] as a batch."""
+        x, y = self.x.index_select(0, rows), self.y.index_select(0, rows)
+        return Batch(x, y, self.weight0, self.bias0)
 
 
 @dataclass(frozen=True)
