@@ -47,7 +47,13 @@ if TYPE_CHECKING:
 @click.option("--memory", help="Budget of a fused group, such as 2GiB. Default: a quarter of RAM.")
 @click.option("--force", is_flag=True, help="Train again what the results hold already.")
 @click.option("--dry-run", is_flag=True, help="Check everything, print the plan, train nothing.")
-@click.option("--top", default=20, show_default=True, help="Lines of the table at the end.")
+@click.option(
+    "--top",
+    default=20,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Lines of the table at the end.",
+)
 @click.option(
     "-o",
     "--output",

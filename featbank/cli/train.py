@@ -65,7 +65,10 @@ _DATASET_OPTIONS = (
 )
 @click.option("--mixup", type=float, help="α of mixup's Beta(α, α); 0 is off. [default: 0.0]")
 @click.option("--seed", type=int, help="Seed of weights, order and augmentation. [default: 0]")
-@click.option("--precision", help="fp32, or bf16 (autocast). [default: fp32]")
+@click.option(
+    "--precision",
+    help="fp32, or bf16 autocast, slower on CPUs without bf16 instructions. [default: fp32]",
+)
 @click.option("--device", help="auto, cpu, cuda, cuda:1, … [default: auto]")
 @click.option(
     "-o",

@@ -11,7 +11,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -80,7 +80,7 @@ class Outcome:
     selected_epoch: int | None
     curves: dict[str, list[float]]
     parameters: Parameters
-    seconds: float = field(compare=False)
+    seconds: float = field(default=0.0, compare=False)
 
 
 def group_stream(stream: Stream, labels: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ def run_group(group: Group, data: ViewData, *, workers: int = 1) -> list[Outcome
     data
         The group's view.
     workers
-        CPU threads; tiles run side by side, one thread each, and a lone tile uses them all.
+        CPU threads; tiles run side by side, one thread each, and a lone large tile uses them all.
 
     Returns
     -------
@@ -122,9 +122,7 @@ def run_group(group: Group, data: ViewData, *, workers: int = 1) -> list[Outcome
                 each(lambda run, epoch=epoch: run.epoch(epoch, rows[epoch]), runs)
         outcomes = each(TileRun.outcomes, runs)
     seconds = (time.perf_counter() - begun) / len(group.recipes)
-    return [
-        Outcome(**{**vars(outcome), "seconds": seconds}) for tile in outcomes for outcome in tile
-    ]
+    return [replace(outcome, seconds=seconds) for tile in outcomes for outcome in tile]
 
 
 @contextlib.contextmanager
@@ -226,7 +224,6 @@ class TileRun:
                 selected_epoch=best[c],
                 curves={name: curve[c].tolist() for name, curve in stacked.items()},
                 parameters={name: values[c] for name, values in self.parameters.items()},
-                seconds=0.0,
             )
             for c, recipe in enumerate(self.tile.recipes)
         ]

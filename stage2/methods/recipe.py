@@ -176,7 +176,7 @@ def expand(
     grids
         Values to try, ``{recipe: {setting: values}}``; texts are read as on a command line.
     seeds
-        The seeds.
+        The seeds, where the grid has no ``seed`` of its own.
 
     Raises
     ------
@@ -196,7 +196,8 @@ def expand(
             for key, value in chosen.items():
                 if isinstance(value, str):
                     chosen[key] = takes.settings[takes.aliases[key]].parse(value, _owner(name))
-            for seed in [{"seed": s} for s in seeds] if "seed" in takes.settings else [{}]:
+            unseeded = "seed" in chosen or "seed" not in takes.settings
+            for seed in [{}] if unseeded else [{"seed": s} for s in seeds]:
                 recipes[Recipe(name, **chosen, **seed)] = None
     for unused in {key for grid in grids.values() for key in grid} - taken:
         raise errors.ConfigError(

@@ -104,6 +104,12 @@ def test_sweep_and_leaderboard(featbank: Run, toy_bank: Path) -> None:
         assert mark in featbank("leaderboard", "r.sqlite", "--format", form).stdout
 
 
+def test_seeds_can_be_set_like_any_setting(featbank: Run, toy_bank: Path) -> None:
+    """`--set seed=4,5` stands over `--seeds`."""
+    featbank("sweep", toy_bank, "--recipe", "lws", "--set", "seed=4,5", "--set", "epochs=1")
+    assert {tuple(row["seeds"]) for row in rows_of(featbank, "results.sqlite")} == {(4, 5)}
+
+
 def test_without_val_every_table_says_selected_on_test(
     featbank: Run, make_toy: Callable[..., Toy], tmp_path: Path
 ) -> None:
