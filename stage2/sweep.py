@@ -216,7 +216,7 @@ def check_bank(bank: Bank, recipes: Iterable[Recipe]) -> None:
                 f"Recipe {recipe.name!r} needs the stage-1 classifier, {bank.path} has none. "
                 "Import it with --classifier."
             )
-        head.check(bank.train_counts)
+        head.require(bank.train_counts)
         if recipe.trained:
             LOSSES[recipe.settings["loss"]](bank.train_counts, recipe.part("loss"))
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from stage2.engine.kernel import LossRows, loss_and_gradient
 from stage2.engine.metrics import Evaluation, Tally, macro_accuracy
 from stage2.engine.plan import Group, Stream, Tile
-from stage2.methods.heads import HEADS, Batch, Context, Parameters
+from stage2.methods.heads import HEADS, Batch, Context, Parameters, TrainedHead
 from stage2.methods.losses import LOSSES, Moment
 from stage2.methods.optimisers import OPTIMISERS, learning_rates
 from stage2.methods.recipe import Recipe
@@ -163,7 +163,7 @@ class TileRun:
         self.loss_curve: list[Tensor] = []
         self.val_curve: list[Tensor] = []
         self.best: Parameters = {}
-        if self.head.trained:
+        if isinstance(self.head, TrainedHead):
             recipes = [recipe.settings for recipe in tile.recipes]
             self.optimiser = OPTIMISERS[recipes[0]["optimiser"]](
                 self.parameters,
@@ -178,6 +178,7 @@ class TileRun:
 
     def epoch(self, epoch: int, rows: Tensor) -> None:
         """One pass over the batches `rows` [steps, B]."""
+        assert isinstance(self.head, TrainedHead)
         context = self.data.context
         if self._scheduled and epoch:
             self._rows = self._loss_rows(Moment(epoch, self._epochs))

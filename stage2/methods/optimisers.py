@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -44,7 +45,7 @@ def learning_rates(settings: Mapping[str, Any], steps: int) -> np.ndarray:
     return settings["lr"] * factor
 
 
-class Optimiser:
+class Optimiser(ABC):
     """What optimisers share: stacked parameters and their per-configuration hyper-parameters.
 
     Parameters
@@ -79,8 +80,9 @@ class Optimiser:
             p = self.parameters[name]
             self._update(name, p, gradient, _shaped(rate, p), _shaped(self._decay, p))
 
+    @abstractmethod
     def _update(self, name: str, p: Tensor, gradient: Tensor, lr: Tensor, decay: Tensor) -> None:
-        raise NotImplementedError
+        """Change `p` and the optimiser's state of it; `lr` and `decay` broadcast against it."""
 
 
 class SGD(Optimiser):

@@ -2,7 +2,7 @@
 
 from stage2.methods.heads.cosine import Cosine
 from stage2.methods.heads.disalign import DisAlign
-from stage2.methods.heads.interface import Batch, Context, Head, Parameters
+from stage2.methods.heads.interface import Batch, Context, Head, Parameters, TrainedHead
 from stage2.methods.heads.linear import Linear
 from stage2.methods.heads.logit_adjust import LogitAdjust
 from stage2.methods.heads.lws import LWS
@@ -21,4 +21,4 @@ HEADS: dict[str, Head] = {
     "ncm": NCM(),
 }
 
-__all__ = ["HEADS", "Batch", "Context", "Head", "Parameters"]
+__all__ = ["HEADS", "Batch", "Context", "Head", "Parameters", "TrainedHead"]

@@ -12,9 +12,9 @@ from featbank.settings import Setting
 from stage2.methods.heads.interface import (
     Batch,
     Context,
-    Head,
     Parameters,
     Settings,
+    TrainedHead,
     column,
     project,
     weight_gradient,
@@ -22,7 +22,7 @@ from stage2.methods.heads.interface import (
 from stage2.methods.heads.linear import Linear
 
 
-class Cosine(Head):
+class Cosine(TrainedHead):
     """z_k = s·⟨w_k/‖w_k‖, x/‖x‖⟩, no bias.
 
     A fresh W has rows of length 1, as the LDAM release draws them: the logits do not see the

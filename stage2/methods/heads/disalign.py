@@ -9,10 +9,17 @@ import torch
 from torch import Tensor
 
 from featbank.settings import Setting
-from stage2.methods.heads.interface import Batch, Context, Head, Parameters, Settings, uniform
+from stage2.methods.heads.interface import (
+    Batch,
+    Context,
+    Parameters,
+    Settings,
+    TrainedHead,
+    uniform,
+)
 
 
-class DisAlign(Head):
+class DisAlign(TrainedHead):
     """z_k = (1 + σ(x)·α_k)·z⁰_k + σ(x)·β_k with the confidence σ(x) = sigmoid(v·x + c).
 
     ``init=identity`` starts at the stage-1 logits (α = β = v = c = 0). ``init=released`` starts as

@@ -9,6 +9,7 @@ are checked against float64 autograd in the tests.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from featbank.bank import require_samples
 from featbank.settings import Setting
 from stage2.methods.seeding import seeded
 
@@ -84,8 +86,8 @@ class Batch:
         return torch.nn.functional.normalize(self.x, dim=1)
 
 
-class Head:
-    """A classifier on frozen features.
+class Head(ABC):
+    """A classifier on frozen features; as it stands one with nothing to train, finished by `init`.
 
     A subclass gets a line in `HEADS` of `stage2.methods.heads`; all else follows from there.
     """
@@ -93,27 +95,38 @@ class Head:
     description: ClassVar[str]
     source: ClassVar[str]
     settings: ClassVar[tuple[Setting, ...]] = ()
-    trained: ClassVar[bool] = True
-    """Whether gradient steps change it; a training-free head is finished by `init`."""
+    trained: ClassVar[bool] = False
+    """Whether gradient steps change it: whether it is a `TrainedHead`."""
+    uses_counts: ClassVar[bool] = False
+    """Whether it needs log n_k, and so a training sample in every class."""
 
     def needs_classifier(self, settings: Settings) -> bool:
         """Whether these settings need the bank's stage-1 classifier."""
         return settings.get("init") == "stage1"
 
-    def check(self, counts: np.ndarray) -> None:
-        """Raise where training counts [K] leave the head without what it needs; most need none."""
+    def require(self, counts: np.ndarray) -> None:
+        """Raise `EmptyClass` where training counts [K] leave the head without what it needs."""
+        if self.uses_counts:
+            name = type(self).__module__.rpartition(".")[2]  # a head's file bears its name
+            require_samples(counts, f"Head {name!r}", "Leave the recipe out of the sweep.")
 
+    @abstractmethod
     def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
         """Initial parameters, stacked over the C `settings`, on the context's device."""
-        raise NotImplementedError
 
+    @abstractmethod
     def logits(self, parameters: Parameters, batch: Batch) -> Tensor:
         """Logits [B, C, K]; a fresh tensor the caller may overwrite."""
-        raise NotImplementedError
 
+
+class TrainedHead(Head):
+    """A head that gradient steps change."""
+
+    trained = True
+
+    @abstractmethod
     def gradients(self, parameters: Parameters, batch: Batch, grad: Tensor) -> Parameters:
         """Gradients of the trained parameters from `grad` = ∂L/∂logits [B, C, K] (contiguous)."""
-        raise NotImplementedError
 
     def lr_multipliers(self, settings: Sequence[Settings]) -> dict[str, list[float]]:
         """Learning-rate multipliers of single parameters, [C] each; 1 where not named."""

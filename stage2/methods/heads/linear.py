@@ -11,9 +11,9 @@ from featbank.settings import Setting
 from stage2.methods.heads.interface import (
     Batch,
     Context,
-    Head,
     Parameters,
     Settings,
+    TrainedHead,
     fresh_linear,
     project,
     stage1_linear,
@@ -21,7 +21,7 @@ from stage2.methods.heads.interface import (
 )
 
 
-class Linear(Head):
+class Linear(TrainedHead):
     """z = Wx + b."""
 
     description = "linear classifier, fresh (cRT) or from stage 1"

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from featbank.bank import require_samples
 from featbank.settings import Setting
 from stage2.methods.heads.interface import Batch, Context, Head, Parameters, Settings, column
 
@@ -18,17 +16,14 @@ class LogitAdjust(Head):
 
     description = "stage-1 logits minus τ times the log prior"
     source = "logit_adjust"
-    trained = False
+    uses_counts = True
     settings = (Setting("tau", 1.0, "strength τ of the prior", low=0),)
 
     def needs_classifier(self, settings: Settings) -> bool:
         return True
 
-    def check(self, counts: np.ndarray) -> None:
-        require_samples(counts, "Head 'logit_adjust'", "Leave the recipe out of the sweep.")
-
     def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
-        self.check(context.counts)
+        self.require(context.counts)
         counts = torch.from_numpy(context.counts).to(context.x.device)
         log_prior = (counts / counts.sum()).log().float()
         tau = column([s["tau"] for s in settings], context.x)

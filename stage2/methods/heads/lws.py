@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stage2.methods.heads.interface import Batch, Context, Head, Parameters, Settings
+from stage2.methods.heads.interface import Batch, Context, Parameters, Settings, TrainedHead
 
 
-class LWS(Head):
+class LWS(TrainedHead):
     """z_k = s_k·z⁰_k: one trained scale per class on the stage-1 logits, bias included."""
 
     description = "one learned scale per class on the stage-1 logits"

@@ -11,16 +11,16 @@ from featbank.settings import Setting
 from stage2.methods.heads.interface import (
     Batch,
     Context,
-    Head,
     Parameters,
     Settings,
+    TrainedHead,
     project,
     stage1_linear,
     weight_gradient,
 )
 
 
-class MiSLAS(Head):
+class MiSLAS(TrainedHead):
     """z = s ⊙ (Wx + b) with W = W₀ + ΔW: s at the recipe's lr, W and b at lr·delta_lr.
 
     As released: W itself is fine-tuned, the bias stands inside the scale, and weight decay acts on

@@ -22,7 +22,6 @@ class NCM(Head):
 
     description = "nearest class mean"
     source = "crt"
-    trained = False
     settings = (
         Setting("transform", "cl2n", "what features go through", choices=("un", "l2n", "cl2n")),
         Setting("metric", "l2", "squared distance or cosine", choices=("l2", "cosine")),

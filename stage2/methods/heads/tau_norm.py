@@ -24,7 +24,6 @@ class TauNorm(Head):
 
     description = "stage-1 weights divided by their norm to the τ"
     source = "crt"
-    trained = False
     settings = (
         Setting("tau", 1.0, "exponent τ: 0 leaves W₀, 1 normalises; grid 0…2", low=0),
         Setting("keep_bias", False, "add b₀, unscaled"),
