@@ -32,10 +32,6 @@ _SETTINGS = (
 )
 
 
-def _ignore(*_: object) -> None:
-    pass
-
-
 def extract(
     run: str | os.PathLike[str],
     bank: str | os.PathLike[str],
@@ -47,8 +43,8 @@ def extract(
     seed: int = 0,
     device: str = "auto",
     overwrite: bool = False,
-    report: Callable[[str], None] = _ignore,
-    progress: Callable[[int, int], None] = _ignore,
+    report: Callable[[str], None] = lambda line: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Write the features of every split to `bank`, in the order of the data set.
 

@@ -31,17 +31,13 @@ LOG = "log.jsonl"
 """Name of the log in the run folder: one JSON object per epoch."""
 
 
-def _ignore(*_: object) -> None:
-    pass
-
-
 def train(
     settings: TrainSettings,
     run: str | os.PathLike[str],
     *,
-    report: Callable[[str], None] = _ignore,
+    report: Callable[[str], None] = lambda line: None,
     report_every: int = 1,
-    progress: Callable[[int, int], None] = _ignore,
+    progress: Callable[[int, int], None] = lambda done, total: None,
     overwrite: bool = False,
 ) -> Path:
     """Train a backbone; write ``checkpoint.pt`` and ``log.jsonl`` to the folder `run`.

@@ -18,7 +18,7 @@ To add a loss, write its function and its entry in `LOSSES`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -95,7 +95,7 @@ class Loss:
     source: str
     settings: tuple[Setting, ...] = ()
     scheduled: bool = False
-    uses_counts: bool = field(default=False)
+    uses_counts: bool = False
 
     def __call__(
         self, counts: np.ndarray, settings: dict[str, Any] | None = None, moment: Moment = Moment()

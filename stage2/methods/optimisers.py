@@ -72,6 +72,7 @@ class Optimiser(ABC):
         self._some = next(iter(parameters.values()))
         self._multiplier = {n: column(m, self._some) for n, m in multipliers.items()}
         self._decay = column([s["weight_decay"] for s in settings], self._some)
+        self._start(settings)
 
     def step(self, gradients: Parameters, lr: Tensor) -> None:
         """One step at the learning rates `lr` [C]; `gradients` are overwritten."""
@@ -79,6 +80,10 @@ class Optimiser(ABC):
             rate = lr * self._multiplier[name] if name in self._multiplier else lr
             p = self.parameters[name]
             self._update(name, p, gradient, _shaped(rate, p), _shaped(self._decay, p))
+
+    @abstractmethod
+    def _start(self, settings: Sequence[Mapping[str, Any]]) -> None:
+        """Make the optimiser's own state of the parameters."""
 
     @abstractmethod
     def _update(self, name: str, p: Tensor, gradient: Tensor, lr: Tensor, decay: Tensor) -> None:
@@ -98,14 +103,8 @@ class SGD(Optimiser):
         Setting("nesterov", False, "Nesterov's momentum"),
     )
 
-    def __init__(
-        self,
-        parameters: Parameters,
-        settings: Sequence[Mapping[str, Any]],
-        multipliers: Mapping[str, Sequence[float]],
-    ) -> None:
-        super().__init__(parameters, settings, multipliers)
-        self._velocity = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    def _start(self, settings: Sequence[Mapping[str, Any]]) -> None:
+        self._velocity = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
         self._momentum = column([s["momentum"] for s in settings], self._some)
         nesterov = [float(s["nesterov"]) for s in settings]
         self._nesterov = column(nesterov, self._some) if any(nesterov) else None
@@ -127,15 +126,9 @@ class AdamW(Optimiser):
     description = "Adam with decoupled weight decay"
     source = "adamw"
 
-    def __init__(
-        self,
-        parameters: Parameters,
-        settings: Sequence[Mapping[str, Any]],
-        multipliers: Mapping[str, Sequence[float]],
-    ) -> None:
-        super().__init__(parameters, settings, multipliers)
-        self._first = {name: torch.zeros_like(p) for name, p in parameters.items()}
-        self._second = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    def _start(self, settings: Sequence[Mapping[str, Any]]) -> None:
+        self._first = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
+        self._second = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
         self._steps = 0
 
     def step(self, gradients: Parameters, lr: Tensor) -> None:

@@ -17,8 +17,6 @@ from stage2.methods.presets import PRESETS
 from stage2.methods.recipe import Recipe
 from stage2.results.store import Run, Store
 
-FORMATS = ("table", "json", "csv", "md", "latex")
-
 Row = dict[str, Any]
 
 
@@ -95,7 +93,7 @@ def leaderboard(
 
 
 def render(board: Leaderboard, form: str, *, top: int | None = None) -> str:
-    """A leaderboard as text in one of `FORMATS` but ``table``, which `rich_table` makes.
+    """A leaderboard as text: ``json``, ``csv``, ``md`` or ``latex``.
 
     ``json`` and ``csv`` have every row and metric; ``md`` and ``latex`` the columns of the table,
     its first `top` configurations.

@@ -1,27 +1,18 @@
-"""What the stage-1 tests share: one thread, small images on disk, one short training run."""
+"""What the stage-1 tests share: small images on disk, one short training run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from stage1.settings import default_settings
 from stage1.train import train
 
 MakeLists = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

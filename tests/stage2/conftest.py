@@ -1,4 +1,4 @@
-"""What the stage-2 tests share: one thread, a small long-tailed problem and its bank."""
+"""What the stage-2 tests share: a small long-tailed problem and its bank."""
 
 from __future__ import annotations
 
@@ -6,18 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from featbank import Bank
 from tests.stage2.synthetic import Problem, problem
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -16,18 +16,13 @@ from stage2.methods.recipe import Recipe
 from tests.stage2.compare import assert_close, difference
 from tests.stage2.synthetic import Problem, run
 
-FEATURES = (
-    Path(__file__).parents[3].resolve().parent / "shared/data/cifar100-lt-resnet32-features.npz"
-)
 WITHIN = 1e-4
 POINTS = 0.05
 
 
 @pytest.fixture(scope="module")
-def real() -> Problem:
-    if not FEATURES.is_file():
-        pytest.skip(f"{FEATURES} is absent")
-    loaded = np.load(FEATURES)
+def real(real_features: Path) -> Problem:
+    loaded = np.load(real_features)
     x = {
         (split, view): loaded[f"x_{split}_{view}"].astype(np.float32)
         for split in ("train", "test")

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from featbank import Bank, errors
+from featbank.cli.leaderboard import FORMATS
 from stage2.engine.metrics import METRICS, Evaluation
 from stage2.methods.recipe import Recipe, expand
 from stage2.results.store import Store
-from stage2.results.tables import FORMATS, Leaderboard, columns, leaderboard, render
+from stage2.results.tables import Leaderboard, columns, leaderboard, render
 from stage2.sweep import sweep
 from tests.stage2.compare import assert_close
 from tests.stage2.synthetic import Problem
