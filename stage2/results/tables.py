@@ -7,7 +7,7 @@ import io
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from featbank import errors
@@ -33,19 +33,21 @@ class Leaderboard:
         nothing to average.
     protocol
         One line: bank, selection, seeds, group thresholds.
+    select_on
+        The split whose macro accuracy ranks.
     """
 
     rows: list[Row]
     protocol: str
+    select_on: str
 
     def best(self) -> Leaderboard:
         """Only the best configuration of each recipe; the protocol still tells how many ran."""
         first: dict[str, str] = {}
         for row in self.rows:
             first.setdefault(row["name"], row["recipe"])
-        return Leaderboard(
-            [row for row in self.rows if row["recipe"] in first.values()], self.protocol
-        )
+        kept = [row for row in self.rows if row["recipe"] in first.values()]
+        return replace(self, rows=kept)
 
 
 def leaderboard(
@@ -89,7 +91,8 @@ def leaderboard(
     rows = [row for same in configurations.values() for row in _rows(same, split, select_on)]
     rows.sort(key=lambda row: (_worst_if_none(row["selection"]), row["recipe"], row["epoch"]))
     seeds = sorted({run.seed for run in runs if "loss" in run.parameters})
-    return Leaderboard(rows, _protocol(fingerprint, about, select_on, len(configurations), seeds))
+    protocol = _protocol(fingerprint, about, select_on, len(configurations), seeds)
+    return Leaderboard(rows, protocol, select_on)
 
 
 def render(board: Leaderboard, form: str, *, top: int | None = None) -> str:
@@ -126,19 +129,21 @@ def columns(board: Leaderboard, *, top: int | None = None) -> tuple[list[str], l
     """Header and lines of the human table: one line per configuration, last and selected epoch side
     by side, groups and calibration of the epoch that counts."""
     epochs = {row["epoch"] for row in board.rows}
-    shown = "selected" if "selected" in epochs else "last"
+    counts = "selected" if board.select_on == "val" else "last"  # the epoch that ranks
     by_recipe: dict[str, dict[str, Row]] = {}
     for row in board.rows:
         by_recipe.setdefault(row["recipe"], {})[row["epoch"]] = row
     header = ["recipe", "settings", "top-1 last"]
-    header += ["top-1 selected", "val macro"] if shown == "selected" else []
+    both = "selected" in epochs
+    header += ["top-1 selected", f"{board.select_on} macro"] if both else []
     header += ["many", "medium", "few", "ECE"]
     lines = []
     for rows in list(by_recipe.values())[:top]:
         last = rows["last"]
-        row = rows.get(shown, last)
+        selected = rows.get("selected", last)
+        row = rows.get(counts, last)
         line = [last["name"], _differences(last), _mean_std(last, "top1")]
-        line += [_mean_std(row, "top1"), _mean_std(row, "selection")] if shown == "selected" else []
+        line += [_mean_std(selected, "top1"), _mean_std(row, "selection")] if both else []
         line += [_mean_std(row, metric) for metric in ("many", "medium", "few", "ece")]
         lines.append(line)
     return header, lines

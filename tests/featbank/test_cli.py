@@ -104,6 +104,23 @@ def test_sweep_and_leaderboard(featbank: Run, toy_bank: Path) -> None:
         assert mark in featbank("leaderboard", "r.sqlite", "--format", form).stdout
 
 
+def test_the_table_names_the_split_that_ranks(featbank: Run, toy_bank: Path) -> None:
+    """With val and test at hand, the ranking column is the chosen split's, and the groups are those
+    of the epoch that ranks; compared with the JSON rows of that epoch."""
+    featbank("sweep", toy_bank, "--recipe", "crt", "--set", "epochs=6", "--seeds", "0")
+    for split, epoch in (("val", "selected"), ("test", "last")):
+        options = ("results.sqlite", "--select-on", split, "--format")
+        (row,) = (
+            row
+            for row in json.loads(featbank("leaderboard", *options, "json").stdout)
+            if row["epoch"] == epoch
+        )
+        header, _, line = featbank("leaderboard", *options, "md").stdout.splitlines()[:3]
+        cells = dict(zip(header.split(" | "), line.split(" | "), strict=True))
+        assert cells[f"{split} macro"] == f"{row['selection']:.1f}", (split, cells)
+        assert cells["few"] == f"{row['few']:.1f}", (split, cells)
+
+
 def test_seeds_can_be_set_like_any_setting(featbank: Run, toy_bank: Path) -> None:
     """`--set seed=4,5` stands over `--seeds`."""
     featbank("sweep", toy_bank, "--recipe", "lws", "--set", "seed=4,5", "--set", "epochs=1")
