@@ -8,7 +8,7 @@
     │   ├── Incomplete       written by a run that did not finish
     │   ├── Truncated        shorter than it says
     │   ├── Corrupt          a checksum or a structure is broken
-    │   ├── Unsafe           links or storage that lead outside the file
+    │   ├── Unsafe           links, storage or filters that lead outside the file
     │   ├── TooNew           a schema this version does not know
     │   └── Mismatch         two things that must belong together do not
     ├── ConfigError          a setting, option or name that is wrong
@@ -16,7 +16,10 @@
     │   ├── EmptyClass       a class without a sample where one is needed
     │   ├── LabelRange       a label outside 0…K−1
     │   └── NotFinite        NaN or infinity
-    └── OutputExists         the target is there and overwriting was not asked for
+    └── OutputError          a target that cannot be written
+        ├── OutputExists     it is there and overwriting was not asked for
+        ├── OutputBusy       another run is writing it
+        └── NoSpace          the disk has too little room for it
 
 The first sentence of a message is the fact, with path and numbers; the second is the remedy. The
 library raises; only the command line prints and exits.
@@ -50,7 +53,7 @@ class Corrupt(BankError):
 
 
 class Unsafe(BankError):
-    """Links or storage that lead outside the file."""
+    """Links, storage or filters that lead outside the file."""
 
 
 class TooNew(BankError):
@@ -81,8 +84,20 @@ class NotFinite(DataError):
     """NaN or infinity."""
 
 
-class OutputExists(FeatbankError):
+class OutputError(FeatbankError):
+    """A target that cannot be written."""
+
+
+class OutputExists(OutputError):
     """The target is there and overwriting was not asked for."""
+
+
+class OutputBusy(OutputError):
+    """Another run is writing the target."""
+
+
+class NoSpace(OutputError):
+    """The disk has too little room for the target."""
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

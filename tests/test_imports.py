@@ -33,7 +33,7 @@ def files(package: str) -> list[Path]:
     [
         ("stage1", ("stage2", "featbank.cli")),
         ("stage2", ("stage1", "featbank.cli")),
-        ("featbank/bank", ("stage1", "stage2", "featbank.cli", "torch")),
+        ("featbank/bank", ("stage1", "stage2", "featbank.cli", "featbank.exchange", "torch")),
         *(
             (
                 f"stage2/{floor}",

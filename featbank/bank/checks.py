@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from featbank import errors
 
 def as_copies(array: np.ndarray, split: str, view: str) -> np.ndarray:
     """Features as [A, N, D]; two axes mean one copy."""
-    array = np.asarray(array)
+    array = array if hasattr(array, "dtype") else np.asarray(array)  # rows on disk stay there
     if array.ndim not in (2, 3) or array.dtype.kind not in "fiu":
         raise errors.DataError(
             f"{split}/{view}: features have type {array.dtype} and shape {list(array.shape)}. "
@@ -35,6 +36,92 @@ def checked_labels(labels: np.ndarray, split: str, num_classes: int) -> np.ndarr
             f"{num_classes - 1} ({outside.size} such rows). Check the labels or the class names."
         )
     return labels.astype(np.int64)
+
+
+def checked_index(index: np.ndarray, split: str) -> np.ndarray:
+    """Source rows [N] as int64: not negative, each once."""
+    if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
+        raise errors.DataError(
+            f"{split}: the index has type {index.dtype} and shape {list(index.shape)}. "
+            "It must be integers [N]."
+        )
+    if index.size and index.min() < 0:
+        raise errors.DataError(
+            f"{split}: index {index.min()} in row {index.argmin()} is negative. It must be a row "
+            "of the source data."
+        )
+    if (repeated := first_repeated(index)) is not None:
+        raise errors.DataError(
+            f"{split}: index {index[repeated]} in row {repeated} occurs before. "
+            "Every row comes from a source row of its own."
+        )
+    if index.size and index.max() > np.iinfo(np.int64).max:
+        raise errors.DataError(f"{split}: index {index.max()} does not fit 64 bits with sign.")
+    return index.astype(np.int64)
+
+
+def check_disjoint(index: Mapping[str, np.ndarray], sources: Mapping[str, str]) -> None:
+    """Raise where a split that results are measured on shares source rows with another.
+
+    Parameters
+    ----------
+    index
+        Source rows [N] by split.
+    sources
+        Name of the source data by split; only splits of one source can share rows.
+    """
+    for one, other in itertools.combinations(index, 2):
+        if sources[one] != sources[other] or {one, other} == {"train", "train_balanced"}:
+            continue
+        shared = np.intersect1d(index[one], index[other])
+        if shared.size:
+            raise errors.DataError(
+                f"{one} and {other} share {shared.size} rows of {sources[one]!r}, such as "
+                f"{shared[0]}. Results need splits without common rows."
+            )
+
+
+def as_bytes(texts: Sequence[str], name: str) -> np.ndarray:
+    """Texts [N] as UTF-8 bytes of one length, filled up with NUL."""
+    encoded = []
+    for row, text in enumerate(map(str, texts)):
+        try:
+            encoded.append(text.encode())
+        except UnicodeEncodeError:
+            raise errors.DataError(
+                f"{name}: {text!r} in row {row} cannot be stored as UTF-8. Rename it."
+            ) from None
+        if "\0" in text:
+            raise errors.DataError(f"{name}: {text!r} in row {row} has a NUL. Rename it.")
+    return np.array(encoded, dtype="S")
+
+
+def as_float32(array: np.ndarray, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Numbers of a model as float32: of this shape and finite."""
+    array = check_numbers(np.asarray(array), name)
+    if array.shape != shape:
+        raise errors.DataError(
+            f"{name} has shape {list(array.shape)}, the bank needs {list(shape)}. "
+            "Check that it belongs to these features."
+        )
+    with np.errstate(over="ignore"):
+        stored = array.astype(np.float32)
+    check_finite(stored, name)
+    return stored
+
+
+def first_repeated(values: np.ndarray) -> int | None:
+    """Position of the first of `values` [N] that occurred before, or None."""
+    order = values.argsort(kind="stable")
+    again = order[1:][values[order][1:] == values[order][:-1]]
+    return int(again.min()) if again.size else None
+
+
+def check_numbers(array: np.ndarray, name: str) -> np.ndarray:
+    """Return `array`, or raise where it does not hold real numbers."""
+    if array.dtype.kind not in "fiu":
+        raise errors.DataError(f"{name} has type {array.dtype}. It must be real numbers.")
+    return array
 
 
 def check_finite(block: np.ndarray, name: str, *, first_row: int = 0) -> None:

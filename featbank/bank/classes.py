@@ -36,3 +36,40 @@ def require_samples(train_counts: np.ndarray, who: str, remedy: str) -> None:
             f"{who} needs a training sample in every class; {empty.size} have none: {names}. "
             f"{remedy}"
         )
+
+
+def hold_out(
+    labels: np.ndarray, per_class: int, num_classes: int, *, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw `per_class` rows of every class for another split.
+
+    Parameters
+    ----------
+    labels
+        [N] integers in 0…K−1.
+    per_class
+        Rows to hold out of each class that has rows.
+    seed
+        Seed of the draw.
+
+    Returns
+    -------
+    Rows kept and rows held out, both ascending.
+
+    Raises
+    ------
+    EmptyClass
+        Where a class would keep no row.
+    """
+    rng = np.random.default_rng(seed)
+    held = []
+    for k in range(num_classes):
+        rows = np.flatnonzero(labels == k)
+        if 0 < len(rows) <= per_class:
+            raise errors.EmptyClass(
+                f"Holding out {per_class} rows per class leaves class {k} none: it has "
+                f"{len(rows)}. Hold out fewer."
+            )
+        held.append(rng.choice(rows, per_class, replace=False) if len(rows) else rows)
+    out = np.sort(np.concatenate(held))
+    return np.setdiff1d(np.arange(len(labels)), out), out

@@ -3,25 +3,29 @@
 ::
 
     /                         attributes: format, schema, complete, num_classes, dim, fingerprint
-    /provenance               uint8: a JSON document, how the bank was made
+    /provenance          [n]  uint8: a JSON document, how the bank was made
     /classes/name        [K]  fixed-length UTF-8 bytes
     /classes/train_count [K]  int64, samples of each class in the train split
     /<split>/label       [N]  int64, 0…K−1
-    /<split>/index       [N]  int64, row in the source data
+    /<split>/index       [N]  int64, row in the source data; its attribute `source` names that data
     /<split>/path        [N]  fixed-length UTF-8 bytes (optional)
     /<split>/<view>/feature [A, N, D]   float32 or float16; A augmentation copies, 1 by default
     /classifier/<view>/weight [K, D], bias [K]    float32, the stage-1 classifier (optional)
     /batchnorm/<view>/<layer>/mean, variance      float32, BatchNorm statistics (optional)
 
-``complete`` is 0 until everything else is on disk. Every dataset carries the attribute ``sha256``,
-the digest of its content (`featbank.bank.fingerprint`). Numbers are int64 attributes, texts
-fixed-length byte attributes: a variable-length attribute lives in a heap without a checksum, where
-a flipped bit goes unnoticed.
+``complete`` is 0 until everything else is on disk. Every dataset is chunked, carries a fletcher32
+checksum per chunk and the attribute ``sha256``, the digest of its content
+(`featbank.bank.fingerprint`). Numbers are int64 attributes, texts fixed-length byte attributes: a
+variable-length attribute lives in a heap without a checksum, where a flipped bit goes unnoticed.
+docs/format.md says the same for readers and writers in other languages.
 """
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 FORMAT = "featbank"
 SCHEMA = 1
@@ -31,18 +35,60 @@ SPLITS = ("train", "val", "test", "train_balanced")
 SPLIT_COLUMNS = ("label", "index", "path")
 DTYPES = ("float32", "float16")
 
-CHUNK_BYTES = 1 << 20
-"""Aimed size of a feature chunk: reading with checksums is fastest near 1 MiB."""
+CHUNK_BYTES = 1 << 18
+"""Size of a chunk: 256 KiB pass through the processor's cache, checksum included, about as fast as
+a plain read, and are small enough to be shuffled by (scripts/benchmark_bank.py)."""
+
+FEATURE_AXES = 3
 
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_.\-]*"
 _VIEW = re.compile(rf"{_NAME}(/{_NAME})?")
 
 
+@dataclass(frozen=True)
+class Layout:
+    """What a dataset must be: one of the types `dtypes` (``S`` for bytes of any length), `axes`."""
+
+    dtypes: tuple[str, ...]
+    axes: int
+
+
+_LAYOUTS = {
+    r"provenance": Layout(("uint8",), 1),
+    r"classes/name": Layout(("S",), 1),
+    r"classes/train_count": Layout(("int64",), 1),
+    r"[^/]+/(label|index)": Layout(("int64",), 1),
+    r"[^/]+/path": Layout(("S",), 1),
+    r"classifier/.+/weight": Layout(("float32",), 2),
+    r"classifier/.+/bias": Layout(("float32",), 1),
+    r"batchnorm/.+/(mean|variance)": Layout(("float32",), 1),
+    r"[^/]+/.+/feature": Layout(DTYPES, FEATURE_AXES),
+}
+
+
+def layout_of(name: str) -> Layout:
+    """The layout of the dataset `name`, such as ``train/label``."""
+    return next(layout for pattern, layout in _LAYOUTS.items() if re.fullmatch(pattern, name))
+
+
+def is_name(name: str) -> bool:
+    """Whether `name` can be one part of a path in a bank: letters, digits, ``_``, ``.``, ``-``."""
+    return bool(re.fullmatch(_NAME, name))
+
+
 def is_view_name(name: str) -> bool:
     """Whether `name` can name a view: ``instance``, or two levels such as ``expert0/instance``."""
-    return bool(_VIEW.fullmatch(name)) and name.split("/", maxsplit=1)[0] not in SPLIT_COLUMNS
+    first, _, second = name.partition("/")
+    return bool(_VIEW.fullmatch(name)) and first not in SPLIT_COLUMNS and second != "feature"
 
 
-def chunk_rows(rows: int, dim: int, itemsize: int) -> int:
-    """Rows of one feature chunk [1, rows, D]: about 1 MiB, at least one row."""
-    return max(1, min(rows, CHUNK_BYTES // (dim * itemsize)))
+def chunk_rows(rows: int, row_bytes: int) -> int:
+    """Rows of one chunk: about `CHUNK_BYTES`, at least one row."""
+    return max(1, min(rows, CHUNK_BYTES // max(1, row_bytes)))
+
+
+def chunk_shape(name: str, shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
+    """Chunk of the dataset `name`: whole rows; of features [A, N, D], rows of one copy."""
+    lead = (1,) if name.endswith("/feature") else ()
+    rows, *rest = shape[len(lead) :]
+    return (*lead, chunk_rows(rows, math.prod(rest) * itemsize), *rest)

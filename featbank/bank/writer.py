@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,28 @@ import numpy as np
 from featbank import errors
 from featbank.bank import schema
 from featbank.bank.checks import (
+    as_bytes,
     as_copies,
+    as_float32,
     check_choice,
+    check_disjoint,
     check_finite,
+    check_numbers,
     check_same_length,
+    checked_index,
     checked_labels,
 )
 from featbank.bank.classes import class_counts
 from featbank.bank.fingerprint import RowDigest, array_digest, fingerprint
+from featbank.bank.target import Target
 
 Features = Mapping[str, Mapping[str, np.ndarray]]
+
+FILL = {"i": -1, "f": np.nan}
+"""What a row that was never written holds, by kind of type."""
+
+BLOCK_ROWS = 1 << 14
+"""Rows `write_bank` takes from an array at a time: an array on disk is never read whole."""
 
 
 class BankWriter:
@@ -50,7 +63,12 @@ class BankWriter:
 
     Raises
     ------
-    OutputExists, DataError, ConfigError
+    OutputExists, OutputBusy, NoSpace
+        Where the target cannot be written.
+    DataError, ConfigError
+        Where what is written cannot be a bank.
+    OSError
+        Where writing fails, on a full disk for example.
     """
 
     def __init__(
@@ -70,27 +88,38 @@ class BankWriter:
             raise errors.DataError(f"{self.path}: {self.num_classes} classes. A bank needs 2.")
         if dim < 1:
             raise errors.DataError(f"{self.path}: features of size {dim}. A bank needs D ≥ 1.")
-        if self.path.exists() and not overwrite:
-            raise errors.OutputExists(f"{self.path} exists. Choose another name or --overwrite.")
-        if not self.path.parent.is_dir():
-            raise errors.ConfigError(f"{self.path.parent} is not a folder. Create it first.")
-        self._part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+        self._target = Target(path, overwrite=overwrite)
+        self._owed = 0  # bytes of features announced and not yet written
         self._digests: dict[str, str] = {}
         self._labels: dict[str, np.ndarray] = {}
+        self._index: dict[str, np.ndarray] = {}
+        self._sources: dict[str, str] = {}
         self._open_features: list[FeatureRows] = []
-        self._file = h5py.File(self._part, "w", libver=schema.LIBVER, rdcc_nbytes=0)
-        attributes = self._file.attrs
-        attributes["format"] = np.bytes_(schema.FORMAT)
-        for name, value in (
-            ("schema", schema.SCHEMA),
-            ("complete", 0),
-            ("num_classes", self.num_classes),
-            ("dim", dim),
-        ):
-            attributes[name] = np.int64(value)
-        document = json.dumps(provenance or {}, sort_keys=True).encode()
-        self._file.create_dataset("provenance", data=np.frombuffer(document, np.uint8))
-        self._put("classes/name", _as_bytes(class_names))
+        self._modelled: list[tuple[str, str]] = []  # (classifier or batchnorm, view)
+        try:
+            with self._writing():
+                self._file = h5py.File(
+                    self._target.part, "w", libver=schema.LIBVER, rdcc_nbytes=0, locking=False
+                )
+                attributes = self._file.attrs
+                attributes["format"] = np.bytes_(schema.FORMAT)
+                for name, value in (
+                    ("schema", schema.SCHEMA),
+                    ("complete", 0),
+                    ("num_classes", self.num_classes),
+                    ("dim", dim),
+                ):
+                    attributes[name] = np.int64(value)
+            self._put("provenance", np.frombuffer(_as_json(provenance or {}), np.uint8))
+            del self._digests["provenance"]  # the same content is the same bank, whoever made it
+            self._put("classes/name", as_bytes(class_names, "classes/name"))
+        except BaseException:
+            self.discard()
+            raise
+
+    def reserve(self, size: int) -> None:
+        """Raise `NoSpace` where the disk has less than `size` bytes left."""
+        self._target.reserve(size)
 
     def split(
         self,
@@ -99,83 +128,113 @@ class BankWriter:
         *,
         index: np.ndarray | None = None,
         paths: Sequence[str] | None = None,
+        source: str | None = None,
     ) -> None:
-        """Begin a split with its `labels` [N], source rows `index` [N] and image `paths` [N]."""
+        """Begin a split.
+
+        Parameters
+        ----------
+        split
+            Its name, one of `schema.SPLITS`.
+        labels
+            [N] integers in 0…K−1.
+        index
+            [N] rows in the source data, each once; 0…N−1 by default.
+        paths
+            N texts, the images' places.
+        source
+            Name of the source data `index` points into; the split's own by default. Splits of one
+            source must not share rows.
+        """
         check_choice("split", split, schema.SPLITS)
+        if split in self._labels:
+            raise errors.ConfigError(f"{self.path}: the split {split!r} comes twice. Give it once.")
         labels = checked_labels(np.asarray(labels), split, self.num_classes)
         rows = np.arange(len(labels)) if index is None else np.asarray(index)
         check_same_length(split, labels=labels, index=rows)
-        self._labels[split] = labels
-        self._put(f"{split}/label", labels)
-        self._put(f"{split}/index", rows.astype(np.int64))
+        rows = checked_index(rows, split)
+        source_name = as_bytes([source or split], f"{split}/index, its source")[0]
         if paths is not None:
             check_same_length(split, labels=labels, path=paths)
-            self._put(f"{split}/path", _as_bytes(paths))
+            self._put(f"{split}/path", as_bytes(paths, f"{split}/path"))
+        self._labels[split], self._index[split] = labels, rows
+        self._sources[split] = source or split
+        self._put(f"{split}/label", labels)
+        self._put(f"{split}/index", rows)
+        with self._writing():
+            self._file[f"{split}/index"].attrs["source"] = source_name
 
     def features(self, split: str, view: str, *, copies: int = 1) -> FeatureRows:
         """Open the features [A, N, D] of a view, to be appended copy by copy, row by row."""
         if not schema.is_view_name(view):
             raise errors.ConfigError(
-                f"View name {view!r} is not usable. Use letters, digits, '_', '-' and '.'."
+                f"View name {view!r} is not usable. Use letters, digits, '_', '-' and '.', and "
+                f"none of {', '.join((*schema.SPLIT_COLUMNS, 'feature'))}."
             )
+        if split not in self._labels:
+            raise errors.ConfigError(f"{self.path}: {split} has no labels yet. Give them first.")
+        if copies < 1:
+            raise errors.DataError(f"{split}/{view}: {copies} copies. A view has at least one.")
         shape = (copies, len(self._labels[split]), self.dim)
         name = f"{split}/{view}/feature"
-        rows = schema.chunk_rows(shape[1], self.dim, self.dtype.itemsize)
-        dataset = self._file.create_dataset(
-            name,
-            shape,
-            self.dtype,
-            chunks=(1, rows, self.dim),
-            fletcher32=True,
-            fillvalue=np.nan,
-        )
-        feature_rows = FeatureRows(dataset, name)
+        self._check_new(name, [rows.name for rows in self._open_features])
+        self._owed += math.prod(shape) * self.dtype.itemsize
+        self.reserve(self._owed)
+        with self._writing():
+            dataset = self._file.create_dataset(
+                name,
+                shape,
+                self.dtype,
+                chunks=schema.chunk_shape(name, shape, self.dtype.itemsize) if shape[1] else None,
+                fletcher32=bool(shape[1]),
+                fillvalue=np.nan,
+            )
+        feature_rows = FeatureRows(dataset, name, self._write_block)
         self._open_features.append(feature_rows)
         return feature_rows
 
     def classifier(self, view: str, weight: np.ndarray, bias: np.ndarray | None = None) -> None:
         """Store the stage-1 classifier of a view: `weight` [K, D], `bias` [K] (zero if absent)."""
         bias = np.zeros(self.num_classes, np.float32) if bias is None else bias
-        for name, array, shape in (
-            ("weight", np.asarray(weight), (self.num_classes, self.dim)),
-            ("bias", np.asarray(bias), (self.num_classes,)),
+        for part, array, shape in (
+            ("weight", weight, (self.num_classes, self.dim)),
+            ("bias", bias, (self.num_classes,)),
         ):
-            if array.shape != shape:
-                raise errors.DataError(
-                    f"The classifier's {name} has shape {list(array.shape)}, the bank needs "
-                    f"{list(shape)}. Check that it belongs to these features."
-                )
-            check_finite(array, f"classifier/{view}/{name}")
-            self._put(f"classifier/{view}/{name}", array.astype(np.float32))
+            self._put_model(f"classifier/{view}/{part}", array, shape)
+        self._modelled.append(("classifier", view))
 
     def batchnorm(self, view: str, statistics: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
         """Store a view's BatchNorm statistics: (running mean, running variance) by layer name."""
         for layer, (mean, variance) in statistics.items():
-            self._put(f"batchnorm/{view}/{layer}/mean", np.asarray(mean, np.float32))
-            self._put(f"batchnorm/{view}/{layer}/variance", np.asarray(variance, np.float32))
+            if not schema.is_name(layer):
+                raise errors.ConfigError(f"Layer name {layer!r} is not usable in a bank.")
+            shape = (np.size(mean),)
+            self._put_model(f"batchnorm/{view}/{layer}/mean", mean, shape)
+            self._put_model(f"batchnorm/{view}/{layer}/variance", variance, shape)
+        self._modelled.append(("batchnorm", view))
 
     def close(self) -> None:
         """Check that all rows came, mark the bank complete, and move it to its place."""
         if "train" not in self._labels:
             raise errors.DataError(f"{self.path}: no train split. A bank needs one.")
         self._check_views()
+        check_disjoint(self._index, self._sources)
         counts = class_counts(self._labels["train"], self.num_classes)
         self._put("classes/train_count", counts)
         for rows in self._open_features:
             self._digests[rows.name] = rows.finish()
-        self._file.attrs["fingerprint"] = np.bytes_(fingerprint(self._digests))
-        self._file.flush()
-        self._file.attrs["complete"] = np.int64(1)
-        self._file.close()
-        _sync(self._part)
-        os.replace(self._part, self.path)
-        _sync(self.path.parent)
+        with self._writing():
+            self._file.attrs["fingerprint"] = np.bytes_(fingerprint(self._digests))
+            self._file.flush()
+            self._file.attrs["complete"] = np.int64(1)
+            self._file.close()
+            self._target.publish()
 
     def discard(self) -> None:
         """Remove the part file; the target stays as it was."""
-        with contextlib.suppress(OSError, RuntimeError):  # a full disk also fails at closing
-            self._file.close()
-        self._part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError, RuntimeError, AttributeError):
+            self._file.close()  # fails, too, on a full disk, or where it could not be opened
+        self._target.discard()
 
     def __enter__(self) -> BankWriter:
         return self
@@ -183,6 +242,8 @@ class BankWriter:
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if kind is not None:
             self.discard()
+            return
+        if not self._file:  # closed, or discarded, before
             return
         try:
             self.close()
@@ -202,29 +263,76 @@ class BankWriter:
                     f"{self.path}: {split} has the views {sorted(there)}, train has "
                     f"{sorted(views['train'])}. Give every view for every split."
                 )
+        for kind, view in self._modelled:
+            if view not in views["train"] and (kind, view) != ("classifier", "instance"):
+                raise errors.ConfigError(
+                    f"{self.path}: {kind}/{view} is given, the views are "
+                    f"{', '.join(sorted(views['train']))}. Name one of them."
+                )
+
+    def _check_new(self, name: str, names: Iterable[str]) -> None:
+        """Raise where `name` is there, or one of its parts is a dataset or holds one."""
+        place = name.rpartition("/")[0] + "/"
+        for other in names:
+            there = other.rpartition("/")[0] + "/"
+            if place.startswith(there) or there.startswith(place):
+                raise errors.ConfigError(
+                    f"{self.path}: {name} is given beside {other}. Give each view once, and none "
+                    "within another."
+                )
+
+    def _put_model(self, name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
+        if name in self._digests:
+            raise errors.ConfigError(f"{self.path}: {name} comes twice. Give it once.")
+        self._put(name, as_float32(array, name, shape))
 
     def _put(self, name: str, array: np.ndarray) -> None:
-        fill = {"fillvalue": -1} if array.dtype.kind == "i" else {}
-        options = {"chunks": array.shape, "fletcher32": True, **fill} if array.size else {}
-        dataset = self._file.create_dataset(name, data=array, **options)
+        options: dict[str, Any] = {}
+        if array.size:
+            chunks = schema.chunk_shape(name, array.shape, array.dtype.itemsize)
+            options = {"chunks": chunks, "fletcher32": True}
+            if array.dtype.kind in FILL:
+                options["fillvalue"] = FILL[array.dtype.kind]
         self._digests[name] = array_digest(array)
-        dataset.attrs["sha256"] = np.bytes_(self._digests[name])
+        with self._writing():
+            dataset = self._file.create_dataset(name, data=array, **options)
+            dataset.attrs["sha256"] = np.bytes_(self._digests[name])
+
+    def _write_block(self, dataset: h5py.Dataset, place: tuple, block: np.ndarray) -> None:
+        with self._writing():
+            dataset[place] = block
+        self._owed -= block.nbytes
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Say in one line what failed where the disk does not take what is written."""
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            if isinstance(error, OSError) and error.errno:
+                reason = os.strerror(error.errno)
+            raise OSError(
+                f"{self.path} could not be written ({reason}). The target is as it was; make room "
+                "and run again."
+            ) from None
 
 
 class FeatureRows:
     """The rows of one view, appended in order: copy 0 rows 0…N−1, then copy 1, …"""
 
-    def __init__(self, dataset: h5py.Dataset, name: str) -> None:
+    def __init__(self, dataset: h5py.Dataset, name: str, write: Callable[..., None]) -> None:
         self.name = name
-        self._dataset = dataset
+        self._dataset, self._write = dataset, write
         self._digest = RowDigest(dataset.dtype, dataset.shape)
-        self._chunk = dataset.chunks[1]
+        self._chunk = dataset.chunks[1] if dataset.chunks else 1
         self._pending: list[np.ndarray] = []
         self._received = self._written = 0
 
     def append(self, block: np.ndarray) -> None:
         """Add rows [n, D]; they must be finite and fit the bank's type."""
         copies, rows, dim = self._dataset.shape
+        check_numbers(block, self.name)
         if block.ndim != 2 or block.shape[1] != dim:
             raise errors.DataError(
                 f"{self.name}: a block has shape {list(block.shape)}, the bank needs [rows, {dim}]."
@@ -234,10 +342,11 @@ class FeatureRows:
         check_finite(block, self.name, first_row=self._received % rows if rows else 0)
         with np.errstate(over="ignore"):
             stored = block.astype(self._dataset.dtype)
-        if stored.dtype == np.float16 and not np.isfinite(stored).all():
+        if stored.dtype != block.dtype and not np.isfinite(stored).all():
+            remedy = "Store the bank as float32." if stored.dtype == np.float16 else "Scale them."
             raise errors.NotFinite(
-                f"{self.name}: values up to {np.abs(block).max():.3g} overflow float16. "
-                "Store the bank as float32."
+                f"{self.name}: values up to {np.abs(block).max():.3g} overflow {stored.dtype}. "
+                f"{remedy}"
             )
         self._received += len(block)
         self._pending.append(stored)
@@ -263,7 +372,7 @@ class FeatureRows:
             step = min(self._chunk, rows - row)
             if len(waiting) < step:
                 break
-            self._dataset[copy, row : row + step] = waiting[:step]
+            self._write(self._dataset, np.s_[copy, row : row + step], waiting[:step])
             self._digest.update(waiting[:step])
             waiting, self._written = waiting[step:], self._written + step
         self._pending = [waiting] if len(waiting) else []
@@ -277,6 +386,8 @@ def write_bank(
     class_names: Sequence[str] | None = None,
     classifier: Mapping[str, tuple[np.ndarray, np.ndarray | None]] | None = None,
     index: Mapping[str, np.ndarray] | None = None,
+    paths: Mapping[str, Sequence[str]] | None = None,
+    sources: Mapping[str, str] | None = None,
     dtype: str | None = None,
     provenance: Mapping[str, Any] | None = None,
     overwrite: bool = False,
@@ -298,6 +409,10 @@ def write_bank(
         ``{view: (weight [K, D], bias [K] or None)}``, the stage-1 classifier.
     index
         ``{split: [N]}`` rows in the source data; 0…N−1 by default.
+    paths
+        ``{split: N texts}``, the images' places.
+    sources
+        ``{split: name}`` of the source data that `index` points into; the split's own by default.
     dtype
         ``float32`` or ``float16``; by default float16 where every input is, else float32.
     provenance, overwrite
@@ -305,7 +420,10 @@ def write_bank(
 
     Raises
     ------
-    DataError, LabelRange, NotFinite, ConfigError, OutputExists
+    DataError, LabelRange, NotFinite, ConfigError
+        Where the arrays are no bank.
+    OutputExists, OutputBusy, NoSpace, OSError
+        Where the target cannot be written.
 
     Examples
     --------
@@ -335,13 +453,21 @@ def write_bank(
         overwrite=overwrite,
     )
     with writer:
+        writer.reserve(sum(array.size for array in every) * writer.dtype.itemsize)
         for split, views in arrays.items():
-            writer.split(split, labels[split], index=(index or {}).get(split))
+            writer.split(
+                split,
+                labels[split],
+                index=(index or {}).get(split),
+                paths=(paths or {}).get(split),
+                source=(sources or {}).get(split),
+            )
             for view, copies in views.items():
                 rows = writer.features(split, view, copies=len(copies))
                 check_same_length(split, labels=labels[split], **{view: copies[0]})
                 for copy in copies:
-                    rows.append(copy)
+                    for start in range(0, len(copy), BLOCK_ROWS):
+                        rows.append(copy[start : start + BLOCK_ROWS])
         for view, (weight, bias) in (classifier or {}).items():
             writer.classifier(view, weight, bias)
 
@@ -357,13 +483,11 @@ def _numbered_classes(
     return [str(k) for k in range(top + 1)]
 
 
-def _as_bytes(texts: Sequence[str]) -> np.ndarray:
-    return np.array([str(text).encode() for text in texts], dtype="S")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _as_json(document: Mapping[str, Any]) -> bytes:
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return json.dumps(dict(document), sort_keys=True).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise errors.DataError(
+            f"The provenance cannot be stored as JSON ({error}). Give a dictionary of texts, "
+            "numbers, lists and dictionaries."
+        ) from None

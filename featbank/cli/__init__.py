@@ -11,9 +11,11 @@ from typing import Any
 import click
 
 from featbank import __version__
-from featbank.cli.bank import import_, info
+from featbank.cli.bank import info, merge, split, verify
 from featbank.cli.demo import demo
+from featbank.cli.exporting import export_features
 from featbank.cli.extract import extract
+from featbank.cli.importing import import_
 from featbank.cli.leaderboard import leaderboard
 from featbank.cli.methods import methods
 from featbank.cli.sweep import sweep
@@ -50,5 +52,18 @@ def main() -> None:
     """
 
 
-for _command in (train, extract, import_, info, sweep, leaderboard, methods, demo):
+for _command in (
+    train,
+    extract,
+    import_,
+    export_features,
+    info,
+    verify,
+    merge,
+    split,
+    sweep,
+    leaderboard,
+    methods,
+    demo,
+):
     main.add_command(_command)

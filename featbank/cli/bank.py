@@ -1,137 +1,264 @@
-"""``featbank import`` and ``featbank info``."""
+"""``featbank info``, ``verify``, ``merge`` and ``split``: seeing banks, and rearranging them."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from featbank.errors import ConfigError
+if TYPE_CHECKING:
+    from featbank.bank.verify import Check
 
-_PAIR = (str, str)
+_BANK = click.argument("bank", type=click.Path(path_type=Path))
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+_OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace existing files.")
 
-
-@click.command("import")
-@click.argument("npz", required=False, type=click.Path(path_type=Path))
-@click.option("--train", type=_PAIR, metavar="X Y", help="Features [N, D] and labels [N] of train.")
-@click.option("--val", type=_PAIR, metavar="X Y", help="The same of val.")
-@click.option("--test", type=_PAIR, metavar="X Y", help="The same of test.")
-@click.option(
-    "--train-balanced", type=_PAIR, metavar="X Y", help="The same of a balanced train set (oracle)."
-)
-@click.option(
-    "--view",
-    "views",
-    type=(str, str, str),
-    multiple=True,
-    metavar="VIEW SPLIT X",
-    help="Features of a further view of a split, such as: --view balanced train xb.npy.",
-)
-@click.option("--classifier", type=_PAIR, metavar="W B", help="Stage-1 weight [K, D] and bias [K].")
-@click.option("--class-names", type=click.Path(path_type=Path), help="One class name per line.")
-@click.option("--dtype", type=click.Choice(["float32", "float16"]), help="Default: as given.")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The bank.")
-@click.option("--overwrite", is_flag=True, help="Replace an existing bank.")
-def import_(
-    *,
-    npz: Path | None,
-    train: tuple[str, str] | None,
-    val: tuple[str, str] | None,
-    test: tuple[str, str] | None,
-    train_balanced: tuple[str, str] | None,
-    views: tuple[tuple[str, str, str], ...],
-    classifier: tuple[str, str] | None,
-    class_names: Path | None,
-    dtype: str | None,
-    output: Path,
-    overwrite: bool,
-) -> None:
-    """Make a bank from NumPy arrays: timm, CLIP, DINO, a colleague's.
-
-    Arrays are files, x.npy, or keys of an archive, feats.npz:x_train. An NPZ given alone must name
-    its keys x_train, y_train, x_test, …, further views x_train_balanced, the classifier w0 and b0.
-
-    \b
-    featbank import --train x.npy y.npy --test xt.npy yt.npy --classifier w.npy b.npy -o bank.h5
-    featbank import feats.npz -o bank.h5
-    """
-    from featbank.bank import write_bank
-    from featbank.bank.importers import Arrays, read_array, read_class_names, read_npz
-
-    arrays = read_npz(npz) if npz else Arrays()
-    pairs = {"train": train, "val": val, "test": test, "train_balanced": train_balanced}
-    for split, pair in pairs.items():
-        if pair:
-            arrays.add(split, "instance", read_array(pair[0]))
-            arrays.labels[split] = read_array(pair[1])
-    for view, split, place in views:
-        arrays.add(split, view, read_array(place))
-    if classifier:
-        arrays.classifier["instance"] = (read_array(classifier[0]), read_array(classifier[1]))
-    if "train" not in arrays.features:
-        raise ConfigError("No training features were given. Give --train X Y, or an .npz.")
-    for line in arrays.report():
-        click.echo(line)
-    write_bank(
-        output,
-        arrays.features,
-        arrays.labels,
-        class_names=read_class_names(class_names) if class_names else None,
-        classifier=arrays.classifier,
-        dtype=dtype,
-        provenance={"made_by": "featbank import", "sources": _sources(npz, pairs, views)},
-        overwrite=overwrite,
-    )
-    click.echo(f"Wrote {output}. Next: featbank info {output}")
-
-
-def _sources(
-    npz: Path | None,
-    pairs: dict[str, tuple[str, str] | None],
-    views: tuple[tuple[str, str, str], ...],
-) -> dict[str, str]:
-    """Where every array came from, by its place in the bank."""
-    sources = {"npz": str(npz)} if npz else {}
-    for split, pair in pairs.items():
-        if pair:
-            sources[f"{split}/instance"], sources[f"{split}/label"] = pair
-    return {**sources, **{f"{split}/{view}": place for view, split, place in views}}
+_SHOWN = 8
+"""Defects of one check that the screen shows; ``--json`` has all."""
 
 
 @click.command()
-@click.argument("bank", type=click.Path(path_type=Path))
-def info(bank: Path) -> None:
+@_BANK
+@_JSON
+def info(*, bank: Path, as_json: bool) -> None:
     """Show a bank on one screen.
 
     \b
     featbank info bank.h5
+    featbank info bank.h5 --json | jq .train_counts
     """
-    from featbank.bank import GROUPS, Bank
+    from featbank.bank import Bank
+    from featbank.bank.summary import history, summary
 
     with Bank(bank) as b:
-        counts = b.train_counts
-        click.echo(
-            f"{bank}  ({bank.stat().st_size / 2**20:.1f} MiB, fingerprint {b.fingerprint[:12]})"
-        )
-        click.echo(f"features    D = {b.dim}, views: {', '.join(b.views)}")
-        click.echo(
-            f"classes     K = {b.num_classes}, training samples {counts.max()} … {counts.min()} "
-            f"(imbalance {_ratio(counts.max(), counts.min())})"
-        )
-        for group, mask in b.groups().items():
-            total = counts[mask].sum()
-            click.echo(f"  {group:<9} {mask.sum():>4} classes, {total} samples ({GROUPS[group]})")
-        for split in b.splits:
-            copies, dtype = b.copies(split), b.dtype(split)
-            extra = f", {copies} augmentation copies" if copies > 1 else ""
-            click.echo(f"{split:<11} {len(b.labels(split))} rows, {dtype}{extra}")
-        if "val" not in b.splits:
-            click.echo("val         none: comparisons on this bank are selected on test")
-        has = [view for view in b.views if b.classifier(view) is not None]
-        click.echo(f"classifier  {', '.join(has) or 'none'}")
-        click.echo(f"batchnorm   {', '.join(v for v in b.views if b.batchnorm(v)) or 'none'}")
-        click.echo(f"made by     {b.provenance.get('made_by', 'unknown')}")
+        told = summary(b)
+    if as_json:
+        click.echo(json.dumps(told, indent=2))
+        return
+    click.echo(
+        f"{bank}  ({told['size'] / 2**20:.1f} MiB, schema {told['schema']}, "
+        f"fingerprint {told['fingerprint'][:12]})"
+    )
+    _show_classes(told)
+    _show_splits(told["splits"])
+    click.echo(f"features    D = {told['dim']}, {told['dtype']}, views: {', '.join(told['views'])}")
+    for name, view in told["views"].items():
+        click.echo(f"  {name:<9} {_described(name, view)}")
+    for step, text in history(told["provenance"]):
+        indent = "" if step == "made by" else "  "
+        click.echo(_printable(f"{indent + step:<11} {text}"))
 
 
-def _ratio(most: int, least: int) -> str:
-    return f"{most / least:.0f}" if least else "∞: a class is empty"
+@click.command()
+@_BANK
+@_JSON
+def verify(*, bank: Path, as_json: bool) -> None:
+    """Read every byte of a bank and list everything that is wrong with it.
+
+    A note is worth knowing and no defect. Exit code 2 where a check failed.
+
+    \b
+    featbank verify bank.h5
+    featbank verify bank.h5 --json | jq '.checks[] | select(.status != "ok")'
+    """
+    from featbank.bank.verify import verify as check_all
+    from featbank.cli.progress import progress
+    from featbank.errors import Corrupt
+
+    if as_json:
+        checks = check_all(bank)
+    else:
+        with progress("MiB verified") as report:
+            checks = check_all(bank, progress=report)
+    wrong = [check.name for check in checks if check.status in ("failed", "skipped")]
+    if as_json:
+        click.echo(json.dumps(_verdict(bank, checks, not wrong), indent=2))
+    else:
+        for check in checks:
+            _show_check(check)
+    if wrong:
+        raise Corrupt(
+            f"{bank} failed {len(wrong)} of {len(checks)} checks: {', '.join(wrong)}. "
+            "Restore or rebuild it."
+        )
+    if not as_json:
+        notes = sum(check.status == "note" for check in checks)
+        told = f", {notes} with a note" if notes else ""
+        click.echo(f"{bank} passed {len(checks)} checks{told}.")
+
+
+@click.command()
+@click.argument("banks", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The bank.")
+@_OVERWRITE
+def merge(*, banks: tuple[Path, ...], output: Path, overwrite: bool) -> None:
+    """Merge banks: shards one after another, or views of the same rows side by side.
+
+    Banks with the same views are shards; the rows of each split come in the order given. Banks
+    with no view in common must have the same rows.
+
+    \b
+    featbank merge shards/bank-*of4.h5 -o bank.h5
+    featbank merge instance.h5 clip.h5 -o both.h5
+    """
+    from featbank.bank.merge import merge as merge_banks
+    from featbank.cli.progress import progress
+
+    with progress("MiB merged") as report:
+        merged = merge_banks(banks, output, overwrite=overwrite, progress=report)
+    how = {
+        "shards": "the rows of {n} shards, one after another",
+        "views": "the views of {n} banks, side by side",
+    }[merged.kind].format(n=len(banks))
+    click.echo(f"Wrote {output}: {how}. {_fingerprint_told(output)}")
+    if merged.borrowed:
+        click.echo(
+            f"Note: {', '.join(merged.borrowed)} had no stage-1 classifier and now has the "
+            "instance view's."
+        )
+
+
+@click.command()
+@_BANK
+@click.option("--val-per-class", type=click.IntRange(1), help="Rows of each class to hold out.")
+@click.option("--seed", type=int, help="Seed of the draw, with --val-per-class. Default: 0.")
+@click.option("--shards", type=click.IntRange(2), help="Number of banks to cut into.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The bank; with --shards the folder, made where it is missing.",
+)
+@_OVERWRITE
+def split(
+    *,
+    bank: Path,
+    val_per_class: int | None,
+    seed: int | None,
+    shards: int | None,
+    output: Path,
+    overwrite: bool,
+) -> None:
+    """Hold a val split out of train, or cut a bank into shards.
+
+    Held-out rows keep their index, which points to the source rows of train. Shards are named
+    bank-0of4.h5, …; `featbank merge` joins them to the same bank again.
+
+    \b
+    featbank split bank.h5 --val-per-class 5 -o with-val.h5
+    featbank split bank.h5 --shards 4 -o shards
+    """
+    from featbank.bank.split import split_shards, split_val
+    from featbank.cli.progress import progress
+    from featbank.errors import ConfigError
+
+    if (val_per_class is None) == (shards is None):
+        raise ConfigError("Splitting takes --val-per-class N or --shards N. Give one of them.")
+    if shards is not None and seed is not None:
+        raise ConfigError("--seed goes with --val-per-class: shards are not drawn. Leave it out.")
+    with progress("MiB written") as report:
+        if val_per_class is not None:
+            split_val(
+                bank,
+                output,
+                val_per_class,
+                seed=seed or 0,
+                overwrite=overwrite,
+                progress=report,
+            )
+            told = f"{output}: {val_per_class} rows of each class of train are val now"
+            last = _fingerprint_told(output)
+        elif shards is not None:
+            paths = split_shards(bank, output, shards, overwrite=overwrite, progress=report)
+            told = f"{paths[0]} … {paths[-1].name}: {shards} shards"
+            together = output / f"{bank.stem}-*of{shards}.h5"
+            last = f"Join them with: featbank merge {together} -o BANK"
+    click.echo(f"Wrote {told}. {last}")
+
+
+def _show_classes(told: Mapping[str, Any]) -> None:
+    most, least = max(told["train_counts"]), min(told["train_counts"])
+    ratio = f"{most / least:.0f}" if least else "∞: a class is empty"
+    click.echo(
+        f"classes     K = {told['num_classes']}, training samples {most} … {least} "
+        f"(imbalance {ratio})"
+    )
+    for name, group in told["groups"].items():
+        click.echo(
+            f"  {name:<9} {len(group['classes']):>4} classes, {group['samples']} samples "
+            f"({group['rule']})"
+        )
+
+
+def _show_splits(splits: Mapping[str, Any]) -> None:
+    click.echo("splits                    rows  classes    per class  source")
+    for name, split in splits.items():
+        least, most = split["per_class"]
+        per_class = str(most) if least == most else f"{least} … {most}"
+        source = split["source"] + (", with paths" if split["paths"] else "")
+        figures = f"{split['rows']:>14} {split['classes']:>8} {per_class:>12}"
+        click.echo(_printable(f"  {name:<14}{figures}  {source}"))
+    if "val" not in splits:
+        click.echo("  val           none: comparisons on this bank are selected on test")
+
+
+def _described(name: str, view: Mapping[str, Any]) -> str:
+    """``4 copies of train; stage-1 classifier; 31 BatchNorm layers``."""
+    copies = [f"{n} copies of {split}" for split, n in view["copies"].items() if n > 1]
+    classifier = {name: "stage-1 classifier", None: "no stage-1 classifier"}.get(
+        view["classifier"], "stage-1 classifier of instance"
+    )
+    layers = view["batchnorm_layers"]
+    return "; ".join(
+        [
+            *copies,
+            classifier,
+            f"{layers} BatchNorm layers" if layers else "no BatchNorm statistics",
+        ]
+    )
+
+
+def _show_check(check: Check) -> None:
+    status = check.status.upper() if check.status in ("failed", "skipped") else check.status
+    lines = check.found if check.found else (check.detail,)
+    if len(lines) > _SHOWN:
+        lines = (*lines[:_SHOWN], f"… and {len(lines) - _SHOWN} more (--json lists all)")
+    for i, line in enumerate(lines):
+        lead = f"{status:<7} {check.name:<11}" if i == 0 else " " * 19
+        click.echo(_printable(f"{lead} {line}"))
+
+
+def _verdict(bank: Path, checks: list[Check], passed: bool) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "path": str(bank),
+        "fingerprint": _fingerprint_of(bank),
+        "passed": passed,
+        "checks": [asdict(check) for check in checks],
+    }
+
+
+def _fingerprint_of(path: Path) -> str | None:
+    """The fingerprint of a bank, None where it cannot be opened."""
+    from featbank.bank import Bank
+    from featbank.errors import BankError
+
+    try:
+        with Bank(path) as bank:
+            return bank.fingerprint
+    except BankError:
+        return None
+
+
+def _fingerprint_told(path: Path) -> str:
+    return f"Fingerprint {str(_fingerprint_of(path))[:12]}."
+
+
+def _printable(text: str) -> str:
+    """Texts from a file of anyone: what a terminal would obey is left out."""
+    return "".join(c for c in text if c.isprintable())

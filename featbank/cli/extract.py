@@ -25,13 +25,28 @@ from featbank.cli.progress import progress
     help="instance: the checkpoint's BatchNorm statistics; balanced: those of class-balanced data.",
 )
 @click.option("--dtype", default="float32", show_default=True, help="float32 or float16.")
+@click.option(
+    "--augmentations",
+    metavar="A",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Augmented copies of each training image, in place of the plain one. The features of "
+    "train take A times the room; 4 copies win back most of what is lost by not augmenting anew "
+    "in every epoch of stage 2.",
+)
 @click.option("--root", help="Where the images are now. [default: where they were in training]")
 @click.option(
     "--balanced-batches",
     type=int,
     help="Batches of 128 for the balanced view. [default: one pass over train, at least 64]",
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of the balanced batches.")
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    help="Seed of the balanced batches and the augmented copies.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @click.option("--overwrite", is_flag=True, help="Replace the bank that is there. [default: no]")
 def extract(
@@ -40,6 +55,7 @@ def extract(
     output: Path,
     views: str,
     dtype: str,
+    augmentations: int,
     root: str | None,
     balanced_batches: int | None,
     seed: int,
@@ -47,6 +63,8 @@ def extract(
     overwrite: bool,
 ) -> None:
     """Write the features of RUN, a run folder or its checkpoint, to a bank.
+
+    Stopped or killed, it leaves what is finished; the same command goes on from there.
 
     \b
     featbank extract runs/digits -o bank.h5
@@ -59,6 +77,7 @@ def extract(
             output,
             views=[view.strip() for view in views.split(",") if view.strip()],
             dtype=dtype,
+            augmentations=augmentations,
             root=root,
             balanced_batches=balanced_batches,
             seed=seed,

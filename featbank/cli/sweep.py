@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,7 +45,11 @@ if TYPE_CHECKING:
     help="Split that ranks. Default: val where the bank has it, else test, and the table says so.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
-@click.option("--memory", help="Budget of a fused group, such as 2GiB. Default: a quarter of RAM.")
+@click.option(
+    "--memory",
+    help="Budget, such as 2GiB, half for features and half for a fused group; features that do not "
+    "fit are streamed from the bank. Default: half of RAM, or 80 % of the GPU's.",
+)
 @click.option("--force", is_flag=True, help="Train again what the results hold already.")
 @click.option("--dry-run", is_flag=True, help="Check everything, print the plan, train nothing.")
 @click.option(
@@ -98,6 +103,9 @@ def sweep(
             f"{configurations} configurations, {len(recipes)} runs with their seeds, "
             f"in {len(groups)} fused groups on {place}"
         )
+        for view in dict.fromkeys(group.stream.view for group in groups):
+            if streamed := _streamed(opened, view, device=place, memory=budget):
+                click.echo(f"{view}: {streamed} streamed from the bank in shuffled blocks")
         if dry_run:
             for group in groups:
                 click.echo(f"  {_describe(group)}")
@@ -191,6 +199,18 @@ def _allowed(bank: Bank) -> list[str]:
         except FeatbankError as error:
             click.echo(f"Left out {name}: {error}")
     return allowed
+
+
+def _streamed(bank: Bank, view: str, *, device: str, memory: int | None) -> str:
+    """Splits of a view that do not fit in memory, with their sizes."""
+    from stage2.sweep import view_budget
+
+    budgets = view_budget(bank, view, device=device, memory=memory)
+    return ", ".join(
+        f"{split} ({4 * math.prod(bank.shape(split, view)) / 2**30:.2f} GiB)"
+        for split, budget in budgets.items()
+        if budget is not None
+    )
 
 
 def _describe(group: Group) -> str:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import copy as copy_module
+import itertools
+import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -12,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from featbank import Bank, BankWriter, errors, write_bank
+from featbank.bank.schema import is_view_name
 
 X = np.arange(12, dtype=np.float32).reshape(4, 3)
 Y = np.array([0, 1, 1, 2])
@@ -25,36 +31,142 @@ def small(path: Path, **options: object) -> Path:
     return path
 
 
-@settings(max_examples=30, deadline=None)
-@given(
-    data=st.data(),
-    copies=st.integers(1, 3),
-    rows=st.integers(1, 9),
-    dim=st.integers(1, 5),
-    dtype=st.sampled_from(["float32", "float16"]),
+TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12)
+VIEWS = st.from_regex(
+    r"[a-z0-9_][A-Za-z0-9_.\-]{0,5}(/[a-z0-9_][A-Za-z0-9_.\-]{0,5})?", fullmatch=True
 )
-def test_round_trip(
-    data: st.DataObject, copies: int, rows: int, dim: int, dtype: str, tmp_path_factory: object
-) -> None:
-    """What goes in comes out, for any sizes and types, compared with the arrays themselves."""
-    path = tmp_path_factory.mktemp("bank") / "b.h5"  # type: ignore[attr-defined]
-    finite = st.floats(-1e4, 1e4, width=16)
-    x = data.draw(arrays(dtype, (copies, rows, dim), elements=finite))
-    y = data.draw(arrays(np.int64, rows, elements=st.integers(0, 3)))
-    write_bank(path, {"train": {"instance": x}}, {"train": y}, class_names=["a", "b", "ü", "d"])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+FINITE = st.floats(-6e4, 6e4, width=16)
+
+
+@st.composite
+def views_of_a_bank(draw: st.DrawFn) -> list[str]:
+    """One to three names, none within another."""
+    drawn = draw(st.lists(VIEWS.filter(is_view_name), min_size=1, max_size=3, unique=True))
+    groups = {name.split("/")[0] for name in drawn if "/" in name}
+    return [name for name in drawn if name not in groups]
+
+
+@st.composite
+def contents(draw: st.DrawFn) -> dict[str, Any]:
+    """What `BankWriter` takes, of small sizes: everything a bank can have, and banks of nothing."""
+    classes, dim = draw(st.integers(2, 5)), draw(st.integers(1, 4))
+    dtype = draw(st.sampled_from(["float32", "float16"]))
+    views = draw(views_of_a_bank())
+    splits = {}
+    for split in ["train", *draw(st.lists(st.sampled_from(["val", "test"]), unique=True))]:
+        rows = draw(st.integers(0, 6))
+        index = st.lists(st.integers(0, 2**63 - 1), min_size=rows, max_size=rows, unique=True)
+        splits[split] = {
+            "labels": draw(arrays(np.int64, rows, elements=st.integers(0, classes - 1))),
+            "index": np.array(draw(index), np.int64),
+            "paths": draw(st.none() | st.lists(TEXT, min_size=rows, max_size=rows)),
+            "source": f"{split} {draw(TEXT)}",
+            "features": {
+                view: draw(arrays(dtype, (draw(st.integers(1, 3)), rows, dim), elements=FINITE))
+                for view in views
+            },
+        }
+    matrix, vector = (
+        arrays("f4", (classes, dim), elements=FINITE),
+        arrays("f4", classes, elements=FINITE),
+    )
+    return {
+        "class_names": draw(st.lists(TEXT, min_size=classes, max_size=classes)),
+        "dim": dim,
+        "dtype": dtype,
+        "provenance": draw(st.dictionaries(st.text(max_size=5), JSON, max_size=3)),
+        "splits": splits,
+        "classifier": draw(st.dictionaries(st.sampled_from(views), st.tuples(matrix, vector))),
+        "batchnorm": draw(
+            st.dictionaries(st.sampled_from(["bn1", "layer1.0.bn2"]), st.tuples(vector, vector))
+        ),
+        "views": views,
+    }
+
+
+def write_content(path: Path, content: dict[str, Any], blocks: Sequence[int] = (1,)) -> str:
+    """Write it, features in blocks of these sizes, again and again; the fingerprint."""
+    names = content["class_names"]
+    options = {name: content[name] for name in ("dim", "dtype", "provenance")}
+    with BankWriter(path, names, overwrite=True, **options) as writer:
+        for split, parts in content["splits"].items():
+            columns = {name: parts[name] for name in ("labels", "index", "paths", "source")}
+            writer.split(split, **columns)
+            for view, copies in parts["features"].items():
+                appended = writer.features(split, view, copies=len(copies))
+                rows, sizes = copies.reshape(-1, content["dim"]), itertools.cycle(blocks)
+                while len(rows):
+                    size = next(sizes)
+                    appended.append(rows[:size])
+                    rows = rows[size:]
+        for view, (weight, bias) in content["classifier"].items():
+            writer.classifier(view, weight, bias)
+        writer.batchnorm(content["views"][0], content["batchnorm"])
     with Bank(path) as bank:
-        assert bank.splits == ("train",)
-        assert bank.views == ("instance",)
-        assert (bank.num_classes, bank.dim) == (4, dim)
-        assert bank.class_names == ["a", "b", "ü", "d"]
-        assert bank.copies("train") == copies
-        assert bank.dtype("train") == dtype
-        np.testing.assert_array_equal(bank.train_counts, np.bincount(y, minlength=4))
-        for copy in range(copies):
-            features, labels = bank.load("train", copy=copy)
-            assert (features.dtype, labels.dtype) == (np.float32, np.int64)
-            np.testing.assert_array_equal(features, x[copy].astype(np.float32))
-            np.testing.assert_array_equal(labels, y)
+        return bank.fingerprint
+
+
+@settings(max_examples=30, deadline=None)
+@given(content=contents(), blocks=st.lists(st.integers(1, 9), min_size=1, max_size=3))
+def test_round_trip(
+    content: dict[str, Any], blocks: list[int], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """What goes in comes out, for any sizes, types, names and texts, in blocks of any sizes."""
+    path = tmp_path_factory.getbasetemp() / "round_trip.h5"
+    fingerprint = write_content(path, content, blocks)
+    assert fingerprint == write_content(path, content, [100])
+    with Bank(path) as bank:
+        assert set(bank.splits) == set(content["splits"])
+        assert set(bank.views) == set(content["views"])
+        assert (bank.num_classes, bank.dim) == (len(content["class_names"]), content["dim"])
+        assert bank.class_names == content["class_names"]
+        assert bank.provenance == content["provenance"]
+        counts = np.bincount(content["splits"]["train"]["labels"], minlength=bank.num_classes)
+        np.testing.assert_array_equal(bank.train_counts, counts)
+        for split, parts in content["splits"].items():
+            np.testing.assert_array_equal(bank.labels(split), parts["labels"])
+            np.testing.assert_array_equal(bank.index(split), parts["index"])
+            assert (bank.paths(split), bank.source(split)) == (parts["paths"], parts["source"])
+            for view, copies in parts["features"].items():
+                assert bank.shape(split, view) == copies.shape
+                assert bank.dtype == content["dtype"]
+                for copy, expected in enumerate(copies):
+                    x, y = bank.load(split, view, copy=copy)
+                    assert (x.dtype, y.dtype) == (np.float32, np.int64)
+                    np.testing.assert_array_equal(x, expected.astype(np.float32))
+        for view, pair in content["classifier"].items():
+            np.testing.assert_equal(bank.classifier(view), pair)
+        np.testing.assert_equal(bank.batchnorm(content["views"][0]), content["batchnorm"])
+
+
+@settings(max_examples=15, deadline=None)
+@given(content=contents(), data=st.data())
+def test_another_content_has_another_fingerprint(
+    content: dict[str, Any], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """One changed value of any array, or one changed name, changes it."""
+    path = tmp_path_factory.getbasetemp() / "changed.h5"
+    before = write_content(path, content)
+    other = copy_module.deepcopy(content)
+    train = other["splits"]["train"]
+    choices = ["class name"] + ["label", "index", "feature"] * (len(train["labels"]) > 0)
+    match data.draw(st.sampled_from(choices)):
+        case "class name":
+            other["class_names"][-1] += "x"
+        case "label":
+            train["labels"][-1] = (train["labels"][-1] + 1) % len(content["class_names"])
+        case "index":
+            train["index"][-1] = next(i for i in range(9) if i not in train["index"])
+        case "feature":
+            train["features"][content["views"][-1]][-1, -1, -1] += 32
+    assert write_content(path, other) != before
 
 
 def test_readable_with_plain_h5py(tmp_path: Path) -> None:
@@ -221,3 +333,156 @@ def test_unknown_names_tell_what_there_is(tmp_path: Path) -> None:
             bank.load("train", "balanced")
         with pytest.raises(errors.ConfigError, match="has copies 0…0, not 1"):
             bank.load("train", copy=1)
+
+
+def misuse(path: Path) -> BankWriter:
+    """A writer with a train split of four rows."""
+    writer = BankWriter(path, ["a", "b", "c"], dim=3)
+    writer.split("train", Y)
+    return writer
+
+
+BLOCK = np.zeros((2, 3), np.float32)
+ONES = np.ones(3)
+
+
+@pytest.mark.parametrize(
+    ("use", "kind", "message"),
+    [
+        (lambda w: w.features("train", "v").append(np.zeros((2, 4), np.float32)),
+         errors.DataError, "train/v/feature: a block has shape [2, 4], the bank needs [rows, 3]"),
+        (lambda w: w.features("train", "v").append(np.zeros(3, np.float32)),
+         errors.DataError, "a block has shape [3]"),
+        (lambda w: w.features("train", "v").append(BLOCK.astype(object)),
+         errors.DataError, "train/v/feature has type object. It must be real numbers"),
+        (lambda w: w.features("train", "v").append(BLOCK.astype(complex)),
+         errors.DataError, "train/v/feature has type complex128"),
+        (lambda w: w.features("train", "v").append(np.zeros((5, 3), np.float32)),
+         errors.DataError, "train/v/feature: more than 1 × 4 rows arrived"),
+        (lambda w: w.features("train", "v").append(BLOCK),
+         errors.DataError, "train/v/feature: 2 rows arrived, 1 × 4 are needed"),
+        (lambda w: w.features("train", "v", copies=0), errors.DataError, "0 copies"),
+        (lambda w: w.features("train", "v").append(BLOCK + np.float32(np.inf)),
+         errors.NotFinite, "train/v/feature: NaN or infinity in row 0"),
+        (lambda w: w.features("train", "v").append(BLOCK.astype(float) + 1e300),
+         errors.NotFinite, "values up to 1e+300 overflow float32"),
+        (lambda w: w.features("test", "v"), errors.ConfigError, "test has no labels yet"),
+        (lambda w: w.split("train", Y), errors.ConfigError, "the split 'train' comes twice"),
+        (lambda w: w.split("trane", Y), errors.ConfigError, "Did you mean 'train'"),
+        (lambda w: [w.features("train", "v") for _ in range(2)],
+         errors.ConfigError, "Give each view once"),
+        (lambda w: [w.features("train", v) for v in ("v", "v/w")],
+         errors.ConfigError, "none within another"),
+        (lambda w: [w.features("train", v) for v in ("v/w", "v")],
+         errors.ConfigError, "none within another"),
+        *((lambda w, name=name: w.features("train", name), errors.ConfigError, "is not usable")
+          for name in ("", ".", "..", "a/../b", "/a", "a/", "a/b/c", "a b", "a\n", "ü", "a\0",
+                       "label", "path/a", "v/feature")),
+        (lambda w: w.split("val", Y, index=[1, 2, 3, 3]),
+         errors.DataError, "val: index 3 in row 3 occurs before"),
+        (lambda w: w.split("val", Y, index=[1, 2, -3, 4]),
+         errors.DataError, "val: index -3 in row 2 is negative"),
+        (lambda w: w.split("val", Y, index=np.array([1, 2, 3, 2**63], np.uint64)),
+         errors.DataError, "index 9223372036854775808 does not fit"),
+        (lambda w: w.split("val", Y, index=[1, 2, 3]),
+         errors.DataError, "val: row counts disagree: 4 in labels, 3 in index"),
+        (lambda w: w.split("val", Y, paths=["a"]),
+         errors.DataError, "val: row counts disagree: 4 in labels, 1 in path"),
+        (lambda w: w.split("val", Y, paths=["a", "b", "c\0", "d"]),
+         errors.DataError, r"val/path: 'c\x00' in row 2 has a NUL"),
+        (lambda w: w.split("val", Y, paths=["a", "b\udcff", "c", "d"]),
+         errors.DataError, r"val/path: 'b\udcff' in row 1 cannot be stored as UTF-8"),
+        (lambda w: w.split("val", Y, source="a\0"), errors.DataError, "has a NUL"),
+        (lambda w: w.classifier("v", np.ones((3, 3)), ONES[:2]),
+         errors.DataError, "classifier/v/bias has shape [2], the bank needs [3]"),
+        (lambda w: w.classifier("v", np.ones((3, 3)) * 1e300),
+         errors.NotFinite, "classifier/v/weight: NaN or infinity in row 0"),
+        (lambda w: w.classifier("v", np.full((3, 3), "a")), errors.DataError, "has type <U1"),
+        (lambda w: [w.classifier("v", np.ones((3, 3))) for _ in range(2)],
+         errors.ConfigError, "classifier/v/weight comes twice"),
+        (lambda w: w.batchnorm("v", {"bn": (ONES, ONES[:2])}),
+         errors.DataError, "batchnorm/v/bn/variance has shape [2], the bank needs [3]"),
+        (lambda w: w.batchnorm("v", {"bn": (ONES, ONES * np.nan)}),
+         errors.NotFinite, "batchnorm/v/bn/variance: NaN"),
+        (lambda w: w.batchnorm("v", {"a/b": (ONES, ONES)}), errors.ConfigError, "Layer name 'a/b'"),
+        (lambda w: [w.batchnorm("v", {"bn": (ONES, ONES)}) for _ in range(2)],
+         errors.ConfigError, "batchnorm/v/bn/mean comes twice"),
+    ],
+)  # fmt: skip
+def test_misuse_of_the_writer(
+    tmp_path: Path, use: Any, kind: type[Exception], message: str
+) -> None:
+    """Each has its error, which says where; nothing is left behind."""
+    with pytest.raises(kind, match=re.escape(message)), misuse(tmp_path / "b.h5") as writer:
+        use(writer)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("store", "message"),
+    [
+        (
+            lambda w: w.classifier("other", np.ones((3, 3))),
+            "classifier/other is given, the views are v",
+        ),
+        (lambda w: w.batchnorm("w", {"bn": (ONES, ONES)}), "batchnorm/w is given, the views are v"),
+    ],
+)
+def test_a_model_of_no_view(tmp_path: Path, store: Any, message: str) -> None:
+    """A classifier or statistics nobody would read are refused; ``instance`` may be without
+    features, its classifier is every view's."""
+
+    def write(*extra: Any) -> None:
+        with misuse(tmp_path / "b.h5") as writer:
+            writer.features("train", "v").append(X)
+            for use in extra:
+                use(writer)
+
+    with pytest.raises(errors.ConfigError, match=re.escape(message)):
+        write(store)
+    write(lambda w: w.classifier("instance", np.ones((3, 3))))
+    with Bank(tmp_path / "b.h5") as bank:
+        assert bank.classifier("v") is not None
+
+
+@pytest.mark.parametrize(
+    ("provenance", "message"),
+    [
+        ([1, 2], "The provenance cannot be stored as JSON"),
+        ({"path": Path()}, "The provenance cannot be stored as JSON"),
+        ({1: "a", "b": 2}, "The provenance cannot be stored as JSON"),
+    ],
+)
+def test_provenance_that_is_no_json(tmp_path: Path, provenance: Any, message: str) -> None:
+    """What could not be read back is not written."""
+    with pytest.raises(errors.DataError, match=message):
+        small(tmp_path / "b.h5", provenance=provenance)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\0", "\ud800"])
+def test_class_names_that_cannot_be_stored(tmp_path: Path, name: str) -> None:
+    """NUL would be lost, and a lone surrogate has no UTF-8."""
+    with pytest.raises(errors.DataError, match="classes/name: .* in row 1 .* Rename it"):
+        small(tmp_path / "b.h5", class_names=["a", name, "c"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_val_must_not_share_rows_of_one_source(tmp_path: Path) -> None:
+    """Results need splits without common rows; rows of different sources are not common."""
+    both = {"train": {"instance": X}, "val": {"instance": X}}
+    given = {"features": both, "labels": {"train": Y, "val": Y}}
+    index = {"train": np.arange(4), "val": np.arange(3, 7)}
+    with pytest.raises(errors.DataError, match="train and val share 1 rows of 'images'"):
+        small(tmp_path / "b.h5", index=index, sources={s: "images" for s in both}, **given)
+    assert list(tmp_path.iterdir()) == []
+    small(tmp_path / "b.h5", index=index, **given)
+
+
+@pytest.mark.parametrize("place", ["/dev/null", "folder"])
+def test_only_a_file_is_replaced(tmp_path: Path, place: str) -> None:
+    """A device or a folder is no target, whatever is asked for."""
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(errors.ConfigError, match="is not a file. Give the name of a file"):
+        small(tmp_path / place, overwrite=True)
+    assert Path("/dev/null").is_char_device()

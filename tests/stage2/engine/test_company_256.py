@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from featbank import Bank, write_bank
-from featbank.bank.importers import read_npz
+from featbank.exchange import read_file
 from stage2 import Recipe, sweep
 from stage2.methods.recipe import expand
 
@@ -19,7 +19,7 @@ def test_alone_and_among_256(real_features: Path, tmp_path: Path) -> None:
 
     Parameters within 1e-4 and accuracy within 0.05 points, whatever it is swept with.
     """
-    arrays = read_npz(real_features)
+    arrays = read_file(real_features)
     write_bank(tmp_path / "b.h5", arrays.features, arrays.labels, classifier=arrays.classifier)
     watched = [Recipe(name, epochs=10) for name in NAMES]
     grid = {"lr": np.geomspace(0.01, 0.5, 42), "epochs": [10]}

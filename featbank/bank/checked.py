@@ -1,0 +1,274 @@
+"""An HDF5 file from anyone, of which only what is safe and whole can be reached.
+
+Names are those of `featbank.bank.schema`. They lead through hard links to datasets that lie in this
+file, in chunks that carry checksums and are all there, and to attributes of fixed length.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from featbank import errors
+from featbank.bank import header, schema
+from featbank.bank.chunks import SUM_BYTES, ChunkReader
+
+
+class CheckedFile:
+    """An HDF5 file opened for reading.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Attributes
+    ----------
+    datasets
+        What has been asked for and found in order, by name.
+
+    Raises
+    ------
+    NotABank, Truncated, Incomplete, Corrupt, Unsafe
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if path.is_dir():
+            raise errors.NotABank(f"{path} is a folder. Give the bank, a file.")
+        if not path.is_file():
+            what = "is not a file" if path.exists() else "no such file"
+            raise errors.NotABank(f"{path}: {what}. Check the path.")
+        try:
+            # Banks change by being replaced, never in place: there is nothing to lock.
+            self._file = h5py.File(path, "r", locking=False)
+        except Exception as error:  # whatever broken bytes lead the HDF5 library to
+            raise _unreadable(path, error) from None
+        if self._file.userblock_size:
+            self.close()
+            raise self.corrupt("it begins with something else")
+        self._descriptor = self._file.id.get_vfd_handle()
+        self._size = os.fstat(self._descriptor).st_size  # not the path's: it may be replaced
+        self.datasets: dict[str, h5py.Dataset] = {}
+        self._objects: dict[str, h5py.Group | h5py.Dataset] = {"": self._file}
+        self._places: dict[int, str] = {}
+        self._readers: dict[str, ChunkReader] = {}
+
+    def check_root(self) -> None:
+        """Raise where the file's own header is not a bank's."""
+        self._check_header("the root", h5py.h5o.get_info(self._file.id))
+
+    @property
+    def attributes(self) -> h5py.AttributeManager:
+        """Attributes of the root, to be read with `number`, `text` and `hash`."""
+        return self._file.attrs
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def has(self, name: str) -> bool:
+        """Whether there is something under `name`."""
+        parent, _, last = name.rpartition("/")
+        group = self._object(parent) if parent == "" or self.has(parent) else None
+        return isinstance(group, h5py.Group) and group.id.links.exists(last.encode())
+
+    def members(self, name: str) -> list[str]:
+        """Names in a group, each fit to be a part of a path."""
+        group = self._object(name)
+        if not isinstance(group, h5py.Group):
+            raise self.corrupt(f"{name} is not a group")
+        for member in group:
+            if not isinstance(member, str) or not schema.is_name(member):
+                raise errors.Unsafe(
+                    f"{self.path}: {name} has a member named {member[:40]!r}. Refused."
+                )
+        return list(group)
+
+    def dataset(self, name: str) -> h5py.Dataset:
+        """The dataset `name`, as the schema wants it: type, axes, storage, every chunk there."""
+        if name in self.datasets:
+            return self.datasets[name]
+        dataset = self._object(name)
+        if not isinstance(dataset, h5py.Dataset):
+            raise self.corrupt(f"{name} is not a dataset")
+        layout = schema.layout_of(name)
+        dtype = dataset.dtype
+        found = "S" if dtype.kind == "S" else str(dtype)
+        if found not in layout.dtypes or dataset.ndim != layout.axes:
+            wanted = " or ".join(layout.dtypes).replace("S", "fixed-length bytes")
+            raise self.corrupt(
+                f"{name} has type {dtype} and {dataset.ndim} axes, not {wanted} and {layout.axes}"
+            )
+        self._check_storage(name, dataset)
+        other = self._places.setdefault(h5py.h5o.get_info(dataset.id).addr, name)
+        if other != name:
+            raise errors.Unsafe(f"{self.path}: {name} and {other} are one dataset. Refused.")
+        self.datasets[name] = dataset
+        return dataset
+
+    def require_shape(self, name: str, shape: tuple[int | None, ...]) -> None:
+        found = self.dataset(name).shape
+        if any(n < 1 if m is None else n != m for n, m in zip(found, shape, strict=True)):
+            wanted = ", ".join("A ≥ 1" if n is None else str(n) for n in shape)
+            raise self.corrupt(f"{name} has shape {list(found)}, not [{wanted}]")
+
+    def read(self, name: str) -> np.ndarray:
+        dataset = self.dataset(name)
+        try:
+            return dataset[()]
+        except Exception as error:
+            raise self.corrupt(f"{name}: {first_line(error)}") from None
+
+    def chunks(self, name: str) -> ChunkReader:
+        """The chunks of the features `name`."""
+        if name not in self._readers:
+            self._readers[name] = ChunkReader(self._descriptor, self._size, self.dataset(name))
+        return self._readers[name]
+
+    def texts(self, name: str) -> list[str]:
+        texts = []
+        for row, text in enumerate(self.read(name).tolist()):
+            try:
+                texts.append(text.decode())
+            except UnicodeDecodeError:
+                raise self.corrupt(f"{name}: row {row} is not UTF-8") from None
+        return texts
+
+    def json(self, name: str) -> dict[str, Any]:
+        try:
+            document = json.loads(self.read(name).tobytes())
+        except (ValueError, RecursionError) as error:
+            raise self.corrupt(f"the {name} is not JSON ({first_line(error)})") from None
+        if not isinstance(document, dict):
+            raise self.corrupt(f"the {name} is not a JSON object")
+        return document
+
+    def number(self, attributes: h5py.AttributeManager, name: str) -> int:
+        return int(self._attribute(attributes, name, "i"))
+
+    def text(self, attributes: h5py.AttributeManager, name: str) -> str:
+        try:
+            return bytes(self._attribute(attributes, name, "S")).decode()
+        except UnicodeDecodeError:
+            raise self.corrupt(f"the attribute {name!r} is not UTF-8") from None
+
+    def hash(self, attributes: h5py.AttributeManager, name: str) -> str:
+        text = self.text(attributes, name)
+        if not re.fullmatch("[0-9a-f]{64}", text):
+            raise self.corrupt(f"the attribute {name!r} is not 64 hexadecimal digits")
+        return text
+
+    def corrupt(self, what: str) -> errors.Corrupt:
+        return errors.Corrupt(f"{self.path} is damaged: {what}. Restore or rebuild it.")
+
+    def _object(self, name: str) -> h5py.Group | h5py.Dataset:
+        """What `name` stands for, reached through hard links only; no dataset is virtual."""
+        if name in self._objects:
+            return self._objects[name]
+        parent, _, last = name.rpartition("/")
+        group = self._object(parent)
+        if not isinstance(group, h5py.Group) or not group.id.links.exists(last.encode()):
+            raise self.corrupt(f"{name} is missing")
+        if group.id.links.get_info(last.encode()).type != h5py.h5l.TYPE_HARD:
+            raise errors.Unsafe(f"{self.path}: {name} is a link out of its place. Refused.")
+        self._check_header(name, h5py.h5o.get_info(group.id, last.encode()))
+        self._objects[name] = group[last]
+        return self._objects[name]
+
+    def _check_header(self, name: str, about: h5py.h5o.ObjInfo) -> None:
+        """The header has a checksum, and it is safe to open: a virtual dataset opens others."""
+        try:
+            layouts = header.layout_classes(self._descriptor, about.addr)
+        except header.HeaderError as error:
+            raise self.corrupt(f"{name}: {error}") from None
+        if header.VIRTUAL in layouts:
+            raise errors.Unsafe(f"{self.path}: {name} is made of other datasets. Refused.")
+        if about.type == h5py.h5o.TYPE_DATASET and len(layouts) != 1:
+            raise self.corrupt(f"{name}: its header does not tell one layout")
+
+    def _check_storage(self, name: str, dataset: h5py.Dataset) -> None:
+        """Nothing outside the file, no filter but the checksum, no chunk missing."""
+        options = dataset.id.get_create_plist()
+        if dataset.external:
+            raise errors.Unsafe(f"{self.path}: {name} is stored in another file. Refused.")
+        filters = [options.get_filter(i)[0] for i in range(options.get_nfilters())]
+        if any(code != h5py.h5z.FILTER_FLETCHER32 for code in filters):
+            raise errors.Unsafe(
+                f"{self.path}: {name} goes through a filter other than fletcher32. Refused."
+            )
+        if 0 in dataset.shape:
+            if max(dataset.shape) > self._size:  # as many rows, or copies, of nothing
+                raise self.corrupt(f"{name} has shape {list(dataset.shape)}")
+            return
+        if not filters or not dataset.chunks:
+            raise self.corrupt(f"{name} is stored without checksums")
+        lead = 2 if dataset.ndim == schema.FEATURE_AXES else 1  # copy and row, or row
+        if dataset.chunks[lead:] != dataset.shape[lead:] or lead > 1 < dataset.chunks[0]:
+            raise self.corrupt(f"{name} has chunks {list(dataset.chunks)}, not of whole rows")
+        declared = math.prod(dataset.shape) * dataset.dtype.itemsize
+        if declared > self._size:
+            raise errors.Truncated(
+                f"{self.path}: {name} declares {declared} bytes, the whole file has {self._size}. "
+                "Restore or rebuild it."
+            )
+        wanted = math.prod(
+            -(-n // chunk) for n, chunk in zip(dataset.shape, dataset.chunks, strict=True)
+        )
+        stored = dataset.id.get_num_chunks()
+        if stored != wanted:
+            raise errors.Truncated(
+                f"{self.path}: {name} has {stored} chunks, {wanted} are declared. "
+                "Restore or rebuild it."
+            )
+        whole = math.prod(dataset.chunks) * dataset.dtype.itemsize + SUM_BYTES
+
+        def broken(chunk: h5py.h5d.StoreInfo) -> h5py.h5d.StoreInfo | None:
+            return chunk if chunk.size != whole or chunk.filter_mask else None
+
+        if found := dataset.id.chunk_iter(broken):
+            raise self.corrupt(
+                f"{name}: the chunk at {list(found.chunk_offset)} has {found.size} bytes and the "
+                f"filter mask {found.filter_mask}, not {whole} and 0"
+            )
+
+    def _attribute(self, attributes: h5py.AttributeManager, name: str, kind: str) -> Any:
+        """A single value of fixed length: a text in a heap has no checksum."""
+        try:
+            stored = attributes.get_id(name)
+            if stored.shape == () and stored.dtype.kind == kind:
+                return attributes[name]
+            found = f"has type {stored.dtype} and shape {stored.shape}"
+        except KeyError:
+            raise self.corrupt(f"the attribute {name!r} is missing") from None
+        except Exception as error:
+            raise self.corrupt(f"the attribute {name!r}: {first_line(error)}") from None
+        wanted = "fixed-length text" if kind == "S" else "integer"
+        raise self.corrupt(f"the attribute {name!r} {found}, not a single {wanted}")
+
+
+def _unreadable(path: Path, error: Exception) -> errors.BankError:
+    """What it means that the HDF5 library cannot open a file."""
+    reason = first_line(error)
+    if "truncated file" in reason:
+        return errors.Truncated(f"{path} is cut short ({reason}). Restore or rebuild it.")
+    if "already open for write" in reason:
+        return errors.Incomplete(
+            f"{path} is being written, or its writer was killed. Run that command again."
+        )
+    return errors.NotABank(
+        f"{path} is not a readable HDF5 file ({reason}). "
+        "Give a bank made by `featbank extract` or `featbank import`."
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a message, or the error's name."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,213 @@
+"""One pass over a bank: every stored byte is read once, and what `verify` judges is kept."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from featbank import errors
+from featbank.bank.file import Bank
+from featbank.bank.fingerprint import RowDigest
+
+Place = tuple[Any, ...]
+Progress = Callable[[int, int], None]
+
+EVALUATED = ("val", "test")
+_COLUMN = re.compile(r"[^/]+/(label|index)")
+
+
+@dataclass
+class BadRows:
+    """Rows of one copy of a dataset that must not be as they are: how many, and the first."""
+
+    first: int
+    count: int
+    what: str
+
+
+@dataclass
+class Content:
+    """What a pass over a bank leaves behind.
+
+    Of a dataset that could not be read whole, `damaged` has the errors, and there are no column,
+    path hashes and digest.
+    """
+
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
+    """Labels and indices [N] by dataset."""
+    paths: dict[str, np.ndarray] = field(default_factory=dict)
+    """A hash of each path [N] by split."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """The recomputed SHA-256 by dataset."""
+    damaged: dict[str, list[str]] = field(default_factory=dict)
+    """Errors of reading by dataset."""
+    bad_rows: dict[tuple[str, int], BadRows] = field(default_factory=dict)
+    """By dataset and copy."""
+    repeats: dict[str, np.ndarray] = field(default_factory=dict)
+    """Rows of val and test whose features occur in train too, by dataset."""
+    size: int = 0
+    """Bytes read."""
+    seconds: float = 0.0
+    """Time it took."""
+
+
+def read_content(bank: Bank, progress: Progress) -> Content:
+    """Read every dataset of a bank, block by block.
+
+    Memory is bounded by three blocks and 8 bytes for each label, index, path and, one view at a
+    time, row of features.
+
+    Parameters
+    ----------
+    bank
+        An open bank.
+    progress
+        Takes (MiB read, MiB in all) at each block but the last.
+    """
+    content, begun = Content(), time.perf_counter()
+    total = sum(_nbytes(bank, name) for name in bank.datasets) >> 20
+    with ThreadPoolExecutor(1) as hashing:
+
+        def blocks(name: str) -> Iterator[tuple[Place, np.ndarray]]:
+            for place, block in _hashed_blocks(bank, name, content, hashing):
+                if (done := content.size >> 20) < total:
+                    progress(done, total)
+                yield place, block
+
+        features = {view: [f"{s}/{view}/feature" for s in bank.splits] for view in bank.views}
+        for name in bank.datasets:
+            if not name.endswith("/feature"):
+                _read_column(name, blocks(name), content)
+        for names in features.values():  # by view: the hashes of one view are held at a time
+            rows = {name: _read_features(name, blocks(name), content) for name in names}
+            content.repeats |= _repeats(rows)
+    content.seconds = time.perf_counter() - begun
+    return content
+
+
+def _hashed_blocks(
+    bank: Bank, name: str, content: Content, hashing: ThreadPoolExecutor
+) -> Iterator[tuple[Place, np.ndarray]]:
+    """Go through a dataset; its digest is computed in a thread while the next block is read."""
+    digest = RowDigest(*bank.stored(name))
+    hashed: Future[None] | None = None
+    for place in bank.places(name):
+        try:
+            block = bank.at(name, place)
+        except errors.Corrupt:
+            yield from _sound_chunks(bank, name, place, content)
+            continue
+        if hashed:
+            hashed.result()  # so that one block waits at most
+        hashed = hashing.submit(digest.update, block)
+        content.size += block.nbytes
+        yield place, block
+    if hashed:
+        hashed.result()
+    if name not in content.damaged:
+        content.digests[name] = digest.hexdigest()
+
+
+def _sound_chunks(
+    bank: Bank, name: str, place: Place, content: Content
+) -> Iterator[tuple[Place, np.ndarray]]:
+    """What can be read of a damaged block; the rest is put down as damaged."""
+    for chunk in bank.chunk_places(name, place):
+        try:
+            block = bank.at(name, chunk)
+        except errors.Corrupt as error:
+            reason = str(error).removeprefix(f"{bank.path} is damaged: ").partition(". ")[0]
+            content.damaged.setdefault(name, []).append(reason)
+        else:
+            content.size += block.nbytes
+            yield chunk, block
+
+
+def _read_column(name: str, blocks: Iterable[tuple[Place, np.ndarray]], content: Content) -> None:
+    """Keep labels, indices and hashes of paths; look at the values of a model."""
+    kept = [np.zeros(0, np.int64)]
+    for place, block in blocks:
+        if _COLUMN.fullmatch(name):
+            kept.append(block)
+        elif name.endswith("/path"):
+            kept.append(_hashes(block))
+            _add_bad(content, name, place, "not UTF-8", _not_text(block))
+        elif name.endswith("/variance"):
+            wrong = ~(block >= 0) | np.isinf(block)
+            _add_bad(content, name, place, "negative, NaN or infinite", wrong)
+        elif block.dtype.kind == "f":
+            _add_bad(content, name, place, "NaN or infinite", ~np.isfinite(block))
+    if name in content.damaged:
+        return
+    if _COLUMN.fullmatch(name):
+        content.columns[name] = np.concatenate(kept)
+    elif name.endswith("/path"):
+        content.paths[name.removesuffix("/path")] = np.concatenate(kept)
+
+
+def _read_features(
+    name: str, blocks: Iterable[tuple[Place, np.ndarray]], content: Content
+) -> np.ndarray:
+    """Look for values that are not finite; return a hash of each row that could be read."""
+    hashes = [np.zeros(0, np.int64)]
+    for place, block in blocks:
+        _add_bad(content, name, place, "NaN or infinite", _not_finite(block))
+        hashes.append(_hashes(block.view(f"S{block[0].nbytes}").ravel()))
+    return np.concatenate(hashes)
+
+
+def _add_bad(content: Content, name: str, place: Place, what: str, wrong: np.ndarray) -> None:
+    """Count the rows of a block that the mask `wrong` [n, …] marks."""
+    if not wrong.any():
+        return
+    *copy, rows = place
+    bad = np.flatnonzero(wrong.reshape(len(wrong), -1).any(axis=1))
+    key = name, copy[0] if copy else 0
+    first = BadRows(rows.start + int(bad[0]), 0, what)
+    content.bad_rows.setdefault(key, first).count += bad.size
+
+
+def _not_finite(block: np.ndarray) -> np.ndarray:
+    if block.dtype == np.float16:  # all exponent bits set; four times as fast as np.isfinite
+        return (block.view(np.uint16) & 0x7C00) == 0x7C00
+    return ~np.isfinite(block)
+
+
+def _not_text(texts: np.ndarray) -> np.ndarray:
+    """Mask [n] of the byte texts [n] that are not UTF-8."""
+
+    def bad(text: bytes) -> bool:
+        try:
+            text.decode()
+        except UnicodeDecodeError:
+            return True
+        return False
+
+    return np.fromiter(map(bad, texts.tolist()), bool, len(texts))
+
+
+def _hashes(texts: np.ndarray) -> np.ndarray:
+    """Python's keyed 64-bit hash of each of the byte texts [n]."""
+    return np.fromiter(map(hash, texts.tolist()), np.int64, len(texts))
+
+
+def _repeats(rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Which rows of val and test have the features of a row of train, from the hashes of a view."""
+    train = next(hashes for name, hashes in rows.items() if name.startswith("train/"))
+    return {
+        name: np.flatnonzero(np.isin(hashes, train))
+        for name, hashes in rows.items()
+        if name.split("/")[0] in EVALUATED
+    }
+
+
+def _nbytes(bank: Bank, name: str) -> int:
+    dtype, shape = bank.stored(name)
+    return math.prod(shape) * dtype.itemsize

@@ -1,0 +1,146 @@
+"""The finished parts of an unfinished bank: what a killed extraction leaves for the next run.
+
+They lie in a folder beside the target, ``.<name of the target>.shards``. ``key.json`` tells what
+shapes their content. ``<part>.shard`` is a SHA-256 over the key and what follows, then the arrays
+as safetensors; it gets its name when it is on disk. So a shard that is cut short, changed in any
+byte or made under another key is told from a finished one, and made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load, save
+
+from featbank.bank.target import sync
+
+_DIGEST_BYTES = 32
+
+
+class Shards:
+    """The shards of one target under one key; those of another key are removed.
+
+    Only one process may use them: the one that holds the target's `BankWriter`.
+
+    Parameters
+    ----------
+    target
+        The bank they will make.
+    key
+        Everything that shapes their content: JSON values by field, None for a field that does not
+        apply.
+    report
+        Takes a line where shards that are there cannot be used.
+
+    Raises
+    ------
+    OSError
+        Where the folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        target: Path,
+        key: Mapping[str, Any],
+        *,
+        report: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.folder = target.with_name(f".{target.name}.shards")
+        self._report = report
+        key = json.loads(json.dumps(key))  # as it comes back from disk
+        document = json.dumps(key, sort_keys=True).encode()
+        self._key_digest = hashlib.sha256(document).digest()
+        if self.folder.exists() and (difference := self._difference(key)):
+            if self.names:
+                report(f"Shards of an earlier run are not used: {difference}. Starting anew.")
+            self.remove()
+        self.folder.mkdir(exist_ok=True)
+        for part in self.folder.glob("*.part"):
+            part.unlink()
+        self._publish("key.json", document)
+        sync(self.folder.parent)
+
+    @property
+    def names(self) -> set[str]:
+        """Names of the shards that are there, before any is checked."""
+        return {path.stem for path in self.folder.glob("*.shard")}
+
+    @property
+    def size(self) -> int:
+        """Bytes of the shards that are there."""
+        return sum(path.stat().st_size for path in self.folder.glob("*.shard"))
+
+    def read(self, name: str) -> dict[str, np.ndarray] | None:
+        """The arrays of a finished shard, or None where it has to be made."""
+        path = self._path(name)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError:
+            content = b""
+        digest, payload = content[:_DIGEST_BYTES], memoryview(content)[_DIGEST_BYTES:]
+        if digest != self._digest(payload):
+            self._report(f"{path} is damaged. It is made again.")
+            return None
+        return load(bytes(payload))
+
+    def write(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Put a shard on disk; it is there whole or not at all."""
+        payload = save({field: np.ascontiguousarray(array) for field, array in arrays.items()})
+        self._publish(self._path(name).name, self._digest(payload), payload)
+
+    def remove(self) -> None:
+        """Remove them all, and the folder."""
+        shutil.rmtree(self.folder)
+
+    def _path(self, name: str) -> Path:
+        assert re.fullmatch(r"\w[\w.\-]*", name, re.ASCII), name
+        return self.folder / f"{name}.shard"
+
+    def _digest(self, payload: bytes | memoryview) -> bytes:
+        digest = hashlib.sha256(self._key_digest)
+        digest.update(payload)
+        return digest.digest()
+
+    def _publish(self, name: str, *blocks: bytes) -> None:
+        part = self.folder / f"{name}.part"
+        try:
+            with part.open("wb") as file:
+                file.writelines(blocks)
+            sync(part)
+            os.replace(part, self.folder / name)
+            sync(self.folder)
+        except OSError as error:
+            raise OSError(
+                f"{self.folder / name} could not be written ({error.strerror}). Mend that and "
+                "run again: finished shards are kept."
+            ) from None
+
+    def _difference(self, key: Mapping[str, Any]) -> str:
+        """How the key on disk differs from `key`; empty where it does not."""
+        try:
+            earlier = dict(json.loads((self.folder / "key.json").read_bytes()))
+        except (OSError, ValueError, TypeError):
+            return "their key cannot be read"
+        changes = [
+            f"the {field} changed ({_short(earlier.get(field))} → {_short(key.get(field))})"
+            for field in {**key, **earlier}
+            if earlier.get(field) != key.get(field)
+        ]
+        more = [f"{len(changes) - 3} more fields changed"] if len(changes) > 3 else []
+        return ", ".join(changes[:3] + more)
+
+
+def _short(value: Any) -> str:
+    """A value in a message: digests by their first digits."""
+    text = "none" if value is None else str(value)
+    return f"{text[:8]}…" if len(text) > 48 else text

@@ -1,0 +1,174 @@
+"""Splitting a bank: a val split out of train, or shards of contiguous rows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from featbank import errors
+from featbank.bank.checks import check_disjoint
+from featbank.bank.classes import hold_out
+from featbank.bank.copying import (
+    Copier,
+    Piece,
+    Progress,
+    feature_bytes,
+    in_mebibytes,
+    origin,
+    refuse_inputs,
+    whole,
+)
+from featbank.bank.file import Bank
+from featbank.bank.writer import BankWriter
+
+
+def split_val(
+    path: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    per_class: int,
+    *,
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """Write a bank with a val split that is held out of train, class by class.
+
+    The index of both points to the source rows of train, as before; everything else is copied.
+
+    Parameters
+    ----------
+    path
+        A bank without a val split.
+    output
+        The bank to be written.
+    per_class
+        Rows ≥ 1 to hold out of each class that has rows.
+    seed
+        Seed of the draw.
+    overwrite
+        Replace an existing output.
+    progress
+        Takes (MiB copied, MiB in all).
+
+    Raises
+    ------
+    ConfigError
+        Where there is a val split, or the output is the bank itself.
+    EmptyClass
+        Where a class would keep no row.
+    DataError
+        Where a held-out row is in train_balanced too.
+    BankError, OutputExists, OutputBusy, NoSpace
+        Where the bank cannot be read, or the output not written.
+    """
+    if per_class < 1:
+        raise errors.ConfigError(f"{per_class} rows per class cannot be held out. Give 1 or more.")
+    refuse_inputs(Path(output), [Path(path)])
+    with Bank(path) as bank:
+        if "val" in bank.splits:
+            raise errors.ConfigError(
+                f"{bank.path} has a val split of {len(bank.labels('val'))} rows. "
+                "Hold out of a bank without one."
+            )
+        kept, held = hold_out(bank.labels("train"), per_class, bank.num_classes, seed=seed)
+        pieces = {split: whole(bank, split) for split in bank.splits}
+        pieces |= {"train": Piece(bank, "train", kept), "val": Piece(bank, "train", held)}
+        check_disjoint(
+            {split: piece.index for split, piece in pieces.items()},
+            {split: bank.source(piece.split) for split, piece in pieces.items()},
+        )
+        made = {"val_per_class": per_class, "seed": seed}
+        size = feature_bytes(bank)
+        with _writer(bank, Path(output), made, overwrite) as writer:
+            writer.reserve(size)
+            _copy(bank, pieces, Copier(writer, in_mebibytes(progress, size)))
+
+
+def split_shards(
+    path: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    shards: int,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Cut a bank into shards ``NAME-0of4.h5``, …, which `featbank.bank.merge.merge` joins again.
+
+    Shard i of n has the rows ⌊i·N/n⌋ … ⌊(i+1)·N/n⌋ − 1 of every split of N rows.
+
+    Parameters
+    ----------
+    path
+        The bank.
+    folder
+        Takes the shards; made where it is missing.
+    shards
+        Their number n ≥ 2.
+    overwrite
+        Replace existing shards.
+    progress
+        Takes (MiB copied, MiB in all).
+
+    Returns
+    -------
+    The shards, in the order in which they merge to the bank.
+
+    Raises
+    ------
+    ConfigError
+        Where there are fewer than two shards, or the folder is a file.
+    BankError, OutputExists, OutputBusy, NoSpace
+        Where the bank cannot be read, or a shard not written.
+    """
+    if shards < 2:
+        raise errors.ConfigError(f"A bank cannot be cut into {shards} shards. Give 2 or more.")
+    with Bank(path) as bank:
+        size = feature_bytes(bank)
+        outputs = _shard_paths(bank.path, Path(folder), shards, overwrite)
+        for i, output in enumerate(outputs):
+            pieces = {}
+            for split in bank.splits:
+                every = whole(bank, split).rows
+                n = len(every)
+                rows = every[i * n // shards : (i + 1) * n // shards]
+                pieces[split] = Piece(bank, split, rows)
+            made = {"shard": i, "shards": shards}
+            before = size * i // shards
+            with _writer(bank, output, made, overwrite) as writer:
+                writer.reserve(size - before)
+                _copy(bank, pieces, Copier(writer, in_mebibytes(progress, size, before)))
+    return outputs
+
+
+def _shard_paths(bank: Path, folder: Path, shards: int, overwrite: bool) -> list[Path]:
+    """Names of the shards, alphabetical in their order; refuses those that exist."""
+    digits = len(str(shards - 1))
+    paths = [folder / f"{bank.stem}-{i:0{digits}}of{shards}.h5" for i in range(shards)]
+    if folder.exists() and not folder.is_dir():
+        raise errors.ConfigError(f"{folder} is a file. Give a folder for the shards.")
+    refuse = next((p for p in paths if p.exists() and not overwrite), None)
+    if refuse:
+        raise errors.OutputExists(f"{refuse} exists. Choose another folder or --overwrite.")
+    folder.mkdir(parents=True, exist_ok=True)
+    return paths
+
+
+def _writer(bank: Bank, output: Path, made: Mapping[str, Any], overwrite: bool) -> BankWriter:
+    return BankWriter(
+        output,
+        bank.class_names,
+        dim=bank.dim,
+        dtype=bank.dtype,
+        provenance={"made_by": "featbank split", **made, "from": origin(bank)},
+        overwrite=overwrite,
+    )
+
+
+def _copy(bank: Bank, pieces: Mapping[str, Piece], copier: Copier) -> None:
+    for split, piece in pieces.items():
+        copier.split(split, [piece])
+        for view in bank.views:
+            copier.features(split, view, [piece])
+    copier.models([bank])

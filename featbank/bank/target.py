@@ -1,0 +1,94 @@
+"""The place a bank will take: locked against a second writer, published in one step."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from featbank import errors
+
+
+class Target:
+    """A file in the making: `part` beside `path`, exclusively this process's.
+
+    The lock ends with the process, however that ends; a part file that a killed run left is
+    written over by the next.
+
+    Raises
+    ------
+    OutputExists
+        Where the target is there and `overwrite` is not set.
+    OutputBusy
+        Where another process is writing it.
+    ConfigError
+        Where the target is a folder or a device, or its folder is missing.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, overwrite: bool) -> None:
+        self.path, self.overwrite = Path(path), overwrite
+        folder = self.path.parent
+        if not folder.is_dir():
+            raise errors.ConfigError(f"{folder} is not a folder. Create it first.")
+        if self.path.exists() and not self.path.is_file():
+            raise errors.ConfigError(f"{self.path} is not a file. Give the name of a file.")
+        self._refuse_existing()
+        self.part = folder / f".{self.path.name}.part"
+        self._lock = FileLock(folder / f".{self.path.name}.lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise errors.OutputBusy(
+                f"Another run is writing {self.path}. Wait for it, or choose another name."
+            ) from None
+        try:
+            self._refuse_existing()  # another run may have put it there meanwhile
+        except errors.OutputExists:
+            self._unlock()
+            raise
+
+    def reserve(self, size: int) -> None:
+        """Raise `NoSpace` where the folder's disk has less than `size` bytes left."""
+        free = shutil.disk_usage(self.path.parent).free
+        if size > free:
+            raise errors.NoSpace(
+                f"{self.path} needs {_told(size)} more, its disk has {_told(free)} free. "
+                "Free space, choose another folder, or store float16."
+            )
+
+    def publish(self) -> None:
+        """Put the finished part file on disk and in its place."""
+        sync(self.part)
+        self._refuse_existing()
+        os.replace(self.part, self.path)
+        sync(self.path.parent)
+        self._unlock()
+
+    def discard(self) -> None:
+        """Remove the part file, unless it is another run's; the target stays as it was."""
+        if self._lock.is_locked:
+            self.part.unlink(missing_ok=True)
+            self._unlock()
+
+    def _refuse_existing(self) -> None:
+        if self.path.exists() and not self.overwrite:
+            raise errors.OutputExists(f"{self.path} exists. Choose another name or --overwrite.")
+
+    def _unlock(self) -> None:
+        Path(self._lock.lock_file).unlink(missing_ok=True)  # first, while it is still ours
+        self._lock.release()
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _told(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 1 << 30 else f"{size / 2**20:.1f} MiB"

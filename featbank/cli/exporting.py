@@ -1,0 +1,27 @@
+"""``featbank export-features``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command("export-features")
+@click.argument("bank", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The folder.")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier export.")
+def export_features(*, bank: Path, output: Path, overwrite: bool) -> None:
+    """Write a bank to a folder of .npy files, for programs that read no HDF5.
+
+    The places mirror the bank's names: train/label.npy [N], train/instance/feature.npy [N, D],
+    classifier/instance/weight.npy [K, D], classes/name.txt, …; bank.json tells the rest.
+
+    \b
+    featbank export-features bank.h5 -o features
+    featbank import --train features/train/instance/feature.npy features/train/label.npy -o new.h5
+    """
+    from featbank.exchange import export_features as export
+
+    export(bank, output, overwrite=overwrite)
+    click.echo(f"Wrote {output}. It holds plain NumPy files; {output / 'bank.json'} tells of them.")

@@ -1,0 +1,126 @@
+"""``featbank import``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from featbank.errors import ConfigError
+
+_PAIR = (str, str)
+
+
+@click.command("import")
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option("--train", type=_PAIR, metavar="X Y", help="Features [N, D] and labels [N] of train.")
+@click.option("--val", type=_PAIR, metavar="X Y", help="The same of val.")
+@click.option("--test", type=_PAIR, metavar="X Y", help="The same of test.")
+@click.option(
+    "--train-balanced", type=_PAIR, metavar="X Y", help="The same of a balanced train set (oracle)."
+)
+@click.option(
+    "--view",
+    "views",
+    type=(str, str, str),
+    multiple=True,
+    metavar="VIEW SPLIT X",
+    help="Features of a further view of a split, such as: --view balanced train xb.npy.",
+)
+@click.option("--classifier", type=_PAIR, metavar="W B", help="Stage-1 weight [K, D] and bias [K].")
+@click.option(
+    "--class-names",
+    type=click.Path(path_type=Path),
+    help="File with one name per line, in label order. [default: of text labels, sorted]",
+)
+@click.option(
+    "--label-base",
+    type=click.IntRange(0, 1),
+    default=0,
+    show_default=True,
+    help="What labels count from: 1 in MATLAB.",
+)
+@click.option(
+    "--val-per-class", type=click.IntRange(1), metavar="N", help="Hold N train rows per class out."
+)
+@click.option(
+    "--val-seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of their draw."
+)
+@click.option("--dtype", type=click.Choice(["float32", "float16"]), help="[default: as given]")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The bank.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing bank.")
+@click.option("--dry-run", is_flag=True, help="Tell what is understood, and write nothing.")
+def import_(
+    *,
+    file: Path | None,
+    train: tuple[str, str] | None,
+    val: tuple[str, str] | None,
+    test: tuple[str, str] | None,
+    train_balanced: tuple[str, str] | None,
+    views: tuple[tuple[str, str, str], ...],
+    classifier: tuple[str, str] | None,
+    class_names: Path | None,
+    label_base: int,
+    val_per_class: int | None,
+    val_seed: int,
+    dtype: str | None,
+    output: Path | None,
+    overwrite: bool,
+    dry_run: bool,
+) -> None:
+    """Make a bank from arrays made elsewhere: timm, CLIP, DINO, a colleague's.
+
+    X, Y, W and B are files, .npy .npz .mat .pt .pth .bin .safetensors .csv .tsv .parquet, or a key
+    or column in one, feats.npz:x_train. X and Y may be folders with one .npy per image. Labels are
+    numbers or class names.
+
+    FILE given alone names its keys x_train, y_train, x_test, …, further views x_train_balanced,
+    the classifier w0 and b0; or it is a table with the columns embedding and label, and
+    if wanted split, index and path.
+
+    \b
+    featbank import --train x.npy y.npy --test xt.npy yt.npy --classifier w.npy b.npy -o bank.h5
+    featbank import feats.npz --val-per-class 5 -o bank.h5
+    featbank import table.parquet --dry-run
+    featbank import --train m.mat:X m.mat:y --label-base 1 -o bank.h5
+    featbank import --train features/ labels/ -o bank.h5
+    """
+    from featbank import exchange
+    from featbank.bank import write_bank
+
+    if output is None and not dry_run:
+        raise ConfigError("No output was given. Add -o bank.h5, or --dry-run to write nothing.")
+    arrays = exchange.read_file(file) if file else exchange.Arrays()
+    pairs = {"train": train, "val": val, "test": test, "train_balanced": train_balanced}
+    for split, pair in pairs.items():
+        if pair:
+            exchange.add_pair(arrays, split, *pair)
+    for view, split, place in views:
+        exchange.add_view(arrays, split, view, place)
+    if classifier:
+        exchange.add_classifier(arrays, *classifier)
+    names = exchange.read_class_names(class_names) if class_names else None
+    exchange.settle(arrays, class_names=names, label_base=label_base)
+    used: dict[str, int] = {"label_base": label_base} if label_base else {}
+    if val_per_class:
+        exchange.hold_out_val(arrays, val_per_class, seed=val_seed)
+        used |= {"val_per_class": val_per_class, "val_seed": val_seed}
+    for line in exchange.report(arrays):
+        click.echo(line)
+    if dry_run or output is None:
+        click.echo("Nothing was written: this was a dry run.")
+        return
+    write_bank(
+        output,
+        arrays.features,
+        arrays.labels,
+        class_names=arrays.class_names,
+        classifier=arrays.classifier,
+        index=arrays.index,
+        paths=arrays.paths,
+        sources=arrays.sources,
+        dtype=dtype,
+        provenance=exchange.provenance(arrays, **used),
+        overwrite=overwrite,
+    )
+    click.echo(f"Wrote {output}. Next: featbank info {output}")

@@ -1,0 +1,200 @@
+"""What an import understood, and its checks before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from featbank import errors
+from featbank.bank.checks import as_copies, check_same_length, checked_labels
+from featbank.bank.classes import hold_out
+from featbank.exchange.labels import number_labels
+
+
+@dataclass
+class Arrays:
+    """The arrays of a bank in the making, with the arguments' names of `featbank.write_bank`.
+
+    `places` tells where each came from, by its name in the bank, such as ``train/label``; `notes`
+    what else a reader of the report should know.
+    """
+
+    features: dict[str, dict[str, Any]] = field(default_factory=dict)
+    labels: dict[str, np.ndarray] = field(default_factory=dict)
+    classifier: dict[str, tuple[np.ndarray, np.ndarray | None]] = field(default_factory=dict)
+    class_names: Sequence[str] | None = None
+    index: dict[str, np.ndarray] = field(default_factory=dict)
+    paths: dict[str, Sequence[str]] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def add_features(self, split: str, view: str, features: Any, place: str) -> None:
+        """Add the features of a view."""
+        self.features.setdefault(split, {})[view] = features
+        self.places[f"{split}/{view}"] = place
+
+    def add_labels(self, split: str, labels: np.ndarray, place: str) -> None:
+        """Add the labels of a split."""
+        self.labels[split] = labels
+        self.places[f"{split}/label"] = place
+
+    @property
+    def num_classes(self) -> int:
+        """K: of the class names, else the classifier, else the labels."""
+        if self.class_names is not None:
+            return len(self.class_names)
+        for weight, _ in self.classifier.values():
+            if weight.ndim == 2:
+                return len(weight)
+        return 1 + max((int(y.max()) for y in self.labels.values() if y.size), default=-1)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Chosen `rows` of features [A, N, D] or [N, D]; they are read when a slice is asked for."""
+
+    array: np.ndarray
+    rows: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[A, n, D] or [n, D]."""
+        return (*self.array.shape[:-2], len(self.rows), self.array.shape[-1])
+
+    @property
+    def ndim(self) -> int:
+        """3 or 2."""
+        return self.array.ndim
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the numbers."""
+        return self.array.dtype
+
+    @property
+    def size(self) -> int:
+        """How many numbers there are."""
+        return int(np.prod(self.shape))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> Any:
+        return Rows(self.array[key], self.rows) if self.ndim == 3 else self.array[self.rows[key]]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return (
+            np.asarray(self.array).take(self.rows, axis=-2).astype(dtype or self.dtype, copy=False)
+        )
+
+
+def settle(
+    arrays: Arrays, *, class_names: Sequence[str] | None = None, label_base: int = 0
+) -> None:
+    """Number the labels (see `number_labels`), and check all that can be checked unread.
+
+    Raises
+    ------
+    ConfigError
+        Without training features.
+    DataError, LabelRange
+        Where splits, views, lengths, labels or the classifier do not fit together.
+    """
+    if "train" not in arrays.features:
+        raise errors.ConfigError("No training features were given. Give --train X Y, or one file.")
+    if set(arrays.features) != set(arrays.labels):
+        raise errors.DataError(
+            f"Features have the splits {sorted(arrays.features)}, labels {sorted(arrays.labels)}. "
+            "Give both for every split."
+        )
+    arrays.labels, arrays.class_names = number_labels(arrays.labels, class_names, base=label_base)
+    _check_features(arrays)
+    _check_classifier(arrays)
+    _check_labels(arrays, label_base)
+
+
+def hold_out_val(arrays: Arrays, per_class: int, *, seed: int = 0) -> None:
+    """Move `per_class` rows of every class from train to val, in all views.
+
+    The index of either points to the rows where train came from.
+
+    Raises
+    ------
+    ConfigError
+        Where there is a val.
+    EmptyClass
+        Where a class would keep no row.
+    """
+    if "val" in arrays.labels:
+        raise errors.ConfigError("There is a val split already. Leave out --val-per-class.")
+    labels, views = arrays.labels["train"], arrays.features["train"]
+    kept, held = hold_out(labels, per_class, arrays.num_classes, seed=seed)
+    index, paths = arrays.index.get("train", np.arange(len(labels))), arrays.paths.get("train")
+    for split, rows in (("train", kept), ("val", held)):
+        arrays.labels[split], arrays.index[split] = labels[rows], index[rows]
+        arrays.features[split] = {
+            view: Rows(as_copies(x, split, view), rows) for view, x in views.items()
+        }
+        arrays.sources[split] = arrays.sources.get("train", "train")
+        if paths is not None:
+            arrays.paths[split] = [paths[row] for row in rows]
+        for name in ("label", *views):
+            arrays.places[f"{split}/{name}"] = arrays.places[f"train/{name}"]
+    arrays.notes.append(
+        f"val: {len(held)} rows held out of train, {per_class} per class, seed {seed}"
+    )
+
+
+def _check_features(arrays: Arrays) -> None:
+    train = arrays.features["train"]
+    dim = next(iter(train.values())).shape[-1:]
+    for split, views in arrays.features.items():
+        if set(views) != set(train):
+            raise errors.DataError(
+                f"{split} has the views {sorted(views)}, train has {sorted(train)}. Give every "
+                "view for every split."
+            )
+        labels = arrays.labels[split]
+        for view, x in views.items():
+            if x.ndim == 2 and x.shape[0] != len(labels) == x.shape[1]:
+                raise errors.DataError(
+                    f"{split}/{view}: features have shape {list(x.shape)}, and there are "
+                    f"{len(labels)} labels. They look transposed: give them as [N, D], a row per "
+                    "label."
+                )
+            check_same_length(split, labels=labels, **{view: as_copies(x, split, view)[0]})
+            if x.shape[-1:] != dim:
+                raise errors.DataError(
+                    f"{split}/{view}: features have D = {x.shape[-1]}, train has {dim[0]}. All "
+                    "must come from one backbone."
+                )
+
+
+def _check_classifier(arrays: Arrays) -> None:
+    classes, dim = arrays.num_classes, next(iter(arrays.features["train"].values())).shape[-1]
+    for view, (weight, bias) in arrays.classifier.items():
+        turned = weight.ndim == 2 and weight.shape[0] == dim != weight.shape[1]
+        remedy = "It looks transposed: give" if turned else "Check that it belongs to them; give"
+        for name, array, shape in (("weight", weight, (classes, dim)), ("bias", bias, (classes,))):
+            if array is not None and array.shape != shape:
+                raise errors.DataError(
+                    f"classifier/{view}: the {name} has shape {list(array.shape)}, the features "
+                    f"have D = {dim}, and there are K = {classes} classes. {remedy} weight [K, D] "
+                    "and bias [K]."
+                )
+
+
+def _check_labels(arrays: Arrays, base: int) -> None:
+    used = [y for y in arrays.labels.values() if y.size]
+    low, high = min(map(np.min, used), default=0), max(map(np.max, used), default=0)
+    if base == 0 and low == 1 and high == arrays.num_classes:
+        raise errors.LabelRange(
+            f"Labels go from 1 to {high}, with {arrays.num_classes} classes. They seem to start "
+            "at 1: give --label-base 1."
+        )
+    for split, labels in arrays.labels.items():
+        checked_labels(labels, split, arrays.num_classes)

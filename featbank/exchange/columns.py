@@ -1,0 +1,90 @@
+"""Columns of a table become arrays: vectors from lists or texts, or from numbered columns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from featbank import errors
+
+
+def arrange(path: Path, header: Sequence[str]) -> dict[str, list[str]]:
+    """Keys of a table, each with the columns that make it up.
+
+    Columns that differ by a number counting up from 0 or 1 are one key, the name they share
+    (``embedding`` where they are numbers alone); every other column is a key of its own.
+
+    Raises
+    ------
+    DataError
+        Where a column comes twice.
+
+    Examples
+    --------
+    >>> arrange(Path("t.csv"), ["label", "f_0", "f_1"])
+    {'label': ['label'], 'f': ['f_0', 'f_1']}
+    """
+    for column in header:
+        if header.count(column) > 1:
+            raise errors.DataError(f"{path}: column {column!r} comes twice. Rename one.")
+    numbered: dict[str, dict[int, str]] = {}
+    for column in header:
+        if match := re.fullmatch(r"(.*?)[_.\- ]?([0-9]+)", column):
+            numbered.setdefault(match[1] or "embedding", {})[int(match[2])] = column
+    groups = {
+        name: [columns[i] for i in sorted(columns)]
+        for name, columns in numbered.items()
+        if len(columns) > 1 and name not in header and _counts_up(sorted(columns))
+    }
+    gathered = {column for columns in groups.values() for column in columns}
+    return {**{column: [column] for column in header if column not in gathered}, **groups}
+
+
+def parsed(place: str, texts: Sequence[str]) -> np.ndarray:
+    """Vectors [N, D] float32 where the first text is one, else the texts [N]."""
+    if texts and _is_vector(texts[0]):
+        return stacked(place, map(_cells, texts))
+    return np.array([text.strip() for text in texts], dtype=str)
+
+
+def stacked(place: str, vectors: Iterable[Sequence[str]]) -> np.ndarray:
+    """Rows of texts as numbers [N, D] float32."""
+    rows: list[np.ndarray] = []
+    for n, cells in enumerate(vectors):
+        try:
+            rows.append(np.array(cells, dtype=np.float32))
+        except ValueError as error:
+            raise errors.DataError(
+                f"{place}: row {n} is not a vector of numbers ({error}). Repair the row."
+            ) from None
+        check_length(place, n, len(rows[-1]), len(rows[0]))
+    return np.stack(rows) if rows else np.empty((0, 0), np.float32)
+
+
+def check_length(place: str, row: int, length: int, expected: int) -> None:
+    """Raise where a vector has another length than the first."""
+    if length != expected:
+        raise errors.DataError(
+            f"{place}: the vector in row {row} has {length} numbers, the first has {expected}. "
+            "Repair the row."
+        )
+
+
+def _counts_up(numbers: Sequence[int]) -> bool:
+    return numbers[0] in (0, 1) and list(numbers) == list(range(numbers[0], numbers[-1] + 1))
+
+
+def _cells(text: str) -> list[str]:
+    return text.strip().strip("[]()").replace(",", " ").split()
+
+
+def _is_vector(text: str) -> bool:
+    if text.strip().startswith("["):
+        return True
+    try:
+        return len([float(cell) for cell in _cells(text)]) > 1
+    except ValueError:
+        return False

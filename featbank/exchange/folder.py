@@ -1,0 +1,88 @@
+"""A folder with one ``.npy`` per image."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from featbank import errors
+from featbank.exchange.formats import readable
+
+
+def read_folder(folder: Path) -> tuple[np.ndarray, list[str]]:
+    """Stack a folder's files by name, numbers by value: image2 before image10.
+
+    Returns
+    -------
+    Rows [N, D], or [N] where the files are single numbers, and the N names without suffix.
+
+    Raises
+    ------
+    DataError
+        For a folder without ``.npy`` files, a file with several rows, or unequal lengths.
+    """
+    files = sorted(folder.glob("*.npy"), key=lambda file: _natural(file.stem))
+    if not files:
+        raise errors.DataError(f"{folder} has no .npy files. Give a folder with one per image.")
+    rows = [_row(file) for file in files]
+    for file, row in zip(files, rows, strict=True):
+        if len(row) != len(rows[0]):
+            raise errors.DataError(
+                f"{file} has {len(row)} numbers, {files[0].name} has {len(rows[0])}. "
+                "Every image needs as many."
+            )
+    stacked = np.stack(rows)
+    return stacked[:, 0] if stacked.shape[1] == 1 else stacked, [file.stem for file in files]
+
+
+def read_folder_pair(features: Path, labels: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Features [N, D], labels [N] and names of two folders whose files go together by name.
+
+    Raises
+    ------
+    DataError
+        As `read_folder`, and where a file has no partner.
+    """
+    for folder in (features, labels):
+        if not folder.is_dir():
+            raise errors.DataError(
+                f"{folder} is not a folder. Give two, for features and for labels, or two files."
+            )
+    (x, names), (y, label_names) = read_folder(features), read_folder(labels)
+    require_same_names(features, names, labels, label_names)
+    return x, y, names
+
+
+def require_same_names(
+    one: object, names: Sequence[str], other: object, others: Sequence[str]
+) -> None:
+    """Raise where two folders do not hold the same images."""
+    for here, there, missing in (
+        (one, other, set(names) - set(others)),
+        (other, one, set(others) - set(names)),
+    ):
+        if missing:
+            name = min(missing, key=_natural)
+            raise errors.DataError(
+                f"{here}/{name}.npy has no partner in {there} ({len(missing)} such files). "
+                "Every image needs both."
+            )
+
+
+def _row(file: Path) -> np.ndarray:
+    with readable(file):
+        array = np.load(file, allow_pickle=False)
+    if array.ndim > 2 or (array.ndim == 2 and len(array) != 1):
+        raise errors.DataError(
+            f"{file} has shape {list(array.shape)}. A file of one image has [D] or [1, D], its "
+            "label one number."
+        )
+    return array.reshape(-1)
+
+
+def _natural(name: str) -> tuple[list[str | int], str]:
+    parts = re.split(r"([0-9]+)", name)
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name

@@ -1,0 +1,74 @@
+"""PyTorch's files: tensors come through, pickled code does not."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+
+from featbank import errors
+from featbank.exchange.opened import Opened
+
+_PLAIN = (int, float, str)
+
+
+def tensor_file(path: Path) -> Opened:
+    """Open ``.safetensors``, or ``.pt`` with a tensor, or dicts and lists of tensors.
+
+    The keys of nested dicts and lists are joined by ``.``.
+
+    Raises
+    ------
+    DataError
+        Where the file holds anything that only pickled code can restore.
+    """
+    return _safetensors(path) if path.suffix.lower() == ".safetensors" else _torch(path)
+
+
+def _torch(path: Path) -> Opened:
+    mmap = zipfile.is_zipfile(path)  # files of PyTorch before 1.6 are not
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError:
+        raise errors.DataError(
+            f"{path} is not a PyTorch file of tensors alone, and pickled code is not run. "
+            "Save tensors: torch.save({'x_train': x, 'y_train': y}, …)."
+        ) from None
+    arrays = dict(_leaves(loaded))
+    return Opened(tuple(arrays), lambda name: _to_numpy(arrays[name]))
+
+
+def _safetensors(path: Path) -> Opened:
+    def read(name: str) -> np.ndarray:
+        with safe_open(path, "pt") as file:
+            return _to_numpy(file.get_tensor(name))
+
+    with safe_open(path, "pt") as file:
+        return Opened(tuple(file.keys()), read)
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Tensors and plain lists of numbers or texts, by name; single values are passed over."""
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    elif isinstance(value, list) and value and all(isinstance(v, _PLAIN) for v in value):
+        yield name, np.array(value)
+    elif isinstance(value, dict | list | tuple):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _leaves(item, f"{name}.{key}" if name else str(key))
+
+
+def _to_numpy(value: torch.Tensor | np.ndarray) -> np.ndarray:
+    if isinstance(value, np.ndarray):
+        return value
+    value = value.detach()
+    try:
+        return value.numpy()
+    except TypeError:  # NumPy has no bfloat16, nor types of eight bits
+        return value.float().numpy()

@@ -1,0 +1,156 @@
+"""Banks written once in schema 1 are read for ever; `golden/make.py` has their content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from featbank import Bank
+from tests.featbank.golden import make
+
+FINGERPRINTS = {
+    "float32": "9cc5dff8e3ed7e5a023f6a9245a0b6c81dfd24b68fd505f89678ea908f527ad1",
+    "float16": "60ae5c91bac3f1b6055b91ec8c0196be374d066bfd9e7351058dc7e0a07d6dfb",
+}
+FILE_HASHES = {
+    "float32": "6e62ba1310d0eb48305be2d34d73897c3f679de1b074b3708a01d23745fb3969",
+    "float16": "3507d434fc7c9564dc708c24cb1f8a03f213b23eceaf8082b562ac1f11997b0d",
+}
+DATASETS = {
+    "provenance": "uint8",
+    "classes/name": "|S5",
+    "classes/train_count": "int64",
+    "train/label": "int64",
+    "train/index": "int64",
+    "train/path": "|S15",
+    "train/instance/feature": "dtype",
+    "train/expert0/balanced/feature": "dtype",
+    "val/label": "int64",
+    "val/index": "int64",
+    "val/instance/feature": "dtype",
+    "val/expert0/balanced/feature": "dtype",
+    "test/label": "int64",
+    "test/index": "int64",
+    "test/instance/feature": "dtype",
+    "test/expert0/balanced/feature": "dtype",
+    "classifier/instance/weight": "float32",
+    "classifier/instance/bias": "float32",
+    "batchnorm/instance/bn1/mean": "float32",
+    "batchnorm/instance/bn1/variance": "float32",
+    "batchnorm/instance/layer1.0.bn2/mean": "float32",
+    "batchnorm/instance/layer1.0.bn2/variance": "float32",
+}
+
+every_type = pytest.mark.parametrize("dtype", make.FILES)
+
+
+def read_plainly(file: h5py.File) -> dict[str, np.ndarray]:
+    """Every dataset, with h5py alone."""
+    found = {}
+
+    def add(name: str, item: object) -> None:
+        if isinstance(item, h5py.Dataset):
+            found[name] = item[()]
+
+    file.visititems(add)
+    return found
+
+
+@every_type
+def test_the_files_are_those_that_were_written_once(dtype: str) -> None:
+    """Not written anew by a later version."""
+    content = make.FILES[dtype].read_bytes()
+    assert len(content) < 60_000
+    assert hashlib.sha256(content).hexdigest() == FILE_HASHES[dtype]
+
+
+@every_type
+def test_read_by_todays_reader(dtype: str) -> None:
+    """Every value is what was given to the writer."""
+    with Bank(make.FILES[dtype]) as bank:
+        assert bank.fingerprint == FINGERPRINTS[dtype]
+        assert (bank.schema, bank.num_classes, bank.dim) == (1, 3, 2)
+        assert bank.splits == ("train", "val", "test")
+        assert bank.views == ("instance", "expert0/balanced")
+        assert bank.class_names == ["apple", "bär", "猫"]
+        assert bank.train_counts.tolist() == [3, 1, 1]
+        assert bank.provenance == make.PROVENANCE
+        for split, views in make.FEATURES.items():
+            assert bank.labels(split).tolist() == make.LABELS[split]
+            assert bank.index(split).tolist() == make.INDEX[split]
+            assert bank.source(split) == make.SOURCES[split]
+            assert bank.paths(split) == (make.PATHS if split == "train" else None)
+            for view, copies in views.items():
+                assert bank.copies(split, view) == len(copies)
+                assert bank.dtype == dtype
+                for copy, rows in enumerate(copies):
+                    features, _ = bank.load(split, view, copy=copy)
+                    np.testing.assert_array_equal(features, np.array(rows, dtype))
+        for view in bank.views:
+            found = bank.classifier(view)
+            assert found is not None
+            np.testing.assert_array_equal(found[0], np.array(make.WEIGHT, np.float32))
+            np.testing.assert_array_equal(found[1], np.array(make.BIAS, np.float32))
+        assert bank.classifiers == ("instance",)
+        assert bank.batchnorm("expert0/balanced") == {}
+        statistics = bank.batchnorm("instance")
+        assert set(statistics) == set(make.BATCHNORM)
+        for layer, (mean, variance) in make.BATCHNORM.items():
+            np.testing.assert_array_equal(statistics[layer], [mean, variance])
+
+
+@every_type
+def test_todays_writer_gives_the_same_fingerprint(dtype: str, tmp_path: Path) -> None:
+    """The same content is the same bank; so are the digests of every dataset."""
+    make.write(tmp_path / "today.h5", dtype)
+    with Bank(tmp_path / "today.h5") as today, Bank(make.FILES[dtype]) as golden:
+        assert today.fingerprint == FINGERPRINTS[dtype]
+        assert today.digests == golden.digests
+
+
+@every_type
+def test_read_with_plain_h5py(dtype: str) -> None:
+    """Names, types, checksums and attributes are those in `featbank.bank.schema`'s docstring."""
+    with h5py.File(make.FILES[dtype]) as file:
+        found = read_plainly(file)
+        types = {name: array.dtype for name, array in found.items()}
+        assert types == {n: np.dtype(t.replace("dtype", dtype)) for n, t in DATASETS.items()}
+        assert dict(file.attrs) == {
+            "format": b"featbank",
+            "schema": 1,
+            "complete": 1,
+            "num_classes": 3,
+            "dim": 2,
+            "fingerprint": FINGERPRINTS[dtype].encode(),
+        }
+        for name in DATASETS:
+            assert file[name].fletcher32, name
+            assert file[name].attrs["sha256"].dtype == "S64", name
+        assert file["val/index"].attrs["source"] == b"images"
+    assert json.loads(found["provenance"].tobytes()) == make.PROVENANCE
+    assert [name.decode() for name in found["classes/name"]] == make.CLASS_NAMES
+    assert found["classes/train_count"].tolist() == [3, 1, 1]
+    assert found["train/path"][3].decode() == "1/ä.png"
+    assert found["test/instance/feature"].shape == (1, 3, 2)
+    np.testing.assert_array_equal(
+        found["train/instance/feature"], np.array(make.FEATURES["train"]["instance"], dtype)
+    )
+
+
+@every_type
+def test_digests_and_fingerprint_by_hand(dtype: str) -> None:
+    """SHA-256 over type, shape and bytes; over sorted names and digests, without provenance."""
+    with h5py.File(make.FILES[dtype]) as file:
+        digests = {}
+        for name, array in read_plainly(file).items():
+            head = f"{array.dtype.str}{list(array.shape)}".encode()
+            digests[name] = hashlib.sha256(head + array.tobytes()).hexdigest()
+            assert file[name].attrs["sha256"] == digests[name].encode(), name
+    del digests["provenance"]
+    lines = "".join(f"{name}\0{digests[name]}\n" for name in sorted(digests))
+    assert hashlib.sha256(lines.encode()).hexdigest() == FINGERPRINTS[dtype]

@@ -1,0 +1,218 @@
+"""`featbank split`: a val split out of train, and shards that merge to the same bank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featbank import Bank, BankWriter, errors
+from featbank.bank import file, schema
+from featbank.bank.merge import merge
+from featbank.bank.split import split_shards, split_val
+from featbank.bank.verify import verify
+from tests.conftest import Run, Toy
+
+
+@pytest.fixture
+def bank(make_toy: Callable[..., Toy], tmp_path: Path) -> Path:
+    """Train and test with paths, source rows that are not 0…N−1, and a classifier."""
+    toy = make_toy(splits=("train", "test"))
+    return toy.write(
+        tmp_path / "b.h5",
+        index={"train": np.arange(222)[::-1] * 3, "test": np.arange(100)},
+        paths={s: [f"{s}/{i}.png" for i in range(len(y))] for s, y in toy.labels.items()},
+        sources={"train": "images"},
+    )
+
+
+def content(path: Path, split: str, view: str = "instance") -> dict[int, tuple]:
+    """Label, path and features of a split's rows by their index."""
+    with Bank(path) as b:
+        x, y = b.load(split, view)
+        paths = b.paths(split) or [""] * len(y)
+        return {
+            int(i): (int(k), p, *map(float, row))
+            for i, k, p, row in zip(b.index(split), y, paths, x, strict=True)
+        }
+
+
+def test_val_is_held_out_class_by_class(bank: Path) -> None:
+    """Train and val together are the old train, row by row and in every view; val has n of each
+    class, both point into the same source, and the counts are those of what is left."""
+    out = bank.with_name("v.h5")
+    split_val(bank, out, 3, seed=1)
+    for view in ("instance", "balanced"):
+        train, val = content(out, "train", view), content(out, "val", view)
+        assert not set(train) & set(val)
+        assert train | val == content(bank, "train", view)
+        assert content(out, "test", view) == content(bank, "test", view)
+    with Bank(out) as b, Bank(bank) as before:
+        assert np.bincount(b.labels("val")).tolist() == [3] * 5
+        assert b.train_counts.tolist() == [117, 57, 22, 9, 2]
+        assert b.source("val") == b.source("train") == "images"
+        assert (np.diff(b.index("train")) < 0).all()  # rows keep their order
+        for one, other in zip(b.classifier() or (), before.classifier() or (), strict=True):
+            np.testing.assert_array_equal(one, other)
+        assert b.provenance == {
+            "made_by": "featbank split",
+            "val_per_class": 3,
+            "seed": 1,
+            "from": {"path": str(bank), "fingerprint": before.fingerprint, "provenance": {}},
+        }
+    assert {check.status for check in verify(out)} == {"ok"}
+
+
+def test_the_seed_decides_which_rows(bank: Path) -> None:
+    """The same seed gives the same bank, another one another."""
+    prints = []
+    for i, seed in enumerate((0, 0, 1)):
+        out = bank.with_name(f"{i}.h5")
+        split_val(bank, out, 2, seed=seed)
+        with Bank(out) as b:
+            prints.append(b.fingerprint)
+    assert prints[0] == prints[1] != prints[2]
+
+
+@settings(max_examples=12, deadline=None)
+@given(data=st.data())
+def test_merged_shards_are_the_bank(data: st.DataObject, tmp_path_factory: object) -> None:
+    """Any sizes, copies, views, splits and number of shards: same fingerprint, and shard i has the
+    rows ⌊i·N/n⌋ … of every split."""
+    folder = tmp_path_factory.mktemp("split")  # type: ignore[attr-defined]
+    rng = np.random.default_rng(data.draw(st.integers(0, 9)))
+    names = ["train", *data.draw(st.sets(st.sampled_from(["val", "test", "train_balanced"])))]
+    rows = {name: data.draw(st.integers(0, 40), label=name) for name in names}
+    copies = {name: data.draw(st.integers(1, 3)) for name in names}
+    dtype = data.draw(st.sampled_from(["float32", "float16"]))
+    shards = data.draw(st.sampled_from([2, 3, 5, 11]), label="shards")
+    paths = data.draw(st.booleans())
+    with BankWriter(folder / "b.h5", ["a", "ü"], dim=3, dtype=dtype) as writer:
+        for name, n in rows.items():
+            texts = [f"{name}{'x' * (i % 7)}" for i in range(n)] if paths else None
+            writer.split(name, rng.integers(0, 2, n), index=rng.permutation(n), paths=texts)
+            for view in ("instance", "e0/instance"):
+                target = writer.features(name, view, copies=copies[name])
+                target.append(rng.normal(size=(copies[name] * n, 3)).astype(dtype))
+        writer.classifier("e0/instance", rng.normal(size=(2, 3)))
+        writer.batchnorm("instance", {"bn": (np.zeros(2), np.ones(2))})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schema, "CHUNK_BYTES", 60)  # several chunks and blocks
+        patch.setattr(file, "BLOCK_BYTES", 120)
+        parts = split_shards(folder / "b.h5", folder / "shards", shards)
+        merge(parts, folder / "merged.h5")
+    assert parts == sorted(parts) == sorted((folder / "shards").iterdir())
+    with Bank(folder / "b.h5") as whole, Bank(folder / "merged.h5") as merged:
+        assert merged.fingerprint == whole.fingerprint
+        for i, part in enumerate(parts):
+            with Bank(part) as shard:
+                for name, n in rows.items():
+                    expected = whole.index(name)[i * n // shards : (i + 1) * n // shards]
+                    np.testing.assert_array_equal(shard.index(name), expected)
+
+
+def test_memory_is_bounded_by_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No read is larger than a block, whichever rows are wanted; progress stays below its end."""
+    bank, block = tmp_path / "b.h5", 1 << 18
+    monkeypatch.setattr(file, "BLOCK_BYTES", block)
+    monkeypatch.setattr(schema, "CHUNK_BYTES", 1 << 16)
+    x = np.random.default_rng(0).normal(size=(300, 3000)).astype(np.float32)
+    with BankWriter(bank, ["a", "b"], dim=3000) as writer:
+        writer.split("train", np.arange(300) % 2)
+        writer.features("train", "instance").append(x)
+    sizes, read = [], Bank.read
+
+    def spy(self: Bank, *arguments: object, **options: object) -> np.ndarray:
+        rows = read(self, *arguments, **options)  # type: ignore[arg-type]
+        sizes.append(rows.nbytes)
+        return rows
+
+    monkeypatch.setattr(Bank, "read", spy)
+    told: list[tuple[int, int]] = []
+    split_val(bank, tmp_path / "v.h5", 2, progress=lambda *done: told.append(done))
+    assert max(sizes) <= block
+    assert sum(sizes) >= x.nbytes
+    split_shards(bank, tmp_path / "shards", 3, progress=lambda *done: told.append(done))
+    assert max(sizes) <= block
+    for n in range(2):  # 3.4 MiB
+        assert (n, 3) in told
+    assert {total for _, total in told} == {3}
+    assert max(done for done, _ in told) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Splitting takes --val-per-class N or --shards N. Give one of them."),
+        (["--val-per-class", 1, "--shards", 2], "takes --val-per-class N or --shards N. Give one"),
+        (["--shards", 2, "--seed", 1], "--seed goes with --val-per-class"),
+        (["--val-per-class", 5], "Holding out 5 rows per class leaves class 4 none: it has 5."),
+        (["--val-per-class", 1, "-o", "b.h5", "--overwrite"], "b.h5 is read as well."),
+        (["--val-per-class", 1, "-o", "with-val.h5"], "with-val.h5 exists."),
+        (["--val-per-class", 1, "-o", "no/v.h5"], "no is not a folder. Create it first."),
+        (["--shards", 2, "-o", "b.h5"], "b.h5 is a file. Give a folder"),
+        (["--shards", 3, "-o", "there"], "there/b-1of3.h5 exists. Choose another folder"),
+    ],
+)  # fmt: skip
+def test_wrong_input_is_one_line(
+    featbank: Run, bank: Path, tmp_path: Path, arguments: list, message: str
+) -> None:
+    """Exit code 2, the fact and the remedy, and nothing written."""
+    (tmp_path / "with-val.h5").touch()
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "b-1of3.h5").touch()
+    before = {p: p.stat().st_size for p in tmp_path.rglob("*")}
+    output = [] if "-o" in arguments else ["-o", "out"]
+    done = featbank("split", "b.h5", *arguments, *output, code=2)
+    assert message in done.stderr, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert {p: p.stat().st_size for p in tmp_path.rglob("*")} == before
+
+
+def test_a_val_split_is_not_held_out_twice(featbank: Run, toy_bank: Path) -> None:
+    """The error says that there is one."""
+    error = featbank("split", toy_bank, "--val-per-class", 1, "-o", "v.h5", code=2).stderr
+    assert "has a val split of 100 rows. Hold out of a bank without one." in error
+
+
+def test_held_out_rows_may_not_stay_in_train_balanced(
+    make_toy: Callable[..., Toy], tmp_path: Path
+) -> None:
+    """The oracle's split would be trained on val; said before anything is written."""
+    toy = make_toy(splits=("train", "test"))
+    toy.labels["train_balanced"] = toy.labels["train"]
+    toy.features["train_balanced"] = toy.features["train"]
+    toy.write(tmp_path / "b.h5", sources={"train": "images", "train_balanced": "images"})
+    with pytest.raises(errors.DataError, match="share 5 rows of 'images'"):
+        split_val(tmp_path / "b.h5", tmp_path / "v.h5", 1)
+    assert [p.name for p in tmp_path.iterdir()] == ["b.h5"]
+
+
+def test_command(featbank: Run, bank: Path) -> None:
+    """Both ways, as the help shows them, and the line that joins the shards again."""
+    told = featbank("split", "b.h5", "--val-per-class", 2, "-o", "v.h5").stdout
+    assert told.startswith("Wrote v.h5: 2 rows of each class of train are val now. Fingerprint ")
+    told = featbank("split", "v.h5", "--shards", 4, "-o", "new/shards").stdout
+    assert told == (
+        "Wrote new/shards/v-0of4.h5 … v-3of4.h5: 4 shards. "
+        "Join them with: featbank merge new/shards/v-*of4.h5 -o BANK\n"
+    )
+    featbank("merge", *sorted(Path("new/shards").glob("v-*of4.h5")), "-o", "m.h5")
+    with Bank("v.h5") as before, Bank("m.h5") as after:
+        assert before.fingerprint == after.fingerprint
+
+
+def test_real_features(featbank: Run, real_features: Path) -> None:
+    """CIFAR-100-LT: four of five rows of the smallest classes can go, and shards come together."""
+    featbank("import", real_features, "-o", "b.h5")
+    featbank("split", "b.h5", "--val-per-class", 4, "-o", "v.h5")
+    featbank("split", "v.h5", "--shards", 3, "-o", "shards")
+    featbank("merge", *sorted(Path("shards").iterdir()), "-o", "m.h5")
+    with Bank("v.h5") as before, Bank("m.h5") as after:
+        assert before.fingerprint == after.fingerprint
+        assert len(after.labels("val")) == 400
+        assert after.train_counts.min() == 1

@@ -1,0 +1,115 @@
+"""A bank that has everything a bank can have, and everything that can be read from a bank."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from featbank import Bank, BankWriter, errors
+from featbank.bank import schema
+from tests.hostile.children import in_child
+
+FEATURE = "train/instance/feature"
+VIEWS = ("instance", "balanced")
+COPIES, ROWS, DIM, CLASSES = 2, 24, 8, 3
+
+
+def write_full(
+    path: Path, *, rows: int = ROWS, dim: int = DIM, dtype: str = "float32", seed: int = 0
+) -> Path:
+    """Write a bank with splits, views, copies, paths, classifier, batchnorm and provenance.
+
+    Features come in blocks of a third of the rows.
+    """
+    rng = np.random.default_rng(seed)
+    names = ["apple", "bär", "猫"]
+    with BankWriter(
+        path, names, dim=dim, dtype=dtype, provenance={"made_by": "a test"}, overwrite=True
+    ) as writer:
+        for split, count in (("train", rows), ("test", rows // 2)):
+            writer.split(
+                split,
+                rng.integers(0, 3, count),
+                index=rng.permutation(count),
+                paths=[f"{split}/{i}.png" for i in range(count)],
+                source=f"the {split} images",
+            )
+            for view in VIEWS:
+                features = writer.features(split, view, copies=COPIES)
+                for block in np.array_split(rng.normal(size=(COPIES * count, dim)), 6):
+                    features.append(block)
+        for view in VIEWS:
+            writer.batchnorm(view, {"bn1": (rng.normal(size=4), rng.uniform(size=4))})
+        writer.classifier("instance", rng.normal(size=(3, dim)), rng.normal(size=3))
+    return path
+
+
+def everything(path: Path) -> dict[str, Any]:
+    """Open a bank and read all there is."""
+    with Bank(path) as bank:
+        found: dict[str, Any] = {
+            name: getattr(bank, name)
+            for name in "splits views num_classes dim class_names fingerprint".split()  # noqa: SIM905
+        }
+        found |= {"provenance": bank.provenance, "digests": bank.digests}
+        found |= {"classifiers": bank.classifiers, "train_counts": bank.train_counts.tolist()}
+        for split in bank.splits:
+            found[f"{split}/label"] = bank.labels(split).tolist()
+            found[f"{split}/index"] = bank.index(split).tolist()
+            found[f"{split}/source"] = bank.source(split)
+            found[f"{split}/path"] = bank.paths(split)
+            for view in bank.views:
+                copies, rows, _ = found[f"{split}/{view}"] = bank.shape(split, view)
+                found[f"{split}/{view}/type"] = bank.dtype
+                for copy in range(copies):
+                    block = bank.read(split, view, 0, rows, copy=copy)
+                    found[f"{split}/{view}/{copy}"] = block.tobytes()
+        for view in bank.views:
+            found[f"{view}/classifier"] = [a.tobytes() for a in bank.classifier(view) or ()]
+            found[f"{view}/batchnorm"] = {
+                layer: [a.tobytes() for a in pair] for layer, pair in bank.batchnorm(view).items()
+            }
+    return found
+
+
+def opened(path: Path) -> h5py.File:
+    """A bank opened for a change, in the format banks are written in."""
+    return h5py.File(path, "r+", libver=schema.LIBVER)
+
+
+def replace(path: Path, name: str, array: object, **options: object) -> None:
+    """Put another dataset in the place of `name`, with checksums, its attributes kept."""
+    with opened(path) as file:
+        attributes = dict(file[name].attrs) if name in file else {}
+        if name in file:
+            del file[name]
+        data = None if array is None else np.asarray(array)
+        chunked = {"fletcher32": bool(data.size)} if data is not None and data.shape else {}
+        dataset = file.create_dataset(name, data=data, **{**chunked, **options})
+        for key, value in attributes.items():
+            dataset.attrs[key] = value
+
+
+def assert_refused(path: Path, kind: type[errors.BankError], says: str) -> None:
+    """Reading all of a bank ends with this error, in one line that names the file."""
+    with pytest.raises(errors.BankError) as caught:
+        everything(path)
+    assert_one_line(path, caught.type.__name__, str(caught.value), kind, says)
+
+
+def assert_refused_in_time(path: Path, kind: type[errors.BankError], says: str) -> None:
+    """The same, of files that could end, stop or fill the process that reads them."""
+    found = in_child(lambda: str(everything(path)))
+    assert_one_line(path, found.kind, found.told, kind, says)
+
+
+def assert_one_line(path: Path, found: str, told: str, kind: type, says: str) -> None:
+    """The error `found`, which says `told`, is of this kind and says this of the file."""
+    assert found == kind.__name__, f"{found}: {told}"
+    assert says in told, told
+    assert path.name in told, told
+    assert "\n" not in told, told

@@ -1,0 +1,84 @@
+"""Doing something in a child process: whatever a hostile file does to it, the tests go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+SECONDS = 20
+MEMORY = 1 << 29
+
+Case = TypeVar("Case")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How it ended: ``returned``, the name of the exception, or of the signal that killed it."""
+
+    kind: str
+    told: str = ""
+    """What was returned, or what the exception says."""
+    bases: tuple[str, ...] = ()
+    """The exception's class and its bases, by name."""
+
+
+def in_child(action: Callable[[], str]) -> Outcome:
+    """Run `action` in a fork of this process; see `in_children`."""
+    return in_children(lambda _: action(), [None])[0]
+
+
+def in_children(
+    action: Callable[[Case], str], cases: Sequence[Case], *, per_child: int = 25
+) -> list[Outcome]:
+    """Run `action` on every case, in forks of this process that do some cases each.
+
+    A case has at most `SECONDS`, then it ends with SIGALRM, and `MEMORY` more bytes. After one that
+    kills its process, a new child goes on.
+    """
+    found: list[Outcome] = []
+    while len(found) < len(cases):
+        found += _in_one_child(action, cases[len(found) : len(found) + per_child])
+    return found
+
+
+def _in_one_child(action: Callable[[Case], str], cases: Sequence[Case]) -> list[Outcome]:
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        _work(action, cases, writer)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        found = [Outcome(kind, told, tuple(bases)) for kind, told, bases in map(json.loads, pipe)]
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        found.append(Outcome(signal.Signals(os.WTERMSIG(status)).name))
+    return found
+
+
+def _work(action: Callable[[Case], str], cases: Sequence[Case], writer: int) -> None:
+    try:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + MEMORY
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        with os.fdopen(writer, "wb") as pipe:
+            for case in cases:
+                signal.alarm(SECONDS)
+                pipe.write(json.dumps(_outcome(action, case)).encode() + b"\n")
+                pipe.flush()
+    finally:
+        os._exit(0)
+
+
+def _outcome(action: Callable[[Case], str], case: Case) -> tuple[str, str, list[str]]:
+    try:
+        return "returned", action(case), []
+    except BaseException as error:
+        kind = type(error)
+        return kind.__name__, str(error), [base.__name__ for base in kind.__mro__]
