@@ -1,10 +1,16 @@
-"""Extraction: a checkpoint and its data set become a bank."""
+"""Extraction: a checkpoint and its data set become a bank.
+
+The work is cut into parts, and each is on disk beside the target as soon as it is done
+(`featbank.bank.shards`). A run that ends early, however it ends, leaves them; the same call goes on
+from there, to the bank of an uninterrupted run, bit by bit.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +18,29 @@ import torch
 
 from featbank import errors
 from featbank.bank import BankWriter
+from featbank.bank.fingerprint import array_digest
+from featbank.bank.shards import Shards
 from featbank.devices import find_device
 from featbank.settings import Setting, wrong_values
-from stage1.augment import normalise
-from stage1.backbones import CifarResNet
-from stage1.batchnorm import BATCH as BALANCED_BATCH
-from stage1.batchnorm import batchnorm_statistics, default_batches, rebalanced
+from stage1.assemble import assemble
+from stage1.batchnorm import default_batches
 from stage1.checkpoint import Checkpoint, file_digest, load_checkpoint, versions
 from stage1.datasets import load_dataset
 from stage1.evaluate import BATCH
+from stage1.features import FeatureOptions
 from stage1.images import ImageDataset
 from stage1.repeatable import repeatable
 
 VIEWS = ("instance", "balanced")
 
+SHARD_ROWS = 4096
+"""Images a shard holds the features of, under all views."""
+
 _SETTINGS = (
     Setting("balanced_batches", 64, "class-balanced batches M", low=1),
-    Setting("seed", 0, "seed of the balanced batches", low=0, high=2**63 - 1),
+    Setting("augmentations", 0, "augmented copies A of the training images", low=0),
+    Setting("seed", 0, "seed of balanced batches and augmented copies", low=0, high=2**63 - 1),
+    Setting("shard_rows", SHARD_ROWS, "images in a shard", low=BATCH),
 )
 
 
@@ -38,18 +50,21 @@ def extract(
     *,
     views: Sequence[str] = VIEWS,
     dtype: str = "float32",
+    augmentations: int = 0,
     root: str | None = None,
     balanced_batches: int | None = None,
     seed: int = 0,
     device: str = "auto",
     overwrite: bool = False,
+    shard_rows: int = SHARD_ROWS,
     report: Callable[[str], None] = lambda line: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Write the features of every split to `bank`, in the order of the data set.
 
-    Images are decoded once and normalised once for all views. The classifier is stored under
-    ``instance`` and serves ``balanced`` too: re-estimation changes BatchNorm statistics only.
+    Images are decoded once, and augmented and normalised once for all views. The classifier is
+    stored under ``instance`` and serves ``balanced`` too: re-estimation changes BatchNorm
+    statistics only.
 
     Parameters
     ----------
@@ -62,41 +77,53 @@ def extract(
         (`stage1.batchnorm.rebalanced`).
     dtype
         ``float32`` or ``float16``.
+    augmentations
+        A ≥ 1 copies of the train split, each image augmented as in training; 0 for one plain copy.
+        The other splits are always plain.
     root
         Where the data set is now, if it has moved since training.
     balanced_batches
         M ≥ 1 class-balanced batches; by default one pass over the training images, at least 64.
     seed
-        Seed of the balanced batches.
+        Seed of the balanced batches and of the augmented copies.
     device
         ``auto``, ``cpu``, ``cuda``, …
     overwrite
         Replace an existing target.
+    shard_rows
+        Images in a shard, a multiple of `BATCH`.
     report
         Takes a line for each stage of the work.
     progress
-        Takes (images done, images in all).
+        Takes (images done, images in all), each copy of an image counted.
 
     Raises
     ------
-    OutputExists, ConfigError, DataError
+    OutputExists, OutputBusy, NoSpace, ConfigError, DataError
     Mismatch
         Where the data set is not the one of the checkpoint.
+    OSError
+        Where the disk does not take what is written; finished shards stay.
     """
-    views = _checked_views(views)
     where = find_device(device)
     path, checkpoint = load_checkpoint(run)
-    model = checkpoint.model().to(where)
+    if balanced_batches is None:
+        balanced_batches = default_batches(sum(checkpoint.train_counts))
+    chosen = _checked_views(views)
+    options = FeatureOptions(
+        views=chosen,
+        dtype=dtype,
+        augmentations=augmentations,
+        balanced_batches=balanced_batches,
+        seed=seed,
+        shard_rows=shard_rows,
+    )
+    _check(options)
     settings = checkpoint.settings.dataset
     if root is not None:
         settings = dataclasses.replace(settings, root=root)
-    M = balanced_batches
-    if M is None:
-        M = default_batches(sum(checkpoint.train_counts))
-    given = {"balanced_batches": M, "seed": seed}
-    if problems := wrong_values(_SETTINGS, given, "extraction"):
-        raise errors.ConfigError(" ".join(problems))
-    how = {"instance": {}, "balanced": {"batches": M, "batch_size": BALANCED_BATCH, "seed": seed}}
+    model = checkpoint.model().to(where)
+    digest = file_digest(path)
     writer = BankWriter(
         bank,
         checkpoint.class_names,
@@ -106,10 +133,11 @@ def extract(
         provenance={
             "made_by": "featbank extract",
             "run": str(run),
-            "checkpoint_sha256": file_digest(path),
+            "checkpoint_sha256": digest,
             "stage1": _plain(checkpoint),
             "dataset": dataclasses.asdict(settings),
-            "views": {view: how[view] for view in views},
+            "views": {view: options.view(view) for view in chosen},
+            "augmentations": {"copies": augmentations, "seed": seed} if augmentations else None,
             "dtype": dtype,
             "device": str(where),
             "versions": versions(),
@@ -119,51 +147,73 @@ def extract(
         report(f"Loading {settings.name}")
         dataset = load_dataset(settings)
         _check_same_data(dataset, checkpoint, path)
-        models = {"instance": model}
-        if "balanced" in views:
-            report(f"Re-estimating BatchNorm over {M} class-balanced batches")
-            models["balanced"] = rebalanced(
+        key = {"checkpoint": digest, **_shaped_by(options, dataset, where)}
+        shards = Shards(writer.path, key, report=report)
+        with _keeping(shards, report):
+            assemble(
+                writer,
+                shards,
+                dataset,
                 model,
-                dataset.splits["train"],
+                options,
                 preprocessing=checkpoint.preprocessing,
-                batches=M,
-                seed=seed,
+                report=report,
+                progress=progress,
             )
-        chosen = {view: models[view] for view in views}
-        _write_features(writer, dataset, checkpoint, chosen, report=report, progress=progress)
-        classifier = model.classifier
-        writer.classifier(
-            "instance",
-            classifier.weight.detach().cpu().numpy(),
-            classifier.bias.detach().cpu().numpy(),
-        )
-        for view in views:
-            writer.batchnorm(view, batchnorm_statistics(models[view]))
+    shards.remove()
 
 
-@torch.inference_mode()
-def _write_features(
-    writer: BankWriter,
-    dataset: ImageDataset,
-    checkpoint: Checkpoint,
-    models: dict[str, CifarResNet],
-    *,
-    report: Callable[[str], None],
-    progress: Callable[[int, int], None],
-) -> None:
-    total = sum(len(split.labels) for split in dataset.splits.values())
-    device = next(iter(models.values())).classifier.weight.device
-    done = 0
+def _shaped_by(
+    options: FeatureOptions, dataset: ImageDataset, device: torch.device
+) -> dict[str, Any]:
+    """What the features depend on beside the checkpoint, by field: the rest of the shards' key.
+
+    Devices round differently, and CPUs by their vector width and number of threads.
+    """
+    if device.type == "cuda":
+        computer = f"cuda, {torch.cuda.get_device_name(device)}"
+    else:
+        cpu = torch.backends.cpu.get_cpu_capability()
+        computer = f"cpu, {cpu}, {torch.get_num_threads()} threads"
+    balanced, augmented = "balanced" in options.views, options.augmentations > 0
+    key = {
+        "views": ", ".join(options.views),
+        "number of balanced batches": options.balanced_batches if balanced else None,
+        "number of augmentations": options.augmentations,
+        "seed": options.seed if balanced or augmented else None,
+        "dtype": options.dtype,
+        "shard size": options.shard_rows,
+        "device": computer,
+        "torch version": str(torch.__version__),
+        "featbank version": versions()["featbank"],
+    }
     for name, split in dataset.splits.items():
-        report(f"Extracting {len(split.labels)} {name} images: {', '.join(models)}")
-        writer.split(name, split.labels.numpy(), index=split.index, paths=split.paths)
-        rows = {view: writer.features(name, view) for view in models}
-        for images in split.images.split(BATCH):
-            x = normalise(images.to(device), checkpoint.preprocessing)
-            for view, model in models.items():
-                rows[view].append(model.features(x).cpu().numpy())
-            done += len(images)
-            progress(done, total)
+        key[f"{name} images"] = array_digest(split.images.numpy())
+        key[f"{name} labels"] = array_digest(split.labels.numpy())
+        key[f"{name} index"] = array_digest(split.index)
+    return key
+
+
+@contextlib.contextmanager
+def _keeping(shards: Shards, report: Callable[[str], None]) -> Iterator[None]:
+    """Where the work is stopped or fails for want of something, tell what stays of it."""
+    try:
+        yield
+    except (OSError, MemoryError, KeyboardInterrupt, errors.OutputError):
+        if there := len(shards.names):
+            report(f"{there} finished shards stay in {shards.folder}. Run again to go on.")
+        raise
+
+
+def _check(options: FeatureOptions) -> None:
+    problems = wrong_values(_SETTINGS, vars(options), "extraction")
+    if not problems and options.shard_rows % BATCH:
+        problems = [
+            f"The 'shard_rows' of extraction must be a multiple of {BATCH}, got "
+            f"{options.shard_rows}."
+        ]
+    if problems:
+        raise errors.ConfigError(" ".join(problems))
 
 
 def _checked_views(views: Sequence[str]) -> tuple[str, ...]:

@@ -29,12 +29,17 @@ class DatasetSettings:
 
 @dataclass(frozen=True)
 class Split:
-    """Images [N, C, H, W] uint8, labels [N] int64, source rows `index` [N] int64, and N paths."""
+    """Images [N, C, H, W] uint8, labels [N] int64, source rows `index` [N] int64, and N paths.
+
+    `source` names what `index` points into; None is a source of the split's own. Splits of one
+    source share no row.
+    """
 
     images: torch.Tensor
     labels: torch.Tensor
     index: np.ndarray
     paths: tuple[str, ...] | None = None
+    source: str | None = None
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ def long_tailed(
     class_names: Sequence[str],
     pad: int,
     flip: bool,
+    source: str = "train",
     held_out: Mapping[str, int] | None = None,
     test: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> ImageDataset:
@@ -34,6 +35,8 @@ def long_tailed(
         Images [N, C, H, W] uint8 and labels [N]: what is long-tailed, after `held_out`.
     class_names, pad, flip
         As in `ImageDataset` and `Preprocessing`.
+    source
+        Name of `train`, which the rows of every split but `test` point into.
     held_out
         Images per class of splits to take from `train` first.
     test
@@ -43,17 +46,17 @@ def long_tailed(
     assert settings.imbalance is not None
     assert settings.data_seed is not None
     rows = long_tail_split(labels, settings.imbalance, seed=settings.data_seed, held_out=held_out)
-    splits = {name: _take(images, labels, chosen) for name, chosen in rows.items()}
+    splits = {name: _take(images, labels, chosen, source) for name, chosen in rows.items()}
     if test is not None:
-        splits["test"] = _take(*test, np.arange(len(test[1])))
+        splits["test"] = _take(*test, np.arange(len(test[1])), "test")
     splits = {name: splits[name] for name in ("train", "val", "test") if name in splits}
     preprocessing = preprocessing_for(splits["train"].images, pad=pad, flip=flip)
     return ImageDataset(settings, splits, tuple(class_names), preprocessing)
 
 
-def _take(images: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> Split:
+def _take(images: np.ndarray, labels: np.ndarray, rows: np.ndarray, source: str) -> Split:
     chosen = torch.from_numpy(np.ascontiguousarray(images[rows]))
-    return Split(chosen, torch.from_numpy(labels[rows].astype(np.int64)), rows)
+    return Split(chosen, torch.from_numpy(labels[rows].astype(np.int64)), rows, source=source)
 
 
 def digits(settings: DatasetSettings) -> ImageDataset:
@@ -67,6 +70,7 @@ def digits(settings: DatasetSettings) -> ImageDataset:
         class_names=[str(name) for name in source.target_names],
         pad=1,
         flip=False,
+        source="digits",
         held_out={"val": 15, "test": 40},
     )
 

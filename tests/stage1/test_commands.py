@@ -37,7 +37,7 @@ def test_train_then_extract(tmp_path: Path) -> None:
     assert result.output.splitlines()[-1].startswith(f"Wrote {bank}. Next: featbank sweep {bank}")
     with Bank(bank) as opened:
         assert opened.views == ("instance", "balanced")
-        assert opened.dtype("test") == "float16"
+        assert opened.dtype == "float16"
 
 
 def test_mistakes_reach_the_front_door_as_errors(tmp_path: Path) -> None:

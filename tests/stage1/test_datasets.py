@@ -33,6 +33,7 @@ def test_digits_are_the_source_rows_long_tailed_with_balanced_val_and_test() -> 
         assert np.bincount(digits.splits[name].labels).tolist() == [per_class] * 10
     rows = np.concatenate([split.index for split in digits.splits.values()])
     assert len(set(rows.tolist())) == len(rows)
+    assert {split.source for split in digits.splits.values()} == {"digits"}
 
 
 def test_a_longer_tail_leaves_val_and_test_as_they_are() -> None:
@@ -64,7 +65,10 @@ def test_cifar_arrays_keep_the_official_test_split(val_per_class: int) -> None:
         50 - val_per_class,
         (50 - val_per_class) // 10,
     ]
-    assert (dataset.splits["train"].images.numpy() == images[dataset.splits["train"].index]).all()
+    for name, split in dataset.splits.items():
+        assert split.source == ("test" if name == "test" else "train")
+        source = test[0] if name == "test" else images
+        assert (split.images.numpy() == source[split.index]).all()
 
 
 def test_lists_name_classes_and_allow_empty_ones(make_lists: MakeLists, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from featbank import errors
 from featbank.bank import Bank
 from stage1.augment import normalise
 from stage1.batchnorm import batchnorm_statistics, rebalanced
-from stage1.checkpoint import load_checkpoint
+from stage1.checkpoint import load_checkpoint, save_checkpoint
 from stage1.datasets import load_dataset
 from stage1.extract import extract
 from stage1.images import DatasetSettings
@@ -53,6 +54,7 @@ def test_features_and_classifier_give_the_models_logits(digits_run: Path, bank_f
                 np.testing.assert_allclose(features @ weight.T + bias, logits, atol=1e-4)
                 assert (labels == split.labels.numpy()).all()
                 assert (bank.index(name) == split.index).all()
+                assert bank.source(name) == "digits"
             for layer, (mean, variance) in batchnorm_statistics(model).items():
                 stored = bank.batchnorm(view)[layer]
                 assert (stored[0] == mean).all()
@@ -83,7 +85,7 @@ def test_one_view_in_half_precision(digits_run: Path, bank_file: Path, view: str
     extract(digits_run, path, views=[view], dtype="float16", balanced_batches=4, seed=7)
     with Bank(path) as half, Bank(bank_file) as full:
         assert half.views == (view,)
-        assert half.dtype("train", view) == "float16"
+        assert half.dtype == "float16"
         assert half.classifier(view) is not None
         expected = full.load("train", view)[0]
         np.testing.assert_allclose(half.load("train", view)[0], expected, rtol=2**-11, atol=1e-6)
@@ -127,6 +129,8 @@ def test_another_data_set_than_the_checkpoints_is_refused(
         ({"dtype": "float64"}, "Unknown dtype 'float64'"),
         ({"balanced_batches": 0}, "must be an integer ≥ 1, got 0"),
         ({"seed": -1}, "The 'seed' of extraction must be an integer"),
+        ({"augmentations": -1}, "The 'augmentations' of extraction must be an integer ≥ 0"),
+        ({"shard_rows": 300}, "must be a multiple of 256, got 300"),
         ({"device": "abacus"}, "Device 'abacus' cannot be used"),
         ({"root": "/x"}, "does not take --root"),
     ],
@@ -146,3 +150,66 @@ def test_a_bank_that_is_there_stays(digits_run: Path, bank_file: Path) -> None:
     with pytest.raises(errors.OutputExists, match="--overwrite"):
         extract(digits_run, bank_file)
     assert bank_file.read_bytes() == before
+
+
+@torch.no_grad()
+def test_augmented_copies_are_crops_that_all_views_share(digits_run: Path, bank_file: Path) -> None:
+    """Against the features of each digit's nine crops; val and test are the plain bank's."""
+    path = bank_file.with_name("augmented.h5")
+    extract(digits_run, path, augmentations=3, balanced_batches=4, seed=7)
+    _, checkpoint = load_checkpoint(digits_run)
+    pre, instance = checkpoint.preprocessing, checkpoint.model()
+    split = load_dataset(checkpoint.settings.dataset).splits["train"]
+    balanced = rebalanced(instance, split, preprocessing=pre, batches=4, seed=7)
+    padded = torch.nn.functional.pad(split.images, (1, 1, 1, 1))
+    crops = [normalise(padded[..., i : i + 8, j : j + 8], pre) for i in range(3) for j in range(3)]
+    with Bank(path) as bank, Bank(bank_file) as plain:
+        crop = np.zeros((3, 328), int)
+        for view, model in (("instance", instance), ("balanced", balanced)):
+            choices = np.stack([model.features(x).numpy() for x in crops])  # [9, N, D]
+            assert bank.copies("train", view) == 3
+            for a in range(3):
+                features, labels = bank.load("train", view, copy=a)
+                assert (labels == split.labels.numpy()).all()
+                if view == "instance":
+                    crop[a] = np.abs(choices - features).max(axis=2).argmin(axis=0)
+                expected = choices[crop[a], np.arange(328)]
+                np.testing.assert_allclose(features, expected, atol=1e-4)
+            for name in ("val", "test"):
+                assert bank.copies(name, view) == 1
+                assert (bank.load(name, view)[0] == plain.load(name, view)[0]).all()
+        assert bank.provenance["augmentations"] == {"copies": 3, "seed": 7}
+    assert np.bincount(crop.ravel(), minlength=9).min() > 60  # of 984, 109 expected
+    for a in range(3):  # one in nine by chance
+        assert (crop[a] == crop[a - 1]).mean() < 0.25
+    assert (crop[:, :72] == crop[:, 256:]).mean() < 0.25
+
+
+def test_augmented_copies_are_repeatable(digits_run: Path, tmp_path: Path) -> None:
+    """The cutting does not matter, the seed does; float16 is the same rounded to 2⁻¹¹."""
+
+    def augmented(name: str, **options: Any) -> tuple[str, np.ndarray]:
+        extract(digits_run, tmp_path / name, views=["instance"], augmentations=1, **options)
+        with Bank(tmp_path / name) as bank:
+            return bank.fingerprint, bank.load("train")[0]
+
+    whole, features = augmented("whole.h5")
+    assert augmented("cut.h5", shard_rows=256)[0] == whole
+    assert np.abs(augmented("seed.h5", seed=1)[1] - features).max() > 1e-3
+    half = augmented("half.h5", dtype="float16")[1]
+    np.testing.assert_allclose(half, features, rtol=2**-11, atol=1e-6)
+
+
+def test_an_overflow_of_float16_is_told_as_such(digits_run: Path, tmp_path: Path) -> None:
+    """The value is the network's, not infinity, and no shard holds it; float32 takes it."""
+    run, path = tmp_path / "run", tmp_path / "bank.h5"
+    shutil.copytree(digits_run, run)
+    file, checkpoint = load_checkpoint(run)
+    for name in ("weight", "bias"):
+        checkpoint.weights[f"blocks.2.norm2.{name}"] *= 1e6
+    save_checkpoint(file, checkpoint)
+    with pytest.raises(errors.NotFinite, match=r"train/instance/feature: .*e\+06 overflow float16"):
+        extract(run, path, dtype="float16", views=["instance"])
+    assert not list(tmp_path.glob(".*.shards/*.shard"))
+    extract(run, path, views=["instance"])
+    assert {file.name for file in tmp_path.iterdir()} == {"run", "bank.h5"}
