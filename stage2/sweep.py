@@ -19,7 +19,8 @@ from featbank.bank import Bank
 from featbank.devices import find_device
 from stage2.engine.loop import Outcome, ViewData, run_group
 from stage2.engine.plan import Group, Shape, default_memory, plan
-from stage2.methods.heads import HEADS, Context
+from stage2.engine.stream import BlockStream, MemoryRows, Rows
+from stage2.methods.heads import HEADS
 from stage2.methods.losses import LOSSES
 from stage2.methods.recipe import Recipe
 from stage2.results.store import Store
@@ -75,8 +76,9 @@ def sweep(
     device
         ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:1``.
     memory
-        Budget of a fused group in bytes; by default a quarter of main memory, or four fifths of
-        the GPU's free memory.
+        Budget in bytes, half for features and half for a fused group; by default half of main
+        memory, or four fifths of the GPU's free memory. Features that do not fit are streamed from
+        the bank in shuffled blocks.
     workers
         CPU threads; by default as many as PyTorch has been given.
     select_on
@@ -126,7 +128,8 @@ def sweep(
         for group in groups:
             view = group.stream.view
             if view not in views:
-                views = {view: load_view(bank, view, place)}  # one view in memory at a time
+                views.clear()  # one view in memory at a time
+                views = {view: load_view(bank, view, place, memory=memory)}
             finished_group = run_group(group, views[view], workers=workers)
             store.add_runs(bank.fingerprint, (_stored(o, place) for o in finished_group))
             outcomes += finished_group if keep_outcomes else []
@@ -149,9 +152,8 @@ def plan_bank(
     """The plan of a sweep on a bank; groups of one view follow one another."""
     kind = torch.device(device).type
     shape = Shape(int(bank.train_counts.sum()), bank.dim, bank.num_classes)
-    groups = plan(
-        recipes, shape, memory=memory or default_memory(kind), device=kind, workers=workers
-    )
+    budget = (memory or default_memory(kind)) // 2
+    groups = plan(recipes, shape, memory=budget, device=kind, workers=workers)
     return sorted(groups, key=lambda group: group.stream.view)
 
 
@@ -174,25 +176,75 @@ def _unfinished(
     return fresh + planned(left)
 
 
-def load_view(bank: Bank, view: str, device: str = "cpu") -> ViewData:
-    """A view of a bank, its training split and its evaluation splits, as tensors on a device."""
+def load_view(bank: Bank, view: str, device: str = "cpu", *, memory: int | None = None) -> ViewData:
+    """A view of a bank for the engine: in memory where half of `memory` holds it, else streamed.
 
-    def tensors(split: str) -> tuple[torch.Tensor, torch.Tensor]:
-        x, y = bank.load(split, view)
-        return torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)
+    Parameters
+    ----------
+    bank, view
+        Which features.
+    device
+        Where they are wanted.
+    memory
+        As for `sweep`.
 
+    Raises
+    ------
+    ConfigError
+        Where the budget is too small to stream.
+    """
+    rows: dict[str, Rows] = {}
+    for split, budget in view_budget(bank, view, device=device, memory=memory).items():
+        copies, _, dim = bank.shape(split, view)
+        labels = torch.from_numpy(bank.labels(split)).to(device)
+        if budget is None:
+            x = torch.from_numpy(bank.load_copies(split, view)).view(-1, dim).to(device)
+            rows[split] = MemoryRows(x, labels.repeat(copies), copies=copies)
+        else:
+            rows[split] = BlockStream(BankView(bank, split, view), labels, budget=budget)
     classifier = bank.classifier(view)
     weight, bias = (None, None) if classifier is None else map(torch.from_numpy, classifier)
-    x, y = tensors("train")
-    context = Context(
-        x=x,
-        y=y,
+    return ViewData(
+        train=rows.pop("train"),
+        evaluated=rows,
         counts=bank.train_counts.astype(np.float64),
+        groups=bank.groups(),
         weight0=None if weight is None else weight.to(device),
         bias0=None if bias is None else bias.to(device),
     )
-    evaluated = {s: tensors(s) for s in EVALUATED if s in bank.splits and len(bank.labels(s))}
-    return ViewData(context, evaluated, bank.groups())
+
+
+def view_budget(
+    bank: Bank, view: str, *, device: str = "cpu", memory: int | None = None
+) -> dict[str, int | None]:
+    """Bytes of features that each split of a view may hold in memory; None where all fit.
+
+    Half of `memory` is for features. Training, which reads its features again and again, gets what
+    the other splits leave, and those together at most a quarter.
+    """
+    left = (memory or default_memory(torch.device(device).type)) // 2
+    spare = left // 4
+    budgets: dict[str, int | None] = {}
+    for split in (*(s for s in EVALUATED if s in bank.splits and len(bank.labels(s))), "train"):
+        size = 4 * math.prod(bank.shape(split, view))
+        fits = size <= (left if split == "train" else spare)
+        budgets[split] = None if fits else left
+        if fits:
+            left, spare = left - size, spare - size
+    return budgets
+
+
+class BankView:
+    """The features of a split and view, as `BlockStream` reads them."""
+
+    def __init__(self, bank: Bank, split: str, view: str) -> None:
+        self._bank, self._place = bank, (split, view)
+        self.shape = bank.shape(split, view)
+        self.chunk_rows = bank.chunk_rows(split, view)
+
+    def read(self, copy: int, start: int, stop: int) -> np.ndarray:
+        """The rows `start` … `stop` − 1 of a copy."""
+        return self._bank.read(*self._place, start, stop, copy=copy)
 
 
 def check_bank(bank: Bank, recipes: Iterable[Recipe]) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -20,11 +21,13 @@ from torch import Tensor
 from stage2.engine.kernel import LossRows, loss_and_gradient
 from stage2.engine.metrics import Evaluation, Tally, macro_accuracy
 from stage2.engine.plan import Group, Stream, Tile
-from stage2.methods.heads import HEADS, Batch, Context, Parameters, TrainedHead
+from stage2.engine.stream import Rows, Window
+from stage2.methods.heads import HEADS, Context, Parameters, TrainedHead
 from stage2.methods.losses import LOSSES, Moment
 from stage2.methods.optimisers import OPTIMISERS, learning_rates
 from stage2.methods.recipe import Recipe
 from stage2.methods.samplers import index_stream
+from stage2.methods.seeding import seeded
 
 THREADED_FLOPS = 10**9
 """Floating-point operations of a step from which a lone tile shares its products among threads."""
@@ -39,17 +42,30 @@ class ViewData:
 
     Attributes
     ----------
-    context
-        The training split and the stage-1 classifier.
+    train
+        The training split.
     evaluated
-        Features [N, D] and labels [N] of the splits results are measured on.
+        The splits results are measured on.
+    counts
+        Training counts [K], float64.
     groups
         Masks [K] of the class groups.
+    weight0, bias0
+        The stage-1 classifier W₀ [K, D] and b₀ [K], or None.
     """
 
-    context: Context
-    evaluated: Mapping[str, tuple[Tensor, Tensor]]
+    train: Rows
+    evaluated: Mapping[str, Rows]
+    counts: np.ndarray
     groups: Mapping[str, np.ndarray]
+    weight0: Tensor | None = None
+    bias0: Tensor | None = None
+
+    @cached_property
+    def context(self) -> Context:
+        """What heads may know of it."""
+        train = self.train
+        return Context(self.counts, train.dim, train.device, train.blocks, self.weight0, self.bias0)
 
 
 @dataclass(frozen=True)
@@ -83,12 +99,13 @@ class Outcome:
     seconds: float = field(default=0.0, compare=False)
 
 
-def group_stream(stream: Stream, labels: Tensor) -> Tensor:
-    """The row indices every recipe of a group sees, [epochs, steps, B]."""
+def group_stream(stream: Stream, labels: Tensor, copies: int = 1) -> Tensor:
+    """The row indices every recipe of a group sees, [epochs, steps, B], from `labels` [N]."""
     assert stream.sampler is not None
     return index_stream(
         stream.sampler,
         labels,
+        copies=copies,
         epochs=stream.epochs,
         steps=stream.steps,
         batch_size=stream.batch_size,
@@ -117,9 +134,21 @@ def run_group(group: Group, data: ViewData, *, workers: int = 1) -> list[Outcome
     runs = [TileRun(tile, group.stream, data) for tile in group.tiles]
     with _threads(workers, runs) as each:
         if group.stream.sampler is not None:
-            rows = group_stream(group.stream, data.context.y).to(data.context.x.device)
+            train = data.train
+            labels = train.labels[: len(train.labels) // train.copies]
+            draws = group_stream(group.stream, labels, train.copies).to(train.device)
+            shuffler = seeded(group.stream.seed, "windows")
             for epoch in range(group.stream.epochs):
-                each(lambda run, epoch=epoch: run.epoch(epoch, rows[epoch]), runs)
+                each(lambda run, epoch=epoch: run.begin_epoch(epoch), runs)
+                for window in train.windows(draws[epoch], shuffler):
+                    each(lambda run, window=window: run.train(window), runs)
+                if "val" in data.evaluated:
+                    for x, y in data.evaluated["val"].blocks():
+                        each(lambda run, x=x, y=y: run.watch(x, y), runs)
+                each(TileRun.end_epoch, runs)
+        for split, rows in data.evaluated.items():
+            for x, _ in rows.blocks():
+                each(lambda run, split=split, x=x: run.evaluate(split, x), runs)
         outcomes = each(TileRun.outcomes, runs)
     seconds = (time.perf_counter() - begun) / len(group.recipes)
     return [replace(outcome, seconds=seconds) for tile in outcomes for outcome in tile]
@@ -158,11 +187,13 @@ class TileRun:
         self.head = HEADS[tile.head]
         settings = [recipe.part("head") for recipe in tile.recipes]
         self.parameters = self.head.init(settings, data.context)
-        classes, dim = len(data.context.counts), data.context.x.shape[1]
-        self.step_flops = 4 * stream.batch_size * len(tile.recipes) * classes * dim
+        self.step_flops = (
+            4 * stream.batch_size * len(tile.recipes) * len(data.counts) * data.train.dim
+        )
         self.loss_curve: list[Tensor] = []
         self.val_curve: list[Tensor] = []
         self.best: Parameters = {}
+        self._tallies: dict[tuple[str, str], Tally] = {}
         if isinstance(self.head, TrainedHead):
             recipes = [recipe.settings for recipe in tile.recipes]
             self.optimiser = OPTIMISERS[recipes[0]["optimiser"]](
@@ -171,44 +202,70 @@ class TileRun:
                 self.head.lr_multipliers(settings),
             )
             rates = np.stack([learning_rates(s, stream.steps) for s in recipes], axis=1)
-            self._rates = torch.from_numpy(rates).float().to(data.context.x.device)
+            self._rates = torch.from_numpy(rates).float().to(data.train.device)
             self._scheduled = any(LOSSES[s["loss"]].scheduled for s in recipes)
             self._rows = self._loss_rows(Moment(0, stream.epochs))
-            self._epochs = stream.epochs
+            self._epochs, self._steps, self._step = stream.epochs, stream.steps, 0
 
-    def epoch(self, epoch: int, rows: Tensor) -> None:
-        """One pass over the batches `rows` [steps, B]."""
-        assert isinstance(self.head, TrainedHead)
-        context = self.data.context
+    def begin_epoch(self, epoch: int) -> None:
+        """Bring scheduled losses to this epoch."""
         if self._scheduled and epoch:
             self._rows = self._loss_rows(Moment(epoch, self._epochs))
-        total = torch.zeros(len(self.tile.recipes), device=context.x.device, dtype=torch.float64)
-        steps = len(rows)
-        for step in range(steps):
-            batch = context.batch(rows[step])
+        self._total = torch.zeros(
+            len(self.tile.recipes), device=self.data.train.device, dtype=torch.float64
+        )
+        self._right: list[Tensor] = []
+
+    def train(self, window: Window) -> None:
+        """Take the steps of a window."""
+        assert isinstance(self.head, TrainedHead)
+        for rows, y in zip(window.rows, window.y, strict=True):
+            batch = self.data.context.batch(window.x.index_select(0, rows))
             z = self.head.logits(self.parameters, batch)
-            loss, gradient = loss_and_gradient(z, batch.y, self._rows)
+            loss, gradient = loss_and_gradient(z, y, self._rows)
             gradients = self.head.gradients(self.parameters, batch, gradient)
-            self.optimiser.step(gradients, self._rates[epoch * steps + step])
-            total += loss
-        self.loss_curve.append(total / steps)
-        if "val" in self.data.evaluated:
-            self._keep_best()
+            self.optimiser.step(gradients, self._rates[self._step])
+            self._total += loss
+            self._step += 1
+
+    def watch(self, x: Tensor, y: Tensor) -> None:
+        """Note which of the next rows of val, `x` [n, D] and `y` [n], are classified correctly."""
+        for rows, z in self._logits(self.parameters, x):
+            self._right.append(z.argmax(2) == y[rows, None])
+
+    def end_epoch(self) -> None:
+        """Keep the mean loss, and the parameters whose macro accuracy on val is their best."""
+        self.loss_curve.append(self._total / self._steps)
+        if not self._right:
+            return
+        y = self.data.evaluated["val"].labels
+        macro = macro_accuracy(torch.cat(self._right).t(), y, len(self.data.counts))
+        if not self.best:
+            self.best = {name: values.clone() for name, values in self.parameters.items()}
+        else:
+            better = macro > torch.stack(self.val_curve).amax(0)
+            for name, values in self.parameters.items():
+                self.best[name][better] = values[better]
+        self.val_curve.append(macro)
+
+    def evaluate(self, split: str, x: Tensor) -> None:
+        """Measure the last and, with val, the selected epoch on the next rows of a split."""
+        configs, classes = len(self.tile.recipes), len(self.data.counts)
+        for epoch, parameters in {"last": self.parameters, "selected": self.best}.items():
+            if parameters:
+                if (split, epoch) not in self._tallies:
+                    labels = self.data.evaluated[split].labels
+                    self._tallies[split, epoch] = Tally(labels, classes, configs)
+                for _, z in self._logits(parameters, x):
+                    self._tallies[split, epoch].add(z)
 
     def outcomes(self) -> list[Outcome]:
-        """Evaluate the last and, with val, the selected epoch."""
-        configs, classes = len(self.tile.recipes), len(self.data.context.counts)
-        states = {"last": self.parameters}
-        if self.best:
-            states["selected"] = self.best
+        """What became of each configuration."""
+        configs = len(self.tile.recipes)
         evaluations: list[dict[tuple[str, str], Evaluation]] = [{} for _ in range(configs)]
-        for epoch, parameters in states.items():
-            for split in self.data.evaluated:
-                tally = Tally(self.data.evaluated[split][1], classes, configs)
-                for _, z in self._logits(parameters, split):
-                    tally.add(z)
-                for c, evaluation in enumerate(tally.evaluations(self.data.groups)):
-                    evaluations[c][split, epoch] = evaluation
+        for place, tally in self._tallies.items():
+            for c, evaluation in enumerate(tally.evaluations(self.data.groups)):
+                evaluations[c][place] = evaluation
         curves = {"loss": self.loss_curve, "val_macro": self.val_curve}
         stacked = {name: torch.stack(curve, 1) for name, curve in curves.items() if curve}
         finite = [
@@ -229,34 +286,17 @@ class TileRun:
             for c, recipe in enumerate(self.tile.recipes)
         ]
 
-    def _keep_best(self) -> None:
-        """Remember the parameters of every configuration whose val macro accuracy is its best."""
-        y = self.data.evaluated["val"][1]
-        right = [z.argmax(2) == y[rows, None] for rows, z in self._logits(self.parameters, "val")]
-        macro = macro_accuracy(torch.cat(right).t(), y, len(self.data.context.counts))
-        if not self.best:
-            self.best = {name: values.clone() for name, values in self.parameters.items()}
-        else:
-            better = macro > torch.stack(self.val_curve).amax(0)
-            for name, values in self.parameters.items():
-                self.best[name][better] = values[better]
-        self.val_curve.append(macro)
-
-    def _logits(self, parameters: Parameters, split: str) -> Iterator[tuple[slice, Tensor]]:
-        """Row blocks of a split and their logits [B, C, K]."""
-        x, y = self.data.evaluated[split]
-        context = self.data.context
-        row_bytes = 4 * len(self.tile.recipes) * len(context.counts)
+    def _logits(self, parameters: Parameters, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Row blocks of features [n, D] and their logits [B, C, K]."""
+        row_bytes = 4 * len(self.tile.recipes) * len(self.data.counts)
         size = max(1, BLOCK_BYTES * (16 if x.is_cuda else 1) // row_bytes)
         for start in range(0, len(x), size):
             rows = slice(start, start + size)
-            batch = Batch(x[rows], y[rows], context.weight0, context.bias0)
-            yield rows, self.head.logits(parameters, batch)
+            yield rows, self.head.logits(parameters, self.data.context.batch(x[rows]))
 
     def _loss_rows(self, moment: Moment) -> LossRows:
-        context = self.data.context
+        counts = self.data.counts
         rows = [
-            LOSSES[r.settings["loss"]](context.counts, r.part("loss"), moment)
-            for r in self.tile.recipes
+            LOSSES[r.settings["loss"]](counts, r.part("loss"), moment) for r in self.tile.recipes
         ]
-        return LossRows.stack(rows, len(context.counts), device=context.x.device)
+        return LossRows.stack(rows, len(counts), device=self.data.train.device)

@@ -160,10 +160,10 @@ def plan(
 
 
 def default_memory(device: str) -> int:
-    """A quarter of this machine's memory, or four fifths of what is free on the GPU, in bytes."""
+    """Half of this machine's memory, or four fifths of what is free on the GPU, in bytes."""
     if device == "cuda":
         return torch.cuda.mem_get_info()[0] * 4 // 5
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def _bytes_per_config(stream: Stream, shape: Shape) -> int:

@@ -36,6 +36,7 @@ def index_stream(
     steps: int,
     batch_size: int,
     seed: int,
+    copies: int = 1,
     settings: dict[str, Any] | None = None,
 ) -> Tensor:
     """Draw a whole training's row indices.
@@ -50,6 +51,8 @@ def index_stream(
         Shape of the stream.
     seed
         The recipe's seed.
+    copies
+        A augmentation copies of each row: a draw takes one at random, row + N·copy.
     settings
         The sampler's own.
 
@@ -60,6 +63,9 @@ def index_stream(
     draws = steps * batch_size
     generator = seeded(seed, "sampler")
     stream = SAMPLERS[sampler].function(labels.cpu(), epochs, draws, settings or {}, generator)
+    if copies > 1:
+        chooser = seeded(seed, "copies")
+        stream = stream + len(labels) * torch.randint(copies, stream.shape, generator=chooser)
     return stream.view(epochs, steps, batch_size)
 
 

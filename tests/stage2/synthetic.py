@@ -14,7 +14,7 @@ from featbank import Bank, write_bank
 from featbank.bank import class_groups
 from stage2.engine.loop import Outcome, ViewData, run_group
 from stage2.engine.plan import Group, Shape, plan
-from stage2.methods.heads import Context
+from stage2.engine.stream import MemoryRows
 from stage2.methods.recipe import Recipe
 
 COUNTS = (70, 36, 20, 12, 8, 4)
@@ -37,19 +37,18 @@ class Problem:
 
     def view(self, view: str = "instance") -> ViewData:
         """The view as the engine takes it."""
-        context = Context(
-            x=torch.from_numpy(self.x["train", view]),
-            y=torch.from_numpy(self.y["train"]),
+        rows = {
+            split: MemoryRows(torch.from_numpy(self.x[split, view]), torch.from_numpy(y))
+            for split, y in self.y.items()
+        }
+        return ViewData(
+            train=rows.pop("train"),
+            evaluated=rows,
             counts=self.counts.astype(np.float64),
+            groups=class_groups(self.counts),
             weight0=torch.from_numpy(self.w0),
             bias0=torch.from_numpy(self.b0),
         )
-        evaluated = {
-            split: (torch.from_numpy(self.x[split, view]), torch.from_numpy(self.y[split]))
-            for split in ("val", "test")
-            if split in self.y
-        }
-        return ViewData(context, evaluated, class_groups(self.counts))
 
     def double(self, view: str = "instance") -> dict[str, torch.Tensor]:
         """What the reference trains on, in float64."""

@@ -88,12 +88,12 @@ def test_the_view_is_the_banks(small: Problem, bank: Bank) -> None:
     """Reference: the arrays the bank was made of; `balanced` uses the instance classifier."""
     for view in ("instance", "balanced"):
         data = load_view(bank, view)
-        assert_close(data.context.x, small.x["train", view], 0.0, f"train {view}")
+        assert_close(data.train.x, small.x["train", view], 0.0, f"train {view}")
         assert_close(data.context.weight0, small.w0, 0.0, "W₀")
         assert_close(data.context.bias0, small.b0, 0.0, "b₀")
         assert_close(data.context.counts, small.counts, 0.0, "counts")
         assert set(data.evaluated) == {"val", "test"}
-        assert_close(data.evaluated["test"][0], small.x["test", view], 0.0, f"test {view}")
+        assert_close(data.evaluated["test"].x, small.x["test", view], 0.0, f"test {view}")
         assert np.array_equal(data.groups["few"], small.counts < 20)
 
 

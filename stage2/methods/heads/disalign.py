@@ -41,7 +41,7 @@ class DisAlign(TrainedHead):
         return True
 
     def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
-        classes, dim = len(context.counts), context.x.shape[1]
+        classes, dim = len(context.counts), context.dim
         released = torch.tensor([[float(s["init"] == "released")] for s in settings])
         bias = [uniform(s["seed"], (1,), 1 / math.sqrt(dim), "confidence") for s in settings]
         parameters = {
@@ -50,7 +50,7 @@ class DisAlign(TrainedHead):
             "v": (0.1 * released).expand(-1, dim).clone(),
             "c": torch.stack(bias) * released,
         }
-        return {name: values.to(context.x.device) for name, values in parameters.items()}
+        return {name: values.to(context.device) for name, values in parameters.items()}
 
     def logits(self, parameters: Parameters, batch: Batch) -> Tensor:
         confidence = self._confidence(parameters, batch)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -36,24 +36,28 @@ class Context:
 
     Attributes
     ----------
-    x, y
-        Training features [N, D] and labels [N] of the view.
     counts
         Training counts [K], float64.
+    dim
+        D.
+    device
+        Where parameters belong.
+    blocks
+        Goes through the training rows: features [n, D] and labels [n], which may lie in a file.
     weight0, bias0
         The stage-1 classifier W₀ [K, D] and b₀ [K], or None.
     """
 
-    x: Tensor
-    y: Tensor
     counts: np.ndarray
+    dim: int
+    device: torch.device
+    blocks: Callable[[], Iterable[tuple[Tensor, Tensor]]]
     weight0: Tensor | None = None
     bias0: Tensor | None = None
 
-    def batch(self, rows: Tensor) -> Batch:
-        """The training rows [B] as a batch."""
-        x, y = self.x.index_select(0, rows), self.y.index_select(0, rows)
-        return Batch(x, y, self.weight0, self.bias0)
+    def batch(self, x: Tensor) -> Batch:
+        """Features [B, D] as a batch."""
+        return Batch(x, self.weight0, self.bias0)
 
 
 @dataclass(frozen=True)
@@ -62,14 +66,13 @@ class Batch:
 
     Attributes
     ----------
-    x, y
-        Features [B, D] and labels [B].
+    x
+        Features [B, D].
     weight0, bias0
         The stage-1 classifier, or None.
     """
 
     x: Tensor
-    y: Tensor
     weight0: Tensor | None = None
     bias0: Tensor | None = None
 
@@ -155,7 +158,7 @@ def uniform(seed: int, shape: Sequence[int], bound: float, purpose: str) -> Tens
 
 def fresh_linear(settings: Sequence[Settings], context: Context) -> Parameters:
     """W and b ~ U(±1/√D), as `torch.nn.Linear` begins; the same for equal seeds."""
-    classes, dim = len(context.counts), context.x.shape[1]
+    classes, dim = len(context.counts), context.dim
     bound = 1 / math.sqrt(dim)
     drawn = {
         seed: (
@@ -165,8 +168,8 @@ def fresh_linear(settings: Sequence[Settings], context: Context) -> Parameters:
         for seed in {s["seed"] for s in settings}
     }
     return {
-        "weight": torch.stack([drawn[s["seed"]][0] for s in settings]).to(context.x.device),
-        "bias": torch.stack([drawn[s["seed"]][1] for s in settings]).to(context.x.device),
+        "weight": torch.stack([drawn[s["seed"]][0] for s in settings]).to(context.device),
+        "bias": torch.stack([drawn[s["seed"]][1] for s in settings]).to(context.device),
     }
 
 

@@ -24,9 +24,9 @@ class LogitAdjust(Head):
 
     def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
         self.require(context.counts)
-        counts = torch.from_numpy(context.counts).to(context.x.device)
+        counts = torch.from_numpy(context.counts).to(context.device)
         log_prior = (counts / counts.sum()).log().float()
-        tau = column([s["tau"] for s in settings], context.x)
+        tau = column([s["tau"] for s in settings], counts)
         return {"shift": -tau[:, None] * log_prior}
 
     def logits(self, parameters: Parameters, batch: Batch) -> Tensor:

@@ -21,7 +21,7 @@ class LWS(TrainedHead):
 
     def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
         shape = (len(settings), len(context.counts))
-        return {"scale": torch.ones(shape, device=context.x.device)}
+        return {"scale": torch.ones(shape, device=context.device)}
 
     def logits(self, parameters: Parameters, batch: Batch) -> Tensor:
         return batch.z0[:, None] * parameters["scale"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -28,20 +28,24 @@ class NCM(Head):
     )
 
     def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
-        classes, dim = len(context.counts), context.x.shape[1]
-        counts = torch.from_numpy(context.counts).to(context.x.device)[:, None]
-        center = context.x.double().mean(0)
-        means = torch.zeros(len(settings), classes, dim, device=context.x.device)
-        for c, s in enumerate(settings):
-            rows = _transform(context.x, s["transform"], center.float()).double()
-            total = torch.zeros(classes, dim, dtype=torch.float64, device=rows.device)
-            means[c] = (total.index_add_(0, context.y, rows) / counts.clamp_min(1)).float()
+        transforms = {s["transform"] for s in settings}
+        center = torch.zeros(context.dim, device=context.device)
+        if "cl2n" in transforms:
+            rows, total = 0, center.double()
+            for x, _ in context.blocks():
+                rows, total = rows + len(x), total + x.double().sum(0)
+            center = (total / rows).float()
+        means_of = _class_means(transforms, center, context)
+        means = torch.stack([means_of[s["transform"]] for s in settings])
         return {
             "means": means,
-            "center": center.float().expand(len(settings), -1).clone(),
+            "center": center.expand(len(settings), -1).clone(),
             "transform": column([_TRANSFORMS.index(s["transform"]) for s in settings], means),
             "cosine": column([float(s["metric"] == "cosine") for s in settings], means),
-            "empty": (counts.view(-1) == 0).expand(len(settings), -1).clone(),
+            "empty": torch.from_numpy(context.counts == 0)
+            .to(context.device)
+            .expand(len(settings), -1)
+            .clone(),
         }
 
     def logits(self, parameters: Parameters, batch: Batch) -> Tensor:
@@ -65,6 +69,21 @@ EMPTY_BEHIND = 100.0
 and a likelihood stays finite."""
 
 _TRANSFORMS = ("un", "l2n", "cl2n")
+
+
+def _class_means(transforms: Iterable[str], center: Tensor, context: Context) -> dict[str, Tensor]:
+    """Means [K, D] of t(x) over the rows of each class, for every transform t, in one pass."""
+    classes = len(context.counts)
+    rows = torch.zeros(classes, dtype=torch.float64, device=context.device)
+    totals = {
+        name: torch.zeros(classes, context.dim, dtype=torch.float64, device=context.device)
+        for name in transforms
+    }
+    for x, y in context.blocks():
+        rows += torch.bincount(y, minlength=classes)
+        for name, total in totals.items():
+            total.index_add_(0, y, _transform(x, name, center).double())
+    return {name: (total / rows.clamp_min(1)[:, None]).float() for name, total in totals.items()}
 
 
 def _transform(x: Tensor, name: str, center: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ The reference is `reference.py`: one configuration, METHODS §3–4 written out,
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -39,13 +40,13 @@ def _context(dtype: torch.dtype) -> Context:
     context = made.view().context
     assert context.weight0 is not None
     assert context.bias0 is not None
-    return Context(
-        context.x.to(dtype),
-        context.y,
-        context.counts,
-        context.weight0.to(dtype),
-        context.bias0.to(dtype),
-    )
+    return replace(context, weight0=context.weight0.to(dtype), bias0=context.bias0.to(dtype))
+
+
+def _rows(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Features and labels of the first training rows."""
+    x, y = next(iter(problem(COUNTS, dim=6, seed=3).view().train.blocks()))
+    return x[:ROWS].to(dtype), y[:ROWS]
 
 
 def _stack(head: str, configs: int, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -61,22 +62,27 @@ def _stack(head: str, configs: int, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def _engine(
-    head: str, parameters: dict[str, Tensor], cases: list[Case], context: Context, batch: Batch
+    head: str,
+    parameters: dict[str, Tensor],
+    cases: list[Case],
+    context: Context,
+    batch: Batch,
+    y: Tensor,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Losses [C] and gradients of the stack, by the implementation."""
     moment = Moment(**MOMENT)
     rows = LossRows.stack(
         [LOSSES[loss](context.counts, s, moment) for loss, s in cases],
         len(context.counts),
-        dtype=context.x.dtype,
+        dtype=batch.x.dtype,
     )
     z = HEADS[head].logits(parameters, batch)
-    value, slope = loss_and_gradient(z, batch.y, rows)
+    value, slope = loss_and_gradient(z, y, rows)
     return value, HEADS[head].gradients(parameters, batch, slope)
 
 
 def _expected(
-    head: str, own: dict[str, Tensor], case: Case, context: Context, batch: Batch
+    head: str, own: dict[str, Tensor], case: Case, context: Context, batch: Batch, y: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss and gradients of one configuration, by autograd in float64."""
     assert context.weight0 is not None
@@ -86,7 +92,7 @@ def _expected(
     z = reference.logits(head, p, batch.x.double(), w0, b0)
     loss, settings = case
     counts = torch.from_numpy(np.asarray(context.counts))
-    value = reference.loss(loss, z, batch.y, settings, counts, **MOMENT)
+    value = reference.loss(loss, z, y, settings, counts, **MOMENT)
     names = reference.TRAINED[head]
     slopes = torch.autograd.grad(value, [p[name] for name in names])
     return value.detach(), dict(zip(names, slopes, strict=True))
@@ -94,14 +100,15 @@ def _expected(
 
 def _check(head: str, cases: list[Case], dtype: torch.dtype, within: float) -> None:
     context = _context(dtype)
-    batch = context.batch(torch.arange(ROWS))
+    x, y = _rows(dtype)
+    batch = context.batch(x)
     parameters = _stack(head, len(cases), dtype)
-    values, gradients = _engine(head, parameters, cases, context, batch)
+    values, gradients = _engine(head, parameters, cases, context, batch, y)
     names = reference.TRAINED[head]
     assert set(gradients) == set(names), f"got {set(gradients)}, expected {set(names)}"
     for c, case in enumerate(cases):
         own = {name: value[c] for name, value in parameters.items()}
-        value, slopes = _expected(head, own, case, context, batch)
+        value, slopes = _expected(head, own, case, context, batch, y)
         what = f"{head} × {case[0]} {case[1]}, {c + 1} of {len(cases)}, {dtype}"
         assert_relative(values[c], value, within, f"loss of {what}")
         for name in names:

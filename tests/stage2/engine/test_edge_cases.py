@@ -121,7 +121,7 @@ def test_two_classes_and_one_feature() -> None:
     ]
     for group in groups_of(recipes, made):
         view = made.view(group.stream.view)
-        stream = group_stream(group.stream, view.context.y)
+        stream = group_stream(group.stream, view.train.labels)
         for outcome in run_group(group, view):
             recipe = outcome.recipe
             head = HEADS[recipe.head].init([recipe.part("head")], view.context)

@@ -13,6 +13,7 @@ from featbank import errors
 from stage2.engine import loop
 from stage2.engine.loop import group_stream, run_group
 from stage2.engine.plan import GROUP_CONFIGS, Group, Shape, Stream, plan
+from stage2.engine.stream import Window
 from stage2.methods.heads import Context
 from stage2.methods.presets import PRESETS
 from stage2.methods.recipe import Recipe
@@ -164,21 +165,24 @@ def test_all_recipes_of_a_group_see_the_same_batches(
     assert len(group.tiles) >= 6, f"got {len(group.tiles)} tiles, expected several"
     seen: dict[int, list[torch.Tensor]] = {}
     current: list[int] = []
-    epoch, batch = loop.TileRun.epoch, Context.batch
+    train, batch = loop.TileRun.train, Context.batch
 
-    def spy_epoch(self: loop.TileRun, number: int, rows: torch.Tensor) -> None:
+    def spy_train(self: loop.TileRun, window: Window) -> None:
         current[:] = [id(self.tile)]
-        epoch(self, number, rows)
+        train(self, window)
+        current.clear()
 
-    def spy_batch(self: Context, rows: torch.Tensor) -> object:
-        seen.setdefault(current[0], []).append(rows.clone())
-        return batch(self, rows)
+    def spy_batch(self: Context, x: torch.Tensor) -> object:
+        if current:  # and not an evaluation
+            seen.setdefault(current[0], []).append(x.clone())
+        return batch(self, x)
 
-    monkeypatch.setattr(loop.TileRun, "epoch", spy_epoch)
+    monkeypatch.setattr(loop.TileRun, "train", spy_train)
     monkeypatch.setattr(Context, "batch", spy_batch)
-    run_group(group, small.view(), workers=1)
-    expected = group_stream(group.stream, small.view().context.y)
+    data = small.view()
+    run_group(group, data, workers=1)
+    expected = data.train.x[group_stream(group.stream, data.train.labels)].flatten(0, 1)
     assert set(seen) == {id(tile) for tile in group.tiles}
-    for rows in seen.values():
-        got = torch.stack(rows).view_as(expected)
+    for batches in seen.values():
+        got = torch.stack(batches)
         assert torch.equal(got, expected), "a tile has seen other rows than the stream's"

@@ -29,7 +29,7 @@ def _check(recipes: list[Recipe], made: Problem, within: float = WITHIN) -> None
     checked = 0
     for group in groups_of(recipes, made):
         view = made.view(group.stream.view)
-        stream = group_stream(group.stream, view.context.y)
+        stream = group_stream(group.stream, view.train.labels)
         for outcome in run_group(group, view):
             recipe = outcome.recipe
             head, s = HEADS[recipe.head], {**recipe.settings, **recipe.part("loss")}
@@ -155,7 +155,7 @@ def test_an_epoch_is_the_whole_batches_of_the_data(
 ) -> None:
     """Reference: METHODS §2, ⌊N/B⌋ steps with N = 150; a batch larger than N is all of N."""
     (group,) = groups_of([Recipe("ce", batch_size=batch_size)], small)
-    got = group_stream(group.stream, small.view().context.y).shape
+    got = group_stream(group.stream, small.view().train.labels).shape
     assert tuple(got) == (10, steps, min(batch_size, 150)), f"got {got}, expected {steps} steps"
 
 
@@ -165,7 +165,7 @@ def test_the_curves_are_the_mean_loss_of_each_epoch(small: Problem) -> None:
     (group,) = groups_of([recipe], small)
     (outcome,) = run_group(group, small.view())
     data = small.double()
-    stream = group_stream(group.stream, small.view().context.y)
+    stream = group_stream(group.stream, small.view().train.labels)
     head = HEADS["linear"].init([recipe.part("head")], small.view().context)
     start = {k: v[0].double() for k, v in head.items()}
     expected = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ def stacked(head: str, cases: list[dict[str, Any]], context: Context) -> dict[st
 def batch_of(made: Problem) -> Batch:
     """The test split: rows the heads have not seen."""
     context = made.view().context
-    return Batch(*made.view().evaluated["test"], context.weight0, context.bias0)
+    return context.batch(made.view().evaluated["test"].x)
 
 
 @pytest.mark.parametrize("head", HEAD_CASES)
@@ -164,8 +165,7 @@ def test_which_heads_need_the_classifier(name: str, small: Problem) -> None:
     if name in ("linear", "cosine"):
         assert HEADS[name].needs_classifier({**settings, "init": "stage1"})
     if name not in needs:
-        context = small.view().context
-        bare = Context(context.x, context.y, context.counts)
+        bare = replace(small.view().context, weight0=None, bias0=None)
         start = HEADS[name].init([{**settings, "seed": 0}], bare)
-        z = HEADS[name].logits(start, Batch(context.x, context.y))
+        z = HEADS[name].logits(start, bare.batch(small.view().train.x))
         assert z.shape == (150, 1, 6)

@@ -1,0 +1,275 @@
+"""Rows of a split, in memory or streamed from a file in shuffled blocks.
+
+A split with A augmentation copies has A·N rows: row a·N + i is copy a of item i. Training asks for
+the **windows** of an epoch: features in memory, and batches of rows among them. `MemoryRows` is one
+window. `BlockStream` keeps the rows of the rarest classes in memory and passes the others through
+two buffers, one of which a thread fills while the engine works on the other. An epoch trains on
+exactly the draws of its index stream; only their order differs, by a shuffle of the file's blocks
+and of all draws within a window. Draws of rows that stay in memory are spread over the windows.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from featbank import errors
+
+READ_BYTES = 1 << 24
+"""Features read at a time where a split is gone through in order."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of an epoch.
+
+    Attributes
+    ----------
+    x
+        Features in memory [n, D].
+    rows
+        Batches [steps, B] of rows of `x`.
+    y
+        Their labels [steps, B].
+    """
+
+    x: Tensor
+    rows: Tensor
+    y: Tensor
+
+
+class Rows(Protocol):
+    """Rows of a split; `labels` [A·N] int64, `copies` A, features of size `dim` on a `device`."""
+
+    labels: Tensor
+    copies: int
+    dim: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where features and labels are."""
+
+    def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Go through all rows in order: features [n, D] and labels [n]."""
+
+    def windows(self, draws: Tensor, generator: torch.Generator) -> Iterator[Window]:
+        """The epoch that draws the rows `draws` [steps, B]; `generator` may shuffle it."""
+
+
+class MemoryRows:
+    """Features `x` [A·N, D] float32 and `labels` [A·N], whole on one device."""
+
+    def __init__(self, x: Tensor, labels: Tensor, *, copies: int = 1) -> None:
+        self.x, self.labels, self.copies, self.dim = x, labels, copies, x.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where features and labels are."""
+        return self.x.device
+
+    def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """All rows at once."""
+        yield self.x, self.labels
+
+    def windows(self, draws: Tensor, generator: torch.Generator) -> Iterator[Window]:
+        """The epoch as it was drawn."""
+        yield Window(self.x, draws, self.labels[draws])
+
+
+class Source(Protocol):
+    """Where streamed features come from, such as a view of a bank; `shape` is (A, N, D)."""
+
+    shape: tuple[int, int, int]
+    chunk_rows: int
+
+    def read(self, copy: int, start: int, stop: int) -> np.ndarray:
+        """The rows `start` … `stop` − 1 of a copy, [n, D] of a float type."""
+
+
+class BlockStream:
+    """Features that stay in their file, read block by block within a budget.
+
+    Parameters
+    ----------
+    source
+        The features.
+    labels
+        [N] int64 on the device the features are wanted on.
+    budget
+        Bytes of features held at a time: a third for the rows of the rarest classes, a third for
+        each of two buffers.
+
+    Raises
+    ------
+    ConfigError
+        Where not even one block fits.
+    """
+
+    def __init__(self, source: Source, labels: Tensor, *, budget: int) -> None:
+        self.source = source
+        self.copies, self._items, self.dim = source.shape
+        self.labels = labels.repeat(self.copies)
+        self._chunk = min(source.chunk_rows, max(1, self._items))
+        self._blocks_per_copy = -(-self._items // self._chunk)
+        third = budget // (3 * 4 * self.dim)  # rows
+        if third < self._chunk:
+            least = 3 * 4 * self.dim * self._chunk
+            raise errors.ConfigError(
+                f"Streaming needs {-(-least >> 20)} MiB for features, the budget leaves "
+                f"{budget >> 20}. Raise --memory."
+            )
+        self._buffer_rows = third
+        self._kept = self._rarest(min(third, len(self.labels)))
+        self._memory: Tensor | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where features and labels are."""
+        return self.labels.device
+
+    def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Go through all rows in order: features [n, D] float32 and labels [n]."""
+        step = max(1, READ_BYTES // (4 * self.dim * self._chunk)) * self._chunk
+        for copy in range(self.copies):
+            for start in range(0, self._items, step):
+                stop = min(start + step, self._items)
+                x = torch.from_numpy(self.source.read(copy, start, stop))
+                first = copy * self._items
+                yield x.float().to(self.device), self.labels[first + start : first + stop]
+
+    def windows(self, draws: Tensor, generator: torch.Generator) -> Iterator[Window]:
+        """The epoch's draws, in the order in which shuffled blocks bring them to memory."""
+        size = draws.shape[1]
+        layout = _Layout(size, len(self._kept), self._buffer_rows)
+        x = self._prepared(layout)
+        epoch = self._plan(draws.flatten().cpu(), layout, generator)
+        with ThreadPoolExecutor(1) as pool:
+            ready = pool.submit(self._fill, x, epoch.loads[0], layout.buffers[0])
+            carried = 0  # draws of the last window that did not fill a batch
+            for number, end in enumerate(epoch.ends):
+                ready.result()
+                if number + 1 < len(epoch.ends):
+                    buffer = layout.buffers[(number + 1) % 2]
+                    ready = pool.submit(self._fill, x, epoch.loads[number + 1], buffer)
+                start = epoch.ends[number - 1] - carried if number else 0
+                stop = start + (end - start) // size * size
+                rows = epoch.places[start:stop].view(-1, size).to(self.device)
+                if len(rows):
+                    y = self.labels[epoch.draws[start:stop].view(-1, size).to(self.device)]
+                    yield Window(x, rows, y)
+                carried = end - stop
+                place = layout.carries[number % 2]
+                x[place : place + carried] = x[epoch.places[stop:end].to(self.device)]
+                epoch.places[stop:end] = place + torch.arange(carried)
+
+    def _rarest(self, count: int) -> Tensor:
+        """`count` rows, those of the rarest classes first."""
+        labels = self.labels.cpu()
+        return torch.bincount(labels)[labels].argsort(stable=True)[:count].sort().values
+
+    def _prepared(self, layout: _Layout) -> Tensor:
+        """The memory of a training [n, D], with the kept rows in their place."""
+        if self._memory is None or len(self._memory) < layout.rows:
+            self._memory = torch.empty(layout.rows, self.dim, device=self.device)
+            self._fill(self._memory, self._kept, layout.kept)
+        return self._memory
+
+    def _plan(self, draws: Tensor, layout: _Layout, generator: torch.Generator) -> _Epoch:
+        """Which rows each window loads, and where every draw finds its row."""
+        kept = torch.full((len(self.labels),), -1)
+        kept[self._kept] = torch.arange(len(self._kept))
+        stays = kept[draws] >= 0
+        wanted, which = draws[~stays].unique(return_inverse=True)
+        block = wanted // self._items * self._blocks_per_copy + wanted % self._items // self._chunk
+        order = torch.randperm(self.copies * self._blocks_per_copy, generator=generator)
+        by_block = order[block].argsort(stable=True)  # rows in the order they are read in
+        _, in_block = order[block][by_block].unique_consecutive(return_counts=True)
+        starts = _window_starts(in_block.tolist(), self._buffer_rows)
+        bounds = torch.tensor([*starts, len(wanted)])
+        position = torch.empty_like(by_block)
+        position[by_block] = torch.arange(len(by_block))
+        window = torch.empty_like(draws)
+        places = torch.empty_like(draws)
+        loaded = position[which]
+        window[~stays] = torch.bucketize(loaded, bounds[1:], right=True)
+        within = loaded - bounds[window[~stays]]
+        places[~stays] = within + torch.tensor(layout.buffers)[window[~stays] % 2]
+        # A draw of a kept row goes to a window with the probability of that window's share.
+        share = torch.bincount(window[~stays], minlength=len(starts)).double().cumsum(0)
+        share = share / share[-1] if share[-1] else torch.ones_like(share)
+        chance = torch.rand(int(stays.sum()), generator=generator, dtype=torch.float64)
+        window[stays] = torch.bucketize(chance, share[:-1], right=True)
+        places[stays] = layout.kept + kept[draws[stays]]
+        mixed = torch.rand(len(draws), generator=generator, dtype=torch.float64)
+        shuffled = (window + mixed).argsort()
+        ends = torch.bincount(window, minlength=len(starts)).cumsum(0).tolist()
+        loads = [wanted[by_block[a:b]] for a, b in itertools.pairwise(bounds.tolist())]
+        return _Epoch(draws[shuffled], places[shuffled], ends, loads)
+
+    def _fill(self, x: Tensor, rows: Tensor, place: int) -> None:
+        """Read `rows`, grouped by block, into x[place], x[place + 1], …"""
+        copy, item = rows // self._items, rows % self._items
+        block = copy * self._blocks_per_copy + item // self._chunk
+        _, sizes = block.unique_consecutive(return_counts=True)
+        first = 0
+        for size in sizes.tolist():
+            start = int(item[first]) // self._chunk * self._chunk
+            stop = min(start + self._chunk, self._items)
+            read = torch.from_numpy(self.source.read(int(copy[first]), start, stop))
+            some = read if size == len(read) else read[item[first : first + size] - start]
+            x[place + first : place + first + size] = some.to(x.device)
+            first += size
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where things lie in a training's memory: two carries of a batch, kept rows, two buffers."""
+
+    batch: int
+    kept_rows: int
+    buffer_rows: int
+
+    @property
+    def carries(self) -> tuple[int, int]:
+        return 0, self.batch
+
+    @property
+    def kept(self) -> int:
+        return 2 * self.batch
+
+    @property
+    def buffers(self) -> tuple[int, int]:
+        first = self.kept + self.kept_rows
+        return first, first + self.buffer_rows
+
+    @property
+    def rows(self) -> int:
+        return self.kept + self.kept_rows + 2 * self.buffer_rows
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """Draws [n] in the order of training, the place of each, each window's end, rows to load."""
+
+    draws: Tensor
+    places: Tensor
+    ends: list[int]
+    loads: list[Tensor]
+
+
+def _window_starts(sizes: list[int], limit: int) -> list[int]:
+    """First row of each window: blocks of these `sizes` in order, as many as `limit` allows."""
+    starts, start, end = [0], 0, 0
+    for size in sizes:
+        if end + size - start > limit:
+            start = end
+            starts.append(start)
+        end += size
+    return starts

@@ -1,0 +1,285 @@
+"""Features larger than memory: the same draws in another order, within a budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from featbank import Bank, errors, write_bank
+from featbank.exchange import read_file
+from stage2 import Recipe, sweep
+from stage2.engine import loop
+from stage2.engine.loop import group_stream, run_group
+from stage2.engine.stream import BlockStream, MemoryRows
+from stage2.methods.samplers import SAMPLERS, index_stream
+from stage2.methods.seeding import seeded
+from stage2.sweep import load_view, plan_bank
+from tests.stage2.compare import assert_close
+from tests.stage2.synthetic import Problem, groups_of, problem
+
+DIM = 3
+METRICS = ("top1", "few")
+
+
+@dataclass
+class Arrays:
+    """A source in memory, [A, N, D], that counts what is read of it."""
+
+    x: np.ndarray
+    chunk_rows: int = 8
+    reads: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(A, N, D)."""
+        return self.x.shape
+
+    def read(self, copy: int, start: int, stop: int) -> np.ndarray:
+        """Rows of a copy."""
+        self.reads.append((copy, start))
+        return self.x[copy, start:stop].copy()
+
+
+def streamed(
+    items: int = 203, *, copies: int = 1, rows: int = 40, dtype: str = "float32"
+) -> tuple[BlockStream, Arrays]:
+    """A stream of long-tailed rows, sorted by class, that holds `rows` in each third."""
+    x = np.random.default_rng(0).standard_normal((copies, items, DIM)).astype(dtype)
+    labels = torch.from_numpy(np.sort(np.random.default_rng(1).geometric(0.3, items) - 1))
+    source = Arrays(x)
+    return BlockStream(source, labels, budget=3 * 4 * DIM * rows), source
+
+
+def seen(stream: BlockStream, draws: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Features and labels of an epoch, batch by batch."""
+    x, y = [], []
+    for window in stream.windows(draws, seeded(seed, "windows")):
+        x += [window.x[rows].clone() for rows in window.rows]
+        y += [*window.y]
+    return torch.stack(x), torch.stack(y)
+
+
+def sorted_rows(x: Tensor, y: Tensor) -> Tensor:
+    """Rows [n, D + 1] in an order that does not depend on theirs."""
+    rows = torch.cat([x.flatten(0, -2), y.flatten()[:, None].float()], 1)
+    for column in reversed(range(rows.shape[1])):
+        rows = rows[rows[:, column].argsort(stable=True)]
+    return rows
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("copies", [1, 3])
+@pytest.mark.parametrize("batch", [1, 7, 64, 150])
+def test_an_epoch_trains_on_its_draws(sampler: str, copies: int, batch: int) -> None:
+    """Reference: the rows of the index stream, each as often as drawn, with their own labels."""
+    stream, source = streamed(copies=copies)
+    items = source.shape[1]
+    draws = index_stream(
+        sampler, stream.labels[:items], epochs=2, steps=5, batch_size=batch, seed=3, copies=copies
+    )
+    flat = torch.from_numpy(source.x).flatten(0, 1)
+    for epoch in draws:
+        x, y = seen(stream, epoch)
+        assert x.shape == (5, batch, DIM)
+        got, expected = sorted_rows(x, y), sorted_rows(flat[epoch], stream.labels[epoch])
+        assert torch.equal(got, expected), "other rows than were drawn, or with other labels"
+
+
+def test_a_draw_takes_one_of_the_copies() -> None:
+    """Reference: uniform over copies; the items are those drawn without copies."""
+    labels = torch.arange(4).repeat(50)
+    one = {"epochs": 4, "steps": 100, "batch_size": 8, "seed": 0}
+    items = index_stream("class_balanced", labels, **one)
+    rows = index_stream("class_balanced", labels, copies=4, **one)
+    assert torch.equal(rows % len(labels), items)
+    share = torch.bincount((rows // len(labels)).flatten(), minlength=4) / rows.numel()
+    assert (share - 0.25).abs().max() < 0.03, f"got {share}"
+
+
+def test_a_block_is_read_once_an_epoch_at_most() -> None:
+    """Reference: the source's own count of what was read."""
+    stream, source = streamed()
+    list(stream.windows(torch.arange(200).view(5, 40), seeded(0, "windows")))
+    source.reads.clear()  # the rows that stay in memory are there now
+    list(stream.windows(torch.arange(200).view(5, 40), seeded(0, "windows")))
+    assert 0 < len(source.reads) == len(set(source.reads)) <= -(-203 // source.chunk_rows)
+
+
+def test_rows_of_the_rarest_classes_are_not_read_again() -> None:
+    """Reference: an epoch that draws only them reads nothing, and is one window."""
+    stream, source = streamed()
+    rarest = stream.labels.argsort(descending=True)[:5]
+    (window,) = stream.windows(rarest.view(1, 5), seeded(0, "windows"))
+    source.reads.clear()
+    (window,) = stream.windows(rarest.view(1, 5), seeded(0, "windows"))
+    assert not source.reads
+    assert len(window.rows) == 1
+
+
+def test_memory_stays_within_the_budget() -> None:
+    """Reference: three thirds, and two batches' carries."""
+    stream, _ = streamed(items=2000, rows=100)
+    for window in stream.windows(torch.arange(1990).view(199, 10), seeded(0, "windows")):
+        assert len(window.x) == 3 * 100 + 2 * 10
+
+
+def test_an_epoch_is_shuffled_and_repeatable() -> None:
+    """Reference: a seed gives one order, another seed another, neither the file's."""
+    stream, _ = streamed()
+    draws = torch.arange(200).view(5, 40)
+    first, again, other = (seen(stream, draws, seed)[0] for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    stays = stream.blocks()
+    assert not torch.equal(first.flatten(0, 1), torch.cat([x for x, _ in stays])[:200])
+
+
+def test_draws_in_memory_are_spread_over_the_epoch() -> None:
+    """Reference: the rarest class, in memory, is in the first and in the second half alike."""
+    stream, source = streamed(items=4000, rows=500)
+    draws = index_stream(
+        "class_balanced", stream.labels, epochs=1, steps=100, batch_size=40, seed=0
+    )[0]
+    _, y = seen(stream, draws)
+    rare = int(stream.labels.max())
+    halves = (y == rare).flatten().view(2, -1).sum(1)
+    assert halves.min() > 0.7 * halves.max(), f"got {halves.tolist()} of class {rare}"
+    assert len(source.reads) > 0
+
+
+def test_going_through_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reference: the array, in order, float16 as float32, whatever the size of a read."""
+    monkeypatch.setattr("stage2.engine.stream.READ_BYTES", 4 * DIM * 30)
+    stream, source = streamed(copies=2, dtype="float16")
+    blocks = list(stream.blocks())
+    assert len(blocks) > 4
+    x = torch.cat([x for x, _ in blocks])
+    assert x.dtype == torch.float32
+    assert torch.equal(x, torch.from_numpy(source.x).float().flatten(0, 1))
+    assert torch.equal(torch.cat([y for _, y in blocks]), stream.labels)
+
+
+def test_a_budget_below_a_block_is_refused() -> None:
+    """Reference: ConfigError that says how much is needed."""
+    with pytest.raises(errors.ConfigError, match="Streaming needs 1 MiB .* the budget leaves 0"):
+        streamed(rows=7)
+
+
+def test_a_failing_read_reaches_the_caller() -> None:
+    """Reference: the source's own error, not a hang of the reading thread."""
+    stream, source = streamed()
+    list(stream.windows(torch.arange(200).view(5, 40), seeded(0, "windows")))
+
+    def fail(copy: int, start: int, stop: int) -> np.ndarray:
+        raise errors.Corrupt("bank.h5 is damaged")
+
+    source.read = fail  # type: ignore[method-assign]
+    with pytest.raises(errors.Corrupt, match="damaged"):
+        list(stream.windows(torch.arange(200).view(5, 40), seeded(0, "windows")))
+
+
+def test_what_needs_no_order_is_the_same(small: Problem) -> None:
+    """Reference: in memory. Class means, post-hoc heads and all evaluations pass over blocks."""
+    recipes = [Recipe(n) for n in ("ncm", "tau_norm", "logit_adjust")]
+    recipes += [Recipe("ncm", transform=t, metric="cosine") for t in ("un", "l2n")]
+    (group,) = groups_of(recipes, small)
+    data = small.view()
+    whole = run_group(group, data)
+    parts = run_group(group, _streamed_view(data))
+    for a, b in zip(whole, parts, strict=True):
+        assert a.recipe == b.recipe
+        for name, value in a.parameters.items():
+            assert_close(b.parameters[name], value, 1e-6, f"{name} of {a.recipe}")
+        for place, evaluation in a.evaluations.items():
+            assert np.array_equal(b.evaluations[place].correct, evaluation.correct)
+            for metric, value in evaluation.metrics.items():
+                assert b.evaluations[place].metrics[metric] == pytest.approx(value, abs=1e-4)
+
+
+def _streamed_view(data: loop.ViewData) -> loop.ViewData:
+    def stream(rows: MemoryRows, budget_rows: int = 16) -> BlockStream:
+        source = Arrays(rows.x.numpy()[None], chunk_rows=4)
+        return BlockStream(source, rows.labels, budget=12 * rows.dim * budget_rows)
+
+    return loop.ViewData(
+        stream(data.train),
+        {split: stream(rows) for split, rows in data.evaluated.items()},
+        data.counts,
+        data.groups,
+        data.weight0,
+        data.bias0,
+    )
+
+
+def test_trainings_of_a_group_see_the_same_order(small: Problem) -> None:
+    """Reference: a recipe alone, streamed with the same budget."""
+    recipes = [Recipe(n, epochs=2, batch_size=16) for n in ("crt", "mislas")]
+    grid = [Recipe("crt", epochs=2, batch_size=16, lr=lr) for lr in (0.05, 0.2, 0.3)]
+    together = {
+        outcome.recipe: outcome
+        for group in groups_of([*recipes, *grid], small)
+        for outcome in run_group(group, _streamed_view(small.view()))
+    }
+    for recipe in recipes:
+        (alone,) = groups_of([recipe], small)
+        (outcome,) = run_group(alone, _streamed_view(small.view()))
+        for name, value in outcome.parameters.items():
+            assert_close(together[recipe].parameters[name], value, 1e-5, f"{name} of {recipe}")
+
+
+def test_a_sweep_streams_what_does_not_fit(tmp_path: Path) -> None:
+    """Reference: in memory; as many runs, all done, val and test measured, accuracy alike."""
+    made = problem((5000, 2000, 800, 300, 80, 40), dim=64, seed=1, spread=0.4)
+    with made.bank(tmp_path / "bank.h5") as bank:
+        recipes = [Recipe("crt", epochs=5), Recipe("balanced_softmax", epochs=5), Recipe("ncm")]
+        assert isinstance(load_view(bank, "instance", memory=2 << 20).train, BlockStream)
+        whole = sweep(bank, recipes)
+        parts = sweep(bank, recipes, memory=2 << 20)
+        for a, b in zip(whole.outcomes, parts.outcomes, strict=True):
+            assert b.status == "done"
+            for place, evaluation in a.evaluations.items():
+                got = b.evaluations[place].metrics["top1"]
+                assert got == pytest.approx(evaluation.metrics["top1"], abs=3.0)
+
+
+@pytest.mark.parametrize("name", ["crt-cifar", "mislas", "balanced_softmax"])
+def test_accuracy_on_real_features_is_the_same(
+    name: str, real_features: Path, tmp_path: Path
+) -> None:
+    """Reference: in memory, five seeds. Blocks of 32 rows, 24 windows an epoch, rows by class."""
+    arrays = read_file(real_features)
+    by_class = arrays.labels["train"].argsort(kind="stable")
+    arrays.features["train"]["instance"] = arrays.features["train"]["instance"][by_class]
+    arrays.labels["train"] = arrays.labels["train"][by_class]
+    write_bank(tmp_path / "b.h5", arrays.features, arrays.labels, classifier=arrays.classifier)
+    recipes = [Recipe(name, seed=seed, epochs=10) for seed in range(5)]
+    with Bank(tmp_path / "b.h5") as bank:
+        data = load_view(bank, "instance")
+        n, dim = data.train.x.shape
+        source = Arrays(data.train.x.numpy()[None], chunk_rows=32)
+        stream = BlockStream(source, data.train.labels, budget=3 * 4 * dim * (n // 24))
+        windows = stream.windows(group_stream_of(bank, recipes[0], data)[0], seeded(0, "windows"))
+        assert len(list(windows)) >= 10
+        accuracy = {}
+        for kind, train in (("memory", data.train), ("stream", stream)):
+            view = loop.ViewData(
+                train, data.evaluated, data.counts, data.groups, data.weight0, data.bias0
+            )
+            outcomes = [o for g in plan_bank(bank, recipes) for o in run_group(g, view)]
+            accuracy[kind] = np.array(
+                [[o.evaluations["test", "last"].metrics[m] for m in METRICS] for o in outcomes]
+            )
+    spread = np.sqrt(sum(a.var(0, ddof=1) for a in accuracy.values()) / len(recipes))
+    gap = accuracy["stream"].mean(0) - accuracy["memory"].mean(0)
+    assert (abs(gap) < 3 * spread + 0.2).all(), f"{name}: top-1 and few differ by {gap} ± {spread}"
+
+
+def group_stream_of(bank: Bank, recipe: Recipe, data: loop.ViewData) -> Tensor:
+    """The index stream of a recipe."""
+    (group,) = plan_bank(bank, [recipe])
+    return group_stream(group.stream, data.train.labels)
