@@ -5,12 +5,9 @@ A file of tensors and plain types, read with ``weights_only=True``: a checkpoint
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import hashlib
 import os
 import platform
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ import numpy as np
 import torch
 
 from featbank import __version__, errors
+from featbank.files import replacing
 from stage1.backbones import CifarResNet, build_backbone
 from stage1.images import Preprocessing
 from stage1.settings import TrainSettings, settings_from
@@ -122,23 +120,3 @@ def load_checkpoint(run: str | os.PathLike[str]) -> tuple[Path, Checkpoint]:
         reason = str(error).splitlines()[0]
         raise errors.DataError(f"{path} is damaged ({reason}). Train again.") from None
     return path, checkpoint
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a part file beside `path` that takes its place at the end, and vanishes on an error."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise

@@ -21,10 +21,11 @@ from featbank.bank import BankWriter
 from featbank.bank.fingerprint import array_digest
 from featbank.bank.shards import Shards
 from featbank.devices import find_device
+from featbank.files import file_digest
 from featbank.settings import Setting, wrong_values
 from stage1.assemble import assemble
 from stage1.batchnorm import default_batches
-from stage1.checkpoint import Checkpoint, file_digest, load_checkpoint, versions
+from stage1.checkpoint import Checkpoint, load_checkpoint, versions
 from stage1.datasets import load_dataset
 from stage1.evaluate import BATCH
 from stage1.features import FeatureOptions

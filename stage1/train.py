@@ -18,9 +18,10 @@ from torch.nn import functional as F
 
 from featbank import errors
 from featbank.devices import find_device
+from featbank.files import replacing
 from stage1.augment import augment, mixup
 from stage1.backbones import CifarResNet, build_backbone
-from stage1.checkpoint import CHECKPOINT, Checkpoint, replacing, save_checkpoint, versions
+from stage1.checkpoint import CHECKPOINT, Checkpoint, save_checkpoint, versions
 from stage1.datasets import load_dataset
 from stage1.evaluate import accuracies, predict
 from stage1.images import ImageDataset, Preprocessing, Split

@@ -119,7 +119,7 @@ class Bank:
         out
             Takes the rows, a contiguous array [n, D] of the stored type.
         threads
-            That read and check side by side.
+            That read and check side by side; two are worth it from some 100 MiB on.
 
         Raises
         ------
@@ -149,7 +149,7 @@ class Bank:
         rows, step = self.shape(split, view)[1], self.block_rows(split, view)
         for start in range(0, rows, step):
             stop = min(start + step, rows)
-            yield start, self.read(split, view, start, stop, copy=copy, threads=THREADS)
+            yield start, self.read(split, view, start, stop, copy=copy)
 
     def block_rows(self, split: str, view: str = "instance") -> int:
         """Rows that `blocks` gives at a time: whole chunks of about `BLOCK_BYTES`."""
@@ -277,7 +277,7 @@ class Bank:
         if last.endswith("/feature"):
             copy, rows = place
             view = last.removesuffix("/feature")
-            return self.read(split, view, rows.start, rows.stop, copy=copy, threads=THREADS)
+            return self.read(split, view, rows.start, rows.stop, copy=copy)
         try:
             return self._file.datasets[name][place]
         except Exception as error:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load, save
 
-from featbank.bank.target import sync
+from featbank.files import replacing, sync
 
 _DIGEST_BYTES = 32
 
@@ -112,13 +111,9 @@ class Shards:
         return digest.digest()
 
     def _publish(self, name: str, *blocks: bytes) -> None:
-        part = self.folder / f"{name}.part"
         try:
-            with part.open("wb") as file:
+            with replacing(self.folder / name) as part, part.open("wb") as file:
                 file.writelines(blocks)
-            sync(part)
-            os.replace(part, self.folder / name)
-            sync(self.folder)
         except OSError as error:
             raise OSError(
                 f"{self.folder / name} could not be written ({error.strerror}). Mend that and "

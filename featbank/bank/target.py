@@ -9,6 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from featbank import errors
+from featbank.files import publish
 
 
 class Target:
@@ -60,10 +61,8 @@ class Target:
 
     def publish(self) -> None:
         """Put the finished part file on disk and in its place."""
-        sync(self.part)
         self._refuse_existing()
-        os.replace(self.part, self.path)
-        sync(self.path.parent)
+        publish(self.part, self.path)
         self._unlock()
 
     def discard(self) -> None:
@@ -79,15 +78,6 @@ class Target:
     def _unlock(self) -> None:
         Path(self._lock.lock_file).unlink(missing_ok=True)  # first, while it is still ours
         self._lock.release()
-
-
-def sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's names, are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _told(size: int) -> str:

@@ -29,6 +29,14 @@ _PAIR = (str, str)
 )
 @click.option("--classifier", type=_PAIR, metavar="W B", help="Stage-1 weight [K, D] and bias [K].")
 @click.option(
+    "--view-classifier",
+    "view_classifiers",
+    type=(str, str, str),
+    multiple=True,
+    metavar="VIEW W B",
+    help="The classifier of a further view; without one, a view has that of --classifier.",
+)
+@click.option(
     "--class-names",
     type=click.Path(path_type=Path),
     help="File with one name per line, in label order. [default: of text labels, sorted]",
@@ -59,6 +67,7 @@ def import_(
     train_balanced: tuple[str, str] | None,
     views: tuple[tuple[str, str, str], ...],
     classifier: tuple[str, str] | None,
+    view_classifiers: tuple[tuple[str, str, str], ...],
     class_names: Path | None,
     label_base: int,
     val_per_class: int | None,
@@ -75,8 +84,8 @@ def import_(
     numbers or class names.
 
     FILE given alone names its keys x_train, y_train, x_test, …, further views x_train_balanced,
-    the classifier w0 and b0; or it is a table with the columns embedding and label, and
-    if wanted split, index and path.
+    the classifier w0 and b0, a view's w0_balanced and b0_balanced; or it is a table with the
+    columns embedding and label, and if wanted split, index and path.
 
     \b
     featbank import --train x.npy y.npy --test xt.npy yt.npy --classifier w.npy b.npy -o bank.h5
@@ -99,6 +108,8 @@ def import_(
         exchange.add_view(arrays, split, view, place)
     if classifier:
         exchange.add_classifier(arrays, *classifier)
+    for view, weight, bias in view_classifiers:
+        exchange.add_classifier(arrays, weight, bias, view=view)
     names = exchange.read_class_names(class_names) if class_names else None
     exchange.settle(arrays, class_names=names, label_base=label_base)
     used: dict[str, int] = {"label_base": label_base} if label_base else {}

@@ -58,19 +58,19 @@ def add_view(arrays: Arrays, split: str, view: str, x: str) -> None:
     arrays.add_features(split, view, features, x)
 
 
-def add_classifier(arrays: Arrays, weight: str, bias: str) -> None:
-    """Add the stage-1 classifier from the places of weight [K, D] and bias [K]."""
-    arrays.classifier["instance"] = (read_array(weight), as_vector(read_array(bias)))
-    arrays.places.update({"classifier/weight": weight, "classifier/bias": bias})
+def add_classifier(arrays: Arrays, weight: str, bias: str, *, view: str = "instance") -> None:
+    """Add a view's stage-1 classifier from the places of weight [K, D] and bias [K]."""
+    arrays.classifier[view] = (read_array(weight), as_vector(read_array(bias)))
+    arrays.places |= {f"classifier/{view}/weight": weight, f"classifier/{view}/bias": bias}
 
 
 def _read_keyed(source: Source) -> Arrays:
     """Read all keys of a file.
 
     ``x_<split>`` or ``x_<split>_<view>`` are features of a split that has labels ``y_<split>``;
-    ``w0`` and ``b0`` are the stage-1 classifier. So ``x_train_balanced`` is the view ``balanced``
-    of ``train``, unless there is a ``y_train_balanced``. Other keys are an error, so that nothing
-    is left out unnoticed.
+    ``w0`` and ``b0`` are the stage-1 classifier, ``w0_<view>`` and ``b0_<view>`` that of a view. So
+    ``x_train_balanced`` is the view ``balanced`` of ``train``, unless there is a
+    ``y_train_balanced``. Other keys are an error, so that nothing is left out unnoticed.
     """
     if source.single:
         raise errors.DataError(
@@ -85,11 +85,12 @@ def _read_keyed(source: Source) -> Arrays:
             arrays.add_features(match[1], match[2] or "instance", source[key], place)
         elif key.startswith("y_") and key[2:] in schema.SPLITS:
             arrays.add_labels(key[2:], source[key], place)
-        elif key == "w0":
-            bias = as_vector(source["b0"]) if "b0" in source else None
-            arrays.classifier["instance"] = (source[key], bias)
-            arrays.places["classifier/weight"] = place
-        elif key != "b0" or "w0" not in source:
+        elif match := re.fullmatch("w0(?:_(.+))?", key):
+            view, other = match[1] or "instance", "b" + key[1:]
+            bias = as_vector(source[other]) if other in source else None
+            arrays.classifier[view] = (source[key], bias)
+            arrays.places[f"classifier/{view}/weight"] = place
+        elif not (key.startswith("b0") and "w" + key[1:] in source):
             raise errors.DataError(
                 f"{source.path}: key {key!r} is not understood. Name keys x_train, y_train, "
                 "x_test, y_test, …, further views x_train_balanced, w0 and b0, or give arrays "

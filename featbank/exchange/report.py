@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +10,7 @@ import numpy as np
 from featbank.bank.classes import class_counts
 from featbank.exchange.arrays import Arrays
 from featbank.exchange.formats import locate
+from featbank.files import file_digest
 
 HASHED_BYTES = 1 << 30
 """Larger source files are named in the provenance, but not hashed."""
@@ -29,7 +28,7 @@ def report(arrays: Arrays) -> list[str]:
         rows.append((f"{split}/label", told, arrays.places.get(f"{split}/label")))
     for view, (weight, bias) in arrays.classifier.items():
         told = " × ".join(map(str, weight.shape)) + (", no bias" if bias is None else "")
-        rows.append((f"classifier/{view}", told, arrays.places.get("classifier/weight")))
+        rows.append((f"classifier/{view}", told, arrays.places.get(f"classifier/{view}/weight")))
     names = arrays.class_names if arrays.class_names is not None else ["numbers"]
     rows.append(("classes", f"K = {arrays.num_classes}: {_some(names, 5)}", None))
     rows += [
@@ -59,14 +58,9 @@ def provenance(arrays: Arrays, **options: Any) -> dict[str, Any]:
     return {
         "made_by": "featbank import",
         "sources": arrays.places,
-        "sha256": {str(file): _sha256(file) for file in small},
+        "sha256": {str(file): file_digest(file) for file in small},
         **options,
     }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _told_features(x: Any) -> str:

@@ -101,21 +101,24 @@ def test_options_and_archive_agree(featbank: Run, arrays: Path) -> None:
     """The options make the same bank as an archive with the same arrays, and tell what they saw."""
     np.savez(
         arrays / "all.npz", **KEYS, x_test=X, y_test=Y, w0=WEIGHT, b0=BIAS,
-        x_train_balanced=X + 1, x_test_balanced=X + 1,
+        x_train_balanced=X + 1, x_test_balanced=X + 1, w0_balanced=WEIGHT + 1, b0_balanced=BIAS,
     )  # fmt: skip
+    np.save(arrays / "wb.npy", WEIGHT + 1)
     (arrays / "names.txt").write_text("cat\ndog\nowl\n")
     names = ("--class-names", "names.txt")
     featbank("import", "all.npz", *names, "-o", "a.h5")
     told = featbank(
         "import", "--train", "x.npy", "y.npy", "--test", "x.npy", "y.npy",
         "--view", "balanced", "train", "xb.npy", "--view", "balanced", "test", "xb.npy",
-        "--classifier", "w.npy", "b.npy", *names, "-o", "b.h5",
+        "--classifier", "w.npy", "b.npy", "--view-classifier", "balanced", "wb.npy", "b.npy",
+        *names, "-o", "b.h5",
     ).stdout  # fmt: skip
     lines = [" ".join(line.split()) for line in told.splitlines()]
     for line in (
         "train/balanced 4 × 2 float32 ← xb.npy",
         "test/label 0 … 2, 3 of 3 classes seen ← y.npy",
         "classifier/instance 3 × 2 ← w.npy",
+        "classifier/balanced 3 × 2 ← wb.npy",
         "classes K = 3: cat, dog, owl",
         "class sizes 2 … 1 training rows (imbalance 2)",
     ):
@@ -123,6 +126,7 @@ def test_options_and_archive_agree(featbank: Run, arrays: Path) -> None:
     with Bank(arrays / "a.h5") as a, Bank(arrays / "b.h5") as b:
         assert a.fingerprint == b.fingerprint
         assert b.class_names == ["cat", "dog", "owl"]
+        assert np.array_equal(b.classifier("balanced")[0], np.array(WEIGHT) + 1)
         assert b.provenance["sources"]["train/balanced"] == "xb.npy"
         assert len(b.provenance["sha256"]["x.npy"]) == 64
     shown = featbank("info", "b.h5").stdout

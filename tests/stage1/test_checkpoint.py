@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from featbank import __version__, errors
-from stage1.checkpoint import load_checkpoint, replacing, save_checkpoint
+from featbank.files import replacing
+from stage1.checkpoint import load_checkpoint, save_checkpoint
 
 
 def test_what_is_saved_is_what_is_read(digits_run: Path, tmp_path: Path) -> None:
