@@ -241,10 +241,11 @@ class BankView:
         self._bank, self._place = bank, (split, view)
         self.shape = bank.shape(split, view)
         self.chunk_rows = bank.chunk_rows(split, view)
+        self.dtype = bank.dtype
 
-    def read(self, copy: int, start: int, stop: int) -> np.ndarray:
+    def read(self, copy: int, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
         """The rows `start` … `stop` − 1 of a copy."""
-        return self._bank.read(*self._place, start, stop, copy=copy)
+        return self._bank.read(*self._place, start, stop, copy=copy, out=out)
 
 
 def check_bank(bank: Bank, recipes: Iterable[Recipe]) -> None:

@@ -8,6 +8,7 @@ at a time, by two threads if wanted: same bytes, same check, in less time.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -51,6 +52,7 @@ class ChunkReader:
         self._rows = dataset.chunks[1]
         self._dtype = dataset.dtype
         self._bytes = self._rows * self._dim * self._dtype.itemsize
+        self._of_thread = threading.local()
         self._places = np.full((dataset.shape[0], -(-self._items // self._rows)), -1, np.int64)
 
         def note(chunk: h5py.h5d.StoreInfo) -> None:
@@ -73,7 +75,7 @@ class ChunkReader:
         parts = [runs[i::threads] for i in range(min(threads, len(runs)))]
 
         def work(part: list[range]) -> None:
-            checksum = Fletcher32(self._bytes, most=_TOGETHER)
+            checksum = self._checksum()
             for chunks in part:
                 first, last = chunks[0] * self._rows, (chunks[-1] + 1) * self._rows
                 if start <= first and last <= stop:
@@ -89,6 +91,12 @@ class ChunkReader:
         else:
             with ThreadPoolExecutor(len(parts)) as pool:
                 list(pool.map(work, parts))
+
+    def _checksum(self) -> Fletcher32:
+        """The calling thread's own; its memory is used again and again."""
+        if not hasattr(self._of_thread, "checksum"):
+            self._of_thread.checksum = Fletcher32(self._bytes, most=_TOGETHER)
+        return self._of_thread.checksum
 
     def _runs(self, copy: int, start: int, stop: int) -> Iterator[range]:
         """Chunks that lie one after another in the file; one that is wanted in part, by itself."""

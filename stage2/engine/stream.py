@@ -88,9 +88,10 @@ class Source(Protocol):
 
     shape: tuple[int, int, int]
     chunk_rows: int
+    dtype: str
 
-    def read(self, copy: int, start: int, stop: int) -> np.ndarray:
-        """The rows `start` … `stop` − 1 of a copy, [n, D] of a float type."""
+    def read(self, copy: int, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
+        """The rows `start` … `stop` − 1 of a copy, [n, D] of `dtype`; `out` takes them if given."""
 
 
 class BlockStream:
@@ -222,9 +223,13 @@ class BlockStream:
         for size in sizes.tolist():
             start = int(item[first]) // self._chunk * self._chunk
             stop = min(start + self._chunk, self._items)
-            read = torch.from_numpy(self.source.read(int(copy[first]), start, stop))
-            some = read if size == len(read) else read[item[first : first + size] - start]
-            x[place + first : place + first + size] = some.to(x.device)
+            into = x[place + first : place + first + size]
+            whole = size == stop - start
+            if whole and not x.is_cuda and self.source.dtype == "float32":
+                self.source.read(int(copy[first]), start, stop, into.numpy())
+            else:
+                read = torch.from_numpy(self.source.read(int(copy[first]), start, stop))
+                into.copy_(read if whole else read[item[first : first + size] - start])
             first += size
 
 

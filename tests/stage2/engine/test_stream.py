@@ -39,10 +39,19 @@ class Arrays:
         """(A, N, D)."""
         return self.x.shape
 
-    def read(self, copy: int, start: int, stop: int) -> np.ndarray:
+    @property
+    def dtype(self) -> str:
+        """Type of the features."""
+        return str(self.x.dtype)
+
+    def read(self, copy: int, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
         """Rows of a copy."""
         self.reads.append((copy, start))
-        return self.x[copy, start:stop].copy()
+        found = self.x[copy, start:stop].copy()
+        if out is None:
+            return found
+        out[:] = found
+        return out
 
 
 def streamed(
@@ -175,7 +184,7 @@ def test_a_failing_read_reaches_the_caller() -> None:
     stream, source = streamed()
     list(stream.windows(torch.arange(200).view(5, 40), seeded(0, "windows")))
 
-    def fail(copy: int, start: int, stop: int) -> np.ndarray:
+    def fail(copy: int, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
         raise errors.Corrupt("bank.h5 is damaged")
 
     source.read = fail  # type: ignore[method-assign]
