@@ -260,7 +260,7 @@ def test_a_sweep_streams_what_does_not_fit(tmp_path: Path) -> None:
 def test_accuracy_on_real_features_is_the_same(
     name: str, real_features: Path, tmp_path: Path
 ) -> None:
-    """Reference: in memory, five seeds. Blocks of 32 rows, 24 windows an epoch, rows by class."""
+    """Reference: in memory, five seeds. Rows by class, 24 windows an epoch of 113 blocks each."""
     arrays = read_file(real_features)
     by_class = arrays.labels["train"].argsort(kind="stable")
     arrays.features["train"]["instance"] = arrays.features["train"]["instance"][by_class]
@@ -270,7 +270,7 @@ def test_accuracy_on_real_features_is_the_same(
     with Bank(tmp_path / "b.h5") as bank:
         data = load_view(bank, "instance")
         n, dim = data.train.x.shape
-        source = Arrays(data.train.x.numpy()[None], chunk_rows=32)
+        source = Arrays(data.train.x.numpy()[None], chunk_rows=4)
         stream = BlockStream(source, data.train.labels, budget=3 * 4 * dim * (n // 24))
         windows = stream.windows(group_stream_of(bank, recipes[0], data)[0], seeded(0, "windows"))
         assert len(list(windows)) >= 10
@@ -285,7 +285,7 @@ def test_accuracy_on_real_features_is_the_same(
             )
     spread = np.sqrt(sum(a.var(0, ddof=1) for a in accuracy.values()) / len(recipes))
     gap = accuracy["stream"].mean(0) - accuracy["memory"].mean(0)
-    assert (abs(gap) < 3 * spread + 0.2).all(), f"{name}: top-1 and few differ by {gap} ± {spread}"
+    assert (abs(gap) < 3 * spread + 0.1).all(), f"{name}: top-1 and few differ by {gap} ± {spread}"
 
 
 def group_stream_of(bank: Bank, recipe: Recipe, data: loop.ViewData) -> Tensor:
