@@ -339,14 +339,16 @@ class FeatureRows:
             )
         if self._received + len(block) > copies * rows:
             raise errors.DataError(f"{self.name}: more than {copies} × {rows} rows arrived.")
-        check_finite(block, self.name, first_row=self._received % rows if rows else 0)
+        first = self._received % rows if rows else 0
+        check_finite(block, self.name, first_row=first)
         with np.errstate(over="ignore"):
             stored = block.astype(self._dataset.dtype)
         if stored.dtype != block.dtype and not np.isfinite(stored).all():
+            row = int(np.flatnonzero(~np.isfinite(stored).all(axis=1))[0])
             remedy = "Store the bank as float32." if stored.dtype == np.float16 else "Scale them."
             raise errors.NotFinite(
-                f"{self.name}: values up to {np.abs(block).max():.3g} overflow {stored.dtype}. "
-                f"{remedy}"
+                f"{self.name}: row {first + row} has values up to {np.abs(block[row]).max():.3g}, "
+                f"which overflow {stored.dtype}. {remedy}"
             )
         self._received += len(block)
         self._pending.append(stored)
