@@ -26,7 +26,7 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise _unusable(name, str(error).splitlines()[0]) from None
+        raise _unusable(name, errors.first_line(error)) from None
     if device.type not in ("cpu", "cuda"):
         raise _unusable(name, "featbank computes on cpu and cuda")
     return device

@@ -100,6 +100,11 @@ class NoSpace(OutputError):
     """The disk has too little room for the target."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the error's name where there is none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """``" Did you mean 'crt'?"`` where one of `choices` is close to `word`, else nothing."""
     import difflib

@@ -99,9 +99,9 @@ def load_checkpoint(run: str | os.PathLike[str]) -> tuple[Path, Checkpoint]:
     try:
         document = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the restricted unpickler raises whatever broken bytes lead it to
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise errors.DataError(
-            f"{path} is not a readable checkpoint ({reason}). Give a run of `featbank train`."
+            f"{path} is not a readable checkpoint ({errors.first_line(error)}). "
+            "Give a run of `featbank train`."
         ) from None
     if not isinstance(document, dict) or document.pop("format", None) != _FORMAT:
         raise errors.DataError(
@@ -117,6 +117,6 @@ def load_checkpoint(run: str | os.PathLike[str]) -> tuple[Path, Checkpoint]:
         checkpoint = Checkpoint(**document)
         checkpoint.model()
     except (KeyError, TypeError, ValueError, RuntimeError, errors.ConfigError) as error:
-        reason = str(error).splitlines()[0]
+        reason = errors.first_line(error)
         raise errors.DataError(f"{path} is damaged ({reason}). Train again.") from None
     return path, checkpoint

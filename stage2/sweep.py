@@ -16,6 +16,7 @@ import torch
 import featbank
 from featbank import errors
 from featbank.bank import Bank
+from featbank.bank.schema import EVALUATED
 from featbank.devices import find_device
 from stage2.engine.loop import Outcome, ViewData, run_group
 from stage2.engine.plan import Group, Shape, default_memory, plan
@@ -25,9 +26,6 @@ from stage2.methods.losses import LOSSES
 from stage2.methods.recipe import Recipe
 from stage2.results.store import Store
 from stage2.results.tables import Leaderboard, leaderboard
-
-EVALUATED = ("val", "test")
-"""Splits results are measured on."""
 
 
 @dataclass(frozen=True)
@@ -152,8 +150,7 @@ def plan_bank(
     """The plan of a sweep on a bank; groups of one view follow one another."""
     kind = torch.device(device).type
     shape = Shape(int(bank.train_counts.sum()), bank.dim, bank.num_classes)
-    budget = (memory or default_memory(kind)) // 2
-    groups = plan(recipes, shape, memory=budget, device=kind, workers=workers)
+    groups = plan(recipes, shape, memory=_half(memory, kind), device=kind, workers=workers)
     return sorted(groups, key=lambda group: group.stream.view)
 
 
@@ -222,16 +219,26 @@ def view_budget(
     Half of `memory` is for features. Training, which reads its features again and again, gets what
     the other splits leave, and those together at most a quarter.
     """
-    left = (memory or default_memory(torch.device(device).type)) // 2
+    left = _half(memory, torch.device(device).type)
     spare = left // 4
     budgets: dict[str, int | None] = {}
-    for split in (*(s for s in EVALUATED if s in bank.splits and len(bank.labels(s))), "train"):
-        size = 4 * math.prod(bank.shape(split, view))
+    for split in (*(s for s in EVALUATED if s in bank.splits and bank.rows(s)), "train"):
+        size = view_bytes(bank, split, view)
         fits = size <= (left if split == "train" else spare)
         budgets[split] = None if fits else left
         if fits:
             left, spare = left - size, spare - size
     return budgets
+
+
+def view_bytes(bank: Bank, split: str, view: str) -> int:
+    """Bytes that the features of a split and view, all copies, take as float32."""
+    return 4 * math.prod(bank.shape(split, view))
+
+
+def _half(memory: int | None, kind: str) -> int:
+    """What features may take, and as much again a fused group."""
+    return (memory or default_memory(kind)) // 2
 
 
 class BankView:
@@ -250,7 +257,7 @@ class BankView:
 
 def check_bank(bank: Bank, recipes: Iterable[Recipe]) -> None:
     """Raise where a bank lacks what a recipe needs: a view, the classifier, a class's samples."""
-    if not any(split in bank.splits and len(bank.labels(split)) for split in EVALUATED):
+    if not any(split in bank.splits and bank.rows(split) for split in EVALUATED):
         raise errors.ConfigError(
             f"{bank.path} has neither val nor test rows: nothing to compare on. Import one."
         )

@@ -1,8 +1,9 @@
 """The bank: one HDF5 file of frozen features, and what is known of it."""
 
+from featbank.bank.arrays import write_bank
 from featbank.bank.classes import GROUPS, class_counts, class_groups, require_samples
 from featbank.bank.file import Bank
-from featbank.bank.writer import BankWriter, write_bank
+from featbank.bank.writer import BankWriter
 
 __all__ = [
     "GROUPS",

@@ -115,17 +115,19 @@ class CheckedFile:
         return dataset
 
     def require_shape(self, name: str, shape: tuple[int | None, ...]) -> None:
+        """Raise where the dataset `name` has another shape; None stands for any length but 0."""
         found = self.dataset(name).shape
         if any(n < 1 if m is None else n != m for n, m in zip(found, shape, strict=True)):
             wanted = ", ".join("A ≥ 1" if n is None else str(n) for n in shape)
             raise self.corrupt(f"{name} has shape {list(found)}, not [{wanted}]")
 
     def read(self, name: str) -> np.ndarray:
+        """All of the dataset `name`."""
         dataset = self.dataset(name)
         try:
             return dataset[()]
         except Exception as error:
-            raise self.corrupt(f"{name}: {first_line(error)}") from None
+            raise self.corrupt(f"{name}: {errors.first_line(error)}") from None
 
     def chunks(self, name: str) -> ChunkReader:
         """The chunks of the features `name`."""
@@ -134,6 +136,7 @@ class CheckedFile:
         return self._readers[name]
 
     def texts(self, name: str) -> list[str]:
+        """The texts of the dataset `name`."""
         texts = []
         for row, text in enumerate(self.read(name).tolist()):
             try:
@@ -143,30 +146,35 @@ class CheckedFile:
         return texts
 
     def json(self, name: str) -> dict[str, Any]:
+        """The JSON object in the dataset `name`."""
         try:
             document = json.loads(self.read(name).tobytes())
         except (ValueError, RecursionError) as error:
-            raise self.corrupt(f"the {name} is not JSON ({first_line(error)})") from None
+            raise self.corrupt(f"the {name} is not JSON ({errors.first_line(error)})") from None
         if not isinstance(document, dict):
             raise self.corrupt(f"the {name} is not a JSON object")
         return document
 
     def number(self, attributes: h5py.AttributeManager, name: str) -> int:
+        """An attribute that is an integer."""
         return int(self._attribute(attributes, name, "i"))
 
     def text(self, attributes: h5py.AttributeManager, name: str) -> str:
+        """An attribute that is a text."""
         try:
             return bytes(self._attribute(attributes, name, "S")).decode()
         except UnicodeDecodeError:
             raise self.corrupt(f"the attribute {name!r} is not UTF-8") from None
 
     def hash(self, attributes: h5py.AttributeManager, name: str) -> str:
+        """An attribute that is a SHA-256 in hex."""
         text = self.text(attributes, name)
         if not re.fullmatch("[0-9a-f]{64}", text):
             raise self.corrupt(f"the attribute {name!r} is not 64 hexadecimal digits")
         return text
 
     def corrupt(self, what: str) -> errors.Corrupt:
+        """The error that says `what` is damaged."""
         return errors.Corrupt(f"{self.path} is damaged: {what}. Restore or rebuild it.")
 
     def _object(self, name: str) -> h5py.Group | h5py.Dataset:
@@ -254,14 +262,14 @@ class CheckedFile:
         except KeyError:
             raise self.corrupt(f"the attribute {name!r} is missing") from None
         except Exception as error:
-            raise self.corrupt(f"the attribute {name!r}: {first_line(error)}") from None
+            raise self.corrupt(f"the attribute {name!r}: {errors.first_line(error)}") from None
         wanted = "fixed-length text" if kind == "S" else "integer"
         raise self.corrupt(f"the attribute {name!r} {found}, not a single {wanted}")
 
 
 def _unreadable(path: Path, error: Exception) -> errors.BankError:
     """What it means that the HDF5 library cannot open a file."""
-    reason = first_line(error)
+    reason = errors.first_line(error)
     if "truncated file" in reason:
         return errors.Truncated(f"{path} is cut short ({reason}). Restore or rebuild it.")
     if "already open for write" in reason:
@@ -272,8 +280,3 @@ def _unreadable(path: Path, error: Exception) -> errors.BankError:
         f"{path} is not a readable HDF5 file ({reason}). "
         "Give a bank made by `featbank extract` or `featbank import`."
     )
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of a message, or the error's name."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,8 +70,8 @@ def check_disjoint(index: Mapping[str, np.ndarray], sources: Mapping[str, str]) 
     sources
         Name of the source data by split; only splits of one source can share rows.
     """
-    for one, other in itertools.combinations(index, 2):
-        if sources[one] != sources[other] or {one, other} == {"train", "train_balanced"}:
+    for one, other in apart(index):
+        if sources[one] != sources[other]:
             continue
         shared = np.intersect1d(index[one], index[other])
         if shared.size:
@@ -79,6 +79,13 @@ def check_disjoint(index: Mapping[str, np.ndarray], sources: Mapping[str, str]) 
                 f"{one} and {other} share {shared.size} rows of {sources[one]!r}, such as "
                 f"{shared[0]}. Results need splits without common rows."
             )
+
+
+def apart(splits: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Pairs of splits that must have nothing in common: all but train and train_balanced."""
+    for pair in itertools.combinations(splits, 2):
+        if set(pair) != {"train", "train_balanced"}:
+            yield pair
 
 
 def as_bytes(texts: Sequence[str], name: str) -> np.ndarray:

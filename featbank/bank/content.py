@@ -15,11 +15,11 @@ import numpy as np
 from featbank import errors
 from featbank.bank.file import Bank
 from featbank.bank.fingerprint import RowDigest
+from featbank.bank.schema import EVALUATED
 
 Place = tuple[Any, ...]
 Progress = Callable[[int, int], None]
 
-EVALUATED = ("val", "test")
 _COLUMN = re.compile(r"[^/]+/(label|index)")
 
 

@@ -39,7 +39,7 @@ class Piece:
     def blocks(self, view: str, copy: int) -> Iterator[np.ndarray]:
         """The rows' features of a view, [m, D] at a time."""
         step = self.bank.block_rows(self.split, view)
-        total = self.bank.shape(self.split, view)[1]
+        total = self.bank.rows(self.split)
         for start in range(0, total, step):
             first, last = np.searchsorted(self.rows, (start, start + step))
             if first < last:
@@ -49,7 +49,7 @@ class Piece:
 
 def whole(bank: Bank, split: str) -> Piece:
     """All rows of a split."""
-    return Piece(bank, split, np.arange(len(bank.labels(split))))
+    return Piece(bank, split, np.arange(bank.rows(split)))
 
 
 class Copier:

@@ -14,7 +14,7 @@ import numpy as np
 
 from featbank import errors
 from featbank.bank import schema
-from featbank.bank.checked import CheckedFile, first_line
+from featbank.bank.checked import CheckedFile
 from featbank.bank.chunks import THREADS
 from featbank.bank.classes import class_counts, class_groups
 
@@ -64,7 +64,7 @@ class Bank:
             raise
         except Exception as error:
             self.close()
-            raise self._file.corrupt(first_line(error)) from None
+            raise self._file.corrupt(errors.first_line(error)) from None
 
     def load(
         self, split: str, view: str = "instance", *, copy: int = 0
@@ -139,17 +139,15 @@ class Bank:
             try:
                 self._file.chunks(name).read(copy, start, stop, out, threads=threads)
             except Exception as error:
-                raise self._file.corrupt(f"{name}, {first_line(error)}") from None
+                raise self._file.corrupt(f"{name}, {errors.first_line(error)}") from None
         return out
 
     def blocks(
         self, split: str, view: str = "instance", *, copy: int = 0
     ) -> Iterator[tuple[int, np.ndarray]]:
         """Go through a view in order: (first row, rows [n, D] in the stored type)."""
-        rows, step = self.shape(split, view)[1], self.block_rows(split, view)
-        for start in range(0, rows, step):
-            stop = min(start + step, rows)
-            yield start, self.read(split, view, start, stop, copy=copy)
+        for rows in _steps(0, self.rows(split), self.block_rows(split, view)):
+            yield rows.start, self.read(split, view, rows.start, rows.stop, copy=copy)
 
     def block_rows(self, split: str, view: str = "instance") -> int:
         """Rows that `blocks` gives at a time: whole chunks of about `BLOCK_BYTES`."""
@@ -186,6 +184,11 @@ class Bank:
             return None
         return self._file.texts(f"{split}/path")
 
+    def rows(self, split: str) -> int:
+        """Number N of rows of a split."""
+        self._known("split", split, self.splits)
+        return self._file.dataset(f"{split}/label").shape[0]
+
     def shape(self, split: str, view: str = "instance") -> tuple[int, int, int]:
         """(A, N, D) of a view: augmentation copies, rows, feature size."""
         return self._feature(split, view).shape
@@ -196,8 +199,7 @@ class Bank:
 
     def chunk_rows(self, split: str, view: str = "instance") -> int:
         """Rows that are stored, and read, together."""
-        chunks = self._feature(split, view).chunks
-        return chunks[1] if chunks else 1
+        return _chunk_rows(self._feature(split, view))
 
     def classifier(self, view: str = "instance") -> tuple[np.ndarray, np.ndarray] | None:
         """The stage-1 classifier of a view, weight [K, D] and bias [K] float32, if there is one.
@@ -282,7 +284,7 @@ class Bank:
             return self._file.datasets[name][place]
         except Exception as error:
             rows = f"rows {place[0].start}…{place[0].stop - 1}"
-            raise self._file.corrupt(f"{name}, {rows}: {first_line(error)}") from None
+            raise self._file.corrupt(f"{name}, {rows}: {errors.first_line(error)}") from None
 
     def close(self) -> None:
         """Close the file."""

@@ -32,6 +32,9 @@ SCHEMA = 1
 LIBVER = ("v110", "v110")
 
 SPLITS = ("train", "val", "test", "train_balanced")
+EVALUATED = ("val", "test")
+"""Splits results are measured on."""
+
 SPLIT_COLUMNS = ("label", "index", "path")
 DTYPES = ("float32", "float16")
 

@@ -69,7 +69,7 @@ def split_val(
     with Bank(path) as bank:
         if "val" in bank.splits:
             raise errors.ConfigError(
-                f"{bank.path} has a val split of {len(bank.labels('val'))} rows. "
+                f"{bank.path} has a val split of {bank.rows('val')} rows. "
                 "Hold out of a bank without one."
             )
         kept, held = hold_out(bank.labels("train"), per_class, bank.num_classes, seed=seed)

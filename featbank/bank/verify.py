@@ -17,9 +17,10 @@ import numpy as np
 from featbank import errors
 from featbank.bank import checks
 from featbank.bank.classes import class_counts
-from featbank.bank.content import EVALUATED, Content, Progress, read_content
+from featbank.bank.content import Content, Progress, read_content
 from featbank.bank.file import Bank
 from featbank.bank.fingerprint import fingerprint
+from featbank.bank.schema import EVALUATED
 
 STATUSES = ("ok", "note", "failed", "skipped")
 """A note is worth knowing and no defect; a check is skipped where its data cannot be read."""
@@ -112,7 +113,7 @@ def _features(bank: Bank, content: Content) -> Check:
 
 
 def _labels(bank: Bank, content: Content) -> Check:
-    rows = sum(bank.shape(split, bank.views[0])[1] for split in bank.splits)
+    rows = sum(map(bank.rows, bank.splits))
     names = [f"{split}/label" for split in bank.splits]
     found: list[str] = []
     for name in names:
@@ -155,7 +156,7 @@ def _splits(bank: Bank, content: Content) -> Check:
     }
     sources = {split: bank.source(split) for split in bank.splits}
     found: list[str] = []
-    for one, other in itertools.combinations(index, 2):
+    for one, other in checks.apart(index):
         pair = {split: index[split] for split in (one, other)}
         found += _complaint(checks.check_disjoint, pair, sources)
     told = ", ".join(f"{split} of {source!r}" for split, source in sources.items())
@@ -167,9 +168,7 @@ def _paths(bank: Bank, content: Content) -> Check:
     named = [split for split in bank.splits if f"{split}/path" in bank.datasets]
     names = [f"{split}/path" for split in named]
     found = _bad_values(names, content)
-    for one, other in itertools.combinations(content.paths, 2):
-        if {one, other} == {"train", "train_balanced"}:
-            continue
+    for one, other in checks.apart(content.paths):
         shared = np.flatnonzero(np.isin(content.paths[other], content.paths[one]))
         if shared.size:
             place = (slice(shared[0], shared[0] + 1),)

@@ -7,7 +7,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from featbank import errors
 from featbank.bank import schema
 from featbank.bank.checks import (
     as_bytes,
-    as_copies,
     as_float32,
     check_choice,
     check_disjoint,
@@ -31,13 +30,8 @@ from featbank.bank.fingerprint import array_digest, fingerprint
 from featbank.bank.rows import FeatureRows
 from featbank.bank.target import Target
 
-Features = Mapping[str, Mapping[str, np.ndarray]]
-
 FILL = {"i": -1, "f": np.nan}
 """What a row that was never written holds, by kind of type."""
-
-BLOCK_ROWS = 1 << 14
-"""Rows `write_bank` takes from an array at a time: an array on disk is never read whole."""
 
 
 class BankWriter:
@@ -176,7 +170,7 @@ class BankWriter:
             raise errors.DataError(f"{split}/{view}: {copies} copies. A view has at least one.")
         shape = (copies, len(self._labels[split]), self.dim)
         name = f"{split}/{view}/feature"
-        self._check_new(name, [rows.name for rows in self._open_features])
+        self._check_new(name)
         self._owed += math.prod(shape) * self.dtype.itemsize
         self.reserve(self._owed)
         with self._writing():
@@ -269,15 +263,15 @@ class BankWriter:
                     f"{', '.join(sorted(views['train']))}. Name one of them."
                 )
 
-    def _check_new(self, name: str, names: Iterable[str]) -> None:
-        """Raise where `name` is there, or one of its parts is a dataset or holds one."""
-        place = name.rpartition("/")[0] + "/"
-        for other in names:
-            there = other.rpartition("/")[0] + "/"
+    def _check_new(self, name: str) -> None:
+        """Raise where the features `name` are there, or their view holds another or lies in one."""
+        place = name.removesuffix("feature")
+        for other in self._open_features:
+            there = other.name.removesuffix("feature")
             if place.startswith(there) or there.startswith(place):
                 raise errors.ConfigError(
-                    f"{self.path}: {name} is given beside {other}. Give each view once, and none "
-                    "within another."
+                    f"{self.path}: {name} is given beside {other.name}. Give each view once, and "
+                    "none within another."
                 )
 
     def _put_model(self, name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
@@ -308,118 +302,13 @@ class BankWriter:
         try:
             yield
         except (OSError, RuntimeError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = errors.first_line(error)
             if isinstance(error, OSError) and error.errno:
                 reason = os.strerror(error.errno)
             raise OSError(
                 f"{self.path} could not be written ({reason}). The target is as it was; make room "
                 "and run again."
             ) from None
-
-
-def write_bank(
-    path: str | os.PathLike[str],
-    features: Features,
-    labels: Mapping[str, np.ndarray],
-    *,
-    class_names: Sequence[str] | None = None,
-    classifier: Mapping[str, tuple[np.ndarray, np.ndarray | None]] | None = None,
-    index: Mapping[str, np.ndarray] | None = None,
-    paths: Mapping[str, Sequence[str]] | None = None,
-    sources: Mapping[str, str] | None = None,
-    dtype: str | None = None,
-    provenance: Mapping[str, Any] | None = None,
-    overwrite: bool = False,
-) -> None:
-    """Write a bank from arrays in memory.
-
-    Parameters
-    ----------
-    path
-        The target file.
-    features
-        ``{split: {view: array}}``; arrays [N, D], or [A, N, D] with A augmentation copies.
-    labels
-        ``{split: [N] integers in 0…K−1}``; ``train`` must be there.
-    class_names
-        K names; by default the classifier's rows or, without one, the labels tell K, and the
-        classes are named by their numbers.
-    classifier
-        ``{view: (weight [K, D], bias [K] or None)}``, the stage-1 classifier.
-    index
-        ``{split: [N]}`` rows in the source data; 0…N−1 by default.
-    paths
-        ``{split: N texts}``, the images' places.
-    sources
-        ``{split: name}`` of the source data that `index` points into; the split's own by default.
-    dtype
-        ``float32`` or ``float16``; by default float16 where every input is, else float32.
-    provenance, overwrite
-        As for `BankWriter`.
-
-    Raises
-    ------
-    DataError, LabelRange, NotFinite, ConfigError
-        Where the arrays are no bank.
-    OutputExists, OutputBusy, NoSpace, OSError
-        Where the target cannot be written.
-
-    Examples
-    --------
-    >>> import numpy as np, tempfile
-    >>> x, y = np.eye(4, dtype=np.float32), np.array([0, 0, 1, 1])
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_bank(folder + "/bank.h5", {"train": {"instance": x}}, {"train": y})
-    """
-    if set(features) != set(labels):
-        raise errors.DataError(
-            f"Features have the splits {sorted(features)}, labels {sorted(labels)}. "
-            "Give both for every split."
-        )
-    arrays = {s: {v: as_copies(a, s, v) for v, a in views.items()} for s, views in features.items()}
-    every = [a for views in arrays.values() for a in views.values()]
-    if not every:
-        raise errors.DataError("No features were given. A bank needs a train split.")
-    if dtype is None:
-        dtype = "float16" if all(a.dtype == np.float16 for a in every) else "float32"
-    names = class_names if class_names is not None else _numbered_classes(labels, classifier)
-    writer = BankWriter(
-        path,
-        names,
-        dim=every[0].shape[2],
-        dtype=dtype,
-        provenance=provenance,
-        overwrite=overwrite,
-    )
-    with writer:
-        writer.reserve(sum(array.size for array in every) * writer.dtype.itemsize)
-        for split, views in arrays.items():
-            writer.split(
-                split,
-                labels[split],
-                index=(index or {}).get(split),
-                paths=(paths or {}).get(split),
-                source=(sources or {}).get(split),
-            )
-            for view, copies in views.items():
-                rows = writer.features(split, view, copies=len(copies))
-                check_same_length(split, labels=labels[split], **{view: copies[0]})
-                for copy in copies:
-                    for start in range(0, len(copy), BLOCK_ROWS):
-                        rows.append(copy[start : start + BLOCK_ROWS])
-        for view, (weight, bias) in (classifier or {}).items():
-            writer.classifier(view, weight, bias)
-
-
-def _numbered_classes(
-    labels: Mapping[str, np.ndarray],
-    classifier: Mapping[str, tuple[np.ndarray, np.ndarray | None]] | None,
-) -> list[str]:
-    if classifier:
-        weight, _ = next(iter(classifier.values()))
-        return [str(k) for k in range(len(weight))]
-    top = max((int(np.max(y)) for y in labels.values() if np.size(y)), default=-1)
-    return [str(k) for k in range(top + 1)]
 
 
 def _as_json(document: Mapping[str, Any]) -> bytes:

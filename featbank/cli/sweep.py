@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -203,11 +202,11 @@ def _allowed(bank: Bank) -> list[str]:
 
 def _streamed(bank: Bank, view: str, *, device: str, memory: int | None) -> str:
     """Splits of a view that do not fit in memory, with their sizes."""
-    from stage2.sweep import view_budget
+    from stage2.sweep import view_budget, view_bytes
 
     budgets = view_budget(bank, view, device=device, memory=memory)
     return ", ".join(
-        f"{split} ({4 * math.prod(bank.shape(split, view)) / 2**30:.2f} GiB)"
+        f"{split} ({view_bytes(bank, split, view) / 2**30:.2f} GiB)"
         for split, budget in budgets.items()
         if budget is not None
     )

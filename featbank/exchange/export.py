@@ -87,8 +87,7 @@ def _write(bank: Bank, folder: Path) -> None:
         "num_classes": bank.num_classes,
         "dim": bank.dim,
         "splits": {
-            split: {"rows": bank.shape(split, bank.views[0])[1], "source": bank.source(split)}
-            for split in bank.splits
+            split: {"rows": bank.rows(split), "source": bank.source(split)} for split in bank.splits
         },
         "views": bank.views,
         "provenance": bank.provenance,

@@ -144,7 +144,7 @@ def readable(path: Path) -> Iterator[None]:
             f"Run: pip install 'featbank[parquet]'"
         ) from None
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
+        reason = errors.first_line(error).rstrip(". ")
         raise errors.DataError(
             f"{path} is not a readable {path.suffix} file of numbers ({reason}). Save it again, "
             "as plain arrays or tensors without pickled objects."

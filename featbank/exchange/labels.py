@@ -97,9 +97,9 @@ def read_class_names(path: Path) -> list[str]:
         return [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
 
 
-def _number(value: object) -> float:
+def _number(value: str | float) -> float:
     try:
-        return float(value)  # type: ignore[arg-type]
+        return float(value)
     except ValueError:
         return float("nan")
 

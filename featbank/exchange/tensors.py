@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from pickle import UnpicklingError  # what PyTorch raises where it refuses
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ def _torch(path: Path) -> Opened:
     mmap = zipfile.is_zipfile(path)  # files of PyTorch before 1.6 are not
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except pickle.UnpicklingError:
+    except UnpicklingError:
         raise errors.DataError(
             f"{path} is not a PyTorch file of tensors alone, and pickled code is not run. "
             "Save tensors: torch.save({'x_train': x, 'y_train': y}, …)."

@@ -133,7 +133,7 @@ class Store:
             "dim": bank.dim,
             "class_names": bank.class_names,
             "train_counts": bank.train_counts.tolist(),
-            "rows": {split: len(bank.labels(split)) for split in bank.splits},
+            "rows": {split: bank.rows(split) for split in bank.splits},
             "views": list(bank.views),
         }
         with self._db:

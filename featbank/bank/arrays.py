@@ -1,0 +1,123 @@
+"""A bank from arrays in memory, or on disk as NumPy maps them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from featbank import errors
+from featbank.bank.checks import as_copies, check_same_length
+from featbank.bank.writer import BankWriter
+
+Features = Mapping[str, Mapping[str, np.ndarray]]
+
+BLOCK_ROWS = 1 << 14
+"""Rows `write_bank` takes from an array at a time: an array on disk is never read whole."""
+
+
+def write_bank(
+    path: str | os.PathLike[str],
+    features: Features,
+    labels: Mapping[str, np.ndarray],
+    *,
+    class_names: Sequence[str] | None = None,
+    classifier: Mapping[str, tuple[np.ndarray, np.ndarray | None]] | None = None,
+    index: Mapping[str, np.ndarray] | None = None,
+    paths: Mapping[str, Sequence[str]] | None = None,
+    sources: Mapping[str, str] | None = None,
+    dtype: str | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write a bank from arrays in memory.
+
+    Parameters
+    ----------
+    path
+        The target file.
+    features
+        ``{split: {view: array}}``; arrays [N, D], or [A, N, D] with A augmentation copies.
+    labels
+        ``{split: [N] integers in 0…K−1}``; ``train`` must be there.
+    class_names
+        K names; by default the classifier's rows or, without one, the labels tell K, and the
+        classes are named by their numbers.
+    classifier
+        ``{view: (weight [K, D], bias [K] or None)}``, the stage-1 classifier.
+    index
+        ``{split: [N]}`` rows in the source data; 0…N−1 by default.
+    paths
+        ``{split: N texts}``, the images' places.
+    sources
+        ``{split: name}`` of the source data that `index` points into; the split's own by default.
+    dtype
+        ``float32`` or ``float16``; by default float16 where every input is, else float32.
+    provenance, overwrite
+        As for `BankWriter`.
+
+    Raises
+    ------
+    DataError, LabelRange, NotFinite, ConfigError
+        Where the arrays are no bank.
+    OutputExists, OutputBusy, NoSpace, OSError
+        Where the target cannot be written.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile
+    >>> x, y = np.eye(4, dtype=np.float32), np.array([0, 0, 1, 1])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_bank(folder + "/bank.h5", {"train": {"instance": x}}, {"train": y})
+    """
+    if set(features) != set(labels):
+        raise errors.DataError(
+            f"Features have the splits {sorted(features)}, labels {sorted(labels)}. "
+            "Give both for every split."
+        )
+    arrays = {s: {v: as_copies(a, s, v) for v, a in views.items()} for s, views in features.items()}
+    every = [a for views in arrays.values() for a in views.values()]
+    if not every:
+        raise errors.DataError("No features were given. A bank needs a train split.")
+    if dtype is None:
+        dtype = "float16" if all(a.dtype == np.float16 for a in every) else "float32"
+    names = class_names if class_names is not None else _numbered_classes(labels, classifier)
+    writer = BankWriter(
+        path,
+        names,
+        dim=every[0].shape[2],
+        dtype=dtype,
+        provenance=provenance,
+        overwrite=overwrite,
+    )
+    with writer:
+        writer.reserve(sum(array.size for array in every) * writer.dtype.itemsize)
+        for split, views in arrays.items():
+            writer.split(
+                split,
+                labels[split],
+                index=(index or {}).get(split),
+                paths=(paths or {}).get(split),
+                source=(sources or {}).get(split),
+            )
+            for view, copies in views.items():
+                rows = writer.features(split, view, copies=len(copies))
+                check_same_length(split, labels=labels[split], **{view: copies[0]})
+                for copy in copies:
+                    for start in range(0, len(copy), BLOCK_ROWS):
+                        rows.append(copy[start : start + BLOCK_ROWS])
+        for view, (weight, bias) in (classifier or {}).items():
+            writer.classifier(view, weight, bias)
+
+
+def _numbered_classes(
+    labels: Mapping[str, np.ndarray],
+    classifier: Mapping[str, tuple[np.ndarray, np.ndarray | None]] | None,
+) -> list[str]:
+    if classifier:
+        weight, _ = next(iter(classifier.values()))
+        return [str(k) for k in range(len(weight))]
+    top = max((int(np.max(y)) for y in labels.values() if np.size(y)), default=-1)
+    return [str(k) for k in range(top + 1)]
