@@ -6,8 +6,10 @@ import contextlib
 import math
 import os
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,9 +20,10 @@ from featbank import errors
 from featbank.bank import Bank
 from featbank.bank.schema import EVALUATED
 from featbank.devices import find_device
-from stage2.engine.loop import Outcome, ViewData, run_group
+from stage2.engine.loop import run_group
 from stage2.engine.plan import Group, Shape, default_memory, plan
 from stage2.engine.stream import BlockStream, MemoryRows, Rows
+from stage2.engine.tile import Outcome, ViewData
 from stage2.methods.heads import HEADS
 from stage2.methods.losses import LOSSES
 from stage2.methods.recipe import Recipe
@@ -96,6 +99,9 @@ def sweep(
     ------
     ConfigError, DataError
         Before anything is trained, where the bank lacks what a recipe needs.
+
+    A group for which a GPU's memory does not suffice is halved, and larger ones after it. Ctrl-C
+    ends the sweep between two steps; finished groups are in the results.
     """
     with contextlib.ExitStack() as stack:
         if not isinstance(bank, Bank):
@@ -121,14 +127,11 @@ def sweep(
             finished,
         )
         outcomes: list[Outcome] = []
-        views: dict[str, ViewData] = {}
+        views: dict[tuple[str, str], ViewData] = {}
         done = 0
-        for group in groups:
-            view = group.stream.view
-            if view not in views:
-                views.clear()  # one view in memory at a time
-                views = {view: load_view(bank, view, place, memory=memory)}
-            finished_group = run_group(group, views[view], workers=workers)
+        for finished_group in _run(
+            groups, lambda group: _views_of(group, bank, views, place, memory), workers
+        ):
             store.add_runs(bank.fingerprint, (_stored(o, place) for o in finished_group))
             outcomes += finished_group if keep_outcomes else []
             done += len(finished_group)
@@ -147,11 +150,56 @@ def plan_bank(
     memory: int | None = None,
     workers: int = 1,
 ) -> list[Group]:
-    """The plan of a sweep on a bank; groups of one view follow one another."""
+    """The plan of a sweep on a bank; groups of the same views follow one another."""
     kind = torch.device(device).type
-    shape = Shape(int(bank.train_counts.sum()), bank.dim, bank.num_classes)
-    groups = plan(recipes, shape, memory=_half(memory, kind), device=kind, workers=workers)
-    return sorted(groups, key=lambda group: group.stream.view)
+    splits: dict[str, list[Recipe]] = {}
+    for recipe in recipes:
+        splits.setdefault(recipe.settings["train_on"], []).append(recipe)
+    groups = []
+    for split, some in splits.items():
+        shape = Shape(bank.rows(split), bank.dim, bank.num_classes)
+        groups += plan(some, shape, memory=_half(memory, kind), device=kind, workers=workers)
+    return sorted(groups, key=lambda group: (group.stream.views, group.stream.train_on))
+
+
+def _run(
+    groups: Iterable[Group], views_of: Callable[[Group], list[ViewData]], workers: int
+) -> Iterator[list[Outcome]]:
+    """Outcomes of each group; a group too large for the GPU, and those after it, in halves."""
+    waiting = deque(groups)
+    largest: float = math.inf
+    while waiting:
+        group = waiting.popleft()
+        if len(group.recipes) > largest:
+            waiting.extendleft(reversed(group.halves()))
+            continue
+        try:
+            yield run_group(group, *views_of(group), workers=workers)
+        except torch.cuda.OutOfMemoryError:
+            if len(group.recipes) == 1:
+                raise
+            largest = len(group.recipes) // 2
+            waiting.appendleft(group)
+            torch.cuda.empty_cache()
+
+
+def _views_of(
+    group: Group,
+    bank: Bank,
+    loaded: dict[tuple[str, str], ViewData],
+    device: str,
+    memory: int | None,
+) -> list[ViewData]:
+    """The views of a group, of which only these stay `loaded`."""
+    stream = group.stream
+    wanted = [(view, stream.train_on) for view in stream.views]
+    for key in loaded.keys() - set(wanted):
+        del loaded[key]
+    share = (memory or default_memory(torch.device(device).type)) // len(wanted)
+    for view, split in wanted:
+        if (view, split) not in loaded:
+            loaded[view, split] = load_view(bank, view, device, memory=share, train_on=split)
+    return [loaded[key] for key in wanted]
 
 
 def _unfinished(
@@ -173,7 +221,14 @@ def _unfinished(
     return fresh + planned(left)
 
 
-def load_view(bank: Bank, view: str, device: str = "cpu", *, memory: int | None = None) -> ViewData:
+def load_view(
+    bank: Bank,
+    view: str,
+    device: str = "cpu",
+    *,
+    memory: int | None = None,
+    train_on: str = "train",
+) -> ViewData:
     """A view of a bank for the engine: in memory where half of `memory` holds it, else streamed.
 
     Parameters
@@ -184,6 +239,8 @@ def load_view(bank: Bank, view: str, device: str = "cpu", *, memory: int | None 
         Where they are wanted.
     memory
         As for `sweep`.
+    train_on
+        The split that recipes learn from.
 
     Raises
     ------
@@ -191,7 +248,8 @@ def load_view(bank: Bank, view: str, device: str = "cpu", *, memory: int | None 
         Where the budget is too small to stream.
     """
     rows: dict[str, Rows] = {}
-    for split, budget in view_budget(bank, view, device=device, memory=memory).items():
+    budgets = view_budget(bank, view, device=device, memory=memory, train_on=train_on)
+    for split, budget in budgets.items():
         copies, _, dim = bank.shape(split, view)
         labels = torch.from_numpy(bank.labels(split)).to(device)
         if budget is None:
@@ -199,20 +257,35 @@ def load_view(bank: Bank, view: str, device: str = "cpu", *, memory: int | None 
             rows[split] = MemoryRows(x, labels.repeat(copies), copies=copies)
         else:
             rows[split] = BlockStream(BankView(bank, split, view), labels, budget=budget)
+    train = rows.pop(train_on)
+    left = _half(memory, torch.device(device).type) - sum(
+        view_bytes(bank, split, view) for split, budget in budgets.items() if budget is None
+    )
     classifier = bank.classifier(view)
     weight, bias = (None, None) if classifier is None else map(torch.from_numpy, classifier)
     return ViewData(
-        train=rows.pop("train"),
+        train=train,
         evaluated=rows,
-        counts=bank.train_counts.astype(np.float64),
-        groups=bank.groups(),
+        counts=_counts(bank, train_on),
+        keeps_z0=4 * len(train.labels) * bank.num_classes <= left,
+        bank_counts=bank.train_counts,
         weight0=None if weight is None else weight.to(device),
         bias0=None if bias is None else bias.to(device),
     )
 
 
+def _counts(bank: Bank, split: str) -> np.ndarray:
+    """Rows of each class of a split [K], float64."""
+    return np.bincount(bank.labels(split), minlength=bank.num_classes).astype(np.float64)
+
+
 def view_budget(
-    bank: Bank, view: str, *, device: str = "cpu", memory: int | None = None
+    bank: Bank,
+    view: str,
+    *,
+    device: str = "cpu",
+    memory: int | None = None,
+    train_on: str = "train",
 ) -> dict[str, int | None]:
     """Bytes of features that each split of a view may hold in memory; None where all fit.
 
@@ -222,9 +295,9 @@ def view_budget(
     left = _half(memory, torch.device(device).type)
     spare = left // 4
     budgets: dict[str, int | None] = {}
-    for split in (*(s for s in EVALUATED if s in bank.splits and bank.rows(s)), "train"):
+    for split in (*(s for s in EVALUATED if s in bank.splits and bank.rows(s)), train_on):
         size = view_bytes(bank, split, view)
-        fits = size <= (left if split == "train" else spare)
+        fits = size <= (left if split == train_on else spare)
         budgets[split] = None if fits else left
         if fits:
             left, spare = left - size, spare - size
@@ -263,22 +336,45 @@ def check_bank(bank: Bank, recipes: Iterable[Recipe]) -> None:
         )
     if not bank.train_counts.any():
         raise errors.DataError(f"{bank.path} has no training rows. Nothing can be trained on it.")
+    counts_of = cache(lambda split: _counts(bank, split))
     for recipe in recipes:
-        view = recipe.settings["view"]
-        if view not in bank.views:
-            raise errors.ConfigError(
-                f"Recipe {recipe.name!r} needs the view {view!r}, {bank.path} has: "
-                f"{', '.join(bank.views)}. Choose with --set view={bank.views[0]}."
-            )
+        _check_splits(bank, recipe)
+        counts = counts_of(recipe.settings["train_on"])
         head = HEADS[recipe.head]
-        if head.needs_classifier(recipe.part("head")) and bank.classifier(view) is None:
-            raise errors.ConfigError(
-                f"Recipe {recipe.name!r} needs the stage-1 classifier, {bank.path} has none. "
-                "Import it with --classifier."
-            )
-        head.require(bank.train_counts)
+        head.check(recipe.part("head"), bank.dim)
+        head.require(counts)
+        needs_classifier = head.needs_classifier(recipe.part("head"))
         if recipe.trained:
-            LOSSES[recipe.settings["loss"]](bank.train_counts, recipe.part("loss"))
+            loss = LOSSES[recipe.settings["loss"]]
+            needs_classifier |= loss.needs_classifier
+            loss(counts, recipe.part("loss"))
+        for view in recipe.views:
+            if view not in bank.views:
+                raise errors.ConfigError(
+                    f"Recipe {recipe.name!r} needs the view {view!r}, {bank.path} has: "
+                    f"{', '.join(bank.views)}. Choose with --set view={bank.views[0]}."
+                )
+            if needs_classifier and bank.classifier(view) is None:
+                raise errors.ConfigError(
+                    f"Recipe {recipe.name!r} needs the stage-1 classifier, {bank.path} has none. "
+                    "Import it with --classifier."
+                )
+
+
+def _check_splits(bank: Bank, recipe: Recipe) -> None:
+    """Raise where a bank lacks the rows a recipe learns from, or is calibrated on."""
+    split = recipe.settings["train_on"]
+    if split not in bank.splits or not bank.rows(split):
+        raise errors.ConfigError(
+            f"Recipe {recipe.name!r} learns from {split}, {bank.path} has no rows of it. "
+            "Extract or import that split, or leave the recipe out."
+        )
+    calibration = recipe.settings["calibration"]
+    if calibration != "none" and ("val" not in bank.splits or not bank.rows("val")):
+        raise errors.ConfigError(
+            f"Recipe {recipe.name!r} fits its {calibration} calibration to val, {bank.path} has no "
+            "val. Hold one out with `featbank split BANK --val-per-class 20`."
+        )
 
 
 def _stored(outcome: Outcome, device: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import click
 
 from featbank import __version__
 from featbank.cli.bank import info, merge, split, verify
+from featbank.cli.benchmark import benchmark
 from featbank.cli.demo import demo
 from featbank.cli.exporting import export_features
 from featbank.cli.extract import extract
@@ -65,5 +66,6 @@ for _command in (
     leaderboard,
     methods,
     demo,
+    benchmark,
 ):
     main.add_command(_command)

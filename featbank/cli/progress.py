@@ -21,19 +21,29 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as TimeLeft
 
-    columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeLeft()
+    rate = TextColumn("{task.fields[rate]}")
+    columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), rate, TimeLeft()
     with Progress(*columns, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        task = bar.add_task(what, total=None, rate="")
+        begun = time.monotonic()
+        yield lambda done, total: bar.update(
+            task, completed=done, total=total, rate=_rate(done, time.monotonic() - begun)
+        )
 
 
 def _lines(what: str) -> Callable[[int, int], None]:
-    last = time.monotonic()
+    begun = last = time.monotonic()
 
     def report(done: int, total: int) -> None:
         nonlocal last
         if done == total or time.monotonic() - last > SECONDS_BETWEEN_LINES:
             last = time.monotonic()
-            click.echo(f"{what}: {done} of {total}")
+            spent = last - begun
+            left = f", {spent / done * (total - done):.0f} s left" if 0 < done < total else ""
+            click.echo(f"{what}: {done} of {total}, {_rate(done, spent)}{left}")
 
     return report
+
+
+def _rate(done: int, seconds: float) -> str:
+    return f"{done / max(seconds, 1e-9):.3g} per second"

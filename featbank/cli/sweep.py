@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +15,7 @@ from featbank.cli.progress import progress
 from featbank.errors import ConfigError, FeatbankError, closest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from featbank.bank import Bank
     from stage2.engine.plan import Group
@@ -102,14 +104,14 @@ def sweep(
             f"{configurations} configurations, {len(recipes)} runs with their seeds, "
             f"in {len(groups)} fused groups on {place}"
         )
-        for view in dict.fromkeys(group.stream.view for group in groups):
+        for view in dict.fromkeys(view for group in groups for view in group.stream.views):
             if streamed := _streamed(opened, view, device=place, memory=budget):
                 click.echo(f"{view}: {streamed} streamed from the bank in shuffled blocks")
         if dry_run:
             for group in groups:
                 click.echo(f"  {_describe(group)}")
             return
-        with progress("runs") as report:
+        with _interruptible(output) as done, progress("runs") as report:
             results = library_sweep(
                 opened,
                 recipes,
@@ -119,7 +121,7 @@ def sweep(
                 select_on=select_on,
                 force=force,
                 keep_outcomes=False,
-                progress=report,
+                progress=lambda count, total: report(*done(count, total)),
             )
     if results.skipped:
         click.echo(
@@ -127,6 +129,28 @@ def sweep(
         )
     show(results.board, "table", top=top)
     click.echo(f"Wrote {output}. Next: featbank leaderboard {output} --format json")
+
+
+@contextmanager
+def _interruptible(output: Path) -> Iterator[Callable[[int, int], tuple[int, int]]]:
+    """Yield a function to be told (done, total); on Ctrl-C say what the results hold."""
+    told = (0, 0)
+
+    def done(count: int, total: int) -> tuple[int, int]:
+        nonlocal told
+        told = (count, total)
+        return told
+
+    try:
+        yield done
+    except KeyboardInterrupt:
+        count, total = told
+        finished = f"{count} of {total} runs are" if count else "No run of this sweep is"
+        click.echo(
+            f"featbank: stopped. {finished} in {output}; the same command goes on from there.",
+            err=True,
+        )
+        sys.exit(1)
 
 
 def parse_recipes(
@@ -214,10 +238,13 @@ def _streamed(bank: Bank, view: str, *, device: str, memory: int | None) -> str:
 
 def _describe(group: Group) -> str:
     stream = group.stream
-    heads = ", ".join(f"{len(tile.recipes)} × {tile.head}" for tile in group.tiles)
+    heads = ", ".join(f"{len(tile.recipes)} × {tile.kind.head}" for tile in group.tiles)
+    views = "+".join(stream.views)
     if stream.sampler is None:
-        return f"{stream.view}: {heads} (nothing to train)"
+        return f"{views}: {heads} (nothing to train)"
+    if not stream.epochs:
+        return f"{views}, {stream.sampler}, to the optimum: {heads}"
     return (
-        f"{stream.view}, {stream.sampler}, batch {stream.batch_size}, {stream.epochs} epochs of "
+        f"{views}, {stream.sampler}, batch {stream.batch_size}, {stream.epochs} epochs of "
         f"{stream.steps} steps, seed {stream.seed}: {heads}"
     )

@@ -1,7 +1,7 @@
-"""The loss family's one kernel: losses and gradients of C configurations in a few passes.
+"""Losses and gradients of C configurations in a few passes over their logits.
 
-With the notation of `stage2.methods.losses` and S = −Σ_k q_k log p_k, f = (1−p_y)^γ, f' = df/dp_y,
-the gradient of L = ω f S is, for every class k,
+The family, in the notation of `stage2.methods.losses` with S = −Σ_k q_k log p_k, f = (1−p_y)^γ,
+f' = df/dp_y: the gradient of L = ω f S is, for every class k,
 
     ∂L/∂u_k = ω [ f·(p_k − q_k) + S·f'·p_y·(1[k=y] − p_k) ]
 
@@ -10,19 +10,42 @@ which is affine in p_k apart from the true class:
     ∂L/∂u_k = A·p_k + O + E·1[k=y]
         A = ω(f − S f' p_y)      O = −ω f ε·o      E = −ω f·(q_y − ε·o) + ω S f' p_y
 
-So one exponential and one multiply-add per logit suffice, whatever the losses in the group.
+So one exponential and one multiply-add per logit suffice, whatever the losses in the group. The two
+losses of K binary terms have a kernel each; all of `KERNELS` are called alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
-from stage2.methods.losses import LossParameters
+from stage2.methods.losses import EXCLUDED, LossParameters
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """The C' configurations that learn from stage 1 as well.
+
+    Attributes
+    ----------
+    configs
+        Which of the C they are, [C'] int64.
+    strength, temperature
+        α and T, [C'].
+    classes
+        1 for a class whose samples are distilled, else 0, [K, C'].
+    """
+
+    configs: Tensor
+    strength: Tensor
+    temperature: Tensor
+    classes: Tensor
 
 
 @dataclass(frozen=True)
@@ -41,6 +64,12 @@ class LossRows:
         γ, [C].
     by_weights
         Whether to divide by the batch's Σω, [C] bool.
+    frozen_gamma
+        Exponent of the factor (1−p_y)^γ that carries no gradient, [C].
+    angle
+        τ of `stage2.engine.angles.angle_factors`, [C]; its caller gives them to a kernel as κ.
+    distil
+        The configurations with α > 0.
     """
 
     scale: Tensor | None
@@ -52,6 +81,9 @@ class LossRows:
     at_label: Tensor
     gamma: Tensor | None
     by_weights: Tensor
+    frozen_gamma: Tensor | None = None
+    angle: Tensor | None = None
+    distil: Distillation | None = None
 
     @staticmethod
     def stack(
@@ -78,6 +110,22 @@ class LossRows:
         def per_config(values: Sequence[float]) -> Tensor:
             return torch.tensor(values, dtype=dtype, device=device)
 
+        def exponents(values: Sequence[float]) -> Tensor | None:
+            return per_config(values) if any(values) else None
+
+        def distillation() -> Distillation | None:
+            configs = [c for c, row in enumerate(rows) if row.distil > 0]
+            if not configs:
+                return None
+            taken = [rows[c].distil_classes for c in configs]
+            classes = np.stack([np.ones(num_classes) if t is None else t for t in taken], axis=1)
+            return Distillation(
+                configs=torch.tensor(configs, device=device),
+                strength=per_config([rows[c].distil for c in configs]),
+                temperature=per_config([rows[c].temperature for c in configs]),
+                classes=torch.from_numpy(classes).to(device, dtype),
+            )
+
         return LossRows(
             scale=stacked("scale", 1.0),
             shift=stacked("shift", 0.0),
@@ -86,12 +134,23 @@ class LossRows:
             smoothing=by_class("smoothing", 0.0),
             elsewhere=per_config([1 / (num_classes - r.others) for r in rows]),
             at_label=per_config([0.0 if r.others else 1 / num_classes for r in rows]),
-            gamma=per_config([r.gamma for r in rows]) if any(r.gamma for r in rows) else None,
+            gamma=exponents([r.gamma for r in rows]),
             by_weights=torch.tensor([r.by_weights for r in rows], device=device),
+            frozen_gamma=exponents([r.frozen_gamma for r in rows]),
+            angle=exponents([r.angle for r in rows]),
+            distil=distillation(),
         )
 
 
-def loss_and_gradient(z: Tensor, y: Tensor, rows: LossRows) -> tuple[Tensor, Tensor]:
+def loss_and_gradient(
+    z: Tensor,
+    y: Tensor,
+    rows: LossRows,
+    *,
+    kappa: Tensor | None = None,
+    teacher: Tensor | None = None,
+    row_weight: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """Loss of every configuration and its gradient with respect to the logits.
 
     Parameters
@@ -102,72 +161,230 @@ def loss_and_gradient(z: Tensor, y: Tensor, rows: LossRows) -> tuple[Tensor, Ten
         Labels [B] int64.
     rows
         The losses.
+    kappa
+        Factor κ ≥ 0 of each sample's loss, constant to the gradient, [B, C]; it does not touch the
+        distillation.
+    teacher
+        Stage-1 logits z⁰ [B, K], where a configuration distils.
+    row_weight
+        What a row counts instead of 1/B, [B].
 
     Returns
     -------
     The batch loss [C] and ∂loss/∂z [B, C, K].
     """
-    batch, configs, num_classes = z.shape
-    label = y.view(batch, 1, 1).expand(batch, configs, 1)
-    u = z
-    if rows.scale is not None:
-        u.mul_(rows.scale)
-    if rows.shift is not None:
-        u.add_(rows.shift)
-    if rows.margin is not None:
-        u.scatter_add_(2, label, rows.margin.index_select(0, y).neg_().unsqueeze(2))
-    # One exponential per logit: p = e/Σe is never formed, its 1/Σe joins the row's slope below.
-    uy = u.gather(2, label).squeeze(2)  # [B, C]
-    total = None if rows.smoothing is None else u.sum(2)
-    top = u.amax(2, keepdim=True)
-    exponential = u.sub_(top).exp_()
-    partition = exponential.sum(2)
-    log_partition = partition.log().add_(top.squeeze(2))
-    log_py = uy - log_partition
+    share = _shares(z, row_weight)
+    distilled = _distillation(z, y, rows.distil, teacher, share) if rows.distil else None
+    label = _label_index(z, y)
+    u = _adjusted(z, y, rows)
+    # (u − max u)/ln 2 in one pass: a power of 2 costs half of one of e. And p is never formed, its
+    # 1/Σ joins the row's slope below.
+    top = u.amax(2, keepdim=True).mul_(-1 / math.log(2))
+    bits = torch.add(top, u, alpha=1 / math.log(2), out=u)
+    bits_y = bits.gather(2, label).squeeze(2)  # [B, C]
+    bits_total = None if rows.smoothing is None else bits.sum(2)
+    power = bits.exp2_()
+    partition = power.sum(2)
+    log_partition = partition.log()
+    log_py = bits_y.mul_(math.log(2)).sub_(log_partition)
 
     # S, and the target's mass elsewhere (ε·o) and above that at the label.
-    if rows.smoothing is None or total is None:
+    if rows.smoothing is None or bits_total is None:
         entropy, elsewhere, excess = -log_py, None, None
     else:
         smoothing = rows.smoothing.index_select(0, y)
         elsewhere = smoothing * rows.elsewhere
         at_label = 1 - smoothing + smoothing * rows.at_label
         excess = at_label - elsewhere
-        entropy = -(excess * log_py + elsewhere * (total - num_classes * log_partition))
+        total = bits_total.mul_(math.log(2)).sub_(log_partition, alpha=z.shape[2])
+        entropy = -(excess * log_py + elsewhere * total)
 
-    weight = _row_weights(y, rows, batch, configs, z)
-    if rows.gamma is None:
-        loss = weight * entropy
-        slope = weight
-        at_label_slope = -weight if excess is None else -weight * excess
-        offset = None if elsewhere is None else -weight * elsewhere
-    else:
-        py = log_py.exp()
-        miss = (1 - py).clamp_min(0)
-        focus = miss**rows.gamma
+    weight = _row_weights(y, rows, share, kappa)
+    if rows.frozen_gamma is not None:
+        weight = weight * _miss(log_py) ** rows.frozen_gamma
+    turn = None  # ω S f' p_y
+    if rows.gamma is not None:
+        miss = _miss(log_py)
         # f' = −γ(1−p)^{γ−1}; at γ = 0 it is 0, and at p = 1 with γ < 1 the product with S is 0.
         bend = -rows.gamma * miss.clamp_min(torch.finfo(z.dtype).eps) ** (rows.gamma - 1)
-        turn = entropy * bend * py
-        loss = weight * focus * entropy
-        slope = weight * (focus - turn)
-        at_label_slope = weight * (turn - focus * (1.0 if excess is None else excess))
-        offset = None if elsewhere is None else -weight * focus * elsewhere
+        turn = weight * entropy * bend * log_py.exp()
+        weight = weight * miss**rows.gamma
+    slope = weight if turn is None else weight - turn
+    at_label_slope = -weight if excess is None else -weight * excess
+    if turn is not None:
+        at_label_slope += turn
 
-    gradient = exponential.mul_((slope / partition).unsqueeze(2))
-    if offset is not None:
-        gradient.add_(offset.unsqueeze(2))
+    gradient = power.mul_((slope / partition).unsqueeze(2))
+    if elsewhere is not None:
+        gradient.sub_((weight * elsewhere).unsqueeze(2))
     gradient.scatter_add_(2, label, at_label_slope.unsqueeze(2))
     if rows.scale is not None:
         gradient.mul_(rows.scale)
-    return loss.sum(0), gradient
+    loss = (weight * entropy).sum(0)
+    if rows.distil and distilled:
+        loss.index_add_(0, rows.distil.configs, distilled[0])
+        gradient.index_add_(1, rows.distil.configs, distilled[1])
+    return loss, gradient
 
 
-def _row_weights(y: Tensor, rows: LossRows, batch: int, configs: int, z: Tensor) -> Tensor:
-    """ω_y over the batch's normaliser, [B, C]."""
+def softmax_bce(
+    z: Tensor,
+    y: Tensor,
+    rows: LossRows,
+    *,
+    kappa: Tensor | None = None,
+    teacher: Tensor | None = None,
+    row_weight: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """L = ω κ [−log p_y − Σ_{k≠y} log(1−p_k)], binary terms of p = softmax(z).
+
+    Called as `loss_and_gradient`. Let * be the class of the largest logit. No other has p_k > ½, so
+    only 1−p_* needs care, and the softmax s without * gives it: log p_*/(1−p_*) is
+    z_* − logsumexp_{k≠*} z_k, and p_k = (1−p_*)·s_k. With the odds o_k = p_k/(1−p_k), their sum O
+    over k ≠ y, *, and t = p_* where y ≠ *, else 0,
+
+        ∂L/∂z_k = p_k·(2 + o_k − O) − t·s_k      k ≠ y, *
+        ∂L/∂z_* = p_*·(2 − O)                    where y ≠ *
+        ∂L/∂z_y = p_y·(1 − O) − t·s_y − 1        where y ≠ *, else −(1−p_*) − p_*·O
+
+    in which no terms cancel each other as p_* comes close to 1.
+    """
+    _only_weights(rows)
+    label = _label_index(z, y)
+    largest = z.argmax(2, keepdim=True)
+    right = (largest == label).squeeze(2)
+    z_top, z_y = z.gather(2, largest).squeeze(2), z.gather(2, label).squeeze(2)
+    z.scatter_(2, largest, -math.inf)
+    second = z.amax(2, keepdim=True)
+    s = z.sub_(second).exp_()
+    partition = s.sum(2)
+    s.div_(partition.unsqueeze(2))
+    others = partition.log().add_(second.squeeze(2))  # logsumexp over k ≠ *
+    log_top, log_rest = logsigmoid(z_top - others), logsigmoid(others - z_top)
+    p_top, rest = log_top.exp(), log_rest.exp()
+    p = s * rest.unsqueeze(2)
+    s_y = s.gather(2, label).squeeze(2)  # 0 where y = *, as is p_y
+    p_y = s_y * rest
+    odds = p / (1 - p)
+    total_odds = odds.sum(2) - p_y / (1 - p_y)
+    bend = odds.mul_(p)
+    missed = torch.log1p(-p_y) - p.neg_().log1p_().sum(2)
+
+    weight = _row_weights(y, rows, _shares(z, row_weight), kappa)
+    loss = missed - torch.where(right, log_top, z_y - others + 2 * log_rest)
+    wrong = torch.where(right, 0.0, p_top)
+    slope = rest * (2 - total_odds) - wrong
+    at_y = torch.where(right, -rest - p_top * total_odds, p_y * (1 - total_odds) - wrong * s_y - 1)
+    gradient = s.mul_(slope.unsqueeze(2)).add_(bend)
+    gradient.scatter_(2, largest, (p_top * (2 - total_odds)).unsqueeze(2))
+    gradient.scatter_(2, label, at_y.unsqueeze(2))
+    return (weight * loss).sum(0), gradient.mul_(weight.unsqueeze(2))
+
+
+def sigmoid_focal(
+    z: Tensor,
+    y: Tensor,
+    rows: LossRows,
+    *,
+    kappa: Tensor | None = None,
+    teacher: Tensor | None = None,
+    row_weight: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """L = −ω κ Σ_k (1−p_k)^γ log p_k, p_y = sigmoid(z_y) and p_k = sigmoid(−z_k) for k ≠ y.
+
+    Called as `loss_and_gradient`.
+    """
+    _only_weights(rows)
+    label = _label_index(z, y)
+    gamma = None if rows.gamma is None else rows.gamma[:, None]
+    own, own_slope = _sigmoid_term(-z.gather(2, label), gamma)
+    terms, slopes = _sigmoid_term(z.scatter_(2, label, EXCLUDED), gamma)
+    weight = _row_weights(y, rows, _shares(z, row_weight), kappa)
+    loss = weight * (terms.sum(2) + own.squeeze(2))
+    gradient = slopes.scatter_(2, label, -own_slope)
+    return loss.sum(0), gradient.mul_(weight.unsqueeze(2))
+
+
+KERNELS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
+    "family": loss_and_gradient,
+    "softmax_bce": softmax_bce,
+    "sigmoid_focal": sigmoid_focal,
+}
+"""By the names of `Loss.kernel`."""
+
+
+def _label_index(z: Tensor, y: Tensor) -> Tensor:
+    """Where the label's entries of z are, [B, C, 1]."""
+    return y.view(-1, 1, 1).expand(-1, z.shape[1], 1)
+
+
+def _adjusted(z: Tensor, y: Tensor, rows: LossRows) -> Tensor:
+    """u = a·z + m − Δ_y·1[k=y], in the place of z."""
+    if rows.scale is not None and rows.shift is not None:
+        torch.addcmul(rows.shift, z, rows.scale, out=z)
+    elif rows.scale is not None:
+        z.mul_(rows.scale)
+    elif rows.shift is not None:
+        z.add_(rows.shift)
+    if rows.margin is not None:
+        margin = rows.margin.index_select(0, y).unsqueeze(2)
+        z.scatter_add_(2, _label_index(z, y), margin.neg_())
+    return z
+
+
+def _shares(z: Tensor, row_weight: Tensor | None) -> Tensor:
+    """What each row counts, [B, 1]."""
+    if row_weight is None:
+        return z.new_full((len(z), 1), 1 / len(z))
+    return row_weight.unsqueeze(1)
+
+
+def _row_weights(y: Tensor, rows: LossRows, share: Tensor, kappa: Tensor | None) -> Tensor:
+    """ω_y·κ times the row's share of the average, [B, C]."""
     if rows.weight is None:
-        return torch.full((batch, configs), 1 / batch, dtype=z.dtype, device=z.device)
-    weight = rows.weight.index_select(0, y)
-    total = weight.sum(0)
-    # A batch of left-out classes only has no weight at all: its loss is 0, not 0/0.
-    norm = torch.where(rows.by_weights & (total > 0), total, float(batch))
-    return weight / norm
+        weight = share.expand(-1, len(rows.by_weights))
+    else:
+        weight = share * rows.weight.index_select(0, y)
+        total = weight.sum(0)
+        # A batch of left-out classes only has no weight at all: its loss is 0, not 0/0.
+        weight = weight / torch.where(rows.by_weights & (total > 0), total, 1.0)
+    return weight if kappa is None else weight * kappa
+
+
+def _miss(log_py: Tensor) -> Tensor:
+    """1 − p_y."""
+    return log_py.expm1().neg_().clamp_min_(0)
+
+
+def _distillation(
+    z: Tensor, y: Tensor, part: Distillation, teacher: Tensor | None, share: Tensor
+) -> tuple[Tensor, Tensor]:
+    """α·T²·KL(softmax(z⁰/T) ‖ softmax(z/T)), [C'], and its gradient α·T·(p − p⁰), [B, C', K]."""
+    assert teacher is not None
+    temperature = part.temperature[:, None]
+    log_p = torch.log_softmax(z.index_select(1, part.configs).div_(temperature), 2)
+    log_p0 = torch.log_softmax(teacher[:, None] / temperature, 2)
+    p0 = log_p0.exp()
+    weight = share * part.strength * part.classes.index_select(0, y) * part.temperature
+    divergence = p0.mul(log_p0.sub_(log_p)).sum(2)
+    loss = (weight * part.temperature * divergence).sum(0)
+    return loss, log_p.exp_().sub_(p0).mul_(weight.unsqueeze(2))
+
+
+def _sigmoid_term(z: Tensor, gamma: Tensor | None) -> tuple[Tensor, Tensor]:
+    """−p^γ log(1−p) for p = sigmoid(z), the loss of a class that is not the label, and its slope.
+
+    The label's own is that of −z. The slope is p^γ·(p − γ(1−p) log(1−p)).
+    """
+    log_p, loss = logsigmoid(z), logsigmoid(-z).neg_()
+    p = log_p.exp()
+    if gamma is None:
+        return loss, p
+    focus = log_p.mul_(gamma).exp_()
+    slope = torch.sub(1, p).mul_(gamma).mul_(loss).add_(p).mul_(focus)
+    return loss.mul_(focus), slope
+
+
+def _only_weights(rows: LossRows) -> None:
+    others = (rows.scale, rows.shift, rows.margin, rows.smoothing, rows.frozen_gamma, rows.distil)
+    assert all(value is None for value in others), "this kernel knows ω and γ alone"

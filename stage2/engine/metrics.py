@@ -1,20 +1,30 @@
 """What is measured of a classifier, for C configurations at once and in bounded memory.
 
-Logits arrive in row blocks; what is kept are sums, in float64, and one bit per row. Groups are
-those of `featbank.bank.GROUPS`: many / medium / few by training count.
+Logits arrive in row blocks; what is kept are sums, in float64, and one byte per row and
+configuration. A block takes one temporary of its own size. Groups are those of
+`featbank.bank.GROUPS`: many / medium / few by training count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from featbank import errors
+from featbank.bank import GROUPS, class_groups
+
 BINS = 15
 """Equal-width confidence bins (lo, hi] of ECE and MCE; confidence 0 belongs to the first."""
+
+_PENDING = 1 << 16
+"""Rows × configurations whose statistics join the sums at once: enough to spread the cost of an
+operation, few enough to stay in cache."""
+
+SHIFT_RATIOS = (2, 5, 10, 25, 50)
+"""Imbalance ratios of the shifted test priors [SADE]."""
 
 METRICS = {
     "top1": "accuracy, %",
@@ -25,10 +35,27 @@ METRICS = {
     "top5": "accuracy among the five largest logits, %",
     "ece": "expected calibration error, %",
     "mce": "largest calibration error of a bin, %",
+    "ece_many": "expected calibration error over rows of classes with n > 100, %",
+    "ece_medium": "expected calibration error over rows of classes with 20 ≤ n ≤ 100, %",
+    "ece_few": "expected calibration error over rows of classes with n < 20, %",
     "nll": "negative log-likelihood, nats",
     "brier": "mean squared error of the probabilities, summed over classes",
 }
 """Every metric by name, with its unit."""
+
+DETAILS = {
+    "reliability": "rows, mean confidence in %, accuracy in % of each bin [3, 15]",
+    **{
+        f"reliability_{name}": f"the same over rows of classes with {GROUPS[name]}"
+        for name in GROUPS
+    },
+    "logit_magnitude": "L_k = E[z_k|y=k] − E[z_k|y≠k] of each class [K] [LOS]",
+    "logit_deviation": "std(z_k|y=k) / L_k of each class [K] [LOS]",
+    "shift_forward": "accuracy under long-tailed test priors by `SHIFT_RATIOS` [5], % [SADE]",
+    "shift_backward": "the same with the order of the classes reversed",
+    "weight_norm": "‖w_k‖ of each class [K], where the head has a weight per class",
+}
+"""Every array of `Evaluation.details` by name; NaN where there is nothing to average."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +70,14 @@ class Evaluation:
         Accuracy of each class in percent [K], NaN for a class without rows.
     correct
         Whether each row was classified correctly [N] bool.
+    details
+        Arrays by the names of `DETAILS`; float32 where they have an entry per class.
     """
 
     metrics: dict[str, float | None]
     per_class: np.ndarray
     correct: np.ndarray
+    details: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class Tally:
@@ -61,71 +91,228 @@ class Tally:
         K.
     configs
         C.
+    counts
+        Counts [K] of the bank's ``train`` split, which make the groups and order the shifted
+        priors; without them there is nothing by group and no shift.
     """
 
-    def __init__(self, labels: Tensor, num_classes: int, configs: int) -> None:
+    def __init__(
+        self, labels: Tensor, num_classes: int, configs: int, counts: np.ndarray | None = None
+    ) -> None:
         self.labels, self.num_classes, self.configs = labels, num_classes, configs
+        self.counts = counts
+        self.groups = {} if counts is None else class_groups(counts)
+        group_of = np.zeros(num_classes, np.int64)
+        for i, mask in enumerate(self.groups.values()):
+            group_of[mask] = i
         device = labels.device
-        self._row = 0
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float64, device=device)
+
+        self._row = self._digested = 0
+        self._pending: list[tuple[Tensor, ...]] = []
+        self._group = torch.from_numpy(group_of).to(device)[labels]  # [N]
+        self._config = torch.arange(configs, device=device)
         self._correct = torch.zeros(configs, len(labels), dtype=torch.bool, device=device)
-        self._sums = {
-            name: torch.zeros(configs, dtype=torch.float64, device=device)
-            for name in ("top5", "nll", "brier")
-        }
-        self._bins = torch.zeros(3, configs * BINS, dtype=torch.float64, device=device)
-        self._edges = (torch.arange(1, BINS, dtype=torch.float64) / BINS).float().to(device)
+        self._sums = zeros(3, configs)  # top 5, NLL, Brier
+        self._logits = zeros(configs, num_classes)  # Σ z_k over all rows
+        self._own = zeros(3, num_classes * configs)  # correct, Σ z_y and Σ z_y² by class
+        self._bins = zeros(3, configs * max(len(self.groups), 1) * BINS)  # rows, Σ1/P, correct
 
     def add(self, z: Tensor) -> None:
-        """Add the logits [B, C, K] of the next rows; they are overwritten."""
-        rows = slice(self._row, self._row + len(z))
-        self._row = rows.stop
-        y = self.labels[rows]
-        label = y.view(-1, 1, 1).expand(len(z), self.configs, 1)
-        zy = z.gather(2, label)
-        self._sums["top5"] += ((z > zy).sum(2) < 5).sum(0)
-        log_p = torch.log_softmax(z, 2)
-        log_py = log_p.gather(2, label).squeeze(2).double()
-        self._sums["nll"] -= log_py.sum(0)
-        p = log_p.exp_()
-        self._sums["brier"] += ((p * p).sum(2).double() - 2 * log_py.exp() + 1).sum(0)
-        confidence, prediction = p.max(2)
-        correct = prediction == y[:, None]
+        """Add the float32 logits [B, C, K] of the next rows; they are overwritten."""
+        y = self.labels[self._row : self._row + len(z)]
+        # Σ of a block in float32, pairwise: it errs less than the logits themselves do.
+        self._logits += z.sum(0)
+        self._pending.append((*label_rank(z, y), *_softmax_sums(z)))
+        self._row += len(z)
+        if (self._row - self._digested) * self.configs >= _PENDING:
+            self._digest()
+
+    def _digest(self) -> None:
+        """Add what is known of the pending rows to the sums."""
+        rows = slice(self._digested, self._row)
+        self._digested = self._row
+        rank, zy, top, partition, norm = map(torch.cat, zip(*self._pending, strict=True))
+        self._pending.clear()
+        nll = (top - zy).add_(partition.log())
+        brier = (norm / partition).square_() - 2 * nll.neg().exp_() + 1  # Σp² − 2p_y + 1
+        correct = rank == 0
         self._correct[:, rows] = correct.t()
-        bins = torch.bucketize(confidence, self._edges)  # edges[i−1] < confidence ≤ edges[i]
-        slot = (bins + BINS * torch.arange(self.configs, device=z.device)).view(-1)
-        for i, values in enumerate((torch.ones_like(confidence), confidence, correct)):
-            weights = values.double().view(-1)
-            self._bins[i] += torch.bincount(slot, weights, minlength=self.configs * BINS)
+        for total, values in zip(self._sums, (rank < 5, nll, brier.clamp_min_(0)), strict=True):
+            total.add_(values.sum(0, dtype=torch.float64))
+        cell = (self.labels[rows, None] * self.configs + self._config).view(-1)
+        right, zy = correct.double(), zy.double()
+        for total, values in zip(self._own, (right, zy, zy * zy), strict=True):
+            total.scatter_add_(0, cell, values.view(-1))
+        # confidence 1/P ≤ k/15 exactly where 15/P ≤ k; NaN falls anywhere, in sums of its own.
+        bins = (BINS / partition).ceil_().long().sub_(1).clamp_(0, BINS - 1)
+        groups = max(len(self.groups), 1)
+        slot = ((self._config * groups + self._group[rows, None]) * BINS).add(bins).view(-1)
+        confidence = partition.double().reciprocal_()
+        for total, values in zip(
+            self._bins, (torch.ones_like(right), confidence, right), strict=True
+        ):
+            total.scatter_add_(0, slot, values.view(-1))
 
-    def evaluations(self, groups: Mapping[str, np.ndarray]) -> list[Evaluation]:
-        """One evaluation per configuration, with the class groups' masks [K]."""
+    def evaluations(self, *, weight_norm: Tensor | None = None) -> list[Evaluation]:
+        """One evaluation per configuration.
+
+        Parameters
+        ----------
+        weight_norm
+            ‖w_k‖ [C, K] of heads that have a weight per class.
+        """
         assert self._row == len(self.labels)
-        accuracy = per_class_accuracy(self._correct, self.labels, self.num_classes)
-        per_class, rows = (t.cpu().numpy() for t in accuracy)
+        if self._pending:
+            self._digest()
+        rows = torch.bincount(self.labels, minlength=self.num_classes).cpu().numpy()
+        per_class, details = self._by_class(rows)
+        top5, nll, brier = self._sums.cpu().numpy() / len(self.labels)
         correct = self._correct.cpu().numpy()
-        sums = {name: total.cpu().numpy() / len(correct.T) for name, total in self._sums.items()}
-        count, confidence, right = self._bins.view(3, self.configs, BINS).cpu().numpy()
-        gap = np.abs(right - confidence) / np.maximum(count, 1)
-        tested = rows > 0
-        found = []
-        for c in range(self.configs):
-            metrics: dict[str, float | None] = {"top1": 100 * float(correct[c].mean())}
-            for name, mask in (("macro", tested), *groups.items()):
-                classes = mask & tested
-                metrics[name] = float(per_class[c, classes].mean()) if classes.any() else None
-            metrics["top5"] = 100 * float(sums["top5"][c])
-            metrics["ece"] = 100 * float((count[c] * gap[c]).sum() / count[c].sum())
-            metrics["mce"] = 100 * float(gap[c].max())
-            metrics["nll"], metrics["brier"] = float(sums["nll"][c]), float(sums["brier"][c])
-            finite = {
-                k: v if v is not None and np.isfinite(v) else None for k, v in metrics.items()
-            }
-            found.append(Evaluation(finite, per_class[c], correct[c]))
-        return found
+        metrics = {"top1": 100 * correct.mean(1), "top5": 100 * top5, "nll": nll, "brier": brier}
+        for name, mask in {"macro": rows > 0, **self.groups}.items():
+            classes = mask & (rows > 0)
+            if classes.any():
+                metrics[name] = per_class[:, classes].mean(1)
+        for name, bins in self._bins_of_groups().items():
+            end = f"_{name}" if name else ""
+            diagram, metrics[f"ece{end}"], metrics[f"mce{end}"] = calibration(bins)
+            details[f"reliability{end}"] = diagram
+        if self.counts is not None:
+            for direction in ("forward", "backward"):
+                details[f"shift_{direction}"] = np.stack(
+                    [shifted_accuracy(per_class, self.counts, r, direction) for r in SHIFT_RATIOS],
+                    axis=1,
+                )
+        if weight_norm is not None:
+            details["weight_norm"] = weight_norm.float().cpu().numpy()
+        return [
+            Evaluation(
+                {name: _finite(metrics[name][c]) if name in metrics else None for name in METRICS},
+                per_class[c],
+                correct[c],
+                {name: values[c] for name, values in details.items()},
+            )
+            for c in range(self.configs)
+        ]
+
+    def _by_class(self, rows: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Accuracy in percent [C, K] and what is known of each class's logits."""
+        own_sums = self._own.view(3, self.num_classes, self.configs).transpose(1, 2)
+        sums = own_sums.contiguous().cpu().numpy()  # [3, C, K]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            right, own, square = sums / rows
+            others = (self._logits.cpu().numpy() - sums[1]) / (rows.sum() - rows)
+            magnitude = own - others
+            deviation = np.sqrt(np.maximum(square - own**2, 0)) / magnitude
+        logits = {"logit_magnitude": magnitude, "logit_deviation": deviation}
+        return 100 * right, {name: values.astype(np.float32) for name, values in logits.items()}
+
+    def _bins_of_groups(self) -> dict[str, np.ndarray]:
+        """Rows, Σ confidence and correct rows of each bin, [3, C, 15]: of all rows under ``""``."""
+        bins = self._bins.view(3, self.configs, -1, BINS).cpu().numpy()
+        return {"": bins.sum(2), **{name: bins[:, :, i] for i, name in enumerate(self.groups)}}
 
 
-def per_class_accuracy(correct: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Accuracy [C, K] in percent, NaN where a class has no row, and rows of each class [K].
+def label_rank(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """How many classes stand before the true one, [B, C], and the true one's logit [B, C].
+
+    Equal logits stand in the order of the classes, so rank 0 is ``z.argmax(2) == y`` in less time.
+    NaN stands before every number.
+
+    Parameters
+    ----------
+    z
+        Logits [B, C, K].
+    y
+        Labels [B] int64.
+    """
+    batch, configs, classes = z.shape
+    zy = z.gather(2, y.view(batch, 1, 1).expand(batch, configs, 1))
+    # z_k − z_y < 0 before the label and ≤ 0 from it on, as one comparison: with 0 and the least
+    # positive normal number. Written as floats, which sum faster than truth values.
+    index = torch.arange(classes, dtype=z.dtype, device=z.device)
+    bound = torch.ge(index, y[:, None].to(z.dtype), out=z.new_empty(batch, classes))
+    bound.mul_(torch.finfo(z.dtype).tiny)
+    gap = z - zy
+    not_before = torch.lt(gap, bound[:, None], out=gap).sum(2)
+    return classes - not_before, zy.squeeze(2)
+
+
+def _softmax_sums(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """max z, P = Σe and ‖e‖ with e_k = exp(z_k − max z), each [B, C]; `z` is overwritten.
+
+    They give all that is asked of the probabilities e/P, which are never formed: −log p_y is
+    log P + max z − z_y, the confidence 1/P, and Σp² is (‖e‖/P)².
+    """
+    top = z.amax(2, keepdim=True)
+    exponential = z.sub_(top).exp_()
+    return top.squeeze(2), exponential.sum(2), torch.linalg.vector_norm(exponential, dim=2)
+
+
+def calibration(bins: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Reliability diagram, expected and maximum calibration error in percent.
+
+    Parameters
+    ----------
+    bins
+        Rows, Σ confidence and correct rows of each bin [3, C, 15].
+
+    Returns
+    -------
+    Rows, mean confidence and accuracy of each bin [C, 3, 15], NaN in an empty bin; ECE [C], NaN
+    without rows; MCE [C].
+    """
+    rows, confidence, right = bins
+    with np.errstate(invalid="ignore"):
+        diagram = np.stack([rows, 100 * confidence / rows, 100 * right / rows], 1)
+        gap = 100 * np.abs(right - confidence)
+        return diagram, gap.sum(1) / rows.sum(1), (gap / np.maximum(rows, 1)).max(1)
+
+
+def shifted_accuracy(
+    per_class: np.ndarray, counts: np.ndarray, ratio: float, direction: str
+) -> np.ndarray:
+    """Accuracy in percent [...] under a long-tailed test prior [SADE].
+
+    The class at place i of the K classes, ordered by training count, is tested with a share
+    ∝ ratio^(−i/(K−1)): test rows are weighted, where SADE draws ⌊·⌋ of them. Classes of one count
+    keep their order. Ratio 1 is macro accuracy.
+
+    Parameters
+    ----------
+    per_class
+        Accuracy of each class in percent [..., K], NaN for a class without test rows: it is left
+        out.
+    counts
+        Training counts [K].
+    ratio
+        Share of the most over that of the least tested class, ≥ 1.
+    direction
+        ``forward``: classes of many training samples are tested most; ``backward``: least.
+
+    Raises
+    ------
+    ConfigError
+        For another direction or a ratio below 1.
+    """
+    if direction not in {"forward", "backward"}:
+        raise errors.ConfigError(
+            f"The direction of a shift is {direction!r}. Choose from: forward, backward."
+        )
+    if not ratio >= 1:
+        raise errors.ConfigError(f"The ratio of a shift must be a float ≥ 1, got {ratio}.")
+    place = np.empty(len(counts))
+    place[np.argsort(-np.asarray(counts), kind="stable")] = np.linspace(0, 1, len(counts))
+    share = ratio ** -(place if direction == "forward" else 1 - place)
+    share = np.where(np.isnan(per_class), 0, share)
+    return (share * np.nan_to_num(per_class)).sum(-1) / share.sum(-1)
+
+
+def macro_accuracy(correct: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Mean per-class accuracy over the classes that have rows, [C] in percent.
 
     Parameters
     ----------
@@ -137,12 +324,11 @@ def per_class_accuracy(correct: Tensor, labels: Tensor, num_classes: int) -> tup
         K.
     """
     rows = torch.bincount(labels, minlength=num_classes)
-    right = torch.zeros(num_classes, len(correct), dtype=torch.float64, device=labels.device)
-    right.index_add_(0, labels, correct.t().double())
-    return 100 * right.t() / rows, rows
+    right = torch.zeros(num_classes, len(correct), device=labels.device)  # exact below 2²⁴
+    for some, y in zip(correct.split(1024, 1), labels.split(1024), strict=True):
+        right.index_add_(0, y, some.t().float())
+    return 100 * (right.double() / rows[:, None])[rows > 0].mean(0)
 
 
-def macro_accuracy(correct: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Mean per-class accuracy over the classes that have rows, [C] in percent."""
-    per_class, rows = per_class_accuracy(correct, labels, num_classes)
-    return per_class[:, rows > 0].mean(1)
+def _finite(value: np.float64) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,9 +1,9 @@
 """The planner: recipes that can share their batches become fused groups, cut into tiles.
 
-A **group** shares one batch stream: view, sampler, batch size, epochs, steps and seed. Its recipes
+A **group** shares one batch stream: views, sampler, batch size, epochs, steps and seed. Its recipes
 see the same rows in the same order. A **tile** is the part of a group that trains in one set of
-tensors: one head, one optimiser, as many configurations as fit the cache (CPU) or memory (GPU).
-How a sweep is cut changes its speed, not its results.
+tensors: one head, one optimiser, one kernel, as many configurations as fit the cache (CPU) or the
+memory (GPU). How a sweep is cut changes its speed, not its results.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import itertools
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from featbank import errors
+from stage2.methods.heads import HEADS
+from stage2.methods.losses import LOSSES
 from stage2.methods.recipe import Recipe
 
 CACHE_BYTES = 12 << 20
@@ -38,21 +40,50 @@ class Shape:
     classes: int
 
 
+class Kind(NamedTuple):
+    """What the recipes of a tile have in common besides their group's stream."""
+
+    head: str
+    shared: tuple[Any, ...]
+    optimiser: str | None
+    kernel: str | None
+    precision: str
+    calibration: str
+    average: str | None
+
+    @staticmethod
+    def of(recipe: Recipe) -> Kind:
+        """The kind of a recipe."""
+        s = recipe.settings
+        return Kind(
+            s["head"],
+            tuple(recipe.part("head")[name] for name in HEADS[s["head"]].shared),
+            s.get("optimiser"),
+            LOSSES[s["loss"]].kernel if recipe.trained else None,
+            s.get("precision", "fp32"),
+            s["calibration"],
+            s.get("average"),
+        )
+
+
 @dataclass(frozen=True)
 class Stream:
     """What the recipes of a group have in common; enough to draw their batches.
 
     Attributes
     ----------
-    view
-        Which features.
+    views
+        Which features; several for recipes that average a head on each.
+    train_on
+        The split they learn from.
     sampler, sampler_settings
         None for a group with nothing to train.
     epochs, steps, batch_size, seed
-        Shape and seed of the index stream.
+        Shape and seed of the index stream; 0 epochs where it is not trained in steps.
     """
 
-    view: str
+    views: tuple[str, ...]
+    train_on: str = "train"
     sampler: str | None = None
     sampler_settings: tuple[tuple[str, Any], ...] = ()
     epochs: int = 0
@@ -62,15 +93,19 @@ class Stream:
 
     @staticmethod
     def of(recipe: Recipe, shape: Shape) -> Stream:
-        """The stream of a recipe on a bank of this shape."""
+        """The stream of a recipe on a training split of this shape."""
         s = recipe.settings
         if not recipe.trained:
-            return Stream(s["view"])
+            return Stream(recipe.views, s["train_on"])
+        settings = tuple(sorted(recipe.part("sampler").items()))
+        if not recipe.stepped:
+            return Stream(recipe.views, s["train_on"], s["sampler"], settings)
         batch_size = min(s["batch_size"], shape.rows)
         return Stream(
-            view=s["view"],
+            views=recipe.views,
+            train_on=s["train_on"],
             sampler=s["sampler"],
-            sampler_settings=tuple(sorted(recipe.part("sampler").items())),
+            sampler_settings=settings,
             epochs=s["epochs"],
             steps=s["steps_per_epoch"] or max(1, shape.rows // batch_size),
             batch_size=batch_size,
@@ -80,14 +115,14 @@ class Stream:
 
 @dataclass(frozen=True)
 class Tile:
-    """Recipes that train in one set of stacked tensors: one head, one optimiser."""
+    """Recipes of one kind, which train in one set of stacked tensors."""
 
     recipes: tuple[Recipe, ...]
 
     @property
-    def head(self) -> str:
-        """The head they share."""
-        return self.recipes[0].head
+    def kind(self) -> Kind:
+        """What they share."""
+        return Kind.of(self.recipes[0])
 
 
 @dataclass(frozen=True)
@@ -101,6 +136,18 @@ class Group:
     def recipes(self) -> list[Recipe]:
         """All recipes of the group."""
         return [recipe for tile in self.tiles for recipe in tile.recipes]
+
+    def halves(self) -> list[Group]:
+        """Two groups with half of every tile each; itself alone where it is a single recipe."""
+        if len(self.recipes) == 1:
+            return [self]
+        first, second = [], []
+        for number, tile in enumerate(self.tiles):
+            middle = (len(tile.recipes) + number % 2) // 2  # odd ones out go to either in turn
+            first.append(Tile(tile.recipes[:middle]))
+            second.append(Tile(tile.recipes[middle:]))
+        halves = ([tile for tile in half if tile.recipes] for half in (first, second))
+        return [Group(self.stream, tuple(half)) for half in halves]
 
 
 def plan(
@@ -118,7 +165,7 @@ def plan(
     recipes
         The sweep; duplicates are dropped.
     shape
-        Sizes of the bank.
+        Sizes of the split they learn from.
     memory
         Bytes that parameters, logits and optimiser state of one group may take.
     device
@@ -136,7 +183,7 @@ def plan(
         streams.setdefault(Stream.of(recipe, shape), []).append(recipe)
     groups = []
     for stream, members in streams.items():
-        each = _bytes_per_config(stream, shape)
+        each = max(_bytes(recipe, stream, shape) for recipe in members)
         fits = memory // each
         if fits < 1:
             raise errors.ConfigError(
@@ -146,10 +193,9 @@ def plan(
         limit = int(fits if device == "cuda" else min(fits, GROUP_CONFIGS))
         tile = limit if device == "cuda" else max(1, CACHE_BYTES // each)
         for part in _pieces(members, limit):
-            kinds: dict[tuple[Any, ...], list[Recipe]] = {}
+            kinds: dict[Kind, list[Recipe]] = {}
             for recipe in part:
-                key = (recipe.head, recipe.settings.get("optimiser"))
-                kinds.setdefault(key, []).append(recipe)
+                kinds.setdefault(Kind.of(recipe), []).append(recipe)
             tiles = [
                 Tile(tuple(piece))
                 for same in kinds.values()
@@ -166,9 +212,14 @@ def default_memory(device: str) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-def _bytes_per_config(stream: Stream, shape: Shape) -> int:
-    """Logits and their gradient for a batch; weights, velocity, gradient and best epoch."""
-    return 4 * shape.classes * (2 * stream.batch_size + 4 * shape.dim)
+def _bytes(recipe: Recipe, stream: Stream, shape: Shape) -> int:
+    """What one configuration takes while it trains."""
+    size = HEADS[recipe.head].size(recipe.part("head"), shape.dim, shape.classes)
+    numbers = len(stream.views) * size.parameters
+    if recipe.trained and not recipe.stepped:  # float64: curvature pairs, points, gradients
+        return 8 * numbers * (2 * recipe.settings["history"] + 8)
+    # Of a batch what its rows take; parameters, velocity, gradient and best epoch.
+    return 4 * (stream.batch_size * size.per_row + 4 * numbers)
 
 
 def _pieces(items: Sequence[Recipe], limit: int, *, at_least: int = 1) -> list[Sequence[Recipe]]:

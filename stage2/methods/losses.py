@@ -1,29 +1,30 @@
-"""The loss family: one function per loss, from class counts to a row of parameters.
+"""The losses: one function each, from class counts to a row of parameters.
 
-For a sample (x, y) with logits z, in the notation of Kini et al. 2021 extended by label smoothing
-and focusing::
+For a sample (x, y) with logits z, in the notation of Kini et al. 2021 extended by label smoothing,
+focusing and distillation::
 
     u_k = a_k·z_k + m_k − Δ_y·1[k=y]
     p   = softmax(u)
     q_k = (1−ε_y)·1[k=y] + ε_y·o_k       o_k = 1/K, or 1/(K−1) for k≠y ("others")
-    L   = ω_y · (1−p_y)^γ · (−Σ_k q_k log p_k)
+    L   = ω_y · (1−p_y)^γ · κ · (−Σ_k q_k log p_k)  +  α·T²·KL(softmax(z⁰/T) ‖ softmax(z/T))
 
-averaged over the batch, or divided by Σω_y of the batch (``normalise="weights"``). Every loss of
-this file is a choice of a, m, Δ, ω, ε, o, γ; so all of them share one kernel
-(`stage2.engine.kernel`), and different losses train side by side in one fused group.
+averaged over the batch; the first term may be divided by Σω_y of the batch instead
+(``normalise="weights"``). The factor (1−p_y)^γ carries its gradient, κ does not; z⁰ are the logits
+of stage 1. All but two losses of this file are a choice of these parameters; so they share one
+kernel (`stage2.engine.kernel`), and different losses train side by side in one fused group.
 
 To add a loss, write its function and its entry in `LOSSES`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from featbank.bank import require_samples
+from featbank.bank import class_groups, require_samples
 from featbank.settings import Setting, resolved
 
 EXCLUDED = -1e4
@@ -52,6 +53,14 @@ class LossParameters:
         γ ≥ 0, focusing exponent.
     by_weights
         Divide by the batch's Σω_y instead of by B.
+    frozen_gamma
+        Exponent of a factor (1−p_y)^γ in κ, which carries no gradient.
+    angle
+        τ ≥ 0 of a factor exp(τ(cosθ*_y − cosθ)) in κ, see `stage2.engine.angles`.
+    distil, temperature
+        α ≥ 0 and T > 0 of the distillation.
+    distil_classes
+        Classes [K] bool whose samples it takes; None for all.
     """
 
     scale: np.ndarray | None = None
@@ -62,6 +71,11 @@ class LossParameters:
     others: bool = False
     gamma: float = 0.0
     by_weights: bool = False
+    frozen_gamma: float = 0.0
+    angle: float = 0.0
+    distil: float = 0.0
+    temperature: float = 1.0
+    distil_classes: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -85,9 +99,15 @@ class Loss:
     settings
         What it takes.
     scheduled
-        Whether its parameters depend on the epoch.
+        Whether its parameters may depend on the epoch; `changes` tells for given settings.
     uses_counts
         Whether it needs log n_k or 1/n_k, and so a sample in every class.
+    kernel
+        Which of `stage2.engine.kernel.KERNELS` computes it.
+    needs_classifier
+        Whether it needs the logits of stage 1.
+    convex
+        Whether it is convex in the logits, whatever its settings.
     """
 
     function: Callable[[np.ndarray, dict[str, Any], Moment], LossParameters]
@@ -96,6 +116,15 @@ class Loss:
     settings: tuple[Setting, ...] = ()
     scheduled: bool = False
     uses_counts: bool = False
+    kernel: str = "family"
+    needs_classifier: bool = False
+    convex: bool = True
+
+    def changes(self, settings: Mapping[str, Any]) -> bool:
+        """Whether its parameters depend on the epoch at these settings."""
+        switches = [s for s in self.settings if s.name in _SWITCHES]
+        moved = [settings.get(s.name, s.default) != s.default for s in switches]
+        return self.scheduled and (not switches or any(moved))
 
     def __call__(
         self, counts: np.ndarray, settings: dict[str, Any] | None = None, moment: Moment = Moment()
@@ -130,15 +159,14 @@ def _spread(row: LossParameters, empty: np.ndarray) -> LossParameters:
         everywhere[~empty] = values
         return everywhere
 
-    return LossParameters(
+    return replace(
+        row,
         scale=place(row.scale, 1.0),
         shift=place(row.shift, EXCLUDED),
         margin=place(row.margin, 0.0),
         weight=place(row.weight, 0.0),
         smoothing=place(row.smoothing, 0.0),
-        others=row.others,
-        gamma=row.gamma,
-        by_weights=row.by_weights,
+        distil_classes=place(row.distil_classes, False),
     )
 
 
@@ -158,12 +186,16 @@ def ce(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossPara
 
 def weighted(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossParameters:
     """Generalised re-weighting, ω_k ∝ (1/n_k)^ρ, Σω = K [DisAlign eq. 11]."""
+    if moment.epoch < settings["defer"]:
+        return LossParameters()
     weight = _normalised((counts / counts.max()) ** -settings["rho"])
     return LossParameters(weight=weight, by_weights=settings["normalise"] == "weights")
 
 
 def class_balanced(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossParameters:
     """Effective-number weights, ω_k ∝ (1−β)/(1−β^n_k), Σω = K [CB eq. 4]."""
+    if moment.epoch < settings["defer"]:
+        return LossParameters()
     weight = effective_number_weights(counts, settings["beta"])
     return LossParameters(weight=weight, by_weights=settings["normalise"] == "weights")
 
@@ -180,9 +212,26 @@ def focal(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossP
 
 def cb_focal(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossParameters:
     """Softmax focal loss with effective-number weights, averaged over the batch [CB §4.2]."""
-    return LossParameters(
-        gamma=settings["gamma"], weight=effective_number_weights(counts, settings["beta"])
-    )
+    if moment.epoch < settings["defer"]:
+        return LossParameters(gamma=settings["gamma"])
+    weight = effective_number_weights(counts, settings["beta"])
+    return LossParameters(gamma=settings["gamma"], weight=weight)
+
+
+def sigmoid_focal(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossParameters:
+    """Focal loss of K sigmoids, summed over the classes, averaged over the batch, with
+    effective-number weights [Focal eq. 4, CB §4.2]."""
+    weight = effective_number_weights(counts, settings["beta"])
+    return LossParameters(gamma=settings["gamma"], weight=weight)
+
+
+def cb_bce(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossParameters:
+    """Binary cross-entropy of each of K softmax outputs, its mean over rows and classes, with
+    effective-number weights of the row's class on all K terms [LTWB, as released].
+
+    The release cuts −log p and −log(1−p) at 100; here they are exact.
+    """
+    return LossParameters(weight=effective_number_weights(counts, settings["beta"]) / len(counts))
 
 
 def balanced_softmax(
@@ -209,6 +258,36 @@ def vs(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossPara
         scale=(counts / counts.max()) ** settings["gamma"],
         shift=settings["tau"] * _log_prior(counts),
     )
+
+
+def sla(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossParameters:
+    """Sample logit-aware re-weighting of the logit-adjusted loss [SLA eq. 9–12].
+
+    κ = (1−p_y)^γ exp(τ(cosθ*_y − cosθ)): p after the adjustment, θ between x and w_y, θ* that of
+    the training sample of class y with the largest logit.
+    """
+    return LossParameters(
+        shift=settings["tau_prior"] * _log_prior(counts),
+        frozen_gamma=settings["gamma"],
+        angle=settings["tau"],
+    )
+
+
+def distil(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossParameters:
+    """Cross-entropy, and distillation from stage 1 for the samples of some groups [GLAG eq. 11]."""
+    groups = class_groups(counts)
+    return LossParameters(
+        distil=_towards(settings["distil_weight"], settings["distil_weight_end"], moment),
+        temperature=_towards(settings["temperature"], settings["temperature_end"], moment),
+        distil_classes=np.any([groups[g] for g in settings["distil_groups"].split("+")], axis=0),
+    )
+
+
+def _towards(start: float, end: float | None, moment: Moment) -> float:
+    """Linear over the epochs, from `start` in the first to `end` in the last."""
+    if end is None:
+        return start
+    return start + (end - start) * moment.epoch / max(1, moment.epochs - 1)
 
 
 def ldam(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossParameters:
@@ -263,13 +342,19 @@ _EMPTY = Setting(
 )
 _TAU = Setting("tau", 1.0, "strength of the prior", low=0)
 _GAMMA = Setting("gamma", 1.0, "focusing exponent γ", low=0)
-_BETA = Setting("beta", 0.9999, "effective-number β", low=0, below=1)
+_BETA = Setting("beta", 0.9999, "effective-number β; 0 for equal weights", low=0, below=1)
 _NORMALISE = Setting(
     "normalise",
     "weights",
     "divide by the batch's sum of weights, or by its size",
     choices=("weights", "batch"),
 )
+_DEFER = Setting(
+    "defer", 0, "epoch from which the weights act (deferred re-weighting); 0 from the start", low=0
+)
+_SWITCHES = ("defer", "distil_weight_end", "temperature_end")
+"""Settings that make a loss change over the epochs, where they are not at their default."""
+
 _OVER = Setting(
     "smooth_over",
     "uniform",
@@ -286,24 +371,47 @@ LOSSES = {
         (
             Setting("rho", 1.2, "exponent ρ: 1 inverse, 0.5 square root", low=0),
             _NORMALISE,
+            _DEFER,
             _EMPTY,
         ),
+        scheduled=True,
         uses_counts=True,
     ),
     "class_balanced": Loss(
         class_balanced,
         "weights by effective number of samples",
         "class_balanced",
-        (_BETA, _NORMALISE, _EMPTY),
+        (_BETA, _NORMALISE, _DEFER, _EMPTY),
+        scheduled=True,
         uses_counts=True,
     ),
-    "focal": Loss(focal, "softmax focal loss", "focal", (_GAMMA,)),
+    "focal": Loss(focal, "softmax focal loss", "focal", (_GAMMA,), convex=False),
     "cb_focal": Loss(
         cb_focal,
         "softmax focal loss with effective-number weights",
         "class_balanced",
+        (_GAMMA, _BETA, _DEFER, _EMPTY),
+        scheduled=True,
+        uses_counts=True,
+        convex=False,
+    ),
+    "sigmoid_focal": Loss(
+        sigmoid_focal,
+        "sigmoid focal loss with effective-number weights",
+        "class_balanced",
         (_GAMMA, _BETA, _EMPTY),
         uses_counts=True,
+        kernel="sigmoid_focal",
+        convex=False,
+    ),
+    "cb_bce": Loss(
+        cb_bce,
+        "binary cross-entropy on softmax outputs with effective-number weights",
+        "ltwb",
+        (_BETA, _EMPTY),
+        uses_counts=True,
+        kernel="softmax_bce",
+        convex=False,
     ),
     "balanced_softmax": Loss(
         balanced_softmax, "softmax with log n added", "balms", (_EMPTY,), uses_counts=True
@@ -333,6 +441,50 @@ LOSSES = {
         "vs",
         (Setting("gamma", 0.15, "exponent γ of the multiplicative term", low=0), _TAU, _EMPTY),
         uses_counts=True,
+    ),
+    "sla": Loss(
+        sla,
+        "logit-adjusted, samples weighted by confidence and angle",
+        "sla",
+        (
+            Setting("gamma", 1.0, "exponent γ of (1−p_y)", low=0),
+            Setting("tau", 1.0, "strength τ of the angle", low=0),
+            Setting("tau_prior", 1.0, "strength of the prior", low=0),
+            _EMPTY,
+        ),
+        uses_counts=True,
+        convex=False,
+    ),
+    "distil": Loss(
+        distil,
+        "cross-entropy, distilled from stage 1 on some groups of classes",
+        "glag",
+        (
+            Setting("distil_weight", 1.0, "weight α of the distillation", low=0),
+            Setting(
+                "distil_weight_end",
+                None,
+                "α of the last epoch, reached linearly; constant if not given",
+                low=0,
+                kind=float,
+            ),
+            Setting("temperature", 2.0, "temperature T of the distillation", above=0),
+            Setting(
+                "temperature_end",
+                None,
+                "T of the last epoch, reached linearly; constant if not given",
+                above=0,
+                kind=float,
+            ),
+            Setting(
+                "distil_groups",
+                "many+medium",
+                "whose samples are distilled: classes with n > 100, 20 ≤ n ≤ 100, n < 20",
+                choices=("many+medium", "many", "medium", "few", "medium+few", "many+medium+few"),
+            ),
+        ),
+        scheduled=True,
+        needs_classifier=True,
     ),
     "ldam": Loss(
         ldam,

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from featbank.settings import Setting
-from stage2.methods.heads.interface import Parameters, column
+from stage2.methods.heads.interface import Parameters
+from stage2.methods.lbfgs import LBFGS
 
 SCHEDULES = {
     "cosine": "½(1+cos πt/T) over epochs t = 0…T−1",
@@ -53,11 +54,17 @@ class Optimiser(ABC):
     parameters
         Changed in place, each [C, …].
     settings
-        One mapping per configuration: ``weight_decay`` and the optimiser's own settings.
+        One mapping per configuration: ``weight_decay``, the optimiser's own settings and
+        ``decay_bias``, which is true where it is missing.
     multipliers
         Learning-rate multipliers [C] of single parameters.
+    anchors
+        What weight decay pulls single parameters towards, broadcastable to them; 0 where missing.
+    biases
+        The parameters that ``decay_bias=False`` spares.
     """
 
+    full_batch: ClassVar[bool] = False
     description: ClassVar[str]
     source: ClassVar[str]
     settings: ClassVar[tuple[Setting, ...]] = ()
@@ -67,11 +74,21 @@ class Optimiser(ABC):
         parameters: Parameters,
         settings: Sequence[Mapping[str, Any]],
         multipliers: Mapping[str, Sequence[float]],
+        anchors: Parameters | None = None,
+        biases: Sequence[str] = (),
     ) -> None:
         self.parameters = parameters
         self._some = next(iter(parameters.values()))
-        self._multiplier = {n: column(m, self._some) for n, m in multipliers.items()}
-        self._decay = column([s["weight_decay"] for s in settings], self._some)
+        self._multiplier = {name: self._column(values) for name, values in multipliers.items()}
+        self._anchors = anchors or {}
+        everywhere = [s["weight_decay"] for s in settings]
+        weights = [s["weight_decay"] if s.get("decay_bias", True) else 0.0 for s in settings]
+        decays = {name: weights if name in biases else everywhere for name in parameters}
+        self._decay = {
+            name: _shaped(self._column(values), parameters[name])
+            for name, values in decays.items()
+            if any(values)
+        }
         self._start(settings)
 
     def step(self, gradients: Parameters, lr: Tensor) -> None:
@@ -79,15 +96,19 @@ class Optimiser(ABC):
         for name, gradient in gradients.items():
             rate = lr * self._multiplier[name] if name in self._multiplier else lr
             p = self.parameters[name]
-            self._update(name, p, gradient, _shaped(rate, p), _shaped(self._decay, p))
+            self._update(name, p, gradient, _shaped(rate, p))
 
     @abstractmethod
     def _start(self, settings: Sequence[Mapping[str, Any]]) -> None:
         """Make the optimiser's own state of the parameters."""
 
     @abstractmethod
-    def _update(self, name: str, p: Tensor, gradient: Tensor, lr: Tensor, decay: Tensor) -> None:
-        """Change `p` and the optimiser's state of it; `lr` and `decay` broadcast against it."""
+    def _update(self, name: str, p: Tensor, gradient: Tensor, lr: Tensor) -> None:
+        """Change `p` and the optimiser's state of it; `lr` broadcasts against it."""
+
+    def _column(self, values: Sequence[float]) -> Tensor:
+        """Values [C] as a tensor like the parameters."""
+        return torch.tensor(values, dtype=self._some.dtype, device=self._some.device)
 
 
 class SGD(Optimiser):
@@ -105,46 +126,80 @@ class SGD(Optimiser):
 
     def _start(self, settings: Sequence[Mapping[str, Any]]) -> None:
         self._velocity = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
-        self._momentum = column([s["momentum"] for s in settings], self._some)
+        self._momentum = self._column([s["momentum"] for s in settings])
         nesterov = [float(s["nesterov"]) for s in settings]
-        self._nesterov = column(nesterov, self._some) if any(nesterov) else None
+        self._nesterov = self._column(nesterov) if any(nesterov) else None
 
-    def _update(self, name: str, p: Tensor, gradient: Tensor, lr: Tensor, decay: Tensor) -> None:
+    def _update(self, name: str, p: Tensor, gradient: Tensor, lr: Tensor) -> None:
         v, momentum = self._velocity[name], _shaped(self._momentum, p)
-        gradient.addcmul_(p, decay)
-        v.mul_(momentum).add_(gradient)
-        update = v
+        if name in self._decay:
+            gradient.addcmul_(p, self._decay[name])
+            if name in self._anchors:
+                gradient.addcmul_(self._anchors[name], self._decay[name], value=-1)
+        torch.addcmul(gradient, v, momentum, out=v)
         if self._nesterov is not None:
-            ahead = gradient.addcmul_(v, momentum)
-            update = torch.where(_shaped(self._nesterov, p) > 0, ahead, v)
-        p.addcmul_(update, lr, value=-1)
+            # With ν = 1 for Nesterov, else 0: p − lr·[ν(g + μv) + (1−ν)v].
+            ahead = _shaped(self._nesterov, p)
+            p.addcmul_(gradient, lr * ahead, value=-1)
+            lr = lr * (1 - ahead * (1 - momentum))
+        p.addcmul_(v, lr, value=-1)
 
 
 class AdamW(Optimiser):
-    """Adam with decoupled weight decay, β = (0.9, 0.999), ε = 1e-8, as PyTorch has it."""
+    """Adam with decoupled weight decay, as PyTorch has it.
+
+    m ← β₁m + (1−β₁)g, s ← β₂s + (1−β₂)g², then
+    p ← (1−lr·λ)p − lr·m̂/(√ŝ + ε) with m̂ = m/(1−β₁ᵗ), ŝ = s/(1−β₂ᵗ) at step t.
+    """
 
     description = "Adam with decoupled weight decay"
     source = "adamw"
+    settings = (
+        Setting("beta1", 0.9, "β₁, decay of the mean gradient", low=0, below=1),
+        Setting("beta2", 0.999, "β₂, decay of the mean squared gradient", low=0, below=1),
+        Setting("eps", 1e-8, "ε, added to the root of the mean square", above=0),
+    )
 
     def _start(self, settings: Sequence[Mapping[str, Any]]) -> None:
-        self._first = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
-        self._second = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
-        self._steps = 0
+        self._mean = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
+        self._square = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
+        # In float64: 1 − βᵗ of a β near 1 would lose its digits.
+        self._betas = torch.tensor(
+            [[s[name] for s in settings] for name in ("beta1", "beta2")],
+            dtype=torch.float64,
+            device=self._some.device,
+        )
+        self._shares = (1 - self._betas).to(self._some.dtype)
+        self._eps = self._column([s["eps"] for s in settings])
+        self._steps = torch.zeros((), dtype=torch.float64, device=self._some.device)
 
     def step(self, gradients: Parameters, lr: Tensor) -> None:
         """One step at the learning rates `lr` [C]; `gradients` are overwritten."""
+        # m̂/(√ŝ + ε) = r·m/(√s + ε√(1−β₂ᵗ)) with r = √(1−β₂ᵗ)/(1−β₁ᵗ).
         self._steps += 1
+        first, second = (1 - self._betas**self._steps).unbind()
+        root = second.sqrt()
+        self._ratio = (root / first).to(lr.dtype)
+        self._floor = self._eps * root.to(lr.dtype)
         super().step(gradients, lr)
 
-    def _update(self, name: str, p: Tensor, gradient: Tensor, lr: Tensor, decay: Tensor) -> None:
-        first = self._first[name].lerp_(gradient, 0.1)
-        second = self._second[name].mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-        p.mul_(1 - lr * decay)
-        spread = (second / (1 - 0.999**self._steps)).sqrt_().add_(1e-8)
-        p.addcmul_(first / spread, lr / (1 - 0.9**self._steps), value=-1)
+    def _update(self, name: str, p: Tensor, gradient: Tensor, lr: Tensor) -> None:
+        first, second = (_shaped(share, p) for share in self._shares)
+        mean = self._mean[name].lerp_(gradient, first)
+        square = self._square[name].lerp_(gradient.square_(), second)
+        if name in self._decay:
+            decay = lr * self._decay[name]
+            p.mul_(1 - decay)
+            if name in self._anchors:
+                p.addcmul_(self._anchors[name], decay)
+        spread = torch.sqrt(square, out=gradient).add_(_shaped(self._floor, p))
+        p.addcmul_(torch.div(mean, spread, out=spread), lr * _shaped(self._ratio, p), value=-1)
 
 
-OPTIMISERS: dict[str, type[Optimiser]] = {"sgd": SGD, "adamw": AdamW}
+STEPPED: dict[str, type[Optimiser]] = {"sgd": SGD, "adamw": AdamW}
+"""Optimisers that take steps, by name."""
+
+OPTIMISERS: dict[str, type[Optimiser | LBFGS]] = {**STEPPED, "lbfgs": LBFGS}
 """Every optimiser by name."""
 
 

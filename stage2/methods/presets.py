@@ -51,6 +51,18 @@ _CRT = {
     "epochs": 10,
 }
 _LWS = {**_CRT, "head": "lws", "epochs": 5}
+_LTWB = {
+    "head": "linear",
+    "init": "stage1",
+    "loss": "cb_bce",
+    "loss.beta": 0.9999,
+    "max_norm_fraction": 0.1,
+    "lr": 0.01,
+    "weight_decay": 0.1,
+    "batch_size": 64,
+    "schedule": "cosine_prestep",
+    "epochs": 10,
+}
 _CIFAR = {"lr": 0.1, "batch_size": 128}
 
 
@@ -153,6 +165,25 @@ PRESETS: dict[str, Preset] = {
         "ldam",
         paper={"CIFAR-100-LT IF 100 ResNet-34": 52.94},
     ),
+    "sla": Preset(
+        {
+            "head": "linear",
+            "init": "stage1",
+            "loss": "sla",
+            **_STAGE2,
+            "lr": 0.01,
+            "epochs": 20,
+        },
+        "logit-aware re-weighting from the stage-1 classifier",
+        "sla",
+        paper={"CIFAR-100-LT IF 100 ResNet-32, three experts": 54.6},
+    ),
+    "ltwb": Preset(_LTWB, "max-norm constraint and class-balanced binary cross-entropy", "ltwb"),
+    "oracle": Preset(
+        {"head": "linear", "loss": "ce", "train_on": "train_balanced", **_STAGE2},
+        "the bound of any classifier: a linear one trained on balanced data",
+        "disalign",
+    ),
     **{
         name: Preset(
             {"head": "linear", "loss": name, **_STAGE2},
@@ -160,7 +191,11 @@ PRESETS: dict[str, Preset] = {
             loss.source,
         )
         for name, loss in LOSSES.items()
-        if name not in ("balanced_softmax", "ldam", "los")
+        if name not in ("balanced_softmax", "ldam", "los", "sla")
+    },
+    **{
+        name: Preset({"head": name, "loss": "ce", **_STAGE2}, head.description, head.source)
+        for name, head in ((name, HEADS[name]) for name in ("cosine", "tde", "mlp"))
     },
     **{
         name: Preset({"head": name}, head.description, head.source)
@@ -168,6 +203,7 @@ PRESETS: dict[str, Preset] = {
         if not head.trained
     },
     **_variants("crt", "crt", {"cifar": {**_CRT, **_CIFAR}}),
+    **_variants("ltwb", "ltwb", {"released": {**_LTWB, "max_norm_when": "epoch"}}),
     **_variants("lws", "crt", {"cifar": {**_LWS, **_CIFAR, "epochs": 10}}),
     **_variants(
         "mislas",

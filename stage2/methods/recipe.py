@@ -10,30 +10,59 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from featbank import errors
 from featbank.settings import Setting
 from stage2.methods.heads import HEADS
 from stage2.methods.losses import LOSSES
 from stage2.methods.optimisers import OPTIMISERS, SCHEDULES
+from stage2.methods.precision import PRECISIONS
 from stage2.methods.presets import PRESETS
 from stage2.methods.samplers import SAMPLERS
 
-VIEW = Setting("view", "instance", "which features of the bank")
+VIEW = Setting("view", "instance", "which features of the bank; a+b averages a head on each")
+COMMON = (
+    Setting("train_on", "train", "the split it learns from", choices=("train", "train_balanced")),
+    Setting(
+        "calibration",
+        "none",
+        "fitted to val afterwards: one temperature, or a scale and shift per class",
+        choices=("none", "temperature", "vector"),
+    ),
+)
+"""Settings of every recipe, trained or not."""
+
+ENSEMBLE = Setting(
+    "average", "probabilities", "what is averaged over views", choices=("probabilities", "logits")
+)
 SEED = Setting("seed", 0, "seed of initialisation and batches", low=0, high=2**32 - 1)
 HEAD = Setting("head", "linear", "the classifier", choices=tuple(HEADS))
 TRAINING = (
     Setting("loss", "ce", "the loss", choices=tuple(LOSSES)),
     Setting("sampler", "instance", "how batches are drawn", choices=tuple(SAMPLERS)),
     Setting("optimiser", "sgd", "the optimiser", choices=tuple(OPTIMISERS)),
-    Setting("lr", 0.1, "learning rate", above=0),
     Setting("weight_decay", 5e-4, "weight decay, on every trained parameter", low=0),
+    Setting("decay_bias", True, "weight decay on biases too, as in every released code"),
+)
+"""Settings of every recipe that trains."""
+
+STEPS = (
+    Setting("lr", 0.1, "learning rate", above=0),
     Setting("schedule", "cosine", "learning rate over training", choices=tuple(SCHEDULES)),
     Setting("warmup", 0, "epochs of linear warm-up", low=0),
     Setting("epochs", 10, "passes over the data", low=1),
     Setting("batch_size", 128, "rows of a step", low=1),
     Setting("steps_per_epoch", None, "steps of an epoch; ⌊N/B⌋ if not given", low=1, kind=int),
+    Setting(
+        "precision",
+        "fp32",
+        "of the factors of matrix products; sums and parameters are float32",
+        choices=tuple(PRECISIONS),
+    ),
+    SEED,
 )
-"""Settings of every recipe that trains."""
+"""Settings of every recipe that trains step by step."""
 
 _PARTS: dict[str, Mapping[str, Any]] = {
     "loss": LOSSES,
@@ -86,13 +115,23 @@ class Recipe:
         return self.settings["head"]
 
     @property
+    def views(self) -> tuple[str, ...]:
+        """The views it trains a head on, each."""
+        return tuple(self.settings["view"].split("+"))
+
+    @property
     def trained(self) -> bool:
-        """Whether gradient steps are taken; a training-free recipe has one result for all seeds."""
+        """Whether its head has something to train."""
         return HEADS[self.head].trained
 
     @property
+    def stepped(self) -> bool:
+        """Whether it is trained in steps; any other recipe has one result for all seeds."""
+        return self.trained and not OPTIMISERS[self.settings["optimiser"]].full_batch
+
+    @property
     def seed(self) -> int:
-        """The seed; 0 for a training-free recipe."""
+        """The seed; 0 for a recipe without steps."""
         return self.settings.get("seed", 0)
 
     @property
@@ -113,11 +152,7 @@ class Recipe:
     def part(self, part: str) -> dict[str, Any]:
         """The own settings of ``head``, ``loss``, ``sampler`` or ``optimiser``; a head's have the
         seed too."""
-        own = _own_settings(part, self.settings[part])
-        values = {}
-        for setting in own:
-            full = f"{part}.{setting.name}"
-            values[setting.name] = self.settings.get(full, self.settings.get(setting.name))
+        values = _own(self.settings, part)
         return {**values, "seed": self.seed} if part == "head" else values
 
     def __repr__(self) -> str:
@@ -148,10 +183,15 @@ class Takes:
 
     @staticmethod
     def of(parts: Mapping[str, str]) -> Takes:
-        """What `parts` take: a ``head``, and where it is trained the rest of `_PARTS`."""
+        """What `parts` take: a ``head``, where it is trained the rest of `_PARTS`, and a ``view``
+        made of several."""
+        parts = dict(parts)
+        common = [VIEW, *([ENSEMBLE] if "+" in parts.pop("view", "") else []), *COMMON, HEAD]
+        if "loss" in parts:
+            common += TRAINING
+            common += () if OPTIMISERS[parts["optimiser"]].full_batch else STEPS
         owned = [(part, s) for part, name in parts.items() for s in _own_settings(part, name)]
         names = [s.name for _, s in owned]
-        common = (VIEW, HEAD, *TRAINING, SEED) if "loss" in parts else (VIEW, HEAD)
         settings = {s.name: s for s in common}
         aliases = {s.name: s.name for s in common}
         for part, setting in owned:
@@ -167,9 +207,9 @@ def expand(
 ) -> list[Recipe]:
     """Every combination of every recipe's grid, for every seed.
 
-    Settings that choose a part (``head``, ``loss``, ``sampler``) decide which others apply, and a
-    combination leaves out those it does not take. A training-free combination comes once, not once
-    per seed.
+    Settings that choose a part (``head``, ``loss``, ``optimiser``) decide which others apply, and a
+    combination leaves out those it does not take. A combination that is not trained in steps comes
+    once, not once per seed.
 
     Parameters
     ----------
@@ -213,7 +253,7 @@ def settings_of(name: str, parameters: Mapping[str, Any]) -> Takes:
         raise errors.ConfigError(f"Unknown recipe {name!r}. {errors.closest(name, list(PRESETS))}")
     chosen = {**PRESETS[name].settings, **parameters}
     head = HEAD.check(chosen["head"], _owner(name))
-    parts = {"head": head}
+    parts = {"head": head, "view": VIEW.check(chosen.get("view", VIEW.default), _owner(name))}
     if HEADS[head].trained:
         for setting in TRAINING:
             if setting.name in _PARTS:
@@ -234,7 +274,34 @@ def _resolve(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
             values[full] = takes.settings[full].check(value, _owner(name))
     if values.get("loss.scale", 0) is None:  # a margin is measured on the head's logits
         values["loss.scale"] = values["head.scale"]
+    if "loss" in values and OPTIMISERS[values["optimiser"]].full_batch:
+        _require_convex(name, values)
     return values
+
+
+def _require_convex(name: str, values: Mapping[str, Any]) -> None:
+    """Raise where a recipe has no one optimum that full-batch training would find."""
+    loss, sampler = LOSSES[values["loss"]], SAMPLERS[values["sampler"]]
+    reasons = [
+        (not HEADS[values["head"]].convex, f"head {values['head']!r} is not convex"),
+        (not loss.convex, f"loss {values['loss']!r} is not convex"),
+        (
+            loss.changes(_own(values, "loss")),
+            f"loss {values['loss']!r} changes over the epochs",
+        ),
+        (
+            sampler.distribution(np.ones(2), _own(values, "sampler")) is None,
+            f"sampler {values['sampler']!r} changes over the epochs",
+        ),
+        (values.get("max_norm") is not None, "max_norm is a constraint"),
+        (values.get("max_norm_fraction") is not None, "max_norm_fraction is a constraint"),
+    ]
+    for wrong, reason in reasons:
+        if wrong:
+            raise errors.ConfigError(
+                f"Recipe {name!r} cannot have optimiser={values['optimiser']}: {reason}. "
+                "Choose sgd or adamw."
+            )
 
 
 def _unknown(name: str, key: str, takes: Takes) -> errors.ConfigError:
@@ -250,6 +317,12 @@ def _unknown(name: str, key: str, takes: Takes) -> errors.ConfigError:
 
 def _owner(name: str) -> str:
     return f"recipe {name!r}"
+
+
+def _own(settings: Mapping[str, Any], part: str) -> dict[str, Any]:
+    """The values of a part's own settings."""
+    names = [setting.name for setting in _own_settings(part, settings[part])]
+    return {n: settings.get(f"{part}.{n}", settings.get(n)) for n in names}
 
 
 def _own_settings(part: str, name: str) -> tuple[Setting, ...]:

@@ -3,6 +3,10 @@
 A stream is drawn whole, [epochs, steps·B] int64, from the recipe's seed, on the CPU: the same seed
 gives the same batches on a laptop and on a GPU. Recipes of a fused group share one stream, so their
 comparison is paired. An empty class is never drawn.
+
+A sampler is how often it draws each class, a function of the class counts n_k; unless it has its
+own way to draw, a class is then drawn by those frequencies and a row uniformly within the class,
+with replacement. To add one of that kind, write its function and its entry in `SAMPLERS`.
 """
 
 from __future__ import annotations
@@ -11,21 +15,58 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from featbank.settings import Setting
+from featbank.settings import Setting, resolved
+from stage2.methods.losses import Moment, effective_number_weights
 from stage2.methods.seeding import seeded
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """A sampler of the registry: ``function(labels [N], epochs, draws, settings, generator)``."""
+    """A sampler of the registry.
 
-    function: Callable[[Tensor, int, int, dict[str, Any], torch.Generator], Tensor]
+    Attributes
+    ----------
+    function
+        ``(counts [K] float64, all ≥ 1, settings, moment) → class frequencies [K]``, up to a factor.
+    description, source
+        One line; citation key of `featbank methods`.
+    settings
+        What it takes.
+    draw
+        ``(labels [N], epochs, draws, settings, generator) → rows [epochs, draws]`` of a sampler
+        that does more than `with_replacement`, which draws for the others.
+    scheduled
+        Whether the frequencies depend on the epoch.
+    """
+
+    function: Callable[[np.ndarray, dict[str, Any], Moment], np.ndarray]
     description: str
     source: str
     settings: tuple[Setting, ...] = ()
+    draw: Callable[[Tensor, int, int, dict[str, Any], torch.Generator], Tensor] | None = None
+    scheduled: bool = False
+
+    def distribution(
+        self, counts: np.ndarray, settings: dict[str, Any] | None = None
+    ) -> np.ndarray | None:
+        """Share of each class in a long stream, for training counts n_k [K].
+
+        Returns
+        -------
+        Probabilities [K] float64, 0 for an empty class; None where they change over the epochs,
+        which they do for `progressive` and with ``defer`` > 0.
+        """
+        values = resolved(self.settings, settings or {}, "sampler")
+        if self.scheduled or values.get("defer"):
+            return None
+        counts = np.asarray(counts, np.float64)
+        weight = np.zeros_like(counts)
+        weight[counts > 0] = self.function(counts[counts > 0], values, Moment())
+        return weight / weight.sum()
 
 
 def index_stream(
@@ -54,22 +95,119 @@ def index_stream(
     copies
         A augmentation copies of each row: a draw takes one at random, row + N·copy.
     settings
-        The sampler's own.
+        The sampler's own. With ``defer`` d > 0 the first d epochs are those of `instance` of the
+        same seed, and the others those the sampler has without it: deferred re-sampling, DRS
+        [LDAM].
 
     Returns
     -------
     [epochs, steps, batch_size] int64 on the CPU.
+
+    Raises
+    ------
+    ConfigError
+        For settings the sampler does not take.
     """
-    draws = steps * batch_size
+    entry, labels, draws = SAMPLERS[sampler], labels.cpu(), steps * batch_size
+    values = resolved(entry.settings, settings or {}, f"sampler {sampler!r}")
     generator = seeded(seed, "sampler")
-    stream = SAMPLERS[sampler].function(labels.cpu(), epochs, draws, settings or {}, generator)
+    if entry.draw:
+        stream = entry.draw(labels, epochs, draws, values, generator)
+    else:
+        stream = with_replacement(
+            entry, labels, epochs=epochs, draws=draws, settings=values, generator=generator
+        )
+    if early := min(values.get("defer", 0), epochs):
+        stream[:early] = permutations(labels, early, draws, {}, seeded(seed, "sampler"))
     if copies > 1:
         chooser = seeded(seed, "copies")
         stream = stream + len(labels) * torch.randint(copies, stream.shape, generator=chooser)
     return stream.view(epochs, steps, batch_size)
 
 
-def instance(
+def instance(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> np.ndarray:
+    """As the data are, n_k; drawn by `permutations`."""
+    return counts
+
+
+def balanced(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> np.ndarray:
+    """Every class alike [cRT eq. 1, q = 0]; drawn by `class_cycles` or `balanced_draws`."""
+    return np.ones_like(counts)
+
+
+def sqrt(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> np.ndarray:
+    """√n_k, an item by 1/√n_y [cRT eq. 1, q = ½]; the release draws with replacement as well."""
+    return np.sqrt(counts)
+
+
+def power(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> np.ndarray:
+    """n_k^q [cRT eq. 1]: q = 1 as the data are, ½ `sqrt`, 0 every class alike, −1 `reversed`.
+
+    Divided by n_max^q, so that no count overflows.
+    """
+    return (counts / counts.max()) ** settings["power"]
+
+
+def progressive(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> np.ndarray:
+    """From the data's frequencies to equal ones, (1−λ)·n_k/N + λ/K [cRT eq. 2].
+
+    In epoch t = 1…T, ``ramp=released`` has λ = (t−1)/(T−1), which begins at the data's frequencies
+    and ends at equal ones; ``paper`` has λ = t/T. A single epoch is a beginning: the released λ is
+    then 0, as in the release, whose steps are ``linspace(0, 1, T)``. K counts the classes that have
+    rows. The release goes through each class in reshuffled cycles; here, as in the paper, a row is
+    drawn uniformly within its class.
+    """
+    last = moment.epochs - 1
+    mixed = moment.epoch / last if last else 0.0
+    if settings["ramp"] == "paper":
+        mixed = (moment.epoch + 1) / moment.epochs
+    return (1 - mixed) * counts / counts.sum() + mixed / len(counts)
+
+
+def reverse(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> np.ndarray:
+    """n_max/n_k, the rarest class most often [BBN §4.2, the reversed sampler]."""
+    return counts.max() / counts
+
+
+def effective(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> np.ndarray:
+    """An item by its class's effective-number weight (1−β)/(1−β^n_y), so a class by n_k times it
+    [CB eq. 4].
+
+    As the released re-sampling of [LDAM], with replacement. β = 0 is as the data are, β → 1 every
+    class alike.
+    """
+    return counts * effective_number_weights(counts, settings["beta"])
+
+
+def with_replacement(
+    sampler: Sampler,
+    labels: Tensor,
+    *,
+    epochs: int,
+    draws: int,
+    settings: dict[str, Any],
+    generator: torch.Generator,
+) -> Tensor:
+    """Class by the sampler's frequencies in the epoch, item uniform in the class, [epochs, draws].
+
+    Takes a few times the memory of one epoch's draws beside the stream.
+    """
+    _, counts, starts, rows = _by_class(labels)
+    stream = torch.empty(epochs, draws, dtype=torch.int64)
+    for epoch in range(epochs):
+        weight = sampler.function(counts.double().numpy(), settings, Moment(epoch, epochs))
+        share = np.cumsum(weight)
+        edges = torch.from_numpy(np.append(0, share / share[-1]))  # class k is [edge k, edge k+1)
+        # One number chooses both: the class it falls into and, by how far into it, the item.
+        at = torch.rand(draws, generator=generator, dtype=torch.float64)
+        which = torch.searchsorted(edges[1:], at, right=True)
+        into = (at - edges[which]) / edges.diff()[which]
+        item = (into * counts[which]).long().minimum(counts[which] - 1)
+        stream[epoch] = rows[starts[which] + item]
+    return stream
+
+
+def permutations(
     labels: Tensor, epochs: int, draws: int, settings: dict[str, Any], generator: torch.Generator
 ) -> Tensor:
     """A fresh permutation per epoch; more draws than rows go on with the next permutation."""
@@ -78,7 +216,7 @@ def instance(
     return order.view(epochs, -1)[:, :draws]
 
 
-def class_balanced(
+def balanced_draws(
     labels: Tensor, epochs: int, draws: int, settings: dict[str, Any], generator: torch.Generator
 ) -> Tensor:
     """Class uniform, then item uniform, with replacement."""
@@ -88,7 +226,7 @@ def class_balanced(
     return rows[starts[which] + at.long().minimum(counts[which] - 1)].view(epochs, draws)
 
 
-def class_aware(
+def class_cycles(
     labels: Tensor, epochs: int, draws: int, settings: dict[str, Any], generator: torch.Generator
 ) -> Tensor:
     """Cycle through the classes, `per_class` consecutive items of the class's own cycle a visit
@@ -98,7 +236,7 @@ def class_aware(
     the epochs, and an epoch begins with a new visit.
     """
     classes, counts, starts, rows = _by_class(labels)
-    per_class = settings.get("per_class", 4)
+    per_class = settings["per_class"]
     visits = -(-draws // per_class)  # of one epoch
     laps = -(-epochs * visits // len(classes))
     order = torch.rand(laps, len(classes), generator=generator).argsort(1).view(-1)
@@ -139,14 +277,54 @@ def _by_class(labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return classes, counts, counts.cumsum(0) - counts, rows
 
 
+_DEFER = Setting(
+    "defer", 0, "epoch from which it acts, those before draw as instance; 0 from the start", low=0
+)
+
 SAMPLERS = {
-    "instance": Sampler(instance, "every sample once per epoch", "crt"),
+    "instance": Sampler(instance, "every sample once per epoch", "crt", draw=permutations),
     "class_aware": Sampler(
-        class_aware,
+        balanced,
         "cycles of classes, consecutive items of each",
         "crt",
-        (Setting("per_class", 4, "items of one class visit", low=1),),
+        (Setting("per_class", 4, "items of one class visit", low=1), _DEFER),
+        draw=class_cycles,
     ),
-    "class_balanced": Sampler(class_balanced, "class uniform, then item uniform", "crt"),
+    "class_balanced": Sampler(
+        balanced, "class uniform, then item uniform", "crt", (_DEFER,), draw=balanced_draws
+    ),
+    "sqrt": Sampler(sqrt, "classes by √n", "crt", (_DEFER,)),
+    "power": Sampler(
+        power,
+        "classes by n^q",
+        "crt",
+        (
+            Setting("power", 0.5, "exponent q: 1 as the data are, 0 every class alike", low=-1),
+            _DEFER,
+        ),
+    ),
+    "progressive": Sampler(
+        progressive,
+        "from the data's frequencies to equal ones over the epochs",
+        "crt",
+        (
+            Setting(
+                "ramp",
+                "released",
+                "share of equal frequencies in epoch t: (t−1)/(T−1) as released, t/T as in the "
+                "paper",
+                choices=("released", "paper"),
+            ),
+            _DEFER,
+        ),
+        scheduled=True,
+    ),
+    "reversed": Sampler(reverse, "classes by 1/n", "bbn", (_DEFER,)),
+    "effective": Sampler(
+        effective,
+        "items by the effective number of their class",
+        "class_balanced",
+        (Setting("beta", 0.9999, "effective-number β", low=0, below=1), _DEFER),
+    ),
 }
 """Every sampler by name."""

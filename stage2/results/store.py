@@ -16,13 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import load, save
 
 from featbank import errors
 from featbank.bank import Bank
 from stage2.engine.metrics import Evaluation
 from stage2.methods.recipe import Recipe
 
-SCHEMA = 1
+SCHEMA = 2
+"""2 added ``evaluation.details``."""
+
 APPLICATION = 0x66656174  # "feat", in the file's header
 
 _TABLES = """
@@ -54,6 +57,7 @@ CREATE TABLE IF NOT EXISTS evaluation (
     metrics TEXT NOT NULL,         -- JSON
     per_class BLOB NOT NULL,       -- float64 [K], percent, NaN where a class has no row
     correct BLOB NOT NULL,         -- bits [N], numpy.packbits
+    details BLOB,                  -- arrays, safetensors; NULL where written under schema 1
     PRIMARY KEY (bank, recipe, split, epoch),
     FOREIGN KEY (bank, recipe) REFERENCES run ON DELETE CASCADE
 );
@@ -80,7 +84,8 @@ class Store:
     path
         The file.
     create
-        Make it where it is absent.
+        Open it for writing: make it where it is absent, bring it to schema 2 where it is older. A
+        file that is only read is left as it is.
 
     Raises
     ------
@@ -107,12 +112,14 @@ class Store:
         kind = self._db.execute("PRAGMA application_id").fetchone()[0]
         tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if kind == APPLICATION:
-            schema = self._db.execute("PRAGMA user_version").fetchone()[0]
+            schema = self._schema()
             if schema > SCHEMA:
                 raise errors.ConfigError(
                     f"{self.path} has results schema {schema}, this version reads {SCHEMA}. "
                     "Update featbank."
                 )
+            if create and schema < SCHEMA:
+                self._migrate()
         elif tables or kind or not create:
             raise errors.ConfigError(
                 f"{self.path} is a database of something else. Choose another name."
@@ -124,6 +131,17 @@ class Store:
                     f"BEGIN IMMEDIATE; {_TABLES} PRAGMA application_id = {APPLICATION};"
                     f"PRAGMA user_version = {SCHEMA}; COMMIT;"
                 )
+
+    def _migrate(self) -> None:
+        """Bring a file of schema 1 to schema 2, all or nothing."""
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            if self._schema() == 1:  # and no other process has done it meanwhile
+                self._db.execute("ALTER TABLE evaluation ADD COLUMN details BLOB")
+                self._db.execute(f"PRAGMA user_version = {SCHEMA}")
+
+    def _schema(self) -> int:
+        return self._db.execute("PRAGMA user_version").fetchone()[0]
 
     def add_bank(self, bank: Bank) -> None:
         """Remember what tables need to know of a bank."""
@@ -172,7 +190,8 @@ class Store:
         evaluations: Mapping[tuple[str, str], Evaluation] = run["evaluations"]
         for (split, epoch), evaluation in evaluations.items():
             self._db.execute(
-                "INSERT INTO evaluation VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO evaluation (bank, recipe, split, epoch, metrics, per_class, correct, "
+                "details) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     *key,
                     split,
@@ -180,6 +199,7 @@ class Store:
                     json.dumps(evaluation.metrics),
                     evaluation.per_class.astype("<f8").tobytes(),
                     np.packbits(evaluation.correct).tobytes(),
+                    save(evaluation.details),
                 ),
             )
 
@@ -214,13 +234,26 @@ class Store:
 
     def correct(self, fingerprint: str, recipe: str, split: str, epoch: str) -> np.ndarray:
         """Whether a recipe classified each row of a split correctly, [N] bool."""
-        (bits,) = self._db.execute(
-            "SELECT correct FROM evaluation "
-            "WHERE bank = ? AND recipe = ? AND split = ? AND epoch = ?",
-            (fingerprint, recipe, split, epoch),
-        ).fetchone()
+        bits = self._blob("correct", fingerprint, recipe, split, epoch)
         rows = self.banks()[fingerprint]["rows"][split]
         return np.unpackbits(np.frombuffer(bits, np.uint8), count=rows).astype(bool)
+
+    def details(
+        self, fingerprint: str, recipe: str, split: str, epoch: str
+    ) -> dict[str, np.ndarray]:
+        """The arrays of an evaluation, `stage2.engine.metrics.DETAILS`; none under schema 1."""
+        if self._schema() == 1:
+            return {}
+        data = self._blob("details", fingerprint, recipe, split, epoch)
+        return {} if data is None else load(data)
+
+    def _blob(self, column: str, *place: str) -> Any:
+        (data,) = self._db.execute(
+            f"SELECT {column} FROM evaluation "
+            "WHERE bank = ? AND recipe = ? AND split = ? AND epoch = ?",
+            place,
+        ).fetchone()
+        return data
 
     def close(self) -> None:
         """Close the file."""

@@ -156,7 +156,7 @@ def _rows(runs: Sequence[Run], split: str, select_on: str) -> list[Row]:
     epochs = sorted({epoch for run in done for _, epoch in run.metrics}) or ["last"]
     ranked_at = "selected" if select_on == "val" and "selected" in epochs else "last"
     complete = done if len(done) == len(runs) else []  # a mean over surviving seeds ranks nothing
-    selection = [run.metrics[select_on, ranked_at]["macro"] for run in complete]
+    selection = [_metric(run, select_on, ranked_at, "macro") for run in complete]
     rows = []
     for epoch in epochs:
         row: Row = {
@@ -170,10 +170,19 @@ def _rows(runs: Sequence[Run], split: str, select_on: str) -> list[Row]:
         }
         row["selection"], row["selection_std"] = _over_seeds(selection)
         for metric in METRICS:
-            values = [run.metrics[split, epoch][metric] for run in done]
+            values = [_metric(run, split, epoch, metric) for run in done]
             row[metric], row[f"{metric}_std"] = _over_seeds(values)
         rows.append(row)
     return rows
+
+
+def _metric(run: Run, split: str, epoch: str, metric: str) -> float | None:
+    """A metric of a run; where no epoch was selected, the last one counts as that.
+
+    None where it was not measured, as the metrics that results of schema 1 lack.
+    """
+    at_last = run.metrics.get((split, "last"), {})
+    return run.metrics.get((split, epoch), at_last).get(metric)
 
 
 def _over_seeds(values: Sequence[float | None]) -> tuple[float | None, float | None]:

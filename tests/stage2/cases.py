@@ -10,18 +10,59 @@ LOSS_CASES: dict[str, list[dict[str, Any]]] = {
         {"rho": 1.2, "normalise": "weights"},
         {"rho": 0.5, "normalise": "batch"},
         {"rho": 0.0, "normalise": "weights"},
+        {"rho": 1.0, "normalise": "weights", "defer": 4},
+        {"rho": 1.0, "normalise": "batch", "defer": 2},
     ],
     "class_balanced": [
         {"beta": 0.9999, "normalise": "weights"},
         {"beta": 0.9, "normalise": "batch"},
         {"beta": 0.0, "normalise": "batch"},
+        {"beta": 0.99, "normalise": "weights", "defer": 4},
+        {"beta": 0.99, "normalise": "weights", "defer": 3},
     ],
     "focal": [{"gamma": 1.0}, {"gamma": 2.0}, {"gamma": 0.5}, {"gamma": 0.0}],
-    "cb_focal": [{"gamma": 1.5, "beta": 0.999}, {"gamma": 0.0, "beta": 0.9999}],
+    "cb_focal": [
+        {"gamma": 1.5, "beta": 0.999},
+        {"gamma": 0.0, "beta": 0.9999},
+        {"gamma": 1.5, "beta": 0.999, "defer": 4},
+        {"gamma": 1.5, "beta": 0.999, "defer": 3},
+    ],
+    "sigmoid_focal": [
+        {"gamma": 2.0, "beta": 0.999},
+        {"gamma": 0.5, "beta": 0.0},
+        {"gamma": 0.0, "beta": 0.9999},
+    ],
+    "cb_bce": [{"beta": 0.9999}, {"beta": 0.9}, {"beta": 0.0}],
     "balanced_softmax": [{}],
     "logit_adjusted": [{"tau": 1.0}, {"tau": 2.5}, {"tau": 0.0}],
     "gradual": [{"base": 2.0, "strength": 1.0}, {"base": 5.0, "strength": 0.5}],
     "vs": [{"gamma": 0.15, "tau": 1.0}, {"gamma": 0.0, "tau": 0.5}, {"gamma": 0.4, "tau": 0.0}],
+    "sla": [
+        {"gamma": 1.0, "tau": 1.0, "tau_prior": 1.0},
+        {"gamma": 2.5, "tau": 3.0, "tau_prior": 0.0},
+        {"gamma": 0.5, "tau": 0.0, "tau_prior": 1.5},
+        {"gamma": 0.0, "tau": 2.0, "tau_prior": 0.5},
+    ],
+    "distil": [
+        {"distil_weight": 1.0, "temperature": 2.0, "distil_groups": "many+medium"},
+        {"distil_weight": 0.4, "temperature": 1.0, "distil_groups": "many+medium+few"},
+        {"distil_weight": 1.5, "temperature": 4.0, "distil_groups": "few"},
+        {"distil_weight": 1.5, "temperature": 4.0, "distil_groups": "many"},
+        {"distil_weight": 0.0, "temperature": 2.0, "distil_groups": "many+medium"},
+        {
+            "distil_weight": 1.0,
+            "distil_weight_end": 0.0,
+            "temperature": 2.0,
+            "distil_groups": "few",
+        },
+        {
+            "distil_weight": 0.0,
+            "distil_weight_end": 2.0,
+            "temperature": 5.0,
+            "temperature_end": 1.0,
+            "distil_groups": "medium+few",
+        },
+    ],
     "ldam": [
         {"max_margin": 0.5, "scale": 30.0, "defer": 0, "beta": 0.9999},
         {"max_margin": 0.3, "scale": 10.0, "defer": 2, "beta": 0.99},
@@ -44,7 +85,7 @@ LOSS_CASES: dict[str, list[dict[str, Any]]] = {
         {"smoothing": 1.0, "smooth_over": "others"},
     ],
 }
-"""Settings by loss; at epoch 3 of 8 (`MOMENT`) the deferral of ldam is before, at and after it."""
+"""Settings by loss; at epoch 3 of 8 (`MOMENT`) a deferral is before, at and after it."""
 
 MOMENT = {"epoch": 3, "epochs": 8}
 
@@ -55,7 +96,12 @@ HEAD_CASES: dict[str, list[dict[str, Any]]] = {
         {"init": "stage1", "scale": 5.0, "learn_scale": True},
     ],
     "lws": [{}],
-    "mislas": [{"delta_lr": 0.2}, {"delta_lr": 0.0}],
+    "mislas": [{"delta_lr": 0.2, "decay": "weight"}, {"delta_lr": 0.0, "decay": "weight"}],
     "disalign": [{"init": "identity"}, {"init": "released"}],
+    "tde": [
+        {"init": "fresh", "heads": 2, "scale": 16.0, "gamma": 2.0, "alpha": 3.0},
+        {"init": "stage1", "heads": 2, "scale": 5.0, "gamma": 1.5, "alpha": 1.5},
+    ],
+    "mlp": [{"hidden": 5}],
 }
 """Settings by trained head."""

@@ -22,8 +22,18 @@ TRAINED = {
     "lws": ("scale",),
     "mislas": ("weight", "bias", "scale"),
     "disalign": ("alpha", "beta", "v", "c"),
+    "tde": ("weight",),
+    "mlp": ("hidden_weight", "hidden_bias", "weight", "bias"),
 }
 """What training may change, by head; the cosine scale only with `learn_scale`."""
+
+BIASES = {
+    "linear": ("bias",),
+    "mislas": ("bias",),
+    "disalign": ("beta", "c"),
+    "mlp": ("hidden_bias", "bias"),
+}
+"""What `decay_bias=False` spares, by head."""
 
 
 # Heads, METHODS §3 -------------------------------------------------------------------------------
@@ -31,20 +41,60 @@ TRAINED = {
 
 def logits(head: str, p: Mapping[str, Tensor], x: Tensor, w0: Tensor, b0: Tensor) -> Tensor:
     """Logits [B, K] of a trained head with the parameters `p` of one configuration."""
-    if head == "linear":
-        return torch.einsum("bd,kd->bk", x, p["weight"]) + p["bias"]
-    if head == "cosine":
-        lengths = x.norm(dim=1)[:, None] * p["weight"].norm(dim=1)[None, :]
-        return p["scale"] * torch.einsum("bd,kd->bk", x, p["weight"]) / lengths
     z0 = torch.einsum("bd,kd->bk", x, w0) + b0
-    if head == "lws":
-        return p["scale"] * z0
-    if head == "mislas":  # W = W₀ + ΔW; the bias inside the scale, as released
-        return p["scale"] * (torch.einsum("bd,kd->bk", x, p["weight"]) + p["bias"])
-    if head == "disalign":
-        sigma = 1 / (1 + torch.exp(-(x @ p["v"].reshape(-1) + p["c"].reshape(()))))[:, None]
-        return (1 + sigma * p["alpha"]) * z0 + sigma * p["beta"]
-    raise KeyError(head)
+    formulas = {
+        "linear": lambda: _affine(x, p["weight"], p["bias"]),
+        "cosine": lambda: p["scale"] * _cosines(x, p["weight"]),
+        "lws": lambda: p["scale"] * z0,
+        # W = W₀ + ΔW; the bias inside the scale, as released
+        "mislas": lambda: p["scale"] * _affine(x, p["weight"], p["bias"]),
+        "disalign": lambda: z0 + _confidence(p, x) * (p["alpha"] * z0 + p["beta"]),
+        "tde": lambda: tde(p, x, alpha=0.0),
+        "mlp": lambda: _affine(hidden(p, x), p["weight"], p["bias"]),
+    }
+    return formulas[head]()
+
+
+def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return torch.einsum("bd,kd->bk", x, weight) + bias
+
+
+def _cosines(x: Tensor, weight: Tensor) -> Tensor:
+    """cos(x, w_k), [B, K]."""
+    return torch.einsum("bd,kd->bk", x, weight) / torch.outer(x.norm(dim=1), weight.norm(dim=1))
+
+
+def _confidence(p: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    """σ(x) of disalign, [B, 1]."""
+    return 1 / (1 + torch.exp(-(x @ p["v"].reshape(-1) + p["c"].reshape(()))))[:, None]
+
+
+def hidden(p: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    """relu(Vx + a) of mlp, [B, H]."""
+    return torch.relu(_affine(x, p["hidden_weight"], p["hidden_bias"]))
+
+
+def own_cosine(head: str, p: Mapping[str, Tensor], x: Tensor, y: Tensor, w0: Tensor) -> Tensor:
+    """Cosine between what the last linear layer sees and the weight of the own class, [B].
+
+    0 where all it sees is 0.
+    """
+    rows = hidden(p, x) if head == "mlp" else x
+    return _cosines(rows, p.get("weight", w0))[torch.arange(len(y)), y].nan_to_num(0.0)
+
+
+def tde(p: Mapping[str, Tensor], x: Tensor, *, alpha: float) -> Tensor:
+    """τ/H Σ_h ⟨x̂_h − α cos(x_h, d_h) d̂_h, w_kh⟩/(‖w_kh‖ + γ), [B, K], part by part."""
+    parts, size = p["direction"].shape
+    z = torch.zeros(len(x), len(p["weight"]), dtype=x.dtype)
+    for h in range(parts):
+        own = slice(h * size, (h + 1) * size)
+        unit = x[:, own] / x[:, own].norm(dim=1, keepdim=True)
+        d = p["direction"][h] / p["direction"][h].norm()
+        left = unit - alpha * (unit @ d)[:, None] * d
+        w = p["weight"][:, own]
+        z = z + p["scale"] / parts * left @ (w / (w.norm(dim=1, keepdim=True) + p["gamma"])).T
+    return z
 
 
 def tau_norm(x: Tensor, w0: Tensor, b0: Tensor, *, tau: float, keep_bias: bool) -> Tensor:
@@ -107,7 +157,7 @@ def las_smoothing(s: Settings, n: Tensor) -> Tensor:
 
 
 def smoothed(z: Tensor, y: Tensor, epsilon: Tensor, over: str) -> Tensor:
-    """Mean cross-entropy with the target (1−ε_y)·1[k=y] + ε_y·o_k, row by row."""
+    """Cross-entropy with the target (1−ε_y)·1[k=y] + ε_y·o_k, row by row, [B]."""
     rows = []
     for z_i, y_i in zip(z, y.tolist(), strict=True):
         classes, eps = len(z_i), epsilon[y_i]
@@ -115,7 +165,7 @@ def smoothed(z: Tensor, y: Tensor, epsilon: Tensor, over: str) -> Tensor:
         target = other.repeat(classes)
         target[y_i] = 1 - eps + (eps / classes if over == "uniform" else 0)
         rows.append(-(target * torch.log_softmax(z_i, 0)).sum())
-    return torch.stack(rows).mean()
+    return torch.stack(rows)
 
 
 def _per_row(u: Tensor, y: Tensor) -> Tensor:
@@ -127,53 +177,138 @@ def _log_prior(n: Tensor) -> Tensor:
     return torch.log(n / n.sum())
 
 
-def _weighted(name: str, z: Tensor, y: Tensor, s: Settings, n: Tensor) -> Tensor:
-    omega = class_weights(name, s, n)[y]
-    total = omega.sum() if s.get("normalise", "weights") == "weights" else len(y)
-    return (omega * _per_row(z, y)).sum() / total
+def _p_y(u: Tensor, y: Tensor) -> Tensor:
+    return torch.softmax(u, 1)[torch.arange(len(y)), y]
 
 
-def _focal(z: Tensor, y: Tensor, s: Settings, omega: Tensor) -> Tensor:
-    p_y = torch.softmax(z, 1)[torch.arange(len(y)), y]
-    return (omega * (1 - p_y) ** s["gamma"] * _per_row(z, y)).mean()
+def _focal(z: Tensor, y: Tensor, s: Settings) -> Tensor:
+    return (1 - _p_y(z, y)) ** s["gamma"] * _per_row(z, y)
+
+
+def _sigmoid_focal(z: Tensor, y: Tensor, s: Settings) -> Tensor:
+    x = torch.where(torch.nn.functional.one_hot(y, z.shape[1]) == 1, z, -z)
+    terms = (1 - torch.sigmoid(x)) ** s["gamma"] * -torch.nn.functional.logsigmoid(x)
+    return terms.sum(1)
+
+
+def _softmax_bce(z: Tensor, y: Tensor) -> Tensor:
+    rows = []
+    for z_i, y_i in zip(z, y.tolist(), strict=True):
+        log_p, total = torch.log_softmax(z_i, 0), torch.zeros_like(z_i[0])
+        for k in range(len(z_i)):
+            others = torch.cat([log_p[:k], log_p[k + 1 :]])
+            total = total - (log_p[k] if k == y_i else others.logsumexp(0))  # 1 − p_k is their sum
+        rows.append(total / len(z_i))
+    return torch.stack(rows)
 
 
 def _balanced_softmax(z: Tensor, y: Tensor, n: Tensor) -> Tensor:
     mass = n * torch.exp(z - z.max(1, keepdim=True).values)
-    return -torch.log(mass[torch.arange(len(y)), y] / mass.sum(1)).mean()
+    return -torch.log(mass[torch.arange(len(y)), y] / mass.sum(1))
 
 
-def _ldam(z: Tensor, y: Tensor, s: Settings, n: Tensor, epoch: int) -> Tensor:
+def _ldam(z: Tensor, y: Tensor, s: Settings, n: Tensor) -> Tensor:
     u = z.clone()
     u[torch.arange(len(y)), y] -= s["scale"] * s["max_margin"] * (n.min() / n[y]) ** 0.25
-    if s["defer"] and epoch >= s["defer"]:
-        return _weighted("class_balanced", u, y, {"beta": s["beta"]}, n)
-    return _per_row(u, y).mean()
+    return _per_row(u, y)
+
+
+def _sla(z: Tensor, y: Tensor, s: Settings, n: Tensor) -> Tensor:
+    u = z + s["tau_prior"] * _log_prior(n)
+    return (1 - _p_y(u, y)).detach() ** s["gamma"] * _per_row(u, y)
+
+
+def _omega(name: str, s: Settings, n: Tensor, epoch: int) -> tuple[Tensor, bool]:
+    """Class weights ω [K], and whether to divide by the batch's sum of them."""
+    defer = s.get("defer", 0)
+    weighted = name in ("weighted", "class_balanced", "cb_focal", "sigmoid_focal", "cb_bce")
+    if (name == "ldam" and defer and epoch >= defer) or (weighted and epoch >= defer):
+        by_weights = name in ("weighted", "class_balanced") and s.get("normalise") != "batch"
+        return class_weights(name, s, n), by_weights or name == "ldam"
+    return torch.ones_like(n), False
+
+
+def divergence(
+    z: Tensor, y: Tensor, teacher: Tensor, s: Settings, n: Tensor, *, epoch: int, epochs: int
+) -> Tensor:
+    """α·T²·KL(softmax(z⁰/T) ‖ softmax(z/T)) of the rows of chosen groups, 0 of the others, [B]."""
+
+    def now(name: str) -> float:
+        end = s.get(f"{name}_end")
+        return s[name] if end is None else s[name] + (end - s[name]) * epoch / max(1, epochs - 1)
+
+    alpha, temperature = now("distil_weight"), now("temperature")
+    rows = []
+    for z_i, y_i, z0_i in zip(z, y.tolist(), teacher.to(z.dtype), strict=True):
+        group = "many" if n[y_i] > 100 else "few" if n[y_i] < 20 else "medium"
+        p, p0 = torch.softmax(z_i / temperature, 0), torch.softmax(z0_i / temperature, 0)
+        kl = sum(p0[k] * torch.log(p0[k] / p[k]) for k in range(len(p)))
+        rows.append(kl * alpha * temperature**2 * (group in s["distil_groups"].split("+")))
+    return torch.stack(rows)
 
 
 def loss(
-    name: str, z: Tensor, y: Tensor, s: Settings, n: Tensor, *, epoch: int = 0, epochs: int = 1
+    name: str,
+    z: Tensor,
+    y: Tensor,
+    s: Settings,
+    n: Tensor,
+    *,
+    epoch: int = 0,
+    epochs: int = 1,
+    kappa: Tensor | None = None,
+    teacher: Tensor | None = None,
+    row_weight: Tensor | None = None,
 ) -> Tensor:
-    """Batch loss for logits z [B, K], labels y [B], settings and class counts n [K]."""
+    """Batch loss for logits z [B, K], labels y [B], settings and class counts n [K].
+
+    `kappa` [B] multiplies each row's loss, `teacher` [B, K] are the logits of stage 1, and
+    `row_weight` [B] replaces 1/B.
+    """
     formulas = {
-        "ce": lambda: _per_row(z, y).mean(),
-        "weighted": lambda: _weighted(name, z, y, s, n),
-        "class_balanced": lambda: _weighted(name, z, y, s, n),
-        "focal": lambda: _focal(z, y, s, torch.ones_like(z[:, 0])),
-        "cb_focal": lambda: _focal(z, y, s, class_weights(name, s, n)[y]),
+        "ce": lambda: _per_row(z, y),
+        "weighted": lambda: _per_row(z, y),
+        "class_balanced": lambda: _per_row(z, y),
+        "focal": lambda: _focal(z, y, s),
+        "cb_focal": lambda: _focal(z, y, s),
+        "sigmoid_focal": lambda: _sigmoid_focal(z, y, s),
+        "cb_bce": lambda: _softmax_bce(z, y),
         "balanced_softmax": lambda: _balanced_softmax(z, y, n),
-        "logit_adjusted": lambda: _per_row(z + s["tau"] * _log_prior(n), y).mean(),
+        "logit_adjusted": lambda: _per_row(z + s["tau"] * _log_prior(n), y),
         "gradual": lambda: _per_row(
             z + s["strength"] * (s["base"] ** (epoch / epochs) - 1) * _log_prior(n), y
-        ).mean(),
-        "vs": lambda: _per_row(
-            z * (n / n.max()) ** s["gamma"] + s["tau"] * _log_prior(n), y
-        ).mean(),
-        "ldam": lambda: _ldam(z, y, s, n, epoch),
+        ),
+        "vs": lambda: _per_row(z * (n / n.max()) ** s["gamma"] + s["tau"] * _log_prior(n), y),
+        "sla": lambda: _sla(z, y, s, n),
+        "distil": lambda: _per_row(z, y),
+        "ldam": lambda: _ldam(z, y, s, n),
         "las": lambda: smoothed(z, y, las_smoothing(s, n), s["smooth_over"]),
         "los": lambda: smoothed(z, y, torch.full_like(n, s["smoothing"]), s["smooth_over"]),
     }
-    return formulas[name]()
+    share = torch.full_like(z[:, 0], 1 / len(y)) if row_weight is None else row_weight
+    omega, by_weights = _omega(name, s, n, epoch)
+    weight = share * omega[y]
+    weight = weight / weight.sum() if by_weights else weight
+    weight = weight if kappa is None else weight * kappa
+    total = (weight * formulas[name]()).sum()
+    if name == "distil":
+        assert teacher is not None
+        extra = divergence(z, y, teacher, s, n, epoch=epoch, epochs=epochs)
+        total = total + (share * extra).sum()
+    return total
+
+
+def best_cosines(
+    head: str, p: Mapping[str, Tensor], x: Tensor, y: Tensor, w0: Tensor, b0: Tensor
+) -> Tensor:
+    """cosθ* of the row of each class with the largest logit for it, [K]; 0 without a row."""
+    z, cosines = logits(head, p, x, w0, b0), own_cosine(head, p, x, y, w0)
+    best = torch.zeros_like(z[0])
+    largest = [-math.inf] * len(best)
+    for i, y_i in enumerate(y.tolist()):
+        if z[i, y_i] > largest[y_i]:
+            best[y_i], largest[y_i] = cosines[i], float(z[i, y_i])
+    return best
 
 
 # Training, METHODS §5 ----------------------------------------------------------------------------
@@ -225,22 +360,70 @@ def train(
     x, y, n, w0, b0
         Training split, class counts, stage-1 classifier; float64.
     """
-    p = {name: value.detach().double().clone() for name, value in start.items()}
     trained = [k for k in TRAINED[head] if k != "scale" or head != "cosine" or s["learn_scale"]]
-    groups = [{"params": [p[k].requires_grad_()], "name": k} for k in trained]
-    kind: dict[str, Any] = {"lr": s["lr"], "weight_decay": s["weight_decay"]}
-    if s["optimiser"] == "adamw":
-        optimiser: torch.optim.Optimizer = torch.optim.AdamW(groups, **kind)
-    else:
-        optimiser = torch.optim.SGD(groups, momentum=s["momentum"], nesterov=s["nesterov"], **kind)
+    delta = head == "mislas" and s.get("decay") == "delta"  # then ΔW and Δb are what is trained
+    origin = {"weight": w0, "bias": b0} if delta else {}
+    free = {k: value.detach().double() - origin.get(k, 0.0) for k, value in start.items()}
+    optimiser = _optimiser(head, s, {k: free[k].requires_grad_() for k in trained})
     for epoch, batches in enumerate(stream):
+        p = {k: value.detach() + origin.get(k, 0.0) for k, value in free.items()}
+        best = best_cosines(head, p, x, y, w0, b0) if s["loss"] == "sla" else None
         for step, rows in enumerate(batches):
             rate = learning_rate(s, epoch, step, len(batches))
             for group in optimiser.param_groups:
                 group["lr"] = rate * multiplier(head, group["name"], s)
+            p = {k: value + origin.get(k, 0.0) for k, value in free.items()}
             z = logits(head, p, x[rows], w0, b0)
-            value = loss(s["loss"], z, y[rows], s, n, epoch=epoch, epochs=len(stream))
+            kappa = None
+            if best is not None:
+                cosine = own_cosine(head, p, x[rows], y[rows], w0).detach()
+                kappa = torch.exp(s["tau"] * (best[y[rows]] - cosine))
+            value = loss(
+                s["loss"],
+                z,
+                y[rows],
+                s,
+                n,
+                epoch=epoch,
+                epochs=len(stream),
+                kappa=kappa,
+                teacher=x[rows] @ w0.T + b0,
+            )
             optimiser.zero_grad()
             value.backward()
             optimiser.step()
-    return {name: value.detach() for name, value in p.items()}
+            if s.get("max_norm_when") == "step" or step == len(batches) - 1:
+                _shorten(free, origin, row_limit(s, w0))
+    return {k: value.detach() + origin.get(k, 0.0) for k, value in free.items()}
+
+
+def row_limit(s: Settings, w0: Tensor) -> float:
+    """How long a row of W may be [LTWB]: given, or min+f·(max−min) of the rows of W₀."""
+    if s.get("max_norm") is not None:
+        return s["max_norm"]
+    if s.get("max_norm_fraction") is None:
+        return math.inf
+    lengths = [math.sqrt(sum(v * v for v in row)) for row in w0.tolist()]
+    return min(lengths) + s["max_norm_fraction"] * (max(lengths) - min(lengths))
+
+
+def _shorten(free: Mapping[str, Tensor], origin: Mapping[str, Tensor], limit: float) -> None:
+    """Rows of W = free + origin that are longer than `limit` become that long."""
+    if limit == math.inf:
+        return
+    with torch.no_grad():
+        for k, row in enumerate(free["weight"] + origin.get("weight", 0.0)):
+            if row.norm() > limit:
+                free["weight"][k] += row * (limit / row.norm() - 1)
+
+
+def _optimiser(head: str, s: Settings, trained: Mapping[str, Tensor]) -> torch.optim.Optimizer:
+    spared = () if s.get("decay_bias", True) else BIASES.get(head, ())
+    groups = [
+        {"params": [p], "name": name, "weight_decay": 0.0 if name in spared else s["weight_decay"]}
+        for name, p in trained.items()
+    ]
+    if s["optimiser"] == "adamw":
+        betas = (s.get("beta1", 0.9), s.get("beta2", 0.999))
+        return torch.optim.AdamW(groups, lr=s["lr"], betas=betas, eps=s.get("eps", 1e-8))
+    return torch.optim.SGD(groups, lr=s["lr"], momentum=s["momentum"], nesterov=s["nesterov"])

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from featbank import Bank, write_bank
-from featbank.bank import class_groups
-from stage2.engine.loop import Outcome, ViewData, run_group
+from stage2.engine.loop import run_group
 from stage2.engine.plan import Group, Shape, plan
 from stage2.engine.stream import MemoryRows
+from stage2.engine.tile import Outcome, ViewData
 from stage2.methods.recipe import Recipe
 
 COUNTS = (70, 36, 20, 12, 8, 4)
@@ -45,7 +45,7 @@ class Problem:
             train=rows.pop("train"),
             evaluated=rows,
             counts=self.counts.astype(np.float64),
-            groups=class_groups(self.counts),
+            bank_counts=self.counts,
             weight0=torch.from_numpy(self.w0),
             bias0=torch.from_numpy(self.b0),
         )
@@ -118,6 +118,6 @@ def run(
     """Plan and train; outcomes by recipe."""
     outcomes: dict[Recipe, Outcome] = {}
     for group in groups_of(recipes, made, workers=workers, **options):
-        view = made.view(group.stream.view)
-        outcomes |= {o.recipe: o for o in run_group(group, view, workers=workers)}
+        views = [made.view(view) for view in group.stream.views]
+        outcomes |= {o.recipe: o for o in run_group(group, *views, workers=workers)}
     return outcomes

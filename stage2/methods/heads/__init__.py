@@ -3,12 +3,17 @@
 from stage2.methods.heads.cosine import Cosine
 from stage2.methods.heads.disalign import DisAlign
 from stage2.methods.heads.interface import Batch, Context, Head, Parameters, TrainedHead
+from stage2.methods.heads.knn import KNN
+from stage2.methods.heads.lda import LDA
 from stage2.methods.heads.linear import Linear
 from stage2.methods.heads.logit_adjust import LogitAdjust
 from stage2.methods.heads.lws import LWS
 from stage2.methods.heads.mislas import MiSLAS
+from stage2.methods.heads.mlp import MLP
 from stage2.methods.heads.ncm import NCM
+from stage2.methods.heads.ridge import Ridge
 from stage2.methods.heads.tau_norm import TauNorm
+from stage2.methods.heads.tde import TDE
 
 HEADS: dict[str, Head] = {
     "linear": Linear(),
@@ -16,9 +21,14 @@ HEADS: dict[str, Head] = {
     "lws": LWS(),
     "mislas": MiSLAS(),
     "disalign": DisAlign(),
+    "tde": TDE(),
+    "mlp": MLP(),
     "tau_norm": TauNorm(),
     "logit_adjust": LogitAdjust(),
     "ncm": NCM(),
+    "knn": KNN(),
+    "ridge": Ridge(),
+    "lda": LDA(),
 }
 
 __all__ = ["HEADS", "Batch", "Context", "Head", "Parameters", "TrainedHead"]

@@ -10,16 +10,18 @@ from torch.nn.functional import normalize
 
 from featbank.settings import Setting
 from stage2.methods.heads.interface import (
+    MAX_NORM,
     Batch,
     Context,
     Parameters,
     Settings,
     TrainedHead,
     column,
+    linear_start,
+    own_logits,
     project,
     weight_gradient,
 )
-from stage2.methods.heads.linear import Linear
 
 
 class Cosine(TrainedHead):
@@ -35,10 +37,11 @@ class Cosine(TrainedHead):
         Setting("init", "fresh", "fresh unit rows or the stage-1 W₀", choices=("fresh", "stage1")),
         Setting("scale", 16.0, "s, usually 16 to 30", above=0),
         Setting("learn_scale", False, "train s as well"),
+        *MAX_NORM,
     )
 
     def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
-        weight = Linear().init(settings, context)["weight"]
+        weight = linear_start(settings, context)["weight"]
         fresh = torch.tensor([s["init"] == "fresh" for s in settings], device=weight.device)
         weight = torch.where(fresh[:, None, None], normalize(weight, dim=2), weight)
         return {"weight": weight, "scale": column([s["scale"] for s in settings], weight)[:, None]}
@@ -59,6 +62,9 @@ class Cosine(TrainedHead):
             "weight": toward.addcmul_(unit, along, value=-1).mul_(scale / length),
             "scale": along.sum(1),
         }
+
+    def cosine(self, parameters: Parameters, batch: Batch, z: Tensor, y: Tensor) -> Tensor:
+        return own_logits(z, y).div_(parameters["scale"].view(-1)).nan_to_num_(0).clamp_(-1, 1)
 
     def lr_multipliers(self, settings: Sequence[Settings]) -> dict[str, list[float]]:
         return {"scale": [float(s["learn_scale"]) for s in settings]}

@@ -14,6 +14,7 @@ from stage2.methods.heads.interface import (
     Context,
     Parameters,
     Settings,
+    Size,
     TrainedHead,
     uniform,
 )
@@ -36,9 +37,15 @@ class DisAlign(TrainedHead):
             choices=("identity", "released"),
         ),
     )
+    biases = ("beta", "c")
+
+    reads_z0 = True
 
     def needs_classifier(self, settings: Settings) -> bool:
         return True
+
+    def size(self, settings: Settings, dim: int, classes: int) -> Size:
+        return Size(2 * classes + dim + 1, 3 * classes)
 
     def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
         classes, dim = len(context.counts), context.dim

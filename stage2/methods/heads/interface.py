@@ -13,14 +13,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
+from featbank import errors
 from featbank.bank import require_samples
 from featbank.settings import Setting
+from stage2.methods.precision import product
 from stage2.methods.seeding import seeded
 
 Parameters = dict[str, Tensor]
@@ -28,6 +31,27 @@ Parameters = dict[str, Tensor]
 
 Settings = Mapping[str, Any]
 """A head's own settings of one configuration, and its ``seed``."""
+
+MAX_NORM = (
+    Setting("max_norm", None, "longest a row of W may be", above=0, kind=float),
+    Setting(
+        "max_norm_fraction",
+        None,
+        "f of the longest a row may be: min+f·(max−min) of the rows of W₀",
+        low=0,
+        kind=float,
+    ),
+    Setting(
+        "max_norm_when",
+        "step",
+        "rows are shortened after every step, or once an epoch as released",
+        choices=("step", "epoch"),
+    ),
+)
+"""Settings of the constraint on the rows of W, for every head that trains a W [LTWB]."""
+
+OWN_BYTES = 1 << 20
+"""Weight rows that `own_cosines` gathers at once on a CPU; sixteen times as much on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -55,38 +79,76 @@ class Context:
     weight0: Tensor | None = None
     bias0: Tensor | None = None
 
-    def batch(self, x: Tensor) -> Batch:
-        """Features [B, D] as a batch."""
-        return Batch(x, self.weight0, self.bias0)
+    def batch(self, x: Tensor, rows: Tensor | None = None, z0: Tensor | None = None) -> Batch:
+        """Features [B, D] as a batch; or the `rows` [B] of features [N, D] and, where they are
+        known, of stage-1 logits `z0` [N, K]."""
+        return Batch(self, x, rows, z0)
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """Mean of the training features, [D] float32, summed in float64."""
+        rows, total = 0, torch.zeros(self.dim, dtype=torch.float64, device=self.device)
+        for x, _ in self.blocks():
+            rows, total = rows + len(x), total + x.sum(0, dtype=torch.float64)
+        return (total / max(rows, 1)).float()
+
+    @cached_property
+    def row_lengths(self) -> tuple[float, float]:
+        """Lengths of the shortest and of the longest row of W₀."""
+        assert self.weight0 is not None
+        lengths = self.weight0.norm(dim=1)
+        return float(lengths.min()), float(lengths.max())
+
+    @cached_property
+    def derived(self) -> dict[str, Any]:
+        """What heads have worked out of the training rows, by head, for them to read and fill: the
+        tiles and groups of a sweep share it."""
+        return {}
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of one split with what heads derive from them, each computed once.
+    """Rows of one split with what heads derive from them, each once and when it is asked for.
 
     Attributes
     ----------
-    x
-        Features [B, D].
-    weight0, bias0
-        The stage-1 classifier, or None.
+    context
+        The view they belong to.
+    source, rows, known_z0
+        As `Context.batch` takes them.
     """
 
-    x: Tensor
-    weight0: Tensor | None = None
-    bias0: Tensor | None = None
+    context: Context
+    source: Tensor
+    rows: Tensor | None = None
+    known_z0: Tensor | None = None
+
+    @cached_property
+    def x(self) -> Tensor:
+        """Features [B, D]."""
+        return self.source if self.rows is None else self.source.index_select(0, self.rows)
 
     @cached_property
     def z0(self) -> Tensor:
         """Stage-1 logits z⁰ = W₀x + b₀, [B, K]."""
-        assert self.weight0 is not None
-        assert self.bias0 is not None
-        return torch.addmm(self.bias0, self.x, self.weight0.t())
+        if self.known_z0 is not None:
+            return self.known_z0 if self.rows is None else self.known_z0.index_select(0, self.rows)
+        assert self.context.weight0 is not None
+        assert self.context.bias0 is not None
+        return torch.addmm(self.context.bias0, self.x, self.context.weight0.t())
 
     @cached_property
     def unit(self) -> Tensor:
         """Features of length 1, [B, D]."""
         return torch.nn.functional.normalize(self.x, dim=1)
+
+
+class Size(NamedTuple):
+    """Numbers that a configuration holds: its parameters, and of each row of a batch the logits,
+    their gradient and what lies between."""
+
+    parameters: int
+    per_row: int
 
 
 class Head(ABC):
@@ -102,6 +164,16 @@ class Head(ABC):
     """Whether gradient steps change it: whether it is a `TrainedHead`."""
     uses_counts: ClassVar[bool] = False
     """Whether it needs log n_k, and so a training sample in every class."""
+    shared: ClassVar[tuple[str, ...]] = ()
+    """Settings of which a stack has one value each: they decide shapes, or what is computed."""
+    reads_z0: ClassVar[bool] = False
+    """Whether its logits come from the stage-1 logits, so that it pays to know them beforehand."""
+    convex: ClassVar[bool] = False
+    """Whether its logits are affine in all it trains, so that a convex loss has one optimum."""
+
+    def size(self, settings: Settings, dim: int, classes: int) -> Size:
+        """What one configuration takes; as it stands a W [K, D] and its logits."""
+        return Size(classes * dim, 2 * classes)
 
     def needs_classifier(self, settings: Settings) -> bool:
         """Whether these settings need the bank's stage-1 classifier."""
@@ -113,6 +185,15 @@ class Head(ABC):
             name = type(self).__module__.rpartition(".")[2]  # a head's file bears its name
             require_samples(counts, f"Head {name!r}", "Leave the recipe out of the sweep.")
 
+    def problem(self, settings: Settings, dim: int) -> str | None:
+        """How settings contradict each other or do not fit D = `dim`, in two sentences, or None."""
+        return None
+
+    def check(self, settings: Settings, dim: int) -> None:
+        """Raise `ConfigError` with the sentences of `problem`."""
+        if problem := self.problem(settings, dim):
+            raise errors.ConfigError(problem)
+
     @abstractmethod
     def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
         """Initial parameters, stacked over the C `settings`, on the context's device."""
@@ -121,15 +202,96 @@ class Head(ABC):
     def logits(self, parameters: Parameters, batch: Batch) -> Tensor:
         """Logits [B, C, K]; a fresh tensor the caller may overwrite."""
 
+    def weight_norm(self, parameters: Parameters, context: Context) -> Tensor | None:
+        """‖w_k‖ of the classifier it amounts to, [C, K]; None where it has no row per class."""
+        weight = parameters.get("weight")
+        return None if weight is None else weight.flatten(2).norm(dim=2)
+
+    def evaluate(self, parameters: Parameters, batch: Batch) -> Tensor:
+        """The logits results are measured on, where they are not those it is trained on."""
+        return self.logits(parameters, batch)
+
 
 class TrainedHead(Head):
-    """A head that gradient steps change."""
+    """A head that gradient steps change.
+
+    A classifier W that it trains is its parameter ``weight`` [C, K, …]: the constraint on the rows
+    of W and the angles to them follow from that.
+    """
 
     trained = True
+    biases: ClassVar[tuple[str, ...]] = ()
+    """Parameters that are added to what the features give; they may go without weight decay."""
+
+    def needs_classifier(self, settings: Settings) -> bool:
+        return super().needs_classifier(settings) or settings.get("max_norm_fraction") is not None
+
+    def problem(self, settings: Settings, dim: int) -> str | None:
+        absolute, fraction = settings.get("max_norm"), settings.get("max_norm_fraction")
+        if absolute is None or fraction is None:
+            return None
+        return (
+            f"Rows of W are limited twice, by max_norm={absolute:g} and by "
+            f"max_norm_fraction={fraction:g}. Give one of the two."
+        )
 
     @abstractmethod
     def gradients(self, parameters: Parameters, batch: Batch, grad: Tensor) -> Parameters:
         """Gradients of the trained parameters from `grad` = ∂L/∂logits [B, C, K] (contiguous)."""
+
+    def cosine(self, parameters: Parameters, batch: Batch, z: Tensor, y: Tensor) -> Tensor:
+        """Cosine between each row and the weight of its own class.
+
+        A row is what the last linear layer sees; a head that trains no W has that of stage 1.
+
+        Parameters
+        ----------
+        parameters, batch, z
+            The logits `z` [B, C, K] of these parameters on this batch.
+        y
+            Labels [B].
+
+        Returns
+        -------
+        [B, C] in [−1, 1]; 0 where the row or the weight is 0.
+        """
+        weight = parameters.get("weight")
+        if weight is None:
+            assert batch.context.weight0 is not None
+            weight = batch.context.weight0[None]
+        return own_cosines(batch.x[None], weight, y).expand(-1, z.shape[1]).clamp(-1, 1)
+
+    def limits(
+        self, settings: Sequence[Settings], context: Context, when: str | None = None
+    ) -> Tensor | None:
+        """How long a row of W may be [LTWB], [C]; infinite where a configuration has no limit.
+
+        None where none has any. With `when`, the limits of ``step`` or of ``epoch`` alone.
+
+        Raises
+        ------
+        ConfigError
+            Where a limit is given twice.
+        """
+        for s in settings:
+            self.check(s, context.dim)
+        limits = [
+            _limit(s, context) if when in (None, s.get("max_norm_when")) else math.inf
+            for s in settings
+        ]
+        if min(limits) == math.inf:
+            return None
+        return torch.tensor(limits, dtype=torch.float32, device=context.device)
+
+    def constrain(self, parameters: Parameters, limits: Tensor) -> None:
+        """Shorten the rows of W that are longer than `limits` [C] to that length, in place."""
+        weight = parameters["weight"]
+        lengths = weight.norm(dim=2).clamp_min_(1e-12)
+        weight.mul_((limits[:, None] / lengths).clamp_max_(1)[:, :, None])
+
+    def anchors(self, settings: Sequence[Settings], context: Context) -> Parameters:
+        """Where weight decay pulls single parameters, broadcastable to them; 0 where not named."""
+        return {}
 
     def lr_multipliers(self, settings: Sequence[Settings]) -> dict[str, list[float]]:
         """Learning-rate multipliers of single parameters, [C] each; 1 where not named."""
@@ -140,14 +302,60 @@ def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x·Wᵀ + b for every configuration in one product: [B, D] × [C, K, D] → [B, C, K]."""
     configs, classes, dim = weight.shape
     flat = weight.view(configs * classes, dim).t()
-    z = x @ flat if bias is None else torch.addmm(bias.view(-1), x, flat)
+    z = product(x, flat, None if bias is None else bias.view(-1))
     return z.view(len(x), configs, classes)
 
 
 def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     """∂L/∂W of `project`, [C, K, D], from `grad` [B, C, K]."""
     rows, configs, classes = grad.shape
-    return (grad.view(rows, configs * classes).t() @ x).view(configs, classes, x.shape[1])
+    return product(grad.view(rows, configs * classes).t(), x).view(configs, classes, x.shape[1])
+
+
+def own_cosines(x: Tensor, weight: Tensor, y: Tensor) -> Tensor:
+    """cos(x_b, w_k) with k = y_b, in blocks of bounded memory.
+
+    Parameters
+    ----------
+    x
+        Rows [C, B, D], or [1, B, D] where all configurations see the same.
+    weight
+        [C, K, D].
+    y
+        Labels [B].
+
+    Returns
+    -------
+    [B, C]
+    """
+    row_bytes = weight.element_size() * weight.shape[0] * weight.shape[2]
+    size = max(1, OWN_BYTES * (16 if x.is_cuda else 1) // row_bytes)
+    parts = [
+        cosine_similarity(rows, weight.index_select(1, own), dim=2, eps=1e-12)
+        for rows, own in zip(x.split(size, 1), y.split(size), strict=True)
+    ]
+    return torch.cat(parts, 1).t()
+
+
+def own_logits(z: Tensor, y: Tensor) -> Tensor:
+    """z_y of logits z [B, C, K] and labels y [B], [B, C]."""
+    return z.gather(2, y.view(-1, 1, 1).expand(-1, z.shape[1], 1)).squeeze(2)
+
+
+def cosines_of_logits(
+    z: Tensor, y: Tensor, lengths: Tensor, weight: Tensor, bias: Tensor
+) -> Tensor:
+    """The same from the logits z = Wx + b [B, C, K]: (z_y − b_y)/(‖x‖·‖w_y‖), within [−1, 1].
+
+    Parameters
+    ----------
+    lengths
+        ‖x‖, [B, C] or [B, 1].
+    weight, bias
+        [C, K, D] and [C, K].
+    """
+    lengths = (lengths * weight.norm(dim=2).t()[y]).clamp_min_(1e-12)
+    return (own_logits(z, y) - bias.t()[y]).div_(lengths).clamp_(-1, 1)
 
 
 def uniform(seed: int, shape: Sequence[int], bound: float, purpose: str) -> Tensor:
@@ -156,21 +364,30 @@ def uniform(seed: int, shape: Sequence[int], bound: float, purpose: str) -> Tens
     return torch.empty(*shape).uniform_(-bound, bound, generator=generator)
 
 
-def fresh_linear(settings: Sequence[Settings], context: Context) -> Parameters:
-    """W and b ~ U(±1/√D), as `torch.nn.Linear` begins; the same for equal seeds."""
-    classes, dim = len(context.counts), context.dim
-    bound = 1 / math.sqrt(dim)
-    drawn = {
-        seed: (
-            uniform(seed, (classes, dim), bound, "weight"),
-            uniform(seed, (classes,), bound, "bias"),
-        )
-        for seed in {s["seed"] for s in settings}
-    }
-    return {
-        "weight": torch.stack([drawn[s["seed"]][0] for s in settings]).to(context.device),
-        "bias": torch.stack([drawn[s["seed"]][1] for s in settings]).to(context.device),
-    }
+def fresh_linear(
+    settings: Sequence[Settings], shape: tuple[int, int], device: torch.device, prefix: str = ""
+) -> Parameters:
+    """A weight of `shape` [out, in] and a bias ~ U(±1/√in), as `torch.nn.Linear` begins.
+
+    The same for equal seeds and prefixes; the prefix stands before the parameters' names.
+    """
+    bound = 1 / math.sqrt(shape[1])
+    parameters = {}
+    for name, size in ((f"{prefix}weight", shape), (f"{prefix}bias", shape[:1])):
+        drawn = {seed: uniform(seed, size, bound, name) for seed in {s["seed"] for s in settings}}
+        parameters[name] = torch.stack([drawn[s["seed"]] for s in settings]).to(device)
+    return parameters
+
+
+def linear_start(settings: Sequence[Settings], context: Context) -> Parameters:
+    """W and b by each setting ``init``: fresh, or ``stage1``."""
+    parameters = fresh_linear(settings, (len(context.counts), context.dim), context.device)
+    from_stage1 = torch.tensor([s["init"] == "stage1" for s in settings])
+    if from_stage1.any():
+        stage1 = stage1_linear(int(from_stage1.sum()), context)
+        for name, values in parameters.items():
+            values[from_stage1.to(values.device)] = stage1[name]
+    return parameters
 
 
 def stage1_linear(configs: int, context: Context) -> Parameters:
@@ -186,3 +403,13 @@ def stage1_linear(configs: int, context: Context) -> Parameters:
 def column(values: Sequence[float], like: Tensor) -> Tensor:
     """Values [C] as a float tensor on the device of `like`."""
     return torch.tensor(values, dtype=torch.float32, device=like.device)
+
+
+def _limit(settings: Settings, context: Context) -> float:
+    """The longest a row of W may be under one configuration's settings."""
+    if (absolute := settings.get("max_norm")) is not None:
+        return absolute
+    if (fraction := settings.get("max_norm_fraction")) is None:
+        return math.inf
+    shortest, longest = context.row_lengths
+    return shortest + fraction * (longest - shortest)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from featbank.settings import Setting
 from stage2.methods.heads.interface import (
+    MAX_NORM,
     Batch,
     Context,
     Parameters,
     Settings,
     TrainedHead,
-    fresh_linear,
+    cosines_of_logits,
+    linear_start,
     project,
-    stage1_linear,
     weight_gradient,
 )
 
@@ -28,19 +28,20 @@ class Linear(TrainedHead):
     source = "crt"
     settings = (
         Setting("init", "fresh", "fresh U(±1/√D) or the stage-1 W₀", choices=("fresh", "stage1")),
+        *MAX_NORM,
     )
+    convex = True
+    biases = ("bias",)
 
     def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
-        parameters = fresh_linear(settings, context)
-        from_stage1 = torch.tensor([s["init"] == "stage1" for s in settings])
-        if from_stage1.any():
-            stage1 = stage1_linear(int(from_stage1.sum()), context)
-            for name, values in parameters.items():
-                values[from_stage1.to(values.device)] = stage1[name]
-        return parameters
+        return linear_start(settings, context)
 
     def logits(self, parameters: Parameters, batch: Batch) -> Tensor:
         return project(batch.x, parameters["weight"], parameters["bias"])
 
     def gradients(self, parameters: Parameters, batch: Batch, grad: Tensor) -> Parameters:
         return {"weight": weight_gradient(grad, batch.x), "bias": grad.sum(0)}
+
+    def cosine(self, parameters: Parameters, batch: Batch, z: Tensor, y: Tensor) -> Tensor:
+        lengths = batch.x.norm(dim=1, keepdim=True)
+        return cosines_of_logits(z, y, lengths, parameters["weight"], parameters["bias"])

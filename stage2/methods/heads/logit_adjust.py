@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from featbank.settings import Setting
-from stage2.methods.heads.interface import Batch, Context, Head, Parameters, Settings, column
+from stage2.methods.heads.interface import Batch, Context, Head, Parameters, Settings, Size, column
 
 
 class LogitAdjust(Head):
@@ -22,12 +22,19 @@ class LogitAdjust(Head):
     def needs_classifier(self, settings: Settings) -> bool:
         return True
 
+    def size(self, settings: Settings, dim: int, classes: int) -> Size:
+        return Size(classes, classes)
+
     def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
         self.require(context.counts)
         counts = torch.from_numpy(context.counts).to(context.device)
         log_prior = (counts / counts.sum()).log().float()
         tau = column([s["tau"] for s in settings], counts)
         return {"shift": -tau[:, None] * log_prior}
+
+    def weight_norm(self, parameters: Parameters, context: Context) -> Tensor:
+        assert context.weight0 is not None
+        return context.weight0.norm(dim=1).expand(len(parameters["shift"]), -1)
 
     def logits(self, parameters: Parameters, batch: Batch) -> Tensor:
         return batch.z0[:, None] + parameters["shift"]

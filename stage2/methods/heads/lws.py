@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stage2.methods.heads.interface import Batch, Context, Parameters, Settings, TrainedHead
+from stage2.methods.heads.interface import Batch, Context, Parameters, Settings, Size, TrainedHead
 
 
 class LWS(TrainedHead):
@@ -15,9 +15,14 @@ class LWS(TrainedHead):
 
     description = "one learned scale per class on the stage-1 logits"
     source = "crt"
+    convex = True
+    reads_z0 = True
 
     def needs_classifier(self, settings: Settings) -> bool:
         return True
+
+    def size(self, settings: Settings, dim: int, classes: int) -> Size:
+        return Size(classes, 2 * classes)
 
     def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
         shape = (len(settings), len(context.counts))
@@ -25,6 +30,10 @@ class LWS(TrainedHead):
 
     def logits(self, parameters: Parameters, batch: Batch) -> Tensor:
         return batch.z0[:, None] * parameters["scale"]
+
+    def weight_norm(self, parameters: Parameters, context: Context) -> Tensor:
+        assert context.weight0 is not None
+        return parameters["scale"].abs() * context.weight0.norm(dim=1)
 
     def gradients(self, parameters: Parameters, batch: Batch, grad: Tensor) -> Parameters:
         return {"scale": (grad * batch.z0[:, None]).sum(0)}

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from featbank.settings import Setting
 from stage2.methods.heads.interface import (
+    MAX_NORM,
     Batch,
     Context,
     Parameters,
@@ -24,14 +25,23 @@ class MiSLAS(TrainedHead):
     """z = s ⊙ (Wx + b) with W = W₀ + ΔW: s at the recipe's lr, W and b at lr·delta_lr.
 
     As released: W itself is fine-tuned, the bias stands inside the scale, and weight decay acts on
-    all three.
+    all three. With ``decay=delta`` it acts on W − W₀ and b − b₀, as if these were what is trained.
     """
 
     description = "per-class scale on a classifier fine-tuned at lr·delta_lr"
     source = "mislas"
     settings = (
         Setting("delta_lr", 0.2, "learning-rate multiplier of W and b; 0 freezes them", low=0),
+        Setting(
+            "decay",
+            "weight",
+            "weight decay on W and b as released, or on ΔW and Δb",
+            choices=("weight", "delta"),
+        ),
+        *MAX_NORM,
     )
+    shared = ("decay",)
+    biases = ("bias",)
 
     def needs_classifier(self, settings: Settings) -> bool:
         return True
@@ -42,6 +52,9 @@ class MiSLAS(TrainedHead):
 
     def logits(self, parameters: Parameters, batch: Batch) -> Tensor:
         return project(batch.x, parameters["weight"], parameters["bias"]).mul_(parameters["scale"])
+
+    def weight_norm(self, parameters: Parameters, context: Context) -> Tensor:
+        return parameters["scale"].abs() * parameters["weight"].norm(dim=2)
 
     def gradients(self, parameters: Parameters, batch: Batch, grad: Tensor) -> Parameters:
         # With M = Gᵀx [C, K, D] and g = Σ_b G [C, K], all three follow without the logits:
@@ -58,3 +71,6 @@ class MiSLAS(TrainedHead):
     def lr_multipliers(self, settings: Sequence[Settings]) -> dict[str, list[float]]:
         delta = [s["delta_lr"] for s in settings]
         return {"weight": delta, "bias": delta}
+
+    def anchors(self, settings: Sequence[Settings], context: Context) -> Parameters:
+        return stage1_linear(1, context) if settings[0]["decay"] == "delta" else {}

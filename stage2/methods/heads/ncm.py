@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -10,6 +10,8 @@ from torch.nn.functional import normalize
 
 from featbank.settings import Setting
 from stage2.methods.heads.interface import Batch, Context, Head, Parameters, Settings, column
+from stage2.methods.heads.moments import pieces
+from stage2.methods.heads.transforms import TRANSFORMS, centers, empty_behind, transformed
 from stage2.methods.neighbors import class_distances
 
 
@@ -23,24 +25,19 @@ class NCM(Head):
     description = "nearest class mean"
     source = "crt"
     settings = (
-        Setting("transform", "cl2n", "what features go through", choices=("un", "l2n", "cl2n")),
+        Setting("transform", "cl2n", "what features go through", choices=tuple(TRANSFORMS)),
         Setting("metric", "l2", "squared distance or cosine", choices=("l2", "cosine")),
     )
 
     def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
-        transforms = {s["transform"] for s in settings}
-        center = torch.zeros(context.dim, device=context.device)
-        if "cl2n" in transforms:
-            rows, total = 0, center.double()
-            for x, _ in context.blocks():
-                rows, total = rows + len(x), total + x.double().sum(0)
-            center = (total / rows).float()
-        means_of = _class_means(transforms, center, context)
+        center = centers(settings, context)
+        transforms = {s["transform"]: own for s, own in zip(settings, center, strict=True)}
+        means_of = _class_means(transforms, context)
         means = torch.stack([means_of[s["transform"]] for s in settings])
         return {
             "means": means,
-            "center": center.expand(len(settings), -1).clone(),
-            "transform": column([_TRANSFORMS.index(s["transform"]) for s in settings], means),
+            "center": center,
+            "transform": column([_NAMES.index(s["transform"]) for s in settings], means),
             "cosine": column([float(s["metric"] == "cosine") for s in settings], means),
             "empty": torch.from_numpy(context.counts == 0)
             .to(context.device)
@@ -52,41 +49,29 @@ class NCM(Head):
         configs, classes, _ = parameters["means"].shape
         z = torch.empty(len(batch.x), configs, classes, device=batch.x.device)
         for c in range(configs):
-            name = _TRANSFORMS[int(parameters["transform"][c])]
-            rows = _transform(batch.x, name, parameters["center"][c])
+            name = _NAMES[int(parameters["transform"][c])]
+            rows = transformed(batch.x, name, parameters["center"][c])
             means = parameters["means"][c]
             if parameters["cosine"][c]:
                 z[:, c] = class_distances(normalize(rows, dim=1), normalize(means, dim=1), "dot")
             else:
                 z[:, c] = -class_distances(rows, means, "l2")
-        empty = parameters["empty"]
-        furthest = z.masked_fill(empty, torch.inf).amin(2, keepdim=True)
-        return torch.where(empty, furthest - EMPTY_BEHIND, z)
+        return empty_behind(z, parameters["empty"])
 
 
-EMPTY_BEHIND = 100.0
-"""How far the logit of a class without samples lies behind the furthest other: e^−100 is nothing,
-and a likelihood stays finite."""
-
-_TRANSFORMS = ("un", "l2n", "cl2n")
+_NAMES = tuple(TRANSFORMS)
 
 
-def _class_means(transforms: Iterable[str], center: Tensor, context: Context) -> dict[str, Tensor]:
-    """Means [K, D] of t(x) over the rows of each class, for every transform t, in one pass."""
+def _class_means(transforms: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+    """Means [K, D] of t(x) over the rows of each class, for transforms t and their centers [D]."""
     classes = len(context.counts)
     rows = torch.zeros(classes, dtype=torch.float64, device=context.device)
     totals = {
         name: torch.zeros(classes, context.dim, dtype=torch.float64, device=context.device)
         for name in transforms
     }
-    for x, y in context.blocks():
+    for x, y in pieces(context):
         rows += torch.bincount(y, minlength=classes)
         for name, total in totals.items():
-            total.index_add_(0, y, _transform(x, name, center).double())
+            total.index_add_(0, y, transformed(x, name, transforms[name]).double())
     return {name: (total / rows.clamp_min(1)[:, None]).float() for name, total in totals.items()}
-
-
-def _transform(x: Tensor, name: str, center: Tensor) -> Tensor:
-    if name == "un":
-        return x
-    return normalize(x - center if name == "cl2n" else x, dim=1)

@@ -1,15 +1,32 @@
-"""Metrics against scikit-learn, SciPy and slow loops [METHODS §8]."""
+"""Metrics against torchmetrics, scikit-learn, SciPy and slow loops [METHODS §8]."""
 
 from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 from sklearn import metrics as sk
+from torch.utils._python_dispatch import TorchDispatchMode
+from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
-from featbank.bank import class_groups
-from stage2.engine.metrics import BINS, METRICS, Evaluation, Tally, macro_accuracy
+from featbank import errors
+from featbank.bank import GROUPS, class_groups
+from stage2.engine.metrics import (
+    BINS,
+    DETAILS,
+    METRICS,
+    SHIFT_RATIOS,
+    Evaluation,
+    Tally,
+    label_rank,
+    macro_accuracy,
+    shifted_accuracy,
+)
 from tests.stage2.compare import assert_close, assert_relative
 
 CLASSES = 7
@@ -17,13 +34,34 @@ TRAIN = np.array([150, 101, 100, 60, 20, 19, 3])
 
 
 def evaluate(
-    z: np.ndarray, y: np.ndarray, counts: np.ndarray = TRAIN, block: int = 10**9
+    z: np.ndarray,
+    y: np.ndarray,
+    counts: np.ndarray | None = TRAIN,
+    blocks: Sequence[int] = (),
+    **options: Any,
 ) -> list[Evaluation]:
-    """Evaluations of logits [N, C, K] fed in blocks."""
-    tally = Tally(torch.from_numpy(y), z.shape[2], z.shape[1])
-    for start in range(0, len(y), block):
-        tally.add(torch.from_numpy(z[start : start + block].astype(np.float32)))
-    return tally.evaluations(class_groups(counts))
+    """Evaluations of logits [N, C, K] fed in blocks of so many rows, and the rest at once."""
+    tally = Tally(torch.from_numpy(y), z.shape[2], z.shape[1], counts)
+    for part in np.split(z.astype(np.float32), np.cumsum(np.array(blocks, int))):
+        if len(part):
+            tally.add(torch.from_numpy(part.copy()))
+    return tally.evaluations(**options)
+
+
+def assert_same(got: Evaluation, expected: Evaluation, what: str, *, within: float = 1e-9) -> None:
+    """Every metric, bit and array; a class's logits to float32."""
+    for name, value in expected.metrics.items():
+        if value is None:
+            assert got.metrics[name] is None, f"{name} {what}: got {got.metrics[name]}"
+        else:
+            assert_close(got.metrics[name], value, within, f"{name} {what}")
+    assert np.array_equal(got.correct, expected.correct), what
+    assert set(got.details) == set(expected.details), what
+    for name, values in expected.details.items():
+        known = ~np.isnan(values)
+        assert np.array_equal(known, ~np.isnan(got.details[name])), f"{name} {what}"
+        largest = 2e-6 if name.startswith("logit") else within
+        assert_relative(got.details[name][known], values[known], largest, f"{name} {what}")
 
 
 @pytest.fixture(scope="module")
@@ -57,71 +95,108 @@ def test_accuracies_are_those_of_sklearn(logits: tuple[np.ndarray, np.ndarray]) 
 
 
 def test_likelihood_and_brier(logits: tuple[np.ndarray, np.ndarray]) -> None:
-    """Reference: sklearn log_loss on SciPy's float64 softmax, and the sum of squares by hand."""
+    """Reference: sklearn log_loss and brier_score_loss on SciPy's float64 softmax."""
     z, y = logits
     for c, found in enumerate(evaluate(z, y)):
         log_p = log_softmax(z[:, c].astype(np.float64), axis=1)
         p = np.exp(log_p)
         expected = sk.log_loss(y, p, labels=range(CLASSES))
         assert_relative(found.metrics["nll"], expected, 1e-6, f"nll of classifier {c}")
-        brier = sum(((p[i] - np.eye(CLASSES)[y[i]]) ** 2).sum() for i in range(len(y))) / len(y)
+        brier = sk.brier_score_loss(y, p, labels=range(CLASSES), scale_by_half=False)
         assert_relative(found.metrics["brier"], brier, 1e-6, f"brier of classifier {c}")
 
 
-def slow_calibration(confidence: np.ndarray, right: np.ndarray) -> tuple[float, float]:
-    """ECE and MCE in percent over bins (lo, hi], one row at a time; edges k/15 as float32."""
-    edges = [np.float32(k / BINS) for k in range(BINS + 1)]
+def test_calibration_and_accuracy_are_those_of_torchmetrics(
+    logits: tuple[np.ndarray, np.ndarray],
+) -> None:
+    """Reference: torchmetrics, on probabilities; no confidence lies on an edge here."""
+    z, y = logits
+    labels = torch.from_numpy(y)
+    for c, found in enumerate(evaluate(z, y)):
+        p = torch.from_numpy(softmax(z[:, c].astype(np.float64), axis=1))
+        references = {
+            "ece": MulticlassCalibrationError(CLASSES, n_bins=BINS, norm="l1"),
+            "mce": MulticlassCalibrationError(CLASSES, n_bins=BINS, norm="max"),
+            "top1": MulticlassAccuracy(CLASSES, average="micro"),
+            "macro": MulticlassAccuracy(CLASSES, average="macro"),
+            "top5": MulticlassAccuracy(CLASSES, average="micro", top_k=5),
+        }
+        for name, reference in references.items():
+            expected = 100 * float(reference(p, labels))
+            assert_close(found.metrics[name], expected, 1e-4, f"{name} of classifier {c}")
+        for group, mask in class_groups(TRAIN).items():
+            rows = torch.from_numpy(mask[y])
+            ece = 100 * float(references["ece"](p[rows], labels[rows]))
+            assert_close(found.metrics[f"ece_{group}"], ece, 1e-4, f"ECE of {group}")
+
+
+def slow_reliability(confidence: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Rows, mean confidence and accuracy in percent of bins (lo, hi], one row at a time [3, 15]."""
+    edges = [k / BINS for k in range(BINS + 1)]
     bins: list[list[int]] = [[] for _ in range(BINS)]
-    for i, value in enumerate(confidence.astype(np.float32)):
+    for i, value in enumerate(confidence):
         for k in range(BINS):
             if edges[k] < value <= edges[k + 1] or (k == 0 and value == 0):
                 bins[k].append(i)
     assert sum(map(len, bins)) == len(confidence)
-    gaps = [abs(right[b].mean() - confidence[b].astype(np.float64).mean()) for b in bins if b]
-    sizes = [len(b) for b in bins if b]
-    return 100 * float(np.dot(sizes, gaps)) / len(confidence), 100 * float(max(gaps))
+    means = [
+        (100 * confidence[b].mean(), 100 * right[b].mean()) if b else (np.nan,) * 2 for b in bins
+    ]
+    return np.array([(len(b), *mean) for b, mean in zip(bins, means, strict=True)]).T
 
 
-def test_calibration_errors(logits: tuple[np.ndarray, np.ndarray]) -> None:
-    """Reference: `slow_calibration`, bins (lo, hi]."""
+def slow_calibration(confidence: np.ndarray, right: np.ndarray) -> tuple[float, float]:
+    """ECE and MCE in percent over bins (lo, hi]."""
+    rows, mean, accuracy = slow_reliability(confidence, right)
+    gaps = np.nan_to_num(np.abs(mean - accuracy))
+    return float(rows @ gaps) / len(confidence), float(gaps.max())
+
+
+def test_calibration_errors_and_reliability_diagrams(
+    logits: tuple[np.ndarray, np.ndarray],
+) -> None:
+    """Reference: `slow_reliability`, bins (lo, hi], over all rows and over those of each group."""
     z, y = logits
     assert BINS == 15, f"got {BINS}, expected 15"
     for c, found in enumerate(evaluate(z, y)):
-        p = np.exp(log_softmax(z[:, c].astype(np.float64), axis=1))
-        ece, mce = slow_calibration(p.max(1), p.argmax(1) == y)
+        p = softmax(z[:, c].astype(np.float64), axis=1)
+        confidence, right = p.max(1), p.argmax(1) == y
+        ece, mce = slow_calibration(confidence, right)
         assert_close(found.metrics["ece"], ece, 1e-4, f"ECE of classifier {c}")
         assert_close(found.metrics["mce"], mce, 1e-4, f"MCE of classifier {c}")
+        masks = {"": np.ones(CLASSES, bool)}
+        masks |= {f"_{group}": mask for group, mask in class_groups(TRAIN).items()}
+        for end, mask in masks.items():
+            rows = mask[y]
+            expected = slow_reliability(confidence[rows], right[rows])
+            got = found.details[f"reliability{end}"]
+            assert np.array_equal(np.isnan(got), np.isnan(expected)), f"empty bins of {end!r}"
+            assert_close(np.nan_to_num(got), np.nan_to_num(expected), 1e-4, f"reliability{end}")
+            ece, _ = slow_calibration(confidence[rows], right[rows])
+            assert_close(found.metrics[f"ece{end}"], ece, 1e-4, f"ECE of {end!r}, classifier {c}")
 
 
-def logits_of_confidence(value: np.float32, classes: int) -> np.ndarray:
-    """Logits [K] whose float32 softmax has exactly this largest entry, by trial."""
-    generator = torch.Generator().manual_seed(0)
-    z = 0.01 * torch.randn(20_000, 1, classes, generator=generator, dtype=torch.float64)
-    odds = np.log(np.float64(value) / (1 - np.float64(value)))
-    z[:, 0, 0] = odds + z[:, 0, 1:].logsumexp(1)
-    found = z.float().log_softmax(2).exp()[:, 0, 0] == float(value)
-    assert found.any(), f"no logits with confidence {value} found"
-    return z.float()[found][0, 0].numpy()
-
-
-@pytest.mark.parametrize("edge", [4, *range(7, BINS)])  # those a float32 softmax can hit
+@pytest.mark.parametrize("edge", [1, 2, 3, 4, 5, 6, 8, 10, 12])  # where Σ exp(z − max z) is exact
 def test_a_confidence_on_an_edge_belongs_to_the_bin_below(edge: int) -> None:
     """Reference: `slow_calibration`. Bins are (lo, hi], METHODS §8.
 
     One row at exactly edge/15 that is right, one just above that is wrong: in one bin their gaps
     would cancel.
     """
-    value = np.float32(edge / BINS)
-    z = logits_of_confidence(value, 16)
+    partition = BINS / edge  # as many zeros as it has wholes, one more logit for its fraction
+    z = np.full(16, -200, np.float32)
+    z[: int(partition)] = 0
+    if partition % 1:
+        z[int(partition)] = np.log(partition % 1)
+    assert torch.from_numpy(z).exp().sum() == partition, "the confidence is not on the edge"
     above = z.copy()
     above[0] += np.float32(0.05)
-    confidence = torch.from_numpy(np.stack([z, above])).log_softmax(1).exp()[:, 0].numpy()
-    assert confidence[0] == value
+    confidence = np.array([edge / BINS, softmax(above.astype(np.float64)).max()])
     ece, mce = slow_calibration(confidence, np.array([True, False]))
     both = np.stack([z, above])[:, None]
-    (found,) = evaluate(both, np.array([0, 1]), np.full(16, 5))
-    assert_close(found.metrics["ece"], ece, 1e-3, f"ECE with a confidence of {edge}/15")
-    assert_close(found.metrics["mce"], mce, 1e-3, f"MCE with a confidence of {edge}/15")
+    (found,) = evaluate(both, np.array([0, 15]), np.full(16, 5))
+    assert_close(found.metrics["ece"], ece, 1e-4, f"ECE with a confidence of {edge}/15")
+    assert_close(found.metrics["mce"], mce, 1e-4, f"MCE with a confidence of {edge}/15")
 
 
 def test_confidence_one_and_certain_errors() -> None:
@@ -132,16 +207,60 @@ def test_confidence_one_and_certain_errors() -> None:
     expected = {"ece": 50.0, "mce": 50.0, "nll": 100.0, "brier": 1.0, "top1": 50.0}
     for name, value in expected.items():
         assert_close(found.metrics[name], value, 1e-9, name)
+    assert found.details["reliability"][:, -1].tolist() == [4, 100, 50]
 
 
-@pytest.mark.parametrize("block", [1, 7, 64, 402, 403])
-def test_blocks_do_not_matter(logits: tuple[np.ndarray, np.ndarray], block: int) -> None:
+def test_the_least_confidence_is_in_the_first_bin() -> None:
+    """Reference: by hand. 20 equal logits: 1/20 each, and of equals the first is the guess."""
+    (found,) = evaluate(np.zeros((3, 1, 20)), np.array([0, 4, 5]), np.full(20, 50))
+    assert_close(found.details["reliability"][:, 0], [3, 5, 100 / 3], 1e-5, "first bin")
+    assert found.correct.tolist() == [True, False, False]
+    assert_close(found.metrics["nll"], np.log(20), 1e-6, "nll")
+
+
+@pytest.mark.parametrize("blocks", [[1] * 403, [7] * 57, [64] * 6, [402], [1, 200, 3, 90], [403]])
+def test_blocks_do_not_matter(logits: tuple[np.ndarray, np.ndarray], blocks: list[int]) -> None:
     """Reference: all rows at once."""
     z, y = logits
-    for got, whole in zip(evaluate(z, y, block=block), evaluate(z, y), strict=True):
-        for name, value in whole.metrics.items():
-            assert_close(got.metrics[name], value, 1e-9, f"{name} in blocks of {block}")
-        assert np.array_equal(got.correct, whole.correct)
+    for got, whole in zip(evaluate(z, y, blocks=blocks), evaluate(z, y), strict=True):
+        assert_same(got, whole, f"in blocks {blocks}")
+
+
+@pytest.mark.parametrize("order", [(1, 0, 2), (2, 1, 0), (0, 2, 1)])
+def test_the_order_in_memory_does_not_matter(
+    logits: tuple[np.ndarray, np.ndarray], order: tuple[int, int, int]
+) -> None:
+    """Reference: contiguous logits; heads may hand over a transposed product."""
+    z, y = logits
+    tally = Tally(torch.from_numpy(y), CLASSES, 3, TRAIN)
+    back = np.argsort(order).tolist()
+    for part in torch.from_numpy(z).split(150):
+        tally.add(part.permute(order).contiguous().permute(back))
+    for got, expected in zip(tally.evaluations(), evaluate(z, y), strict=True):
+        assert_same(got, expected, f"in order {order}", within=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_gives_the_same(logits: tuple[np.ndarray, np.ndarray]) -> None:
+    """Reference: the CPU."""
+    z, y = logits
+    tally = Tally(torch.from_numpy(y).cuda(), CLASSES, 3, TRAIN)
+    for part in torch.from_numpy(z).cuda().split(100):
+        tally.add(part.clone())
+    for got, expected in zip(tally.evaluations(), evaluate(z, y), strict=True):
+        assert_same(got, expected, "on a GPU", within=1e-5)
+
+
+def test_many_rows_and_configurations() -> None:
+    """Reference: each classifier by itself; here the statistics of rows join the sums in parts."""
+    rng = np.random.default_rng(1)
+    y = rng.integers(0, 4, 3000)
+    z = (rng.normal(0, 2, (3000, 70, 4)) + np.eye(4)[y][:, None]).astype(np.float32)
+    together = evaluate(z, y, np.array([300, 60, 30, 3]), blocks=[100] * 29)
+    for c in (0, 33, 69):
+        (alone,) = evaluate(z[:, c : c + 1], y, np.array([300, 60, 30, 3]))
+        assert_same(together[c], alone, f"of classifier {c}")
 
 
 def test_neighbours_do_not_matter(logits: tuple[np.ndarray, np.ndarray]) -> None:
@@ -151,8 +270,11 @@ def test_neighbours_do_not_matter(logits: tuple[np.ndarray, np.ndarray]) -> None
     found = evaluate(broken, y)
     for c, place in enumerate((0, 2, 3)):
         (alone,) = evaluate(z[:, c : c + 1], y)
-        for name, value in alone.metrics.items():
-            assert_close(found[place].metrics[name], value, 1e-9, f"{name} beside others")
+        assert_same(found[place], alone, "beside others")
+    lost = found[1]
+    assert lost.metrics["nll"] is None, f"got {lost.metrics['nll']}"
+    assert lost.metrics["ece"] is None, f"got {lost.metrics['ece']}"
+    assert lost.metrics["top1"] == 0, f"got {lost.metrics['top1']}: NaN is never right"
 
 
 def test_thresholds_of_the_groups() -> None:
@@ -170,7 +292,15 @@ def test_a_group_without_classes_and_a_class_without_rows() -> None:
     for row, guess in enumerate((0, 2, 1, 0)):
         z[row, 0, guess] = 3
     (found,) = evaluate(z, y, np.array([500, 400, 10, 300]))
-    expected = {"many": (50 + 100 + 0) / 3, "medium": None, "few": None, "macro": 50.0, "top1": 50}
+    expected = {
+        "many": (50 + 100 + 0) / 3,
+        "medium": None,
+        "few": None,
+        "macro": 50.0,
+        "top1": 50,
+        "ece_medium": None,
+        "ece_few": None,  # its only class is not tested
+    }
     for name, value in expected.items():
         got = found.metrics[name]
         assert got == pytest.approx(value) if value is not None else got is None, (
@@ -178,6 +308,10 @@ def test_a_group_without_classes_and_a_class_without_rows() -> None:
         )
     assert np.isnan(found.per_class[2]), f"got {found.per_class[2]}, expected NaN"
     assert_close(found.per_class[[0, 1, 3]], [50, 100, 0], 1e-12, "per class")
+    assert np.isnan(found.details["logit_magnitude"]).tolist() == [False, False, True, False]
+    assert (found.details["reliability_few"][0] == 0).all()
+    assert np.isnan(found.details["reliability_few"][1:]).all()
+    assert_close(found.metrics["ece_many"], found.metrics["ece"], 1e-12, "all rows are of many")
 
 
 def test_macro_accuracy_of_the_epoch_selection(logits: tuple[np.ndarray, np.ndarray]) -> None:
@@ -189,12 +323,206 @@ def test_macro_accuracy_of_the_epoch_selection(logits: tuple[np.ndarray, np.ndar
     assert_close(got, expected, 1e-9, "macro")
 
 
-def test_top5_with_few_classes_and_with_ties() -> None:
+def test_without_training_counts() -> None:
+    """Reference: the docstring; nothing by group, no shift, the rest is there."""
+    rng = np.random.default_rng(0)
+    z, y = rng.normal(size=(30, 2, 4)), rng.integers(0, 4, 30)
+    with_counts = evaluate(z, y, np.array([400, 40, 30, 4]))
+    for got, full in zip(evaluate(z, y, None), with_counts, strict=True):
+        for name, value in full.metrics.items():
+            if name.removeprefix("ece_") in GROUPS:
+                assert got.metrics[name] is None, f"{name}: got {got.metrics[name]}"
+            else:
+                assert_close(got.metrics[name], value, 1e-9, name)
+        assert set(got.details) == {"reliability", "logit_magnitude", "logit_deviation"}
+
+
+def test_top5_with_few_classes() -> None:
     """Reference: by hand; of K ≤ 5 classes all are among five, a sixth-largest logit is not."""
     y = np.array([0, 1])
-    (few,) = evaluate(np.random.default_rng(0).normal(size=(2, 1, 4)), y, np.full(4, 9))
-    assert_close(few.metrics["top5"], 100.0, 0.0, "top5 of 4 classes")
+    for classes in (2, 4, 5):
+        z = np.random.default_rng(0).normal(size=(2, 1, classes))
+        (few,) = evaluate(z, y, np.full(classes, 9))
+        assert_close(few.metrics["top5"], 100.0, 0.0, f"top5 of {classes} classes")
     z = np.zeros((2, 1, 8))
     z[:, 0] = [2, 7, 6, 5, 4, 3, 1, 0]  # class 0 is sixth, class 1 first
     (found,) = evaluate(z, y, np.full(8, 9))
     assert_close(found.metrics["top5"], 50.0, 0.0, "top5")
+
+
+def test_equal_logits_stand_in_the_order_of_the_classes() -> None:
+    """Reference: NumPy's stable sort, and argmax of NumPy and PyTorch; many votes are equal."""
+    rng = np.random.default_rng(2)
+    z = rng.integers(-1, 3, (500, 2, 9)).astype(np.float32)
+    z[:50] = 0
+    y = rng.integers(0, 9, 500)
+    order = np.argsort(-z, axis=2, kind="stable")
+    place = (order == y[:, None, None]).argmax(2)
+    rank, own = label_rank(torch.from_numpy(z), torch.from_numpy(y))
+    assert np.array_equal(rank.numpy(), place)
+    assert np.array_equal(own.numpy(), z[np.arange(500), :, y])
+    for c, found in enumerate(evaluate(z, y, np.full(9, 30))):
+        assert np.array_equal(found.correct, z[:, c].argmax(1) == y)
+        assert np.array_equal(found.correct, (torch.from_numpy(z[:, c]).argmax(1)).numpy() == y)
+        assert_close(found.metrics["top5"], 100 * (place[:, c] < 5).mean(), 1e-9, "top5")
+
+
+def test_a_logit_of_minus_infinity_is_a_probability_of_zero() -> None:
+    """Reference: SciPy; averaged experts come as logarithms of probabilities, normalised or not."""
+    rng = np.random.default_rng(3)
+    p = rng.dirichlet(np.ones(6), 40)
+    y = p.argmax(1)
+    p[np.arange(40), p.argmin(1)] = 0
+    with np.errstate(divide="ignore"):
+        z = np.log(2 * p)[:, None]  # 2p, as a sum over two experts
+    (found,) = evaluate(z, y, np.full(6, 30))
+    p /= p.sum(1, keepdims=True)
+    assert_close(found.metrics["nll"], -np.log(p[np.arange(40), y]).mean(), 1e-6, "nll")
+    assert_close(found.metrics["top1"], 100.0, 0.0, "top1")
+    brier = sk.brier_score_loss(y, p, labels=range(6), scale_by_half=False)
+    assert_close(found.metrics["brier"], brier, 1e-6, "brier")
+
+
+def test_large_logits_lose_nothing() -> None:
+    """Reference: SciPy in float64; logits of 10⁴ whose differences are of order one."""
+    rng = np.random.default_rng(4)
+    y = rng.integers(0, 5, 200)
+    z = (1e4 + rng.integers(-4, 5, (200, 1, 5)) / 4).astype(np.float32)
+    (found,) = evaluate(z, y, np.full(5, 30))
+    log_p = log_softmax(z[:, 0].astype(np.float64), axis=1)
+    assert_relative(found.metrics["nll"], -log_p[np.arange(200), y].mean(), 1e-6, "nll")
+
+
+def test_logit_magnitude_and_deviation(logits: tuple[np.ndarray, np.ndarray]) -> None:
+    """Reference: NumPy, class by class, in float64 [LOS]; the deviation is over n, not n − 1."""
+    z, y = logits
+    for c, found in enumerate(evaluate(z, y, blocks=[150, 17])):
+        for k in range(CLASSES):
+            own, others = z[y == k, c, k].astype(float), z[y != k, c, k].astype(float)
+            magnitude = own.mean() - others.mean()
+            details = found.details
+            what = f"of class {k}, classifier {c}"
+            assert_relative(details["logit_magnitude"][k], magnitude, 1e-5, f"magnitude {what}")
+            deviation = own.std() / magnitude
+            assert_relative(details["logit_deviation"][k], deviation, 1e-5, f"deviation {what}")
+
+
+def test_one_row_of_a_class_has_no_deviation() -> None:
+    """Reference: by hand."""
+    z = np.array([[3, 1], [0, 2], [1, 4]], float)[:, None]
+    (found,) = evaluate(z, np.array([0, 1, 1]), np.array([5, 5]))
+    assert_close(found.details["logit_magnitude"], [3 - 0.5, 3 - 1], 1e-6, "magnitude")
+    assert_close(found.details["logit_deviation"], [0, 1 / 2], 1e-6, "deviation")
+
+
+def test_the_arrays_are_those_of_the_list(logits: tuple[np.ndarray, np.ndarray]) -> None:
+    """Reference: `DETAILS`; a head's weight norms go through."""
+    z, y = logits
+    norm = torch.rand(3, CLASSES)
+    for c, found in enumerate(evaluate(z, y, weight_norm=norm)):
+        assert set(found.details) == set(DETAILS), f"got {set(found.details)}"
+        assert np.array_equal(found.details["weight_norm"], norm[c].numpy())
+    assert "weight_norm" not in evaluate(z, y)[0].details
+
+
+def slow_shift(right: np.ndarray, y: np.ndarray, order: Sequence[int], ratio: float) -> float:
+    """Accuracy in percent of rows whose classes have shares from 1 down to 1/ratio in `order`."""
+    weighted = total = 0.0
+    for i, k in enumerate(order):
+        for hit in right[y == k]:
+            weight = (1 / ratio) ** (i / (len(order) - 1)) / (y == k).sum()
+            weighted, total = weighted + weight * hit, total + weight
+    return 100 * weighted / total
+
+
+def test_accuracy_under_shifted_priors(logits: tuple[np.ndarray, np.ndarray]) -> None:
+    """Reference: `slow_shift`, row by row [SADE]; the classes are not in order of their counts."""
+    z, y = logits
+    counts = np.array([20, 150, 3, 101, 60, 19, 100])
+    order = [1, 3, 6, 4, 0, 5, 2]
+    for c, found in enumerate(evaluate(z, y, counts)):
+        for i, ratio in enumerate(SHIFT_RATIOS):
+            for direction, way in (("forward", order), ("backward", order[::-1])):
+                expected = slow_shift(found.correct, y, way, ratio)
+                what = f"{direction} {ratio} of classifier {c}"
+                assert_close(found.details[f"shift_{direction}"][i], expected, 1e-9, what)
+                alone = shifted_accuracy(found.per_class, counts, ratio, direction)
+                assert_close(alone, expected, 1e-9, what)
+        macro = shifted_accuracy(found.per_class, counts, 1, "backward")
+        assert_close(macro, found.metrics["macro"], 1e-9, "ratio 1")
+
+
+def test_shifted_priors_of_untested_classes_and_of_one_class() -> None:
+    """Reference: by hand; a class without rows is left out, its place is not."""
+    found = shifted_accuracy(np.array([100.0, np.nan, 0.0]), np.array([9, 5, 1]), 4, "forward")
+    assert_close(found, 100 * 1 / (1 + 1 / 4), 1e-12, "forward 4")
+    found = shifted_accuracy(np.array([30.0]), np.array([9]), 4, "backward")
+    assert_close(found, 30.0, 1e-12, "one class")
+
+
+@pytest.mark.parametrize(("ratio", "direction"), [(0.5, "forward"), (np.nan, "forward"), (2, "up")])
+def test_a_shift_that_is_none_is_refused(ratio: float, direction: str) -> None:
+    """Reference: one ConfigError."""
+    with pytest.raises(errors.ConfigError, match="The (ratio|direction) of a shift"):
+        shifted_accuracy(np.ones(3), np.ones(3), ratio, direction)
+
+
+def state_bytes(tally: Tally) -> int:
+    """Bytes of all tensors a tally holds, but for the labels."""
+    held = [v for k, v in vars(tally).items() if isinstance(v, torch.Tensor) and k != "labels"]
+    pending = [t for block in tally._pending for t in block]
+    return sum(t.numel() * t.element_size() for t in held + pending)
+
+
+@pytest.mark.parametrize(("classes", "batch", "blocks"), [(1000, 3, 4), (2, 50, 40)])
+def test_what_is_kept_is_one_byte_per_row_and_a_few_sums_per_class(
+    classes: int, batch: int, blocks: int
+) -> None:
+    """Reference: issue 4. 300 configurations × 50,000 rows × 1,000 classes: 60 GB of logits.
+
+    Beside the sums, what waits to join them is of less than 2¹⁶ rows × configurations.
+    """
+    rows, configs = 50_000, 300
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(classes, (rows,), generator=generator)
+    tally = Tally(labels, classes, configs, np.arange(classes))
+    most = 0
+    for _ in range(blocks):
+        tally.add(torch.randn(batch, configs, classes, generator=generator))
+        most = max(most, state_bytes(tally))
+    sums = 4 * 8 * configs * classes + 3 * 8 * configs * (3 * BINS + 2)
+    allowed = configs * rows + 8 * rows + sums + 20 * 2**16
+    assert most <= allowed, f"got {most:,} bytes, allowed {allowed:,}"
+
+
+class Live(TorchDispatchMode):
+    """Counts the bytes of tensors that operations made and that are still alive, at their most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._alive: dict[int, int] = {}
+        self.most = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run an operation and note what it made."""
+        made = func(*args, **(kwargs or {}))
+        given = {t.untyped_storage()._cdata for t in args if isinstance(t, torch.Tensor)}
+        for tensor in made if isinstance(made, (tuple, list)) else (made,):
+            storage = tensor.untyped_storage()
+            if storage._cdata not in given | self._alive.keys():
+                self._alive[storage._cdata] = storage.nbytes()
+                weakref.finalize(storage, self._alive.pop, storage._cdata, None)
+        self.most = max(self.most, sum(self._alive.values()))
+        return made
+
+
+def test_a_block_takes_one_temporary_of_its_size() -> None:
+    """Reference: bytes of the tensors alive in between, seen by PyTorch's dispatcher."""
+    z = torch.randn(100, 32, 100)
+    tally = Tally(torch.arange(100), 100, 32, np.arange(100))
+    with Live() as live:
+        tally.add(z)
+    block = z.numel() * z.element_size()
+    assert block <= live.most < 1.5 * block, f"got {live.most / block:.2f} blocks"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from threading import Event
 
 import pytest
 import torch
@@ -10,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featbank import errors
-from stage2.engine import loop
 from stage2.engine.loop import group_stream, run_group
-from stage2.engine.plan import GROUP_CONFIGS, Group, Shape, Stream, plan
+from stage2.engine.plan import GROUP_CONFIGS, Group, Kind, Shape, Stream, plan
 from stage2.engine.stream import Window
+from stage2.engine.tile import TileRun
 from stage2.methods.heads import Context
 from stage2.methods.presets import PRESETS
 from stage2.methods.recipe import Recipe
@@ -26,7 +27,14 @@ _PLAIN = [name for name, preset in PRESETS.items() if not preset.variant]
 _RECIPES = st.lists(
     st.builds(
         lambda name, lr, seed, batch, momentum: (
-            Recipe(name, lr=lr, seed=seed, batch_size=batch, momentum=momentum)
+            Recipe(
+                name,
+                lr=lr,
+                seed=seed,
+                batch_size=batch,
+                momentum=momentum,
+                **({"hidden": 8} if name == "mlp" else {}),
+            )
             if Recipe(name).trained
             else Recipe(name)
         ),
@@ -40,12 +48,11 @@ _RECIPES = st.lists(
 )
 
 
-def _sizes(group: Group) -> dict[tuple[str, str | None], list[int]]:
-    """Tile sizes by head and optimiser."""
-    found: dict[tuple[str, str | None], list[int]] = {}
+def _sizes(group: Group) -> dict[Kind, list[int]]:
+    """Tile sizes by kind."""
+    found: dict[Kind, list[int]] = {}
     for tile in group.tiles:
-        kind = (tile.head, tile.recipes[0].settings.get("optimiser"))
-        found.setdefault(kind, []).append(len(tile.recipes))
+        found.setdefault(tile.kind, []).append(len(tile.recipes))
     return found
 
 
@@ -64,8 +71,8 @@ def test_every_recipe_exactly_once_and_only_with_its_stream(
         streams = {Stream.of(recipe, SHAPE) for recipe in group.recipes}
         assert streams == {group.stream}, f"got streams {streams} in the group of {group.stream}"
         for tile in group.tiles:
-            kinds = {(r.head, r.settings.get("optimiser")) for r in tile.recipes}
-            assert len(kinds) == 1, f"got {kinds} in one tile"
+            kinds = {Kind.of(recipe) for recipe in tile.recipes}
+            assert kinds == {tile.kind}, f"got {kinds} in one tile"
         for kind, sizes in _sizes(group).items():
             assert max(sizes) - min(sizes) <= 1, f"{kind}: got tiles of {sizes}, expected equal"
             if 1 < len(sizes) < sum(sizes):
@@ -107,6 +114,39 @@ def test_training_free_recipes_share_a_group_by_view() -> None:
     groups = plan([*grid, Recipe("ncm", view="balanced")], SHAPE, memory=GIB)
     assert [len(group.recipes) for group in groups] == [21, 1]
     assert all(group.stream.sampler is None for group in groups)
+
+
+def test_what_a_tile_shares() -> None:
+    """Reference: one head, optimiser, kernel, precision and calibration; losses of a kernel mix."""
+    short = {"batch_size": 64}
+    base = Recipe("ce", **short)
+    together = [Recipe("ce", lr=0.5, **short), Recipe("focal", **short), Recipe("los", epochs=10)]
+    apart = [
+        Recipe("ce", **short, **change)
+        for change in (
+            {"head": "cosine"},
+            {"optimiser": "adamw"},
+            {"loss": "cb_bce"},
+            {"loss": "sigmoid_focal"},
+            {"precision": "bf16"},
+            {"calibration": "temperature"},
+        )
+    ]
+    (group,) = plan([base, *together, *apart], SHAPE, memory=GIB)
+    assert len(group.tiles) == 1 + len(apart), f"got {[t.kind for t in group.tiles]}"
+    assert set(group.tiles[0].recipes) == {base, *together}
+
+
+def test_full_batch_recipes_share_a_group_by_sampler() -> None:
+    """Reference: their rows weigh as the sampler draws them; there are no batches to share."""
+    recipes = [
+        Recipe("ce", optimiser="lbfgs", weight_decay=decay, sampler=sampler)
+        for decay in (0.1, 0.2)
+        for sampler in ("instance", "class_balanced")
+    ]
+    groups = plan(recipes, SHAPE, memory=GIB)
+    assert [len(group.recipes) for group in groups] == [2, 2]
+    assert all(group.stream.epochs == 0 for group in groups)
 
 
 def test_duplicates_are_planned_once() -> None:
@@ -165,19 +205,20 @@ def test_all_recipes_of_a_group_see_the_same_batches(
     assert len(group.tiles) >= 6, f"got {len(group.tiles)} tiles, expected several"
     seen: dict[int, list[torch.Tensor]] = {}
     current: list[int] = []
-    train, batch = loop.TileRun.train, Context.batch
+    train, batch = TileRun.train, Context.batch
 
-    def spy_train(self: loop.TileRun, window: Window) -> None:
+    def spy_train(self: TileRun, view: int, window: Window, stopped: Event) -> None:
         current[:] = [id(self.tile)]
-        train(self, window)
+        train(self, view, window, stopped)
         current.clear()
 
-    def spy_batch(self: Context, x: torch.Tensor) -> object:
+    def spy_batch(self: Context, x: torch.Tensor, *more: torch.Tensor | None) -> object:
+        made = batch(self, x, *more)
         if current:  # and not an evaluation
-            seen.setdefault(current[0], []).append(x.clone())
-        return batch(self, x)
+            seen.setdefault(current[0], []).append(made.x.clone())
+        return made
 
-    monkeypatch.setattr(loop.TileRun, "train", spy_train)
+    monkeypatch.setattr(TileRun, "train", spy_train)
     monkeypatch.setattr(Context, "batch", spy_batch)
     data = small.view()
     run_group(group, data, workers=1)

@@ -13,7 +13,7 @@ from torch import Tensor
 from featbank import Bank, errors, write_bank
 from featbank.exchange import read_file
 from stage2 import Recipe, sweep
-from stage2.engine import loop
+from stage2.engine import tile
 from stage2.engine.loop import group_stream, run_group
 from stage2.engine.stream import BlockStream, MemoryRows
 from stage2.methods.samplers import SAMPLERS, index_stream
@@ -210,19 +210,33 @@ def test_what_needs_no_order_is_the_same(small: Problem) -> None:
                 assert b.evaluations[place].metrics[metric] == pytest.approx(value, abs=1e-4)
 
 
-def _streamed_view(data: loop.ViewData) -> loop.ViewData:
+def _streamed_view(data: tile.ViewData, chunk_rows: int = 4) -> tile.ViewData:
     def stream(rows: MemoryRows, budget_rows: int = 16) -> BlockStream:
-        source = Arrays(rows.x.numpy()[None], chunk_rows=4)
+        source = Arrays(rows.x.numpy()[None], chunk_rows=chunk_rows)
         return BlockStream(source, rows.labels, budget=12 * rows.dim * budget_rows)
 
-    return loop.ViewData(
+    return tile.ViewData(
         stream(data.train),
         {split: stream(rows) for split, rows in data.evaluated.items()},
         data.counts,
-        data.groups,
+        data.bank_counts,
         data.weight0,
         data.bias0,
     )
+
+
+def test_views_streamed_in_different_blocks_are_averaged_row_by_row(small: Problem) -> None:
+    """Reference: the views in memory; heads without training, so that order does not count."""
+    (group,) = groups_of([Recipe("ncm", view="instance+balanced")], small)
+    views = [small.view(view) for view in group.stream.views]
+    (whole,) = run_group(group, *views)
+    cut = [_streamed_view(view, rows) for view, rows in zip(views, (4, 3), strict=True)]
+    (parts,) = run_group(group, *cut)
+    for key, evaluation in whole.evaluations.items():
+        assert np.array_equal(parts.evaluations[key].correct, evaluation.correct)
+        assert parts.evaluations[key].metrics["nll"] == pytest.approx(
+            evaluation.metrics["nll"], abs=1e-5
+        )
 
 
 def test_trainings_of_a_group_see_the_same_order(small: Problem) -> None:
@@ -276,8 +290,8 @@ def test_accuracy_on_real_features_is_the_same(
         assert len(list(windows)) >= 10
         accuracy = {}
         for kind, train in (("memory", data.train), ("stream", stream)):
-            view = loop.ViewData(
-                train, data.evaluated, data.counts, data.groups, data.weight0, data.bias0
+            view = tile.ViewData(
+                train, data.evaluated, data.counts, data.bank_counts, data.weight0, data.bias0
             )
             outcomes = [o for g in plan_bank(bank, recipes) for o in run_group(g, view)]
             accuracy[kind] = np.array(
@@ -288,7 +302,7 @@ def test_accuracy_on_real_features_is_the_same(
     assert (abs(gap) < 3 * spread + 0.1).all(), f"{name}: top-1 and few differ by {gap} ± {spread}"
 
 
-def group_stream_of(bank: Bank, recipe: Recipe, data: loop.ViewData) -> Tensor:
+def group_stream_of(bank: Bank, recipe: Recipe, data: tile.ViewData) -> Tensor:
     """The index stream of a recipe."""
     (group,) = plan_bank(bank, [recipe])
     return group_stream(group.stream, data.train.labels)

@@ -14,7 +14,7 @@ import torch
 
 from stage2.engine.loop import group_stream, run_group
 from stage2.methods.heads import HEADS
-from stage2.methods.optimisers import OPTIMISERS, SCHEDULES
+from stage2.methods.optimisers import SCHEDULES, STEPPED
 from stage2.methods.presets import PRESETS
 from stage2.methods.recipe import Recipe
 from tests.stage2 import reference
@@ -28,14 +28,14 @@ TRAINED = [name for name in PRESETS if Recipe(name).trained]
 def _check(recipes: list[Recipe], made: Problem, within: float = WITHIN) -> None:
     checked = 0
     for group in groups_of(recipes, made):
-        view = made.view(group.stream.view)
+        view = made.view(group.stream.views[0])
         stream = group_stream(group.stream, view.train.labels)
         for outcome in run_group(group, view):
             recipe = outcome.recipe
             head, s = HEADS[recipe.head], {**recipe.settings, **recipe.part("loss")}
             start = {k: v[0] for k, v in head.init([recipe.part("head")], view.context).items()}
             expected = reference.train(
-                recipe.head, s, start, stream, **made.double(group.stream.view)
+                recipe.head, s, start, stream, **made.double(group.stream.views[0])
             )
             assert outcome.status == "done", f"{recipe}: got {outcome.status}, expected done"
             assert set(outcome.parameters) == set(expected)
@@ -81,18 +81,48 @@ _OPTIMISER_CASES: list[dict[str, Any]] = [
     {"optimiser": "adamw", "lr": 0.01},
     {"optimiser": "adamw", "lr": 0.05, "weight_decay": 0.5},
     {"optimiser": "adamw", "lr": 0.05, "weight_decay": 0.0, "schedule": "cosine_step"},
+    {"optimiser": "adamw", "lr": 0.05, "beta1": 0.5, "beta2": 0.9, "eps": 1e-3},
+    {"weight_decay": 0.5, "decay_bias": False},
+    {"optimiser": "adamw", "lr": 0.05, "weight_decay": 0.5, "decay_bias": False},
 ]
 
 
 @pytest.mark.parametrize("name", ["crt", "lws", "mislas", "disalign", "ldam"])
 def test_optimiser_settings_train_as_the_reference(name: str, small: Problem) -> None:
     """Reference: torch.optim.SGD and AdamW in float64; decay acts on every trained parameter."""
-    assert {c.get("optimiser", "sgd") for c in _OPTIMISER_CASES} == set(OPTIMISERS)
+    assert {c.get("optimiser", "sgd") for c in _OPTIMISER_CASES} == set(STEPPED)
     common = {"batch_size": 50, "epochs": 6}
     _check([Recipe(name, **{**common, "lr": 0.05, **case}) for case in _OPTIMISER_CASES], small)
 
 
-@pytest.mark.parametrize("optimiser", OPTIMISERS)
+@pytest.mark.parametrize("optimiser", STEPPED)
+@pytest.mark.parametrize("name", ["ce", "mislas", "ldam", "mlp"])
+def test_bounded_rows_train_as_the_reference(name: str, optimiser: str, small: Problem) -> None:
+    """Reference: float64 loop that shortens rows after each step, or once an epoch."""
+    cases: list[dict[str, Any]] = [
+        {},
+        {"max_norm": 0.4},
+        {"max_norm": 0.4, "max_norm_when": "epoch"},
+        {"max_norm_fraction": 0.2},
+        {"max_norm_fraction": 0.2, "max_norm_when": "epoch"},
+    ]
+    common = {"batch_size": 50, "epochs": 4, "lr": 0.05, "optimiser": optimiser}
+    _check([Recipe(name, **common, **case) for case in cases], small)
+
+
+@pytest.mark.parametrize("optimiser", STEPPED)
+def test_decay_towards_stage_1_trains_as_the_reference(optimiser: str, small: Problem) -> None:
+    """Reference: float64 loop in which ΔW = W − W₀ is what is trained and decayed."""
+    recipes = [
+        Recipe(
+            "mislas", decay=decay, weight_decay=0.3, epochs=5, batch_size=30, optimiser=optimiser
+        )
+        for decay in ("weight", "delta")
+    ]
+    _check(recipes, small)
+
+
+@pytest.mark.parametrize("optimiser", STEPPED)
 def test_delta_lr_slows_the_weight_and_bias_alone(optimiser: str, small: Problem) -> None:
     """Reference: per-group learning rates of torch.optim; at 0, W₀ and b₀ exactly."""
     recipes = [
@@ -108,7 +138,7 @@ def test_delta_lr_slows_the_weight_and_bias_alone(optimiser: str, small: Problem
     assert difference(frozen.parameters["scale"], torch.ones(6)) > 0.01, "s should have moved"
 
 
-@pytest.mark.parametrize("optimiser", OPTIMISERS)
+@pytest.mark.parametrize("optimiser", STEPPED)
 def test_learn_scale_trains_s_and_its_absence_keeps_it(optimiser: str, small: Problem) -> None:
     """Reference: float64 loop with s among the trained parameters or not, in one stack."""
     recipes = [

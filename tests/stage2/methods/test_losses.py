@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from tests.stage2.cases import LOSS_CASES
 from tests.stage2.compare import assert_close, assert_relative
 
 COUNTS = np.array([500.0, 120, 40, 9, 1])
-ARRAYS = ("scale", "shift", "margin", "weight", "smoothing")
+FIELDS = [field.name for field in fields(LossParameters)]
 
 
 def parameters(loss: str, *, epoch: int = 0, epochs: int = 1, **settings: Any) -> LossParameters:
@@ -45,13 +46,27 @@ def test_las_smoothing(case: dict[str, Any], over: str) -> None:
         ("class_balanced", {"beta": 0.999}, (1 - 0.999) / (1 - 0.999**COUNTS)),
         ("cb_focal", {"beta": 0.9}, (1 - 0.9) / (1 - 0.9**COUNTS)),
         ("class_balanced", {"beta": 0.0}, np.ones(5)),
+        ("sigmoid_focal", {"beta": 0.99}, (1 - 0.99) / (1 - 0.99**COUNTS)),
+        ("sigmoid_focal", {"beta": 0.0}, np.ones(5)),
     ],
 )
 def test_class_weights(loss: str, settings: dict[str, Any], raw: np.ndarray) -> None:
     """Reference: DisAlign eq. 11 and CB eq. 4, in proportion, with Σω = K."""
     row = parameters(loss, **settings)
     assert_relative(row.weight, 5 * raw / raw.sum(), 1e-10, f"ω of {loss} {settings}")
-    assert row.by_weights == (loss != "cb_focal"), f"got {row.by_weights}: METHODS §4, normalise"
+    expected = loss in ("weighted", "class_balanced")
+    assert row.by_weights == expected, f"got {row.by_weights}: METHODS §4, normalise"
+
+
+def test_cb_bce_is_a_mean_over_classes() -> None:
+    """Reference: the weights of class_balanced, over K; without a class over those that are."""
+    row = parameters("cb_bce", beta=0.99)
+    effective = parameters("class_balanced", beta=0.99).weight
+    assert effective is not None
+    assert_relative(row.weight, effective / 5, 1e-12, "ω/K")
+    assert not row.by_weights
+    holes = LOSSES["cb_bce"](np.array([500.0, 0, 9]), {"beta": 0.0, "empty_classes": "ignore"})
+    assert_close(holes.weight, [0.5, 0, 0.5], 1e-12, "ω/K where a class is empty")
 
 
 @pytest.mark.parametrize("beta", [0.9999, 1 - 1e-9, 1 - 1e-12])
@@ -102,19 +117,92 @@ def test_ldam_defers_its_weights(defer: int) -> None:
             assert_close(row.weight, parameters("class_balanced", beta=0.99).weight, 1e-12, "ω")
 
 
+@pytest.mark.parametrize("loss", ["weighted", "class_balanced", "cb_focal"])
+def test_weights_are_deferred(loss: str) -> None:
+    """Reference: DRW; until epoch `defer` the plain mean, from then on the loss without it."""
+    for defer in (0, 1, 3):
+        for epoch in range(5):
+            row = parameters(loss, defer=defer, epoch=epoch, epochs=5)
+            whole = parameters(loss, epoch=epoch, epochs=5)
+            assert row.gamma == whole.gamma
+            if epoch >= defer:
+                assert_close(row.weight, whole.weight, 1e-15, f"ω at {epoch}, deferred to {defer}")
+                assert row.by_weights == whole.by_weights
+            else:
+                assert row.weight is None, f"epoch {epoch}, deferred to {defer}: {row.weight}"
+                assert not row.by_weights
+
+
+def test_sla_parameters() -> None:
+    """Reference: SLA eq. 9–12; m = τ_prior log π, γ without gradient, τ of the angle."""
+    row = parameters("sla", gamma=1.5, tau=0.7, tau_prior=0.9)
+    assert_close(row.shift, 0.9 * np.log(COUNTS / 670), 1e-12, "shift")
+    assert (row.frozen_gamma, row.angle, row.gamma) == (1.5, 0.7, 0.0), f"got {row}"
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        ("many+medium", [1, 1, 1, 0, 0]),
+        ("many", [1, 1, 0, 0, 0]),
+        ("medium", [0, 0, 1, 0, 0]),
+        ("few", [0, 0, 0, 1, 1]),
+        ("medium+few", [0, 0, 1, 1, 1]),
+        ("many+medium+few", [1, 1, 1, 1, 1]),
+    ],
+)
+def test_distilled_classes(groups: str, expected: list[int]) -> None:
+    """Reference: METHODS §8, n > 100, 20 ≤ n ≤ 100, n < 20; and a group with no class."""
+    got = parameters("distil", distil_groups=groups).distil_classes
+    assert_close(got, expected, 0, groups)
+    nobody = LOSSES["distil"](np.array([3.0, 2, 1]), {"distil_groups": "many"}).distil_classes
+    assert_close(nobody, [0, 0, 0], 0, "no class has more than 100")
+
+
+def test_distillation_goes_from_its_first_value_to_its_last() -> None:
+    """Reference: a straight line over the epochs 0…T−1; one value where no last one is given."""
+    for epochs, expected in ((1, [2.0]), (5, [2.0, 1.5, 1.0, 0.5, 0.0])):
+        for epoch, alpha in enumerate(expected):
+            row = parameters(
+                "distil",
+                distil_weight=2.0,
+                distil_weight_end=0.0,
+                temperature=3.0,
+                temperature_end=1.0,
+                epoch=epoch,
+                epochs=epochs,
+            )
+            assert_close(row.distil, alpha, 1e-12, f"α at {epoch} of {epochs}")
+            assert_close(row.temperature, 1 + alpha, 1e-12, f"T at {epoch} of {epochs}")
+            same = parameters("distil", distil_weight=0.7, epoch=epoch, epochs=epochs)
+            assert (same.distil, same.temperature) == (0.7, 2.0), f"got {same}"
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_only_scheduled_losses_depend_on_the_epoch(loss: str) -> None:
-    """Reference: the flag `scheduled`, by which the loop refreshes a loss."""
+    """Reference: the parameters over 6 epochs; `scheduled`, by which the loop refreshes a loss, and
+    `changes`, which tells for its settings."""
+    moved = False
     for case in LOSS_CASES[loss]:
         rows = [LOSSES[loss](COUNTS, case, Moment(t, 6)) for t in range(6)]
         same = all(
-            np.array_equal(getattr(row, name), getattr(rows[0], name), equal_nan=False)
+            np.array_equal(getattr(row, name), getattr(rows[0], name))
             if getattr(rows[0], name) is not None and getattr(row, name) is not None
             else getattr(row, name) is getattr(rows[0], name)
             for row in rows
-            for name in ARRAYS
+            for name in FIELDS
         )
-        assert same or LOSSES[loss].scheduled, f"{loss} {case} changes, but is not scheduled"
+        assert LOSSES[loss].changes(case) == (not same), f"{loss} {case} is the same: {same}"
+        moved |= not same
+    assert LOSSES[loss].scheduled == moved, f"{loss} changes: {moved}"
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_kernels_and_what_losses_need(loss: str) -> None:
+    """Reference: METHODS §4; two losses have their own kernel, one learns from stage 1."""
+    own = {"cb_bce": "softmax_bce", "sigmoid_focal": "sigmoid_focal"}
+    assert LOSSES[loss].kernel == own.get(loss, "family")
+    assert LOSSES[loss].needs_classifier == (loss == "distil")
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -124,6 +212,9 @@ def test_defaults_are_those_of_the_papers(loss: str) -> None:
         "weighted": {"rho": 1.2, "normalise": "weights"},
         "class_balanced": {"beta": 0.9999, "normalise": "weights"},
         "gradual": {"base": 2.0, "strength": 1.0},
+        "sla": {"gamma": 1.0, "tau": 1.0, "tau_prior": 1.0},
+        "cb_bce": {"beta": 0.9999},
+        "distil": {"distil_groups": "many+medium"},
         "ldam": {"max_margin": 0.5, "scale": None, "defer": 0},  # the head's, or 30
         "las": {"smooth_over": "uniform", "smooth_shape": "concave"},
         "los": {"smoothing": 0.98, "smooth_over": "uniform"},

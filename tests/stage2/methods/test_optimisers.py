@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from stage2.methods.optimisers import OPTIMISERS, SCHEDULES, learning_rates
-from tests.stage2.compare import assert_close
+from stage2.methods.optimisers import SCHEDULES, STEPPED, learning_rates
+from tests.stage2.compare import assert_close, difference
 
 _SGD: list[dict[str, Any]] = [
     {"momentum": m, "weight_decay": d, "nesterov": n}
@@ -24,9 +24,18 @@ _SGD: list[dict[str, Any]] = [
         (0.99, 0.05, False),
     )
 ]
-_CASES = {
+_CASES: dict[str, list[dict[str, Any]]] = {
     "sgd": _SGD,
-    "adamw": [{**s, "weight_decay": d} for s, d in zip(_SGD, (0, 1e-2, 1, 5e-4, 0.1), strict=True)],
+    "adamw": [
+        {"weight_decay": d, "beta1": b1, "beta2": b2, "eps": e}
+        for d, b1, b2, e in (
+            (0.0, 0.9, 0.999, 1e-8),
+            (1e-2, 0.5, 0.9, 1e-8),
+            (1.0, 0.0, 0.0, 1e-3),
+            (5e-4, 0.8, 0.99, 1.0),
+            (0.1, 0.95, 0.9999, 1e-10),
+        )
+    ],
 }
 _RATES = (0.1, 0.01, 0.3, 0.05, 0.02)
 _MULTIPLIER = (1.0, 0.0, 0.2, 3.0, 0.5)
@@ -34,11 +43,12 @@ _MULTIPLIER = (1.0, 0.0, 0.2, 3.0, 0.5)
 
 def _torch(name: str, p: Tensor, s: dict[str, Any], rate: float) -> torch.optim.Optimizer:
     if name == "adamw":
-        return torch.optim.AdamW([p], lr=rate, weight_decay=s["weight_decay"])
+        betas = (s["beta1"], s["beta2"])
+        return torch.optim.AdamW([p], rate, betas, s["eps"], s["weight_decay"])
     return torch.optim.SGD([p], lr=rate, **s)
 
 
-@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("name", STEPPED)
 @pytest.mark.parametrize("together", [True, False])
 def test_steps_are_those_of_torch(name: str, together: bool) -> None:
     """Reference: torch.optim.SGD and AdamW in float64, each configuration by itself.
@@ -59,7 +69,7 @@ def test_steps_are_those_of_torch(name: str, together: bool) -> None:
     for part in [list(range(5))] if together else [[c] for c in range(5)]:
         parameters = {"wide": wide[part].clone(), "flat": flat[part].clone()}
         settings = [_CASES[name][c] for c in part]
-        optimiser = OPTIMISERS[name](parameters, settings, {"flat": [_MULTIPLIER[c] for c in part]})
+        optimiser = STEPPED[name](parameters, settings, {"flat": [_MULTIPLIER[c] for c in part]})
         for slope, factor in zip(slopes, factors, strict=True):
             lr = torch.tensor([_RATES[c] * factor for c in part])
             optimiser.step({k: v[part].clone() for k, v in slope.items()}, lr)
@@ -74,6 +84,92 @@ def test_steps_are_those_of_torch(name: str, together: bool) -> None:
                     plain.step()
                 got = parameters[key][place]
                 assert_close(got, expected, 2e-6, f"{key} after {name} {_CASES[name][c]}")
+
+
+def _run(
+    name: str, settings: list[dict[str, Any]], *, origin: bool, biases: tuple[str, ...] = ()
+) -> dict[str, Tensor]:
+    """Parameters [C, …] after 12 steps; with `origin`, decay pulls towards a point that is not 0.
+
+    The gradients are those of ½‖p − 1‖², which is the same problem wherever the origin lies.
+    """
+    generator = torch.Generator().manual_seed(1)
+    start = {
+        "weight": torch.randn(len(settings), 3, 4, generator=generator),
+        "bias": torch.randn(len(settings), 3, generator=generator),
+    }
+    anchors = {"weight": torch.randn(1, 3, 4, generator=generator)} if origin else None
+    parameters = {key: value.clone() for key, value in start.items()}
+    optimiser = STEPPED[name](parameters, settings, {}, anchors, biases)
+    for _ in range(12):
+        slopes = {key: value - 1 for key, value in parameters.items()}
+        optimiser.step(slopes, torch.full((len(settings),), 0.05))
+    return {
+        **parameters,
+        "start": start["weight"],
+        **({"origin": anchors["weight"]} if anchors else {}),
+    }
+
+
+@pytest.mark.parametrize("name", STEPPED)
+def test_decay_towards_an_anchor_is_decay_of_the_difference(name: str) -> None:
+    """Reference: torch.optim in float64 on Δ = p − anchor, whose decay pulls to 0."""
+    got = _run(name, _CASES[name], origin=True)
+    for c, case in enumerate(_CASES[name]):
+        origin = got["origin"][0].double()
+        free = (got["start"][c].double() - origin).requires_grad_()
+        plain = _torch(name, free, case, 0.05)
+        for _ in range(12):
+            free.grad = (free + origin - 1).detach()
+            plain.step()
+        assert_close(got["weight"][c], free + origin, 2e-6, f"weight after {name} {case}")
+    unanchored = _run(name, _CASES[name], origin=False)["weight"]
+    assert difference(got["weight"], unanchored) > 1e-3, "the anchor changed nothing"
+
+
+@pytest.mark.parametrize("name", STEPPED)
+def test_decay_spares_biases_where_asked(name: str) -> None:
+    """Reference: the same steps without weight decay; neighbours and weights are as they were."""
+    cases = [{**case, "weight_decay": 0.3} for case in _CASES[name]]
+    spared = [{**case, "decay_bias": c % 2 == 0} for c, case in enumerate(cases)]
+    decayed = _run(name, cases, origin=False, biases=("bias",))
+    bare = _run(name, [{**case, "weight_decay": 0.0} for case in cases], origin=False)
+    got = _run(name, spared, origin=False, biases=("bias",))
+    assert_close(got["weight"], decayed["weight"], 0.0, "weights")
+    assert_close(got["bias"][::2], decayed["bias"][::2], 0.0, "biases that decay")
+    assert_close(got["bias"][1::2], bare["bias"][1::2], 0.0, "biases that do not")
+    assert difference(decayed["bias"], bare["bias"]) > 1e-3, "decay of biases changes nothing"
+
+
+@pytest.mark.parametrize("name", STEPPED)
+def test_a_multiplier_of_0_leaves_a_parameter_as_it_is(name: str) -> None:
+    """Reference: the start, bit by bit, whatever the decay and the anchor."""
+    settings = [{**case, "weight_decay": 0.5} for case in _CASES[name]]
+    start = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(2))
+    p = start.clone()
+    frozen = [0.0, 1.0, 0.0, 1.0, 0.0]
+    optimiser = STEPPED[name]({"p": p}, settings, {"p": frozen}, {"p": torch.ones(1, 3, 4)})
+    for _ in range(5):
+        optimiser.step({"p": torch.randn(5, 3, 4)}, torch.full((5,), 0.1))
+    assert_close(p[::2], start[::2], 0.0, "frozen")
+    assert difference(p[1::2], start[1::2]) > 0.01, "nothing moved"
+
+
+@pytest.mark.parametrize("name", STEPPED)
+def test_a_diverged_configuration_leaves_its_neighbours_alone(name: str) -> None:
+    """Reference: the same steps without the NaN."""
+    settings = _CASES[name]
+    start = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(3))
+    ends = []
+    for broken in (False, True):
+        p = start.clone()
+        if broken:
+            p[2] = torch.nan
+        optimiser = STEPPED[name]({"p": p}, settings, {})
+        for _ in range(5):
+            optimiser.step({"p": p.clone()}, torch.full((5,), 0.1))
+        ends.append(p[[0, 1, 3, 4]])
+    assert_close(ends[1], ends[0], 0.0, "neighbours of a NaN")
 
 
 def _rates(**settings: Any) -> np.ndarray:

@@ -28,6 +28,12 @@ def mislas(smooth: tuple[float, float], delta_lr: float, view: str, **other: Any
     return {**plain, **ends, "smooth_shape": "concave", "smooth_over": "uniform", **other}
 
 
+_LTWB = row("linear cb_bce instance instance", (0.01, 0.1, 64), ("cosine_prestep", 10)) | {
+    "init": "stage1",
+    "beta": 0.9999,
+    "max_norm_fraction": 0.1,
+}
+
 TABLE: dict[str, dict[str, Any]] = {
     "crt": row("linear ce class_aware instance", (0.2, 5e-4, 512), ("cosine", 10))
     | {"init": "fresh", "per_class": 4},
@@ -66,11 +72,27 @@ TABLE: dict[str, dict[str, Any]] = {
             "gradual",
             "las",
             "vs",
+            "cb_bce",
+            "sigmoid_focal",
+            "distil",
         )
+    },
+    "sla": row("linear sla instance instance", (0.01, 5e-4, 128), ("cosine", 20))
+    | {"init": "stage1", "gamma": 1.0, "tau": 1.0, "tau_prior": 1.0},
+    "ltwb": _LTWB | {"max_norm_when": "step"},
+    "ltwb-released": _LTWB | {"max_norm_when": "epoch"},
+    "oracle": row("linear ce instance instance", (0.1, 5e-4, 128), ("cosine", 10))
+    | {"init": "fresh", "train_on": "train_balanced"},
+    **{
+        head: row(f"{head} ce instance instance", (0.1, 5e-4, 128), ("cosine", 10))
+        for head in ("cosine", "tde", "mlp")
     },
     "tau_norm": {"head": "tau_norm", "view": "instance"},
     "logit_adjust": {"head": "logit_adjust", "view": "instance"},
     "ncm": {"head": "ncm", "view": "instance"},
+    "knn": {"head": "knn", "view": "instance"},
+    "ridge": {"head": "ridge", "view": "instance"},
+    "lda": {"head": "lda", "view": "instance"},
 }
 
 

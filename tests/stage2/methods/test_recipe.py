@@ -156,13 +156,15 @@ def test_parts_have_all_that_head_and_loss_take(name: str) -> None:
     """Reference: the registries; and a repr one can read."""
     recipe = Recipe(name)
     assert recipe.trained == HEADS[recipe.head].trained
-    own = {s.name for s in HEADS[recipe.head].settings}
-    assert set(recipe.part("head")) == own | {"seed"}
-    assert None not in recipe.part("head").values()
+    parts = {"head": HEADS[recipe.head].settings}
     if recipe.trained:
-        loss = recipe.part("loss")
-        assert set(loss) == {s.name for s in LOSSES[recipe.settings["loss"]].settings}
-        assert None not in loss.values()
+        parts["loss"] = LOSSES[recipe.settings["loss"]].settings
+    for part, own in parts.items():
+        values = recipe.part(part)
+        assert values.keys() - {"seed"} == {s.name for s in own}
+        optional = {s.name for s in own if s.default is None} - {"scale"}
+        missing = {key for key, value in values.items() if value is None}
+        assert missing <= optional, f"{part}: got no value for {missing - optional}"
     assert repr(recipe).startswith(f"Recipe({name!r}, view=")
     json.dumps(recipe.settings, allow_nan=False)
 
@@ -174,7 +176,8 @@ def test_replacing_a_part_drops_the_settings_of_the_old_one() -> None:
     assert "smooth_head" not in recipe.settings
     assert recipe.settings["init"] == "fresh"
     free = Recipe("crt", head="ncm")
-    assert set(free.settings) == {"view", "head", "transform", "metric"}, f"got {free.settings}"
+    everywhere = {"view", "train_on", "calibration", "head"}
+    assert set(free.settings) == everywhere | {"transform", "metric"}, f"got {free.settings}"
 
 
 # expand -------------------------------------------------------------------------------------------

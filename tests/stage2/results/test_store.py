@@ -13,7 +13,8 @@ import pytest
 from featbank import Bank, errors
 from stage2.engine.metrics import METRICS, Evaluation
 from stage2.methods.recipe import Recipe
-from stage2.results.store import SCHEMA, Store
+from stage2.results.store import APPLICATION, SCHEMA, Store
+from stage2.results.tables import leaderboard, render
 from stage2.sweep import sweep
 from tests.stage2.compare import assert_close
 from tests.stage2.synthetic import Problem, run
@@ -47,6 +48,11 @@ def test_round_trip(small: Problem, bank: Bank, tmp_path: Path) -> None:
                 assert got.metrics[split, epoch] == evaluation.metrics
                 correct = store.correct(bank.fingerprint, recipe.hash, split, epoch)
                 assert np.array_equal(correct, evaluation.correct), f"{recipe} {split} {epoch}"
+                details = store.details(bank.fingerprint, recipe.hash, split, epoch)
+                assert set(details) == set(evaluation.details)
+                for name, values in evaluation.details.items():
+                    assert details[name].dtype == values.dtype, name
+                    assert np.array_equal(details[name], values, equal_nan=True), name
     assert about["train_counts"] == small.counts.tolist()
     assert about["rows"] == {"train": 150, "val": 42, "test": 60}
 
@@ -97,6 +103,122 @@ def test_a_run_again_replaces_the_old_one(small: Problem, bank: Bank, tmp_path: 
         (got,) = store.runs(bank.fingerprint)
         assert set(got.metrics) == {("test", "last")}, f"got {set(got.metrics)}"
         assert got.metrics["test", "last"]["top1"] == 0.0
+
+
+FIRST_SCHEMA = f"""
+CREATE TABLE bank (fingerprint TEXT PRIMARY KEY, about TEXT NOT NULL);
+CREATE TABLE run (
+    bank TEXT NOT NULL REFERENCES bank, recipe TEXT NOT NULL, id TEXT NOT NULL, name TEXT NOT NULL,
+    seed INTEGER NOT NULL, parameters TEXT NOT NULL, status TEXT NOT NULL, selected_epoch INTEGER,
+    curves TEXT NOT NULL, seconds REAL NOT NULL, device TEXT NOT NULL, versions TEXT NOT NULL,
+    finished REAL NOT NULL, PRIMARY KEY (bank, recipe)
+);
+CREATE TABLE evaluation (
+    bank TEXT NOT NULL, recipe TEXT NOT NULL, split TEXT NOT NULL, epoch TEXT NOT NULL,
+    metrics TEXT NOT NULL, per_class BLOB NOT NULL, correct BLOB NOT NULL,
+    PRIMARY KEY (bank, recipe, split, epoch),
+    FOREIGN KEY (bank, recipe) REFERENCES run ON DELETE CASCADE
+);
+PRAGMA application_id = {APPLICATION};
+PRAGMA user_version = 1;
+"""
+"""What a file of schema 1 was made with."""
+
+RECIPE = Recipe("ncm")
+PLACE = (RECIPE.hash, "test", "last")
+
+
+@pytest.fixture
+def first(bank: Bank, tmp_path: Path) -> Path:
+    """A results file of schema 1 with one run, measured before the ECE of groups."""
+    path = tmp_path / "first.sqlite"
+    about = {
+        "path": "bank.h5",
+        "train_counts": bank.train_counts.tolist(),
+        "rows": {split: bank.rows(split) for split in bank.splits},
+    }
+    metrics = {name: 40.0 for name in METRICS if not name.startswith("ece_")}
+    correct = np.packbits(np.arange(60) % 3 == 0).tobytes()
+    with sqlite3.connect(path) as db:
+        db.executescript(FIRST_SCHEMA)
+        db.execute("INSERT INTO bank VALUES (?, ?)", (bank.fingerprint, json.dumps(about)))
+        db.execute(
+            f"INSERT INTO run VALUES ({', '.join('?' * 13)})",
+            (
+                *(bank.fingerprint, RECIPE.hash, RECIPE.id, "ncm", 0, "{}"),
+                *("done", None, "{}", 1.0, "cpu", "{}", 0.0),
+            ),
+        )
+        db.execute(
+            "INSERT INTO evaluation VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (bank.fingerprint, *PLACE, json.dumps(metrics), np.zeros(6).tobytes(), correct),
+        )
+    db.close()
+    return path
+
+
+def schema_of(path: Path) -> tuple[int, list[str]]:
+    """``user_version`` and the columns of ``evaluation``."""
+    with sqlite3.connect(path) as db:
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        columns = [row[1] for row in db.execute("PRAGMA table_info(evaluation)")]
+    db.close()
+    return version, columns
+
+
+def test_a_file_of_schema_1_is_read_as_it_is(first: Path, bank: Bank) -> None:
+    """Reference: the bytes before; what it lacks is null or empty."""
+    before = first.read_bytes()
+    with Store(first) as store:
+        (row,) = json.loads(render(leaderboard(store), "json"))
+        correct = store.correct(bank.fingerprint, *PLACE)
+        assert store.details(bank.fingerprint, *PLACE) == {}
+    assert row["ece"] == 40.0
+    assert [row[f"ece_{group}"] for group in ("many", "medium", "few")] == [None] * 3
+    assert np.array_equal(correct, np.arange(60) % 3 == 0)
+    assert first.read_bytes() == before
+
+
+def test_a_file_of_schema_1_that_is_written_to_becomes_schema_2(
+    first: Path, bank: Bank, small: Problem, tmp_path: Path
+) -> None:
+    """Reference: a new file's columns; the old run is still there, a new one has its arrays."""
+    Store(tmp_path / "new.sqlite", create=True).close()
+    (outcome,) = run([Recipe("crt", epochs=2)], small).values()
+    for _ in range(2):  # the second opening has nothing to do
+        with Store(first, create=True) as store:
+            store.add_runs(bank.fingerprint, [stored(outcome)])
+            kept = {r.name: r for r in store.runs(bank.fingerprint)}
+            assert kept["ncm"].metrics["test", "last"]["top1"] == 40.0
+            assert store.details(bank.fingerprint, *PLACE) == {}
+            assert np.array_equal(store.correct(bank.fingerprint, *PLACE), np.arange(60) % 3 == 0)
+            added = store.details(bank.fingerprint, outcome.recipe.hash, "test", "last")
+            assert "reliability" in added, f"got {set(added)}"
+    assert schema_of(first) == schema_of(tmp_path / "new.sqlite")
+    assert schema_of(first)[0] == SCHEMA == 2
+
+
+def test_a_migration_that_is_interrupted_leaves_schema_1(
+    first: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reference: the schema before; the column and the version come in one transaction."""
+    before = schema_of(first)
+
+    class Interrupted(sqlite3.Connection):
+        def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+            if sql.startswith("PRAGMA user_version ="):
+                raise KeyboardInterrupt
+            return super().execute(sql, *values)
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda *a, **options: connect(*a, **options, factory=Interrupted)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        Store(first, create=True)
+    monkeypatch.undo()
+    assert schema_of(first) == before == (1, before[1])
+    assert "details" not in before[1]
 
 
 def _text(path: Path) -> None:

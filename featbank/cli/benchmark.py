@@ -1,0 +1,219 @@
+"""``featbank benchmark``."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from featbank.cli.progress import progress
+from featbank.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@click.command()
+@click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    default=("cifar100-lt",),
+    show_default=True,
+    metavar="NAME",
+    help="cifar100-lt, imagenet-lt, places-lt, inaturalist2018 (GPU), or N,D,K or N,D,K,B; "
+    "repeat for more.",
+)
+@click.option(
+    "--configurations",
+    default="1,16,64,256",
+    show_default=True,
+    metavar="C1,C2",
+    help="Numbers of configurations trained together.",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads. Default: PyTorch's.")
+@click.option(
+    "--repeats",
+    default=2,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Times everything is measured, in turn.",
+)
+@click.option(
+    "--epochs",
+    type=click.IntRange(1, 10),
+    help="Epochs timed, of the recipe's 10; times are scaled to 10. Default: by shape.",
+)
+@click.option("--steps", type=click.IntRange(1), help="Steps timed, in the place of epochs.")
+@click.option(
+    "--precision",
+    default="fp32",
+    show_default=True,
+    type=click.Choice(["fp32", "tf32", "bf16"]),
+    help="Of the engine's products, and of the ceilings.",
+)
+@click.option(
+    "--counts",
+    type=click.Path(path_type=Path),
+    help="JSON list of class counts in the place of the shape's own.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="json carries every number.",
+)
+def benchmark(
+    *,
+    shapes: tuple[str, ...],
+    configurations: str,
+    device: str,
+    threads: int | None,
+    repeats: int,
+    epochs: int | None,
+    steps: int | None,
+    precision: str,
+    counts: Path | None,
+    form: str,
+) -> None:
+    """Measure the engine beside the usual loops and this machine's ceilings.
+
+    Trains random features of a benchmark's shape: linear heads under cross-entropy, SGD, 10 epochs.
+    Everything runs in one process and in turn.
+
+    \b
+    featbank benchmark
+    featbank benchmark --shape imagenet-lt --configurations 16,64 --format json
+    """
+    numbers = _numbers(configurations)
+    from stage2.benchmark import benchmark as measure
+    from stage2.benchmark import find_workload, with_counts
+
+    workloads = [find_workload(shape) for shape in shapes]
+    if counts:
+        if len(workloads) > 1:
+            raise ConfigError(f"--counts {counts} is for one shape. Give one --shape with it.")
+        workloads = [with_counts(workloads[0], counts)]
+    measured = partial(
+        measure,
+        configurations=numbers,
+        device=device,
+        threads=threads,
+        repeats=repeats,
+        epochs=epochs,
+        steps=steps,
+        precision=precision,
+    )
+    if form == "json":
+        click.echo(
+            json.dumps([measured(workload) for workload in workloads], indent=2, ensure_ascii=False)
+        )
+        return
+    for workload in workloads:
+        with progress("runs") as report:
+            result = measured(workload, progress=report)
+        show(result)
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 1:
+        raise ConfigError(
+            f"--configurations {text} is not a list of numbers of configurations. "
+            "Write --configurations 1,16,64."
+        )
+    return sorted(set(numbers))
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print what `stage2.benchmark.benchmark` returned, with what it says in words."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:  # a file or a pipe has no width to fold lines at
+        console.width = 200
+    trained = [row for row in result["measurements"] if row["floor"]]
+    best = max(trained, key=lambda row: row["configurations"])
+    console.print(_title(result))
+    console.print(_table(result, best["configurations"]))
+    for sentence in _sentences(result, best):
+        console.print(sentence)
+
+
+def _title(result: dict[str, Any]) -> str:
+    return (
+        f"{result['shape']}: N = {result['rows']:,}, D = {result['dim']:,}, "
+        f"K = {result['classes']:,}, B = {result['batch_size']}, {result['epochs']} epochs. "
+        f"{result['device']}, threads: {result['threads']}, {result['precision']}, "
+        f"torch {result['torch']}. Medians (min … max) of {result['repeats']} repeats."
+    )
+
+
+def _table(result: dict[str, Any], largest: int) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    for title in (
+        "ms for one\nconfiguration",
+        "configurations\na second",
+        f"times that of\n{largest} together",
+        "% of\nthe floor",
+        "steps\ntimed",
+    ):
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in result["measurements"]:
+        table.add_row(
+            row["description"],
+            _range(row["seconds"], 1e3),
+            _number(row["configurations_per_second"]["median"]),
+            _range(row["times_fused"]) if row["times_fused"] else "",
+            _range(row["floor"]["share"], 100) if row["floor"] else "",
+            f"{row['timed_steps']:,}" if row["timed_steps"] else "all",
+        )
+    return table
+
+
+def _sentences(result: dict[str, Any], best: dict[str, Any]) -> list[str]:
+    """What was measured of the machine, and what the row `best` says beside it."""
+    floor = best["floor"]
+    fused = [row for row in result["measurements"] if row["name"].startswith("fused")]
+    memory = result["feature_bytes"] + max(row["memory_bytes"] for row in fused)
+    start = sum(row["start_seconds"] for row in fused)
+    return [
+        *(
+            f"This machine does {_range(ceiling['per_second'], 1e-9)} "
+            f"{'GB/s' if name == 'copy' else 'GFLOP/s'} in {ceiling['description']}."
+            for name, ceiling in result["ceilings"].items()
+        ),
+        f"The floor is {_range(floor['seconds'], 1e3)} ms a configuration: its products take "
+        f"{_range(floor['product_seconds'], 1e3)} ms at the first rate, what it must move takes "
+        f"{_range(floor['memory_seconds'], 1e3)} ms at the last.",
+        f"{best['configurations']} together reach {_range(floor['share'], 100)} % of the floor, "
+        f"and {_range(floor['share_of_products'], 100)} % of the second rate.",
+        f"{result['timed_steps']:,} of {result['steps']:,} steps were timed, fewer where the table "
+        "says so, and scaled to all.",
+        f"Features and training took at most {_number(memory / 2**30)} GiB of memory, of a budget "
+        f"of {result['budget_bytes'] / 2**30:.1f} GiB.",
+        f"Compiling, tuning and set-up took {start:.1f} s in the first steps, which are not in "
+        "the times.",
+    ]
+
+
+def _range(spread: dict[str, float], unit: float = 1) -> str:
+    low, middle, high = (_number(spread[key] * unit) for key in ("min", "median", "max"))
+    return middle if low == high else f"{middle} ({low} … {high})"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -1,0 +1,14 @@
+"""What the engine takes per configuration, beside the usual loops and the machine's own ceilings.
+
+Everything runs in one process and in turn, repeat after repeat, so that whatever else the machine
+does falls on all alike. Features are random. A part of the recipe is timed and scaled to the whole,
+steps and test rows alike.
+
+``workloads`` has the shapes and the floor, ``loops`` the loops that people write, ``ceilings`` what
+the machine can do, ``timing`` the clock, ``comparison`` puts them side by side.
+"""
+
+from stage2.benchmark.comparison import benchmark
+from stage2.benchmark.workloads import WORKLOADS, Workload, find_workload, with_counts
+
+__all__ = ["WORKLOADS", "Workload", "benchmark", "find_workload", "with_counts"]

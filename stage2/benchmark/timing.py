@@ -1,0 +1,135 @@
+"""The clock: tasks in turn, repeat after repeat, with their peak memory."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from stage2.benchmark.workloads import Part
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something to time.
+
+    Attributes
+    ----------
+    name, description
+        For people.
+    run
+        Does it once.
+    amount
+        Configurations it trains, floating-point operations it does, or bytes it moves.
+    part
+        What `run` is given: how much to train.
+    scale
+        What its seconds are multiplied by: the recipe's steps over the part's.
+    """
+
+    name: str
+    description: str
+    run: Callable[[Part], object]
+    amount: float
+    part: Part = field(default=Part(1, 1))
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What a task took.
+
+    Attributes
+    ----------
+    task
+        The task.
+    seconds
+        By repeat, scaled, per unit of the task's amount.
+    start
+        Seconds by which the first step exceeded the average one: compiling, tuning, set-up.
+    memory
+        Peak bytes beyond what was held before; 0 where the system does not tell.
+    """
+
+    task: Task
+    seconds: list[float]
+    start: float
+    memory: int
+
+
+def interleaved(
+    tasks: Sequence[Task],
+    repeats: int,
+    device: torch.device,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Timing]:
+    """Time tasks in turn, `repeats` times, after one step of each that is timed apart."""
+    peaks: list[list[int]] = [[] for _ in tasks]
+    first = [_seconds(task, replace(task.part, epochs=1, steps=1), device) for task in tasks]
+    reset_peak_memory(device)
+    held = peak_memory(device)
+    later: list[list[float]] = [[] for _ in tasks]
+    for repeat in range(repeats):
+        for i, task in enumerate(tasks):
+            reset_peak_memory(device)
+            later[i].append(_seconds(task, task.part, device))
+            peaks[i].append(peak_memory(device) - held)
+            if progress:
+                progress(repeat * len(tasks) + i + 1, repeats * len(tasks))
+    return [
+        Timing(
+            task=task,
+            seconds=[task.scale * s / task.amount for s in seconds],
+            start=max(0.0, begun - statistics.median(seconds) / task.part.all_steps),
+            memory=max(0, *memory),
+        )
+        for task, begun, seconds, memory in zip(tasks, first, later, peaks, strict=True)
+    ]
+
+
+def _seconds(task: Task, part: Part, device: torch.device) -> float:
+    _synchronise(device)
+    begun = time.perf_counter()
+    task.run(part)
+    _synchronise(device)
+    return time.perf_counter() - begun
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Measure the peak from here on."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak is what is held now
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes allocated on a GPU, or resident in this process; 0 where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with contextlib.suppress(OSError):
+        if found := re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text()):
+            return 1024 * int(found[1])
+    return 0
+
+
+@contextlib.contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Give PyTorch's operations `count` threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,63 @@
+"""Angles of training samples to the weight of their class, for the `sla` loss [SLA eq. 9–12].
+
+Samples weigh κ = exp(τ(cosθ*_y − cosθ)), more where they lie farther from their class's weight than
+the class's best sample does: the training sample of the class with the largest logit for it.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from stage2.engine.stream import Rows
+from stage2.methods.heads import Context, Parameters, TrainedHead
+
+BLOCK_BYTES = 4 << 20
+"""Logits of a block of rows on a CPU; sixteen times as much on a GPU."""
+
+
+def best_cosines(head: TrainedHead, parameters: Parameters, rows: Rows, context: Context) -> Tensor:
+    """cosθ*_k of the training sample of class k with the largest logit z_k, [C, K].
+
+    Of samples with the same logit it is the one with the largest cosine; 0 for an empty class.
+    """
+    first = next(iter(parameters.values()))
+    configs, classes = len(first), len(context.counts)
+    size = max(
+        1, BLOCK_BYTES * (16 if rows.device.type == "cuda" else 1) // (4 * configs * classes)
+    )
+    logit = first.new_full((classes, configs), -math.inf)
+    cosine = logit.clone()
+    for x, y in rows.blocks():
+        for part, label in zip(x.split(size), y.split(size), strict=True):
+            batch = context.batch(part)
+            z = head.logits(parameters, batch)
+            index = label[:, None].expand(-1, configs)
+            own = z.gather(2, index.unsqueeze(2)).squeeze(2)  # [B, C]
+            own_cosine = head.cosine(parameters, batch, z, label)
+            largest = logit.scatter_reduce(0, index, own, "amax")
+            # A larger logit than before makes the old cosine void; an equal one does not.
+            cosine.masked_fill_(largest > logit, -math.inf)
+            at_best = own == largest.gather(0, index)
+            candidates = own_cosine.masked_fill(~at_best, -math.inf)
+            cosine.scatter_reduce_(0, index, candidates, "amax")
+            logit = largest
+    return cosine.masked_fill_(cosine == -math.inf, 0).t()
+
+
+def angle_factors(best: Tensor, cosine: Tensor, y: Tensor, tau: Tensor) -> Tensor:
+    """κ = exp(τ(cosθ*_y − cosθ)), [B, C].
+
+    Parameters
+    ----------
+    best
+        cosθ*, [C, K], of `best_cosines`.
+    cosine
+        cosθ of each row to the weight of its class, [B, C].
+    y
+        Labels [B].
+    tau
+        τ, [C]; 0 where a configuration does not weigh by angles.
+    """
+    return best.t().index_select(0, y).sub_(cosine).mul_(tau).exp_()

@@ -1,0 +1,149 @@
+"""The optimum of convex recipes: full-batch L-BFGS over a tile, in float64.
+
+The objective of a configuration is its loss expected under the sampler's distribution of rows, plus
+λ/2 times the squared length of the parameters that weight decay acts on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from stage2.engine.kernel import KERNELS, LossRows
+from stage2.methods.heads import Batch, Context, Parameters, TrainedHead
+from stage2.methods.lbfgs import Minimum, minimise
+from stage2.methods.losses import LOSSES
+from stage2.methods.recipe import Recipe
+from stage2.methods.samplers import SAMPLERS
+
+BLOCK_NUMBERS = 1 << 20
+"""Logits in double precision at a time."""
+
+
+def optimum(
+    head: TrainedHead,
+    recipes: Sequence[Recipe],
+    start: Parameters,
+    context: Context,
+    copies: int = 1,
+) -> tuple[Parameters, Minimum]:
+    """Minimise the objectives of C recipes that share a head, a sampler and a kernel.
+
+    Parameters
+    ----------
+    head, recipes
+        The head, and the recipes [C] with ``optimiser=lbfgs``.
+    start
+        Initial parameters, stacked.
+    context
+        The view; its blocks give the training rows.
+    copies
+        Augmentation copies of each row.
+
+    Returns
+    -------
+    Parameters in float32, and how the minimisation went.
+    """
+    settings = [recipe.settings for recipe in recipes]
+    objective = _Objective(head, recipes, start, context, copies)
+    found = minimise(
+        objective,
+        torch.cat([values.double().flatten(1) for values in start.values()], 1),
+        tolerance=objective.column([s["gradient_norm"] for s in settings]),
+        max_iterations=max(s["max_iterations"] for s in settings),
+        history=max(s["history"] for s in settings),
+    )
+    return {n: p.float() for n, p in objective.parameters(found.point).items()}, found
+
+
+class _Objective:
+    """Values [C] and gradients [C, P] of the objectives at a point [C, P]."""
+
+    def __init__(
+        self,
+        head: TrainedHead,
+        recipes: Sequence[Recipe],
+        start: Parameters,
+        context: Context,
+        copies: int,
+    ) -> None:
+        self._head, self._context = head, context
+        self._shapes = {name: values.shape for name, values in start.items()}
+        self._device = context.device
+        first = recipes[0]
+        loss = LOSSES[first.settings["loss"]]
+        self._kernel = KERNELS[loss.kernel]
+        self._row_weight = self._weights(first, copies)
+        self._rows = self._loss_rows(recipes)
+        self._decay = self._decays(recipes)
+
+    def column(self, values: Sequence[float]) -> Tensor:
+        """Values [C] in double precision."""
+        return torch.tensor(values, dtype=torch.float64, device=self._device)
+
+    def parameters(self, point: Tensor) -> Parameters:
+        """A point [C, P] as the head's parameters."""
+        sizes = [shape[1:].numel() for shape in self._shapes.values()]
+        parts = zip(self._shapes.items(), point.split(sizes, 1), strict=True)
+        return {name: part.reshape(shape).contiguous() for (name, shape), part in parts}
+
+    def __call__(self, point: Tensor) -> tuple[Tensor, Tensor]:
+        parameters = self.parameters(point)
+        value = (point.square() * self._decay).sum(1) / 2
+        slope = {name: torch.zeros_like(values) for name, values in parameters.items()}
+        for batch, y in self._batches(len(point)):
+            z = self._head.logits(parameters, batch)
+            teacher = None if self._rows.distil is None else batch.z0
+            weight = self._row_weight[y]
+            part, gradient = self._kernel(z, y, self._rows, teacher=teacher, row_weight=weight)
+            value += part
+            for name, values in self._head.gradients(parameters, batch, gradient).items():
+                slope[name] += values
+        flat = torch.cat([values.flatten(1) for values in slope.values()], 1)
+        return value, flat.addcmul_(point, self._decay)
+
+    def _batches(self, configs: int) -> Iterator[tuple[Batch, Tensor]]:
+        weight0, bias0 = self._context.weight0, self._context.bias0
+        double = replace(
+            self._context,
+            weight0=None if weight0 is None else weight0.double(),
+            bias0=None if bias0 is None else bias0.double(),
+        )
+        size = max(1, BLOCK_NUMBERS // (configs * len(self._context.counts)))
+        for x, y in self._context.blocks():
+            for rows, labels in zip(x.split(size), y.split(size), strict=True):
+                yield double.batch(rows.double()), labels
+
+    def _weights(self, recipe: Recipe, copies: int) -> Tensor:
+        """What a row of each class weighs [K]: its share of the sampler's draws."""
+        counts = self._context.counts
+        sampler = SAMPLERS[recipe.settings["sampler"]]
+        shares = sampler.distribution(counts, recipe.part("sampler"))
+        assert shares is not None
+        return self.column((shares / (counts * copies).clip(1)).tolist())
+
+    def _loss_rows(self, recipes: Sequence[Recipe]) -> LossRows:
+        """The losses; those normalised by weights are so over all rows, not block by block."""
+        counts = self._context.counts
+        shares = self._row_weight.cpu().numpy() * counts
+        rows = []
+        for recipe in recipes:
+            row = LOSSES[recipe.settings["loss"]](counts, recipe.part("loss"))
+            if row.by_weights and row.weight is not None:
+                total = (shares * row.weight).sum() / shares.sum()
+                row = replace(row, weight=row.weight / total, by_weights=False)
+            rows.append(row)
+        return LossRows.stack(rows, len(counts), device=self._device, dtype=torch.float64)
+
+    def _decays(self, recipes: Sequence[Recipe]) -> Tensor:
+        """Weight decay of every number of a point, [C, P]."""
+        decay = self.column([r.settings["weight_decay"] for r in recipes])[:, None]
+        biases = self.column([r.settings["decay_bias"] for r in recipes])[:, None]
+        parts = [
+            (decay * biases if name in self._head.biases else decay).expand(-1, shape[1:].numel())
+            for name, shape in self._shapes.items()
+        ]
+        return torch.cat(parts, 1)

@@ -1,0 +1,222 @@
+"""The loss family and the SGD step as one Triton kernel each, for a GPU.
+
+Same results as `stage2.engine.kernel.loss_and_gradient` and `stage2.methods.optimisers.SGD`, to
+the rounding of float32. A step then moves every logit into the GPU once and out once, 8 bytes each,
+where the eager kernel's passes move 32 to 60; and 20 bytes a parameter, where SGD's move 24 to 48.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+from importlib.util import find_spec
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stage2.engine import kernel
+from stage2.engine.kernel import LossRows
+from stage2.methods.losses import LossParameters
+from stage2.methods.optimisers import SGD
+
+IN_REGISTERS = 16384
+"""Longest row of logits that a program holds in registers; a longer one is read twice."""
+
+PART = 4096
+"""Classes of a longer row that a program takes at a time."""
+
+SGD_BLOCK = 1024
+"""Parameters of one program of the SGD step."""
+
+
+@cache
+def available(device: torch.device) -> bool:
+    """Whether the kernels run on `device`, one of CUDA's, and agree there with the eager one."""
+    if device.type != "cuda" or find_spec("triton") is None:
+        return False
+    try:
+        problem = None if _agrees(device) else "its results are not those of PyTorch"
+    except Exception as error:  # no C compiler, no Python headers, a GPU too old: it varies
+        reason = str(error).strip().partition("\n")[0]
+        problem = f"{type(error).__name__}: {reason}; what is missing is often a C compiler"
+    if problem:
+        warnings.warn(
+            f"Triton cannot be used on {device} ({problem}). Sweeps run all the same, by slower "
+            "kernels."
+        )
+    return problem is None
+
+
+def _agrees(device: torch.device) -> bool:
+    """Whether a loss, its gradient and a step are what the eager code makes of them."""
+    y = torch.arange(8, device=device)
+    z = torch.linspace(-3, 3, 8 * 2 * 10, device=device).sin().view(8, 2, 10)
+    focal = LossParameters(gamma=1.5, weight=np.arange(1.0, 11.0), by_weights=True)
+    rows = LossRows.stack([focal, LossParameters(smoothing=np.full(10, 0.3))], 10, device=device)
+    loss, gradient = loss_and_gradient(z.clone(), y, rows)
+    expected_loss, expected = kernel.loss_and_gradient(z.clone(), y, rows)
+    half = torch.full((8,), 0.5, device=device)
+    p, v = z[:, 0].clone(), torch.ones_like(z[:, 0])
+    sgd_step(p, v, z[:, 1], lr=half, momentum=half)
+    stepped = z[:, 0] - 0.5 * (0.5 + z[:, 1])
+    pairs = ((loss, expected_loss), (gradient, expected), (p, stepped))
+    return all(torch.allclose(got, wanted, rtol=1e-4, atol=1e-5) for got, wanted in pairs)
+
+
+class FusedSGD(SGD):
+    """SGD in one pass over each parameter."""
+
+    def _update(self, name: str, p: Tensor, gradient: Tensor, lr: Tensor) -> None:
+        sgd_step(
+            p,
+            self._velocity[name],
+            gradient,
+            lr=lr,
+            momentum=self._momentum,
+            decay=self._decay.get(name),
+            nesterov=self._nesterov,
+            anchor=self._anchors.get(name),
+        )
+
+
+def geometry(num_classes: int) -> tuple[int, int, int]:
+    """Rows (b, c) of one program, classes it takes at a time, and its warps, for K classes.
+
+    Sixteen to 32 logits a thread for long rows; short ones are bundled to 1,024 logits, so that
+    there are not more programs than the GPU can start while the logits go through its memory.
+    """
+    if num_classes > IN_REGISTERS:
+        return 1, PART, 8
+    block = 1 << (num_classes - 1).bit_length()
+    rows = max(1, 1024 // block)
+    return rows, block, min(16, max(4, rows * block // 512))
+
+
+def loss_and_gradient(
+    z: Tensor,
+    y: Tensor,
+    rows: LossRows,
+    *,
+    kappa: Tensor | None = None,
+    teacher: Tensor | None = None,
+    row_weight: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Loss of every configuration and its gradient with respect to the logits.
+
+    Parameters
+    ----------
+    z
+        Logits [B, C, K], float32, or bfloat16 where none distils; overwritten.
+    y
+        Labels [B] int64.
+    rows
+        The losses.
+    kappa
+        Factor κ ≥ 0 of each sample's loss, constant to the gradient, [B, C].
+    teacher
+        Stage-1 logits z⁰ [B, K], where a configuration distils; that part is computed eagerly.
+    row_weight
+        What a row counts instead of 1/B, [B], summing to 1.
+
+    Returns
+    -------
+    The batch loss [C] and ∂loss/∂z [B, C, K].
+    """
+    # Triton is not to be had everywhere, and takes a while to import.
+    from stage2.engine.triton_programs import loss_kernel
+
+    batch, configs, num_classes = z.shape
+    distilled = None
+    if rows.distil is not None:
+        share = kernel._shares(z, row_weight)
+        distilled = kernel._distillation(z, y, rows.distil, teacher, share)
+    z = z.contiguous()
+    loss = torch.empty(batch, configs, device=z.device)
+    per_program, block, warps = geometry(num_classes)
+    with torch.cuda.device_of(z):
+        loss_kernel[(-(-batch * configs // per_program),)](
+            z,
+            loss,
+            y,
+            rows.scale,
+            rows.shift,
+            rows.margin,
+            rows.smoothing,
+            rows.weight,
+            _weight_sum(y, rows, row_weight),
+            rows.by_weights,
+            rows.elsewhere,
+            rows.at_label,
+            rows.gamma,
+            rows.frozen_gamma,
+            None if kappa is None else kappa.contiguous(),
+            row_weight,
+            float(batch) if row_weight is None else 1.0,
+            batch * configs,
+            configs,
+            K=num_classes,
+            ROWS=per_program,
+            BLOCK=block,
+            num_warps=warps,
+            enable_fp_fusion=True,
+        )
+    total = loss.sum(0)
+    if rows.distil is not None and distilled is not None:
+        total.index_add_(0, rows.distil.configs, distilled[0])
+        z.index_add_(1, rows.distil.configs, distilled[1])
+    return total, z
+
+
+def _weight_sum(y: Tensor, rows: LossRows, row_weight: Tensor | None) -> Tensor | None:
+    """Σω over the batch, as its rows count, [C]."""
+    if rows.weight is None:
+        return None
+    weight = rows.weight.index_select(0, y)
+    return (weight if row_weight is None else weight * row_weight[:, None]).sum(0)
+
+
+def sgd_step(
+    p: Tensor,
+    v: Tensor,
+    g: Tensor,
+    *,
+    lr: Tensor,
+    momentum: Tensor,
+    decay: Tensor | None = None,
+    nesterov: Tensor | None = None,
+    anchor: Tensor | None = None,
+) -> None:
+    """One step of `stage2.methods.optimisers.SGD` on a parameter [C, …], in one pass.
+
+    Parameters
+    ----------
+    p, v
+        The parameter and its velocity, contiguous; changed in place.
+    g
+        Its gradient.
+    lr, momentum, decay
+        η, μ and λ of every configuration, C numbers each; None for λ = 0.
+    nesterov
+        1 where a configuration uses Nesterov's momentum and 0 elsewhere, [C]; None where none does.
+    anchor
+        What the decay pulls towards, shaped like `p` or [1, …] for all; None for 0.
+    """
+    from stage2.engine.triton_programs import sgd_kernel  # as above
+
+    size = p[0].numel()
+    with torch.cuda.device_of(p):
+        sgd_kernel[(-(-size // SGD_BLOCK), len(p))](
+            p,
+            v,
+            g.contiguous(),
+            lr,
+            momentum,
+            decay,
+            nesterov,
+            None if anchor is None else anchor.contiguous(),
+            0 if anchor is None or len(anchor) == 1 else size,
+            size,
+            BLOCK=SGD_BLOCK,
+            enable_fp_fusion=True,
+        )

@@ -1,0 +1,107 @@
+"""The votes of the nearest training rows [Wu et al. 2018 §3.4]."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from featbank.settings import Setting
+from stage2.methods.heads.interface import Batch, Context, Head, Parameters, Settings, Size, column
+from stage2.methods.heads.moments import class_weights, pieces
+from stage2.methods.heads.transforms import TRANSFORMS, centers, transformed
+from stage2.methods.neighbors import nearest
+
+
+class KNN(Head):
+    """z_k = log of class k's share of the votes of the nearest training rows of t(x).
+
+    A row's vote is 1 (``vote=uniform``), or e^{cos/T} (``softmax``, the default, with the released
+    T = .07, as DINO). With ``metric=l2`` that is e^{−d²/2T}, the same where rows have length 1.
+    ``class_weight=balanced`` divides the votes of a class by its training count. Defaults are those
+    DINO reports best: cosine, k = 20.
+
+    Exact search; a k beyond the number of rows takes them all. A class without a vote has the
+    share `NO_VOTES`, so that a likelihood stays finite. Of classes with as many votes the first is
+    named. Which of several equally distant rows is the k-th is not defined, as in scikit-learn.
+
+    Training rows are not copied: each call of `logits` goes through them once, for all
+    configurations, and holds a block of them at a time.
+    """
+
+    description = "votes of the nearest training rows"
+    source = "knn"
+    settings = (
+        Setting("k", 20, "neighbours, augmentation copies among them; all rows where fewer", low=1),
+        Setting("transform", "un", "what features go through", choices=tuple(TRANSFORMS)),
+        Setting("metric", "cosine", "by what rows are near", choices=("l2", "cosine")),
+        Setting("vote", "softmax", "what a row's vote weighs", choices=("uniform", "softmax")),
+        Setting("temperature", 0.07, "T of the votes e^{cos/T} or e^{−d²/2T}", low=1e-6),
+        Setting(
+            "class_weight",
+            "none",
+            "whether a vote is divided by the training count of its class",
+            choices=("none", "balanced"),
+        ),
+    )
+
+    def size(self, settings: Settings, dim: int, classes: int) -> Size:
+        return Size(classes + dim, classes)
+
+    def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
+        center = centers(settings, context)
+        weights = [class_weights(context, s["class_weight"] == "balanced") for s in settings]
+        sharpness = [1 / s["temperature"] if s["vote"] == "softmax" else 0.0 for s in settings]
+        search = [_SEARCHES.index((s["transform"], s["metric"])) for s in settings]
+        return {
+            "k": torch.tensor([s["k"] for s in settings], device=context.device),
+            "search": torch.tensor(search, device=context.device),
+            "sharpness": column(sharpness, center),
+            "class_weight": torch.stack(weights).float(),
+            "center": center,
+        }
+
+    def logits(self, parameters: Parameters, batch: Batch) -> Tensor:
+        weight, sharpness = parameters["class_weight"], parameters["sharpness"]
+        ks, searches = parameters["k"].tolist(), parameters["search"].tolist()
+        votes = torch.zeros(len(batch.x), *weight.shape, device=batch.x.device)
+        for search in set(searches):
+            members = [c for c, own in enumerate(searches) if own == search]
+            furthest = max(ks[c] for c in members)
+            behind, labels = _neighbours(parameters, batch, members[0], furthest)
+            for c in members:
+                vote = (behind[:, : ks[c]] * sharpness[c]).exp()
+                votes[:, c].scatter_add_(1, labels[:, : ks[c]], vote)
+        votes.mul_(weight)
+        return votes.div_(votes.sum(2, keepdim=True)).clamp_min_(NO_VOTES).log_()
+
+
+NO_VOTES = torch.finfo(torch.float32).eps
+"""Share of a class without votes: where scikit-learn's log_loss clips a float32 probability."""
+
+_SEARCHES = list(itertools.product(TRANSFORMS, ("l2", "cosine")))
+"""Transform and metric of a search; configurations that share them share the search."""
+
+
+def _neighbours(parameters: Parameters, batch: Batch, c: int, k: int) -> tuple[Tensor, Tensor]:
+    """Of the k nearest training rows under configuration c: how far each is behind the nearest, in
+    cos or −d²/2, and its label; [B, k] each."""
+    transform, metric = _SEARCHES[int(parameters["search"][c])]
+    cosine, center = metric == "cosine", parameters["center"][c]
+
+    def prepared(x: Tensor) -> Tensor:
+        rows = transformed(x, transform, center)
+        return normalize(rows, dim=1) if cosine else rows
+
+    closeness, labels = nearest(
+        prepared(batch.x),
+        pieces(batch.context),
+        k=k,
+        metric="dot" if cosine else "l2",
+        transform=prepared,
+    )
+    behind = closeness - closeness[:, :1]
+    return behind if cosine else behind / 2, labels

@@ -1,0 +1,133 @@
+"""Linear discriminant analysis with a shrunk covariance [Friedman 1989]."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from featbank.settings import Setting
+from stage2.methods.heads.interface import Batch, Context, Head, Parameters, Settings, project
+from stage2.methods.heads.moments import eigen_inverse, moments, rounding
+from stage2.methods.heads.transforms import empty_behind
+
+
+class LDA(Head):
+    """z_k = log N(x; μ_k, Σ_s) + log prior_k, less what is the same for every class.
+
+    Σ_s = (1 − s)Σ + s (tr Σ/D) I with s the ``shrinkage`` and Σ the covariance within classes,
+    pooled over all N rows and divided by N. That is scikit-learn's
+    ``LinearDiscriminantAnalysis(solver="lsqr", shrinkage=s)`` for ``prior=counts``. Given other
+    priors, scikit-learn also weighs the classes' covariances by them; here ``prior=uniform`` drops
+    log π and leaves Σ alone, lest a class with one row, whose covariance is 0, weigh as much as the
+    largest.
+
+    Where Σ_s is singular (s = 0 and few rows), directions without variance are ignored, as in
+    scikit-learn; without variance in any direction Σ_s = I, the nearest class mean. A class without
+    samples is never named.
+    """
+
+    description = "Gaussian classes that share a covariance, shrunk towards a multiple of I"
+    source = "lda"
+    settings = (
+        Setting(
+            "shrinkage",
+            0.1,
+            "s: 0 the covariance as it is, 1 a multiple of I; grid 0…1",
+            low=0,
+            high=1,
+        ),
+        Setting(
+            "prior",
+            "uniform",
+            "class prior: the same for all, or their share π of the training rows",
+            choices=("uniform", "counts"),
+        ),
+    )
+
+    def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
+        spectrum = _spectrum(context)
+        shape = (len(settings), len(context.counts))
+        weight = torch.empty(*shape, context.dim, device=context.device)
+        bias = torch.empty(shape, device=context.device)
+        for c, s in enumerate(settings):
+            weight[c], bias[c] = spectrum.solution(s["shrinkage"])
+            if s["prior"] == "counts":
+                bias[c] += spectrum.log_prior
+        return {"weight": weight, "bias": bias, "empty": spectrum.empty.expand(shape).clone()}
+
+    def logits(self, parameters: Parameters, batch: Batch) -> Tensor:
+        z = project(batch.x, parameters["weight"], parameters["bias"])
+        return empty_behind(z, parameters["empty"])
+
+
+@dataclass(frozen=True)
+class _Spectrum:
+    """Class means and the covariance within classes VEVᵀ, inverted for any shrinkage.
+
+    Attributes
+    ----------
+    values, vectors
+        E [D] and V [D, D].
+    means
+        Vᵀ(μ_k − x̄), [D, K]; 0 for an empty class.
+    mean
+        x̄ [D], the mean of all rows.
+    log_prior
+        log π [K]; 0 for an empty class.
+    empty
+        Whether a class has no rows [K].
+    noise
+        Eigenvalues up to this are none.
+    """
+
+    values: Tensor
+    vectors: Tensor
+    means: Tensor
+    mean: Tensor
+    log_prior: Tensor
+    empty: Tensor
+    noise: float
+
+    def solution(self, shrinkage: float) -> tuple[Tensor, Tensor]:
+        """W [K, D] and b [K] for a shrinkage and equal priors."""
+        # With δ_k = μ_k − x̄, up to what does not depend on k:
+        # −½(x − μ_k)ᵀΣ⁻¹(x − μ_k) = (x − x̄)ᵀΣ⁻¹δ_k − ½ δ_kᵀΣ⁻¹δ_k.
+        shrunk = (1 - shrinkage) * self.values + shrinkage * self.values.mean()
+        along = self.means * eigen_inverse(shrunk, self.noise)[:, None]
+        weight = (self.vectors @ along).t()
+        return weight, -(weight @ self.mean) - (self.means * along).sum(0) / 2
+
+
+def _spectrum(context: Context) -> _Spectrum:
+    """From one pass over the rows; kept in context."""
+    kept = context.derived.setdefault("lda", {})
+    if not kept:
+        kept["spectrum"] = _decomposed(context)
+    return kept["spectrum"]
+
+
+def _decomposed(context: Context) -> _Spectrum:
+    # Σ_k Σ_{i of class k} (x_i − μ_k)(x_i − μ_k)ᵀ = XᵀX − Σ_k s_k s_kᵀ/n_k, s_k the class's sum.
+    of = moments(context, [torch.ones(len(context.counts), device=context.device).double()])
+    (gram,) = of.grams
+    rows, total = of.rows.clamp_min(1), of.rows.sum()
+    within = (gram - (of.sums / rows[:, None]).t() @ of.sums) / total
+    values, vectors = torch.linalg.eigh(within)
+    noise = rounding(gram / total)
+    if values[-1] <= noise:
+        values = torch.ones_like(values)
+    mean = of.sums.sum(0) / total
+    empty = of.rows == 0
+    means = (of.sums / rows[:, None] - mean).masked_fill_(empty[:, None], 0)
+    return _Spectrum(
+        values=values.clamp_min_(0),
+        vectors=vectors,
+        means=(means @ vectors).t(),
+        mean=mean,
+        log_prior=(rows / total).log().masked_fill_(empty, 0),
+        empty=empty,
+        noise=noise,
+    )

@@ -1,0 +1,77 @@
+"""A perceptron with one hidden layer on the features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from featbank.settings import Setting
+from stage2.methods.heads.interface import (
+    MAX_NORM,
+    Batch,
+    Context,
+    Parameters,
+    Settings,
+    Size,
+    TrainedHead,
+    cosines_of_logits,
+    fresh_linear,
+    project,
+    weight_gradient,
+)
+
+
+class MLP(TrainedHead):
+    """z = Wh + b with h = relu(Vx + a): both layers trained, both begun as `torch.nn.Linear`.
+
+    V and a are the parameters ``hidden_weight`` and ``hidden_bias``; `max_norm` bounds rows of W.
+    """
+
+    description = "two-layer perceptron"
+    source = "backpropagation"
+    settings = (Setting("hidden", 512, "units of the hidden layer", low=1), *MAX_NORM)
+    shared = ("hidden",)
+    biases = ("hidden_bias", "bias")
+
+    def size(self, settings: Settings, dim: int, classes: int) -> Size:
+        hidden = settings["hidden"]
+        return Size(hidden * (dim + classes), 2 * classes + 3 * hidden)
+
+    def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
+        (hidden,) = {s["hidden"] for s in settings}
+        below, above = (hidden, context.dim), (len(context.counts), hidden)
+        return {
+            **fresh_linear(settings, below, context.device, "hidden_"),
+            **fresh_linear(settings, above, context.device),
+        }
+
+    def logits(self, parameters: Parameters, batch: Batch) -> Tensor:
+        hidden, weight = _hidden(parameters, batch), parameters["weight"]
+        z = torch.baddbmm(parameters["bias"][:, None], hidden, weight.transpose(1, 2))
+        return z.transpose(0, 1).contiguous()
+
+    def gradients(self, parameters: Parameters, batch: Batch, grad: Tensor) -> Parameters:
+        # ∂L/∂W = Gᵀh and ∂L/∂h = GW; behind the relu, where h > 0, as for a linear layer.
+        hidden, slope = _hidden(parameters, batch), grad.transpose(0, 1)
+        back = (slope @ parameters["weight"]).mul_(hidden > 0).transpose(0, 1).contiguous()
+        return {
+            "weight": slope.transpose(1, 2) @ hidden,
+            "bias": grad.sum(0),
+            "hidden_weight": weight_gradient(back, batch.x),
+            "hidden_bias": back.sum(0),
+        }
+
+    def cosine(self, parameters: Parameters, batch: Batch, z: Tensor, y: Tensor) -> Tensor:
+        lengths = _hidden(parameters, batch).norm(dim=2).t()
+        return cosines_of_logits(z, y, lengths, parameters["weight"], parameters["bias"])
+
+
+def _hidden(parameters: Parameters, batch: Batch) -> Tensor:
+    """h = relu(Vx + a), [C, B, H], one product for all configurations."""
+    return (
+        project(batch.x, parameters["hidden_weight"], parameters["hidden_bias"])
+        .relu_()
+        .transpose(0, 1)
+    )

@@ -1,0 +1,91 @@
+"""Sums over the training rows that closed-form heads are made of, in one pass and in float64.
+
+Covariances are differences of these sums, so a direction in which rows differ by less than about
+1e-7 of their length has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stage2.methods.heads.interface import Context
+
+BLOCK_ROWS = 8192
+"""Training rows taken to float64, or searched, at once."""
+
+PANEL = 512
+"""Columns of a Gram matrix computed at a time."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over the training rows, float64.
+
+    Attributes
+    ----------
+    rows
+        Rows of each class [K], augmentation copies included.
+    sums
+        Their sums [K, D].
+    grams
+        Σ_i ω_{y_i} x_i x_iᵀ [D, D] for each choice of class weights ω.
+    """
+
+    rows: Tensor
+    sums: Tensor
+    grams: list[Tensor]
+
+
+def moments(context: Context, weights: Sequence[Tensor]) -> Moments:
+    """Go through the training rows once; `weights` are the choices of ω [K], float64."""
+    classes, dim = len(context.counts), context.dim
+    rows = torch.zeros(classes, dtype=torch.float64, device=context.device)
+    sums = rows.new_zeros(classes, dim)
+    grams = [rows.new_zeros(dim, dim) for _ in weights]
+    for part, y in pieces(context):
+        x = part.double()
+        rows += torch.bincount(y, minlength=classes)
+        sums.index_add_(0, y, x)
+        for weight, gram in zip(weights, grams, strict=True):
+            _add_gram(gram, x * weight[y, None], x)
+    return Moments(rows, sums, [gram.tril() + gram.tril(-1).t() for gram in grams])
+
+
+def _add_gram(gram: Tensor, weighted: Tensor, x: Tensor) -> None:
+    """Add weightedᵀ·x to `gram` [D, D] on and below the diagonal: two thirds of the time of all."""
+    for start in range(0, len(gram), PANEL):
+        stop = start + PANEL
+        gram[start:, start:stop].addmm_(weighted[:, start:].t(), x[:, start:stop])
+
+
+def pieces(context: Context) -> Iterator[tuple[Tensor, Tensor]]:
+    """The training rows, at most `BLOCK_ROWS` at a time: features [n, D] and labels [n]."""
+    for x, y in context.blocks():
+        yield from zip(x.split(BLOCK_ROWS), y.split(BLOCK_ROWS), strict=True)
+
+
+def class_weights(context: Context, balanced: bool) -> Tensor:
+    """ω [K] float64: 1, or N/(K·n_k) with K counting the classes that have rows.
+
+    The latter is scikit-learn's ``class_weight="balanced"``: every class weighs the same, and the
+    mean over all rows is 1. An empty class has 0.
+    """
+    n = context.counts
+    present = n > 0
+    balance = n.sum() / (present.sum() * np.maximum(n, 1)) * present
+    return torch.from_numpy(balance if balanced else np.ones_like(n)).to(context.device)
+
+
+def eigen_inverse(values: Tensor, noise: float) -> Tensor:
+    """1/v for each eigenvalue v, and 0 where v is no more than rounding: the pseudo-inverse."""
+    return torch.where(values > noise, 1 / values, 0.0)
+
+
+def rounding(gram: Tensor) -> float:
+    """What float64 may leave of an eigenvalue 0 in a difference of sums as large as `gram`."""
+    return 8 * torch.finfo(torch.float64).eps * float(gram.trace())

@@ -1,0 +1,119 @@
+"""Ridge regression to one-hot targets, in closed form [Hoerl & Kennard 1970]."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from featbank.settings import Setting
+from stage2.methods.heads.interface import Batch, Context, Head, Parameters, Settings, project
+from stage2.methods.heads.moments import (
+    Moments,
+    class_weights,
+    eigen_inverse,
+    moments,
+    rounding,
+)
+
+
+class Ridge(Head):
+    """z = Wx + b with W, b = argmin Σ_i ω_{y_i} ‖Wx_i + b − onehot(y_i)‖² + λ‖W‖².
+
+    Closed form W = (XᵀX + λI)⁻¹XᵀY on centred X and Y; the intercept b is not penalised. λ (``l2``)
+    is absolute, and 1 by default, as in scikit-learn's Ridge and RidgeClassifier: the sum over the
+    rows grows with N and the penalty does not, so that more data need less of it. ω is 1, or with
+    ``class_weight=balanced`` scikit-learn's N/(K·n_k). RidgeClassifier has targets ±1: its decision
+    values are 2z − 1.
+
+    The logits are regressed targets, between 0 and 1 or so and the same in sum for every row: good
+    to rank, too flat as log-probabilities. An empty class has logit 0, and is never the largest.
+    Where XᵀX + λI is singular (λ = 0), W is the solution of least norm.
+    """
+
+    description = "ridge regression to one-hot targets, closed form"
+    source = "ridge"
+    settings = (
+        Setting("l2", 1.0, "penalty λ, absolute; grid 1e-3…1e6", low=0),
+        Setting(
+            "class_weight",
+            "none",
+            "whether every row weighs the same or every class",
+            choices=("none", "balanced"),
+        ),
+    )
+
+    def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
+        wanted = list(dict.fromkeys(s["class_weight"] for s in settings))
+        spectra = _spectra(wanted, context)
+        shape = (len(settings), len(context.counts))
+        weight = torch.empty(*shape, context.dim, device=context.device)
+        bias = torch.empty(shape, device=context.device)
+        for c, s in enumerate(settings):
+            weight[c], bias[c] = spectra[s["class_weight"]].solution(s["l2"])
+        return {"weight": weight, "bias": bias}
+
+    def logits(self, parameters: Parameters, batch: Batch) -> Tensor:
+        return project(batch.x, parameters["weight"], parameters["bias"])
+
+
+@dataclass(frozen=True)
+class _Spectrum:
+    """The centred normal equations (VEVᵀ + λI)Wᵀ = XᵀY, solved for any λ.
+
+    Attributes
+    ----------
+    values, vectors
+        E [D] and V [D, D].
+    targets
+        VᵀXᵀY [D, K].
+    mean, share
+        Weighted means of the rows [D] and of the targets [K].
+    noise
+        Eigenvalues up to this are none.
+    """
+
+    values: Tensor
+    vectors: Tensor
+    targets: Tensor
+    mean: Tensor
+    share: Tensor
+    noise: float
+
+    def solution(self, l2: float) -> tuple[Tensor, Tensor]:
+        """W [K, D] and b [K] for λ."""
+        inverse = eigen_inverse(self.values + l2, self.noise)
+        weight = (self.vectors @ (self.targets * inverse[:, None])).t()
+        return weight, self.share - weight @ self.mean
+
+
+def _spectra(wanted: Sequence[str], context: Context) -> dict[str, _Spectrum]:
+    """One for each of the `wanted` class weights, from one pass over the rows; kept in context."""
+    kept = context.derived.setdefault("ridge", {})
+    missing = [name for name in wanted if name not in kept]
+    if missing:
+        weights = [class_weights(context, name == "balanced") for name in missing]
+        sums = moments(context, weights)
+        for name, weight, gram in zip(missing, weights, sums.grams, strict=True):
+            kept[name] = _spectrum(sums, weight, gram)
+    return kept
+
+
+def _spectrum(of: Moments, weight: Tensor, gram: Tensor) -> _Spectrum:
+    # With x̄ and ȳ the ω-weighted means and Σω over all rows, the centred sums are
+    # Σ_i ω(x_i − x̄)(x_i − x̄)ᵀ = G − (Σω) x̄x̄ᵀ  and, for one-hot y,
+    # Σ_i ω(x_i − x̄)(y_i − ȳ)_k = ω_k (Σ_{i of class k} x_i − n_k x̄).
+    total = weight @ of.rows
+    mean = weight @ of.sums / total
+    values, vectors = torch.linalg.eigh(gram - total * torch.outer(mean, mean))
+    targets = (weight[:, None] * (of.sums - torch.outer(of.rows, mean))).t()
+    return _Spectrum(
+        values=values.clamp_min_(0),
+        vectors=vectors,
+        targets=vectors.t() @ targets,
+        mean=mean,
+        share=weight * of.rows / total,
+        noise=rounding(gram),
+    )

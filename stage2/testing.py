@@ -1,0 +1,222 @@
+"""The contract of heads and losses, for those of featbank and for your own.
+
+    >>> from stage2.methods.heads import HEADS
+    >>> from stage2.testing import check_head
+    >>> check_head(HEADS["linear"])
+
+The tests run both checks over the registries, so a new entry is held to them as it stands. They
+know no formula: they compare analytic gradients with differences of the values in double precision,
+a stack with its configurations alone, and the rest with what the interfaces promise.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from featbank.errors import EmptyClass
+from featbank.settings import resolved
+from stage2.engine.kernel import KERNELS, LossRows
+from stage2.methods.heads import Batch, Context, Head, Parameters, TrainedHead
+from stage2.methods.losses import Loss, LossParameters, Moment
+
+COUNTS = np.array([40.0, 17.0, 9.0, 4.0, 1.0])
+DIM, ROWS = 6, 7
+STEP, WITHIN = 1e-6, 1e-6
+"""Of a central difference, and what it may differ from a gradient in proportion to the largest."""
+
+
+def check_loss(loss: Loss, settings: Mapping[str, Any] | None = None) -> None:
+    """Assert that a loss keeps the contract.
+
+    Its parameters are finite and have one entry per class, also where all counts are equal; a class
+    without samples is refused, or left out with ``empty_classes=ignore``; values are finite and
+    gradients right, alone and beside another configuration, in the middle of training too.
+
+    Parameters
+    ----------
+    loss
+        An entry for `stage2.methods.losses.LOSSES`.
+    settings
+        Its settings where they are not the defaults.
+    """
+    given = dict(settings or {})
+    takes = {setting.name for setting in loss.settings}
+    for moment in (Moment(0, 8), Moment(3, 8), Moment(7, 8)):
+        _check_values(loss, given, moment)
+    _check_parameters(loss(np.full(5, 8.0), given), 5)
+    holes = np.array([40.0, 0.0, 5.0])
+    if "empty_classes" in takes:
+        try:
+            loss(holes, {**given, "empty_classes": "error"})
+        except EmptyClass:
+            pass
+        else:
+            raise AssertionError("a class without samples is not refused")
+        given["empty_classes"] = "ignore"
+    _check_parameters(loss(holes, given), 3)
+
+
+def check_head(head: Head, settings: Mapping[str, Any] | None = None) -> None:
+    """Assert that a head keeps the contract.
+
+    Its parameters are stacked along the configurations, logits are finite, new at every call and
+    the same alone as in a stack, in single and double precision; of a trained head, the gradients
+    are those of its logits, and cosines, limits and decay concern parameters it has.
+
+    Parameters
+    ----------
+    head
+        An entry for `stage2.methods.heads.HEADS`.
+    settings
+        Its settings where they are not the defaults.
+    """
+    context, x, y = _problem()
+    values = resolved(head.settings, settings or {}, f"head {type(head).__name__!r}")
+    stack = [{**values, "seed": seed} for seed in (0, 1, 0)]
+    parameters = head.init(stack, context)
+    for name, value in parameters.items():
+        assert len(value) == len(stack), f"{name} is not stacked: {tuple(value.shape)}"
+    batch = context.batch(x)
+    z = head.logits(parameters, batch)
+    assert z.shape == (ROWS, len(stack), len(COUNTS)), f"logits are {tuple(z.shape)}"
+    assert bool(z.isfinite().all()), "logits are not finite"
+    expected = z.clone()
+    z.zero_()
+    _close(head.logits(parameters, batch), expected, 1e-6, "logits after the last were changed")
+    _close(expected[:, 0], expected[:, 2], 1e-6, "logits of equal seeds")
+    for c, alone in enumerate(stack):
+        own = head.logits(head.init([alone], context), batch)[:, 0]
+        _close(own, expected[:, c], 1e-4, f"logits of configuration {c} alone")
+    if isinstance(head, TrainedHead):
+        _check_gradients(head, parameters, len(stack), context, x)
+        _check_trained(head, parameters, stack, batch, y)
+
+
+def _check_trained(
+    head: TrainedHead,
+    parameters: Parameters,
+    settings: Sequence[Mapping[str, Any]],
+    batch: Batch,
+    y: Tensor,
+) -> None:
+    cosine = head.cosine(parameters, batch, head.logits(parameters, batch), y)
+    assert cosine.shape == (len(y), len(settings)), f"cosines are {tuple(cosine.shape)}"
+    assert bool((cosine.abs() <= 1 + 1e-6).all()), "cosines leave [−1, 1]"
+    for what, names in (
+        ("lr_multipliers", head.lr_multipliers(settings)),
+        ("anchors", head.anchors(settings, batch.context)),
+        ("biases", head.biases),
+    ):
+        assert set(names) <= set(parameters), f"{what} names {set(names) - set(parameters)}"
+
+
+def _check_gradients(
+    head: TrainedHead,
+    parameters: Parameters,
+    configs: int,
+    context: Context,
+    x: Tensor,
+) -> None:
+    """Gradients of Σ G·z by `gradients` and by central differences, in double precision."""
+    assert context.weight0 is not None
+    assert context.bias0 is not None
+    double = replace(context, weight0=context.weight0.double(), bias0=context.bias0.double())
+    generator = torch.Generator().manual_seed(1)
+    moved = {
+        name: value.double() + 0.1 * torch.randn(value.shape, generator=generator).double()
+        for name, value in parameters.items()
+    }
+    grad = torch.randn(len(x), configs, len(COUNTS), generator=generator).double()
+
+    def value(changed: Parameters) -> Tensor:
+        z = head.logits(changed, double.batch(x.double()))
+        return (z * grad).sum((0, 2))
+
+    slopes = head.gradients(moved, double.batch(x.double()), grad.clone())
+    assert set(slopes) <= set(moved), f"it has no parameters {set(slopes) - set(moved)}"
+    for name, slope in slopes.items():
+        assert slope.shape == moved[name].shape, f"the gradient of {name} is {tuple(slope.shape)}"
+        found = _differences(partial(_with, value, moved, name), moved[name])
+        _close(slope, found, WITHIN, f"gradient of {name}")
+
+
+def _with(
+    value: Callable[[Parameters], Tensor], parameters: Parameters, name: str, at: Tensor
+) -> Tensor:
+    """The value where one of the parameters is another."""
+    return value({**parameters, name: at})
+
+
+def _check_values(loss: Loss, settings: dict[str, Any], moment: Moment) -> None:
+    row = loss(COUNTS, settings, moment)
+    _check_parameters(row, len(COUNTS))
+    generator = torch.Generator().manual_seed(2)
+    y = torch.arange(ROWS) % len(COUNTS)
+    z = 3 * torch.randn(ROWS, 2, len(COUNTS), generator=generator).double()
+    teacher = torch.randn(ROWS, len(COUNTS), generator=generator).double()
+    # What carries no gradient is checked where it changes nothing.
+    loose = replace(row, frozen_gamma=0.0, angle=0.0)
+    rows = LossRows.stack([loose, LossParameters()], len(COUNTS), dtype=torch.float64)
+    kernel = KERNELS[loss.kernel]
+
+    def value(at: Tensor) -> Tensor:
+        return kernel(at.transpose(0, 1).contiguous(), y, rows, teacher=teacher)[0]
+
+    values, gradient = kernel(z.clone(), y, rows, teacher=teacher)
+    assert bool(values.isfinite().all()), f"the loss is {values[0]}"
+    found = _differences(value, z.transpose(0, 1)).transpose(0, 1)
+    _close(gradient, found, WITHIN, "gradient of the loss")
+    alone = LossRows.stack([loose], len(COUNTS), dtype=torch.float64)
+    own, _ = kernel(z[:, :1].clone(), y, alone, teacher=teacher)
+    _close(own, values[:1], 1e-12, "loss alone")
+
+
+def _check_parameters(row: LossParameters, classes: int) -> None:
+    for field in fields(row):
+        value = getattr(row, field.name)
+        if isinstance(value, np.ndarray):
+            assert value.shape == (classes,), f"{field.name} is {value.shape}"
+            assert np.isfinite(value).all(), f"{field.name} is {value}"
+
+
+def _differences(value: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
+    """Central differences of `value` [C] at a point [C, …], where no C depends on another."""
+    found = torch.zeros_like(at).reshape(len(at), -1)
+    for i in range(found.shape[1]):
+        offset = torch.zeros_like(found)
+        offset[:, i] = STEP
+        offset = offset.view(at.shape)
+        found[:, i] = (value(at + offset) - value(at - offset)) / (2 * STEP)
+    return found.view(at.shape)
+
+
+def _close(got: Tensor, expected: Tensor, within: float, what: str) -> None:
+    gap = float((got - expected).abs().max())
+    size = max(float(expected.abs().max()), 1.0)
+    assert gap <= within * size, f"{what} differs by {gap:.3g}: got {got}, expected {expected}"
+
+
+def _problem() -> tuple[Context, Tensor, Tensor]:
+    """A small problem: its context, rows [B, D] and labels [B]."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(len(COUNTS)).repeat_interleave(torch.tensor(COUNTS).long())
+    means = torch.randn(len(COUNTS), DIM, generator=generator)
+    x = means[labels] + torch.randn(len(labels), DIM, generator=generator)
+    some = torch.randperm(len(x), generator=generator)[:ROWS]
+    context = Context(
+        COUNTS,
+        DIM,
+        x.device,
+        lambda: itertools.repeat((x, labels), 1),
+        torch.randn(len(COUNTS), DIM, generator=generator),
+        torch.randn(len(COUNTS), generator=generator),
+    )
+    return context, x[some], labels[some]

@@ -1,0 +1,143 @@
+"""Temperature and vector scaling against SciPy, and what recipes make of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize, minimize_scalar
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from featbank import errors
+from stage2 import sweep
+from stage2.engine import tile
+from stage2.engine.calibration import Calibration, calibrate
+from stage2.methods.recipe import Recipe
+from tests.stage2.compare import assert_close, assert_relative
+from tests.stage2.synthetic import Problem, run
+
+ROWS, C, K = 300, 3, 5
+
+
+def _logits() -> tuple[Tensor, Tensor]:
+    """Over- and under-confident logits [N, C, K] and labels."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randint(K, (ROWS,), generator=generator)
+    z = torch.randn(ROWS, C, K, generator=generator) + 2 * torch.eye(K)[y][:, None]
+    return z * torch.tensor([5.0, 1.0, 0.1])[:, None], y
+
+
+def test_a_temperature_is_the_one_of_a_scalar_search() -> None:
+    """Reference: scipy.optimize.minimize_scalar over T, torch's cross_entropy in float64."""
+    z, y = _logits()
+    found = calibrate("temperature", z.clone(), y)
+    assert found.shift is None
+    for c in range(C):
+        own = z[:, c].double()
+        best = minimize_scalar(
+            lambda t, own=own: float(cross_entropy(own / np.exp(t), y)),
+            bounds=(-5, 5),
+            method="bounded",
+            options={"xatol": 1e-8},
+        )
+        assert_close(1 / found.scale[c, 0], np.exp(best.x), 1e-4, f"T of configuration {c}")
+    calibrated = found(z.clone())
+    assert torch.equal(calibrated.argmax(2), z.argmax(2)), "a temperature moves no prediction"
+
+
+def test_vector_scaling_is_the_minimum_scipy_finds() -> None:
+    """Reference: scipy.optimize.minimize(method='BFGS') over a and b, by autograd in float64."""
+    z, y = _logits()
+    found = calibrate("vector", z, y)
+    assert found.shift is not None
+    for c in range(C):
+        own = z[:, c].double()
+
+        def objective(v: np.ndarray, own: Tensor = own) -> tuple[float, np.ndarray]:
+            p = torch.tensor(v, requires_grad=True)
+            value = cross_entropy(own * p[:K] + p[K:], y)
+            value.backward()
+            assert p.grad is not None
+            return float(value), p.grad.numpy()
+
+        start = np.r_[np.ones(K), np.zeros(K)]
+        best = minimize(objective, start, jac=True, method="BFGS", options={"gtol": 1e-8})
+        assert_relative(found.scale[c], best.x[:K], 1e-3, f"a of configuration {c}")
+        shift = found.shift[c] - found.shift[c].mean()
+        assert_relative(shift, best.x[K:] - best.x[K:].mean(), 1e-3, f"b of configuration {c}")
+
+
+@pytest.mark.parametrize("kind", ["temperature", "vector"])
+def test_val_that_can_be_separated_ends(kind: str) -> None:
+    """Reference: finite numbers, although the optimum lies at infinity."""
+    y = torch.arange(K).repeat(3)
+    z = torch.eye(K)[y][:, None] * 0.5
+    found = calibrate(kind, z, y)
+    assert bool(found.scale.isfinite().all())
+    assert float(cross_entropy(found(z.clone())[:, 0], y)) < 1e-2
+
+
+@pytest.mark.parametrize("head", ["linear", "lws", "cosine", "tau_norm", "ncm"])
+def test_any_head_can_be_calibrated(head: str, small: Problem) -> None:
+    """Reference: the recipe without; accuracy stays, likelihood on val is no worse."""
+    settings = {"epochs": 2, "batch_size": 32} if head in ("linear", "lws", "cosine") else {}
+    name = "ce" if settings else head
+    plain = Recipe(name, head=head, **settings)
+    scaled = Recipe(name, head=head, calibration="temperature", **settings)
+    vector = Recipe(name, head=head, calibration="vector", **settings)
+    outcomes = run([plain, scaled, vector], small)
+    for key, evaluation in outcomes[plain].evaluations.items():
+        with_temperature = outcomes[scaled].evaluations[key].metrics
+        assert_close(with_temperature["top1"], evaluation.metrics["top1"], 1e-6, f"top-1 at {key}")
+        if key[0] == "val":
+            nll = [
+                outcomes[recipe].evaluations[key].metrics["nll"]
+                for recipe in (plain, scaled, vector)
+            ]
+            assert nll[0] >= nll[1] - 1e-6 >= nll[2] - 2e-3, f"got NLL {nll} on val at {key}"
+    assert {"calibration.scale", "calibration.shift"} <= set(outcomes[vector].parameters)
+
+
+def test_the_stored_parameters_give_the_measured_results(small: Problem) -> None:
+    """Reference: logits from the outcome's own parameters, by hand."""
+    recipe = Recipe("ce", calibration="vector", epochs=2, batch_size=32)
+    (outcome,) = run([recipe], small).values()
+    p = outcome.parameters
+    x, y = small.x["test", "instance"], torch.from_numpy(small.y["test"])
+    z = torch.from_numpy(x) @ p["weight"].T + p["bias"]
+    z = z * p["calibration.scale"] + p["calibration.shift"]
+    nll = outcome.evaluations["test", "last"].metrics["nll"]
+    assert_close(nll, cross_entropy(z, y), 1e-5, "test NLL")
+
+
+def test_configurations_in_parts_are_as_together(
+    small: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reference: all at once; a small bound holds the logits of one configuration at a time."""
+    recipes = [
+        Recipe("ce", lr=lr, calibration="temperature", epochs=2, batch_size=32)
+        for lr in (0.01, 0.1, 0.3)
+    ]
+    together = run(recipes, small)
+    monkeypatch.setattr(tile, "CALIBRATION_BYTES", 1)
+    for recipe, outcome in run(recipes, small).items():
+        expected = together[recipe].parameters["calibration.scale"]
+        assert_close(outcome.parameters["calibration.scale"], expected, 1e-6, f"{recipe}")
+
+
+def test_without_val_it_says_what_to_do(without_val: Problem, tmp_path: object) -> None:
+    """Reference: the house's error form, before anything is trained."""
+    with (
+        without_val.bank(tmp_path / "bank.h5") as bank,  # type: ignore[operator]
+        pytest.raises(errors.ConfigError, match=r"fits its temperature calibration to val.*split"),
+    ):
+        sweep(bank, [Recipe("crt", calibration="temperature")])
+
+
+def test_a_calibration_is_applied_in_place() -> None:
+    """Reference: a·z + b."""
+    z = torch.ones(2, 1, 3)
+    out = Calibration(torch.tensor([[2.0]]), torch.tensor([[0.0, 1.0, 2.0]]))(z)
+    assert out is z
+    assert_close(z[1, 0], [2.0, 3.0, 4.0], 0, "a·z + b")
