@@ -217,7 +217,7 @@ def loss_and_gradient(
     gradient = power.mul_((slope / partition).unsqueeze(2))
     if elsewhere is not None:
         gradient.sub_((weight * elsewhere).unsqueeze(2))
-    gradient.scatter_add_(2, label, at_label_slope.unsqueeze(2))
+    gradient.scatter_add_(2, label, _filled(at_label_slope, entropy).unsqueeze(2))
     if rows.scale is not None:
         gradient.mul_(rows.scale)
     loss = (weight * entropy).sum(0)
@@ -278,7 +278,7 @@ def softmax_bce(
     gradient = s.mul_(slope.unsqueeze(2)).add_(bend)
     gradient.scatter_(2, largest, (p_top * (2 - total_odds)).unsqueeze(2))
     gradient.scatter_(2, label, at_y.unsqueeze(2))
-    return (weight * loss).sum(0), gradient.mul_(weight.unsqueeze(2))
+    return (weight * loss).sum(0), gradient.mul_(_filled(weight, loss).unsqueeze(2))
 
 
 def sigmoid_focal(
@@ -300,9 +300,9 @@ def sigmoid_focal(
     own, own_slope = _sigmoid_term(-z.gather(2, label), gamma)
     terms, slopes = _sigmoid_term(z.scatter_(2, label, EXCLUDED), gamma)
     weight = _row_weights(y, rows, _shares(z, row_weight), kappa)
-    loss = weight * (terms.sum(2) + own.squeeze(2))
+    loss = terms.sum(2) + own.squeeze(2)
     gradient = slopes.scatter_(2, label, -own_slope)
-    return loss.sum(0), gradient.mul_(weight.unsqueeze(2))
+    return (weight * loss).sum(0), gradient.mul_(_filled(weight, loss).unsqueeze(2))
 
 
 KERNELS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
@@ -332,23 +332,28 @@ def _adjusted(z: Tensor, y: Tensor, rows: LossRows) -> Tensor:
     return z
 
 
-def _shares(z: Tensor, row_weight: Tensor | None) -> Tensor:
-    """What each row counts, [B, 1]."""
-    if row_weight is None:
-        return z.new_full((len(z), 1), 1 / len(z))
-    return row_weight.unsqueeze(1)
+def _shares(z: Tensor, row_weight: Tensor | None) -> Tensor | float:
+    """What each row counts, [B, 1], or one number for all."""
+    return 1 / len(z) if row_weight is None else row_weight.unsqueeze(1)
 
 
-def _row_weights(y: Tensor, rows: LossRows, share: Tensor, kappa: Tensor | None) -> Tensor:
-    """ω_y·κ times the row's share of the average, [B, C]."""
-    if rows.weight is None:
-        weight = share.expand(-1, len(rows.by_weights))
-    else:
+def _row_weights(
+    y: Tensor, rows: LossRows, share: Tensor | float, kappa: Tensor | None
+) -> Tensor | float:
+    """ω_y·κ times the row's share of the average, [B, C], or one number for all."""
+    weight = share
+    if rows.weight is not None:
         weight = share * rows.weight.index_select(0, y)
         total = weight.sum(0)
         # A batch of left-out classes only has no weight at all: its loss is 0, not 0/0.
         weight = weight / torch.where(rows.by_weights & (total > 0), total, 1.0)
     return weight if kappa is None else weight * kappa
+
+
+def _filled(value: Tensor | float, like: Tensor) -> Tensor:
+    """One number, or a tensor that broadcasts, as [B, C]."""
+    some = value if isinstance(value, Tensor) else like.new_full((1, 1), value)
+    return some.expand_as(like)
 
 
 def _miss(log_py: Tensor) -> Tensor:
@@ -357,7 +362,7 @@ def _miss(log_py: Tensor) -> Tensor:
 
 
 def _distillation(
-    z: Tensor, y: Tensor, part: Distillation, teacher: Tensor | None, share: Tensor
+    z: Tensor, y: Tensor, part: Distillation, teacher: Tensor | None, share: Tensor | float
 ) -> tuple[Tensor, Tensor]:
     """α·T²·KL(softmax(z⁰/T) ‖ softmax(z/T)), [C'], and its gradient α·T·(p − p⁰), [B, C', K]."""
     assert teacher is not None

@@ -21,12 +21,12 @@ from stage2.methods.heads import HEADS
 from stage2.methods.losses import LOSSES
 from stage2.methods.recipe import Recipe
 
-CACHE_BYTES = 12 << 20
+CACHE_BYTES = 14 << 20
 """Working set of a tile on a CPU, about one core's share of the last-level cache: logits and
 gradient of a step, parameters and their velocity. Smaller tiles lose to the cost of calling
 operations, which two threads of one interpreter also queue for."""
 
-GROUP_CONFIGS = 64
+GROUP_CONFIGS = 128
 """Configurations of a group on a CPU: results are stored group by group, so this bounds what a
 killed sweep loses."""
 

@@ -191,8 +191,11 @@ class Model:
                     kappa = angle_factors(self._best_cosines, cosine, y, self._rows.angle)
                 teacher = None if self._rows.distil is None else batch.z0
                 loss, gradient = self._kernel(z, y, self._rows, kappa=kappa, teacher=teacher)
+                del z  # what is let go early leaves its cache to what comes
                 gradients = head.gradients(self.parameters, batch, gradient)
+                del gradient
                 self._optimiser.step(gradients, self._rates[self._step])
+                del gradients
                 if self._step_limits is not None:
                     head.constrain(self.parameters, self._step_limits)
                 self._total += loss
