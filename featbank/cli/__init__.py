@@ -6,6 +6,7 @@ Heavy imports stand inside the commands, so that ``featbank --help`` answers at 
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Any
 
 import click
@@ -31,6 +32,7 @@ class _Group(click.Group):
         return list(self.commands)  # in the order of the road, not of the alphabet
 
     def invoke(self, ctx: click.Context) -> Any:
+        warnings.formatwarning = lambda message, *_: f"featbank: {message}\n"
         try:
             return super().invoke(ctx)
         except FeatbankError as error:

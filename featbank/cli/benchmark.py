@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featbank.cli.progress import progress
+from featbank.cli.sizes import parse_bytes
 from featbank.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -57,6 +58,9 @@ if TYPE_CHECKING:
     help="Of the engine's products, and of the ceilings.",
 )
 @click.option(
+    "--memory", help="Budget of a fused group and its features, such as 2GiB. Default: as sweep's."
+)
+@click.option(
     "--counts",
     type=click.Path(path_type=Path),
     help="JSON list of class counts in the place of the shape's own.",
@@ -79,6 +83,7 @@ def benchmark(
     epochs: int | None,
     steps: int | None,
     precision: str,
+    memory: str | None,
     counts: Path | None,
     form: str,
 ) -> None:
@@ -108,6 +113,7 @@ def benchmark(
         repeats=repeats,
         epochs=epochs,
         steps=steps,
+        memory=parse_bytes(memory) if memory else None,
         precision=precision,
     )
     if form == "json":

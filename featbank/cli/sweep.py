@@ -12,6 +12,7 @@ import click
 
 from featbank.cli.leaderboard import show
 from featbank.cli.progress import progress
+from featbank.cli.sizes import parse_bytes
 from featbank.errors import ConfigError, FeatbankError, closest
 
 if TYPE_CHECKING:
@@ -51,6 +52,12 @@ if TYPE_CHECKING:
     help="Budget, such as 2GiB, half for features and half for a fused group; features that do not "
     "fit are streamed from the bank. Default: half of RAM, or 80 % of the GPU's.",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "tf32", "bf16"]),
+    help="Of the matrix products of every recipe that trains in steps. Default: each recipe's own, "
+    "fp32.",
+)
 @click.option("--force", is_flag=True, help="Train again what the results hold already.")
 @click.option("--dry-run", is_flag=True, help="Check everything, print the plan, train nothing.")
 @click.option(
@@ -77,6 +84,7 @@ def sweep(
     select_on: str | None,
     device: str,
     memory: str | None,
+    precision: str | None,
     force: bool,
     dry_run: bool,
     top: int,
@@ -94,10 +102,11 @@ def sweep(
         from stage2.sweep import check_bank, plan_bank
         from stage2.sweep import sweep as library_sweep
 
+        settings += (f"precision={precision}",) if precision else ()
         recipes = parse_recipes(names or _allowed(opened), settings, _seeds(seeds))
         check_bank(opened, recipes)
         place = str(find_device(device))
-        budget = _bytes(memory) if memory else None
+        budget = parse_bytes(memory) if memory else None
         groups = plan_bank(opened, recipes, device=place, memory=budget)
         configurations = len({recipe.id for recipe in recipes})
         click.echo(
@@ -193,17 +202,6 @@ def _seeds(text: str) -> list[int]:
         raise ConfigError(
             f"--seeds {text} is not a list of integers. Write --seeds 0,1,2."
         ) from None
-
-
-def _bytes(text: str) -> int:
-    """``2GiB``, ``500MB`` or plain bytes."""
-    match = re.fullmatch(r"\s*([0-9.]+)\s*(?:([kmgt])(i?)b?)?\s*", text.lower())
-    try:
-        number, prefix, binary = match.groups() if match else ("", "", "")
-        power = "kmgt".index(prefix) + 1 if prefix else 0
-        return int(float(number) * (1024 if binary else 1000) ** power)
-    except ValueError:
-        raise ConfigError(f"--memory {text} is not a size. Write --memory 2GiB.") from None
 
 
 def _allowed(bank: Bank) -> list[str]:

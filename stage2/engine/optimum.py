@@ -6,6 +6,7 @@ The objective of a configuration is its loss expected under the sampler's distri
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -56,7 +57,24 @@ def optimum(
         max_iterations=max(s["max_iterations"] for s in settings),
         history=max(s["history"] for s in settings),
     )
+    _warn(recipes, found)
     return {n: p.float() for n, p in objective.parameters(found.point).items()}, found
+
+
+def _warn(recipes: Sequence[Recipe], found: Minimum) -> None:
+    """Say where the stated gradient norm was not reached."""
+    short = [
+        (norms[-1], len(norms) - 1, recipe)
+        for norms, recipe in zip(found.norms, recipes, strict=True)
+        if not norms[-1] <= recipe.settings["gradient_norm"]
+    ]
+    if short:
+        norm, iterations, recipe = max(short, key=lambda entry: entry[0])
+        warnings.warn(
+            f"{len(short)} of {len(recipes)} recipes stopped short of their gradient_norm, "
+            f"{recipe.id} after {iterations} iterations at {norm:.2g}. Raise max_iterations, or "
+            "give it some weight decay."
+        )
 
 
 class _Objective:

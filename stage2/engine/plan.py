@@ -26,6 +26,11 @@ CACHE_BYTES = 14 << 20
 gradient of a step, parameters and their velocity. Smaller tiles lose to the cost of calling
 operations, which two threads of one interpreter also queue for."""
 
+HELD = 2
+"""How many times its working set a configuration may hold of memory: operations in between, and
+what allocators lose between blocks of different sizes. Measured with D = 2,048 and K = 1,000: 1.3
+for `linear`, 1.2 for `cosine`, 1.9 for `mlp`."""
+
 GROUP_CONFIGS = 128
 """Configurations of a group on a CPU: results are stored group by group, so this bounds what a
 killed sweep loses."""
@@ -183,11 +188,12 @@ def plan(
         streams.setdefault(Stream.of(recipe, shape), []).append(recipe)
     groups = []
     for stream, members in streams.items():
-        each = max(_bytes(recipe, stream, shape) for recipe in members)
-        fits = memory // each
+        each = max(_working_set(recipe, stream, shape) for recipe in members)
+        fits = memory // (HELD * each)
         if fits < 1:
+            need = HELD * each >> 20
             raise errors.ConfigError(
-                f"One configuration needs {each >> 20} MiB, the memory budget is {memory >> 20} "
+                f"One configuration needs {need} MiB, the memory budget is {memory >> 20} "
                 "MiB. Raise --memory or lower the batch size."
             )
         limit = int(fits if device == "cuda" else min(fits, GROUP_CONFIGS))
@@ -212,8 +218,8 @@ def default_memory(device: str) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-def _bytes(recipe: Recipe, stream: Stream, shape: Shape) -> int:
-    """What one configuration takes while it trains."""
+def _working_set(recipe: Recipe, stream: Stream, shape: Shape) -> int:
+    """Bytes that one configuration works on in a step."""
     size = HEADS[recipe.head].size(recipe.part("head"), shape.dim, shape.classes)
     numbers = len(stream.views) * size.parameters
     if recipe.trained and not recipe.stepped:  # float64: curvature pairs, points, gradients

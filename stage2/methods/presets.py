@@ -203,7 +203,12 @@ PRESETS: dict[str, Preset] = {
         if not head.trained
     },
     **_variants("crt", "crt", {"cifar": {**_CRT, **_CIFAR}}),
-    **_variants("ltwb", "ltwb", {"released": {**_LTWB, "max_norm_when": "epoch"}}),
+    "ltwb-released": Preset(
+        {**_LTWB, "max_norm_when": "epoch"},
+        "ltwb with rows shortened once an epoch, as released",
+        "ltwb",
+        variant=True,
+    ),
     **_variants("lws", "crt", {"cifar": {**_LWS, **_CIFAR, "epochs": 10}}),
     **_variants(
         "mislas",

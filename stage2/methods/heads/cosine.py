@@ -15,6 +15,7 @@ from stage2.methods.heads.interface import (
     Context,
     Parameters,
     Settings,
+    Size,
     TrainedHead,
     column,
     linear_start,
@@ -39,6 +40,9 @@ class Cosine(TrainedHead):
         Setting("learn_scale", False, "train s as well"),
         *MAX_NORM,
     )
+
+    def size(self, settings: Settings, dim: int, classes: int) -> Size:
+        return Size(2 * classes * dim, 2 * classes)  # W, and the rows of W at their length
 
     def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
         weight = linear_start(settings, context)["weight"]

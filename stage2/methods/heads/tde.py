@@ -15,6 +15,7 @@ from stage2.methods.heads.interface import (
     Context,
     Parameters,
     Settings,
+    Size,
     TrainedHead,
     column,
     linear_start,
@@ -52,6 +53,9 @@ class TDE(TrainedHead):
                 f"parts. Give a number of heads that divides {dim}."
             )
         return super().problem(settings, dim)
+
+    def size(self, settings: Settings, dim: int, classes: int) -> Size:
+        return Size(2 * classes * dim, 2 * classes)  # W, and the rows of W at their length
 
     def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
         for s in settings:

@@ -18,7 +18,7 @@ from tests.stage2.compare import assert_close, difference
 from tests.stage2.synthetic import Problem, groups_of, problem, run
 
 WITHIN = 1e-4
-PLANS = [(1 << 30, 1), (1 << 30, 2), (20_000, 1), (25_000, 2)]
+PLANS = [(1 << 30, 1), (1 << 30, 2), (40_000, 1), (50_000, 2)]
 SHORT = {"batch_size": 32, "epochs": 6}
 
 

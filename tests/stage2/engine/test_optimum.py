@@ -131,6 +131,14 @@ def test_what_has_no_one_optimum_is_refused(reason: str) -> None:
         make()
 
 
+def test_a_norm_that_is_not_reached_is_told(small: Problem) -> None:
+    """Reference: two iterations are not enough; the warning names the recipe and the remedy."""
+    recipe = Recipe("ce", optimiser="lbfgs", max_iterations=2)
+    told = rf"1 of 1 recipes stopped short.*{recipe.id} after 2 iterations.*Raise max_iterations"
+    with pytest.warns(UserWarning, match=told):
+        _of(recipe, small)
+
+
 @pytest.mark.parametrize("counts", [(20, 0, 6), (9, 1, 1), (5, 5)])
 def test_edges(counts: tuple[int, ...]) -> None:
     """Reference: a finite end at the stated norm with empty classes, single samples, K = 2."""

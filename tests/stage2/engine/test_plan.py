@@ -57,7 +57,7 @@ def _sizes(group: Group) -> dict[Kind, list[int]]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(_RECIPES, st.sampled_from([1, 2, 3, 8]), st.sampled_from([200_000, 2_000_000, GIB]))
+@given(_RECIPES, st.sampled_from([1, 2, 3, 8]), st.sampled_from([400_000, 4_000_000, GIB]))
 def test_every_recipe_exactly_once_and_only_with_its_stream(
     recipes: list[Recipe], workers: int, memory: int
 ) -> None:
@@ -173,7 +173,7 @@ def test_budgets_bound_what_a_group_allocates(device: str) -> None:
     """Reference: logits and gradient [B, C, K], weight, velocity, gradient [C, K, D], float32."""
     recipes = [Recipe("crt", lr=0.001 * (i + 1), batch_size=64) for i in range(200)]
     least = 4 * (2 * 64 * SHAPE.classes + 3 * SHAPE.classes * SHAPE.dim)
-    for memory in (2 * least, 9 * least, 64 * least, 500 * least):
+    for memory in (4 * least, 18 * least, 128 * least, 1000 * least):
         groups = plan(recipes, SHAPE, memory=memory, device=device)
         sizes = [len(group.recipes) for group in groups]
         assert max(sizes) * least <= memory, f"got groups of {sizes} in {memory} bytes"
