@@ -13,8 +13,7 @@ from typing import Any
 from featbank import errors
 from featbank.bank import GROUPS
 from stage2.engine.metrics import METRICS
-from stage2.methods.presets import PRESETS
-from stage2.methods.recipe import Recipe
+from stage2.methods.recipe import Recipe, settings_of
 from stage2.results.store import Run, Store
 
 Row = dict[str, Any]
@@ -224,9 +223,18 @@ def _protocol(
 
 def _differences(row: Row) -> str:
     """The settings in which a row differs from its preset, and whether a seed diverged."""
-    preset = Recipe(row["name"]).parameters if row["name"] in PRESETS else {}
-    told = [f"{k}={_short(v)}" for k, v in row["parameters"].items() if preset.get(k) != v]
+    usual = _usual(row["name"], row["parameters"])
+    told = [f"{k}={_short(v)}" for k, v in row["parameters"].items() if usual.get(k) != v]
     return " ".join([*told, *(["(diverged)"] if row["status"] == "diverged" else [])])
+
+
+def _usual(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a preset, and the defaults of parts that replace its own."""
+    try:
+        defaults = {k: s.default for k, s in settings_of(name, parameters).settings.items()}
+        return {**defaults, **Recipe(name).parameters}
+    except errors.ConfigError:  # stored by a version that knew other names
+        return {}
 
 
 def _short(value: Any) -> str:
