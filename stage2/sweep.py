@@ -21,9 +21,10 @@ from featbank.bank import Bank
 from featbank.bank.schema import EVALUATED
 from featbank.devices import find_device
 from stage2.engine.loop import run_group
+from stage2.engine.model import ViewData
 from stage2.engine.plan import Group, Shape, default_memory, plan
 from stage2.engine.stream import BlockStream, MemoryRows, Rows
-from stage2.engine.tile import Outcome, ViewData
+from stage2.engine.tile import Outcome
 from stage2.methods.heads import HEADS
 from stage2.methods.losses import LOSSES
 from stage2.methods.recipe import Recipe

@@ -24,8 +24,8 @@ from torch import Tensor
 from featbank.errors import EmptyClass
 from featbank.settings import resolved
 from stage2.engine.kernel import KERNELS, LossRows
+from stage2.methods.family import Loss, LossParameters, Moment
 from stage2.methods.heads import Batch, Context, Head, Parameters, TrainedHead
-from stage2.methods.losses import Loss, LossParameters, Moment
 
 COUNTS = np.array([40.0, 17.0, 9.0, 4.0, 1.0])
 DIM, ROWS = 6, 7

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -16,7 +15,7 @@ from featbank.cli.sizes import parse_bytes
 from featbank.errors import ConfigError, FeatbankError, closest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Sequence
 
     from featbank.bank import Bank
     from stage2.engine.plan import Group
@@ -120,18 +119,21 @@ def sweep(
             for group in groups:
                 click.echo(f"  {_describe(group)}")
             return
-        with _interruptible(output) as done, progress("runs") as report:
-            results = library_sweep(
-                opened,
-                recipes,
-                results=output,
-                device=place,
-                memory=budget,
-                select_on=select_on,
-                force=force,
-                keep_outcomes=False,
-                progress=lambda count, total: report(*done(count, total)),
-            )
+        try:
+            with progress("runs") as report:
+                results = library_sweep(
+                    opened,
+                    recipes,
+                    results=output,
+                    device=place,
+                    memory=budget,
+                    select_on=select_on,
+                    force=force,
+                    keep_outcomes=False,
+                    progress=report,
+                )
+        except KeyboardInterrupt:
+            _stopped(opened, recipes, output)
     if results.skipped:
         click.echo(
             f"{len(results.skipped)} runs were in {output} already (--force trains them again)."
@@ -140,26 +142,19 @@ def sweep(
     click.echo(f"Wrote {output}. Next: featbank leaderboard {output} --format json")
 
 
-@contextmanager
-def _interruptible(output: Path) -> Iterator[Callable[[int, int], tuple[int, int]]]:
-    """Yield a function to be told (done, total); on Ctrl-C say what the results hold."""
-    told = (0, 0)
+def _stopped(bank: Bank, recipes: Sequence[Recipe], output: Path) -> NoReturn:
+    """Say what the results hold, and end."""
+    from stage2.results.store import Store
 
-    def done(count: int, total: int) -> tuple[int, int]:
-        nonlocal told
-        told = (count, total)
-        return told
-
-    try:
-        yield done
-    except KeyboardInterrupt:
-        count, total = told
-        finished = f"{count} of {total} runs are" if count else "No run of this sweep is"
-        click.echo(
-            f"featbank: stopped. {finished} in {output}; the same command goes on from there.",
-            err=True,
-        )
-        sys.exit(1)
+    with Store(output, create=True) as store:
+        finished = store.finished(bank.fingerprint)
+    count = sum(recipe.hash in finished for recipe in recipes)
+    click.echo(
+        f"featbank: stopped. {count} of {len(recipes)} runs are in {output}; the same command goes "
+        "on from there.",
+        err=True,
+    )
+    sys.exit(1)
 
 
 def parse_recipes(

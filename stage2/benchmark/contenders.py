@@ -11,7 +11,8 @@ from torch import Tensor
 from stage2.benchmark import loops
 from stage2.benchmark.timing import Task, torch_threads
 from stage2.benchmark.workloads import MOMENTUM, WEIGHT_DECAY, Part, Workload
-from stage2.engine.loop import ViewData, run_group
+from stage2.engine.loop import run_group
+from stage2.engine.model import ViewData
 from stage2.engine.plan import Shape, plan
 from stage2.engine.stream import MemoryRows
 from stage2.methods.recipe import Recipe

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from stage2.engine.kernel import LossRows, loss_and_gradient
+from stage2.methods.family import LossParameters
 from stage2.methods.lbfgs import minimise
-from stage2.methods.losses import LossParameters
 
 BLOCK_NUMBERS = 1 << 21
 """Logits in double precision at a time."""

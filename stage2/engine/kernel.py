@@ -1,6 +1,6 @@
 """Losses and gradients of C configurations in a few passes over their logits.
 
-The family, in the notation of `stage2.methods.losses` with S = −Σ_k q_k log p_k, f = (1−p_y)^γ,
+The family, in the notation of `stage2.methods.family` with S = −Σ_k q_k log p_k, f = (1−p_y)^γ,
 f' = df/dp_y: the gradient of L = ω f S is, for every class k,
 
     ∂L/∂u_k = ω [ f·(p_k − q_k) + S·f'·p_y·(1[k=y] − p_k) ]
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from stage2.methods.losses import EXCLUDED, LossParameters
+from stage2.methods.family import EXCLUDED, LossParameters
 
 
 @dataclass(frozen=True)
@@ -173,8 +173,8 @@ def loss_and_gradient(
     -------
     The batch loss [C] and ∂loss/∂z [B, C, K].
     """
-    share = _shares(z, row_weight)
-    distilled = _distillation(z, y, rows.distil, teacher, share) if rows.distil else None
+    share = row_shares(z, row_weight)
+    distilled = distillation(z, y, rows.distil, teacher, share) if rows.distil else None
     label = _label_index(z, y)
     u = _adjusted(z, y, rows)
     # (u − max u)/ln 2 in one pass: a power of 2 costs half of one of e. And p is never formed, its
@@ -270,7 +270,7 @@ def softmax_bce(
     bend = odds.mul_(p)
     missed = torch.log1p(-p_y) - p.neg_().log1p_().sum(2)
 
-    weight = _row_weights(y, rows, _shares(z, row_weight), kappa)
+    weight = _row_weights(y, rows, row_shares(z, row_weight), kappa)
     loss = missed - torch.where(right, log_top, z_y - others + 2 * log_rest)
     wrong = torch.where(right, 0.0, p_top)
     slope = rest * (2 - total_odds) - wrong
@@ -299,7 +299,7 @@ def sigmoid_focal(
     gamma = None if rows.gamma is None else rows.gamma[:, None]
     own, own_slope = _sigmoid_term(-z.gather(2, label), gamma)
     terms, slopes = _sigmoid_term(z.scatter_(2, label, EXCLUDED), gamma)
-    weight = _row_weights(y, rows, _shares(z, row_weight), kappa)
+    weight = _row_weights(y, rows, row_shares(z, row_weight), kappa)
     loss = terms.sum(2) + own.squeeze(2)
     gradient = slopes.scatter_(2, label, -own_slope)
     return (weight * loss).sum(0), gradient.mul_(_filled(weight, loss).unsqueeze(2))
@@ -332,7 +332,7 @@ def _adjusted(z: Tensor, y: Tensor, rows: LossRows) -> Tensor:
     return z
 
 
-def _shares(z: Tensor, row_weight: Tensor | None) -> Tensor | float:
+def row_shares(z: Tensor, row_weight: Tensor | None) -> Tensor | float:
     """What each row counts, [B, 1], or one number for all."""
     return 1 / len(z) if row_weight is None else row_weight.unsqueeze(1)
 
@@ -361,7 +361,7 @@ def _miss(log_py: Tensor) -> Tensor:
     return log_py.expm1().neg_().clamp_min_(0)
 
 
-def _distillation(
+def distillation(
     z: Tensor, y: Tensor, part: Distillation, teacher: Tensor | None, share: Tensor | float
 ) -> tuple[Tensor, Tensor]:
     """α·T²·KL(softmax(z⁰/T) ‖ softmax(z/T)), [C'], and its gradient α·T·(p − p⁰), [B, C', K]."""

@@ -15,8 +15,9 @@ from threading import Event
 import torch
 from torch import Tensor
 
+from stage2.engine.model import ViewData
 from stage2.engine.plan import Group, Stream
-from stage2.engine.tile import Outcome, TileRun, ViewData, aligned
+from stage2.engine.tile import Outcome, TileRun, aligned
 from stage2.methods.samplers import index_stream
 from stage2.methods.seeding import seeded
 

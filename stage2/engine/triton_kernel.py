@@ -17,7 +17,7 @@ from torch import Tensor
 
 from stage2.engine import kernel
 from stage2.engine.kernel import LossRows
-from stage2.methods.losses import LossParameters
+from stage2.methods.family import LossParameters
 from stage2.methods.optimisers import SGD
 
 IN_REGISTERS = 16384
@@ -129,8 +129,8 @@ def loss_and_gradient(
     batch, configs, num_classes = z.shape
     distilled = None
     if rows.distil is not None:
-        share = kernel._shares(z, row_weight)
-        distilled = kernel._distillation(z, y, rows.distil, teacher, share)
+        share = kernel.row_shares(z, row_weight)
+        distilled = kernel.distillation(z, y, rows.distil, teacher, share)
     z = z.contiguous()
     loss = torch.empty(batch, configs, device=z.device)
     per_program, block, warps = geometry(num_classes)

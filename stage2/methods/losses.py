@@ -1,173 +1,18 @@
-"""The losses: one function each, from class counts to a row of parameters.
+"""The losses: one function each, from class counts to a row of `stage2.methods.family`.
 
-For a sample (x, y) with logits z, in the notation of Kini et al. 2021 extended by label smoothing,
-focusing and distillation::
-
-    u_k = a_k·z_k + m_k − Δ_y·1[k=y]
-    p   = softmax(u)
-    q_k = (1−ε_y)·1[k=y] + ε_y·o_k       o_k = 1/K, or 1/(K−1) for k≠y ("others")
-    L   = ω_y · (1−p_y)^γ · κ · (−Σ_k q_k log p_k)  +  α·T²·KL(softmax(z⁰/T) ‖ softmax(z/T))
-
-averaged over the batch; the first term may be divided by Σω_y of the batch instead
-(``normalise="weights"``). The factor (1−p_y)^γ carries its gradient, κ does not; z⁰ are the logits
-of stage 1. All but two losses of this file are a choice of these parameters; so they share one
-kernel (`stage2.engine.kernel`), and different losses train side by side in one fused group.
-
-To add a loss, write its function and its entry in `LOSSES`.
+All but two of them are a choice of the family's parameters and share its kernel; `cb_bce` and
+`sigmoid_focal` have their own. To add a loss, write its function and its entry in `LOSSES`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from featbank.bank import class_groups, require_samples
-from featbank.settings import Setting, resolved
-
-EXCLUDED = -1e4
-"""Additive term m_k of a class that takes no part: exp of it is 0, and it stays finite."""
-
-
-@dataclass(frozen=True)
-class LossParameters:
-    """One row of the family; arrays are [K] float64, None stands for the neutral value.
-
-    Attributes
-    ----------
-    scale
-        a_k, multiplies the logit; neutral 1.
-    shift
-        m_k, adds to the logit; neutral 0.
-    margin
-        Δ_y, taken from the true class's logit; neutral 0.
-    weight
-        ω_y ≥ 0; neutral 1.
-    smoothing
-        ε_y in [0, 1]; neutral 0.
-    others
-        Smoothed mass goes to the K−1 other classes instead of to all K.
-    gamma
-        γ ≥ 0, focusing exponent.
-    by_weights
-        Divide by the batch's Σω_y instead of by B.
-    frozen_gamma
-        Exponent of a factor (1−p_y)^γ in κ, which carries no gradient.
-    angle
-        τ ≥ 0 of a factor exp(τ(cosθ*_y − cosθ)) in κ, see `stage2.engine.angles`.
-    distil, temperature
-        α ≥ 0 and T > 0 of the distillation.
-    distil_classes
-        Classes [K] bool whose samples it takes; None for all.
-    """
-
-    scale: np.ndarray | None = None
-    shift: np.ndarray | None = None
-    margin: np.ndarray | None = None
-    weight: np.ndarray | None = None
-    smoothing: np.ndarray | None = None
-    others: bool = False
-    gamma: float = 0.0
-    by_weights: bool = False
-    frozen_gamma: float = 0.0
-    angle: float = 0.0
-    distil: float = 0.0
-    temperature: float = 1.0
-    distil_classes: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class Moment:
-    """Where training stands, for a loss that changes on its way: `epoch` t of `epochs` T, t < T."""
-
-    epoch: int = 0
-    epochs: int = 1
-
-
-@dataclass(frozen=True)
-class Loss:
-    """A loss of the registry.
-
-    Attributes
-    ----------
-    function
-        ``(counts [K] float64, settings, moment) → LossParameters``.
-    description, source
-        One line; citation key of `featbank methods`.
-    settings
-        What it takes.
-    scheduled
-        Whether its parameters may depend on the epoch; `changes` tells for given settings.
-    uses_counts
-        Whether it needs log n_k or 1/n_k, and so a sample in every class.
-    kernel
-        Which of `stage2.engine.kernel.KERNELS` computes it.
-    needs_classifier
-        Whether it needs the logits of stage 1.
-    convex
-        Whether it is convex in the logits, whatever its settings.
-    """
-
-    function: Callable[[np.ndarray, dict[str, Any], Moment], LossParameters]
-    description: str
-    source: str
-    settings: tuple[Setting, ...] = ()
-    scheduled: bool = False
-    uses_counts: bool = False
-    kernel: str = "family"
-    needs_classifier: bool = False
-    convex: bool = True
-
-    def changes(self, settings: Mapping[str, Any]) -> bool:
-        """Whether its parameters depend on the epoch at these settings."""
-        switches = [s for s in self.settings if s.name in _SWITCHES]
-        moved = [settings.get(s.name, s.default) != s.default for s in switches]
-        return self.scheduled and (not switches or any(moved))
-
-    def __call__(
-        self, counts: np.ndarray, settings: dict[str, Any] | None = None, moment: Moment = Moment()
-    ) -> LossParameters:
-        """Parameters for training counts n_k [K].
-
-        Raises
-        ------
-        EmptyClass
-            Where a class has no sample, the loss needs its log or inverse, and `empty_classes` is
-            not ``ignore``.
-        """
-        values = resolved(self.settings, settings or {}, f"loss {self.function.__name__!r}")
-        counts = np.asarray(counts, np.float64)
-        empty = counts == 0
-        if not (self.uses_counts and empty.any()):
-            return self.function(counts, values, moment)
-        if values["empty_classes"] == "error":
-            who = f"Loss {self.function.__name__!r}"
-            require_samples(counts, who, "Use empty_classes=ignore to leave them out of it.")
-        present = self.function(counts[~empty], values, moment)
-        return _spread(present, empty)
-
-
-def _spread(row: LossParameters, empty: np.ndarray) -> LossParameters:
-    """A row for the classes that have samples, put in its place among all K."""
-
-    def place(values: np.ndarray | None, fill: float) -> np.ndarray | None:
-        if values is None:
-            return None
-        everywhere = np.full(len(empty), fill)
-        everywhere[~empty] = values
-        return everywhere
-
-    return replace(
-        row,
-        scale=place(row.scale, 1.0),
-        shift=place(row.shift, EXCLUDED),
-        margin=place(row.margin, 0.0),
-        weight=place(row.weight, 0.0),
-        smoothing=place(row.smoothing, 0.0),
-        distil_classes=place(row.distil_classes, False),
-    )
+from featbank.bank import class_groups
+from featbank.settings import Setting
+from stage2.methods.family import Loss, LossParameters, Moment
 
 
 def _log_prior(counts: np.ndarray) -> np.ndarray:
@@ -352,9 +197,6 @@ _NORMALISE = Setting(
 _DEFER = Setting(
     "defer", 0, "epoch from which the weights act (deferred re-weighting); 0 from the start", low=0
 )
-_SWITCHES = ("defer", "distil_weight_end", "temperature_end")
-"""Settings that make a loss change over the epochs, where they are not at their default."""
-
 _OVER = Setting(
     "smooth_over",
     "uniform",

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from featbank.settings import Setting, resolved
-from stage2.methods.losses import Moment, effective_number_weights
+from stage2.methods.family import Moment
+from stage2.methods.losses import effective_number_weights
 from stage2.methods.seeding import seeded
 
 

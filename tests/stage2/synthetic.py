@@ -12,9 +12,10 @@ import torch
 
 from featbank import Bank, write_bank
 from stage2.engine.loop import run_group
+from stage2.engine.model import ViewData
 from stage2.engine.plan import Group, Shape, plan
 from stage2.engine.stream import MemoryRows
-from stage2.engine.tile import Outcome, ViewData
+from stage2.engine.tile import Outcome
 from stage2.methods.recipe import Recipe
 
 COUNTS = (70, 36, 20, 12, 8, 4)

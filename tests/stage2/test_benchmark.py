@@ -15,7 +15,8 @@ from stage2.benchmark import WORKLOADS, Workload, contenders, find_workload, loo
 from stage2.benchmark.ceilings import MOST_ROUNDS, ceilings
 from stage2.benchmark.timing import Task, interleaved
 from stage2.benchmark.workloads import Part
-from stage2.engine.loop import ViewData, run_group
+from stage2.engine.loop import run_group
+from stage2.engine.model import ViewData
 from stage2.engine.plan import Group
 from tests.conftest import Run
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from stage2.methods.family import Loss, LossParameters, Moment
 from stage2.methods.heads import HEADS, Batch, Context, Parameters
 from stage2.methods.heads.linear import Linear
-from stage2.methods.losses import LOSSES, Loss, LossParameters, Moment
+from stage2.methods.losses import LOSSES
 from stage2.testing import check_head, check_loss
 from tests.stage2.cases import HEAD_CASES, LOSS_CASES
 

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from featbank import Bank
 from stage2 import Recipe, sweep
+from stage2.engine.model import Model
 from stage2.engine.plan import Group, Shape, plan
 from stage2.engine.stream import Window
-from stage2.engine.tile import Model, Outcome
+from stage2.engine.tile import Outcome
 from stage2.results.store import Store
 from tests.stage2.compare import assert_close
 

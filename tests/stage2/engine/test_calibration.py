@@ -59,7 +59,7 @@ def test_vector_scaling_is_the_minimum_scipy_finds() -> None:
             value = cross_entropy(own * p[:K] + p[K:], y)
             value.backward()
             assert p.grad is not None
-            return float(value), p.grad.numpy()
+            return float(value.detach()), p.grad.numpy()
 
         start = np.r_[np.ones(K), np.zeros(K)]
         best = minimize(objective, start, jac=True, method="BFGS", options={"gtol": 1e-8})

@@ -17,8 +17,9 @@ from torch.nn import functional
 from torchvision.ops import sigmoid_focal_loss
 
 from stage2.engine.kernel import KERNELS, LossRows
+from stage2.methods.family import Moment
 from stage2.methods.heads import HEADS, Batch, Context
-from stage2.methods.losses import LOSSES, Moment
+from stage2.methods.losses import LOSSES
 from tests.stage2 import reference
 from tests.stage2.cases import HEAD_CASES, LOSS_CASES, MOMENT
 from tests.stage2.compare import assert_close, assert_relative

@@ -18,8 +18,9 @@ from stage2.engine.angles import angle_factors, best_cosines
 from stage2.engine.kernel import LossRows, loss_and_gradient
 from stage2.engine.loop import group_stream, run_group
 from stage2.engine.stream import BlockStream, MemoryRows, Rows
+from stage2.methods.family import LossParameters
 from stage2.methods.heads import HEADS, Batch, Context, Parameters, TrainedHead
-from stage2.methods.losses import LOSSES, LossParameters
+from stage2.methods.losses import LOSSES
 from stage2.methods.recipe import Recipe
 from tests.stage2 import reference
 from tests.stage2.cases import HEAD_CASES

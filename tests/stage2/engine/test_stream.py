@@ -13,8 +13,8 @@ from torch import Tensor
 from featbank import Bank, errors, write_bank
 from featbank.exchange import read_file
 from stage2 import Recipe, sweep
-from stage2.engine import tile
 from stage2.engine.loop import group_stream, run_group
+from stage2.engine.model import ViewData
 from stage2.engine.stream import BlockStream, MemoryRows
 from stage2.methods.samplers import SAMPLERS, index_stream
 from stage2.methods.seeding import seeded
@@ -210,12 +210,12 @@ def test_what_needs_no_order_is_the_same(small: Problem) -> None:
                 assert b.evaluations[place].metrics[metric] == pytest.approx(value, abs=1e-4)
 
 
-def _streamed_view(data: tile.ViewData, chunk_rows: int = 4) -> tile.ViewData:
+def _streamed_view(data: ViewData, chunk_rows: int = 4) -> ViewData:
     def stream(rows: MemoryRows, budget_rows: int = 16) -> BlockStream:
         source = Arrays(rows.x.numpy()[None], chunk_rows=chunk_rows)
         return BlockStream(source, rows.labels, budget=12 * rows.dim * budget_rows)
 
-    return tile.ViewData(
+    return ViewData(
         stream(data.train),
         {split: stream(rows) for split, rows in data.evaluated.items()},
         data.counts,
@@ -290,7 +290,7 @@ def test_accuracy_on_real_features_is_the_same(
         assert len(list(windows)) >= 10
         accuracy = {}
         for kind, train in (("memory", data.train), ("stream", stream)):
-            view = tile.ViewData(
+            view = ViewData(
                 train, data.evaluated, data.counts, data.bank_counts, data.weight0, data.bias0
             )
             outcomes = [o for g in plan_bank(bank, recipes) for o in run_group(g, view)]
@@ -302,7 +302,7 @@ def test_accuracy_on_real_features_is_the_same(
     assert (abs(gap) < 3 * spread + 0.1).all(), f"{name}: top-1 and few differ by {gap} ± {spread}"
 
 
-def group_stream_of(bank: Bank, recipe: Recipe, data: tile.ViewData) -> Tensor:
+def group_stream_of(bank: Bank, recipe: Recipe, data: ViewData) -> Tensor:
     """The index stream of a recipe."""
     (group,) = plan_bank(bank, [recipe])
     return group_stream(group.stream, data.train.labels)

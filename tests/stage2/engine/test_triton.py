@@ -21,7 +21,8 @@ from torch import Tensor
 
 from stage2.engine import kernel, triton_kernel
 from stage2.engine.kernel import LossRows
-from stage2.methods.losses import EXCLUDED, LOSSES, LossParameters, Moment
+from stage2.methods.family import EXCLUDED, LossParameters, Moment
+from stage2.methods.losses import LOSSES
 from stage2.methods.optimisers import SGD
 from tests.stage2 import reference
 from tests.stage2.cases import LOSS_CASES, MOMENT

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from featbank import errors
-from stage2.methods.losses import LOSSES, LossParameters, Moment
+from stage2.methods.family import LossParameters, Moment
+from stage2.methods.losses import LOSSES
 from tests.stage2 import reference
 from tests.stage2.cases import LOSS_CASES
 from tests.stage2.compare import assert_close, assert_relative
