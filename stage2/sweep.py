@@ -179,7 +179,7 @@ def _run(
         except torch.cuda.OutOfMemoryError:
             if len(group.recipes) == 1:
                 raise
-            largest = len(group.recipes) // 2
+            largest = math.ceil(len(group.recipes) / 2)
             waiting.appendleft(group)
             torch.cuda.empty_cache()
 
