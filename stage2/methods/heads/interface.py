@@ -374,8 +374,9 @@ def fresh_linear(
     bound = 1 / math.sqrt(shape[1])
     parameters = {}
     for name, size in ((f"{prefix}weight", shape), (f"{prefix}bias", shape[:1])):
-        drawn = {seed: uniform(seed, size, bound, name) for seed in {s["seed"] for s in settings}}
-        parameters[name] = torch.stack([drawn[s["seed"]] for s in settings]).to(device)
+        seeds = {s["seed"] for s in settings}
+        drawn = {seed: uniform(seed, size, bound, name).to(device) for seed in seeds}
+        parameters[name] = torch.stack([drawn[s["seed"]] for s in settings])
     return parameters
 
 
