@@ -28,6 +28,9 @@ import torch
 
 from featbank import Bank, write_bank
 from stage2 import sweep
+from stage2.benchmark import find_workload
+from stage2.benchmark.loops import plain_loop
+from stage2.benchmark.workloads import Part
 from stage2.methods.recipe import expand
 
 GRID = (
@@ -94,23 +97,14 @@ def _fused(bank: Path) -> float:
 
 
 def _plain_loop(bank: Path) -> float:
-    """Seconds of one `crt-cifar` configuration as it is usually written: autograd, one thread."""
+    """Seconds of one `crt-cifar`-sized configuration as it is usually written, on one thread."""
     with Bank(bank) as b:
         x, y = map(torch.from_numpy, b.load("train"))
-        classes = b.num_classes
+    workload = find_workload("cifar100-lt")
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     begun = time.perf_counter()
-    model = torch.nn.Linear(x.shape[1], classes)
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 10)
-    for _ in range(10):
-        for rows in torch.randperm(len(x))[: len(x) // 128 * 128].split(128):
-            loss = torch.nn.functional.cross_entropy(model(x[rows]), y[rows])
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-        schedule.step()
+    plain_loop(x, y, workload, Part(10, workload.epoch_steps))
     seconds = time.perf_counter() - begun
     torch.set_num_threads(before)
     return seconds
@@ -118,7 +112,7 @@ def _plain_loop(bank: Path) -> float:
 
 def _random_bank(path: Path) -> None:
     rng = np.random.default_rng(0)
-    counts = np.floor(500 * 0.01 ** (np.arange(100) / 99)).astype(int)
+    counts = find_workload("cifar100-lt").counts
     labels = {"train": np.repeat(np.arange(100), counts), "test": np.repeat(np.arange(100), 100)}
     features = {
         split: {view: rng.normal(size=(len(y), 64)).astype(np.float16) for view in VIEWS}

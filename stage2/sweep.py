@@ -66,6 +66,9 @@ def sweep(
 ) -> SweepResults:
     """Train and evaluate recipes on a bank, fused.
 
+    A group for which a GPU's memory does not suffice is halved, and larger ones after it. Ctrl-C
+    ends the sweep between two steps; finished groups are in the results.
+
     Parameters
     ----------
     bank
@@ -100,9 +103,6 @@ def sweep(
     ------
     ConfigError, DataError
         Before anything is trained, where the bank lacks what a recipe needs.
-
-    A group for which a GPU's memory does not suffice is halved, and larger ones after it. Ctrl-C
-    ends the sweep between two steps; finished groups are in the results.
     """
     with contextlib.ExitStack() as stack:
         if not isinstance(bank, Bank):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featbank.cli.options import PRECISIONS, device_option, parse_bytes
 from featbank.cli.progress import progress
-from featbank.cli.sizes import parse_bytes
 from featbank.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     metavar="C1,C2",
     help="Numbers of configurations trained together.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
+@device_option
 @click.option("--threads", type=click.IntRange(1), help="CPU threads. Default: PyTorch's.")
 @click.option(
     "--repeats",
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     "--precision",
     default="fp32",
     show_default=True,
-    type=click.Choice(["fp32", "tf32", "bf16"]),
+    type=PRECISIONS,
     help="Of the engine's products, and of the ceilings.",
 )
 @click.option(

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from featbank.cli.leaderboard import show
+from featbank.cli.options import device_option
 from featbank.cli.progress import progress
 
 GRIDS: dict[str, dict[str, list[float]]] = {
@@ -38,7 +39,7 @@ SEEDS = (0, 1, 2)
     type=click.Path(path_type=Path),
     help="Folder for what the demo makes; an earlier demo's files in it are replaced.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
+@device_option
 def demo(output: Path, device: str) -> None:
     """Run the whole road on scikit-learn's handwritten digits, made long-tailed.
 

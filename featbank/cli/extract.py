@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from featbank.cli.options import device_option
 from featbank.cli.progress import progress
 
 
@@ -47,7 +48,7 @@ from featbank.cli.progress import progress
     show_default=True,
     help="Seed of the balanced batches and the augmented copies.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
+@device_option
 @click.option("--overwrite", is_flag=True, help="Replace the bank that is there. [default: no]")
 def extract(
     *,

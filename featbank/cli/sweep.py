@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from featbank.cli.leaderboard import show
+from featbank.cli.options import PRECISIONS, device_option, parse_bytes
 from featbank.cli.progress import progress
-from featbank.cli.sizes import parse_bytes
 from featbank.errors import ConfigError, FeatbankError, closest
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     type=click.Choice(["val", "test"]),
     help="Split that ranks. Default: val where the bank has it, else test, and the table says so.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
+@device_option
 @click.option(
     "--memory",
     help="Budget, such as 2GiB, half for features and half for a fused group; features that do not "
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "tf32", "bf16"]),
+    type=PRECISIONS,
     help="Of the matrix products of every recipe that trains in steps. Default: each recipe's own, "
     "fp32.",
 )

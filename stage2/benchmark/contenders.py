@@ -43,7 +43,6 @@ class Bench:
 def fused(bench: Bench, configs: int, part: Part) -> Task:
     """Train `configs` learning rates in the engine, and evaluate where the part has test rows."""
     workload, x, y = bench.workload, bench.x, bench.y
-    settings = {"precision": bench.precision} if bench.precision != "fp32" else {}
     view = ViewData(
         train=MemoryRows(x, y),
         evaluated={},
@@ -63,7 +62,7 @@ def fused(bench: Bench, configs: int, part: Part) -> Task:
                 epochs=part.epochs,
                 steps_per_epoch=part.steps,
                 batch_size=workload.batch_size,
-                **settings,
+                precision=bench.precision,
             )
             for lr in loops.learning_rates(configs)
         ]

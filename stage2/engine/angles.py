@@ -10,11 +10,9 @@ import math
 
 from torch import Tensor
 
-from stage2.engine.stream import Rows
+from stage2.engine.stream import Rows, block_rows
 from stage2.methods.heads import Context, Parameters, TrainedHead
-
-BLOCK_BYTES = 4 << 20
-"""Logits of a block of rows on a CPU; sixteen times as much on a GPU."""
+from stage2.methods.heads.algebra import own_logits
 
 
 def best_cosines(head: TrainedHead, parameters: Parameters, rows: Rows, context: Context) -> Tensor:
@@ -24,9 +22,7 @@ def best_cosines(head: TrainedHead, parameters: Parameters, rows: Rows, context:
     """
     first = next(iter(parameters.values()))
     configs, classes = len(first), len(context.counts)
-    size = max(
-        1, BLOCK_BYTES * (16 if rows.device.type == "cuda" else 1) // (4 * configs * classes)
-    )
+    size = block_rows(configs * classes, rows.device)
     logit = first.new_full((classes, configs), -math.inf)
     cosine = logit.clone()
     for x, y in rows.blocks():
@@ -34,7 +30,7 @@ def best_cosines(head: TrainedHead, parameters: Parameters, rows: Rows, context:
             batch = context.batch(part)
             z = head.logits(parameters, batch)
             index = label[:, None].expand(-1, configs)
-            own = z.gather(2, index.unsqueeze(2)).squeeze(2)  # [B, C]
+            own = own_logits(z, label)
             own_cosine = head.cosine(parameters, batch, z, label)
             largest = logit.scatter_reduce(0, index, own, "amax")
             # A larger logit than before makes the old cosine void; an equal one does not.

@@ -177,6 +177,11 @@ class Model:
         for name, values in self.parameters.items():
             self.best[name][better] = values[better]
 
+    def parameters_at(self, epoch: str, some: slice = slice(None)) -> Parameters:
+        """The parameters of the ``last`` or the ``selected`` epoch, of some configurations."""
+        parameters = self.best if epoch == "selected" else self.parameters
+        return {name: values[some] for name, values in parameters.items()}
+
     def logits(self, parameters: Parameters, x: Tensor) -> Tensor:
         """Logits [B, C, K] of the head as it is used, not as it is trained."""
         return self.head.evaluate(parameters, self.data.context.batch(x))

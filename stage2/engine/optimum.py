@@ -88,7 +88,7 @@ class _Objective:
         context: Context,
         copies: int,
     ) -> None:
-        self._head, self._context = head, context
+        self._head, self._context = head, context.double()
         self._shapes = {name: values.shape for name, values in start.items()}
         self._device = context.device
         first = recipes[0]
@@ -124,16 +124,10 @@ class _Objective:
         return value, flat.addcmul_(point, self._decay)
 
     def _batches(self, configs: int) -> Iterator[tuple[Batch, Tensor]]:
-        weight0, bias0 = self._context.weight0, self._context.bias0
-        double = replace(
-            self._context,
-            weight0=None if weight0 is None else weight0.double(),
-            bias0=None if bias0 is None else bias0.double(),
-        )
         size = max(1, BLOCK_NUMBERS // (configs * len(self._context.counts)))
         for x, y in self._context.blocks():
             for rows, labels in zip(x.split(size), y.split(size), strict=True):
-                yield double.batch(rows.double()), labels
+                yield self._context.batch(rows.double()), labels
 
     def _weights(self, recipe: Recipe, copies: int) -> Tensor:
         """What a row of each class weighs [K]: its share of the sampler's draws."""

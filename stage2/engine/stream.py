@@ -26,6 +26,16 @@ READ_BYTES = 1 << 24
 """Features read at a time where a split is gone through in order."""
 
 
+BLOCK_BYTES = 4 << 20
+"""Logits of a block of rows on a CPU; 128 times as much on a GPU, where small blocks would read the
+weights of a large tile again and again."""
+
+
+def block_rows(numbers: int, device: torch.device) -> int:
+    """How many rows to go forward with at once, where each has so many logits in all."""
+    return max(1, BLOCK_BYTES * (128 if device.type == "cuda" else 1) // (4 * numbers))
+
+
 @dataclass(frozen=True)
 class Window:
     """A part of an epoch.

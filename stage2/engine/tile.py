@@ -17,13 +17,9 @@ from stage2.engine.calibration import Calibration, calibrate
 from stage2.engine.metrics import Evaluation, Tally, label_rank, macro_accuracy
 from stage2.engine.model import Model, ViewData
 from stage2.engine.plan import Stream, Tile
-from stage2.engine.stream import Window
+from stage2.engine.stream import Window, block_rows
 from stage2.methods.heads import Parameters
 from stage2.methods.recipe import Recipe
-
-BLOCK_BYTES = 4 << 20
-"""Logits of one evaluation block on a CPU; 128 times as much on a GPU, where small blocks would
-read the weights of a large tile again and again."""
 
 UNTRAINED_BLOCKS = 8
 """How much larger blocks of heads without training are: k-NN goes through all rows for each."""
@@ -128,11 +124,12 @@ class TileRun:
         size = max(1, CALIBRATION_BYTES // (4 * len(labels) * self._classes))
         for epoch in self._epochs():
             parts = []
-            for some in torch.arange(self._configs, device=labels.device).split(size):
+            for start in range(0, self._configs, size):
+                some = slice(start, start + size)
                 blocks = [
-                    z.index_select(1, some)
+                    z
                     for xs in aligned([rows.blocks() for rows in val])
-                    for _, z in self._outputs(epoch, xs)
+                    for _, z in self._outputs(epoch, xs, some)
                 ]
                 parts.append(calibrate(self.tile.kind.calibration, torch.cat(blocks), labels))
             shifts = [part.shift for part in parts if part.shift is not None]
@@ -184,23 +181,26 @@ class TileRun:
         model, *others = self.models
         if others:
             return None
-        parameters = model.best if epoch == "selected" else model.parameters
-        return model.head.weight_norm(parameters, model.data.context)
+        return model.head.weight_norm(model.parameters_at(epoch), model.data.context)
 
     def _epochs(self) -> list[str]:
         return ["last", *(["selected"] if self.models[0].best else [])]
 
-    def _outputs(self, epoch: str, views: Sequence[Tensor]) -> Iterator[tuple[slice, Tensor]]:
-        """Row blocks of features [n, D], one per view, and their logits [B, C, K]: those of the one
-        model, or the average of several, as logarithms of probabilities or as it is asked."""
-        bytes_ = BLOCK_BYTES * (128 if views[0].is_cuda else 1)
-        bytes_ *= 1 if self.tile.recipes[0].trained else UNTRAINED_BLOCKS
-        size = max(1, bytes_ // (4 * self._configs * self._classes))
+    def _outputs(
+        self, epoch: str, views: Sequence[Tensor], some: slice = slice(None)
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Row blocks of features [n, D], one per view, and the logits [B, C, K] of some
+        configurations: those of the one model, or the average of several, as logarithms of
+        probabilities or as it is asked."""
+        parameters = [model.parameters_at(epoch, some) for model in self.models]
+        numbers = len(self.tile.recipes[some]) * self._classes
+        size = block_rows(numbers, views[0].device)
+        size *= 1 if self.tile.recipes[0].trained else UNTRAINED_BLOCKS
         for start in range(0, len(views[0]), size):
             rows = slice(start, start + size)
             z = [
-                model.logits(model.best if epoch == "selected" else model.parameters, x[rows])
-                for model, x in zip(self.models, views, strict=True)
+                model.logits(own, x[rows])
+                for model, own, x in zip(self.models, parameters, views, strict=True)
             ]
             yield rows, z[0] if len(z) == 1 else _average(z, self.tile.kind.average)
 

@@ -102,26 +102,10 @@ def loss_and_gradient(
     teacher: Tensor | None = None,
     row_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Loss of every configuration and its gradient with respect to the logits.
+    """`stage2.engine.kernel.loss_and_gradient`, called as that.
 
-    Parameters
-    ----------
-    z
-        Logits [B, C, K], float32, or bfloat16 where none distils; overwritten.
-    y
-        Labels [B] int64.
-    rows
-        The losses.
-    kappa
-        Factor κ ≥ 0 of each sample's loss, constant to the gradient, [B, C].
-    teacher
-        Stage-1 logits z⁰ [B, K], where a configuration distils; that part is computed eagerly.
-    row_weight
-        What a row counts instead of 1/B, [B], summing to 1.
-
-    Returns
-    -------
-    The batch loss [C] and ∂loss/∂z [B, C, K].
+    Logits are float32, or bfloat16 where none distils: the distillation is computed eagerly. Row
+    weights sum to 1.
     """
     # Triton is not to be had everywhere, and takes a while to import.
     from stage2.engine.triton_programs import loss_kernel

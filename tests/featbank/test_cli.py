@@ -17,7 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from featbank.cli import options
 from featbank.cli.progress import progress
+from stage2.methods.precision import PRECISIONS
 from tests.conftest import Run, Toy
 
 
@@ -195,6 +197,11 @@ def test_ctrl_c_tells_what_the_results_hold(make_toy: Callable[..., Toy], tmp_pa
     assert 0 < stored < 8, stored
     line = f"{stored} of 8 runs are in stopped.sqlite; the same command goes on from there."
     assert told == f"featbank: stopped. {line}\n"
+
+
+def test_the_commands_offer_the_precisions_there_are() -> None:
+    """Reference: the registry of stage 2, which the commands do not import at the start."""
+    assert list(options.PRECISIONS.choices) == list(PRECISIONS)
 
 
 def test_progress_tells_rate_and_time_left(

@@ -9,15 +9,8 @@ import torch
 from torch import Tensor
 
 from featbank.settings import Setting
-from stage2.methods.heads.interface import (
-    Batch,
-    Context,
-    Parameters,
-    Settings,
-    Size,
-    TrainedHead,
-    uniform,
-)
+from stage2.methods.heads.interface import Batch, Context, Parameters, Settings, Size, TrainedHead
+from stage2.methods.heads.starts import uniform
 
 
 class DisAlign(TrainedHead):

@@ -11,20 +11,18 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
 from featbank import errors
 from featbank.bank import require_samples
 from featbank.settings import Setting
-from stage2.methods.precision import product
-from stage2.methods.seeding import seeded
+from stage2.methods.heads.algebra import own_cosines
 
 Parameters = dict[str, Tensor]
 """Stacked parameters by name: each [C, …]."""
@@ -49,9 +47,6 @@ MAX_NORM = (
     ),
 )
 """Settings of the constraint on the rows of W, for every head that trains a W [LTWB]."""
-
-OWN_BYTES = 1 << 20
-"""Weight rows that `own_cosines` gathers at once on a CPU; sixteen times as much on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +78,12 @@ class Context:
         """Features [B, D] as a batch; or the `rows` [B] of features [N, D] and, where they are
         known, of stage-1 logits `z0` [N, K]."""
         return Batch(self, x, rows, z0)
+
+    def double(self) -> Context:
+        """The same with the stage-1 classifier in double precision, for batches that are so."""
+        if self.weight0 is None or self.bias0 is None:
+            return self
+        return replace(self, weight0=self.weight0.double(), bias0=self.bias0.double())
 
     @cached_property
     def mean(self) -> Tensor:
@@ -296,114 +297,6 @@ class TrainedHead(Head):
     def lr_multipliers(self, settings: Sequence[Settings]) -> dict[str, list[float]]:
         """Learning-rate multipliers of single parameters, [C] each; 1 where not named."""
         return {}
-
-
-def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x·Wᵀ + b for every configuration in one product: [B, D] × [C, K, D] → [B, C, K]."""
-    configs, classes, dim = weight.shape
-    flat = weight.view(configs * classes, dim).t()
-    z = product(x, flat, None if bias is None else bias.view(-1))
-    return z.view(len(x), configs, classes)
-
-
-def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
-    """∂L/∂W of `project`, [C, K, D], from `grad` [B, C, K]."""
-    rows, configs, classes = grad.shape
-    return product(grad.view(rows, configs * classes).t(), x).view(configs, classes, x.shape[1])
-
-
-def own_cosines(x: Tensor, weight: Tensor, y: Tensor) -> Tensor:
-    """cos(x_b, w_k) with k = y_b, in blocks of bounded memory.
-
-    Parameters
-    ----------
-    x
-        Rows [C, B, D], or [1, B, D] where all configurations see the same.
-    weight
-        [C, K, D].
-    y
-        Labels [B].
-
-    Returns
-    -------
-    [B, C]
-    """
-    row_bytes = weight.element_size() * weight.shape[0] * weight.shape[2]
-    size = max(1, OWN_BYTES * (16 if x.is_cuda else 1) // row_bytes)
-    parts = [
-        cosine_similarity(rows, weight.index_select(1, own), dim=2, eps=1e-12)
-        for rows, own in zip(x.split(size, 1), y.split(size), strict=True)
-    ]
-    return torch.cat(parts, 1).t()
-
-
-def own_logits(z: Tensor, y: Tensor) -> Tensor:
-    """z_y of logits z [B, C, K] and labels y [B], [B, C]."""
-    return z.gather(2, y.view(-1, 1, 1).expand(-1, z.shape[1], 1)).squeeze(2)
-
-
-def cosines_of_logits(
-    z: Tensor, y: Tensor, lengths: Tensor, weight: Tensor, bias: Tensor
-) -> Tensor:
-    """The same from the logits z = Wx + b [B, C, K]: (z_y − b_y)/(‖x‖·‖w_y‖), within [−1, 1].
-
-    Parameters
-    ----------
-    lengths
-        ‖x‖, [B, C] or [B, 1].
-    weight, bias
-        [C, K, D] and [C, K].
-    """
-    lengths = (lengths * weight.norm(dim=2).t()[y]).clamp_min_(1e-12)
-    return (own_logits(z, y) - bias.t()[y]).div_(lengths).clamp_(-1, 1)
-
-
-def uniform(seed: int, shape: Sequence[int], bound: float, purpose: str) -> Tensor:
-    """Values U(−bound, bound), a function of the recipe's seed and the purpose alone."""
-    generator = seeded(seed, purpose)
-    return torch.empty(*shape).uniform_(-bound, bound, generator=generator)
-
-
-def fresh_linear(
-    settings: Sequence[Settings], shape: tuple[int, int], device: torch.device, prefix: str = ""
-) -> Parameters:
-    """A weight of `shape` [out, in] and a bias ~ U(±1/√in), as `torch.nn.Linear` begins.
-
-    The same for equal seeds and prefixes; the prefix stands before the parameters' names.
-    """
-    bound = 1 / math.sqrt(shape[1])
-    parameters = {}
-    for name, size in ((f"{prefix}weight", shape), (f"{prefix}bias", shape[:1])):
-        seeds = {s["seed"] for s in settings}
-        drawn = {seed: uniform(seed, size, bound, name).to(device) for seed in seeds}
-        parameters[name] = torch.stack([drawn[s["seed"]] for s in settings])
-    return parameters
-
-
-def linear_start(settings: Sequence[Settings], context: Context) -> Parameters:
-    """W and b by each setting ``init``: fresh, or ``stage1``."""
-    parameters = fresh_linear(settings, (len(context.counts), context.dim), context.device)
-    from_stage1 = torch.tensor([s["init"] == "stage1" for s in settings])
-    if from_stage1.any():
-        stage1 = stage1_linear(int(from_stage1.sum()), context)
-        for name, values in parameters.items():
-            values[from_stage1.to(values.device)] = stage1[name]
-    return parameters
-
-
-def stage1_linear(configs: int, context: Context) -> Parameters:
-    """W₀ and b₀, once per configuration."""
-    assert context.weight0 is not None
-    assert context.bias0 is not None
-    return {
-        "weight": context.weight0.expand(configs, -1, -1).clone(),
-        "bias": context.bias0.expand(configs, -1).clone(),
-    }
-
-
-def column(values: Sequence[float], like: Tensor) -> Tensor:
-    """Values [C] as a float tensor on the device of `like`."""
-    return torch.tensor(values, dtype=torch.float32, device=like.device)
 
 
 def _limit(settings: Settings, context: Context) -> float:

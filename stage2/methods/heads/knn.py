@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from featbank.settings import Setting
-from stage2.methods.heads.interface import Batch, Context, Head, Parameters, Settings, Size, column
+from stage2.methods.heads.algebra import column
+from stage2.methods.heads.interface import Batch, Context, Head, Parameters, Settings, Size
 from stage2.methods.heads.moments import class_weights, pieces
 from stage2.methods.heads.transforms import TRANSFORMS, centers, transformed
 from stage2.methods.neighbors import nearest

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from featbank.settings import Setting
+from stage2.methods.heads.algebra import cosines_of_logits, project, weight_gradient
 from stage2.methods.heads.interface import (
     MAX_NORM,
     Batch,
@@ -14,11 +15,8 @@ from stage2.methods.heads.interface import (
     Parameters,
     Settings,
     TrainedHead,
-    cosines_of_logits,
-    linear_start,
-    project,
-    weight_gradient,
 )
+from stage2.methods.heads.starts import linear_start
 
 
 class Linear(TrainedHead):

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from featbank.settings import Setting
-from stage2.methods.heads.interface import Batch, Context, Head, Parameters, Settings, Size, column
+from stage2.methods.heads.algebra import column
+from stage2.methods.heads.interface import Batch, Context, Head, Parameters, Settings, Size
 
 
 class LogitAdjust(Head):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from featbank.settings import Setting
+from stage2.methods.heads.algebra import project, weight_gradient
 from stage2.methods.heads.interface import (
     MAX_NORM,
     Batch,
@@ -15,10 +16,8 @@ from stage2.methods.heads.interface import (
     Parameters,
     Settings,
     TrainedHead,
-    project,
-    stage1_linear,
-    weight_gradient,
 )
+from stage2.methods.heads.starts import stage1_linear
 
 
 class MiSLAS(TrainedHead):

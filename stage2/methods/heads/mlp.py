@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from featbank.settings import Setting
+from stage2.methods.heads.algebra import cosines_of_logits, project, weight_gradient
 from stage2.methods.heads.interface import (
     MAX_NORM,
     Batch,
@@ -16,11 +17,8 @@ from stage2.methods.heads.interface import (
     Settings,
     Size,
     TrainedHead,
-    cosines_of_logits,
-    fresh_linear,
-    project,
-    weight_gradient,
 )
+from stage2.methods.heads.starts import fresh_linear
 
 
 class MLP(TrainedHead):

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from featbank.settings import Setting
-from stage2.methods.heads.interface import Batch, Context, Head, Parameters, Settings, column
+from stage2.methods.heads.algebra import column
+from stage2.methods.heads.interface import Batch, Context, Head, Parameters, Settings
 from stage2.methods.heads.moments import pieces
 from stage2.methods.heads.transforms import TRANSFORMS, centers, empty_behind, transformed
 from stage2.methods.neighbors import class_distances

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from featbank.settings import Setting
-from stage2.methods.heads.interface import Batch, Context, Head, Parameters, Settings, project
+from stage2.methods.heads.algebra import project
+from stage2.methods.heads.interface import Batch, Context, Head, Parameters, Settings
 from stage2.methods.heads.moments import (
     Moments,
     class_weights,

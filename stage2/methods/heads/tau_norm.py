@@ -7,16 +7,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from featbank.settings import Setting
-from stage2.methods.heads.interface import (
-    Batch,
-    Context,
-    Head,
-    Parameters,
-    Settings,
-    column,
-    project,
-    stage1_linear,
-)
+from stage2.methods.heads.algebra import column, project
+from stage2.methods.heads.interface import Batch, Context, Head, Parameters, Settings
+from stage2.methods.heads.starts import stage1_linear
 
 
 class TauNorm(Head):

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from featbank.settings import Setting
+from stage2.methods.heads.algebra import column, project, weight_gradient
 from stage2.methods.heads.interface import (
     MAX_NORM,
     Batch,
@@ -17,11 +18,8 @@ from stage2.methods.heads.interface import (
     Settings,
     Size,
     TrainedHead,
-    column,
-    linear_start,
-    project,
-    weight_gradient,
 )
+from stage2.methods.heads.starts import linear_start
 
 
 class TDE(TrainedHead):

@@ -12,7 +12,7 @@ from scipy import stats
 from torch import Tensor
 
 from featbank import errors
-from stage2.methods.heads import HEADS, Batch, Context, Head, Parameters, TrainedHead, interface
+from stage2.methods.heads import HEADS, Batch, Context, Head, Parameters, TrainedHead, algebra
 from stage2.methods.neighbors import class_distances
 from tests.stage2 import reference
 from tests.stage2.cases import HEAD_CASES
@@ -221,7 +221,7 @@ def test_cosine_to_the_own_class(
     cases = HEAD_CASES[head] * 2
     parameters = {k: v.to(dtype) for k, v in moved(head, cases, context, seed=2).items()}
     for size in (1 << 20, 300):
-        monkeypatch.setattr("stage2.methods.heads.interface.OWN_BYTES", size)
+        monkeypatch.setattr("stage2.methods.heads.algebra.OWN_BYTES", size)
         z = HEADS[head].logits(parameters, batch)
         got = trained(head).cosine(parameters, batch, z, y)
         assert got.shape == (len(y), len(cases)), f"got {tuple(got.shape)}, expected [B, C]"
@@ -242,12 +242,12 @@ def test_own_cosines_gather_few_weight_rows_at_once(monkeypatch: pytest.MonkeyPa
         seen.append(weight.shape[1])
         return torch.nn.functional.cosine_similarity(x, weight, **options)
 
-    monkeypatch.setattr(interface, "cosine_similarity", noted)
+    monkeypatch.setattr(algebra, "cosine_similarity", noted)
     x, weight = torch.randn(1, 10, 5), torch.randn(3, 4, 5)
     for size, expected in ((1 << 20, [10]), (4 * 4 * 3 * 5, [4, 4, 2]), (1, [1] * 10)):
         seen.clear()
-        monkeypatch.setattr(interface, "OWN_BYTES", size)
-        interface.own_cosines(x, weight, torch.arange(10) % 4)
+        monkeypatch.setattr(algebra, "OWN_BYTES", size)
+        algebra.own_cosines(x, weight, torch.arange(10) % 4)
         assert seen == expected, f"{size} bytes: got {seen}, expected {expected}"
 
 

@@ -1,10 +1,19 @@
-"""Sizes as people write them."""
+"""Options that several commands have."""
 
 from __future__ import annotations
 
 import re
 
+import click
+
 from featbank.errors import ConfigError
+
+device_option = click.option(
+    "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …"
+)
+
+PRECISIONS = click.Choice(["fp32", "tf32", "bf16"])
+"""Those of `stage2.methods.precision`, which is not imported for it: PyTorch comes with it."""
 
 
 def parse_bytes(text: str) -> int:

@@ -1,0 +1,79 @@
+"""Products and gathers that heads have in common, for C configurations at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from stage2.methods.precision import product
+
+OWN_BYTES = 1 << 20
+"""Weight rows that `own_cosines` gathers at once on a CPU; sixteen times as much on a GPU."""
+
+
+def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x·Wᵀ + b for every configuration in one product: [B, D] × [C, K, D] → [B, C, K]."""
+    configs, classes, dim = weight.shape
+    flat = weight.view(configs * classes, dim).t()
+    z = product(x, flat, None if bias is None else bias.view(-1))
+    return z.view(len(x), configs, classes)
+
+
+def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
+    """∂L/∂W of `project`, [C, K, D], from `grad` [B, C, K]."""
+    rows, configs, classes = grad.shape
+    return product(grad.view(rows, configs * classes).t(), x).view(configs, classes, x.shape[1])
+
+
+def own_cosines(x: Tensor, weight: Tensor, y: Tensor) -> Tensor:
+    """cos(x_b, w_k) with k = y_b, in blocks of bounded memory.
+
+    Parameters
+    ----------
+    x
+        Rows [C, B, D], or [1, B, D] where all configurations see the same.
+    weight
+        [C, K, D].
+    y
+        Labels [B].
+
+    Returns
+    -------
+    [B, C]
+    """
+    row_bytes = weight.element_size() * weight.shape[0] * weight.shape[2]
+    size = max(1, OWN_BYTES * (16 if x.is_cuda else 1) // row_bytes)
+    parts = [
+        cosine_similarity(rows, weight.index_select(1, own), dim=2, eps=1e-12)
+        for rows, own in zip(x.split(size, 1), y.split(size), strict=True)
+    ]
+    return torch.cat(parts, 1).t()
+
+
+def own_logits(z: Tensor, y: Tensor) -> Tensor:
+    """z_y of logits z [B, C, K] and labels y [B], [B, C]."""
+    return z.gather(2, y.view(-1, 1, 1).expand(-1, z.shape[1], 1)).squeeze(2)
+
+
+def cosines_of_logits(
+    z: Tensor, y: Tensor, lengths: Tensor, weight: Tensor, bias: Tensor
+) -> Tensor:
+    """The same from the logits z = Wx + b [B, C, K]: (z_y − b_y)/(‖x‖·‖w_y‖), within [−1, 1].
+
+    Parameters
+    ----------
+    lengths
+        ‖x‖, [B, C] or [B, 1].
+    weight, bias
+        [C, K, D] and [C, K].
+    """
+    lengths = (lengths * weight.norm(dim=2).t()[y]).clamp_min_(1e-12)
+    return (own_logits(z, y) - bias.t()[y]).div_(lengths).clamp_(-1, 1)
+
+
+def column(values: Sequence[float], like: Tensor) -> Tensor:
+    """Values [C] as a float tensor on the device of `like`."""
+    return torch.tensor(values, dtype=torch.float32, device=like.device)

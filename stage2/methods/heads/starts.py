@@ -1,0 +1,55 @@
+"""Where training begins: fresh parameters by the recipe's seed, or the classifier of stage 1."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from stage2.methods.heads.interface import Context, Parameters, Settings
+from stage2.methods.seeding import seeded
+
+
+def uniform(seed: int, shape: Sequence[int], bound: float, purpose: str) -> Tensor:
+    """Values U(−bound, bound), a function of the recipe's seed and the purpose alone."""
+    generator = seeded(seed, purpose)
+    return torch.empty(*shape).uniform_(-bound, bound, generator=generator)
+
+
+def fresh_linear(
+    settings: Sequence[Settings], shape: tuple[int, int], device: torch.device, prefix: str = ""
+) -> Parameters:
+    """A weight of `shape` [out, in] and a bias ~ U(±1/√in), as `torch.nn.Linear` begins.
+
+    The same for equal seeds and prefixes; the prefix stands before the parameters' names.
+    """
+    bound = 1 / math.sqrt(shape[1])
+    parameters = {}
+    for name, size in ((f"{prefix}weight", shape), (f"{prefix}bias", shape[:1])):
+        seeds = {s["seed"] for s in settings}
+        drawn = {seed: uniform(seed, size, bound, name).to(device) for seed in seeds}
+        parameters[name] = torch.stack([drawn[s["seed"]] for s in settings])
+    return parameters
+
+
+def linear_start(settings: Sequence[Settings], context: Context) -> Parameters:
+    """W and b by each setting ``init``: fresh, or ``stage1``."""
+    parameters = fresh_linear(settings, (len(context.counts), context.dim), context.device)
+    from_stage1 = torch.tensor([s["init"] == "stage1" for s in settings])
+    if from_stage1.any():
+        stage1 = stage1_linear(int(from_stage1.sum()), context)
+        for name, values in parameters.items():
+            values[from_stage1.to(values.device)] = stage1[name]
+    return parameters
+
+
+def stage1_linear(configs: int, context: Context) -> Parameters:
+    """W₀ and b₀, once per configuration."""
+    assert context.weight0 is not None
+    assert context.bias0 is not None
+    return {
+        "weight": context.weight0.expand(configs, -1, -1).clone(),
+        "bias": context.bias0.expand(configs, -1).clone(),
+    }
