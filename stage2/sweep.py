@@ -158,9 +158,26 @@ def plan_bank(
         splits.setdefault(recipe.settings["train_on"], []).append(recipe)
     groups = []
     for split, some in splits.items():
-        shape = Shape(bank.rows(split), bank.dim, bank.num_classes)
+        shape = Shape.of(_counts(bank, split), bank.dim)
+        for views in {recipe.views: None for recipe in some if recipe.generator}:
+            _check_in_memory(bank, views, device, memory, split)
         groups += plan(some, shape, memory=_half(memory, kind), device=kind, workers=workers)
     return sorted(groups, key=lambda group: (group.stream.views, group.stream.train_on))
+
+
+def _check_in_memory(
+    bank: Bank, views: Sequence[str], device: str, memory: int | None, split: str
+) -> None:
+    """Raise where training features would be streamed that a generator needs in memory."""
+    share = (memory or default_memory(torch.device(device).type)) // len(views)
+    for view in views:
+        budget = view_budget(bank, view, device=device, memory=share, train_on=split)
+        if budget[split] is not None:
+            raise errors.ConfigError(
+                f"Generators need the features of {split} in memory, "
+                f"{view_bytes(bank, split, view) >> 20} MiB of {view!r} do not fit the budget. "
+                "Raise --memory, or leave them out."
+            )
 
 
 def _run(
@@ -345,10 +362,17 @@ def check_bank(bank: Bank, recipes: Iterable[Recipe]) -> None:
         head.check(recipe.part("head"), bank.dim)
         head.require(counts)
         needs_classifier = head.needs_classifier(recipe.part("head"))
+        generator = recipe.generator
         if recipe.trained:
             loss = LOSSES[recipe.settings["loss"]]
             needs_classifier |= loss.needs_classifier
             loss(counts, recipe.part("loss"))
+        if needs_classifier and generator and generator.moves_features(recipe.part("generator")):
+            raise errors.ConfigError(
+                f"Recipe {recipe.name!r} needs the stage-1 classifier, which does not fit the "
+                f"features that generator {recipe.settings['generator']!r} makes. "
+                f"{_elsewhere(recipe)}"
+            )
         for view in recipe.views:
             if view not in bank.views:
                 raise errors.ConfigError(
@@ -362,6 +386,13 @@ def check_bank(bank: Bank, recipes: Iterable[Recipe]) -> None:
                 )
 
 
+def _elsewhere(recipe: Recipe) -> str:
+    """What to do where heads see features of another space."""
+    if "output_space" in recipe.part("generator"):
+        return "Use --set output_space=raw, or a head that begins fresh."
+    return "Use a head that begins fresh."
+
+
 def _check_splits(bank: Bank, recipe: Recipe) -> None:
     """Raise where a bank lacks the rows a recipe learns from, or is calibrated on."""
     split = recipe.settings["train_on"]
@@ -370,11 +401,18 @@ def _check_splits(bank: Bank, recipe: Recipe) -> None:
             f"Recipe {recipe.name!r} learns from {split}, {bank.path} has no rows of it. "
             "Extract or import that split, or leave the recipe out."
         )
+    if "val" in bank.splits and bank.rows("val"):
+        return
     calibration = recipe.settings["calibration"]
-    if calibration != "none" and ("val" not in bank.splits or not bank.rows("val")):
+    if calibration != "none":
         raise errors.ConfigError(
             f"Recipe {recipe.name!r} fits its {calibration} calibration to val, {bank.path} has no "
             "val. Hold one out with `featbank split BANK --val-per-class 20`."
+        )
+    if recipe.generator and recipe.part("generator").get("beta_step"):
+        raise errors.ConfigError(
+            f"Recipe {recipe.name!r} moves β by the accuracy on val, {bank.path} has no val. Fix β "
+            "with --set beta_step=0, or hold val out with `featbank split BANK --val-per-class 20`."
         )
 
 

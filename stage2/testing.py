@@ -31,6 +31,7 @@ COUNTS = np.array([40.0, 17.0, 9.0, 4.0, 1.0])
 DIM, ROWS = 6, 7
 STEP, WITHIN = 1e-6, 1e-6
 """Of a central difference, and what it may differ from a gradient in proportion to the largest."""
+OWN_FEATURES = "the head does not take features of each configuration's own, Batch.x [B, C, D]"
 
 
 def check_loss(loss: Loss, settings: Mapping[str, Any] | None = None) -> None:
@@ -69,7 +70,8 @@ def check_head(head: Head, settings: Mapping[str, Any] | None = None) -> None:
 
     Its parameters are stacked along the configurations, logits are finite, new at every call and
     the same alone as in a stack, in single and double precision; of a trained head, the gradients
-    are those of its logits, and cosines, limits and decay concern parameters it has.
+    are those of its logits, configurations may see features of their own, and cosines, limits and
+    decay concern parameters it has.
 
     Parameters
     ----------
@@ -86,7 +88,8 @@ def check_head(head: Head, settings: Mapping[str, Any] | None = None) -> None:
         assert len(value) == len(stack), f"{name} is not stacked: {tuple(value.shape)}"
     batch = context.batch(x)
     z = head.logits(parameters, batch)
-    assert z.shape == (ROWS, len(stack), len(COUNTS)), f"logits are {tuple(z.shape)}"
+    shape = (ROWS, len(stack), len(COUNTS))
+    assert z.shape == shape, f"logits are {tuple(z.shape)}, not [B, C, K] = {shape}"
     assert bool(z.isfinite().all()), "logits are not finite"
     expected = z.clone()
     z.zero_()
@@ -97,6 +100,7 @@ def check_head(head: Head, settings: Mapping[str, Any] | None = None) -> None:
         _close(own, expected[:, c], 1e-4, f"logits of configuration {c} alone")
     if isinstance(head, TrainedHead):
         _check_gradients(head, parameters, len(stack), context, x)
+        _check_own_features(head, parameters, len(stack), context, y)
         _check_trained(head, parameters, stack, batch, y)
 
 
@@ -128,10 +132,7 @@ def _check_gradients(
     """Gradients of Σ G·z by `gradients` and by central differences, in double precision."""
     double = context.double()
     generator = torch.Generator().manual_seed(1)
-    moved = {
-        name: value.double() + 0.1 * torch.randn(value.shape, generator=generator).double()
-        for name, value in parameters.items()
-    }
+    moved = _moved(parameters, generator)
     grad = torch.randn(len(x), configs, len(COUNTS), generator=generator).double()
 
     def value(changed: Parameters) -> Tensor:
@@ -144,6 +145,52 @@ def _check_gradients(
         assert slope.shape == moved[name].shape, f"the gradient of {name} is {tuple(slope.shape)}"
         found = _differences(partial(_with, value, moved, name), moved[name])
         _close(slope, found, WITHIN, f"gradient of {name}")
+
+
+def _check_own_features(
+    head: TrainedHead, parameters: Parameters, configs: int, context: Context, y: Tensor
+) -> None:
+    """A stack on features [B, C, D] against each configuration alone on its own of them."""
+    generator = torch.Generator().manual_seed(3)
+    moved = _moved(parameters, generator)
+    x = torch.randn(len(y), configs, DIM, generator=generator)
+    grad = torch.randn(len(y), configs, len(COUNTS), generator=generator)
+    for dtype, made, within in (
+        (torch.float32, context, 1e-5),
+        (torch.float64, context.double(), 1e-10),
+    ):
+        stack = {name: value.to(dtype) for name, value in moved.items()}
+        g, rows = grad.to(dtype), x.to(dtype)
+        try:
+            together = _results(head, stack, made.batch(rows), g, y)
+        except (RuntimeError, IndexError, ValueError) as error:
+            raise AssertionError(f"{OWN_FEATURES}: {error}") from error
+        for c in range(configs):
+            alone = {name: value[c : c + 1] for name, value in stack.items()}
+            expected = _results(head, alone, made.batch(rows[:, c]), g[:, c : c + 1], y)
+            for what, value in together.items():
+                shape = (configs, *expected[what].shape[1:])
+                assert value.shape == shape, f"{OWN_FEATURES}: {what} are {tuple(value.shape)}"
+                _close(value[c], expected[what][0], within, f"{OWN_FEATURES}: {what}")
+
+
+def _results(
+    head: TrainedHead, parameters: Parameters, batch: Batch, grad: Tensor, y: Tensor
+) -> dict[str, Tensor]:
+    """All that depends on a batch, by what it is, each [C, …]."""
+    z = head.logits(parameters, batch)
+    cosines = head.cosine(parameters, batch, z.clone(), y)
+    slopes = head.gradients(parameters, batch, grad.clone())
+    named = {f"gradients of {name}": slope for name, slope in slopes.items()}
+    return {"logits": z.transpose(0, 1), "cosines": cosines.t(), **named}
+
+
+def _moved(parameters: Parameters, generator: torch.Generator) -> Parameters:
+    """Parameters off their start, in double precision."""
+    return {
+        name: value.double() + 0.1 * torch.randn(value.shape, generator=generator).double()
+        for name, value in parameters.items()
+    }
 
 
 def _with(
@@ -159,7 +206,7 @@ def _check_values(loss: Loss, settings: dict[str, Any], moment: Moment) -> None:
     generator = torch.Generator().manual_seed(2)
     y = torch.arange(ROWS) % len(COUNTS)
     z = 3 * torch.randn(ROWS, 2, len(COUNTS), generator=generator).double()
-    teacher = torch.randn(ROWS, len(COUNTS), generator=generator).double()
+    teacher = torch.randn(ROWS, 2, len(COUNTS), generator=generator).double()
     # What carries no gradient is checked where it changes nothing.
     loose = replace(row, frozen_gamma=0.0, angle=0.0)
     rows = LossRows.stack([loose, LossParameters()], len(COUNTS), dtype=torch.float64)
@@ -173,7 +220,7 @@ def _check_values(loss: Loss, settings: dict[str, Any], moment: Moment) -> None:
     found = _differences(value, z.transpose(0, 1)).transpose(0, 1)
     _close(gradient, found, WITHIN, "gradient of the loss")
     alone = LossRows.stack([loose], len(COUNTS), dtype=torch.float64)
-    own, _ = kernel(z[:, :1].clone(), y, alone, teacher=teacher)
+    own, _ = kernel(z[:, :1].clone(), y, alone, teacher=teacher[:, :1])
     _close(own, values[:1], 1e-12, "loss alone")
 
 

@@ -20,6 +20,7 @@ from featbank.cli.extract import extract
 from featbank.cli.importing import import_
 from featbank.cli.leaderboard import leaderboard
 from featbank.cli.methods import methods
+from featbank.cli.plot import plot
 from featbank.cli.sweep import sweep
 from featbank.cli.train import train
 from featbank.errors import FeatbankError
@@ -66,6 +67,7 @@ for _command in (
     split,
     sweep,
     leaderboard,
+    plot,
     methods,
     demo,
     benchmark,

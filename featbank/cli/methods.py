@@ -14,12 +14,13 @@ from featbank.settings import Setting
 @click.command()
 @click.argument("name", required=False)
 def methods(name: str | None) -> None:
-    """List recipes, heads, losses, samplers and schedules, or tell what NAME takes.
+    """List recipes, heads, losses, samplers, generators and schedules, or tell what NAME takes.
 
     \b
     featbank methods
     featbank methods mislas
     """
+    from stage2.methods.generators import GENERATORS
     from stage2.methods.heads import HEADS
     from stage2.methods.losses import LOSSES
     from stage2.methods.optimisers import OPTIMISERS, SCHEDULES
@@ -31,6 +32,7 @@ def methods(name: str | None) -> None:
         "head": HEADS,
         "loss": LOSSES,
         "sampler": SAMPLERS,
+        "generator": GENERATORS,
         "optimiser": OPTIMISERS,
     }
     if name is None:

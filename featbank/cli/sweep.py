@@ -237,7 +237,8 @@ def _describe(group: Group) -> str:
         return f"{views}: {heads} (nothing to train)"
     if not stream.epochs:
         return f"{views}, {stream.sampler}, to the optimum: {heads}"
+    made = f" + {stream.generator}" if stream.generator else ""
     return (
-        f"{views}, {stream.sampler}, batch {stream.batch_size}, {stream.epochs} epochs of "
+        f"{views}, {stream.sampler}{made}, batch {stream.batch_size}, {stream.epochs} epochs of "
         f"{stream.steps} steps, seed {stream.seed}: {heads}"
     )

@@ -72,7 +72,7 @@ def fused(bench: Bench, configs: int, part: Part) -> Task:
         test = {"test": MemoryRows(x[rows], y[rows])} if part.test_rows else {}
         groups = plan(
             recipes(part),
-            Shape(workload.rows, workload.dim, workload.classes),
+            Shape.of(workload.counts, workload.dim),
             memory=bench.memory,
             device=x.device.type,
             workers=bench.threads,

@@ -165,7 +165,7 @@ def loss_and_gradient(
         Factor κ ≥ 0 of each sample's loss, constant to the gradient, [B, C]; it does not touch the
         distillation.
     teacher
-        Stage-1 logits z⁰ [B, K], where a configuration distils.
+        Stage-1 logits z⁰ where a configuration distils, [B, 1, K] or each one's own [B, C, K].
     row_weight
         What a row counts instead of 1/B, [B].
 
@@ -366,9 +366,10 @@ def distillation(
 ) -> tuple[Tensor, Tensor]:
     """α·T²·KL(softmax(z⁰/T) ‖ softmax(z/T)), [C'], and its gradient α·T·(p − p⁰), [B, C', K]."""
     assert teacher is not None
+    z0 = teacher if teacher.shape[1] == 1 else teacher.index_select(1, part.configs)
     temperature = part.temperature[:, None]
     log_p = torch.log_softmax(z.index_select(1, part.configs).div_(temperature), 2)
-    log_p0 = torch.log_softmax(teacher[:, None] / temperature, 2)
+    log_p0 = torch.log_softmax(z0 / temperature, 2)
     p0 = log_p0.exp()
     weight = share * part.strength * part.classes.index_select(0, y) * part.temperature
     divergence = p0.mul(log_p0.sub_(log_p)).sum(2)

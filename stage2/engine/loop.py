@@ -15,6 +15,7 @@ from threading import Event
 import torch
 from torch import Tensor
 
+from stage2.engine.generation import generating
 from stage2.engine.model import ViewData
 from stage2.engine.plan import Group, Stream
 from stage2.engine.tile import Outcome, TileRun, aligned
@@ -25,8 +26,8 @@ THREADED_FLOPS = 10**9
 """Floating-point operations of a step from which a lone tile shares its products among threads."""
 
 
-def group_stream(stream: Stream, labels: Tensor, copies: int = 1) -> Tensor:
-    """The row indices every recipe of a group sees, [epochs, steps, B], from `labels` [N]."""
+def group_stream(stream: Stream, labels: Tensor, copies: int = 1) -> Iterator[Tensor]:
+    """The row indices every recipe of a group sees in each epoch, [steps, B], from `labels` [N]."""
     assert stream.sampler is not None
     return index_stream(
         stream.sampler,
@@ -58,6 +59,7 @@ def run_group(group: Group, *views: ViewData, workers: int = 1) -> list[Outcome]
     """
     begun = time.perf_counter()
     stopped = Event()
+    views = tuple(generating(view, group.stream) for view in views)
     runs = [TileRun(tile, group.stream, views) for tile in group.tiles]
     with _threads(workers, runs, stopped) as each:
         if group.stream.epochs:
@@ -82,12 +84,12 @@ def _train(
 ) -> None:
     """Walk the group's index stream, on every view."""
     labels = views[0].train.labels[: len(views[0].train.labels) // views[0].train.copies]
-    draws = group_stream(stream, labels, views[0].train.copies).to(views[0].train.device)
     shufflers = [seeded(stream.seed, "windows") for _ in views]
-    for epoch in range(stream.epochs):
+    for epoch, rows in enumerate(group_stream(stream, labels, views[0].train.copies)):
+        draws = rows.to(views[0].train.device)
         each(lambda run, epoch=epoch: run.begin_epoch(epoch), runs)
         for number, (view, shuffler) in enumerate(zip(views, shufflers, strict=True)):
-            for window in view.train.windows(draws[epoch], shuffler):
+            for window in view.train.windows(draws, shuffler, epoch):
                 each(
                     lambda run, number=number, window=window: run.train(number, window, stopped),
                     runs,

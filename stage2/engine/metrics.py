@@ -311,8 +311,8 @@ def shifted_accuracy(
     return (share * np.nan_to_num(per_class)).sum(-1) / share.sum(-1)
 
 
-def macro_accuracy(correct: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Mean per-class accuracy over the classes that have rows, [C] in percent.
+def class_accuracy(correct: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Accuracy of each class, [C, K] float64 in percent; NaN for a class without rows.
 
     Parameters
     ----------
@@ -327,7 +327,7 @@ def macro_accuracy(correct: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     right = torch.zeros(num_classes, len(correct), device=labels.device)  # exact below 2²⁴
     for some, y in zip(correct.split(1024, 1), labels.split(1024), strict=True):
         right.index_add_(0, y, some.t().float())
-    return 100 * (right.double() / rows[:, None])[rows > 0].mean(0)
+    return (100 * right.double() / rows[:, None]).t()
 
 
 def _finite(value: np.float64) -> float | None:

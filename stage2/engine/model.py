@@ -17,12 +17,13 @@ from torch import Tensor
 
 from stage2.engine import triton_kernel
 from stage2.engine.angles import angle_factors, best_cosines
+from stage2.engine.blend import Betas, finished, own_features
 from stage2.engine.kernel import KERNELS, LossRows, loss_and_gradient
 from stage2.engine.optimum import optimum
 from stage2.engine.plan import Stream, Tile
 from stage2.engine.stream import MemoryRows, Rows, Window
 from stage2.methods.family import Moment
-from stage2.methods.heads import HEADS, Context, Parameters, TrainedHead
+from stage2.methods.heads import HEADS, Batch, Context, Parameters, TrainedHead
 from stage2.methods.losses import LOSSES
 from stage2.methods.optimisers import SGD, STEPPED, learning_rates
 from stage2.methods.precision import precision
@@ -61,7 +62,7 @@ class ViewData:
         """Stage-1 logits of the training rows [N, K], where they may be kept."""
         if not (self.keeps_z0 and isinstance(self.train, MemoryRows)):
             return None
-        return self.context.batch(self.train.x).z0
+        return self.context.batch(self.train.x).z0[:, 0]
 
     @cached_property
     def context(self) -> Context:
@@ -128,24 +129,22 @@ class Model:
             len(self.recipes), device=self.data.train.device, dtype=torch.float64
         )
 
-    def train(self, window: Window, stopped: Event) -> None:
-        """Take the steps of a window."""
+    def train(self, window: Window, stopped: Event, betas: Betas | None = None) -> None:
+        """Take the steps of a window; `betas` of a generator that has them."""
         head = self.head
         assert isinstance(head, TrainedHead)
-        context = self.data.context
+        own_beta = None
+        if betas and betas.shared:
+            window = finished(window, betas.values[0])
+        elif betas:
+            own_beta = betas.values
         with precision(self._precision):
             for rows, y in zip(window.rows, window.y, strict=True):
                 if stopped.is_set():
                     return
-                batch = context.batch(window.x, rows, self._z0)
+                batch = self._batch(window, rows, y, own_beta)
                 z = head.logits(self.parameters, batch)
-                kappa = None
-                if self._best_cosines is not None:
-                    assert self._rows.angle is not None
-                    cosine = head.cosine(self.parameters, batch, z, y)
-                    kappa = angle_factors(self._best_cosines, cosine, y, self._rows.angle)
-                teacher = None if self._rows.distil is None else batch.z0
-                loss, gradient = self._kernel(z, y, self._rows, kappa=kappa, teacher=teacher)
+                loss, gradient = self._loss(window, rows, y, batch, z)
                 del z  # what is let go early leaves its cache to what comes
                 gradients = head.gradients(self.parameters, batch, gradient)
                 del gradient
@@ -155,6 +154,41 @@ class Model:
                     head.constrain(self.parameters, self._step_limits)
                 self._total += loss
                 self._step += 1
+
+    def _batch(self, window: Window, rows: Tensor, y: Tensor, own_beta: Tensor | None) -> Batch:
+        context = self.data.context
+        if own_beta is None:
+            return context.batch(window.x, rows, self._z0)
+        return context.batch(own_features(window, rows, y, own_beta))
+
+    def _loss(
+        self, window: Window, rows: Tensor, y: Tensor, batch: Batch, z: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The batch loss [C] and ∂loss/∂z [B, C, K]; `z` is overwritten."""
+        assert isinstance(self.head, TrainedHead)
+        second = window.made.second if window.made else None
+        labels = [y] if second is None else [y, second.y[rows]]
+        kappa = teacher = None
+        if self._best_cosines is not None:
+            assert self._rows.angle is not None
+            cosines = [self.head.cosine(self.parameters, batch, z, label) for label in labels]
+            cosine, of = torch.cat(cosines), torch.cat(labels)
+            kappa = angle_factors(self._best_cosines, cosine, of, self._rows.angle)
+        if self._rows.distil is not None:
+            teacher = batch.z0
+        if second is None:
+            return self._kernel(z, y, self._rows, kappa=kappa, teacher=teacher)
+        # A mixed row counts as two, one for each label, by their shares.
+        share = second.share[rows]
+        loss, gradient = self._kernel(
+            torch.cat([z, z]),
+            torch.cat(labels),
+            self._rows,
+            kappa=kappa,
+            teacher=None if teacher is None else torch.cat([teacher, teacher]),
+            row_weight=torch.cat([share, 1 - share]) / len(y),
+        )
+        return loss, gradient[: len(y)] + gradient[len(y) :]
 
     def end_epoch(self, steps: int) -> Tensor:
         """The epoch's mean loss [C]."""

@@ -1,9 +1,9 @@
 """The planner: recipes that can share their batches become fused groups, cut into tiles.
 
-A **group** shares one batch stream: views, sampler, batch size, epochs, steps and seed. Its recipes
-see the same rows in the same order. A **tile** is the part of a group that trains in one set of
-tensors: one head, one optimiser, one kernel, as many configurations as fit the cache (CPU) or the
-memory (GPU). How a sweep is cut changes its speed, not its results.
+A **group** shares one batch stream: views, sampler, generator, batch size, epochs, steps and seed.
+Its recipes see the same rows in the same order. A **tile** is the part of a group that trains in
+one set of tensors: one head, one optimiser, one kernel, as many configurations as fit the cache
+(CPU) or the memory (GPU). How a sweep is cut changes its speed, not its results.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from featbank import errors
@@ -38,11 +39,19 @@ killed sweep loses."""
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a view: N training rows, D features, K classes."""
+    """Sizes of a view: N training rows, D features, K classes; rows where all classes are filled up
+    to the largest."""
 
     rows: int
     dim: int
     classes: int
+    filled: int = 0
+
+    @staticmethod
+    def of(counts: np.ndarray, dim: int) -> Shape:
+        """The shape of a training split with these class counts [K]."""
+        filled = np.count_nonzero(counts) * counts.max(initial=0)
+        return Shape(int(counts.sum()), dim, len(counts), int(filled))
 
 
 class Kind(NamedTuple):
@@ -83,6 +92,8 @@ class Stream:
         The split they learn from.
     sampler, sampler_settings
         None for a group with nothing to train.
+    generator, generator_settings
+        None where no features are made; the settings are those that decide the draws.
     epochs, steps, batch_size, seed
         Shape and seed of the index stream; 0 epochs where it is not trained in steps.
     """
@@ -91,6 +102,8 @@ class Stream:
     train_on: str = "train"
     sampler: str | None = None
     sampler_settings: tuple[tuple[str, Any], ...] = ()
+    generator: str | None = None
+    generator_settings: tuple[tuple[str, Any], ...] = ()
     epochs: int = 0
     steps: int = 0
     batch_size: int = 0
@@ -105,14 +118,21 @@ class Stream:
         settings = tuple(sorted(recipe.part("sampler").items()))
         if not recipe.stepped:
             return Stream(recipe.views, s["train_on"], s["sampler"], settings)
-        batch_size = min(s["batch_size"], shape.rows)
+        rows, made = shape.rows, {}
+        if generator := recipe.generator:
+            rows = max(rows, shape.filled) if generator.fills else rows
+            own = recipe.part("generator")
+            made = {name: own[name] for name in own if name not in generator.own}
+        batch_size = min(s["batch_size"], rows)
         return Stream(
             views=recipe.views,
             train_on=s["train_on"],
             sampler=s["sampler"],
             sampler_settings=settings,
+            generator=s["generator"] if generator else None,
+            generator_settings=tuple(sorted(made.items())),
             epochs=s["epochs"],
-            steps=s["steps_per_epoch"] or max(1, shape.rows // batch_size),
+            steps=s["steps_per_epoch"] or max(1, rows // batch_size),
             batch_size=batch_size,
             seed=s["seed"],
         )
@@ -224,8 +244,14 @@ def _working_set(recipe: Recipe, stream: Stream, shape: Shape) -> int:
     numbers = len(stream.views) * size.parameters
     if recipe.trained and not recipe.stepped:  # float64: curvature pairs, points, gradients
         return 8 * numbers * (2 * recipe.settings["history"] + 8)
+    per_row = size.per_row
+    if generator := recipe.generator:
+        # Rows with two labels go through the loss twice; with β, features, what they are made of,
+        # and stage-1 logits of its own.
+        own = 3 * shape.dim + shape.classes
+        per_row += size.per_row * generator.mixes + own * bool(generator.own)
     # Of a batch what its rows take; parameters, velocity, gradient and best epoch.
-    return 4 * (stream.batch_size * size.per_row + 4 * numbers)
+    return 4 * (stream.batch_size * per_row + 4 * numbers)
 
 
 def _pieces(items: Sequence[Recipe], limit: int, *, at_least: int = 1) -> list[Sequence[Recipe]]:

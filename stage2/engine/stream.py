@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from featbank import errors
+from stage2.methods.generators import Made
 
 READ_BYTES = 1 << 24
 """Features read at a time where a split is gone through in order."""
@@ -48,11 +49,14 @@ class Window:
         Batches [steps, B] of rows of `x`.
     y
         Their labels [steps, B].
+    made
+        What a generator says of the rows of `x`, where one made them.
     """
 
     x: Tensor
     rows: Tensor
     y: Tensor
+    made: Made | None = None
 
 
 class Rows(Protocol):
@@ -69,8 +73,10 @@ class Rows(Protocol):
     def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Go through all rows in order: features [n, D] and labels [n]."""
 
-    def windows(self, draws: Tensor, generator: torch.Generator) -> Iterator[Window]:
-        """The epoch that draws the rows `draws` [steps, B]; `generator` may shuffle it."""
+    def windows(
+        self, draws: Tensor, generator: torch.Generator, epoch: int = 0
+    ) -> Iterator[Window]:
+        """Epoch `epoch`, which draws the rows `draws` [steps, B]; `generator` may shuffle it."""
 
 
 class MemoryRows:
@@ -88,7 +94,9 @@ class MemoryRows:
         """All rows at once."""
         yield self.x, self.labels
 
-    def windows(self, draws: Tensor, generator: torch.Generator) -> Iterator[Window]:
+    def windows(
+        self, draws: Tensor, generator: torch.Generator, epoch: int = 0
+    ) -> Iterator[Window]:
         """The epoch as it was drawn."""
         yield Window(self.x, draws, self.labels[draws])
 
@@ -155,30 +163,32 @@ class BlockStream:
                 first = copy * self._items
                 yield x.float().to(self.device), self.labels[first + start : first + stop]
 
-    def windows(self, draws: Tensor, generator: torch.Generator) -> Iterator[Window]:
+    def windows(
+        self, draws: Tensor, generator: torch.Generator, epoch: int = 0
+    ) -> Iterator[Window]:
         """The epoch's draws, in the order in which shuffled blocks bring them to memory."""
         size = draws.shape[1]
         layout = _Layout(size, len(self._kept), self._buffer_rows)
         x = self._prepared(layout)
-        epoch = self._plan(draws.flatten().cpu(), layout, generator)
+        drawn = self._plan(draws.flatten().cpu(), layout, generator)
         with ThreadPoolExecutor(1) as pool:
-            ready = pool.submit(self._fill, x, epoch.loads[0], layout.buffers[0])
+            ready = pool.submit(self._fill, x, drawn.loads[0], layout.buffers[0])
             carried = 0  # draws of the last window that did not fill a batch
-            for number, end in enumerate(epoch.ends):
+            for number, end in enumerate(drawn.ends):
                 ready.result()
-                if number + 1 < len(epoch.ends):
+                if number + 1 < len(drawn.ends):
                     buffer = layout.buffers[(number + 1) % 2]
-                    ready = pool.submit(self._fill, x, epoch.loads[number + 1], buffer)
-                start = epoch.ends[number - 1] - carried if number else 0
+                    ready = pool.submit(self._fill, x, drawn.loads[number + 1], buffer)
+                start = drawn.ends[number - 1] - carried if number else 0
                 stop = start + (end - start) // size * size
-                rows = epoch.places[start:stop].view(-1, size).to(self.device)
+                rows = drawn.places[start:stop].view(-1, size).to(self.device)
                 if len(rows):
-                    y = self.labels[epoch.draws[start:stop].view(-1, size).to(self.device)]
+                    y = self.labels[drawn.draws[start:stop].view(-1, size).to(self.device)]
                     yield Window(x, rows, y)
                 carried = end - stop
                 place = layout.carries[number % 2]
-                x[place : place + carried] = x[epoch.places[stop:end].to(self.device)]
-                epoch.places[stop:end] = place + torch.arange(carried)
+                x[place : place + carried] = x[drawn.places[stop:end].to(self.device)]
+                drawn.places[stop:end] = place + torch.arange(carried)
 
     def _rarest(self, count: int) -> Tensor:
         """`count` rows, those of the rarest classes first."""

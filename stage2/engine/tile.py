@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stage2.engine.blend import Betas
 from stage2.engine.calibration import Calibration, calibrate
-from stage2.engine.metrics import Evaluation, Tally, label_rank, macro_accuracy
+from stage2.engine.generation import GeneratedRows
+from stage2.engine.metrics import Evaluation, Tally, class_accuracy, label_rank
 from stage2.engine.model import Model, ViewData
 from stage2.engine.plan import Stream, Tile
 from stage2.engine.stream import Window, block_rows
@@ -48,6 +50,8 @@ class Outcome:
     parameters
         The head's parameters at the end, under ``view.name`` where it has several views; a
         calibration's as ``calibration.scale`` and ``calibration.shift``.
+    traces
+        Arrays over the epochs: ``beta`` [epochs, K] where β moves, NaN for classes without.
     seconds
         The recipe's share of its group's time.
     """
@@ -58,6 +62,7 @@ class Outcome:
     selected_epoch: int | None
     curves: dict[str, list[float]]
     parameters: Parameters
+    traces: dict[str, np.ndarray] = field(default_factory=dict, compare=False)
     seconds: float = field(default=0.0, compare=False)
 
 
@@ -68,6 +73,10 @@ class TileRun:
         self.tile, self.stream, self.data = tile, stream, views[0]
         self.models = [Model(tile, stream, data) for data in views]
         self._configs, self._classes = len(tile.recipes), len(self.data.counts)
+        self._betas: Betas | None = None
+        train = self.data.train
+        if isinstance(train, GeneratedRows) and train.generation.blended is not None:
+            self._betas = Betas(tile.recipes, train.generation.blended)
         self._curves: dict[str, list[Tensor]] = {}
         self._own_curves: list[dict[str, list[float]]] = [{} for _ in tile.recipes]
         self._calibrations: dict[str, Calibration] = {}
@@ -80,13 +89,15 @@ class TileRun:
 
     def begin_epoch(self, epoch: int) -> None:
         """Prepare an epoch."""
+        if self._betas:
+            self._betas.begin_epoch()
         for model in self.models:
             model.begin_epoch(epoch)
         self._right: list[Tensor] = []
 
     def train(self, view: int, window: Window, stopped: Event) -> None:
         """Take the steps of a window of a view."""
-        self.models[view].train(window, stopped)
+        self.models[view].train(window, stopped, self._betas)
 
     def watch(self, views: Sequence[Tensor], y: Tensor) -> None:
         """Note which of the next val rows are right, for the choice of the epoch."""
@@ -94,13 +105,16 @@ class TileRun:
             self._right.append((label_rank(z, y[rows])[0] == 0).t())
 
     def end_epoch(self) -> None:
-        """Close the curves of an epoch; remember the parameters where val is best."""
+        """Close the curves of an epoch; remember the parameters where val is best; move β."""
         losses = [model.end_epoch(self.stream.steps) for model in self.models]
         self._curves.setdefault("loss", []).append(torch.stack(losses).mean(0))
         if not self._right:
             return
         labels = self.data.evaluated["val"].labels
-        macro = macro_accuracy(torch.cat(self._right, 1), labels, self._classes)
+        accuracy = class_accuracy(torch.cat(self._right, 1), labels, self._classes)
+        if self._betas:
+            self._betas.move(accuracy)
+        macro = accuracy.nanmean(1)
         curve = self._curves.setdefault("val_macro", [])
         better = macro > torch.stack(curve).amax(0) if curve else torch.ones_like(macro) > 0
         for model in self.models:
@@ -172,6 +186,7 @@ class TileRun:
                     selected_epoch=best[c] if best else None,
                     curves=curves,
                     parameters=self._parameters(c),
+                    traces=self._betas.traces(c) if self._betas else {},
                 )
             )
         return outcomes

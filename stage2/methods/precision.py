@@ -41,14 +41,20 @@ def precision(name: str) -> Iterator[None]:
 
 
 def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """a·b (+ bias) of float32 matrices, at the precision of the surrounding `precision`."""
-    name = _CURRENT.get()
+    """a·b (+ bias) of float32 matrices, at the precision of the surrounding `precision`.
+
+    Of C pairs at once where `a` and `b` are stacks of matrices [C, …]; then `bias` is as well.
+    """
+    name, stacked = _CURRENT.get(), a.dim() == 3
     if name == "bf16" and a.is_cuda:
-        z = torch.mm(a.bfloat16(), b.bfloat16(), out_dtype=torch.float32)
+        multiply = torch.bmm if stacked else torch.mm
+        z = multiply(a.bfloat16(), b.bfloat16(), out_dtype=torch.float32)
         return z if bias is None else z.add_(bias)
     if name != "fp32" and not a.is_cuda:
         a, b = _rounded(a, name), _rounded(b, name)
-    return a @ b if bias is None else torch.addmm(bias, a, b)
+    if bias is None:
+        return a @ b
+    return (torch.baddbmm if stacked else torch.addmm)(bias, a, b)
 
 
 def _rounded(x: Tensor, name: str) -> Tensor:

@@ -63,6 +63,19 @@ _LTWB = {
     "schedule": "cosine_prestep",
     "epochs": 10,
 }
+_GLAG = {
+    "head": "lws",
+    "loss": "distil",
+    "generator": "afg",
+    "support": 2,
+    "generator.beta": 0.6,
+    "generator.gamma": 0.1,
+    "lr": 0.1,
+    "weight_decay": 5e-4,
+    "batch_size": 128,
+    "schedule": "cosine",
+    "epochs": 40,
+}
 _CIFAR = {"lr": 0.1, "batch_size": 128}
 
 
@@ -177,6 +190,12 @@ PRESETS: dict[str, Preset] = {
         "logit-aware re-weighting from the stage-1 classifier",
         "sla",
         paper={"CIFAR-100-LT IF 100 ResNet-32, three experts": 54.6},
+    ),
+    "glag": Preset(
+        _GLAG,
+        "weight scaling on generated features, distilled on classes that are not rare",
+        "glag",
+        paper={"CIFAR-100-LT IF 100 ResNet-32": 51.7},
     ),
     "ltwb": Preset(_LTWB, "max-norm constraint and class-balanced binary cross-entropy", "ltwb"),
     "oracle": Preset(

@@ -14,6 +14,7 @@ import numpy as np
 
 from featbank import errors
 from featbank.settings import Setting
+from stage2.methods.generators import GENERATORS, Generator
 from stage2.methods.heads import HEADS
 from stage2.methods.losses import LOSSES
 from stage2.methods.optimisers import OPTIMISERS, SCHEDULES
@@ -41,6 +42,12 @@ HEAD = Setting("head", "linear", "the classifier", choices=tuple(HEADS))
 TRAINING = (
     Setting("loss", "ce", "the loss", choices=tuple(LOSSES)),
     Setting("sampler", "instance", "how batches are drawn", choices=tuple(SAMPLERS)),
+    Setting(
+        "generator",
+        "none",
+        "features that are made and drawn as well",
+        choices=("none", *GENERATORS),
+    ),
     Setting("optimiser", "sgd", "the optimiser", choices=tuple(OPTIMISERS)),
     Setting("weight_decay", 5e-4, "weight decay, on every trained parameter", low=0),
     Setting("decay_bias", True, "weight decay on biases too, as in every released code"),
@@ -67,6 +74,7 @@ STEPS = (
 _PARTS: dict[str, Mapping[str, Any]] = {
     "loss": LOSSES,
     "sampler": SAMPLERS,
+    "generator": GENERATORS,
     "optimiser": OPTIMISERS,
 }
 
@@ -130,6 +138,11 @@ class Recipe:
         return self.trained and not OPTIMISERS[self.settings["optimiser"]].full_batch
 
     @property
+    def generator(self) -> Generator | None:
+        """Its feature generator, where it has one."""
+        return GENERATORS.get(self.settings.get("generator", "none"))
+
+    @property
     def seed(self) -> int:
         """The seed; 0 for a recipe without steps."""
         return self.settings.get("seed", 0)
@@ -150,8 +163,8 @@ class Recipe:
         return _hash([self.name, self.settings])
 
     def part(self, part: str) -> dict[str, Any]:
-        """The own settings of ``head``, ``loss``, ``sampler`` or ``optimiser``; a head's have the
-        seed too."""
+        """The own settings of ``head``, ``loss``, ``sampler``, ``generator`` or ``optimiser``; a
+        head's have the seed too."""
         values = _own(self.settings, part)
         return {**values, "seed": self.seed} if part == "head" else values
 
@@ -207,9 +220,9 @@ def expand(
 ) -> list[Recipe]:
     """Every combination of every recipe's grid, for every seed.
 
-    Settings that choose a part (``head``, ``loss``, ``optimiser``) decide which others apply, and a
-    combination leaves out those it does not take. A combination that is not trained in steps comes
-    once, not once per seed.
+    Settings that choose a part (``head``, ``loss``, ``generator``, …) decide which others apply,
+    and a combination leaves out those it does not take. A combination that is not trained in steps
+    comes once, not once per seed.
 
     Parameters
     ----------
@@ -285,6 +298,7 @@ def _require_convex(name: str, values: Mapping[str, Any]) -> None:
     reasons = [
         (not HEADS[values["head"]].convex, f"head {values['head']!r} is not convex"),
         (not loss.convex, f"loss {values['loss']!r} is not convex"),
+        (values["generator"] != "none", f"generator {values['generator']!r} draws anew each epoch"),
         (
             loss.changes(_own(values, "loss")),
             f"loss {values['loss']!r} changes over the epochs",
@@ -326,7 +340,9 @@ def _own(settings: Mapping[str, Any], part: str) -> dict[str, Any]:
 
 
 def _own_settings(part: str, name: str) -> tuple[Setting, ...]:
-    return HEADS[name].settings if part == "head" else _PARTS[part][name].settings
+    if part == "head":
+        return HEADS[name].settings
+    return _PARTS[part][name].settings if name != "none" else ()
 
 
 def _hash(value: Any) -> str:

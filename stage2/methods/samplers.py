@@ -1,7 +1,7 @@
 """Index streams: which training row each step of each epoch sees.
 
-A stream is drawn whole, [epochs, steps·B] int64, from the recipe's seed, on the CPU: the same seed
-gives the same batches on a laptop and on a GPU. Recipes of a fused group share one stream, so their
+A stream is drawn epoch by epoch from the recipe's seed, on the CPU: the same seed gives the same
+batches on a laptop and on a GPU. Recipes of a fused group share one stream, so their
 comparison is paired. An empty class is never drawn.
 
 A sampler is how often it draws each class, a function of the class counts n_k; unless it has its
@@ -11,7 +11,7 @@ with replacement. To add one of that kind, write its function and its entry in `
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,8 +38,8 @@ class Sampler:
     settings
         What it takes.
     draw
-        ``(labels [N], epochs, draws, settings, generator) → rows [epochs, draws]`` of a sampler
-        that does more than `with_replacement`, which draws for the others.
+        ``(labels [N], epochs, draws, settings, generator) → rows [draws] of each epoch`` of a
+        sampler that does more than `with_replacement`, which draws for the others.
     scheduled
         Whether the frequencies depend on the epoch.
     """
@@ -48,7 +48,9 @@ class Sampler:
     description: str
     source: str
     settings: tuple[Setting, ...] = ()
-    draw: Callable[[Tensor, int, int, dict[str, Any], torch.Generator], Tensor] | None = None
+    draw: Callable[[Tensor, int, int, dict[str, Any], torch.Generator], Iterable[Tensor]] | None = (
+        None
+    )
     scheduled: bool = False
 
     def distribution(
@@ -80,8 +82,8 @@ def index_stream(
     seed: int,
     copies: int = 1,
     settings: dict[str, Any] | None = None,
-) -> Tensor:
-    """Draw a whole training's row indices.
+) -> Iterator[Tensor]:
+    """Draw the row indices of a training, epoch by epoch.
 
     Parameters
     ----------
@@ -100,9 +102,9 @@ def index_stream(
         same seed, and the others those the sampler has without it: deferred re-sampling, DRS
         [LDAM].
 
-    Returns
-    -------
-    [epochs, steps, batch_size] int64 on the CPU.
+    Yields
+    ------
+    The rows of each epoch, [steps, batch_size] int64 on the CPU.
 
     Raises
     ------
@@ -111,19 +113,20 @@ def index_stream(
     """
     entry, labels, draws = SAMPLERS[sampler], labels.cpu(), steps * batch_size
     values = resolved(entry.settings, settings or {}, f"sampler {sampler!r}")
-    generator = seeded(seed, "sampler")
+    generator, chooser = seeded(seed, "sampler"), seeded(seed, "copies")
     if entry.draw:
         stream = entry.draw(labels, epochs, draws, values, generator)
     else:
         stream = with_replacement(
             entry, labels, epochs=epochs, draws=draws, settings=values, generator=generator
         )
-    if early := min(values.get("defer", 0), epochs):
-        stream[:early] = permutations(labels, early, draws, {}, seeded(seed, "sampler"))
-    if copies > 1:
-        chooser = seeded(seed, "copies")
-        stream = stream + len(labels) * torch.randint(copies, stream.shape, generator=chooser)
-    return stream.view(epochs, steps, batch_size)
+    early = permutations(labels, values.get("defer", 0), draws, {}, seeded(seed, "sampler"))
+    for late in stream:
+        rows = next(early, late)
+        if copies > 1:
+            copy = torch.randint(copies, rows.shape, generator=chooser)
+            rows = rows + len(labels) * copy
+        yield rows.view(steps, batch_size)
 
 
 def instance(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> np.ndarray:
@@ -188,13 +191,9 @@ def with_replacement(
     draws: int,
     settings: dict[str, Any],
     generator: torch.Generator,
-) -> Tensor:
-    """Class by the sampler's frequencies in the epoch, item uniform in the class, [epochs, draws].
-
-    Takes a few times the memory of one epoch's draws beside the stream.
-    """
+) -> Iterator[Tensor]:
+    """Class by the sampler's frequencies in the epoch, item uniform in the class."""
     _, counts, starts, rows = _by_class(labels)
-    stream = torch.empty(epochs, draws, dtype=torch.int64)
     for epoch in range(epochs):
         weight = sampler.function(counts.double().numpy(), settings, Moment(epoch, epochs))
         share = np.cumsum(weight)
@@ -204,22 +203,22 @@ def with_replacement(
         which = torch.searchsorted(edges[1:], at, right=True)
         into = (at - edges[which]) / edges.diff()[which]
         item = (into * counts[which]).long().minimum(counts[which] - 1)
-        stream[epoch] = rows[starts[which] + item]
-    return stream
+        yield rows[starts[which] + item]
 
 
 def permutations(
     labels: Tensor, epochs: int, draws: int, settings: dict[str, Any], generator: torch.Generator
-) -> Tensor:
+) -> Iterator[Tensor]:
     """A fresh permutation per epoch; more draws than rows go on with the next permutation."""
     rounds = -(-draws // len(labels))
-    order = torch.rand(epochs, rounds, len(labels), generator=generator).argsort(-1)
-    return order.view(epochs, -1)[:, :draws]
+    for _ in range(epochs):
+        order = torch.rand(rounds, len(labels), generator=generator).argsort(-1)
+        yield order.view(-1)[:draws]
 
 
 def balanced_draws(
     labels: Tensor, epochs: int, draws: int, settings: dict[str, Any], generator: torch.Generator
-) -> Tensor:
+) -> Iterable[Tensor]:
     """Class uniform, then item uniform, with replacement."""
     classes, counts, starts, rows = _by_class(labels)
     which = torch.randint(len(classes), (epochs * draws,), generator=generator)
@@ -229,7 +228,7 @@ def balanced_draws(
 
 def class_cycles(
     labels: Tensor, epochs: int, draws: int, settings: dict[str, Any], generator: torch.Generator
-) -> Tensor:
+) -> Iterable[Tensor]:
     """Cycle through the classes, `per_class` consecutive items of the class's own cycle a visit
     [cRT].
 

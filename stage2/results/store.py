@@ -23,8 +23,13 @@ from featbank.bank import Bank
 from stage2.engine.metrics import Evaluation
 from stage2.methods.recipe import Recipe
 
-SCHEMA = 2
-"""2 added ``evaluation.details``."""
+SCHEMA = 3
+
+_MIGRATIONS = (
+    "ALTER TABLE evaluation ADD COLUMN details BLOB",
+    "ALTER TABLE run ADD COLUMN traces BLOB",
+)
+"""What makes schema 2 of 1, and 3 of 2."""
 
 APPLICATION = 0x66656174  # "feat", in the file's header
 
@@ -47,6 +52,7 @@ CREATE TABLE IF NOT EXISTS run (
     device TEXT NOT NULL,
     versions TEXT NOT NULL,        -- JSON
     finished REAL NOT NULL,        -- Unix time
+    traces BLOB,                   -- arrays over the epochs, safetensors; NULL where there are none
     PRIMARY KEY (bank, recipe)
 );
 CREATE TABLE IF NOT EXISTS evaluation (
@@ -66,8 +72,9 @@ CREATE TABLE IF NOT EXISTS evaluation (
 
 @dataclass(frozen=True)
 class Run:
-    """A stored run, with its metrics by (split, epoch)."""
+    """A stored run, with its metrics by (split, epoch); `recipe` hashes settings and seed."""
 
+    recipe: str
     id: str
     name: str
     seed: int
@@ -84,7 +91,7 @@ class Store:
     path
         The file.
     create
-        Open it for writing: make it where it is absent, bring it to schema 2 where it is older. A
+        Open it for writing: make it where it is absent, bring it to schema 3 where it is older. A
         file that is only read is left as it is.
 
     Raises
@@ -112,14 +119,13 @@ class Store:
         kind = self._db.execute("PRAGMA application_id").fetchone()[0]
         tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if kind == APPLICATION:
-            schema = self._schema()
-            if schema > SCHEMA:
+            if create and self._schema() < SCHEMA:
+                self._migrate()
+            if (schema := self._schema()) > SCHEMA:
                 raise errors.ConfigError(
                     f"{self.path} has results schema {schema}, this version reads {SCHEMA}. "
                     "Update featbank."
                 )
-            if create and schema < SCHEMA:
-                self._migrate()
         elif tables or kind or not create:
             raise errors.ConfigError(
                 f"{self.path} is a database of something else. Choose another name."
@@ -133,12 +139,13 @@ class Store:
                 )
 
     def _migrate(self) -> None:
-        """Bring a file of schema 1 to schema 2, all or nothing."""
+        """Bring an older file to this schema, all steps or none."""
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
-            if self._schema() == 1:  # and no other process has done it meanwhile
-                self._db.execute("ALTER TABLE evaluation ADD COLUMN details BLOB")
-                self._db.execute(f"PRAGMA user_version = {SCHEMA}")
+            now = self._schema()  # another process may have taken steps meanwhile
+            for schema, step in enumerate(_MIGRATIONS[now - 1 :], now + 1):
+                self._db.execute(step)
+                self._db.execute(f"PRAGMA user_version = {schema}")
 
     def _schema(self) -> int:
         return self._db.execute("PRAGMA user_version").fetchone()[0]
@@ -161,7 +168,8 @@ class Store:
 
     def add_runs(self, fingerprint: str, runs: Iterable[Mapping[str, Any]]) -> None:
         """Store finished runs, all or none: mappings with ``recipe``, ``status``,
-        ``selected_epoch``, ``curves``, ``seconds``, ``device``, ``versions``, ``evaluations``."""
+        ``selected_epoch``, ``curves``, ``seconds``, ``device``, ``versions``, ``evaluations``, and
+        ``traces`` where there are some (arrays by name, first axis the epochs)."""
         with self._db:
             for run in runs:
                 self._add(fingerprint, run)
@@ -171,7 +179,9 @@ class Store:
         key = (fingerprint, recipe.hash)
         self._db.execute("DELETE FROM run WHERE bank = ? AND recipe = ?", key)
         self._db.execute(
-            "INSERT INTO run VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO run (bank, recipe, id, name, seed, parameters, status, selected_epoch, "
+            "curves, seconds, device, versions, finished, traces) "
+            f"VALUES ({', '.join('?' * 14)})",
             (
                 *key,
                 recipe.id,
@@ -185,6 +195,7 @@ class Store:
                 run["device"],
                 json.dumps(run["versions"]),
                 time.time(),
+                _packed(traces) if (traces := run.get("traces")) else None,
             ),
         )
         evaluations: Mapping[tuple[str, str], Evaluation] = run["evaluations"]
@@ -199,7 +210,7 @@ class Store:
                     json.dumps(evaluation.metrics),
                     evaluation.per_class.astype("<f8").tobytes(),
                     np.packbits(evaluation.correct).tobytes(),
-                    save(evaluation.details),
+                    _packed(evaluation.details),
                 ),
             )
 
@@ -212,6 +223,25 @@ class Store:
         """What is known of every bank, by fingerprint."""
         rows = self._db.execute("SELECT fingerprint, about FROM bank ORDER BY rowid")
         return {fingerprint: json.loads(about) for fingerprint, about in rows}
+
+    def one_bank(self, prefix: str | None = None) -> tuple[str, dict[str, Any]]:
+        """Fingerprint and record of the one bank whose fingerprint begins with `prefix`.
+
+        Raises
+        ------
+        ConfigError
+            Where none or several do.
+        """
+        banks = self.banks()
+        found = [f for f in banks if f.startswith(prefix or "")]
+        if len(found) != 1:
+            names = ", ".join(f"{f[:12]} ({about['path']})" for f, about in banks.items()) or "none"
+            problem = "matches" if prefix else "holds results of"
+            raise errors.ConfigError(
+                f"{self.path}: {prefix or 'the file'} {problem} {len(found)} banks. "
+                f"Choose one with --bank: {names}."
+            )
+        return found[0], banks[found[0]]
 
     def runs(self, fingerprint: str) -> list[Run]:
         """All runs on a bank with their metrics."""
@@ -228,9 +258,22 @@ class Store:
                 (fingerprint,),
             ).fetchall()
         return [
-            Run(id_, name, seed, json.loads(parameters), status, metrics.get(recipe, {}))
+            Run(recipe, id_, name, seed, json.loads(parameters), status, metrics.get(recipe, {}))
             for recipe, id_, name, seed, parameters, status in rows
         ]
+
+    def traces(self, fingerprint: str, recipe: str) -> dict[str, np.ndarray]:
+        """What a run kept of its epochs, by name; none under schemas 1 and 2.
+
+        ``beta`` [epochs, K] float32 is the β that an adaptive generator made each epoch's rows
+        with, NaN for classes without one; its first row is where it started.
+        """
+        if self._schema() < 3:
+            return {}
+        (data,) = self._db.execute(
+            "SELECT traces FROM run WHERE bank = ? AND recipe = ?", (fingerprint, recipe)
+        ).fetchone()
+        return {} if data is None else load(data)
 
     def correct(self, fingerprint: str, recipe: str, split: str, epoch: str) -> np.ndarray:
         """Whether a recipe classified each row of a split correctly, [N] bool."""
@@ -264,3 +307,8 @@ class Store:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Arrays as safetensors, which takes bytes as they lie: a view would come back scrambled."""
+    return save({name: np.asarray(values, order="C") for name, values in arrays.items()})

@@ -72,7 +72,7 @@ def leaderboard(
     ConfigError
         For an unknown bank or split, or a file without results.
     """
-    fingerprint, about = _one_bank(store, bank)
+    fingerprint, about = store.one_bank(bank)
     runs = store.runs(fingerprint)
     if not runs:
         raise errors.ConfigError(f"{store.path} holds no finished run. Run `featbank sweep` again.")
@@ -191,20 +191,6 @@ def _over_seeds(values: Sequence[float | None]) -> tuple[float | None, float | N
         statistics.fmean(known) if known else None,
         statistics.stdev(known) if len(known) > 1 else None,
     )
-
-
-def _one_bank(store: Store, prefix: str | None) -> tuple[str, dict[str, Any]]:
-    banks = store.banks()
-    found = [f for f in banks if f.startswith(prefix or "")]
-    if len(found) != 1:
-        names = ", ".join(f"{f[:12]} ({about['path']})" for f, about in banks.items()) or "none"
-        problem = (
-            f"matches {len(found)} banks" if prefix else f"holds results of {len(found)} banks"
-        )
-        raise errors.ConfigError(
-            f"{store.path}: {prefix or 'the file'} {problem}. Choose one with --bank: {names}."
-        )
-    return found[0], banks[found[0]]
 
 
 def _protocol(

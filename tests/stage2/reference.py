@@ -8,7 +8,7 @@ K classes, B batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -346,6 +346,7 @@ def train(
     n: Tensor,
     w0: Tensor,
     b0: Tensor,
+    made: Callable[[int, Tensor, dict[str, Tensor]], Iterable[tuple[Tensor, ...]]] | None = None,
 ) -> dict[str, Tensor]:
     """Train one configuration.
 
@@ -359,6 +360,9 @@ def train(
         Row indices [epochs, steps, B].
     x, y, n, w0, b0
         Training split, class counts, stage-1 classifier; float64.
+    made
+        ``(epoch, row indices [steps, B], parameters) → (x [B, D], y [B]) or (x, y, other label [B],
+        share of the first [B])`` of every step, where rows are made and not those of `x`.
     """
     trained = [k for k in TRAINED[head] if k != "scale" or head != "cosine" or s["learn_scale"]]
     delta = head == "mislas" and s.get("decay") == "delta"  # then ΔW and Δb are what is trained
@@ -368,26 +372,29 @@ def train(
     for epoch, batches in enumerate(stream):
         p = {k: value.detach() + origin.get(k, 0.0) for k, value in free.items()}
         best = best_cosines(head, p, x, y, w0, b0) if s["loss"] == "sla" else None
-        for step, rows in enumerate(batches):
+        drawn = made(epoch, batches, p) if made else [(x[rows], y[rows]) for rows in batches]
+        for step, rows in enumerate(drawn):
             rate = learning_rate(s, epoch, step, len(batches))
             for group in optimiser.param_groups:
                 group["lr"] = rate * multiplier(head, group["name"], s)
             p = {k: value + origin.get(k, 0.0) for k, value in free.items()}
-            z = logits(head, p, x[rows], w0, b0)
+            x_b, y_b, row_weight = _as_one_label(*rows)
+            z = logits(head, p, x_b, w0, b0)
             kappa = None
             if best is not None:
-                cosine = own_cosine(head, p, x[rows], y[rows], w0).detach()
-                kappa = torch.exp(s["tau"] * (best[y[rows]] - cosine))
+                cosine = own_cosine(head, p, x_b, y_b, w0).detach()
+                kappa = torch.exp(s["tau"] * (best[y_b] - cosine))
             value = loss(
                 s["loss"],
                 z,
-                y[rows],
+                y_b,
                 s,
                 n,
                 epoch=epoch,
                 epochs=len(stream),
                 kappa=kappa,
-                teacher=x[rows] @ w0.T + b0,
+                teacher=x_b @ w0.T + b0,
+                row_weight=row_weight,
             )
             optimiser.zero_grad()
             value.backward()
@@ -395,6 +402,16 @@ def train(
             if s.get("max_norm_when") == "step" or step == len(batches) - 1:
                 _shorten(free, origin, row_limit(s, w0))
     return {k: value.detach() + origin.get(k, 0.0) for k, value in free.items()}
+
+
+def _as_one_label(
+    x: Tensor, y: Tensor, other: Tensor | None = None, share: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """A row with two labels as two rows, weighted by their shares."""
+    if other is None or share is None:
+        return x, y, None
+    weight = torch.cat([share, 1 - share]).double() / len(y)
+    return torch.cat([x, x]), torch.cat([y, other]), weight
 
 
 def row_limit(s: Settings, w0: Tensor) -> float:

@@ -11,11 +11,13 @@ import numpy as np
 import torch
 
 from featbank import Bank, write_bank
+from stage2.engine import loop
 from stage2.engine.loop import run_group
 from stage2.engine.model import ViewData
 from stage2.engine.plan import Group, Shape, plan
 from stage2.engine.stream import MemoryRows
 from stage2.engine.tile import Outcome
+from stage2.methods import samplers
 from stage2.methods.recipe import Recipe
 
 COUNTS = (70, 36, 20, 12, 8, 4)
@@ -64,8 +66,7 @@ class Problem:
     @property
     def shape(self) -> Shape:
         """N, D, K."""
-        rows, dim = self.x["train", "instance"].shape
-        return Shape(rows, dim, len(self.w0))
+        return Shape.of(self.counts, self.w0.shape[1])
 
     def bank(self, path: Path) -> Bank:
         """The problem as a bank file, opened."""
@@ -106,6 +107,16 @@ def problem(
     w0 = (0.6 * means + rng.normal(0, 0.2, means.shape)).astype(np.float32)
     b0 = (0.3 * np.log(np.maximum(counts, 1)) + rng.normal(0, 0.1, classes)).astype(np.float32)
     return Problem(x, y, w0, b0)
+
+
+def group_stream(*arguments: Any, **options: Any) -> torch.Tensor:
+    """A group's whole index stream, [epochs, steps, B]."""
+    return torch.stack(list(loop.group_stream(*arguments, **options)))
+
+
+def index_stream(*arguments: Any, **options: Any) -> torch.Tensor:
+    """A sampler's whole index stream, [epochs, steps, B]."""
+    return torch.stack(list(samplers.index_stream(*arguments, **options)))
 
 
 def groups_of(recipes: Sequence[Recipe], made: Problem, **options: Any) -> list[Group]:

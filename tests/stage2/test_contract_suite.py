@@ -63,11 +63,38 @@ class Unstacked(Linear):
         return {name: value[0] for name, value in super().init(settings, context).items()}
 
 
+class SharedOnly(Linear):
+    """Takes for granted that all configurations see the same features."""
+
+    def logits(self, parameters: Parameters, batch: Batch) -> torch.Tensor:
+        configs, classes, dim = parameters["weight"].shape
+        z = batch.x @ parameters["weight"].view(-1, dim).t()
+        return z.view(-1, configs, classes) + parameters["bias"]
+
+
+class OldTeacher(Linear):
+    """Broadcasts the stage-1 logits a second time."""
+
+    def logits(self, parameters: Parameters, batch: Batch) -> torch.Tensor:
+        return super().logits(parameters, batch) + 0 * batch.z0[:, None]
+
+
+class FirstOnly(Linear):
+    """Looks at the features of the first configuration alone."""
+
+    def gradients(self, parameters: Parameters, batch: Batch, grad: torch.Tensor) -> Parameters:
+        shared = batch.x if batch.x.dim() == 2 else batch.x[:, 0]
+        return super().gradients(parameters, batch.context.batch(shared), grad)
+
+
 BROKEN: dict[type[Linear], str] = {
     Inventive: "has no parameters {'scale'}",
     Wrong: "gradient of weight differs",
     Leaky: "alone differs",
     Unstacked: "not stacked",
+    SharedOnly: "features of each configuration's own.* logits are",
+    OldTeacher: r"logits are \(7, 7, 3, 5\), not \[B, C, K\] = \(7, 3, 5\)",
+    FirstOnly: "features of each configuration's own.* gradients of weight differs",
 }
 
 

@@ -92,7 +92,7 @@ def test_ctrl_c_leaves_finished_groups_and_ends_soon(
     calls = itertools.count()
     real = Model.train
 
-    def interrupted(self: Model, window: Window, stopped: Event) -> None:
+    def interrupted(self: Model, window: Window, stopped: Event, betas: None) -> None:
         if self.recipes[0].seed == 1 and next(calls) == 0:
             raise KeyboardInterrupt
         real(self, window, stopped)

@@ -1,4 +1,7 @@
-"""Products and gathers that heads have in common, for C configurations at once."""
+"""Products and gathers that heads have in common, for C configurations at once.
+
+Features are [B, D], or [B, C, D] where every configuration sees its own.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,14 @@ OWN_BYTES = 1 << 20
 
 
 def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x·Wᵀ + b for every configuration in one product: [B, D] × [C, K, D] → [B, C, K]."""
+    """x·Wᵀ + b for every configuration, [B, C, K], from W [C, K, D] and b [C, K].
+
+    Features [B, D] take one product with all rows of all W; those of [B, C, D] one batched product.
+    """
+    if x.dim() == 3:
+        shift = None if bias is None else bias[:, None]
+        z = product(x.transpose(0, 1), weight.transpose(1, 2), shift)
+        return z.transpose(0, 1).contiguous()
     configs, classes, dim = weight.shape
     flat = weight.view(configs * classes, dim).t()
     z = product(x, flat, None if bias is None else bias.view(-1))
@@ -24,8 +34,15 @@ def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     """∂L/∂W of `project`, [C, K, D], from `grad` [B, C, K]."""
+    if x.dim() == 3:
+        return product(grad.permute(1, 2, 0), x.transpose(0, 1))
     rows, configs, classes = grad.shape
     return product(grad.view(rows, configs * classes).t(), x).view(configs, classes, x.shape[1])
+
+
+def broadcast(x: Tensor) -> Tensor:
+    """Features as [B, 1, D] or [B, C, D]."""
+    return x if x.dim() == 3 else x[:, None]
 
 
 def own_cosines(x: Tensor, weight: Tensor, y: Tensor) -> Tensor:
@@ -34,17 +51,18 @@ def own_cosines(x: Tensor, weight: Tensor, y: Tensor) -> Tensor:
     Parameters
     ----------
     x
-        Rows [C, B, D], or [1, B, D] where all configurations see the same.
+        Features [B, D] or [B, C, D].
     weight
-        [C, K, D].
+        [C, K, D], or [1, K, D] where all configurations have the same.
     y
         Labels [B].
 
     Returns
     -------
-    [B, C]
+    [B, C], or [B, 1] where configurations have neither of their own.
     """
-    row_bytes = weight.element_size() * weight.shape[0] * weight.shape[2]
+    x = broadcast(x).transpose(0, 1)
+    row_bytes = x.element_size() * max(len(x), len(weight)) * x.shape[2]
     size = max(1, OWN_BYTES * (16 if x.is_cuda else 1) // row_bytes)
     parts = [
         cosine_similarity(rows, weight.index_select(1, own), dim=2, eps=1e-12)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from featbank.settings import Setting
+from stage2.methods.heads.algebra import project, weight_gradient
 from stage2.methods.heads.interface import Batch, Context, Parameters, Settings, Size, TrainedHead
 from stage2.methods.heads.starts import uniform
 
@@ -55,7 +56,7 @@ class DisAlign(TrainedHead):
     def logits(self, parameters: Parameters, batch: Batch) -> Tensor:
         confidence = self._confidence(parameters, batch)
         z = self._calibration(parameters, batch)
-        return z.mul_(confidence[:, :, None]).add_(batch.z0[:, None])
+        return z.mul_(confidence[:, :, None]).add_(batch.z0)
 
     def gradients(self, parameters: Parameters, batch: Batch, grad: Tensor) -> Parameters:
         # With A = αz⁰ + β and z = z⁰ + σA:  ∂L/∂β = Σ_b σG,  ∂L/∂α = Σ_b σG z⁰,
@@ -66,16 +67,16 @@ class DisAlign(TrainedHead):
         weighted = torch.mul(grad, confidence[:, :, None], out=calibration)
         beta = weighted.sum(0)
         return {
-            "alpha": weighted.mul_(batch.z0[:, None]).sum(0),
+            "alpha": weighted.mul_(batch.z0).sum(0),
             "beta": beta,
-            "v": through.t() @ batch.x,
+            "v": weight_gradient(through[:, :, None], batch.x).squeeze(1),
             "c": through.sum(0)[:, None],
         }
 
     def _confidence(self, parameters: Parameters, batch: Batch) -> Tensor:
         """σ(x), [B, C]."""
-        return torch.addmm(parameters["c"].view(-1), batch.x, parameters["v"].t()).sigmoid_()
+        return project(batch.x, parameters["v"][:, None], parameters["c"]).squeeze(2).sigmoid_()
 
     def _calibration(self, parameters: Parameters, batch: Batch) -> Tensor:
         """A = αz⁰ + β, [B, C, K]."""
-        return torch.addcmul(parameters["beta"], parameters["alpha"], batch.z0[:, None])
+        return torch.addcmul(parameters["beta"], parameters["alpha"], batch.z0)

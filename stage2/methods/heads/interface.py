@@ -18,11 +18,12 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import linear, normalize
 
 from featbank import errors
 from featbank.bank import require_samples
 from featbank.settings import Setting
-from stage2.methods.heads.algebra import own_cosines
+from stage2.methods.heads.algebra import broadcast, own_cosines
 
 Parameters = dict[str, Tensor]
 """Stacked parameters by name: each [C, …]."""
@@ -75,8 +76,8 @@ class Context:
     bias0: Tensor | None = None
 
     def batch(self, x: Tensor, rows: Tensor | None = None, z0: Tensor | None = None) -> Batch:
-        """Features [B, D] as a batch; or the `rows` [B] of features [N, D] and, where they are
-        known, of stage-1 logits `z0` [N, K]."""
+        """Features [B, D] or [B, C, D] as a batch; or the `rows` [B] of features [N, D] and, where
+        they are known, of stage-1 logits `z0` [N, K]."""
         return Batch(self, x, rows, z0)
 
     def double(self) -> Context:
@@ -111,6 +112,10 @@ class Context:
 class Batch:
     """Rows of one split with what heads derive from them, each once and when it is asked for.
 
+    As a rule all configurations see the same features, [B, D]. Where what makes the features
+    differs between them, every configuration sees features of its own, [B, C, D]; in training
+    alone, so that only a `TrainedHead` meets them.
+
     Attributes
     ----------
     context
@@ -126,22 +131,23 @@ class Batch:
 
     @cached_property
     def x(self) -> Tensor:
-        """Features [B, D]."""
+        """Features [B, D] or [B, C, D]."""
         return self.source if self.rows is None else self.source.index_select(0, self.rows)
 
     @cached_property
     def z0(self) -> Tensor:
-        """Stage-1 logits z⁰ = W₀x + b₀, [B, K]."""
-        if self.known_z0 is not None:
-            return self.known_z0 if self.rows is None else self.known_z0.index_select(0, self.rows)
+        """Stage-1 logits z⁰ = W₀x + b₀, [B, 1, K] or [B, C, K]: they broadcast over configurations
+        as they are."""
+        if (known := self.known_z0) is not None:
+            return (known if self.rows is None else known.index_select(0, self.rows))[:, None]
         assert self.context.weight0 is not None
         assert self.context.bias0 is not None
-        return torch.addmm(self.context.bias0, self.x, self.context.weight0.t())
+        return linear(broadcast(self.x), self.context.weight0, self.context.bias0)
 
     @cached_property
     def unit(self) -> Tensor:
-        """Features of length 1, [B, D]."""
-        return torch.nn.functional.normalize(self.x, dim=1)
+        """Features of length 1, [B, D] or [B, C, D]."""
+        return normalize(self.x, dim=-1)
 
 
 class Size(NamedTuple):
@@ -260,7 +266,7 @@ class TrainedHead(Head):
         if weight is None:
             assert batch.context.weight0 is not None
             weight = batch.context.weight0[None]
-        return own_cosines(batch.x[None], weight, y).expand(-1, z.shape[1]).clamp(-1, 1)
+        return own_cosines(batch.x, weight, y).expand(-1, z.shape[1]).clamp(-1, 1)
 
     def limits(
         self, settings: Sequence[Settings], context: Context, when: str | None = None

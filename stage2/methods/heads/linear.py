@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from featbank.settings import Setting
-from stage2.methods.heads.algebra import cosines_of_logits, project, weight_gradient
+from stage2.methods.heads.algebra import broadcast, cosines_of_logits, project, weight_gradient
 from stage2.methods.heads.interface import (
     MAX_NORM,
     Batch,
@@ -41,5 +41,5 @@ class Linear(TrainedHead):
         return {"weight": weight_gradient(grad, batch.x), "bias": grad.sum(0)}
 
     def cosine(self, parameters: Parameters, batch: Batch, z: Tensor, y: Tensor) -> Tensor:
-        lengths = batch.x.norm(dim=1, keepdim=True)
+        lengths = broadcast(batch.x).norm(dim=2)
         return cosines_of_logits(z, y, lengths, parameters["weight"], parameters["bias"])

@@ -38,4 +38,4 @@ class LogitAdjust(Head):
         return context.weight0.norm(dim=1).expand(len(parameters["shift"]), -1)
 
     def logits(self, parameters: Parameters, batch: Batch) -> Tensor:
-        return batch.z0[:, None] + parameters["shift"]
+        return batch.z0 + parameters["shift"]

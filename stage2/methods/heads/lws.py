@@ -29,11 +29,11 @@ class LWS(TrainedHead):
         return {"scale": torch.ones(shape, device=context.device)}
 
     def logits(self, parameters: Parameters, batch: Batch) -> Tensor:
-        return batch.z0[:, None] * parameters["scale"]
+        return batch.z0 * parameters["scale"]
 
     def weight_norm(self, parameters: Parameters, context: Context) -> Tensor:
         assert context.weight0 is not None
         return parameters["scale"].abs() * context.weight0.norm(dim=1)
 
     def gradients(self, parameters: Parameters, batch: Batch, grad: Tensor) -> Parameters:
-        return {"scale": (grad * batch.z0[:, None]).sum(0)}
+        return {"scale": (grad * batch.z0).sum(0)}

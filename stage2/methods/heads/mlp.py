@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from featbank.settings import Setting
@@ -46,30 +45,24 @@ class MLP(TrainedHead):
         }
 
     def logits(self, parameters: Parameters, batch: Batch) -> Tensor:
-        hidden, weight = _hidden(parameters, batch), parameters["weight"]
-        z = torch.baddbmm(parameters["bias"][:, None], hidden, weight.transpose(1, 2))
-        return z.transpose(0, 1).contiguous()
+        return project(_hidden(parameters, batch), parameters["weight"], parameters["bias"])
 
     def gradients(self, parameters: Parameters, batch: Batch, grad: Tensor) -> Parameters:
         # ∂L/∂W = Gᵀh and ∂L/∂h = GW; behind the relu, where h > 0, as for a linear layer.
-        hidden, slope = _hidden(parameters, batch), grad.transpose(0, 1)
-        back = (slope @ parameters["weight"]).mul_(hidden > 0).transpose(0, 1).contiguous()
+        hidden = _hidden(parameters, batch)
+        back = project(grad, parameters["weight"].transpose(1, 2)).mul_(hidden > 0)
         return {
-            "weight": slope.transpose(1, 2) @ hidden,
+            "weight": weight_gradient(grad, hidden),
             "bias": grad.sum(0),
             "hidden_weight": weight_gradient(back, batch.x),
             "hidden_bias": back.sum(0),
         }
 
     def cosine(self, parameters: Parameters, batch: Batch, z: Tensor, y: Tensor) -> Tensor:
-        lengths = _hidden(parameters, batch).norm(dim=2).t()
+        lengths = _hidden(parameters, batch).norm(dim=2)
         return cosines_of_logits(z, y, lengths, parameters["weight"], parameters["bias"])
 
 
 def _hidden(parameters: Parameters, batch: Batch) -> Tensor:
-    """h = relu(Vx + a), [C, B, H], one product for all configurations."""
-    return (
-        project(batch.x, parameters["hidden_weight"], parameters["hidden_bias"])
-        .relu_()
-        .transpose(0, 1)
-    )
+    """h = relu(Vx + a), [B, C, H]: features of the second layer, each configuration's own."""
+    return project(batch.x, parameters["hidden_weight"], parameters["hidden_bias"]).relu_()

@@ -110,6 +110,6 @@ def _lengths(parts: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
 
 
 def _unit(parameters: Parameters, batch: Batch) -> Tensor:
-    """Features whose H parts have length 1, [B, D]."""
-    parts = batch.x.unflatten(1, parameters["direction"].shape[1:])
-    return normalize(parts, dim=2).flatten(1)
+    """Features whose H parts have length 1, [B, D] or [B, C, D]."""
+    parts = batch.x.unflatten(-1, parameters["direction"].shape[1:])
+    return normalize(parts, dim=-1).flatten(-2)

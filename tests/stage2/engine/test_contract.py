@@ -195,7 +195,10 @@ def _logits(rows: int, *, spread: float = 2.0, seed: int = 1) -> tuple[Tensor, T
 def _kernel(
     cases: list[Case], z: Tensor, y: Tensor, counts: tuple[float, ...] = COUNTS, **inputs: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What the cases' kernel makes of logits [B, C, K], of which it gets a copy."""
+    """What the cases' kernel makes of logits [B, C, K], of which it gets a copy; all configurations
+    have the same teacher [B, K]."""
+    if "teacher" in inputs:
+        inputs["teacher"] = inputs["teacher"][:, None]
     n = np.array(counts, np.float64)
     tables = [LOSSES[loss](n, settings, Moment(**MOMENT)) for loss, settings in cases]
     rows = LossRows.stack(tables, len(counts), dtype=z.dtype)

@@ -23,8 +23,8 @@ from stage2.engine.metrics import (
     SHIFT_RATIOS,
     Evaluation,
     Tally,
+    class_accuracy,
     label_rank,
-    macro_accuracy,
     shifted_accuracy,
 )
 from tests.stage2.compare import assert_close, assert_relative
@@ -318,9 +318,18 @@ def test_macro_accuracy_of_the_epoch_selection(logits: tuple[np.ndarray, np.ndar
     """Reference: sklearn balanced_accuracy_score."""
     z, y = logits
     guess = z.argmax(2)
-    got = macro_accuracy(torch.from_numpy((guess == y[:, None]).T), torch.from_numpy(y), CLASSES)
+    got = class_accuracy(torch.from_numpy((guess == y[:, None]).T), torch.from_numpy(y), CLASSES)
     expected = [100 * sk.balanced_accuracy_score(y, guess[:, c]) for c in range(3)]
-    assert_close(got, expected, 1e-9, "macro")
+    assert_close(got.nanmean(1), expected, 1e-9, "macro")
+    there = np.unique(y)
+    expected = [100 * sk.recall_score(y, guess[:, c], labels=there, average=None) for c in range(3)]
+    assert_close(got[:, there], np.array(expected), 1e-9, "accuracy of classes")
+
+
+def test_a_class_without_rows_has_no_accuracy() -> None:
+    """Reference: the docstring."""
+    got = class_accuracy(torch.tensor([[True, False]]), torch.tensor([0, 2]), 4)
+    np.testing.assert_array_equal(got.numpy(), [[100, np.nan, 0, np.nan]])
 
 
 def test_without_training_counts() -> None:

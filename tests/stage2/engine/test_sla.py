@@ -15,7 +15,7 @@ from torch import Tensor
 from featbank.settings import Setting
 from stage2.engine.angles import angle_factors, best_cosines
 from stage2.engine.kernel import LossRows, loss_and_gradient
-from stage2.engine.loop import group_stream, run_group
+from stage2.engine.loop import run_group
 from stage2.engine.stream import BlockStream, MemoryRows, Rows
 from stage2.methods.family import LossParameters
 from stage2.methods.heads import HEADS, Batch, Context, Parameters, TrainedHead
@@ -25,7 +25,7 @@ from tests.stage2 import reference
 from tests.stage2.cases import HEAD_CASES
 from tests.stage2.compare import assert_close
 from tests.stage2.engine.test_stream import Arrays
-from tests.stage2.synthetic import Problem, groups_of, problem
+from tests.stage2.synthetic import Problem, group_stream, groups_of, problem
 
 COUNTS = (40, 0, 17, 9, 5, 1)
 

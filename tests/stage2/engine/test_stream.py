@@ -13,14 +13,14 @@ from torch import Tensor
 from featbank import Bank, errors, write_bank
 from featbank.exchange import read_file
 from stage2 import Recipe, sweep
-from stage2.engine.loop import group_stream, run_group
+from stage2.engine.loop import run_group
 from stage2.engine.model import ViewData
 from stage2.engine.stream import BlockStream, MemoryRows
-from stage2.methods.samplers import SAMPLERS, index_stream
+from stage2.methods.samplers import SAMPLERS
 from stage2.methods.seeding import seeded
 from stage2.sweep import load_view, plan_bank
 from tests.stage2.compare import assert_close
-from tests.stage2.synthetic import Problem, groups_of, problem
+from tests.stage2.synthetic import Problem, group_stream, groups_of, index_stream, problem
 
 DIM = 3
 METRICS = ("top1", "few")

@@ -93,10 +93,10 @@ def _tables(cases: list[Case], counts: np.ndarray, **more: Any) -> list[LossPara
 
 
 def _batch(rows: int, configs: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits [B, C, K], labels [B] and logits of stage 1 [B, K]."""
+    """Logits [B, C, K], labels [B] and logits of stage 1 [B, 1, K]."""
     generator = torch.Generator().manual_seed(rows + configs + classes)
     z = 2 * torch.randn(rows, configs, classes, generator=generator)
-    teacher = 3 * torch.randn(rows, classes, generator=generator)
+    teacher = 3 * torch.randn(rows, 1, classes, generator=generator)
     return z, torch.randint(classes, (rows,), generator=generator), teacher
 
 
@@ -142,7 +142,7 @@ def _check_autograd(
             torch.from_numpy(counts),
             **MOMENT,
             kappa=None if kappa is None else kappa[:, c].double(),
-            teacher=teacher.double(),
+            teacher=teacher[:, 0].double(),
             row_weight=None if row_weight is None else row_weight.double(),
         )
         (slope,) = torch.autograd.grad(value, own)

@@ -235,7 +235,8 @@ def test_cosine_to_the_own_class(
 
 
 def test_own_cosines_gather_few_weight_rows_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reference: the bound itself; as many rows of B as it allows, one at least."""
+    """Reference: the bound itself; as many rows of B as it allows, one at least. Three
+    configurations with weights of their own, and with features of their own."""
     seen: list[int] = []
 
     def noted(x: Tensor, weight: Tensor, **options: Any) -> Tensor:
@@ -243,12 +244,15 @@ def test_own_cosines_gather_few_weight_rows_at_once(monkeypatch: pytest.MonkeyPa
         return torch.nn.functional.cosine_similarity(x, weight, **options)
 
     monkeypatch.setattr(algebra, "cosine_similarity", noted)
-    x, weight = torch.randn(1, 10, 5), torch.randn(3, 4, 5)
-    for size, expected in ((1 << 20, [10]), (4 * 4 * 3 * 5, [4, 4, 2]), (1, [1] * 10)):
-        seen.clear()
-        monkeypatch.setattr(algebra, "OWN_BYTES", size)
-        algebra.own_cosines(x, weight, torch.arange(10) % 4)
-        assert seen == expected, f"{size} bytes: got {seen}, expected {expected}"
+    for x, weight in (
+        (torch.randn(10, 5), torch.randn(3, 4, 5)),
+        (torch.randn(10, 3, 5), torch.randn(1, 4, 5)),
+    ):
+        for size, expected in ((1 << 20, [10]), (4 * 4 * 3 * 5, [4, 4, 2]), (1, [1] * 10)):
+            seen.clear()
+            monkeypatch.setattr(algebra, "OWN_BYTES", size)
+            algebra.own_cosines(x, weight, torch.arange(10) % 4)
+            assert seen == expected, f"{size} bytes: got {seen}, expected {expected}"
 
 
 @pytest.mark.parametrize("head", HEAD_CASES)

@@ -17,7 +17,8 @@ from torch.utils.data import WeightedRandomSampler
 from featbank import errors
 from stage2.engine.plan import Shape, Stream
 from stage2.methods.recipe import Recipe
-from stage2.methods.samplers import SAMPLERS, index_stream
+from stage2.methods.samplers import SAMPLERS
+from tests.stage2.synthetic import index_stream
 
 COUNTS = {0: 50, 1: 23, 3: 9, 4: 4, 5: 3, 6: 1}  # class 2 is empty
 LABELS = torch.tensor([k for k, n in COUNTS.items() for _ in range(n)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from stage2.results.store import APPLICATION, SCHEMA, Store
 from stage2.results.tables import leaderboard, render
 from stage2.sweep import sweep
 from tests.stage2.compare import assert_close
-from tests.stage2.synthetic import Problem, run
+from tests.stage2.synthetic import Problem, problem, run
 
 RECIPES = [Recipe("crt", epochs=2, seed=seed) for seed in (0, 1)] + [Recipe("ncm")]
 
@@ -55,6 +56,52 @@ def test_round_trip(small: Problem, bank: Bank, tmp_path: Path) -> None:
                     assert np.array_equal(details[name], values, equal_nan=True), name
     assert about["train_counts"] == small.counts.tolist()
     assert about["rows"] == {"train": 150, "val": 42, "test": 60}
+
+
+def test_traces_round_trip(small: Problem, bank: Bank, tmp_path: Path) -> None:
+    """Reference: what was put in, a view into a larger array included; runs without traces have
+    none, and a NULL in the file."""
+    beta = np.linspace(0, 1, 60, dtype=np.float32).reshape(5, 6, 2)
+    beta[:, 0] = np.nan
+    traces = {"beta": beta[:, :, 1], "rows": np.arange(5).reshape(1, 5).T}
+    runs = [stored(outcome) for outcome in run(RECIPES, small).values()]
+    runs[0]["traces"], runs[1]["traces"] = traces, {}
+    runs[2].pop("traces", None)
+    with Store(tmp_path / "results.sqlite", create=True) as store:
+        store.add_bank(bank)
+        store.add_runs(bank.fingerprint, runs)
+    with Store(tmp_path / "results.sqlite") as store:
+        listed = {(r.id, r.seed): r.recipe for r in store.runs(bank.fingerprint)}
+        for given, some in zip(runs, (traces, {}, {}), strict=True):
+            recipe: Recipe = given["recipe"]
+            assert listed[recipe.id, recipe.seed] == recipe.hash
+            got = store.traces(bank.fingerprint, recipe.hash)
+            assert set(got) == set(some), f"got {set(got)}"
+            for name, values in some.items():
+                assert got[name].dtype == values.dtype, f"{name}: {got[name].dtype}"
+                assert np.array_equal(got[name], values, equal_nan=True), f"{name}: {got[name]}"
+    with sqlite3.connect(tmp_path / "results.sqlite") as db:
+        empty = db.execute("SELECT count(*) FROM run WHERE traces IS NULL").fetchone()[0]
+    db.close()
+    assert empty == 2, f"got {empty}"
+
+
+def test_one_bank(bank: Bank, tmp_path: Path) -> None:
+    """Reference: the banks whose fingerprint begins so, counted; any other number than one is an
+    error that names them."""
+    other = problem(seed=1).bank(tmp_path / "other.h5")
+    with other, Store(tmp_path / "results.sqlite", create=True) as store:
+        with pytest.raises(errors.ConfigError, match="the file holds results of 0 banks. .* none."):
+            store.one_bank()
+        store.add_bank(bank)
+        assert store.one_bank() == (bank.fingerprint, store.banks()[bank.fingerprint])
+        store.add_bank(other)
+        assert store.one_bank(other.fingerprint[:6])[0] == other.fingerprint
+        with pytest.raises(errors.ConfigError, match="2 banks. Choose one with --bank") as caught:
+            store.one_bank()
+        assert f"{other.fingerprint[:12]} ({other.path})" in str(caught.value)
+        with pytest.raises(errors.ConfigError, match="xyz matches 0 banks"):
+            store.one_bank("xyz")
 
 
 def test_the_file_is_plain_sqlite_with_json(bank: Bank, tmp_path: Path) -> None:
@@ -124,6 +171,9 @@ PRAGMA user_version = 1;
 """
 """What a file of schema 1 was made with."""
 
+SECOND_STEP = "ALTER TABLE evaluation ADD COLUMN details BLOB; PRAGMA user_version = 2;"
+"""What made schema 2 of it."""
+
 RECIPE = Recipe("ncm")
 PLACE = (RECIPE.hash, "test", "last")
 
@@ -157,68 +207,125 @@ def first(bank: Bank, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture(params=[1, 2])
+def older(request: pytest.FixtureRequest, first: Path) -> Path:
+    """The results file, of schema 1 and of schema 2."""
+    if request.param == 2:
+        _sql(first, SECOND_STEP)
+    return first
+
+
+def _sql(path: Path, script: str) -> None:
+    with sqlite3.connect(path) as db:
+        db.executescript(script)
+    db.close()
+
+
 def schema_of(path: Path) -> tuple[int, list[str]]:
-    """``user_version`` and the columns of ``evaluation``."""
+    """``user_version`` and the columns of ``run`` and ``evaluation``."""
     with sqlite3.connect(path) as db:
         version = db.execute("PRAGMA user_version").fetchone()[0]
-        columns = [row[1] for row in db.execute("PRAGMA table_info(evaluation)")]
+        columns = [
+            f"{table}.{row[1]}"
+            for table in ("run", "evaluation")
+            for row in db.execute(f"PRAGMA table_info({table})")
+        ]
     db.close()
     return version, columns
 
 
-def test_a_file_of_schema_1_is_read_as_it_is(first: Path, bank: Bank) -> None:
+def test_an_older_file_is_read_as_it_is(older: Path, bank: Bank) -> None:
     """Reference: the bytes before; what it lacks is null or empty."""
-    before = first.read_bytes()
-    with Store(first) as store:
+    before = older.read_bytes()
+    with Store(older) as store:
         (row,) = json.loads(render(leaderboard(store), "json"))
         correct = store.correct(bank.fingerprint, *PLACE)
         assert store.details(bank.fingerprint, *PLACE) == {}
+        assert store.traces(bank.fingerprint, RECIPE.hash) == {}
     assert row["ece"] == 40.0
     assert [row[f"ece_{group}"] for group in ("many", "medium", "few")] == [None] * 3
     assert np.array_equal(correct, np.arange(60) % 3 == 0)
-    assert first.read_bytes() == before
+    assert older.read_bytes() == before
 
 
-def test_a_file_of_schema_1_that_is_written_to_becomes_schema_2(
-    first: Path, bank: Bank, small: Problem, tmp_path: Path
+def test_an_older_file_that_is_written_to_becomes_schema_3(
+    older: Path, bank: Bank, small: Problem, tmp_path: Path
 ) -> None:
     """Reference: a new file's columns; the old run is still there, a new one has its arrays."""
     Store(tmp_path / "new.sqlite", create=True).close()
     (outcome,) = run([Recipe("crt", epochs=2)], small).values()
+    beta = np.full((2, 6), 0.5, np.float32)
     for _ in range(2):  # the second opening has nothing to do
-        with Store(first, create=True) as store:
-            store.add_runs(bank.fingerprint, [stored(outcome)])
+        with Store(older, create=True) as store:
+            store.add_runs(bank.fingerprint, [{**stored(outcome), "traces": {"beta": beta}}])
             kept = {r.name: r for r in store.runs(bank.fingerprint)}
             assert kept["ncm"].metrics["test", "last"]["top1"] == 40.0
             assert store.details(bank.fingerprint, *PLACE) == {}
+            assert store.traces(bank.fingerprint, RECIPE.hash) == {}
             assert np.array_equal(store.correct(bank.fingerprint, *PLACE), np.arange(60) % 3 == 0)
             added = store.details(bank.fingerprint, outcome.recipe.hash, "test", "last")
             assert "reliability" in added, f"got {set(added)}"
-    assert schema_of(first) == schema_of(tmp_path / "new.sqlite")
-    assert schema_of(first)[0] == SCHEMA == 2
+            traces = store.traces(bank.fingerprint, outcome.recipe.hash)
+            assert np.array_equal(traces["beta"], beta), f"got {traces}"
+    assert schema_of(older) == schema_of(tmp_path / "new.sqlite")
+    assert schema_of(older)[0] == SCHEMA == 3
 
 
-def test_a_migration_that_is_interrupted_leaves_schema_1(
+@pytest.mark.parametrize(
+    ("older", "schema"), [(1, 2), (1, 3), (2, 3)], indirect=["older"], ids=lambda schema: schema
+)
+def test_a_migration_that_is_interrupted_leaves_the_schema_before(
+    older: Path, schema: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reference: the schema before; the columns and the version come in one transaction, also where
+    it ends between two steps."""
+    before = schema_of(older)
+
+    def interrupt(sql: str) -> None:
+        if sql == f"PRAGMA user_version = {schema}":
+            raise KeyboardInterrupt
+
+    _before_each_statement(monkeypatch, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        Store(older, create=True)
+    monkeypatch.undo()
+    assert schema_of(older) == before
+    assert "run.traces" not in before[1]
+
+
+def test_a_migration_by_another_process_is_left_alone(
     first: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Reference: the schema before; the column and the version come in one transaction."""
-    before = schema_of(first)
+    """Reference: the schema that another process makes between the look at the version and the
+    lock; the steps it left are taken, a newer schema is refused."""
+    newer = f"ALTER TABLE run ADD COLUMN traces BLOB; PRAGMA user_version = {SCHEMA + 1};"
+    others = [SECOND_STEP, newer]
 
-    class Interrupted(sqlite3.Connection):
+    def migrate(sql: str) -> None:
+        if sql == "BEGIN IMMEDIATE":
+            _sql(first, others.pop(0))
+
+    _before_each_statement(monkeypatch, migrate)
+    Store(first, create=True).close()
+    assert schema_of(first)[0] == SCHEMA
+    _sql(first, "ALTER TABLE run DROP COLUMN traces; PRAGMA user_version = 2;")
+    with pytest.raises(errors.ConfigError, match=f"schema {SCHEMA + 1}, this version reads"):
+        Store(first, create=True)
+    assert schema_of(first)[0] == SCHEMA + 1
+
+
+def _before_each_statement(monkeypatch: pytest.MonkeyPatch, action: Callable[[str], None]) -> None:
+    """Call `action` with every statement before a store runs it."""
+
+    class Watched(sqlite3.Connection):
         def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
-            if sql.startswith("PRAGMA user_version ="):
-                raise KeyboardInterrupt
+            action(sql)
             return super().execute(sql, *values)
 
     connect = sqlite3.connect
     monkeypatch.setattr(
-        sqlite3, "connect", lambda *a, **options: connect(*a, **options, factory=Interrupted)
+        sqlite3, "connect", lambda *a, **options: connect(*a, **options, factory=Watched)
     )
-    with pytest.raises(KeyboardInterrupt):
-        Store(first, create=True)
-    monkeypatch.undo()
-    assert schema_of(first) == before == (1, before[1])
-    assert "details" not in before[1]
 
 
 def _text(path: Path) -> None:

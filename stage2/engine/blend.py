@@ -1,0 +1,98 @@
+"""β of configurations: how it moves, and what rows that depend on it are for each of them.
+
+A made row is base + β_y·direction, and only that much is a configuration's own: all random draws
+lie in base and direction, which a group shares. Where the configurations of a tile have the same β,
+a window is finished once for all of them; where they differ, each batch is, for each of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stage2.engine.stream import Window
+from stage2.methods.recipe import Recipe
+
+
+class Betas:
+    """β of C configurations and K classes, and how it moves [GLAG §4.2].
+
+    Parameters
+    ----------
+    recipes
+        The configurations, with ``beta`` and ``beta_step`` among the settings of their generator.
+    blended
+        Classes [K] bool that have a β.
+
+    Attributes
+    ----------
+    values
+        [C, K] float32; 0 for a class without β.
+    shared
+        Whether all configurations have the same values.
+    """
+
+    def __init__(self, recipes: Sequence[Recipe], blended: Tensor) -> None:
+        settings = [recipe.part("generator") for recipe in recipes]
+        begin = torch.tensor([s["beta"] for s in settings], device=blended.device)
+        step = torch.tensor([s["beta_step"] for s in settings], device=blended.device)
+        self.values, self._step = begin[:, None] * blended, step[:, None] * blended
+        self._blended, self._moving = blended, bool(step.any())
+        self._accuracy: Tensor | None = None
+        self._history: list[Tensor] = []
+        self._look()
+
+    def begin_epoch(self) -> None:
+        """Remember the values an epoch is drawn with."""
+        if self._moving:
+            self._history.append(self.values.clone())
+
+    def move(self, accuracy: Tensor) -> None:
+        """Add or take a step where a class's accuracy on val [C, K] is higher or lower than an
+        epoch before; NaN for a class without val rows, whose β stays."""
+        if self._moving and self._accuracy is not None:
+            change = (accuracy - self._accuracy).sign().nan_to_num_(0).float()
+            self.values = (self.values + change * self._step).clamp_(0, 1)
+            self._look()
+        self._accuracy = accuracy
+
+    def traces(self, config: int) -> dict[str, np.ndarray]:
+        """``beta`` [epochs, K] of a configuration whose β moves, NaN for classes without."""
+        if not bool(self._step[config].any()):
+            return {}
+        trace = torch.stack([values[config] for values in self._history])
+        trace[:, ~self._blended] = torch.nan
+        return {"beta": trace.cpu().numpy()}
+
+    def _look(self) -> None:
+        self.shared = bool((self.values == self.values[:1]).all())
+
+
+def finished(window: Window, beta: Tensor) -> Window:
+    """A window for configurations that have the same `beta` [K]."""
+    if window.made is None or window.made.blend is None:
+        return window
+    blend = window.made.blend
+    places = (blend.slot >= 0).nonzero().view(-1)
+    slot, y = blend.slot[places], window.y.view(-1)[places]
+    made = torch.addcmul(blend.base[slot], blend.direction[slot], beta[y, None])
+    x = window.x.index_copy(0, places, blend.finish(made))
+    return replace(window, x=x, made=replace(window.made, x=x, blend=None))
+
+
+def own_features(window: Window, rows: Tensor, y: Tensor, beta: Tensor) -> Tensor:
+    """A batch for configurations that differ in `beta` [C, K]: the `rows` [B] with labels `y` [B]
+    of a window as each configuration sees them, [B, C, D]."""
+    assert window.made is not None
+    blend = window.made.blend
+    assert blend is not None
+    x = window.x.index_select(0, rows)[:, None].repeat(1, len(beta), 1)
+    slot = blend.slot[rows]
+    places = (slot >= 0).nonzero().view(-1)
+    base, direction = blend.base[slot[places], None], blend.direction[slot[places], None]
+    x[places] = blend.finish(torch.addcmul(base, direction, beta.t()[y[places], :, None]))
+    return x

@@ -1,0 +1,118 @@
+"""Made features in training: the windows of an epoch, made as they are drawn.
+
+A window is a fixed number of bytes of features, whatever the memory budget and the tiles, and its
+random numbers follow from the seed, the epoch and its place in the epoch: the same seed makes the
+same features. All recipes of a group see one window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from featbank import errors
+from stage2.engine.model import ViewData
+from stage2.engine.plan import Stream
+from stage2.engine.stream import MemoryRows, Rows, Window
+from stage2.methods.generators import GENERATORS, Features, Generation
+
+WINDOW_BYTES = 128 << 20
+"""Features made at once."""
+
+
+def generating(view: ViewData, stream: Stream) -> ViewData:
+    """The view as the recipes of a stream see it: where they make features, its training rows are
+    those of the generation, and all features are in the generation's space.
+
+    Raises
+    ------
+    ConfigError
+        Where the training features are not in memory.
+    """
+    if stream.generator is None:
+        return view
+    if not isinstance(view.train, MemoryRows):
+        raise errors.ConfigError(
+            f"Generator {stream.generator!r} needs the training features in memory, they are "
+            "streamed. Raise --memory."
+        )
+    generation = _prepared(view, stream)
+    train = GeneratedRows(view.train, generation)
+    if not GENERATORS[stream.generator].moves_features(dict(stream.generator_settings)):
+        return replace(view, train=train)
+    evaluated = {name: SeenRows(rows, generation) for name, rows in view.evaluated.items()}
+    return replace(view, train=train, evaluated=evaluated, weight0=None, bias0=None)
+
+
+def _prepared(view: ViewData, stream: Stream) -> Generation:
+    """The stream's generation on a view; groups of other seeds share it."""
+    assert stream.generator is not None
+    assert isinstance(view.train, MemoryRows)
+    kept = view.context.derived.setdefault("generation", {})
+    key = (stream.generator, stream.generator_settings)
+    if key not in kept:
+        generator, settings = GENERATORS[stream.generator], dict(stream.generator_settings)
+        train = view.train
+        features = Features(train.x, train.labels, train.copies, view.counts)
+        kept.clear()  # groups of the same generator follow one another
+        kept[key] = generator.prepare(settings, features)
+    return kept[key]
+
+
+class SeenRows:
+    """The rows of a split as heads see them, in the space of a generation."""
+
+    def __init__(self, rows: Rows, generation: Generation) -> None:
+        self.labels, self.copies, self.dim = rows.labels, rows.copies, rows.dim
+        self._rows, self._generation = rows, generation
+
+    @property
+    def device(self) -> torch.device:
+        """Where features and labels are."""
+        return self._rows.device
+
+    def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Go through all rows in order: features [n, D] and labels [n]."""
+        for x, y in self._rows.blocks():
+            yield self._generation.space(x), y
+
+    def windows(
+        self, draws: Tensor, generator: torch.Generator, epoch: int = 0
+    ) -> Iterator[Window]:
+        """The epoch of the rows themselves."""
+        for window in self._rows.windows(draws, generator, epoch):
+            yield replace(window, x=self._generation.space(window.x))
+
+
+class GeneratedRows:
+    """The rows of a generation, made when an epoch draws them."""
+
+    def __init__(self, rows: MemoryRows, generation: Generation) -> None:
+        self.generation = generation
+        self.labels = generation.labels.repeat(rows.copies)
+        self.copies, self.dim = rows.copies, rows.dim
+        self._real = SeenRows(rows, generation)
+
+    @property
+    def device(self) -> torch.device:
+        """Where features and labels are."""
+        return self._real.device
+
+    def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The training rows that nobody made, as heads see them."""
+        return self._real.blocks()
+
+    def windows(
+        self, draws: Tensor, generator: torch.Generator, epoch: int = 0
+    ) -> Iterator[Window]:
+        """The epoch as it was drawn, made window by window."""
+        seed = int(torch.randint(2**62, (), generator=generator))
+        random = torch.Generator(self.device).manual_seed(seed)
+        steps = max(1, WINDOW_BYTES // (4 * self.dim * draws.shape[1]))
+        for part in draws.split(steps):
+            made = self.generation.make(part, epoch, random)
+            rows = torch.arange(part.numel(), device=self.device).view_as(part)
+            yield Window(made.x, rows, made.y.view_as(part), made)

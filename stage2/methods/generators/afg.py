@@ -1,0 +1,87 @@
+"""The Adaptive Feature Generator [GLAG §4.2]."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from featbank.settings import Setting
+from stage2.methods.generators.calibrated import (
+    STATISTICS,
+    SUPPORT,
+    TAIL,
+    TUKEY,
+    Calibrated,
+    Spaces,
+    noise,
+    output_space,
+    tail_classes,
+)
+from stage2.methods.generators.interface import Features, Generation, Generator, Settings
+
+
+class AFG(Generator):
+    """Each sample of a rare class, x̂ = T(x), becomes a Gaussian that near classes lend to.
+
+    With S the support classes nearest to x̂ among those with more samples, ω_j ∝ n_j/d_j and d_j the
+    distance of x̂ to μ_j [GLAG eq. 8–9]::
+
+        mean        (1−β)x̂ + β Σ_j ω_j μ_j
+        covariance  (1−β)²Σ_y + β² Σ_j ω_j Σ_j + γI
+
+    so that a draw is (1−β)·own + β·lent + noise = base + β·direction with
+    own = x̂ + N(0, Σ_y), lent = Σ_j ω_j μ_j + N(0, Σ_j ω_j Σ_j), base = own + noise and
+    direction = lent − own.
+
+    β begins at ``beta`` for every class; with ``beta_step`` δ > 0 it rises by δ when the accuracy
+    of its class on val rose over an epoch, falls by δ when it fell, and stays within [0, 1].
+    """
+
+    description = "rare classes calibrated by near larger ones, β per class moved by val"
+    source = "glag"
+    settings = (
+        SUPPORT,
+        TUKEY,
+        Setting("beta", 0.6, "β: share that is lent, at the beginning", low=0, high=1),
+        Setting("beta_step", 0.05, "how far β moves after an epoch; 0 fixes it", low=0, high=1),
+        Setting("gamma", 0.1, "γ added to the covariance of calibrated draws", low=0),
+        Setting(
+            "gamma_form",
+            "diagonal",
+            "γ on the diagonal, or on every entry as the release of DC adds it",
+            choices=("diagonal", "full"),
+        ),
+        STATISTICS,
+        output_space("raw"),
+        TAIL,
+    )
+    own = ("beta", "beta_step")
+
+    def moves_features(self, settings: Settings) -> bool:
+        return settings["output_space"] == "tukey"
+
+    def prepare(self, settings: Settings, features: Features) -> Generation:
+        tail = tail_classes("afg", features, settings["tail"])
+        return _AFG(settings, features, tail)
+
+
+class _AFG(Calibrated):
+    def __init__(self, settings: Settings, features: Features, tail: Tensor) -> None:
+        spaces = Spaces.of(settings)
+        super().__init__("afg", features, spaces, tail, support=settings["support"])
+        self.blended = tail
+        self._noise = {settings["gamma_form"]: settings["gamma"]}
+
+    def weights(self, distance: Tensor, counts: Tensor, found: Tensor) -> Tensor:
+        # A class at no distance takes all the weight; the bound keeps ω finite.
+        lent = torch.where(found, counts / distance.clamp_min(1e-30), 0.0)
+        return lent / lent.sum(1, keepdim=True).clamp_min(1e-300)
+
+    def calibrated(
+        self, y: Tensor, source: Tensor, random: torch.Generator
+    ) -> tuple[Tensor, Tensor | None]:
+        own = self.own_deviation(y, random).add_(self.sample(source))
+        direction = self.lent_mean(source)
+        self.add_lent_deviation(direction, source, random)
+        direction.sub_(own)
+        return own.add_(noise(own, random, **self._noise)), direction

@@ -1,0 +1,159 @@
+"""What a feature generator is: a training set that is made as it is drawn.
+
+A `Generator` with its settings is prepared on the training features of a view; the `Generation`
+that comes of it says which rows an epoch may draw, and makes the features of those that are drawn,
+window by window, so that an epoch is never in memory. Recipes that share a generator and its
+settings share what is made. Only β differs between them: a row that depends on it is made in two
+parts, `base` and `direction`, which hold all random draws, and each configuration takes
+base + β_y·direction.
+
+Axes: N items, A augmentation copies of each, M rows an epoch may draw, R rows drawn, D features, K
+classes, T rows that depend on β.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from featbank.settings import Setting
+
+Settings = Mapping[str, Any]
+"""A generator's own settings."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """The training features of a view, in memory.
+
+    Attributes
+    ----------
+    x, labels
+        [A·N, D] float32 and [A·N] int64; row a·N + i is copy a of item i.
+    copies
+        A.
+    counts
+        Training counts n_k [K] float64, of items.
+    """
+
+    x: Tensor
+    labels: Tensor
+    copies: int
+    counts: np.ndarray
+
+
+@dataclass(frozen=True)
+class Blend:
+    """Rows that a configuration finishes with its own β: finish(base + β_y·direction).
+
+    Attributes
+    ----------
+    slot
+        Which of the T rows a drawn row is, [R] int64; −1 where it does not depend on β.
+    base, direction
+        [T, D].
+    finish
+        From the space they are made in to that of the other rows, elementwise.
+    """
+
+    slot: Tensor
+    base: Tensor
+    direction: Tensor
+    finish: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Second:
+    """The second label of mixed rows.
+
+    Attributes
+    ----------
+    y
+        Labels [R].
+    share
+        What the first label counts in the loss, [R] in [0, 1]; the second counts the rest.
+    """
+
+    y: Tensor
+    share: Tensor
+
+
+@dataclass(frozen=True)
+class Made:
+    """Drawn rows.
+
+    Attributes
+    ----------
+    x, y
+        Features [R, D] and labels [R]; what stands in `x` for a row of `blend` means nothing.
+    blend
+        Rows that depend on β, where there are such.
+    second
+        The other label of mixed rows, where there are such.
+    """
+
+    x: Tensor
+    y: Tensor
+    blend: Blend | None = None
+    second: Second | None = None
+
+
+class Generation(ABC):
+    """A generator prepared on the features of a view.
+
+    Attributes
+    ----------
+    labels
+        Labels [M] of the rows an epoch may draw: the N items, then those that are made.
+    blended
+        Classes [K] bool whose made rows depend on β; None where none ever does.
+    """
+
+    labels: Tensor
+    blended: Tensor | None = None
+
+    @abstractmethod
+    def make(self, draws: Tensor, epoch: int, random: torch.Generator) -> Made:
+        """The features of drawn rows.
+
+        Parameters
+        ----------
+        draws
+            Batches of rows [steps, B]; row a·M + i is row i, where it is an item in its copy a.
+        epoch
+            Counted from 0.
+        random
+            On the device of the features.
+        """
+
+    def space(self, x: Tensor) -> Tensor:
+        """Features [n, D] as a head sees them: val and test go through this as well."""
+        return x
+
+
+class Generator(ABC):
+    """A feature generator of the registry; a line in `GENERATORS` makes it known."""
+
+    description: ClassVar[str]
+    source: ClassVar[str]
+    settings: ClassVar[tuple[Setting, ...]] = ()
+    own: ClassVar[tuple[str, ...]] = ()
+    """Settings that may differ between recipes that share what is made."""
+    fills: ClassVar[bool] = True
+    """Whether it fills every class up to the largest; else an epoch draws the items themselves."""
+    mixes: ClassVar[bool] = False
+    """Whether made rows have two labels."""
+
+    def moves_features(self, settings: Settings) -> bool:
+        """Whether heads see features of another space than stage 1 made."""
+        return False
+
+    @abstractmethod
+    def prepare(self, settings: Settings, features: Features) -> Generation:
+        """Work out what the draws need: class statistics, neighbours."""

@@ -1,0 +1,116 @@
+"""Distribution Calibration [DC] and TailCalibX [TailCalibX]: calibration with equal weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from featbank.settings import Setting
+from stage2.methods.generators.calibrated import (
+    STATISTICS,
+    SUPPORT,
+    TAIL,
+    TUKEY,
+    Calibrated,
+    Spaces,
+    noise,
+    output_space,
+    tail_classes,
+)
+from stage2.methods.generators.interface import Features, Generation, Generator, Settings
+from stage2.methods.generators.tukey import tukey
+
+
+class EquallyCalibrated(Calibrated):
+    """mean (x̂ + Σ_j μ_j)/(|S| + 1), covariance Σ_j Σ_j/|S| + full·11ᵀ + diagonal·I."""
+
+    def __init__(self, *args: Any, full: float, diagonal: float, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._noise = {"full": full, "diagonal": diagonal}
+
+    def weights(self, distance: Tensor, counts: Tensor, found: Tensor) -> Tensor:
+        return found.double() / found.sum(1, keepdim=True).clamp_min(1)
+
+    def calibrated(
+        self, y: Tensor, source: Tensor, random: torch.Generator
+    ) -> tuple[Tensor, Tensor | None]:
+        lenders = self.lenders(source)[:, None]
+        drawn = self.lent_mean(source).mul_(lenders).add_(self.sample(source)).div_(lenders + 1)
+        self.add_lent_deviation(drawn, source, random)
+        return drawn.add_(noise(drawn, random, **self._noise)), None
+
+
+class DC(Generator):
+    """Rare samples calibrated by their nearest larger classes [DC eq. 4–6].
+
+    The paper's few-shot classes become the ``tail`` and its base classes those with more samples
+    than the sample's own; other classes are filled from their own Gaussians.
+    """
+
+    description = "rare classes calibrated by the mean of near larger ones"
+    source = "dc"
+    settings = (
+        SUPPORT,
+        TUKEY,
+        Setting("alpha", 0.21, "α added to every entry of the covariance", low=0),
+        STATISTICS,
+        output_space("tukey"),
+        TAIL,
+    )
+
+    def moves_features(self, settings: Settings) -> bool:
+        return settings["output_space"] == "tukey"
+
+    def prepare(self, settings: Settings, features: Features) -> Generation:
+        return EquallyCalibrated(
+            "dc",
+            features,
+            Spaces.of(settings),
+            tail_classes("dc", features, settings["tail"]),
+            support=settings["support"],
+            full=settings["alpha"],
+            diagonal=0.0,
+        )
+
+
+class TailCalib(Generator):
+    """Every sample of a class below n_max calibrated by its nearest classes, its own included
+    [TailCalibX eq. 7–8], drawn anew each epoch (the X of the name).
+
+    As released: features have length 1 before Tukey's transform and, like the draws, after it;
+    that is what heads see. The release adds 1e-4·I to the covariance.
+    """
+
+    description = "all classes calibrated by near ones, on features of length 1"
+    source = "tailcalib"
+    settings = (
+        Setting("support", 1, "classes nearest to a sample, its own among them", low=1),
+        Setting("tukey", 0.9, "power λ of Tukey's transform sign(x)|x|^λ; 1 is none", above=0),
+        Setting("alpha", 0.0, "α added to every entry of the covariance", low=0),
+    )
+
+    def moves_features(self, settings: Settings) -> bool:
+        return True
+
+    def prepare(self, settings: Settings, features: Features) -> Generation:
+        def transformed(x: Tensor) -> Tensor:
+            return tukey(normalize(x, dim=1), settings["tukey"])
+
+        def seen(x: Tensor) -> Tensor:
+            return normalize(transformed(x), dim=1)
+
+        return EquallyCalibrated(
+            "tailcalib",
+            features,
+            Spaces(
+                sample=transformed, statistics=normalize, real=seen, finish=normalize, plain=seen
+            ),
+            torch.from_numpy(features.counts > 0).to(features.x.device),
+            support=settings["support"],
+            among="all",
+            full=settings["alpha"],
+            diagonal=1e-4,
+        )

@@ -1,0 +1,63 @@
+"""SMOTE: rows between a sample and a near one of its class [Chawla et al. 2002]."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from featbank.settings import Setting
+from stage2.methods import neighbors
+from stage2.methods.generators.filling import Filling
+from stage2.methods.generators.interface import Features, Generation, Generator, Settings
+
+
+class Smote(Generator):
+    """x + u(x' − x), with x' one of the k samples of its class nearest to x, u uniform on [0, 1)
+    [Chawla et al. 2002 §4.2]. u is one number per row, as in imbalanced-learn; the paper's
+    pseudo-code draws one per feature.
+
+    Augmentation copies are samples of their own. A class with fewer than k other samples takes all
+    of them, a single sample is repeated.
+    """
+
+    description = "rows between a sample and one of its nearest of the same class"
+    source = "smote"
+    settings = (Setting("k", 5, "neighbours of the same class; all others where fewer", low=1),)
+
+    def prepare(self, settings: Settings, features: Features) -> Generation:
+        return Segments(features, settings["k"])
+
+
+class Segments(Filling):
+    """Rows on the segments from samples to their neighbours."""
+
+    def __init__(self, features: Features, k: int) -> None:
+        super().__init__(features)
+        found = {}
+        for y in self.missing.nonzero().view(-1).tolist():
+            rows = self.samples(y)
+            found[y] = rows, rows[nearest_others(features.x[rows], k)]
+        widest = max((near.shape[1] for _, near in found.values()), default=1)
+        self._near = features.labels.new_empty(len(features.labels), widest)
+        """Training rows, the nearest first; as many of a class as `_width` says."""
+        self._width = torch.ones_like(self.missing)
+        for y, (rows, near) in found.items():
+            self._width[y] = near.shape[1]
+            self._near[rows, : near.shape[1]] = near
+
+    def draw(self, y: Tensor, source: Tensor, random: torch.Generator) -> tuple[Tensor, None]:
+        x = self.features.x
+        choice, along = torch.rand(2, len(source), generator=random, device=x.device)
+        near = self._near[source, (choice * self._width[y]).long()]
+        return x[source].lerp_(x[near], along[:, None]), None
+
+
+def nearest_others(x: Tensor, k: int) -> Tensor:
+    """Indices [n, min(k, n−1)] of the rows nearest to each row of `x` [n, D], itself left out by
+    its index; of a single row its own, [1, 1].
+    """
+    _, found = neighbors.search(x, x, k + 1, "l2")
+    itself = found == torch.arange(len(x), device=found.device)[:, None]
+    # stable: itself goes last; a row with k+1 duplicates before it is not among those found
+    order = itself.byte().argsort(dim=1, stable=True)
+    return found.gather(1, order)[:, : max(1, min(k, len(x) - 1))]

@@ -1,0 +1,86 @@
+"""``featbank plot``: a file for a paper, or one line."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from stage2.methods.recipe import Recipe
+from stage2.results.plots import FORMATS, KINDS, MOST
+from tests.conftest import ROOT, Run
+from tests.stage2.results.trajectories import moved, walk, write
+
+COUNTS = (90, 30, 15, 4)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """``results.sqlite`` with more configurations that moved β than a plot takes."""
+    path = tmp_path / "results.sqlite"
+    beta = walk(COUNTS, epochs=5, seed=0)
+    rates = [0.1 * place for place in range(1, MOST + 2)]
+    recipes = [Recipe("crt", epochs=5, lr=lr) for lr in rates] + [Recipe("lws", epochs=5)]
+    write(path, [moved(recipe, beta) for recipe in recipes], COUNTS)
+    return path
+
+
+def test_the_command_of_the_readme(installed: Run, results: Path, tmp_path: Path) -> None:
+    """The line as it stands draws a PDF and says what it left out."""
+    (line,) = re.findall(r"`featbank (plot [^`]+)`", (ROOT / "README.md").read_text())
+    done = installed(*shlex.split(line))
+    assert done.stdout == "Wrote beta.pdf.\n"
+    assert (tmp_path / "beta.pdf").read_bytes().startswith(b"%PDF-")
+    assert re.fullmatch(
+        r"featbank: 4 of 6 configurations are drawn, the best on val\. Left out: [\w-]+, [\w-]+\. "
+        r"Choose with --recipe\.\n",
+        done.stderr,
+    ), done.stderr
+
+
+def test_options(featbank: Run, results: Path, tmp_path: Path) -> None:
+    """Recipe, bank and width reach the plot: one configuration, 3 inches (216 points) wide."""
+    done = featbank(
+        "plot", "beta", results, "--recipe", "lws", "--bank", "ab", "--width", "3", "-o", "b.svg"
+    )
+    assert (done.stdout, done.stderr) == ("Wrote b.svg.\n", "")
+    svg = (tmp_path / "b.svg").read_text()
+    assert 'width="216pt"' in svg
+    assert "lws-" in svg
+    assert "crt-" not in svg
+
+
+def test_help_lists_the_kinds(featbank: Run) -> None:
+    """The registries of stage 2, and a line that can be copied."""
+    told = " ".join(featbank("plot", "--help").stdout.split())
+    for name, kind in KINDS.items():
+        assert f"{name} {kind.description}" in told
+        assert f"featbank plot {name} results.sqlite -o" in told
+    for form in FORMATS:
+        assert f".{form}" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["betta", "results.sqlite", "-o", "b.pdf"], "Unknown plot 'betta'. Did you mean 'beta'?"),
+        (["beta", "results.sqlite", "-o", "b.gif"], "b.gif does not end in the name of a plot's"),
+        (["beta", "results.sqlite", "-o", "no/b.pdf"], "no is not a folder. Create it first."),
+        (["beta", "gone.sqlite", "-o", "b.pdf"], "gone.sqlite: no such file."),
+        (["beta", "none.sqlite", "-o", "b.pdf"], "No run in none.sqlite moved β. Sweep a recipe"),
+        (["beta", "results.sqlite", "--bank", "ef", "-o", "b.pdf"], "ef matches 0 banks."),
+        (["beta", "results.sqlite", "--recipe", "lsw", "-o", "b.pdf"], "Did you mean 'lws'?"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(
+    featbank: Run, results: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    """No traceback, a remedy, and no file that was not there before."""
+    write(tmp_path / "none.sqlite", [moved(Recipe("ncm"), None)], COUNTS)
+    before = sorted(p.name for p in tmp_path.iterdir())
+    error = featbank("plot", *arguments, code=2).stderr
+    assert message in error, error
+    assert error.count("\n") == 1, error
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
