@@ -1,8 +1,8 @@
 """Drawing features: the AFG beside NumPy's multivariate_normal, and beside training on its rows.
 
-Claim: on the shape of CIFAR-100-LT the AFG draws rows of tail samples several times as fast as one
-call of `numpy.random.multivariate_normal` per sample, the way Distribution Calibration was
-released; on the shape of ImageNet-LT, 1.28 million rows an epoch, it takes less than 1 GiB beside
+Claim: on the shape of CIFAR-100-LT rows of tail samples are drawn CLAIM as fast as Distribution
+Calibration was released, which calibrates each sample and calls
+`numpy.random.multivariate_normal` for it; on the shape of ImageNet-LT, 1.28 million rows an epoch, it takes less than 1 GiB beside
 the features, and less time than the linear classifier takes to train on those rows.
 docs/performance.md has the figures; this script measures them:
 
@@ -40,12 +40,11 @@ from stage2.engine.plan import Shape, plan
 from stage2.engine.stream import MemoryRows, Window
 from stage2.engine.tile import TileRun
 from stage2.methods.generators import GENERATORS, Features
-from stage2.methods.neighbors import supports
 from stage2.methods.recipe import Recipe
 from stage2.methods.seeding import seeded
 
 CPU = torch.device("cpu")
-SETTINGS = {setting.name: setting.default for setting in GENERATORS["afg"].settings}
+BETA = 0.6
 TAIL = 20
 """Classes with fewer samples are calibrated."""
 
@@ -90,85 +89,99 @@ def _random(workload: Workload) -> Features:
 
 
 def against_numpy(features: Features, repeats: int) -> None:
-    """Time an epoch's rows of all tail samples by both, in turn; class statistics and support sets
-    are there before."""
-    generation = GENERATORS["afg"].prepare(SETTINGS, features)
+    """Time an epoch's rows of all tail samples, in turn: by the generators, as Distribution
+    Calibration was released, and by its calls of `multivariate_normal` alone."""
+    ours = {name: _generator(name, features) for name in ("dc", "afg")}
+    share = _rows_of_sources(features)
+    samples = _Samples.of(features, share)
+    contenders = {
+        **ours,
+        "released": samples.released,
+        "multivariate_normal": samples.calls_alone(),
+    }
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for draw in contenders.values():
+        draw()  # a first call pays for the start of libraries
+    for _ in range(repeats):
+        for name, draw in contenders.items():
+            times[name].append(1000 * _seconds(draw))
+    print(
+        f"CIFAR-100-LT shape, {share.sum()} rows of {len(share)} tail samples, {repeats} runs, ms"
+    )
+    for name, each in times.items():
+        print(f"  {name:<20} {_told(each)}")
+    for name in ours:
+        for other in ("released", "multivariate_normal"):
+            ratios = [a / b for a, b in zip(times[other], times[name], strict=True)]
+            print(f"  {other} / {name}: {_told(ratios)}")
+
+
+def _generator(name: str, features: Features) -> Callable[[], None]:
+    """Draws of all tail rows; class statistics and support sets are there before, β is applied."""
+    settings = {setting.name: setting.default for setting in GENERATORS[name].settings}
+    generation = GENERATORS[name].prepare(settings, features)
     tail = torch.from_numpy(features.counts < TAIL)
     made = (torch.arange(len(generation.labels)) >= len(features.labels)) & tail[generation.labels]
-    draws = made.nonzero().view(1, -1)
-    random = torch.Generator().manual_seed(0)
+    draws, random = made.nonzero().view(1, -1), torch.Generator().manual_seed(0)
 
-    def ours() -> None:
+    def draw() -> None:
         blend = generation.make(draws, 0, random).blend
-        assert blend is not None
-        blend.finish(torch.add(blend.base, blend.direction, alpha=SETTINGS["beta"]))
+        if blend is not None:
+            torch.add(blend.base, blend.direction, alpha=settings["beta"])
 
-    released = _released(features, draws.numel())
-    ratios, rates = [], []
-    _seconds(ours)  # a first call pays for PyTorch's own start
-    for _ in range(repeats):
-        times = _seconds(released), _seconds(ours)
-        rates.append([draws.numel() / 1000 / t for t in times])
-        ratios.append(times[0] / times[1])
-    theirs, own = zip(*rates, strict=True)
-    print(f"CIFAR-100-LT shape, {draws.numel()} rows of tail samples, {repeats} runs")
-    print(f"  multivariate_normal per sample: {_told(theirs)} thousand rows a second")
-    print(f"  afg: {_told(own)} thousand rows a second")
-    print(f"  afg / multivariate_normal: {_told(ratios)}")
+    return draw
+
+
+def _rows_of_sources(features: Features) -> np.ndarray:
+    """How many rows of an epoch come from each tail sample, in the order of the training rows."""
+    y, counts = features.labels.numpy(), features.counts.astype(int)
+    rare = np.flatnonzero(counts[y] < TAIL)
+    share, more = np.divmod(counts.max() - counts, np.maximum(counts, 1))
+    nth = np.array([(y[:i] == y[i]).sum() for i in rare])
+    return share[y[rare]] + (nth < more[y[rare]])
 
 
 @dataclass(frozen=True)
-class _Source:
-    """A tail sample: its class, x̂ [D], support classes, their weights, and rows to draw."""
+class _Samples:
+    """Tail samples x̂ [n, D], rows to draw of each [n], and of the other classes means and
+    covariances, as lists of arrays."""
 
-    label: int
-    point: np.ndarray
-    support: np.ndarray
-    weight: np.ndarray
-    rows: int
+    points: np.ndarray
+    rows: np.ndarray
+    means: list[np.ndarray]
+    covariances: list[np.ndarray]
 
+    @staticmethod
+    def of(features: Features, rows: np.ndarray) -> _Samples:
+        """In float64."""
+        x, y = features.x.numpy().astype(np.float64), features.labels.numpy()
+        base = np.flatnonzero(features.counts >= TAIL)
+        means = [x[y == k].mean(0) for k in base]
+        covariances = [np.cov(x[y == k].T) for k in base]
+        points = x[features.counts[y] < TAIL]
+        return _Samples(np.sign(points) * np.sqrt(np.abs(points)), rows, means, covariances)
 
-def _released(features: Features, rows: int) -> Callable[[], None]:
-    """One call per sample with its calibrated mean and covariance, in float64, `rows` in all."""
-    x, y = features.x.numpy().astype(np.float64), features.labels.numpy()
-    counts = features.counts.astype(int)
-    filled = np.flatnonzero(counts)
-    means = np.zeros((len(counts), x.shape[1]))
-    covariances: dict[int, np.ndarray] = {}
-    for k in filled:
-        means[k] = x[y == k].mean(0)
-        away = x[y == k] - means[k]
-        covariances[k] = away.T @ away / max(1, counts[k] - 1)
-    rare = np.flatnonzero(counts[y] < TAIL)
-    points = np.sign(x[rare]) * np.sqrt(np.abs(x[rare]))
-    distance, support = supports(
-        *(torch.from_numpy(a) for a in (points.astype(np.float32), y[rare])),
-        torch.from_numpy(means).float(),
-        torch.from_numpy(features.counts),
-        SETTINGS["support"],
-    )
-    weight = counts[support.numpy()] / distance.numpy()
-    weight /= weight.sum(1, keepdims=True)
-    share, more = np.divmod(counts.max() - counts, np.maximum(counts, 1))
-    nth = [int((y[:i] == y[i]).sum()) for i in rare]
-    sources = [
-        _Source(k, point, s, w, int(share[k] + (n < more[k])))
-        for k, point, s, w, n in zip(y[rare], points, support.numpy(), weight, nth, strict=True)
-    ]
-    assert sum(source.rows for source in sources) == rows
-    beta, noise = SETTINGS["beta"], SETTINGS["gamma"] * np.eye(x.shape[1])
+    def calibrated(self, point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and covariance of a sample, step by step as its authors released it."""
+        distance = [np.linalg.norm(point - mean) for mean in self.means]
+        near = np.argpartition(distance, 2)[:2]
+        mean = np.mean(np.concatenate([np.array(self.means)[near], point[None]]), axis=0)
+        return mean, np.mean(np.array(self.covariances)[near], axis=0) + 0.21
 
-    def draw() -> None:
-        for source in sources:
-            lent = source.weight @ means[source.support]
-            covariance = (1 - beta) ** 2 * covariances[source.label] + noise
-            for j, weight in zip(source.support, source.weight, strict=True):
-                covariance = covariance + beta**2 * weight * covariances[j]
-            mean = (1 - beta) * source.point + beta * lent
-            drawn = np.random.multivariate_normal(mean, covariance, source.rows)
-            _ = drawn * np.abs(drawn)
+    def released(self) -> None:
+        """Calibrate each sample, and draw its rows in one call."""
+        for point, rows in zip(self.points, self.rows, strict=True):
+            np.random.multivariate_normal(*self.calibrated(point), rows)
 
-    return draw
+    def calls_alone(self) -> Callable[[], None]:
+        """The same calls, with means and covariances there before."""
+        calls = [(*self.calibrated(point), rows) for point, rows in zip(self.points, self.rows)]
+
+        def draw() -> None:
+            for mean, covariance, rows in calls:
+                np.random.multivariate_normal(mean, covariance, rows)
+
+        return draw
 
 
 def against_training(workload: Workload, windows: int) -> None:
@@ -192,7 +205,7 @@ def against_training(workload: Workload, windows: int) -> None:
     begun = time.perf_counter()
     view = generating(bank, group.stream)
     prepared = time.perf_counter() - begun
-    beta = torch.where(torch.from_numpy(features.counts < TAIL), SETTINGS["beta"], 0.0)
+    beta = torch.where(torch.from_numpy(features.counts < TAIL), BETA, 0.0)
     [draws] = group_stream(group.stream, view.train.labels)
     for _, _window in zip(range(2), _made(view, draws, beta), strict=False):
         pass  # the second is made while the first is held, as in training

@@ -74,9 +74,9 @@ class Betas:
 
 def finished(window: Window, beta: Tensor) -> Window:
     """A window for configurations that have the same `beta` [K]."""
-    if window.made is None or window.made.blend is None:
-        return window
+    assert window.made is not None
     blend = window.made.blend
+    assert blend is not None
     places = (blend.slot >= 0).nonzero().view(-1)
     slot, y = blend.slot[places], window.y.view(-1)[places]
     made = torch.addcmul(blend.base[slot], blend.direction[slot], beta[y, None])

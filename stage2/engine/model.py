@@ -134,10 +134,11 @@ class Model:
         head = self.head
         assert isinstance(head, TrainedHead)
         own_beta = None
-        if betas and betas.shared:
-            window = finished(window, betas.values[0])
-        elif betas:
-            own_beta = betas.values
+        if betas and window.made and window.made.blend:
+            if betas.shared:
+                window = finished(window, betas.values[0])
+            else:
+                own_beta = betas.values
         with precision(self._precision):
             for rows, y in zip(window.rows, window.y, strict=True):
                 if stopped.is_set():

@@ -13,7 +13,7 @@ from stage2.methods.generators.calibrated import (
     TUKEY,
     Calibrated,
     Spaces,
-    noise,
+    add_noise,
     output_space,
     tail_classes,
 )
@@ -77,11 +77,13 @@ class _AFG(Calibrated):
         lent = torch.where(found, counts / distance.clamp_min(1e-30), 0.0)
         return lent / lent.sum(1, keepdim=True).clamp_min(1e-300)
 
+    def center(self, sample: Tensor, place: Tensor) -> Tensor:
+        return self.lent_mean(place)
+
     def calibrated(
-        self, y: Tensor, source: Tensor, random: torch.Generator
-    ) -> tuple[Tensor, Tensor | None]:
-        own = self.own_deviation(y, random).add_(self.sample(source))
-        direction = self.lent_mean(source)
-        self.add_lent_deviation(direction, source, random)
-        direction.sub_(own)
-        return own.add_(noise(own, random, **self._noise)), direction
+        self, y: Tensor, source: Tensor, lent: Tensor, random: torch.Generator
+    ) -> tuple[Tensor, ...]:
+        own = self.sample(source)
+        self.add_own(own, y, random)
+        direction = lent.sub_(own)
+        return add_noise(own, random, **self._noise), direction

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from featbank.bank import GROUPS, class_groups
 from featbank.settings import Setting
-from stage2.methods.generators.filling import Filling
-from stage2.methods.generators.gaussians import ClassGaussians
+from stage2.methods.generators.drawing import by_class, draw_each, normals
+from stage2.methods.generators.gaussians import Map, OwnGaussians, unchanged
 from stage2.methods.generators.interface import Blend, Features, Settings
 from stage2.methods.generators.tukey import inverse_tukey, tukey
 from stage2.methods.neighbors import supports
@@ -35,7 +35,8 @@ TAIL = Setting(
     "classes that are calibrated; others are drawn from their own Gaussian",
     choices=("few", "medium+few"),
 )
-Map = Callable[[Tensor], Tensor]
+KEPT_BYTES = 64 << 20
+"""What `Kept` may take."""
 
 
 def output_space(default: str) -> Setting:
@@ -46,11 +47,6 @@ def output_space(default: str) -> Setting:
         "what heads see: features as stage 1 made them, or after Tukey's transform",
         choices=("raw", "tukey"),
     )
-
-
-def unchanged(x: Tensor) -> Tensor:
-    """x."""
-    return x
 
 
 @dataclass(frozen=True)
@@ -90,7 +86,66 @@ class Spaces:
         return Spaces(there, unchanged if raw_statistics else there, there, unchanged, plain)
 
 
-class Calibrated(Filling):
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of n sources where that is little: then a draw takes r ≤ D numbers whatever the
+    sizes of the lenders, and a class one product.
+
+    Attributes
+    ----------
+    label
+        Their classes [n], ascending.
+    center
+        `Calibrated.center` of each, [n, D].
+    factor
+        F [n, r, D] with FᵀF = Σ_j ω_j Σ_j.
+    """
+
+    label: Tensor
+    center: Tensor
+    factor: Tensor
+
+    def arranged(self, place: Tensor) -> Tensor:
+        """An order of rows from the sources `place` [T]: by class, and within a class as many of
+        each source as all have, source by source, then the rest."""
+        order = place.argsort(stable=True)
+        sources, counts = place.index_select(0, order).unique_consecutive(return_counts=True)
+        label = self.label.index_select(0, sources)
+        least = counts.new_full((int(label[-1]) + 1,), len(place))
+        least.scatter_reduce_(0, label, counts, "amin")
+        excess = counts - least[label]
+        # Of a source with c rows, of which e are too many, the last e.
+        end = counts.cumsum(0).repeat_interleave(counts)
+        rest = end - torch.arange(len(place), device=end.device) <= excess.repeat_interleave(counts)
+        key = 2 * label.repeat_interleave(counts) + rest
+        return order.index_select(0, key.argsort(stable=True))
+
+    def draw(self, place: Tensor, random: torch.Generator) -> Tensor:
+        """Draws from N(center, FᵀF) of the sources `place` [T] as `arranged`, [T, D]."""
+        noise = normals(len(place), self.factor.shape[1], random)
+        drawn = noise.new_empty(len(place), self.factor.shape[2])
+        sources, counts = place.unique_consecutive(return_counts=True)
+        # Sources of one class that follow one another with as many rows are one product.
+        label = self.label.index_select(0, sources)
+        same = (label[1:] == label[:-1]) & (counts[1:] == counts[:-1])
+        same &= sources[1:] == sources[:-1] + 1
+        cuts = [0, *((~same).nonzero().view(-1) + 1).tolist(), len(sources)]
+        starts, firsts = counts.cumsum(0).sub_(counts).tolist(), sources.tolist()
+        sizes = counts.tolist()
+        for a, b in itertools.pairwise(cuts):
+            rows = slice(starts[a], starts[a] + (b - a) * sizes[a])
+            shape = (b - a, sizes[a], -1)
+            those = slice(firsts[a], firsts[a] + b - a)
+            torch.baddbmm(
+                self.center[those, None],
+                noise[rows].view(shape),
+                self.factor[those],
+                out=drawn[rows].view(shape),
+            )
+        return drawn
+
+
+class Calibrated(OwnGaussians):
     """Made rows of the classes `tail` are calibrated, those of others from their own Gaussian.
 
     Parameters
@@ -117,26 +172,25 @@ class Calibrated(Filling):
         support: int,
         among: str = "larger",
     ) -> None:
-        super().__init__(features)
+        super().__init__(features, spaces.statistics, spaces.plain)
         self.spaces, self._tail = spaces, tail
-        self._gaussians = ClassGaussians(features, self.samples, spaces.statistics)
-        sources = (tail & (self.missing > 0))[features.labels].nonzero().view(-1)
+        sources = self.order[(tail & (self.missing > 0))[features.labels[self.order]]]
         self._place = torch.full_like(features.labels, -1)  # of a training row among the sources
         self._place[sources] = torch.arange(len(sources), device=sources.device)
-        y = features.labels[sources]
+        y, sample = features.labels[sources], spaces.sample(features.x[sources])
         counts = torch.from_numpy(features.counts).to(y.device)
         distance, self._support = supports(
-            spaces.sample(features.x[sources]),
-            y,
-            self._gaussians.means,
-            counts,
-            support,
-            among=among,
+            sample, y, self.gaussians.means, counts, support, among=among
         )
         found = self._support >= 0
         self._weight = self.weights(distance, counts[self._support], found).float()
-        self._lenders = found.sum(1)
+        self.lenders = found.sum(1)
         _warn_of_few(name, y, found, support)
+        factors = self._lent_factors()
+        self._kept = None
+        if factors is not None:
+            whole = torch.arange(len(sources), device=sources.device)
+            self._kept = Kept(y, self.center(sample, whole), factors)
 
     @abstractmethod
     def weights(self, distance: Tensor, counts: Tensor, found: Tensor) -> Tensor:
@@ -144,60 +198,106 @@ class Calibrated(Filling):
         training counts; rows add to 1 over those that were `found`, bool, and are 0 elsewhere."""
 
     @abstractmethod
+    def center(self, sample: Tensor, place: Tensor) -> Tensor:
+        """The mean of what is lent to the sources `place` [T] with x̂ `sample`, [T, D]."""
+
+    @abstractmethod
     def calibrated(
-        self, y: Tensor, source: Tensor, random: torch.Generator
-    ) -> tuple[Tensor, Tensor | None]:
-        """Draws of the classes `y` [T] from the training rows `source` [T]: base and direction,
-        each [T, D], or the draws themselves and None."""
+        self, y: Tensor, source: Tensor, lent: Tensor, random: torch.Generator
+    ) -> tuple[Tensor, ...]:
+        """Draws of the classes `y` [T], ascending, from the training rows `source` [T]: the base
+        and the direction of each, [T, D], or the draws alone.
+
+        `lent` [T, D] are draws from N(center, Σ_j ω_j Σ_j), to be overwritten.
+        """
 
     def space(self, x: Tensor) -> Tensor:
         return self.spaces.real(x)
 
     def draw(
-        self, y: Tensor, source: Tensor, random: torch.Generator
-    ) -> tuple[Tensor, Blend | None]:
-        x = self.features.x.new_empty(len(y), self.features.x.shape[1])
-        tail = self._tail[y]
-        others, places = (~tail).nonzero().view(-1), tail.nonzero().view(-1)
-        x[others] = self.spaces.plain(self._gaussians.draw(y[others], random))
-        base, direction = self.calibrated(y[places], source[places], random)
-        if direction is None:
-            x[places] = self.spaces.finish(base)
-            return x, None
-        slot = torch.full_like(y, -1)
-        slot[places] = torch.arange(len(places), device=y.device)
-        return x, Blend(slot, base, direction, self.spaces.finish)
+        self, x: Tensor, places: Tensor, y: Tensor, source: Tensor, random: torch.Generator
+    ) -> Blend | None:
+        tail = self._tail.index_select(0, y)
+        others, rare = (~tail).nonzero().view(-1), tail.nonzero().view(-1)
+        if len(others):
+            super().draw(x, places[others], y[others], source[others], random)
+        if not len(rare):
+            return None
+        place = self._place.index_select(0, source[rare])
+        order = self._kept.arranged(place) if self._kept else place.argsort(stable=True)
+        rare = rare.index_select(0, order)
+        places, y, source = (of.index_select(0, rare) for of in (places, y, source))
+        base, *direction = self.calibrated(y, source, self._lent(source, random), random)
+        if not direction:
+            x.index_copy_(0, places, self.spaces.finish(base))
+            return None
+        slot = places.new_full((len(x),), -1)
+        slot[places] = torch.arange(len(places), device=x.device)
+        return Blend(slot, base, direction[0], self.spaces.finish)
 
-    def lenders(self, source: Tensor) -> Tensor:
-        """How many support classes the training rows [T] have, [T]."""
-        return self._lenders[self._place[source]]
+    def add_own(self, drawn: Tensor, y: Tensor, random: torch.Generator) -> None:
+        """Add draws from N(0, Σ_y) for the classes `y` [T], ascending, to `drawn` [T, D]."""
+        classes, counts = y.unique_consecutive(return_counts=True)
+        for k, rows in zip(classes.tolist(), drawn.split(counts.tolist()), strict=True):
+            rows.add_(self.gaussians.draw(k, len(rows), random, mean=False))
 
     def sample(self, source: Tensor) -> Tensor:
         """x̂ of the training rows [T], [T, D]."""
         return self.spaces.sample(self.features.x.index_select(0, source))
 
-    def own_deviation(self, y: Tensor, random: torch.Generator) -> Tensor:
-        """Draws from N(0, Σ_y), [T, D]."""
-        drawn = self.features.x.new_zeros(len(y), self.features.x.shape[1])
-        self._gaussians.add_deviations(drawn, y, random)
+    def _lent(self, source: Tensor, random: torch.Generator) -> Tensor:
+        place = self._place.index_select(0, source)
+        if self._kept:
+            return self._kept.draw(place, random)
+        drawn = self.center(self.sample(source), place)
+        self._add_lent(drawn, place, random)
         return drawn
 
-    def lent_mean(self, source: Tensor) -> Tensor:
-        """Σ_j ω_j μ_j over the support of each source, [T, D]."""
-        place, means = self._place[source], self._gaussians.means
-        total = means.new_zeros(len(source), means.shape[1])
-        for support, weight in zip(self._support.t(), self._weight.t(), strict=True):
-            total.addcmul_(means[support[place]], weight[place, None])
+    def lent_mean(self, place: Tensor) -> Tensor:
+        """Σ_j ω_j μ_j over the support of each source [T], [T, D]."""
+        means, weight, support = self.gaussians.means, self._weight[place], self._support[place]
+        total = means.new_zeros(len(place), means.shape[1])
+        for slot in range(support.shape[1]):
+            total.addcmul_(means[support[:, slot]], weight[:, slot, None])
         return total
 
-    def add_lent_deviation(self, x: Tensor, source: Tensor, random: torch.Generator) -> None:
-        """Add draws from N(0, Σ_j ω_j Σ_j) over the support of each source to `x` [T, D]."""
-        place = self._place[source]
-        weight = self._weight[place]
-        row, slot = (weight > 0).nonzero(as_tuple=True)
-        self._gaussians.add_deviations(
-            x, self._support[place][row, slot], random, into=row, scale=weight[row, slot].sqrt()
-        )
+    def _add_lent(self, drawn: Tensor, place: Tensor, random: torch.Generator) -> None:
+        """Add draws from N(0, Σ_j ω_j Σ_j) over the support of each source [T] to `drawn` [T, D]:
+        one product for all that a class lends."""
+        support, scale = self._support[place], self._weight[place].sqrt_()
+        dim = self.features.x.shape[1]
+        slots = self.features.x.new_zeros(support.shape[1], len(place), dim)
+        row, slot = (scale > 0).nonzero(as_tuple=True)
+        lender, scale = support[row, slot], scale[row, slot]
+
+        def lend(k: int, those: Tensor, random: torch.Generator) -> None:
+            own = self.gaussians.draw(k, len(those), random, mean=False)
+            slots[slot[those], row[those]] = own.mul_(scale[those, None])
+
+        draw_each(lend, list(by_class(lender)), random, numbers=len(row) * dim)
+        for one in slots:
+            drawn.add_(one)
+
+    def _lent_factors(self) -> Tensor | None:
+        """The factors of `Kept`, where they are small enough."""
+        dim, ranks = self.features.x.shape[1], []
+        for support in self._support.tolist():
+            ranks.append(min(dim, sum(self.gaussians.rank(k) for k in support if k >= 0)))
+        widest = max(ranks, default=0)
+        if 4 * len(ranks) * (widest + 2) * dim > KEPT_BYTES:
+            return None
+        factors = self.features.x.new_zeros(len(ranks), widest, dim)
+        for place, (support, weight) in enumerate(
+            zip(self._support.tolist(), self._weight.sqrt().tolist(), strict=True)
+        ):
+            lent = [w * self.gaussians.factor(k) for k, w in zip(support, weight, strict=True) if w]
+            if not lent:
+                continue
+            factor = torch.cat(lent)
+            if len(factor) > dim:
+                factor = torch.linalg.qr(factor, mode="r").R
+            factors[place, : len(factor)] = factor
+        return factors
 
 
 def tail_classes(name: str, features: Features, tail: str) -> Tensor:
@@ -213,17 +313,14 @@ def tail_classes(name: str, features: Features, tail: str) -> Tensor:
     return torch.from_numpy(wanted).to(features.x.device)
 
 
-def noise(
-    x: Tensor, random: torch.Generator, *, diagonal: float = 0.0, full: float = 0.0
+def add_noise(
+    drawn: Tensor, random: torch.Generator, *, diagonal: float = 0.0, full: float = 0.0
 ) -> Tensor:
-    """Draws from N(0, diagonal·I + full·11ᵀ) shaped as `x` [T, D], or broadcastable to it."""
-    rows, dim = x.shape
-    drawn = x.new_zeros(rows, 1)
+    """Add draws from N(0, diagonal·I + full·11ᵀ) to `drawn` [T, D]."""
     if full:
-        drawn = torch.randn(rows, 1, device=x.device, generator=random).mul_(math.sqrt(full))
+        drawn.add_(normals(len(drawn), 1, random), alpha=math.sqrt(full))
     if diagonal:
-        own = torch.randn(rows, dim, device=x.device, generator=random)
-        drawn = own.mul_(math.sqrt(diagonal)).add_(drawn)
+        drawn.add_(normals(len(drawn), drawn.shape[1], random), alpha=math.sqrt(diagonal))
     return drawn
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -27,36 +26,51 @@ class Filling(Generation):
         made = torch.arange(classes, device=x.device).repeat_interleave(self.missing)
         self.labels = torch.cat([items, made])
         self._items = len(items)
-        self._first = self._items + self.missing.cumsum(0) - self.missing  # first row made, [K]
-        self._order = features.labels.argsort(stable=True)  # training rows by class
-        self._samples = torch.bincount(features.labels, minlength=classes)
-        self._begin = self._samples.cumsum(0) - self._samples
+        self.order = features.labels.argsort(stable=True)  # training rows by class
+        samples = torch.bincount(features.labels, minlength=classes)
+        begin = samples.cumsum(0) - samples
+        first = self._items + self.missing.cumsum(0) - self.missing  # of the rows to make
+        self._by_class = torch.stack([first, self.missing, begin, samples])
+        self._spans = list(zip(begin.tolist(), samples.tolist(), strict=True))
+        self._runs = self._first_of_runs(begin, samples)
 
     def make(self, draws: Tensor, epoch: int, random: torch.Generator) -> Made:
         rows = draws.flatten()
         item, copy = rows % len(self.labels), rows // len(self.labels)
-        y = self.labels[item]
-        real = item < self._items
+        y = self.labels.index_select(0, item)
         x = self.features.x.new_empty(len(rows), self.features.x.shape[1])
-        x[real] = self.space(self.features.x[copy[real] * self._items + item[real]])
-        made = (~real).nonzero().view(-1)
-        own = y[made]
-        turn = item[made] - self._first[own] + epoch * self.missing[own]
-        source = self._order[self._begin[own] + turn % self._samples[own]]
-        x[made], blend = self.draw(own, source, random)
-        if blend is not None:
-            slot = torch.full_like(rows, -1)
-            slot[made] = blend.slot
-            blend = replace(blend, slot=slot)
-        return Made(x, y, blend)
+        exists = item < self._items
+        real, made = exists.nonzero().view(-1), (~exists).nonzero().view(-1)
+        own = copy.index_select(0, real) * self._items + item.index_select(0, real)
+        x.index_copy_(0, real, self.space(self.features.x.index_select(0, own)))
+        k = y.index_select(0, made)
+        first, missing, begin, samples = self._by_class.index_select(1, k)
+        turn = item.index_select(0, made) - first + epoch * missing
+        source = self.order.index_select(0, begin + turn % samples)
+        return Made(x, y, self.draw(x, made, k, source, random))
 
     @abstractmethod
     def draw(
-        self, y: Tensor, source: Tensor, random: torch.Generator
-    ) -> tuple[Tensor, Blend | None]:
-        """New rows [R, D] of the classes `y` [R], from the training rows `source` [R]."""
+        self, x: Tensor, places: Tensor, y: Tensor, source: Tensor, random: torch.Generator
+    ) -> Blend | None:
+        """Write new rows of the classes `y` [P], from the training rows `source` [P], to the places
+        [P] of `x` [R, D]; those of a `Blend` may be left as they are."""
+
+    def rows(self, k: int) -> Tensor:
+        """The training rows of a class, [n]."""
+        begin, count = self._spans[k]
+        return self.order[begin : begin + count]
 
     def samples(self, k: int) -> Tensor:
-        """The training rows of a class, [n]."""
-        begin = int(self._begin[k])
-        return self._order[begin : begin + int(self._samples[k])]
+        """The features of a class, [n, D]; not a copy where its rows follow one another."""
+        first = self._runs[k]
+        if first < 0:
+            return self.features.x.index_select(0, self.rows(k))
+        return self.features.x[first : first + self._spans[k][1]]
+
+    def _first_of_runs(self, begin: Tensor, samples: Tensor) -> list[int]:
+        """The first row of each class whose rows follow one another, else −1."""
+        last = len(self.order) - 1
+        first = self.order[begin.clamp(max=last)]
+        end = self.order[(begin + samples - 1).clamp(0, last)]
+        return torch.where(end - first == samples - 1, first, -1).tolist()

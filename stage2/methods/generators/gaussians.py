@@ -1,19 +1,21 @@
 """Gaussians of classes, drawn from without their covariance matrices.
 
 A draw from N(0, Σ) with Σ = X̄ᵀX̄/(n − 1), X̄ [n, D] the centred samples, is X̄ᵀε/√(n − 1) with
-ε ~ N(0, I_n): exact, and n·D operations a draw. Where n > D the R [D, D] of X̄ = QR takes the place
-of X̄, because RᵀR = X̄ᵀX̄; unlike Cholesky's it exists where Σ is singular.
+ε ~ N(0, I_n): exact, and n·D operations a draw. X̄ is not needed for it, because X̄ᵀε = Xᵀ(ε − ε̄).
+Where n > D the R [D, D] of X̄ = QR takes its place, because RᵀR = X̄ᵀX̄; unlike Cholesky's factor
+it exists where Σ is singular.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from featbank import errors
+from stage2.methods.generators.drawing import by_class, draw_each, normals
 from stage2.methods.generators.filling import Filling
 from stage2.methods.generators.interface import (
     Blend,
@@ -26,6 +28,13 @@ from stage2.methods.generators.interface import (
 BLOCK_ROWS = 8192
 """Training rows that class means take in float64 at once."""
 
+Map = Callable[[Tensor], Tensor]
+
+
+def unchanged(x: Tensor) -> Tensor:
+    """x."""
+    return x
+
 
 class ClassGaussians:
     """μ_k and draws from N(0, Σ_k), Σ_k with 1/(n_k − 1), of mapped training features.
@@ -35,9 +44,9 @@ class ClassGaussians:
     features
         The training features.
     samples
-        The rows [n_k] of a class k.
+        The features [n_k, D] of a class k.
     space
-        What features go through first.
+        What features go through first, row by row.
 
     Attributes
     ----------
@@ -51,67 +60,45 @@ class ClassGaussians:
     """
 
     def __init__(
-        self,
-        features: Features,
-        samples: Callable[[int], Tensor],
-        space: Callable[[Tensor], Tensor] = lambda x: x,
+        self, features: Features, samples: Callable[[int], Tensor], space: Map = unchanged
     ) -> None:
-        self._x, self._samples, self._space = features.x, samples, space
-        self._factors: dict[int, Tensor] = {}
+        self._samples, self._space = samples, space
+        self._rows = torch.bincount(features.labels, minlength=len(features.counts)).tolist()
+        self._dim = features.x.shape[1]
+        self._triangles: dict[int, Tensor] = {}
         self.means = _means(features, space)
 
-    def deviations(self, k: int, count: int, random: torch.Generator) -> Tensor:
-        """Draws [count, D] from N(0, Σ_k); 0 where the class has one sample."""
-        rows, dim = len(samples := self._samples(k)), self._x.shape[1]
-        if rows < 2:
-            return self._x.new_zeros(count, dim)
-        factor = self._factors.get(k)
-        if factor is None:
-            factor = self._space(self._x.index_select(0, samples)).sub_(self.means[k])
-            if rows > dim:
-                factor = self._factors[k] = torch.linalg.qr(factor, mode="r").R
-        noise = torch.randn(count, len(factor), device=self._x.device, generator=random)
-        return noise.mul_(1 / math.sqrt(rows - 1)) @ factor
+    def rank(self, k: int) -> int:
+        """Rows of `factor`."""
+        return min(self._rows[k], self._dim) if self._rows[k] > 1 else 0
 
-    def draw(self, y: Tensor, random: torch.Generator) -> Tensor:
-        """A draw from N(μ_k, Σ_k) for each of the classes `y` [R], [R, D]."""
-        x = self.means.index_select(0, y)
-        self.add_deviations(x, y, random)
-        return x
+    def factor(self, k: int) -> Tensor:
+        """F [rank, D] with FᵀF = Σ_k."""
+        if not self.rank(k):
+            return self.means.new_empty(0, self._dim)
+        if k not in self._triangles:
+            centred = self._space(self._samples(k)) - self.means[k]
+            if self._rows[k] <= self._dim:
+                return centred.div_(math.sqrt(self._rows[k] - 1))
+            triangle = torch.linalg.qr(centred, mode="r").R
+            self._triangles[k] = triangle.div_(math.sqrt(self._rows[k] - 1))
+        return self._triangles[k]
 
-    def add_deviations(
-        self,
-        x: Tensor,
-        y: Tensor,
-        random: torch.Generator,
-        *,
-        into: Tensor | None = None,
-        scale: Tensor | None = None,
-    ) -> None:
-        """Add a draw from N(0, Σ_k) for each of the classes `y` [P] to rows of `x` [R, D].
-
-        Parameters
-        ----------
-        into
-            The row of each [P]; row i for i if not given.
-        scale
-            What a draw is multiplied with first, [P].
-        """
-        for k, places in by_class(y):
-            drawn = self.deviations(k, len(places), random)
-            if scale is not None:
-                drawn.mul_(scale[places, None])
-            x.index_add_(0, places if into is None else into[places], drawn)
+    def draw(self, k: int, count: int, random: torch.Generator, *, mean: bool = True) -> Tensor:
+        """Draws [count, D] from N(μ_k, Σ_k), or from N(0, Σ_k)."""
+        if not self.rank(k):
+            return (self.means[k] if mean else torch.zeros_like(self.means[k])).repeat(count, 1)
+        if self._rows[k] > self._dim:
+            factor = self.factor(k)
+            noise = normals(count, len(factor), random)
+        else:
+            factor = self._space(self._samples(k))
+            noise = normals(count, len(factor), random)
+            noise.sub_(noise.mean(1, keepdim=True)).mul_(1 / math.sqrt(len(factor) - 1))
+        return torch.addmm(self.means[k], noise, factor) if mean else noise @ factor
 
 
-def by_class(y: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """The classes of labels [R], ascending, and the places of each."""
-    order = y.argsort(stable=True)
-    classes, counts = y[order].unique_consecutive(return_counts=True)
-    yield from zip(classes.tolist(), order.split(counts.tolist()), strict=True)
-
-
-def _means(features: Features, space: Callable[[Tensor], Tensor]) -> Tensor:
+def _means(features: Features, space: Map) -> Tensor:
     """Class means, summed in float64."""
     x, labels, classes = features.x, features.labels, len(features.counts)
     total = torch.zeros(classes, x.shape[1], dtype=torch.float64, device=x.device)
@@ -135,15 +122,33 @@ class Gaussian(Generator):
     source = "gda"
 
     def prepare(self, settings: Settings, features: Features) -> Generation:
-        return _OwnGaussians(features)
+        return OwnGaussians(features)
 
 
-class _OwnGaussians(Filling):
-    def __init__(self, features: Features) -> None:
+class OwnGaussians(Filling):
+    """Made rows from the Gaussians of their classes.
+
+    Parameters
+    ----------
+    statistics
+        From features to where μ_k and Σ_k are taken.
+    plain
+        From there to what heads see.
+    """
+
+    def __init__(
+        self, features: Features, statistics: Map = unchanged, plain: Map = unchanged
+    ) -> None:
         super().__init__(features)
-        self._gaussians = ClassGaussians(features, self.samples)
+        self.gaussians = ClassGaussians(features, self.samples, statistics)
+        self._plain = plain
 
     def draw(
-        self, y: Tensor, source: Tensor, random: torch.Generator
-    ) -> tuple[Tensor, Blend | None]:
-        return self._gaussians.draw(y, random), None
+        self, x: Tensor, places: Tensor, y: Tensor, source: Tensor, random: torch.Generator
+    ) -> Blend | None:
+        def own(k: int, those: Tensor, random: torch.Generator) -> None:
+            drawn = self.gaussians.draw(k, len(those), random)
+            x.index_copy_(0, places[those], self._plain(drawn))
+
+        draw_each(own, list(by_class(y)), random, numbers=len(y) * x.shape[1])
+        return None

@@ -16,7 +16,7 @@ from stage2.methods.generators.calibrated import (
     TUKEY,
     Calibrated,
     Spaces,
-    noise,
+    add_noise,
     output_space,
     tail_classes,
 )
@@ -34,13 +34,14 @@ class EquallyCalibrated(Calibrated):
     def weights(self, distance: Tensor, counts: Tensor, found: Tensor) -> Tensor:
         return found.double() / found.sum(1, keepdim=True).clamp_min(1)
 
+    def center(self, sample: Tensor, place: Tensor) -> Tensor:
+        lenders = self.lenders[place, None]
+        return self.lent_mean(place).mul_(lenders).add_(sample).div_(lenders + 1)
+
     def calibrated(
-        self, y: Tensor, source: Tensor, random: torch.Generator
-    ) -> tuple[Tensor, Tensor | None]:
-        lenders = self.lenders(source)[:, None]
-        drawn = self.lent_mean(source).mul_(lenders).add_(self.sample(source)).div_(lenders + 1)
-        self.add_lent_deviation(drawn, source, random)
-        return drawn.add_(noise(drawn, random, **self._noise)), None
+        self, y: Tensor, source: Tensor, lent: Tensor, random: torch.Generator
+    ) -> tuple[Tensor, ...]:
+        return (add_noise(lent, random, **self._noise),)
 
 
 class DC(Generator):

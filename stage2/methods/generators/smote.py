@@ -35,7 +35,7 @@ class Segments(Filling):
         super().__init__(features)
         found = {}
         for y in self.missing.nonzero().view(-1).tolist():
-            rows = self.samples(y)
+            rows = self.rows(y)
             found[y] = rows, rows[nearest_others(features.x[rows], k)]
         widest = max((near.shape[1] for _, near in found.values()), default=1)
         self._near = features.labels.new_empty(len(features.labels), widest)
@@ -45,11 +45,13 @@ class Segments(Filling):
             self._width[y] = near.shape[1]
             self._near[rows, : near.shape[1]] = near
 
-    def draw(self, y: Tensor, source: Tensor, random: torch.Generator) -> tuple[Tensor, None]:
-        x = self.features.x
+    def draw(
+        self, x: Tensor, places: Tensor, y: Tensor, source: Tensor, random: torch.Generator
+    ) -> None:
         choice, along = torch.rand(2, len(source), generator=random, device=x.device)
         near = self._near[source, (choice * self._width[y]).long()]
-        return x[source].lerp_(x[near], along[:, None]), None
+        own = self.features.x.index_select(0, source)
+        x.index_copy_(0, places, own.lerp_(self.features.x.index_select(0, near), along[:, None]))
 
 
 def nearest_others(x: Tensor, k: int) -> Tensor:

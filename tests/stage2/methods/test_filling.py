@@ -27,9 +27,12 @@ counts = st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(any)
 class Copying(Filling):
     """Makes copies of the samples, negative, so that a made row tells its source."""
 
-    def draw(self, y: Tensor, source: Tensor, random: torch.Generator) -> tuple[Tensor, None]:
+    def draw(
+        self, x: Tensor, places: Tensor, y: Tensor, source: Tensor, random: torch.Generator
+    ) -> Blend | None:
         assert torch.equal(self.features.labels[source], y), "a source of another class"
-        return -self.features.x[source], None
+        x[places] = -self.features.x[source]
+        return None
 
 
 def numbered(sizes: tuple[int, ...], copies: int = 1) -> Features:
@@ -149,23 +152,25 @@ def test_samples() -> None:
     data = numbered(COUNTS, copies=2)
     for k in range(len(COUNTS)):
         expected = np.flatnonzero(data.labels.numpy() == k)
-        assert Copying(data).samples(k).tolist() == expected.tolist(), f"class {k}"
+        filling = Copying(data)
+        assert filling.rows(k).tolist() == expected.tolist(), f"class {k}"
+        assert torch.equal(filling.samples(k), data.x[expected]), f"class {k}"
 
 
 def test_blended_rows_find_their_slots() -> None:
     """Reference: made rows of class 2 depend on β, their base tells the source; no other does."""
 
     class Blending(Copying):
-        def draw(  # type: ignore[override]
-            self, y: Tensor, source: Tensor, random: torch.Generator
-        ) -> tuple[Tensor, Blend]:
-            x, _ = super().draw(y, source, random)
-            places = (y == 2).nonzero().view(-1)
-            slot = torch.full_like(y, -1)
-            slot[places] = torch.arange(len(places))
-            base = x[places].clone()
-            x[places] = torch.nan
-            return x, Blend(slot, base, torch.ones_like(base), torch.neg)
+        def draw(
+            self, x: Tensor, places: Tensor, y: Tensor, source: Tensor, random: torch.Generator
+        ) -> Blend:
+            super().draw(x, places, y, source, random)
+            own = places[y == 2]
+            slot = torch.full((len(x),), -1)
+            slot[own] = torch.arange(len(own))
+            base = x[own].clone()
+            x[own] = torch.nan
+            return Blend(slot, base, torch.ones_like(base), torch.neg)
 
     filling, plain = Blending(numbered(COUNTS)), Copying(numbered(COUNTS))
     size = len(filling.labels)

@@ -377,7 +377,7 @@ def test_made_rows_are_spread_evenly_over_the_samples() -> None:
     for epoch in range(3):
         made = draw(generation, [of.made(2, r) for r in range(14)], epoch=epoch)
         assert made.blend is not None
-        got = array(made.blend.base + made.blend.direction)
+        got = array(made.blend.base + made.blend.direction)[made.blend.slot.numpy()]
         away = np.abs(got[:, None] - np.array(each)).max(2)  # [14, 6]
         assert away.min(1).max() < 1e-5, f"rows of no source: {got}"
         assert (np.sort(away, 1)[:, 1] > 1e-3).all(), "two sources cannot be told apart"
