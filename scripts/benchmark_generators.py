@@ -1,17 +1,18 @@
-"""Drawing features: the AFG beside NumPy's multivariate_normal, and beside training on its rows.
+"""Drawing features: generators beside Distribution Calibration as it was released, and beside
+training on what they make.
 
-Claim: on the shape of CIFAR-100-LT rows of tail samples are drawn CLAIM as fast as Distribution
-Calibration was released, which calibrates each sample and calls
-`numpy.random.multivariate_normal` for it; on the shape of ImageNet-LT, 1.28 million rows an epoch, it takes less than 1 GiB beside
-the features, and less time than the linear classifier takes to train on those rows.
+Claim: rows of the tail samples of CIFAR-100-LT are drawn tens of times as fast as by the release,
+which calibrates each sample and calls `numpy.random.multivariate_normal` for it, and with D = 512
+hundreds of times. On the shape of ImageNet-LT, 1.28 million rows an epoch, the AFG takes less than
+1 GiB beside the features, and less time than a linear classifier takes to train on those rows.
 docs/performance.md has the figures; this script measures them:
 
     .venv/bin/python scripts/benchmark_generators.py [FEATURES.npz] [--counts COUNTS.json]
-        [--repeats 5] [--windows 4] [--threads 2]
+        [--dim 64] [--repeats 5] [--windows 4] [--threads 2]
 
 Without FEATURES.npz (x_train_instance [N, D], y_train [N]) random features of the same shape
-(N = 10,847, D = 64, K = 100) take its place. COUNTS.json is a list of ImageNet-LT's 1,000 class
-counts; without it a curve of the same sum, largest and smallest count does.
+(N = 10,847, K = 100) take its place. COUNTS.json is a list of ImageNet-LT's 1,000 class counts;
+without it a curve of the same sum, largest and smallest count does.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
 
@@ -54,26 +55,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("features", nargs="?", type=Path)
     parser.add_argument("--counts", type=Path)
+    parser.add_argument("--dim", type=int, default=64, help="of random features")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--windows", type=int, default=4, help="of an ImageNet-LT epoch")
+    parser.add_argument("--windows", type=int, default=4, help="of ImageNet-LT; 0 for none")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()
     print(f"{options.threads} threads, torch {torch.__version__}, NumPy {np.__version__}")
     with torch_threads(options.threads), threadpool_limits(options.threads):
-        against_numpy(_cifar(options.features), options.repeats)
+        against_numpy(_cifar(options.features, options.dim), options.repeats)
         imagenet = find_workload("imagenet-lt")
         if options.counts:
             imagenet = with_counts(imagenet, options.counts)
-        against_training(imagenet, options.windows)
+        if options.windows:
+            against_training(imagenet, options.windows)
 
 
-def _cifar(path: Path | None) -> Features:
+def _cifar(path: Path | None, dim: int) -> Features:
     if path:
         with np.load(path) as arrays:
             x, y = arrays["x_train_instance"], arrays["y_train"]
         counts = np.bincount(y)
         return Features(torch.from_numpy(x).float(), torch.from_numpy(y), 1, counts.astype(float))
-    return _random(find_workload("cifar100-lt"))
+    return _random(replace(find_workload("cifar100-lt"), dim=dim))
 
 
 def _random(workload: Workload) -> Features:
@@ -161,6 +164,9 @@ class _Samples:
         points = x[features.counts[y] < TAIL]
         return _Samples(np.sign(points) * np.sqrt(np.abs(points)), rows, means, covariances)
 
+    def _each(self) -> Iterator[tuple[np.ndarray, int]]:
+        return zip(self.points, self.rows, strict=True)
+
     def calibrated(self, point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and covariance of a sample, step by step as its authors released it."""
         distance = [np.linalg.norm(point - mean) for mean in self.means]
@@ -170,12 +176,12 @@ class _Samples:
 
     def released(self) -> None:
         """Calibrate each sample, and draw its rows in one call."""
-        for point, rows in zip(self.points, self.rows, strict=True):
+        for point, rows in self._each():
             np.random.multivariate_normal(*self.calibrated(point), rows)
 
     def calls_alone(self) -> Callable[[], None]:
         """The same calls, with means and covariances there before."""
-        calls = [(*self.calibrated(point), rows) for point, rows in zip(self.points, self.rows)]
+        calls = [(*self.calibrated(point), rows) for point, rows in self._each()]
 
         def draw() -> None:
             for mean, covariance, rows in calls:

@@ -257,7 +257,11 @@ def _differences(runs: Sequence[Run]) -> list[str]:
 
     differ = [name for name in names if len({told(run, name) for run in runs}) > 1]
     return [
-        textwrap.shorten(" ".join(f"{n}={told(run, n)}" for n in differ), 60, placeholder=" …")
+        textwrap.shorten(
+            " ".join(f"{n}={told(run, n)}" for n in differ if run.parameters.get(n) is not None),
+            60,
+            placeholder=" …",
+        )
         for run in runs
     ]
 

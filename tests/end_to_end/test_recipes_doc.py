@@ -1,4 +1,4 @@
-"""docs/recipes.md as it stands: its commands run, its head keeps the contract and can be swept."""
+"""docs/recipes.md as it stands: its commands run, its head and its generator can be swept."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
+from featbank.settings import Setting
 from stage2.methods import recipe as recipes
+from stage2.methods.generators import GENERATORS
 from stage2.methods.heads import HEADS
 from stage2.methods.sources import SOURCES
 from tests.conftest import ROOT, Run, Toy
@@ -20,6 +23,7 @@ from tests.stage2.synthetic import Problem, problem, run
 
 TEXT = (ROOT / "docs/recipes.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)
+PYTHON = [text for kind, text in BLOCKS if kind == "python"]
 COMMANDS = [line for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()]
 
 
@@ -32,29 +36,37 @@ def test_a_command(command: str, featbank: Run, make_toy: Callable[..., Toy]) ->
     assert featbank(*arguments).stdout
 
 
+def _module(name: str, text: str) -> ModuleType:
+    """A block of the page as a module."""
+    module = ModuleType(name)
+    sys.modules[name] = module
+    exec(text, vars(module))
+    return module
+
+
 @contextmanager
-def _registered(name: str, head: object) -> Iterator[None]:
-    """A head in the registry, and so among the choices of recipes."""
-    HEADS[name] = head  # type: ignore[assignment]
+def _registered(
+    registry: dict[str, Any], setting: Setting, name: str, entry: object
+) -> Iterator[None]:
+    """An entry in a registry, and so among the choices of recipes."""
+    before = setting.choices
+    registry[name] = entry
     SOURCES["you"] = "you"
-    choices = recipes.HEAD
-    object.__setattr__(choices, "choices", tuple(HEADS))
+    object.__setattr__(setting, "choices", (*before, name))
     try:
         yield
     finally:
-        del HEADS[name], SOURCES["you"]
-        object.__setattr__(choices, "choices", tuple(HEADS))
+        del registry[name], SOURCES["you"]
+        object.__setattr__(setting, "choices", before)
 
 
 def test_the_head_of_the_page() -> None:
     """Reference: the contract; and every loss trains it beside the other heads."""
-    file, check = (text for kind, text in BLOCKS if kind == "python")
-    module = ModuleType("shift")
-    sys.modules["shift"] = module
-    exec(file, vars(module))
+    file, check, _ = PYTHON
+    module = _module("shift", file)
     exec(check, vars(module))
     made: Problem = problem()
-    with _registered("shift", module.Shift()):
+    with _registered(HEADS, recipes.HEAD, "shift", module.Shift()):
         steps = {"epochs": 3, "batch_size": 32}
         found = [
             recipes.Recipe("ce", head="shift", **steps),
@@ -64,3 +76,16 @@ def test_the_head_of_the_page() -> None:
         for recipe, outcome in run(found, made).items():
             assert outcome.status == "done", f"{recipe}"
             assert outcome.parameters["bias"].abs().max() > 0, f"{recipe} learned nothing"
+
+
+def test_the_generator_of_the_page() -> None:
+    """Reference: the interface; heads train on it, and a class ends with as many rows as any."""
+    module = _module("noisy", PYTHON[2])
+    (setting,) = (s for s in recipes.TRAINING if s.name == "generator")
+    with _registered(GENERATORS, setting, "noisy", module.Noisy()):
+        found = [
+            recipes.Recipe("ce", head=head, generator="noisy", spread=0.2, epochs=3)
+            for head in ("linear", "cosine")
+        ]
+        for recipe, outcome in run(found, problem()).items():
+            assert outcome.status == "done", f"{recipe}"

@@ -16,7 +16,7 @@ from torch import Tensor
 from featbank.bank import GROUPS, class_groups
 from featbank.settings import Setting
 from stage2.methods.generators.drawing import by_class, draw_each, normals
-from stage2.methods.generators.gaussians import Map, OwnGaussians, unchanged
+from stage2.methods.generators.gaussians import BLOCK_ROWS, Map, OwnGaussians, unchanged
 from stage2.methods.generators.interface import Blend, Features, Settings
 from stage2.methods.generators.tukey import inverse_tukey, tukey
 from stage2.methods.neighbors import supports
@@ -62,7 +62,7 @@ class Spaces:
     real
         From features to what heads see.
     finish
-        From calibrated draws to what heads see, elementwise.
+        From calibrated draws to what heads see; elementwise where these depend on β.
     plain
         From draws of a class's own Gaussian to what heads see.
     """
@@ -177,11 +177,13 @@ class Calibrated(OwnGaussians):
         sources = self.order[(tail & (self.missing > 0))[features.labels[self.order]]]
         self._place = torch.full_like(features.labels, -1)  # of a training row among the sources
         self._place[sources] = torch.arange(len(sources), device=sources.device)
-        y, sample = features.labels[sources], spaces.sample(features.x[sources])
+        y = features.labels[sources]
         counts = torch.from_numpy(features.counts).to(y.device)
-        distance, self._support = supports(
-            sample, y, self.gaussians.means, counts, support, among=among
-        )
+        near = [
+            supports(self.sample(rows), label, self.gaussians.means, counts, support, among=among)
+            for rows, label in zip(sources.split(BLOCK_ROWS), y.split(BLOCK_ROWS), strict=True)
+        ]
+        distance, self._support = (torch.cat(of) for of in zip(*near, strict=True))
         found = self._support >= 0
         self._weight = self.weights(distance, counts[self._support], found).float()
         self.lenders = found.sum(1)
@@ -190,7 +192,7 @@ class Calibrated(OwnGaussians):
         self._kept = None
         if factors is not None:
             whole = torch.arange(len(sources), device=sources.device)
-            self._kept = Kept(y, self.center(sample, whole), factors)
+            self._kept = Kept(y, self.center(self.sample(sources), whole), factors)
 
     @abstractmethod
     def weights(self, distance: Tensor, counts: Tensor, found: Tensor) -> Tensor:

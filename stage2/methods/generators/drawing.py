@@ -71,5 +71,9 @@ def _run(piece: Callable[[int], None], count: int, *, threads: int | None = None
         for number in range(count):
             piece(number)
         return
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        list(pool.map(piece, range(count)))
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            list(pool.map(piece, range(count)))
+    finally:
+        torch.set_num_threads(before)

@@ -26,7 +26,7 @@ from stage2.methods.generators.interface import (
 )
 
 BLOCK_ROWS = 8192
-"""Training rows that class means take in float64 at once."""
+"""Training rows whose statistics are taken at once."""
 
 Map = Callable[[Tensor], Tensor]
 
