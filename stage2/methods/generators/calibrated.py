@@ -95,14 +95,12 @@ class Kept:
     ----------
     label
         Their classes [n], ascending.
-    center
-        `Calibrated.center` of each, [n, D].
     factor
-        F [n, r, D] with FᵀF = Σ_j ω_j Σ_j.
+        [n, r + 1, D]: F with FᵀF = Σ_j ω_j Σ_j, and under it `Calibrated.center`: (ε, 1) times it
+        is a draw.
     """
 
     label: Tensor
-    center: Tensor
     factor: Tensor
 
     def arranged(self, place: Tensor) -> Tensor:
@@ -123,6 +121,7 @@ class Kept:
     def draw(self, place: Tensor, random: torch.Generator) -> Tensor:
         """Draws from N(center, FᵀF) of the sources `place` [T] as `arranged`, [T, D]."""
         noise = normals(len(place), self.factor.shape[1], random)
+        noise[:, -1] = 1
         drawn = noise.new_empty(len(place), self.factor.shape[2])
         sources, counts = place.unique_consecutive(return_counts=True)
         # Sources of one class that follow one another with as many rows are one product.
@@ -135,13 +134,8 @@ class Kept:
         for a, b in itertools.pairwise(cuts):
             rows = slice(starts[a], starts[a] + (b - a) * sizes[a])
             shape = (b - a, sizes[a], -1)
-            those = slice(firsts[a], firsts[a] + b - a)
-            torch.baddbmm(
-                self.center[those, None],
-                noise[rows].view(shape),
-                self.factor[those],
-                out=drawn[rows].view(shape),
-            )
+            factor = self.factor[firsts[a] : firsts[a] + b - a]
+            torch.bmm(noise[rows].view(shape), factor, out=drawn[rows].view(shape))
         return drawn
 
 
@@ -188,11 +182,7 @@ class Calibrated(OwnGaussians):
         self._weight = self.weights(distance, counts[self._support], found).float()
         self.lenders = found.sum(1)
         _warn_of_few(name, y, found, support)
-        factors = self._lent_factors()
-        self._kept = None
-        if factors is not None:
-            whole = torch.arange(len(sources), device=sources.device)
-            self._kept = Kept(y, self.center(self.sample(sources), whole), factors)
+        self._kept = self._small_enough(sources, y)
 
     @abstractmethod
     def weights(self, distance: Tensor, counts: Tensor, found: Tensor) -> Tensor:
@@ -280,26 +270,24 @@ class Calibrated(OwnGaussians):
         for one in slots:
             drawn.add_(one)
 
-    def _lent_factors(self) -> Tensor | None:
-        """The factors of `Kept`, where they are small enough."""
-        dim, ranks = self.features.x.shape[1], []
-        for support in self._support.tolist():
-            ranks.append(min(dim, sum(self.gaussians.rank(k) for k in support if k >= 0)))
-        widest = max(ranks, default=0)
-        if 4 * len(ranks) * (widest + 2) * dim > KEPT_BYTES:
+    def _small_enough(self, sources: Tensor, y: Tensor) -> Kept | None:
+        """What is kept of the training rows `sources` [n] of the classes `y` [n], if it is little."""
+        dim, supports_of = self.features.x.shape[1], self._support.tolist()
+        ranks = [sum(self.gaussians.rank(k) for k in of if k >= 0) for of in supports_of]
+        rank = min(dim, max(ranks, default=0))
+        if 4 * len(ranks) * (rank + 1) * dim > KEPT_BYTES:
             return None
-        factors = self.features.x.new_zeros(len(ranks), widest, dim)
-        for place, (support, weight) in enumerate(
-            zip(self._support.tolist(), self._weight.sqrt().tolist(), strict=True)
-        ):
-            lent = [w * self.gaussians.factor(k) for k, w in zip(support, weight, strict=True) if w]
-            if not lent:
-                continue
-            factor = torch.cat(lent)
+        factors = self.features.x.new_zeros(len(ranks), rank + 1, dim)
+        whole = torch.arange(len(sources), device=sources.device)
+        factors[:, -1] = self.center(self.sample(sources), whole)
+        scales = self._weight.sqrt().tolist()
+        for place, (of, scale) in enumerate(zip(supports_of, scales, strict=True)):
+            lent = [s * self.gaussians.factor(k) for k, s in zip(of, scale, strict=True) if s]
+            factor = torch.cat(lent) if lent else factors.new_empty(0, dim)
             if len(factor) > dim:
                 factor = torch.linalg.qr(factor, mode="r").R
             factors[place, : len(factor)] = factor
-        return factors
+        return Kept(y, factors)
 
 
 def tail_classes(name: str, features: Features, tail: str) -> Tensor:
