@@ -271,7 +271,7 @@ class Calibrated(OwnGaussians):
             drawn.add_(one)
 
     def _small_enough(self, sources: Tensor, y: Tensor) -> Kept | None:
-        """What is kept of the training rows `sources` [n] of the classes `y` [n], if it is little."""
+        """What is kept of the training rows `sources` [n], of the classes `y` [n]; None if much."""
         dim, supports_of = self.features.x.shape[1], self._support.tolist()
         ranks = [sum(self.gaussians.rank(k) for k in of if k >= 0) for of in supports_of]
         rank = min(dim, max(ranks, default=0))
