@@ -77,10 +77,8 @@ def finished(window: Window, beta: Tensor) -> Window:
     assert window.made is not None
     blend = window.made.blend
     assert blend is not None
-    places = (blend.slot >= 0).nonzero().view(-1)
-    slot, y = blend.slot[places], window.y.view(-1)[places]
-    made = torch.addcmul(blend.base[slot], blend.direction[slot], beta[y, None])
-    x = window.x.index_copy(0, places, blend.finish(made))
+    made = torch.addcmul(blend.base, blend.direction, beta.index_select(0, blend.y)[:, None])
+    x = torch.cat([window.x, blend.finish(made)])
     return replace(window, x=x, made=replace(window.made, x=x, blend=None))
 
 
@@ -90,9 +88,10 @@ def own_features(window: Window, rows: Tensor, y: Tensor, beta: Tensor) -> Tenso
     assert window.made is not None
     blend = window.made.blend
     assert blend is not None
-    x = window.x.index_select(0, rows)[:, None].repeat(1, len(beta), 1)
-    slot = blend.slot[rows]
-    places = (slot >= 0).nonzero().view(-1)
-    base, direction = blend.base[slot[places], None], blend.direction[slot[places], None]
-    x[places] = blend.finish(torch.addcmul(base, direction, beta.t()[y[places], :, None]))
+    slot = rows - len(window.x)
+    same, own = (slot < 0).nonzero().view(-1), (slot >= 0).nonzero().view(-1)
+    x = blend.base.new_empty(len(rows), len(beta), blend.base.shape[1])
+    x[same] = window.x[rows[same], None]
+    base, direction = blend.base[slot[own], None], blend.direction[slot[own], None]
+    x[own] = blend.finish(torch.addcmul(base, direction, beta.t()[y[own], :, None]))
     return x

@@ -114,5 +114,4 @@ class GeneratedRows:
         steps = max(1, WINDOW_BYTES // (4 * self.dim * draws.shape[1]))
         for part in draws.split(steps):
             made = self.generation.make(part, epoch, random)
-            rows = torch.arange(part.numel(), device=self.device).view_as(part)
-            yield Window(made.x, rows, made.y.view_as(part), made)
+            yield Window(made.x, made.rows.view_as(part), made.y.view_as(part), made)

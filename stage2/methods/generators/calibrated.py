@@ -15,7 +15,7 @@ from torch import Tensor
 
 from featbank.bank import GROUPS, class_groups
 from featbank.settings import Setting
-from stage2.methods.generators.drawing import by_class, draw_each, normals
+from stage2.methods.generators.drawing import by_class, draw_each, normals, runs
 from stage2.methods.generators.gaussians import BLOCK_ROWS, Map, OwnGaussians, unchanged
 from stage2.methods.generators.interface import Blend, Features, Settings
 from stage2.methods.generators.tukey import inverse_tukey, tukey
@@ -98,10 +98,13 @@ class Kept:
     factor
         [n, r + 1, D]: F with FᵀF = Σ_j ω_j Σ_j, and under it `Calibrated.center`: (ε, 1) times it
         is a draw.
+    classes
+        K.
     """
 
     label: Tensor
     factor: Tensor
+    classes: int
 
     def arranged(self, place: Tensor) -> Tensor:
         """An order of rows from the sources `place` [T]: by class, and within a class as many of
@@ -109,7 +112,7 @@ class Kept:
         order = place.argsort(stable=True)
         sources, counts = place.index_select(0, order).unique_consecutive(return_counts=True)
         label = self.label.index_select(0, sources)
-        least = counts.new_full((int(label[-1]) + 1,), len(place))
+        least = counts.new_full((self.classes,), len(place))
         least.scatter_reduce_(0, label, counts, "amin")
         excess = counts - least[label]
         # Of a source with c rows, of which e are too many, the last e.
@@ -118,11 +121,10 @@ class Kept:
         key = 2 * label.repeat_interleave(counts) + rest
         return order.index_select(0, key.argsort(stable=True))
 
-    def draw(self, place: Tensor, random: torch.Generator) -> Tensor:
-        """Draws from N(center, FᵀF) of the sources `place` [T] as `arranged`, [T, D]."""
+    def draw(self, drawn: Tensor, place: Tensor, random: torch.Generator) -> None:
+        """Draw from N(center, FᵀF) of the sources `place` [T], as `arranged`, to `drawn` [T, D]."""
         noise = normals(len(place), self.factor.shape[1], random)
         noise[:, -1] = 1
-        drawn = noise.new_empty(len(place), self.factor.shape[2])
         sources, counts = place.unique_consecutive(return_counts=True)
         # Sources of one class that follow one another with as many rows are one product.
         label = self.label.index_select(0, sources)
@@ -136,7 +138,6 @@ class Kept:
             shape = (b - a, sizes[a], -1)
             factor = self.factor[firsts[a] : firsts[a] + b - a]
             torch.bmm(noise[rows].view(shape), factor, out=drawn[rows].view(shape))
-        return drawn
 
 
 class Calibrated(OwnGaussians):
@@ -206,44 +207,46 @@ class Calibrated(OwnGaussians):
     def space(self, x: Tensor) -> Tensor:
         return self.spaces.real(x)
 
-    def draw(
-        self, x: Tensor, places: Tensor, y: Tensor, source: Tensor, random: torch.Generator
-    ) -> Blend | None:
+    def arranged(self, y: Tensor, source: Tensor) -> Tensor:
         tail = self._tail.index_select(0, y)
         others, rare = (~tail).nonzero().view(-1), tail.nonzero().view(-1)
-        if len(others):
-            super().draw(x, places[others], y[others], source[others], random)
-        if not len(rare):
-            return None
-        place = self._place.index_select(0, source[rare])
+        others = others.index_select(0, y.index_select(0, others).argsort(stable=True))
+        place = self._place.index_select(0, source.index_select(0, rare))
         order = self._kept.arranged(place) if self._kept else place.argsort(stable=True)
-        rare = rare.index_select(0, order)
-        places, y, source = (of.index_select(0, rare) for of in (places, y, source))
-        base, *direction = self.calibrated(y, source, self._lent(source, random), random)
-        if not direction:
-            x.index_copy_(0, places, self.spaces.finish(base))
+        return torch.cat([others, rare.index_select(0, order)])
+
+    def draw(self, x: Tensor, y: Tensor, source: Tensor, random: torch.Generator) -> Blend | None:
+        others = len(y) - int(self._tail.index_select(0, y).sum())
+        super().draw(x[:others], y[:others], source[:others], random)
+        rare, y, source = x[others:], y[others:], source[others:]
+        if not len(y):
             return None
-        slot = places.new_full((len(x),), -1)
-        slot[places] = torch.arange(len(places), device=x.device)
-        return Blend(slot, base, direction[0], self.spaces.finish)
+        lent = rare if self.blended is None else x.new_empty(len(y), x.shape[1])
+        self._lend(lent, source, random)
+        base, *direction = self.calibrated(y, source, lent, random)
+        if direction:
+            return Blend(base, direction[0], y, self.spaces.finish)
+        if self.spaces.finish is not unchanged:
+            rare.copy_(self.spaces.finish(base))
+        return None
 
     def add_own(self, drawn: Tensor, y: Tensor, random: torch.Generator) -> None:
-        """Add draws from N(0, Σ_y) for the classes `y` [T], ascending, to `drawn` [T, D]."""
-        classes, counts = y.unique_consecutive(return_counts=True)
-        for k, rows in zip(classes.tolist(), drawn.split(counts.tolist()), strict=True):
-            rows.add_(self.gaussians.draw(k, len(rows), random, mean=False))
+        """Add draws from N(0, Σ_y) for the classes `y` [T], as `arranged`, to `drawn` [T, D]."""
+        for k, rows in runs(y):
+            self.gaussians.add_draws(k, random, to=drawn[rows])
 
     def sample(self, source: Tensor) -> Tensor:
         """x̂ of the training rows [T], [T, D]."""
         return self.spaces.sample(self.features.x.index_select(0, source))
 
-    def _lent(self, source: Tensor, random: torch.Generator) -> Tensor:
+    def _lend(self, lent: Tensor, source: Tensor, random: torch.Generator) -> None:
+        """Draw from N(center, Σ_j ω_j Σ_j) for the training rows `source` [T], to `lent` [T, D]."""
         place = self._place.index_select(0, source)
         if self._kept:
-            return self._kept.draw(place, random)
-        drawn = self.center(self.sample(source), place)
-        self._add_lent(drawn, place, random)
-        return drawn
+            self._kept.draw(lent, place, random)
+        else:
+            lent.copy_(self.center(self.sample(source), place))
+            self._add_lent(lent, place, random)
 
     def lent_mean(self, place: Tensor) -> Tensor:
         """Σ_j ω_j μ_j over the support of each source [T], [T, D]."""
@@ -263,8 +266,9 @@ class Calibrated(OwnGaussians):
         lender, scale = support[row, slot], scale[row, slot]
 
         def lend(k: int, those: Tensor, random: torch.Generator) -> None:
-            own = self.gaussians.draw(k, len(those), random, mean=False)
-            slots[slot[those], row[those]] = own.mul_(scale[those, None])
+            own = slots.new_zeros(len(those), dim)
+            self.gaussians.add_draws(k, random, to=own, scale=scale[those])
+            slots[slot[those], row[those]] = own
 
         draw_each(lend, list(by_class(lender)), random, numbers=len(row) * dim)
         for one in slots:
@@ -287,7 +291,7 @@ class Calibrated(OwnGaussians):
             if len(factor) > dim:
                 factor = torch.linalg.qr(factor, mode="r").R
             factors[place, : len(factor)] = factor
-        return Kept(y, factors)
+        return Kept(y, factors, len(self.features.counts))
 
 
 def tail_classes(name: str, features: Features, tail: str) -> Tensor:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+Places = TypeVar("Places", Tensor, slice)
 
 CHUNK = 1 << 18
 """Normal numbers of one stream: PyTorch itself draws them on one thread."""
@@ -20,6 +24,15 @@ def by_class(y: Tensor) -> Iterator[tuple[int, Tensor]]:
     order = y.argsort(stable=True)
     classes, counts = y.index_select(0, order).unique_consecutive(return_counts=True)
     yield from zip(classes.tolist(), order.split(counts.tolist()), strict=True)
+
+
+def runs(y: Tensor) -> Iterator[tuple[int, slice]]:
+    """The classes of labels [R] of which equal ones follow one another, and where each is."""
+    classes, counts = y.unique_consecutive(return_counts=True)
+    ends = [0, *counts.cumsum(0).tolist()]
+    yield from zip(
+        classes.tolist(), itertools.starmap(slice, itertools.pairwise(ends)), strict=True
+    )
 
 
 def normals(rows: int, size: int, random: torch.Generator) -> Tensor:
@@ -38,8 +51,8 @@ def normals(rows: int, size: int, random: torch.Generator) -> Tensor:
 
 
 def draw_each(
-    draw: Callable[[int, Tensor, torch.Generator], None],
-    pieces: Sequence[tuple[int, Tensor]],
+    draw: Callable[[int, Places, torch.Generator], None],
+    pieces: Sequence[tuple[int, Places]],
     random: torch.Generator,
     *,
     numbers: int,

@@ -38,23 +38,31 @@ class Filling(Generation):
         rows = draws.flatten()
         item, copy = rows % len(self.labels), rows // len(self.labels)
         y = self.labels.index_select(0, item)
-        x = self.features.x.new_empty(len(rows), self.features.x.shape[1])
         exists = item < self._items
         real, made = exists.nonzero().view(-1), (~exists).nonzero().view(-1)
-        own = copy.index_select(0, real) * self._items + item.index_select(0, real)
-        x.index_copy_(0, real, self.space(self.features.x.index_select(0, own)))
         k = y.index_select(0, made)
         first, missing, begin, samples = self._by_class.index_select(1, k)
         turn = item.index_select(0, made) - first + epoch * missing
         source = self.order.index_select(0, begin + turn % samples)
-        return Made(x, y, self.draw(x, made, k, source, random))
+        order = self.arranged(k, source)
+        made, k, source = (of.index_select(0, order) for of in (made, k, source))
+        blended = 0 if self.blended is None else int(self.blended.index_select(0, k).sum())
+        x = self.features.x.new_empty(len(rows) - blended, self.features.x.shape[1])
+        own = copy.index_select(0, real) * self._items + item.index_select(0, real)
+        x[: len(real)] = self.space(self.features.x.index_select(0, own))
+        place = torch.empty_like(rows)
+        place[torch.cat([real, made])] = torch.arange(len(rows), device=rows.device)
+        return Made(x, place, y, self.draw(x[len(real) :], k, source, random))
+
+    def arranged(self, y: Tensor, source: Tensor) -> Tensor:
+        """The order [P] in which rows of the classes `y` [P] from the training rows `source` [P]
+        are made: classes one after the other, those of `blended` last."""
+        return y.argsort(stable=True)
 
     @abstractmethod
-    def draw(
-        self, x: Tensor, places: Tensor, y: Tensor, source: Tensor, random: torch.Generator
-    ) -> Blend | None:
-        """Write new rows of the classes `y` [P], from the training rows `source` [P], to the places
-        [P] of `x` [R, D]; those of a `Blend` may be left as they are."""
+    def draw(self, x: Tensor, y: Tensor, source: Tensor, random: torch.Generator) -> Blend | None:
+        """Write new rows of the classes `y` [P], from the training rows `source` [P], as they are
+        `arranged`, to `x` [P, D]; to [P − T, D] where the last T are a `Blend`."""
 
     def rows(self, k: int) -> Tensor:
         """The training rows of a class, [n]."""

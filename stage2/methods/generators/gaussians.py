@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from featbank import errors
-from stage2.methods.generators.drawing import by_class, draw_each, normals
+from stage2.methods.generators.drawing import draw_each, normals, runs
 from stage2.methods.generators.filling import Filling
 from stage2.methods.generators.interface import (
     Blend,
@@ -84,18 +84,22 @@ class ClassGaussians:
             self._triangles[k] = triangle.div_(math.sqrt(self._rows[k] - 1))
         return self._triangles[k]
 
-    def draw(self, k: int, count: int, random: torch.Generator, *, mean: bool = True) -> Tensor:
-        """Draws [count, D] from N(μ_k, Σ_k), or from N(0, Σ_k)."""
+    def add_draws(
+        self, k: int, random: torch.Generator, *, to: Tensor, scale: Tensor | None = None
+    ) -> None:
+        """Add draws from N(0, Σ_k) to each row of `to` [n, D], multiplied by `scale` [n]."""
         if not self.rank(k):
-            return (self.means[k] if mean else torch.zeros_like(self.means[k])).repeat(count, 1)
+            return
         if self._rows[k] > self._dim:
             factor = self.factor(k)
-            noise = normals(count, len(factor), random)
+            noise = normals(len(to), len(factor), random)
         else:
             factor = self._space(self._samples(k))
-            noise = normals(count, len(factor), random)
+            noise = normals(len(to), len(factor), random)
             noise.sub_(noise.mean(1, keepdim=True)).mul_(1 / math.sqrt(len(factor) - 1))
-        return torch.addmm(self.means[k], noise, factor) if mean else noise @ factor
+        if scale is not None:
+            noise.mul_(scale[:, None])
+        to.addmm_(noise, factor)
 
 
 def _means(features: Features, space: Map) -> Tensor:
@@ -143,12 +147,13 @@ class OwnGaussians(Filling):
         self.gaussians = ClassGaussians(features, self.samples, statistics)
         self._plain = plain
 
-    def draw(
-        self, x: Tensor, places: Tensor, y: Tensor, source: Tensor, random: torch.Generator
-    ) -> Blend | None:
-        def own(k: int, those: Tensor, random: torch.Generator) -> None:
-            drawn = self.gaussians.draw(k, len(those), random)
-            x.index_copy_(0, places[those], self._plain(drawn))
+    def draw(self, x: Tensor, y: Tensor, source: Tensor, random: torch.Generator) -> Blend | None:
+        def own(k: int, those: slice, random: torch.Generator) -> None:
+            drawn = x[those]
+            drawn.copy_(self.gaussians.means[k])
+            self.gaussians.add_draws(k, random, to=drawn)
+            if self._plain is not unchanged:
+                drawn.copy_(self._plain(drawn))
 
-        draw_each(own, list(by_class(y)), random, numbers=len(y) * x.shape[1])
+        draw_each(own, list(runs(y)), random, numbers=x.numel())
         return None

@@ -54,23 +54,23 @@ class Blend:
 
     Attributes
     ----------
-    slot
-        Which of the T rows a drawn row is, [R] int64; −1 where it does not depend on β.
     base, direction
         [T, D].
+    y
+        Their labels [T].
     finish
         From the space they are made in to that of the other rows, elementwise.
     """
 
-    slot: Tensor
     base: Tensor
     direction: Tensor
+    y: Tensor
     finish: Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Second:
-    """The second label of mixed rows.
+    """The second label of mixed rows, in the order of the features.
 
     Attributes
     ----------
@@ -86,19 +86,24 @@ class Second:
 
 @dataclass(frozen=True)
 class Made:
-    """Drawn rows.
+    """Drawn rows, in whatever order is best to make them in.
 
     Attributes
     ----------
-    x, y
-        Features [R, D] and labels [R]; what stands in `x` for a row of `blend` means nothing.
+    x
+        Features [S, D].
+    rows
+        Where each drawn row is, [R] int64: a row of `x`, or S + t for row t of `blend`.
+    y
+        Labels of the drawn rows, [R].
     blend
-        Rows that depend on β, where there are such.
+        Rows that depend on β, where there are such; then S = R − T.
     second
         The other label of mixed rows, where there are such.
     """
 
     x: Tensor
+    rows: Tensor
     y: Tensor
     blend: Blend | None = None
     second: Second | None = None

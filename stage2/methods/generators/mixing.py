@@ -76,7 +76,8 @@ class Mixing(Generation):
         part = _beta(self._alpha, len(draws), random).repeat_interleave(draws.shape[1])  # λ
         y, other = labels[rows], labels[partners]
         mixed = x[rows].lerp_(x[partners], (1 - part).to(x.dtype)[:, None])
-        return Made(mixed, y, second=Second(other, self.share(part, y, other).to(x.dtype)))
+        second = Second(other, self.share(part, y, other).to(x.dtype))
+        return Made(mixed, torch.arange(len(y), device=y.device), y, second=second)
 
     def share(self, part: Tensor, y: Tensor, other: Tensor) -> Tensor:
         """What y_i counts in the loss, λ_y [R], where x_i is the `part` λ [R] of the features."""

@@ -45,13 +45,12 @@ class Segments(Filling):
             self._width[y] = near.shape[1]
             self._near[rows, : near.shape[1]] = near
 
-    def draw(
-        self, x: Tensor, places: Tensor, y: Tensor, source: Tensor, random: torch.Generator
-    ) -> None:
+    def draw(self, x: Tensor, y: Tensor, source: Tensor, random: torch.Generator) -> None:
         choice, along = torch.rand(2, len(source), generator=random, device=x.device)
         near = self._near[source, (choice * self._width[y]).long()]
-        own = self.features.x.index_select(0, source)
-        x.index_copy_(0, places, own.lerp_(self.features.x.index_select(0, near), along[:, None]))
+        samples = self.features.x
+        torch.index_select(samples, 0, source, out=x)
+        x.lerp_(samples.index_select(0, near), along[:, None])
 
 
 def nearest_others(x: Tensor, k: int) -> Tensor:

@@ -59,12 +59,9 @@ class Replay:
             made = window.made
             assert made is not None
             x = window.x.double()
-            if made.blend:
-                for row, slot in enumerate(made.blend.slot.tolist()):
-                    if slot >= 0:
-                        base, way = made.blend.base[slot], made.blend.direction[slot]
-                        beta = self.beta[int(made.y[row])]
-                        x[row] = made.blend.finish(base.double() + beta * way.double())
+            if blend := made.blend:
+                own = torch.from_numpy(self.beta)[blend.y, None]
+                x = torch.cat([x, blend.finish(blend.base.double() + own * blend.direction)])
             for rows, y in zip(window.rows, window.y, strict=True):
                 second = made.second
                 mixed = [] if second is None else [second.y[rows], second.share[rows]]
@@ -266,8 +263,9 @@ def test_windows_do_not_depend_on_memory(small: Problem, monkeypatch: pytest.Mon
     parts = list(rows.windows(draws, seeded(0, "windows")))
     assert [len(part.y) for part in parts[:-1]] == [3] * (len(parts) - 1)
     assert torch.equal(torch.cat([part.y for part in parts]), whole.y)
-    real = (draws < len(small.y["train"])).view(-1)
-    assert torch.equal(torch.cat([part.x for part in parts])[real], whole.x[real])
+    real = draws < len(small.y["train"])
+    cut = torch.cat([part.x[part.rows] for part in parts])
+    assert torch.equal(cut[real], whole.x[whole.rows][real])
     again = list(rows.windows(draws, seeded(0, "windows")))
     assert all(torch.equal(a.x, b.x) for a, b in zip(parts, again, strict=True))
     other = list(rows.windows(draws, seeded(1, "windows")))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stage2.methods.generators.interface import Features
+from stage2.methods.generators.interface import Features, Made
 
 
 def features(x: Any, labels: Any, *, classes: int | None = None, copies: int = 1) -> Features:
@@ -29,3 +29,9 @@ def labels_of(counts: Sequence[int], seed: int = 0) -> Tensor:
 def generator(seed: int = 0) -> torch.Generator:
     """Random numbers on the CPU."""
     return torch.Generator().manual_seed(seed)
+
+
+def in_order(made: Made) -> Tensor:
+    """The features of drawn rows that do not depend on β, in the order they were drawn, [R, D]."""
+    assert made.blend is None
+    return made.x[made.rows]

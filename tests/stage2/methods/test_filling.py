@@ -16,7 +16,7 @@ from stage2.methods.generators.filling import Filling
 from stage2.methods.generators.interface import Blend, Features
 from stage2.methods.generators.tukey import inverse_tukey, tukey
 from tests.stage2.compare import array, assert_close
-from tests.stage2.methods.features import features, generator, labels_of
+from tests.stage2.methods.features import features, generator, in_order, labels_of
 
 COUNTS = (7, 0, 4, 1, 7, 3)
 """Two largest classes, an empty one, one of a single sample."""
@@ -27,11 +27,9 @@ counts = st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(any)
 class Copying(Filling):
     """Makes copies of the samples, negative, so that a made row tells its source."""
 
-    def draw(
-        self, x: Tensor, places: Tensor, y: Tensor, source: Tensor, random: torch.Generator
-    ) -> Blend | None:
+    def draw(self, x: Tensor, y: Tensor, source: Tensor, random: torch.Generator) -> Blend | None:
         assert torch.equal(self.features.labels[source], y), "a source of another class"
-        x[places] = -self.features.x[source]
+        x.copy_(-self.features.x[source])
         return None
 
 
@@ -45,7 +43,8 @@ def numbered(sizes: tuple[int, ...], copies: int = 1) -> Features:
 def epoch_sources(filling: Filling, epoch: int, copies: int = 1) -> Counter[int]:
     """How often each training row is the source of a made row in an epoch drawn whole."""
     draws = torch.arange(len(filling.labels))[None]
-    made = -filling.make(draws, epoch, generator()).x[len(filling.features.x) // copies :]
+    rows = in_order(filling.make(draws, epoch, generator()))
+    made = -rows[len(filling.features.x) // copies :]
     return Counter((made.view(-1).long() - 1).tolist())
 
 
@@ -102,7 +101,7 @@ def test_rows_do_not_depend_on_how_they_are_drawn() -> None:
     for shape in ((1, size), (size, 1), (7, 11), (1, 1)):
         draws = torch.randint(size, shape, generator=generator(1))
         made = filling.make(draws, 3, generator())
-        assert torch.equal(made.x, whole.x[draws.view(-1)]), f"drawn as {shape}"
+        assert torch.equal(in_order(made), in_order(whole)[draws.view(-1)]), f"drawn as {shape}"
         assert torch.equal(made.y, filling.labels[draws.view(-1)]), f"drawn as {shape}"
         assert made.blend is None
 
@@ -115,9 +114,9 @@ def test_copies() -> None:
     for copy, epoch in itertools.product((0, 1), (0, 4)):
         made = filling.make(copy * size + torch.arange(size)[None], epoch, generator())
         expected = copy * items + torch.arange(items) + 1.0
-        assert torch.equal(made.x[:items, 0], expected), f"copy {copy}"
+        assert torch.equal(in_order(made)[:items, 0], expected), f"copy {copy}"
         first = filling.make(torch.arange(size)[None], epoch, generator())
-        assert torch.equal(made.x[items:], first.x[items:]), f"copy {copy}"
+        assert torch.equal(in_order(made)[items:], in_order(first)[items:]), f"copy {copy}"
         assert torch.equal(made.y, filling.labels)
 
 
@@ -139,8 +138,8 @@ def test_items_go_through_the_space() -> None:
     data = numbered(COUNTS)
     kept = data.x.clone()
     whole = torch.arange(len(Doubled(data).labels))[None]
-    made = Doubled(data).make(whole, 0, generator()).x
-    plain = Copying(data).make(whole, 0, generator()).x
+    made = in_order(Doubled(data).make(whole, 0, generator()))
+    plain = in_order(Copying(data).make(whole, 0, generator()))
     items = sum(COUNTS)
     assert torch.equal(made[:items], 2 * plain[:items])
     assert torch.equal(made[items:], plain[items:])
@@ -161,28 +160,28 @@ def test_blended_rows_find_their_slots() -> None:
     """Reference: made rows of class 2 depend on β, their base tells the source; no other does."""
 
     class Blending(Copying):
-        def draw(
-            self, x: Tensor, places: Tensor, y: Tensor, source: Tensor, random: torch.Generator
-        ) -> Blend:
-            super().draw(x, places, y, source, random)
-            own = places[y == 2]
-            slot = torch.full((len(x),), -1)
-            slot[own] = torch.arange(len(own))
-            base = x[own].clone()
-            x[own] = torch.nan
-            return Blend(slot, base, torch.ones_like(base), torch.neg)
+        blended = torch.arange(len(COUNTS)) == 2
+
+        def arranged(self, y: Tensor, source: Tensor) -> Tensor:
+            return (10 * (y == 2) + y).argsort(stable=True)
+
+        def draw(self, x: Tensor, y: Tensor, source: Tensor, random: torch.Generator) -> Blend:
+            super().draw(x, y[: len(x)], source[: len(x)], random)
+            base = -self.features.x[source[len(x) :]]
+            return Blend(base, torch.ones_like(base), y[len(x) :], torch.neg)
 
     filling, plain = Blending(numbered(COUNTS)), Copying(numbered(COUNTS))
     size = len(filling.labels)
     draws = torch.randint(size, (6, 9), generator=generator(2))
-    made, expected = filling.make(draws, 1, generator()), plain.make(draws, 1, generator()).x
+    made, expected = filling.make(draws, 1, generator()), plain.make(draws, 1, generator())
     assert made.blend is not None
-    slot = made.blend.slot
+    slot = made.rows - len(made.x)
     blended = (made.y == 2) & (draws.view(-1) >= sum(COUNTS))
     assert 0 < int(blended.sum()) == len(made.blend.base)
     assert torch.equal(slot >= 0, blended)
-    assert torch.equal(made.blend.base[slot[blended]], expected[blended])
-    assert torch.equal(made.x[~blended], expected[~blended])
+    assert torch.equal(made.blend.base[slot[blended]], in_order(expected)[blended])
+    assert torch.equal(made.x[made.rows[~blended]], in_order(expected)[~blended])
+    assert bool((made.blend.y == 2).all())
 
 
 POWERS = (0.25, 0.5, 1.0, 2.0)

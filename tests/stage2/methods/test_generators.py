@@ -134,11 +134,10 @@ def draw(
 
 def seen(made: Made, beta: float = 0.0) -> Tensor:
     """Rows [R, D] as a head with this β for all classes sees them."""
-    x, blend = made.x.clone(), made.blend
+    x, blend = made.x, made.blend
     if blend is not None:
-        own = blend.slot >= 0
-        slot = blend.slot[own]
-        x[own] = blend.finish(blend.base[slot] + beta * blend.direction[slot])
+        x = torch.cat([x, blend.finish(blend.base + beta * blend.direction)])
+    x = x[made.rows]
     return x
 
 
@@ -339,7 +338,7 @@ def test_real_rows_are_those_of_their_copy(name: str, given: dict[str, str]) -> 
     made = draw(generation, (copy * len(generation.labels) + item)[order])
     assert_close(seen(made), expected[(copy * 42 + item)[order]], 1e-6, name)
     assert_close(made.y, of.y[order], 0, "labels")
-    assert made.blend is None or bool((made.blend.slot == -1).all()), "real rows have no β"
+    assert made.blend is None or not len(made.blend.base), "real rows have no β"
     assert_close(generation.space(torch.from_numpy(of.x)), expected, 1e-6, "val rows")
 
 
@@ -377,7 +376,7 @@ def test_made_rows_are_spread_evenly_over_the_samples() -> None:
     for epoch in range(3):
         made = draw(generation, [of.made(2, r) for r in range(14)], epoch=epoch)
         assert made.blend is not None
-        got = array(made.blend.base + made.blend.direction)[made.blend.slot.numpy()]
+        got = array(made.blend.base + made.blend.direction)[made.rows.numpy() - len(made.x)]
         away = np.abs(got[:, None] - np.array(each)).max(2)  # [14, 6]
         assert away.min(1).max() < 1e-5, f"rows of no source: {got}"
         assert (np.sort(away, 1)[:, 1] > 1e-3).all(), "two sources cannot be told apart"
@@ -480,9 +479,11 @@ def test_beta_is_of_the_tail_classes() -> None:
         assert {k for k in range(6) if generation.blended[k]} == classes
         made = draw(generation, np.arange(len(generation.labels)))
         assert made.blend is not None
-        blended = made.blend.slot >= 0
+        slot = made.rows - len(made.x)
+        blended = slot >= 0
         assert set(made.y[blended].tolist()) == classes
-        assert_close(made.blend.slot[blended].sort().values, np.arange(int(blended.sum())), 0)
+        assert torch.equal(made.blend.y[slot[blended]], made.y[blended])
+        assert_close(slot[blended].sort().values, np.arange(int(blended.sum())), 0)
         assert len(made.blend.base) == len(made.blend.direction) == int(blended.sum())
     for name in ("dc", "tailcalib", "gaussian"):
         assert prepared(name, of).blended is None
@@ -569,7 +570,7 @@ for name in sys.argv[3:]:
     made = generation.make(draws, 0, random)
     x = made.x
     if made.blend is not None:
-        x = torch.cat([x[made.blend.slot < 0], made.blend.base + made.blend.direction])
+        x = torch.cat([x, made.blend.base + made.blend.direction])
     assert x.shape == (draws.numel(), dim) and bool(x.isfinite().all())
     print(name, len(generation.labels), peak() - held)
 """

@@ -17,7 +17,7 @@ from featbank.settings import resolved
 from stage2.methods import neighbors
 from stage2.methods.generators.interface import Features, Generation, Made
 from stage2.methods.generators.smote import Smote, nearest_others
-from tests.stage2.methods.features import features, generator, labels_of
+from tests.stage2.methods.features import features, generator, in_order, labels_of
 
 COUNTS = (60, 0, 25, 8, 4, 1)
 
@@ -51,7 +51,7 @@ def epoch(generation: Generation, number: int = 0, seed: int = 0) -> Made:
 def made_rows(data: Features, k: int, epochs: int) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     """By class with made rows: its samples [n, D] and the made rows [epochs, n_max − n, D]."""
     generation, items = prepared(data, k), len(data.labels) // data.copies
-    rows = [epoch(generation, t, seed=t).x.double().numpy() for t in range(epochs)]
+    rows = [in_order(epoch(generation, t, seed=t)).double().numpy() for t in range(epochs)]
     found = {}
     for y in generation.labels[items:].unique().tolist():
         own = (generation.labels == y).numpy()
@@ -158,7 +158,7 @@ def test_only_filled_classes_are_searched(monkeypatch: pytest.MonkeyPatch) -> No
     assert asked == [(n, n, 6, "l2") for n in (25, 8, 4, 1)]
     asked.clear()
     data = gaussian((3, 3, 3))
-    assert torch.equal(epoch(prepared(data)).x, data.x)
+    assert torch.equal(in_order(epoch(prepared(data))), data.x)
     assert asked == []
 
 
