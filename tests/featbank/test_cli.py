@@ -182,6 +182,8 @@ def test_ctrl_c_tells_what_the_results_hold(make_toy: Callable[..., Toy], tmp_pa
     make_toy().write(tmp_path / "b.h5")
     count = 60  # on a busy machine a few runs pass before this test hears of the first
     seeds = ",".join(map(str, range(count)))
+    handler = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
     command = [
         str(Path(sys.executable).with_name("featbank")), "sweep", "b.h5", "--recipe", "crt",
         "--set", "batch_size=16", "--set", "epochs=200", "--seeds", seeds,
@@ -190,6 +192,7 @@ def test_ctrl_c_tells_what_the_results_hold(make_toy: Callable[..., Toy], tmp_pa
     process = subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
+    signal.signal(signal.SIGINT, handler)
     while process.poll() is None and not _runs_in(tmp_path / "stopped.sqlite"):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
