@@ -57,9 +57,6 @@ class AFG(Generator):
     )
     own = ("beta", "beta_step")
 
-    def moves_features(self, settings: Settings) -> bool:
-        return settings["output_space"] == "tukey"
-
     def prepare(self, settings: Settings, features: Features) -> Generation:
         tail = tail_classes("afg", features, settings["tail"])
         return _AFG(settings, features, tail)
@@ -77,8 +74,8 @@ class _AFG(Calibrated):
         lent = torch.where(found, counts / distance.clamp_min(1e-30), 0.0)
         return lent / lent.sum(1, keepdim=True).clamp_min(1e-300)
 
-    def center(self, sample: Tensor, place: Tensor) -> Tensor:
-        return self.lent_mean(place)
+    def center(self, source: Tensor) -> Tensor:
+        return self.lent_mean(source)
 
     def calibrated(
         self, y: Tensor, source: Tensor, lent: Tensor, random: torch.Generator

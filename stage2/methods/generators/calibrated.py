@@ -191,8 +191,8 @@ class Calibrated(OwnGaussians):
         training counts; rows add to 1 over those that were `found`, bool, and are 0 elsewhere."""
 
     @abstractmethod
-    def center(self, sample: Tensor, place: Tensor) -> Tensor:
-        """The mean of what is lent to the sources `place` [T] with x̂ `sample`, [T, D]."""
+    def center(self, source: Tensor) -> Tensor:
+        """The mean of what is lent to the training rows `source` [T], [T, D]."""
 
     @abstractmethod
     def calibrated(
@@ -211,7 +211,7 @@ class Calibrated(OwnGaussians):
         tail = self._tail.index_select(0, y)
         others, rare = (~tail).nonzero().view(-1), tail.nonzero().view(-1)
         others = others.index_select(0, y.index_select(0, others).argsort(stable=True))
-        place = self._place.index_select(0, source.index_select(0, rare))
+        place = self.place(source.index_select(0, rare))
         order = self._kept.arranged(place) if self._kept else place.argsort(stable=True)
         return torch.cat([others, rare.index_select(0, order)])
 
@@ -241,16 +241,21 @@ class Calibrated(OwnGaussians):
 
     def _lend(self, lent: Tensor, source: Tensor, random: torch.Generator) -> None:
         """Draw from N(center, Σ_j ω_j Σ_j) for the training rows `source` [T], to `lent` [T, D]."""
-        place = self._place.index_select(0, source)
+        place = self.place(source)
         if self._kept:
             self._kept.draw(lent, place, random)
         else:
-            lent.copy_(self.center(self.sample(source), place))
+            lent.copy_(self.center(source))
             self._add_lent(lent, place, random)
 
-    def lent_mean(self, place: Tensor) -> Tensor:
-        """Σ_j ω_j μ_j over the support of each source [T], [T, D]."""
-        means, weight, support = self.gaussians.means, self._weight[place], self._support[place]
+    def place(self, source: Tensor) -> Tensor:
+        """Where the training rows [T] are among the sources, [T]."""
+        return self._place.index_select(0, source)
+
+    def lent_mean(self, source: Tensor) -> Tensor:
+        """Σ_j ω_j μ_j over the support of the training rows [T], [T, D]."""
+        place, means = self.place(source), self.gaussians.means
+        weight, support = self._weight[place], self._support[place]
         total = means.new_zeros(len(place), means.shape[1])
         for slot in range(support.shape[1]):
             total.addcmul_(means[support[:, slot]], weight[:, slot, None])
@@ -282,8 +287,7 @@ class Calibrated(OwnGaussians):
         if 4 * len(ranks) * (rank + 1) * dim > KEPT_BYTES:
             return None
         factors = self.features.x.new_zeros(len(ranks), rank + 1, dim)
-        whole = torch.arange(len(sources), device=sources.device)
-        factors[:, -1] = self.center(self.sample(sources), whole)
+        factors[:, -1] = self.center(sources)
         scales = self._weight.sqrt().tolist()
         for place, (of, scale) in enumerate(zip(supports_of, scales, strict=True)):
             lent = [s * self.gaussians.factor(k) for k, s in zip(of, scale, strict=True) if s]

@@ -20,12 +20,11 @@ class Filling(Generation):
     def __init__(self, features: Features) -> None:
         self.features = features
         x, classes = features.x, len(features.counts)
-        items = features.labels[: len(features.labels) // features.copies]
-        counts = torch.bincount(items, minlength=classes)
+        counts = torch.bincount(features.items, minlength=classes)
         self.missing = torch.where(counts > 0, counts.max() - counts, 0)  # rows to make, [K]
         made = torch.arange(classes, device=x.device).repeat_interleave(self.missing)
-        self.labels = torch.cat([items, made])
-        self._items = len(items)
+        self.labels = torch.cat([features.items, made])
+        self._items = len(features.items)
         self.order = features.labels.argsort(stable=True)  # training rows by class
         samples = torch.bincount(features.labels, minlength=classes)
         begin = samples.cumsum(0) - samples

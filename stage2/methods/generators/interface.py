@@ -47,6 +47,11 @@ class Features:
     copies: int
     counts: np.ndarray
 
+    @property
+    def items(self) -> Tensor:
+        """Labels of the items, [N]."""
+        return self.labels[: len(self.labels) // self.copies]
+
 
 @dataclass(frozen=True)
 class Blend:
@@ -157,7 +162,7 @@ class Generator(ABC):
 
     def moves_features(self, settings: Settings) -> bool:
         """Whether heads see features of another space than stage 1 made."""
-        return False
+        return settings.get("output_space") == "tukey"
 
     @abstractmethod
     def prepare(self, settings: Settings, features: Features) -> Generation:

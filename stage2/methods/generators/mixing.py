@@ -65,7 +65,7 @@ class Mixing(Generation):
         self, features: Features, alpha: float, kappa: float = 1.0, tau: float = 0.0
     ) -> None:
         self.features = features
-        self.labels = features.labels[: len(features.labels) // features.copies]
+        self.labels = features.items
         self._counts = torch.from_numpy(features.counts).to(features.x.device)
         self._alpha, self._kappa, self._tau = alpha, kappa, tau
 

@@ -34,9 +34,9 @@ class EquallyCalibrated(Calibrated):
     def weights(self, distance: Tensor, counts: Tensor, found: Tensor) -> Tensor:
         return found.double() / found.sum(1, keepdim=True).clamp_min(1)
 
-    def center(self, sample: Tensor, place: Tensor) -> Tensor:
-        lenders = self.lenders[place, None]
-        return self.lent_mean(place).mul_(lenders).add_(sample).div_(lenders + 1)
+    def center(self, source: Tensor) -> Tensor:
+        lenders = self.lenders[self.place(source), None]
+        return self.lent_mean(source).mul_(lenders).add_(self.sample(source)).div_(lenders + 1)
 
     def calibrated(
         self, y: Tensor, source: Tensor, lent: Tensor, random: torch.Generator
@@ -61,9 +61,6 @@ class DC(Generator):
         output_space("tukey"),
         TAIL,
     )
-
-    def moves_features(self, settings: Settings) -> bool:
-        return settings["output_space"] == "tukey"
 
     def prepare(self, settings: Settings, features: Features) -> Generation:
         return EquallyCalibrated(
