@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import re
 import statistics
 import time
@@ -72,12 +73,12 @@ def interleaved(
     """Time tasks in turn, `repeats` times, after one step of each that is timed apart."""
     peaks: list[list[int]] = [[] for _ in tasks]
     first = [_seconds(task, replace(task.part, epochs=1, steps=1), device) for task in tasks]
-    reset_peak_memory(device)
-    held = peak_memory(device)
     later: list[list[float]] = [[] for _ in tasks]
     for repeat in range(repeats):
         for i, task in enumerate(tasks):
+            gc.collect()  # what others left behind must not be given back in this task's time
             reset_peak_memory(device)
+            held = peak_memory(device)
             later[i].append(_seconds(task, task.part, device))
             peaks[i].append(peak_memory(device) - held)
             if progress:

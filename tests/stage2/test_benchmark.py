@@ -124,6 +124,19 @@ def test_memory_is_each_tasks_own() -> None:
     assert 60 < found[1] < 100, f"got {found[1]} MiB, expected about 64"
 
 
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells the peak")
+def test_memory_given_back_meanwhile_is_not_the_tasks() -> None:
+    """Reference: a task that fills 64 MiB, after one during which 128 MiB of others' are freed."""
+    others = [torch.ones(128 << 18)]
+    tasks = [
+        Task("", "", lambda part: others.clear() if part.all_steps > 1 else None, 1, Part(1, 2)),
+        Task("", "", lambda _: torch.ones(64 << 18).sum(), 1),
+    ]
+    found = [t.memory >> 20 for t in interleaved(tasks, 2, CPU)]
+    assert found[0] < 30, f"got {found[0]} MiB, expected about 0"
+    assert 60 < found[1] < 100, f"got {found[1]} MiB, expected about 64"
+
+
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
 def test_ceilings_leave_pytorch_as_it_was(precision: str) -> None:
     """Reference: the threads and the precision of products before."""
