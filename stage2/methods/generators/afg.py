@@ -17,6 +17,8 @@ from stage2.methods.generators.calibrated import (
     output_space,
     tail_classes,
 )
+from stage2.methods.generators.drawing import draw_each
+from stage2.methods.generators.filling import Sources
 from stage2.methods.generators.interface import Features, Generation, Generator, Settings
 
 
@@ -67,7 +69,7 @@ class _AFG(Calibrated):
         spaces = Spaces.of(settings)
         super().__init__("afg", features, spaces, tail, support=settings["support"])
         self.blended = tail
-        self._noise = {settings["gamma_form"]: settings["gamma"]}
+        self._gamma = {settings["gamma_form"]: settings["gamma"]}
 
     def weights(self, distance: Tensor, counts: Tensor, found: Tensor) -> Tensor:
         # A class at no distance takes all the weight; the bound keeps ω finite.
@@ -78,9 +80,15 @@ class _AFG(Calibrated):
         return self.lent_mean(source)
 
     def calibrated(
-        self, y: Tensor, source: Tensor, lent: Tensor, random: torch.Generator
+        self, sources: Sources, lent: Tensor, random: torch.Generator
     ) -> tuple[Tensor, ...]:
-        own = self.sample(source)
-        self.add_own(own, y, random)
-        direction = lent.sub_(own)
-        return add_noise(own, random, **self._noise), direction
+        base = sources.each(self.sample(sources.row))
+
+        def draw(k: int, rows: slice, random: torch.Generator) -> None:
+            own = base[rows]
+            self.gaussians.add_draws(k, random, to=own)
+            lent[rows].sub_(own)
+            add_noise(own, random, **self._gamma)
+
+        draw_each(draw, list(sources.classes()), random, numbers=base.numel())
+        return base, lent

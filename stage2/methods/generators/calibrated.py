@@ -6,8 +6,10 @@ import itertools
 import math
 import warnings
 from abc import abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -15,7 +17,9 @@ from torch import Tensor
 
 from featbank.bank import GROUPS, class_groups
 from featbank.settings import Setting
-from stage2.methods.generators.drawing import by_class, draw_each, normals, runs
+from stage2.methods.generators import drawing
+from stage2.methods.generators.drawing import by_class, draw_each, normals, spread
+from stage2.methods.generators.filling import Sources
 from stage2.methods.generators.gaussians import BLOCK_ROWS, Map, OwnGaussians, unchanged
 from stage2.methods.generators.interface import Blend, Features, Settings
 from stage2.methods.generators.tukey import inverse_tukey, tukey
@@ -35,6 +39,10 @@ TAIL = Setting(
     "classes that are calibrated; others are drawn from their own Gaussian",
     choices=("few", "medium+few"),
 )
+SPARE = 1.25
+"""Rows made for one that is wanted, at most, so that all sources of a class have as many: then
+their draws are one product."""
+
 KEPT_BYTES = 64 << 20
 """What `Kept` may take."""
 
@@ -89,55 +97,53 @@ class Spaces:
 @dataclass(frozen=True)
 class Kept:
     """What is kept of n sources where that is little: then a draw takes r ≤ D numbers whatever the
-    sizes of the lenders, and a class one product.
+    sizes of the lenders.
 
     Attributes
     ----------
-    label
-        Their classes [n], ascending.
+    center
+        [n, 1, D]: `Calibrated.center`.
     factor
-        [n, r + 1, D]: F with FᵀF = Σ_j ω_j Σ_j, and under it `Calibrated.center`: (ε, 1) times it
-        is a draw.
-    classes
-        K.
+        [n, r, D]: F with FᵀF = Σ_j ω_j Σ_j and the noise that is added to it.
     """
 
-    label: Tensor
+    center: Tensor
     factor: Tensor
-    classes: int
 
-    def arranged(self, place: Tensor) -> Tensor:
-        """An order of rows from the sources `place` [T]: by class, and within a class as many of
-        each source as all have, source by source, then the rest."""
-        order = place.argsort(stable=True)
-        sources, counts = place.index_select(0, order).unique_consecutive(return_counts=True)
-        label = self.label.index_select(0, sources)
-        least = counts.new_full((self.classes,), len(place))
-        least.scatter_reduce_(0, label, counts, "amin")
-        excess = counts - least[label]
-        # Of a source with c rows, of which e are too many, the last e.
-        end = counts.cumsum(0).repeat_interleave(counts)
-        rest = end - torch.arange(len(place), device=end.device) <= excess.repeat_interleave(counts)
-        key = 2 * label.repeat_interleave(counts) + rest
-        return order.index_select(0, key.argsort(stable=True))
+    def draw(self, drawn: Tensor, place: Tensor, count: Tensor, random: torch.Generator) -> None:
+        """Draw from N(center, FᵀF) of the sources `place` [G], `count` [G] rows of each, to `drawn`
+        [T, D]."""
+        rank, dim = self.factor.shape[1:]
+        lots = self._lots(place, count)
 
-    def draw(self, drawn: Tensor, place: Tensor, random: torch.Generator) -> None:
-        """Draw from N(center, FᵀF) of the sources `place` [T], as `arranged`, to `drawn` [T, D]."""
-        noise = normals(len(place), self.factor.shape[1], random)
-        noise[:, -1] = 1
-        sources, counts = place.unique_consecutive(return_counts=True)
-        # Sources of one class that follow one another with as many rows are one product.
-        label = self.label.index_select(0, sources)
-        same = (label[1:] == label[:-1]) & (counts[1:] == counts[:-1])
-        same &= sources[1:] == sources[:-1] + 1
-        cuts = [0, *((~same).nonzero().view(-1) + 1).tolist(), len(sources)]
-        starts, firsts = counts.cumsum(0).sub_(counts).tolist(), sources.tolist()
-        sizes = counts.tolist()
+        def lot(number: int, random: torch.Generator) -> None:
+            most = max(sources * each for _, sources, each, _ in lots[number])
+            noise = drawn.new_empty(most, rank)
+            for first, sources, each, row in lots[number]:
+                rows = sources * each
+                torch.baddbmm(
+                    self.center[first : first + sources],
+                    noise[:rows].normal_(generator=random).view(sources, each, rank),
+                    self.factor[first : first + sources],
+                    out=drawn[row : row + rows].view(sources, each, dim),
+                )
+
+        spread(lot, len(lots), random)
+
+    def _lots(self, place: Tensor, count: Tensor) -> list[list[tuple[int, int, int, int]]]:
+        """Products to be done together: the first of sources that follow one another, how many,
+        how many rows of each, and the first of these rows."""
+        same = (place[1:] == place[:-1] + 1) & (count[1:] == count[:-1])
+        cuts = [0, *((~same).nonzero().view(-1) + 1).tolist(), len(place)]
+        firsts, rows = place.tolist(), (count.cumsum(0) - count).tolist()
+        rank, each = self.factor.shape[1], count.tolist()
+        products = []
         for a, b in itertools.pairwise(cuts):
-            rows = slice(starts[a], starts[a] + (b - a) * sizes[a])
-            shape = (b - a, sizes[a], -1)
-            factor = self.factor[firsts[a] : firsts[a] + b - a]
-            torch.bmm(noise[rows].view(shape), factor, out=drawn[rows].view(shape))
+            most = max(1, drawing.CHUNK // (each[a] * rank))
+            for i in range(a, b, most):
+                products.append((firsts[i], min(most, b - i), each[i], rows[i]))
+        lots = itertools.groupby(products, lambda product: product[-1] * rank // drawing.CHUNK)
+        return [list(lot) for _, lot in lots]
 
 
 class Calibrated(OwnGaussians):
@@ -155,6 +161,8 @@ class Calibrated(OwnGaussians):
         Classes that each sample is calibrated with, where there are so many.
     among
         ``larger``: of those that have more samples than its own; ``all``: its own included.
+    noise
+        Of what is lent, as for `add_noise`.
     """
 
     def __init__(
@@ -166,9 +174,10 @@ class Calibrated(OwnGaussians):
         *,
         support: int,
         among: str = "larger",
+        noise: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
-        super().__init__(features, spaces.statistics, spaces.plain)
-        self.spaces, self._tail = spaces, tail
+        super().__init__(features, spaces.statistics, spaces.plain, last=tail)
+        self.spaces, self._tail, self._noise = spaces, tail, noise
         sources = self.order[(tail & (self.missing > 0))[features.labels[self.order]]]
         self._place = torch.full_like(features.labels, -1)  # of a training row among the sources
         self._place[sources] = torch.arange(len(sources), device=sources.device)
@@ -183,7 +192,7 @@ class Calibrated(OwnGaussians):
         self._weight = self.weights(distance, counts[self._support], found).float()
         self.lenders = found.sum(1)
         _warn_of_few(name, y, found, support)
-        self._kept = self._small_enough(sources, y)
+        self._kept = self._small_enough(sources)
 
     @abstractmethod
     def weights(self, distance: Tensor, counts: Tensor, found: Tensor) -> Tensor:
@@ -192,68 +201,68 @@ class Calibrated(OwnGaussians):
 
     @abstractmethod
     def center(self, source: Tensor) -> Tensor:
-        """The mean of what is lent to the training rows `source` [T], [T, D]."""
+        """The mean of what is lent to the training rows `source` [n], [n, D]."""
 
     @abstractmethod
     def calibrated(
-        self, y: Tensor, source: Tensor, lent: Tensor, random: torch.Generator
+        self, sources: Sources, lent: Tensor, random: torch.Generator
     ) -> tuple[Tensor, ...]:
-        """Draws of the classes `y` [T], ascending, from the training rows `source` [T]: the base
-        and the direction of each, [T, D], or the draws alone.
+        """Draws of new rows: the base and the direction of each, [T, D], or the draws alone.
 
-        `lent` [T, D] are draws from N(center, Σ_j ω_j Σ_j), to be overwritten.
+        `lent` [T, D] are draws from N(center, Σ_j ω_j Σ_j) with noise, to be overwritten.
         """
 
     def space(self, x: Tensor) -> Tensor:
         return self.spaces.real(x)
 
-    def arranged(self, y: Tensor, source: Tensor) -> Tensor:
-        tail = self._tail.index_select(0, y)
-        others, rare = (~tail).nonzero().view(-1), tail.nonzero().view(-1)
-        others = others.index_select(0, y.index_select(0, others).argsort(stable=True))
-        place = self.place(source.index_select(0, rare))
-        order = self._kept.arranged(place) if self._kept else place.argsort(stable=True)
-        return torch.cat([others, rare.index_select(0, order)])
+    def rounded(self, sources: Sources) -> Sources:
+        if not self._kept:
+            return sources
+        most = torch.zeros_like(self.missing).scatter_reduce_(0, sources.y, sources.count, "amax")
+        count = torch.where(self._tail, most, 0).index_select(0, sources.y).maximum(sources.count)
+        few = int(count.sum()) <= SPARE * int(sources.count.sum())
+        return replace(sources, count=count) if few else sources
 
-    def draw(self, x: Tensor, y: Tensor, source: Tensor, random: torch.Generator) -> Blend | None:
-        others = len(y) - int(self._tail.index_select(0, y).sum())
-        super().draw(x[:others], y[:others], source[:others], random)
-        rare, y, source = x[others:], y[others:], source[others:]
-        if not len(y):
+    def draw(self, x: Tensor, sources: Sources, random: torch.Generator) -> Blend | None:
+        others = int((~self._tail[sources.y]).sum())
+        plain, rare = sources[:others], sources[others:]
+        first = int(plain.count.sum())
+        if first:
+            super().draw(x[:first], plain, random)
+        if not len(rare.row):
             return None
-        lent = rare if self.blended is None else x.new_empty(len(y), x.shape[1])
-        self._lend(lent, source, random)
-        base, *direction = self.calibrated(y, source, lent, random)
+        drawn = x[first:]
+        lent = drawn
+        if self.blended is not None:
+            lent = x.new_empty(int(rare.count.sum()), x.shape[1])
+        self._lend(lent, rare, random)
+        base, *direction = self.calibrated(rare, lent, random)
         if direction:
-            return Blend(base, direction[0], y, self.spaces.finish)
+            return Blend(base, direction[0], rare.each(rare.y), self.spaces.finish)
         if self.spaces.finish is not unchanged:
-            rare.copy_(self.spaces.finish(base))
+            drawn.copy_(self.spaces.finish(base))
         return None
 
-    def add_own(self, drawn: Tensor, y: Tensor, random: torch.Generator) -> None:
-        """Add draws from N(0, Σ_y) for the classes `y` [T], as `arranged`, to `drawn` [T, D]."""
-        for k, rows in runs(y):
-            self.gaussians.add_draws(k, random, to=drawn[rows])
-
     def sample(self, source: Tensor) -> Tensor:
-        """x̂ of the training rows [T], [T, D]."""
+        """x̂ of the training rows [n], [n, D]."""
         return self.spaces.sample(self.features.x.index_select(0, source))
 
-    def _lend(self, lent: Tensor, source: Tensor, random: torch.Generator) -> None:
-        """Draw from N(center, Σ_j ω_j Σ_j) for the training rows `source` [T], to `lent` [T, D]."""
-        place = self.place(source)
+    def _lend(self, lent: Tensor, sources: Sources, random: torch.Generator) -> None:
+        """Draw what is lent to `sources`, to `lent` [T, D]."""
+        place = self.place(sources.row)
         if self._kept:
-            self._kept.draw(lent, place, random)
+            self._kept.draw(lent, place, sources.count, random)
         else:
-            lent.copy_(self.center(source))
-            self._add_lent(lent, place, random)
+            lent.copy_(sources.each(self.center(sources.row)))
+            self._add_lent(lent, sources.each(place), random)
+            add_noise(lent, random, **self._noise)
 
     def place(self, source: Tensor) -> Tensor:
-        """Where the training rows [T] are among the sources, [T]."""
+        """Where the training rows [n] are among the sources, [n]."""
         return self._place.index_select(0, source)
 
     def lent_mean(self, source: Tensor) -> Tensor:
-        """Σ_j ω_j μ_j over the support of the training rows [T], [T, D]."""
+        """Σ_j ω_j μ_j over the support of the training rows [n], [n, D]."""
         place, means = self.place(source), self.gaussians.means
         weight, support = self._weight[place], self._support[place]
         total = means.new_zeros(len(place), means.shape[1])
@@ -279,23 +288,24 @@ class Calibrated(OwnGaussians):
         for one in slots:
             drawn.add_(one)
 
-    def _small_enough(self, sources: Tensor, y: Tensor) -> Kept | None:
-        """What is kept of the training rows `sources` [n], of the classes `y` [n]; None if much."""
+    def _small_enough(self, sources: Tensor) -> Kept | None:
+        """What is kept of the training rows `sources` [n]; None if much."""
         dim, supports_of = self.features.x.shape[1], self._support.tolist()
         ranks = [sum(self.gaussians.rank(k) for k in of if k >= 0) for of in supports_of]
-        rank = min(dim, max(ranks, default=0))
+        more = dim if self._noise.get("diagonal") else bool(self._noise.get("full"))
+        rank = min(dim, max(ranks, default=0) + more)
         if 4 * len(ranks) * (rank + 1) * dim > KEPT_BYTES:
             return None
-        factors = self.features.x.new_zeros(len(ranks), rank + 1, dim)
-        factors[:, -1] = self.center(sources)
+        noise = noise_factor(dim, **self._noise).to(self.features.x)
+        factors = self.features.x.new_zeros(len(ranks), rank, dim)
         scales = self._weight.sqrt().tolist()
         for place, (of, scale) in enumerate(zip(supports_of, scales, strict=True)):
             lent = [s * self.gaussians.factor(k) for k, s in zip(of, scale, strict=True) if s]
-            factor = torch.cat(lent) if lent else factors.new_empty(0, dim)
+            factor = torch.cat([*lent, noise])
             if len(factor) > dim:
                 factor = torch.linalg.qr(factor, mode="r").R
             factors[place, : len(factor)] = factor
-        return Kept(y, factors, len(self.features.counts))
+        return Kept(self.center(sources)[:, None], factors)
 
 
 def tail_classes(name: str, features: Features, tail: str) -> Tensor:
@@ -320,6 +330,14 @@ def add_noise(
     if diagonal:
         drawn.add_(normals(len(drawn), drawn.shape[1], random), alpha=math.sqrt(diagonal))
     return drawn
+
+
+def noise_factor(dim: int, *, diagonal: float = 0.0, full: float = 0.0) -> Tensor:
+    """F with FᵀF = diagonal·I + full·11ᵀ, of as many rows as it takes, [r, dim]."""
+    rows = [torch.full((1, dim), math.sqrt(full))] if full else []
+    if diagonal:
+        rows.append(math.sqrt(diagonal) * torch.eye(dim))
+    return torch.cat([torch.empty(0, dim), *rows])
 
 
 def _warn_of_few(name: str, y: Tensor, found: Tensor, support: int) -> None:

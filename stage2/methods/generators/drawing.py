@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
+import contextlib
+import functools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from threading import Barrier
 from typing import TypeVar
 
 import torch
@@ -19,20 +23,31 @@ LARGE = 1 << 22
 """Numbers from which pieces of work are spread over threads; below, calls cost more than work."""
 
 
+_given: ContextVar[int | None] = ContextVar("threads that `spread` may use", default=None)
+
+
+@contextlib.contextmanager
+def threads_of_ours(numbers: int) -> Iterator[None]:
+    """Where few `numbers` are made, PyTorch's operations take one thread each and only `spread`
+    takes all: PyTorch's threads spin for milliseconds between operations, on the cores of ours."""
+    before = torch.get_num_threads()
+    if numbers >= LARGE or before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    token = _given.set(before)
+    try:
+        yield
+    finally:
+        _given.reset(token)
+        torch.set_num_threads(before)
+
+
 def by_class(y: Tensor) -> Iterator[tuple[int, Tensor]]:
     """The classes of labels [R], ascending, and the places of each."""
     order = y.argsort(stable=True)
     classes, counts = y.index_select(0, order).unique_consecutive(return_counts=True)
     yield from zip(classes.tolist(), order.split(counts.tolist()), strict=True)
-
-
-def runs(y: Tensor) -> Iterator[tuple[int, slice]]:
-    """The classes of labels [R] of which equal ones follow one another, and where each is."""
-    classes, counts = y.unique_consecutive(return_counts=True)
-    ends = [0, *counts.cumsum(0).tolist()]
-    yield from zip(
-        classes.tolist(), itertools.starmap(slice, itertools.pairwise(ends)), strict=True
-    )
 
 
 def normals(rows: int, size: int, random: torch.Generator) -> Tensor:
@@ -41,12 +56,7 @@ def normals(rows: int, size: int, random: torch.Generator) -> Tensor:
     if drawn.is_cuda or drawn.numel() <= CHUNK:
         return drawn.normal_(generator=random)
     chunks = drawn.view(-1).split(CHUNK)
-    seeds = _seeds(len(chunks), random)
-
-    def fill(number: int) -> None:
-        chunks[number].normal_(generator=torch.Generator().manual_seed(seeds[number]))
-
-    _run(fill, len(chunks))
+    spread(lambda number, random: chunks[number].normal_(generator=random), len(chunks), random)
     return drawn
 
 
@@ -57,36 +67,57 @@ def draw_each(
     *,
     numbers: int,
 ) -> None:
-    """Call `draw` with each class, its places, and a generator seeded from `random`.
+    """Call `draw` with each class, its places, and a generator of its own.
 
     Where the pieces draw many `numbers` in all, they run side by side, one thread each.
     """
+    spread(
+        lambda number, random: draw(*pieces[number], random),
+        len(pieces),
+        random,
+        threads=None if numbers >= LARGE else 1,
+    )
+
+
+def spread(
+    draw: Callable[[int, torch.Generator], object],
+    count: int,
+    random: torch.Generator,
+    *,
+    threads: int | None = None,
+) -> None:
+    """Call `draw` with 0 … count − 1, on as many threads as PyTorch has been given, each with a
+    generator seeded from `random`; on a GPU one after the other with `random` itself."""
     if random.device.type == "cuda":
-        for k, places in pieces:
-            draw(k, places, random)
+        for number in range(count):
+            draw(number, random)
         return
-    seeds = _seeds(len(pieces), random)
+    seeds = torch.randint(2**62, (count,), generator=random).tolist()
 
-    def piece(number: int) -> None:
-        draw(*pieces[number], torch.Generator().manual_seed(seeds[number]))
+    def one(number: int) -> None:
+        draw(number, torch.Generator().manual_seed(seeds[number]))
 
-    _run(piece, len(pieces), threads=torch.get_num_threads() if numbers >= LARGE else 1)
-
-
-def _seeds(count: int, random: torch.Generator) -> list[int]:
-    return torch.randint(2**62, (count,), generator=random).tolist()
-
-
-def _run(piece: Callable[[int], None], count: int, *, threads: int | None = None) -> None:
-    """Call `piece` with 0 … count − 1, on as many threads as PyTorch has been given."""
-    threads = threads or torch.get_num_threads()
+    threads = threads or _given.get() or torch.get_num_threads()
     if min(threads, count) < 2:
         for number in range(count):
-            piece(number)
-        return
+            one(number)
+    else:
+        list(_pool(threads, os.getpid()).map(one, range(count)))
+
+
+@functools.lru_cache(maxsize=1)
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """Threads of one PyTorch thread each; kept, because to start them costs as much as a draw."""
     before = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            list(pool.map(piece, range(count)))
-    finally:
-        torch.set_num_threads(before)
+    pool = ThreadPoolExecutor(threads, initializer=_alone)
+    started = Barrier(threads)
+    list(pool.map(lambda _: started.wait(), range(threads)))
+    torch.set_num_threads(before)
+    return pool
+
+
+def _alone() -> None:
+    """Do all work of this thread on it."""
+    torch.set_num_threads(1)
+    torch.get_num_threads()  # the first call of a thread takes over what was set last, by any
+    _given.set(1)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from featbank import errors
-from stage2.methods.generators.drawing import draw_each, normals, runs
-from stage2.methods.generators.filling import Filling
+from stage2.methods.generators.drawing import draw_each, normals
+from stage2.methods.generators.filling import Filling, Sources
 from stage2.methods.generators.interface import (
     Blend,
     Features,
@@ -138,16 +138,22 @@ class OwnGaussians(Filling):
         From features to where μ_k and Σ_k are taken.
     plain
         From there to what heads see.
+    last
+        As for `Filling`.
     """
 
     def __init__(
-        self, features: Features, statistics: Map = unchanged, plain: Map = unchanged
+        self,
+        features: Features,
+        statistics: Map = unchanged,
+        plain: Map = unchanged,
+        last: Tensor | None = None,
     ) -> None:
-        super().__init__(features)
+        super().__init__(features, last)
         self.gaussians = ClassGaussians(features, self.samples, statistics)
         self._plain = plain
 
-    def draw(self, x: Tensor, y: Tensor, source: Tensor, random: torch.Generator) -> Blend | None:
+    def draw(self, x: Tensor, sources: Sources, random: torch.Generator) -> Blend | None:
         def own(k: int, those: slice, random: torch.Generator) -> None:
             drawn = x[those]
             drawn.copy_(self.gaussians.means[k])
@@ -155,5 +161,5 @@ class OwnGaussians(Filling):
             if self._plain is not unchanged:
                 drawn.copy_(self._plain(drawn))
 
-        draw_each(own, list(runs(y)), random, numbers=x.numel())
+        draw_each(own, list(sources.classes()), random, numbers=x.numel())
         return None

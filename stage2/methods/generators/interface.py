@@ -91,7 +91,7 @@ class Second:
 
 @dataclass(frozen=True)
 class Made:
-    """Drawn rows, in whatever order is best to make them in.
+    """Drawn rows, in whatever order is best to make them in, and maybe some that nobody drew.
 
     Attributes
     ----------
@@ -102,7 +102,7 @@ class Made:
     y
         Labels of the drawn rows, [R].
     blend
-        Rows that depend on β, where there are such; then S = R − T.
+        Rows that depend on β, where there are such.
     second
         The other label of mixed rows, where there are such.
     """

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -16,20 +14,16 @@ from stage2.methods.generators.calibrated import (
     TUKEY,
     Calibrated,
     Spaces,
-    add_noise,
     output_space,
     tail_classes,
 )
+from stage2.methods.generators.filling import Sources
 from stage2.methods.generators.interface import Features, Generation, Generator, Settings
 from stage2.methods.generators.tukey import tukey
 
 
 class EquallyCalibrated(Calibrated):
     """mean (x̂ + Σ_j μ_j)/(|S| + 1), covariance Σ_j Σ_j/|S| + full·11ᵀ + diagonal·I."""
-
-    def __init__(self, *args: Any, full: float, diagonal: float, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._noise = {"full": full, "diagonal": diagonal}
 
     def weights(self, distance: Tensor, counts: Tensor, found: Tensor) -> Tensor:
         return found.double() / found.sum(1, keepdim=True).clamp_min(1)
@@ -39,9 +33,9 @@ class EquallyCalibrated(Calibrated):
         return self.lent_mean(source).mul_(lenders).add_(self.sample(source)).div_(lenders + 1)
 
     def calibrated(
-        self, y: Tensor, source: Tensor, lent: Tensor, random: torch.Generator
+        self, sources: Sources, lent: Tensor, random: torch.Generator
     ) -> tuple[Tensor, ...]:
-        return (add_noise(lent, random, **self._noise),)
+        return (lent,)
 
 
 class DC(Generator):
@@ -69,8 +63,7 @@ class DC(Generator):
             Spaces.of(settings),
             tail_classes("dc", features, settings["tail"]),
             support=settings["support"],
-            full=settings["alpha"],
-            diagonal=0.0,
+            noise={"full": settings["alpha"]},
         )
 
 
@@ -109,6 +102,5 @@ class TailCalib(Generator):
             torch.from_numpy(features.counts > 0).to(features.x.device),
             support=settings["support"],
             among="all",
-            full=settings["alpha"],
-            diagonal=1e-4,
+            noise={"full": settings["alpha"], "diagonal": 1e-4},
         )

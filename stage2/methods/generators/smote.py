@@ -7,7 +7,7 @@ from torch import Tensor
 
 from featbank.settings import Setting
 from stage2.methods import neighbors
-from stage2.methods.generators.filling import Filling
+from stage2.methods.generators.filling import Filling, Sources
 from stage2.methods.generators.interface import Features, Generation, Generator, Settings
 
 
@@ -45,7 +45,8 @@ class Segments(Filling):
             self._width[y] = near.shape[1]
             self._near[rows, : near.shape[1]] = near
 
-    def draw(self, x: Tensor, y: Tensor, source: Tensor, random: torch.Generator) -> None:
+    def draw(self, x: Tensor, sources: Sources, random: torch.Generator) -> None:
+        y, source = sources.each(sources.y), sources.each(sources.row)
         choice, along = torch.rand(2, len(source), generator=random, device=x.device)
         near = self._near[source, (choice * self._width[y]).long()]
         samples = self.features.x

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from stage2.methods.generators.filling import Filling
+from stage2.methods.generators.filling import Filling, Sources
 from stage2.methods.generators.interface import Blend, Features
 from stage2.methods.generators.tukey import inverse_tukey, tukey
 from tests.stage2.compare import array, assert_close
@@ -27,9 +28,10 @@ counts = st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(any)
 class Copying(Filling):
     """Makes copies of the samples, negative, so that a made row tells its source."""
 
-    def draw(self, x: Tensor, y: Tensor, source: Tensor, random: torch.Generator) -> Blend | None:
-        assert torch.equal(self.features.labels[source], y), "a source of another class"
-        x.copy_(-self.features.x[source])
+    def draw(self, x: Tensor, sources: Sources, random: torch.Generator) -> Blend | None:
+        same = torch.equal(self.features.labels[sources.row], sources.y)
+        assert same, "a source of another class"
+        x.copy_(-sources.each(self.features.x[sources.row]))
         return None
 
 
@@ -162,15 +164,15 @@ def test_blended_rows_find_their_slots() -> None:
     class Blending(Copying):
         blended = torch.arange(len(COUNTS)) == 2
 
-        def arranged(self, y: Tensor, source: Tensor) -> Tensor:
-            return (10 * (y == 2) + y).argsort(stable=True)
+        def draw(self, x: Tensor, sources: Sources, random: torch.Generator) -> Blend:
+            others = int((sources.y != 2).sum())
+            assert bool((sources.y[others:] == 2).all()), "class 2 is not last"
+            super().draw(x, sources[:others], random)
+            blend = sources[others:]
+            base = -blend.each(self.features.x[blend.row])
+            return Blend(base, torch.ones_like(base), blend.each(blend.y), torch.neg)
 
-        def draw(self, x: Tensor, y: Tensor, source: Tensor, random: torch.Generator) -> Blend:
-            super().draw(x, y[: len(x)], source[: len(x)], random)
-            base = -self.features.x[source[len(x) :]]
-            return Blend(base, torch.ones_like(base), y[len(x) :], torch.neg)
-
-    filling, plain = Blending(numbered(COUNTS)), Copying(numbered(COUNTS))
+    filling, plain = Blending(numbered(COUNTS), Blending.blended), Copying(numbered(COUNTS))
     size = len(filling.labels)
     draws = torch.randint(size, (6, 9), generator=generator(2))
     made, expected = filling.make(draws, 1, generator()), plain.make(draws, 1, generator())
@@ -182,6 +184,35 @@ def test_blended_rows_find_their_slots() -> None:
     assert torch.equal(made.blend.base[slot[blended]], in_order(expected)[blended])
     assert torch.equal(made.x[made.rows[~blended]], in_order(expected)[~blended])
     assert bool((made.blend.y == 2).all())
+
+
+def test_spare_rows_are_seen_by_none() -> None:
+    """Reference: the same without spare rows."""
+
+    class Rounding(Copying):
+        def rounded(self, sources: Sources) -> Sources:
+            assert bool((sources.count > 0).all())
+            return replace(sources, count=sources.count + 1 + sources.row % 3)
+
+    filling, plain = Rounding(numbered(COUNTS, copies=2)), Copying(numbered(COUNTS, copies=2))
+    draws = torch.randint(2 * len(filling.labels), (6, 9), generator=generator(2))
+    made, expected = filling.make(draws, 1, generator()), plain.make(draws, 1, generator())
+    assert len(made.x) > len(expected.x) == draws.numel()
+    assert torch.equal(in_order(made), in_order(expected))
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4)), max_size=9))
+def test_sources(each: list[tuple[int, int]]) -> None:
+    """Reference: Python's lists."""
+    y, count = (torch.tensor([pair[i] for pair in sorted(each)]).long() for i in (0, 1))
+    sources = Sources(y, torch.arange(len(y)), count)
+    rows = [row for row, number in enumerate(count.tolist()) for _ in range(number)]
+    assert sources.each(sources.row).tolist() == rows
+    labels = sources.each(y).tolist()
+    spans = dict(sources.classes())
+    assert list(spans) == sorted(set(labels))
+    for k, span in spans.items():
+        assert labels[span] == [k] * labels.count(k)
 
 
 POWERS = (0.25, 0.5, 1.0, 2.0)
