@@ -3,8 +3,8 @@ training on what they make.
 
 Claim: rows of the tail samples of CIFAR-100-LT (D = 64) are drawn 50 times as fast as by the
 release, which calibrates each sample and calls `numpy.random.multivariate_normal` for it, and with
-D = 512 hundreds of times. On the shape of ImageNet-LT, 1.28 million rows an epoch, the AFG takes less than
-1 GiB beside the features, and less time than a linear classifier takes to train on those rows.
+D = 512 hundreds of times. On the shape of ImageNet-LT, 1.28 million rows an epoch, the AFG takes
+less than 1 GiB beside the features, and less time than a linear classifier takes to train on them.
 docs/performance.md has the figures; this script measures them:
 
     .venv/bin/python scripts/benchmark_generators.py [FEATURES.npz] [--counts COUNTS.json]

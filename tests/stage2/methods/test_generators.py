@@ -25,7 +25,7 @@ from torch.nn.functional import normalize
 from featbank import errors
 from featbank.settings import wrong_values
 from stage2.benchmark import find_workload
-from stage2.methods.generators import GENERATORS, Features, Generation, Made
+from stage2.methods.generators import GENERATORS, Features, Generation, Made, calibrated
 from stage2.methods.generators.calibrated import Calibrated
 from stage2.methods.generators.tukey import inverse_tukey, tukey
 from tests.stage2.compare import array, assert_close
@@ -212,9 +212,15 @@ CASES = [
 ]
 
 
+@pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize(("name", "given", "shape"), CASES)
-def test_calibrated_moments(name: str, given: dict[str, Any], shape: str) -> None:
-    """Reference: calibrated mean and covariance of the source, before draws leave their space."""
+def test_calibrated_moments(
+    name: str, given: dict[str, Any], shape: str, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reference: calibrated mean and covariance of the source, before draws leave their space;
+    with what is lent kept by source, and from the samples of the lenders."""
+    if not kept:
+        monkeypatch.setattr(calibrated, "KEPT_BYTES", 0)
     of, rows = SHAPES[shape]
     assert_calibrated(name, given, of, rows)
 
@@ -550,7 +556,7 @@ import json, sys, warnings
 import numpy as np, torch
 from stage2.benchmark.timing import peak_memory
 from stage2.benchmark import find_workload
-from stage2.methods.generators import GENERATORS, Features
+from stage2.methods.generators import GENERATORS, Features, calibrated
 
 def peak():
     return peak_memory(torch.device("cpu"))
