@@ -104,7 +104,7 @@ class Kept:
     center
         [n, 1, D]: `Calibrated.center`.
     factor
-        [n, r, D]: F with FᵀF = Σ_j ω_j Σ_j and the noise that is added to it.
+        [n, r, D]: F with FᵀF = Σ_j ω_j Σ_j with the noise that is added to it.
     """
 
     center: Tensor
