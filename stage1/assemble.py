@@ -9,7 +9,7 @@ import torch
 
 from featbank.bank import BankWriter
 from featbank.bank.shards import Shards
-from stage1.backbones import CifarResNet
+from stage1.backbones import Backbone
 from stage1.batchnorm import batchnorm_statistics, rebalanced
 from stage1.features import FeatureOptions, features_of, parts_of
 from stage1.images import ImageDataset, Preprocessing
@@ -19,7 +19,7 @@ def assemble(
     writer: BankWriter,
     shards: Shards,
     dataset: ImageDataset,
-    model: CifarResNet,
+    model: Backbone,
     options: FeatureOptions,
     *,
     preprocessing: Preprocessing,
@@ -88,14 +88,14 @@ def assemble(
 
 
 def _balanced(
-    model: CifarResNet,
+    model: Backbone,
     dataset: ImageDataset,
     shards: Shards,
     options: FeatureOptions,
     *,
     preprocessing: Preprocessing,
     report: Callable[[str], None],
-) -> CifarResNet:
+) -> Backbone:
     """The balanced view's model; its statistics are a shard too, estimated once for all runs."""
     statistics = shards.read("batchnorm")
     if statistics is None:

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from featbank import errors
 from stage1.augment import augment
-from stage1.backbones import CifarResNet
+from stage1.backbones import Backbone
 from stage1.images import Preprocessing, Split
 
 BATCH = 128
@@ -34,18 +34,18 @@ def batchnorm_statistics(model: nn.Module) -> dict[str, tuple[np.ndarray, np.nda
 
 @torch.no_grad()
 def rebalanced(
-    model: CifarResNet,
+    model: Backbone,
     split: Split,
     *,
     preprocessing: Preprocessing,
     batches: int,
     seed: int,
-) -> CifarResNet:
+) -> Backbone:
     """A copy of `model` with BatchNorm statistics of class-balanced batches [MiSLAS §3.3, AdaBN].
 
     Statistics are reset, then averaged over `batches` batches, all with the same weight; images
-    are augmented as in training. Weights, BatchNorm's own among them, stay. MiSLAS does this while
-    it trains stage 2; here it is done once, before.
+    are augmented as in training, dropout is off. Weights, BatchNorm's own among them, stay. MiSLAS
+    does this while it trains stage 2; here it is done once, before.
 
     Parameters
     ----------
@@ -67,13 +67,14 @@ def rebalanced(
     ConfigError
         For a model without BatchNorm.
     """
-    model = copy.deepcopy(model).train()
+    model = copy.deepcopy(model).eval()
     layers = _layers(model)
     if not layers:
         raise errors.ConfigError(
             "This backbone has no BatchNorm, so it has no 'balanced' view. Use --views instance."
         )
     for layer in layers.values():
+        layer.train()
         layer.reset_running_stats()
         layer.momentum = None  # the plain average over all batches
     device = model.classifier.weight.device

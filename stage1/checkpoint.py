@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 
 from featbank import __version__, errors
 from featbank.files import replacing
-from stage1.backbones import CifarResNet, build_backbone
+from stage1.backbones import Backbone, build_backbone
 from stage1.images import Preprocessing
 from stage1.settings import TrainSettings, settings_from
 
@@ -44,14 +45,17 @@ class Checkpoint:
     accuracy: dict[str, dict[str, float | None]]
     versions: dict[str, str]
 
-    def model(self) -> CifarResNet:
+    def model(self) -> Backbone:
         """The trained model, in eval mode, on the CPU."""
         model = build_backbone(
             self.settings.backbone,
             in_channels=self.image_shape[0],
             num_classes=len(self.class_names),
         )
-        model.load_state_dict(self.weights)
+        weights = OrderedDict(self.weights)
+        # Versions of the modules, without which torchvision's MNASNets load nothing.
+        weights._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+        model.load_state_dict(weights)
         return model.eval()
 
 
@@ -113,10 +117,16 @@ def load_checkpoint(run: str | os.PathLike[str]) -> tuple[Path, Checkpoint]:
         )
     try:
         document["preprocessing"] = Preprocessing(**document["preprocessing"])
+        backbone = document["settings"]["backbone"]
+        if backbone in ("resnet50", "resnet152") and "stem.weight" in document["weights"]:
+            # Before torchvision's took them, these names were the CIFAR ResNets of that depth.
+            document["settings"]["backbone"] = f"cifar-{backbone}"
         document["settings"] = settings_from(document["settings"])
         checkpoint = Checkpoint(**document)
         checkpoint.model()
-    except (KeyError, TypeError, ValueError, RuntimeError, errors.ConfigError) as error:
+    except errors.ConfigError as error:  # timm is not installed, for example
+        raise errors.ConfigError(f"{path}: {error}") from None
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = errors.first_line(error)
         raise errors.DataError(f"{path} is damaged ({reason}). Train again.") from None
     return path, checkpoint

@@ -7,7 +7,7 @@ import torch
 
 from featbank.bank import class_groups
 from stage1.augment import normalise
-from stage1.backbones import CifarResNet
+from stage1.backbones import Backbone
 from stage1.images import Preprocessing
 
 BATCH = 256
@@ -15,9 +15,7 @@ BATCH = 256
 
 
 @torch.inference_mode()
-def predict(
-    model: CifarResNet, images: torch.Tensor, *, preprocessing: Preprocessing
-) -> np.ndarray:
+def predict(model: Backbone, images: torch.Tensor, *, preprocessing: Preprocessing) -> np.ndarray:
     """Predicted classes [N] int64 of images [N, C, H, W] uint8, the model in eval mode."""
     model.eval()
     device = model.classifier.weight.device

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from stage1.augment import augment, normalise
-from stage1.backbones import CifarResNet
+from stage1.backbones import Backbone
 from stage1.batchnorm import BATCH as BALANCED_BATCH
 from stage1.evaluate import BATCH
 from stage1.images import Preprocessing, Split
@@ -66,7 +66,7 @@ def parts_of(splits: Mapping[str, Split], *, copies: Mapping[str, int], rows: in
 def features_of(
     part: Part,
     images: torch.Tensor,
-    models: Mapping[str, CifarResNet],
+    models: Mapping[str, Backbone],
     *,
     preprocessing: Preprocessing,
     augmentation_seed: int | None = None,

@@ -25,6 +25,9 @@ class DatasetSettings:
     val_list: str | None = None
     class_names: str | None = None
     image_size: int | None = None
+    test_per_class: int | None = None
+    train_balanced: bool = False
+    skip_unreadable: bool = False
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Split:
     """Images [N, C, H, W] uint8, labels [N] int64, source rows `index` [N] int64, and N paths.
 
     `source` names what `index` points into; None is a source of the split's own. Splits of one
-    source share no row.
+    source share no row, but ``train`` is among the rows of a ``train_balanced``.
     """
 
     images: torch.Tensor
@@ -47,13 +50,15 @@ class Preprocessing:
     """How uint8 images become network input.
 
     Per-channel `mean` and `std` are in pixel units (0…255); training pads by `pad` pixels, crops
-    back at random, and mirrors at random if `flip`.
+    back at random, and mirrors at random if `flip`. `augmentation` is one of
+    `stage1.augment.AUGMENTATIONS`.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     pad: int
     flip: bool
+    augmentation: str = "standard"
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class ImageDataset:
     """A data set in memory.
 
     `settings` are resolved: every option the data set takes has its value. `splits` has ``train``,
-    ``test`` and, where there is one, ``val``.
+    ``test`` and, where there is one, ``val`` and ``train_balanced``.
     """
 
     settings: DatasetSettings
@@ -88,7 +93,9 @@ def preprocessing_for(images: torch.Tensor, *, pad: int, flip: bool) -> Preproce
     """
     mean, std = [], []
     for channel in range(images.shape[1]):
-        counts = torch.bincount(images[:, channel].flatten(), minlength=256).tolist()
+        blocks = images[:, channel].split(4096)  # flattening copies, and memory may be short
+        histograms = [torch.bincount(block.flatten(), minlength=256) for block in blocks]
+        counts = torch.stack(histograms).sum(0).tolist()
         n = sum(counts)
         first = sum(count * value for value, count in enumerate(counts))
         second = sum(count * value**2 for value, count in enumerate(counts))

@@ -1,4 +1,4 @@
-"""Image lists: text files of lines ``relative/path label``, as ImageNet-LT has them."""
+"""Image lists: text files of lines ``relative/path label``, as ImageNet-LT has them; decoding."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_CLASSES = 1_000_000
 
 @dataclass(frozen=True)
 class ListEntry:
-    """One line of a list: image path relative to the root, label, and where it stands."""
+    """An image: path relative to the root, label, and where it stands, a list's line or a class."""
 
     path: str
     label: int
@@ -88,6 +88,38 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     return tuple(name.strip() for name in names)
 
 
+class Unreadable(errors.DataError):
+    """An image that is missing or broken: the error that `decode_readable` passes over."""
+
+
+def image_shape(
+    entries: Sequence[ListEntry], root: Path, *, image_size: int | None, skip: bool = False
+) -> tuple[int, ...]:
+    """(3, H, W) of the decoded images: S×S, or the size of the first.
+
+    Parameters
+    ----------
+    entries, root, image_size
+        As in `decode_images`.
+    skip
+        Take the first that can be read.
+
+    Raises
+    ------
+    DataError
+        Where that image, or with `skip` every image, cannot be read.
+    """
+    if image_size is not None:
+        return 3, image_size, image_size
+    for entry in entries:
+        try:
+            return _decode(entry, root, None).shape
+        except Unreadable:
+            if not skip:
+                raise
+    raise _nothing_read(entries)
+
+
 def decode_images(
     entries: Sequence[ListEntry],
     root: Path,
@@ -118,22 +150,69 @@ def decode_images(
     DataError
         For a missing or unreadable image or one of another size, with its list and line.
     """
-    first = _decode(entries[0], root, image_size)
-    images = np.empty((len(entries), *(shape or first.shape)), np.uint8)
+    shape = shape or image_shape(entries, root, image_size=image_size)
+    return _decode_all(entries, root, image_size, shape, skip=False)[0]
 
-    def decode_into(row: int) -> None:
-        image = _decode(entries[row], root, image_size)
-        if image.shape != images.shape[1:]:
+
+def decode_readable(
+    entries: Sequence[ListEntry], root: Path, *, image_size: int | None, shape: tuple[int, ...]
+) -> tuple[torch.Tensor, np.ndarray]:
+    """Decode the images that can be read, as `decode_images` does, and tell which they are.
+
+    Returns
+    -------
+    [n, 3, H, W] uint8, and [N] bool with n true.
+
+    Raises
+    ------
+    DataError
+        For an image of another size, or where none can be read.
+    """
+    images, read = _decode_all(entries, root, image_size, shape, skip=True)
+    if not read.any():
+        raise _nothing_read(entries)
+    return images, read
+
+
+def _nothing_read(entries: Sequence[ListEntry]) -> errors.DataError:
+    return errors.DataError(
+        f"{entries[0].place}: none of the {len(entries)} images from here on can be read. "
+        "Check --root."
+    )
+
+
+def _decode_all(
+    entries: Sequence[ListEntry],
+    root: Path,
+    image_size: int | None,
+    shape: tuple[int, ...],
+    *,
+    skip: bool,
+) -> tuple[torch.Tensor, np.ndarray]:
+    images = np.empty((len(entries), *shape), np.uint8)
+
+    def decode_into(row: int) -> bool:
+        try:
+            image = _decode(entries[row], root, image_size)
+        except Unreadable:
+            if skip:
+                return False
+            raise
+        if image.shape != shape:
             raise errors.DataError(
                 f"{entries[row].place}: {root / entries[row].path} is {_size(image.shape)}, other "
-                f"images are {_size(images.shape[1:])}. Give --image-size to bring all to one size."
+                f"images are {_size(shape)}. Give --image-size to bring all to one size."
             )
         images[row] = image
+        return True
 
     with ThreadPoolExecutor(DECODERS) as pool:
-        for _ in pool.map(decode_into, range(len(entries))):
-            pass  # map yields in list order, so the first bad line is the one that is told
-    return torch.from_numpy(images)
+        # map yields in list order, so the first bad line is the one that is told
+        read = np.array(list(pool.map(decode_into, range(len(entries)))), bool)
+    if not read.all():
+        for place, row in enumerate(np.flatnonzero(read)):  # moved up, not copied: memory is dear
+            images[place] = images[row]
+    return torch.from_numpy(images[: read.sum()]), read
 
 
 def _entry(line: str, place: str, num_classes: int | None) -> ListEntry:
@@ -160,14 +239,14 @@ def _decode(entry: ListEntry, root: Path, image_size: int | None) -> np.ndarray:
         with Image.open(path) as file:
             image = file.convert("RGB")
     except FileNotFoundError:
-        raise errors.DataError(
+        raise Unreadable(
             f"{entry.place}: {path} does not exist. Check the list and --root."
         ) from None
     # Pillow tells a broken file by any of these, depending on the format.
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise errors.DataError(
+        raise Unreadable(
             f"{entry.place}: {path} is not a readable image ({type(error).__name__}). "
-            "Restore it or take its line out."
+            "Restore it, take it out, or give --skip-unreadable."
         ) from None
     if image_size is not None:
         # `fit` takes the centre square and scales it to S: the same view, resampled once.

@@ -36,7 +36,7 @@ def long_tail_counts(n_max: int, num_classes: int, imbalance: float) -> np.ndarr
 
 def long_tail_split(
     labels: np.ndarray,
-    imbalance: float,
+    imbalance: float | None,
     *,
     seed: int = 0,
     held_out: Mapping[str, int] | None = None,
@@ -52,7 +52,9 @@ def long_tail_split(
     labels
         [N] int64; every class 0…K−1 occurs.
     imbalance
-        IF between 1 and n_max, so that every class keeps a training image.
+        IF between 1 and n_max, so that every class keeps a training image. 1 gives the balanced
+        split that the longer tails of the same seed are taken from. None keeps all that is left,
+        in ascending order.
     seed
         Seed of all draws.
     held_out
@@ -60,7 +62,8 @@ def long_tail_split(
 
     Returns
     -------
-    Rows of `labels` by split: held-out splits in ascending order, ``train`` class by class.
+    Rows of `labels` by split: held-out splits in ascending order, a long-tailed ``train`` class by
+    class.
 
     Raises
     ------
@@ -81,6 +84,9 @@ def long_tail_split(
         shuffled = [rng.permutation(rows) for rows in classes]
         splits[split] = np.sort(np.concatenate([rows[:per_class] for rows in shuffled]))
         classes = [np.sort(rows[per_class:]) for rows in shuffled]
+    if imbalance is None:
+        splits["train"] = np.sort(np.concatenate(classes))
+        return splits
     n_max = min(map(len, classes))
     if not 1 <= imbalance <= n_max:
         raise errors.ConfigError(

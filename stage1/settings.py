@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from featbank import errors
 from featbank.settings import Setting, wrong_values
+from stage1.augment import AUGMENTATIONS
 from stage1.backbones import backbone_problem
 from stage1.datasets import DATASETS, dataset_problems
 from stage1.images import DatasetSettings
+from stage1.presets import PRESETS
 
 SCHEDULES = ("multistep", "cosine")
 PRECISIONS = ("fp32", "bf16")
@@ -30,6 +32,9 @@ class TrainSettings:
 
     dataset: DatasetSettings
     backbone: str = "resnet32"
+    weights: str | None = None
+    weights_sha256: str | None = None
+    freeze_but_last_block: bool = False
     epochs: int = 200
     lr: float = 0.1
     batch_size: int = 128
@@ -38,7 +43,12 @@ class TrainSettings:
     weight_decay: float = 2e-4
     schedule: str = "multistep"
     warmup: int = 5
+    augmentation: str = "standard"
     mixup: float = 0.0
+    loss: str = "ce"
+    loss_settings: dict[str, Any] = field(default_factory=dict)
+    deferred_sampling: bool = False
+    deferral: float = 0.8
     seed: int = 0
     precision: str = "fp32"
     device: str = "auto"
@@ -48,6 +58,10 @@ class TrainSettings:
         problems += wrong_values(_SETTINGS, vars(self), "stage 1")
         if problem := backbone_problem(self.backbone):
             problems.append(problem)
+        if self.freeze_but_last_block and self.weights is None:
+            problems.append(
+                "--freeze-but-last-block would keep random weights. Give trained --weights."
+            )
         if not problems and self.warmup >= self.epochs:
             problems.append(
                 f"The 'warmup' of stage 1 must be shorter than its {self.epochs} epochs, "
@@ -59,10 +73,13 @@ class TrainSettings:
             raise errors.ConfigError(" ".join(problems))
 
 
-def default_settings(dataset: DatasetSettings | str, **changes: Any) -> TrainSettings:
-    """Settings for `dataset`, which may be just its name: its own defaults, then `changes`.
+def default_settings(
+    dataset: DatasetSettings | str, *, preset: str | None = None, **changes: Any
+) -> TrainSettings:
+    """Settings for `dataset`, which may be just its name.
 
-    A warm-up that is not among the `changes` is at most a tenth of the epochs.
+    Its own defaults, then those of a `preset` of `stage1.presets`, then `changes`. A warm-up that
+    is not among the `changes` is at most a tenth of the epochs.
 
     Raises
     ------
@@ -79,10 +96,13 @@ def default_settings(dataset: DatasetSettings | str, **changes: Any) -> TrainSet
     if isinstance(dataset, str):
         dataset = DatasetSettings(dataset)
     own = DATASETS[dataset.name].training if dataset.name in DATASETS else {}
-    settings = {**own, **changes}
-    if "warmup" not in settings:
+    if preset is not None and preset not in PRESETS:
+        raise errors.ConfigError(f"Unknown preset {preset!r}. {errors.closest(preset, PRESETS)}")
+    settings = {**own, **(PRESETS[preset].settings if preset else {}), **changes}
+    if "warmup" not in changes:
         epochs = settings.get("epochs", TrainSettings.epochs)
-        settings["warmup"] = max(0, min(TrainSettings.warmup, epochs // 10))
+        warmup = settings.get("warmup", TrainSettings.warmup)
+        settings["warmup"] = max(0, min(warmup, epochs // 10))
     return TrainSettings(dataset, **settings)
 
 
@@ -100,6 +120,11 @@ def learning_rate(settings: TrainSettings, epoch: int) -> float:
     return settings.lr * 0.1**passed
 
 
+def deferral_epoch(settings: TrainSettings) -> int:
+    """Epoch 0…T−1 from which what is deferred acts: 160 of 200, the last at the latest."""
+    return min(round(settings.deferral * settings.epochs), settings.epochs - 1)
+
+
 def settings_from(document: dict[str, Any]) -> TrainSettings:
     """The inverse of `dataclasses.asdict`, for settings read from a checkpoint."""
     fields = dict(document)
@@ -107,6 +132,7 @@ def settings_from(document: dict[str, Any]) -> TrainSettings:
 
 
 _SETTINGS = (
+    Setting("weights", None, "file of the weights to begin with", kind=str),
     Setting("epochs", 200, "passes over the training images", low=1),
     Setting("lr", 0.1, "learning rate", above=0),
     Setting("batch_size", 128, "images of a step", low=1),
@@ -114,7 +140,12 @@ _SETTINGS = (
     Setting("weight_decay", 2e-4, "weight decay", low=0),
     Setting("schedule", "multistep", "learning rate over training", choices=SCHEDULES),
     Setting("warmup", 5, "epochs of linear warm-up", low=0),
+    Setting(
+        "augmentation", "standard", "what is done to training images", choices=(*AUGMENTATIONS,)
+    ),
     Setting("mixup", 0.0, "α of mixup's Beta(α, α); 0 is off", low=0),
+    Setting("loss", "ce", "the loss"),
+    Setting("deferral", 0.8, "share of the epochs before what is deferred acts", low=0, below=1),
     Setting("seed", 0, "seed of weights, order and augmentation", low=0, high=2**63 - 1),
     Setting("precision", "fp32", "precision of the forward pass", choices=PRECISIONS),
 )

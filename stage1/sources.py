@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from featbank import errors
+from stage1.decoding import SPLITS, decoded
+from stage1.folders import class_folders, read_folder, split_folders
 from stage1.images import DatasetSettings, ImageDataset, Split, preprocessing_for
-from stage1.lists import decode_images, read_class_names, read_list
+from stage1.lists import read_class_names, read_list
 from stage1.longtail import long_tail_split
+
+
+@dataclass(frozen=True)
+class Published:
+    """Lists as the authors of a benchmark published them.
+
+    `files` and `images` are file names under the root and numbers of images by split, `classes`
+    is K.
+    """
+
+    files: Mapping[str, str]
+    images: Mapping[str, int]
+    classes: int
 
 
 def long_tailed(
@@ -30,7 +47,7 @@ def long_tailed(
     Parameters
     ----------
     settings
-        With `imbalance` and `data_seed`.
+        With `imbalance`, `data_seed` and `train_balanced`.
     train
         Images [N, C, H, W] uint8 and labels [N]: what is long-tailed, after `held_out`.
     class_names, pad, flip
@@ -44,14 +61,25 @@ def long_tailed(
     """
     images, labels = train
     assert settings.imbalance is not None
-    assert settings.data_seed is not None
-    rows = long_tail_split(labels, settings.imbalance, seed=settings.data_seed, held_out=held_out)
+    rows = _rows(settings, labels, held_out)
     splits = {name: _take(images, labels, chosen, source) for name, chosen in rows.items()}
     if test is not None:
         splits["test"] = _take(*test, np.arange(len(test[1])), "test")
-    splits = {name: splits[name] for name in ("train", "val", "test") if name in splits}
+    splits = {name: splits[name] for name in SPLITS if name in splits}
     preprocessing = preprocessing_for(splits["train"].images, pad=pad, flip=flip)
     return ImageDataset(settings, splits, tuple(class_names), preprocessing)
+
+
+def _rows(
+    settings: DatasetSettings, labels: np.ndarray, held_out: Mapping[str, int] | None
+) -> dict[str, np.ndarray]:
+    """Rows of `labels` by split; `train_balanced` is what `train` is with an imbalance of 1."""
+    assert settings.data_seed is not None
+    rows = long_tail_split(labels, settings.imbalance, seed=settings.data_seed, held_out=held_out)
+    if settings.train_balanced:
+        whole = long_tail_split(labels, 1, seed=settings.data_seed, held_out=held_out)
+        rows["train_balanced"] = whole["train"]
+    return rows
 
 
 def _take(images: np.ndarray, labels: np.ndarray, rows: np.ndarray, source: str) -> Split:
@@ -102,37 +130,114 @@ def cifar(settings: DatasetSettings) -> ImageDataset:
     )
 
 
-def lists(settings: DatasetSettings) -> ImageDataset:
-    """Images named by list files; K from the class names, else the highest label of all lists."""
+def lists(settings: DatasetSettings, known: Published | None = None) -> ImageDataset:
+    """Images named by list files.
+
+    Parameters
+    ----------
+    settings
+        Lists that it does not name are those of `known`, under the root.
+    known
+        What has been published. Lists of other sizes are a warning, since they may be a part.
+
+    K is the number of class names, else that of `known`, else the highest label of all lists + 1.
+    """
     assert settings.root is not None
     root = Path(settings.root)
     if not root.is_dir():
         raise errors.ConfigError(f"{root} is not a folder. Give --root the folder of the images.")
     names = read_class_names(Path(settings.class_names)) if settings.class_names else None
+    if names is None and known is not None:
+        names = tuple(str(k) for k in range(known.classes))
     entries_of = {
-        split: read_list(Path(file), num_classes=len(names) if names else None)
-        for split, file in (
-            ("train", settings.train_list),
-            ("val", settings.val_list),
-            ("test", settings.test_list),
-        )
-        if file is not None
+        split: read_list(file, num_classes=len(names) if names else None)
+        for split, file in _list_files(settings, root, known).items()
     }
     if names is None:
         top = max(entry.label for entries in entries_of.values() for entry in entries)
         names = tuple(str(k) for k in range(top + 1))
     if len(names) < 2:
         raise errors.DataError(f"{settings.train_list} has one class only. Give 2 or more.")
-    splits: dict[str, Split] = {}
-    for split, entries in entries_of.items():
-        shape = tuple(splits["train"].images.shape[1:]) if splits else None
-        splits[split] = Split(
-            decode_images(entries, root, image_size=settings.image_size, shape=shape),
-            torch.tensor([entry.label for entry in entries]),
-            np.arange(len(entries)),
-            tuple(entry.path for entry in entries),
+    if known is not None:
+        _tell_other_sizes(settings.name, {k: len(v) for k, v in entries_of.items()}, known)
+    rows_of = {split: np.arange(len(entries)) for split, entries in entries_of.items()}
+    return decoded(settings, root, names, entries_of, rows_of, sources={})
+
+
+def _list_files(settings: DatasetSettings, root: Path, known: Published | None) -> dict[str, Path]:
+    """The list file of each split: the one that was given, or the known one."""
+    given = {
+        "train": settings.train_list,
+        "val": settings.val_list,
+        "test": settings.test_list,
+    }
+    files = {split: Path(file) for split, file in given.items() if file is not None}
+    for split, name in (known.files if known else {}).items():
+        if split not in files:
+            files[split] = root / name
+            if not files[split].is_file():
+                raise errors.ConfigError(
+                    f"{files[split]}: no such list file. "
+                    f"Put it there, or name yours with --{split}-list."
+                )
+    return {split: files[split] for split in SPLITS if split in files}
+
+
+def _tell_other_sizes(name: str, sizes: Mapping[str, int], known: Published) -> None:
+    other = [
+        f"{sizes[split]} {split} images, not {images}"
+        for split, images in known.images.items()
+        if sizes[split] != images
+    ]
+    if other:
+        warnings.warn(
+            f"These lists are not {name} as published: they have {', '.join(other)}. "
+            "Compare with no published number unless that is meant."
         )
-    images = splits["train"].images
-    # CIFAR's 4 pixels of 32, in proportion.
-    preprocessing = preprocessing_for(images, pad=min(images.shape[2:]) // 8, flip=True)
-    return ImageDataset(settings, splits, names, preprocessing)
+
+
+def folder(settings: DatasetSettings) -> ImageDataset:
+    """Images in a folder per class, whose sorted names are the classes.
+
+    Where the folder has no ``test`` (or ``val``), one can be held out of the training images,
+    `test_per_class` images of each class first, then `val_per_class`. The rest keeps its counts
+    unless there is an `imbalance`.
+    """
+    assert settings.root is not None
+    root = Path(settings.root)
+    folders = split_folders(root)
+    names = class_folders(folders["train"])
+    held_out = _held_out(settings, root, folders)
+    entries_of = {split: read_folder(there, root, names) for split, there in folders.items()}
+    labels = np.array([entry.label for entry in entries_of["train"]])
+    rows_of = _rows(settings, labels, held_out)
+    sources = dict.fromkeys(rows_of, "images" if folders["train"] == root else "train")
+    for split in rows_of:
+        entries_of[split] = entries_of["train"]
+    for split in folders.keys() - {"train"}:
+        rows_of[split] = np.arange(len(entries_of[split]))
+        sources[split] = split
+    return decoded(settings, root, names, entries_of, rows_of, sources=sources)
+
+
+def _held_out(settings: DatasetSettings, root: Path, folders: Mapping[str, Path]) -> dict[str, int]:
+    """How many images per class of which splits come out of the training images."""
+    held_out = {}
+    for split, per_class in (("test", settings.test_per_class), ("val", settings.val_per_class)):
+        if per_class:
+            held_out[split] = per_class
+            if split in folders:
+                raise errors.ConfigError(
+                    f"{folders[split]} is there. Leave --{split}-per-class out, or move it away."
+                )
+    if "test" not in folders and "test" not in held_out:
+        raise errors.ConfigError(
+            f"{root} has no test split. Give --test-per-class to hold one out of the images, or "
+            "folders train and test with a sub-folder per class."
+        )
+    if settings.train_balanced and settings.imbalance is None:
+        raise errors.ConfigError(
+            "The --train-balanced of data set 'folder' needs --imbalance: nothing is cut away "
+            "without it."
+        )
+    return held_out

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,24 +18,38 @@ from torch.nn import functional as F
 
 from featbank import errors
 from featbank.devices import find_device
-from featbank.files import replacing
+from featbank.files import file_digest, replacing
 from stage1.augment import augment, mixup
-from stage1.backbones import CifarResNet, build_backbone
+from stage1.backbones import Backbone, build_backbone, load_weights, read_weights
+from stage1.batchnorm import draw_balanced
 from stage1.checkpoint import CHECKPOINT, Checkpoint, save_checkpoint, versions
 from stage1.datasets import load_dataset
 from stage1.evaluate import accuracies, predict
 from stage1.images import ImageDataset, Preprocessing, Split
 from stage1.repeatable import repeatable
-from stage1.settings import TrainSettings, learning_rate
+from stage1.settings import TrainSettings, deferral_epoch, learning_rate
 
 LOG = "log.jsonl"
 """Name of the log in the run folder: one JSON object per epoch."""
+
+
+class Objective(Protocol):
+    """What training minimises."""
+
+    def __call__(self, logits: torch.Tensor, labels: torch.Tensor, epoch: int, /) -> torch.Tensor:
+        """Loss of a batch, a scalar, for logits [B, K], labels [B] and the epoch 0…T−1."""
+
+
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, epoch: int, /) -> torch.Tensor:
+    """The objective of the loss `ce`."""
+    return F.cross_entropy(logits, labels)
 
 
 def train(
     settings: TrainSettings,
     run: str | os.PathLike[str],
     *,
+    objective: Callable[[np.ndarray], Objective] | None = None,
     report: Callable[[str], None] = lambda line: None,
     report_every: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -52,6 +66,9 @@ def train(
         From `stage1.settings.default_settings`.
     run
         The folder of the run; made if missing.
+    objective
+        Takes the training counts [K] and gives the loss that the settings name; cross-entropy
+        needs none.
     report
         Takes lines: about the data, after each epoch, and of each split measured at the end.
     report_every
@@ -75,10 +92,22 @@ def train(
     path = run / CHECKPOINT
     if path.exists() and not overwrite:
         raise errors.OutputExists(f"{path} exists. Choose another run folder or --overwrite.")
+    if objective is None and (settings.loss != "ce" or settings.loss_settings):
+        raise errors.ConfigError(
+            f"Loss {settings.loss!r} with settings {settings.loss_settings} needs an objective. "
+            "Give one, or use `featbank train --loss`."
+        )
     device = find_device(settings.device)
+    initial = None
+    if settings.weights is not None:
+        initial = read_weights(settings.weights)
+        settings = _with_digest(settings, Path(settings.weights))
     report(f"Loading {settings.dataset.name}")
     dataset = load_dataset(settings.dataset)
     settings = dataclasses.replace(settings, dataset=dataset.settings)
+    preprocessing = dataclasses.replace(dataset.preprocessing, augmentation=settings.augmentation)
+    dataset = dataclasses.replace(dataset, preprocessing=preprocessing)
+    loss = objective(dataset.train_counts) if objective else cross_entropy
     report(_describe(dataset, settings, device))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
@@ -87,9 +116,25 @@ def train(
             in_channels=dataset.image_shape[0],
             num_classes=len(dataset.class_names),
         ).to(device)
-    with _run_folder(run), replacing(run / LOG) as part, part.open("w") as log, repeatable():
+    model.check_images(dataset.image_shape)
+    if settings.weights is not None and initial is not None:
+        load_weights(model, initial, source=settings.weights)
+    with (
+        _run_folder(run),
+        replacing(run / LOG) as part,
+        part.open("w") as log,
+        repeatable(),
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+    ):
+        torch.manual_seed(settings.seed)  # for dropout
         accuracy: dict[str, dict[str, float | None]] = {}
-        for epoch in fit(model, dataset.splits["train"], dataset.preprocessing, settings=settings):
+        for epoch in fit(
+            model,
+            dataset.splits["train"],
+            dataset.preprocessing,
+            settings=settings,
+            objective=loss,
+        ):
             last = epoch["epoch"] == settings.epochs
             for split in ("val", "test") if last else ("val",):
                 if split in dataset.splits:
@@ -121,9 +166,17 @@ def train(
 
 
 def fit(
-    model: CifarResNet, split: Split, preprocessing: Preprocessing, *, settings: TrainSettings
+    model: Backbone,
+    split: Split,
+    preprocessing: Preprocessing,
+    *,
+    settings: TrainSettings,
+    objective: Objective = cross_entropy,
 ) -> Iterator[dict[str, Any]]:
-    """Train `model` in place, on its device, with SGD and cross-entropy; yield after each epoch.
+    """Train `model` in place, on its device, with SGD; yield after each epoch.
+
+    With deferred re-sampling (DRS), the rows of epochs from `deferral_epoch` on are drawn with
+    replacement: a class that has any, uniformly, then one of its images.
 
     Yields
     ------
@@ -139,8 +192,10 @@ def fit(
     images, labels = split.images.to(device), split.labels.to(device)
     generator = torch.Generator(device).manual_seed(settings.seed)
     mix = np.random.default_rng(settings.seed)
+    if settings.freeze_but_last_block:
+        model.freeze_but_last_block()
     optimiser = torch.optim.SGD(
-        model.parameters(),
+        [weight for weight in model.parameters() if weight.requires_grad],
         lr=settings.lr,
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
@@ -156,7 +211,11 @@ def fit(
             group["lr"] = lr
         model.train()
         totals = torch.zeros(2, dtype=torch.float64, device=device)  # loss, right answers
-        for rows in torch.randperm(N, generator=generator, device=device)[:used].split(B):
+        if settings.deferred_sampling and epoch >= deferral_epoch(settings):
+            order = draw_balanced(labels, used, generator=generator)
+        else:
+            order = torch.randperm(N, generator=generator, device=device)[:used]
+        for rows in order.split(B):
             x, y = augment(images[rows], preprocessing, generator=generator), labels[rows]
             # Without mixup, each image is mixed with nothing: its share is 1.
             partner, share = y, 1.0
@@ -164,9 +223,9 @@ def fit(
                 x, partner, share = mixup(x, y, settings.mixup, generator=generator, weights=mix)
             with autocast:
                 logits = model(x)
-                loss = F.cross_entropy(logits, y)
+                loss = objective(logits, y, epoch)
                 if settings.mixup:
-                    loss = share * loss + (1 - share) * F.cross_entropy(logits, partner)
+                    loss = share * loss + (1 - share) * objective(logits, partner, epoch)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -188,6 +247,17 @@ def fit(
         }
 
 
+def _with_digest(settings: TrainSettings, weights: Path) -> TrainSettings:
+    """`settings` with the SHA-256 of the weights' file, which must be the one they name, if any."""
+    digest = file_digest(weights)
+    if settings.weights_sha256 not in (None, digest):
+        raise errors.DataError(
+            f"{weights} has SHA-256 {digest}, not {settings.weights_sha256}. "
+            "Give the file of these settings."
+        )
+    return dataclasses.replace(settings, weights_sha256=digest)
+
+
 @contextlib.contextmanager
 def _run_folder(run: Path) -> Iterator[None]:
     """Make the folder; take it away again if an error leaves it empty."""
@@ -203,7 +273,7 @@ def _run_folder(run: Path) -> Iterator[None]:
         raise
 
 
-def _measure(model: CifarResNet, dataset: ImageDataset, split: str) -> dict[str, float | None]:
+def _measure(model: Backbone, dataset: ImageDataset, split: str) -> dict[str, float | None]:
     images, labels = dataset.splits[split].images, dataset.splits[split].labels.numpy()
     predictions = predict(model, images, preprocessing=dataset.preprocessing)
     return accuracies(predictions, labels, train_counts=dataset.train_counts)
@@ -215,6 +285,7 @@ def _describe(dataset: ImageDataset, settings: TrainSettings, device: torch.devi
     return (
         f"{settings.dataset.name}: {sizes} images of {shape}, {len(counts)} classes with "
         f"{counts.max()}…{counts.min()} training images; {settings.backbone} on {device}"
+        + ("" if settings.loss == "ce" else f", loss {settings.loss}")
     )
 
 

@@ -14,6 +14,7 @@ import click
 from featbank import __version__
 from featbank.cli.bank import info, merge, split, verify
 from featbank.cli.benchmark import benchmark
+from featbank.cli.datasets import datasets
 from featbank.cli.demo import demo
 from featbank.cli.exporting import export_features
 from featbank.cli.extract import extract
@@ -69,6 +70,7 @@ for _command in (
     leaderboard,
     plot,
     methods,
+    datasets,
     demo,
     benchmark,
 ):

@@ -51,7 +51,7 @@ def test_cifar_arrays_keep_the_official_test_split(val_per_class: int) -> None:
     images, labels = rng.integers(0, 256, (500, 3, 4, 4), np.uint8), np.repeat(np.arange(10), 50)
     test = rng.integers(0, 256, (30, 3, 4, 4), np.uint8), np.repeat(np.arange(10), 3)
     dataset = long_tailed(
-        DatasetSettings("cifar10-lt", imbalance=10.0, data_seed=0),
+        DatasetSettings("cifar10-lt", imbalance=10.0, data_seed=0, train_balanced=True),
         (images, labels),
         class_names=[str(k) for k in range(10)],
         pad=4,
@@ -59,7 +59,10 @@ def test_cifar_arrays_keep_the_official_test_split(val_per_class: int) -> None:
         held_out={"val": val_per_class} if val_per_class else None,
         test=test,
     )
-    assert list(dataset.splits) == ["train", "val", "test"] if val_per_class else ["train", "test"]
+    held_out = ["val"] if val_per_class else []
+    assert list(dataset.splits) == ["train", *held_out, "test", "train_balanced"]
+    whole = set(range(500)) - {int(row) for name in held_out for row in dataset.splits[name].index}
+    assert set(dataset.splits["train_balanced"].index) == whole
     assert (dataset.splits["test"].images.numpy() == test[0]).all()
     assert dataset.train_counts[[0, -1]].tolist() == [
         50 - val_per_class,
@@ -69,6 +72,22 @@ def test_cifar_arrays_keep_the_official_test_split(val_per_class: int) -> None:
         assert split.source == ("test" if name == "test" else "train")
         source = test[0] if name == "test" else images
         assert (split.images.numpy() == source[split.index]).all()
+
+
+def test_digits_keep_the_images_before_the_long_tail() -> None:
+    """Reference: 1,797 less 55 of each class, cut to the smallest class; train is among them."""
+    digits, source = load_dataset(DatasetSettings("digits-lt", train_balanced=True)), load_digits()
+    whole = digits.splits["train_balanced"]
+    n_max = np.bincount(source.target).min() - 55
+    assert np.bincount(whole.labels).tolist() == [n_max] * 10
+    assert (whole.images[:, 0].numpy() == source.images[whole.index]).all()
+    assert set(digits.splits["train"].index) < set(whole.index)
+    for name in ("val", "test"):
+        assert not set(digits.splits[name].index) & set(whole.index)
+    plain = load_dataset(DatasetSettings("digits-lt"))
+    assert list(digits.splits) == [*plain.splits, "train_balanced"]
+    for name, split in plain.splits.items():
+        assert (digits.splits[name].index == split.index).all()
 
 
 def test_lists_name_classes_and_allow_empty_ones(make_lists: MakeLists, tmp_path: Path) -> None:
@@ -123,6 +142,14 @@ def test_real_cifar_images_by_lists(tmp_path: Path) -> None:
         (DatasetSettings("digits-lt", imbalance=120), r"from 1 to 119, got 120"),
         (DatasetSettings("digits-lt", data_seed=-1), r"'data_seed' of data set 'digits-lt'"),
         (DatasetSettings("digits-lt", root="x"), r"does not take --root; it takes --imbalance"),
+        (DatasetSettings("folder"), r"The data set 'folder' needs --root\."),
+        (DatasetSettings("imagenet-lt"), r"The data set 'imagenet-lt' needs --root\."),
+        (
+            DatasetSettings("folder", root="x", test_per_class=-1),
+            r"'test_per_class' .* ≥ 0, got -1",
+        ),
+        (DatasetSettings("lists", train_balanced=True), r"does not take --train-balanced"),
+        (DatasetSettings("digits-lt", skip_unreadable=True), r"does not take --skip-unreadable"),
         (DatasetSettings("lists", root="x"), r"needs --train-list\..* needs --test-list\."),
         (DatasetSettings("cifar10-lt", root="/nowhere"), r"/nowhere/cifar-10.* Add --download"),
         (

@@ -9,7 +9,13 @@ import pytest
 from PIL import Image
 
 from featbank import errors
-from stage1.lists import decode_images, read_class_names, read_list
+from stage1.lists import (
+    decode_images,
+    decode_readable,
+    image_shape,
+    read_class_names,
+    read_list,
+)
 
 
 def test_paths_may_hold_spaces_and_blank_lines_are_skipped(tmp_path: Path) -> None:
@@ -123,3 +129,27 @@ def test_a_bad_image_is_told_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "1.png").unlink()
     with pytest.raises(errors.DataError, match=r"line 2: .*1\.png does not exist"):
         decode_images(read_list(file), tmp_path)
+
+
+def test_images_that_can_be_read_move_up_in_order(tmp_path: Path) -> None:
+    """Reference: decoding a list of the whole images alone; the first readable gives the size."""
+    arrays = [np.full((8, 8, 3), row, np.uint8) for row in range(30)]
+    entries = read_list(_images(tmp_path, arrays))
+    broken = {0, 1, 7, 29}
+    for row in broken:
+        (tmp_path / f"{row}.png").write_bytes(b"no image")
+    shape = image_shape(entries, tmp_path, image_size=None, skip=True)
+    assert shape == (3, 8, 8)
+    images, read = decode_readable(entries, tmp_path, image_size=None, shape=shape)
+    assert set(np.flatnonzero(~read)) == broken
+    whole = [entry for entry, ok in zip(entries, read, strict=True) if ok]
+    assert (images == decode_images(whole, tmp_path)).all()
+    assert images[:, 0, 0, 0].tolist() == [row for row in range(30) if row not in broken]
+
+
+def test_another_size_is_no_unreadable_image(tmp_path: Path) -> None:
+    """A slip in the options, which leaving images out must not hide."""
+    entries = read_list(_images(tmp_path, [np.zeros((8, 8, 3), np.uint8)] * 2))
+    Image.fromarray(np.zeros((8, 9, 3), np.uint8)).save(tmp_path / "1.png")
+    with pytest.raises(errors.DataError, match=r"line 2: .*1\.png is 9×8"):
+        decode_readable(entries, tmp_path, image_size=None, shape=(3, 8, 8))

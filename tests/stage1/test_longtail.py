@@ -73,6 +73,25 @@ def test_held_out_splits_are_balanced_disjoint_and_seeded() -> None:
     assert any((splits[name] != other[name]).any() for name in splits)
 
 
+def test_without_an_imbalance_all_that_is_left_stays() -> None:
+    """Reference: the rows that are not held out, which no imbalance changes."""
+    labels = np.random.default_rng(1).permutation(np.repeat([0, 1, 2], [50, 40, 60]))
+    natural = long_tail_split(labels, None, seed=3, held_out={"test": 6})
+    tailed = long_tail_split(labels, 5, seed=3, held_out={"test": 6})
+    assert (natural["test"] == tailed["test"]).all()
+    assert natural["train"].tolist() == np.setdiff1d(np.arange(150), natural["test"]).tolist()
+
+
+def test_a_balanced_train_split_has_the_rows_of_every_longer_tail() -> None:
+    """Reference: an imbalance of 1 with the same seed, n_max = 40 − 6 of each class."""
+    labels = np.random.default_rng(1).permutation(np.repeat([0, 1, 2], [50, 40, 60]))
+    whole = long_tail_split(labels, 1, seed=3, held_out={"test": 6})["train"]
+    assert np.bincount(labels[whole]).tolist() == [34] * 3
+    for imbalance in (2, 34):
+        part = long_tail_split(labels, imbalance, seed=3, held_out={"test": 6})["train"]
+        assert set(part) < set(whole)
+
+
 def test_too_much_held_out_or_too_long_a_tail() -> None:
     """Both would leave a class without a training image."""
     labels = np.repeat([0, 1], 10)

@@ -1,24 +1,22 @@
-"""Backbones: images to features, with the linear classifier they are trained under."""
+"""The CIFAR ResNets of He et al."""
 
 from __future__ import annotations
-
-import re
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from featbank import errors
+from stage1.backbones.base import Backbone
 
 WIDTHS = (16, 32, 64)
 """Channels of the three stages; the last is the feature size D."""
 
 
-class CifarResNet(nn.Module):
+class CifarResNet(Backbone):
     """The CIFAR ResNet of He et al. 2016 §4.2, of depth 6n+2, with parameter-free shortcuts.
 
     Three stages of n basic blocks with 16, 32 and 64 channels; the second and third halve the
-    image. Convolutions have Kaiming-normal weights, as in the LDAM and MiSLAS releases.
+    image. Convolutions have Kaiming-normal weights, as in the LDAM and MiSLAS releases. D = 64.
 
     Parameters
     ----------
@@ -28,13 +26,6 @@ class CifarResNet(nn.Module):
         C of the images.
     num_classes
         K.
-
-    Attributes
-    ----------
-    dim
-        Feature size D = 64.
-    classifier
-        ``nn.Linear(D, K)``: logits = classifier(features).
     """
 
     def __init__(self, blocks: int, *, in_channels: int, num_classes: int) -> None:
@@ -56,13 +47,13 @@ class CifarResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Features [B, D] of normalised images [B, C, H, W]: the mean over the last map."""
+        """Features [B, 64] of normalised images [B, C, H, W]: the mean over the last map."""
         x = F.relu(self.stem_norm(self.stem(images)))
         return self.blocks(x).mean(dim=(2, 3))
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits [B, K] of normalised images [B, C, H, W]."""
-        return self.classifier(self.features(images))
+    def last_stage(self) -> nn.Module:
+        """The n blocks with 64 channels."""
+        return self.blocks[-(len(self.blocks) // len(WIDTHS)) :]
 
 
 class _BasicBlock(nn.Module):
@@ -84,40 +75,6 @@ class _BasicBlock(nn.Module):
             x = x[:, :, :: self.stride, :: self.stride]
             x = F.pad(x, (0, 0, 0, 0, before, self.new_channels - before))
         return F.relu(x + y)
-
-
-def build_backbone(name: str, *, in_channels: int, num_classes: int) -> CifarResNet:
-    """Build a backbone by name, with fresh weights from torch's global generator.
-
-    Parameters
-    ----------
-    name
-        ``resnet8``, ``resnet20``, ``resnet32``, …: a CIFAR ResNet of depth 6n+2.
-
-    Raises
-    ------
-    ConfigError
-        For a name that is none of them.
-    """
-    if problem := backbone_problem(name):
-        raise errors.ConfigError(problem)
-    depth = int(name.removeprefix("resnet"))
-    model = CifarResNet((depth - 2) // 6, in_channels=in_channels, num_classes=num_classes)
-    # Channels last is 1.2 to 1.6 times as fast on two CPU cores, and what tensor cores want.
-    return model.to(memory_format=torch.channels_last)
-
-
-def backbone_problem(name: str) -> str | None:
-    """What is wrong with a backbone's name, one sentence; None if nothing is."""
-    number = re.fullmatch("resnet([1-9][0-9]{0,3})", name)
-    if number is None:
-        hint = errors.closest(name, ["resnet8", "resnet20", "resnet32", "resnet44", "resnet56"])
-    else:
-        nearest = max(8, 6 * round((int(number[1]) - 2) / 6) + 2)
-        if int(number[1]) == nearest:
-            return None
-        hint = f"Did you mean 'resnet{nearest}'?"
-    return f"Unknown backbone {name!r}: CIFAR ResNets have a depth of 6n+2. {hint}"
 
 
 def _convolution(width_in: int, width: int, stride: int) -> nn.Conv2d:

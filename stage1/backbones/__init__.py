@@ -1,0 +1,112 @@
+"""Backbones: images to features, with the linear classifier they are trained under.
+
+- ``resnet8``, ``resnet20``, ``resnet32``, …: the CIFAR ResNet of any depth 6n+2 but 50 and 152;
+  ``cifar-resnet8``, …, ``cifar-resnet50``, …: the same, of every depth 6n+2. D = 64.
+- ``cifar-resnet34``: the ResNet-34 for 32×32 images. 34 is no 6n+2, and it is the name by which
+  CIFAR papers know it; but it is of another family. D = 512.
+- ``resnet10``, ``resnet18``, ``resnet34``, ``resnet50``, ``resnet101``, ``resnet152``,
+  ``resnext50_32x4d``, ``resnext101_32x8d``: torchvision's, made for large images.
+- ``torchvision:NAME``: any classification model of torchvision with a linear head.
+- ``timm:NAME``: any model of timm, which is an extra.
+"""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from featbank import errors
+from stage1.backbones.base import Backbone
+from stage1.backbones.cifar import WIDTHS, CifarResNet
+from stage1.backbones.libraries import (
+    RESNETS,
+    cifar_resnet34,
+    timm_backbone,
+    timm_problem,
+    torchvision_backbone,
+    torchvision_problem,
+)
+from stage1.backbones.weights import load_weights, read_weights
+
+__all__ = [
+    "WIDTHS",
+    "Backbone",
+    "CifarResNet",
+    "backbone_problem",
+    "build_backbone",
+    "load_weights",
+    "read_weights",
+]
+
+_EXAMPLES = ["resnet8", "resnet20", "resnet32", "resnet44", "resnet56", "cifar-resnet34", *RESNETS]
+
+
+def build_backbone(name: str, *, in_channels: int, num_classes: int) -> Backbone:
+    """Build a backbone by name, with fresh weights from torch's global generator.
+
+    Parameters
+    ----------
+    name
+        One of the names above. A bare ``resnet50`` or ``resnet152`` is torchvision's, although
+        50 and 152 are 6n+2 as well; the CIFAR ResNet of that depth is ``cifar-resnet50``.
+    in_channels
+        C of the images.
+    num_classes
+        K.
+
+    Returns
+    -------
+    The model, in channels-last memory format, on the CPU, in training mode.
+
+    Raises
+    ------
+    ConfigError
+        For a name that is none of them, timm not installed, or a model without a linear head.
+    """
+    if problem := backbone_problem(name):
+        raise errors.ConfigError(problem)
+    sizes = {"in_channels": in_channels, "num_classes": num_classes}
+    library, _, model_name = name.rpartition(":")
+    if library == "timm":
+        model = timm_backbone(model_name, **sizes)
+    elif library == "torchvision" or name in RESNETS:
+        model = torchvision_backbone(model_name, **sizes)
+    elif name == "cifar-resnet34":
+        model = cifar_resnet34(**sizes)
+    else:
+        depth = int(name.removeprefix("cifar-").removeprefix("resnet"))
+        model = CifarResNet((depth - 2) // 6, **sizes)
+    model.name = name
+    # Channels last is 1.2 to 1.6 times as fast on two CPU cores, and what tensor cores want.
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def backbone_problem(name: str) -> str | None:
+    """What is wrong with a backbone's name, one sentence; None if nothing is.
+
+    A model without a linear head is found only by building it.
+    """
+    library, _, model_name = name.partition(":")
+    if library == "torchvision" and model_name:
+        return torchvision_problem(model_name)
+    if library == "timm" and model_name:
+        return timm_problem(model_name)
+    if name in RESNETS:
+        return None
+    number = re.fullmatch("(cifar-)?resnet([1-9][0-9]{0,3})", name)
+    if number is None:
+        hint = errors.closest(name, [*_EXAMPLES, "torchvision:NAME", "timm:NAME"])
+    else:
+        prefix, depth = number[1] or "", int(number[2])
+        others = {34} if prefix else {10, 18, 34, 101}
+        below = max(8, (depth - 2) // 6 * 6 + 2)
+        nearest = min(sorted({below, below + 6} | others), key=lambda known: abs(known - depth))
+        if depth == nearest:
+            return None
+        hint = f"Did you mean '{prefix}resnet{nearest}'?"
+    return (
+        f"Unknown backbone {name!r}: CIFAR ResNets have a depth of 6n+2 (50 and 152 are written "
+        "cifar-resnet50, cifar-resnet152), torchvision's one of 10, 18, 34, 50, 101, 152. "
+        f"{hint}"
+    )

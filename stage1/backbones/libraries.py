@@ -1,0 +1,169 @@
+"""Backbones of torchvision and timm: their own modules below a classifier of ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from featbank import errors
+from stage1.backbones.base import Backbone
+
+RESNETS = (
+    "resnet10",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "resnext50_32x4d",
+    "resnext101_32x8d",
+)
+"""The ResNets of torchvision that go by their bare name."""
+
+
+class LibraryBackbone(Backbone):
+    """A model of a library.
+
+    Parameters
+    ----------
+    net
+        The model without its classifier.
+    classifier
+        The linear layer above it; one without a bias gets one of zeros.
+    head
+        The classifier's name in the library.
+    """
+
+    def __init__(self, net: nn.Module, classifier: nn.Linear, *, head: str) -> None:
+        super().__init__()
+        self.dim = classifier.in_features
+        self.net = net
+        self.classifier = classifier
+        if classifier.bias is None:
+            classifier.bias = nn.Parameter(torch.zeros(classifier.out_features))
+        self._head = head
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Features [B, D] of normalised images [B, C, H, W]: the input of the classifier."""
+        return self.net(images)
+
+    def last_stage(self) -> nn.Module | None:
+        """``layer4``, as the ResNets of torchvision and timm call it."""
+        return getattr(self.net, "layer4", None)
+
+    def original_names(self) -> dict[str, str]:
+        """As in `Backbone`: without ``net.``, and the classifier under the library's name."""
+        own = list(self.state_dict())
+        names = {name.removeprefix("net."): name for name in own if name.startswith("net.")}
+        return names | {f"{self._head}.{part}": f"classifier.{part}" for part in ("weight", "bias")}
+
+
+class _TimmBackbone(LibraryBackbone):
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Features [B, D] of normalised images [B, C, H, W]: timm's pre-logits."""
+        net: Any = self.net
+        return net.forward_head(net.forward_features(images), pre_logits=True)
+
+
+def torchvision_backbone(name: str, *, in_channels: int, num_classes: int) -> Backbone:
+    """A classification model of torchvision, or its ResNet of depth 10.
+
+    For C ≠ 3 the first convolution is a fresh one of the same geometry.
+
+    Raises
+    ------
+    ConfigError
+        For a model whose head is no linear layer.
+    """
+    from torchvision import models
+
+    if name == "resnet10":
+        net = models.ResNet(models.resnet.BasicBlock, [1, 1, 1, 1], num_classes=num_classes)
+    else:
+        # Their auxiliary classifiers would make logits of another form in training.
+        single = name in ("googlenet", "inception_v3")
+        extra = {"aux_logits": False, "init_weights": True} if single else {}
+        net = models.get_model(name, weights=None, num_classes=num_classes, **extra)
+    linear = [path for path, module in net.named_modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise errors.ConfigError(
+            f"Backbone 'torchvision:{name}' has no linear classifier (its head is a convolution), "
+            "so it has no features below one. Take another model."
+        )
+    if in_channels != 3:
+        _replace_stem(net, in_channels)
+    head = linear[-1]
+    classifier = net.get_submodule(head)
+    assert isinstance(classifier, nn.Linear)
+    net.set_submodule(head, nn.Identity())
+    return LibraryBackbone(net, classifier, head=head)
+
+
+def cifar_resnet34(*, in_channels: int, num_classes: int) -> Backbone:
+    """The ResNet-34 for 32×32 images of [LTWB, LOS]: D = 512.
+
+    torchvision's ResNet-34 with a 3×3 stem of stride 1 and no max-pooling. The mean is over the
+    whole last map, which is the papers' 4×4 pooling where images are 32×32. Of the family of
+    `stage1.backbones.cifar.CifarResNet` it is not: its stages have 64, 128, 256 and 512 channels
+    and projection shortcuts.
+    """
+    from torchvision import models
+
+    net = models.resnet34(weights=None, num_classes=num_classes)
+    net.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
+    net.maxpool = nn.Identity()
+    classifier, net.fc = net.fc, nn.Identity()
+    return LibraryBackbone(net, classifier, head="fc")
+
+
+def timm_backbone(name: str, *, in_channels: int, num_classes: int) -> Backbone:
+    """A model of timm with fresh weights, up to its pre-logits, and a fresh linear classifier."""
+    import timm
+
+    net = timm.create_model(name, pretrained=False, num_classes=0, in_chans=in_channels)
+    head = net.pretrained_cfg.get("classifier") or "classifier"
+    head = head if isinstance(head, str) else head[0]  # distilled models have two
+    return _TimmBackbone(net, nn.Linear(net.head_hidden_size, num_classes), head=head)
+
+
+def torchvision_problem(name: str) -> str | None:
+    """What is wrong with the name of a torchvision model, one sentence; None if nothing is."""
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name in known:
+        return None
+    meant = errors.did_you_mean(name, known) or " Choose a name of torchvision.models.list_models."
+    return f"Unknown backbone 'torchvision:{name}'.{meant}"
+
+
+def timm_problem(name: str) -> str | None:
+    """What is wrong with the name of a timm model, one sentence; None if nothing is."""
+    try:
+        import timm
+    except ImportError:
+        return (
+            f"Backbone 'timm:{name}' needs timm, which is not installed. "
+            "Run: pip install 'featbank[timm]'"
+        )
+    if timm.is_model(name):
+        return None
+    meant = errors.did_you_mean(name, timm.list_models()) or " Choose a name of timm.list_models."
+    return f"Unknown backbone 'timm:{name}'.{meant}"
+
+
+def _replace_stem(net: nn.Module, in_channels: int) -> None:
+    path, old = next((p, m) for p, m in net.named_modules() if isinstance(m, nn.Conv2d))
+    new = nn.Conv2d(
+        in_channels,
+        old.out_channels,
+        kernel_size=old.kernel_size,  # type: ignore[arg-type]
+        stride=old.stride,  # type: ignore[arg-type]
+        padding=old.padding,  # type: ignore[arg-type]
+        bias=old.bias is not None,
+    )
+    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
+    net.set_submodule(path, new)

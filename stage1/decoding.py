@@ -1,0 +1,94 @@
+"""From the images of each split, by path, to a data set in memory."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from stage1.images import DatasetSettings, ImageDataset, Split, preprocessing_for
+from stage1.lists import ListEntry, decode_images, decode_readable, image_shape
+from stage1.memory import check_memory
+
+SPLITS = ("train", "val", "test", "train_balanced")
+"""The splits there can be, in their order in a data set."""
+
+
+def decoded(
+    settings: DatasetSettings,
+    root: Path,
+    class_names: tuple[str, ...],
+    entries_of: Mapping[str, Sequence[ListEntry]],
+    rows_of: Mapping[str, np.ndarray],
+    *,
+    sources: Mapping[str, str],
+) -> ImageDataset:
+    """Decode rows of the entries of each split.
+
+    With `skip_unreadable`, images that cannot be read are left out, and one warning tells of them
+    and of the classes that lost their last image of a split.
+
+    Parameters
+    ----------
+    settings
+        With `image_size` and `skip_unreadable`.
+    root
+        Where the paths of the entries start.
+    class_names
+        K names.
+    entries_of, rows_of, sources
+        By split: its source's entries, those of them it has, and its source's name (`Split`).
+
+    Raises
+    ------
+    ConfigError
+        Where the images do not fit into memory.
+    DataError
+        For an image that cannot be read, or one of another size.
+    """
+    chosen = {
+        split: [entries_of[split][row] for row in rows_of[split]]
+        for split in SPLITS
+        if split in rows_of
+    }
+    size, skip = settings.image_size, settings.skip_unreadable
+    shape = image_shape(chosen["train"], root, image_size=size, skip=skip)
+    check_memory(sum(map(len, chosen.values())), shape, settings.name)
+    splits: dict[str, Split] = {}
+    left_out: dict[str, ListEntry] = {}
+    lost: list[str] = []
+    for split, entries in chosen.items():
+        if skip:
+            images, read = decode_readable(entries, root, image_size=size, shape=shape)
+        else:
+            images = decode_images(entries, root, image_size=size, shape=shape)
+            read = np.ones(len(entries), bool)
+        kept = [entry for entry, is_read in zip(entries, read, strict=True) if is_read]
+        labels = [entry.label for entry in kept]
+        splits[split] = Split(
+            images,
+            torch.tensor(labels),
+            rows_of[split][read],
+            tuple(entry.path for entry in kept),
+            sources.get(split),
+        )
+        left_out |= {e.place + e.path: e for e, ok in zip(entries, read, strict=True) if not ok}
+        gone = {entry.label for entry in entries} - set(labels)
+        lost += [f"{class_names[label]!r} of {split}" for label in sorted(gone)]
+    if left_out:
+        _tell_left_out([*left_out.values()], lost)
+    # CIFAR's 4 pixels of 32, in proportion.
+    preprocessing = preprocessing_for(splits["train"].images, pad=min(shape[1:]) // 8, flip=True)
+    return ImageDataset(settings, splits, class_names, preprocessing)
+
+
+def _tell_left_out(entries: Sequence[ListEntry], lost: Sequence[str]) -> None:
+    places = ", ".join(f"{entry.place} ({entry.path})" for entry in entries[:3])
+    more = ", …" if len(entries) > 3 else ""
+    nothing = f" No image is left of class {', '.join(lost)}." if lost else ""
+    warnings.warn(
+        f"Images that cannot be read are left out, {len(entries)} in all: {places}{more}.{nothing}"
+    )

@@ -1,0 +1,103 @@
+"""Folders of images: one sub-folder per class, in one folder or in train, val and test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from featbank import errors
+from stage1.lists import ListEntry
+
+SPLITS = ("train", "val", "test")
+
+
+def split_folders(root: Path) -> dict[str, Path]:
+    """Where each split of an image folder lies.
+
+    Returns
+    -------
+    ``train`` and, where they are there, ``val`` and ``test``; just ``train``, which is `root`
+    itself, where it holds the classes.
+
+    Raises
+    ------
+    ConfigError
+        For a `root` that is not a folder.
+    """
+    if not root.is_dir():
+        raise errors.ConfigError(f"{root} is not a folder. Give --root the folder of the images.")
+    there = set(_folders(root))
+    # A class may be called 'train', too: then there is no test beside it, and other classes are.
+    if "train" in there and ("test" in there or there <= set(SPLITS)):
+        return {split: root / split for split in SPLITS if split in there}
+    return {"train": root}
+
+
+def class_folders(folder: Path) -> tuple[str, ...]:
+    """Names of the classes, sorted: the sub-folders that are not hidden.
+
+    Raises
+    ------
+    DataError
+        For fewer than two.
+    """
+    names = tuple(_folders(folder))
+    if len(names) < 2:
+        told = f"only one class folder, {names[0]!r}" if names else "no class folder"
+        raise errors.DataError(f"{folder} holds {told}. Give 2 or more, a sub-folder per class.")
+    return names
+
+
+def read_folder(folder: Path, root: Path, class_names: Sequence[str]) -> list[ListEntry]:
+    """The images of a split: class by class, sorted within; a class's sub-folders count, too.
+
+    Files with other endings than torchvision's `IMG_EXTENSIONS` are no images.
+
+    Parameters
+    ----------
+    folder
+        With a sub-folder per class; not every class must have one.
+    root
+        Where the paths of the entries start.
+    class_names
+        K names, in label order.
+
+    Raises
+    ------
+    EmptyClass
+        For a class folder without an image.
+    DataError
+        For a folder that is none of the classes.
+    """
+    # torchvision takes seconds to load.
+    from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+
+    there = _folders(folder)
+    for name in there:
+        if name not in class_names:
+            raise errors.DataError(
+                f"{folder} has the class {name!r}, {root / 'train'} does not. Name it as there, or "
+                f"take it out.{errors.did_you_mean(name, class_names)}"
+            )
+    labels = {name: class_names.index(name) for name in there}
+    samples = (
+        make_dataset(folder, labels, extensions=IMG_EXTENSIONS, allow_empty=True) if labels else []
+    )
+    entries = [
+        ListEntry(Path(path).relative_to(root).as_posix(), label, f"class {class_names[label]!r}")
+        for path, label in samples
+    ]
+    for name in sorted(set(there) - {class_names[entry.label] for entry in entries}):
+        raise errors.EmptyClass(
+            f"{folder / name} holds no image ({', '.join(IMG_EXTENSIONS)}). "
+            "Put some in, or take the folder out."
+        )
+    if not entries:
+        raise errors.DataError(f"{folder} holds no class folder. Give a sub-folder per class.")
+    return entries
+
+
+def _folders(folder: Path) -> list[str]:
+    return sorted(
+        child.name for child in folder.iterdir() if child.is_dir() and child.name[0] != "."
+    )

@@ -1,0 +1,80 @@
+"""Published settings of stage 1, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A row of `PRESETS`: what it is, and the fields of `stage1.settings.TrainSettings` it sets."""
+
+    description: str
+    settings: Mapping[str, Any]
+
+
+def _mislas_large(data: str, *, backbone: str, epochs: int, weight_decay: float = 5e-4) -> Preset:
+    return Preset(
+        f"{data} [MiSLAS]",
+        {
+            "backbone": backbone,
+            "epochs": epochs,
+            "lr": 0.1,
+            "warmup": 0,
+            "batch_size": 256,
+            "weight_decay": weight_decay,
+            "schedule": "cosine",
+            "mixup": 0.2,
+        },
+    )
+
+
+PRESETS: dict[str, Preset] = {
+    "mislas-cifar": Preset(
+        "CIFAR-10-LT and CIFAR-100-LT [MiSLAS]",
+        {
+            "backbone": "resnet32",
+            "epochs": 200,
+            "lr": 0.1,
+            "warmup": 5,
+            "batch_size": 128,
+            "weight_decay": 2e-4,
+            "schedule": "multistep",
+            "mixup": 1.0,
+        },
+    ),
+    "los-cifar100": Preset(
+        "CIFAR-100-LT [LOS, LTWB]",
+        {
+            "backbone": "cifar-resnet34",
+            "epochs": 200,
+            "lr": 0.01,
+            "warmup": 0,
+            "batch_size": 64,
+            "weight_decay": 5e-3,
+            "schedule": "cosine",
+            "mixup": 0.0,
+        },
+    ),
+    "crt-imagenet-lt": Preset(
+        "ImageNet-LT [cRT]",
+        {
+            "backbone": "resnet50",
+            "epochs": 90,
+            "lr": 0.2,
+            "warmup": 0,
+            "batch_size": 512,
+            "weight_decay": 5e-4,
+            "schedule": "cosine",
+            "mixup": 0.0,
+        },
+    ),
+    "mislas-imagenet-lt": _mislas_large("ImageNet-LT", backbone="resnet50", epochs=180),
+    "mislas-places-lt": _mislas_large("Places-LT", backbone="resnet152", epochs=90),
+    "mislas-inaturalist": _mislas_large(
+        "iNaturalist 2018", backbone="resnet50", epochs=200, weight_decay=1e-4
+    ),
+}
+"""The presets; on the large data sets, backbones are those that most papers report."""
