@@ -1,0 +1,51 @@
+"""docs/stage1.md says what the code does."""
+
+from __future__ import annotations
+
+import re
+
+from stage1.augment import AUGMENTATIONS
+from stage1.backbones import backbone_problem
+from stage1.presets import PRESETS
+from stage2.engine.objective import UNSUITED
+from tests.conftest import ROOT
+
+TEXT = (ROOT / "docs/stage1.md").read_text()
+
+
+def section(title: str) -> str:
+    """What stands under a heading."""
+    return TEXT.split(f"## {title}\n")[1].split("\n## ")[0]
+
+
+def test_presets_are_told() -> None:
+    """Reference: `PRESETS`, line by line."""
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in section("Presets").splitlines()
+        if line.startswith("| `")
+    ][1:]
+    assert [row[0].strip("`") for row in rows] == list(PRESETS)
+    for name, backbone, epochs, lr, batch, decay, schedule, mixup in rows:
+        rate, _, warmup = lr.partition(", warm-up ")
+        assert PRESETS[name.strip("`")].settings == {
+            "backbone": backbone,
+            "epochs": int(epochs),
+            "lr": float(rate),
+            "warmup": int(warmup or 0),
+            "batch_size": int(batch),
+            "weight_decay": float(decay),
+            "schedule": schedule,
+            "mixup": float(mixup),
+        }
+
+
+def test_names_are_told() -> None:
+    """Reference: the tables of augmentations, of losses that are refused, and backbones' names."""
+    told = re.findall("`([a-z-]+)`", section("Augmentation"))
+    assert [name for name in told if name in AUGMENTATIONS] == list(AUGMENTATIONS)
+    assert re.findall("`([a-z_]+)`", section("Losses"))[:3] == list(UNSUITED)
+    names = re.findall(r"`((?:cifar-)?resne[a-z0-9_]+)`", section("Backbones"))
+    assert len(names) == 7
+    for name in names:
+        assert backbone_problem(name) is None, name
