@@ -119,6 +119,11 @@ class Setting:
         )
 
 
+def flag(option: str) -> str:
+    """An option as it is written on the command line."""
+    return f"--{option.replace('_', '-')}"
+
+
 def wrong_values(settings: Iterable[Setting], values: Mapping[str, Any], owner: str) -> list[str]:
     """A sentence for each of the `values` that its setting does not allow."""
     found = [s.problem(values[s.name], owner) for s in settings if s.name in values]

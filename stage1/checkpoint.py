@@ -21,6 +21,7 @@ from featbank.files import replacing
 from stage1.backbones import Backbone, build_backbone
 from stage1.images import Preprocessing
 from stage1.settings import TrainSettings, settings_from
+from stage1.tensors import load_tensors
 
 CHECKPOINT = "checkpoint.pt"
 """Name of the checkpoint in its run folder."""
@@ -100,13 +101,7 @@ def load_checkpoint(run: str | os.PathLike[str]) -> tuple[Path, Checkpoint]:
     path = Path(run) / CHECKPOINT if Path(run).is_dir() else Path(run)
     if not path.is_file():
         raise errors.ConfigError(f"{path}: no such checkpoint. Give a run of `featbank train`.")
-    try:
-        document = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the restricted unpickler raises whatever broken bytes lead it to
-        raise errors.DataError(
-            f"{path} is not a readable checkpoint ({errors.first_line(error)}). "
-            "Give a run of `featbank train`."
-        ) from None
+    document = load_tensors(path, "checkpoint", "Give a run of `featbank train`.")
     if not isinstance(document, dict) or document.pop("format", None) != _FORMAT:
         raise errors.DataError(
             f"{path} is a torch file, but not one of `featbank train`. Give a run of that command."

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from featbank import errors
-from featbank.settings import Setting, wrong_values
+from featbank.settings import Setting, flag, wrong_values
 from stage1 import sources
 from stage1.images import DatasetSettings, ImageDataset
 
@@ -196,13 +196,9 @@ def dataset_problems(settings: DatasetSettings) -> list[str]:
     problems = []
     for option in source.needs:
         if option not in given:
-            problems.append(f"The {name} needs {_flag(option)}.")
+            problems.append(f"The {name} needs {flag(option)}.")
     for option in given:
         if option not in source.options:
-            takes = ", ".join(map(_flag, source.options))
-            problems.append(f"The {name} does not take {_flag(option)}; it takes {takes}.")
+            takes = ", ".join(map(flag, source.options))
+            problems.append(f"The {name} does not take {flag(option)}; it takes {takes}.")
     return problems + wrong_values(_SETTINGS, given, name)
-
-
-def _flag(option: str) -> str:
-    return f"--{option.replace('_', '-')}"

@@ -9,12 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from featbank.bank.schema import SPLITS
 from stage1.images import DatasetSettings, ImageDataset, Split, preprocessing_for
 from stage1.lists import ListEntry, decode_images, decode_readable, image_shape
 from stage1.memory import check_memory
-
-SPLITS = ("train", "val", "test", "train_balanced")
-"""The splits there can be, in their order in a data set."""
 
 
 def decoded(

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from featbank import errors
-from stage1.decoding import SPLITS, decoded
+from featbank.bank.schema import SPLITS
+from stage1.decoding import decoded
 from stage1.folders import class_folders, read_folder, split_folders
 from stage1.images import DatasetSettings, ImageDataset, Split, preprocessing_for
 from stage1.lists import read_class_names, read_list

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from featbank.errors import ConfigError, closest
+from featbank.settings import flag
 
 if TYPE_CHECKING:
     from stage1.datasets import Source
@@ -43,7 +44,7 @@ def _table(rows: Mapping[str, Source]) -> None:
             name,
             _count(source.classes),
             *(_count(source.images.get(split)) for split in SPLITS),
-            " ".join(map(_flag, source.needs)) or "–",
+            " ".join(map(flag, source.needs)) or "–",
             source.description,
         )
         for name, source in rows.items()
@@ -65,13 +66,13 @@ def _details(name: str, source: Source) -> None:
     click.echo(f"{name}: {source.description}")
     click.echo(f"  looks in  {source.place}")
     click.echo(f"  holds     {holds}")
-    click.echo(f"  needs     {' '.join(map(_flag, source.needs)) or 'nothing'}")
+    click.echo(f"  needs     {' '.join(map(flag, source.needs)) or 'nothing'}")
     for option in source.options:
         if option not in source.needs:
             default = source.defaults.get(option, getattr(DatasetSettings, option))
-            click.echo(f"  takes     {_flag(option):<18} {_default(default)}".rstrip())
+            click.echo(f"  takes     {flag(option):<18} {_default(default)}".rstrip())
     for option, default in source.training.items():
-        click.echo(f"  trains    {_flag(option):<18} {_default(default)}")
+        click.echo(f"  trains    {flag(option):<18} {_default(default)}")
 
 
 def _count(count: int | None) -> str:
@@ -83,7 +84,3 @@ def _default(value: object) -> str:
         return ""
     told = f"{value:g}" if isinstance(value, float) else value
     return f"default {'no' if value is False else told}"
-
-
-def _flag(option: str) -> str:
-    return f"--{option.replace('_', '-')}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Self
 
@@ -11,7 +12,7 @@ from torch import nn
 from featbank import errors
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """A model whose logits are ``classifier(features(images))``.
 
     Attributes
@@ -34,17 +35,17 @@ class Backbone(nn.Module):
         self.name = type(self).__name__
         self.frozen = False
 
+    @abstractmethod
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """Features [B, D] of normalised images [B, C, H, W]."""
-        raise NotImplementedError
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits [B, K] of normalised images [B, C, H, W]."""
         return self.classifier(self.features(images))
 
+    @abstractmethod
     def last_stage(self) -> nn.Module | None:
         """The last residual stage; None for a backbone without such stages."""
-        raise NotImplementedError
 
     def original_names(self) -> dict[str, str]:
         """Each name of the state dict here by its name in the library the model comes from."""

@@ -10,13 +10,14 @@ import torch
 
 from featbank import errors
 from stage1.backbones.base import Backbone
+from stage1.tensors import load_tensors
 
 _NESTS = ("state_dict", "model", "weights")
 """Keys that checkpoints keep their state dict under; the last is `featbank train`'s."""
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
-    """Read a state dict, read with ``weights_only=True``: the file can run no code.
+    """Read a state dict.
 
     Parameters
     ----------
@@ -34,13 +35,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     path = Path(path)
     if not path.is_file():
         raise errors.ConfigError(f"{path}: no such file of weights. Check --weights.")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the restricted unpickler raises whatever broken bytes lead it to
-        raise errors.DataError(
-            f"{path} is not a readable file of weights ({errors.first_line(error).rstrip('. ')}). "
-            "Save a state dict with torch.save."
-        ) from None
+    state = load_tensors(path, "file of weights", "Save a state dict with torch.save.")
     for nest in _NESTS:
         if isinstance(state, Mapping) and isinstance(state.get(nest), Mapping):
             state = state[nest]

@@ -71,12 +71,12 @@ class Filling(Generation):
         self.labels = torch.cat([features.items, made])
         made = self.labels[len(features.items) :]
         self._items = len(features.items)
-        turn = torch.arange(classes, device=x.device)
+        place = torch.arange(classes, device=x.device)  # of a class among all
         if last is not None:
-            turn += classes * last
-        self.order = turn[features.labels].argsort(stable=True)  # training rows by class
+            place += classes * last
+        self.order = place[features.labels].argsort(stable=True)  # training rows by class
         self._samples = torch.bincount(features.labels, minlength=classes)
-        turn = turn.argsort()
+        turn = place.argsort()
         self._begin = torch.empty_like(self._samples)  # of a class in `order`
         self._begin[turn] = self._samples[turn].cumsum(0) - self._samples[turn]
         # Made rows of a group share their source in every epoch; in the 0th it is `order[group]`.

@@ -1,0 +1,26 @@
+"""Torch files of tensors and plain types, as checkpoints and weights are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from featbank import errors
+
+
+def load_tensors(path: Path, kind: str, remedy: str) -> Any:
+    """Read a torch file with ``weights_only=True``: it can run no code.
+
+    Raises
+    ------
+    DataError
+        For a file that torch cannot read, or that holds anything but tensors and plain types:
+        that it is not a readable `kind`, and the `remedy`.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the restricted unpickler raises whatever broken bytes lead it to
+        reason = errors.first_line(error).rstrip(". ")
+        raise errors.DataError(f"{path} is not a readable {kind} ({reason}). {remedy}") from None
