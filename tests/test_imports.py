@@ -10,6 +10,7 @@ import pytest
 from tests.conftest import ROOT
 
 STAGE2_ORDER = ("methods", "engine", "results")
+STAGE2_ROAD = ("stage2.sweep", "stage2.requirements", "stage2.views", "stage2.probe")
 
 
 def imports_of(file: Path) -> set[str]:
@@ -37,7 +38,7 @@ def files(package: str) -> list[Path]:
         *(
             (
                 f"stage2/{floor}",
-                ("stage2.sweep", *(f"stage2.{above}" for above in STAGE2_ORDER[i + 1 :])),
+                (*STAGE2_ROAD, *(f"stage2.{above}" for above in STAGE2_ORDER[i + 1 :])),
             )
             for i, floor in enumerate(STAGE2_ORDER)
         ),

@@ -98,7 +98,9 @@ def sweep(
 
     with Bank(bank) as opened:  # before the seconds it takes to import PyTorch
         from featbank.devices import find_device
-        from stage2.sweep import check_bank, plan_bank
+        from stage2.probe import probed_views
+        from stage2.requirements import check_bank
+        from stage2.sweep import plan_bank
         from stage2.sweep import sweep as library_sweep
 
         settings += (f"precision={precision}",) if precision else ()
@@ -112,6 +114,12 @@ def sweep(
             f"{configurations} configurations, {len(recipes)} runs with their seeds, "
             f"in {len(groups)} fused groups on {place}"
         )
+        if probed := probed_views(opened, recipes):
+            views = " and ".join(map(repr, probed))
+            click.echo(
+                f"{opened.path} has no stage-1 classifier for {views}: recipes that need one start "
+                "from a linear probe"
+            )
         for view in dict.fromkeys(view for group in groups for view in group.stream.views):
             if streamed := _streamed(opened, view, device=place, memory=budget):
                 click.echo(f"{view}: {streamed} streamed from the bank in shuffled blocks")
@@ -200,10 +208,10 @@ def _seeds(text: str) -> list[int]:
 
 
 def _allowed(bank: Bank) -> list[str]:
-    """Every preset but the variants, less those the bank has no view, classifier or sample for."""
+    """Every preset but the variants, less those the bank has no view or sample for."""
     from stage2.methods.presets import PRESETS
     from stage2.methods.recipe import Recipe
-    from stage2.sweep import check_bank
+    from stage2.requirements import check_bank
 
     allowed = []
     for name, preset in PRESETS.items():
@@ -219,7 +227,7 @@ def _allowed(bank: Bank) -> list[str]:
 
 def _streamed(bank: Bank, view: str, *, device: str, memory: int | None) -> str:
     """Splits of a view that do not fit in memory, with their sizes."""
-    from stage2.sweep import view_budget, view_bytes
+    from stage2.views import view_budget, view_bytes
 
     budgets = view_budget(bank, view, device=device, memory=memory)
     return ", ".join(

@@ -151,7 +151,7 @@ class Store:
         return self._db.execute("PRAGMA user_version").fetchone()[0]
 
     def add_bank(self, bank: Bank) -> None:
-        """Remember what tables need to know of a bank."""
+        """Remember what tables need to know of a bank; what was known of it is replaced."""
         about = {
             "path": str(bank.path),
             "num_classes": bank.num_classes,
@@ -160,10 +160,13 @@ class Store:
             "train_counts": bank.train_counts.tolist(),
             "rows": {split: bank.rows(split) for split in bank.splits},
             "views": list(bank.views),
+            "probed": [view for view in bank.views if bank.classifier(view) is None],
         }
         with self._db:
             self._db.execute(
-                "INSERT OR IGNORE INTO bank VALUES (?, ?)", (bank.fingerprint, json.dumps(about))
+                "INSERT INTO bank VALUES (?, ?) "
+                "ON CONFLICT (fingerprint) DO UPDATE SET about = excluded.about",
+                (bank.fingerprint, json.dumps(about)),
             )
 
     def add_runs(self, fingerprint: str, runs: Iterable[Mapping[str, Any]]) -> None:

@@ -202,9 +202,18 @@ def _protocol(
     thresholds = ", ".join(f"{name}: {rule}" for name, rule in GROUPS.items())
     told = ", ".join(map(str, seeds)) or "none"
     return (
-        f"bank {fingerprint[:12]} · {chosen} · {tried} configurations tried · seeds {told} · "
-        f"mean ± std over seeds · accuracy and ECE in % · {thresholds}"
+        f"bank {fingerprint[:12]} · {_start(about)}{chosen} · {tried} configurations tried · "
+        f"seeds {told} · mean ± std over seeds · accuracy and ECE in % · {thresholds}"
     )
+
+
+def _start(about: dict[str, Any]) -> str:
+    """What stood for the stage-1 classifier of a bank without one."""
+    probed = about.get("probed", [])  # absent from older files, whose banks all had one
+    if not probed:
+        return ""
+    some = "" if probed == about["views"] else f" of {', '.join(probed)}"
+    return f"stage-1 classifier{some}: linear probe · "
 
 
 def _differences(row: Row) -> str:

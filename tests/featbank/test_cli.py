@@ -273,7 +273,6 @@ def test_dry_run_trains_nothing(featbank: Run, toy_bank: Path, tmp_path: Path) -
         (["sweep", "toy.h5", "--recipe", "crt", "--memory", "1kB"], "the memory budget is"),
         (["sweep", "toy.h5", "--recipe", "crt", "-o", "text.h5"], "text.h5 is not a results file"),
         (["sweep", "toy.h5", "--recipe", "crt", "-o", "no/r.sqlite"], "no is not a folder"),
-        (["sweep", "bare.h5", "--recipe", "lws"], "'lws' needs the stage-1 classifier"),
         (["sweep", "bare.h5", "--recipe", "mislas"], "needs the view 'balanced'"),
         (["sweep", "bare.h5", "--recipe", "balanced_softmax"],
          "needs a training sample in every class; 1 have none: 1"),

@@ -9,8 +9,10 @@ import pytest
 
 from featbank import Bank, errors, write_bank
 from stage2.methods.recipe import Recipe, expand
+from stage2.requirements import check_bank
 from stage2.results.store import Store
-from stage2.sweep import check_bank, load_view, plan_bank, sweep
+from stage2.sweep import plan_bank, sweep
+from stage2.views import load_view
 from tests.stage2.compare import assert_close
 from tests.stage2.synthetic import Problem, problem, run
 
@@ -104,22 +106,16 @@ def test_groups_of_one_view_follow_one_another(bank: Bank) -> None:
     assert views == sorted(views), f"got {views}"
 
 
-def _without_classifier(path: Path) -> Bank:
-    made = problem()
-    features = {s: {"instance": made.x[s, "instance"]} for s in made.y}
-    write_bank(path, features, made.y, class_names=[str(k) for k in range(6)])
-    return Bank(path)
-
-
 def test_what_a_bank_lacks_is_said_before_training(tmp_path: Path) -> None:
     """Reference: ConfigError with the recipe's name and the remedy; nothing is stored."""
     results = tmp_path / "results.sqlite"
-    with _without_classifier(tmp_path / "bank.h5") as bank:
+    made = problem()
+    features = {s: {"instance": made.x[s, "instance"]} for s in made.y}
+    write_bank(tmp_path / "bank.h5", features, made.y, class_names=[str(k) for k in range(6)])
+    with Bank(tmp_path / "bank.h5") as bank:
         for recipe, message in (
-            (Recipe("lws"), "Recipe 'lws' needs the stage-1 classifier"),
-            (Recipe("los"), "Recipe 'los' needs the stage-1 classifier"),
-            (Recipe("tau_norm"), "Recipe 'tau_norm' needs the stage-1 classifier"),
             (Recipe("mislas"), "Recipe 'mislas' needs the view 'balanced'"),
+            (Recipe("ncm", train_on="train_balanced"), "Recipe 'ncm' learns from train_balanced"),
         ):
             with pytest.raises(errors.ConfigError, match=message):
                 sweep(bank, [Recipe("ce", epochs=1), recipe], results=results)

@@ -18,7 +18,8 @@ from stage2.engine.model import ViewData
 from stage2.engine.stream import BlockStream, MemoryRows
 from stage2.methods.samplers import SAMPLERS
 from stage2.methods.seeding import seeded
-from stage2.sweep import load_view, plan_bank
+from stage2.sweep import plan_bank
+from stage2.views import load_view
 from tests.stage2.compare import assert_close
 from tests.stage2.synthetic import Problem, group_stream, groups_of, index_stream, problem
 

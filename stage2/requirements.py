@@ -1,0 +1,97 @@
+"""What a recipe asks of a bank, checked before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+
+import torch
+
+from featbank import errors
+from featbank.bank import Bank
+from featbank.bank.schema import EVALUATED
+from stage2.engine.plan import default_memory
+from stage2.methods.heads import HEADS
+from stage2.methods.losses import LOSSES
+from stage2.methods.recipe import Recipe
+from stage2.probe import needs_classifier
+from stage2.views import class_counts, view_budget, view_bytes
+
+
+def check_bank(bank: Bank, recipes: Iterable[Recipe]) -> None:
+    """Raise where a bank lacks what a recipe needs: rows of a split, a view, a class's samples."""
+    if not any(split in bank.splits and bank.rows(split) for split in EVALUATED):
+        raise errors.ConfigError(
+            f"{bank.path} has neither val nor test rows: nothing to compare on. Import one."
+        )
+    if not bank.train_counts.any():
+        raise errors.DataError(f"{bank.path} has no training rows. Nothing can be trained on it.")
+    counts_of = cache(lambda split: class_counts(bank, split))
+    for recipe in recipes:
+        _check_splits(bank, recipe)
+        counts = counts_of(recipe.settings["train_on"])
+        head = HEADS[recipe.head]
+        head.check(recipe.part("head"), bank.dim)
+        head.require(counts)
+        if recipe.trained:
+            LOSSES[recipe.settings["loss"]](counts, recipe.part("loss"))
+        _check_generator(recipe)
+        for view in recipe.views:
+            if view not in bank.views:
+                raise errors.ConfigError(
+                    f"Recipe {recipe.name!r} needs the view {view!r}, {bank.path} has: "
+                    f"{', '.join(bank.views)}. Choose with --set view={bank.views[0]}."
+                )
+
+
+def check_in_memory(
+    bank: Bank, views: Sequence[str], device: str, memory: int | None, split: str
+) -> None:
+    """Raise where training features would be streamed that a generator needs in memory."""
+    share = (memory or default_memory(torch.device(device).type)) // len(views)
+    for view in views:
+        budget = view_budget(bank, view, device=device, memory=share, train_on=split)
+        if budget[split] is not None:
+            raise errors.ConfigError(
+                f"Generators need the features of {split} in memory, "
+                f"{view_bytes(bank, split, view) >> 20} MiB of {view!r} do not fit the budget. "
+                "Raise --memory, or leave them out."
+            )
+
+
+def _check_generator(recipe: Recipe) -> None:
+    """Raise where W₀ would meet features of another space than its own."""
+    generator = recipe.generator
+    if not (generator and needs_classifier(recipe)):
+        return
+    own = recipe.part("generator")
+    if generator.moves_features(own):
+        raw = "--set output_space=raw, or " if "output_space" in own else ""
+        raise errors.ConfigError(
+            f"Recipe {recipe.name!r} needs the stage-1 classifier, which does not fit the "
+            f"features that generator {recipe.settings['generator']!r} makes. "
+            f"Use {raw}a head that begins fresh."
+        )
+
+
+def _check_splits(bank: Bank, recipe: Recipe) -> None:
+    """Raise where a bank lacks the rows a recipe learns from, or is calibrated on."""
+    split = recipe.settings["train_on"]
+    if split not in bank.splits or not bank.rows(split):
+        raise errors.ConfigError(
+            f"Recipe {recipe.name!r} learns from {split}, {bank.path} has no rows of it. "
+            "Extract or import that split, or leave the recipe out."
+        )
+    if "val" in bank.splits and bank.rows("val"):
+        return
+    calibration = recipe.settings["calibration"]
+    if calibration != "none":
+        raise errors.ConfigError(
+            f"Recipe {recipe.name!r} fits its {calibration} calibration to val, {bank.path} has no "
+            "val. Hold one out with `featbank split BANK --val-per-class 20`."
+        )
+    if recipe.generator and recipe.part("generator").get("beta_step"):
+        raise errors.ConfigError(
+            f"Recipe {recipe.name!r} moves β by the accuracy on val, {bank.path} has no val. Fix β "
+            "with --set beta_step=0, or hold val out with `featbank split BANK --val-per-class 20`."
+        )

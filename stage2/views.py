@@ -1,0 +1,190 @@
+"""Views of a bank as the engine takes them, in memory or streamed, within a budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from featbank.bank import Bank
+from featbank.bank.schema import EVALUATED
+from stage2.engine.model import ViewData
+from stage2.engine.plan import Group, default_memory
+from stage2.engine.stream import BlockStream, MemoryRows, Rows
+from stage2.probe import linear_probe, probed_views
+
+
+class Views:
+    """The views that a sweep has loaded, those of one group at a time, with their classifiers.
+
+    Parameters
+    ----------
+    bank
+        Where they come from.
+    device, memory
+        As for `load_view`; the views of a group share `memory`.
+    workers
+        CPU threads of a linear probe.
+
+    Attributes
+    ----------
+    probes
+        The linear probes trained so far, by view: weight [K, D] and bias [K].
+    """
+
+    def __init__(self, bank: Bank, device: str, memory: int | None, workers: int) -> None:
+        self._bank, self._device, self._workers = bank, device, workers
+        self._memory = memory or default_memory(torch.device(device).type)
+        self._loaded: dict[tuple[str, str], ViewData] = {}
+        self.probes: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def of(self, group: Group) -> list[ViewData]:
+        """The views of a group; a probe that it needs and no group before it is trained first."""
+        views, split = group.stream.views, group.stream.train_on
+        share = self._memory // len(views)
+        wanted = [(view, split) for view in views]
+        new = [v for v in probed_views(self._bank, group.recipes) if v not in self.probes]
+        self._keep([*wanted, *((view, "train") for view in new)])
+        for view in new:
+            self._probe(view, share)
+        self._keep(wanted)
+        return [self._load(*key, share) for key in wanted]
+
+    def _keep(self, wanted: Sequence[tuple[str, str]]) -> None:
+        for key in self._loaded.keys() - set(wanted):
+            del self._loaded[key]
+
+    def _load(self, view: str, split: str, share: int) -> ViewData:
+        key = view, split
+        if key not in self._loaded:
+            data = load_view(self._bank, view, self._device, memory=share, train_on=split)
+            self._loaded[key] = self._with_probe(view, data)
+        return self._loaded[key]
+
+    def _probe(self, view: str, share: int) -> None:
+        """Train the probe of a view, on the train split whatever its recipes learn from."""
+        data = self._load(view, "train", share)
+        before = torch.get_num_threads()
+        torch.set_num_threads(self._workers)
+        try:
+            self.probes[view] = linear_probe(data)
+        finally:
+            torch.set_num_threads(before)
+        self._loaded[view, "train"] = self._with_probe(view, data)
+
+    def _with_probe(self, view: str, data: ViewData) -> ViewData:
+        if view not in self.probes:
+            return data
+        weight, bias = self.probes[view]
+        return replace(data, weight0=weight, bias0=bias)
+
+
+def load_view(
+    bank: Bank,
+    view: str,
+    device: str = "cpu",
+    *,
+    memory: int | None = None,
+    train_on: str = "train",
+) -> ViewData:
+    """A view of a bank for the engine: in memory where half of `memory` holds it, else streamed.
+
+    Parameters
+    ----------
+    bank, view
+        Which features.
+    device
+        Where they are wanted.
+    memory
+        As for `sweep`.
+    train_on
+        The split that recipes learn from.
+
+    Raises
+    ------
+    ConfigError
+        Where the budget is too small to stream.
+    """
+    rows: dict[str, Rows] = {}
+    budgets = view_budget(bank, view, device=device, memory=memory, train_on=train_on)
+    for split, budget in budgets.items():
+        copies, _, dim = bank.shape(split, view)
+        labels = torch.from_numpy(bank.labels(split)).to(device)
+        if budget is None:
+            x = torch.from_numpy(bank.load_copies(split, view)).view(-1, dim).to(device)
+            rows[split] = MemoryRows(x, labels.repeat(copies), copies=copies)
+        else:
+            rows[split] = BlockStream(BankView(bank, split, view), labels, budget=budget)
+    train = rows.pop(train_on)
+    left = half_of(memory, torch.device(device).type) - sum(
+        view_bytes(bank, split, view) for split, budget in budgets.items() if budget is None
+    )
+    classifier = bank.classifier(view)
+    weight, bias = (None, None) if classifier is None else map(torch.from_numpy, classifier)
+    return ViewData(
+        train=train,
+        evaluated=rows,
+        counts=class_counts(bank, train_on),
+        keeps_z0=4 * len(train.labels) * bank.num_classes <= left,
+        bank_counts=bank.train_counts,
+        weight0=None if weight is None else weight.to(device),
+        bias0=None if bias is None else bias.to(device),
+    )
+
+
+def class_counts(bank: Bank, split: str) -> np.ndarray:
+    """Rows of each class of a split [K], float64."""
+    return np.bincount(bank.labels(split), minlength=bank.num_classes).astype(np.float64)
+
+
+def view_budget(
+    bank: Bank,
+    view: str,
+    *,
+    device: str = "cpu",
+    memory: int | None = None,
+    train_on: str = "train",
+) -> dict[str, int | None]:
+    """Bytes of features that each split of a view may hold in memory; None where all fit.
+
+    Half of `memory` is for features. Training, which reads its features again and again, gets what
+    the other splits leave, and those together at most a quarter.
+    """
+    left = half_of(memory, torch.device(device).type)
+    spare = left // 4
+    budgets: dict[str, int | None] = {}
+    for split in (*(s for s in EVALUATED if s in bank.splits and bank.rows(s)), train_on):
+        size = view_bytes(bank, split, view)
+        fits = size <= (left if split == train_on else spare)
+        budgets[split] = None if fits else left
+        if fits:
+            left, spare = left - size, spare - size
+    return budgets
+
+
+def view_bytes(bank: Bank, split: str, view: str) -> int:
+    """Bytes that the features of a split and view, all copies, take as float32."""
+    return 4 * math.prod(bank.shape(split, view))
+
+
+def half_of(memory: int | None, kind: str) -> int:
+    """What features may take, and as much again a fused group."""
+    return (memory or default_memory(kind)) // 2
+
+
+class BankView:
+    """The features of a split and view, as `BlockStream` reads them."""
+
+    def __init__(self, bank: Bank, split: str, view: str) -> None:
+        self._bank, self._place = bank, (split, view)
+        self.shape = bank.shape(split, view)
+        self.chunk_rows = bank.chunk_rows(split, view)
+        self.dtype = bank.dtype
+
+    def read(self, copy: int, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
+        """The rows `start` … `stop` − 1 of a copy."""
+        return self._bank.read(*self._place, start, stop, copy=copy, out=out)
