@@ -2,115 +2,217 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from featbank.bank import BankWriter
+from featbank.bank.rows import FeatureRows, as_stored
 from featbank.bank.shards import Shards
 from stage1.backbones import Backbone
 from stage1.batchnorm import batchnorm_statistics, rebalanced
-from stage1.features import FeatureOptions, features_of, parts_of
-from stage1.images import ImageDataset, Preprocessing
+from stage1.behind import Behind
+from stage1.distributed import Group
+from stage1.features import VIEWS, FeatureOptions, Part, features_of, parts_of, view_names
+from stage1.images import ImageDataset, Preprocessing, batches_of, on_device
+
+Report = Callable[[str], None]
 
 
-def assemble(
-    writer: BankWriter,
-    shards: Shards,
-    dataset: ImageDataset,
-    model: Backbone,
-    options: FeatureOptions,
-    *,
-    preprocessing: Preprocessing,
-    report: Callable[[str], None],
-    progress: Callable[[int, int], None],
-) -> None:
-    """Write splits, features, classifier and BatchNorm statistics, in a bank's order.
+@dataclass(frozen=True)
+class Extraction:
+    """What is extracted: the features of `dataset` under `model` and `options`."""
+
+    dataset: ImageDataset
+    model: Backbone
+    preprocessing: Preprocessing
+    options: FeatureOptions
+
+    @property
+    def views(self) -> list[str]:
+        """Views of the bank."""
+        return [view for name in self.options.views for view in view_names(self.model, name)]
+
+    @property
+    def parts(self) -> list[Part]:
+        """All parts, in a bank's order."""
+        width = len(self.views) * self.model.dim
+        return parts_of(self.dataset.splits, self.options, width=width)
+
+
+def begin(work: Extraction, shards: Shards, writer: BankWriter, *, report: Report) -> None:
+    """Look for room, and estimate the BatchNorm statistics of the balanced view: a shard too.
 
     Raises
     ------
     NoSpace
-        At the beginning, where the disk cannot hold shards and bank side by side.
-    DataError, OSError
+        Where the disk cannot hold shards and bank side by side.
     """
-    copies = {name: options.copies(name) for name in dataset.splits}
-    parts = parts_of(dataset.splits, copies=copies, rows=options.shard_rows)
-    total = sum(part.stop - part.start for part in parts)
-    size = total * len(options.views) * model.dim * writer.dtype.itemsize
+    parts, balanced = work.parts, "balanced" in work.options.views
+    images = sum(part.images for part in parts)
+    size = images * len(work.views) * work.model.dim * writer.dtype.itemsize
     writer.reserve(max(0, 2 * size - shards.size))
     if there := len(shards.names):
-        every = len(parts) + ("balanced" in options.views)
-        report(f"Resuming: {there} of {every} shards are there")
-    models = {}
-    for view in options.views:
-        models[view] = model
-        if view == "balanced":
-            models[view] = _balanced(
-                model, dataset, shards, options, preprocessing=preprocessing, report=report
+        report(f"Resuming: {there} of {len(parts) + balanced} shards are there")
+    if not balanced or shards.read("batchnorm") is not None:
+        return
+    batches = work.options.balanced_batches
+    report(f"Re-estimating BatchNorm over {batches} class-balanced batches")
+    fresh = rebalanced(
+        work.model,
+        work.dataset.splits["train"],
+        preprocessing=work.preprocessing,
+        batches=batches,
+        seed=work.options.seed,
+    )
+    state = {name: value.cpu().numpy() for name, value in fresh.state_dict().items()}
+    shards.write("batchnorm", {name: state[name] for name in state if ".running_" in name})
+
+
+class BankRows:
+    """The bank's splits, open for their parts in order."""
+
+    def __init__(self, work: Extraction, writer: BankWriter) -> None:
+        self._rows: dict[str, dict[str, FeatureRows]] = {}
+        for name, split in work.dataset.splits.items():
+            writer.split(
+                name,
+                split.labels.numpy(),
+                index=split.index,
+                paths=split.paths,
+                source=split.source,
             )
-    done = 0
+            copies = work.options.copies(name)
+            self._rows[name] = {
+                view: writer.features(name, view, copies=copies) for view in work.views
+            }
+
+    def append(self, part: Part, features: Mapping[str, np.ndarray]) -> None:
+        """Add a part's features [A, rows, D] by view."""
+        for view, rows in self._rows[part.split].items():
+            rows.append(features[view])
+
+
+def compute(
+    work: Extraction,
+    shards: Shards,
+    models: Mapping[str, Backbone],
+    *,
+    group: Group,
+    bank: BankRows | None,
+    report: Report,
+    progress: Callable[[int, int], None],
+) -> None:
+    """Make this process's shards that are missing, and add all of them to `bank`, if given.
+
+    Reading, computing and writing go on at the same time: files are decoded ahead, and a thread
+    checks, rounds, digests and writes what is computed.
+
+    Raises
+    ------
+    DataError, OSError
+    """
+    parts = work.parts
+    mine = parts[group.rank :: group.size]
+    elsewhere = [part for part in parts if part not in mine]
+    missing = {part.name for part in mine if shards.read(part.name) is None}
+    total, own, others = sum(part.images for part in parts), 0, 0
 
     def advance(images: int) -> None:
-        nonlocal done
-        done += images
-        progress(done, total)
+        nonlocal own
+        own += images
+        progress(own + others, total)
 
-    for name, split in dataset.splits.items():
-        augmented = name == "train" and options.augmentations > 0
-        what = f"{copies[name]} augmented copies of " if augmented else ""
-        report(f"Extracting {what}{len(split.labels)} {name} images: {', '.join(models)}")
-        writer.split(
-            name, split.labels.numpy(), index=split.index, paths=split.paths, source=split.source
-        )
-        rows = {view: writer.features(name, view, copies=copies[name]) for view in models}
-        for part in (part for part in parts if part.split == name):
-            finished = shards.read(part.name)
-            if finished is not None:
-                advance(part.stop - part.start)
-            features = finished or features_of(
-                part,
-                split.images,
-                models,
-                preprocessing=preprocessing,
-                augmentation_seed=options.seed if augmented else None,
-                progress=advance,
-            )
-            # Into the bank first: it checks them before they are rounded.
-            for view in models:
-                rows[view].append(features[view])
-            if finished is None:
-                shards.write(part.name, {v: x.astype(writer.dtype) for v, x in features.items()})
-    weight, bias = model.classifier.weight.detach(), model.classifier.bias.detach()
-    writer.classifier("instance", weight.cpu().numpy(), bias.cpu().numpy())
-    for view, seen in models.items():
-        writer.batchnorm(view, batchnorm_statistics(seen))
+    def keep(part: Part, arrived: Callable[[], dict[str, np.ndarray]]) -> None:
+        features = {
+            view: _stored(block, work.options, f"{part.split}/{view}/feature", part.start)
+            for view, block in arrived().items()
+        }
+        shards.write(part.name, features)
+        if bank:
+            bank.append(part, features)
+
+    def take(part: Part) -> None:
+        if bank:
+            bank.append(part, finished(shards, part))
+
+    with Behind() as behind:
+        for name, split in work.dataset.splits.items():
+            seed, copies = work.options.augmentation_seed(name), work.options.copies(name)
+            what = "" if seed is None else f"{copies} augmented copies of "
+            report(f"Extracting {what}{len(split.labels)} {name} images: {', '.join(work.views)}")
+            here = [part for part in mine if part.split == name]
+            rows = (rows for part in here if part.name in missing for rows in part.batches)
+            device = work.model.device
+            images = batches_of(on_device(split.images, device), rows, device)
+            with contextlib.closing(images):
+                for part in here:
+                    if group.size > 1:
+                        there = shards.names
+                        others = sum(p.images for p in elsewhere if p.name in there)
+                    if part.name not in missing:
+                        advance(part.images)
+                        behind.call(take, part)
+                        continue
+                    arrived = features_of(
+                        part,
+                        images,
+                        models,
+                        preprocessing=work.preprocessing,
+                        augmentation_seed=seed,
+                        progress=advance,
+                    )
+                    behind.call(keep, part, arrived)
 
 
-def _balanced(
-    model: Backbone,
-    dataset: ImageDataset,
-    shards: Shards,
-    options: FeatureOptions,
-    *,
-    preprocessing: Preprocessing,
-    report: Callable[[str], None],
-) -> Backbone:
-    """The balanced view's model; its statistics are a shard too, estimated once for all runs."""
-    statistics = shards.read("batchnorm")
-    if statistics is None:
-        report(f"Re-estimating BatchNorm over {options.balanced_batches} class-balanced batches")
-        fresh = rebalanced(
-            model,
-            dataset.splits["train"],
-            preprocessing=preprocessing,
-            batches=options.balanced_batches,
-            seed=options.seed,
-        )
-        state = {name: value.cpu().numpy() for name, value in fresh.state_dict().items()}
-        statistics = {name: state[name] for name in state if ".running_" in name}
-        shards.write("batchnorm", statistics)
-    balanced = copy.deepcopy(model)
-    tensors = {name: torch.from_numpy(array) for name, array in statistics.items()}
-    balanced.load_state_dict(tensors, strict=False)
-    return balanced
+def finished(shards: Shards, part: Part) -> dict[str, np.ndarray]:
+    """A part's features by view, from its shard.
+
+    Raises
+    ------
+    OSError
+        Where the shard was there, and is no more.
+    """
+    features = shards.read(part.name)
+    if features is None:
+        raise OSError(f"Shard {part.name} of {shards.folder} was changed meanwhile. Run again.")
+    return features
+
+
+def models_of(work: Extraction, shards: Shards) -> dict[str, Backbone]:
+    """The model under each BatchNorm statistics, those of ``balanced`` from their shard."""
+    models = {name: work.model for name in work.options.views}
+    if "balanced" in models:
+        statistics = shards.read("batchnorm")
+        assert statistics is not None
+        models["balanced"] = copy.deepcopy(work.model)
+        tensors = {name: torch.from_numpy(array) for name, array in statistics.items()}
+        models["balanced"].load_state_dict(tensors, strict=False)
+    return models
+
+
+def write_models(writer: BankWriter, models: Mapping[str, Backbone]) -> None:
+    """Write classifiers and BatchNorm statistics.
+
+    Re-estimation leaves the classifier as it is, so one under ``instance`` serves both views of a
+    model of one branch; those of experts have it under each view.
+    """
+    classifiers = {}
+    for name, model in models.items():
+        views = view_names(model, name)
+        for view, branch, pair in zip(
+            views, model.branches, model.linear_classifiers(), strict=True
+        ):
+            classifiers["instance" if view in VIEWS else view] = pair
+            writer.batchnorm(view, batchnorm_statistics(branch))
+    for view, (weight, bias) in classifiers.items():
+        writer.classifier(view, weight.cpu().numpy(), bias.cpu().numpy())
+
+
+def _stored(block: np.ndarray, options: FeatureOptions, name: str, first: int) -> np.ndarray:
+    dtype = np.dtype(options.dtype)
+    return np.stack([as_stored(rows, dtype, name, first_row=first) for rows in block])

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from featbank import errors
 from stage1.augment import augment
 from stage1.backbones import Backbone
-from stage1.images import Preprocessing, Split
+from stage1.images import Preprocessing, Split, batches_of, on_device
 
 BATCH = 128
 """Images per class-balanced batch."""
@@ -77,12 +77,12 @@ def rebalanced(
         layer.train()
         layer.reset_running_stats()
         layer.momentum = None  # the plain average over all batches
-    device = model.classifier.weight.device
+    device = model.device
     generator = torch.Generator(device).manual_seed(seed)
-    images, labels = split.images.to(device), split.labels.to(device)
-    for _ in range(batches):
-        rows = draw_balanced(labels, BATCH, generator=generator)
-        model.features(augment(images[rows], preprocessing, generator=generator))
+    labels = split.labels.to(device)
+    rows = [draw_balanced(labels, BATCH, generator=generator) for _ in range(batches)]
+    for images in batches_of(on_device(split.images, device), rows, device):
+        model.branch_features(augment(images, preprocessing, generator=generator))
     return model.eval()
 
 

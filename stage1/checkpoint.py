@@ -26,7 +26,8 @@ from stage1.tensors import load_tensors
 CHECKPOINT = "checkpoint.pt"
 """Name of the checkpoint in its run folder."""
 
-_FORMAT, _SCHEMA = "featbank stage 1", 1
+_FORMAT, _SCHEMA = "featbank stage 1", 2
+"""Schema 2 has `epoch`, and settings that versions before it refuse; 1 is read as well."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Checkpoint:
     """A trained backbone with all that is known of it.
 
     `weights` is a state dict on the CPU; `train_counts` has K integers; `image_shape` is (C, H, W);
-    `accuracy` holds `stage1.evaluate.accuracies` by split, after the last epoch.
+    `accuracy` holds `stage1.evaluate.accuracies` by split, of these weights; `epoch` (from 1) is
+    the one they are of, the last where there is none.
     """
 
     weights: dict[str, torch.Tensor]
@@ -45,6 +47,7 @@ class Checkpoint:
     settings: TrainSettings
     accuracy: dict[str, dict[str, float | None]]
     versions: dict[str, str]
+    epoch: int | None = None
 
     def model(self) -> Backbone:
         """The trained model, in eval mode, on the CPU."""
@@ -53,11 +56,24 @@ class Checkpoint:
             in_channels=self.image_shape[0],
             num_classes=len(self.class_names),
         )
-        weights = OrderedDict(self.weights)
-        # Versions of the modules, without which torchvision's MNASNets load nothing.
-        weights._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
-        model.load_state_dict(weights)
+        set_state(model, self.weights)
         return model.eval()
+
+
+def state_of(model: Backbone) -> dict[str, torch.Tensor]:
+    """A copy of the model's state dict, on the CPU."""
+    return {
+        name: tensor.to("cpu", copy=True).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def set_state(model: Backbone, weights: dict[str, torch.Tensor]) -> None:
+    """Load what `state_of` gave."""
+    state = OrderedDict(weights)
+    # Versions of the modules, without which torchvision's MNASNets load nothing.
+    state._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+    model.load_state_dict(state)
 
 
 def versions() -> dict[str, str]:
@@ -106,9 +122,9 @@ def load_checkpoint(run: str | os.PathLike[str]) -> tuple[Path, Checkpoint]:
         raise errors.DataError(
             f"{path} is a torch file, but not one of `featbank train`. Give a run of that command."
         )
-    if (schema := document.pop("schema", None)) != _SCHEMA:
+    if (schema := document.pop("schema", None)) not in (1, _SCHEMA):
         raise errors.DataError(
-            f"{path} has schema {schema}, this version reads {_SCHEMA}. Update featbank."
+            f"{path} has schema {schema}, this version reads 1 to {_SCHEMA}. Update featbank."
         )
     try:
         document["preprocessing"] = Preprocessing(**document["preprocessing"])

@@ -51,6 +51,7 @@ _LIST_OPTIONS = (
     "class_names",
     "image_size",
     "skip_unreadable",
+    "stream",
 )
 
 
@@ -148,6 +149,7 @@ DATASETS: dict[str, Source] = {
             "image_size",
             "train_balanced",
             "skip_unreadable",
+            "stream",
         ),
         needs=("root",),
         defaults={"val_per_class": 0, "test_per_class": 0, "data_seed": 0},

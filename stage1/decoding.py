@@ -1,18 +1,27 @@
-"""From the images of each split, by path, to a data set in memory."""
+"""From the images of each split, by path, to a data set: in memory, or streamed from its files."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from featbank.bank.schema import SPLITS
-from stage1.images import DatasetSettings, ImageDataset, Split, preprocessing_for
-from stage1.lists import ListEntry, decode_images, decode_readable, image_shape
-from stage1.memory import check_memory
+from stage1.images import (
+    DatasetSettings,
+    ImageDataset,
+    Images,
+    Split,
+    evenly_spaced,
+    preprocessing_for,
+)
+from stage1.lists import ListEntry, decode_images, decode_readable, image_shape, readable
+from stage1.memory import fits_memory
+from stage1.streaming import StreamedImages
 
 
 def decoded(
@@ -24,7 +33,10 @@ def decoded(
     *,
     sources: Mapping[str, str],
 ) -> ImageDataset:
-    """Decode rows of the entries of each split.
+    """Decode rows of the entries of each split, or have them decoded as they are used.
+
+    They are streamed with `stream`, and where they do not fit into memory. Either way the channel
+    moments are those of at most `stage1.images.SAMPLE` training images.
 
     With `skip_unreadable`, images that cannot be read are left out, and one warning tells of them
     and of the classes that lost their last image of a split.
@@ -32,7 +44,7 @@ def decoded(
     Parameters
     ----------
     settings
-        With `image_size` and `skip_unreadable`.
+        With `image_size`, `skip_unreadable` and `stream`.
     root
         Where the paths of the entries start.
     class_names
@@ -42,8 +54,6 @@ def decoded(
 
     Raises
     ------
-    ConfigError
-        Where the images do not fit into memory.
     DataError
         For an image that cannot be read, or one of another size.
     """
@@ -52,18 +62,15 @@ def decoded(
         for split in SPLITS
         if split in rows_of
     }
-    size, skip = settings.image_size, settings.skip_unreadable
-    shape = image_shape(chosen["train"], root, image_size=size, skip=skip)
-    check_memory(sum(map(len, chosen.values())), shape, settings.name)
+    shape = image_shape(
+        chosen["train"], root, image_size=settings.image_size, skip=settings.skip_unreadable
+    )
+    stream = settings.stream or not fits_memory(sum(map(len, chosen.values())), shape)
     splits: dict[str, Split] = {}
     left_out: dict[str, ListEntry] = {}
     lost: list[str] = []
     for split, entries in chosen.items():
-        if skip:
-            images, read = decode_readable(entries, root, image_size=size, shape=shape)
-        else:
-            images = decode_images(entries, root, image_size=size, shape=shape)
-            read = np.ones(len(entries), bool)
+        images, read = _images(entries, root, settings, shape=shape, stream=stream)
         kept = [entry for entry, is_read in zip(entries, read, strict=True) if is_read]
         labels = [entry.label for entry in kept]
         splits[split] = Split(
@@ -79,8 +86,31 @@ def decoded(
     if left_out:
         _tell_left_out([*left_out.values()], lost)
     # CIFAR's 4 pixels of 32, in proportion.
-    preprocessing = preprocessing_for(splits["train"].images, pad=min(shape[1:]) // 8, flip=True)
+    preprocessing = preprocessing_for(
+        evenly_spaced(splits["train"].images), pad=min(shape[1:]) // 8, flip=True
+    )
     return ImageDataset(settings, splits, class_names, preprocessing)
+
+
+def _images(
+    entries: Sequence[ListEntry],
+    root: Path,
+    settings: DatasetSettings,
+    *,
+    shape: tuple[int, ...],
+    stream: bool,
+) -> tuple[Images, np.ndarray]:
+    """The images of a split, and [N] bool: which of the entries they are."""
+    form: dict[str, Any] = {"image_size": settings.image_size, "shape": shape}
+    if settings.skip_unreadable and not stream:
+        return decode_readable(entries, root, **form)
+    read = np.ones(len(entries), bool)
+    if not stream:
+        return decode_images(entries, root, **form), read
+    if settings.skip_unreadable:
+        read = readable(entries, root, **form)
+    kept = [entry for entry, is_read in zip(entries, read, strict=True) if is_read]
+    return StreamedImages(kept, root, **form), read
 
 
 def _tell_left_out(entries: Sequence[ListEntry], lost: Sequence[str]) -> None:

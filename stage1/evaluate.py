@@ -8,19 +8,20 @@ import torch
 from featbank.bank import class_groups
 from stage1.augment import normalise
 from stage1.backbones import Backbone
-from stage1.images import Preprocessing
+from stage1.images import Images, Preprocessing, batches_of
 
 BATCH = 256
 """Images per forward pass where no gradient is kept."""
 
 
 @torch.inference_mode()
-def predict(model: Backbone, images: torch.Tensor, *, preprocessing: Preprocessing) -> np.ndarray:
+def predict(model: Backbone, images: Images, *, preprocessing: Preprocessing) -> np.ndarray:
     """Predicted classes [N] int64 of images [N, C, H, W] uint8, the model in eval mode."""
     model.eval()
     device = model.classifier.weight.device
     predictions = [
-        model(normalise(batch.to(device), preprocessing)).argmax(1) for batch in images.split(BATCH)
+        model(normalise(batch, preprocessing)).argmax(1)
+        for batch in batches_of(images, torch.arange(len(images)).split(BATCH), device)
     ]
     return torch.cat(predictions).cpu().numpy()
 

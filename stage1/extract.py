@@ -20,28 +20,35 @@ from featbank import errors
 from featbank.bank import BankWriter
 from featbank.bank.fingerprint import array_digest
 from featbank.bank.shards import Shards
-from featbank.devices import find_device
 from featbank.files import file_digest
 from featbank.settings import Setting, wrong_values
-from stage1.assemble import assemble
+from stage1.assemble import (
+    BankRows,
+    Extraction,
+    begin,
+    compute,
+    finished,
+    models_of,
+    write_models,
+)
 from stage1.batchnorm import default_batches
 from stage1.checkpoint import Checkpoint, load_checkpoint, versions
-from stage1.datasets import load_dataset
+from stage1.datasets import DATASETS, load_dataset
+from stage1.distributed import Group, leader_first, process_group
 from stage1.evaluate import BATCH
-from stage1.features import FeatureOptions
-from stage1.images import ImageDataset
+from stage1.features import VIEWS, FeatureOptions
+from stage1.images import DatasetSettings, ImageDataset, images_digest
 from stage1.repeatable import repeatable
-
-VIEWS = ("instance", "balanced")
+from stage1.together import meet, together
 
 SHARD_ROWS = 4096
-"""Images a shard holds the features of, under all views."""
+"""Most images a shard holds the features of, each copy counted, under all views."""
 
 _SETTINGS = (
     Setting("balanced_batches", 64, "class-balanced batches M", low=1),
     Setting("augmentations", 0, "augmented copies A of the training images", low=0),
     Setting("seed", 0, "seed of balanced batches and augmented copies", low=0, high=2**63 - 1),
-    Setting("shard_rows", SHARD_ROWS, "images in a shard", low=BATCH),
+    Setting("shard_rows", SHARD_ROWS, "most images in a shard, copies counted", low=BATCH),
 )
 
 
@@ -63,9 +70,13 @@ def extract(
 ) -> None:
     """Write the features of every split to `bank`, in the order of the data set.
 
-    Images are decoded once, and augmented and normalised once for all views. The classifier is
-    stored under ``instance`` and serves ``balanced`` too: re-estimation changes BatchNorm
-    statistics only.
+    Images are decoded once for all views and copies; they are decoded, computed on and written at
+    the same time. The processes of `torchrun` share the work, and the leading one writes the bank:
+    the bank of one process, where all round alike (on CPUs: have as many threads).
+
+    The classifier is stored under ``instance`` and serves ``balanced`` too: re-estimation changes
+    BatchNorm statistics only. Experts have each view once per branch, ``expert0/instance``, with
+    its classifier.
 
     Parameters
     ----------
@@ -92,7 +103,8 @@ def extract(
     overwrite
         Replace an existing target.
     shard_rows
-        Images in a shard, a multiple of `BATCH`.
+        Most images in a shard, each copy counted, a multiple of `BATCH`. It has fewer where their
+        features take more than `stage1.features.SHARD_BYTES`, but at least `BATCH` of each copy.
     report
         Takes a line for each stage of the work.
     progress
@@ -100,68 +112,103 @@ def extract(
 
     Raises
     ------
+    SystemExit
+        In processes of `torchrun`, where another failed and tells why.
     OutputExists, OutputBusy, NoSpace, ConfigError, DataError
     Mismatch
         Where the data set is not the one of the checkpoint.
     OSError
         Where the disk does not take what is written; finished shards stay.
     """
-    where = find_device(device)
-    path, checkpoint = load_checkpoint(run)
-    if balanced_batches is None:
-        balanced_batches = default_batches(sum(checkpoint.train_counts))
-    chosen = _checked_views(views)
-    options = FeatureOptions(
-        views=chosen,
-        dtype=dtype,
-        augmentations=augmentations,
-        balanced_batches=balanced_batches,
-        seed=seed,
-        shard_rows=shard_rows,
-    )
-    _check(options)
-    settings = checkpoint.settings.dataset
-    if root is not None:
-        settings = dataclasses.replace(settings, root=root)
-    model = checkpoint.model().to(where)
-    digest = file_digest(path)
-    writer = BankWriter(
-        bank,
-        checkpoint.class_names,
-        dim=model.dim,
-        dtype=dtype,
-        overwrite=overwrite,
-        provenance={
-            "made_by": "featbank extract",
-            "run": str(run),
-            "checkpoint_sha256": digest,
-            "stage1": _plain(checkpoint),
-            "dataset": dataclasses.asdict(settings),
-            "views": {view: options.view(view) for view in chosen},
-            "augmentations": {"copies": augmentations, "seed": seed} if augmentations else None,
-            "dtype": dtype,
-            "device": str(where),
-            "versions": versions(),
-        },
-    )
-    with writer, repeatable():
-        report(f"Loading {settings.name}")
-        dataset = load_dataset(settings)
-        _check_same_data(dataset, checkpoint, path)
-        key = {"checkpoint": digest, **_shaped_by(options, dataset, where)}
-        shards = Shards(writer.path, key, report=report)
-        with _keeping(shards, report):
-            assemble(
-                writer,
+    with contextlib.ExitStack() as stack:
+        with leader_first():
+            group = stack.enter_context(process_group(device))
+        if not group.leads:
+            report, progress = (lambda line: None), (lambda done, total: None)
+        stack.enter_context(repeatable())
+        with together(group):
+            path, checkpoint = load_checkpoint(run)
+            if balanced_batches is None:
+                balanced_batches = default_batches(sum(checkpoint.train_counts))
+            options = FeatureOptions(
+                views=_checked_views(views),
+                dtype=dtype,
+                augmentations=augmentations,
+                balanced_batches=balanced_batches,
+                seed=seed,
+                shard_rows=shard_rows,
+            )
+            _check(options)
+            settings = _settings(checkpoint, root)
+            model = checkpoint.model().to(group.device)
+            digest = file_digest(path)
+            if group.leads:
+                provenance = {
+                    "made_by": "featbank extract",
+                    "run": str(run),
+                    "checkpoint_sha256": digest,
+                    "stage1": _plain(checkpoint),
+                    "dataset": dataclasses.asdict(settings),
+                    "views": {name: options.view(name) for name in options.views},
+                    "augmentations": (
+                        {"copies": augmentations, "seed": seed} if augmentations else None
+                    ),
+                    "dtype": dtype,
+                    "device": str(group.device),
+                    "versions": versions(),
+                }
+                writer = stack.enter_context(
+                    BankWriter(
+                        bank,
+                        checkpoint.class_names,
+                        dim=model.dim,
+                        dtype=dtype,
+                        overwrite=overwrite,
+                        provenance=provenance,
+                    )
+                )
+            report(f"Loading {settings.name}")
+            dataset = load_dataset(settings)
+            _check_same_data(dataset, checkpoint, path)
+            work = Extraction(dataset, model, checkpoint.preprocessing, options)
+            key = {"checkpoint": digest, **_shaped_by(options, dataset, group.device)}
+            if group.leads:
+                shards = Shards(writer.path, key, report=report)
+                with _keeping(shards, group, report):
+                    begin(work, shards, writer, report=report)
+        if not group.leads:
+            shards = Shards(Path(bank), key, join=True)
+        with _keeping(shards, group, report):
+            models = models_of(work, shards)
+            rows = BankRows(work, writer) if group.leads else None
+            compute(
+                work,
                 shards,
-                dataset,
-                model,
-                options,
-                preprocessing=checkpoint.preprocessing,
+                models,
+                group=group,
+                bank=rows if group.size == 1 else None,
                 report=report,
                 progress=progress,
             )
-    shards.remove()
+            meet(group)
+            if rows and group.size > 1:
+                for part in work.parts:
+                    rows.append(part, finished(shards, part))
+            if group.leads:
+                write_models(writer, models)
+        leads = group.leads
+    if leads:
+        shards.remove()
+
+
+def _settings(checkpoint: Checkpoint, root: str | None) -> DatasetSettings:
+    """Those of training, with the images' place now; streamed, as each image is used once."""
+    settings = checkpoint.settings.dataset
+    if root is not None:
+        settings = dataclasses.replace(settings, root=root)
+    if "stream" in DATASETS[settings.name].options:
+        settings = dataclasses.replace(settings, stream=True)
+    return settings
 
 
 def _shaped_by(
@@ -189,20 +236,25 @@ def _shaped_by(
         "featbank version": versions()["featbank"],
     }
     for name, split in dataset.splits.items():
-        key[f"{name} images"] = array_digest(split.images.numpy())
+        key[f"{name} images"] = images_digest(split.images)
         key[f"{name} labels"] = array_digest(split.labels.numpy())
         key[f"{name} index"] = array_digest(split.index)
     return key
 
 
 @contextlib.contextmanager
-def _keeping(shards: Shards, report: Callable[[str], None]) -> Iterator[None]:
-    """Where the work is stopped or fails for want of something, tell what stays of it."""
+def _keeping(shards: Shards, group: Group, report: Callable[[str], None]) -> Iterator[None]:
+    """Where the work is stopped or fails for want of something, tell what stays of it.
+
+    Stopped from the keyboard, other processes than the leader leave without a word.
+    """
     try:
         yield
-    except (OSError, MemoryError, KeyboardInterrupt, errors.OutputError):
+    except (OSError, MemoryError, KeyboardInterrupt, errors.OutputError) as error:
         if there := len(shards.names):
             report(f"{there} finished shards stay in {shards.folder}. Run again to go on.")
+        if isinstance(error, KeyboardInterrupt) and not group.leads:
+            raise SystemExit(1) from None
         raise
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -13,6 +14,12 @@ from stage1.backbones import Backbone
 from stage1.batchnorm import BATCH as BALANCED_BATCH
 from stage1.evaluate import BATCH
 from stage1.images import Preprocessing, Split
+
+VIEWS = ("instance", "balanced")
+"""BatchNorm statistics: the checkpoint's own, and those of class-balanced batches."""
+
+SHARD_BYTES = 32 << 20
+"""Most bytes of float32 features a part may have, unless one batch of images has more."""
 
 
 @dataclass(frozen=True)
@@ -36,69 +43,128 @@ class FeatureOptions:
         """Copies stored of a split: the train split's augmented ones, or a plain one."""
         return max(1, self.augmentations) if split == "train" else 1
 
+    def augmentation_seed(self, split: str) -> int | None:
+        """Seed of a split's augmented copies, None for a plain one."""
+        return self.seed if split == "train" and self.augmentations else None
+
 
 @dataclass(frozen=True)
 class Part:
-    """Rows `start`…`stop`−1 of one copy of a split."""
+    """Rows `start`…`stop`−1 of a split, all copies."""
 
     split: str
-    copy: int
+    copies: int
     start: int
     stop: int
 
     @property
     def name(self) -> str:
-        """As its shard is called: ``train-0-4096``."""
-        return f"{self.split}-{self.copy}-{self.start}"
+        """As its shard is called: ``train-4096``."""
+        return f"{self.split}-{self.start}"
+
+    @property
+    def images(self) -> int:
+        """Images that go through the network, each copy counted."""
+        return self.copies * (self.stop - self.start)
+
+    @property
+    def batches(self) -> tuple[torch.Tensor, ...]:
+        """The rows of each batch: batches do not depend on the cutting into parts."""
+        return torch.arange(self.start, self.stop).split(BATCH)
 
 
-def parts_of(splits: Mapping[str, Split], *, copies: Mapping[str, int], rows: int) -> list[Part]:
-    """Cut the given number of copies of each split into parts of `rows` rows, in a bank's order."""
-    return [
-        Part(name, copy, start, min(start + rows, len(split.labels)))
-        for name, split in splits.items()
-        for copy in range(copies[name])
-        for start in range(0, len(split.labels), rows)
-    ]
+def parts_of(splits: Mapping[str, Split], options: FeatureOptions, *, width: int) -> list[Part]:
+    """Cut splits into parts, in their order.
+
+    A part has at most `FeatureOptions.shard_rows` feature rows, copies counted, and `SHARD_BYTES`,
+    but at least one batch of images.
+
+    Parameters
+    ----------
+    width
+        Features of an image, over all views.
+    """
+    parts = []
+    for name, split in splits.items():
+        copies, N = options.copies(name), len(split.labels)
+        rows = min(options.shard_rows, SHARD_BYTES // (4 * width)) // copies
+        rows = max(1, rows // BATCH) * BATCH
+        parts += [Part(name, copies, start, min(start + rows, N)) for start in range(0, N, rows)]
+    return parts
+
+
+def view_names(model: Backbone, statistics: str) -> list[str]:
+    """Names of a model's views, by branch: ``instance``, or ``expert0/instance``, …"""
+    return [f"{branch}/{statistics}" if branch else statistics for branch in model.branch_names]
 
 
 @torch.inference_mode()
 def features_of(
     part: Part,
-    images: torch.Tensor,
+    batches: Iterator[torch.Tensor],
     models: Mapping[str, Backbone],
     *,
     preprocessing: Preprocessing,
     augmentation_seed: int | None = None,
     progress: Callable[[int], None] = lambda images: None,
-) -> dict[str, np.ndarray]:
-    """Features [rows, D] float32 of a part under each view; all views see the same images.
+) -> Callable[[], dict[str, np.ndarray]]:
+    """Features [A, rows, D] float32 of a part by view; all views see the same images.
 
     Parameters
     ----------
-    part
-        Where it starts is a multiple of `BATCH`, so that the batches do not depend on the cutting.
-    images
-        [N, C, H, W] uint8, the whole split.
+    batches
+        Gives the images [B, C, H, W] uint8 of `Part.batches` next, on the models' device.
     models
-        The view's models, in eval mode, all on one device.
+        By name of their BatchNorm statistics, in eval mode.
     augmentation_seed
         If given, images are augmented as in training. Each batch draws from a stream of its own,
         seeded by this, the copy and its first row: a part does not depend on those before it.
     progress
-        Takes the number of images of each batch that is done.
+        Takes the number of images of each batch that is done, copies counted.
+
+    Returns
+    -------
+    A function that gives them. On a GPU the work may be under way still, and it waits.
     """
-    device = next(iter(models.values())).classifier.weight.device
-    blocks: dict[str, list[np.ndarray]] = {view: [] for view in models}
-    for start in range(part.start, part.stop, BATCH):
-        x = images[start : min(start + BATCH, part.stop)].to(device)
-        if augmentation_seed is not None:
-            entropy = np.random.SeedSequence([augmentation_seed, part.copy, start])
-            seed = int(entropy.generate_state(1, np.uint64)[0])
-            x = augment(x, preprocessing, generator=torch.Generator(device).manual_seed(seed))
-        else:
-            x = normalise(x, preprocessing)
-        for view, model in models.items():
-            blocks[view].append(model.features(x).cpu().numpy())
-        progress(len(x))
-    return {view: np.concatenate(rows) for view, rows in blocks.items()}
+    device = next(iter(models.values())).device
+    shape = part.copies, part.stop - part.start
+    blocks = {
+        view: torch.empty(*shape, model.dim, device=device)
+        for name, model in models.items()
+        for view in view_names(model, name)
+    }
+    for rows, images in zip(part.batches, islice(batches, len(part.batches)), strict=True):
+        first = int(rows[0])
+        place = slice(first - part.start, first - part.start + len(rows))
+        for copy in range(part.copies):
+            if augmentation_seed is None:
+                x = normalise(images, preprocessing)
+            else:
+                entropy = np.random.SeedSequence([augmentation_seed, copy, first])
+                seed = int(entropy.generate_state(1, np.uint64)[0])
+                generator = torch.Generator(device).manual_seed(seed)
+                x = augment(images, preprocessing, generator=generator)
+            for name, model in models.items():
+                found = zip(view_names(model, name), model.branch_features(x), strict=True)
+                for view, features in found:
+                    blocks[view][copy, place] = features
+        progress(part.copies * len(rows))
+    return _on_host(blocks)
+
+
+def _on_host(blocks: Mapping[str, torch.Tensor]) -> Callable[[], dict[str, np.ndarray]]:
+    """Start the way of tensors to the host; the function waits until they are there."""
+    if next(iter(blocks.values())).device.type == "cpu":
+        return lambda: {name: block.numpy() for name, block in blocks.items()}
+    hosts = {
+        name: torch.empty(block.shape, pin_memory=True).copy_(block, non_blocking=True)
+        for name, block in blocks.items()
+    }
+    there = torch.cuda.Event(blocking=True)
+    there.record()
+
+    def arrived() -> dict[str, np.ndarray]:
+        there.synchronize()
+        return {name: host.numpy() for name, host in hosts.items()}
+
+    return arrived

@@ -1,13 +1,22 @@
-"""Images in memory: what every data set becomes, whatever it came from."""
+"""Images with their labels: what every data set becomes, whatever it came from."""
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from featbank.bank import class_counts
+from featbank.bank.fingerprint import array_digest
+from stage1.streaming import StreamedImages
+
+Images = torch.Tensor | StreamedImages
+"""[N, C, H, W] uint8: in memory, or decoded as they are used."""
+
+SAMPLE = 4096
+"""Images, evenly spaced, that the channel moments of a data set of files are taken from."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,7 @@ class DatasetSettings:
     test_per_class: int | None = None
     train_balanced: bool = False
     skip_unreadable: bool = False
+    stream: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,7 +48,7 @@ class Split:
     source share no row, but ``train`` is among the rows of a ``train_balanced``.
     """
 
-    images: torch.Tensor
+    images: Images
     labels: torch.Tensor
     index: np.ndarray
     paths: tuple[str, ...] | None = None
@@ -63,7 +73,7 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """A data set in memory.
+    """A data set.
 
     `settings` are resolved: every option the data set takes has its value. `splits` has ``train``,
     ``test`` and, where there is one, ``val`` and ``train_balanced``.
@@ -84,6 +94,42 @@ class ImageDataset:
     def train_counts(self) -> np.ndarray:
         """Training counts [K] int64; a class may have none."""
         return class_counts(self.splits["train"].labels.numpy(), len(self.class_names))
+
+
+def batches_of(
+    images: Images, batches: Iterable[torch.Tensor], device: torch.device
+) -> Generator[torch.Tensor, None, None]:
+    """The images [B, C, H, W] uint8 of each batch of rows [B], on `device`.
+
+    What is in memory is indexed where it is: `on_device` first where it is used often.
+    """
+    if isinstance(images, StreamedImages):
+        for batch in images.batches(batches):
+            yield (batch.pin_memory() if device.type == "cuda" else batch).to(
+                device, non_blocking=True
+            )
+    else:
+        for rows in batches:
+            yield images[rows.to(images.device)].to(device)
+
+
+def on_device(images: Images, device: torch.device) -> Images:
+    """Images on the device, where they are in memory."""
+    return images if isinstance(images, StreamedImages) else images.to(device)
+
+
+def images_digest(images: Images) -> str:
+    """SHA-256 of the images; of their files' sizes and times where they are not in memory."""
+    if isinstance(images, StreamedImages):
+        return images.digest()
+    return array_digest(images.numpy())
+
+
+def evenly_spaced(images: Images) -> torch.Tensor:
+    """At most `SAMPLE` of the images, evenly spaced, in memory."""
+    N = len(images)
+    rows = torch.arange(min(N, SAMPLE)) * N // min(N, SAMPLE)
+    return torch.cat([*batches_of(images, rows.split(256), torch.device("cpu"))])
 
 
 def preprocessing_for(images: torch.Tensor, *, pad: int, flip: bool) -> Preprocessing:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,20 @@ class ListEntry:
     path: str
     label: int
     place: str
+
+    def stamp(self, root: Path) -> tuple[str, int, int]:
+        """Path, bytes and time of last change (ns) of the image's file.
+
+        Raises
+        ------
+        DataError
+            For a file that is not there.
+        """
+        try:
+            status = (root / self.path).stat()
+        except OSError:
+            raise _missing(self, root) from None
+        return self.path, status.st_size, status.st_mtime_ns
 
 
 def read_list(path: Path, *, num_classes: int | None = None) -> list[ListEntry]:
@@ -174,11 +188,54 @@ def decode_readable(
     return images, read
 
 
+def decode_image(
+    entry: ListEntry, root: Path, *, image_size: int | None, shape: tuple[int, ...]
+) -> np.ndarray:
+    """One image, uint8 of `shape` (3, H, W); parameters as in `decode_images`.
+
+    Raises
+    ------
+    Unreadable
+        Where it is missing or broken.
+    DataError
+        Where it has another size.
+    """
+    image = _decode(entry, root, image_size)
+    if image.shape != shape:
+        raise errors.DataError(
+            f"{entry.place}: {root / entry.path} is {_size(image.shape)}, other images are "
+            f"{_size(shape)}. Give --image-size to bring all to one size."
+        )
+    return image
+
+
+def _missing(entry: ListEntry, root: Path) -> Unreadable:
+    return Unreadable(
+        f"{entry.place}: {root / entry.path} does not exist. Check the list and --root."
+    )
+
+
 def _nothing_read(entries: Sequence[ListEntry]) -> errors.DataError:
     return errors.DataError(
         f"{entries[0].place}: none of the {len(entries)} images from here on can be read. "
         "Check --root."
     )
+
+
+def readable(
+    entries: Sequence[ListEntry], root: Path, *, image_size: int | None, shape: tuple[int, ...]
+) -> np.ndarray:
+    """Which images of a list can be read, [N] bool; each is decoded, none kept.
+
+    Raises
+    ------
+    DataError
+        As `decode_readable`.
+    """
+    read = _decode_each(entries, root, image_size, shape, skip=True, keep=lambda row, image: None)
+    if not read.any():
+        raise _nothing_read(entries)
+    return read
 
 
 def _decode_all(
@@ -190,29 +247,34 @@ def _decode_all(
     skip: bool,
 ) -> tuple[torch.Tensor, np.ndarray]:
     images = np.empty((len(entries), *shape), np.uint8)
-
-    def decode_into(row: int) -> bool:
-        try:
-            image = _decode(entries[row], root, image_size)
-        except Unreadable:
-            if skip:
-                return False
-            raise
-        if image.shape != shape:
-            raise errors.DataError(
-                f"{entries[row].place}: {root / entries[row].path} is {_size(image.shape)}, other "
-                f"images are {_size(shape)}. Give --image-size to bring all to one size."
-            )
-        images[row] = image
-        return True
-
-    with ThreadPoolExecutor(DECODERS) as pool:
-        # map yields in list order, so the first bad line is the one that is told
-        read = np.array(list(pool.map(decode_into, range(len(entries)))), bool)
+    read = _decode_each(entries, root, image_size, shape, skip=skip, keep=images.__setitem__)
     if not read.all():
         for place, row in enumerate(np.flatnonzero(read)):  # moved up, not copied: memory is dear
             images[place] = images[row]
     return torch.from_numpy(images[: read.sum()]), read
+
+
+def _decode_each(
+    entries: Sequence[ListEntry],
+    root: Path,
+    image_size: int | None,
+    shape: tuple[int, ...],
+    *,
+    skip: bool,
+    keep: Callable[[int, np.ndarray], None],
+) -> np.ndarray:
+    def is_read(row: int) -> bool:
+        try:
+            keep(row, decode_image(entries[row], root, image_size=image_size, shape=shape))
+        except Unreadable:
+            if skip:
+                return False
+            raise
+        return True
+
+    with ThreadPoolExecutor(DECODERS) as pool:
+        # map yields in list order, so the first bad line is the one that is told
+        return np.array(list(pool.map(is_read, range(len(entries)))), bool)
 
 
 def _entry(line: str, place: str, num_classes: int | None) -> ListEntry:
@@ -239,9 +301,7 @@ def _decode(entry: ListEntry, root: Path, image_size: int | None) -> np.ndarray:
         with Image.open(path) as file:
             image = file.convert("RGB")
     except FileNotFoundError:
-        raise Unreadable(
-            f"{entry.place}: {path} does not exist. Check the list and --root."
-        ) from None
+        raise _missing(entry, root) from None
     # Pillow tells a broken file by any of these, depending on the format.
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise Unreadable(

@@ -6,8 +6,6 @@ import math
 import os
 from pathlib import Path
 
-from featbank import errors
-
 MEMINFO = Path("/proc/meminfo")
 LIMIT = Path("/sys/fs/cgroup/memory.max")
 """A container's own limit, where it has one (control groups, version 2)."""
@@ -32,18 +30,7 @@ def available_memory() -> int | None:
         return free
 
 
-def check_memory(count: int, shape: tuple[int, ...], name: str) -> None:
-    """Raise where `count` images [C, H, W] uint8 do not fit: N·C·H·W bytes.
-
-    Raises
-    ------
-    ConfigError
-        With both sizes in GB (10⁹ bytes), and the way to go on.
-    """
-    needed, available = count * math.prod(shape), available_memory()
-    if available is not None and needed > available:
-        raise errors.ConfigError(
-            f"The {count} images of {name} take {needed / 1e9:.1f} GB of memory decoded at "
-            f"{shape[2]}×{shape[1]}, {available / 1e9:.1f} GB are available. "
-            "Give a smaller --image-size."
-        )
+def fits_memory(count: int, shape: tuple[int, ...]) -> bool:
+    """Whether `count` images [C, H, W] uint8 fit into memory, N·C·H·W bytes, as far as is told."""
+    available = available_memory()
+    return available is None or count * math.prod(shape) <= available

@@ -16,6 +16,7 @@ from stage1.presets import PRESETS
 
 SCHEDULES = ("multistep", "cosine")
 PRECISIONS = ("fp32", "bf16")
+KEEP = ("last", "best")
 MILESTONES = (0.8, 0.9)
 """Shares of the epochs after which `multistep` multiplies the rate by 0.1: 160 and 180 of 200."""
 
@@ -51,6 +52,9 @@ class TrainSettings:
     deferral: float = 0.8
     seed: int = 0
     precision: str = "fp32"
+    compile: bool = False
+    keep: str = "last"
+    checkpoint_every: int = 10
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -148,4 +152,7 @@ _SETTINGS = (
     Setting("deferral", 0.8, "share of the epochs before what is deferred acts", low=0, below=1),
     Setting("seed", 0, "seed of weights, order and augmentation", low=0, high=2**63 - 1),
     Setting("precision", "fp32", "precision of the forward pass", choices=PRECISIONS),
+    Setting("compile", False, "whether the training step is compiled"),
+    Setting("keep", "last", "epoch whose weights are kept", choices=KEEP),
+    Setting("checkpoint_every", 10, "epochs between two states to resume from", low=1),
 )

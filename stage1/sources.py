@@ -67,7 +67,9 @@ def long_tailed(
     if test is not None:
         splits["test"] = _take(*test, np.arange(len(test[1])), "test")
     splits = {name: splits[name] for name in SPLITS if name in splits}
-    preprocessing = preprocessing_for(splits["train"].images, pad=pad, flip=flip)
+    whole = splits["train"].images
+    assert isinstance(whole, torch.Tensor)
+    preprocessing = preprocessing_for(whole, pad=pad, flip=flip)
     return ImageDataset(settings, splits, tuple(class_names), preprocessing)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import h5py
 import numpy as np
@@ -11,64 +11,108 @@ from featbank import errors
 from featbank.bank.checks import check_finite, check_numbers
 from featbank.bank.fingerprint import RowDigest
 
+READ_BACK = 16
+"""Chunks that are read back at a time for the digest."""
+
 
 class FeatureRows:
-    """The rows of one view, appended in order: copy 0 rows 0…N−1, then copy 1, …"""
+    """The rows of one view: copy 0 rows 0…N−1, then copy 1, …; or rows of all copies at a time.
+
+    The digest goes over rows in the first of these orders. What came in that order is added as it
+    is written; the rest is read back at the end.
+    """
 
     def __init__(self, dataset: h5py.Dataset, name: str, write: Callable[..., None]) -> None:
         self.name = name
         self._dataset, self._write = dataset, write
-        self._digest = RowDigest(dataset.dtype, dataset.shape)
+        self._digest, self._digested = RowDigest(dataset.dtype, dataset.shape), 0
         self._chunk = dataset.chunks[1] if dataset.chunks else 1
-        self._pending: list[np.ndarray] = []
-        self._received = self._written = 0
+        copies = dataset.shape[0]
+        self._pending: list[list[np.ndarray]] = [[] for _ in range(copies)]
+        self._received, self._written = [0] * copies, [0] * copies
 
     def append(self, block: np.ndarray) -> None:
-        """Add rows [n, D]; they must be finite and fit the bank's type."""
+        """Add the next rows [n, D], or the next rows of every copy [A, n, D].
+
+        They must be finite and fit the bank's type.
+        """
         copies, rows, dim = self._dataset.shape
         check_numbers(block, self.name)
-        if block.ndim != 2 or block.shape[1] != dim:
+        every = block.ndim == 3 and len(block) == copies
+        if not (every or block.ndim == 2) or block.shape[-1] != dim:
             raise errors.DataError(
                 f"{self.name}: a block has shape {list(block.shape)}, the bank needs [rows, {dim}]."
             )
-        if self._received + len(block) > copies * rows:
+        there, room = max(self._received), rows
+        if not every:
+            there, room = sum(self._received), copies * rows
+        if there + block.shape[-2] > room:
             raise errors.DataError(f"{self.name}: more than {copies} × {rows} rows arrived.")
-        first = self._received % rows if rows else 0
-        check_finite(block, self.name, first_row=first)
-        with np.errstate(over="ignore"):
-            stored = block.astype(self._dataset.dtype)
-        if stored.dtype != block.dtype and not np.isfinite(stored).all():
-            row = int(np.flatnonzero(~np.isfinite(stored).all(axis=1))[0])
-            remedy = "Store the bank as float32." if stored.dtype == np.float16 else "Scale them."
-            raise errors.NotFinite(
-                f"{self.name}: row {first + row} has values up to {np.abs(block[row]).max():.3g}, "
-                f"which overflow {stored.dtype}. {remedy}"
-            )
-        self._received += len(block)
-        self._pending.append(stored)
-        self._write_whole_chunks()
+        for copy, piece in enumerate(block) if every else self._by_copy(block):
+            first = self._received[copy]
+            stored = as_stored(piece, self._dataset.dtype, self.name, first_row=first)
+            self._received[copy] += len(stored)
+            self._pending[copy].append(stored)
+            self._write_whole_chunks(copy)
 
     def finish(self) -> str:
         """Check that every row came; return the digest."""
         copies, rows, _ = self._dataset.shape
-        if self._received != copies * rows:
+        if sum(self._received) != copies * rows:
             raise errors.DataError(
-                f"{self.name}: {self._received} rows arrived, {copies} × {rows} are needed. "
+                f"{self.name}: {sum(self._received)} rows arrived, {copies} × {rows} are needed. "
                 "Labels and features must have the same length."
             )
+        while self._digested < copies * rows:
+            copy, row = divmod(self._digested, rows)
+            block = self._dataset[copy, row : row + READ_BACK * self._chunk]
+            self._digest.update(block)
+            self._digested += len(block)
         digest = self._digest.hexdigest()
         self._dataset.attrs["sha256"] = np.bytes_(digest)
         return digest
 
-    def _write_whole_chunks(self) -> None:
+    def _by_copy(self, block: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """The next rows [n, D] in pieces of one copy each: of the first that lacks rows."""
         _, rows, _ = self._dataset.shape
-        waiting = np.concatenate(self._pending)
+        while len(block):
+            copy = next(a for a, received in enumerate(self._received) if received < rows)
+            piece = block[: rows - self._received[copy]]
+            yield copy, piece
+            block = block[len(piece) :]
+
+    def _write_whole_chunks(self, copy: int) -> None:
+        _, rows, _ = self._dataset.shape
+        waiting = np.concatenate(self._pending[copy])
         while len(waiting):
-            copy, row = divmod(self._written, rows)
+            row = self._written[copy]
             step = min(self._chunk, rows - row)
             if len(waiting) < step:
                 break
             self._write(self._dataset, np.s_[copy, row : row + step], waiting[:step])
-            self._digest.update(waiting[:step])
-            waiting, self._written = waiting[step:], self._written + step
-        self._pending = [waiting] if len(waiting) else []
+            if self._digested == copy * rows + row:
+                self._digest.update(waiting[:step])
+                self._digested += step
+            waiting, self._written[copy] = waiting[step:], row + step
+        self._pending[copy] = [waiting] if len(waiting) else []
+
+
+def as_stored(block: np.ndarray, dtype: np.dtype, name: str, *, first_row: int = 0) -> np.ndarray:
+    """Features [n, D] in the type a bank stores them in.
+
+    Raises
+    ------
+    NotFinite
+        For NaN, infinity, or a value the type cannot hold, with its row counted from `first_row`.
+    """
+    check_finite(block, name, first_row=first_row)
+    with np.errstate(over="ignore"):
+        stored = block.astype(dtype, copy=False)
+    if stored.dtype != block.dtype and not np.isfinite(stored).all():
+        row = int(np.flatnonzero(~np.isfinite(stored).all(axis=1))[0])
+        remedy = "Store the bank as float32." if stored.dtype == np.float16 else "Scale them."
+        raise errors.NotFinite(
+            f"{name}: row {first_row + row} has values up to {np.abs(block[row]).max():.3g}, "
+            f"which overflow {stored.dtype}. {remedy}"
+        )
+    return stored

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load, save
 
+from featbank import errors
 from featbank.files import replacing, sync
 
 _DIGEST_BYTES = 32
@@ -27,7 +28,7 @@ _DIGEST_BYTES = 32
 class Shards:
     """The shards of one target under one key; those of another key are removed.
 
-    Only one process may use them: the one that holds the target's `BankWriter`.
+    One process opens them, the one that holds the target's `BankWriter`; others may join it.
 
     Parameters
     ----------
@@ -38,9 +39,13 @@ class Shards:
         apply.
     report
         Takes a line where shards that are there cannot be used.
+    join
+        Use what another process opened, and leave all that is there.
 
     Raises
     ------
+    Mismatch
+        Where a process that joins has another key.
     OSError
         Where the folder cannot be written.
     """
@@ -51,12 +56,20 @@ class Shards:
         key: Mapping[str, Any],
         *,
         report: Callable[[str], None] = lambda line: None,
+        join: bool = False,
     ) -> None:
         self.folder = target.with_name(f".{target.name}.shards")
         self._report = report
         key = json.loads(json.dumps(key))  # as it comes back from disk
         document = json.dumps(key, sort_keys=True).encode()
         self._key_digest = hashlib.sha256(document).digest()
+        if join:
+            if difference := self._difference(key):
+                raise errors.Mismatch(
+                    f"The processes do not compute the same: {difference}. Give all the same "
+                    "device, number of threads and versions."
+                )
+            return
         if self.folder.exists() and (difference := self._difference(key)):
             if self.names:
                 report(f"Shards of an earlier run are not used: {difference}. Starting anew.")

@@ -158,7 +158,7 @@ class BankWriter:
             self._file[f"{split}/index"].attrs["source"] = source_name
 
     def features(self, split: str, view: str, *, copies: int = 1) -> FeatureRows:
-        """Open the features [A, N, D] of a view, to be appended copy by copy, row by row."""
+        """Open the features [A, N, D] of a view, to be appended copy by copy or all at a time."""
         if not schema.is_view_name(view):
             raise errors.ConfigError(
                 f"View name {view!r} is not usable. Use letters, digits, '_', '-' and '.', and "
@@ -214,9 +214,9 @@ class BankWriter:
         check_disjoint(self._index, self._sources)
         counts = class_counts(self._labels["train"], self.num_classes)
         self._put("classes/train_count", counts)
-        for rows in self._open_features:
-            self._digests[rows.name] = rows.finish()
         with self._writing():
+            for rows in self._open_features:
+                self._digests[rows.name] = rows.finish()
             self._file.attrs["fingerprint"] = np.bytes_(fingerprint(self._digests))
             self._file.flush()
             self._file.attrs["complete"] = np.int64(1)

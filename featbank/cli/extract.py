@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import click
@@ -65,12 +66,18 @@ def extract(
 ) -> None:
     """Write the features of RUN, a run folder or its checkpoint, to a bank.
 
-    Stopped or killed, it leaves what is finished; the same command goes on from there.
+    Stopped or killed, it leaves what is finished; the same command goes on from there. Under
+    torchrun, the processes share the work.
 
     \b
     featbank extract runs/digits -o bank.h5
+    torchrun --nproc-per-node 2 -m featbank extract runs/r50 -o r50.h5
     """
+    from stage1.distributed import leads
     from stage1.extract import extract as run_extraction
+
+    if not leads():
+        warnings.simplefilter("ignore")
 
     with progress("images") as advance:
         run_extraction(
@@ -87,4 +94,5 @@ def extract(
             report=click.echo,
             progress=advance,
         )
-    click.echo(f"Wrote {output}. Next: featbank sweep {output} --recipe crt -o results.sqlite")
+    if leads():
+        click.echo(f"Wrote {output}. Next: featbank sweep {output} --recipe crt -o results.sqlite")

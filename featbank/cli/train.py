@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from featbank.cli.progress import progress_beside_lines
 from featbank.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,6 +31,7 @@ _DATASET_OPTIONS = (
     "test_per_class",
     "train_balanced",
     "skip_unreadable",
+    "stream",
 )
 
 
@@ -89,6 +93,12 @@ _DATASET_OPTIONS = (
     "--skip-unreadable",
     is_flag=True,
     help="lists, folder: leave missing and broken images out, with a warning. [default: no]",
+)
+@click.option(
+    "--stream",
+    is_flag=True,
+    help="lists, folder: decode images as they are used, in place of keeping them all in memory. "
+    "[default: where they do not fit]",
 )
 @click.option(
     "--preset",
@@ -165,6 +175,29 @@ _DATASET_OPTIONS = (
     "--precision",
     help="fp32, or bf16 autocast, slower on CPUs without bf16 instructions. [default: fp32]",
 )
+@click.option(
+    "--compile",
+    is_flag=True,
+    help="Compile the training step with torch.compile: a minute or so at the start, which pays in "
+    "long runs on a GPU. [default: no]",
+)
+@click.option(
+    "--keep",
+    help="Weights of which epoch the checkpoint has: last, or best, the first with the highest "
+    "accuracy on val. [default: last]",
+)
+@click.option(
+    "--checkpoint-every",
+    metavar="K",
+    type=int,
+    help="Epochs between two states from which a run that was stopped goes on. [default: 10]",
+)
+@click.option(
+    "--tensorboard",
+    is_flag=True,
+    help="Write scalars to the folder tensorboard of the run, too; needs featbank[tensorboard]. "
+    "[default: no]",
+)
 @click.option("--device", help="auto, cpu, cuda, cuda:1, … [default: auto]")
 @click.option(
     "-o",
@@ -173,11 +206,16 @@ _DATASET_OPTIONS = (
     type=click.Path(path_type=Path),
     help="Run folder for checkpoint.pt and log.jsonl.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace the run that is there. [default: no]")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Start anew and replace the run that is there. [default: no]",
+)
 def train(
     *,
     dataset: str,
     output: Path,
+    tensorboard: bool,
     overwrite: bool,
     loss_settings: tuple[str, ...],
     drw: bool,
@@ -185,45 +223,54 @@ def train(
 ) -> None:
     """Train a backbone on a long-tailed data set.
 
+    Stopped or killed, it keeps a state in the folder `unfinished` of the run; the same command goes
+    on from there. Under torchrun, the processes share each batch.
+
     \b
     featbank train --dataset digits-lt -o runs/digits
     featbank train --dataset cifar100-lt --imbalance 100 --backbone resnet32 --mixup 1.0 \\
         --root data --download -o runs/r32
     featbank train --dataset cifar100-lt --preset mislas-cifar --loss class_balanced --drw \\
         --set beta=0.999 -o runs/drw
+    torchrun --nproc-per-node 2 -m featbank train --dataset imagenet-lt --root data -o runs/r50
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
+    from stage1.distributed import leader_first, leads
     from stage1.images import DatasetSettings
     from stage1.settings import default_settings
     from stage1.train import train as run_training
     from stage2.engine.objective import Objective
 
-    given = {name: value for name, value in options.items() if value is not None}
-    data = {name: given.pop(name) for name in _DATASET_OPTIONS if name in given}
-    settings = default_settings(DatasetSettings(dataset, **data), **given)
-    settings = _with_loss(settings, loss_settings, drw=drw)
-    if "deferral" in given and not (drw or settings.deferred_sampling):
-        raise ConfigError("--deferral defers nothing alone. Add --drw, --drs or both.")
+    if not leads():
+        warnings.simplefilter("ignore")
+    told = progress_beside_lines("images") if leads() else nullcontext((_silent, _silent))
+    with leader_first(), told as (advance, say):
+        given = {name: value for name, value in options.items() if value is not None}
+        data = {name: given.pop(name) for name in _DATASET_OPTIONS if name in given}
+        settings = default_settings(DatasetSettings(dataset, **data), **given)
+        settings = _with_loss(settings, loss_settings, drw=drw)
+        if "deferral" in given and not (drw or settings.deferred_sampling):
+            raise ConfigError("--deferral defers nothing alone. Add --drw, --drs or both.")
 
-    def objective(counts: Any) -> Objective:
-        loss, chosen = settings.loss, settings.loss_settings
-        return Objective(loss, chosen, class_counts=counts, epochs=settings.epochs)
+        def objective(counts: Any) -> Objective:
+            loss, chosen = settings.loss, settings.loss_settings
+            return Objective(loss, chosen, class_counts=counts, epochs=settings.epochs)
 
-    console = Console(markup=False, highlight=False, soft_wrap=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("epochs", total=settings.epochs)
         path = run_training(
             settings,
             output,
             # Plain cross-entropy is PyTorch's own.
             objective=None if settings.loss == "ce" else objective,
-            report=console.print,
-            progress=lambda done, _: bar.update(task, completed=done),
+            report=say,
+            progress=advance,
+            tensorboard=tensorboard,
             overwrite=overwrite,
         )
-    click.echo(f"Wrote {path}. Next: featbank extract {output} -o bank.h5")
+    if leads():
+        click.echo(f"Wrote {path}. Next: featbank extract {output} -o bank.h5")
+
+
+def _silent(*_: Any) -> None:
+    """Take anything, tell nothing."""
 
 
 def _with_loss(settings: TrainSettings, texts: Sequence[str], *, drw: bool) -> TrainSettings:

@@ -1,32 +1,44 @@
-"""What all backbones have in common: features, and the linear classifier above them."""
+"""What all backbones have in common: branches, each with features and a classifier above them."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from featbank import errors
+from stage1.backbones.cosine import CosineClassifier
+
+
+class Outputs(NamedTuple):
+    """Features, each [B, D], and logits, each [B, K], by branch."""
+
+    features: tuple[Tensor, ...]
+    logits: tuple[Tensor, ...]
 
 
 class Backbone(nn.Module, ABC):
-    """A model whose logits are ``classifier(features(images))``.
+    """A model of one or more branches, each with features and the classifier they feed.
 
     Attributes
     ----------
     name
         As `stage1.backbones.build_backbone` takes it.
+    branch_names
+        ``("",)``, or ``("expert0", "expert1", …)``.
     dim
-        Feature size D.
+        Feature size D of each branch.
     classifier
-        ``nn.Linear(D, K)`` with a bias.
+        ``nn.Linear(D, K)`` with a bias, or a `CosineClassifier`. Of a `SingleBackbone` only;
+        experts have one each.
     frozen
         Whether `freeze_but_last_block` was called.
     """
 
+    branch_names: tuple[str, ...]
     dim: int
     classifier: nn.Linear
 
@@ -35,41 +47,74 @@ class Backbone(nn.Module, ABC):
         self.name = type(self).__name__
         self.frozen = False
 
+    @property
     @abstractmethod
-    def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Features [B, D] of normalised images [B, C, H, W]."""
+    def branches(self) -> tuple[SingleBackbone, ...]:
+        """The branches as backbones of their own; they may share layers."""
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def branch_features(self, *images: Tensor) -> tuple[Tensor, ...]:
+        """`Outputs.features` of `outputs`, without the work for logits."""
+        branches = self.branches
+        if len(images) == 1:
+            maps = [branches[0].early(*images)] * len(branches)
+        else:
+            maps = [b.early(own) for b, own in zip(branches, images, strict=True)]
+        return tuple(b.scaled(b.deep(own)) for b, own in zip(branches, maps, strict=True))
+
+    def outputs(self, *images: Tensor) -> Outputs:
+        """Features and logits of every branch.
+
+        Parameters
+        ----------
+        images
+            Normalised images [B, C, H, W]: one batch for all branches, which goes through the
+            layers they share once, or a batch for each.
+        """
+        features = self.branch_features(*images)
+        pairs = zip(self.branches, features, strict=True)
+        return Outputs(features, tuple(branch.classifier(x) for branch, x in pairs))
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features [B, D] of normalised images [B, C, H, W], where there is one branch."""
+        (features,) = self.branch_features(images)
+        return features
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Tensor:
         """Logits [B, K] of normalised images [B, C, H, W]."""
-        return self.classifier(self.features(images))
 
-    @abstractmethod
-    def last_stage(self) -> nn.Module | None:
-        """The last residual stage; None for a backbone without such stages."""
+    def linear_classifiers(self) -> tuple[tuple[Tensor, Tensor], ...]:
+        """Weight [K, D] and bias [K] by branch: its logits are ``features @ weight.T + bias``.
 
-    def original_names(self) -> dict[str, str]:
-        """Each name of the state dict here by its name in the library the model comes from."""
-        return {name: name for name in self.state_dict()}
+        They are detached, and a linear classifier's share its memory.
+        """
+        return tuple(branch.linear_classifier() for branch in self.branches)
 
     def freeze_but_last_block(self) -> None:
         """Train only the last residual stage and the classifier, as cRT does on Places-LT.
 
-        The other parameters take no gradient, and the other modules stay in eval mode in training:
-        their BatchNorm neither uses nor follows the statistics of a batch.
+        Of experts, those of each. The other parameters take no gradient, and the other modules stay
+        in eval mode in training: their BatchNorm neither uses nor follows the statistics of a
+        batch.
 
         Raises
         ------
         ConfigError
             For a backbone without residual stages.
         """
-        stage = self.last_stage()
-        if stage is None:
+        trained = self._last_blocks()
+        if not trained:
             raise errors.ConfigError(
                 f"Backbone {self.name!r} has no residual stages, so no last block to train alone. "
                 "Leave --freeze-but-last-block out, or take a ResNet."
             )
         self.requires_grad_(False)
-        for module in (stage, self.classifier):
+        for module in trained:
             module.requires_grad_(True)
         self.frozen = True
         self.train(self.training)
@@ -77,9 +122,9 @@ class Backbone(nn.Module, ABC):
     def train(self, mode: bool = True) -> Self:
         """Set training or eval mode; what is frozen is in eval mode always."""
         super().train(mode and not self.frozen)
-        if self.frozen and (stage := self.last_stage()):
-            stage.train(mode)
-            self.classifier.train(mode)
+        if self.frozen:
+            for module in self._last_blocks():
+                module.train(mode)
             self.training = mode
         return self
 
@@ -95,7 +140,7 @@ class Backbone(nn.Module, ABC):
         training = self.training
         self.eval()
         try:
-            self(torch.zeros(1, *shape, device=self.classifier.weight.device))
+            self(torch.zeros(1, *shape, device=self.device))
         except (RuntimeError, AssertionError, ValueError) as error:
             raise errors.ConfigError(
                 f"Backbone {self.name!r} takes no images of {'×'.join(map(str, shape))} "
@@ -104,3 +149,62 @@ class Backbone(nn.Module, ABC):
             ) from None
         finally:
             self.train(training)
+
+    def _last_blocks(self) -> list[nn.Module]:
+        """Last stage and classifier of every branch; empty for one without stages."""
+        blocks: list[nn.Module] = []
+        for branch in self.branches:
+            stage = branch.last_stage()
+            if stage is not None:
+                blocks += [stage, branch.classifier]
+        return blocks
+
+
+class SingleBackbone(Backbone):
+    """A backbone of one branch: ``classifier(scaled(deep(early(images))))`` are its logits.
+
+    Attributes
+    ----------
+    early_layers
+        Names of the modules that `early` runs, which experts can share; empty for a backbone
+        without stages, whose `early` does nothing.
+    """
+
+    branch_names = ("",)
+    early_layers: tuple[str, ...] = ()
+
+    @property
+    def branches(self) -> tuple[SingleBackbone, ...]:
+        """This one."""
+        return (self,)
+
+    def early(self, images: Tensor) -> Tensor:
+        """What the deep layers take, of normalised images [B, C, H, W]."""
+        return images
+
+    @abstractmethod
+    def deep(self, maps: Tensor) -> Tensor:
+        """The layers from `early` to the classifier: [B, D]."""
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """Features [B, D] of what `deep` gives: itself, or for a cosine classifier √s·x/‖x‖."""
+        return self.classifier.scaled(x) if isinstance(self.classifier, CosineClassifier) else x
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [B, K] of normalised images [B, C, H, W]."""
+        return self.classifier(self.features(images))
+
+    def linear_classifier(self) -> tuple[Tensor, Tensor]:
+        """Weight [K, D] and bias [K]; the bias of a cosine classifier is 0."""
+        weight, bias = self.classifier.weight.detach(), self.classifier.bias
+        if isinstance(self.classifier, CosineClassifier):
+            weight = self.classifier.scaled(weight)
+        return weight, weight.new_zeros(len(weight)) if bias is None else bias.detach()
+
+    @abstractmethod
+    def last_stage(self) -> nn.Module | None:
+        """The last residual stage; None for a backbone without such stages."""
+
+    def original_names(self) -> dict[str, str]:
+        """Each name of the state dict here by its name in the library the model comes from."""
+        return {name: name for name in self.state_dict()}

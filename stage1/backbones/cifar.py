@@ -6,13 +6,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from stage1.backbones.base import Backbone
+from stage1.backbones.base import SingleBackbone
 
 WIDTHS = (16, 32, 64)
 """Channels of the three stages; the last is the feature size D."""
 
 
-class CifarResNet(Backbone):
+class CifarResNet(SingleBackbone):
     """The CIFAR ResNet of He et al. 2016 §4.2, of depth 6n+2, with parameter-free shortcuts.
 
     Three stages of n basic blocks with 16, 32 and 64 channels; the second and third halve the
@@ -41,19 +41,29 @@ class CifarResNet(Backbone):
                 stages.append(_BasicBlock(width_in, width, stride))
                 width_in = width
         self.blocks = nn.Sequential(*stages)
+        self._per_stage = blocks
+        self.early_layers = ("stem", "stem_norm", *(f"blocks.{block}" for block in range(blocks)))
         self.classifier = nn.Linear(self.dim, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight)
 
-    def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Features [B, 64] of normalised images [B, C, H, W]: the mean over the last map."""
+    def early(self, images: torch.Tensor) -> torch.Tensor:
+        """The maps [B, 16, H, W] after the first stage."""
         x = F.relu(self.stem_norm(self.stem(images)))
-        return self.blocks(x).mean(dim=(2, 3))
+        for block in list(self.blocks)[: self._per_stage]:
+            x = block(x)
+        return x
+
+    def deep(self, maps: torch.Tensor) -> torch.Tensor:
+        """The other stages, and the mean over the last map: [B, 64]."""
+        for block in list(self.blocks)[self._per_stage :]:
+            maps = block(maps)
+        return maps.mean(dim=(2, 3))
 
     def last_stage(self) -> nn.Module:
         """The n blocks with 64 channels."""
-        return self.blocks[-(len(self.blocks) // len(WIDTHS)) :]
+        return self.blocks[-self._per_stage :]
 
 
 class _BasicBlock(nn.Module):

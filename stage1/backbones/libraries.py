@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from featbank import errors
-from stage1.backbones.base import Backbone
+from stage1.backbones.base import SingleBackbone
 
 RESNETS = (
     "resnet10",
@@ -23,7 +23,7 @@ RESNETS = (
 """The ResNets of torchvision that go by their bare name."""
 
 
-class LibraryBackbone(Backbone):
+class LibraryBackbone(SingleBackbone):
     """A model of a library.
 
     Parameters
@@ -45,9 +45,9 @@ class LibraryBackbone(Backbone):
             classifier.bias = nn.Parameter(torch.zeros(classifier.out_features))
         self._head = head
 
-    def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Features [B, D] of normalised images [B, C, H, W]: the input of the classifier."""
-        return self.net(images)
+    def deep(self, maps: torch.Tensor) -> torch.Tensor:
+        """What the classifier takes, [B, D], of normalised images [B, C, H, W]."""
+        return self.net(maps)
 
     def last_stage(self) -> nn.Module | None:
         """``layer4``, as the ResNets of torchvision and timm call it."""
@@ -61,13 +61,50 @@ class LibraryBackbone(Backbone):
 
 
 class _TimmBackbone(LibraryBackbone):
-    def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Features [B, D] of normalised images [B, C, H, W]: timm's pre-logits."""
+    def deep(self, maps: torch.Tensor) -> torch.Tensor:
+        """timm's pre-logits [B, D] of normalised images [B, C, H, W]."""
         net: Any = self.net
-        return net.forward_head(net.forward_features(images), pre_logits=True)
+        return net.forward_head(net.forward_features(maps), pre_logits=True)
 
 
-def torchvision_backbone(name: str, *, in_channels: int, num_classes: int) -> Backbone:
+class _ResNet(LibraryBackbone):
+    """A ResNet of torchvision or timm: in both, children run in order up to ``layer4``.
+
+    Experts can share all up to ``layer2``.
+    """
+
+    def __init__(self, net: nn.Module, classifier: nn.Linear, *, head: str) -> None:
+        super().__init__(net, classifier, head=head)
+        names = [name for name, _ in net.named_children()]
+        self.early_layers = tuple(f"net.{name}" for name in names[: names.index("layer3")])
+
+    def early(self, images: torch.Tensor) -> torch.Tensor:
+        """The maps after ``layer2``."""
+        for name, layer in self.net.named_children():
+            if name == "layer3":
+                break
+            images = layer(images)
+        return images
+
+    def deep(self, maps: torch.Tensor) -> torch.Tensor:
+        """``layer3``, ``layer4`` and the pooling: [B, D]."""
+        net: Any = self.net
+        return self.pool(net.layer4(net.layer3(maps)))
+
+    def pool(self, maps: torch.Tensor) -> torch.Tensor:
+        """The mean over the last map, as torchvision has it."""
+        net: Any = self.net
+        return net.avgpool(maps).flatten(1)
+
+
+class _TimmResNet(_ResNet):
+    def pool(self, maps: torch.Tensor) -> torch.Tensor:
+        """timm's pooling, and its dropout where a model has it."""
+        net: Any = self.net
+        return net.forward_head(maps, pre_logits=True)
+
+
+def torchvision_backbone(name: str, *, in_channels: int, num_classes: int) -> SingleBackbone:
     """A classification model of torchvision, or its ResNet of depth 10.
 
     For C ≠ 3 the first convolution is a fresh one of the same geometry.
@@ -98,10 +135,11 @@ def torchvision_backbone(name: str, *, in_channels: int, num_classes: int) -> Ba
     classifier = net.get_submodule(head)
     assert isinstance(classifier, nn.Linear)
     net.set_submodule(head, nn.Identity())
-    return LibraryBackbone(net, classifier, head=head)
+    kind = _ResNet if isinstance(net, models.ResNet) else LibraryBackbone
+    return kind(net, classifier, head=head)
 
 
-def cifar_resnet34(*, in_channels: int, num_classes: int) -> Backbone:
+def cifar_resnet34(*, in_channels: int, num_classes: int) -> SingleBackbone:
     """The ResNet-34 for 32×32 images of [LTWB, LOS]: D = 512.
 
     torchvision's ResNet-34 with a 3×3 stem of stride 1 and no max-pooling. The mean is over the
@@ -116,17 +154,18 @@ def cifar_resnet34(*, in_channels: int, num_classes: int) -> Backbone:
     nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
     net.maxpool = nn.Identity()
     classifier, net.fc = net.fc, nn.Identity()
-    return LibraryBackbone(net, classifier, head="fc")
+    return _ResNet(net, classifier, head="fc")
 
 
-def timm_backbone(name: str, *, in_channels: int, num_classes: int) -> Backbone:
+def timm_backbone(name: str, *, in_channels: int, num_classes: int) -> SingleBackbone:
     """A model of timm with fresh weights, up to its pre-logits, and a fresh linear classifier."""
     import timm
 
     net = timm.create_model(name, pretrained=False, num_classes=0, in_chans=in_channels)
     head = net.pretrained_cfg.get("classifier") or "classifier"
     head = head if isinstance(head, str) else head[0]  # distilled models have two
-    return _TimmBackbone(net, nn.Linear(net.head_hidden_size, num_classes), head=head)
+    kind = _TimmResNet if isinstance(net, timm.models.ResNet) else _TimmBackbone
+    return kind(net, nn.Linear(net.head_hidden_size, num_classes), head=head)
 
 
 def torchvision_problem(name: str) -> str | None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from featbank import errors
-from stage1.backbones.base import Backbone
+from stage1.backbones.base import Backbone, SingleBackbone
 from stage1.tensors import load_tensors
 
 _NESTS = ("state_dict", "model", "weights")
@@ -22,20 +25,24 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     Parameters
     ----------
     path
-        A plain state dict, or a dict that holds one under ``state_dict``, ``model`` or
-        ``weights``. Where all names begin with ``module.``, that is taken off.
+        A torch file of a plain state dict, or of a dict that holds one under ``state_dict``,
+        ``model`` or ``weights``; or a ``.safetensors`` file. Where all names begin with
+        ``module.``, that is taken off.
 
     Raises
     ------
     ConfigError
         For a path without a file.
     DataError
-        For a file that torch cannot read, or that holds no state dict.
+        For a file that cannot be read, or that holds no state dict.
     """
     path = Path(path)
     if not path.is_file():
         raise errors.ConfigError(f"{path}: no such file of weights. Check --weights.")
-    state = load_tensors(path, "file of weights", "Save a state dict with torch.save.")
+    if path.suffix == ".safetensors":
+        state: Any = _safetensors(path)
+    else:
+        state = load_tensors(path, "file of weights", "Save a state dict with torch.save.")
     for nest in _NESTS:
         if isinstance(state, Mapping) and isinstance(state.get(nest), Mapping):
             state = state[nest]
@@ -52,14 +59,25 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
 
 
+def _safetensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise errors.DataError(
+            f"{path} is not a readable safetensors file ({errors.first_line(error)}). "
+            "Fetch or save it again."
+        ) from None
+
+
 def load_weights(
     model: Backbone, state: Mapping[str, torch.Tensor], *, source: str | os.PathLike[str]
 ) -> None:
     """Copy `state` into `model`, whole or not at all.
 
     Names are the model's own or those of the library it comes from. A classifier of another number
-    of classes, or none, leaves the model's as it is; counters of batches, which old files lack,
-    likewise.
+    of classes or another kind (only a linear one has a bias), or none, leaves the model's as it is;
+    counters of batches, which old files lack, likewise. Experts take the weights of as many
+    experts, or those of the backbone they are made of: then all begin with the same ones.
 
     Parameters
     ----------
@@ -75,10 +93,37 @@ def load_weights(
     DataError
         For a tensor that is missing, surplus or of another shape.
     """
+    states = [dict(state)] * len(model.branches)
+    if any(name.startswith("experts.") for name in state):
+        prefixes = [f"experts.{e}." for e in range(len(model.branches))]
+        states = [
+            {name.removeprefix(own): x for name, x in state.items() if name.startswith(own)}
+            for own in prefixes
+        ]
+        # What belongs to no expert of the model is told as unexpected.
+        states[0] |= {n: x for n, x in state.items() if not n.startswith(tuple(prefixes))}
+    fitting = [
+        _fitting(branch, own, source=source)
+        for branch, own in zip(model.branches, states, strict=True)
+    ]
+    with torch.no_grad():
+        for pairs in fitting:
+            for tensor, given in pairs:
+                tensor.copy_(given)
+
+
+def _fitting(
+    model: SingleBackbone, state: Mapping[str, torch.Tensor], *, source: str | os.PathLike[str]
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Tensors of the model, each with that of the state that belongs into it."""
     names, own = model.original_names(), model.state_dict()
     given = {names.get(name, name): tensor for name, tensor in state.items()}
-    weight = given.get("classifier.weight")
-    if weight is None or weight.shape[:1] != model.classifier.weight.shape[:1]:
+    weight, biased = given.get("classifier.weight"), "classifier.bias" in given
+    if (
+        weight is None
+        or weight.shape[:1] != model.classifier.weight.shape[:1]
+        or biased != ("classifier.bias" in own)
+    ):
         given.pop("classifier.weight", None)
         given.pop("classifier.bias", None)
         own = {name: tensor for name, tensor in own.items() if not name.startswith("classifier.")}
@@ -99,9 +144,7 @@ def load_weights(
             f"{source} does not fit backbone {model.name!r}: {'; '.join(faults)}. "
             "Give weights of this backbone."
         )
-    with torch.no_grad():
-        for name, tensor in given.items():
-            own[name].copy_(tensor)
+    return [(own[name], tensor) for name, tensor in given.items()]
 
 
 def _told(names: Sequence[str], words: str) -> str:

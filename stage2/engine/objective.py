@@ -7,6 +7,8 @@ autograd graph, with C = 1. The logits may come from anywhere; stage 1 takes it 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,16 +18,17 @@ from torch.autograd.function import once_differentiable
 
 from featbank import errors
 from featbank.settings import resolved
+from stage2.engine.angles import angle_factors
 from stage2.engine.kernel import KERNELS, LossRows
 from stage2.methods.family import LossParameters, Moment
 from stage2.methods.losses import LOSSES
 
-UNSUITED = {
-    "sla": ("weighs samples by angles measured over a whole bank", "logit_adjusted"),
-    "distil": ("learns from the logits of a finished stage 1", "ce"),
-    "ldam": ("is a margin on cosines and the classifier of stage 1 is linear", "class_balanced"),
-}
-"""Losses that logits alone do not give: why, and which to take instead."""
+UNSUITED = {"distil": ("learns from the logits of a finished stage 1", "ce")}
+"""Losses that stage 1 cannot have: why, and which to take instead."""
+
+NEEDS_COSINE = ("ldam",)
+"""Losses whose margin is on cosines: they want logits s·cos, the scale s of which is 30 unless
+their setting `scale` says another."""
 
 
 class Objective:
@@ -41,11 +44,17 @@ class Objective:
         Training counts n_k [K].
     epochs
         T, for the losses that change on their way.
+    classifier
+        What gives the logits, ``linear`` or ``cosine``.
+    switch
+        Epoch of 0…T from which the weights of `sla` act. Before it the loss is `logit_adjusted`, of
+        the same strength of the prior [SLA §4.2].
 
     Raises
     ------
     ConfigError
-        As `objective_settings`.
+        As `objective_settings` and `classifier_problem`; for a switch epoch that is negative or of
+        another loss than `sla`.
     EmptyClass
         As `stage2.methods.family.Loss`.
 
@@ -63,16 +72,37 @@ class Objective:
         *,
         class_counts: np.ndarray,
         epochs: int,
+        classifier: str = "linear",
+        switch: int = 0,
     ) -> None:
         self._settings = objective_settings(loss, settings or {})
-        self._loss = LOSSES[loss]
-        self._changes = self._loss.changes(self._settings)
+        if problem := classifier_problem(loss, classifier):
+            raise errors.ConfigError(problem)
+        if switch < 0 or (switch and loss != "sla"):
+            raise errors.ConfigError(
+                f"A switch epoch is for loss 'sla', and ≥ 0; got {switch} for {loss!r}. Leave it "
+                "out, or take 'sla'."
+            )
+        self._loss, self._switch = LOSSES[loss], switch
+        self._changes = switch > 0 or self._loss.changes(self._settings)
         self._counts = np.asarray(class_counts, np.float64)
         self._epochs = epochs
         self._parameters(0)  # an empty class is told before training, not in it
         self._held: tuple[tuple[int, torch.device, torch.dtype], LossRows] | None = None
 
-    def __call__(self, logits: Tensor, labels: Tensor, epoch: int) -> Tensor:
+    def needs_angles(self, epoch: int) -> bool:
+        """Whether a call of this epoch needs `cosine` and `best`."""
+        return self._parameters(epoch).angle > 0
+
+    def __call__(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        epoch: int,
+        *,
+        cosine: Tensor | None = None,
+        best: Tensor | None = None,
+    ) -> Tensor:
         """The batch's loss, a scalar; its backward is the kernel's own gradient.
 
         Parameters
@@ -84,10 +114,21 @@ class Objective:
             [B] int64, on the same device.
         epoch
             t of 0…T−1.
+        cosine
+            cosθ between each row's features and the weight of its class, [B]. This and `best` are
+            read where `needs_angles` says so, and take no gradient.
+        best
+            cosθ*_k of the training sample of class k with the largest logit for it, [K].
         """
         logits = logits if logits.dtype == torch.float64 else logits.float()
         with torch.autocast(logits.device.type, enabled=False):
             kernel, rows = KERNELS[self._loss.kernel], self._rows(epoch, logits)
+            if rows.angle is not None:
+                assert cosine is not None, "see needs_angles"
+                assert best is not None, "see needs_angles"
+                of_best, of_own = best.detach().to(logits.dtype), cosine.detach().to(logits.dtype)
+                kappa = angle_factors(of_best[None], of_own[:, None], labels, rows.angle)
+                kernel = partial(kernel, kappa=kappa)
             return _KernelLoss.apply(logits, labels, kernel, rows)
 
     def _rows(self, epoch: int, logits: Tensor) -> LossRows:
@@ -104,7 +145,8 @@ class Objective:
 
     def _parameters(self, epoch: int) -> LossParameters:
         row = self._loss(self._counts, self._settings, Moment(epoch, self._epochs))
-        assert row.angle == row.distil == 0, "a loss that needs more than logits; see UNSUITED"
+        if epoch < self._switch:  # what is left of `sla` is `logit_adjusted`
+            row = replace(row, frozen_gamma=0.0, angle=0.0)
         return row
 
 
@@ -128,6 +170,16 @@ def objective_settings(loss: str, given: Mapping[str, Any]) -> dict[str, Any]:
     texts = {s.name: s for s in settings if isinstance(given.get(s.name), str)}
     read = {n: texts[n].parse(v, owner) if n in texts else v for n, v in given.items()}
     return resolved(settings, read, owner)
+
+
+def classifier_problem(loss: str, classifier: str) -> str | None:
+    """What is wrong with a loss above such a classifier, one sentence; None if nothing is."""
+    if loss not in NEEDS_COSINE or classifier == "cosine":
+        return None
+    return (
+        f"Loss {loss!r} is a margin on cosines, and the classifier is {classifier}. Take a cosine "
+        "classifier, or loss 'class_balanced'."
+    )
 
 
 class _KernelLoss(torch.autograd.Function):

@@ -215,6 +215,27 @@ def test_written_in_blocks_of_any_size(tmp_path: Path) -> None:
             np.testing.assert_array_equal(bank.load("train", copy=1)[0], x[1])
 
 
+def test_written_in_blocks_of_all_copies(tmp_path: Path) -> None:
+    """Reference: the bank `write_bank` writes, of several chunks a copy; wrong blocks are told."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(3, 900, 256)).astype(np.float32), np.arange(900) % 3
+    write_bank(tmp_path / "whole.h5", {"train": {"instance": x}}, {"train": y})
+    for block in (100, 256, 900):
+        path = tmp_path / f"{block}.h5"
+        with BankWriter(path, ["0", "1", "2"], dim=256) as writer:
+            writer.split("train", y)
+            rows = writer.features("train", "instance", copies=3)
+            with pytest.raises(errors.DataError, match=r"a block has shape \[2, 900, 256\]"):
+                rows.append(x[:2])
+            with pytest.raises(errors.DataError, match="more than 3 × 900 rows arrived"):
+                rows.append(np.zeros((3, 901, 256), np.float32))
+            for start in range(0, 900, block):
+                rows.append(x[:, start : start + block])
+        with Bank(tmp_path / "whole.h5") as expected, Bank(path) as bank:
+            assert bank.fingerprint == expected.fingerprint, block
+            np.testing.assert_array_equal(bank.load("train", copy=2)[0], x[2])
+
+
 def test_fingerprint_follows_content(tmp_path: Path) -> None:
     """Equal content has an equal fingerprint, any changed value another; provenance is outside."""
 

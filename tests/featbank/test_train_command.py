@@ -19,6 +19,7 @@ from stage1.settings import default_settings
 from stage1.train import Objective
 from stage1.train import train as run_training
 from stage2.engine.objective import UNSUITED
+from stage2.engine.objective import Objective as KernelObjective
 
 
 def invoke(*options: str) -> Result:
@@ -70,6 +71,66 @@ def test_a_loss_trains_as_written_in_pytorch(
     if given:
         assert got.settings.loss_settings["smooth_head"] == 0.3
         assert got.settings.loss_settings["smooth_tail"] == 0.1
+
+
+def test_gradual_follows_the_epochs(tmp_path: Path) -> None:
+    """Reference: α(t) log π with α = 2^{t/3} − 1 of epochs t = 0, 1, 2, by PyTorch.
+
+    The third run is stopped after its second epoch, and goes on: bit by bit the first.
+    """
+    options = ("--epochs", "3", "--warmup", "0", "--lr", "0.01", "--checkpoint-every", "2")
+    got = trained(tmp_path / "got", "--loss", "gradual", *options).weights
+    seen: list[int] = []
+
+    def gradual(counts: np.ndarray) -> Objective:
+        log_prior = torch.from_numpy(counts / counts.sum()).log().float()
+
+        def loss(logits: torch.Tensor, labels: torch.Tensor, epoch: int) -> torch.Tensor:
+            seen.append(epoch)
+            return F.cross_entropy(logits + (2 ** (epoch / 3) - 1) * log_prior, labels)
+
+        return loss
+
+    settings = default_settings("digits-lt", epochs=3, warmup=0, lr=0.01, loss="gradual")
+    run_training(settings, tmp_path / "expected", objective=gradual)
+    assert sorted(set(seen)) == [0, 1, 2]
+    expected = load_checkpoint(tmp_path / "expected")[1].weights
+    for name, weight in expected.items():
+        torch.testing.assert_close(got[name], weight, rtol=1e-3, atol=1e-4)
+
+    class Stopped(KernelObjective):
+        def __call__(self, logits: torch.Tensor, labels: torch.Tensor, epoch: int) -> torch.Tensor:
+            if epoch == 2:
+                raise KeyboardInterrupt
+            return super().__call__(logits, labels, epoch)
+
+    command = ["--dataset", "digits-lt", "--loss", "gradual", *options]
+    command += ["-o", str(tmp_path / "run")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stage2.engine.objective.Objective", Stopped)
+        assert "2 of 3 epochs stay in" in invoke(*command).output
+    result = invoke(*command)
+    assert f"Resuming {tmp_path}/run after epoch 2 of 3" in result.output
+    resumed = load_checkpoint(tmp_path / "run")[1].weights
+    assert all(resumed[name].equal(weight) for name, weight in got.items())
+
+
+def test_the_options_of_the_loop(tmp_path: Path) -> None:
+    """Reference: what the checkpoint keeps; progress prints no line beside those of the epochs."""
+    options = ("--epochs", "2", "--keep", "best", "--checkpoint-every", "1")
+    result = invoke("--dataset", "digits-lt", *options, "-o", str(tmp_path / "run"))
+    assert [line.split(" ")[0].rstrip(":") for line in result.output.splitlines()] == [
+        "Loading",
+        "digits-lt",
+        "epoch",
+        "epoch",
+        "val",
+        "test",
+        "Wrote",
+    ]
+    kept = load_checkpoint(tmp_path / "run")[1]
+    assert (kept.settings.keep, kept.settings.checkpoint_every) == ("best", 1)
+    assert kept.epoch in (1, 2)
 
 
 def test_deferred_sampling_and_weighting(tmp_path: Path) -> None:

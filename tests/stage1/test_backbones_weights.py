@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from featbank import errors
@@ -39,6 +40,19 @@ def test_a_state_dict_is_found(nest: tuple[str, ...], prefix: str, tmp_path: Pat
     load_weights(model, read_weights(_saved(tmp_path / "w.pt", document)), source="w.pt")
     for name, tensor in source.state_dict().items():
         assert model.state_dict()[name].equal(tensor)
+
+
+def test_safetensors_are_read(tmp_path: Path) -> None:
+    """Reference: the state dict that was saved; a file cut short is told."""
+    state = {name: tensor.contiguous() for name, tensor in _model().state_dict().items()}
+    path = tmp_path / "model.safetensors"
+    save_file(state, path)
+    found = read_weights(path)
+    assert found.keys() == state.keys()
+    assert all(found[name].equal(tensor) for name, tensor in state.items())
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(errors.DataError, match="not a readable safetensors file"):
+        read_weights(path)
 
 
 @pytest.mark.parametrize("name", ["resnet8", "resnet10"])

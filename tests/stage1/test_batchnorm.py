@@ -47,8 +47,8 @@ def test_statistics_match_a_slow_reference(model: CifarResNet, digits: ImageData
             layer.register_forward_pre_hook(
                 lambda _, x, name=name: seen.setdefault(name, []).append(x[0].detach().double())
             )
-    for _ in range(5):
-        rows = draw_balanced(split.labels, BATCH, generator=generator)
+    drawn = [draw_balanced(split.labels, BATCH, generator=generator) for _ in range(5)]
+    for rows in drawn:
         reference(augment(split.images[rows], digits.preprocessing, generator=generator))
     found = batchnorm_statistics(_rebalanced(model, digits))
     assert set(found) == set(seen)

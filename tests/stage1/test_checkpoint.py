@@ -96,9 +96,22 @@ def test_a_document_that_does_not_hold_together(
 def test_a_newer_schema_is_told(digits_run: Path, tmp_path: Path) -> None:
     """The version that wrote it knows more than this one."""
     document = torch.load(digits_run / "checkpoint.pt", weights_only=True)
-    torch.save({**document, "schema": 2}, tmp_path / "new.pt")
-    with pytest.raises(errors.DataError, match="has schema 2, this version reads 1"):
+    torch.save({**document, "schema": 3}, tmp_path / "new.pt")
+    with pytest.raises(errors.DataError, match="has schema 3, this version reads 1 to 2"):
         load_checkpoint(tmp_path / "new.pt")
+
+
+def test_a_checkpoint_of_schema_1_is_read(digits_run: Path, tmp_path: Path) -> None:
+    """Reference: the same weights; it has no epoch, and no settings of later versions."""
+    document = torch.load(digits_run / "checkpoint.pt", weights_only=True)
+    assert (document.pop("epoch"), document["schema"]) == (3, 2)
+    for name in ("compile", "keep", "checkpoint_every"):
+        del document["settings"][name]
+    torch.save({**document, "schema": 1}, tmp_path / "old.pt")
+    _, old = load_checkpoint(tmp_path / "old.pt")
+    assert old.epoch is None
+    assert old.settings.keep == "last"
+    assert all(old.weights[name].equal(tensor) for name, tensor in document["weights"].items())
 
 
 def _write_half(part: Path) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +17,11 @@ import torch
 
 from featbank import errors
 from featbank.bank import Bank
+from stage1 import streaming
 from stage1.augment import normalise
+from stage1.backbones import build_backbone
 from stage1.batchnorm import batchnorm_statistics, rebalanced
-from stage1.checkpoint import load_checkpoint, save_checkpoint
+from stage1.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from stage1.datasets import load_dataset
 from stage1.extract import extract
 from stage1.images import DatasetSettings
@@ -216,3 +221,101 @@ def test_an_overflow_of_float16_is_told_as_such(digits_run: Path, tmp_path: Path
     assert not list(tmp_path.glob(".*.shards/*.shard"))
     extract(run, path, views=["instance"])
     assert {file.name for file in tmp_path.iterdir()} == {"run", "bank.h5"}
+
+
+def torchrun(*arguments: object, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    """Run `featbank` as several processes, on the CPU."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", str(processes), "-m", "featbank", *map(str, arguments)]
+    return subprocess.run(
+        command,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_two_processes_write_the_bank_of_one(digits_run: Path, tmp_path: Path) -> None:
+    """Reference: one process with as many threads. One of them reports; an error ends both."""
+    one, two = tmp_path / "one.h5", tmp_path / "two.h5"
+    options = ["--augmentations", "10", "--balanced-batches", "4", "--device", "cpu"]
+    extract(digits_run, one, augmentations=10, balanced_batches=4, device="cpu")
+    done = torchrun("extract", digits_run, "-o", two, *options)
+    assert done.returncode == 0, done.stderr
+    with Bank(one) as expected, Bank(two) as bank:
+        assert bank.fingerprint == expected.fingerprint
+        assert bank.provenance == expected.provenance
+    assert done.stdout.count("Extracting 150 val images") == 1
+    assert done.stdout.count("Wrote") == 1
+    assert "images: 3830 of 3830" in done.stdout
+    assert {file.name for file in tmp_path.iterdir()} == {"one.h5", "two.h5"}
+    again = torchrun("extract", digits_run, "-o", two, *options)
+    assert again.returncode == 1
+    told = [line for line in again.stderr.splitlines() if line.startswith("featbank: ")]
+    assert told == [f"featbank: {two} exists. Choose another name or --overwrite."]
+    assert again.stdout == ""
+
+
+@torch.no_grad()
+def test_experts_have_views_of_their_own(
+    digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reference: each branch as a model of its own, on each image; one estimate for all."""
+    torch.manual_seed(0)
+    model = build_backbone("resnet8", in_channels=1, num_classes=10, experts=2).eval()
+    monkeypatch.setattr(Checkpoint, "model", lambda self: model)
+    dataset = load_dataset(load_checkpoint(digits_run)[1].settings.dataset)
+    pre = dataset.preprocessing
+    balanced = rebalanced(model, dataset.splits["train"], preprocessing=pre, batches=4, seed=7)
+    extract(digits_run, tmp_path / "bank.h5", balanced_batches=4, seed=7)
+    with Bank(tmp_path / "bank.h5") as bank:
+        names = [f"expert{e}/{view}" for view in ("instance", "balanced") for e in range(2)]
+        assert set(bank.views) == set(names)
+        branches = [*model.branches, *balanced.branches]
+        for view, branch in zip(names, branches, strict=True):
+            classifier = bank.classifier(view)
+            assert classifier is not None
+            images = normalise(dataset.splits["test"].images, pre)
+            logits = bank.load("test", view)[0] @ classifier[0].T + classifier[1]
+            np.testing.assert_allclose(logits, branch(images).numpy(), atol=1e-4)
+            for layer, (mean, variance) in batchnorm_statistics(branch).items():
+                assert (bank.batchnorm(view)[layer][0] == mean).all()
+                assert (bank.batchnorm(view)[layer][1] == variance).all()
+    extract(digits_run, tmp_path / "one.h5", views=["balanced"], balanced_batches=4, seed=7)
+    with Bank(tmp_path / "one.h5") as bank:
+        assert bank.classifiers == ("expert0/balanced", "expert1/balanced")
+
+
+def test_each_image_is_read_once_for_all_views_and_copies(
+    make_lists: MakeLists, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reference: the lists. Training images are read before, too, for the channel moments."""
+    options = make_lists(train=[0, 1, 1, 0, 1], test=[0, 1])
+    settings = default_settings(DatasetSettings("lists", **options), backbone="resnet8", epochs=1)
+    train(settings, tmp_path / "run")
+    read: list[str] = []
+    real = streaming.decode_image
+
+    def watched(entry: Any, *arguments: Any, **options: Any) -> np.ndarray:
+        read.append(entry.path)
+        return real(entry, *arguments, **options)
+
+    path = tmp_path / "bank.h5"
+    with pytest.raises(ZeroDivisionError):  # when the statistics of the balanced view are there
+        extract(
+            tmp_path / "run",
+            path,
+            augmentations=3,
+            balanced_batches=1,
+            progress=lambda done, total: 1 // 0,
+        )
+    monkeypatch.setattr(streaming, "decode_image", watched)
+    extract(tmp_path / "run", path, augmentations=3, balanced_batches=1)
+    train_paths = [f"train/{i} of train.png" for i in range(5)]
+    assert sorted(read[:5]) == train_paths
+    assert sorted(read[5:10]) == train_paths
+    assert sorted(read[10:]) == [f"test/{i} of test.png" for i in range(2)]
+    with Bank(path) as bank:
+        assert bank.copies("train", "balanced") == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ import torch
 from torch.nn import functional as F
 
 from featbank import errors
+from stage1.angles import best_cosines, own_cosines
 from stage1.augment import augment, mixup
-from stage1.backbones import build_backbone
+from stage1.backbones import Backbone, build_backbone
 from stage1.batchnorm import draw_balanced
 from stage1.checkpoint import load_checkpoint
 from stage1.datasets import load_dataset
+from stage1.distributed import Group
+from stage1.fit import draws_of, fit
 from stage1.images import DatasetSettings, Preprocessing, Split
 from stage1.repeatable import repeatable
 from stage1.settings import (
@@ -26,8 +30,16 @@ from stage1.settings import (
     learning_rate,
     settings_from,
 )
-from stage1.train import fit, train
+from stage1.train import train
+from stage2.engine import angles
+from stage2.engine.kernel import LossRows, loss_and_gradient
+from stage2.engine.objective import Objective
+from stage2.engine.stream import MemoryRows
+from stage2.methods.heads import HEADS, Context, TrainedHead
+from stage2.methods.losses import LOSSES
+from tests.stage2.compare import assert_relative
 
+ALONE = Group(0, 1, torch.device("cpu"))
 PLAIN = Preprocessing(mean=(120.0,), std=(60.0,), pad=1, flip=True)
 
 
@@ -73,17 +85,20 @@ def test_the_default_is_cross_entropy_bit_by_bit(alpha: float, tmp_path: Path) -
     images, labels = dataset.splits["train"].images, dataset.splits["train"].labels
     torch.manual_seed(0)
     model = build_backbone("resnet8", in_channels=1, num_classes=10)
-    draws, shares = torch.Generator().manual_seed(0), np.random.default_rng(0)
     optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=2e-4)
     model.train()
     with repeatable():
         for epoch in range(2):
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(settings, epoch)
-            for rows in torch.randperm(328, generator=draws)[:320].split(32):
-                x, y = augment(images[rows], dataset.preprocessing, generator=draws), labels[rows]
+            draws = draws_of(0, epoch, ALONE)
+            for rows in torch.randperm(328, generator=draws.order)[:320].split(32):
+                x = augment(images[rows], dataset.preprocessing, generator=draws.images)
+                y = labels[rows]
                 if alpha:
-                    x, other, share = mixup(x, y, alpha, generator=draws, weights=shares)
+                    x, other, share = mixup(
+                        x, y, alpha, generator=draws.images, weights=draws.shares
+                    )
                 z = model(x)
                 loss = F.cross_entropy(z, y)
                 if alpha:
@@ -119,7 +134,7 @@ def test_deferred_sampling_draws_from_the_generator_of_the_run() -> None:
     """Reference: `draw_balanced` on the run's seed, of which the first draw is the epoch's rows."""
     recorder, _ = recorded(epochs=1, deferred_sampling=True, deferral=0.0, seed=4)
     labels = long_tailed().labels
-    rows = draw_balanced(labels, 300, generator=torch.Generator().manual_seed(4))
+    rows = draw_balanced(labels, 300, generator=draws_of(4, 0, ALONE).order)
     assert recorder.labels_of(0).equal(labels[rows])
 
 
@@ -181,3 +196,64 @@ def test_a_wrong_setting_gets_one_sentence(changes: dict[str, Any], sentence: st
     with pytest.raises(errors.ConfigError) as told:
         default_settings("digits-lt", **changes)
     assert sentence in str(told.value)
+
+
+def noise(classifier: str, experts: int = 1) -> tuple[Backbone, torch.Tensor, torch.Tensor]:
+    """A model in eval mode, images [12, 1, 8, 8] and labels of four classes."""
+    torch.manual_seed(3)
+    model = build_backbone(
+        "resnet8", in_channels=1, num_classes=4, classifier=classifier, experts=experts
+    )
+    return model.eval(), torch.randn(12, 1, 8, 8), torch.arange(12) % 4
+
+
+def test_ldam_of_a_cosine_classifier_is_its_equation() -> None:
+    """Reference: LDAM eq. 13 on the cosines, Δ_k = ½·(n_min/n_k)^¼ off the own one, times s = 30;
+    value and slopes of every weight by autograd in float64."""
+    model, images, labels = noise("cosine")
+    exact = copy.deepcopy(model).double()
+    counts = torch.tensor([180.0, 60, 30, 20]).double()
+    x, w = exact.deep(exact.early(images.double())), exact.classifier.weight
+    cosines = (x @ w.T) / (x.norm(dim=1, keepdim=True) * w.norm(dim=1))
+    margins = torch.zeros_like(cosines)
+    margins[torch.arange(12), labels] = 0.5 * (counts.min() / counts[labels]) ** 0.25
+    expected = F.cross_entropy(30 * (cosines - margins), labels)
+    expected.backward()
+
+    objective = Objective("ldam", class_counts=counts.numpy(), epochs=2, classifier="cosine")
+    got = objective(model(images), labels, epoch=0)
+    got.backward()
+    assert_relative(got, expected, 1e-5, "value")
+    slopes = dict(exact.named_parameters())
+    for name, weight in model.named_parameters():
+        assert_relative(weight.grad, slopes[name].grad, 1e-4, f"slope of {name}")
+
+
+@pytest.mark.parametrize("classifier", ["linear", "cosine"])
+def test_sla_of_experts_is_that_of_stage_2(classifier: str) -> None:
+    """Reference: the engine's own: the linear head on the features of each expert, its cosines,
+    best cosines and kernel; value and slope of the logits."""
+    model, images, labels = noise(classifier, experts=3)
+    counts, settings = np.array([9.0, 3, 2, 1]), {"gamma": 1.5, "tau": 2.0, "tau_prior": 0.7}
+    objective = Objective("sla", settings, class_counts=counts, epochs=2)
+    assert objective.needs_angles(0)
+    best = best_cosines(model, [images], labels, 4)
+    outputs, linear = model.outputs(images), HEADS["linear"]
+    assert isinstance(linear, TrainedHead)
+    rows = LossRows.stack([LOSSES["sla"](counts, settings)], 4)
+    assert rows.angle is not None
+    for e, (weight, bias) in enumerate(model.linear_classifiers()):
+        x, z = outputs.features[e], outputs.logits[e].detach().requires_grad_()
+        cosine = own_cosines(x, weight, labels)
+        got = objective(z, labels, 0, cosine=cosine, best=best[e])
+        got.backward()
+
+        parameters = {"weight": weight[None], "bias": bias[None]}
+        seen = MemoryRows(x.detach(), labels)
+        batch = Context(counts, seen.dim, seen.device, seen.blocks).batch(seen.x)
+        of_stage2 = linear.logits(parameters, batch)
+        own = linear.cosine(parameters, batch, of_stage2, labels)
+        kappa = angles.angle_factors(best[e][None], own, labels, rows.angle)
+        expected, slope = loss_and_gradient(of_stage2, labels, rows, kappa=kappa)
+        assert_relative(got, expected[0], 1e-5, f"value of expert {e}")
+        assert_relative(z.grad, slope[:, 0], 1e-5, f"slope of expert {e}")

@@ -62,6 +62,12 @@ def test_cosine() -> None:
             "The 'schedule' of stage 1 must be one of multistep, cosine, got 'step'.",
         ),
         ({"precision": "fp16"}, "must be one of fp32, bf16, got 'fp16'. Did you mean 'bf16'?"),
+        ({"keep": "all"}, "The 'keep' of stage 1 must be one of last, best, got 'all'."),
+        (
+            {"checkpoint_every": 0},
+            "The 'checkpoint_every' of stage 1 must be an integer ≥ 1, got 0.",
+        ),
+        ({"compile": 1}, "The 'compile' of stage 1 must be true or false, got 1."),
         ({"warmup": 9, "epochs": 9}, "must be shorter than its 9 epochs, got 9."),
         ({"nesterov": True, "momentum": 0.0}, "The 'nesterov' of stage 1 needs a 'momentum' > 0"),
         ({"backbone": "resnet30"}, "Unknown backbone 'resnet30'"),

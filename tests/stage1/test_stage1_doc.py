@@ -44,7 +44,7 @@ def test_names_are_told() -> None:
     """Reference: the tables of augmentations, of losses that are refused, and backbones' names."""
     told = re.findall("`([a-z-]+)`", section("Augmentation"))
     assert [name for name in told if name in AUGMENTATIONS] == list(AUGMENTATIONS)
-    assert re.findall("`([a-z_]+)`", section("Losses"))[:3] == list(UNSUITED)
+    assert re.findall("`([a-z_]+)`", section("Losses"))[:1] == list(UNSUITED)
     names = re.findall(r"`((?:cifar-)?resne[a-z0-9_]+)`", section("Backbones"))
     assert len(names) == 7
     for name in names:

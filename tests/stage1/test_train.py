@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,14 @@ from torch.nn import functional as F
 
 from featbank import errors
 from stage1.augment import augment, mixup
-from stage1.backbones import build_backbone
-from stage1.checkpoint import load_checkpoint
+from stage1.backbones import Backbone, build_backbone
+from stage1.checkpoint import load_checkpoint, state_of
 from stage1.datasets import load_dataset
+from stage1.distributed import Group
+from stage1.fit import draws_of, fit
 from stage1.images import DatasetSettings, Preprocessing, Split
 from stage1.settings import default_settings
-from stage1.train import fit, train
+from stage1.train import train
 
 MakeLists = Callable[..., dict[str, Any]]
 
@@ -28,7 +32,7 @@ MakeLists = Callable[..., dict[str, Any]]
 def test_steps_match_sgd_written_out(changes: dict[str, Any]) -> None:
     """Against g = ∇L + wd·w, v = μv + g, w −= lr·v (Nesterov: g + μv), batch by batch.
 
-    The reference draws from generators of the same seed; 50 rows at batch 16 drop the last two.
+    The reference draws from generators of the same seeds; 50 rows at batch 16 drop the last two.
     """
     torch.manual_seed(0)
     images = torch.randint(256, (50, 1, 8, 8), dtype=torch.uint8)
@@ -42,17 +46,17 @@ def test_steps_match_sgd_written_out(changes: dict[str, Any]) -> None:
     slow.load_state_dict(model.state_dict())
     epochs = list(fit(model, Split(images, labels, np.arange(50)), pre, settings=settings))
 
-    draws, shares = torch.Generator().manual_seed(0), np.random.default_rng(0)
     velocity = {name: torch.zeros_like(w) for name, w in slow.named_parameters()}
     losses = []
-    for _ in range(2):
-        order = torch.randperm(50, generator=draws)
+    for epoch in range(2):
+        draws = draws_of(0, epoch, Group(0, 1, torch.device("cpu")))
+        order = torch.randperm(50, generator=draws.order)
         for step in range(3):
             rows = order[16 * step : 16 * step + 16]
-            x, y = augment(images[rows], pre, generator=draws), labels[rows]
+            x, y = augment(images[rows], pre, generator=draws.images), labels[rows]
             targets = F.one_hot(y, 4).float()
             if settings.mixup:
-                x, other, share = mixup(x, y, 0.8, generator=draws, weights=shares)
+                x, other, share = mixup(x, y, 0.8, generator=draws.images, weights=draws.shares)
                 targets = share * targets + (1 - share) * F.one_hot(other, 4)
             loss = -(targets * slow(x).log_softmax(1)).sum(1).mean()
             slow.zero_grad()
@@ -126,7 +130,7 @@ def test_few_images_without_val_in_bf16(make_lists: MakeLists, tmp_path: Path) -
     assert list(checkpoint.accuracy) == ["test"]
     assert checkpoint.accuracy["test"]["many"] is None
     assert checkpoint.weights["classifier.weight"].dtype == torch.float32
-    assert progress == [(1, 2), (2, 2)]
+    assert progress == [(0, 10), (5, 10), (5, 10), (10, 10)]
     assert lines[1].startswith("lists: 5 train, 2 test images of 3×12×16, 3 classes with 2…1")
     assert lines[-1].startswith("test: top1")
     assert "many –" in lines[-1]
@@ -153,3 +157,116 @@ def test_a_failed_run_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(errors.ConfigError, match="is not a folder"):
         train(default_settings("digits-lt", epochs=1), tmp_path / "file")
+
+
+def test_the_best_on_val_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reference: accuracies by hand, and the state after the second epoch, of 30, 70, 70, 40 %.
+
+    Test is measured once, of the kept weights; a run stopped after the third knows them still.
+    """
+    settings = default_settings("digits-lt", epochs=4, warmup=0, keep="best", checkpoint_every=1)
+    measured: list[str] = []
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def measure(model: Backbone, _: object, split: str) -> dict[str, float | None]:
+        measured.append(split)
+        seen.append(state_of(model))
+        return {"top1": 55.0 if split == "test" else (30.0, 70.0, 70.0, 40.0)[len(seen) - 1]}
+
+    monkeypatch.setattr("stage1.train._measure", measure)
+    _, best = load_checkpoint(train(settings, tmp_path / "run"))
+    assert measured == ["val"] * 4 + ["test"]
+    assert (best.epoch, best.accuracy) == (2, {"val": {"top1": 70.0}, "test": {"top1": 55.0}})
+    for kept in (best.weights, seen[4]):
+        assert all(kept[name].equal(tensor) for name, tensor in seen[1].items())
+    line = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
+    assert (line["val_accuracy"], line["test_accuracy"], line["kept_epoch"]) == (40, 55, 2)
+
+    def stop(line: str) -> None:
+        if line.startswith("epoch 4/"):
+            raise KeyboardInterrupt
+
+    seen.clear()
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, tmp_path / "stopped", report=stop)
+    del seen[3:]
+    _, resumed = load_checkpoint(train(settings, tmp_path / "stopped"))
+    assert resumed.epoch == 2
+    assert all(resumed.weights[name].equal(tensor) for name, tensor in best.weights.items())
+
+
+def test_the_best_needs_a_val_split(make_lists: MakeLists, tmp_path: Path) -> None:
+    """Reference: the line, before training; nothing is left."""
+    dataset = DatasetSettings("lists", **make_lists(train=[0, 1], test=[0, 1]))
+    settings = default_settings(dataset, epochs=1, backbone="resnet8", keep="best")
+    with pytest.raises(errors.ConfigError) as told:
+        train(settings, tmp_path / "run")
+    assert str(told.value) == (
+        "--keep best needs a val split, and lists has none. "
+        "Give --val-per-class or --val-list, or leave --keep out."
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.long
+def test_a_compiled_run_matches_a_plain_one(tmp_path: Path) -> None:
+    """Reference: the run without; the names of the weights are the same, so extraction reads it."""
+    plain = default_settings("digits-lt", epochs=1, lr=0.01)
+    weights = [
+        load_checkpoint(train(settings, tmp_path / str(settings.compile)))[1].weights
+        for settings in (plain, dataclasses.replace(plain, compile=True))
+    ]
+    assert list(weights[0]) == list(weights[1])
+    for name, expected in weights[0].items():
+        torch.testing.assert_close(weights[1][name], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_scalars_for_tensorboard(tmp_path: Path) -> None:
+    """Reference: the log, after a run that was stopped and went on."""
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    settings = default_settings("digits-lt", epochs=4, warmup=0, checkpoint_every=2)
+
+    def stop(line: str) -> None:
+        if line.startswith("epoch 3/"):
+            raise KeyboardInterrupt
+
+    run = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, run, report=stop, tensorboard=True)
+    train(settings, run, tensorboard=True)
+    assert sorted(path.name for path in run.iterdir()) == [
+        "checkpoint.pt",
+        "log.jsonl",
+        "tensorboard",
+    ]
+    events = reader.EventAccumulator(str(run / "tensorboard")).Reload()
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    names = ["loss", "lr", "train_accuracy", "val_accuracy", "test_accuracy", "images_per_second"]
+    assert sorted(events.Tags()["scalars"]) == sorted(names)
+    for name in names:
+        found = {event.step: event.value for event in events.Scalars(name)}
+        assert found == pytest.approx({line["epoch"]: line[name] for line in log if name in line})
+
+
+def test_tensorboard_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reference: the line, before anything is read."""
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(errors.ConfigError, match=r"Run pip install 'featbank\[tensorboard\]'"):
+        train(default_settings("digits-lt", epochs=1), tmp_path / "run", tensorboard=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_step_that_does_not_compile_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reference: the line; nothing is left."""
+
+    def no_compiler(*_: object) -> None:
+        raise RuntimeError("No working C++ compiler found")
+
+    compile_with = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model: compile_with(model, backend=no_compiler))
+    settings = default_settings("digits-lt", epochs=1, compile=True)
+    with pytest.raises(errors.ConfigError, match=r"No working .*\)\. Leave --compile out"):
+        train(settings, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

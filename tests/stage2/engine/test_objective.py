@@ -11,7 +11,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from featbank import errors
-from stage2.engine.objective import UNSUITED, Objective, objective_settings
+from stage2.engine.objective import (
+    NEEDS_COSINE,
+    UNSUITED,
+    Objective,
+    classifier_problem,
+    objective_settings,
+)
 from stage2.methods.losses import LOSSES
 from tests.stage2 import reference
 from tests.stage2.cases import LOSS_CASES, MOMENT
@@ -19,6 +25,7 @@ from tests.stage2.compare import assert_close, assert_relative
 
 COUNTS = np.array([500.0, 120, 40, 9, 1])
 SUPPORTED = [(loss, s) for loss, all_s in LOSS_CASES.items() if loss not in UNSUITED for s in all_s]
+COSINE, BEST = torch.linspace(-0.9, 0.9, 24).double(), torch.tensor([0.9, 0.5, 0, -0.1, 0.3])
 EPOCH, EPOCHS = MOMENT["epoch"], MOMENT["epochs"]
 
 
@@ -32,20 +39,33 @@ def batch(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tenso
 
 def expected(loss: str, s: dict[str, Any], z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     counts = torch.from_numpy(COUNTS)
-    return reference.loss(loss, z, y, s, counts, epoch=EPOCH, epochs=EPOCHS)
+    kappa = torch.exp(s["tau"] * (BEST.double()[y] - COSINE)) if loss == "sla" else None
+    return reference.loss(loss, z, y, s, counts, epoch=EPOCH, epochs=EPOCHS, kappa=kappa)
+
+
+def made(loss: str, settings: dict[str, Any] | None = None, **more: Any) -> Objective:
+    more = {"class_counts": COUNTS, "epochs": EPOCHS, **more}
+    return Objective(loss, settings, classifier="cosine", **more)
+
+
+def called(objective: Objective, z: torch.Tensor, y: torch.Tensor, epoch: int) -> torch.Tensor:
+    """Its value, with the angles above where it wants them."""
+    if not objective.needs_angles(epoch):
+        return objective(z, y, epoch)
+    return objective(z, y, epoch, cosine=COSINE.to(z), best=BEST.to(z))
 
 
 @pytest.mark.parametrize(("loss", "settings"), SUPPORTED)
 def test_value_and_gradient(loss: str, settings: dict[str, Any]) -> None:
     """Reference: `reference.loss` by autograd in float64; float32 to 1e-5 of it."""
-    objective = Objective(loss, settings, class_counts=COUNTS, epochs=EPOCHS)
+    objective = made(loss, settings)
     z, y = batch()
     value = expected(loss, settings, z, y)
     (gradient,) = torch.autograd.grad(value, z)
     for dtype, within in ((torch.float64, 1e-9), (torch.float32, 1e-5)):
         mine, _ = batch(dtype)
         before = mine.detach().clone()
-        got = objective(mine, y, EPOCH)
+        got = called(objective, mine, y, EPOCH)
         assert got.shape == (), f"got {got.shape}"
         assert got.dtype == dtype, f"got {got.dtype}"
         (2 * got).backward()
@@ -54,11 +74,11 @@ def test_value_and_gradient(loss: str, settings: dict[str, Any]) -> None:
         assert mine.detach().equal(before), "the logits were overwritten"
 
 
-@pytest.mark.parametrize("loss", sorted({loss for loss, _ in SUPPORTED}))
+@pytest.mark.parametrize("loss", sorted({loss for loss, _ in SUPPORTED} - {"sla"}))
 def test_mixed_labels(loss: str) -> None:
     """Reference: λ·L(y_i) + (1−λ)·L(y_j) of `reference.loss`, one backward through both."""
     settings = LOSS_CASES[loss][0]
-    objective = Objective(loss, settings, class_counts=COUNTS, epochs=EPOCHS)
+    objective = made(loss, settings)
     z, y = batch()
     partner = y.flip(0)
     mixed = 0.3 * expected(loss, settings, z, y) + 0.7 * expected(loss, settings, z, partner)
@@ -105,17 +125,54 @@ def test_it_follows_the_epochs(loss: str, settings: dict[str, Any]) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("loss", ["las", "class_balanced", "vs", "cb_bce", "sigmoid_focal"])
+@pytest.mark.parametrize("loss", ["las", "class_balanced", "vs", "cb_bce", "sigmoid_focal", "sla"])
 def test_on_a_gpu(loss: str) -> None:
     """Reference: the same on the CPU."""
-    objective = Objective(loss, LOSS_CASES[loss][0], class_counts=COUNTS, epochs=EPOCHS)
+    objective = made(loss, LOSS_CASES[loss][0])
     (here, y), (there, _) = batch(torch.float32), batch(torch.float32)
-    objective(here, y, EPOCH).backward()
+    called(objective, here, y, EPOCH).backward()
     moved = there.detach().cuda().requires_grad_()
-    got = objective(moved, y.cuda(), EPOCH)
+    got = called(objective, moved, y.cuda(), EPOCH)
     got.backward()
     assert got.device.type == "cuda", f"got {got.device}"
     assert_relative(moved.grad, here.grad, 1e-5, f"slope of {loss}")
+
+
+def test_sla_is_logit_adjusted_before_its_switch() -> None:
+    """Reference: `reference.loss` of `logit_adjusted` at τ of the prior, of `sla` from the switch
+    on; there and back."""
+    settings = {"gamma": 2.0, "tau": 1.5, "tau_prior": 0.7}
+    objective, counts = made("sla", settings, switch=3), torch.from_numpy(COUNTS)
+    z, y = batch()
+    before = reference.loss("logit_adjusted", z, y, {"tau": 0.7}, counts)
+    after = expected("sla", settings, z, y)
+    for epoch in (0, 2, 3, 7, 1):
+        assert objective.needs_angles(epoch) == (epoch >= 3), f"epoch {epoch}"
+        value = before if epoch < 3 else after
+        assert_relative(called(objective, z, y, epoch), value, 1e-9, f"epoch {epoch}")
+    assert not made("sla", {"tau": 0.0}).needs_angles(5), "τ = 0 weighs by no angle"
+
+
+def test_the_weights_of_sla_carry_no_gradient() -> None:
+    """Reference: neither cosine nor best gets one, under autocast in bfloat16 either."""
+    z, y = batch(torch.float32)
+    cosine, best = COSINE.float().requires_grad_(), BEST.clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        made("sla")(z, y, 0, cosine=cosine, best=best).backward()
+    assert z.grad is not None
+    assert cosine.grad is None
+    assert best.grad is None
+
+
+@pytest.mark.parametrize(("loss", "switch"), [("ce", 2), ("sla", -1)])
+def test_a_switch_is_for_sla(loss: str, switch: int) -> None:
+    """Reference: the sentence."""
+    with pytest.raises(errors.ConfigError) as told:
+        made(loss, switch=switch)
+    assert str(told.value) == (
+        f"A switch epoch is for loss 'sla', and ≥ 0; got {switch} for {loss!r}. Leave it out, or "
+        "take 'sla'."
+    )
 
 
 def test_texts_are_read_and_defaults_filled_in() -> None:
@@ -135,12 +192,6 @@ def test_texts_are_read_and_defaults_filled_in() -> None:
     ("loss", "settings", "line"),
     [
         (
-            "sla",
-            {},
-            "Loss 'sla' is not for stage 1: it weighs samples by angles measured over a whole "
-            "bank. Take 'logit_adjusted' here, and 'sla' on the bank, in stage 2.",
-        ),
-        (
             "distil",
             {},
             "Loss 'distil' is not for stage 1: it learns from the logits of a finished stage 1. "
@@ -149,8 +200,8 @@ def test_texts_are_read_and_defaults_filled_in() -> None:
         (
             "ldam",
             {},
-            "Loss 'ldam' is not for stage 1: it is a margin on cosines and the classifier of "
-            "stage 1 is linear. Take 'class_balanced' here, and 'ldam' on the bank, in stage 2.",
+            "Loss 'ldam' is a margin on cosines, and the classifier is linear. Take a cosine "
+            "classifier, or loss 'class_balanced'.",
         ),
         ("balanced_sofmax", {}, "Unknown loss 'balanced_sofmax'. Did you mean 'balanced_softmax'?"),
         ("los", {"tau": 1}, "The loss 'los' takes no setting 'tau'. Choose from: smoothing, "),
@@ -170,8 +221,10 @@ def test_every_loss_is_supported_or_refused() -> None:
     """Reference: the registry; what is offered instead is supported."""
     for loss in LOSSES:
         if loss not in UNSUITED:
-            Objective(loss, class_counts=COUNTS, epochs=4)
-    assert set(UNSUITED) < set(LOSSES)
+            made(loss)
+            assert (classifier_problem(loss, "linear") is None) == (loss not in NEEDS_COSINE)
+            assert classifier_problem(loss, "cosine") is None
+    assert set(UNSUITED) | set(NEEDS_COSINE) < set(LOSSES)
     assert not {instead for _, instead in UNSUITED.values()} & set(UNSUITED)
 
 

@@ -1,0 +1,230 @@
+"""Extraction: what it costs beside the bare forward passes, and beside the usual ways.
+
+Claim: with two views from one decode pass, extraction to a checked, digested, resumable bank takes
+at most 10 % longer than the bare forward passes of both views on a CPU; a GPU is busy for at least
+90 % of the time. docs/performance.md has the figures; this script measures them:
+
+    .venv/bin/python scripts/benchmark_extract.py [--backbone resnet32] [--size 32] [--images 2048]
+        [--files FOLDER] [--device auto] [--threads 2] [--workers 2] [--repeats 3]
+
+They take turns, and overheads are within a repeat:
+
+- bare: the model under either view's BatchNorm statistics on batches that are ready; no files.
+- featbank: `stage1.assemble.compute` from image files to a bank, both views; balanced statistics
+  are there. ``memory`` is the same from images in memory, as CIFAR is.
+- loader: a DataLoader with worker processes (PIL, ToTensor, Normalize), one view, then np.save; two
+  views are two runs of it.
+- batch-wise: as thingsvision does it: a DataLoader, a forward pass with a hook on the layer, each
+  batch to NumPy into a list, np.vstack and save; one view a run.
+
+Images are random, smoothed so that JPEG files (--size 64 and more) have about the usual bytes; up
+to 64 pixels they are PNG files. `--files` takes images of any folder instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from featbank.bank import BankWriter
+from featbank.bank.shards import Shards
+from featbank.devices import find_device
+from stage1.assemble import BankRows, Extraction, compute
+from stage1.augment import normalise
+from stage1.backbones import Backbone, build_backbone
+from stage1.batchnorm import batchnorm_statistics
+from stage1.distributed import Group
+from stage1.evaluate import BATCH
+from stage1.features import VIEWS, FeatureOptions
+from stage1.images import DatasetSettings, ImageDataset, Images, Preprocessing, Split
+from stage1.lists import ListEntry, decode_images
+from stage1.repeatable import repeatable
+from stage1.streaming import StreamedImages
+
+MEAN, STD = (0.507, 0.487, 0.441), (0.267, 0.256, 0.276)
+PREPROCESSING = Preprocessing(
+    tuple(255 * m for m in MEAN), tuple(255 * s for s in STD), pad=4, flip=True
+)
+
+
+def main() -> None:
+    """Print images per second of all, and what they take beside the bare forward passes."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backbone", default="resnet32")
+    parser.add_argument("--size", type=int, default=32, help="pixels of a side")
+    parser.add_argument("--images", type=int, default=2048)
+    parser.add_argument("--files", type=Path, help="folder of image files")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--workers", type=int, default=2, help="of the DataLoader")
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    device = find_device(options.device)
+    torch.manual_seed(0)
+    models = {
+        view: build_backbone(options.backbone, in_channels=3, num_classes=100).to(device).eval()
+        for view in VIEWS
+    }
+    with tempfile.TemporaryDirectory() as name, repeatable():
+        folder = Path(name)
+        files = find_files(options.files, options.images) or write_files(
+            folder, options.images, options.size
+        )
+        entries = [ListEntry(str(file), 0, "") for file in files]
+        form = {"image_size": options.size, "shape": (3, options.size, options.size)}
+        streamed = StreamedImages(entries, folder, **form)
+        held = decode_images(entries, folder, **form)
+        runs: dict[str, Callable[[], None]] = {
+            "bare": lambda: bare(models, held, device),
+            "featbank": lambda: ours(models, streamed, folder, device),
+            "memory": lambda: ours(models, held, folder, device),
+            "loader": lambda: usual(models["instance"], files, folder, options, hook=False),
+            "batch-wise": lambda: usual(models["instance"], files, folder, options, hook=True),
+        }
+        for run in runs.values():
+            run()
+        print(
+            f"{options.backbone}, {len(files)} images of {options.size}×{options.size} on "
+            f"{device}, {options.threads} threads, {options.workers} workers"
+        )
+        seconds: dict[str, list[float]] = {what: [] for what in runs}
+        for _ in range(options.repeats):
+            for what, run in runs.items():
+                begun = time.perf_counter()
+                run()
+                seconds[what].append(time.perf_counter() - begun)
+    report(seconds, len(files))
+
+
+def report(seconds: dict[str, list[float]], images: int) -> None:
+    """Print medians over the repeats; a view alone is set against half of the bare time."""
+    print(f"{'':18}{'images/s':>9}{'over bare':>11}   (range)")
+    for what, spent in seconds.items():
+        for views in (1, 2) if what in ("loader", "batch-wise") else (2,):
+            taken = [time * views if what in ("loader", "batch-wise") else time for time in spent]
+            over = [
+                100 * (time / (bare * views / 2) - 1)
+                for time, bare in zip(taken, seconds["bare"], strict=True)
+            ]
+            print(
+                f"{what + (', 1 view' if views == 1 else ', 2 views'):18}"
+                f"{images / statistics.median(taken):9,.0f}{statistics.median(over):10.1f} %"
+                f"   ({min(over):.1f} … {max(over):.1f})"
+            )
+
+
+def find_files(folder: Path | None, images: int) -> list[Path]:
+    """At most `images` files of a folder."""
+    if folder is None:
+        return []
+    kinds = (".png", ".jpg", ".jpeg")
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in kinds)[:images]
+
+
+def write_files(folder: Path, images: int, size: int) -> list[Path]:
+    """Random images: PNG files up to 64 pixels, JPEG above."""
+    rng = np.random.default_rng(0)
+    files = []
+    for i in range(images):
+        rough = Image.fromarray(rng.integers(0, 256, (size // 4, size // 4, 3), np.uint8))
+        files.append(folder / f"{i}.{'png' if size <= 64 else 'jpg'}")
+        rough.resize((size, size), Image.Resampling.BICUBIC).save(files[-1])
+    return files
+
+
+@torch.inference_mode()
+def bare(models: dict[str, Backbone], images: torch.Tensor, device: torch.device) -> None:
+    """Both forward passes of batches that are normalised and on the device before."""
+    ready = [normalise(batch.to(device), PREPROCESSING) for batch in images[:BATCH].split(BATCH)]
+    for batch in images.split(BATCH):
+        for model in models.values():
+            model.features(ready[0][: len(batch)])
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def ours(models: dict[str, Backbone], images: Images, folder: Path, device: torch.device) -> None:
+    """From images to a bank, shards beside it."""
+    labels = torch.zeros(len(images), dtype=torch.int64)
+    split = Split(images, labels, np.arange(len(images)))
+    names = tuple(map(str, range(100)))
+    dataset = ImageDataset(DatasetSettings("lists"), {"train": split}, names, PREPROCESSING)
+    choices = FeatureOptions(VIEWS, "float32", 0, 64, 0, 4096)
+    work = Extraction(dataset, models["instance"], PREPROCESSING, choices)
+    with BankWriter(folder / "bank.h5", names, dim=work.model.dim, overwrite=True) as writer:
+        shards = Shards(writer.path, {})
+        compute(
+            work,
+            shards,
+            models,
+            group=Group(0, 1, device),
+            bank=BankRows(work, writer),
+            report=lambda line: None,
+            progress=lambda done, total: None,
+        )
+        for view, model in models.items():
+            writer.batchnorm(view, batchnorm_statistics(model))
+    shards.remove()
+
+
+class _Files(Dataset):
+    """Image files through torchvision's transforms, one by one."""
+
+    def __init__(self, files: list[Path], size: int) -> None:
+        from torchvision import transforms
+
+        self.files = files
+        self.transform = transforms.Compose(
+            [transforms.Resize(size), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+        )
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, row: int) -> torch.Tensor:
+        with Image.open(self.files[row]) as image:
+            return self.transform(image.convert("RGB"))
+
+
+@torch.inference_mode()
+def usual(
+    model: Backbone, files: list[Path], folder: Path, options: argparse.Namespace, *, hook: bool
+) -> None:
+    """A DataLoader loop over one view; with `hook`, the features come from a hook on the layer."""
+    device = model.device
+    loader = DataLoader(
+        _Files(files, options.size),
+        BATCH,
+        num_workers=options.workers,
+        pin_memory=device.type == "cuda",
+    )
+    taken: list[np.ndarray] = []
+    if hook:
+        layer = model.classifier
+        handle = layer.register_forward_pre_hook(
+            lambda _, inputs: taken.append(inputs[0].cpu().numpy())
+        )
+        for x in loader:
+            model(x.to(device))
+        handle.remove()
+    else:
+        for x in loader:
+            taken.append(model.features(x.to(device, non_blocking=True)).cpu().numpy())
+    np.save(folder / "features.npy", np.vstack(taken))
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        main()

@@ -1,0 +1,66 @@
+"""Several deep branches over shared early layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from featbank import errors
+from stage1.backbones.base import Backbone, SingleBackbone
+
+
+class Experts(Backbone):
+    """E deep branches over shared early layers, in the layout of RIDE; the experts of SLA §4.2.
+
+    Of a CIFAR ResNet the stem and the first stage are shared, and the second and third stage and
+    the classifier are each expert's own; of other ResNets all up to ``layer2`` is shared. RIDE also
+    narrows the layers of its experts. SLA does not say so, and here they keep their width.
+
+    The experts are whole backbones that hold the same early modules: their names in the state dict
+    come once for each expert, with the same tensors.
+
+    Parameters
+    ----------
+    build
+        Makes a backbone with fresh weights. Called E times; the early layers of the first stay.
+    count
+        E ≥ 2.
+
+    Raises
+    ------
+    ConfigError
+        For a backbone without stages.
+    """
+
+    def __init__(self, build: Callable[[], SingleBackbone], count: int) -> None:
+        super().__init__()
+        first = build()
+        if not first.early_layers:
+            raise errors.ConfigError(
+                f"Backbone {first.name!r} has no residual stages, so no early layers that experts "
+                "could share. Take a ResNet: of CIFAR, torchvision or timm."
+            )
+        self.name, self.dim = first.name, first.dim
+        self.branch_names = tuple(f"expert{e}" for e in range(count))
+        self.experts = nn.ModuleList([first])
+        for _ in range(count - 1):
+            expert = build()
+            for name in first.early_layers:
+                expert.set_submodule(name, first.get_submodule(name))
+            self.experts.append(expert)
+
+    @property
+    def branches(self) -> tuple[SingleBackbone, ...]:
+        """The experts."""
+        return tuple(self.experts)  # type: ignore[arg-type]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Log of the mean over experts of their softmax outputs, [B, K].
+
+        Its softmax is that mean, so accuracy, cross-entropy and calibration are the ensemble's.
+        """
+        logits = torch.stack(self.outputs(images).logits)
+        return logits.log_softmax(2).logsumexp(0) - math.log(len(logits))

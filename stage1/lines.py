@@ -1,0 +1,54 @@
+"""The lines in which training is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from stage1.distributed import Group
+from stage1.images import ImageDataset
+from stage1.settings import TrainSettings
+
+
+def describe(dataset: ImageDataset, settings: TrainSettings, group: Group) -> str:
+    """What is trained on what."""
+    counts, shape = dataset.train_counts, "×".join(map(str, dataset.image_shape))
+    sizes = ", ".join(f"{len(split.labels)} {name}" for name, split in dataset.splits.items())
+    return (
+        f"{settings.dataset.name}: {sizes} images of {shape}, {len(counts)} classes with "
+        f"{counts.max()}…{counts.min()} training images; {settings.backbone} on {group.device}"
+        + ("" if group.size == 1 else f" and {group.size - 1} more like it")
+        + ("" if settings.loss == "ce" else f", loss {settings.loss}")
+    )
+
+
+def epoch_teller(
+    report: Callable[[str], None], every: int, epochs: int
+) -> Callable[[dict[str, Any]], None]:
+    """What reports the line of every so many epochs, and of the last."""
+
+    def tell(epoch: dict[str, Any]) -> None:
+        if epoch["epoch"] % every == 0 or epoch["epoch"] == epochs:
+            report(_epoch_line(epoch, epochs))
+
+    return tell
+
+
+def _epoch_line(epoch: dict[str, Any], epochs: int) -> str:
+    measured = "".join(
+        f"  {split} {epoch[f'{split}_accuracy']:.1f} %"
+        for split in ("train", "val", "test")
+        if f"{split}_accuracy" in epoch
+    )
+    return (
+        f"epoch {epoch['epoch']:>{len(str(epochs))}}/{epochs}  loss {epoch['loss']:.3f}{measured}"
+        f"  lr {epoch['lr']:.2g}  {epoch['seconds']:.2f} s"
+    )
+
+
+def accuracy_line(split: str, values: dict[str, float | None]) -> str:
+    """The accuracies of a split."""
+    told = (
+        f"{name} {'–' if value is None else f'{value:.1f} %'}" for name, value in values.items()
+    )
+    return f"{split}: {'  '.join(told)}"
