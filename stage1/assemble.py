@@ -195,21 +195,21 @@ def models_of(work: Extraction, shards: Shards) -> dict[str, Backbone]:
     return models
 
 
-def write_models(writer: BankWriter, models: Mapping[str, Backbone]) -> None:
-    """Write classifiers and BatchNorm statistics.
+def write_models(writer: BankWriter, models: Mapping[str, Backbone], *, classifiers: bool) -> None:
+    """Write BatchNorm statistics and, where they are trained, classifiers.
 
     Re-estimation leaves the classifier as it is, so one under ``instance`` serves both views of a
     model of one branch; those of experts have it under each view.
     """
-    classifiers = {}
+    pairs = {}
     for name, model in models.items():
         views = view_names(model, name)
         for view, branch, pair in zip(
             views, model.branches, model.linear_classifiers(), strict=True
         ):
-            classifiers["instance" if view in VIEWS else view] = pair
+            pairs["instance" if view in VIEWS else view] = pair
             writer.batchnorm(view, batchnorm_statistics(branch))
-    for view, (weight, bias) in classifiers.items():
+    for view, (weight, bias) in pairs.items() if classifiers else ():
         writer.classifier(view, weight.cpu().numpy(), bias.cpu().numpy())
 
 

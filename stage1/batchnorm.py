@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from featbank import errors
-from stage1.augment import augment
+from stage1.augment import augmented
 from stage1.backbones import Backbone
 from stage1.images import Preprocessing, Split, batches_of, on_device
 
@@ -82,7 +82,7 @@ def rebalanced(
     labels = split.labels.to(device)
     rows = [draw_balanced(labels, BATCH, generator=generator) for _ in range(batches)]
     for images in batches_of(on_device(split.images, device), rows, device):
-        model.branch_features(augment(images, preprocessing, generator=generator))
+        model.branch_features(*augmented(images, preprocessing, generator=generator))
     return model.eval()
 
 

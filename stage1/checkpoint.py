@@ -18,7 +18,7 @@ import torch
 
 from featbank import __version__, errors
 from featbank.files import replacing
-from stage1.backbones import Backbone, build_backbone
+from stage1.backbones import Backbone
 from stage1.images import Preprocessing
 from stage1.settings import TrainSettings, settings_from
 from stage1.tensors import load_tensors
@@ -51,10 +51,8 @@ class Checkpoint:
 
     def model(self) -> Backbone:
         """The trained model, in eval mode, on the CPU."""
-        model = build_backbone(
-            self.settings.backbone,
-            in_channels=self.image_shape[0],
-            num_classes=len(self.class_names),
+        model = self.settings.model(
+            in_channels=self.image_shape[0], num_classes=len(self.class_names)
         )
         set_state(model, self.weights)
         return model.eval()

@@ -18,7 +18,7 @@ BATCH = 256
 def predict(model: Backbone, images: Images, *, preprocessing: Preprocessing) -> np.ndarray:
     """Predicted classes [N] int64 of images [N, C, H, W] uint8, the model in eval mode."""
     model.eval()
-    device = model.classifier.weight.device
+    device = model.device
     predictions = [
         model(normalise(batch, preprocessing)).argmax(1)
         for batch in batches_of(images, torch.arange(len(images)).split(BATCH), device)

@@ -9,7 +9,7 @@ from itertools import islice
 import numpy as np
 import torch
 
-from stage1.augment import augment, normalise
+from stage1.augment import augmented, normalise
 from stage1.backbones import Backbone
 from stage1.batchnorm import BATCH as BALANCED_BATCH
 from stage1.evaluate import BATCH
@@ -138,14 +138,14 @@ def features_of(
         place = slice(first - part.start, first - part.start + len(rows))
         for copy in range(part.copies):
             if augmentation_seed is None:
-                x = normalise(images, preprocessing)
+                x: tuple[torch.Tensor, ...] = (normalise(images, preprocessing),)
             else:
                 entropy = np.random.SeedSequence([augmentation_seed, copy, first])
                 seed = int(entropy.generate_state(1, np.uint64)[0])
                 generator = torch.Generator(device).manual_seed(seed)
-                x = augment(images, preprocessing, generator=generator)
+                x = augmented(images, preprocessing, generator=generator)
             for name, model in models.items():
-                found = zip(view_names(model, name), model.branch_features(x), strict=True)
+                found = zip(view_names(model, name), model.branch_features(*x), strict=True)
                 for view, features in found:
                     blocks[view][copy, place] = features
         progress(part.copies * len(rows))

@@ -6,9 +6,9 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,10 +16,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from featbank import errors
-from stage1.augment import augment, mixup
-from stage1.backbones import Backbone
+from stage1.angles import best_cosines, own_cosines
+from stage1.augment import augmented, mixup, normalise
+from stage1.backbones import Backbone, Outputs
 from stage1.batchnorm import draw_balanced
 from stage1.distributed import Group
+from stage1.evaluate import BATCH
 from stage1.images import Preprocessing, Split, batches_of, on_device
 from stage1.settings import TrainSettings, deferral_epoch, learning_rate
 from stage1.streaming import StreamedImages
@@ -30,6 +32,26 @@ class Objective(Protocol):
 
     def __call__(self, logits: torch.Tensor, labels: torch.Tensor, epoch: int, /) -> torch.Tensor:
         """Loss of a batch, a scalar, for logits [B, K], labels [B] and the epoch 0…T−1."""
+
+
+@runtime_checkable
+class AngularObjective(Protocol):
+    """An objective that weighs images by angles, `cosine` [B] and `best` [K] of `stage1.angles`."""
+
+    def __call__(
+        self,
+        logits: torch.Tensor,
+        labels: torch.Tensor,
+        epoch: int,
+        /,
+        *,
+        cosine: torch.Tensor | None = None,
+        best: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """As `Objective`, with the angles of a branch where they are needed."""
+
+    def needs_angles(self, epoch: int) -> bool:
+        """Whether calls of this epoch need angles."""
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, epoch: int, /) -> torch.Tensor:
@@ -76,7 +98,7 @@ def sgd(model: Backbone, settings: TrainSettings) -> torch.optim.SGD:
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
         nesterov=settings.nesterov,
-        fused=model.classifier.weight.is_cuda,  # one kernel for all weights
+        fused=model.device.type == "cuda",  # one kernel for all weights
     )
 
 
@@ -86,13 +108,16 @@ def fit(
     preprocessing: Preprocessing,
     *,
     settings: TrainSettings,
-    objective: Objective = cross_entropy,
+    objective: Objective | AngularObjective = cross_entropy,
     optimiser: torch.optim.SGD | None = None,
     begin: int = 0,
     group: Group | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[dict[str, Any]]:
     """Train `model` in place, on its device, with SGD; yield after each epoch.
+
+    The losses of experts are added, as RIDE does. Where the objective weighs by angles, an epoch
+    begins with a look at all training images as they are, and none is mixed in it [SLA §4.2].
 
     With deferred re-sampling (DRS), the rows of epochs from `deferral_epoch` on are drawn with
     replacement: a class that has any, uniformly, then one of its images.
@@ -121,7 +146,7 @@ def fit(
     NotFinite
         Where the loss of an epoch is not finite.
     """
-    device = model.classifier.weight.device
+    device = model.device
     group = group or Group(0, 1, device)
     optimiser = optimiser or sgd(model, settings)
     network = _network(model, settings, group)
@@ -144,6 +169,9 @@ def fit(
         draws = draws_of(settings.seed, epoch, group)
         totals = torch.zeros(2, dtype=torch.float64, device=device)  # loss, right answers
         progress(done := epoch * used, settings.epochs * used)
+        angles, alpha = None, settings.mixup
+        if isinstance(objective, AngularObjective) and objective.needs_angles(epoch):
+            angles, alpha = Angles.measured(model, split, preprocessing), 0.0
         with (
             torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
             _compiling(settings),
@@ -152,12 +180,19 @@ def fit(
             for images, labels in _batches(
                 split, epoch, used, settings=settings, draws=draws, group=group
             ):
-                x = augment(images, preprocessing, generator=draws.images)
+                x = augmented(images, preprocessing, generator=draws.images)
                 with torch.autocast(
                     device.type, torch.bfloat16, enabled=settings.precision == "bf16"
                 ):
                     loss, right = batch_loss(
-                        network, x, labels, epoch, objective, alpha=settings.mixup, draws=draws
+                        network,
+                        x,
+                        labels,
+                        epoch,
+                        objective,
+                        alpha=alpha,
+                        draws=draws,
+                        angles=angles,
                     )
                 optimiser.zero_grad()
                 loss.backward()
@@ -181,34 +216,70 @@ def fit(
         }
 
 
+@dataclass(frozen=True)
+class Angles:
+    """What weighs the images of an epoch: a model, and `stage1.angles.best_cosines` [E, K]."""
+
+    model: Backbone
+    best: torch.Tensor
+
+    @classmethod
+    def measured(cls, model: Backbone, split: Split, preprocessing: Preprocessing) -> Self:
+        """Measure the cosines of a split's images as they are, in eval mode."""
+        rows = torch.arange(len(split.labels)).split(BATCH)
+        batches = batches_of(split.images, rows, model.device)
+        plain = (normalise(images, preprocessing) for images in batches)
+        K = len(model.branches[0].classifier.weight)
+        return cls(model, best_cosines(model, plain, split.labels, K))
+
+    def of(
+        self, branch: int, features: torch.Tensor, labels: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """The angles that an `Objective` takes, for features [B, D] of a branch."""
+        weight, _ = self.model.linear_classifiers()[branch]
+        return {"cosine": own_cosines(features, weight, labels), "best": self.best[branch]}
+
+
 def batch_loss(
-    network: nn.Module,
-    images: torch.Tensor,
+    network: Callable[..., Outputs],
+    images: Sequence[torch.Tensor],
     labels: torch.Tensor,
     epoch: int,
-    objective: Objective,
+    objective: Objective | AngularObjective,
     *,
     alpha: float,
     draws: Draws,
+    angles: Angles | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss of a batch and its right answers, both scalars, under mixup with `alpha` > 0.
+    """Loss of a batch, the sum over branches, and its right answers; both scalars.
 
     Parameters
     ----------
+    network
+        Gives `Outputs` of the images.
     images, labels
-        [B, C, H, W] as the network takes them, and [B] int64.
+        A batch [B, C, H, W] for all branches, or one for each; and [B] int64.
+    alpha
+        α > 0 of mixup, the same for all branches; 0 without.
+    angles
+        Where the objective needs them; there `alpha` is 0.
     """
     # Without mixup, each image is mixed with nothing: its share is 1.
     partners, share = labels, 1.0
     if alpha:
-        images, partners, share = mixup(
-            images, labels, alpha, generator=draws.images, weights=draws.shares
+        mixed, partners, share = mixup(
+            torch.stack([*images], 1), labels, alpha, generator=draws.images, weights=draws.shares
         )
-    logits = network(images.contiguous(memory_format=torch.channels_last))
-    loss = objective(logits, labels, epoch)
-    if alpha:
-        loss = share * loss + (1 - share) * objective(logits, partners, epoch)
-    guess = logits.argmax(1)
+        images = mixed.unbind(1)
+    outputs = network(*[x.contiguous(memory_format=torch.channels_last) for x in images])
+    loss = outputs.logits[0].new_zeros(())
+    for branch, (x, logits) in enumerate(zip(*outputs, strict=True)):
+        measured = angles.of(branch, x, labels) if angles else {}
+        own = objective(logits, labels, epoch, **measured)
+        if alpha:
+            own = share * own + (1 - share) * objective(logits, partners, epoch)
+        loss = loss + own
+    guess = outputs.combined.argmax(1)
     right = share * (guess == labels).sum() + (1 - share) * (guess == partners).sum()
     return loss, right
 
@@ -236,9 +307,20 @@ def _batches(
     return zip(batches_of(split.images, rows, group.device), labels, strict=True)
 
 
-def _network(model: Backbone, settings: TrainSettings, group: Group) -> nn.Module:
+class _Network(nn.Module):
+    """A model by its `Outputs`: DistributedDataParallel and compilation see a module's forward."""
+
+    def __init__(self, model: Backbone) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *images: torch.Tensor) -> Outputs:
+        return self.model.outputs(*images)
+
+
+def _network(model: Backbone, settings: TrainSettings, group: Group) -> Callable[..., Outputs]:
     """What the step calls: the model over the group, compiled; `model` itself keeps its names."""
-    network = group.parallel(model)
+    network = group.parallel(_Network(model))
     return torch.compile(network) if settings.compile else network  # type: ignore[return-value]
 
 

@@ -61,7 +61,7 @@ class Preprocessing:
 
     Per-channel `mean` and `std` are in pixel units (0…255); training pads by `pad` pixels, crops
     back at random, and mirrors at random if `flip`. `augmentation` is one of
-    `stage1.augment.AUGMENTATIONS`.
+    `stage1.augment.AUGMENTATIONS`, or one for each expert, joined by ``+``.
     """
 
     mean: tuple[float, ...]

@@ -15,6 +15,18 @@ class Preset:
     settings: Mapping[str, Any]
 
 
+_MISLAS_CIFAR: dict[str, Any] = {
+    "backbone": "resnet32",
+    "epochs": 200,
+    "lr": 0.1,
+    "warmup": 5,
+    "batch_size": 128,
+    "weight_decay": 2e-4,
+    "schedule": "multistep",
+    "mixup": 1.0,
+}
+
+
 def _mislas_large(data: str, *, backbone: str, epochs: int, weight_decay: float = 5e-4) -> Preset:
     return Preset(
         f"{data} [MiSLAS]",
@@ -34,15 +46,15 @@ def _mislas_large(data: str, *, backbone: str, epochs: int, weight_decay: float 
 PRESETS: dict[str, Preset] = {
     "mislas-cifar": Preset(
         "CIFAR-10-LT and CIFAR-100-LT [MiSLAS]",
+        _MISLAS_CIFAR,
+    ),
+    "sla-cifar": Preset(
+        "CIFAR-10-LT and CIFAR-100-LT, three experts [SLA], else as mislas-cifar",
         {
-            "backbone": "resnet32",
-            "epochs": 200,
-            "lr": 0.1,
-            "warmup": 5,
-            "batch_size": 128,
-            "weight_decay": 2e-4,
-            "schedule": "multistep",
-            "mixup": 1.0,
+            **_MISLAS_CIFAR,
+            "experts": 3,
+            "augmentation": "standard+cutout+autoaugment",
+            "loss": "sla",
         },
     ),
     "los-cifar100": Preset(

@@ -9,9 +9,10 @@ from typing import Any
 from featbank import errors
 from featbank.settings import Setting, wrong_values
 from stage1.augment import AUGMENTATIONS
-from stage1.backbones import backbone_problem
+from stage1.backbones import CLASSIFIERS, Backbone, backbone_problem, build_backbone
 from stage1.datasets import DATASETS, dataset_problems
 from stage1.images import DatasetSettings
+from stage1.normalisation import NORMALISATIONS
 from stage1.presets import PRESETS
 
 SCHEDULES = ("multistep", "cosine")
@@ -36,6 +37,8 @@ class TrainSettings:
     weights: str | None = None
     weights_sha256: str | None = None
     freeze_but_last_block: bool = False
+    experts: int = 1
+    classifier: str = "linear"
     epochs: int = 200
     lr: float = 0.1
     batch_size: int = 128
@@ -45,6 +48,7 @@ class TrainSettings:
     schedule: str = "multistep"
     warmup: int = 5
     augmentation: str = "standard"
+    normalisation: str = "data"
     mixup: float = 0.0
     loss: str = "ce"
     loss_settings: dict[str, Any] = field(default_factory=dict)
@@ -62,6 +66,7 @@ class TrainSettings:
         problems += wrong_values(_SETTINGS, vars(self), "stage 1")
         if problem := backbone_problem(self.backbone):
             problems.append(problem)
+        problems += _augmentation_problems(self.augmentation, self.experts)
         if self.freeze_but_last_block and self.weights is None:
             problems.append(
                 "--freeze-but-last-block would keep random weights. Give trained --weights."
@@ -75,6 +80,16 @@ class TrainSettings:
             problems.append("The 'nesterov' of stage 1 needs a 'momentum' > 0, got 0.")
         if problems:
             raise errors.ConfigError(" ".join(problems))
+
+    def model(self, *, in_channels: int, num_classes: int) -> Backbone:
+        """The model that is trained under these settings, with fresh weights."""
+        return build_backbone(
+            self.backbone,
+            in_channels=in_channels,
+            num_classes=num_classes,
+            experts=self.experts,
+            classifier=self.classifier,
+        )
 
 
 def default_settings(
@@ -129,6 +144,21 @@ def deferral_epoch(settings: TrainSettings) -> int:
     return min(round(settings.deferral * settings.epochs), settings.epochs - 1)
 
 
+def _augmentation_problems(text: str, experts: int) -> list[str]:
+    names = text.split("+")
+    unknown = [name for name in names if name not in AUGMENTATIONS]
+    problems = [
+        f"Unknown augmentation {name!r}. {errors.closest(name, [*AUGMENTATIONS])}"
+        for name in unknown
+    ]
+    if not unknown and len(names) not in (1, experts):
+        problems.append(
+            f"The 'augmentation' of stage 1 names {len(names)}, for {experts} experts. "
+            "Give one for all, or one for each."
+        )
+    return problems
+
+
 def settings_from(document: dict[str, Any]) -> TrainSettings:
     """The inverse of `dataclasses.asdict`, for settings read from a checkpoint."""
     fields = dict(document)
@@ -137,6 +167,8 @@ def settings_from(document: dict[str, Any]) -> TrainSettings:
 
 _SETTINGS = (
     Setting("weights", None, "file of the weights to begin with", kind=str),
+    Setting("experts", 1, "deep branches over shared early layers", low=1),
+    Setting("classifier", "linear", "what gives the logits", choices=CLASSIFIERS),
     Setting("epochs", 200, "passes over the training images", low=1),
     Setting("lr", 0.1, "learning rate", above=0),
     Setting("batch_size", 128, "images of a step", low=1),
@@ -144,9 +176,7 @@ _SETTINGS = (
     Setting("weight_decay", 2e-4, "weight decay", low=0),
     Setting("schedule", "multistep", "learning rate over training", choices=SCHEDULES),
     Setting("warmup", 5, "epochs of linear warm-up", low=0),
-    Setting(
-        "augmentation", "standard", "what is done to training images", choices=(*AUGMENTATIONS,)
-    ),
+    Setting("normalisation", "data", "channel moments of the input", choices=NORMALISATIONS),
     Setting("mixup", 0.0, "α of mixup's Beta(α, α); 0 is off", low=0),
     Setting("loss", "ce", "the loss"),
     Setting("deferral", 0.8, "share of the epochs before what is deferred acts", low=0, below=1),

@@ -16,6 +16,9 @@ from stage1.lists import DECODERS, ListEntry, decode_image
 AHEAD = 3
 """Batches that are decoded ahead of the one in use."""
 
+TASK = 16
+"""Images a thread decodes at a stretch: one by one, small ones cost more to hand out."""
+
 
 class StreamedImages:
     """The images of a list as [N, 3, H, W] uint8 that are nowhere all at once.
@@ -75,8 +78,8 @@ class StreamedImages:
             for rows in batches:
                 images = np.empty((len(rows), *self.shape[1:]), np.uint8)
                 decoding = [
-                    pool.submit(self._decode_into, images, place, row)
-                    for place, row in enumerate(rows.tolist())
+                    pool.submit(self._decode_into, images[start : start + TASK], some)
+                    for start, some in zip(range(0, len(rows), TASK), rows.split(TASK), strict=True)
                 ]
                 waiting.append((images, decoding))
                 if len(waiting) > AHEAD:
@@ -86,10 +89,11 @@ class StreamedImages:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _decode_into(self, images: np.ndarray, place: int, row: int) -> None:
-        images[place] = decode_image(
-            self._entries[row], self._root, image_size=self._image_size, shape=self.shape[1:]
-        )
+    def _decode_into(self, images: np.ndarray, rows: torch.Tensor) -> None:
+        for image, row in zip(images, rows.tolist(), strict=True):
+            image[:] = decode_image(
+                self._entries[row], self._root, image_size=self._image_size, shape=self.shape[1:]
+            )
 
 
 def _finished(images: np.ndarray, decoding: Iterable[Future[None]]) -> torch.Tensor:

@@ -15,7 +15,7 @@ import torch
 
 from featbank import errors
 from featbank.files import file_digest
-from stage1.backbones import Backbone, build_backbone, load_weights, read_weights
+from stage1.backbones import Backbone, load_weights, read_weights
 from stage1.checkpoint import (
     CHECKPOINT,
     Checkpoint,
@@ -27,9 +27,10 @@ from stage1.checkpoint import (
 from stage1.datasets import load_dataset
 from stage1.distributed import Group, process_group
 from stage1.evaluate import accuracies, predict
-from stage1.fit import Objective, cross_entropy, fit, sgd
+from stage1.fit import AngularObjective, Objective, cross_entropy, fit, sgd
 from stage1.images import ImageDataset
 from stage1.lines import accuracy_line, describe, epoch_teller
+from stage1.normalisation import normalised_by
 from stage1.repeatable import repeatable
 from stage1.scalars import check_tensorboard, scalars
 from stage1.settings import TrainSettings
@@ -40,7 +41,7 @@ def train(
     settings: TrainSettings,
     run: str | os.PathLike[str],
     *,
-    objective: Callable[[np.ndarray], Objective] | None = None,
+    objective: Callable[[np.ndarray], Objective | AngularObjective] | None = None,
     report: Callable[[str], None] = lambda line: None,
     report_every: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -223,7 +224,8 @@ def _load(settings: TrainSettings) -> ImageDataset:
             f"--keep best needs a val split, and {settings.dataset.name} has none. "
             "Give --val-per-class or --val-list, or leave --keep out."
         )
-    preprocessing = dataclasses.replace(dataset.preprocessing, augmentation=settings.augmentation)
+    preprocessing = normalised_by(dataset.preprocessing, settings.normalisation)
+    preprocessing = dataclasses.replace(preprocessing, augmentation=settings.augmentation)
     return dataclasses.replace(dataset, preprocessing=preprocessing)
 
 
@@ -232,10 +234,8 @@ def _build(
 ) -> Backbone:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        model = build_backbone(
-            settings.backbone,
-            in_channels=dataset.image_shape[0],
-            num_classes=len(dataset.class_names),
+        model = settings.model(
+            in_channels=dataset.image_shape[0], num_classes=len(dataset.class_names)
         )
     model.check_images(dataset.image_shape)
     if settings.weights is not None and initial is not None:

@@ -11,6 +11,7 @@ from featbank import errors
 from featbank.bank import Bank
 from featbank.bank.schema import EVALUATED
 from stage2.engine.plan import default_memory
+from stage2.experts import averages
 from stage2.methods.heads import HEADS
 from stage2.methods.losses import LOSSES
 from stage2.methods.recipe import Recipe
@@ -40,7 +41,7 @@ def check_bank(bank: Bank, recipes: Iterable[Recipe]) -> None:
             if view not in bank.views:
                 raise errors.ConfigError(
                     f"Recipe {recipe.name!r} needs the view {view!r}, {bank.path} has: "
-                    f"{', '.join(bank.views)}. Choose with --set view={bank.views[0]}."
+                    f"{', '.join(bank.views)}. {_choice(bank)}"
                 )
 
 
@@ -57,6 +58,12 @@ def check_in_memory(
                 f"{view_bytes(bank, split, view) >> 20} MiB of {view!r} do not fit the budget. "
                 "Raise --memory, or leave them out."
             )
+
+
+def _choice(bank: Bank) -> str:
+    """How to choose one of a bank's views, or the average over its experts'."""
+    average = [f"--set view={name} for the average over experts" for name in averages(bank)]
+    return f"Choose with {', or '.join([*average[:1], f'--set view={bank.views[0]}'])}."
 
 
 def _check_generator(recipe: Recipe) -> None:

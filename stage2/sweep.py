@@ -22,6 +22,7 @@ from featbank.devices import find_device
 from stage2.engine.loop import run_group
 from stage2.engine.plan import Group, Shape, plan
 from stage2.engine.tile import Outcome
+from stage2.experts import resolved
 from stage2.methods.recipe import Recipe
 from stage2.probe import PROBE, probed_views
 from stage2.requirements import check_bank, check_in_memory
@@ -71,6 +72,9 @@ def sweep(
     Where a recipe begins from the stage-1 classifier and the bank has none, it begins from a linear
     probe (`stage2.probe`), trained when its first group is due.
 
+    On a bank of experts a recipe on the view ``instance`` is one on ``expert0/instance`` and all
+    others, outputs averaged (`stage2.experts`); results are those of the recipe so resolved.
+
     A group for which a GPU's memory does not suffice is halved, and larger ones after it. Ctrl-C
     ends the sweep between two steps; finished groups are in the results.
 
@@ -112,7 +116,7 @@ def sweep(
     with contextlib.ExitStack() as stack:
         if not isinstance(bank, Bank):
             bank = stack.enter_context(Bank(bank))
-        wanted = list(dict.fromkeys(recipes))
+        wanted = resolved(bank, recipes)
         check_bank(bank, wanted)
         ranking = [split for split in EVALUATED if split in bank.splits]
         if select_on is not None and select_on not in ranking:

@@ -87,6 +87,11 @@ def _step(step: Mapping[str, Any]) -> list[tuple[str, str]]:
     if "run" in step:
         digest = str(step.get("checkpoint_sha256"))[:12]
         told.append(("run", f"{step['run']}, checkpoint {digest}…"))
+    if "weights" in step:
+        digest = str(step.get("weights_sha256"))[:12]
+        told.append(("weights", f"{step['weights']}, SHA-256 {digest}…"))
+        names = [name for name in ("backbone", "normalisation", "augmentation") if name in step]
+        told.append(("model", _told({name: step[name] for name in names})))
     stage1 = step.get("stage1")
     if isinstance(stage1, Mapping) and isinstance(stage1.get("settings"), Mapping):
         training = stage1["settings"]

@@ -19,6 +19,9 @@ _OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace existing fi
 _SHOWN = 8
 """Defects of one check that the screen shows; ``--json`` has all."""
 
+_LISTED = 3
+"""Views that are named in one line as well; more are counted there."""
+
 
 @click.command()
 @_BANK
@@ -44,9 +47,12 @@ def info(*, bank: Path, as_json: bool) -> None:
     )
     _show_classes(told)
     _show_splits(told["splits"])
-    click.echo(f"features    D = {told['dim']}, {told['dtype']}, views: {', '.join(told['views'])}")
+    names = list(told["views"])
+    views = f"views: {', '.join(names)}" if len(names) <= _LISTED else f"{len(names)} views"
+    click.echo(f"features    D = {told['dim']}, {told['dtype']}, {views}")
+    width = max(map(len, ["instance", *names])) + 1
     for name, view in told["views"].items():
-        click.echo(f"  {name:<9} {_described(name, view)}")
+        click.echo(f"  {name:<{width}} {_described(name, view)}")
     for step, text in history(told["provenance"]):
         indent = "" if step == "made by" else "  "
         click.echo(_printable(f"{indent + step:<11} {text}"))

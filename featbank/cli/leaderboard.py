@@ -68,11 +68,14 @@ def show(board: Leaderboard, form: str, *, top: int | None = None) -> None:
     from rich.table import Table
 
     header, lines = columns(board, top=top)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for place, title in enumerate(header):
         right = place > 1
         table.add_column(
-            title.replace(" ", "\n"), justify="right" if right else "left", no_wrap=right
+            title.replace(" ", "\n"),
+            justify="right" if right else "left",
+            no_wrap=right,
+            overflow="fold",
         )
     for line in lines:
         table.add_row(*(text.replace(" ± ", "±") for text in line))

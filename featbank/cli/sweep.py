@@ -104,7 +104,7 @@ def sweep(
         from stage2.sweep import sweep as library_sweep
 
         settings += (f"precision={precision}",) if precision else ()
-        recipes = parse_recipes(names or _allowed(opened), settings, _seeds(seeds))
+        recipes = parse_recipes(opened, names or _allowed(opened), settings, _seeds(seeds))
         check_bank(opened, recipes)
         place = str(find_device(device))
         budget = parse_bytes(memory) if memory else None
@@ -166,16 +166,17 @@ def _stopped(bank: Bank, recipes: Sequence[Recipe], output: Path) -> NoReturn:
 
 
 def parse_recipes(
-    names: Sequence[str], settings: Sequence[str], seeds: Sequence[int]
+    bank: Bank, names: Sequence[str], settings: Sequence[str], seeds: Sequence[int]
 ) -> list[Recipe]:
-    """The recipes `names`, over the grids of ``--set`` texts.
+    """The recipes `names`, over the grids of ``--set`` texts, with their views on a bank.
 
     Raises
     ------
     ConfigError
         For an unknown recipe, a setting that none of them takes, or a value it does not allow.
     """
-    from stage2.methods.recipe import expand
+    from stage2.experts import averaged
+    from stage2.methods.recipe import Recipe, expand
 
     grids: dict[str, dict[str, list[str]]] = {name: {} for name in names}
     for text in settings:
@@ -186,6 +187,9 @@ def parse_recipes(
             )
         for name in [target] if target else grids:
             grids[name][key] = values
+    for name, grid in grids.items():  # first, as an average of views has settings of its own
+        views = grid.get("view", [Recipe(name).settings["view"]])
+        grid["view"] = [averaged(bank, view) for view in views]
     return expand(grids, seeds=seeds)
 
 
@@ -209,6 +213,7 @@ def _seeds(text: str) -> list[int]:
 
 def _allowed(bank: Bank) -> list[str]:
     """Every preset but the variants, less those the bank has no view or sample for."""
+    from stage2.experts import resolved
     from stage2.methods.presets import PRESETS
     from stage2.methods.recipe import Recipe
     from stage2.requirements import check_bank
@@ -218,7 +223,7 @@ def _allowed(bank: Bank) -> list[str]:
         if preset.variant:
             continue
         try:
-            check_bank(bank, [Recipe(name)])
+            check_bank(bank, resolved(bank, [Recipe(name)]))
             allowed.append(name)
         except FeatbankError as error:
             click.echo(f"Left out {name}: {error}")
@@ -238,9 +243,11 @@ def _streamed(bank: Bank, view: str, *, device: str, memory: int | None) -> str:
 
 
 def _describe(group: Group) -> str:
+    from stage2.experts import short_name
+
     stream = group.stream
     heads = ", ".join(f"{len(tile.recipes)} × {tile.kind.head}" for tile in group.tiles)
-    views = "+".join(stream.views)
+    views = short_name("+".join(stream.views))
     if stream.sampler is None:
         return f"{views}: {heads} (nothing to train)"
     if not stream.epochs:

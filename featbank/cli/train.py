@@ -11,89 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featbank.cli.data_options import (
+    AUGMENTATION,
+    BACKBONE,
+    DATASET_OPTIONS,
+    NORMALISATION,
+    dataset_options,
+)
 from featbank.cli.progress import progress_beside_lines
-from featbank.errors import ConfigError
+from featbank.errors import ConfigError, OutputExists
 
 if TYPE_CHECKING:
     from stage1.settings import TrainSettings
 
-_DATASET_OPTIONS = (
-    "root",
-    "download",
-    "imbalance",
-    "val_per_class",
-    "data_seed",
-    "train_list",
-    "test_list",
-    "val_list",
-    "class_names",
-    "image_size",
-    "test_per_class",
-    "train_balanced",
-    "skip_unreadable",
-    "stream",
-)
-
 
 @click.command()
-@click.option(
-    "--dataset",
-    required=True,
-    help="digits-lt, cifar10-lt, cifar100-lt, imagenet-lt, places-lt, inaturalist2018, lists or "
-    "folder; `featbank datasets` tells of them.",
-)
-@click.option("--root", help="Folder of the images. [default: cifar data; others: required]")
-@click.option("--download", is_flag=True, help="cifar: download to --root. [default: no]")
-@click.option(
-    "--imbalance",
-    type=float,
-    help="n_max / n_min of the training counts. "
-    "[default: cifar 100, digits-lt 50, folder its own counts]",
-)
-@click.option(
-    "--val-per-class",
-    type=int,
-    help="cifar, folder: training images held out for val. [default: 0]",
-)
-@click.option(
-    "--test-per-class",
-    type=int,
-    help="folder: training images held out for test, before those for val. [default: 0]",
-)
-@click.option(
-    "--data-seed", type=int, help="Seed of what is held out and of the long tail. [default: 0]"
-)
-@click.option(
-    "--train-balanced",
-    is_flag=True,
-    help="Keep the training images before the long tail, too, as the split train_balanced of the "
-    "bank: what `oracle` learns from. [default: no]",
-)
-@click.option(
-    "--train-list",
-    help="lists: file of lines 'relative/path label'. "
-    "[imagenet-lt, places-lt, inaturalist2018: as published, in --root; lists: required]",
-)
-@click.option(
-    "--test-list", help="The same, of the test split. [others: as above; lists: required]"
-)
-@click.option(
-    "--val-list", help="The same, of the val split. [default: no val split; others: as above]"
-)
-@click.option(
-    "--class-names", help="lists: file with one name per line. [default: classes are numbers]"
-)
-@click.option(
-    "--image-size",
-    type=int,
-    help="lists, folder: resize the shorter side, keep the centre. "
-    "[default: the images' own size; imagenet-lt, places-lt, inaturalist2018: 224]",
-)
-@click.option(
-    "--skip-unreadable",
-    is_flag=True,
-    help="lists, folder: leave missing and broken images out, with a warning. [default: no]",
-)
+@dataset_options()
 @click.option(
     "--stream",
     is_flag=True,
@@ -102,15 +35,13 @@ _DATASET_OPTIONS = (
 )
 @click.option(
     "--preset",
-    help="Published settings, which options given beside it override: mislas-cifar, los-cifar100, "
-    "crt-imagenet-lt, mislas-imagenet-lt, mislas-places-lt or mislas-inaturalist. [default: none]",
+    help="Published settings, which options given beside it override: mislas-cifar, sla-cifar, "
+    "los-cifar100, crt-imagenet-lt, mislas-imagenet-lt, mislas-places-lt or "
+    "mislas-inaturalist. [default: none]",
 )
 @click.option(
     "--backbone",
-    help="resnetN: for N of 10, 18, 34, 50, 101, 152 torchvision's, for any other 6n+2 the CIFAR "
-    "ResNet, which is cifar-resnetN for all 6n+2, so cifar-resnet50; cifar-resnet34, the ResNet-34 "
-    "for 32×32 images; resnext50_32x4d, resnext101_32x8d; torchvision:NAME, any other model of it; "
-    "timm:NAME, with featbank[timm]. [default: resnet32, digits-lt resnet8]",
+    help=f"{BACKBONE} [default: resnet32, digits-lt resnet8]",
 )
 @click.option(
     "--weights",
@@ -122,6 +53,17 @@ _DATASET_OPTIONS = (
     is_flag=True,
     help="Train only the last residual stage (layer4) and the classifier, as cRT does on "
     "Places-LT; all else stays as in --weights, BatchNorm statistics too. [default: no]",
+)
+@click.option(
+    "--experts",
+    metavar="E",
+    type=int,
+    help="Deep branches over shared early layers, each with a classifier; the bank has their views "
+    "expert0/instance, … [default: 1]",
+)
+@click.option(
+    "--classifier",
+    help="linear, or cosine with a scale of 30, which --loss ldam needs. [default: linear]",
 )
 @click.option("--epochs", type=int, help="[default: 200, digits-lt 100]")
 @click.option("--lr", type=float, help="Learning rate of SGD. [default: 0.1]")
@@ -140,11 +82,16 @@ _DATASET_OPTIONS = (
 )
 @click.option(
     "--augmentation",
-    help="standard (crop and mirror), none, cutout, autoaugment (the CIFAR-10 policy, and Cutout), "
-    "simclr or resized-crop. Extraction uses it, too. [default: standard]",
+    help=f"{AUGMENTATION}; one for each expert joined by +, as standard+cutout+simclr. "
+    "Extraction uses it, too. [default: standard]",
 )
+@click.option("--normalisation", help=f"{NORMALISATION} [default: data]")
 @click.option("--mixup", type=float, help="α of mixup's Beta(α, α); 0 is off. [default: 0.0]")
-@click.option("--loss", help="A loss of `featbank methods`. [default: ce]")
+@click.option(
+    "--loss",
+    help="A loss of `featbank methods`; sla is logit_adjusted before the epoch of --deferral, and "
+    "without mixup from there on. [default: ce]",
+)
 @click.option(
     "--set",
     "loss_settings",
@@ -168,7 +115,8 @@ _DATASET_OPTIONS = (
 @click.option(
     "--deferral",
     type=float,
-    help="Share of the epochs before --drw and --drs act: 160 of 200. [default: 0.8]",
+    help="Share of the epochs before --drw, --drs and the weights of sla act: 160 of 200. "
+    "[default: 0.8]",
 )
 @click.option("--seed", type=int, help="Seed of weights, order and augmentation. [default: 0]")
 @click.option(
@@ -207,14 +155,20 @@ _DATASET_OPTIONS = (
     help="Run folder for checkpoint.pt and log.jsonl.",
 )
 @click.option(
+    "--bank",
+    type=click.Path(path_type=Path),
+    help="Extract to this bank afterwards, as `featbank extract` does. [default: do not]",
+)
+@click.option(
     "--overwrite",
     is_flag=True,
-    help="Start anew and replace the run that is there. [default: no]",
+    help="Start anew and replace the run, and the --bank, that is there. [default: no]",
 )
 def train(
     *,
     dataset: str,
     output: Path,
+    bank: Path | None,
     tensorboard: bool,
     overwrite: bool,
     loss_settings: tuple[str, ...],
@@ -232,11 +186,13 @@ def train(
         --root data --download -o runs/r32
     featbank train --dataset cifar100-lt --preset mislas-cifar --loss class_balanced --drw \\
         --set beta=0.999 -o runs/drw
+    featbank train --dataset cifar100-lt --preset sla-cifar -o runs/sla --bank sla.h5
     torchrun --nproc-per-node 2 -m featbank train --dataset imagenet-lt --root data -o runs/r50
     """
+    from featbank.cli.extract import extract
     from stage1.distributed import leader_first, leads
     from stage1.images import DatasetSettings
-    from stage1.settings import default_settings
+    from stage1.settings import default_settings, deferral_epoch
     from stage1.train import train as run_training
     from stage2.engine.objective import Objective
 
@@ -244,16 +200,27 @@ def train(
         warnings.simplefilter("ignore")
     told = progress_beside_lines("images") if leads() else nullcontext((_silent, _silent))
     with leader_first(), told as (advance, say):
+        if bank is not None and bank.exists() and not overwrite:
+            raise OutputExists(f"{bank} exists. Choose another --bank or --overwrite.")
         given = {name: value for name, value in options.items() if value is not None}
-        data = {name: given.pop(name) for name in _DATASET_OPTIONS if name in given}
+        data = {name: given.pop(name) for name in (*DATASET_OPTIONS, "stream") if name in given}
         settings = default_settings(DatasetSettings(dataset, **data), **given)
         settings = _with_loss(settings, loss_settings, drw=drw)
-        if "deferral" in given and not (drw or settings.deferred_sampling):
-            raise ConfigError("--deferral defers nothing alone. Add --drw, --drs or both.")
+        defers = drw or settings.deferred_sampling or settings.loss == "sla"
+        if "deferral" in given and not defers:
+            raise ConfigError(
+                "--deferral defers nothing alone. Add --drw, --drs or both, or take --loss sla."
+            )
 
         def objective(counts: Any) -> Objective:
-            loss, chosen = settings.loss, settings.loss_settings
-            return Objective(loss, chosen, class_counts=counts, epochs=settings.epochs)
+            return Objective(
+                settings.loss,
+                settings.loss_settings,
+                class_counts=counts,
+                epochs=settings.epochs,
+                classifier=settings.classifier,
+                switch=deferral_epoch(settings) if settings.loss == "sla" else 0,
+            )
 
         path = run_training(
             settings,
@@ -266,7 +233,12 @@ def train(
             overwrite=overwrite,
         )
     if leads():
-        click.echo(f"Wrote {path}. Next: featbank extract {output} -o bank.h5")
+        after = "" if bank else f" Next: featbank extract {output} -o bank.h5"
+        click.echo(f"Wrote {path}.{after}")
+    if bank is not None:
+        click.get_current_context().invoke(
+            extract, run=output, output=bank, device=settings.device, overwrite=overwrite
+        )
 
 
 def _silent(*_: Any) -> None:
@@ -276,8 +248,10 @@ def _silent(*_: Any) -> None:
 def _with_loss(settings: TrainSettings, texts: Sequence[str], *, drw: bool) -> TrainSettings:
     """`settings` with all those of their loss, from ``--set`` and ``--drw``."""
     from stage1.settings import deferral_epoch
-    from stage2.engine.objective import objective_settings
+    from stage2.engine.objective import classifier_problem, objective_settings
 
+    if problem := classifier_problem(settings.loss, settings.classifier):
+        raise ConfigError(problem)
     chosen: dict[str, Any] = dict(map(_parse_setting, texts))
     if drw:
         if "defer" not in objective_settings(settings.loss, {}):

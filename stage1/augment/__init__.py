@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from stage1.augment.geometry import pad_crop_flip
 from stage1.augment.mix import mixup
-from stage1.augment.named import AUGMENTATIONS, augment, normalise
+from stage1.augment.named import AUGMENTATIONS, augment, augmented, normalise
 
-__all__ = ["AUGMENTATIONS", "augment", "mixup", "normalise", "pad_crop_flip"]
+__all__ = ["AUGMENTATIONS", "augment", "augmented", "mixup", "normalise", "pad_crop_flip"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import lru_cache
 
 import torch
 
@@ -34,6 +36,22 @@ def augment(
     return AUGMENTATIONS[preprocessing.augmentation](images, preprocessing, generator)
 
 
+def augmented(
+    images: torch.Tensor, preprocessing: Preprocessing, *, generator: torch.Generator
+) -> tuple[torch.Tensor, ...]:
+    """`augment` once for each name of `preprocessing.augmentation`: what a model's branches see.
+
+    One batch is for all branches, E batches are one for each.
+    """
+    each = [replace(preprocessing, augmentation=name) for name in names_of(preprocessing)]
+    return tuple(augment(images, one, generator=generator) for one in each)
+
+
+def names_of(preprocessing: Preprocessing) -> list[str]:
+    """The augmentations that ``standard+cutout`` names."""
+    return preprocessing.augmentation.split("+")
+
+
 def normalise(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
     """Subtract the channel mean and divide by the channel deviation.
 
@@ -46,9 +64,17 @@ def normalise(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tenso
     -------
     [B, C, H, W] float32
     """
-    mean = torch.tensor(preprocessing.mean, device=images.device).view(1, -1, 1, 1)
-    std = torch.tensor(preprocessing.std, device=images.device).view(1, -1, 1, 1)
+    mean, std = _moments(preprocessing.mean, preprocessing.std, images.device)
     return (images.float() - mean) / std
+
+
+@lru_cache
+def _moments(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both as [1, C, 1, 1]; kept on the device, because a GPU waits for what the host sends."""
+    both = torch.tensor([mean, std], device=device).view(2, 1, -1, 1, 1)
+    return both[0], both[1]
 
 
 def none(

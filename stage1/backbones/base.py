@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple, Self
@@ -18,6 +19,14 @@ class Outputs(NamedTuple):
 
     features: tuple[Tensor, ...]
     logits: tuple[Tensor, ...]
+
+    @property
+    def combined(self) -> Tensor:
+        """Logits [B, K] of all branches: of several, log of the mean of their softmax outputs."""
+        if len(self.logits) == 1:
+            return self.logits[0]
+        logits = torch.stack(self.logits)
+        return logits.log_softmax(2).logsumexp(0) - math.log(len(logits))
 
 
 class Backbone(nn.Module, ABC):
@@ -84,9 +93,13 @@ class Backbone(nn.Module, ABC):
         (features,) = self.branch_features(images)
         return features
 
-    @abstractmethod
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [B, K] of normalised images [B, C, H, W]."""
+        """Logits [B, K] of normalised images [B, C, H, W]: `Outputs.combined`.
+
+        The softmax of experts' is the mean of their softmax outputs, so accuracy, cross-entropy and
+        calibration are the ensemble's.
+        """
+        return self.outputs(images).combined
 
     def linear_classifiers(self) -> tuple[tuple[Tensor, Tensor], ...]:
         """Weight [K, D] and bias [K] by branch: its logits are ``features @ weight.T + bias``.
@@ -189,10 +202,6 @@ class SingleBackbone(Backbone):
     def scaled(self, x: Tensor) -> Tensor:
         """Features [B, D] of what `deep` gives: itself, or for a cosine classifier √s·x/‖x‖."""
         return self.classifier.scaled(x) if isinstance(self.classifier, CosineClassifier) else x
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits [B, K] of normalised images [B, C, H, W]."""
-        return self.classifier(self.features(images))
 
     def linear_classifier(self) -> tuple[Tensor, Tensor]:
         """Weight [K, D] and bias [K]; the bias of a cosine classifier is 0."""

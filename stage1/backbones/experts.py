@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from featbank import errors
 from stage1.backbones.base import Backbone, SingleBackbone
@@ -56,11 +54,3 @@ class Experts(Backbone):
     def branches(self) -> tuple[SingleBackbone, ...]:
         """The experts."""
         return tuple(self.experts)  # type: ignore[arg-type]
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Log of the mean over experts of their softmax outputs, [B, K].
-
-        Its softmax is that mean, so accuracy, cross-entropy and calibration are the ensemble's.
-        """
-        logits = torch.stack(self.outputs(images).logits)
-        return logits.log_softmax(2).logsumexp(0) - math.log(len(logits))

@@ -71,7 +71,7 @@ def _safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 def load_weights(
     model: Backbone, state: Mapping[str, torch.Tensor], *, source: str | os.PathLike[str]
-) -> None:
+) -> bool:
     """Copy `state` into `model`, whole or not at all.
 
     Names are the model's own or those of the library it comes from. A classifier of another number
@@ -87,6 +87,10 @@ def load_weights(
         From `read_weights`.
     source
         Where it is from, for the error.
+
+    Returns
+    -------
+    Whether the classifier of the state was loaded, too.
 
     Raises
     ------
@@ -108,14 +112,15 @@ def load_weights(
     ]
     with torch.no_grad():
         for pairs in fitting:
-            for tensor, given in pairs:
+            for tensor, given in pairs.values():
                 tensor.copy_(given)
+    return all("classifier.weight" in pairs for pairs in fitting)
 
 
 def _fitting(
     model: SingleBackbone, state: Mapping[str, torch.Tensor], *, source: str | os.PathLike[str]
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Tensors of the model, each with that of the state that belongs into it."""
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Tensors of the model by name, each with that of the state that belongs into it."""
     names, own = model.original_names(), model.state_dict()
     given = {names.get(name, name): tensor for name, tensor in state.items()}
     weight, biased = given.get("classifier.weight"), "classifier.bias" in given
@@ -144,7 +149,7 @@ def _fitting(
             f"{source} does not fit backbone {model.name!r}: {'; '.join(faults)}. "
             "Give weights of this backbone."
         )
-    return [(own[name], tensor) for name, tensor in given.items()]
+    return {name: (own[name], tensor) for name, tensor in given.items()}
 
 
 def _told(names: Sequence[str], words: str) -> str:

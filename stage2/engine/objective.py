@@ -177,8 +177,8 @@ def classifier_problem(loss: str, classifier: str) -> str | None:
     if loss not in NEEDS_COSINE or classifier == "cosine":
         return None
     return (
-        f"Loss {loss!r} is a margin on cosines, and the classifier is {classifier}. Take a cosine "
-        "classifier, or loss 'class_balanced'."
+        f"Loss {loss!r} is a margin on cosines, and the classifier is {classifier}. Take "
+        "--classifier cosine, or loss 'class_balanced'."
     )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from featbank import errors
 from featbank.bank import class_groups
 from stage2.results.store import Run, Store
+from stage2.results.tables import told_value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -252,8 +253,7 @@ def _differences(runs: Sequence[Run]) -> list[str]:
     names = dict.fromkeys(name for run in runs for name in run.parameters)
 
     def told(run: Run, name: str) -> str:
-        value: Any = run.parameters.get(name)
-        return f"{value:g}" if isinstance(value, float) else str(value)
+        return told_value(name, run.parameters.get(name))
 
     differ = [name for name in names if len({told(run, name) for run in runs}) > 1]
     return [

@@ -13,6 +13,7 @@ from typing import Any
 from featbank import errors
 from featbank.bank import GROUPS
 from stage2.engine.metrics import METRICS
+from stage2.experts import short_name
 from stage2.methods.recipe import Recipe, settings_of
 from stage2.results.store import Run, Store
 
@@ -219,7 +220,7 @@ def _start(about: dict[str, Any]) -> str:
 def _differences(row: Row) -> str:
     """The settings in which a row differs from its preset, and whether a seed diverged."""
     usual = _usual(row["name"], row["parameters"])
-    told = [f"{k}={_short(v)}" for k, v in row["parameters"].items() if usual.get(k) != v]
+    told = [f"{k}={told_value(k, v)}" for k, v in row["parameters"].items() if usual.get(k) != v]
     return " ".join([*told, *(["(diverged)"] if row["status"] == "diverged" else [])])
 
 
@@ -232,7 +233,10 @@ def _usual(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
         return {}
 
 
-def _short(value: Any) -> str:
+def told_value(name: str, value: Any) -> str:
+    """A setting's value as people read it."""
+    if name == "view":
+        return short_name(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -24,13 +24,16 @@ from tests.stage2.synthetic import Problem, problem, run
 TEXT = (ROOT / "docs/recipes.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)
 PYTHON = [text for kind, text in BLOCKS if kind == "python"]
+EXPERTS = ("expert0/instance", "expert1/instance", "expert2/instance")
 COMMANDS = [line for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command(command: str, featbank: Run, make_toy: Callable[..., Toy]) -> None:
-    """Reference: the page; the bank has val, two views and a classifier."""
+    """Reference: the page; banks have val and a classifier, one two views and one three experts."""
     make_toy().write(Path("bank.h5"))
+    experts = make_toy(views=EXPERTS)
+    experts.write(Path("experts.h5"), classifier=dict.fromkeys(EXPERTS, experts.classifier))
     name, *arguments = shlex.split(command)
     assert name == "featbank"
     assert featbank(*arguments).stdout

@@ -358,6 +358,6 @@ def test_training_hands_its_augmentation_to_extraction(tmp_path: Path) -> None:
 
 
 def test_an_unknown_augmentation_is_named() -> None:
-    """Reference: the sentence of a setting with choices."""
-    with pytest.raises(ConfigError, match=r"The 'augmentation' of stage 1 must be one of standard"):
+    """Reference: the sentence, with the names there are."""
+    with pytest.raises(ConfigError, match=r"Unknown augmentation 'cutmix'\. Choose from: standard"):
         default_settings("digits-lt", augmentation="cutmix")

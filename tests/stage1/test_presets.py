@@ -12,6 +12,7 @@ from stage1.settings import TrainSettings, default_settings, learning_rate
 ROWS = {
     # epochs, lr, warm-up, batch, weight decay, schedule, mixup α, backbone
     "mislas-cifar": (200, 0.1, 5, 128, 2e-4, "multistep", 1.0, "resnet32"),
+    "sla-cifar": (200, 0.1, 5, 128, 2e-4, "multistep", 1.0, "resnet32"),
     "los-cifar100": (200, 0.01, 0, 64, 5e-3, "cosine", 0.0, "cifar-resnet34"),
     "crt-imagenet-lt": (90, 0.2, 0, 512, 5e-4, "cosine", 0.0, "resnet50"),
     "mislas-imagenet-lt": (180, 0.1, 0, 256, 5e-4, "cosine", 0.2, "resnet50"),
@@ -27,7 +28,10 @@ def test_the_table(name: str) -> None:
     s = default_settings("digits-lt", preset=name)
     got = (s.epochs, s.lr, s.warmup, s.batch_size, s.weight_decay, s.schedule, s.mixup, s.backbone)
     assert got == ROWS[name]
-    assert (s.momentum, s.nesterov, s.loss, s.deferred_sampling) == (0.9, False, "ce", False)
+    assert (s.momentum, s.nesterov, s.deferred_sampling) == (0.9, False, False)
+    experts = (3, "sla", "standard+cutout+autoaugment")
+    single = (1, "ce", "standard")
+    assert (s.experts, s.loss, s.augmentation) == (experts if name == "sla-cifar" else single)
     assert set(PRESETS) == set(ROWS)
     assert backbone_problem(s.backbone) is None
 
@@ -49,10 +53,11 @@ def test_what_is_given_by_hand_stands_over_a_preset() -> None:
 
 
 def test_a_preset_sets_fields_of_the_settings() -> None:
-    """Reference: the fields of `TrainSettings`; each preset sets the same ones."""
+    """Reference: the fields of `TrainSettings`; all presets set the same, but for experts."""
     fields = set(TrainSettings.__dataclass_fields__)
     assert all(set(preset.settings) <= fields for preset in PRESETS.values())
-    assert len({frozenset(preset.settings) for preset in PRESETS.values()}) == 1
+    more = {"experts", "augmentation", "loss"}
+    assert len({frozenset(preset.settings.keys() - more) for preset in PRESETS.values()}) == 1
 
 
 def test_an_unknown_preset() -> None:

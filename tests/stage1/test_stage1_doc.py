@@ -28,7 +28,10 @@ def test_presets_are_told() -> None:
     assert [row[0].strip("`") for row in rows] == list(PRESETS)
     for name, backbone, epochs, lr, batch, decay, schedule, mixup in rows:
         rate, _, warmup = lr.partition(", warm-up ")
-        assert PRESETS[name.strip("`")].settings == {
+        own = dict(PRESETS[name.strip("`")].settings)
+        for option in own.keys() & {"experts", "augmentation", "loss"}:
+            assert f"`--{option} {own.pop(option)}`" in section("Presets"), name
+        assert own == {
             "backbone": backbone,
             "epochs": int(epochs),
             "lr": float(rate),

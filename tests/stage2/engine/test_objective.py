@@ -200,8 +200,8 @@ def test_texts_are_read_and_defaults_filled_in() -> None:
         (
             "ldam",
             {},
-            "Loss 'ldam' is a margin on cosines, and the classifier is linear. Take a cosine "
-            "classifier, or loss 'class_balanced'.",
+            "Loss 'ldam' is a margin on cosines, and the classifier is linear. Take "
+            "--classifier cosine, or loss 'class_balanced'.",
         ),
         ("balanced_sofmax", {}, "Unknown loss 'balanced_sofmax'. Did you mean 'balanced_softmax'?"),
         ("los", {"tau": 1}, "The loss 'los' takes no setting 'tau'. Choose from: smoothing, "),

@@ -1,0 +1,132 @@
+"""Extraction from a pretrained model as it is, without a run of stage 1."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from featbank import errors
+from featbank.files import file_digest
+from featbank.settings import Setting, wrong_values
+from stage1.augment import AUGMENTATIONS
+from stage1.backbones import backbone_problem, build_backbone, load_weights, read_weights
+from stage1.datasets import dataset_problems
+from stage1.images import DatasetSettings, ImageDataset
+from stage1.normalisation import NORMALISATIONS, default_normalisation, normalised_by
+from stage1.subject import Subject, streamed
+
+_SETTINGS = (
+    Setting("normalisation", None, "the channel moments", choices=NORMALISATIONS, kind=str),
+    Setting("augmentation", "standard", "what is done to copies", choices=(*AUGMENTATIONS,)),
+)
+
+_CLASSIFIER = "The bank has the classifier of the weights: its classes must be the data set's."
+_NO_CLASSIFIER = (
+    "The weights have no classifier of {} classes, so the bank has none: stage 2 starts from a "
+    "linear probe."
+)
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A pretrained model and a data set, for `stage1.extract.extract`.
+
+    Attributes
+    ----------
+    weights
+        File of its state dict, as `stage1.backbones.read_weights` takes it.
+    backbone
+        As `stage1.backbones.build_backbone` takes it.
+    dataset
+        Whose images go through it.
+    normalisation
+        The channel moments it was trained with: one of `stage1.normalisation.NORMALISATIONS`. By
+        default ``imagenet`` for three channels and a backbone of torchvision or timm, else
+        ``data``.
+    augmentation
+        One of `stage1.augment.AUGMENTATIONS`: of the augmented copies, and of the images from which
+        the balanced statistics are estimated.
+
+    Raises
+    ------
+    ConfigError
+        Naming every wrong value at once.
+    """
+
+    weights: str
+    backbone: str
+    dataset: DatasetSettings
+    normalisation: str | None = None
+    augmentation: str = "standard"
+
+    def __post_init__(self) -> None:
+        problems = dataset_problems(self.dataset)
+        problems += wrong_values(_SETTINGS, vars(self), "extraction")
+        if problem := backbone_problem(self.backbone):
+            problems.append(problem)
+        if problems:
+            raise errors.ConfigError(" ".join(problems))
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """The model of a `Frozen`, its weights read."""
+
+    request: Frozen
+    digest: str
+    state: Mapping[str, torch.Tensor]
+    dataset: DatasetSettings
+
+    @classmethod
+    def open(cls, request: Frozen) -> Pretrained:
+        """Read the weights.
+
+        Raises
+        ------
+        ConfigError, DataError
+            As `stage1.backbones.read_weights`.
+        """
+        state = read_weights(request.weights)
+        digest = file_digest(Path(request.weights))
+        return cls(request, digest, state, streamed(request.dataset))
+
+    def subject(self, dataset: ImageDataset) -> Subject:
+        """The model under the weights; their classifier counts where it is one of K classes.
+
+        Raises
+        ------
+        ConfigError
+            For images that the backbone or the normalisation is not for.
+        DataError
+            For weights of another model.
+        """
+        request, channels = self.request, dataset.image_shape[0]
+        normalisation = request.normalisation or default_normalisation(request.backbone, channels)
+        preprocessing = dataclasses.replace(
+            normalised_by(dataset.preprocessing, normalisation), augmentation=request.augmentation
+        )
+        with torch.random.fork_rng(devices=[]):
+            model = build_backbone(
+                request.backbone, in_channels=channels, num_classes=len(dataset.class_names)
+            )
+        classifier = load_weights(model, self.state, source=request.weights)
+        model.check_images(dataset.image_shape)
+        told = {"backbone": request.backbone, "normalisation": normalisation}
+        return Subject(
+            model=model.eval(),
+            preprocessing=preprocessing,
+            classifier=classifier,
+            key={"weights": self.digest, **told, "augmentation": request.augmentation},
+            provenance={
+                "weights": request.weights,
+                "weights_sha256": self.digest,
+                **told,
+                "augmentation": request.augmentation,
+                "preprocessing": dataclasses.asdict(preprocessing),
+            },
+            remark=_CLASSIFIER if classifier else _NO_CLASSIFIER.format(len(dataset.class_names)),
+        )

@@ -1,0 +1,142 @@
+"""What is extracted from: a trained run, or a pretrained model that no run is needed for."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from featbank import errors
+from featbank.files import file_digest
+from stage1.backbones import Backbone
+from stage1.checkpoint import Checkpoint, load_checkpoint
+from stage1.datasets import DATASETS
+from stage1.images import DatasetSettings, ImageDataset, Preprocessing
+from stage1.normalisation import normalised_by
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model with the way its images are prepared, and what is told of both.
+
+    Attributes
+    ----------
+    model
+        In eval mode, on the CPU.
+    classifier
+        Whether its classifier is trained, and belongs into the bank.
+    key
+        What its features depend on beside the images, by field, None where it does not apply.
+    provenance
+        What the bank tells of it.
+    remark
+        A line for the end of the work, if any.
+    """
+
+    model: Backbone
+    preprocessing: Preprocessing
+    classifier: bool
+    key: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    remark: str = ""
+
+
+class Origin(Protocol):
+    """Where a subject comes from; its files are read before the data set is loaded."""
+
+    @property
+    def dataset(self) -> DatasetSettings:
+        """The data set, streamed where it can be."""
+
+    def subject(self, dataset: ImageDataset) -> Subject:
+        """The subject for the loaded data set; raises where the two do not fit."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run of `stage1.train.train`, from its checkpoint."""
+
+    run: str
+    path: Path
+    digest: str
+    checkpoint: Checkpoint
+    dataset: DatasetSettings
+
+    @classmethod
+    def open(cls, run: str | os.PathLike[str], root: str | None) -> Trained:
+        """Read the checkpoint; `root` is where the data set is now, if it has moved.
+
+        Raises
+        ------
+        ConfigError, DataError
+            As `stage1.checkpoint.load_checkpoint`.
+        """
+        path, checkpoint = load_checkpoint(run)
+        dataset = checkpoint.settings.dataset
+        if root is not None:
+            dataset = dataclasses.replace(dataset, root=root)
+        return cls(str(run), path, file_digest(path), checkpoint, streamed(dataset))
+
+    def subject(self, dataset: ImageDataset) -> Subject:
+        """The trained model.
+
+        Raises
+        ------
+        Mismatch
+            Where the data set is not the one of the checkpoint, as far as can be told.
+        """
+        checkpoint = self.checkpoint
+        here = normalised_by(dataset.preprocessing, checkpoint.settings.normalisation)
+        _check_same_data(dataset, here, checkpoint, self.path)
+        return Subject(
+            model=checkpoint.model(),
+            preprocessing=checkpoint.preprocessing,
+            classifier=True,
+            key={"checkpoint": self.digest},
+            provenance={
+                "run": self.run,
+                "checkpoint_sha256": self.digest,
+                "stage1": {
+                    "settings": dataclasses.asdict(checkpoint.settings),
+                    "preprocessing": dataclasses.asdict(checkpoint.preprocessing),
+                    "accuracy": checkpoint.accuracy,
+                    "versions": checkpoint.versions,
+                },
+            },
+        )
+
+
+def streamed(settings: DatasetSettings) -> DatasetSettings:
+    """`settings` with images decoded as they are used, where they can be: each is used once."""
+    if "stream" in DATASETS[settings.name].options:
+        return dataclasses.replace(settings, stream=True)
+    return settings
+
+
+def _check_same_data(
+    dataset: ImageDataset, preprocessing: Preprocessing, checkpoint: Checkpoint, path: Path
+) -> None:
+    for what, here, there in (
+        ("image shape", dataset.image_shape, checkpoint.image_shape),
+        ("class names", dataset.class_names, checkpoint.class_names),
+        ("training counts", tuple(dataset.train_counts.tolist()), checkpoint.train_counts),
+        # Rounded, because decoders of lossy images differ a little between versions.
+        ("channel means", _rounded(preprocessing), _rounded(checkpoint.preprocessing)),
+    ):
+        if here != there:
+            raise errors.Mismatch(
+                f"The data set's {what} differ from those that {path} was trained with "
+                f"({_short(here)}, not {_short(there)}). Give the data of that run."
+            )
+
+
+def _rounded(preprocessing: Preprocessing) -> tuple[int, ...]:
+    return tuple(round(mean) for mean in preprocessing.mean)
+
+
+def _short(values: Sequence[object]) -> str:
+    told = ", ".join(str(value) for value in values[:4])
+    return f"{told}, … ({len(values)})" if len(values) > 4 else told

@@ -1,0 +1,66 @@
+"""Views of several experts [SLA §4.2, RIDE]: which ones a recipe means, and their short name.
+
+A bank of E experts has the views ``expert0/NAME`` … of the statistics NAME, and no view ``NAME``. A
+recipe on ``NAME`` then is one on all experts: a head on the features of each, outputs averaged.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from itertools import groupby
+
+from featbank.bank import Bank
+from stage2.methods.recipe import Recipe
+
+_EXPERT = re.compile(r"expert(\d+)/(.+)")
+
+
+def averaged(bank: Bank, view: str) -> str:
+    """The views of a bank that a recipe's setting `view` means.
+
+    Where the bank has no view ``NAME``, those of its experts stand for it, joined by ``+``. What is
+    neither is left as it is.
+    """
+    return "+".join(name for part in view.split("+") for name in _views_of(bank, part))
+
+
+def resolved(bank: Bank, recipes: Iterable[Recipe]) -> list[Recipe]:
+    """Recipes with the views that they mean on a bank; each once."""
+    found: dict[Recipe, None] = {}
+    for recipe in recipes:
+        view = averaged(bank, recipe.settings["view"])
+        same = view == recipe.settings["view"]
+        found[recipe if same else Recipe(recipe.name, **{**recipe.settings, "view": view})] = None
+    return list(found)
+
+
+def averages(bank: Bank) -> list[str]:
+    """The statistics of which a bank has views by experts only: names that stand for an average,
+    ``instance`` first."""
+    found = {match[2]: None for view in bank.views if (match := _EXPERT.fullmatch(view))}
+    return sorted(found.keys() - set(bank.views), key=lambda name: (name != "instance", name))
+
+
+def short_name(view: str) -> str:
+    """A name for tables, ``expert0+1+2/instance`` for three joined views of one statistics."""
+    told = []
+    for statistics, views in groupby(view.split("+"), _statistics):
+        if statistics:
+            numbers = "+".join(_EXPERT.sub(r"\1", name) for name in views)
+            told.append(f"expert{numbers}/{statistics}")
+        else:
+            told += views
+    return "+".join(told)
+
+
+def _views_of(bank: Bank, name: str) -> list[str]:
+    if name not in averages(bank):
+        return [name]
+    return [view for view in bank.views if _statistics(view) == name]
+
+
+def _statistics(view: str) -> str:
+    """``instance`` of ``expert0/instance``; empty for a view of no expert."""
+    match = _EXPERT.fullmatch(view)
+    return match[2] if match else ""
