@@ -129,7 +129,7 @@ def find_files(folder: Path | None, images: int) -> list[Path]:
     """At most `images` files of a folder."""
     if folder is None:
         return []
-    kinds = (".png", ".jpg", ".jpeg")
+    kinds = (".png", ".jpg", ".jpeg", ".webp")
     return sorted(file for file in folder.rglob("*") if file.suffix.lower() in kinds)[:images]
 
 

@@ -8,15 +8,20 @@ from typing import Any
 from stage1.distributed import Group
 from stage1.images import ImageDataset
 from stage1.settings import TrainSettings
+from stage1.streaming import StreamedImages
 
 
 def describe(dataset: ImageDataset, settings: TrainSettings, group: Group) -> str:
     """What is trained on what."""
     counts, shape = dataset.train_counts, "×".join(map(str, dataset.image_shape))
     sizes = ", ".join(f"{len(split.labels)} {name}" for name, split in dataset.splits.items())
+    streamed = isinstance(dataset.splits["train"].images, StreamedImages)
     return (
-        f"{settings.dataset.name}: {sizes} images of {shape}, {len(counts)} classes with "
-        f"{counts.max()}…{counts.min()} training images; {settings.backbone} on {group.device}"
+        f"{settings.dataset.name}: {sizes} images of {shape}, "
+        + ("decoded as they are used, " if streamed else "")
+        + f"{len(counts)} classes with {counts.max()}…{counts.min()} training images; "
+        + (f"{settings.experts} experts of " if settings.experts > 1 else "")
+        + f"{settings.backbone} on {group.device}"
         + ("" if group.size == 1 else f" and {group.size - 1} more like it")
         + ("" if settings.loss == "ce" else f", loss {settings.loss}")
     )

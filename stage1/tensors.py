@@ -21,6 +21,8 @@ def load_tensors(path: Path, kind: str, remedy: str) -> Any:
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the restricted unpickler raises whatever broken bytes lead it to
-        reason = errors.first_line(error).rstrip(". ")
-        raise errors.DataError(f"{path} is not a readable {kind} ({reason}). {remedy}") from None
+    except Exception:  # the restricted unpickler raises whatever broken bytes lead it to
+        raise errors.DataError(
+            f"{path} is not a readable {kind}: no torch file, or damaged, or with more in it than "
+            f"tensors and plain types. {remedy}"
+        ) from None
