@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import cache
 
+import numpy as np
 import torch
 
 from featbank import errors
@@ -30,19 +31,23 @@ def check_bank(bank: Bank, recipes: Iterable[Recipe]) -> None:
     counts_of = cache(lambda split: class_counts(bank, split))
     for recipe in recipes:
         _check_splits(bank, recipe)
-        counts = counts_of(recipe.settings["train_on"])
-        head = HEADS[recipe.head]
-        head.check(recipe.part("head"), bank.dim)
-        head.require(counts)
-        if recipe.trained:
-            LOSSES[recipe.settings["loss"]](counts, recipe.part("loss"))
-        _check_generator(recipe)
+        check_recipe(recipe, counts_of(recipe.settings["train_on"]), bank.dim)
         for view in recipe.views:
             if view not in bank.views:
                 raise errors.ConfigError(
                     f"Recipe {recipe.name!r} needs the view {view!r}, {bank.path} has: "
                     f"{', '.join(bank.views)}. {_choice(bank)}"
                 )
+
+
+def check_recipe(recipe: Recipe, counts: np.ndarray, dim: int) -> None:
+    """Raise where a recipe cannot learn from training counts [K] and features of D = `dim`."""
+    head = HEADS[recipe.head]
+    head.check(recipe.part("head"), dim)
+    head.require(counts)
+    if recipe.trained:
+        LOSSES[recipe.settings["loss"]](counts, recipe.part("loss"))
+    _check_generator(recipe)
 
 
 def check_in_memory(

@@ -223,7 +223,7 @@ def _unfinished(
 def _stored(outcome: Outcome, device: str) -> dict[str, Any]:
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
     return {
-        **{name: value for name, value in vars(outcome).items() if name != "parameters"},
+        **{n: v for n, v in vars(outcome).items() if n not in ("parameters", "selected")},
         "curves": {
             curve: [value if math.isfinite(value) else None for value in values]
             for curve, values in outcome.curves.items()

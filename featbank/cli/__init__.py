@@ -14,14 +14,18 @@ import click
 from featbank import __version__
 from featbank.cli.bank import info, merge, split, verify
 from featbank.cli.benchmark import benchmark
+from featbank.cli.cite import cite
+from featbank.cli.compare import compare
 from featbank.cli.datasets import datasets
 from featbank.cli.demo import demo
+from featbank.cli.export import export
 from featbank.cli.exporting import export_features
 from featbank.cli.extract import extract
 from featbank.cli.importing import import_
 from featbank.cli.leaderboard import leaderboard
 from featbank.cli.methods import methods
 from featbank.cli.plot import plot
+from featbank.cli.predict import predict
 from featbank.cli.sweep import sweep
 from featbank.cli.train import train
 from featbank.errors import FeatbankError
@@ -68,8 +72,12 @@ for _command in (
     split,
     sweep,
     leaderboard,
+    compare,
     plot,
+    export,
+    predict,
     methods,
+    cite,
     datasets,
     demo,
     benchmark,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from featbank.errors import ConfigError
 
 if TYPE_CHECKING:
     from stage2.results.tables import Leaderboard
@@ -30,7 +33,23 @@ FORMATS = ("table", "json", "csv", "md", "latex")
     help="Split that ranks. Default: val where there is one, else test, and the table says so.",
 )
 @click.option("--bank", help="Beginning of a fingerprint, where the file holds several banks.")
+@click.option(
+    "--where",
+    "condition",
+    metavar="CONDITION",
+    help="Only configurations that meet it: comparisons (= != < <= > >=) of settings, name, seeds "
+    "(how many) and metrics, joined by and, or, not and parentheses.",
+)
 @click.option("--best", is_flag=True, help="Only the best configuration of each recipe.")
+@click.option(
+    "--best-per", metavar="SETTING", help="Only the best for each head, loss, sampler, view, …"
+)
+@click.option(
+    "--sort",
+    "order",
+    metavar="METRIC[:asc|:desc]",
+    help="Order by a metric, best first. Default: as ranked by --select-on.",
+)
 @click.option("--top", type=click.IntRange(1), help="Lines of table, md and latex. Default: all.")
 def leaderboard(
     *,
@@ -39,21 +58,38 @@ def leaderboard(
     split: str,
     select_on: str | None,
     bank: str | None,
+    condition: str | None,
     best: bool,
+    best_per: str | None,
+    order: str | None,
     top: int | None,
 ) -> None:
     """Rank the recipes of a results file.
 
+    A condition asks for metrics at the epoch that ranks. A configuration without a setting meets no
+    comparison of it; `not lr<0.1` also keeps those that have no lr.
+
     \b
     featbank leaderboard results.sqlite --best
+    featbank leaderboard results.sqlite --where "head=lws and lr<0.1" --sort ece
+    featbank leaderboard results.sqlite --best-per loss
     featbank leaderboard results.sqlite --format json > table.json
     """
+    from stage2.results import filters
     from stage2.results.store import Store
     from stage2.results.tables import leaderboard as rank
 
+    if best and best_per:
+        raise ConfigError("--best is --best-per name. Give one of the two.")
     with Store(results) as store:
         board = rank(store, bank=bank, split=split, select_on=select_on)
-    show(board.best() if best else board, form, top=top)
+    if condition is not None:
+        board = filters.where(board, condition)
+    if best or best_per:
+        board = filters.best_per(board, best_per or "name")
+    if order is not None:
+        board = filters.sort(board, order)
+    show(board, form, top=top)
 
 
 def show(board: Leaderboard, form: str, *, top: int | None = None) -> None:
@@ -63,26 +99,45 @@ def show(board: Leaderboard, form: str, *, top: int | None = None) -> None:
     if form != "table":
         click.echo(render(board, form, top=top))
         return
+    header, lines = columns(board, top=top)
+    lines = [[text.replace(" ± ", "±") for text in line] for line in lines]
+    total = len({row["recipe"] for row in board.rows})
+    shown = f"{len(lines)} of {total} configurations shown.\n" if len(lines) < total else ""
+    print_tables([("", header, lines, header.index("top-1 last"))], shown + board.protocol)
+
+
+def print_tables(
+    tables: Iterable[tuple[str, Sequence[str], Sequence[Sequence[str]], int]], below: str
+) -> None:
+    """Print tables and a text below them.
+
+    Parameters
+    ----------
+    tables
+        Title, header, lines, and how many columns, from the left, are texts.
+    """
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    header, lines = columns(board, top=top)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for place, title in enumerate(header):
-        right = place > 1
-        table.add_column(
-            title.replace(" ", "\n"),
-            justify="right" if right else "left",
-            no_wrap=right,
-            overflow="fold",
-        )
-    for line in lines:
-        table.add_row(*(text.replace(" ± ", "±") for text in line))
     console = Console()
     if not console.is_terminal:  # a file or a pipe has no width to fold lines at
         console.width = 200
-    console.print(table)
-    total = len({row["recipe"] for row in board.rows})
-    shown = f"{len(lines)} of {total} configurations shown.\n" if len(lines) < total else ""
-    console.print(shown + board.protocol, highlight=False, soft_wrap=not console.is_terminal)
+    folds = not console.is_terminal
+    for title, header, lines, texts in tables:
+        if title:
+            console.print(escape(title), highlight=False, soft_wrap=folds)
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        for place, name in enumerate(header):
+            right = place >= texts
+            table.add_column(
+                name.replace(" ", "\n"),
+                justify="right" if right else "left",
+                no_wrap=right,
+                overflow="fold",
+            )
+        for line in lines:
+            table.add_row(*map(escape, line))
+        console.print(table)
+    console.print(escape(below), highlight=False, soft_wrap=folds)

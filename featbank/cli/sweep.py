@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -11,25 +11,36 @@ import click
 
 from featbank.cli.leaderboard import show
 from featbank.cli.options import PRECISIONS, device_option, parse_bytes
+from featbank.cli.planning import (
+    allowed_recipes,
+    banks_and_specification,
+    parse_recipes,
+    parse_seeds,
+    parse_setting,
+    tell_costs,
+    tell_plan,
+)
 from featbank.cli.progress import progress
-from featbank.errors import ConfigError, FeatbankError, closest
+from featbank.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from featbank.bank import Bank
-    from stage2.engine.plan import Group
     from stage2.methods.recipe import Recipe
+    from stage2.results.tables import Leaderboard
+    from stage2.specification import Specification
 
 
 @click.command()
-@click.argument("bank", type=click.Path(path_type=Path))
+@click.argument("places", metavar="[BANK]... [SPECIFICATION]", nargs=-1)
 @click.option(
     "--recipe",
     "names",
     multiple=True,
     metavar="NAME",
-    help="A recipe of `featbank methods`; repeat for more. Default: all that the bank allows.",
+    help="A recipe of `featbank methods`; repeat for more. Default: all that the bank allows, or "
+    "that the specification names.",
 )
 @click.option(
     "--set",
@@ -39,7 +50,7 @@ if TYPE_CHECKING:
     help="Try these values, in every combination, in every recipe that takes KEY; "
     "RECIPE:KEY=V1,V2 for one recipe alone.",
 )
-@click.option("--seeds", default="0,1,2", show_default=True, help="Seeds, separated by commas.")
+@click.option("--seeds", help="Seeds, separated by commas. Default: 0,1,2.")
 @click.option(
     "--select-on",
     type=click.Choice(["val", "test"]),
@@ -58,7 +69,11 @@ if TYPE_CHECKING:
     "fp32.",
 )
 @click.option("--force", is_flag=True, help="Train again what the results hold already.")
-@click.option("--dry-run", is_flag=True, help="Check everything, print the plan, train nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Check everything, print the plan, its memory and time; train nothing.",
+)
 @click.option(
     "--top",
     default=20,
@@ -69,17 +84,16 @@ if TYPE_CHECKING:
 @click.option(
     "-o",
     "--output",
-    default="results.sqlite",
-    show_default=True,
     type=click.Path(path_type=Path),
-    help="Results file; what it holds is not trained again.",
+    help="Results file; what it holds is not trained again. Default: results.sqlite.",
 )
+@click.option("--list", "listed", is_flag=True, help="List the ready specifications, and stop.")
 def sweep(
     *,
-    bank: Path,
+    places: tuple[str, ...],
     names: tuple[str, ...],
     settings: tuple[str, ...],
-    seeds: str,
+    seeds: str | None,
     select_on: str | None,
     device: str,
     memory: str | None,
@@ -87,67 +101,193 @@ def sweep(
     force: bool,
     dry_run: bool,
     top: int,
-    output: Path,
+    output: Path | None,
+    listed: bool,
 ) -> None:
     """Train every recipe on a bank in fused groups, and rank them.
 
+    A specification is a TOML file or the name of a ready one; options take the place of what it
+    says, --recipe keeps only some of its recipes. Several banks go into one results file.
+
     \b
     featbank sweep bank.h5 --recipe crt --recipe mislas --set lr=0.05,0.1,0.2 -o results.sqlite
+    featbank sweep bank.h5 baseline --dry-run
+    featbank sweep bank.h5 sweep.toml --seeds 0,1,2,3,4
     """
+    if listed:
+        _list_ready()
+        return
     from featbank.bank import Bank
 
-    with Bank(bank) as opened:  # before the seconds it takes to import PyTorch
-        from featbank.devices import find_device
-        from stage2.probe import probed_views
-        from stage2.requirements import check_bank
-        from stage2.sweep import plan_bank
-        from stage2.sweep import sweep as library_sweep
-
-        settings += (f"precision={precision}",) if precision else ()
-        recipes = parse_recipes(opened, names or _allowed(opened), settings, _seeds(seeds))
-        check_bank(opened, recipes)
-        place = str(find_device(device))
-        budget = parse_bytes(memory) if memory else None
-        groups = plan_bank(opened, recipes, device=place, memory=budget)
-        configurations = len({recipe.id for recipe in recipes})
-        click.echo(
-            f"{configurations} configurations, {len(recipes)} runs with their seeds, "
-            f"in {len(groups)} fused groups on {place}"
+    banks, name = banks_and_specification(places)
+    if not places:
+        raise ConfigError("Name a bank, or a specification. featbank sweep --help tells more.")
+    with contextlib.ExitStack() as stack:
+        for bank in banks:  # before the seconds it takes to import PyTorch
+            Bank(bank).close()
+        specification = _specification(
+            name, banks, only=names, settings=settings, seeds=seeds, precision=precision
         )
-        if probed := probed_views(opened, recipes):
-            views = " and ".join(map(repr, probed))
-            click.echo(
-                f"{opened.path} has no stage-1 classifier for {views}: recipes that need one start "
-                "from a linear probe"
-            )
-        for view in dict.fromkeys(view for group in groups for view in group.stream.views):
-            if streamed := _streamed(opened, view, device=place, memory=budget):
-                click.echo(f"{view}: {streamed} streamed from the bank in shuffled blocks")
+        if specification:
+            banks = list(specification.banks)
+            select_on = select_on or specification.select_on
+            output = output or specification.output
+        opened = [stack.enter_context(Bank(bank)) for bank in banks]
+        given = parse_seeds(seeds or "0,1,2")
+        settings += (f"precision={precision}",) if precision else ()
+        swept = [
+            specification.on(bank)
+            if specification
+            else parse_recipes(bank, names or allowed_recipes(bank), settings, given)
+            for bank in opened
+        ]
+        _sweep_all(
+            list(zip(opened, swept, strict=True)),
+            device=device,
+            memory=parse_bytes(memory) if memory else None,
+            select_on=select_on,
+            force=force,
+            dry_run=dry_run,
+            top=top,
+            output=output or Path("results.sqlite"),
+        )
+
+
+def _specification(
+    name: str | None,
+    banks: Sequence[Path],
+    *,
+    only: Sequence[str],
+    settings: Sequence[str],
+    seeds: str | None,
+    precision: str | None,
+) -> Specification | None:
+    """The specification that is asked for, as options change it."""
+    if name is None:
+        return None
+    from stage2.specification import read_specification
+
+    overrides = {}
+    for text in settings:
+        target, key, values = parse_setting(text)
+        overrides[f"{target}:{key}" if target else key] = values
+    if precision:
+        overrides["precision"] = [precision]
+    found = read_specification(
+        name,
+        banks=banks,
+        only=only,
+        overrides=overrides,
+        seeds=parse_seeds(seeds) if seeds else None,
+    )
+    if not found.banks:
+        raise ConfigError(f"{name} names no bank. Write featbank sweep BANK {name}.")
+    return found
+
+
+def _sweep_all(
+    swept: Sequence[tuple[Bank, list[Recipe]]],
+    *,
+    device: str,
+    memory: int | None,
+    select_on: str | None,
+    force: bool,
+    dry_run: bool,
+    top: int,
+    output: Path,
+) -> None:
+    """Plan and check every bank, then sweep one after another and print a table of each."""
+    import torch
+
+    from featbank.devices import find_device
+    from stage2.requirements import check_bank
+    from stage2.sweep import plan_bank
+
+    place = str(find_device(device))
+    workers = 1 if place.startswith("cuda") else torch.get_num_threads()
+    for bank, recipes in swept:
+        check_bank(bank, recipes)
+        groups = plan_bank(bank, recipes, device=place, memory=memory, workers=workers)
+        if len(swept) > 1:
+            click.echo(f"{bank.path}:")
+        tell_plan(bank, recipes, groups, device=place, memory=memory)
         if dry_run:
-            for group in groups:
-                click.echo(f"  {_describe(group)}")
-            return
-        try:
-            with progress("runs") as report:
-                results = library_sweep(
-                    opened,
-                    recipes,
-                    results=output,
-                    device=place,
-                    memory=budget,
-                    select_on=select_on,
-                    force=force,
-                    keep_outcomes=False,
-                    progress=report,
-                )
-        except KeyboardInterrupt:
-            _stopped(opened, recipes, output)
+            finished = set() if force else _finished(bank, output)
+            tell_costs(bank, recipes, finished, device=place, memory=memory, workers=workers)
+    if dry_run:
+        return
+    boards = [
+        (
+            bank,
+            _sweep(
+                bank,
+                recipes,
+                output=output,
+                device=place,
+                memory=memory,
+                select_on=select_on,
+                force=force,
+            ),
+        )
+        for bank, recipes in swept
+    ]
+    for bank, board in boards:
+        if len(swept) > 1:
+            click.echo(f"\n{bank.path}:")
+        show(board, "table", top=top)
+    chosen = f" --bank {swept[0][0].fingerprint[:12]}" if len(swept) > 1 else ""
+    click.echo(f"Wrote {output}. Next: featbank leaderboard {output}{chosen} --format json")
+
+
+def _sweep(
+    bank: Bank,
+    recipes: list[Recipe],
+    *,
+    output: Path,
+    device: str,
+    memory: int | None,
+    select_on: str | None,
+    force: bool,
+) -> Leaderboard:
+    from stage2.sweep import sweep as library_sweep
+
+    try:
+        with progress("runs") as report:
+            results = library_sweep(
+                bank,
+                recipes,
+                results=output,
+                device=device,
+                memory=memory,
+                select_on=select_on,
+                force=force,
+                keep_outcomes=False,
+                progress=report,
+            )
+    except KeyboardInterrupt:
+        _stopped(bank, recipes, output)
     if results.skipped:
         click.echo(
             f"{len(results.skipped)} runs were in {output} already (--force trains them again)."
         )
-    show(results.board, "table", top=top)
-    click.echo(f"Wrote {output}. Next: featbank leaderboard {output} --format json")
+    return results.board
+
+
+def _finished(bank: Bank, output: Path) -> set[str]:
+    """Hashes of the runs that the results hold."""
+    from stage2.results.store import Store
+
+    if not output.exists():
+        return set()
+    with Store(output) as store:
+        return store.finished(bank.fingerprint)
+
+
+def _list_ready() -> None:
+    from stage2.specification import ready_specifications
+
+    for name, description in ready_specifications().items():
+        click.echo(f"{name:<16} {description}")
 
 
 def _stopped(bank: Bank, recipes: Sequence[Recipe], output: Path) -> NoReturn:
@@ -163,97 +303,3 @@ def _stopped(bank: Bank, recipes: Sequence[Recipe], output: Path) -> NoReturn:
         err=True,
     )
     sys.exit(1)
-
-
-def parse_recipes(
-    bank: Bank, names: Sequence[str], settings: Sequence[str], seeds: Sequence[int]
-) -> list[Recipe]:
-    """The recipes `names`, over the grids of ``--set`` texts, with their views on a bank.
-
-    Raises
-    ------
-    ConfigError
-        For an unknown recipe, a setting that none of them takes, or a value it does not allow.
-    """
-    from stage2.experts import averaged
-    from stage2.methods.recipe import Recipe, expand
-
-    grids: dict[str, dict[str, list[str]]] = {name: {} for name in names}
-    for text in settings:
-        target, key, values = _parse_setting(text)
-        if target and target not in grids:
-            raise ConfigError(
-                f"--set {text}: {target!r} is not swept. {closest(target, list(grids))}"
-            )
-        for name in [target] if target else grids:
-            grids[name][key] = values
-    for name, grid in grids.items():  # first, as an average of views has settings of its own
-        views = grid.get("view", [Recipe(name).settings["view"]])
-        grid["view"] = [averaged(bank, view) for view in views]
-    return expand(grids, seeds=seeds)
-
-
-def _parse_setting(text: str) -> tuple[str, str, list[str]]:
-    """``RECIPE:KEY=V1,V2`` as (recipe or empty, key, values)."""
-    match = re.fullmatch(r"(?:([^:=]+):)?([^:=]+)=(.+)", text)
-    if not match:
-        raise ConfigError(f"--set {text} is not KEY=V1,V2. Write --set lr=0.1,0.2, for example.")
-    target, key, values = match.groups()
-    return target or "", key.strip(), [value.strip() for value in values.split(",")]
-
-
-def _seeds(text: str) -> list[int]:
-    try:
-        return list(dict.fromkeys(int(part) for part in text.split(",")))
-    except ValueError:
-        raise ConfigError(
-            f"--seeds {text} is not a list of integers. Write --seeds 0,1,2."
-        ) from None
-
-
-def _allowed(bank: Bank) -> list[str]:
-    """Every preset but the variants, less those the bank has no view or sample for."""
-    from stage2.experts import resolved
-    from stage2.methods.presets import PRESETS
-    from stage2.methods.recipe import Recipe
-    from stage2.requirements import check_bank
-
-    allowed = []
-    for name, preset in PRESETS.items():
-        if preset.variant:
-            continue
-        try:
-            check_bank(bank, resolved(bank, [Recipe(name)]))
-            allowed.append(name)
-        except FeatbankError as error:
-            click.echo(f"Left out {name}: {error}")
-    return allowed
-
-
-def _streamed(bank: Bank, view: str, *, device: str, memory: int | None) -> str:
-    """Splits of a view that do not fit in memory, with their sizes."""
-    from stage2.views import view_budget, view_bytes
-
-    budgets = view_budget(bank, view, device=device, memory=memory)
-    return ", ".join(
-        f"{split} ({view_bytes(bank, split, view) / 2**30:.2f} GiB)"
-        for split, budget in budgets.items()
-        if budget is not None
-    )
-
-
-def _describe(group: Group) -> str:
-    from stage2.experts import short_name
-
-    stream = group.stream
-    heads = ", ".join(f"{len(tile.recipes)} × {tile.kind.head}" for tile in group.tiles)
-    views = short_name("+".join(stream.views))
-    if stream.sampler is None:
-        return f"{views}: {heads} (nothing to train)"
-    if not stream.epochs:
-        return f"{views}, {stream.sampler}, to the optimum: {heads}"
-    made = f" + {stream.generator}" if stream.generator else ""
-    return (
-        f"{views}, {stream.sampler}{made}, batch {stream.batch_size}, {stream.epochs} epochs of "
-        f"{stream.steps} steps, seed {stream.seed}: {heads}"
-    )

@@ -238,6 +238,11 @@ def default_memory(device: str) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
+def group_bytes(group: Group, shape: Shape) -> int:
+    """Bytes that a group may hold beside its features."""
+    return HELD * sum(_working_set(recipe, group.stream, shape) for recipe in group.recipes)
+
+
 def _working_set(recipe: Recipe, stream: Stream, shape: Shape) -> int:
     """Bytes that one configuration works on in a step."""
     size = HEADS[recipe.head].size(recipe.part("head"), shape.dim, shape.classes)

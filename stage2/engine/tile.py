@@ -50,6 +50,8 @@ class Outcome:
     parameters
         The head's parameters at the end, under ``view.name`` where it has several views; a
         calibration's as ``calibration.scale`` and ``calibration.shift``.
+    selected
+        The same at the selected epoch; empty without one.
     traces
         Arrays over the epochs: ``beta`` [epochs, K] where β moves, NaN for classes without.
     seconds
@@ -62,6 +64,7 @@ class Outcome:
     selected_epoch: int | None
     curves: dict[str, list[float]]
     parameters: Parameters
+    selected: Parameters = field(default_factory=dict)
     traces: dict[str, np.ndarray] = field(default_factory=dict, compare=False)
     seconds: float = field(default=0.0, compare=False)
 
@@ -185,7 +188,8 @@ class TileRun:
                     evaluations=evaluations[c] if finite else {},
                     selected_epoch=best[c] if best else None,
                     curves=curves,
-                    parameters=self._parameters(c),
+                    parameters=self._parameters(c, "last"),
+                    selected=self._parameters(c, "selected") if self.models[0].best else {},
                     traces=self._betas.traces(c) if self._betas else {},
                 )
             )
@@ -219,15 +223,15 @@ class TileRun:
             ]
             yield rows, z[0] if len(z) == 1 else _average(z, self.tile.kind.average)
 
-    def _parameters(self, c: int) -> Parameters:
-        """What a configuration has learned."""
+    def _parameters(self, c: int, epoch: str) -> Parameters:
+        """What a configuration has learned by the ``last`` or the ``selected`` epoch."""
         several = len(self.models) > 1
         found = {
             f"{view}.{name}" if several else name: values[c]
             for view, model in zip(self.stream.views, self.models, strict=True)
-            for name, values in model.parameters.items()
+            for name, values in model.parameters_at(epoch).items()
         }
-        if calibration := self._calibrations.get("last"):
+        if calibration := self._calibrations.get(epoch):
             found["calibration.scale"] = calibration.scale[c]
             if calibration.shift is not None:
                 found["calibration.shift"] = calibration.shift[c]

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,19 +35,42 @@ class Leaderboard:
         One line: bank, selection, seeds, group thresholds.
     select_on
         The split whose macro accuracy ranks.
+    per
+        The setting of which the rows are the best of each value, and that value by configuration.
     """
 
     rows: list[Row]
     protocol: str
     select_on: str
+    per: tuple[str, Mapping[str, Any]] | None = None
 
     def best(self) -> Leaderboard:
         """Only the best configuration of each recipe; the protocol still tells how many ran."""
-        first: dict[str, str] = {}
+        return self.best_per("name", {row["recipe"]: row["name"] for row in self.rows})
+
+    def best_per(self, name: str, value: Mapping[str, Any]) -> Leaderboard:
+        """Only the best configuration of each `value`, which is given by configuration and called
+        `name`; the protocol still tells how many ran."""
+        first: dict[Any, str] = {}
+        for row in sorted(self.rows, key=_place):
+            first.setdefault(value[row["recipe"]], row["recipe"])
+        best = set(first.values())
+        kept = [row for row in self.rows if row["recipe"] in best]
+        told = f"{self.protocol} · best of each {'recipe' if name == 'name' else name}"
+        per = None if name in ("name", "recipe") else (name, value)
+        return replace(self, rows=kept, protocol=told, per=per)
+
+    def configurations(self) -> list[list[Row]]:
+        """The rows of each configuration."""
+        found: dict[str, list[Row]] = {}
         for row in self.rows:
-            first.setdefault(row["name"], row["recipe"])
-        kept = [row for row in self.rows if row["recipe"] in first.values()]
-        return replace(self, rows=kept)
+            found.setdefault(row["recipe"], []).append(row)
+        return list(found.values())
+
+    def ranked(self, rows: Sequence[Row]) -> Row:
+        """Of a configuration's rows that of the epoch that ranks."""
+        epoch = "selected" if self.select_on == "val" else "last"
+        return next((row for row in rows if row["epoch"] == epoch), rows[0])
 
 
 def leaderboard(
@@ -89,7 +112,7 @@ def leaderboard(
     for run in runs:
         configurations.setdefault(run.id, []).append(run)
     rows = [row for same in configurations.values() for row in _rows(same, split, select_on)]
-    rows.sort(key=lambda row: (_worst_if_none(row["selection"]), row["recipe"], row["epoch"]))
+    rows.sort(key=_place)
     seeds = sorted({run.seed for run in runs if "loss" in run.parameters})
     protocol = _protocol(fingerprint, about, select_on, len(configurations), seeds)
     return Leaderboard(rows, protocol, select_on)
@@ -114,12 +137,22 @@ def render(board: Leaderboard, form: str, *, top: int | None = None) -> str:
         return out.getvalue().rstrip("\n")
     header, lines = columns(board, top=top)
     if form == "md":
-        rule = ["---"] * len(header)
-        body = "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *lines))
-        return f"{body}\n\n{board.protocol}"
+        return f"{markdown(header, lines)}\n\n{board.protocol}"
+    return f"% {board.protocol}\n{latex(header, lines, texts=header.index('top-1 last'))}"
+
+
+def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    rows = [[cell.replace("|", r"\|") for cell in line] for line in lines]
+    rule = ["---"] * len(header)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *rows))
+
+
+def latex(header: Sequence[str], lines: Sequence[Sequence[str]], *, texts: int) -> str:
+    """A ``tabular`` with rules of booktabs; the first `texts` columns are flush left."""
     rows = " \\\\\n".join(" & ".join(map(_latex, line)) for line in lines)
     return (
-        f"% {board.protocol}\n\\begin{{tabular}}{{ll{'r' * (len(header) - 2)}}}\n\\toprule\n"
+        f"\\begin{{tabular}}{{{'l' * texts}{'r' * (len(header) - texts)}}}\n\\toprule\n"
         f"{' & '.join(map(_latex, header))} \\\\\n\\midrule\n{rows} \\\\\n\\bottomrule\n"
         "\\end{tabular}"
     )
@@ -128,21 +161,21 @@ def render(board: Leaderboard, form: str, *, top: int | None = None) -> str:
 def columns(board: Leaderboard, *, top: int | None = None) -> tuple[list[str], list[list[str]]]:
     """Header and lines of the human table: one line per configuration, last and selected epoch side
     by side, groups and calibration of the epoch that counts."""
-    epochs = {row["epoch"] for row in board.rows}
-    counts = "selected" if board.select_on == "val" else "last"  # the epoch that ranks
-    by_recipe: dict[str, dict[str, Row]] = {}
-    for row in board.rows:
-        by_recipe.setdefault(row["recipe"], {})[row["epoch"]] = row
-    header = ["recipe", "settings", "top-1 last"]
-    both = "selected" in epochs
+    header = ["recipe", *([board.per[0]] if board.per else []), "settings", "top-1 last"]
+    both = any(row["epoch"] == "selected" for row in board.rows)
     header += ["top-1 selected", f"{board.select_on} macro"] if both else []
     header += ["many", "medium", "few", "ECE"]
     lines = []
-    for rows in list(by_recipe.values())[:top]:
-        last = rows["last"]
-        selected = rows.get("selected", last)
-        row = rows.get(counts, last)
-        line = [last["name"], _differences(last), _mean_std(last, "top1")]
+    for rows in board.configurations()[:top]:
+        by_epoch = {row["epoch"]: row for row in rows}
+        last = by_epoch["last"]
+        selected, row = by_epoch.get("selected", last), board.ranked(rows)
+        line = [last["name"]]
+        if board.per:
+            name, value = board.per
+            own = value[last["recipe"]]
+            line.append("–" if own is None else told_value(name, own))
+        line += [differences(last), _mean_std(last, "top1")]
         line += [_mean_std(selected, "top1"), _mean_std(row, "selection")] if both else []
         line += [_mean_std(row, metric) for metric in ("many", "medium", "few", "ece")]
         lines.append(line)
@@ -217,7 +250,7 @@ def _start(about: dict[str, Any]) -> str:
     return f"stage-1 classifier{some}: linear probe · "
 
 
-def _differences(row: Row) -> str:
+def differences(row: Row) -> str:
     """The settings in which a row differs from its preset, and whether a seed diverged."""
     usual = _usual(row["name"], row["parameters"])
     told = [f"{k}={told_value(k, v)}" for k, v in row["parameters"].items() if usual.get(k) != v]
@@ -247,9 +280,18 @@ def _mean_std(row: Row, metric: str) -> str:
     return f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.1f}"
 
 
+_LATEX = str.maketrans(
+    {character: f"\\{character}" for character in "_%&#${}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"<": "$<$", ">": "$>$", "≤": r"$\le$", "−": "$-$", "\u00a0": "~", "±": r"$\pm$", "–": "--"}
+)
+
+
 def _latex(text: str) -> str:
-    return text.replace("_", r"\_").replace("±", r"$\pm$").replace("–", "--").replace("%", r"\%")
+    return text.translate(_LATEX)
 
 
-def _worst_if_none(selection: float | None) -> float:
-    return float("inf") if selection is None else -selection
+def _place(row: Row) -> tuple[float, str, str]:
+    """Where a row stands: by what ranks, those without it last."""
+    selection = row["selection"]
+    return float("inf") if selection is None else -selection, row["recipe"], row["epoch"]

@@ -58,6 +58,8 @@ def test_every_command_has_help_with_an_example(featbank: Run) -> None:
         "info",
         "sweep",
         "leaderboard",
+        "export",
+        "predict",
         "methods",
         "demo",
     ):

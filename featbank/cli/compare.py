@@ -1,0 +1,94 @@
+"""``featbank compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from featbank.cli.leaderboard import FORMATS, print_tables
+
+
+@click.command()
+@click.argument("results", type=click.Path(path_type=Path))
+@click.argument("names", nargs=-1, metavar="[A B…]")
+@click.option("--split", default="test", show_default=True, help="Split whose rows are compared.")
+@click.option(
+    "--epoch",
+    type=click.Choice(["last", "selected"]),
+    help="Default: the one that ranks, selected with val and last without.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    default="table",
+    show_default=True,
+    help="json carries everything, csv a row per measure.",
+)
+@click.option(
+    "--bank",
+    metavar="FILE|FINGERPRINT",
+    help="The bank's file, where it has moved; or the beginning of a fingerprint, where the "
+    "results are of several banks.",
+)
+@click.option(
+    "--resamples",
+    type=click.IntRange(100),
+    default=2_000,
+    show_default=True,
+    help="Of the bootstrap.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of them.")
+@click.option(
+    "--classes",
+    type=click.IntRange(0),
+    default=10,
+    show_default=True,
+    help="How many of the classes that differ most are told.",
+)
+def compare(
+    *,
+    results: Path,
+    names: tuple[str, ...],
+    split: str,
+    epoch: str | None,
+    form: str,
+    bank: str | None,
+    resamples: int,
+    seed: int,
+    classes: int,
+) -> None:
+    """Test whether configurations differ on the same rows, and by how much.
+
+    A configuration is an id such as crt-1a2b3c4d, the beginning of one, or a recipe's name: its
+    best configuration on the leaderboard. Several are compared with the first, p values corrected
+    after Holm; without any, the best of every recipe with the best of all.
+
+    Over several seeds rows are the units of one exact test, which with one seed is McNemar's.
+    Intervals are of a bootstrap over rows. The labels are read from the bank.
+
+    \b
+    featbank compare results.sqlite crt mislas
+    featbank compare results.sqlite --format md > compared.md
+    """
+    from stage2.results.compare import compare as compared_with
+    from stage2.results.comparison import blocks, render
+    from stage2.results.store import Store
+
+    with Store(results) as store:
+        compared = compared_with(
+            store,
+            names,
+            bank=bank,
+            split=split,
+            epoch=epoch,
+            resamples=resamples,
+            seed=seed,
+            classes=classes,
+        )
+    if form != "table":
+        click.echo(render(compared, form))
+        return
+    tables = [(block.title, block.header, block.lines, block.texts) for block in blocks(compared)]
+    print_tables(tables, compared.protocol)

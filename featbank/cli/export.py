@@ -1,0 +1,89 @@
+"""``featbank export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from featbank.cli.options import device_option, parse_bytes
+from featbank.errors import ConfigError
+
+
+@click.command()
+@click.argument("results", type=click.Path(path_type=Path))
+@click.argument("recipe")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The file, .safetensors.",
+)
+@click.option(
+    "--onnx",
+    type=click.Path(path_type=Path),
+    help="Write ONNX too, to this file. Needs featbank[onnx].",
+)
+@click.option("--bank", help="Beginning of a fingerprint, where the file holds several banks.")
+@click.option(
+    "--features", type=click.Path(path_type=Path), help="The bank, where it has moved since."
+)
+@click.option("--seed", type=int, help="One of the seeds swept. Default: the first.")
+@click.option(
+    "--epoch",
+    type=click.Choice(["last", "selected"]),
+    help="Default: the one that ranks, selected where the bank has val.",
+)
+@device_option
+@click.option("--memory", help="Budget, such as 2GiB, as in a sweep that streamed its features.")
+def export(
+    *,
+    results: Path,
+    recipe: str,
+    output: Path,
+    onnx: Path | None,
+    bank: str | None,
+    features: Path | None,
+    seed: int | None,
+    epoch: str | None,
+    device: str,
+    memory: str | None,
+) -> None:
+    """Write the head of a configuration of a results file.
+
+    RECIPE is an id of the leaderboard (crt-1a2b3c4d), the beginning of one, or the name of a
+    recipe: its best configuration. Results keep no weights: it is trained again, and checked
+    against what they hold.
+
+    \b
+    featbank export results.sqlite crt -o head.safetensors
+    featbank predict head.safetensors bank.h5 -o predictions.npz
+    """
+    for path, ending in ((output, ".safetensors"), (onnx, ".onnx")):
+        if path is not None and path.suffix != ending:
+            raise ConfigError(f"{path} does not end in {ending}. Call it {path.stem}{ending}.")
+    from stage2.export import export_head
+
+    done = export_head(
+        results,
+        recipe,
+        output,
+        onnx=onnx,
+        bank=bank,
+        features=features,
+        seed=seed,
+        epoch=epoch,
+        device=device,
+        memory=parse_bytes(memory) if memory else None,
+    )
+    facts = done.facts
+    changed = {split: rows for split, rows in done.changed.items() if rows}
+    told = " and ".join(f"{rows} of {split}'s rows" for split, rows in changed.items())
+    agrees = f"but for {told}, which another rounding tipped over" if told else "row by row"
+    click.echo(
+        f"Trained {facts.recipe['id']} again, seed {facts.seed}, {facts.epoch} epoch: "
+        f"it classifies as in {results}, {agrees}."
+    )
+    shown = output if onnx is None else f"{output} and {onnx}"
+    click.echo(f"Wrote {shown}. Next: featbank predict {output} BANK -o predictions.npz")

@@ -1,0 +1,65 @@
+"""``featbank predict``."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import click
+
+from featbank.errors import ConfigError
+
+
+@click.command()
+@click.argument("head", type=click.Path(path_type=Path))
+@click.argument("features", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The file: .npz of arrays, or .csv of a line per row.",
+)
+@click.option("--split", default="test", show_default=True, help="Of a bank.")
+@click.option(
+    "--view",
+    help="Of a bank, in place of the view the head was trained on; A+B for a head of two.",
+)
+def predict(
+    *, head: Path, features: tuple[Path, ...], output: Path, split: str, view: str | None
+) -> None:
+    """Classify the features of a bank, or of .npy files, with an exported head.
+
+    FEATURES is a bank, or an array [N, D] for each view of the head, in its order.
+
+    \b
+    featbank predict head.safetensors bank.h5 --split test -o predictions.csv
+    featbank predict head.safetensors features.npy -o predictions.npz
+    """
+    arrays = [path for path in features if path.suffix in (".npy", ".npz")]
+    if arrays and len(arrays) < len(features):
+        raise ConfigError("A bank and arrays are given. Give a bank, or arrays alone.")
+    if not arrays and len(features) > 1:
+        raise ConfigError(f"{len(features)} banks are given. Give one.")
+    if arrays and view:
+        raise ConfigError("--view chooses from a bank, arrays are given. Leave it out.")
+    from stage2.headfile import load_head
+    from stage2.prediction import check_output, predict_arrays, predict_bank
+
+    check_output(output)
+    loaded = load_head(head)
+    if arrays:
+        found = predict_arrays(loaded, arrays)
+    else:
+        from featbank.bank import Bank
+
+        with Bank(features[0]) as bank:
+            views = view.split("+") if view else None
+            found = predict_bank(loaded, bank, split=split, views=views)
+    for note in found.notes:
+        warnings.warn(note)
+    found.write(output)
+    accuracy = ""
+    if found.labels is not None and len(found.labels):
+        accuracy = f", {100 * (found.classes == found.labels).mean():.1f} % of them right"
+    click.echo(f"Classified {len(found.classes)} rows{accuracy}. Wrote {output}.")

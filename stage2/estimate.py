@@ -1,0 +1,125 @@
+"""How long a sweep will take, and in what memory.
+
+Its units (`stage2.sample`) are timed in a few steps each, the largest first, until a second is
+over; the rest takes as long, for what it has to compute, as what was timed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from featbank.bank import Bank
+from stage2.engine.plan import Group, Shape, group_bytes, plan
+from stage2.methods.heads import HEADS
+from stage2.probe import PROBE, probed_views
+from stage2.sample import ITERATIONS, Sample, Unit, units_of
+from stage2.views import class_counts, half_of
+
+CALL_FLOPS = 10**6
+"""What a step of a tile costs besides its numbers, in operations that would take as long."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How long a sweep will take.
+
+    Attributes
+    ----------
+    seconds
+        The estimate.
+    measured
+        Share of the work whose steps were run, 0 … 1; the rest is scaled from it.
+    features, group
+        Bytes that the features of a group, and the largest group itself, may take.
+    """
+
+    seconds: float
+    measured: float
+    features: int
+    group: int
+
+    def __str__(self) -> str:
+        """``about 3 min``, with how far to trust it."""
+        factor = "2" if self.measured > 0.5 else "3"
+        return f"about {told(self.seconds)}, within a factor of {factor} if nothing else runs"
+
+
+def estimate(
+    bank: Bank,
+    groups: Sequence[Group],
+    *,
+    device: str = "cpu",
+    memory: int | None = None,
+    workers: int | None = None,
+    budget: float = 1.0,
+) -> Estimate:
+    """Estimate a sweep.
+
+    Parameters
+    ----------
+    bank, groups
+        What is to run, one group at least, from `stage2.sweep.plan_bank`.
+    device, memory, workers
+        As for `stage2.sweep.sweep`; `device` is one that exists.
+    budget
+        Seconds after which no further unit is measured.
+    """
+    begun = time.perf_counter()
+    workers = 1 if device.startswith("cuda") else workers or torch.get_num_threads()
+    recipes = [recipe for group in groups for recipe in group.recipes]
+    shape = Shape.of(class_counts(bank, "train"), bank.dim)
+    kind = torch.device(device).type
+    for view in probed_views(bank, recipes):
+        (probe,) = plan([PROBE], shape, memory=half_of(memory, kind), device=kind)
+        groups = [Group(replace(probe.stream, views=(view,)), probe.tiles), *groups]
+    sample = Sample(bank, device, workers)
+    evaluated = sum(map(bank.rows, sample.evaluated))
+    units = {(i, j): unit for i, g in enumerate(groups) for j, unit in enumerate(units_of(g))}
+    work = {place: _work(unit, shape, evaluated) for place, unit in units.items()}
+    rates: dict[tuple, float] = {}  # thread-seconds by unit of work
+    for place, unit in sorted(units.items(), key=lambda item: -work[item[0]]):
+        if rates and time.perf_counter() - begun > budget:
+            break
+        if unit.key not in rates:
+            rates[unit.key] = sample.seconds(unit) / work[place]
+    known = {place: unit.key in rates for place, unit in units.items()}
+    measured = sum(work[p] for p in units if known[p])
+    mean = sum(work[p] * rates[units[p].key] for p in units if known[p]) / measured
+    total = 0.0
+    for i, group in enumerate(groups):
+        threads = min(workers, len(group.tiles))
+        places = [place for place in units if place[0] == i]
+        seconds = sum(work[p] * rates.get(units[p].key, mean) for p in places) / threads
+        total += max(seconds, sample.reading(group.stream, memory))
+    loaded = dict.fromkeys((v, g.stream.train_on) for g in groups for v in g.stream.views)
+    total += sum(sample.loading(view, split) for view, split in loaded)
+    return Estimate(
+        total,
+        measured / sum(work.values()),
+        features=max(sample.features(group.stream, memory) for group in groups),
+        group=max(group_bytes(group, shape) for group in groups),
+    )
+
+
+def told(seconds: float) -> str:
+    """``40 s``, ``12 min``, ``3.5 h``."""
+    for limit, unit, size in ((90, "s", 1), (5400, "min", 60)):
+        if seconds < limit:
+            return f"{max(1, round(seconds / size))} {unit}"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _work(unit: Unit, shape: Shape, evaluated: int) -> float:
+    """What a unit computes, in floating-point operations, roughly."""
+    size = HEADS[unit.one.head].size(unit.one.part("head"), shape.dim, shape.classes)
+    each = 4 * size.parameters + 30 * size.per_row  # of a row
+    stream = unit.stream
+    if unit.stepped:
+        steps = stream.epochs * stream.steps
+        return steps * (unit.configs * stream.batch_size * each + len(unit.tiles) * CALL_FLOPS)
+    rows = ITERATIONS * shape.rows if unit.one.trained else evaluated
+    return unit.configs * rows * each + len(unit.tiles) * CALL_FLOPS

@@ -1,0 +1,217 @@
+"""Every recipe as a scikit-learn classifier, on arrays and without files."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from featbank import errors
+from featbank.devices import find_device
+from stage2.engine.loop import run_group
+from stage2.engine.model import ViewData
+from stage2.engine.plan import Shape, default_memory, plan
+from stage2.engine.stream import MemoryRows
+from stage2.methods.recipe import Recipe
+from stage2.modules import head_module
+from stage2.probe import linear_probe, needs_classifier
+from stage2.requirements import check_recipe
+
+
+class LongTailClassifier(ClassifierMixin, BaseEstimator):
+    """A recipe of stage 2 on features X [N, D], for pipelines, grid search and calibration.
+
+    It trains what `featbank sweep` trains, and knows the features of one view alone. A recipe that
+    begins from the stage-1 classifier begins from `coef_init` and `intercept_init` of `fit`, or
+    where they are not given from a linear probe (`stage2.probe`).
+
+    Parameters
+    ----------
+    recipe
+        A preset of `stage2.methods.presets.PRESETS`.
+    random_state
+        The recipe's seed where it is an integer; otherwise the seed is drawn from it, as
+        scikit-learn does.
+    device
+        ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:1``.
+    parameters
+        Settings of the recipe that differ from the preset, as of `stage2.Recipe`. They are checked
+        by `fit`.
+
+    Attributes
+    ----------
+    classes_
+        The K ≥ 2 classes, sorted.
+    n_features_in_
+        D.
+    feature_names_in_
+        Names of the D columns, where X had such.
+    recipe_
+        The `Recipe` that was trained.
+    head_
+        The trained head, an `nn.Module` from features [B, D] to logits [B, K], float64.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X, y = np.array([[0.0], [0.1], [1.0]]), np.array(["few", "few", "many"])
+    >>> LongTailClassifier("ncm", transform="un").fit(X, y).predict([[0.9]])
+    array(['many'], dtype='<U4')
+    """
+
+    def __init__(
+        self,
+        recipe: str = "lws",
+        *,
+        random_state: Any = None,
+        device: str = "auto",
+        **parameters: Any,
+    ) -> None:
+        self.recipe = recipe
+        self.random_state = random_state
+        self.device = device
+        self._parameters = parameters
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The three parameters and the recipe's settings that were given."""
+        return {**super().get_params(deep), **self._parameters}
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters, or settings of the recipe whether they were given before or not."""
+        own = self._get_param_names()
+        super().set_params(**{name: value for name, value in params.items() if name in own})
+        self._parameters |= {name: value for name, value in params.items() if name not in own}
+        return self
+
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        coef_init: ArrayLike | None = None,
+        intercept_init: ArrayLike | None = None,
+    ) -> Self:
+        """Train the recipe.
+
+        Parameters
+        ----------
+        X, y
+            Features [N, D] and classes [N].
+        coef_init, intercept_init
+            The stage-1 classifier W₀ [K, D] and b₀ [K], 0 without it; of two classes also the one
+            row [1, D] and number [1] of a linear classifier's `coef_`, half of it for each class.
+
+        Raises
+        ------
+        ValueError
+            For arrays that scikit-learn does not take, fewer than two classes, or initial weights
+            of another shape.
+        ConfigError
+            For settings the recipe does not take, or that need more than X and y.
+        """
+        x, target = validate_data(self, X, y, dtype=np.float32)
+        check_classification_targets(target)
+        self.classes_, labels = np.unique(target, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(f"{type(self).__name__} needs 2 classes or more, got 1 class.")
+        counts = np.bincount(labels).astype(np.float64)
+        recipe, dim = self._recipe(), x.shape[1]
+        check_recipe(recipe, counts, dim)
+        device = find_device(self.device)
+        rows = MemoryRows(torch.tensor(x, device=device), torch.tensor(labels, device=device))
+        start = _start(coef_init, intercept_init, (len(counts), dim), device)
+        data = ViewData(rows, {}, counts, counts, *start)
+        if needs_classifier(recipe) and coef_init is None:
+            data = ViewData(rows, {}, counts, counts, *linear_probe(data))
+        memory = default_memory(device.type) // 2
+        (group,) = plan([recipe], Shape.of(counts, dim), memory=memory, device=device.type)
+        (outcome,) = run_group(group, data, workers=torch.get_num_threads())
+        if outcome.status != "done":
+            raise errors.DataError(
+                f"Recipe {recipe.name!r} diverged. Choose a smaller lr, or scale the features."
+            )
+        self.recipe_ = recipe
+        self.head_ = head_module(recipe, outcome.parameters, [data.context]).double().cpu().eval()
+        return self
+
+    def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Logits [N, K]; of two classes their difference [N], positive for the second."""
+        z = self._logits(X)
+        return (z[:, 1] - z[:, 0] if z.shape[1] == 2 else z).numpy()
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Probabilities [N, K], the softmax of the logits."""
+        return self._logits(X).softmax(1).numpy()
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """The class of the largest logit of each row, [N]."""
+        largest = self._logits(X).argmax(1).numpy()
+        return self.classes_[largest]
+
+    def _logits(self, X: ArrayLike) -> Tensor:
+        """[N, K] float64: in float32 a row's logits would depend on the rows beside it."""
+        check_is_fitted(self)
+        x = validate_data(self, X, dtype=np.float32, reset=False)
+        with torch.no_grad():
+            return self.head_(torch.tensor(x, dtype=torch.float64))
+
+    def _recipe(self) -> Recipe:
+        """The recipe with its seed; raise `ConfigError` where it wants more than X and y."""
+        settings = {"view": "instance", **self._parameters}
+        recipe = Recipe(self.recipe, **settings)
+        fixed = {"view": "instance", "train_on": "train", "calibration": "none"}
+        reasons = {
+            "seed": "Give random_state.",
+            "view": "Give the features of that view as X.",
+            "train_on": "Give those rows as X and y.",
+            "calibration": "Wrap it in sklearn.calibration.CalibratedClassifierCV.",
+        }
+        for name, remedy in reasons.items():
+            given = name == "seed" and name in settings
+            if given or recipe.settings.get(name) != fixed.get(name, recipe.settings.get(name)):
+                raise errors.ConfigError(
+                    f"{type(self).__name__} takes no setting {name!r}: it knows X and y. {remedy}"
+                )
+        if recipe.generator and recipe.part("generator").get("beta_step"):
+            raise errors.ConfigError(
+                f"Recipe {recipe.name!r} moves β by the accuracy on val, {type(self).__name__} has "
+                "no val. Fix β with beta_step=0."
+            )
+        if not recipe.stepped:
+            return recipe
+        seed = self.random_state
+        if not isinstance(seed, numbers.Integral):
+            seed = check_random_state(seed).randint(np.iinfo(np.int32).max)
+        return Recipe(self.recipe, **settings, seed=int(seed))
+
+
+def _start(
+    coef: ArrayLike | None,
+    intercept: ArrayLike | None,
+    shape: tuple[int, int],
+    device: torch.device,
+) -> tuple[Tensor, Tensor] | tuple[()]:
+    """W₀ and b₀, where they are given."""
+    if coef is None:
+        if intercept is not None:
+            raise ValueError("intercept_init is given without coef_init. Give both.")
+        return ()
+    weight = torch.tensor(np.asarray(coef, np.float32), device=device)
+    bias = torch.zeros(len(weight), device=device)
+    if intercept is not None:
+        bias = torch.tensor(np.asarray(intercept, np.float32), device=device)
+    if shape[0] == 2 and weight.shape == (1, shape[1]) and bias.shape == (1,):
+        weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+    if weight.shape != shape or bias.shape != shape[:1]:
+        raise ValueError(
+            f"coef_init and intercept_init have shapes {tuple(weight.shape)} and "
+            f"{tuple(bias.shape)}, not {shape} and {shape[:1]}."
+        )
+    return weight, bias

@@ -1,0 +1,240 @@
+"""The winner leaves the results: a stored configuration, trained again and written as a head.
+
+A results file keeps no weights. Training is deterministic and takes seconds, so the configuration
+is trained again on its bank, and must come to what is stored of it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import featbank
+from featbank import errors
+from featbank.bank import GROUPS, Bank
+from stage2.engine.tile import Outcome
+from stage2.forms import AveragedHeads, HeadModule
+from stage2.headfile import HeadFacts, save_head
+from stage2.methods.heads import Context
+from stage2.methods.recipe import Recipe
+from stage2.modules import head_module
+from stage2.onnxfile import check_onnx, save_onnx
+from stage2.results.configurations import Configuration, find_configuration
+from stage2.results.store import Run, Store
+from stage2.sweep import sweep
+from stage2.views import class_counts
+
+ROWS = 0.005
+"""Share of a split's rows that may be classified otherwise than in the results: other processors
+and numbers of threads round otherwise, and a row on the border of two classes tips over."""
+
+NLL = 1e-3
+"""How much the mean negative log-likelihood may differ, absolutely and relatively."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A head that was written.
+
+    Attributes
+    ----------
+    module, facts
+        The head, and what its file tells.
+    changed
+        Rows of each split that are classified otherwise than in the results.
+    """
+
+    module: HeadModule | AveragedHeads
+    facts: HeadFacts
+    changed: dict[str, int]
+
+
+def export_head(
+    results: str | os.PathLike[str],
+    name: str,
+    output: str | os.PathLike[str],
+    *,
+    onnx: str | os.PathLike[str] | None = None,
+    bank: str | None = None,
+    features: str | os.PathLike[str] | None = None,
+    seed: int | None = None,
+    epoch: str | None = None,
+    device: str = "auto",
+    memory: int | None = None,
+) -> Exported:
+    """Train a stored configuration again and write its head.
+
+    Parameters
+    ----------
+    results
+        A results file.
+    name
+        As `stage2.results.configurations.find_configuration` takes it.
+    output
+        The file, ``.safetensors``; one that is there is replaced.
+    onnx
+        Write the head as ONNX too.
+    bank
+        Beginning of a fingerprint, where the results hold several banks.
+    features
+        Where the bank is, if it has moved.
+    seed
+        One of the stored seeds; by default the first.
+    epoch
+        ``last`` or ``selected``; by default the one that ranks, ``selected`` where there is one.
+    device, memory
+        As `stage2.sweep`. A bank that was streamed needs the same `memory` for the same draws.
+
+    Raises
+    ------
+    ConfigError
+        Where nothing can be exported, or training comes to something else than the results hold.
+    Mismatch
+        Where the bank is not the one of the results.
+    """
+    for target in (output, onnx):
+        if target is not None and not (folder := Path(target).parent).is_dir():
+            raise errors.ConfigError(f"{folder} is not a folder. Create it first.")
+    if onnx is not None:
+        check_onnx()
+    with Store(results) as store:
+        found = find_configuration(store, name, bank=bank)
+        run = _run_of(found, seed)
+        epoch = _epoch_of(found, run, epoch)
+        recipe = _recipe_of(found, run)
+        with Bank(_place(found, features)) as opened:
+            if opened.fingerprint != found.fingerprint:
+                raise errors.Mismatch(
+                    f"{opened.path} has the fingerprint {opened.fingerprint[:12]}, the results are "
+                    f"of {found.fingerprint[:12]}. Give the bank they are of with --features."
+                )
+            trained = sweep(opened, [recipe], device=device, memory=memory)
+            (outcome,) = trained.outcomes
+            changed = _changed(store, found, run, outcome, epoch)
+            parameters = outcome.selected if epoch == "selected" else outcome.parameters
+            module = head_module(
+                recipe,
+                {part: values.cpu() for part, values in parameters.items()},
+                [_context(opened, recipe, view, trained.probes) for view in recipe.views],
+            )
+            facts = HeadFacts(
+                class_names=list(opened.class_names),
+                views=list(recipe.views),
+                dim=opened.dim,
+                bank=opened.fingerprint,
+                recipe={"id": recipe.id, "name": recipe.name, "settings": recipe.settings},
+                seed=run.seed,
+                epoch=epoch,
+                metrics={
+                    s: e.metrics for (s, when), e in outcome.evaluations.items() if when == epoch
+                },
+                groups=dict(GROUPS),
+                version=featbank.__version__,
+            )
+    save_head(output, module, facts)
+    if onnx is not None:
+        save_onnx(onnx, module, facts)
+    return Exported(module, facts, changed)
+
+
+def _run_of(found: Configuration, seed: int | None) -> Run:
+    """The run of a seed, the first without one."""
+    runs = {run.seed: run for run in found.runs}
+    run = found.runs[0] if seed is None else runs.get(seed)
+    if run is None:
+        seeds = ", ".join(map(str, runs))
+        raise errors.ConfigError(f"{found.id} has no run of seed {seed}. It has: {seeds}.")
+    if run.status != "done":
+        raise errors.ConfigError(
+            f"{found.id} {run.status} with seed {run.seed}: there is no head to export. "
+            "Choose another seed or configuration."
+        )
+    return run
+
+
+def _epoch_of(found: Configuration, run: Run, epoch: str | None) -> str:
+    """The epoch that is exported."""
+    measured = {when for _, when in run.metrics}
+    if epoch is not None and epoch not in measured:
+        raise errors.ConfigError(
+            f"{found.id} has no {epoch} epoch: it is not trained in epochs, or its bank has no "
+            "val. Leave --epoch out."
+        )
+    return epoch or ("selected" if "selected" in measured else "last")
+
+
+def _recipe_of(found: Configuration, run: Run) -> Recipe:
+    """The recipe of a run, as this version understands it."""
+    recipe = Recipe(found.name, **found.parameters)
+    if recipe.stepped:
+        recipe = Recipe(found.name, **found.parameters, seed=run.seed)
+    if recipe.hash != run.recipe:
+        raise errors.ConfigError(
+            f"{found.id} was stored by a version of featbank that had other settings. "
+            "Sweep it again and export that."
+        )
+    return recipe
+
+
+def _place(found: Configuration, features: str | os.PathLike[str] | None) -> Path:
+    """Where the bank is."""
+    place = Path(features if features is not None else found.about["path"])
+    if features is None and not place.exists():
+        raise errors.ConfigError(
+            f"The bank of {found.id} was {place}, which is not there. "
+            "Say where it is with --features."
+        )
+    return place
+
+
+def _changed(
+    store: Store, found: Configuration, run: Run, outcome: Outcome, epoch: str
+) -> dict[str, int]:
+    """Rows of each split that are classified otherwise than stored; raise where it is too many."""
+    changed = {}
+    for (split, when), evaluation in outcome.evaluations.items():
+        if when != epoch:
+            continue
+        stored = store.correct(found.fingerprint, run.recipe, split, epoch)
+        before, now = (m["nll"] for m in (run.metrics[split, epoch], evaluation.metrics))
+        changed[split] = int(np.count_nonzero(stored != evaluation.correct))
+        assert before is not None  # of a run that is done
+        assert now is not None
+        same = abs(now - before) <= NLL * max(1, abs(before))
+        if changed[split] > max(1, ROWS * len(stored)) or not same:
+            raise errors.ConfigError(
+                f"{found.id}, trained again, classifies {changed[split]} of {len(stored)} rows of "
+                f"{split} otherwise than in {store.path}, NLL {now:.5g} instead of {before:.5g}. "
+                "Give --memory and --device as in that sweep, or sweep it again with --force."
+            )
+    if not changed:
+        raise errors.ConfigError(
+            f"{found.id}, trained again, diverged. Sweep it again with --force."
+        )
+    return changed
+
+
+def _context(
+    bank: Bank, recipe: Recipe, view: str, probes: dict[str, tuple[Tensor, Tensor]]
+) -> Context:
+    """What a form may need of a view: the classifier it began from, and the training rows."""
+    split = recipe.settings["train_on"]
+
+    def blocks() -> Iterator[tuple[Tensor, Tensor]]:
+        labels = torch.from_numpy(bank.labels(split))
+        for copy in range(bank.copies(split, view)):
+            for start, x in bank.blocks(split, view, copy=copy):
+                yield torch.from_numpy(x).float(), labels[start : start + len(x)]
+
+    start: Sequence[Tensor] = ()
+    if view in probes:
+        start = [values.cpu() for values in probes[view]]
+    elif classifier := bank.classifier(view):
+        start = [torch.from_numpy(values) for values in classifier]
+    return Context(class_counts(bank, split), bank.dim, torch.device("cpu"), blocks, *start)

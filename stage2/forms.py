@@ -1,0 +1,303 @@
+"""Heads as PyTorch modules: what a trained head is once nothing is left of the engine.
+
+A head becomes one of a few **forms** on the features x of a view [B, D]:
+
+- `Affine` z = Wt(x) + b, with t(x) = x or its parts at length 1: every head that reduces to it. LWS
+  is W = s ⊙ W₀, b = s ⊙ b₀; τ-normalisation, MiSLAS, logit adjustment, ridge and LDA likewise; the
+  cosine classifier has one part of length 1 and W = s·ŵ, TDE several and its direction taken out.
+- `Perceptron`, `Gated` (DisAlign), `Means` (nearest class mean) and `Neighbours` (k-NN).
+
+Axes: B rows, K classes, D features, H hidden units, N training rows.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, normalize
+
+from stage2.methods.heads.knn import NO_VOTES
+from stage2.methods.heads.transforms import TRANSFORMS, empty_behind
+
+Allowed = Callable[[Any], bool]
+
+PLAIN = {"power": 1.0, "unit": False}
+"""Options of every form: the space of features as stage 1 made them."""
+
+SPACE: dict[str, Allowed] = {
+    "power": lambda value: isinstance(value, float) and 0 < value < math.inf,
+    "unit": lambda value: isinstance(value, bool),
+}
+"""What these may be."""
+
+
+class Form(nn.Module):
+    """A classifier on the features of one view, [B, D] → logits [B, K].
+
+    Before all else features go to the space a generator made heads see: with ``power`` λ ≠ 1
+    through Tukey's transform sign(x)|x|^λ, with ``unit`` to length 1 before it and after.
+
+    Parameters
+    ----------
+    tensors
+        By the names of `shapes`, in those shapes.
+    options
+        By the names of `allowed` and `SPACE`.
+    """
+
+    shapes: ClassVar[dict[str, str]]
+    """Axes of each tensor; those that are no axis of the class list or the features are free."""
+    constants: ClassVar[tuple[str, ...]] = ()
+    """Tensors that are no parameters."""
+    allowed: ClassVar[dict[str, Allowed]] = {}
+    """What each option may be."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.options = {**PLAIN, **options}
+        self.power, self.to_unit = self.options["power"], self.options["unit"]
+        for name in self.shapes:
+            values = tensors[name].detach().clone().contiguous()
+            if name in self.constants:
+                self.register_buffer(name, values)
+            else:
+                self.register_parameter(name, nn.Parameter(values))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.to_unit:
+            x = normalize(x, dim=1)
+        if self.power != 1:
+            x = x.sign() * x.abs().pow(self.power)
+        return self.classify(normalize(x, dim=1) if self.to_unit else x)
+
+    def behind(self, *, power: float, unit: bool) -> Form:
+        """The same form behind another space."""
+        return type(self)(self.state_dict(), {**self.options, "power": power, "unit": unit})
+
+    @abstractmethod
+    def classify(self, x: Tensor) -> Tensor:
+        """Logits [B, K] of features [B, D] in the space it was trained in."""
+
+
+class Affine(Form):
+    """z = Wt(x) + b; t cuts x into ``parts`` and gives each length 1, or leaves it for 0 parts.
+
+    ``empty`` classes, where there are any, come behind all others.
+    """
+
+    shapes: ClassVar[dict[str, str]] = {"weight": "KD", "bias": "K", "empty": "K"}
+    constants: ClassVar[tuple[str, ...]] = ("empty",)
+    allowed: ClassVar[dict[str, Allowed]] = {
+        "parts": lambda value: type(value) is int and value >= 0
+    }
+    weight: Tensor
+    bias: Tensor
+    empty: Tensor
+
+    def __init__(self, tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> None:
+        super().__init__(tensors, options)
+        self.parts: int = options["parts"]
+        self.some_empty = bool(self.empty.any())
+
+    def classify(self, x: Tensor) -> Tensor:
+        if self.parts:
+            x = normalize(x.unflatten(1, (self.parts, -1)), dim=2).flatten(1)
+        z = linear(x, self.weight, self.bias)
+        return _behind(z, self.empty) if self.some_empty else z
+
+
+class Perceptron(Form):
+    """z = W relu(Vx + a) + b."""
+
+    shapes: ClassVar[dict[str, str]] = {
+        "hidden_weight": "HD",
+        "hidden_bias": "H",
+        "weight": "KH",
+        "bias": "K",
+    }
+    hidden_weight: Tensor
+    hidden_bias: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def classify(self, x: Tensor) -> Tensor:
+        hidden = linear(x, self.hidden_weight, self.hidden_bias).relu()
+        return linear(hidden, self.weight, self.bias)
+
+
+class Gated(Form):
+    """z = z⁰ + σ·(α ⊙ z⁰ + β) with z⁰ = Wx + b and σ = sigmoid(v·x + c) [DisAlign eq. 4–6]."""
+
+    shapes: ClassVar[dict[str, str]] = {
+        "weight": "KD",
+        "bias": "K",
+        "alpha": "K",
+        "beta": "K",
+        "v": "D",
+        "c": "1",
+    }
+    weight: Tensor
+    bias: Tensor
+    alpha: Tensor
+    beta: Tensor
+    v: Tensor
+    c: Tensor
+
+    def classify(self, x: Tensor) -> Tensor:
+        z = linear(x, self.weight, self.bias)
+        confidence = linear(x, self.v[None], self.c).sigmoid()
+        return z + confidence * (self.alpha * z + self.beta)
+
+
+class _Compared(Form):
+    """What compares t(x) with ``keys``: by cosine, or by squared distance from an ``origin``, which
+    keeps what a common offset would leave to rounding."""
+
+    allowed: ClassVar[dict[str, Allowed]] = {
+        "transform": lambda value: value in TRANSFORMS,
+        "metric": lambda value: value in ("l2", "cosine"),
+    }
+    center: Tensor
+    origin: Tensor
+    keys: Tensor
+
+    def __init__(self, tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> None:
+        super().__init__(tensors, options)
+        self.centered, self.unit = options["transform"] == "cl2n", options["transform"] != "un"
+        self.cosine = options["metric"] == "cosine"
+
+    def closeness(self, x: Tensor) -> Tensor:
+        """The cosine, or −‖t(x) − key‖², of every row and key."""
+        if self.centered:
+            x = x - self.center
+        if self.unit:
+            x = normalize(x, dim=1)
+        if self.cosine:
+            return linear(normalize(x, dim=1), self.keys)
+        x = x - self.origin
+        products = linear(x, 2 * self.keys, -self.keys.square().sum(1))
+        return (products - x.square().sum(1, keepdim=True)).clamp(max=0.0)
+
+
+class Means(_Compared):
+    """z_k is the closeness of t(x) and the mean of class k."""
+
+    shapes: ClassVar[dict[str, str]] = {"center": "D", "origin": "D", "keys": "KD", "empty": "K"}
+    constants: ClassVar[tuple[str, ...]] = ("empty",)
+    empty: Tensor
+
+    def __init__(self, tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> None:
+        super().__init__(tensors, options)
+        self.some_empty = bool(self.empty.any())
+
+    def classify(self, x: Tensor) -> Tensor:
+        z = self.closeness(x)
+        return _behind(z, self.empty) if self.some_empty else z
+
+
+class Neighbours(_Compared):
+    """z_k is the log of class k's share of the votes of the k nearest training rows."""
+
+    shapes: ClassVar[dict[str, str]] = {
+        "center": "D", "origin": "D", "keys": "ND", "labels": "N",
+        "class_weight": "K", "sharpness": "1",
+    }  # fmt: skip
+    constants: ClassVar[tuple[str, ...]] = tuple(shapes)
+    allowed: ClassVar[dict[str, Allowed]] = {
+        **_Compared.allowed,
+        "k": lambda value: type(value) is int and value >= 1,
+    }
+    labels: Tensor
+    class_weight: Tensor
+    sharpness: Tensor
+
+    def __init__(self, tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> None:
+        super().__init__(tensors, options)
+        self.k = min(options["k"], len(self.keys))
+        self.least = float(NO_VOTES)
+
+    def classify(self, x: Tensor) -> Tensor:
+        nearest = self.closeness(x).topk(self.k, dim=1)
+        behind = nearest.values - nearest.values[:, :1]
+        if not self.cosine:
+            behind = behind / 2
+        vote = (behind * self.sharpness).exp()
+        votes = torch.zeros_like(x[:, :1] * self.class_weight)
+        votes = votes.scatter_add(1, self.labels[nearest.indices], vote) * self.class_weight
+        return (votes / votes.sum(1, keepdim=True)).clamp(min=self.least).log()
+
+
+FORMS: dict[str, type[Form]] = {
+    "affine": Affine,
+    "perceptron": Perceptron,
+    "gated": Gated,
+    "means": Means,
+    "neighbours": Neighbours,
+}
+"""Every form by the name it has in a file."""
+
+
+class HeadModule(nn.Module):
+    """A head on one view, features [B, D] to logits [B, K]: a form and its calibration.
+
+    Parameters
+    ----------
+    form
+        The classifier.
+    scale, shift
+        Of the calibration u = a·z + b, [1] or [K], and [K]; or None.
+    """
+
+    scale: Tensor | None
+    shift: Tensor | None
+
+    def __init__(
+        self, form: nn.Module, scale: Tensor | None = None, shift: Tensor | None = None
+    ) -> None:
+        super().__init__()
+        self.form = form
+        self.scale = None if scale is None else nn.Parameter(scale.detach().clone())
+        self.shift = None if shift is None else nn.Parameter(shift.detach().clone())
+
+    def forward(self, features: Tensor) -> Tensor:
+        return _calibrated(self.form(features), self.scale, self.shift)
+
+
+class AveragedHeads(nn.Module):
+    """A head on each of V views, a tuple of features [B, D] to logits [B, K]: their average, as
+    probabilities (the log of their sum) or as logits, and its calibration."""
+
+    scale: Tensor | None
+    shift: Tensor | None
+
+    def __init__(
+        self,
+        forms: Sequence[nn.Module],
+        average: str,
+        scale: Tensor | None = None,
+        shift: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.forms, self.average = nn.ModuleList(forms), average
+        self.scale = None if scale is None else nn.Parameter(scale.detach().clone())
+        self.shift = None if shift is None else nn.Parameter(shift.detach().clone())
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        z = torch.stack([form(x) for form, x in zip(self.forms, features, strict=True)])
+        z = z.mean(0) if self.average == "logits" else torch.log_softmax(z, 2).logsumexp(0)
+        return _calibrated(z, self.scale, self.shift)
+
+
+def _behind(z: Tensor, empty: Tensor) -> Tensor:
+    return empty_behind(z[:, None], empty[None])[:, 0]
+
+
+def _calibrated(z: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
+    if scale is not None:
+        z = z * scale
+    return z if shift is None else z + shift

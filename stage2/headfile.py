@@ -1,0 +1,244 @@
+"""``head.safetensors``: an exported head, and `load_head`, which makes a module of it.
+
+Tensors have the names of their form (`stage2.forms`), after ``VIEW.`` where there are several
+views; a calibration's are ``calibration.scale`` and ``calibration.shift``. The rest is JSON in the
+file's metadata under ``featbank-head``: the fields of `HeadFacts`, ``schema``, ``forms`` and
+``average``. One entry, as safetensors writes several in any order: the same head is the same bytes.
+Everything is checked before a module is made of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from featbank import errors
+from featbank.files import replacing
+from stage2.forms import FORMS, SPACE, AveragedHeads, Form, HeadModule
+
+KEY = "featbank-head"
+SCHEMA = 1
+
+_CALIBRATION = ("calibration.scale", "calibration.shift")
+
+
+@dataclass(frozen=True)
+class HeadFacts:
+    """What a head file tells beside its weights.
+
+    Attributes
+    ----------
+    class_names
+        K names, in the order of the logits.
+    views, dim
+        The views of the bank that it takes, in this order, and D.
+    bank
+        Fingerprint of the bank it was trained on.
+    recipe
+        ``id``, ``name`` and ``settings`` of the recipe, the seed among them.
+    seed, epoch
+        The seed, and ``last`` or ``selected``.
+    metrics
+        By split, as `stage2.engine.metrics.METRICS` names them.
+    groups
+        The thresholds of many / medium / few.
+    version
+        featbank's.
+    """
+
+    class_names: list[str]
+    views: list[str]
+    dim: int
+    bank: str
+    recipe: dict[str, Any]
+    seed: int
+    epoch: str
+    metrics: dict[str, dict[str, float | None]]
+    groups: dict[str, str]
+    version: str
+
+
+class LoadedHead(HeadModule):
+    """A head on one view, features [B, D] to logits [B, K], with its `facts`."""
+
+    facts: HeadFacts
+
+
+class LoadedHeads(AveragedHeads):
+    """A head on each of several views, a tuple of features to logits, with its `facts`."""
+
+    facts: HeadFacts
+
+
+def save_head(
+    path: str | os.PathLike[str], module: HeadModule | AveragedHeads, facts: HeadFacts
+) -> None:
+    """Write a head, whole or not at all."""
+    forms, average, tensors = _parts(module, facts.views)
+    told = {"schema": SCHEMA, **vars(facts), "forms": forms, "average": average}
+    metadata = {KEY: json.dumps(told, ensure_ascii=False, allow_nan=False)}
+    with replacing(Path(path)) as part:
+        save_file({n: t.detach().cpu() for n, t in tensors.items()}, part, metadata)
+
+
+def load_head(path: str | os.PathLike[str]) -> LoadedHead | LoadedHeads:
+    """An exported head as a module: features [B, D] float32 to logits [B, K].
+
+    Of several views it takes a tuple of features, in the order of ``facts.views``. Weights are
+    parameters, so that it can be fine-tuned; `facts` tells classes, recipe and metrics.
+
+    Parameters
+    ----------
+    path
+        A file of `featbank export`.
+
+    Raises
+    ------
+    ConfigError
+        For a file that is missing, no head, of a newer schema, or broken.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise errors.ConfigError(f"{path}: no such file. Make it with `featbank export`.")
+    try:
+        with safe_open(path, "pt") as file:
+            told = (file.metadata() or {}).get(KEY)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise errors.ConfigError(
+            f"{path} is not a safetensors file ({errors.first_line(error)}). "
+            "Make one with `featbank export`."
+        ) from None
+    if told is None:
+        raise errors.ConfigError(
+            f"{path} is a safetensors file, but not an exported head. "
+            "Make one with `featbank export`."
+        )
+    try:
+        document = json.loads(told)
+        if (schema := _value(document, "schema", "int")) > SCHEMA:
+            raise errors.ConfigError(
+                f"{path} has head schema {schema}, this version reads {SCHEMA}. Update featbank."
+            )
+        facts = HeadFacts(**{f.name: _value(document, f.name, f.type) for f in fields(HeadFacts)})
+        forms, average = _value(document, "forms", "list"), _value(document, "average", "str")
+        return _module(facts, forms, average, tensors)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        told = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
+        raise errors.ConfigError(
+            f"{path} is a broken head: {told}. Export it again with `featbank export`."
+        ) from None
+
+
+def _parts(
+    module: HeadModule | AveragedHeads, views: Sequence[str]
+) -> tuple[list[dict[str, Any]], str, dict[str, Tensor]]:
+    """Forms, what is averaged, and tensors by their names in the file."""
+    forms = module.forms if isinstance(module, AveragedHeads) else [module.form]
+    average = module.average if isinstance(module, AveragedHeads) else "none"
+    names = {form: name for name, form in FORMS.items()}
+    told: list[dict[str, Any]] = []
+    tensors: dict[str, Tensor] = {}
+    for view, form in zip(views, forms, strict=True):
+        assert isinstance(form, Form)
+        told.append({"form": names[type(form)], **form.options})
+        prefix = f"{view}." if len(views) > 1 else ""
+        tensors |= {f"{prefix}{name}": values for name, values in form.state_dict().items()}
+    calibration = zip(_CALIBRATION, (module.scale, module.shift), strict=True)
+    return told, average, tensors | {n: v for n, v in calibration if v is not None}
+
+
+def _module(
+    facts: HeadFacts, forms: list[Any], average: str, tensors: dict[str, Tensor]
+) -> LoadedHead | LoadedHeads:
+    """The module, from parts that are all checked; `ValueError` says what is wrong."""
+    views, classes = facts.views, len(facts.class_names)
+    several = len(views) > 1
+    if len(forms) != len(views) or not views or average not in _averages(several):
+        raise ValueError("views, forms and average contradict each other")
+    for name in ("class_names", "views"):
+        if not all(isinstance(told, str) for told in getattr(facts, name)):
+            raise ValueError(f"{name} are not all text")
+    sizes = {"K": classes, "D": facts.dim, "1": 1}
+    made = []
+    for view, told in zip(views, forms, strict=True):
+        prefix = f"{view}." if several else ""
+        made.append(_form(dict(told), tensors, prefix, sizes))
+    scale, shift = (tensors.pop(name, None) for name in _CALIBRATION)
+    if scale is not None:
+        _check(_CALIBRATION[0], scale, torch.float32, [(1,), (classes,)])
+    if shift is not None:
+        _check(_CALIBRATION[1], shift, torch.float32, [(classes,)])
+    if tensors:
+        raise ValueError(f"{min(tensors)} is none of its tensors")
+    module: LoadedHead | LoadedHeads
+    if several:
+        module = LoadedHeads(made, average, scale, shift)
+    else:
+        module = LoadedHead(made[0], scale, shift)
+    module.facts = facts
+    return module.eval()
+
+
+def _averages(several: bool) -> tuple[str, ...]:
+    return ("probabilities", "logits") if several else ("none",)
+
+
+def _form(
+    told: dict[str, Any], tensors: dict[str, Tensor], prefix: str, sizes: Mapping[str, int]
+) -> nn.Module:
+    """One view's form; its tensors are taken out of `tensors`."""
+    kind = told.pop("form")
+    if kind not in FORMS:
+        raise ValueError(f"form {kind!r} is none of {', '.join(FORMS)}")
+    form = FORMS[kind]
+    checks = {**form.allowed, **SPACE}
+    if told.keys() != checks.keys():
+        raise ValueError(f"form {kind!r} has the options {', '.join(told)}")
+    for name, allowed in checks.items():
+        if not allowed(told[name]):
+            raise ValueError(f"{name} of form {kind!r} is {told[name]!r}")
+    if told.get("parts") and sizes["D"] % told["parts"]:
+        raise ValueError(f"{told['parts']} parts do not divide D = {sizes['D']}")
+    known, own = dict(sizes), {}
+    for name, axes in form.shapes.items():
+        values = own[name] = tensors.pop(f"{prefix}{name}")
+        if values.dim() == len(axes):
+            for axis, size in zip(axes, values.shape, strict=True):
+                known.setdefault(axis, size)
+        dtype = {"empty": torch.bool, "labels": torch.int64}.get(name, torch.float32)
+        _check(f"{prefix}{name}", values, dtype, [tuple(known.get(a, -1) for a in axes)])
+    labels = own.get("labels")
+    if labels is not None and not (len(labels) and 0 <= labels.min() <= labels.max() < known["K"]):
+        raise ValueError(f"{prefix}labels are not all in 0…{known['K'] - 1}")
+    return form(own, told)
+
+
+def _check(
+    name: str, values: Tensor, dtype: torch.dtype, shapes: Sequence[tuple[int, ...]]
+) -> None:
+    """Raise where a tensor has another type, none of the `shapes`, or no finite numbers."""
+    if values.dtype != dtype:
+        raise ValueError(f"{name} is {values.dtype}, not {dtype}")
+    if tuple(values.shape) not in shapes:
+        told = " or ".join(map(str, shapes))
+        raise ValueError(f"{name} has shape {tuple(values.shape)}, not {told}")
+    if dtype == torch.float32 and not values.isfinite().all():
+        raise ValueError(f"{name} is not finite")
+
+
+def _value(document: Mapping[str, Any], name: str, kind: Any) -> Any:
+    """A value of the document, of the type that its field is declared to have."""
+    value, wanted = document[name], str(kind).partition("[")[0]
+    if type(value).__name__ != wanted:
+        raise ValueError(f"{name} is no {wanted}")
+    return value

@@ -1,0 +1,219 @@
+"""Predictions of an exported head on features of a bank or in arrays."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from featbank import errors
+from featbank.bank import Bank
+from featbank.files import replacing
+from stage2.headfile import LoadedHead, LoadedHeads
+
+FORMATS = (".npz", ".csv")
+
+BLOCK_BYTES = 1 << 24
+"""Features, or logits, of a block of rows."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a head says of N rows.
+
+    Attributes
+    ----------
+    logits, probabilities
+        [N, K] float32.
+    classes
+        Class of the largest logit, [N] int64.
+    class_names
+        K names.
+    labels
+        True classes [N] int64, where a bank of the same classes tells them.
+    notes
+        What is to be known: in what the bank is another than the head's.
+    """
+
+    logits: np.ndarray
+    probabilities: np.ndarray
+    classes: np.ndarray
+    class_names: list[str]
+    labels: np.ndarray | None
+    notes: list[str]
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write ``.npz`` with these arrays, or ``.csv`` with a line per row.
+
+        Raises
+        ------
+        ConfigError
+            For another ending, or a folder that is not there.
+        """
+        path = Path(path)
+        check_output(path)
+        with replacing(path) as part:
+            if path.suffix == ".csv":
+                self._write_csv(part)
+            else:
+                arrays = {
+                    "logits": self.logits,
+                    "probabilities": self.probabilities,
+                    "classes": self.classes,
+                    "class_names": np.array(self.class_names),
+                    **({} if self.labels is None else {"labels": self.labels}),
+                }
+                with part.open("wb") as file:
+                    np.savez(file, allow_pickle=False, **arrays)
+
+    def _write_csv(self, path: Path) -> None:
+        names = self.class_names
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            label = ["label"] if self.labels is not None else []
+            writer.writerow(["row", *label, "class", *(f"p({name})" for name in names)])
+            for row, (k, p) in enumerate(zip(self.classes, self.probabilities, strict=True)):
+                own = [names[self.labels[row]]] if self.labels is not None else []
+                writer.writerow([row, *own, names[k], *(f"{value:.7g}" for value in p)])
+
+
+def check_output(path: Path) -> None:
+    """Raise `ConfigError` where predictions cannot be written to `path`."""
+    if path.suffix not in FORMATS:
+        raise errors.ConfigError(
+            f"{path} does not end in a format of predictions. Choose from: {', '.join(FORMATS)}."
+        )
+    if not path.parent.is_dir():
+        raise errors.ConfigError(f"{path.parent} is not a folder. Create it first.")
+
+
+def predict_bank(
+    head: LoadedHead | LoadedHeads,
+    bank: Bank,
+    *,
+    split: str = "test",
+    views: Sequence[str] | None = None,
+) -> Predictions:
+    """Predictions on a split of a bank, on `views` in place of the head's own.
+
+    Raises
+    ------
+    ConfigError
+        Where D or the number of views is another, or the bank lacks split or view.
+    """
+    facts = head.facts
+    views = list(views or facts.views)
+    _check_views(facts.views, views)
+    _check_dim(str(bank.path), bank.dim, facts.dim)
+    notes = []
+    if bank.fingerprint != facts.bank:
+        notes.append(
+            f"the head was trained on bank {facts.bank[:12]}, {bank.path} is "
+            f"{bank.fingerprint[:12]}"
+        )
+    if views != facts.views:
+        notes.append(f"the head was trained on {'+'.join(facts.views)}, not {'+'.join(views)}")
+    same = list(bank.class_names) == facts.class_names
+    if not same:
+        notes.append(f"the classes of {bank.path} are not the head's: labels are left out")
+    rows, step = bank.rows(split), bank.block_rows(split, views[0])
+    blocks = (
+        [bank.read(split, view, start, min(start + step, rows)) for view in views]
+        for start in range(0, rows, step)
+    )
+    return _predictions(head, blocks, bank.labels(split) if same else None, notes)
+
+
+def predict_arrays(head: LoadedHead | LoadedHeads, paths: Sequence[Path]) -> Predictions:
+    """Predictions on ``.npy`` files of features [N, D], one for each view of the head.
+
+    Raises
+    ------
+    ConfigError
+        Where D or the number of files is another.
+    DataError
+        For a file that is no such array.
+    """
+    _check_views(head.facts.views, list(map(str, paths)))
+    arrays = [_features(path, head.facts.dim) for path in paths]
+    for path, x in zip(paths, arrays, strict=True):
+        if len(x) != len(arrays[0]):
+            raise errors.DataError(
+                f"{path} has {len(x)} rows, {paths[0]} has {len(arrays[0])}. "
+                "Give the same rows of every view."
+            )
+    size = max(1, BLOCK_BYTES // (4 * max(head.facts.dim, len(head.facts.class_names))))
+    starts = range(0, len(arrays[0]), size)
+    blocks = ([x[start : start + size] for x in arrays] for start in starts)
+    return _predictions(head, blocks, None, [])
+
+
+def _features(path: Path, dim: int) -> np.ndarray:
+    """The array of a file, checked but for what its numbers are."""
+    try:
+        x = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise errors.ConfigError(f"{path}: no such file.") from None
+    except (ValueError, EOFError) as error:
+        raise errors.DataError(
+            f"{path} is not an .npy file ({errors.first_line(error)}). "
+            "Give a bank, or features [N, D] as .npy."
+        ) from None
+    if not isinstance(x, np.ndarray) or x.ndim != 2 or x.dtype.kind not in "fiu":
+        held = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else "several arrays"
+        raise errors.DataError(f"{path} holds {held}. Give features [N, D] as .npy.")
+    _check_dim(str(path), x.shape[1], dim)
+    return x
+
+
+def _check_views(own: Sequence[str], given: Sequence[str]) -> None:
+    if len(own) != len(given):
+        raise errors.ConfigError(
+            f"The head takes {len(own)} views ({', '.join(own)}), {len(given)} are given: "
+            f"{', '.join(given)}. Give as many, in that order."
+        )
+
+
+def _check_dim(what: str, dim: int, own: int) -> None:
+    if dim != own:
+        raise errors.ConfigError(
+            f"{what} has features of D = {dim}, the head takes D = {own}. "
+            "Give features of the backbone it was trained on."
+        )
+
+
+def _predictions(
+    head: LoadedHead | LoadedHeads,
+    blocks: Iterator[list[np.ndarray]],
+    labels: np.ndarray | None,
+    notes: list[str],
+) -> Predictions:
+    """Go through blocks of rows [n, D], one array per view."""
+    names = head.facts.class_names
+    found = [torch.empty(0, len(names))]
+    rows = 0
+    with torch.no_grad():
+        for xs in blocks:
+            features = tuple(torch.from_numpy(x.astype(np.float32)) for x in xs)
+            for x in features:
+                if not x.isfinite().all():
+                    bad = rows + int((~x.isfinite()).any(1).nonzero()[0])
+                    raise errors.NotFinite(
+                        f"Row {bad} of the features has NaN or infinity. Leave it out."
+                    )
+            found.append(head(features if len(features) > 1 else features[0]))
+            rows += len(features[0])
+    logits = torch.cat(found)
+    return Predictions(
+        logits=logits.numpy(),
+        probabilities=logits.softmax(1).numpy(),
+        classes=logits.argmax(1).numpy(),
+        class_names=names,
+        labels=labels,
+        notes=notes,
+    )

@@ -1,0 +1,181 @@
+"""BibTeX of the methods that recipes use, and of featbank itself."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from featbank import __version__, errors
+from stage2.methods.generators import GENERATORS
+from stage2.methods.heads import HEADS
+from stage2.methods.losses import LOSSES
+from stage2.methods.optimisers import OPTIMISERS
+from stage2.methods.presets import PRESETS
+from stage2.methods.recipe import Recipe
+from stage2.methods.samplers import SAMPLERS
+from stage2.methods.sources import BIBLIOGRAPHY, Source
+from stage2.results.store import Store
+
+PARTS: dict[str, Mapping[str, Any]] = {
+    "head": HEADS,
+    "loss": LOSSES,
+    "sampler": SAMPLERS,
+    "generator": GENERATORS,
+    "optimiser": OPTIMISERS,
+}
+
+TEXTBOOK = {"loss": "ce", "sampler": "instance", "optimiser": "sgd"}
+"""Parts that a recipe needs no citation for."""
+
+CALIBRATIONS = ("temperature", "vector")
+
+FEATBANK = Source(
+    ("{The featbank authors}",),
+    2026,
+    "featbank: Train a Backbone Once, Bank Its Features Once, and Compare Every Long-Tail "
+    "Classifier on Them",
+    f"Software, version {__version__}",
+    "misc",
+)
+
+_VENUE = {"inproceedings": "booktitle", "article": "journal", "misc": "howpublished"}
+
+_ESCAPED = {"á": r"{\'a}", "§": r"{\S}", "&": r"\&", "%": r"\%", "_": r"\_"}
+
+Uses = dict[str, list[str]]
+"""What each source is cited for, by its key: ``{"crt": ["recipe crt", "head linear"]}``."""
+
+
+def cite(wanted: Iterable[str]) -> str:
+    """BibTeX of featbank and of what `wanted` uses; each entry under a line of its uses.
+
+    Parameters
+    ----------
+    wanted
+        Results files, of which every recipe counts; recipes, heads, losses, samplers, generators,
+        optimisers and calibrations; keys of `BIBLIOGRAPHY`.
+
+    Raises
+    ------
+    ConfigError
+        For what is none of these, or a results file without a run.
+    """
+    found: Uses = {}
+    for name in wanted:
+        for key, reasons in (_of_file(name) if Path(name).is_file() else _of_name(name)).items():
+            known = found.setdefault(key, [])
+            known += [reason for reason in reasons if reason not in known]
+    entries = [bibtex(FEATBANK, "featbank")]
+    for key in sorted(found, key=_order):
+        used = f"% {', '.join(found[key])}\n"
+        if key in BIBLIOGRAPHY:
+            entries.append(used + bibtex(BIBLIOGRAPHY[key], entry_key(BIBLIOGRAPHY[key])))
+        else:  # a method of the user's own
+            entries.append(f"{used}% by {key!r}, which featbank has no entry for")
+    return "\n\n".join(entries)
+
+
+def uses(name: str, parameters: Mapping[str, Any]) -> Uses:
+    """The sources of a recipe: of its preset, of its parts but those of `TEXTBOOK`, of its views,
+    its calibration, and of what its settings switch on (a bound on the norm, a deferral).
+
+    Parameters
+    ----------
+    name
+        Of its preset.
+    parameters
+        Its settings, all of them.
+    """
+    found: Uses = {}
+    if name in PRESETS:
+        found.setdefault(PRESETS[name].source, []).append(f"recipe {name}")
+    for part, registry in PARTS.items():
+        chosen = parameters.get(part, "none")
+        if chosen in registry and TEXTBOOK.get(part) != chosen:
+            found.setdefault(registry[chosen].source, []).append(f"{part} {chosen}")
+    view = parameters.get("view", "")
+    if "balanced" in view:
+        found.setdefault("mislas", []).append("view balanced")
+    if "expert" in view:
+        for key in ("ride", "sla"):
+            found.setdefault(key, []).append("views of experts")
+    if parameters.get("calibration") in CALIBRATIONS:
+        found.setdefault("temperature", []).append(f"calibration {parameters['calibration']}")
+    for setting in ("max_norm", "max_norm_fraction"):
+        if parameters.get(setting) is not None:
+            found.setdefault("ltwb", []).append(setting)
+    if any(value for key, value in parameters.items() if key.rpartition(".")[2] == "defer"):
+        found.setdefault("ldam", []).append("defer")
+    return found
+
+
+def bibtex(source: Source, key: str) -> str:
+    """One entry, in ASCII; the title keeps its capitals."""
+    fields = {
+        "title": f"{{{source.title}}}",
+        "author": " and ".join(source.authors),
+        _VENUE[source.kind]: source.venue,
+        "year": str(source.year),
+        **source.more,
+    }
+    lines = [f"  {name} = {{{_escaped(value)}}}," for name, value in fields.items()]
+    return "\n".join([f"@{source.kind}{{{key},", *lines, "}"])
+
+
+def entry_key(source: Source) -> str:
+    """Family name, year and first word of the title: ``kang2020decoupling``."""
+    word = next(word for word in re.findall(r"\w+", source.title) if word not in ("The", "On", "A"))
+    family = source.authors[0].partition(",")[0]
+    plain = unicodedata.normalize("NFKD", f"{family}{source.year}{word}").encode("ascii", "ignore")
+    return re.sub(r"\W", "", plain.decode()).lower()
+
+
+def _of_file(path: str) -> Uses:
+    found: Uses = {}
+    with Store(path) as store:
+        runs = [run for bank in store.banks() for run in store.runs(bank)]
+    if not runs:
+        raise errors.ConfigError(f"{path} holds no finished run. Run `featbank sweep` again.")
+    for name, parameters in {run.id: (run.name, run.parameters) for run in runs}.values():
+        for key, reasons in uses(name, parameters).items():
+            known = found.setdefault(key, [])
+            known += [reason for reason in reasons if reason not in known]
+    return found
+
+
+def _of_name(name: str) -> Uses:
+    found: Uses = uses(name, Recipe(name).settings) if name in PRESETS else {}
+    for part, registry in PARTS.items():
+        if name in registry:
+            reasons = found.setdefault(registry[name].source, [])
+            reasons += [] if f"{part} {name}" in reasons else [f"{part} {name}"]
+    if name in CALIBRATIONS:
+        found.setdefault("temperature", []).append(f"calibration {name}")
+    if not found and name in BIBLIOGRAPHY:
+        found[name] = [name]
+    if not found:
+        known = {
+            *PRESETS,
+            *CALIBRATIONS,
+            *BIBLIOGRAPHY,
+            *(key for r in PARTS.values() for key in r),
+        }
+        raise errors.ConfigError(
+            f"{name!r} is neither a results file nor a method. {_hint(name, known)}"
+        )
+    return found
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    return errors.did_you_mean(name, known).strip() or "`featbank methods` lists the methods."
+
+
+def _order(key: str) -> str:
+    return entry_key(BIBLIOGRAPHY[key]) if key in BIBLIOGRAPHY else f"~{key}"
+
+
+def _escaped(text: str) -> str:
+    return "".join(_ESCAPED.get(letter, letter) for letter in text)

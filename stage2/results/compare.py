@@ -1,0 +1,287 @@
+"""Configurations against each other on the same rows of a split.
+
+`stage2.results.significance` has the test and the intervals, and says why they are these. Pairs are
+heads of the same seed; a recipe with one result for all seeds stands beside each of the other's.
+Accuracies are means over the common seeds.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featbank import errors
+from featbank.bank import Bank, class_groups
+from stage2.results.comparison import (
+    ClassDifference,
+    Compared,
+    Comparison,
+    Measure,
+    SeedTest,
+)
+from stage2.results.configurations import Configuration, find_configuration
+from stage2.results.significance import LEVEL, holm, interval, mcnemar, resampled, sign_test
+from stage2.results.store import Run, Store
+from stage2.results.tables import Leaderboard, differences, leaderboard
+
+
+@dataclass(frozen=True)
+class _Split:
+    """Labels [N] of a split, and of the bank the training counts [K] and names of its classes."""
+
+    labels: np.ndarray
+    counts: np.ndarray
+    names: Sequence[str]
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """What each measure is made of: weights [K] of the classes' accuracies, Σ = 1."""
+        rows = np.bincount(self.labels, minlength=len(self.counts))
+        masks = {"macro": rows > 0}
+        masks |= {name: mask & (rows > 0) for name, mask in class_groups(self.counts).items()}
+        found = {"top1": rows / rows.sum()}
+        return found | {name: mask / mask.sum() for name, mask in masks.items() if mask.any()}
+
+
+def compare(
+    store: Store,
+    names: Sequence[str] = (),
+    *,
+    bank: str | None = None,
+    split: str = "test",
+    epoch: str | None = None,
+    resamples: int = 2_000,
+    seed: int = 0,
+    classes: int = 10,
+) -> Compared:
+    """Compare configurations with the first of them.
+
+    Parameters
+    ----------
+    store
+        The results.
+    names
+        Ids, unique beginnings of ids, or names of recipes, which stand for their best configuration
+        on the leaderboard. Without any, the best of every recipe; the first is the best of all.
+    bank
+        The bank's file, where it is no longer where the sweep found it, or the beginning of its
+        fingerprint, where the results are of several. Labels are read from the file.
+    split
+        Whose rows are compared.
+    epoch
+        ``last`` or ``selected``; by default the one that ranks, selected with val and last without.
+    resamples, seed
+        Of the bootstrap.
+    classes
+        How many classes are told of.
+
+    Raises
+    ------
+    ConfigError
+        For names that mean none, several or the same configuration, diverged ones, a split without
+        results, seeds of which none is common, a bank that is gone or another.
+    """
+    file = Path(bank) if bank is not None and Path(bank).is_file() else None
+    if file:
+        with Bank(file) as opened:
+            bank = opened.fingerprint
+        if bank not in store.banks():
+            raise errors.ConfigError(f"{store.path} has no results on {file}. Name its own bank.")
+    fingerprint, about = store.one_bank(bank)
+    board = leaderboard(store, bank=fingerprint, split=split)
+    if names:
+        found = [find_configuration(store, name, bank=fingerprint) for name in names]
+    else:
+        found = _best_of_each(store, board, fingerprint, about)
+    _require_comparable(store, found, names or [each.id for each in found])
+    epoch = epoch or ("selected" if board.select_on == "val" else "last")
+    of = _split(store, file, fingerprint, about, split)
+    correct = [_correct(store, configuration, split, epoch) for configuration in found]
+    random = np.random.default_rng(seed)
+    comparisons = []
+    for other, own in zip(found[1:], correct[1:], strict=True):
+        ids = found[0].id, other.id
+        pairs = _pairs(ids, correct[0], own)
+        comparisons.append(
+            _compared(ids, pairs, of, random=random, resamples=resamples, most=classes)
+        )
+    adjusted = holm([each.p for each in comparisons])
+    settings = {rows[0]["recipe"]: differences(rows[0]) for rows in board.configurations()}
+    return Compared(
+        tuple(replace(each, p_holm=p) for each, p in zip(comparisons, adjusted, strict=True)),
+        {each.id: settings[each.id] for each in found},
+        {each.id: _why(board, each.name) for each in found if not names or each.name in names},
+        f"{board.protocol} · compared on {split}, {epoch} epoch"
+        + (" · optimistic: compared where it was selected" if split == board.select_on else "")
+        + f" · {LEVEL} % intervals: {resamples} bootstrap resamples of rows within classes, seed "
+        f"{seed} · p: exact sign test of rows over all seeds (one seed: McNemar)"
+        + (f", Holm over {len(comparisons)} comparisons" if len(comparisons) > 1 else ""),
+    )
+
+
+def _best_of_each(
+    store: Store, board: Leaderboard, fingerprint: str, about: dict[str, Any]
+) -> list[Configuration]:
+    """The best configuration of each recipe, best first; diverged ones are left out."""
+    runs: dict[str, list[Run]] = {}
+    for run in store.runs(fingerprint):
+        runs.setdefault(run.id, []).append(run)
+    found: list[Configuration] = []
+    left_out: list[Configuration] = []
+    for first, *_ in board.best().configurations():
+        own = runs[first["recipe"]]
+        place = found if first["status"] == "done" else left_out
+        place.append(
+            Configuration(own[0].id, own[0].name, own[0].parameters, tuple(own), fingerprint, about)
+        )
+    if left_out:
+        told = ", ".join(each.id for each in left_out)
+        warnings.warn(f"Left out, because a seed diverged: {told}.")
+    return found
+
+
+def _require_comparable(store: Store, found: Sequence[Configuration], names: Sequence[str]) -> None:
+    if len(found) < 2:
+        raise errors.ConfigError(
+            f"A comparison takes two configurations, got {', '.join(names) or 'none'}. "
+            f"`featbank leaderboard {store.path}` lists the recipes."
+        )
+    taken: dict[str, str] = {}
+    for name, configuration in zip(names, found, strict=True):
+        if configuration.id in taken:
+            raise errors.ConfigError(
+                f"{taken[configuration.id]!r} and {name!r} are both {configuration.id}. "
+                "Name two configurations."
+            )
+        taken[configuration.id] = name
+        wrong = [str(run.seed) for run in configuration.runs if run.status != "done"]
+        if wrong:
+            raise errors.ConfigError(
+                f"{configuration.id} diverged with seed {', '.join(wrong)}. Compare one whose "
+                "seeds are all done."
+            )
+
+
+def _why(board: Leaderboard, name: str) -> str:
+    """Why a recipe's name stands for the configuration that it stands for."""
+    tried = len({row["recipe"] for row in board.rows if row["name"] == name})
+    return f"best of {tried} on {board.select_on}" if tried > 1 else "its only configuration"
+
+
+def _split(
+    store: Store, file: Path | None, fingerprint: str, about: dict[str, Any], split: str
+) -> _Split:
+    """What is known of the split; its labels from the bank's file."""
+    stored = Path(about["path"])
+    places = [file] if file else [stored, store.path.parent / stored.name]
+    place = next((path for path in places if path.is_file()), None)
+    if place is None:
+        raise errors.ConfigError(
+            f"The labels are in bank {fingerprint[:12]}, which is no longer at {stored}. "
+            "Name its file with --bank."
+        )
+    with Bank(place) as bank:
+        if bank.fingerprint != fingerprint:
+            raise errors.ConfigError(
+                f"{place} is another bank now than that of the results, {fingerprint[:12]}. "
+                "Name that one's file with --bank."
+            )
+        counts = np.asarray(about["train_counts"])
+        names = about["class_names"] or [str(k) for k in range(len(counts))]
+        return _Split(bank.labels(split), counts, names)
+
+
+def _correct(
+    store: Store, configuration: Configuration, split: str, epoch: str
+) -> dict[int | None, np.ndarray]:
+    """Which rows each seed has right, bool [N]; under None where a recipe has one result for all
+    seeds. Where no epoch was selected, the last one counts as that."""
+    found: dict[int | None, np.ndarray] = {}
+    for run in configuration.runs:
+        seed = run.seed if "epochs" in run.parameters else None  # a setting of those with steps
+        at = epoch if (split, epoch) in run.metrics else "last"
+        found[seed] = store.correct(configuration.fingerprint, run.recipe, split, at)
+    return found
+
+
+def _pairs(
+    ids: tuple[str, str], a: dict[int | None, np.ndarray], b: dict[int | None, np.ndarray]
+) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """Correctness of A and B by common seed."""
+    seeds = {s for own in (a, b) for s in own if s is not None} or {0}
+    pairs = {seed: (a.get(seed, a.get(None)), b.get(seed, b.get(None))) for seed in sorted(seeds)}
+    common = {s: (x, y) for s, (x, y) in pairs.items() if x is not None and y is not None}
+    if not common:
+        told = " and ".join(
+            f"{id_} has {', '.join(map(str, own))}" for id_, own in zip(ids, (a, b), strict=True)
+        )
+        raise errors.ConfigError(f"No seed is common: {told}. Sweep both with the same seeds.")
+    return common
+
+
+def _compared(
+    ids: tuple[str, str],
+    pairs: dict[int, tuple[np.ndarray, np.ndarray]],
+    split: _Split,
+    *,
+    random: np.random.Generator,
+    resamples: int,
+    most: int,
+) -> Comparison:
+    right = np.stack([np.stack(pair) for pair in pairs.values()])  # [seeds, 2, N]
+    rows = np.bincount(split.labels, minlength=len(split.counts))
+    accuracy = np.stack(
+        [
+            [np.bincount(split.labels, own, len(rows)) / np.maximum(rows, 1) for own in pair]
+            for pair in right
+        ]
+    )  # [seeds, 2, K]
+    gains = right[:, 1].sum(0, dtype=np.int64) - right[:, 0].sum(0, dtype=np.int64)
+    weights = split.weights()
+    made_of = np.stack(list(weights.values()))
+    drawn = resampled(gains, split.labels, made_of, resamples, random)
+    low, high = interval(drawn) * 100 / len(pairs)
+    measures = {}
+    for place, (name, weight) in enumerate(weights.items()):
+        by_seed = 100 * accuracy @ weight  # [seeds, 2]
+        gained = by_seed[:, 1] - by_seed[:, 0]
+        measures[name] = Measure(
+            a=float(by_seed[:, 0].mean()),
+            b=float(by_seed[:, 1].mean()),
+            difference=float(gained.mean()),
+            low=float(low[place]),
+            high=float(high[place]),
+            std=float(gained.std(ddof=1)) if len(gained) > 1 else None,
+        )
+    p = sign_test(gains)
+    tests = []
+    for seed, (own, other) in pairs.items():
+        only_a, only_b = int((own & ~other).sum()), int((other & ~own).sum())
+        tests.append(SeedTest(seed, only_a, only_b, mcnemar(only_a, only_b)))
+    classes = _largest(100 * accuracy.mean(0), rows, split, most)
+    return Comparison(*ids, measures, p, p, tuple(tests), classes)
+
+
+def _largest(
+    accuracy: np.ndarray, rows: np.ndarray, split: _Split, most: int
+) -> tuple[ClassDifference, ...]:
+    """The classes that differ most, of accuracies [2, K] in percent."""
+    gained = accuracy[1] - accuracy[0]
+    order = np.argsort(-np.abs(gained), kind="stable")
+    return tuple(
+        ClassDifference(
+            index=int(k),
+            name=split.names[k],
+            trained_on=int(split.counts[k]),
+            rows=int(rows[k]),
+            a=float(accuracy[0, k]),
+            b=float(accuracy[1, k]),
+            difference=float(gained[k]),
+        )
+        for k in order[:most]
+        if abs(gained[k]) > 1e-9
+    )

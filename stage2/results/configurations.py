@@ -1,0 +1,92 @@
+"""A stored configuration by its id, the beginning of one, or the name of its recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from featbank import errors
+from stage2.results.store import Run, Store
+from stage2.results.tables import leaderboard
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One configuration of a results file, all its seeds.
+
+    Attributes
+    ----------
+    id, name, parameters
+        ``crt-1a2b3c4d``, the recipe's name, and every setting but the seed.
+    runs
+        Its runs on one bank, by seed.
+    fingerprint, about
+        Of that bank: its fingerprint, and what the results know of it.
+    """
+
+    id: str
+    name: str
+    parameters: dict[str, Any]
+    runs: tuple[Run, ...]
+    fingerprint: str
+    about: dict[str, Any]
+
+
+def find_configuration(
+    store: Store, name: str, *, bank: str | None = None, select_on: str | None = None
+) -> Configuration:
+    """The configuration that `name` means.
+
+    Parameters
+    ----------
+    store
+        The results.
+    name
+        An id such as ``crt-1a2b3c4d``, the beginning of just one id, or the name of a recipe: its
+        best configuration under the protocol of `stage2.results.tables.leaderboard`.
+    bank
+        Beginning of a fingerprint; needed where the file holds results of several banks.
+    select_on
+        The split that ranks; by default the leaderboard's.
+
+    Raises
+    ------
+    ConfigError
+        Where `name` means none or several; where every configuration of that recipe diverged.
+    """
+    fingerprint, about = store.one_bank(bank)
+    by_id: dict[str, list[Run]] = {}
+    for run in store.runs(fingerprint):
+        by_id.setdefault(run.id, []).append(run)
+    names = {runs[0].name for runs in by_id.values()}
+    found = [name] if name in by_id else [own for own in by_id if own.startswith(name)]
+    if name in names:
+        found = [_best(store, name, fingerprint, about, select_on)]
+    if not found:
+        raise errors.ConfigError(
+            f"{store.path} has no configuration {name!r}. "
+            f"{errors.closest(name, sorted(names) if '-' not in name else sorted(by_id))}"
+        )
+    if len(found) > 1:
+        told = ", ".join(sorted(found)[:5]) + (", …" if len(found) > 5 else "")
+        raise errors.ConfigError(
+            f"{len(found)} configurations of {store.path} begin with {name!r}. "
+            f"Write more of one: {told}."
+        )
+    runs = sorted(by_id[found[0]], key=lambda run: run.seed)
+    first = runs[0]
+    return Configuration(first.id, first.name, first.parameters, tuple(runs), fingerprint, about)
+
+
+def _best(
+    store: Store, name: str, fingerprint: str, about: dict[str, Any], select_on: str | None
+) -> str:
+    """Id of the first configuration of a recipe on the leaderboard."""
+    split = "test" if "test" in about["rows"] else "val"
+    rows = leaderboard(store, bank=fingerprint, split=split, select_on=select_on).rows
+    first = next(row for row in rows if row["name"] == name)
+    if first["selection"] is None:
+        raise errors.ConfigError(
+            f"Every configuration of {name!r} in {store.path} diverged. Sweep it with a smaller lr."
+        )
+    return first["recipe"]

@@ -1,0 +1,308 @@
+"""What of a leaderboard is shown: conditions on its rows, the best of each kind, another order."""
+
+from __future__ import annotations
+
+import operator
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
+
+from featbank import errors
+from stage2.engine.metrics import METRICS
+from stage2.methods.recipe import settings_of
+from stage2.results.tables import Leaderboard, Row
+
+Values = Mapping[str, Any]
+"""What a condition can ask of a configuration, by name."""
+
+DEEPEST = 50
+"""Parentheses and ``not`` within one another."""
+
+LOWER_IS_BETTER = {name for name in METRICS if name[:3] in ("ece", "mce")} | {"nll", "brier"}
+
+_OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
+    "=": operator.eq,
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+_TOKEN = re.compile(
+    r"""\s*(?:(?P<quoted>"[^"]*"|'[^']*')|(?P<sign>[!<>=]=|[<>=])|(?P<bracket>[()])|"""
+    r"""(?P<word>[^\s()=!<>"']+))"""
+)
+
+_LIKE = "Write it like head=lws and (lr<0.1 or not sampler=instance)."
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison of a named value with one that is written in the condition."""
+
+    name: str
+    sign: str
+    written: str
+
+    def holds(self, values: Values) -> bool:
+        """Whether it holds; never where a configuration has no such value.
+
+        Raises
+        ------
+        ConfigError
+            For a value of another type, an order of texts, or a name that two parts share.
+        """
+        if self.name not in values:
+            _refuse_shared(self.name, values)
+            return False
+        value, compare = values[self.name], _OPERATORS[self.sign]
+        if value is None or (isinstance(value, str) and self.sign in ("=", "==", "!=")):
+            ordered = self.sign not in ("=", "==", "!=")
+            return not ordered and compare("none" if value is None else value, self.written)
+        if isinstance(value, str):
+            raise errors.ConfigError(
+                f"{self.name} is a text and has no order. Compare it by = or !=."
+            )
+        return compare(value, self._number(isinstance(value, bool)))
+
+    def _number(self, boolean: bool) -> float | None:
+        """What is written, as a number or a truth value; None for ``none``."""
+        if self.written == "none":
+            return None if self.sign in ("=", "==", "!=") else float("nan")
+        if boolean and self.written in ("true", "false"):
+            return self.written == "true"
+        try:
+            if not boolean:
+                return float(self.written)
+        except ValueError:
+            pass
+        expected = "true or false" if boolean else "a number"
+        raise errors.ConfigError(f"{self.name} is compared with {expected}, got {self.written!r}.")
+
+
+@dataclass(frozen=True)
+class Combination:
+    """``and``, ``or`` or ``not`` of conditions."""
+
+    word: str
+    parts: tuple[Condition, ...]
+
+    def holds(self, values: Values) -> bool:
+        """Whether it holds; every part is looked at, so that none of its errors waits."""
+        held = [part.holds(values) for part in self.parts]
+        return {"and": all(held), "or": any(held), "not": not held[0]}[self.word]
+
+
+Condition = Comparison | Combination
+
+
+def parse(text: str) -> Condition:
+    """Read a condition.
+
+    ``and``, ``or``, ``not`` and parentheses join comparisons ``name sign value`` with the signs
+    ``= == != < <= > >=``; ``and`` binds before ``or``. A value with spaces or signs is quoted.
+
+    Raises
+    ------
+    ConfigError
+        Where it is none.
+    """
+    return _Parser(text).read()
+
+
+def where(board: Leaderboard, text: str) -> Leaderboard:
+    """The configurations of a board that meet a condition; the protocol line then says so.
+
+    A condition can ask for every setting, also as ``part.name``; ``name``, ``recipe`` (the id),
+    ``status``, ``seeds`` (how many), ``selection`` and the metrics, of the epoch that ranks. A
+    configuration without a setting meets no comparison of it, ``!=`` neither, but ``not`` of one.
+
+    Raises
+    ------
+    ConfigError
+        For what is no condition, for unknown names, and where no configuration meets it.
+    """
+    condition = parse(text)
+    values = {rows[0]["recipe"]: values_of(board, rows) for rows in board.configurations()}
+    comparisons = list(_comparisons(condition))
+    for comparison in comparisons:
+        _require_known(comparison.name, values.values())
+    kept = {recipe for recipe, own in values.items() if condition.holds(own)}
+    told = " ".join(text.split())
+    if not kept:
+        raise errors.ConfigError(
+            f"None of {len(values)} configurations meets {told!r}."
+            f"{_reason(comparisons, list(values.values()))}"
+        )
+    by_result = any(comparison.name in METRICS for comparison in comparisons)
+    seen = f", by its {board.rows[0]['split']} figures" if by_result else ""
+    return replace(
+        board,
+        rows=[row for row in board.rows if row["recipe"] in kept],
+        protocol=f"{board.protocol} · filtered: {told} ({len(kept)} of {len(values)}{seen})",
+    )
+
+
+def best_per(board: Leaderboard, name: str) -> Leaderboard:
+    """The best configuration for each value of a setting, and of those that lack it.
+
+    Raises
+    ------
+    ConfigError
+        For a name that no configuration has, that two parts share, or of a metric.
+    """
+    if name in (*METRICS, "selection"):
+        raise errors.ConfigError(f"{name} is a metric, not a setting. Order by it with --sort.")
+    values = {rows[0]["recipe"]: values_of(board, rows) for rows in board.configurations()}
+    _require_known(name, values.values())
+    for own in values.values():
+        _refuse_shared(name, own)
+    return board.best_per(name, {recipe: own.get(name) for recipe, own in values.items()})
+
+
+def sort(board: Leaderboard, by: str) -> Leaderboard:
+    """Order a board by a metric, best first, or by ``METRIC:asc`` or ``METRIC:desc``.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown metric or order.
+    """
+    metric, _, order = by.partition(":")
+    known = [*METRICS, "selection"]
+    if metric not in known:
+        raise errors.ConfigError(f"No metric is called {metric!r}. {errors.closest(metric, known)}")
+    if order not in ("", "asc", "desc"):
+        raise errors.ConfigError(f"{by!r} has no order {order!r}. Write {metric}:asc or :desc.")
+    sign = 1 if order == "asc" or (not order and metric in LOWER_IS_BETTER) else -1
+
+    def place(rows: Sequence[Row]) -> tuple[bool, float]:
+        value = board.ranked(rows)[metric]
+        return value is None, sign * (value or 0)
+
+    ordered = sorted(board.configurations(), key=place)
+    of = "" if metric == "selection" else f" on {board.rows[0]['split']}"
+    told = f"{board.protocol} · sorted by {metric}{of}"
+    return replace(board, rows=[row for rows in ordered for row in rows], protocol=told)
+
+
+def values_of(board: Leaderboard, rows: Sequence[Row]) -> dict[str, Any]:
+    """What a condition can ask of a configuration, given its rows."""
+    row = board.ranked(rows)
+    parameters = row["parameters"]
+    values = {name: row[name] for name in ("name", "recipe", "status", "selection", *METRICS)}
+    values |= {"seeds": len(row["seeds"]), **parameters}
+    try:
+        aliases = settings_of(row["name"], parameters).aliases
+    except errors.ConfigError:  # stored by a version that knew other names
+        return values
+    return values | {k: parameters[full] for k, full in aliases.items() if full in parameters}
+
+
+def _comparisons(condition: Condition) -> Iterable[Comparison]:
+    if isinstance(condition, Comparison):
+        yield condition
+    else:
+        for part in condition.parts:
+            yield from _comparisons(part)
+
+
+def _require_known(name: str, values: Iterable[Values]) -> None:
+    known = {key for own in values for key in own}
+    if name not in known and not any(key.endswith(f".{name}") for key in known):
+        raise errors.ConfigError(
+            f"No configuration has a {name!r}. {errors.closest(name, sorted(known))}"
+        )
+
+
+def _refuse_shared(name: str, values: Values) -> None:
+    """Raise where a name stands for settings of two parts."""
+    shared = [key for key in values if key.endswith(f".{name}")]
+    if name not in values and shared:
+        raise errors.ConfigError(
+            f"More than one part has a setting {name!r}. Write {' or '.join(shared)}."
+        )
+
+
+def _reason(comparisons: Iterable[Comparison], values: Sequence[Values]) -> str:
+    """The values there are, where a condition asks for a text that is none of them."""
+    for each in comparisons:
+        texts = {own[each.name] for own in values if isinstance(own.get(each.name), str)}
+        if texts and each.sign in ("=", "==") and each.written not in texts:
+            return f" {each.name}: {errors.closest(each.written, sorted(texts))}"
+    return " Loosen the condition."
+
+
+class _Parser:
+    """Recursive descent: or → and → not → comparison or parentheses."""
+
+    def __init__(self, text: str) -> None:
+        self.text, self.depth, self.place = text, 0, 0
+        self.tokens: list[tuple[str, str]] = []  # kind and text
+        end = len(text.rstrip())
+        at = 0
+        while at < end:
+            match = _TOKEN.match(text, at)
+            if not match or not match.lastgroup:
+                self._fail(f"cannot be read from {text[at:end].strip()[:20]!r} on")
+            self.tokens.append((match.lastgroup, match[match.lastgroup]))
+            at = match.end()
+
+    def read(self) -> Condition:
+        condition = self._either()
+        if self.place < len(self.tokens):
+            self._fail(f"has {self._next()[1]!r} where and, or, or its end is expected")
+        return condition
+
+    def _either(self) -> Condition:
+        return self._joined("or", lambda: self._joined("and", self._one))
+
+    def _joined(self, word: str, part: Callable[[], Condition]) -> Condition:
+        parts = [part()]
+        while self._is_word(word):
+            self.place += 1
+            parts.append(part())
+        return parts[0] if len(parts) == 1 else Combination(word, tuple(parts))
+
+    def _one(self) -> Condition:
+        self.depth += 1
+        if self.depth > DEEPEST:
+            self._fail(f"is nested more than {DEEPEST} deep")
+        if self._is_word("not"):
+            self.place += 1
+            found: Condition = Combination("not", (self._one(),))
+        elif self._next() == ("bracket", "("):
+            self.place += 1
+            found = self._either()
+            self._take("a closing parenthesis", lambda kind, text: text == ")")
+        else:
+            name = self._take("a name", lambda kind, text: kind == "word")
+            sign = self._take("one of = != < <= > >=", lambda kind, text: text in _OPERATORS)
+            value = self._take("a value", lambda kind, text: kind in ("word", "quoted"))
+            found = Comparison(name, sign, value)
+        self.depth -= 1
+        return found
+
+    def _next(self) -> tuple[str, str]:
+        return self.tokens[self.place] if self.place < len(self.tokens) else ("end", "")
+
+    def _is_word(self, word: str) -> bool:
+        kind, text = self._next()
+        return kind == "word" and text.lower() == word
+
+    def _take(self, expected: str, fits: Callable[[str, str], bool]) -> str:
+        kind, text = self._next()
+        reserved = kind == "word" and text.lower() in ("and", "or", "not")
+        if reserved or not fits(kind, text):
+            got = f"has {text!r}" if kind != "end" else "ends"
+            self._fail(f"{got} where {expected} is expected")
+        self.place += 1
+        return text[1:-1] if kind == "quoted" else text
+
+    def _fail(self, problem: str) -> NoReturn:
+        told = textwrap.shorten(self.text, 80, placeholder=" …")
+        raise errors.ConfigError(f"The condition {told!r} {problem}. {_LIKE}")

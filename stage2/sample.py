@@ -1,0 +1,255 @@
+"""Units of a sweep, timed in a few steps on some rows of the bank.
+
+A group of E epochs of S steps takes about  a + E·(S·t + w):  a to begin and to evaluate, t a step,
+w the look at val after an epoch. A *unit*, the tiles of a group that are of one kind, is run
+through the engine with few steps and epochs, from which a, t and w follow.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from featbank.bank import Bank
+from featbank.bank.schema import EVALUATED
+from stage2.engine.loop import run_group
+from stage2.engine.model import ViewData
+from stage2.engine.plan import Group, Kind, Stream, Tile, default_memory
+from stage2.engine.stream import MemoryRows
+from stage2.methods.recipe import Recipe
+from stage2.views import view_budget, view_bytes
+
+SAMPLE_BYTES = 16 << 20
+"""Features of a split that are read for it."""
+
+STEP_FLOPS = 2 * 10**9
+"""Floating-point operations of a step from which a tile is measured with fewer configurations."""
+
+STEPS_SECONDS = 0.1
+"""How long the steps of a unit are measured, where its epoch has as many."""
+
+ITERATIONS = 150
+"""What a full-batch optimiser is taken to need; each is a pass over the features or a little
+more."""
+
+EVALUATED_ROWS = 2048
+"""Rows of val and test that are gone through for it."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The tiles of a group that are of one kind."""
+
+    stream: Stream
+    tiles: tuple[Tile, ...]
+
+    @property
+    def key(self) -> tuple[Stream, Kind, int]:
+        """Equal for units that cost the same per configuration and step."""
+        shared = replace(self.stream, seed=0, epochs=min(1, self.stream.epochs), steps=0)
+        return shared, self.tiles[0].kind, len(self.tiles[0].recipes)
+
+    @property
+    def configs(self) -> int:
+        """How many configurations it has."""
+        return sum(len(tile.recipes) for tile in self.tiles)
+
+    @property
+    def stepped(self) -> bool:
+        """Whether it is trained in steps."""
+        return self.stream.epochs > 0
+
+    @property
+    def one(self) -> Recipe:
+        """A recipe that stands for all."""
+        return self.tiles[0].recipes[0]
+
+
+def units_of(group: Group) -> list[Unit]:
+    """The units of a group."""
+    kinds: dict[Kind, list[Tile]] = {}
+    for tile in group.tiles:
+        kinds.setdefault(tile.kind, []).append(tile)
+    return [Unit(group.stream, tuple(tiles)) for tiles in kinds.values()]
+
+
+class Sample:
+    """Some rows of a bank as views for the engine, and how long reading them takes."""
+
+    def __init__(self, bank: Bank, device: str, workers: int) -> None:
+        self._bank, self._device, self._workers = bank, device, workers
+        self._views: dict[tuple[str, str], ViewData] = {}
+        self._read_bytes, self._read_seconds = 0, 0.0
+        self.evaluated = [s for s in EVALUATED if s in bank.splits and bank.rows(s)]
+
+    def rows(self, split: str) -> int:
+        """How many rows of a split it has."""
+        fit = SAMPLE_BYTES // (4 * self._bank.dim)
+        fit = min(fit, EVALUATED_ROWS) if split in self.evaluated else fit
+        return min(self._bank.rows(split), max(fit, 2 * self._bank.num_classes))
+
+    def seconds(self, unit: Unit) -> float:
+        """Thread-seconds of a whole unit, from short runs."""
+        stream, train_on = unit.stream, unit.stream.train_on
+        size = 4 * stream.batch_size * self._bank.num_classes * self._bank.dim
+        most = max(1, STEP_FLOPS // max(1, size))
+        tiles = tuple(Tile(tile.recipes[:most]) for tile in unit.tiles[: self._workers])
+        part = Group(stream, tiles)
+        views = [self._view(view, train_on) for view in stream.views]
+        evaluations = self._growth(*self.evaluated)
+        if unit.stepped:
+            whole = self._stepped(part, views, evaluations)
+        elif unit.one.trained:
+            whole = self._optimised(part, views, evaluations)
+        else:
+            whole = self._run(part, views, 0, 0)
+            if self._growth(train_on) > 1:  # what more training rows cost: neighbours, moments
+                double = self._run(part, [_doubled(view) for view in views], 0, 0)
+                whole += max(0.0, double - whole) * (self._growth(train_on) - 1)
+            whole *= evaluations
+        return whole * len(tiles) * unit.configs / len(part.recipes)
+
+    def loading(self, view: str, train_on: str) -> float:
+        """Seconds in which a view is read into memory."""
+        size = sum(view_bytes(self._bank, split, view) for split in (*self.evaluated, train_on))
+        return size * self._read_seconds / self._read_bytes
+
+    def reading(self, stream: Stream, memory: int | None) -> float:
+        """Seconds in which a group's streamed features pass by."""
+        size = sum(
+            view_bytes(self._bank, stream.train_on, view)
+            for view in stream.views
+            if self._budgets(view, stream, memory)[stream.train_on] is not None
+        )
+        return stream.epochs * size * self._read_seconds / self._read_bytes
+
+    def features(self, stream: Stream, memory: int | None) -> int:
+        """Bytes of features that a group holds, its blocks where they are streamed."""
+        return sum(
+            view_bytes(self._bank, split, view) if held is None else held
+            for view in stream.views
+            for split, held in self._budgets(view, stream, memory).items()
+        )
+
+    def _budgets(self, view: str, stream: Stream, memory: int | None) -> dict[str, int | None]:
+        share = (memory or default_memory(torch.device(self._device).type)) // len(stream.views)
+        return view_budget(
+            self._bank, view, device=self._device, memory=share, train_on=stream.train_on
+        )
+
+    def _stepped(self, part: Group, views: list[ViewData], evaluations: float) -> float:
+        """a + E·(S·t + w), from runs of one epoch and of up to three."""
+        steps, epochs = part.stream.steps, part.stream.epochs
+        few = min(2, steps)
+        self._run(part, views, 1, few)  # allocators, caches and compilers
+        base = self._run(part, views, 1, few)
+        many, longer = few, base
+        while many < steps and longer - base < STEPS_SECONDS:
+            many = min(steps, 4 * many)
+            longer = self._run(part, views, 1, many)
+        step = max(0.0, longer - base) / (many - few) if many > few else 0.0
+        watch = 0.0  # of a single epoch it is among the ends
+        if (more := min(3, epochs)) > 1:
+            epoch = (self._run(part, views, more, few) - base) / (more - 1)
+            watch = max(0.0, epoch - few * step)
+        ends = max(0.0, base - few * step - watch)
+        return ends * evaluations + epochs * (steps * step + watch * evaluations)
+
+    def _optimised(self, part: Group, views: list[ViewData], evaluations: float) -> float:
+        """The same with iterations for steps, from two and from six of them on few rows."""
+        size = 4 * len(part.recipes) * self._bank.num_classes * self._bank.dim
+        rows = min(len(views[0].train.labels), max(STEP_FLOPS // size, 2 * self._bank.num_classes))
+        few = [_first(view, rows) for view in views]
+        base, longer = (self._run(_bounded(part, bound), few, 0, 0) for bound in (2, 6))
+        each = max(0.0, longer - base) / 4
+        growth = self._bank.rows(part.stream.train_on) / rows
+        return max(0.0, base - 2 * each) * evaluations + ITERATIONS * each * growth
+
+    def _run(self, part: Group, views: list[ViewData], epochs: int, steps: int) -> float:
+        begun = time.perf_counter()
+        group = Group(replace(part.stream, epochs=epochs, steps=steps), part.tiles)
+        with warnings.catch_warnings():  # what a sample lacks, the bank may have
+            warnings.simplefilter("ignore")
+            run_group(group, *views, workers=self._workers)
+        return time.perf_counter() - begun
+
+    def _growth(self, *splits: str) -> float:
+        """How many times the rows of the sample the bank has."""
+        rows = sum(self._bank.rows(split) for split in splits)
+        return rows / sum(self.rows(split) for split in splits)
+
+    def _view(self, view: str, train_on: str) -> ViewData:
+        if (view, train_on) in self._views:
+            return self._views[view, train_on]
+        rows = {split: self._memory_rows(split, view) for split in (*self.evaluated, train_on)}
+        train = rows.pop(train_on)
+        counts = torch.bincount(train.labels, minlength=self._bank.num_classes).cpu().numpy()
+        shape = self._bank.num_classes, self._bank.dim
+        weight, bias = self._bank.classifier(view) or (
+            np.full(shape, 1e-3, np.float32),
+            np.zeros(shape[0], np.float32),
+        )
+        self._views[view, train_on] = ViewData(
+            train=train,
+            evaluated=rows,
+            counts=counts.astype(np.float64),
+            bank_counts=self._bank.train_counts,
+            weight0=torch.from_numpy(weight).to(self._device),
+            bias0=torch.from_numpy(bias).to(self._device),
+        )
+        return self._views[view, train_on]
+
+    def _memory_rows(self, split: str, view: str) -> MemoryRows:
+        """Rows from all over a split, first one of every class that the split has."""
+        begun = time.perf_counter()
+        wanted, total = self.rows(split), self._bank.rows(split)
+        pieces = 1 if wanted == total else 8
+        starts = [i * total // pieces for i in range(pieces)]
+        size = wanted // pieces
+        x = np.concatenate([self._bank.read(split, view, a, a + size) for a in starts])
+        self._read_bytes += x.size * 4
+        self._read_seconds += time.perf_counter() - begun
+        labels = self._bank.labels(split)
+        y = np.concatenate([labels[a : a + size] for a in starts])
+        missing = np.setdiff1d(labels, y)
+        _, first = np.unique(y, return_index=True)
+        y[np.setdiff1d(np.arange(len(y)), first)[: len(missing)]] = missing
+        _, first = np.unique(y, return_index=True)
+        order = np.concatenate([first, np.setdiff1d(np.arange(len(y)), first)])
+        return MemoryRows(
+            torch.from_numpy(x[order]).float().to(self._device),
+            torch.from_numpy(y[order]).to(self._device),
+        )
+
+
+def _doubled(view: ViewData) -> ViewData:
+    """A view with every training row twice."""
+    assert isinstance(view.train, MemoryRows)
+    x, labels = view.train.x, view.train.labels
+    return replace(view, train=MemoryRows(x.repeat(2, 1), labels.repeat(2)))
+
+
+def _first(view: ViewData, rows: int) -> ViewData:
+    """A view with its first training rows."""
+    assert isinstance(view.train, MemoryRows)
+    return replace(view, train=MemoryRows(view.train.x[:rows], view.train.labels[:rows]))
+
+
+def _bounded(part: Group, iterations: int) -> Group:
+    """A group that stops after so many iterations."""
+    return Group(
+        part.stream,
+        tuple(
+            Tile(
+                tuple(
+                    Recipe(r.name, **{**r.settings, "max_iterations": iterations})
+                    for r in tile.recipes
+                )
+            )
+            for tile in part.tiles
+        ),
+    )

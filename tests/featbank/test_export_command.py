@@ -1,0 +1,279 @@
+"""``featbank export`` and ``featbank predict``: the winner leaves the results, or one line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shlex
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from featbank import Bank, write_bank
+from stage2 import load_head
+from tests.conftest import ROOT, Run, Toy
+
+SWEEP = ("sweep", "bank.h5", "--seeds", "4,5", "--set", "epochs=3", "--set", "lr=0.05,0.2")
+
+
+@pytest.fixture
+def swept(featbank: Run, make_toy: Callable[..., Toy], tmp_path: Path) -> Path:
+    """``bank.h5`` and ``results.sqlite`` with crt at two learning rates and ncm."""
+    make_toy().write(tmp_path / "bank.h5", class_names=["ape", "bee", "cat", "dog", "eel"])
+    featbank(*SWEEP, "--recipe", "crt", "--recipe", "ncm")
+    return tmp_path
+
+
+def rows_of(featbank: Run, **options: object) -> list[dict[str, Any]]:
+    """The leaderboard."""
+    return json.loads(featbank("leaderboard", "results.sqlite", "--format", "json").stdout)
+
+
+def test_export_and_predict(featbank: Run, swept: Path) -> None:
+    """The best crt under the leaderboard's protocol, its first seed, its selected epoch; predicting
+    the bank gives the accuracy that the results hold."""
+    done = featbank("export", "results.sqlite", "crt", "-o", "head.safetensors")
+    best = next(row for row in rows_of(featbank) if row["name"] == "crt")
+    assert done.stdout == (
+        f"Trained {best['recipe']} again, seed 4, selected epoch: it classifies as in "
+        "results.sqlite, row by row.\n"
+        "Wrote head.safetensors. Next: featbank predict head.safetensors BANK -o predictions.npz\n"
+    )
+    head = load_head("head.safetensors")
+    assert head.facts.recipe["id"] == best["recipe"]
+    assert head.facts.class_names == ["ape", "bee", "cat", "dog", "eel"]
+    for split in ("val", "test"):
+        shown = featbank("predict", "head.safetensors", "bank.h5", "--split", split, "-o", "p.npz")
+        found = np.load("p.npz")
+        assert (found["classes"] == found["logits"].argmax(1)).all()
+        assert np.allclose(found["probabilities"].sum(1), 1)
+        assert found["class_names"].tolist() == head.facts.class_names
+        top1 = 100 * (found["classes"] == found["labels"]).mean()
+        assert top1 == pytest.approx(head.facts.metrics[split]["top1"])
+        told = f"Classified 100 rows, {top1:.1f} % of them right. Wrote p.npz.\n"
+        assert (shown.stdout, shown.stderr) == (told, "")
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/export.md"])
+def test_commands_of_the_documents(featbank: Run, toy_bank: Path, document: str) -> None:
+    """Every line that exports or predicts does as it stands."""
+    toy_bank.rename("bank.h5")
+    featbank(
+        "sweep", "bank.h5", "--recipe", "mislas", "--set", "epochs=1", "--set", "view=instance"
+    )
+    with Bank("bank.h5") as bank:
+        np.save("features.npy", bank.load("test")[0])
+    text = (ROOT / document).read_text()
+    lines = re.findall(r"^featbank ((?:export|predict) .*)$", text, re.MULTILINE)
+    assert len(lines) >= 2
+    for line in lines:
+        featbank(*shlex.split(line, comments=True))
+
+
+def test_the_example_with_scikit_learn(make_toy: Callable[..., Toy]) -> None:
+    """The block of docs/export.md on arrays X and y."""
+    toy = make_toy()
+    text = (ROOT / "docs" / "export.md").read_text()
+    (code,) = re.findall(r"```python\n(from sklearn.*?)```", text, re.DOTALL)
+    names = {"X": toy.features["train"]["instance"], "y": toy.labels["train"]}
+    exec(code, names)
+    assert names["search"].best_score_ > 0.3
+
+
+def test_a_run_that_diverged(featbank: Run, toy_bank: Path) -> None:
+    """There is no head to export."""
+    featbank("sweep", toy_bank, "--recipe", "crt", "--set", "lr=1e30", "--seeds", 0)
+    error = featbank("export", "results.sqlite", "crt", "-o", "h.safetensors", code=2).stderr
+    assert "Every configuration of 'crt' in results.sqlite diverged." in error
+    error = featbank("export", "results.sqlite", "crt-", "-o", "h.safetensors", code=2).stderr
+    assert "diverged with seed 0: there is no head to export." in error
+
+
+def test_ids_seeds_and_epochs(featbank: Run, swept: Path) -> None:
+    """An id, the beginning of one, another seed, the last epoch; a recipe without either."""
+    ids = {row["recipe"] for row in rows_of(featbank) if row["name"] == "crt"}
+    for name in ids:
+        for seed, epoch in ((4, "last"), (5, "selected")):
+            featbank(
+                "export", "results.sqlite", name[:8], "--seed", seed, "--epoch", epoch,
+                "-o", "h.safetensors",
+            )  # fmt: skip
+            facts = load_head("h.safetensors").facts
+            assert (facts.recipe["id"], facts.seed, facts.epoch) == (name, seed, epoch)
+    featbank("export", "results.sqlite", "ncm", "-o", "h.safetensors")
+    assert load_head("h.safetensors").facts.epoch == "last"
+
+
+def test_predictions_of_arrays_as_csv(featbank: Run, swept: Path) -> None:
+    """A line per row with the name of its class and all probabilities; float16 features too."""
+    featbank("export", "results.sqlite", "ncm", "-o", "h.safetensors")
+    with Bank("bank.h5") as bank:
+        x, _ = bank.load("test")
+    np.save("x.npy", x.astype(np.float16))
+    done = featbank("predict", "h.safetensors", "x.npy", "-o", "p.csv")
+    assert done.stdout == "Classified 100 rows. Wrote p.csv.\n"
+    rows = list(csv.DictReader(Path("p.csv").read_text().splitlines()))
+    assert list(rows[0]) == ["row", "class", "p(ape)", "p(bee)", "p(cat)", "p(dog)", "p(eel)"]
+    for row in rows:
+        assert max(row, key=lambda key: float(row[key]) if key[0] == "p" else -1) == (
+            f"p({row['class']})"
+        )
+
+
+def test_a_linear_probe_and_views_are_exported(featbank: Run, make_toy: Callable[..., Toy]) -> None:
+    """A bank without a classifier, and heads on two views: `predict` takes them in their order."""
+    make_toy().write(Path("bank.h5"), classifier=None)
+    featbank("sweep", "bank.h5", "--recipe", "lws", "--set", "view=instance+balanced", "--seeds", 0)
+    featbank("export", "results.sqlite", "lws", "-o", "h.safetensors")
+    featbank("predict", "h.safetensors", "bank.h5", "-o", "bank.npz")
+    with Bank("bank.h5") as bank:
+        for view in bank.views:
+            np.save(f"{view}.npy", bank.load("test", view)[0])
+    featbank("predict", "h.safetensors", "instance.npy", "balanced.npy", "-o", "arrays.npz")
+    assert (np.load("bank.npz")["logits"] == np.load("arrays.npz")["logits"]).all()
+    error = featbank("predict", "h.safetensors", "instance.npy", "-o", "p.npz", code=2).stderr
+    assert "The head takes 2 views (instance, balanced), 1 are given: instance.npy." in error
+
+
+def test_another_bank_and_view_are_told(
+    featbank: Run, swept: Path, make_toy: Callable[..., Toy]
+) -> None:
+    """Features of a bank the head was not trained on, and of a view: notes, not errors."""
+    featbank("export", "results.sqlite", "ncm", "-o", "h.safetensors")
+    toy = make_toy((80, 40, 20, 10, 5))
+    toy.write(Path("other.h5"), class_names=["ape", "bee", "cat", "dog", "fly"])
+    with pytest.warns(UserWarning, match="the head was trained on bank") as warned:
+        featbank("predict", "h.safetensors", "other.h5", "--view", "balanced", "-o", "p.npz")
+    notes = [str(warning.message) for warning in warned]
+    assert len(notes) == 3
+    assert "the head was trained on bank " in notes[0]
+    assert notes[1] == "the head was trained on instance, not balanced"
+    assert "the classes of other.h5 are not the head's: labels are left out" in notes[2]
+    assert "labels" not in np.load("p.npz")
+
+
+def test_onnx(featbank: Run, swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the head where the packages are; without them one line before anything is trained."""
+    export = ("export", "results.sqlite", "crt", "-o", "h.safetensors", "--onnx", "h.onnx")
+    with monkeypatch.context() as without:
+        without.setattr("stage2.onnxfile.find_spec", lambda name: None)
+        error = featbank(*export, code=2).stderr
+    assert "ONNX needs the package 'onnx'." in error
+    assert not Path("h.safetensors").exists()
+    pytest.importorskip("onnxscript")
+    done = featbank(*export)
+    assert "Wrote h.safetensors and h.onnx." in done.stdout
+    assert Path("h.onnx").stat().st_size > 500
+
+
+def test_a_bank_that_moved(featbank: Run, swept: Path) -> None:
+    """`--features` says where it is; another bank in its place is refused."""
+    Path("bank.h5").rename("moved.h5")
+    export = ("export", "results.sqlite", "crt", "-o", "h.safetensors")
+    error = featbank(*export, code=2).stderr
+    assert "was bank.h5, which is not there. Say where it is with --features." in error
+    featbank(*export, "--features", "moved.h5")
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(10, 3)).astype(np.float32), np.arange(10) % 2
+    write_bank(
+        "bank.h5", {"train": {"instance": x}, "test": {"instance": x}}, {"train": y, "test": y}
+    )
+    error = featbank(*export, code=2).stderr
+    assert "bank.h5 has the fingerprint" in error
+    assert error.count("\n") == 1
+
+
+def test_a_head_that_is_not_what_the_results_say(featbank: Run, swept: Path) -> None:
+    """Results of another training: how many rows differ, and no file. One row that another rounding
+    tipped over is told and passes."""
+    export = ("export", "results.sqlite", "ncm", "-o", "h.safetensors")
+    with closing(sqlite3.connect("results.sqlite")) as db, db:
+        (bits,) = db.execute(
+            "SELECT correct FROM evaluation JOIN run USING (bank, recipe) "
+            "WHERE name = 'ncm' AND split = 'test'"
+        ).fetchone()
+        change = "UPDATE evaluation SET correct = ? WHERE correct = ?"
+        one, many = bytes([bits[0] ^ 1]) + bits[1:], bytes([bits[0] ^ 255]) + bits[1:]
+        db.execute(change, (one, bits))
+    assert (
+        "but for 1 of test's rows, which another rounding tipped over" in featbank(*export).stdout
+    )
+    Path("h.safetensors").unlink()
+    with closing(sqlite3.connect("results.sqlite")) as db, db:
+        db.execute(change, (many, one))
+    error = featbank(*export, code=2).stderr
+    assert (
+        "trained again, classifies 8 of 100 rows of test otherwise than in results.sqlite" in error
+    )
+    assert error.count("\n") == 1
+    assert not Path("h.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["export", "gone.sqlite", "crt", "-o", "h.safetensors"], "gone.sqlite: no such file."),
+        (["export", "results.sqlite", "crtt", "-o", "h.safetensors"], "Did you mean 'crt'?"),
+        (["export", "results.sqlite", "crt-", "-o", "h.safetensors"], "2 configurations of"),
+        (
+            ["export", "results.sqlite", "crt", "--seed", "9", "-o", "h.safetensors"],
+            "It has: 4, 5.",
+        ),
+        (
+            ["export", "results.sqlite", "ncm", "--epoch", "selected", "-o", "h.safetensors"],
+            "has no selected epoch: it is not trained in epochs",
+        ),
+        (["export", "results.sqlite", "crt", "-o", "h.pt"], "Call it h.safetensors."),
+        (["export", "results.sqlite", "crt", "-o", "no/h.safetensors"], "no is not a folder."),
+        (
+            ["export", "results.sqlite", "crt", "-o", "h.safetensors", "--onnx", "h.ox"],
+            "Call it h.onnx.",
+        ),
+        (["predict", "gone.safetensors", "bank.h5", "-o", "p.npz"], "gone.safetensors: no such"),
+        (["predict", "bank.h5", "bank.h5", "-o", "p.npz"], "bank.h5 is not a safetensors file"),
+        (["predict", "head.safetensors", "bank.h5", "-o", "p.txt"], "Choose from: .npz, .csv."),
+        (
+            ["predict", "head.safetensors", "bank.h5", "--split", "tset", "-o", "p.npz"],
+            "has no split 'tset'",
+        ),
+        (
+            ["predict", "head.safetensors", "narrow.npy", "-o", "p.npz"],
+            "D = 3, the head takes D = 8",
+        ),
+        (
+            ["predict", "head.safetensors", "nan.npy", "-o", "p.npz"],
+            "Row 1 of the features has NaN",
+        ),
+        (
+            ["predict", "head.safetensors", "torn.npy", "-o", "p.npz"],
+            "torn.npy is not an .npy file",
+        ),
+        (["predict", "head.safetensors", "gone.npy", "-o", "p.npz"], "gone.npy: no such file."),
+        (
+            ["predict", "head.safetensors", "bank.h5", "nan.npy", "-o", "p.npz"],
+            "A bank and arrays are given.",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(
+    featbank: Run, swept: Path, arguments: list[str], message: str
+) -> None:
+    """No traceback, a remedy, and no file that was not there before."""
+    featbank("export", "results.sqlite", "ncm", "-o", "head.safetensors")
+    x = np.zeros((3, 8), np.float32)
+    np.save("narrow.npy", x[:, :3])
+    x[1, 2] = np.nan
+    np.save("nan.npy", x)
+    Path("torn.npy").write_bytes(Path("nan.npy").read_bytes()[:-9])
+    before = sorted(p.name for p in swept.iterdir() if not p.name.startswith("results"))
+    error = featbank(*arguments, code=2).stderr
+    assert message in error, error
+    assert error.count("\n") == 1, error
+    now = sorted(p.name for p in swept.iterdir() if not p.name.startswith("results"))
+    assert now == before

@@ -1,0 +1,174 @@
+"""``featbank sweep`` with a specification: plan, run, override, refuse."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stage2.specification import ready_specifications
+from tests.conftest import ROOT, Run, Toy
+
+PAGE = (ROOT / "docs/sweeps.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.DOTALL)
+
+SPECIFICATION = """\
+# Two heads.
+bank = "toy.h5"
+seeds = [0, 1]
+output = "here.sqlite"
+[settings]
+epochs = 2
+[recipes.crt]
+lr = {log = [0.1, 0.4], n = 3}
+[recipes.tau_norm]
+tau = {linear = [0, 1], n = 3}
+"""
+
+
+@pytest.fixture
+def folder(toy_bank: Path) -> Path:
+    """A folder with a bank and a specification that names it."""
+    (toy_bank.parent / "s.toml").write_text(SPECIFICATION)
+    return toy_bank.parent
+
+
+def names_of(featbank: Run, results: str, *options: str) -> set[str]:
+    """Configurations of a results file."""
+    rows = json.loads(featbank("leaderboard", results, *options, "--format", "json").stdout)
+    return {row["recipe"] for row in rows}
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_specification_runs(featbank: Run) -> None:
+    """Reference: the same sweep by options; the second time everything is there already."""
+    told = featbank("sweep", "s.toml").stdout
+    assert "6 configurations, 9 runs with their seeds, in 3 fused groups on cpu" in told
+    assert "Wrote here.sqlite. Next: featbank leaderboard here.sqlite --format json" in told
+    options = "--recipe crt --recipe tau_norm --set lr=0.1,0.2,0.4 --set epochs=2 --seeds 0,1"
+    featbank("sweep", "toy.h5", *options.split(), "--set", "tau=0,0.5,1", "-o", "other.sqlite")
+    assert names_of(featbank, "here.sqlite") == names_of(featbank, "other.sqlite")
+    assert "9 runs were in here.sqlite already" in featbank("sweep", "s.toml").stdout
+
+
+def test_a_dry_run_tells_what_it_costs(featbank: Run, folder: Path) -> None:
+    """Groups, memory and time; nothing is written, and what is done already does not count."""
+    told = featbank("sweep", "s.toml", "--dry-run").stdout
+    assert "6 configurations, 9 runs with their seeds, in 3 fused groups on cpu" in told
+    assert "class_aware, batch 222, 2 epochs of 1 steps, seed 1: 3 × linear" in told
+    assert re.search(r"memory: 1 MiB of features, up to 1 MiB for a fused group", told), told
+    assert re.search(r"time: about \d+ s, within a factor of [23] if nothing else runs", told)
+    assert not (folder / "here.sqlite").exists()
+    featbank("sweep", "s.toml", "--recipe", "crt")
+    told = featbank("sweep", "s.toml", "--dry-run").stdout
+    assert "6 of the runs are in the results already" in told
+    assert "linear" not in told.partition("already")[2]
+    featbank("sweep", "s.toml")
+    assert "time:" not in featbank("sweep", "s.toml", "--dry-run").stdout
+    assert "time:" in featbank("sweep", "s.toml", "--dry-run", "--force").stdout
+
+
+@pytest.mark.usefixtures("folder")
+def test_options_override(featbank: Run) -> None:
+    """Reference: the counts by hand; the file's own recipes, fewer of them, with other values."""
+    told = featbank(
+        "sweep", "toy.h5", "s.toml", "--recipe", "crt", "--set", "crt:lr=0.3", "--seeds", "5,6,7",
+        "--precision", "bf16", "--select-on", "test", "-o", "o.sqlite",
+    ).stdout  # fmt: skip
+    assert "1 configurations, 3 runs with their seeds" in told
+    assert "selected on test" in told
+    (row, *_) = json.loads(featbank("leaderboard", "o.sqlite", "--format", "json").stdout)
+    parameters = row["parameters"]
+    assert (parameters["lr"], parameters["precision"], parameters["epochs"]) == (0.3, "bf16", 2)
+
+
+def test_several_banks(featbank: Run, folder: Path, make_toy: Callable[..., Toy]) -> None:
+    """Each has its plan and its table; the leaderboard then wants one of them."""
+    make_toy((50, 20, 9)).write(folder / "b.h5")
+    told = featbank("sweep", "toy.h5", "b.h5", "s.toml", "--seeds", "0").stdout
+    titles = [line for line in told.splitlines() if line in ("toy.h5:", "b.h5:")]
+    assert titles == ["toy.h5:", "b.h5:", "toy.h5:", "b.h5:"]
+    banks = re.findall(r"bank ([0-9a-f]{12})", told)
+    assert len(set(banks)) == 2
+    assert f"featbank leaderboard here.sqlite --bank {banks[0]} --format json" in told
+    for bank in banks:
+        assert len(names_of(featbank, "here.sqlite", "--bank", bank)) == 6
+    assert featbank("sweep", "toy.h5", "b.h5", "--recipe", "ncm", "--dry-run").stdout.count(":\n")
+
+
+def test_ready_specifications(featbank: Run, toy_bank: Path) -> None:
+    """They are listed with one line each, and run by their names."""
+    listed = featbank("sweep", "--list").stdout.splitlines()
+    names = [line.split()[0] for line in listed]
+    assert "baseline" in names
+    for name in names:
+        trained = [] if name == "tau-curve" else ["--set", "epochs=1"]
+        told = featbank("sweep", toy_bank, name, *trained, "--seeds", "0").stdout
+        assert "Wrote results.sqlite" in told, (name, told)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Name a bank, or a specification. featbank sweep --help tells more."),
+        (["gone.toml"], "gone.toml: no such file. Name a TOML file."),
+        (["toy.h5", "basline"], "no ready specification. Did you mean 'baseline'?"),
+        (["baseline"], "baseline names no bank. Write featbank sweep BANK baseline."),
+        (["gone.h5", "s.toml"], "gone.h5: no such file"),
+        (["s.toml", "baseline"], "One specification at a time, got s.toml and baseline."),
+        (["s.toml", "--recipe", "lws"], "The specification has no recipe 'lws'."),
+        (["s.toml", "--set", "lws:lr=1"], "--set lws:lr: 'lws' is not swept."),
+        (["s.toml", "--set", "lr"], "--set lr is not KEY=V1,V2."),
+        (["s.toml", "--set", "lrr=3"], "None of the recipes takes a setting 'lrr'."),
+        (["s.toml", "--seeds", "x"], "--seeds x is not a list of integers."),
+        (["toy.h5", "bad.toml"], "bad.toml:2: The 'lr' of recipe 'crt' must be a float > 0"),
+        (["s.toml", "--dry-run", "-o", "s.toml"], "s.toml is not a results file"),
+    ],
+)
+def test_bad_input_is_one_line(
+    featbank: Run, folder: Path, arguments: list[str], message: str
+) -> None:
+    """No traceback, a remedy, and no file that was not there before."""
+    (folder / "bad.toml").write_text("[recipes.crt]\nlr = -1\n")
+    before = sorted(p.name for p in folder.iterdir())
+    error = featbank("sweep", *arguments, code=2).stderr
+    assert message in error, error
+    assert error.count("\n") == 1, error
+    assert sorted(p.name for p in folder.iterdir()) == before
+
+
+def test_all_errors_are_told(featbank: Run, folder: Path) -> None:
+    """Each on a line of its own below the count."""
+    text = SPECIFICATION.replace("lr =", "rl =").replace("tau =", "tua =").replace("= 2", "= 0")
+    (folder / "s.toml").write_text(text)
+    lines = featbank("sweep", "s.toml", code=2).stderr.splitlines()
+    assert lines[0] == "featbank: s.toml: 3 errors."
+    assert [line.split(":")[:2] for line in lines[1:]] == [
+        ["  s.toml", "6"],
+        ["  s.toml", "8"],
+        ["  s.toml", "10"],
+    ]
+
+
+def test_the_page(featbank: Run, make_toy: Callable[..., Toy], tmp_path: Path) -> None:
+    """Reference: docs/sweeps.md: its example runs under its own commands and from Python, with
+    10 + 21 + 40 + 4 + 33 configurations; its table is that of the package."""
+    make_toy().write(tmp_path / "bank.h5")
+    (example,) = [text for kind, text in BLOCKS if kind == "toml"]
+    example = example.replace("epochs = 10", "epochs = 1").replace("[4, 8]", "[0, 1]")
+    (tmp_path / "sweep.toml").write_text(example)
+    commands = [line for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()]
+    assert len(commands) == 6
+    for command in commands:
+        _, *arguments = shlex.split(command)
+        assert featbank(*arguments).stdout
+    told = featbank("sweep", "sweep.toml", "--dry-run").stdout
+    assert told.startswith("108 configurations, 280 runs "), told
+    (python,) = [text for kind, text in BLOCKS if kind == "python"]
+    exec(python, {})
+    named = re.findall(r"^\| `([\w-]+)` \|", PAGE, re.MULTILINE)
+    assert sorted(named) == list(ready_specifications())
