@@ -107,14 +107,18 @@ class Store:
         if not self.path.parent.is_dir():
             raise errors.ConfigError(f"{self.path.parent} is not a folder. Create it first.")
         try:
-            self._open(create)
+            self._db = sqlite3.connect(self.path, timeout=60)
+            try:
+                self._open(create)
+            except BaseException:
+                self._db.close()
+                raise
         except sqlite3.DatabaseError as error:
             raise errors.ConfigError(
                 f"{self.path} is not a results file ({error}). Choose another name."
             ) from None
 
     def _open(self, create: bool) -> None:
-        self._db = sqlite3.connect(self.path, timeout=60)
         self._db.execute("PRAGMA foreign_keys = ON")
         kind = self._db.execute("PRAGMA application_id").fetchone()[0]
         tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]

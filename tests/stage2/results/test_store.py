@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -333,13 +334,13 @@ def _text(path: Path) -> None:
 
 
 def _other_database(path: Path) -> None:
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db:
         db.execute("CREATE TABLE holidays (day TEXT)")
 
 
 def _newer(path: Path) -> None:
     Store(path, create=True).close()
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db:  # closed, or what it wrote goes to the file later
         db.execute(f"PRAGMA user_version = {SCHEMA + 1}")
 
 
