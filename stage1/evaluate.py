@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
@@ -14,15 +16,20 @@ BATCH = 256
 """Images per forward pass where no gradient is kept."""
 
 
+def plain_batches(
+    images: Images, preprocessing: Preprocessing, device: torch.device
+) -> Iterator[torch.Tensor]:
+    """All images as they are, normalised, [B, C, H, W] float32 on the device, in order."""
+    for batch in batches_of(images, torch.arange(len(images)).split(BATCH), device):
+        yield normalise(batch, preprocessing)
+
+
 @torch.inference_mode()
 def predict(model: Backbone, images: Images, *, preprocessing: Preprocessing) -> np.ndarray:
     """Predicted classes [N] int64 of images [N, C, H, W] uint8, the model in eval mode."""
     model.eval()
-    device = model.device
-    predictions = [
-        model(normalise(batch, preprocessing)).argmax(1)
-        for batch in batches_of(images, torch.arange(len(images)).split(BATCH), device)
-    ]
+    batches = plain_batches(images, preprocessing, model.device)
+    predictions = [model(batch).argmax(1) for batch in batches]
     return torch.cat(predictions).cpu().numpy()
 
 

@@ -17,11 +17,11 @@ from torch.nn import functional as F
 
 from featbank import errors
 from stage1.angles import best_cosines, own_cosines
-from stage1.augment import augmented, mixup, normalise
+from stage1.augment import augmented, mixup
 from stage1.backbones import Backbone, Outputs
 from stage1.batchnorm import draw_balanced
 from stage1.distributed import Group
-from stage1.evaluate import BATCH
+from stage1.evaluate import plain_batches
 from stage1.images import Preprocessing, Split, batches_of, on_device
 from stage1.settings import TrainSettings, deferral_epoch, learning_rate
 from stage1.streaming import StreamedImages
@@ -226,9 +226,7 @@ class Angles:
     @classmethod
     def measured(cls, model: Backbone, split: Split, preprocessing: Preprocessing) -> Self:
         """Measure the cosines of a split's images as they are, in eval mode."""
-        rows = torch.arange(len(split.labels)).split(BATCH)
-        batches = batches_of(split.images, rows, model.device)
-        plain = (normalise(images, preprocessing) for images in batches)
+        plain = plain_batches(split.images, preprocessing, model.device)
         K = len(model.branches[0].classifier.weight)
         return cls(model, best_cosines(model, plain, split.labels, K))
 
@@ -236,7 +234,7 @@ class Angles:
         self, branch: int, features: torch.Tensor, labels: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """The angles that an `Objective` takes, for features [B, D] of a branch."""
-        weight, _ = self.model.linear_classifiers()[branch]
+        weight, _ = self.model.branches[branch].linear_classifier()
         return {"cosine": own_cosines(features, weight, labels), "best": self.best[branch]}
 
 

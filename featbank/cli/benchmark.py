@@ -113,7 +113,7 @@ def benchmark(
         repeats=repeats,
         epochs=epochs,
         steps=steps,
-        memory=parse_bytes(memory) if memory else None,
+        memory=parse_bytes(memory),
         precision=precision,
     )
     if form == "json":

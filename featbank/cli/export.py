@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from featbank.cli.options import device_option, parse_bytes
+from featbank.cli.options import bank_option, device_option, parse_bytes
 from featbank.errors import ConfigError
 
 
@@ -25,7 +25,7 @@ from featbank.errors import ConfigError
     type=click.Path(path_type=Path),
     help="Write ONNX too, to this file. Needs featbank[onnx].",
 )
-@click.option("--bank", help="Beginning of a fingerprint, where the file holds several banks.")
+@bank_option
 @click.option(
     "--features", type=click.Path(path_type=Path), help="The bank, where it has moved since."
 )
@@ -75,7 +75,7 @@ def export(
         seed=seed,
         epoch=epoch,
         device=device,
-        memory=parse_bytes(memory) if memory else None,
+        memory=parse_bytes(memory),
     )
     facts = done.facts
     changed = {split: rows for split, rows in done.changed.items() if rows}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from featbank.cli.options import bank_option
 from featbank.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ FORMATS = ("table", "json", "csv", "md", "latex")
     type=click.Choice(["val", "test"]),
     help="Split that ranks. Default: val where there is one, else test, and the table says so.",
 )
-@click.option("--bank", help="Beginning of a fingerprint, where the file holds several banks.")
+@bank_option
 @click.option(
     "--where",
     "condition",

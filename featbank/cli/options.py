@@ -12,12 +12,18 @@ device_option = click.option(
     "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …"
 )
 
+bank_option = click.option(
+    "--bank", help="Beginning of a fingerprint, where the file holds several banks."
+)
+
 PRECISIONS = click.Choice(["fp32", "tf32", "bf16"])
 """Those of `stage2.methods.precision`, which is not imported for it: PyTorch comes with it."""
 
 
-def parse_bytes(text: str) -> int:
-    """The value of ``--memory``: ``2GiB``, ``500MB`` or plain bytes."""
+def parse_bytes(text: str | None) -> int | None:
+    """The value of ``--memory``: ``2GiB``, ``500MB`` or plain bytes; None where it is not given."""
+    if not text:
+        return None
     match = re.fullmatch(r"\s*([0-9.]+)\s*(?:([kmgt])(i?)b?)?\s*", text.lower())
     try:
         number, prefix, binary = match.groups() if match else ("", "", "")

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from featbank.cli.options import bank_option
+
 
 class _Plot(click.Command):
     """The command whose help ends with the kinds, which only stage 2 knows."""
@@ -35,7 +37,7 @@ class _Plot(click.Command):
     help="A recipe, or the beginning of a configuration's id; repeat for more. Default: all that "
     "have something to show.",
 )
-@click.option("--bank", help="Beginning of a fingerprint, where the file holds several banks.")
+@bank_option
 @click.option(
     "--width",
     default=7.0,

@@ -144,7 +144,7 @@ def sweep(
         _sweep_all(
             list(zip(opened, swept, strict=True)),
             device=device,
-            memory=parse_bytes(memory) if memory else None,
+            memory=parse_bytes(memory),
             select_on=select_on,
             force=force,
             dry_run=dry_run,

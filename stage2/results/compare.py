@@ -26,7 +26,7 @@ from stage2.results.comparison import (
 )
 from stage2.results.configurations import Configuration, find_configuration
 from stage2.results.significance import LEVEL, holm, interval, mcnemar, resampled, sign_test
-from stage2.results.store import Run, Store
+from stage2.results.store import Store
 from stage2.results.tables import Leaderboard, differences, leaderboard
 
 
@@ -127,17 +127,12 @@ def _best_of_each(
     store: Store, board: Leaderboard, fingerprint: str, about: dict[str, Any]
 ) -> list[Configuration]:
     """The best configuration of each recipe, best first; diverged ones are left out."""
-    runs: dict[str, list[Run]] = {}
-    for run in store.runs(fingerprint):
-        runs.setdefault(run.id, []).append(run)
+    runs = store.configurations(fingerprint)
     found: list[Configuration] = []
     left_out: list[Configuration] = []
     for first, *_ in board.best().configurations():
-        own = runs[first["recipe"]]
         place = found if first["status"] == "done" else left_out
-        place.append(
-            Configuration(own[0].id, own[0].name, own[0].parameters, tuple(own), fingerprint, about)
-        )
+        place.append(Configuration.of(runs[first["recipe"]], fingerprint, about))
     if left_out:
         told = ", ".join(each.id for each in left_out)
         warnings.warn(f"Left out, because a seed diverged: {told}.")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from featbank import errors
 from stage2.results.store import Run, Store
@@ -31,6 +32,12 @@ class Configuration:
     fingerprint: str
     about: dict[str, Any]
 
+    @classmethod
+    def of(cls, runs: Sequence[Run], fingerprint: str, about: dict[str, Any]) -> Self:
+        """The configuration of all its runs on a bank."""
+        first = runs[0]
+        return cls(first.id, first.name, first.parameters, tuple(runs), fingerprint, about)
+
 
 def find_configuration(
     store: Store, name: str, *, bank: str | None = None, select_on: str | None = None
@@ -55,9 +62,7 @@ def find_configuration(
         Where `name` means none or several; where every configuration of that recipe diverged.
     """
     fingerprint, about = store.one_bank(bank)
-    by_id: dict[str, list[Run]] = {}
-    for run in store.runs(fingerprint):
-        by_id.setdefault(run.id, []).append(run)
+    by_id = store.configurations(fingerprint)
     names = {runs[0].name for runs in by_id.values()}
     found = [name] if name in by_id else [own for own in by_id if own.startswith(name)]
     if name in names:
@@ -73,9 +78,7 @@ def find_configuration(
             f"{len(found)} configurations of {store.path} begin with {name!r}. "
             f"Write more of one: {told}."
         )
-    runs = sorted(by_id[found[0]], key=lambda run: run.seed)
-    first = runs[0]
-    return Configuration(first.id, first.name, first.parameters, tuple(runs), fingerprint, about)
+    return Configuration.of(by_id[found[0]], fingerprint, about)
 
 
 def _best(

@@ -269,6 +269,13 @@ class Store:
             for recipe, id_, name, seed, parameters, status in rows
         ]
 
+    def configurations(self, fingerprint: str) -> dict[str, list[Run]]:
+        """The runs of each configuration on a bank, by its id and in the order of their seeds."""
+        found: dict[str, list[Run]] = {}
+        for run in self.runs(fingerprint):
+            found.setdefault(run.id, []).append(run)
+        return found
+
     def traces(self, fingerprint: str, recipe: str) -> dict[str, np.ndarray]:
         """What a run kept of its epochs, by name; none under schemas 1 and 2.
 

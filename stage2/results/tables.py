@@ -97,7 +97,8 @@ def leaderboard(
         For an unknown bank or split, or a file without results.
     """
     fingerprint, about = store.one_bank(bank)
-    runs = store.runs(fingerprint)
+    configurations = store.configurations(fingerprint)
+    runs = [run for same in configurations.values() for run in same]
     if not runs:
         raise errors.ConfigError(f"{store.path} holds no finished run. Run `featbank sweep` again.")
     found = {key[0] for run in runs for key in run.metrics} or set(about["rows"])  # all diverged
@@ -108,9 +109,6 @@ def leaderboard(
                 f"{store.path} has no results on {name!r}. It has: {', '.join(measured)}."
             )
     select_on = select_on or ("val" if "val" in measured else "test")
-    configurations: dict[str, list[Run]] = {}
-    for run in runs:
-        configurations.setdefault(run.id, []).append(run)
     rows = [row for same in configurations.values() for row in _rows(same, split, select_on)]
     rows.sort(key=_place)
     seeds = sorted({run.seed for run in runs if "loss" in run.parameters})
