@@ -7,7 +7,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from stage2.headfile import load_head
+from stage2.export.headfile import load_head
 from stage2.methods.recipe import Recipe
 from stage2.specification import Specification, read_specification, ready_specifications
 from stage2.sweep import SweepResults, sweep

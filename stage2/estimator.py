@@ -20,8 +20,8 @@ from stage2.engine.loop import run_group
 from stage2.engine.model import ViewData
 from stage2.engine.plan import Shape, default_memory, plan
 from stage2.engine.stream import MemoryRows
+from stage2.export.modules import head_module
 from stage2.methods.recipe import Recipe
-from stage2.modules import head_module
 from stage2.probe import linear_probe, needs_classifier
 from stage2.requirements import check_recipe
 

@@ -63,7 +63,7 @@ def export(
     for path, ending in ((output, ".safetensors"), (onnx, ".onnx")):
         if path is not None and path.suffix != ending:
             raise ConfigError(f"{path} does not end in {ending}. Call it {path.stem}{ending}.")
-    from stage2.export import export_head
+    from stage2.export.retraining import export_head
 
     done = export_head(
         results,

@@ -140,7 +140,7 @@ def tell_costs(
     workers: int,
 ) -> None:
     """Print every group that is still to run, the memory they take, and for how long."""
-    from stage2.estimate import estimate
+    from stage2.cost.estimate import estimate
     from stage2.sweep import plan_bank
 
     todo = [recipe for recipe in recipes if recipe.hash not in finished]

@@ -43,8 +43,8 @@ def predict(
         raise ConfigError(f"{len(features)} banks are given. Give one.")
     if arrays and view:
         raise ConfigError("--view chooses from a bank, arrays are given. Leave it out.")
-    from stage2.headfile import load_head
-    from stage2.prediction import check_output, predict_arrays, predict_bank
+    from stage2.export.headfile import load_head
+    from stage2.export.prediction import check_output, predict_arrays, predict_bank
 
     check_output(output)
     loaded = load_head(head)

@@ -162,7 +162,7 @@ def test_onnx(featbank: Run, swept: Path, monkeypatch: pytest.MonkeyPatch) -> No
     """Beside the head where the packages are; without them one line before anything is trained."""
     export = ("export", "results.sqlite", "crt", "-o", "h.safetensors", "--onnx", "h.onnx")
     with monkeypatch.context() as without:
-        without.setattr("stage2.onnxfile.find_spec", lambda name: None)
+        without.setattr("stage2.export.onnxfile.find_spec", lambda name: None)
         error = featbank(*export, code=2).stderr
     assert "ONNX needs the package 'onnx'." in error
     assert not Path("h.safetensors").exists()

@@ -13,8 +13,8 @@ import torch
 
 from featbank import errors
 from featbank.files import replacing
-from stage2.forms import AveragedHeads, HeadModule
-from stage2.headfile import HeadFacts
+from stage2.export.forms import AveragedHeads, HeadModule
+from stage2.export.headfile import HeadFacts
 
 OPSET = 18
 

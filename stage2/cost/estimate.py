@@ -1,6 +1,6 @@
 """How long a sweep will take, and in what memory.
 
-Its units (`stage2.sample`) are timed in a few steps each, the largest first, until a second is
+Its units (`stage2.cost.sample`) are timed in a few steps each, the largest first, until a second is
 over; the rest takes as long, for what it has to compute, as what was timed.
 """
 
@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from featbank.bank import Bank
+from stage2.cost.sample import ITERATIONS, Sample, Unit, units_of
 from stage2.engine.plan import Group, Shape, group_bytes, plan
 from stage2.methods.heads import HEADS
 from stage2.probe import PROBE, probed_views
-from stage2.sample import ITERATIONS, Sample, Unit, units_of
 from stage2.views import class_counts, half_of
 
 CALL_FLOPS = 10**6

@@ -16,11 +16,11 @@ from typing import Any
 from featbank import errors
 from featbank.bank import Bank
 from featbank.bank.schema import EVALUATED
-from stage2.grids import Entry, Problems, Values, recipes_of
 from stage2.methods.recipe import SEED, Recipe
-from stage2.ranges import KEYS as RANGE_KEYS
-from stage2.ranges import read_range
-from stage2.toml_file import Place, TomlFile, read_toml
+from stage2.specification.grids import Entry, Problems, Values, recipes_of
+from stage2.specification.ranges import KEYS as RANGE_KEYS
+from stage2.specification.ranges import read_range
+from stage2.specification.toml_file import Place, TomlFile, read_toml
 
 KEYS = ("bank", "recipes", "cross", "settings", "seeds", "select_on", "output")
 SEEDS = (0, 1, 2)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featbank import errors
-from stage2.toml_file import Place, place_lines, read_toml
+from stage2.specification.toml_file import Place, place_lines, read_toml
 
 EXAMPLE = '''\
 # a comment with "quotes" and [brackets]

@@ -19,12 +19,12 @@ import featbank
 from featbank import errors
 from featbank.bank import GROUPS, Bank
 from stage2.engine.tile import Outcome
-from stage2.forms import AveragedHeads, HeadModule
-from stage2.headfile import HeadFacts, save_head
+from stage2.export.forms import AveragedHeads, HeadModule
+from stage2.export.headfile import HeadFacts, save_head
+from stage2.export.modules import head_module
+from stage2.export.onnxfile import check_onnx, save_onnx
 from stage2.methods.heads import Context
 from stage2.methods.recipe import Recipe
-from stage2.modules import head_module
-from stage2.onnxfile import check_onnx, save_onnx
 from stage2.results.configurations import Configuration, find_configuration
 from stage2.results.store import Run, Store
 from stage2.sweep import sweep

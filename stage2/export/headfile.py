@@ -1,7 +1,7 @@
 """``head.safetensors``: an exported head, and `load_head`, which makes a module of it.
 
-Tensors have the names of their form (`stage2.forms`), after ``VIEW.`` where there are several
-views; a calibration's are ``calibration.scale`` and ``calibration.shift``. The rest is JSON in the
+Tensors have the names of their form (`stage2.export.forms`), after ``VIEW.`` where there are
+several views; a calibration's are ``calibration.scale`` and ``calibration.shift``. The rest is JSON in the
 file's metadata under ``featbank-head``: the fields of `HeadFacts`, ``schema``, ``forms`` and
 ``average``. One entry, as safetensors writes several in any order: the same head is the same bytes.
 Everything is checked before a module is made of it.
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from featbank import errors
 from featbank.files import replacing
-from stage2.forms import FORMS, SPACE, AveragedHeads, Form, HeadModule
+from stage2.export.forms import FORMS, SPACE, AveragedHeads, Form, HeadModule
 
 KEY = "featbank-head"
 SCHEMA = 1

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from featbank import errors
-from stage2.forms import (
+from stage2.export.forms import (
     Affine,
     AveragedHeads,
     Form,
@@ -47,7 +47,7 @@ def head_module(
     if recipe.head not in _FORM_OF:
         raise errors.ConfigError(
             f"Head {recipe.head!r} of recipe {recipe.name!r} has no form to export. Add one to "
-            f"stage2/modules.py, or choose a recipe with one of: {', '.join(_FORM_OF)}."
+            f"stage2/export/modules.py, or choose a recipe with one of: {', '.join(_FORM_OF)}."
         )
     scale, shift = parameters.get("calibration.scale"), parameters.get("calibration.shift")
     own = [parameters]
@@ -84,7 +84,7 @@ def _space(recipe: Recipe) -> dict[str, Any]:
     if name != "tailcalib" and own.get("output_space") != "tukey":
         raise errors.ConfigError(
             f"Generator {name!r} of recipe {recipe.name!r} shows its head features of a space that "
-            "has no form to export. Add it to stage2/modules.py."
+            "has no form to export. Add it to stage2/export/modules.py."
         )
     return {"power": float(own["tukey"]), "unit": name == "tailcalib"}
 

@@ -16,14 +16,14 @@ from safetensors.torch import save_file
 
 import stage2
 from featbank import errors
-from stage2 import modules
 from stage2.engine.metrics import Tally
 from stage2.engine.tile import Outcome
-from stage2.forms import AveragedHeads, HeadModule
-from stage2.headfile import HeadFacts, load_head, save_head
+from stage2.export import modules
+from stage2.export.forms import AveragedHeads, HeadModule
+from stage2.export.headfile import HeadFacts, load_head, save_head
+from stage2.export.onnxfile import save_onnx
 from stage2.methods.heads import HEADS
 from stage2.methods.recipe import Recipe
-from stage2.onnxfile import save_onnx
 from tests.stage2.synthetic import Problem, problem, run
 
 SHORT = {"epochs": 3, "batch_size": 32, "lr": 0.05}
@@ -268,7 +268,7 @@ def test_onnx_without_the_package(
     made: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One line with the extra's name, and no file."""
-    monkeypatch.setattr("stage2.onnxfile.find_spec", lambda name: None)
+    monkeypatch.setattr("stage2.export.onnxfile.find_spec", lambda name: None)
     recipe = Recipe("ridge")
     with pytest.raises(errors.ConfigError, match=r"pip install \"featbank\[onnx\]\""):
         save_onnx(tmp_path / "h.onnx", exported(recipe, made)[0], facts_of(recipe, made))

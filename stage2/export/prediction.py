@@ -14,7 +14,7 @@ import torch
 from featbank import errors
 from featbank.bank import Bank
 from featbank.files import replacing
-from stage2.headfile import LoadedHead, LoadedHeads
+from stage2.export.headfile import LoadedHead, LoadedHeads
 
 FORMATS = (".npz", ".csv")
 

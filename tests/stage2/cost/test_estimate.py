@@ -7,10 +7,10 @@ import time
 import pytest
 
 from featbank import Bank
-from stage2 import sample as module
+from stage2.cost import sample as module
+from stage2.cost.estimate import estimate, told
 from stage2.engine.model import ViewData
 from stage2.engine.plan import Group, Shape, group_bytes
-from stage2.estimate import estimate, told
 from stage2.methods.recipe import Recipe, expand
 from stage2.sweep import plan_bank, sweep
 from stage2.views import class_counts, view_bytes
