@@ -29,8 +29,8 @@ from featbank.cli.leaderboard import FORMATS, print_tables
 @click.option(
     "--bank",
     metavar="FILE|FINGERPRINT",
-    help="The bank's file, where it has moved; or the beginning of a fingerprint, where the "
-    "results are of several banks.",
+    help="The bank's file or the beginning of its fingerprint, where the results are of several "
+    "banks.",
 )
 @click.option(
     "--resamples",
@@ -66,7 +66,7 @@ def compare(
     after Holm; without any, the best of every recipe with the best of all.
 
     Over several seeds rows are the units of one exact test, which with one seed is McNemar's.
-    Intervals are of a bootstrap over rows. The labels are read from the bank.
+    Intervals are of a bootstrap over rows.
 
     \b
     featbank compare results.sqlite crt mislas

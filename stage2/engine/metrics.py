@@ -19,6 +19,12 @@ from featbank.bank import GROUPS, class_groups
 BINS = 15
 """Equal-width confidence bins (lo, hi] of ECE and MCE; confidence 0 belongs to the first."""
 
+CONFIDENCE_BINS = 50
+"""Equal-width confidence bins (lo, hi] of the histograms."""
+
+CONFUSIONS = 200
+"""Pairs of classes whose confusions are kept."""
+
 _PENDING = 1 << 16
 """Rows × configurations whose statistics join the sums at once: enough to spread the cost of an
 operation, few enough to stay in cache."""
@@ -54,6 +60,8 @@ DETAILS = {
     "shift_forward": "accuracy under long-tailed test priors by `SHIFT_RATIOS` [5], % [SADE]",
     "shift_backward": "the same with the order of the classes reversed",
     "weight_norm": "‖w_k‖ of each class [K], where the head has a weight per class",
+    "confidence": "rows by group, wrong or right, and bin of the confidence [3, 2, 50]",
+    "confusions": "the most frequent (class, predicted class, rows) that are wrong [≤ 200, 3]",
 }
 """Every array of `Evaluation.details` by name; NaN where there is nothing to average."""
 
@@ -71,7 +79,8 @@ class Evaluation:
     correct
         Whether each row was classified correctly [N] bool.
     details
-        Arrays by the names of `DETAILS`; float32 where they have an entry per class.
+        Arrays by the names of `DETAILS`; float32 where they have an entry per class. ``confidence``
+        and ``confusions`` are only kept where they are asked for.
     """
 
     metrics: dict[str, float | None]
@@ -94,13 +103,22 @@ class Tally:
     counts
         Counts [K] of the bank's ``train`` split, which make the groups and order the shifted
         priors; without them there is nothing by group and no shift.
+    closer
+        Keep ``confidence`` and ``confusions`` as well. It takes another two bytes per row and
+        configuration, and half as long again as everything else that is done to a row's logits.
     """
 
     def __init__(
-        self, labels: Tensor, num_classes: int, configs: int, counts: np.ndarray | None = None
+        self,
+        labels: Tensor,
+        num_classes: int,
+        configs: int,
+        counts: np.ndarray | None = None,
+        *,
+        closer: bool = False,
     ) -> None:
         self.labels, self.num_classes, self.configs = labels, num_classes, configs
-        self.counts = counts
+        self.counts, self.closer = counts, closer
         self.groups = {} if counts is None else class_groups(counts)
         group_of = np.zeros(num_classes, np.int64)
         for i, mask in enumerate(self.groups.values()):
@@ -118,13 +136,20 @@ class Tally:
         self._sums = zeros(3, configs)  # top 5, NLL, Brier
         self._logits = zeros(configs, num_classes)  # Σ z_k over all rows
         self._own = zeros(3, num_classes * configs)  # correct, Σ z_y and Σ z_y² by class
-        self._bins = zeros(3, configs * max(len(self.groups), 1) * BINS)  # rows, Σ1/P, correct
+        cells = configs * max(len(self.groups), 1)
+        self._bins = zeros(3, cells * BINS)  # rows, Σ1/P, correct
+        if closer:
+            self._histogram = zeros(cells * 2 * CONFIDENCE_BINS)
+            index = torch.int16 if num_classes < 1 << 15 else torch.int32
+            self._predicted = torch.zeros(configs, len(labels), dtype=index, device=device)
 
     def add(self, z: Tensor) -> None:
         """Add the float32 logits [B, C, K] of the next rows; they are overwritten."""
         y = self.labels[self._row : self._row + len(z)]
         # Σ of a block in float32, pairwise: it errs less than the logits themselves do.
         self._logits += z.sum(0)
+        if self.closer:
+            self._predicted[:, self._row : self._row + len(z)] = z.argmax(2).t()
         self._pending.append((*label_rank(z, y), *_softmax_sums(z)))
         self._row += len(z)
         if (self._row - self._digested) * self.configs >= _PENDING:
@@ -146,10 +171,11 @@ class Tally:
         right, zy = correct.double(), zy.double()
         for total, values in zip(self._own, (right, zy, zy * zy), strict=True):
             total.scatter_add_(0, cell, values.view(-1))
-        # confidence 1/P ≤ k/15 exactly where 15/P ≤ k; NaN falls anywhere, in sums of its own.
-        bins = (BINS / partition).ceil_().long().sub_(1).clamp_(0, BINS - 1)
-        groups = max(len(self.groups), 1)
-        slot = ((self._config * groups + self._group[rows, None]) * BINS).add(bins).view(-1)
+        own = self._config * max(len(self.groups), 1) + self._group[rows, None]
+        slot = (own * BINS).add(_bin(partition, BINS)).view(-1)
+        if self.closer:
+            fine = (own * 2 + correct) * CONFIDENCE_BINS + _bin(partition, CONFIDENCE_BINS)
+            self._histogram += torch.bincount(fine.view(-1), minlength=len(self._histogram))
         confidence = partition.double().reciprocal_()
         for total, values in zip(
             self._bins, (torch.ones_like(right), confidence, right), strict=True
@@ -188,12 +214,21 @@ class Tally:
                 )
         if weight_norm is not None:
             details["weight_norm"] = weight_norm.float().cpu().numpy()
+        if self.closer:
+            shape = self.configs, -1, 2, CONFIDENCE_BINS
+            details["confidence"] = self._histogram.view(shape).cpu().numpy().astype(np.int32)
+            labels, predicted = self.labels.cpu().numpy(), self._predicted.cpu().numpy()
+            confused = [
+                confusions(labels[~right], own[~right], self.num_classes)
+                for right, own in zip(correct, predicted, strict=True)
+            ]
         return [
             Evaluation(
                 {name: _finite(metrics[name][c]) if name in metrics else None for name in METRICS},
                 per_class[c],
                 correct[c],
-                {name: values[c] for name, values in details.items()},
+                {name: values[c] for name, values in details.items()}
+                | ({"confusions": confused[c]} if self.closer else {}),
             )
             for c in range(self.configs)
         ]
@@ -250,6 +285,31 @@ def _softmax_sums(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     top = z.amax(2, keepdim=True)
     exponential = z.sub_(top).exp_()
     return top.squeeze(2), exponential.sum(2), torch.linalg.vector_norm(exponential, dim=2)
+
+
+def _bin(partition: Tensor, bins: int) -> Tensor:
+    """The equal-width bin (lo, hi] of each confidence 1/P: 1/P ≤ k/bins exactly where bins/P ≤ k.
+
+    NaN falls anywhere, in sums of its own.
+    """
+    return (bins / partition).ceil_().long().sub_(1).clamp_(0, bins - 1)
+
+
+def confusions(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """The most frequent pairs of classes, [≤ 200, 3] int32: class, predicted class, rows.
+
+    Pairs of as many rows stand in the order of their classes.
+
+    Parameters
+    ----------
+    labels, predicted
+        Of the rows that are wrong [N].
+    num_classes
+        K.
+    """
+    pairs, rows = np.unique(labels * num_classes + predicted, return_counts=True)
+    first = np.argsort(-rows, kind="stable")[:CONFUSIONS]
+    return np.column_stack([*np.divmod(pairs[first], num_classes), rows[first]]).astype(np.int32)
 
 
 def calibration(bins: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -159,7 +159,13 @@ class TileRun:
         for epoch in self._epochs():
             if (split, epoch) not in self._tallies:
                 labels, counts = self.data.evaluated[split].labels, self.data.bank_counts
-                self._tallies[split, epoch] = Tally(labels, self._classes, self._configs, counts)
+                self._tallies[split, epoch] = Tally(
+                    labels,
+                    self._classes,
+                    self._configs,
+                    counts,
+                    closer=(split, epoch) == self._looked_at,
+                )
             for _, z in self._outputs(epoch, views):
                 if epoch in self._calibrations:
                     self._calibrations[epoch](z)
@@ -201,6 +207,11 @@ class TileRun:
         if others:
             return None
         return model.head.weight_norm(model.parameters_at(epoch), model.data.context)
+
+    @property
+    def _looked_at(self) -> tuple[str, str]:
+        """The split and epoch that a report shows: test where the bank has it, what ranks."""
+        return "test" if "test" in self.data.evaluated else "val", self._epochs()[-1]
 
     def _epochs(self) -> list[str]:
         return ["last", *(["selected"] if self.models[0].best else [])]

@@ -68,8 +68,8 @@ def compare(
         Ids, unique beginnings of ids, or names of recipes, which stand for their best configuration
         on the leaderboard. Without any, the best of every recipe; the first is the best of all.
     bank
-        The bank's file, where it is no longer where the sweep found it, or the beginning of its
-        fingerprint, where the results are of several. Labels are read from the file.
+        The bank's file or the beginning of its fingerprint, where the results are of several. Of
+        results written before schema 4 the labels are read from the file.
     split
         Whose rows are compared.
     epoch
@@ -170,14 +170,19 @@ def _why(board: Leaderboard, name: str) -> str:
 def _split(
     store: Store, file: Path | None, fingerprint: str, about: dict[str, Any], split: str
 ) -> _Split:
-    """What is known of the split; its labels from the bank's file."""
+    """What is known of the split; its labels from the bank's file where the results lack them."""
+    counts = np.asarray(about["train_counts"])
+    names = about["class_names"] or [str(k) for k in range(len(counts))]
+    labels = store.labels(fingerprint, split)
+    if labels is not None:
+        return _Split(labels, counts, names)
     stored = Path(about["path"])
     places = [file] if file else [stored, store.path.parent / stored.name]
     place = next((path for path in places if path.is_file()), None)
     if place is None:
         raise errors.ConfigError(
-            f"The labels are in bank {fingerprint[:12]}, which is no longer at {stored}. "
-            "Name its file with --bank."
+            f"These results are of an older featbank: the labels are in bank {fingerprint[:12]}, "
+            f"which is no longer at {stored}. Name its file with --bank."
         )
     with Bank(place) as bank:
         if bank.fingerprint != fingerprint:
@@ -185,8 +190,6 @@ def _split(
                 f"{place} is another bank now than that of the results, {fingerprint[:12]}. "
                 "Name that one's file with --bank."
             )
-        counts = np.asarray(about["train_counts"])
-        names = about["class_names"] or [str(k) for k in range(len(counts))]
         return _Split(bank.labels(split), counts, names)
 
 

@@ -1,6 +1,6 @@
 """``results.sqlite``: one row per (bank, recipe), one more per split and epoch it was measured at.
 
-SQLite in WAL mode: a killed sweep loses at most the group it was in, and readers see whole groups.
+The tables and what protects them are in `stage2.results.schema`.
 """
 
 from __future__ import annotations
@@ -20,54 +20,10 @@ from safetensors.numpy import load, save
 
 from featbank import errors
 from featbank.bank import Bank
+from featbank.bank.schema import EVALUATED
 from stage2.engine.metrics import Evaluation
 from stage2.methods.recipe import Recipe
-
-SCHEMA = 3
-
-_MIGRATIONS = (
-    "ALTER TABLE evaluation ADD COLUMN details BLOB",
-    "ALTER TABLE run ADD COLUMN traces BLOB",
-)
-"""What makes schema 2 of 1, and 3 of 2."""
-
-APPLICATION = 0x66656174  # "feat", in the file's header
-
-_TABLES = """
-CREATE TABLE IF NOT EXISTS bank (
-    fingerprint TEXT PRIMARY KEY,
-    about TEXT NOT NULL            -- JSON: path, classes, training counts, rows of each split
-);
-CREATE TABLE IF NOT EXISTS run (
-    bank TEXT NOT NULL REFERENCES bank,
-    recipe TEXT NOT NULL,          -- hash of the settings and the seed
-    id TEXT NOT NULL,              -- the configuration, whatever its seed
-    name TEXT NOT NULL,
-    seed INTEGER NOT NULL,
-    parameters TEXT NOT NULL,      -- JSON: every setting but the seed
-    status TEXT NOT NULL,          -- done, diverged
-    selected_epoch INTEGER,
-    curves TEXT NOT NULL,          -- JSON: one number per epoch
-    seconds REAL NOT NULL,
-    device TEXT NOT NULL,
-    versions TEXT NOT NULL,        -- JSON
-    finished REAL NOT NULL,        -- Unix time
-    traces BLOB,                   -- arrays over the epochs, safetensors; NULL where there are none
-    PRIMARY KEY (bank, recipe)
-);
-CREATE TABLE IF NOT EXISTS evaluation (
-    bank TEXT NOT NULL,
-    recipe TEXT NOT NULL,
-    split TEXT NOT NULL,
-    epoch TEXT NOT NULL,           -- last, selected
-    metrics TEXT NOT NULL,         -- JSON
-    per_class BLOB NOT NULL,       -- float64 [K], percent, NaN where a class has no row
-    correct BLOB NOT NULL,         -- bits [N], numpy.packbits
-    details BLOB,                  -- arrays, safetensors; NULL where written under schema 1
-    PRIMARY KEY (bank, recipe, split, epoch),
-    FOREIGN KEY (bank, recipe) REFERENCES run ON DELETE CASCADE
-);
-"""
+from stage2.results.schema import open_database, refusal, schema_of
 
 
 @dataclass(frozen=True)
@@ -91,13 +47,14 @@ class Store:
     path
         The file.
     create
-        Open it for writing: make it where it is absent, bring it to schema 3 where it is older. A
+        Open it for writing: make it where it is absent, bring it to schema 4 where it is older. A
         file that is only read is left as it is.
 
     Raises
     ------
     ConfigError
-        For a file that is missing, not a results file, or of a newer schema.
+        For a file that is missing, torn, not a results file, or of a newer schema. Leaving the
+        store by an error of SQLite's raises what `stage2.results.schema.refusal` makes of it.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, create: bool = False) -> None:
@@ -106,53 +63,7 @@ class Store:
             raise errors.ConfigError(f"{self.path}: no such file. Make it with `featbank sweep`.")
         if not self.path.parent.is_dir():
             raise errors.ConfigError(f"{self.path.parent} is not a folder. Create it first.")
-        try:
-            self._db = sqlite3.connect(self.path, timeout=60)
-            try:
-                self._open(create)
-            except BaseException:
-                self._db.close()
-                raise
-        except sqlite3.DatabaseError as error:
-            raise errors.ConfigError(
-                f"{self.path} is not a results file ({error}). Choose another name."
-            ) from None
-
-    def _open(self, create: bool) -> None:
-        self._db.execute("PRAGMA foreign_keys = ON")
-        kind = self._db.execute("PRAGMA application_id").fetchone()[0]
-        tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if kind == APPLICATION:
-            if create and self._schema() < SCHEMA:
-                self._migrate()
-            if (schema := self._schema()) > SCHEMA:
-                raise errors.ConfigError(
-                    f"{self.path} has results schema {schema}, this version reads {SCHEMA}. "
-                    "Update featbank."
-                )
-        elif tables or kind or not create:
-            raise errors.ConfigError(
-                f"{self.path} is a database of something else. Choose another name."
-            )
-        else:
-            self._db.execute("PRAGMA journal_mode = WAL")
-            with self._db:
-                self._db.executescript(
-                    f"BEGIN IMMEDIATE; {_TABLES} PRAGMA application_id = {APPLICATION};"
-                    f"PRAGMA user_version = {SCHEMA}; COMMIT;"
-                )
-
-    def _migrate(self) -> None:
-        """Bring an older file to this schema, all steps or none."""
-        with self._db:
-            self._db.execute("BEGIN IMMEDIATE")
-            now = self._schema()  # another process may have taken steps meanwhile
-            for schema, step in enumerate(_MIGRATIONS[now - 1 :], now + 1):
-                self._db.execute(step)
-                self._db.execute(f"PRAGMA user_version = {schema}")
-
-    def _schema(self) -> int:
-        return self._db.execute("PRAGMA user_version").fetchone()[0]
+        self._db = open_database(self.path, create=create)
 
     def add_bank(self, bank: Bank) -> None:
         """Remember what tables need to know of a bank; what was known of it is replaced."""
@@ -166,11 +77,13 @@ class Store:
             "views": list(bank.views),
             "probed": [view for view in bank.views if bank.classifier(view) is None],
         }
+        measured = [split for split in EVALUATED if split in bank.splits]
+        labels = {split: bank.labels(split).astype(np.int32) for split in measured}
         with self._db:
             self._db.execute(
-                "INSERT INTO bank VALUES (?, ?) "
-                "ON CONFLICT (fingerprint) DO UPDATE SET about = excluded.about",
-                (bank.fingerprint, json.dumps(about)),
+                "INSERT INTO bank (fingerprint, about, labels) VALUES (?, ?, ?) ON CONFLICT "
+                "(fingerprint) DO UPDATE SET about = excluded.about, labels = excluded.labels",
+                (bank.fingerprint, json.dumps(about), _packed(labels)),
             )
 
     def add_runs(self, fingerprint: str, runs: Iterable[Mapping[str, Any]]) -> None:
@@ -282,12 +195,32 @@ class Store:
         ``beta`` [epochs, K] float32 is the β that an adaptive generator made each epoch's rows
         with, NaN for classes without one; its first row is where it started.
         """
-        if self._schema() < 3:
+        if schema_of(self._db) < 3:
             return {}
         (data,) = self._db.execute(
             "SELECT traces FROM run WHERE bank = ? AND recipe = ?", (fingerprint, recipe)
         ).fetchone()
         return {} if data is None else load(data)
+
+    def labels(self, fingerprint: str, split: str) -> np.ndarray | None:
+        """The labels of val or test of a bank, int64 [N]; None where written before schema 4."""
+        if schema_of(self._db) < 4:
+            return None
+        (data,) = self._db.execute(
+            "SELECT labels FROM bank WHERE fingerprint = ?", (fingerprint,)
+        ).fetchone()
+        return None if data is None else load(data)[split].astype(np.int64)
+
+    def curves(self, fingerprint: str, recipe: str) -> dict[str, np.ndarray]:
+        """The curves of a run by name, one number per epoch; see `stage2.engine.tile.Outcome`."""
+        (curves,) = self._db.execute(
+            "SELECT curves FROM run WHERE bank = ? AND recipe = ?", (fingerprint, recipe)
+        ).fetchone()
+        return {name: np.array(values, float) for name, values in json.loads(curves).items()}
+
+    def per_class(self, fingerprint: str, recipe: str, split: str, epoch: str) -> np.ndarray:
+        """Accuracy of each class in percent, float64 [K]; NaN for a class without rows."""
+        return np.frombuffer(self._blob("per_class", fingerprint, recipe, split, epoch), "<f8")
 
     def correct(self, fingerprint: str, recipe: str, split: str, epoch: str) -> np.ndarray:
         """Whether a recipe classified each row of a split correctly, [N] bool."""
@@ -299,7 +232,7 @@ class Store:
         self, fingerprint: str, recipe: str, split: str, epoch: str
     ) -> dict[str, np.ndarray]:
         """The arrays of an evaluation, `stage2.engine.metrics.DETAILS`; none under schema 1."""
-        if self._schema() == 1:
+        if schema_of(self._db) == 1:
             return {}
         data = self._blob("details", fingerprint, recipe, split, epoch)
         return {} if data is None else load(data)
@@ -319,8 +252,10 @@ class Store:
     def __enter__(self) -> Store:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.close()
+        if isinstance(error, sqlite3.DatabaseError):
+            raise refusal(self.path, error) from error
 
 
 def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:

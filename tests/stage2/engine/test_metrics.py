@@ -38,10 +38,12 @@ def evaluate(
     y: np.ndarray,
     counts: np.ndarray | None = TRAIN,
     blocks: Sequence[int] = (),
+    *,
+    closer: bool = False,
     **options: Any,
 ) -> list[Evaluation]:
     """Evaluations of logits [N, C, K] fed in blocks of so many rows, and the rest at once."""
-    tally = Tally(torch.from_numpy(y), z.shape[2], z.shape[1], counts)
+    tally = Tally(torch.from_numpy(y), z.shape[2], z.shape[1], counts, closer=closer)
     for part in np.split(z.astype(np.float32), np.cumsum(np.array(blocks, int))):
         if len(part):
             tally.add(torch.from_numpy(part.copy()))
@@ -428,10 +430,55 @@ def test_the_arrays_are_those_of_the_list(logits: tuple[np.ndarray, np.ndarray])
     """Reference: `DETAILS`; a head's weight norms go through."""
     z, y = logits
     norm = torch.rand(3, CLASSES)
-    for c, found in enumerate(evaluate(z, y, weight_norm=norm)):
+    for c, found in enumerate(evaluate(z, y, weight_norm=norm, closer=True)):
         assert set(found.details) == set(DETAILS), f"got {set(found.details)}"
         assert np.array_equal(found.details["weight_norm"], norm[c].numpy())
-    assert "weight_norm" not in evaluate(z, y)[0].details
+    few = evaluate(z, y)[0].details
+    assert set(DETAILS) - set(few) == {"weight_norm", "confidence", "confusions"}
+
+
+@pytest.mark.parametrize("blocks", [(), (1, 150, 60)])
+def test_histograms_of_confidence(
+    logits: tuple[np.ndarray, np.ndarray], blocks: Sequence[int]
+) -> None:
+    """Reference: numpy.histogram of SciPy's float64 softmax, group by group; its bins are [lo, hi)
+    and ours (lo, hi], but no confidence lies on an edge here."""
+    z, y = logits
+    for c, found in enumerate(evaluate(z, y, blocks=blocks, closer=True)):
+        p = softmax(z[:, c].astype(np.float64), axis=1)
+        right = p.argmax(1) == y
+        assert found.details["confidence"].shape == (3, 2, 50)
+        for g, mask in enumerate(class_groups(TRAIN).values()):
+            for hit in (0, 1):
+                some = p.max(1)[mask[y] & (right == hit)]
+                rows, _ = np.histogram(some, bins=50, range=(0, 1))
+                assert np.array_equal(found.details["confidence"][g, hit], rows), f"{c} {g} {hit}"
+
+
+@pytest.mark.parametrize("blocks", [(), (1, 150, 60)])
+def test_confusions_are_those_of_sklearn(
+    logits: tuple[np.ndarray, np.ndarray], blocks: Sequence[int]
+) -> None:
+    """Reference: sklearn confusion_matrix off its diagonal, most frequent first."""
+    z, y = logits
+    for c, found in enumerate(evaluate(z, y, blocks=blocks, closer=True)):
+        matrix = sk.confusion_matrix(y, z[:, c].argmax(1), labels=range(CLASSES))
+        np.fill_diagonal(matrix, 0)
+        expected = sorted((-rows, k, j) for (k, j), rows in np.ndenumerate(matrix) if rows)
+        got = [(-rows, k, j) for k, j, rows in found.details["confusions"].tolist()]
+        assert got == expected, f"classifier {c}: got {got[:3]}"
+
+
+def test_no_more_than_200_confusions() -> None:
+    """Reference: by hand: 30 classes, each taken for each other at least once."""
+    pairs = [(k, j) for k in range(30) for j in range(30) if k != j]
+    often = np.array(pairs + pairs[400:500])
+    z = np.eye(30, dtype=np.float32)[often[:, 1]][:, None]
+    (found,) = evaluate(z, often[:, 0], np.arange(30), closer=True)
+    got = found.details["confusions"]
+    assert got.shape == (200, 3)
+    assert [tuple(pair) for pair in got[:, :2].tolist()] == pairs[400:500] + pairs[:100]
+    assert got[:, 2].tolist() == [2] * 100 + [1] * 100
 
 
 def slow_shift(right: np.ndarray, y: np.ndarray, order: Sequence[int], ratio: float) -> float:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from featbank import Bank, errors
 from stage2.engine.metrics import METRICS, Evaluation
 from stage2.methods.recipe import Recipe
-from stage2.results.store import APPLICATION, SCHEMA, Store
+from stage2.results.schema import APPLICATION, SCHEMA
+from stage2.results.store import Store
 from stage2.results.tables import leaderboard, render
 from stage2.sweep import sweep
 from tests.stage2.compare import assert_close
@@ -175,6 +180,9 @@ PRAGMA user_version = 1;
 SECOND_STEP = "ALTER TABLE evaluation ADD COLUMN details BLOB; PRAGMA user_version = 2;"
 """What made schema 2 of it."""
 
+THIRD_STEP = "ALTER TABLE run ADD COLUMN traces BLOB; PRAGMA user_version = 3;"
+"""What made schema 3 of that."""
+
 RECIPE = Recipe("ncm")
 PLACE = (RECIPE.hash, "test", "last")
 
@@ -208,11 +216,11 @@ def first(bank: Bank, tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture(params=[1, 2])
+@pytest.fixture(params=[1, 2, 3])
 def older(request: pytest.FixtureRequest, first: Path) -> Path:
-    """The results file, of schema 1 and of schema 2."""
-    if request.param == 2:
-        _sql(first, SECOND_STEP)
+    """The results file, of schema 1, 2 and 3."""
+    for step in (SECOND_STEP, THIRD_STEP)[: request.param - 1]:
+        _sql(first, step)
     return first
 
 
@@ -223,12 +231,12 @@ def _sql(path: Path, script: str) -> None:
 
 
 def schema_of(path: Path) -> tuple[int, list[str]]:
-    """``user_version`` and the columns of ``run`` and ``evaluation``."""
+    """``user_version`` and the columns of all tables."""
     with sqlite3.connect(path) as db:
         version = db.execute("PRAGMA user_version").fetchone()[0]
         columns = [
             f"{table}.{row[1]}"
-            for table in ("run", "evaluation")
+            for table in ("bank", "run", "evaluation")
             for row in db.execute(f"PRAGMA table_info({table})")
         ]
     db.close()
@@ -243,13 +251,14 @@ def test_an_older_file_is_read_as_it_is(older: Path, bank: Bank) -> None:
         correct = store.correct(bank.fingerprint, *PLACE)
         assert store.details(bank.fingerprint, *PLACE) == {}
         assert store.traces(bank.fingerprint, RECIPE.hash) == {}
+        assert store.labels(bank.fingerprint, "test") is None
     assert row["ece"] == 40.0
     assert [row[f"ece_{group}"] for group in ("many", "medium", "few")] == [None] * 3
     assert np.array_equal(correct, np.arange(60) % 3 == 0)
     assert older.read_bytes() == before
 
 
-def test_an_older_file_that_is_written_to_becomes_schema_3(
+def test_an_older_file_that_is_written_to_becomes_schema_4(
     older: Path, bank: Bank, small: Problem, tmp_path: Path
 ) -> None:
     """Reference: a new file's columns; the old run is still there, a new one has its arrays."""
@@ -266,14 +275,21 @@ def test_an_older_file_that_is_written_to_becomes_schema_3(
             assert np.array_equal(store.correct(bank.fingerprint, *PLACE), np.arange(60) % 3 == 0)
             added = store.details(bank.fingerprint, outcome.recipe.hash, "test", "last")
             assert "reliability" in added, f"got {set(added)}"
+            assert store.labels(bank.fingerprint, "test") is None
             traces = store.traces(bank.fingerprint, outcome.recipe.hash)
             assert np.array_equal(traces["beta"], beta), f"got {traces}"
     assert schema_of(older) == schema_of(tmp_path / "new.sqlite")
-    assert schema_of(older)[0] == SCHEMA == 3
+    assert schema_of(older)[0] == SCHEMA == 4
+    with Store(older, create=True) as store:
+        store.add_bank(bank)
+        assert np.array_equal(store.labels(bank.fingerprint, "test"), bank.labels("test"))
 
 
 @pytest.mark.parametrize(
-    ("older", "schema"), [(1, 2), (1, 3), (2, 3)], indirect=["older"], ids=lambda schema: schema
+    ("older", "schema"),
+    [(1, 2), (1, 3), (2, 3), (1, 4), (3, 4)],
+    indirect=["older"],
+    ids=lambda schema: schema,
 )
 def test_a_migration_that_is_interrupted_leaves_the_schema_before(
     older: Path, schema: int, monkeypatch: pytest.MonkeyPatch
@@ -291,7 +307,7 @@ def test_a_migration_that_is_interrupted_leaves_the_schema_before(
         Store(older, create=True)
     monkeypatch.undo()
     assert schema_of(older) == before
-    assert "run.traces" not in before[1]
+    assert "bank.labels" not in before[1]
 
 
 def test_a_migration_by_another_process_is_left_alone(
@@ -299,7 +315,7 @@ def test_a_migration_by_another_process_is_left_alone(
 ) -> None:
     """Reference: the schema that another process makes between the look at the version and the
     lock; the steps it left are taken, a newer schema is refused."""
-    newer = f"ALTER TABLE run ADD COLUMN traces BLOB; PRAGMA user_version = {SCHEMA + 1};"
+    newer = f"{THIRD_STEP} PRAGMA user_version = {SCHEMA + 1};"
     others = [SECOND_STEP, newer]
 
     def migrate(sql: str) -> None:
@@ -309,7 +325,8 @@ def test_a_migration_by_another_process_is_left_alone(
     _before_each_statement(monkeypatch, migrate)
     Store(first, create=True).close()
     assert schema_of(first)[0] == SCHEMA
-    _sql(first, "ALTER TABLE run DROP COLUMN traces; PRAGMA user_version = 2;")
+    _sql(first, "ALTER TABLE run DROP COLUMN traces; ALTER TABLE bank DROP COLUMN labels;")
+    _sql(first, "PRAGMA user_version = 2;")
     with pytest.raises(errors.ConfigError, match=f"schema {SCHEMA + 1}, this version reads"):
         Store(first, create=True)
     assert schema_of(first)[0] == SCHEMA + 1
@@ -346,6 +363,119 @@ def _newer(path: Path) -> None:
 
 def _folder(path: Path) -> None:
     path.mkdir()
+
+
+def _full(path: Path) -> None:
+    """A results file of some 60 pages, all of them in the file itself."""
+    with Store(path, create=True) as store, store._db:
+        store._db.executemany(
+            "INSERT INTO bank (fingerprint, about) VALUES (?, ?)",
+            [(f"{i:064d}", json.dumps({"path": "x" * 2000})) for i in range(100)],
+        )
+
+
+def _torn(path: Path) -> None:
+    _full(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _holed(path: Path) -> None:
+    """Pages in the middle are empty, as after a power cut."""
+    _full(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:20_480] + bytes(8_192) + whole[28_672:])
+
+
+@pytest.mark.parametrize("create", [True, False])
+@pytest.mark.parametrize("tear", [_torn, _holed])
+def test_a_torn_file_is_refused_with_a_remedy(tear: Any, create: bool, tmp_path: Path) -> None:
+    """Reference: one ConfigError that says how to keep what can be read; the bytes stay."""
+    path = tmp_path / "results.sqlite"
+    tear(path)
+    before = path.read_bytes()
+    with pytest.raises(errors.ConfigError, match=r"is torn \(.*\.recover \|") as caught:
+        Store(path, create=create)
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == before
+
+
+def test_a_file_that_another_process_keeps_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reference: OutputBusy after the wait, nothing else."""
+    path = tmp_path / "results.sqlite"
+    _full(path)
+    monkeypatch.setattr("stage2.results.schema.WAIT", 0.05)
+    with closing(sqlite3.connect(path)) as other, Store(path, create=True) as waiting:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(errors.OutputBusy, match="locked for"), waiting:
+            waiting.add_runs("none", [stored(_ncm())])
+
+
+def test_a_full_disk_keeps_what_was_stored(tmp_path: Path) -> None:
+    """Reference: NoSpace, and the rows from before; SQLite's own limit of pages plays the disk."""
+    path = tmp_path / "results.sqlite"
+    _full(path)
+    store = Store(path, create=True)
+    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+    store._db.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(errors.NoSpace, match="the disk is full"), store, store._db:
+        store._db.execute("INSERT INTO bank VALUES ('1', ?, NULL)", ("x" * 50_000,))
+    with Store(path) as store:
+        assert len(store.banks()) == 100
+
+
+def _ncm() -> Any:
+    from stage2.engine.tile import Outcome
+
+    return Outcome(RECIPE, "diverged", {}, None, {}, {})
+
+
+def test_many_open_a_new_file_at_once(tmp_path: Path) -> None:
+    """Reference: one set of tables, no error; each of 6 connections begins where no file is."""
+    begin = threading.Barrier(6)
+
+    def use(number: int) -> None:
+        for name in range(25):
+            begin.wait()
+            with Store(tmp_path / f"{name}.sqlite", create=True) as store, store._db:
+                store._db.execute("INSERT INTO bank VALUES (?, '{}', NULL)", (str(number),))
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(use, range(6)))
+    for path in tmp_path.glob("*.sqlite"):
+        with Store(path) as store:
+            assert len(store.banks()) == 6, path
+
+
+def _sweep_into(path: Path, place: Path, seeds: Sequence[int], start: Any) -> None:
+    """What a process of the next test does."""
+    torch.set_num_threads(1)
+    start.wait()
+    sweep(place, [Recipe("crt", epochs=2, seed=s) for s in seeds], results=path, device="cpu")
+
+
+def test_two_sweeps_write_one_file(small: Problem, tmp_path: Path) -> None:
+    """Reference: each sweep by itself; the processes begin at once, on a file that is not there,
+    and share some recipes."""
+    small.bank(tmp_path / "bank.h5").close()
+    own = [range(5), range(3, 8)]
+    processes = get_context("spawn")
+    start = processes.Barrier(2)
+    path = tmp_path / "results.sqlite"
+    both = [
+        processes.Process(target=_sweep_into, args=(path, tmp_path / "bank.h5", seeds, start))
+        for seeds in own
+    ]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+        assert process.exitcode == 0
+    recipes = [Recipe("crt", epochs=2, seed=seed) for seed in range(8)]
+    alone = sweep(tmp_path / "bank.h5", recipes, device="cpu").board.rows
+    with Store(path) as store:
+        assert leaderboard(store).rows == alone
 
 
 @pytest.mark.parametrize(
