@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from featbank.bank.schema import SPLITS
+from featbank.memory import fits_memory
 from stage1.images import (
     DatasetSettings,
     ImageDataset,
@@ -20,7 +21,6 @@ from stage1.images import (
     preprocessing_for,
 )
 from stage1.lists import ListEntry, decode_images, decode_readable, image_shape, readable
-from stage1.memory import fits_memory
 from stage1.streaming import StreamedImages
 
 

@@ -9,7 +9,6 @@ one set of tensors: one head, one optimiser, one kernel, as many configurations 
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 
 from featbank import errors
+from featbank.memory import whole_memory
 from stage2.methods.heads import HEADS
 from stage2.methods.losses import LOSSES
 from stage2.methods.recipe import Recipe
@@ -31,6 +31,9 @@ HELD = 2
 """How many times its working set a configuration may hold of memory: operations in between, and
 what allocators lose between blocks of different sizes. Measured with D = 2,048 and K = 1,000: 1.3
 for `linear`, 1.2 for `cosine`, 1.9 for `mlp`."""
+
+UNTOLD_MEMORY = 8 << 30
+"""Bytes that a machine is taken to have where the system does not tell."""
 
 GROUP_CONFIGS = 128
 """Configurations of a group on a CPU: results are stored group by group, so this bounds what a
@@ -232,10 +235,10 @@ def plan(
 
 
 def default_memory(device: str) -> int:
-    """Half of this machine's memory, or four fifths of what is free on the GPU, in bytes."""
+    """Half of the machine's memory, or four fifths of what is free on the GPU, in bytes."""
     if device == "cuda":
         return torch.cuda.mem_get_info()[0] * 4 // 5
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    return (whole_memory() or UNTOLD_MEMORY) // 2
 
 
 def group_bytes(group: Group, shape: Shape) -> int:

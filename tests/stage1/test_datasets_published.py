@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from featbank import errors
-from stage1 import memory
+from featbank import errors, memory
 from stage1.datasets import DATASETS, load_dataset
 from stage1.images import DatasetSettings
 from stage1.longtail import long_tail_counts
@@ -112,19 +111,6 @@ def test_images_that_do_not_fit_into_memory_are_streamed(
         monkeypatch.setattr(memory, "available_memory", lambda free=available: free)
         splits = load_dataset(settings).splits.values()
         assert all(isinstance(split.images, kind) for split in splits), available
-
-
-def test_available_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reference: the files' numbers; without them, the whole memory of the machine."""
-    info, limit = tmp_path / "meminfo", tmp_path / "memory.max"
-    monkeypatch.setattr(memory, "MEMINFO", info)
-    monkeypatch.setattr(memory, "LIMIT", limit)
-    whole = memory.available_memory()
-    assert whole is None or whole > 2**28
-    info.write_text("MemTotal:  200 kB\nMemAvailable:  100 kB\n")
-    for text, expected in (("max\n", 102_400), ("5000\n", 5000), ("999999\n", 102_400)):
-        limit.write_text(text)
-        assert memory.available_memory() == expected
 
 
 def test_skipping_tells_the_first_three_places_and_the_classes_that_are_lost(

@@ -1,4 +1,4 @@
-"""Whether decoded images fit into the machine's memory, asked before any is decoded."""
+"""The memory of the machine, or of the container this process runs in."""
 
 from __future__ import annotations
 
@@ -18,19 +18,27 @@ def available_memory() -> int | None:
     """
     try:
         lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
-        free = int(lines["MemAvailable"].split()[0]) * 1024
+        return _within_limit(int(lines["MemAvailable"].split()[0]) * 1024)
     except (OSError, KeyError, ValueError):
-        try:
-            free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        except (AttributeError, OSError, ValueError):  # Windows has no sysconf
-            return None
+        return whole_memory()
+
+
+def whole_memory() -> int | None:
+    """Bytes of main memory, within the limit of the container; None where it is not told."""
     try:
-        return min(free, int(LIMIT.read_text()))
-    except (OSError, ValueError):  # no container, or one whose limit reads "max"
-        return free
+        return _within_limit(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, OSError, ValueError):  # Windows has no sysconf
+        return None
 
 
 def fits_memory(count: int, shape: tuple[int, ...]) -> bool:
     """Whether `count` images [C, H, W] uint8 fit into memory, N·C·H·W bytes, as far as is told."""
     available = available_memory()
     return available is None or count * math.prod(shape) <= available
+
+
+def _within_limit(size: int) -> int:
+    try:
+        return min(size, int(LIMIT.read_text()))
+    except (OSError, ValueError):  # no container, or one whose limit reads "max"
+        return size
