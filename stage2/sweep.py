@@ -9,6 +9,7 @@ import platform
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import Any
 
 import torch
@@ -19,15 +20,18 @@ from featbank import errors
 from featbank.bank import Bank
 from featbank.bank.schema import EVALUATED
 from featbank.devices import find_device
+from stage2.engine.halving import Halving
 from stage2.engine.loop import run_group
 from stage2.engine.plan import Group, Shape, plan
 from stage2.engine.tile import Outcome
 from stage2.experts import resolved
+from stage2.loggers import Logger, Loggers
 from stage2.methods.recipe import Recipe
 from stage2.probe import PROBE, probed_views
 from stage2.requirements import check_bank, check_in_memory
 from stage2.results.store import Store
 from stage2.results.tables import Leaderboard, leaderboard
+from stage2.search.rounds import by_first_seed, others_left, val_problem
 from stage2.views import Views, class_counts, half_of
 
 
@@ -41,6 +45,8 @@ class SweepResults:
         Of the recipes trained now, parameters included.
     skipped
         Recipes that had a result already.
+    left_out
+        Recipes that were not trained with further seeds, as halving stopped their configuration.
     board
         The leaderboard of the whole results file.
     probes
@@ -50,6 +56,7 @@ class SweepResults:
 
     outcomes: list[Outcome]
     skipped: list[Recipe]
+    left_out: list[Recipe]
     board: Leaderboard = field(repr=False)
     probes: dict[str, tuple[Tensor, Tensor]] = field(repr=False)
 
@@ -63,8 +70,11 @@ def sweep(
     memory: int | None = None,
     workers: int | None = None,
     select_on: str | None = None,
+    halving: Halving | None = None,
     force: bool = False,
     keep_outcomes: bool = True,
+    libraries: Sequence[str] = (),
+    loggers: Iterable[Logger] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> SweepResults:
     """Train and evaluate recipes on a bank, fused.
@@ -97,10 +107,19 @@ def sweep(
         CPU threads; by default as many as PyTorch has been given.
     select_on
         Split that ranks; see `stage2.results.tables.leaderboard`.
+    halving
+        Stop the worse configurations of each fused group on the way, by their macro accuracy on
+        val with the first of their seeds; only those that are left train with the others, in full.
+        What was stopped before stays so; a sweep without halving trains it.
     force
         Train again what is there.
     keep_outcomes
         Keep outcomes with their parameters in memory. A long sweep into a file need not.
+    libraries
+        Libraries that had a part in it: their versions are stored with those of torch and Python.
+    loggers
+        Called with each group of results once it is stored, and with the leaderboard at the end
+        (`stage2.loggers`); one that fails is warned of and ends nothing.
     progress
         Called with (configurations done, configurations to do).
 
@@ -123,32 +142,54 @@ def sweep(
             raise errors.ConfigError(
                 f"{bank.path} cannot select on {select_on!r}. Choose from: {', '.join(ranking)}."
             )
+        if halving and (problem := val_problem(bank)):
+            raise errors.ConfigError(problem)
         place = str(find_device(device))
         workers = 1 if place.startswith("cuda") else workers or torch.get_num_threads()
         store = stack.enter_context(
             Store(results if results is not None else ":memory:", create=True)
         )
         store.add_bank(bank)
-        finished = set() if force else store.finished(bank.fingerprint)
-        todo = [recipe for recipe in wanted if recipe.hash not in finished]
-        views = Views(bank, place, memory, workers)
-        groups = _unfinished(
-            lambda some: plan_bank(bank, some, device=place, memory=memory, workers=workers),
-            wanted,
-            finished,
+        finished = (
+            set() if force else finished_runs(store, bank.fingerprint, with_stopped=bool(halving))
         )
+        views = Views(bank, place, memory, workers)
+        told = Loggers(loggers)
         outcomes: list[Outcome] = []
         done = 0
-        for finished_group in _run(groups, views, workers):
-            store.add_runs(bank.fingerprint, (_stored(o, place) for o in finished_group))
-            outcomes += finished_group if keep_outcomes else []
-            done += len(finished_group)
-            if progress:
-                progress(done, len(todo))
+
+        def planned(some: Sequence[Recipe]) -> list[Group]:
+            return plan_bank(bank, some, device=place, memory=memory, workers=workers)
+
+        def train(some: list[Recipe], halving: Halving | None = None, later: int = 0) -> None:
+            nonlocal done
+            total = done + later + sum(recipe.hash not in finished for recipe in some)
+            for group in _run(_unfinished(planned, some, finished), views, workers, halving):
+                store.add_runs(bank.fingerprint, (_stored(o, place, libraries) for o in group))
+                told.log(bank.fingerprint, group)
+                outcomes.extend(group if keep_outcomes else [])
+                done += len(group)
+                if progress:
+                    progress(done, total)
+
+        left_out: list[Recipe] = []
+        if halving:
+            first, others = by_first_seed(wanted)
+            waiting = [recipe for recipe in others if recipe.hash not in finished]
+            later = others_left(halving, planned(first), waiting)
+            train(first, halving, later)
+            hashes = {recipe.hash for recipe in first}
+            runs = store.runs(bank.fingerprint)
+            left = {run.id for run in runs if run.recipe in hashes and run.status == "done"}
+            left_out = [recipe for recipe in others if recipe.id not in left]
+            train([recipe for recipe in others if recipe.id in left])
+        else:
+            train(wanted)
         split = "test" if "test" in bank.splits else "val"
         board = leaderboard(store, bank=bank.fingerprint, split=split, select_on=select_on)
+        told.end(bank.fingerprint, board)
         skipped = [recipe for recipe in wanted if recipe.hash in finished]
-        return SweepResults(outcomes, skipped, board, views.probes)
+        return SweepResults(outcomes, skipped, left_out, board, views.probes)
 
 
 def plan_bank(
@@ -182,7 +223,17 @@ def plan_bank(
     return sorted(groups, key=lambda group: (group.stream.views, group.stream.train_on))
 
 
-def _run(groups: Iterable[Group], views: Views, workers: int) -> Iterator[list[Outcome]]:
+def finished_runs(store: Store, fingerprint: str, *, with_stopped: bool) -> set[str]:
+    """Hashes of the recipes that need not be trained again; one that halving stopped only where
+    the sweep halves as well."""
+    if with_stopped:
+        return store.finished(fingerprint)
+    return {run.recipe for run in store.runs(fingerprint) if run.status != "stopped"}
+
+
+def _run(
+    groups: Iterable[Group], views: Views, workers: int, halving: Halving | None
+) -> Iterator[list[Outcome]]:
     """Outcomes of each group; a group too large for the GPU, and those after it, in halves."""
     waiting = deque(groups)
     largest: float = math.inf
@@ -192,7 +243,7 @@ def _run(groups: Iterable[Group], views: Views, workers: int) -> Iterator[list[O
             waiting.extendleft(reversed(group.halves()))
             continue
         try:
-            yield run_group(group, *views.of(group), workers=workers)
+            yield run_group(group, *views.of(group), workers=workers, halving=halving)
         except torch.cuda.OutOfMemoryError:
             if len(group.recipes) == 1:
                 raise
@@ -220,7 +271,7 @@ def _unfinished(
     return fresh + planned(left)
 
 
-def _stored(outcome: Outcome, device: str) -> dict[str, Any]:
+def _stored(outcome: Outcome, device: str, libraries: Sequence[str]) -> dict[str, Any]:
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
     return {
         **{n: v for n, v in vars(outcome).items() if n not in ("parameters", "selected")},
@@ -233,5 +284,6 @@ def _stored(outcome: Outcome, device: str) -> dict[str, Any]:
             "featbank": featbank.__version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
+            **{library: metadata.version(library) for library in libraries},
         },
     }

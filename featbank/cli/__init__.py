@@ -18,6 +18,7 @@ from featbank.cli.cite import cite
 from featbank.cli.compare import compare
 from featbank.cli.datasets import datasets
 from featbank.cli.demo import demo
+from featbank.cli.embed import embed
 from featbank.cli.export import export
 from featbank.cli.exporting import export_features
 from featbank.cli.extract import extract
@@ -26,6 +27,7 @@ from featbank.cli.leaderboard import leaderboard
 from featbank.cli.methods import methods
 from featbank.cli.plot import plot
 from featbank.cli.predict import predict
+from featbank.cli.report import report
 from featbank.cli.sweep import sweep
 from featbank.cli.train import train
 from featbank.errors import FeatbankError
@@ -74,6 +76,8 @@ for _command in (
     leaderboard,
     compare,
     plot,
+    embed,
+    report,
     export,
     predict,
     methods,

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from featbank.cli import completion
 from featbank.settings import flag
 
 BACKBONE = (
@@ -93,6 +94,7 @@ def dataset_options(*, default: str = "", **helps: str) -> Callable[[Command], C
         return click.option(
             "--dataset",
             required=not default,
+            shell_complete=completion.datasets,
             help="digits-lt, cifar10-lt, cifar100-lt, imagenet-lt, places-lt, inaturalist2018, "
             "lists or folder; `featbank datasets` tells of them."
             + (f" [default: {default}]" if default else ""),

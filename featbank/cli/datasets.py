@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from featbank.cli import completion
 from featbank.errors import ConfigError, closest
 from featbank.settings import flag
 
@@ -18,7 +19,7 @@ SPLITS = ("train", "val", "test")
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=completion.datasets)
 def datasets(name: str | None) -> None:
     """List the data sets of `featbank train`, or tell what NAME needs, takes and where it looks.
 

@@ -16,6 +16,14 @@ bank_option = click.option(
     "--bank", help="Beginning of a fingerprint, where the file holds several banks."
 )
 
+width_option = click.option(
+    "--width",
+    default=7.0,
+    show_default=True,
+    type=click.FloatRange(2, 40),
+    help="Inches; 3.3 for a column.",
+)
+
 PRECISIONS = click.Choice(["fp32", "tf32", "bf16"])
 """Those of `stage2.methods.precision`, which is not imported for it: PyTorch comes with it."""
 

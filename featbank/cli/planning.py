@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -140,7 +140,6 @@ def tell_costs(
     workers: int,
 ) -> None:
     """Print every group that is still to run, the memory they take, and for how long."""
-    from stage2.cost.estimate import estimate
     from stage2.sweep import plan_bank
 
     todo = [recipe for recipe in recipes if recipe.hash not in finished]
@@ -148,14 +147,21 @@ def tell_costs(
         click.echo(f"{len(recipes) - len(todo)} of the runs are in the results already")
     groups = plan_bank(bank, todo, device=device, memory=memory, workers=workers)
     for group in groups:
-        click.echo(f"  {_describe(group)}")
+        click.echo(f"  {describe(group)}")
     if groups:
-        cost = estimate(bank, groups, device=device, memory=memory, workers=workers)
-        click.echo(
-            f"memory: {_mebibytes(cost.features)} of features, up to {_mebibytes(cost.group)} for "
-            "a fused group"
-        )
-        click.echo(f"time: {cost}")
+        tell_estimate(bank, groups, device=device, memory=memory, workers=workers)
+
+
+def tell_estimate(bank: Bank, groups: Sequence[Group], **options: Any) -> None:
+    """Print the memory that groups take, and the time; `options` of the estimate."""
+    from stage2.cost.estimate import estimate
+
+    cost = estimate(bank, groups, **options)
+    click.echo(
+        f"memory: {_mebibytes(cost.features)} of features, up to {_mebibytes(cost.group)} for "
+        "a fused group"
+    )
+    click.echo(f"time: {cost}")
 
 
 def _mebibytes(size: int) -> str:
@@ -174,7 +180,8 @@ def _streamed(bank: Bank, view: str, *, device: str, memory: int | None) -> str:
     )
 
 
-def _describe(group: Group) -> str:
+def describe(group: Group) -> str:
+    """A group in a line: what it sees, how it trains, which heads."""
     from stage2.experts import short_name
 
     stream = group.stream

@@ -5,35 +5,52 @@ from __future__ import annotations
 import contextlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from featbank.cli import completion
 from featbank.cli.leaderboard import show
 from featbank.cli.options import PRECISIONS, device_option, parse_bytes
 from featbank.cli.planning import (
-    allowed_recipes,
     banks_and_specification,
-    parse_recipes,
     parse_seeds,
     parse_setting,
     tell_costs,
     tell_plan,
 )
 from featbank.cli.progress import progress
+from featbank.cli.searching import (
+    asked_search,
+    check_options,
+    known_recipes,
+    search_options,
+    tell_halving,
+    tell_other_batches,
+    tell_search,
+    what_to_sweep,
+)
 from featbank.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from featbank.bank import Bank
+    from stage2.loggers import Logger
     from stage2.methods.recipe import Recipe
     from stage2.results.tables import Leaderboard
+    from stage2.search import Search
     from stage2.specification import Specification
+    from stage2.specification.space import Space
 
 
 @click.command()
-@click.argument("places", metavar="[BANK]... [SPECIFICATION]", nargs=-1)
+@click.argument(
+    "places",
+    metavar="[BANK]... [SPECIFICATION]",
+    nargs=-1,
+    shell_complete=completion.places,
+)
 @click.option(
     "--recipe",
     "names",
@@ -68,11 +85,19 @@ if TYPE_CHECKING:
     help="Of the matrix products of every recipe that trains in steps. Default: each recipe's own, "
     "fp32.",
 )
+@search_options
 @click.option("--force", is_flag=True, help="Train again what the results hold already.")
 @click.option(
     "--dry-run",
     is_flag=True,
     help="Check everything, print the plan, its memory and time; train nothing.",
+)
+@click.option(
+    "--log",
+    "logs",
+    multiple=True,
+    metavar="LOGGER:PLACE",
+    help="Log every run: tensorboard:FOLDER, wandb:PROJECT or mlflow:EXPERIMENT; repeat for more.",
 )
 @click.option(
     "--top",
@@ -98,8 +123,12 @@ def sweep(
     device: str,
     memory: str | None,
     precision: str | None,
+    search: str | None,
+    eta: int | None,
+    trials: int | None,
     force: bool,
     dry_run: bool,
+    logs: tuple[str, ...],
     top: int,
     output: Path | None,
     listed: bool,
@@ -113,6 +142,7 @@ def sweep(
     featbank sweep bank.h5 --recipe crt --recipe mislas --set lr=0.05,0.1,0.2 -o results.sqlite
     featbank sweep bank.h5 baseline --dry-run
     featbank sweep bank.h5 sweep.toml --seeds 0,1,2,3,4
+    featbank sweep bank.h5 sweep.toml --search halving --eta 2
     """
     if listed:
         _list_ready()
@@ -125,9 +155,18 @@ def sweep(
     with contextlib.ExitStack() as stack:
         for bank in banks:  # before the seconds it takes to import PyTorch
             Bank(bank).close()
+        own = {k: v for k, v in (("eta", eta), ("trials", trials)) if v is not None}
         specification = _specification(
-            name, banks, only=names, settings=settings, seeds=seeds, precision=precision
+            name,
+            banks,
+            only=names,
+            settings=settings,
+            seeds=seeds,
+            precision=precision,
+            search=search,
+            search_settings=own,
         )
+        chosen = specification.search if specification else asked_search(search, own)
         if specification:
             banks = list(specification.banks)
             select_on = select_on or specification.select_on
@@ -136,18 +175,23 @@ def sweep(
         given = parse_seeds(seeds or "0,1,2")
         settings += (f"precision={precision}",) if precision else ()
         swept = [
-            specification.on(bank)
-            if specification
-            else parse_recipes(bank, names or allowed_recipes(bank), settings, given)
+            (
+                bank,
+                what_to_sweep(
+                    bank, specification, chosen, names=names, settings=settings, seeds=given
+                ),
+            )
             for bank in opened
         ]
         _sweep_all(
-            list(zip(opened, swept, strict=True)),
+            swept,
+            search=chosen,
             device=device,
             memory=parse_bytes(memory),
             select_on=select_on,
             force=force,
             dry_run=dry_run,
+            logs=logs,
             top=top,
             output=output or Path("results.sqlite"),
         )
@@ -161,6 +205,8 @@ def _specification(
     settings: Sequence[str],
     seeds: str | None,
     precision: str | None,
+    search: str | None,
+    search_settings: dict[str, int],
 ) -> Specification | None:
     """The specification that is asked for, as options change it."""
     if name is None:
@@ -179,20 +225,26 @@ def _specification(
         only=only,
         overrides=overrides,
         seeds=parse_seeds(seeds) if seeds else None,
+        search=search,
+        search_settings=search_settings,
     )
+    if not found.search:
+        check_options(None, search_settings)
     if not found.banks:
         raise ConfigError(f"{name} names no bank. Write featbank sweep BANK {name}.")
     return found
 
 
 def _sweep_all(
-    swept: Sequence[tuple[Bank, list[Recipe]]],
+    swept: Sequence[tuple[Bank, list[Recipe] | Space]],
     *,
+    search: Search | None,
     device: str,
     memory: int | None,
     select_on: str | None,
     force: bool,
     dry_run: bool,
+    logs: Sequence[str],
     top: int,
     output: Path,
 ) -> None:
@@ -200,20 +252,31 @@ def _sweep_all(
     import torch
 
     from featbank.devices import find_device
+    from stage2.loggers import open_logger
     from stage2.requirements import check_bank
+    from stage2.search import Halving
     from stage2.sweep import plan_bank
 
+    loggers = [open_logger(text) for text in logs]
     place = str(find_device(device))
     workers = 1 if place.startswith("cuda") else torch.get_num_threads()
-    for bank, recipes in swept:
+    for bank, what in swept:
+        recipes = known_recipes(bank, what, search)
         check_bank(bank, recipes)
         groups = plan_bank(bank, recipes, device=place, memory=memory, workers=workers)
         if len(swept) > 1:
             click.echo(f"{bank.path}:")
+        tell_search(what, search)
         tell_plan(bank, recipes, groups, device=place, memory=memory)
         if dry_run:
-            finished = set() if force else _finished(bank, output)
-            tell_costs(bank, recipes, finished, device=place, memory=memory, workers=workers)
+            statuses = {} if force else _statuses(bank, output)
+            machine: dict[str, Any] = {"device": place, "memory": memory, "workers": workers}
+            if isinstance(search, Halving):
+                tell_halving(bank, recipes, search, statuses, **machine)
+            else:
+                finished = {recipe for recipe, status in statuses.items() if status != "stopped"}
+                tell_costs(bank, recipes, finished, **machine)
+                tell_other_batches(search)
     if dry_run:
         return
     boards = [
@@ -221,15 +284,17 @@ def _sweep_all(
             bank,
             _sweep(
                 bank,
-                recipes,
+                what,
+                search=search,
                 output=output,
                 device=place,
                 memory=memory,
                 select_on=select_on,
                 force=force,
+                loggers=loggers,
             ),
         )
-        for bank, recipes in swept
+        for bank, what in swept
     ]
     for bank, board in boards:
         if len(swept) > 1:
@@ -241,31 +306,47 @@ def _sweep_all(
 
 def _sweep(
     bank: Bank,
-    recipes: list[Recipe],
+    what: list[Recipe] | Space,
     *,
+    search: Search | None,
     output: Path,
     device: str,
     memory: int | None,
     select_on: str | None,
     force: bool,
+    loggers: Sequence[Logger],
 ) -> Leaderboard:
+    from stage2.search import Sampling
+    from stage2.search.adaptive import search as library_search
     from stage2.sweep import sweep as library_sweep
 
+    options: dict[str, Any] = {
+        "device": device,
+        "memory": memory,
+        "select_on": select_on,
+        "force": force,
+        "loggers": loggers,
+    }
+    recipes = what if isinstance(what, list) else None
     try:
         with progress("runs") as report:
+            if not isinstance(what, list):
+                assert isinstance(search, Sampling)
+                return library_search(
+                    bank, what, search, results=output, progress=report, **options
+                )
+            assert not isinstance(search, Sampling)
             results = library_sweep(
                 bank,
-                recipes,
+                what,
                 results=output,
-                device=device,
-                memory=memory,
-                select_on=select_on,
-                force=force,
+                halving=search,
                 keep_outcomes=False,
                 progress=report,
+                **options,
             )
     except KeyboardInterrupt:
-        _stopped(bank, recipes, output)
+        _stopped(bank, None if search else recipes, output)
     if results.skipped:
         click.echo(
             f"{len(results.skipped)} runs were in {output} already (--force trains them again)."
@@ -273,14 +354,14 @@ def _sweep(
     return results.board
 
 
-def _finished(bank: Bank, output: Path) -> set[str]:
-    """Hashes of the runs that the results hold."""
+def _statuses(bank: Bank, output: Path) -> dict[str, str]:
+    """Statuses of the runs that the results hold, by the hashes of their recipes."""
     from stage2.results.store import Store
 
     if not output.exists():
-        return set()
+        return {}
     with Store(output) as store:
-        return store.finished(bank.fingerprint)
+        return {run.recipe: run.status for run in store.runs(bank.fingerprint)}
 
 
 def _list_ready() -> None:
@@ -290,16 +371,17 @@ def _list_ready() -> None:
         click.echo(f"{name:<16} {description}")
 
 
-def _stopped(bank: Bank, recipes: Sequence[Recipe], output: Path) -> NoReturn:
-    """Say what the results hold, and end."""
+def _stopped(bank: Bank, recipes: Sequence[Recipe] | None, output: Path) -> NoReturn:
+    """Say what the results hold, of `recipes` where it is known which are to be trained; end."""
     from stage2.results.store import Store
 
     with Store(output, create=True) as store:
         finished = store.finished(bank.fingerprint)
-    count = sum(recipe.hash in finished for recipe in recipes)
+    told = str(len(finished))
+    if recipes is not None:
+        told = f"{sum(recipe.hash in finished for recipe in recipes)} of {len(recipes)}"
     click.echo(
-        f"featbank: stopped. {count} of {len(recipes)} runs are in {output}; the same command goes "
-        "on from there.",
+        f"featbank: stopped. {told} runs are in {output}; the same command goes on from there.",
         err=True,
     )
     sys.exit(1)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featbank.cli import completion
 from featbank.cli.data_options import (
     AUGMENTATION,
     BACKBONE,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--preset",
+    shell_complete=completion.presets,
     help="Published settings, which options given beside it override: mislas-cifar, sla-cifar, "
     "los-cifar100, crt-imagenet-lt, mislas-imagenet-lt, mislas-places-lt or "
     "mislas-inaturalist. [default: none]",

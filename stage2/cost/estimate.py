@@ -56,6 +56,7 @@ def estimate(
     memory: int | None = None,
     workers: int | None = None,
     budget: float = 1.0,
+    shares: Sequence[float] | None = None,
 ) -> Estimate:
     """Estimate a sweep.
 
@@ -67,15 +68,19 @@ def estimate(
         As for `stage2.sweep.sweep`; `device` is one that exists.
     budget
         Seconds after which no further unit is measured.
+    shares
+        What part of each group is trained, 0 … 1, where a search leaves some of it out.
     """
     begun = time.perf_counter()
     workers = 1 if device.startswith("cuda") else workers or torch.get_num_threads()
     recipes = [recipe for group in groups for recipe in group.recipes]
     shape = Shape.of(class_counts(bank, "train"), bank.dim)
     kind = torch.device(device).type
+    parts = list(shares or [1.0] * len(groups))
     for view in probed_views(bank, recipes):
         (probe,) = plan([PROBE], shape, memory=half_of(memory, kind), device=kind)
         groups = [Group(replace(probe.stream, views=(view,)), probe.tiles), *groups]
+        parts = [1.0, *parts]
     sample = Sample(bank, device, workers)
     evaluated = sum(map(bank.rows, sample.evaluated))
     units = {(i, j): unit for i, g in enumerate(groups) for j, unit in enumerate(units_of(g))}
@@ -94,7 +99,7 @@ def estimate(
         threads = min(workers, len(group.tiles))
         places = [place for place in units if place[0] == i]
         seconds = sum(work[p] * rates.get(units[p].key, mean) for p in places) / threads
-        total += max(seconds, sample.reading(group.stream, memory))
+        total += max(parts[i] * seconds, sample.reading(group.stream, memory))
     loaded = dict.fromkeys((v, g.stream.train_on) for g in groups for v in g.stream.views)
     total += sum(sample.loading(view, split) for view, split in loaded)
     return Estimate(

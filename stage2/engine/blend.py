@@ -8,6 +8,7 @@ a window is finished once for all of them; where they differ, each batch is, for
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -59,6 +60,28 @@ class Betas:
             self.values = (self.values + change * self._step).clamp_(0, 1)
             self._look()
         self._accuracy = accuracy
+
+    @staticmethod
+    def gathered(parts: Sequence[tuple[Betas, Sequence[int]]]) -> Betas:
+        """Those of some configurations of each part, with what they have been."""
+        whole = copy(parts[0][0])
+        some = [(betas, list(configs)) for betas, configs in parts]
+        whole.values = torch.cat([betas.values[configs] for betas, configs in some])
+        whole._step = torch.cat([betas._step[configs] for betas, configs in some])
+        whole._moving = bool(whole._step.any())
+        if whole._accuracy is not None:
+            known = [(betas._accuracy, configs) for betas, configs in some]
+            whole._accuracy = torch.cat([a[configs] for a, configs in known if a is not None])
+        epochs = max(len(betas._history) for betas, _ in some)
+        histories = [
+            (betas._history or [betas.values] * epochs, configs) for betas, configs in some
+        ]
+        whole._history = [
+            torch.cat([history[epoch][configs] for history, configs in histories])
+            for epoch in range(epochs)
+        ]
+        whole._look()
+        return whole
 
     def traces(self, config: int) -> dict[str, np.ndarray]:
         """``beta`` [epochs, K] of a configuration whose β moves, NaN for classes without."""

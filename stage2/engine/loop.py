@@ -16,14 +16,20 @@ import torch
 from torch import Tensor
 
 from stage2.engine.generation import generating
+from stage2.engine.halving import Halving
 from stage2.engine.model import ViewData
-from stage2.engine.plan import Group, Stream
+from stage2.engine.plan import Group, Kind, Stream, pieces
 from stage2.engine.tile import Outcome, TileRun, aligned
 from stage2.methods.samplers import index_stream
 from stage2.methods.seeding import seeded
 
 THREADED_FLOPS = 10**9
 """Floating-point operations of a step from which a lone tile shares its products among threads."""
+
+
+TILE_FLOPS = 5 * 10**7
+"""Floating-point operations of a step below which what halving leaves of tiles is joined: calling
+operations then takes longer than they do."""
 
 
 def group_stream(stream: Stream, labels: Tensor, copies: int = 1) -> Iterator[Tensor]:
@@ -41,7 +47,9 @@ def group_stream(stream: Stream, labels: Tensor, copies: int = 1) -> Iterator[Te
     )
 
 
-def run_group(group: Group, *views: ViewData, workers: int = 1) -> list[Outcome]:
+def run_group(
+    group: Group, *views: ViewData, workers: int = 1, halving: Halving | None = None
+) -> list[Outcome]:
     """Train and evaluate a fused group.
 
     Parameters
@@ -52,6 +60,9 @@ def run_group(group: Group, *views: ViewData, workers: int = 1) -> list[Outcome]
         The group's views, in the order of its stream.
     workers
         CPU threads; tiles run side by side, one thread each, and a lone large tile uses them all.
+    halving
+        Stop the worse configurations on the way, by their best macro accuracy on val, which the
+        views then have. A group that is not trained in steps is left as it is.
 
     Returns
     -------
@@ -61,18 +72,35 @@ def run_group(group: Group, *views: ViewData, workers: int = 1) -> list[Outcome]
     stopped = Event()
     views = tuple(generating(view, group.stream) for view in views)
     runs = [TileRun(tile, group.stream, views) for tile in group.tiles]
+    left: list[Outcome] = []
     with _threads(workers, runs, stopped) as each:
         if group.stream.epochs:
-            _train(group.stream, runs, views, each, stopped)
+            runs, left = _train(group.stream, runs, views, each, stopped, halving=halving)
         else:
             each(TileRun.optimise, runs)
         each(TileRun.calibrate, runs)
         for split in views[0].evaluated:
-            for xs in aligned([view.evaluated[split].blocks() for view in views]):
-                each(lambda run, split=split, xs=xs: run.evaluate(split, xs), runs)
-        outcomes = each(TileRun.outcomes, runs)
-    seconds = (time.perf_counter() - begun) / len(group.recipes)
-    return [replace(outcome, seconds=seconds) for tile in outcomes for outcome in tile]
+            _evaluate(split, runs, views, each)
+        outcomes = [*left, *(outcome for run in each(TileRun.outcomes, runs) for outcome in run)]
+    seconds = time.perf_counter() - begun
+    by_recipe = dict(zip((o.recipe for o in outcomes), _timed(outcomes, seconds), strict=True))
+    return [by_recipe[recipe] for recipe in group.recipes]
+
+
+def _timed(outcomes: Sequence[Outcome], seconds: float) -> list[Outcome]:
+    """Outcomes of a group with their share of its time, by the epochs that they trained."""
+    stepped = outcomes[0].recipe.stepped
+    parts = [len(outcome.curves["loss"]) if stepped else 1 for outcome in outcomes]
+    return [
+        replace(outcome, seconds=seconds * part / sum(parts))
+        for outcome, part in zip(outcomes, parts, strict=True)
+    ]
+
+
+def _evaluate(split: str, runs: list[TileRun], views: Sequence[ViewData], each: Callable) -> None:
+    """Measure tiles on a split."""
+    for xs in aligned([view.evaluated[split].blocks() for view in views]):
+        each(lambda run, xs=xs: run.evaluate(split, xs), runs)
 
 
 def _train(
@@ -81,8 +109,12 @@ def _train(
     views: Sequence[ViewData],
     each: Callable,
     stopped: Event,
-) -> None:
-    """Walk the group's index stream, on every view."""
+    *,
+    halving: Halving | None = None,
+) -> tuple[list[TileRun], list[Outcome]]:
+    """Walk the group's index stream, on every view: tiles of what is left, and what was stopped."""
+    rungs = halving.rungs(stream.epochs) if halving else []
+    left: list[Outcome] = []
     labels = views[0].train.labels[: len(views[0].train.labels) // views[0].train.copies]
     shufflers = [seeded(stream.seed, "windows") for _ in views]
     for epoch, rows in enumerate(group_stream(stream, labels, views[0].train.copies)):
@@ -102,6 +134,39 @@ def _train(
                 start += len(y)
                 each(lambda run, xs=xs, y=y: run.watch(xs, y), runs)
         each(TileRun.end_epoch, runs)
+        if halving and epoch + 1 in rungs:
+            runs, losers = _halved(runs, halving)
+            _evaluate("val", losers, views, each)
+            stopped_now = each(lambda run: run.outcomes("stopped"), losers)
+            left += [outcome for outcomes in stopped_now for outcome in outcomes]
+    return runs, left
+
+
+def _halved(runs: list[TileRun], halving: Halving) -> tuple[list[TileRun], list[TileRun]]:
+    """Tiles of the configurations that go on, and tiles of those that do not."""
+    scores = [score for run in runs for score in run.scores()]
+    hashes = [recipe.hash for run in runs for recipe in run.tile.recipes]
+    best = iter(halving.going_on(scores, hashes))
+    kept: dict[Kind, list[tuple[TileRun, int]]] = {}
+    losers = []
+    for run in runs:
+        goes_on = [next(best) for _ in run.tile.recipes]
+        if any(goes_on):
+            these = kept.setdefault(run.tile.kind, [])
+            these += [(run, c) for c, on in enumerate(goes_on) if on]
+        if not all(goes_on):
+            left = [c for c, on in enumerate(goes_on) if not on]
+            losers.append(TileRun.gathered([(run, left)]).without_selected())
+    tiles = []
+    for kind, configs in kept.items():
+        flops = sum(run.step_flops // len(run.tile.recipes) for run, _ in configs)
+        most = sum(run.tile.kind == kind for run in runs)
+        for piece in pieces(configs, min(most, -(-flops // TILE_FLOPS))):
+            parts: dict[TileRun, list[int]] = {}
+            for run, c in piece:
+                parts.setdefault(run, []).append(c)
+            tiles.append(TileRun.gathered(list(parts.items())))
+    return tiles, losers
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ step touches a Python object per configuration.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Event
@@ -25,7 +26,7 @@ from stage2.engine.stream import MemoryRows, Rows, Window
 from stage2.methods.family import Moment
 from stage2.methods.heads import HEADS, Batch, Context, Parameters, TrainedHead
 from stage2.methods.losses import LOSSES
-from stage2.methods.optimisers import SGD, STEPPED, learning_rates
+from stage2.methods.optimisers import SGD, STEPPED, gathered, learning_rates
 from stage2.methods.precision import precision
 
 
@@ -75,18 +76,31 @@ class Model:
     """The stacked head of a tile on one view: parameters, losses, optimiser, learning rates."""
 
     def __init__(self, tile: Tile, stream: Stream, data: ViewData) -> None:
-        self.recipes, self.data = tile.recipes, data
+        self.recipes, self.stream, self.data = tile.recipes, stream, data
         self.head = HEADS[tile.kind.head]
         settings = [recipe.part("head") for recipe in tile.recipes]
         self.parameters = self.head.init(settings, data.context)
         self.best: Parameters = {}
         if isinstance(self.head, TrainedHead) and stream.epochs:
-            self._prepare(self.head, settings, stream)
+            self._prepare(self.head, settings)
 
-    def _prepare(
-        self, head: TrainedHead, settings: Sequence[Mapping[str, object]], stream: Stream
-    ) -> None:
+    @staticmethod
+    def gathered(parts: Sequence[tuple[Model, Sequence[int]]]) -> Model:
+        """Some configurations of each part, all of one kind and trained in steps, to go on with."""
+        whole = copy(parts[0][0])
+        assert isinstance(whole.head, TrainedHead)
+        whole.recipes = tuple(model.recipes[c] for model, configs in parts for c in configs)
+        whole.parameters = gathered([(model.parameters, configs) for model, configs in parts])
+        whole.best = gathered([(model.best, configs) for model, configs in parts])
+        step = whole._step
+        whole._prepare(whole.head, [recipe.part("head") for recipe in whole.recipes])
+        whole._optimiser.go_on([(model._optimiser, configs) for model, configs in parts])
+        whole._step = step
+        return whole
+
+    def _prepare(self, head: TrainedHead, settings: Sequence[Mapping[str, object]]) -> None:
         """What steps need."""
+        stream = self.stream
         recipes = [recipe.settings for recipe in self.recipes]
         context, device = self.data.context, self.data.train.device
         losses = [LOSSES[s["loss"]] for s in recipes]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from featbank.memory import whole_memory
 from stage2.methods.heads import HEADS
 from stage2.methods.losses import LOSSES
 from stage2.methods.recipe import Recipe
+
+T = TypeVar("T")
 
 CACHE_BYTES = 14 << 20
 """Working set of a tile on a CPU, about one core's share of the last-level cache: logits and
@@ -265,6 +267,11 @@ def _working_set(recipe: Recipe, stream: Stream, shape: Shape) -> int:
 def _pieces(items: Sequence[Recipe], limit: int, *, at_least: int = 1) -> list[Sequence[Recipe]]:
     """`items` in equal pieces of at most `limit`, their number a multiple of `at_least`."""
     rounds = -(-len(items) // (limit * at_least))
-    count = min(len(items), rounds * at_least)
+    return pieces(items, rounds * at_least)
+
+
+def pieces(items: Sequence[T], count: int) -> list[Sequence[T]]:
+    """`items` in `count` equal pieces, none of them empty."""
+    count = min(len(items), count)
     cuts = [round(i * len(items) / count) for i in range(count + 1)]
     return [items[a:b] for a, b in itertools.pairwise(cuts)]

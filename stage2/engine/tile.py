@@ -6,6 +6,7 @@ It has a model per view; their outputs are averaged, calibrated and measured tog
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from threading import Event
 
@@ -39,9 +40,11 @@ class Outcome:
     recipe
         The recipe.
     status
-        ``done``, or ``diverged`` where the loss left the finite numbers.
+        ``done``; ``diverged`` where the loss left the finite numbers; ``stopped`` where halving
+        ended it, after as many epochs as its curves have.
     evaluations
-        By split and epoch (``last``, ``selected``); empty where it diverged.
+        By split and epoch (``last``, ``selected``); empty where it diverged, of val and the last
+        epoch alone where it was stopped.
     selected_epoch
         Best epoch on val, counted from 0; None without val or without epochs.
     curves
@@ -124,6 +127,41 @@ class TileRun:
             model.keep_best(better)
         curve.append(macro)
 
+    def scores(self) -> list[float]:
+        """The best macro accuracy on val so far of each configuration; −∞ where it diverged."""
+        finite = torch.stack(self._curves["loss"]).isfinite().all(0)
+        best = torch.stack(self._curves["val_macro"]).amax(0)
+        return torch.where(finite, best, -torch.inf).tolist()
+
+    @staticmethod
+    def gathered(parts: Sequence[tuple[TileRun, Sequence[int]]]) -> TileRun:
+        """Some configurations of each part, all of one kind and trained in steps, to go on with."""
+        whole = copy(parts[0][0])
+        whole.tile = Tile(tuple(run.tile.recipes[c] for run, configs in parts for c in configs))
+        whole._configs = len(whole.tile.recipes)
+        whole.models = [
+            Model.gathered([(run.models[view], configs) for run, configs in parts])
+            for view in range(len(whole.models))
+        ]
+        if betas := [(run._betas, configs) for run, configs in parts if run._betas]:
+            whole._betas = Betas.gathered(betas)
+        whole._curves = {
+            name: [
+                torch.cat([run._curves[name][epoch][list(configs)] for run, configs in parts])
+                for epoch in range(len(curve))
+            ]
+            for name, curve in whole._curves.items()
+        }
+        whole._own_curves = [{} for _ in whole.tile.recipes]
+        whole._calibrations, whole._tallies = {}, {}
+        return whole
+
+    def without_selected(self) -> TileRun:
+        """The same without the parameters of the selected epochs, which are then not measured."""
+        for model in self.models:
+            model.best = {}
+        return self
+
     def optimise(self) -> None:
         """Take recipes that are trained without steps to their optimum."""
         if self.tile.recipes[0].trained:
@@ -171,8 +209,8 @@ class TileRun:
                     self._calibrations[epoch](z)
                 self._tallies[split, epoch].add(z)
 
-    def outcomes(self) -> list[Outcome]:
-        """What became of each configuration."""
+    def outcomes(self, status: str = "done") -> list[Outcome]:
+        """What became of each configuration; `status` where it did not diverge."""
         evaluations: list[dict[tuple[str, str], Evaluation]] = [{} for _ in self.tile.recipes]
         for place, tally in self._tallies.items():
             norms = self._weight_norms(place[1])
@@ -190,7 +228,7 @@ class TileRun:
             outcomes.append(
                 Outcome(
                     recipe=recipe,
-                    status="done" if finite else "diverged",
+                    status=status if finite else "diverged",
                     evaluations=evaluations[c] if finite else {},
                     selected_epoch=best[c] if best else None,
                     curves=curves,

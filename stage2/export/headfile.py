@@ -1,8 +1,8 @@
 """``head.safetensors``: an exported head, and `load_head`, which makes a module of it.
 
 Tensors have the names of their form (`stage2.export.forms`), after ``VIEW.`` where there are
-several views; a calibration's are ``calibration.scale`` and ``calibration.shift``. The rest is JSON in the
-file's metadata under ``featbank-head``: the fields of `HeadFacts`, ``schema``, ``forms`` and
+several views; a calibration's are ``calibration.scale`` and ``calibration.shift``. The rest is JSON
+in the file's metadata under ``featbank-head``: the fields of `HeadFacts`, ``schema``, ``forms`` and
 ``average``. One entry, as safetensors writes several in any order: the same head is the same bytes.
 Everything is checked before a module is made of it.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -99,6 +99,10 @@ class Optimiser(ABC):
             self._update(name, p, gradient, _shaped(rate, p))
 
     @abstractmethod
+    def go_on(self, parts: Sequence[tuple[Self, Sequence[int]]]) -> None:
+        """Take over the state of configurations of others, which together are this one's."""
+
+    @abstractmethod
     def _start(self, settings: Sequence[Mapping[str, Any]]) -> None:
         """Make the optimiser's own state of the parameters."""
 
@@ -129,6 +133,9 @@ class SGD(Optimiser):
         self._momentum = self._column([s["momentum"] for s in settings])
         nesterov = [float(s["nesterov"]) for s in settings]
         self._nesterov = self._column(nesterov) if any(nesterov) else None
+
+    def go_on(self, parts: Sequence[tuple[Self, Sequence[int]]]) -> None:
+        self._velocity = gathered([(other._velocity, configs) for other, configs in parts])
 
     def _update(self, name: str, p: Tensor, gradient: Tensor, lr: Tensor) -> None:
         v, momentum = self._velocity[name], _shaped(self._momentum, p)
@@ -173,6 +180,11 @@ class AdamW(Optimiser):
         self._eps = self._column([s["eps"] for s in settings])
         self._steps = torch.zeros((), dtype=torch.float64, device=self._some.device)
 
+    def go_on(self, parts: Sequence[tuple[Self, Sequence[int]]]) -> None:
+        self._mean = gathered([(other._mean, configs) for other, configs in parts])
+        self._square = gathered([(other._square, configs) for other, configs in parts])
+        self._steps = parts[0][0]._steps.clone()
+
     def step(self, gradients: Parameters, lr: Tensor) -> None:
         """One step at the learning rates `lr` [C]; `gradients` are overwritten."""
         # m̂/(√ŝ + ε) = r·m/(√s + ε√(1−β₂ᵗ)) with r = √(1−β₂ᵗ)/(1−β₁ᵗ).
@@ -201,6 +213,14 @@ STEPPED: dict[str, type[Optimiser]] = {"sgd": SGD, "adamw": AdamW}
 
 OPTIMISERS: dict[str, type[Optimiser | LBFGS]] = {**STEPPED, "lbfgs": LBFGS}
 """Every optimiser by name."""
+
+
+def gathered(parts: Sequence[tuple[Parameters, Sequence[int]]]) -> Parameters:
+    """Stacked tensors of some configurations of each part, one after another."""
+    return {
+        name: torch.cat([values[name][list(configs)] for values, configs in parts])
+        for name in parts[0][0]
+    }
 
 
 def _shaped(values: Tensor, like: Tensor) -> Tensor:

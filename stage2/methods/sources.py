@@ -140,6 +140,12 @@ BIBLIOGRAPHY = {
         "arXiv:2203.00452",
         "misc",
     ),
+    "halving": Source(
+        ("Jamieson, Kevin", "Talwalkar, Ameet"),
+        2016,
+        "Non-stochastic Best Arm Identification and Hyperparameter Optimization",
+        "International Conference on Artificial Intelligence and Statistics",
+    ),
     "knn": Source(
         ("Wu, Zhirong", "Xiong, Yuanjun", "Yu, Stella X.", "Lin, Dahua"),
         2018,
@@ -215,6 +221,18 @@ BIBLIOGRAPHY = {
         "mixup: Beyond Empirical Risk Minimization",
         _ICLR,
     ),
+    "optuna": Source(
+        (
+            "Akiba, Takuya",
+            "Sano, Shotaro",
+            "Yanase, Toshihiko",
+            "Ohta, Takeru",
+            "Koyama, Masanori",
+        ),
+        2019,
+        "Optuna: A Next-generation Hyperparameter Optimization Framework",
+        "ACM SIGKDD International Conference on Knowledge Discovery and Data Mining",
+    ),
     "remix": Source(
         ("Chou, Hsin-Ping", "Chang, Shih-Chieh", "Pan, Jia-Yu", "Wei, Wei", "Juan, Da-Cheng"),
         2020,
@@ -273,6 +291,12 @@ BIBLIOGRAPHY = {
         2017,
         "On Calibration of Modern Neural Networks",
         "International Conference on Machine Learning",
+    ),
+    "tpe": Source(
+        ("Bergstra, James", "Bardenet, Rémi", "Bengio, Yoshua", "Kégl, Balázs"),
+        2011,
+        "Algorithms for Hyper-Parameter Optimization",
+        _NEURIPS,
     ),
     "vs": Source(
         (

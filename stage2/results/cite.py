@@ -43,7 +43,7 @@ FEATBANK = Source(
 
 _VENUE = {"inproceedings": "booktitle", "article": "journal", "misc": "howpublished"}
 
-_ESCAPED = {"á": r"{\'a}", "§": r"{\S}", "&": r"\&", "%": r"\%", "_": r"\_"}
+_ESCAPED = {"á": r"{\'a}", "é": r"{\'e}", "§": r"{\S}", "&": r"\&", "%": r"\%", "_": r"\_"}
 
 Uses = dict[str, list[str]]
 """What each source is cited for, by its key: ``{"crt": ["recipe crt", "head linear"]}``."""
@@ -55,8 +55,8 @@ def cite(wanted: Iterable[str]) -> str:
     Parameters
     ----------
     wanted
-        Results files, of which every recipe counts; recipes, heads, losses, samplers, generators,
-        optimisers and calibrations; keys of `BIBLIOGRAPHY`.
+        Results files, of which every recipe and search counts; recipes, heads, losses, samplers,
+        generators, optimisers and calibrations; keys of `BIBLIOGRAPHY`.
 
     Raises
     ------
@@ -136,13 +136,19 @@ def entry_key(source: Source) -> str:
 def _of_file(path: str) -> Uses:
     found: Uses = {}
     with Store(path) as store:
-        runs = [run for bank in store.banks() for run in store.runs(bank)]
+        banks = store.banks()
+        runs = [run for bank in banks for run in store.runs(bank)]
+        sampled = any(store.made_with(bank, "optuna") for bank in banks)
     if not runs:
         raise errors.ConfigError(f"{path} holds no finished run. Run `featbank sweep` again.")
     for name, parameters in {run.id: (run.name, run.parameters) for run in runs}.values():
         for key, reasons in uses(name, parameters).items():
             known = found.setdefault(key, [])
             known += [reason for reason in reasons if reason not in known]
+    if any(run.status == "stopped" for run in runs):
+        found["halving"] = ["search halving"]
+    if sampled:
+        found |= {key: ["search optuna"] for key in ("optuna", "tpe")}
     return found
 
 

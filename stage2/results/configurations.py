@@ -59,7 +59,8 @@ def find_configuration(
     Raises
     ------
     ConfigError
-        Where `name` means none or several; where every configuration of that recipe diverged.
+        Where `name` means none or several; where every configuration of that recipe diverged or
+        was stopped by halving.
     """
     fingerprint, about = store.one_bank(bank)
     by_id = store.configurations(fingerprint)
@@ -89,7 +90,13 @@ def _best(
     rows = leaderboard(store, bank=fingerprint, split=split, select_on=select_on).rows
     first = next(row for row in rows if row["name"] == name)
     if first["selection"] is None:
+        diverged = first["status"] == "diverged"
         raise errors.ConfigError(
-            f"Every configuration of {name!r} in {store.path} diverged. Sweep it with a smaller lr."
+            f"Every configuration of {name!r} in {store.path} "
+            + (
+                "diverged. Sweep it with a smaller lr."
+                if diverged
+                else "was stopped by halving. Sweep it without a search."
+            )
         )
     return first["recipe"]

@@ -42,7 +42,7 @@ _TABLES = (
     name TEXT NOT NULL,
     seed INTEGER NOT NULL,
     parameters TEXT NOT NULL,      -- JSON: every setting but the seed
-    status TEXT NOT NULL,          -- done, diverged
+    status TEXT NOT NULL,          -- done, diverged, stopped
     selected_epoch INTEGER,
     curves TEXT NOT NULL,          -- JSON: one number per epoch
     seconds REAL NOT NULL,

@@ -139,6 +139,14 @@ class Store:
         rows = self._db.execute("SELECT recipe FROM run WHERE bank = ?", (fingerprint,))
         return {recipe for (recipe,) in rows}
 
+    def made_with(self, fingerprint: str, library: str) -> set[str]:
+        """Ids of the configurations in which a library had a part beside torch."""
+        rows = self._db.execute(
+            "SELECT DISTINCT id FROM run WHERE bank = ? AND json_extract(versions, ?) IS NOT NULL",
+            (fingerprint, f"$.{library}"),
+        )
+        return {id_ for (id_,) in rows}
+
     def banks(self) -> dict[str, dict[str, Any]]:
         """What is known of every bank, by fingerprint."""
         rows = self._db.execute("SELECT fingerprint, about FROM bank ORDER BY rowid")

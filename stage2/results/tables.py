@@ -15,6 +15,7 @@ from featbank.bank import GROUPS
 from stage2.engine.metrics import METRICS
 from stage2.experts import short_name
 from stage2.methods.recipe import Recipe, settings_of
+from stage2.results.searched import told_search
 from stage2.results.store import Run, Store
 
 Row = dict[str, Any]
@@ -30,9 +31,11 @@ class Leaderboard:
         One per configuration and epoch, best configuration first. Keys: ``recipe``, ``name``,
         ``parameters``, ``seeds``, ``split``, ``epoch``, ``status``, ``selection`` (what ranks it,
         percent), the metrics of `METRICS` and their ``…_std`` over seeds; None where there is
-        nothing to average.
+        nothing to average. What halving stopped has no rank and stands below; it was measured on
+        val alone, when it was stopped.
     protocol
-        One line: bank, selection, seeds, group thresholds.
+        One line: bank, selection, how many were tried and what a search did to them, seeds, group
+        thresholds.
     select_on
         The split whose macro accuracy ranks.
     per
@@ -112,7 +115,10 @@ def leaderboard(
     rows = [row for same in configurations.values() for row in _rows(same, split, select_on)]
     rows.sort(key=_place)
     seeds = sorted({run.seed for run in runs if "loss" in run.parameters})
-    protocol = _protocol(fingerprint, about, select_on, len(configurations), seeds)
+    searched = told_search(store, fingerprint, configurations)
+    told = conditions(fingerprint, about, select_on, len(configurations), seeds, searched=searched)
+    thresholds = ", ".join(f"{name}: {rule}" for name, rule in GROUPS.items())
+    protocol = f"{told} · mean ± std over seeds · accuracy and ECE in % · {thresholds}"
     return Leaderboard(rows, protocol, select_on)
 
 
@@ -184,9 +190,12 @@ def _rows(runs: Sequence[Run], split: str, select_on: str) -> list[Row]:
     """A configuration's rows, one per epoch it was measured at, averaged over its seeds."""
     first = runs[0]
     done = [run for run in runs if run.status == "done"]
+    status = "done" if len(done) == len(runs) else "diverged"
+    if stopped := [run for run in runs if run.status == "stopped"]:
+        done, status = stopped, "stopped"
     epochs = sorted({epoch for run in done for _, epoch in run.metrics}) or ["last"]
     ranked_at = "selected" if select_on == "val" and "selected" in epochs else "last"
-    complete = done if len(done) == len(runs) else []  # a mean over surviving seeds ranks nothing
+    complete = done if status == "done" else []  # a mean over surviving seeds ranks nothing
     selection = [_metric(run, select_on, ranked_at, "macro") for run in complete]
     rows = []
     for epoch in epochs:
@@ -197,7 +206,7 @@ def _rows(runs: Sequence[Run], split: str, select_on: str) -> list[Row]:
             "seeds": [run.seed for run in runs],
             "split": split,
             "epoch": epoch,
-            "status": "done" if len(done) == len(runs) else "diverged",
+            "status": status,
         }
         row["selection"], row["selection_std"] = _over_seeds(selection)
         for metric in METRICS:
@@ -225,17 +234,24 @@ def _over_seeds(values: Sequence[float | None]) -> tuple[float | None, float | N
     )
 
 
-def _protocol(
-    fingerprint: str, about: dict[str, Any], select_on: str, tried: int, seeds: Sequence[int]
+def conditions(
+    fingerprint: str,
+    about: dict[str, Any],
+    select_on: str,
+    tried: int,
+    seeds: Sequence[int],
+    *,
+    searched: str = "",
 ) -> str:
+    """What a protocol line begins with: the bank, what selected, how many were tried, the seeds;
+    `searched` is what `stage2.results.searched.told_search` tells."""
     chosen = (
         "selected on val (macro accuracy)" if select_on == "val" else f"selected on {select_on}"
     )
-    thresholds = ", ".join(f"{name}: {rule}" for name, rule in GROUPS.items())
     told = ", ".join(map(str, seeds)) or "none"
     return (
-        f"bank {fingerprint[:12]} · {_start(about)}{chosen} · {tried} configurations tried · "
-        f"seeds {told} · mean ± std over seeds · accuracy and ECE in % · {thresholds}"
+        f"bank {fingerprint[:12]} · {_start(about)}{chosen} · {tried} configurations "
+        f"tried{searched} · seeds {told}"
     )
 
 
@@ -249,10 +265,11 @@ def _start(about: dict[str, Any]) -> str:
 
 
 def differences(row: Row) -> str:
-    """The settings in which a row differs from its preset, and whether a seed diverged."""
+    """The settings in which a row differs from its preset, and whether it was stopped or a seed
+    diverged."""
     usual = _usual(row["name"], row["parameters"])
     told = [f"{k}={told_value(k, v)}" for k, v in row["parameters"].items() if usual.get(k) != v]
-    return " ".join([*told, *(["(diverged)"] if row["status"] == "diverged" else [])])
+    return " ".join([*told, *([f"({row['status']})"] if row["status"] != "done" else [])])
 
 
 def _usual(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -289,7 +306,8 @@ def _latex(text: str) -> str:
     return text.translate(_LATEX)
 
 
-def _place(row: Row) -> tuple[float, str, str]:
-    """Where a row stands: by what ranks, those without it last."""
+def _place(row: Row) -> tuple[float, bool, str, str]:
+    """Where a row stands: by what ranks, those without it last, of these the stopped ones first."""
     selection = row["selection"]
-    return float("inf") if selection is None else -selection, row["recipe"], row["epoch"]
+    rank = float("inf") if selection is None else -selection
+    return rank, row["status"] != "stopped", row["recipe"], row["epoch"]

@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from featbank import errors
@@ -16,11 +16,12 @@ from stage2.experts import averaged
 from stage2.methods.presets import PRESETS
 from stage2.methods.recipe import ENSEMBLE, HEAD, TRAINING, VIEW, Recipe, Takes, expand, settings_of
 from stage2.requirements import check_bank
+from stage2.specification.ranges import Range
 
 MOST = 1_000_000
 """Combinations of a grid."""
 
-_CHOOSING = {s.name: s for s in (VIEW, HEAD, *TRAINING) if s.choices or s is VIEW}
+CHOOSING = {s.name: s for s in (VIEW, HEAD, *TRAINING) if s.choices or s is VIEW}
 """Settings that decide which others a recipe takes."""
 
 _WRONG = object()
@@ -63,12 +64,15 @@ class Values:
     kind
         ``list``; ``range``, which an integer setting rounds; ``random``, taken together with the
         other random ones of the recipe; ``text`` of a command line, still to be read.
+    span
+        The range that they are values of.
     """
 
     items: tuple[Any, ...]
     lines: tuple[int, ...]
     line: int
     kind: str = "list"
+    span: Range | None = None
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,7 @@ class _Grid:
             hint = errors.closest(entry.name, PRESETS)
             self._problems.add(entry.line, f"Unknown recipe {entry.name!r}. {hint}")
             return []
-        grid = self._with_views()
+        grid = dict(with_views(entry, self._bank).grid) if self._bank else dict(entry.grid)
         if problem := _too_large(grid):
             self._problems.add(entry.line, f"{self._owner.capitalize()} has {problem}")
             return []
@@ -146,25 +150,14 @@ class _Grid:
             self._on_bank(self._bank, found)
         return list(found)
 
-    def _with_views(self) -> dict[str, Values]:
-        """The grid, its views resolved on the bank: an average of views has settings of its own."""
-        grid = dict(self._entry.grid)
-        if self._bank:
-            preset = PRESETS[self._entry.name].settings.get("view", VIEW.default)
-            line = self._entry.line
-            views = grid.get("view", Values((preset,), (line,), line))
-            meant = (averaged(self._bank, v) if isinstance(v, str) else v for v in views.items)
-            grid["view"] = Values(tuple(meant), views.lines, views.line)
-        return grid
-
     def _combination(self, choice: Mapping[str, tuple[Any, int]]) -> list[Recipe]:
         """A combination for every seed; none where something is wrong with it."""
         parts = {
             key: value
             for key, (value, line) in choice.items()
-            if key in _CHOOSING and self._read(_CHOOSING[key], key, value, line) is not _WRONG
+            if key in CHOOSING and self._read(CHOOSING[key], key, value, line) is not _WRONG
         }
-        wrong = {key for key in choice if key in _CHOOSING} - parts.keys()
+        wrong = {key for key in choice if key in CHOOSING} - parts.keys()
         takes = settings_of(self._entry.name, parts)
         self.known |= takes.aliases.keys()
         self.taken |= (choice.keys() & takes.aliases.keys()) | wrong
@@ -232,6 +225,14 @@ class _Grid:
         words = re.findall(r"[\w.]+", str(error))
         named = [lines[key] for key in dict.fromkeys(words) if key in lines]
         self._problems.add(named[0] if named else self._entry.line, error)
+
+
+def with_views(entry: Entry, bank: Bank) -> Entry:
+    """An entry, its views resolved on a bank: an average of views has settings of its own."""
+    preset = PRESETS[entry.name].settings.get("view", VIEW.default)
+    views = entry.grid.get("view", Values((preset,), (entry.line,), entry.line))
+    meant = (averaged(bank, v) if isinstance(v, str) else v for v in views.items)
+    return replace(entry, grid={**entry.grid, "view": replace(views, items=tuple(meant))})
 
 
 def _combinations(grid: Mapping[str, Values]) -> Iterator[dict[str, tuple[Any, int]]]:

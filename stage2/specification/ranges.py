@@ -61,8 +61,16 @@ class Range:
         return [min(max(float(f"{value:.6g}"), self.low), self.high) for value in found]
 
 
-def read_range(table: Mapping[str, Any]) -> Range:
+def read_range(table: Mapping[str, Any], *, needs_count: bool = True) -> Range:
     """The range that a table of a specification describes.
+
+    Parameters
+    ----------
+    table
+        What stands in the braces.
+    needs_count
+        Whether it must say how many values it has. Where it need not and does not, it has its two
+        ends.
 
     Raises
     ------
@@ -75,6 +83,8 @@ def read_range(table: Mapping[str, Any]) -> Range:
                 f"A range has no {key!r}.{errors.did_you_mean(key, KEYS)} {_NOTATION}."
             )
     scales = [key for key in SCALES if key in table]
+    if not needs_count and not table.keys() & {"n", "random"}:
+        table = {**table, "n": 2}
     counts = [key for key in ("n", "random") if key in table]
     if len(scales) != 1 or len(counts) != 1:
         raise errors.ConfigError(

@@ -17,13 +17,17 @@ from featbank import errors
 from featbank.bank import Bank
 from featbank.bank.schema import EVALUATED
 from stage2.methods.recipe import SEED, Recipe
+from stage2.search import SEARCHES, Sampling, Search, make_search
+from stage2.search.rounds import val_problem
 from stage2.specification.grids import Entry, Problems, Values, recipes_of
 from stage2.specification.ranges import KEYS as RANGE_KEYS
 from stage2.specification.ranges import read_range
+from stage2.specification.space import Space, seed_problem, tried
 from stage2.specification.toml_file import Place, TomlFile, read_toml
 
-KEYS = ("bank", "recipes", "cross", "settings", "seeds", "select_on", "output")
+KEYS = ("bank", "recipes", "cross", "settings", "seeds", "select_on", "search", "output")
 SEEDS = (0, 1, 2)
+_SEARCHES = 'Write method = "halving" or method = "optuna".'
 CROSSED = "ce"
 """The preset whose head, loss and sampler ``[cross]`` replaces."""
 
@@ -50,6 +54,8 @@ class Specification:
         Split that ranks, or None.
     output
         Results file, or None.
+    search
+        How it searches, or None where it trains all there is.
     """
 
     name: str
@@ -59,10 +65,11 @@ class Specification:
     seeds: tuple[int, ...]
     select_on: str | None
     output: Path | None
+    search: Search | None = None
     entries: tuple[Entry, ...] = field(repr=False, default=())
 
     def on(self, bank: Bank) -> list[Recipe]:
-        """The recipes with their views on a bank.
+        """The recipes with their views on a bank; where Optuna chooses them, some of them.
 
         Raises
         ------
@@ -70,9 +77,14 @@ class Specification:
             With all that the bank lacks.
         """
         problems = Problems(self.name)
-        found = recipes_of(self.entries, self.seeds, problems, bank)
+        found = recipes_of(tried(self.entries, self.search), self.seeds, problems, bank)
         problems.check()
         return found
+
+    def space(self, bank: Bank) -> Space:
+        """Where Optuna is to look on a bank, checked as `on` does."""
+        self.on(bank)
+        return Space.on(bank, self.entries, self.seeds)
 
 
 def read_specification(
@@ -82,6 +94,8 @@ def read_specification(
     only: Sequence[str] = (),
     overrides: Mapping[str, Sequence[Any]] | None = None,
     seeds: Sequence[int] | None = None,
+    search: str | None = None,
+    search_settings: Mapping[str, Any] | None = None,
 ) -> Specification:
     """Read and check a specification.
 
@@ -98,6 +112,10 @@ def read_specification(
         ``{"crt:lr": [0.1]}`` in one; texts are read as on a command line.
     seeds
         Seeds in place of the file's.
+    search
+        A search of `stage2.search.SEARCHES` in place of the file's, or ``none``.
+    search_settings
+        Settings of the search in place of the file's.
 
     Raises
     ------
@@ -105,7 +123,7 @@ def read_specification(
         With all that is wrong: syntax alone, or every key, value, combination, bank and view.
     """
     file = find_specification(path)
-    reader = _Reader(read_toml(file, str(path)), file.parent)
+    reader = _Reader(read_toml(file, str(path)), file.parent, search, search_settings or {})
     found = reader.specification()
     found = replace(
         found,
@@ -113,17 +131,22 @@ def read_specification(
         seeds=tuple(seeds) if seeds is not None else found.seeds,
         entries=tuple(_overridden(found.entries, only, overrides or {})),
     )
+    tested = tried(found.entries, found.search)
     problems, recipes, opened = reader.problems, list[Recipe](), 0
+    if isinstance(found.search, Sampling) and (wrong := seed_problem(found.entries)):
+        problems.add(*wrong)
     for place in found.banks:
         try:
             with Bank(place) as bank:
                 opened += 1
                 _check_selection(bank, found.select_on, reader)
-                recipes = recipes_of(found.entries, found.seeds, problems, bank)
+                if found.search and (problem := val_problem(bank)):
+                    problems.add(reader.line("search") if search is None else 0, problem)
+                recipes = recipes_of(tested, found.seeds, problems, bank)
         except errors.BankError as error:
             problems.add(0 if banks else reader.line("bank"), error)
     if not opened:
-        recipes = recipes_of(found.entries, found.seeds, problems)
+        recipes = recipes_of(tested, found.seeds, problems)
     problems.check()
     return replace(found, recipes=tuple(recipes))
 
@@ -198,9 +221,12 @@ def _check_selection(bank: Bank, select_on: str | None, reader: _Reader) -> None
 class _Reader:
     """A file on its way to a specification; what is wrong is noted in `problems`."""
 
-    def __init__(self, file: TomlFile, folder: Path) -> None:
+    def __init__(
+        self, file: TomlFile, folder: Path, search: str | None, search_settings: Mapping[str, Any]
+    ) -> None:
         self._file, self._folder, self._document = file, folder, file.values
         self.problems = Problems(file.name)
+        self._search = self._read_search(search, search_settings)
 
     def line(self, *place: str | int) -> int:
         """The line of a place."""
@@ -224,6 +250,7 @@ class _Reader:
             seeds=tuple(dict.fromkeys(s for i, s in enumerate(seeds) if self._is_seed(s, i))),
             select_on=self._selection(),
             output=next((self._folder / text for text in self._texts("output", 1)), None),
+            search=self._search,
             entries=tuple(entries),
         )
 
@@ -259,6 +286,34 @@ class _Reader:
         hint = errors.closest(str(value), EVALUATED)
         self._wrong(("select_on",), f"'select_on' must be val or test, got {value!r}. {hint}")
         return None
+
+    def _read_search(self, method: str | None, given: Mapping[str, Any]) -> Search | None:
+        """The table ``[search]``, or the `method` and settings `given` in its place."""
+        table = self._document.get("search")
+        own = table.get("method") if isinstance(table, dict) else None
+        if table is not None and not isinstance(own, str):
+            self._wrong(("search",), f"[search] names no method. {_SEARCHES}")
+            return None
+        if own is not None and own not in SEARCHES:
+            hint = errors.closest(own, SEARCHES)
+            self._wrong(("search", "method"), f"Unknown search {own!r}. {hint}")
+            return None
+        chosen = method or own
+        if chosen is None or chosen == "none":
+            return None
+        lines = dict.fromkeys(given, 0)
+        values = dict(given)
+        if table and own == chosen:
+            kept = {k: v for k, v in table.items() if k != "method" and k not in given}
+            lines |= {key: self.line("search", key) for key in kept}
+            values |= kept
+        noted = len(self.problems)
+        for key, value in values.items():
+            try:
+                make_search(chosen, {key: value})
+            except errors.ConfigError as error:
+                self.problems.add(lines[key], error)
+        return make_search(chosen, values) if len(self.problems) == noted else None
 
     def _entries(self) -> list[Entry]:
         """The presets that are named, each over its grid."""
@@ -306,13 +361,13 @@ class _Reader:
         line = self.line(*place)
         if isinstance(value, dict):
             try:
-                found = read_range(value)
+                found = read_range(value, needs_count=not isinstance(self._search, Sampling))
             except errors.ConfigError as error:
                 self.problems.add(line, f"{key!r}: {error}")
                 return None
             items = tuple(found.values(key))
             kind = "range" if found.seed is None else "random"
-            return Values(items, (line,) * len(items), line, kind)
+            return Values(items, (line,) * len(items), line, kind, found)
         if isinstance(value, list):
             if not value:
                 self.problems.add(line, f"{key!r} is empty. Give it a value, or leave it out.")

@@ -84,9 +84,3 @@ def test_adding_a_loss(featbank: Run, toy_bank: Path, monkeypatch: pytest.Monkey
     finally:
         LOSSES.clear()
         LOSSES.update(before)
-
-
-def test_links_lead_somewhere() -> None:
-    """Every relative link names a file of the project."""
-    for target in re.findall(r"\]\((?!http)([^)]+)\)", (ROOT / "README.md").read_text()):
-        assert (ROOT / target.partition("#")[0]).exists(), target

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import re
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 
 from stage2.methods.recipe import Recipe, expand
 from stage2.sweep import sweep
-from tests.conftest import ROOT, Run, Toy
+from tests.conftest import Run, Toy
 
 RECIPES = [
     *expand({"crt": {"lr": [0.05, 0.2]}, "lws": {"lr": [0.05]}}, seeds=(0, 1)),
@@ -35,34 +34,6 @@ def results(make_toy: Callable[..., Toy], made: Path, featbank: Run) -> Path:
     if not path.exists():
         sweep(make_toy().write(made / "bank.h5"), RECIPES, results=path)
     return path
-
-
-def test_the_commands_of_the_readme(featbank: Run, results: Path) -> None:
-    """As they stand, but for where the results are."""
-    text = (ROOT / "README.md").read_text()
-    found = re.findall(r"^featbank ((?:compare|cite|leaderboard results.sqlite --).*)$", text, re.M)
-    assert {line.split()[0] for line in found} == {"compare", "cite", "leaderboard"}
-    for line in found:
-        words = shlex.split(line, comments=True)
-        words = words[: words.index(">")] if ">" in words else words
-        words = ["lws" if word == "mislas" else word for word in words]
-        assert featbank(*(results if word == "results.sqlite" else word for word in words)).stdout
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        line
-        for block in re.findall(r"```sh\n(.*?)```", (ROOT / "docs/protocol.md").read_text(), re.S)
-        for line in block.splitlines()
-    ],
-)
-def test_the_commands_of_the_page(featbank: Run, results: Path, command: str) -> None:
-    """docs/protocol.md as it stands, but for where the results are."""
-    name, *words = shlex.split(command)
-    assert name == "featbank"
-    words = words[: words.index(">")] if ">" in words else words
-    assert featbank(*(results if word == "results.sqlite" else word for word in words)).stdout
 
 
 def test_a_pair(featbank: Run, results: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-import shlex
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -58,22 +57,6 @@ def test_export_and_predict(featbank: Run, swept: Path) -> None:
         assert top1 == pytest.approx(head.facts.metrics[split]["top1"])
         told = f"Classified 100 rows, {top1:.1f} % of them right. Wrote p.npz.\n"
         assert (shown.stdout, shown.stderr) == (told, "")
-
-
-@pytest.mark.parametrize("document", ["README.md", "docs/export.md"])
-def test_commands_of_the_documents(featbank: Run, toy_bank: Path, document: str) -> None:
-    """Every line that exports or predicts does as it stands."""
-    toy_bank.rename("bank.h5")
-    featbank(
-        "sweep", "bank.h5", "--recipe", "mislas", "--set", "epochs=1", "--set", "view=instance"
-    )
-    with Bank("bank.h5") as bank:
-        np.save("features.npy", bank.load("test")[0])
-    text = (ROOT / document).read_text()
-    lines = re.findall(r"^featbank ((?:export|predict) .*)$", text, re.MULTILINE)
-    assert len(lines) >= 2
-    for line in lines:
-        featbank(*shlex.split(line, comments=True))
 
 
 def test_the_example_with_scikit_learn(make_toy: Callable[..., Toy]) -> None:

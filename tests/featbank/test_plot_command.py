@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
 
 from stage2.methods.recipe import Recipe
-from stage2.results.plots import FORMATS, KINDS, MOST
-from tests.conftest import ROOT, Run
+from stage2.plots import FORMATS, KINDS
+from stage2.plots.beta import MOST
+from tests.conftest import Run
 from tests.stage2.results.trajectories import moved, walk, write
 
 COUNTS = (90, 30, 15, 4)
@@ -27,10 +27,9 @@ def results(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_command_of_the_readme(installed: Run, results: Path, tmp_path: Path) -> None:
-    """The line as it stands draws a PDF and says what it left out."""
-    (line,) = re.findall(r"`featbank (plot [^`]+)`", (ROOT / "README.md").read_text())
-    done = installed(*shlex.split(line))
+def test_what_is_left_out_is_told(installed: Run, results: Path, tmp_path: Path) -> None:
+    """A PDF of the four best, and one line that names the others."""
+    done = installed("plot", "beta", "results.sqlite", "-o", "beta.pdf")
     assert done.stdout == "Wrote beta.pdf.\n"
     assert (tmp_path / "beta.pdf").read_bytes().startswith(b"%PDF-")
     assert re.fullmatch(
@@ -53,11 +52,11 @@ def test_options(featbank: Run, results: Path, tmp_path: Path) -> None:
 
 
 def test_help_lists_the_kinds(featbank: Run) -> None:
-    """The registries of stage 2, and a line that can be copied."""
+    """The registries of stage 2, and lines that can be copied."""
     told = " ".join(featbank("plot", "--help").stdout.split())
     for name, kind in KINDS.items():
         assert f"{name} {kind.description}" in told
-        assert f"featbank plot {name} results.sqlite -o" in told
+    assert "featbank plot groups results.sqlite -o groups.pdf" in told
     for form in FORMATS:
         assert f".{form}" in told
 
@@ -65,6 +64,8 @@ def test_help_lists_the_kinds(featbank: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["beta", "results.sqlite", "--split", "val", "-o", "b.pdf"], "'beta' takes no split."),
+        (["norms", "results.sqlite", "--by", "lr", "-o", "b.pdf"], "It is for: heatmap, setting."),
         (["betta", "results.sqlite", "-o", "b.pdf"], "Unknown plot 'betta'. Did you mean 'beta'?"),
         (["beta", "results.sqlite", "-o", "b.gif"], "b.gif does not end in the name of a plot's"),
         (["beta", "results.sqlite", "-o", "no/b.pdf"], "no is not a folder. Create it first."),

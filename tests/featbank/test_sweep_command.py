@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from stage2.search import Halving, Sampling, make_search
 from stage2.specification import ready_specifications
 from tests.conftest import ROOT, Run, Toy
 
@@ -154,20 +155,88 @@ def test_all_errors_are_told(featbank: Run, folder: Path) -> None:
     ]
 
 
+@pytest.mark.usefixtures("folder")
+def test_halving(featbank: Run) -> None:
+    """Reference: of three crt of the first seed two go on after epoch 1; then they alone have both
+    seeds. The table lists what was stopped last; without a search it is trained."""
+    told = featbank("sweep", "s.toml", "--search", "halving", "--eta", "2", "--dry-run").stdout
+    assert "one configuration in 2 goes on after epochs 1, 2, 4, …" in told
+    assert "2 epochs of 1 steps, seed 0: 3 × linear; go on: 2 after 1\n" in told
+    assert "then what is left, with the other seeds: 2 runs\n" in told
+    assert re.search(r"time: about \d+ s, within a factor of", told)
+    told = featbank("sweep", "s.toml", "--search", "halving", "--eta", "2").stdout
+    assert "· 6 configurations tried, 1 stopped early by halving · seeds 0, 1 ·" in told
+    rows = json.loads(featbank("leaderboard", "here.sqlite", "--format", "json").stdout)
+    assert rows[-1]["status"] == "stopped"
+    assert rows[-1]["seeds"] == [0]
+    assert all(r["seeds"] in ([0], [0, 1]) for r in rows)
+    again = featbank("sweep", "s.toml", "--search", "halving", "--eta", "2").stdout
+    assert "8 runs were in here.sqlite already" in again.replace("8 of", "8")
+    dry = featbank("sweep", "s.toml", "--dry-run").stdout
+    assert "7 of the runs are in the results already" in dry
+    assert "halving" not in featbank("sweep", "s.toml").stdout
+
+
+@pytest.mark.usefixtures("folder")
+def test_optuna(featbank: Run, folder: Path) -> None:
+    """Reference: the trials of the search from Python have the same recipes; its dry run writes
+    nothing."""
+    pytest.importorskip("optuna")
+    text = SPECIFICATION.replace(", n = 3", "").replace(
+        "[settings]", "[search]\nmethod = 'optuna'\ntrials = 5\nbatch = 3\n[settings]"
+    )
+    (folder / "o.toml").write_text(text)
+    told = featbank("sweep", "o.toml", "--dry-run").stdout
+    assert "optuna (tpe, seed 0): 5 trials in 2 batches of 3, each with 2 seeds; the first" in told
+    assert "1 more batch follows, in about that time" in told
+    assert not (folder / "here.sqlite").exists()
+    told = featbank("sweep", "o.toml").stdout
+    assert "· 5 configurations tried, all chosen adaptively by Optuna · seeds 0, 1 ·" in told
+    more = featbank("sweep", "o.toml", "--trials", "7").stdout
+    assert "· 7 configurations tried, all chosen" in more
+    choices = "--recipe crt --set lr=0.1,0.2 --set crt:epochs=1,2 --seeds 0 -o c.sqlite"
+    told = featbank("sweep", "toy.h5", *choices.split(), "--search", "optuna", "--trials", "9")
+    assert re.search(r"· [234] configurations tried, all chosen", told.stdout)
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("s.toml --eta 2", "--eta is for --search halving. Add that, or leave it out."),
+        ("toy.h5 --trials 2", "--trials is for --search optuna. Add that, or leave it out."),
+        ("s.toml --search halving --trials 2", "The search 'halving' takes no setting 'trials'."),
+        ("toy.h5 --search halving --eta 1", "The 'eta' of search 'halving' must be an integer ≥ 2"),
+        (
+            "toy.h5 --recipe crt --set lrr=1 --search optuna",
+            "None of the recipes takes a setting 'lrr'. Did you mean 'lr'?",
+        ),
+        (
+            "toy.h5 --recipe crt --set crt:lr=-1,1 --search optuna",
+            "The 'lr' of recipe 'crt' must be a float > 0, got -1.",
+        ),
+        ("toy.h5 --recipe crt --set seed=1,2 --search optuna", "A search does not choose seeds."),
+    ],
+)
+def test_a_wrong_search_is_told(featbank: Run, options: str, told: str) -> None:
+    """Exit 2 and one line."""
+    error = featbank("sweep", *options.split(), code=2).stderr
+    assert error.startswith(f"featbank: {told}"), error
+    assert error.count("\n") == 1
+
+
 def test_the_page(featbank: Run, make_toy: Callable[..., Toy], tmp_path: Path) -> None:
-    """Reference: docs/sweeps.md: its example runs under its own commands and from Python, with
-    10 + 21 + 40 + 4 + 33 configurations; its table is that of the package."""
+    """Reference: docs/sweeps.md: its example has 10 + 21 + 40 + 4 + 33 configurations and runs from
+    Python; its table is that of the package. tests/docs runs its commands."""
     make_toy().write(tmp_path / "bank.h5")
-    (example,) = [text for kind, text in BLOCKS if kind == "toml"]
+    example, *searches = [text for kind, text in BLOCKS if kind == "toml"]
     example = example.replace("epochs = 10", "epochs = 1").replace("[4, 8]", "[0, 1]")
     (tmp_path / "sweep.toml").write_text(example)
-    commands = [line for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()]
-    assert len(commands) == 6
-    for command in commands:
-        _, *arguments = shlex.split(command)
-        assert featbank(*arguments).stdout
     told = featbank("sweep", "sweep.toml", "--dry-run").stdout
     assert told.startswith("108 configurations, 280 runs "), told
+    for search in searches:
+        table = tomllib.loads(search)["search"]
+        assert make_search(table.pop("method"), table) in (Halving(), Sampling())
     (python,) = [text for kind, text in BLOCKS if kind == "python"]
     exec(python, {})
     named = re.findall(r"^\| `([\w-]+)` \|", PAGE, re.MULTILINE)

@@ -12,6 +12,8 @@ from stage2.cost.estimate import estimate, told
 from stage2.engine.model import ViewData
 from stage2.engine.plan import Group, Shape, group_bytes
 from stage2.methods.recipe import Recipe, expand
+from stage2.search import Halving
+from stage2.search.rounds import by_first_seed, others_left, shares
 from stage2.sweep import plan_bank, sweep
 from stage2.views import class_counts, view_bytes
 from tests.stage2.synthetic import COUNTS, Problem
@@ -48,6 +50,21 @@ def test_the_model_is_found(bank: Bank, modelled: list[tuple[int, int]]) -> None
     assert found.measured == 1
     assert max(steps for _, steps in modelled) <= 100, f"got {modelled}"
     assert len(modelled) == 5, f"got {modelled}"
+
+
+def test_halving_takes_its_share(bank: Bank, modelled: list[tuple[int, int]]) -> None:
+    """Reference: of 9 configurations by hand: 9 for epochs 1, 3 for 2 and 3, 1 from there to 9; one
+    of 9 with each of two more seeds; all of what is not trained in steps."""
+    rates = [0.1 * i for i in range(1, 10)]
+    grid = {"crt": {"lr": rates, "epochs": [9], "steps_per_epoch": [10]}, "tau_norm": {}}
+    first, others = by_first_seed(expand(grid, seeds=[0, 1, 2]))
+    groups, later = plan_bank(bank, first), plan_bank(bank, others)
+    parts = shares(Halving(), groups, later)
+    found = estimate(bank, [*groups, *later], workers=1, shares=parts)
+    each = ENDS + 9 * (10 * STEP + WATCH)
+    expected = each * (9 + 3 * 2 + 1 * 6) / 9 + 2 * each + ENDS
+    assert found.seconds == pytest.approx(expected, rel=1e-6), f"got {found}, expected {expected}"
+    assert others_left(Halving(), groups, others) == 2
 
 
 @pytest.mark.parametrize("epochs", [1, 2])

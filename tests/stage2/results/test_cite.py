@@ -13,6 +13,7 @@ from stage2.methods.presets import PRESETS
 from stage2.methods.recipe import Recipe
 from stage2.methods.sources import BIBLIOGRAPHY, SOURCES
 from stage2.results.cite import PARTS, TEXTBOOK, bibtex, cite, entry_key, uses
+from stage2.results.store import Store
 from tests.stage2.results.trajectories import moved, write
 
 REQUIRED = {
@@ -62,7 +63,8 @@ def test_every_source_of_a_method_is_in_the_bibliography() -> None:
     named |= {entry.source for registry in PARTS.values() for entry in registry.values()}
     assert named <= set(BIBLIOGRAPHY), named - set(BIBLIOGRAPHY)
     switched_on = {"temperature", "ride", "ldam", "ltwb"}
-    assert set(BIBLIOGRAPHY) == named | switched_on
+    searches = {"halving", "optuna", "tpe"}
+    assert set(BIBLIOGRAPHY) == named | switched_on | searches
     assert list(SOURCES) == list(BIBLIOGRAPHY)
 
 
@@ -149,6 +151,26 @@ def test_a_results_file_counts_with_every_recipe(tmp_path: Path) -> None:
     assert text.count("% recipe crt, head linear, sampler class_aware\n") == 1
     more = parsed(cite([str(path), "mislas"]))
     assert set(more) == set(parsed(text)) | {"zhong2021improving"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ("status = 'stopped'", {"halving"}),
+        ("""versions = '{"optuna": "5.0.0"}'""", {"optuna", "tpe"}),
+    ],
+)
+def test_a_results_file_counts_with_its_searches(
+    changed: str, expected: set[str], tmp_path: Path
+) -> None:
+    """Reference: what the searches leave in the file: a run that was stopped, Optuna's version."""
+    path = tmp_path / "results.sqlite"
+    write(path, [moved(Recipe("crt"), None), moved(Recipe("crt", lr=0.2), None)], (9, 3))
+    plain = set(parsed(cite([str(path)])))
+    with Store(path, create=True) as store, store._db:
+        store._db.execute(f"UPDATE run SET {changed} WHERE id = ?", (Recipe("crt").id,))
+    found = set(parsed(cite([str(path)])))
+    assert found - plain == {entry_key(BIBLIOGRAPHY[key]) for key in expected}
 
 
 def test_a_method_has_one_entry_under_all_its_parts() -> None:

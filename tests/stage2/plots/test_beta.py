@@ -14,7 +14,8 @@ from matplotlib.collections import LineCollection, PathCollection
 
 from featbank import errors
 from stage2.methods.recipe import Recipe
-from stage2.results.plots import KINDS, MOST, NEIGHBOURS, beta, plot
+from stage2.plots import KINDS, plot
+from stage2.plots.beta import MOST, NEIGHBOURS, beta
 from stage2.results.store import Store
 from tests.stage2.compare import assert_close
 from tests.stage2.results.trajectories import START, moved, walk, write

@@ -1,0 +1,69 @@
+"""What the shell completes beyond click's own: names that are known without loading PyTorch."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import click
+from click.shell_completion import CompletionItem
+
+DATASETS = (
+    "digits-lt",
+    "cifar10-lt",
+    "cifar100-lt",
+    "imagenet-lt",
+    "places-lt",
+    "inaturalist2018",
+    "lists",
+    "folder",
+)
+PLOTS = (
+    "groups",
+    "classes",
+    "reliability",
+    "confidence",
+    "heatmap",
+    "setting",
+    "norms",
+    "shift",
+    "confusion",
+    "curves",
+    "beta",
+)
+"""Those of `stage1.datasets` and `stage2.plots`, which are not imported for it: PyTorch comes with
+them."""
+
+
+def datasets(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Names for ``--dataset`` and ``featbank datasets``."""
+    return [name for name in DATASETS if name.startswith(incomplete)]
+
+
+def plots(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Kinds of ``featbank plot``."""
+    return [name for name in PLOTS if name.startswith(incomplete)]
+
+
+def presets(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Names for ``--preset``."""
+    from stage1.presets import PRESETS
+
+    return [name for name in PRESETS if name.startswith(incomplete)]
+
+
+def places(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Banks, specifications and folders, and once there is a bank the ready specifications."""
+    begun = Path(incomplete)
+    folder, start = (begun, "") if incomplete.endswith("/") else (begun.parent, begun.name)
+    found = [
+        f"{path}/" if path.is_dir() else str(path)
+        for path in sorted(folder.glob(f"{start}*"))
+        if path.is_dir() or path.suffix in (".h5", ".toml")
+    ]
+    if context.params.get("places"):
+        ready = resources.files("featbank") / "sweeps"
+        found += sorted(Path(item.name).stem for item in ready.iterdir())
+    return [CompletionItem(text) for text in found if text.startswith(incomplete)]

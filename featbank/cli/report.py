@@ -1,0 +1,61 @@
+"""``featbank report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from featbank.cli.options import bank_option
+
+
+@click.command()
+@click.argument("results", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The page, .html; one that is there is replaced.",
+)
+@click.option(
+    "--select-on",
+    type=click.Choice(["val", "test"]),
+    help="Split that ranks. Default: val where there is one, else test, and the page says so.",
+)
+@bank_option
+@click.option(
+    "--where",
+    "condition",
+    metavar="CONDITION",
+    help="Only configurations that meet it, as of `featbank leaderboard`.",
+)
+@click.option(
+    "--top",
+    default=12,
+    show_default=True,
+    type=click.IntRange(1, 200),
+    help="Configurations whose details the page carries: the best of each recipe, then the next "
+    "best. The leaderboard has all.",
+)
+def report(
+    *,
+    results: Path,
+    output: Path,
+    select_on: str | None,
+    bank: str | None,
+    condition: str | None,
+    top: int,
+) -> None:
+    """Write what a results file holds as one HTML page, which needs no network.
+
+    \b
+    featbank report results.sqlite -o report.html
+    featbank report results.sqlite --where "head=lws" --top 30 -o lws.html
+    """
+    from stage2.report.page import report as write
+    from stage2.results.store import Store
+
+    with Store(results) as store:
+        size = write(store, output, bank=bank, select_on=select_on, condition=condition, top=top)
+    click.echo(f"Wrote {output}, {size / 1e6:.1f} MB.")

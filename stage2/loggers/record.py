@@ -1,0 +1,113 @@
+"""What a logger is told of a finished run, and the protocol that loggers follow."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from featbank import errors
+from stage2.engine.tile import Outcome
+from stage2.results.tables import Leaderboard
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished run, one configuration with one seed.
+
+    Attributes
+    ----------
+    name
+        The configuration's id and the seed, ``crt-1a2b3c4d-seed0``.
+    group
+        The configuration's id, which its seeds share.
+    recipe, seed, status
+        Of the run; ``done``, ``diverged`` or ``stopped``.
+    settings
+        Every setting but the seed: numbers, truth values, texts and None.
+    curves
+        Value by step, counted from 1, of each curve; finite ones only.
+    metrics
+        Final metrics by ``split/epoch/metric``, such as ``test/selected/macro``.
+    facts
+        ``bank``, the fingerprint; ``seconds``; ``selected_epoch``, from 0, None without one.
+    """
+
+    name: str
+    group: str
+    recipe: str
+    seed: int
+    status: str
+    settings: dict[str, Any]
+    curves: dict[str, dict[int, float]]
+    metrics: dict[str, float]
+    facts: dict[str, Any]
+
+    @classmethod
+    def of(cls, fingerprint: str, outcome: Outcome) -> Record:
+        """What is logged of an outcome on a bank."""
+        recipe = outcome.recipe
+        return cls(
+            name=f"{recipe.id}-seed{recipe.seed}",
+            group=recipe.id,
+            recipe=recipe.name,
+            seed=recipe.seed,
+            status=outcome.status,
+            settings=dict(recipe.parameters),
+            curves={
+                name: {step: v for step, v in enumerate(values, 1) if math.isfinite(v)}
+                for name, values in outcome.curves.items()
+            },
+            metrics={
+                f"{split}/{epoch}/{name}": value
+                for (split, epoch), evaluation in outcome.evaluations.items()
+                for name, value in evaluation.metrics.items()
+                if value is not None
+            },
+            facts={
+                "bank": fingerprint,
+                "seconds": outcome.seconds,
+                "selected_epoch": outcome.selected_epoch,
+            },
+        )
+
+
+class Logger(Protocol):
+    """Follows a sweep. Results are in the results file before a logger hears of them."""
+
+    def log(self, records: Sequence[Record]) -> None:
+        """Take the runs of a group that is finished and stored."""
+
+    def end(self, bank: str, board: Leaderboard) -> None:
+        """Take the leaderboard of a bank, given by its fingerprint, at the end of a sweep; a search
+        is several sweeps."""
+
+
+class Loggers:
+    """The loggers of a sweep: one that fails is warned of once and not called again."""
+
+    def __init__(self, loggers: Iterable[Logger]) -> None:
+        self._left = list(loggers)
+
+    def log(self, fingerprint: str, outcomes: Sequence[Outcome]) -> None:
+        """Tell all loggers of a stored group."""
+        if self._left:
+            records = [Record.of(fingerprint, outcome) for outcome in outcomes]
+            self._tell("log", records)
+
+    def end(self, fingerprint: str, board: Leaderboard) -> None:
+        """Tell all loggers that the sweep is done."""
+        self._tell("end", fingerprint, board)
+
+    def _tell(self, method: str, *values: Any) -> None:
+        for logger in list(self._left):
+            try:
+                getattr(logger, method)(*values)
+            except Exception as error:
+                self._left.remove(logger)
+                warnings.warn(
+                    f"{type(logger).__name__} failed and logs no more: {errors.first_line(error)}. "
+                    "Results are stored all the same."
+                )

@@ -1,0 +1,91 @@
+"""Accuracy of many, medium and few, side by side for many recipes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from featbank.bank import GROUPS
+from stage2.plots.figure import (
+    GRID,
+    GROUP_COLOURS,
+    WIDTH,
+    caption,
+    fitted,
+    letters,
+    new_figure,
+)
+from stage2.results.choice import choose
+from stage2.results.store import Store
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST = 24
+"""Configurations in one plot."""
+
+_LONGEST = 34
+"""Characters of a label in a line."""
+
+
+def groups(
+    store: Store,
+    *,
+    bank: str | None = None,
+    recipes: Sequence[str] = (),
+    width: float = WIDTH,
+    split: str | None = None,
+    select_on: str | None = None,
+) -> Figure:
+    """Draw macro accuracy and that of many, medium and few as bars, best configuration on top.
+
+    Whiskers are the standard deviation over seeds. Parameters as of `stage2.plots.plot`.
+    """
+    choice = choose(store, bank=bank, split=split, select_on=select_on, recipes=recipes, most=MOST)
+    rows = choice.rows
+    shown = [name for name in GROUP_COLOURS if any(row[name] is not None for row in rows)]
+    names = [fitted(each.label, _LONGEST / 16) for each in choice.shown]
+    lines = sum(name.count("\n") for name in names)
+    figure = new_figure(width, 0.45 + 0.17 * len(rows) + 0.09 * lines)
+    axes = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
+    highest = max(row[name] or 0 for row in rows for name in shown)
+    top = max(20, 20 * math.ceil(highest / 20))
+    narrow = width < 1.0 * len(shown) + 0.05 * letters("\n".join(names).split("\n"))
+    for panel, name in zip(axes, shown, strict=True):
+        for place, row in enumerate(rows):
+            if row[name] is None:
+                continue
+            spread = row[f"{name}_std"]
+            panel.barh(place, row[name], 0.72, color=GROUP_COLOURS[name], zorder=2)
+            if spread is not None:
+                panel.errorbar(
+                    row[name], place, xerr=spread, color="black", elinewidth=0.8, capsize=1.5
+                )
+            told = f"{row[name]:.1f}" + ("" if narrow or spread is None else f" ± {spread:.1f}")
+            end = row[name] + (spread or 0)
+            panel.annotate(
+                told, (end, place), (3, 0), textcoords="offset points", va="center", fontsize=6
+            )
+        panel.set_title(name, loc="left", color=GROUP_COLOURS[name], fontweight="bold")
+        panel.set(
+            xlim=(0, top * (1.5 if narrow else 1.45)),
+            xticks=(0, top) if narrow else (0, top // 2, top),
+        )
+        panel.spines["bottom"].set_bounds(0, top)
+        panel.tick_params(axis="y", length=0)
+        panel.grid(axis="x", **GRID)
+        panel.set_axisbelow(True)
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].set_ylim(len(names) - 0.45, -0.55)
+    caption(
+        figure,
+        "mean per-class accuracy, %",
+        choice.protocol(),
+        f"in the order of macro accuracy on {choice.select_on}",
+        "whiskers: ± one standard deviation over seeds"
+        if any(row["macro_std"] is not None for row in rows)
+        else "",
+        ", ".join(f"{name}: {rule}" for name, rule in GROUPS.items()),
+    )
+    return figure

@@ -1,0 +1,196 @@
+"""What differs from class to class, from the largest class to the smallest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from featbank import errors
+from featbank.bank import class_groups
+from stage2.plots.figure import (
+    COLOURS,
+    GRID,
+    MARKERS,
+    QUIET,
+    WIDTH,
+    caption,
+    legend,
+    letters,
+    line_style,
+    panels,
+    running_mean,
+    thick_line,
+)
+from stage2.results.choice import Choice, choose
+from stage2.results.configurations import Configuration
+from stage2.results.measured import Measured, measured
+from stage2.results.store import Store
+from stage2.results.tables import Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MOST = 4
+"""Configurations in one plot: of more, points and lines cover each other."""
+
+NAMED = 20
+"""Up to this many classes have their names below and no running mean."""
+
+
+@dataclass(frozen=True)
+class _Value:
+    """What is drawn: its name, and how it is taken, [K]."""
+
+    name: str
+    of: Callable[[Measured], np.ndarray]
+
+
+def classes(
+    store: Store,
+    *,
+    bank: str | None = None,
+    recipes: Sequence[str] = (),
+    width: float = WIDTH,
+    split: str | None = None,
+    select_on: str | None = None,
+) -> Figure:
+    """Draw the accuracy of each class, classes sorted by training count.
+
+    Points are classes, lines running means; parameters as of `stage2.plots.plot`.
+    """
+    choice = choose(store, bank=bank, split=split, select_on=select_on, recipes=recipes, most=MOST)
+    accuracy = _Value("accuracy, %", lambda each: each.per_class)
+    return _draw(store, choice, width, accuracy, choice.protocol())
+
+
+def norms(
+    store: Store,
+    *,
+    bank: str | None = None,
+    recipes: Sequence[str] = (),
+    width: float = WIDTH,
+    select_on: str | None = None,
+) -> Figure:
+    """Draw the norm of each class's weights, classes sorted by training count [MiSLAS Fig. 2].
+
+    Heads without a weight per class are left out; parameters as of `stage2.plots.plot`.
+    """
+    choice = choose(
+        store,
+        bank=bank,
+        select_on=select_on,
+        recipes=recipes,
+        most=MOST,
+        having=lambda own, row: "weight_norm" in _details(store, own, row),
+    )
+    if not choice.shown:
+        raise errors.ConfigError(
+            f"No head asked for in {store.path} has a weight per class. Choose one such as crt "
+            "with --recipe."
+        )
+    norm = _Value("‖w‖ of a class's weights", lambda each: each.details["weight_norm"])
+    return _draw(store, choice, width, norm, f"{choice.epoch()} · {choice.conditions()}")
+
+
+def _details(store: Store, own: Configuration, row: Row) -> dict[str, np.ndarray]:
+    return measured(store, own, row["split"], row["epoch"]).details
+
+
+def _draw(store: Store, choice: Choice, width: float, value: _Value, told: str) -> Figure:
+    """A value of each class: training counts above, points and running means below."""
+    about = choice.shown[0].configuration.about
+    counts = np.asarray(about["train_counts"])
+    order = np.argsort(-counts, kind="stable")
+    ranks = np.arange(len(counts))
+    few = len(counts) <= NAMED
+    names = [(about["class_names"] or list(map(str, ranks)))[k] for k in order]
+    room = 0.05 * letters(names) if few and letters(names) > 3 else 0.0
+    figure, ((above, below),) = panels(
+        1, width, narrowest=1, height=2.6 + room, rows=2, heights=(1, 4), sharex=True
+    )
+    window = max(1, len(counts) // 20 * 2 + 1)
+    lines = []
+    for place, each in enumerate(choice.shown):
+        one = measured(store, each.configuration, choice.split, each.epoch)
+        values = value.of(one)[order]
+        colour = COLOURS[place % len(COLOURS)]
+        below.scatter(
+            ranks,
+            values,
+            s=14 if few else 5,
+            marker=MARKERS[place] if few else "o",
+            color=colour,
+            alpha=1.0 if few else 0.35,
+            linewidths=0,
+            rasterized=len(counts) > 500,
+            zorder=4 if few else 2,
+        )
+        smooth = values if few else running_mean(values, window)
+        look = line_style(place) | {"label": each.label}
+        if few:
+            lines += below.plot(ranks, smooth, linewidth=0.9, **look)
+        else:
+            lines.append(thick_line(below, ranks, smooth, linewidth=1.6, **look))
+    _counts_above(above, counts[order])
+    for panel in (above, below):
+        _boundaries(panel, counts[order])
+    below.set(xlim=(-0.5, len(counts) - 0.5), ylabel=value.name)
+    below.grid(axis="y", **GRID)
+    below.set_ylim(bottom=0)
+    if few:
+        upright = letters(names) <= 3
+        below.set_xticks(
+            ranks, names, rotation=0 if upright else 45, ha="center" if upright else "right"
+        )
+    else:
+        below.set_xlabel("classes, from most to fewest training samples")
+    legend(figure, lines)
+    caption(
+        figure,
+        told,
+        "mean over seeds",
+        "" if few else f"points: classes, lines: running mean over {window} classes",
+    )
+    return figure
+
+
+def _counts_above(axes: Axes, counts: np.ndarray) -> None:
+    """Training counts [K], in order, as a strip."""
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
+    positive = np.maximum(counts, 1)
+    axes.fill_between(np.arange(len(counts)), positive, 0.5, step="mid", color="0.8", linewidth=0)
+    axes.set_yscale("log")
+    axes.set_ylim(0.7 * positive.min(), 1.6 * positive.max())
+    low, high = int(positive.min()), int(positive.max())
+    axes.set_yticks([low, high] if high > 5 * low else [high], minor=False)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda n, _: f"{n:,.0f}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_ylabel("train", color=QUIET)
+
+
+def _boundaries(axes: Axes, counts: np.ndarray) -> None:
+    """Lines between many, medium and few, and their names in the upper strip."""
+    groups = class_groups(counts)
+    for name, members in groups.items():
+        places = np.flatnonzero(members)
+        if not len(places):
+            continue
+        if places[0] > 0:
+            axes.axvline(places[0] - 0.5, color="0.6", linewidth=0.6, linestyle=(0, (2, 2)))
+        if axes.get_yscale() == "log":
+            axes.set_title("")
+            axes.text(
+                places.mean(),
+                1.02,
+                name,
+                transform=axes.get_xaxis_transform(),
+                ha="center",
+                va="bottom",
+                fontsize=7,
+                color=QUIET,
+            )

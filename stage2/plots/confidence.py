@@ -1,0 +1,118 @@
+"""How sure a classifier is of rows of many, medium and few."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featbank.bank import GROUPS
+from stage2.plots.figure import COLOURS, GRID, WIDTH, caption, fitted, legend, panels
+from stage2.results.choice import choose, measured_all
+from stage2.results.store import Store
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MOST = 8
+"""Configurations in one plot."""
+
+RIGHT, WRONG = COLOURS[0], COLOURS[1]
+
+_NARROWEST = 1.6
+"""Inches of a panel."""
+
+_DIAMOND: dict[str, Any] = {
+    "color": "black",
+    "marker": "D",
+    "markersize": 3.5,
+    "markerfacecolor": "white",
+    "markeredgewidth": 0.8,
+}
+
+
+def confidence(
+    store: Store,
+    *,
+    bank: str | None = None,
+    recipes: Sequence[str] = (),
+    width: float = WIDTH,
+    split: str | None = None,
+    select_on: str | None = None,
+) -> Figure:
+    """Draw violins of the confidence in rows of many, medium and few [MiSLAS Fig. 3].
+
+    The left half of a violin are wrong rows, the right half right ones; parameters as of
+    `stage2.plots.plot`.
+    """
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    choice = choose(
+        store,
+        bank=bank,
+        split=split,
+        select_on=select_on,
+        recipes=recipes,
+        most=MOST,
+    )
+    found = measured_all(store, choice, "confidence", "confidences")
+    across = min(len(found), max(1, int(width / _NARROWEST)))
+    figure, axes = panels(len(found), width, narrowest=_NARROWEST, height=2.0, sharey=True)
+    shapes = [_shapes(each.details["confidence"]) for each in found]
+    for place, ([panel], each, own) in enumerate(zip(axes, choice.shown, shapes, strict=True)):
+        _violins(panel, own)
+        panel.set_title(fitted(each.label, width / across), loc="left")
+        if place % across == 0:
+            panel.set_ylabel("confidence, %")
+    handles = [
+        Patch(color=WRONG, label="wrong"),
+        Patch(color=RIGHT, label="right"),
+        Line2D([], [], color="black", linewidth=1.2, label="mean confidence"),
+        Line2D([], [], linestyle="none", label="accuracy", **_DIAMOND),
+    ]
+    legend(figure, handles)
+    caption(
+        figure,
+        choice.protocol(),
+        "rows of all seeds, confidence: the largest probability",
+        "each violin is as wide as its fullest bin; a line above its diamond: overconfident",
+        ", ".join(f"{name}: {rule}" for name, rule in GROUPS.items()),
+    )
+    return figure
+
+
+def _shapes(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Shares of rows of each group that has some, [wrong or right, bins], from counts [3, 2, B]."""
+    return {
+        name: own / own.sum() for name, own in zip(GROUPS, counts, strict=True) if own.sum() > 0
+    }
+
+
+def _violins(axes: Axes, shapes: dict[str, np.ndarray]) -> None:
+    """One violin per group, histograms back to back; mean confidence and accuracy."""
+    for place, shares in enumerate(shapes.values()):
+        bins = shares.shape[1]
+        edges = np.linspace(0, 100, bins + 1)
+        wide = 0.46 * shares / shares.max()
+        for sign, own, colour in ((-1, wide[0], WRONG), (1, wide[1], RIGHT)):
+            axes.fill_betweenx(
+                edges,
+                place,
+                place + sign * np.append(own, own[-1]),
+                step="post",
+                color=colour,
+                alpha=0.85,
+                linewidth=0,
+            )
+        middle = (edges[:-1] + edges[1:]) / 2
+        mean, right = float((shares.sum(0) * middle).sum()), 100 * float(shares[1].sum())
+        axes.hlines(mean, place - 0.3, place + 0.3, color="black", linewidth=1.2, zorder=3)
+        axes.plot(place, right, zorder=4, **_DIAMOND)
+    axes.set(xlim=(-0.55, len(shapes) - 0.45), ylim=(0, 100))
+    axes.set_xticks(range(len(shapes)), list(shapes))
+    axes.tick_params(axis="x", length=0)
+    axes.grid(axis="y", **GRID)
+    axes.set_axisbelow(True)

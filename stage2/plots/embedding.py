@@ -1,0 +1,304 @@
+"""t-SNE of a bank's features (van der Maaten and Hinton 2008), computed by scikit-learn."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from featbank import errors
+from featbank.bank import GROUPS, Bank, class_groups
+from stage2.plots.figure import (
+    FORMATS,
+    QUIET,
+    WIDTH,
+    caption,
+    form_of,
+    legend,
+    new_figure,
+    save,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+EMBEDDED = (*FORMATS, "csv")
+"""Formats of an embedding."""
+
+COMPONENTS = 50
+"""Principal components that t-SNE starts from, as its authors do."""
+
+PERPLEXITY = 30.0
+"""At most, where none is asked for: a third of the rows is the bound for few."""
+
+MARKERS = {"many": "o", "medium": "s", "few": "^"}
+
+COLOURS = (
+    *("#332288", "#CC6677", "#117733", "#88CCEE", "#882255", "#DDCC77", "#44AA99", "#AA4499"),
+    *("#999933", "#D55E00", "#0072B2", "#000000"),
+)
+"""Of classes, told apart by the colour-blind (Tol's muted scheme, and three more)."""
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Rows of some classes in the plane.
+
+    Attributes
+    ----------
+    points
+        [N, 2].
+    rows, labels
+        Place in the split and class of each, [N].
+    split, view
+        Where the rows are from.
+    perplexity, seed
+        Of t-SNE, and of the draw of rows.
+    """
+
+    points: np.ndarray
+    rows: np.ndarray
+    labels: np.ndarray
+    split: str
+    view: str
+    perplexity: float
+    seed: int
+
+
+def embed(
+    bank: Bank,
+    *,
+    classes: str | None = None,
+    split: str | None = None,
+    view: str | None = None,
+    perplexity: float | None = None,
+    per_class: int = 200,
+    seed: int = 0,
+) -> Embedding:
+    """Embed rows of chosen classes by t-SNE, of their first 50 principal components.
+
+    Parameters
+    ----------
+    bank
+        An open bank.
+    classes
+        As of `chosen_classes`.
+    split, view
+        By default ``test``, or else ``val`` or ``train``; ``instance``, or else the first view.
+    perplexity
+        About how many neighbours a row has, ≥ 1 and below the number of rows; by default 30, or a
+        third of the rows where that is less.
+    per_class
+        Rows of a class at most, drawn at random, ≥ 1.
+    seed
+        Of the draw. t-SNE draws nothing, it starts from the first two components: one seed gives
+        one picture.
+
+    Raises
+    ------
+    ConfigError
+        For unknown classes, a split or view that the bank does not have, too few rows, or a
+        perplexity that is out of range.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
+    split = split or next(name for name in ("test", "val", "train") if name in bank.splits)
+    view = view or ("instance" if "instance" in bank.views else bank.views[0])
+    chosen = chosen_classes(bank, classes)
+    features, labels = bank.load(split, view)
+    rng = np.random.default_rng(seed)
+    rows = np.concatenate([_some(np.flatnonzero(labels == k), per_class, rng) for k in chosen])
+    if len(rows) < 4:
+        raise errors.ConfigError(
+            f"The chosen classes have {len(rows)} rows in {split}. Choose more with --classes."
+        )
+    near = min(PERPLEXITY, (len(rows) - 1) / 3) if perplexity is None else perplexity
+    if not 1 <= near < len(rows):
+        raise errors.ConfigError(
+            f"The perplexity must be a float ≥ 1 and below the {len(rows)} rows, got {near:g}."
+        )
+    x = features[rows].astype(np.float64)
+    dims = min(COMPONENTS, len(rows), x.shape[1])
+    with threadpool_limits(1):  # so that the order of its sums is the same on every machine
+        x = PCA(dims, svd_solver="full").fit_transform(x)
+        points = TSNE(perplexity=near, init="pca", random_state=seed).fit_transform(x)
+    return Embedding(points, rows, labels[rows], split, view, near, seed)
+
+
+def chosen_classes(bank: Bank, text: str | None = None) -> list[int]:
+    """Indices of the classes that a text names, most training samples first.
+
+    Parameters
+    ----------
+    text
+        Names, indices and ``GROUP:N``, separated by commas; ``few:3`` are three classes of the
+        group, evenly spaced by training count. By default three of each group that has classes.
+
+    Raises
+    ------
+    ConfigError
+        For what names no class.
+    """
+    groups = class_groups(bank.train_counts)
+    default = ",".join(f"{name}:3" for name, members in groups.items() if members.any())
+    found: dict[int, None] = {}
+    for part in (text or default).split(","):
+        own = part.strip()
+        group, _, count = own.rpartition(":")
+        if own in bank.class_names:
+            found[bank.class_names.index(own)] = None
+        elif own.isdecimal() and int(own) < bank.num_classes:
+            found[int(own)] = None
+        elif group in groups and count.isdecimal() and int(count) > 0:
+            found |= dict.fromkeys(_spaced(bank.train_counts, groups[group], int(count)))
+            if not groups[group].any():
+                raise errors.ConfigError(
+                    f"{bank.path} has no class with {GROUPS[group]}. Leave {own} out of --classes."
+                )
+        else:
+            raise errors.ConfigError(
+                f"{bank.path} has no class {own!r}. "
+                f"Write a name, an index below {bank.num_classes} or many:3."
+                f"{errors.did_you_mean(own, bank.class_names)}"
+            )
+    return sorted(found, key=lambda k: (-bank.train_counts[k], k))
+
+
+def write_embedding(
+    embedding: Embedding, bank: Bank, output: str | os.PathLike[str], *, width: float = WIDTH
+) -> None:
+    """Draw an embedding into a file, or write it as CSV; one that is there is replaced.
+
+    Raises
+    ------
+    ConfigError
+        Where the file ends in none of .pdf, .png, .svg and .csv.
+    """
+    if form_of(output, EMBEDDED) == "csv":
+        Path(output).write_text(_table(embedding, bank))
+    else:
+        save(lambda: draw(embedding, bank, width), output)
+
+
+def draw(embedding: Embedding, bank: Bank, width: float = WIDTH) -> Figure:
+    """Draw an embedding: classes by colour and name, groups by marker."""
+    from matplotlib.lines import Line2D
+
+    across, up = np.ptp(embedding.points, axis=0)
+    figure = new_figure(width, width * float(np.clip(up / across, 0.4, 1)))
+    axes = figure.subplots()
+    groups = _group_of(bank)
+    shown = sorted(set(embedding.labels.tolist()), key=lambda k: (-bank.train_counts[k], k))
+    crowd = min(1.0, 600 / len(embedding.rows))
+    for place, k in enumerate(shown):
+        axes.scatter(
+            embedding.points[embedding.labels == k, 0],
+            embedding.points[embedding.labels == k, 1],
+            s=(5 + 9 * crowd) * min(1.0, width / 5),
+            marker=MARKERS[groups[k]],
+            color=COLOURS[place % len(COLOURS)],
+            alpha=0.75,
+            linewidths=0,
+            rasterized=len(embedding.rows) > 5000,
+        )
+    axes.set(xticks=(), yticks=())
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.spines[:].set_visible(False)
+    handles = [
+        Line2D([], [], linestyle="none", marker=mark, color=QUIET, markersize=4, label=name)
+        for name, mark in MARKERS.items()
+        if name in {groups[k] for k in shown}
+    ]
+    legend(figure, handles)
+    reduced = f"{COMPONENTS} principal components, " if bank.dim > COMPONENTS else ""
+    caption(
+        figure,
+        f"bank {bank.fingerprint[:12]}",
+        f"{embedding.split}, view {embedding.view}, {len(embedding.rows):,} rows of "
+        f"{len(shown)} of {bank.num_classes} classes",
+        f"{reduced}t-SNE of perplexity {embedding.perplexity:g}, rows of seed {embedding.seed}: "
+        "neighbours stay close, distances between clusters and their sizes mean nothing",
+        ", ".join(f"{name}: {rule}" for name, rule in GROUPS.items()),
+    )
+    figure.draw_without_rendering()  # places the axes, and so the names
+    _name(axes, embedding, bank, shown)
+    return figure
+
+
+def _name(axes: Axes, embedding: Embedding, bank: Bank, shown: list[int]) -> None:
+    """A name at the median of each class, moved up or down where it would cover another."""
+    veil = {"boxstyle": "round,pad=0.1", "facecolor": "white", "alpha": 0.6, "linewidth": 0}
+    taken: list[tuple[float, float, float, float]] = []
+    for place, k in enumerate(shown):
+        middle = np.median(embedding.points[embedding.labels == k], axis=0)
+        text = axes.annotate(
+            bank.class_names[k],
+            middle,
+            (0, 0),
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            fontsize=7,
+            fontweight="bold",
+            color=_darker(COLOURS[place % len(COLOURS)]),
+            bbox=veil,
+        )
+        box = text.get_window_extent()
+        step = 0.6 * box.height
+        moves = [move * sign for move in range(40) for sign in (1, -1)]
+        free = next(m for m in moves if _free(box.extents, m * step, taken) or m == moves[-1])
+        text.set_position((0, free * step * 72 / axes.figure.dpi))
+        x0, y0, x1, y1 = box.extents
+        taken.append((x0, y0 + free * step, x1, y1 + free * step))
+
+
+def _darker(colour: str) -> tuple[float, ...]:
+    """A colour that can be read as text on white."""
+    from matplotlib.colors import to_rgb
+
+    return tuple(0.65 * part for part in to_rgb(colour))
+
+
+def _free(box: Sequence[float], up: float, taken: list[tuple[float, float, float, float]]) -> bool:
+    """Whether a box, moved up, covers none of others, all (left, bottom, right, top)."""
+    x0, y0, x1, y1 = box
+    return not any(x0 < c and a < x1 and y0 + up < d and b < y1 + up for a, b, c, d in taken)
+
+
+def _spaced(counts: np.ndarray, members: np.ndarray, count: int) -> list[int]:
+    """`count` classes of a group, evenly spaced from its largest to its smallest."""
+    own = np.flatnonzero(members)
+    own = own[np.argsort(-counts[own], kind="stable")]
+    if len(own) <= count:
+        return own.tolist()
+    return own[np.linspace(0, len(own) - 1, count).round().astype(int)].tolist()
+
+
+def _some(rows: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+    """At most so many of the rows, in order."""
+    return rows if len(rows) <= most else np.sort(rng.choice(rows, most, replace=False))
+
+
+def _group_of(bank: Bank) -> list[str]:
+    """The group of each class."""
+    groups = class_groups(bank.train_counts)
+    return [next(name for name in groups if groups[name][k]) for k in range(bank.num_classes)]
+
+
+def _table(embedding: Embedding, bank: Bank) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["row", "class", "name", "group", "x", "y"])
+    groups = _group_of(bank)
+    for row, k, (x, y) in zip(embedding.rows, embedding.labels, embedding.points, strict=True):
+        writer.writerow([row, k, bank.class_names[k], groups[k], f"{x:.6g}", f"{y:.6g}"])
+    return out.getvalue()

@@ -1,0 +1,115 @@
+"""The kinds of plots, and a plot as a file."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from featbank import errors
+from stage2.plots.bars import groups
+from stage2.plots.beta import beta
+from stage2.plots.by_class import classes, norms
+from stage2.plots.confidence import confidence
+from stage2.plots.confusion import confusion
+from stage2.plots.curves import curves, shift
+from stage2.plots.figure import WIDTH, save
+from stage2.plots.reliability import reliability
+from stage2.plots.settings import heatmap, setting
+from stage2.results.store import Store
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of plot: what draws it, from a store, and what it shows."""
+
+    draw: Callable[..., Figure]
+    description: str
+
+    @property
+    def options(self) -> list[str]:
+        """What it takes beside a bank, recipes and a width: some of split, select_on, …."""
+        own = inspect.signature(self.draw).parameters
+        return [name for name in own if name not in ("store", "bank", "recipes", "width")]
+
+
+KINDS = {
+    "groups": Kind(groups, "macro, many, medium and few as bars, of the best of each recipe"),
+    "classes": Kind(classes, "accuracy by class, sorted by training count"),
+    "reliability": Kind(reliability, "reliability diagrams with ECE"),
+    "confidence": Kind(confidence, "violins of the confidence by group"),
+    "heatmap": Kind(heatmap, "a metric over two settings of a recipe"),
+    "setting": Kind(setting, "macro, many, medium and few over one setting of a recipe"),
+    "norms": Kind(norms, "norms of the classifier's weights by class"),
+    "shift": Kind(shift, "accuracy under shifted test priors"),
+    "confusion": Kind(confusion, "the classes that are most often taken for one another"),
+    "curves": Kind(curves, "training loss and val accuracy over the epochs"),
+    "beta": Kind(beta, "how adaptive generators moved β: over the epochs, and by class size"),
+}
+
+
+def plot(
+    kind: str,
+    store: Store,
+    output: str | os.PathLike[str],
+    *,
+    bank: str | None = None,
+    recipes: Sequence[str] = (),
+    width: float = WIDTH,
+    split: str | None = None,
+    select_on: str | None = None,
+    metric: str | None = None,
+    by: Sequence[str] = (),
+) -> None:
+    """Draw stored results into a file; one that is there is replaced.
+
+    Parameters
+    ----------
+    kind
+        A key of `KINDS`.
+    store
+        The results.
+    output
+        The file; its ending, one of `stage2.plots.FORMATS`, is the format.
+    bank
+        Beginning of a fingerprint; needed where the store holds results of several banks.
+    recipes
+        Names of recipes, or beginnings of configurations' ids; by default all that have something
+        to show. A name means the best configuration of the recipe, or all of them for ``heatmap``,
+        ``setting`` and ``beta``. Of more configurations than there is room for the best on val are
+        drawn, with a warning.
+    width
+        Inches.
+    split
+        What is measured on; by default ``test`` where the bank has it, for ``heatmap`` the split
+        that selects.
+    select_on
+        The split that ranks configurations; by default the leaderboard's.
+    metric
+        Of ``heatmap`` and ``setting``.
+    by
+        The settings of ``heatmap`` and ``setting``.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown kind, format or recipe, an option that the kind does not take, or where no
+        run has what the plot shows.
+    """
+    if kind not in KINDS:
+        raise errors.ConfigError(f"Unknown plot {kind!r}. {errors.closest(kind, list(KINDS))}")
+    asked = {"split": split, "select_on": select_on, "metric": metric, "by": by}
+    given = {name: value for name, value in asked.items() if value}
+    for name in given:
+        if name not in KINDS[kind].options:
+            takes = ", ".join(other for other in KINDS if name in KINDS[other].options)
+            raise errors.ConfigError(
+                f"The plot {kind!r} takes no {name.replace('_', '-')}. It is for: {takes}."
+            )
+    draw = KINDS[kind].draw
+    save(lambda: draw(store, bank=bank, recipes=recipes, width=width, **given), output)

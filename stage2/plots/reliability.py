@@ -1,0 +1,104 @@
+"""Reliability diagrams."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stage2.plots.figure import COLOURS, GRID, QUIET, WIDTH, caption, fitted, legend, panels
+from stage2.results.choice import choose, measured_all
+from stage2.results.store import Store
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MOST = 8
+"""Configurations in one plot."""
+
+_NARROWEST = 1.55
+
+
+def reliability(
+    store: Store,
+    *,
+    bank: str | None = None,
+    recipes: Sequence[str] = (),
+    width: float = WIDTH,
+    split: str | None = None,
+    select_on: str | None = None,
+) -> Figure:
+    """Draw accuracy against confidence, with the rows of each bin below and ECE in the title.
+
+    Parameters as of `stage2.plots.plot`.
+    """
+    choice = choose(store, bank=bank, split=split, select_on=select_on, recipes=recipes, most=MOST)
+    found = measured_all(store, choice, "reliability", "reliability diagrams")
+    count = len(found)
+    across = min(count, max(1, int(width / _NARROWEST)))
+    figure, axes = panels(
+        count,
+        width,
+        narrowest=_NARROWEST,
+        height=1.3 * width / across if width / across < 2.4 else 2.9,
+        rows=2,
+        heights=(3.2, 1),
+        sharex=True,
+    )
+    for place, ((above, below), each, one) in enumerate(
+        zip(axes, choice.shown, found, strict=True)
+    ):
+        _diagram(above, below, one.details["reliability"])
+        spread = each.row["ece_std"]
+        told = f"ECE {each.row['ece']:.1f}" + (f" ± {spread:.1f}" if spread is not None else "")
+        above.set_title(f"{fitted(each.label, width / across)}\n{told} %", loc="left", fontsize=7.5)
+        above.tick_params(labelleft=place % across == 0)
+        if place % across == 0:
+            above.set_ylabel("accuracy, %")
+            below.set_ylabel("rows")
+        if place + across >= count:
+            below.set_xlabel("confidence, %")
+            below.tick_params(labelbottom=True)
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles = [
+        Patch(color=COLOURS[0], label="accuracy"),
+        Patch(facecolor="none", edgecolor=COLOURS[1], hatch="//////", linewidth=0.6, label="gap"),
+        Line2D([], [], color=QUIET, linewidth=0.8, linestyle="--", label="calibrated"),
+    ]
+    legend(figure, handles)
+    caption(
+        figure,
+        choice.protocol(),
+        "rows of all seeds together, ECE: mean ± standard deviation over seeds",
+        "gap: from the accuracy of a bin to its mean confidence",
+    )
+    return figure
+
+
+def _diagram(above: Axes, below: Axes, diagram: np.ndarray) -> None:
+    """One diagram [3, bins] and the share of rows in each bin."""
+    rows, confidence, accuracy = diagram
+    bins = len(rows)
+    left = np.arange(bins) * 100 / bins
+    look: dict[str, Any] = {"width": 100 / bins, "align": "edge", "linewidth": 0.4}
+    filled = rows > 0
+    above.bar(left[filled], accuracy[filled], color=COLOURS[0], edgecolor="white", zorder=2, **look)
+    above.bar(
+        left[filled],
+        confidence[filled] - accuracy[filled],
+        bottom=accuracy[filled],
+        facecolor="none",
+        edgecolor=COLOURS[1],
+        hatch="//////",
+        zorder=3,
+        **look,
+    )
+    above.plot([0, 100], [0, 100], color=QUIET, linewidth=0.8, linestyle="--", zorder=4)
+    above.set(xlim=(0, 100), ylim=(0, 100), xticks=(0, 50, 100), yticks=(0, 25, 50, 75, 100))
+    above.grid(**GRID)
+    below.bar(left, rows, color="0.6", edgecolor="white", **look)
+    below.set(ylim=(0, None), yticks=())

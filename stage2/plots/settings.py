@@ -1,0 +1,278 @@
+"""How a result follows the settings: a heat map of two, a curve over one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featbank import errors
+from featbank.bank import GROUPS
+from stage2.engine.metrics import METRICS
+from stage2.plots.figure import (
+    DASHES,
+    GRID,
+    GROUP_COLOURS,
+    MARKERS,
+    WIDTH,
+    caption,
+    fitted,
+    legend,
+    letters,
+    panels,
+)
+from stage2.results.choice import choose
+from stage2.results.filters import LOWER_IS_BETTER
+from stage2.results.grids import Grid, grids
+from stage2.results.store import Store
+from stage2.results.tables import Row, told_value
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+MOST = 4
+"""Recipes in one plot."""
+
+_NARROWEST = 2.3
+"""Inches of a panel."""
+
+_LINE = 0.24
+"""Inches of a line of cells."""
+
+
+def heatmap(
+    store: Store,
+    *,
+    bank: str | None = None,
+    recipes: Sequence[str] = (),
+    width: float = WIDTH,
+    split: str | None = None,
+    select_on: str | None = None,
+    metric: str = "macro",
+    by: Sequence[str] = (),
+) -> Figure:
+    """Draw a metric over the values of two settings of a recipe, as in MiSLAS Fig. 5.
+
+    Each cell is the best configuration with its two values; the best cell is framed.
+
+    Parameters
+    ----------
+    split
+        By default the one that selects.
+    metric
+        A name of `stage2.engine.metrics.METRICS`.
+    by
+        The settings along x and y; by default those with most values.
+    store, bank, recipes, width, select_on
+        As of `stage2.plots.plot`; a name of a recipe means all its configurations, and by default
+        the recipe with the largest grid is drawn.
+    """
+    from matplotlib import colormaps
+
+    _, about = store.one_bank(bank)
+    split = split or select_on or ("val" if "val" in about["rows"] else "test")
+    choice = choose(store, bank=bank, split=split, select_on=select_on, recipes=recipes, best=False)
+    shown = _grids(store, choice.rows, 2, by, metric)[: MOST if recipes else 1]
+    values = [_cells(grid, metric) for grid in shown]
+    every = np.concatenate([cells.ravel() for cells in values])
+    low, high = float(np.nanmin(every)), float(np.nanmax(every))
+    tall = max(len(grid.values[1]) for grid in shown)
+    height = min(4.5, max(1.6, 0.6 + _LINE * tall))
+    figure, axes = panels(len(shown), width, narrowest=_NARROWEST, height=height)
+    across = min(len(shown), max(1, int(width / _NARROWEST)))
+    lower = metric in LOWER_IS_BETTER
+    for [panel], grid, cells in zip(axes, shown, values, strict=True):
+        image = panel.imshow(
+            cells,
+            origin="lower",
+            aspect="auto",
+            cmap=colormaps["viridis_r" if lower else "viridis"],
+            vmin=low,
+            vmax=high,
+        )
+        room = (width / across - 1.3) / len(grid.values[0])
+        if room > 0.06 * len(_told(high)) and (height - 0.5) / tall > 0.12:
+            _numbers(panel, cells, low, high, lower)
+        y, x = np.unravel_index((np.nanargmin if lower else np.nanargmax)(cells), cells.shape)
+        _frame(panel, float(x), float(y))
+        _ticks(panel.xaxis, grid, 0, room / 0.055)
+        _ticks(panel.yaxis, grid, 1, 99 if (height - 0.5) / tall > 0.12 else 0)
+        panel.spines[:].set_visible(False)
+        panel.tick_params(length=0)
+        if len(shown) > 1:
+            panel.set_title(grid.recipe, loc="left")
+    bar = figure.colorbar(image, ax=[panel for [panel] in axes], fraction=0.05, pad=0.015)
+    bar.outline.set_visible(False)
+    bar.set_label(f"{metric} on {choice.split}")
+    caption(
+        figure,
+        "" if len(shown) > 1 else shown[0].recipe,
+        choice.protocol(_rows(shown)),
+        f"{metric}: {METRICS[metric]}; mean over seeds",
+        "each cell is the best over the other settings" if _several(shown) else "",
+        "framed: the best",
+    )
+    return figure
+
+
+def setting(
+    store: Store,
+    *,
+    bank: str | None = None,
+    recipes: Sequence[str] = (),
+    width: float = WIDTH,
+    split: str | None = None,
+    select_on: str | None = None,
+    metric: str | None = None,
+    by: Sequence[str] = (),
+) -> Figure:
+    """Draw macro, many, medium and few over the values of one setting of a recipe.
+
+    Each point is the best configuration with its value; bands are the standard deviation over
+    seeds.
+
+    Parameters
+    ----------
+    metric
+        Only this one, a name of `stage2.engine.metrics.METRICS`.
+    by
+        The setting; by default the one with most values.
+    store, bank, recipes, width, split, select_on
+        As of `stage2.plots.plot`; a name of a recipe means all its configurations, and by default
+        the recipe with most values is drawn.
+    """
+    choice = choose(store, bank=bank, split=split, select_on=select_on, recipes=recipes, best=False)
+    shown = _grids(store, choice.rows, 1, by, metric or "macro")[: MOST if recipes else 1]
+    figure, axes = panels(len(shown), width, narrowest=_NARROWEST, height=2.2, sharey=True)
+    curves = [metric] if metric else list(GROUP_COLOURS)
+    handles: dict[str, Any] = {}
+    for [panel], grid in zip(axes, shown, strict=True):
+        (values,) = grid.values
+        numeric = all(type(value) in (int, float) for value in values)
+        x = np.asarray(values, float) if numeric else np.arange(len(values))
+        rows = [grid.best[value,] for value in values]
+        for curve in curves:
+            if all(row[curve] is not None for row in rows):
+                handles[curve] = _curve(panel, x, rows, curve)
+        if numeric:
+            _scale(panel, x)
+        else:
+            panel.set_xticks(x, [told_value(grid.settings[0], value) for value in values])
+        panel.set_xlabel(grid.settings[0])
+        panel.grid(axis="y", **GRID)
+        if len(shown) > 1:
+            panel.set_title(fitted(grid.recipe, _NARROWEST), loc="left")
+    axes[0][0].set_ylabel(f"{metric} on {choice.split}" if metric else "accuracy, %")
+    legend(figure, list(handles.values()), list(handles))
+    spread = any(row["macro_std"] is not None for row in _rows(shown))
+    caption(
+        figure,
+        "" if len(shown) > 1 else shown[0].recipe,
+        choice.protocol(_rows(shown)),
+        f"{metric}: {METRICS[metric]}" if metric else "mean per-class accuracy",
+        "each point is the best over the other settings" if _several(shown) else "",
+        "bands: ± one standard deviation over seeds" if spread else "",
+        "" if metric else ", ".join(f"{name}: {rule}" for name, rule in GROUPS.items()),
+    )
+    return figure
+
+
+def _grids(
+    store: Store, rows: Sequence[Row], count: int, by: Sequence[str], metric: str
+) -> list[Grid]:
+    """Grids over `count` settings of the configurations that have a metric, the largest first."""
+    if metric not in METRICS:
+        raise errors.ConfigError(
+            f"No metric is called {metric!r}. {errors.closest(metric, METRICS)}"
+        )
+    rows = [row for row in rows if row[metric] is not None]
+    found = grids(rows, count, by)
+    if not found:
+        several = "two settings" if count == 2 else "a setting"
+        raise errors.ConfigError(
+            f"No recipe asked for in {store.path} varies {several}. Sweep a grid, such as "
+            "--set lr=0.05,0.1,0.2" + (" --set weight_decay=0,5e-4." if count == 2 else ".")
+        )
+    return found
+
+
+def _rows(shown: Sequence[Grid]) -> list[Row]:
+    """What is drawn."""
+    return [row for grid in shown for row in grid.best.values()]
+
+
+def _several(shown: Sequence[Grid]) -> bool:
+    """Whether other settings vary as well."""
+    return any(grid.tried > len(grid.best) for grid in shown)
+
+
+def _cells(grid: Grid, metric: str) -> np.ndarray:
+    """A metric over the grid [y, x], NaN where nothing was tried."""
+    x, y = grid.values
+    return np.array([[grid.best.get((a, b), {}).get(metric, np.nan) for a in x] for b in y], float)
+
+
+def _told(value: float) -> str:
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def _numbers(axes: Axes, cells: np.ndarray, low: float, high: float, lower: bool) -> None:
+    """The values in the cells, white on dark ones."""
+    span = max(high - low, 1e-9)
+    for (y, x), value in np.ndenumerate(cells):
+        if np.isfinite(value):
+            bright = (high - value if lower else value - low) / span
+            colour = "black" if bright > 0.55 else "white"
+            axes.text(x, y, _told(value), ha="center", va="center", fontsize=6.5, color=colour)
+
+
+def _frame(axes: Axes, x: float, y: float) -> None:
+    """A frame around a cell."""
+    from matplotlib.patches import Rectangle
+
+    for colour, thick in (("white", 2.6), ("black", 1.2)):
+        look: dict[str, Any] = {"edgecolor": colour, "linewidth": thick, "fill": False}
+        axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, clip_on=False, zorder=5, **look))
+
+
+def _ticks(axis: Axis, grid: Grid, place: int, most: float) -> None:
+    """Name a setting and its values; where `most` characters do not hold one, some are left out."""
+    name, values = grid.settings[place], grid.values[place]
+    told = [told_value(name, value) for value in values]
+    step = 1 if most > letters(told) else max(1, round((letters(told) + 1) / max(most, 0.4)))
+    axis.set_ticks(range(0, len(told), step), told[::step])
+    axis.set_label_text(name)
+
+
+def _curve(axes: Axes, x: np.ndarray, rows: Sequence[Row], curve: str) -> Any:
+    """The means of a metric, with a band; the line."""
+    place = list(GROUP_COLOURS).index(curve) if curve in GROUP_COLOURS else 0
+    colour = list(GROUP_COLOURS.values())[place]
+    mean = np.array([row[curve] for row in rows])
+    std = np.array([row[f"{curve}_std"] or 0.0 for row in rows])
+    axes.fill_between(x, mean - std, mean + std, color=colour, alpha=0.18, linewidth=0)
+    (line,) = axes.plot(
+        x,
+        mean,
+        color=colour,
+        linestyle=DASHES[place],
+        linewidth=1.8 if curve == "macro" else 1.2,
+        marker=MARKERS[place] if len(x) <= 25 else None,
+        markersize=3,
+    )
+    return line
+
+
+def _scale(axes: Axes, x: np.ndarray) -> None:
+    """A logarithmic axis where values grow by ratios."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    if x.min() > 0 and x.max() / x.min() >= 20:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        if len(x) <= 6:
+            axes.set_xticks(x)

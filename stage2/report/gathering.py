@@ -1,0 +1,217 @@
+"""What the page of a results file shows, as data that JSON can carry: the whole leaderboard, and
+details of its best configurations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featbank import __version__
+from featbank.bank import GROUPS, class_groups
+from stage2.engine.metrics import METRICS, SHIFT_RATIOS
+from stage2.experts import short_name
+from stage2.report.details import SHOWN, details_of
+from stage2.results import filters
+from stage2.results.cite import cite
+from stage2.results.configurations import Configuration
+from stage2.results.measured import measured
+from stage2.results.store import Store
+from stage2.results.tables import Leaderboard, Row, differences, leaderboard
+
+TOP = 12
+"""Configurations whose details a page carries."""
+
+_IN_TABLE = ("macro", "many", "medium", "few", "top5", "ece", "nll")
+"""Metrics of the leaderboard beside top-1 and what ranks."""
+
+_PLAIN = ("tau_norm", "logit_adjust")
+"""Recipes that are the stage-1 classifier itself at τ = 0."""
+
+
+def gather(
+    store: Store,
+    *,
+    bank: str | None = None,
+    select_on: str | None = None,
+    condition: str | None = None,
+    top: int = TOP,
+) -> dict[str, Any]:
+    """Everything the page shows.
+
+    Parameters
+    ----------
+    store
+        The results.
+    bank
+        Beginning of a fingerprint; needed where the file holds results of several banks.
+    select_on
+        The split that ranks; by default the leaderboard's.
+    condition
+        Only configurations that meet it, `stage2.results.filters.where`.
+    top
+        How many configurations bring their details: the best of every recipe, then the next best.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown bank, split or condition, or a file without results.
+    """
+    fingerprint, about = store.one_bank(bank)
+    split = "test" if "test" in about["rows"] else "val"
+    board = leaderboard(store, bank=fingerprint, split=split, select_on=select_on)
+    if condition is not None:
+        board = filters.where(board, condition)
+    ranked = [board.ranked(rows) for rows in board.configurations()]
+    done = [row for row in ranked if row["status"] == "done"]
+    before, why = _before(done)
+    chosen = _most_telling(done, top, before)
+    runs = store.configurations(fingerprint)
+    counts = np.asarray(about["train_counts"])
+    details = {}
+    for row in chosen:
+        configuration = Configuration.of(runs[row["recipe"]], fingerprint, about)
+        found = measured(store, configuration, split, row["epoch"])
+        details[row["recipe"]] = details_of(found, counts)
+    present = {name for own in details.values() for name in own}
+    settings = _settings(board)
+    return {
+        "title": store.path.name,
+        "version": __version__,
+        "protocol": board.protocol,
+        "selectOn": board.select_on,
+        "split": split,
+        "epoch": "selected" if any(row["epoch"] == "selected" for row in ranked) else "last",
+        "bank": {
+            "name": Path(about["path"]).name,
+            "fingerprint": fingerprint[:12],
+            "dim": about["dim"],
+            "rows": about["rows"],
+        },
+        "groups": GROUPS,
+        "classes": {
+            "names": about["class_names"] or [str(k) for k in range(len(counts))],
+            "counts": counts.tolist(),
+            "group": _group_of(counts),
+        },
+        "columns": _columns(board, split),
+        "settings": settings,
+        "rows": [_row(board, rows, settings) for rows in board.configurations()],
+        "details": details,
+        "before": {"id": before["recipe"], "why": why} if before else None,
+        "shiftRatios": list(SHIFT_RATIOS),
+        "missing": [
+            f"{told} ({reason})" for name, (told, reason) in SHOWN.items() if name not in present
+        ],
+        "cite": cite([str(store.path)]),
+    }
+
+
+def _columns(board: Leaderboard, split: str) -> list[dict[str, Any]]:
+    """Header of the leaderboard's numbers: key, label, what it is, and whether less is better."""
+    both = any(row["epoch"] == "selected" for row in board.rows)
+    names = ["top1_last", *(["top1_selected"] if both else []), "selection"]
+    names += [name for name in _IN_TABLE if any(row[name] is not None for row in board.rows)]
+    labels = {
+        "top1_last": ("top-1 last", f"top-1 on {split}, last epoch, %"),
+        "top1_selected": ("top-1 selected", f"top-1 on {split}, selected epoch, %"),
+        "selection": (f"{board.select_on} macro", f"macro on {board.select_on}, which ranks, %"),
+        "ece": ("ECE", METRICS["ece"]),
+        "nll": ("NLL", METRICS["nll"]),
+        "top5": ("top-5", METRICS["top5"]),
+    }
+    columns = []
+    for name in names:
+        label, told = labels.get(name, (f"{split} {name}", METRICS.get(name, "")))
+        label = name if name in GROUPS else label
+        columns.append(
+            {"key": name, "label": label, "told": told, "less": name in filters.LOWER_IS_BETTER}
+        )
+    return columns
+
+
+def _row(board: Leaderboard, rows: Sequence[Row], settings: Sequence[str]) -> dict[str, Any]:
+    """A configuration's line: who it is, its numbers as [mean, std over seeds], its settings."""
+    by_epoch = {row["epoch"]: row for row in rows}
+    ranked, last = board.ranked(rows), by_epoch.get("last", rows[0])
+    found = {"top1_last": (last, "top1"), "selection": (ranked, "selection")}
+    found["top1_selected"] = (by_epoch.get("selected", last), "top1")
+    found |= {name: (ranked, name) for name in _IN_TABLE}
+    return {
+        "id": ranked["recipe"],
+        "name": ranked["name"],
+        "told": differences(ranked),
+        "seeds": len(ranked["seeds"]),
+        "status": ranked["status"],
+        "values": {
+            key: [rounded(row[name]), rounded(row[f"{name}_std"])]
+            for key, (row, name) in found.items()
+        },
+        "settings": [_told(name, ranked["parameters"].get(name)) for name in settings],
+    }
+
+
+def _settings(board: Leaderboard) -> list[str]:
+    """Settings of which some recipe has several values, those with the most values first."""
+    values: dict[str, dict[str, set[Any]]] = {}
+    for row in board.rows:
+        for name, value in row["parameters"].items():
+            values.setdefault(name, {}).setdefault(row["name"], set()).add(_told(name, value))
+    most = {name: max(map(len, own.values())) for name, own in values.items()}
+    return sorted((name for name in most if most[name] > 1), key=lambda name: -most[name])
+
+
+def _told(name: str, value: Any) -> Any:
+    """A setting's value as a number, a text, or None."""
+    if name == "view" and value is not None:
+        return short_name(value)
+    if isinstance(value, float | int) and not isinstance(value, bool):
+        return value
+    return None if value is None else str(value)
+
+
+def _most_telling(done: Sequence[Row], top: int, before: Row | None) -> list[Row]:
+    """At most `top` rows: what stands for before, the best of every recipe, then the next best."""
+    first: dict[str, Row] = {}
+    for row in done:
+        first.setdefault(row["name"], row)
+    wanted = [*done[:1], *([before] if before else []), *first.values(), *done]
+    return list({row["recipe"]: row for row in wanted}.values())[:top]
+
+
+def _before(done: Sequence[Row]) -> tuple[Row | None, str]:
+    """What the best configuration is compared with, and why it is that one."""
+    if len(done) < 2:
+        return None, ""
+    best, others = done[0], done[1:]
+    same = {**best["parameters"], "calibration": "none"}
+    candidates: Iterable[tuple[bool, Row, str]] = [
+        *((row["parameters"] == same, row, "the same without calibration") for row in others),
+        *((_is_stage1(row), row, "the stage-1 classifier itself, τ = 0") for row in others),
+        *((row["name"] == "ce", row, "plain cross-entropy") for row in others),
+        *((row["name"] != best["name"], row, "the next best recipe") for row in others),
+        (True, others[0], "the next best configuration"),
+    ]
+    return next((row, why) for fits, row, why in candidates if fits)
+
+
+def _is_stage1(row: Row) -> bool:
+    parameters: Mapping[str, Any] = row["parameters"]
+    return (
+        row["name"] in _PLAIN
+        and parameters.get("tau") == 0
+        and parameters.get("calibration") == "none"
+    )
+
+
+def _group_of(counts: np.ndarray) -> list[str]:
+    """The group of each class."""
+    groups = class_groups(counts)
+    return [next(name for name in groups if groups[name][k]) for k in range(len(counts))]
+
+
+def rounded(value: float | None) -> float | None:
+    """Three decimals, which no figure of the page shows more of."""
+    return None if value is None or not np.isfinite(value) else round(float(value), 3)

@@ -1,0 +1,83 @@
+"""The page: template, style, program, data and plotly.js in one file that needs no network."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import html
+import json
+import os
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from featbank import errors
+from featbank.files import replacing
+from stage2.report.gathering import TOP, gather
+from stage2.results.store import Store
+
+SCRIPTS = ("state.js", "table.js", "charts.js", "settings.js", "inside.js", "page.js")
+"""The program of the page, in the order it runs."""
+
+
+def report(
+    store: Store,
+    output: str | os.PathLike[str],
+    *,
+    bank: str | None = None,
+    select_on: str | None = None,
+    condition: str | None = None,
+    top: int = TOP,
+) -> int:
+    """Write the page of a results file; one that is there is replaced. Parameters as of `gather`.
+
+    Returns
+    -------
+    Size in bytes.
+
+    Raises
+    ------
+    ConfigError
+        For a name that does not end in .html, a folder that is not there, and as of `gather`.
+    """
+    path = Path(output)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise errors.ConfigError(f"{path} does not end in .html. Name the page like report.html.")
+    if not path.parent.is_dir():
+        raise errors.ConfigError(f"{path.parent} is not a folder. Create it first.")
+    if path.is_dir():
+        raise errors.ConfigError(f"{path} is a folder. Choose another name.")
+    data = gather(store, bank=bank, select_on=select_on, condition=condition, top=top)
+    text = render(data).encode()
+    with replacing(path) as part:
+        part.write_bytes(text)
+    return len(text)
+
+
+def render(data: Mapping[str, Any]) -> str:
+    """The page of gathered data."""
+    folder = files("stage2.report") / "template"
+    parts = {
+        "TITLE": html.escape(data["title"]),
+        "STYLE": (folder / "page.css").read_text("utf-8"),
+        "DATA": embedded(data),
+        "PLOTLY": _plotly(),
+        "SCRIPT": "\n".join((folder / name).read_text("utf-8") for name in SCRIPTS),
+    }
+    template = (folder / "page.html").read_text("utf-8")
+    return re.sub(r"<!-- ([A-Z]+) -->", lambda found: parts[found[1]], template)
+
+
+def embedded(data: Any) -> str:
+    """JSON without a sign that HTML reads: nothing in it can end its element."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.translate({ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"})
+
+
+def _plotly() -> str:
+    """plotly.js, gzip in base64: a third of its size; the page unpacks it."""
+    from plotly.offline import get_plotlyjs  # nobody but this page needs it
+
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()

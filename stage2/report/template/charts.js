@@ -1,0 +1,138 @@
+/* Charts are functions by name that give { traces, layout, caption, numbers: [header, rows] }. */
+const CHARTS = {};
+const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
+const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "star", "pentagon"];
+const PALETTE = {
+  light: ["#0072b2", "#d55e00", "#009e73", "#b0578d", "#b07800", "#3a9bd0", "#50585e", "#7a5c00"],
+  dark: ["#56b4e9", "#f2904a", "#2bc49a", "#dd9bc3", "#e9b94a", "#9ad4f7", "#b4bdc3", "#d1b26a"],
+};
+
+/* While the page is printed, plots are as wide as a sheet. */
+const PAPER = { on: false, width: 680 };
+
+const theme = () => document.documentElement.dataset.theme;
+const colour = (name) =>
+  getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+const narrow = () => document.documentElement.clientWidth < 640;
+
+function translucent(hex, alpha) {
+  const [r, g, b] = [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
+  return `rgba(${r},${g},${b},${alpha})`;
+}
+
+/* The look of one of the configurations that share charts, the same in all of them. */
+function look(id) {
+  const place = Object.keys(DATA.details).indexOf(id);
+  const faint = isFaint(id);
+  return {
+    color: faint ? colour("line") : PALETTE[theme()][place % 8],
+    dash: DASHES[Math.floor(place / 8 + place) % DASHES.length],
+    symbol: SYMBOLS[place % SYMBOLS.length],
+    width: state.picked.has(id) ? 3.5 : faint ? 1.2 : 2,
+  };
+}
+
+function axis(title, more = {}) {
+  return {
+    title: { text: title, font: { size: 13, color: colour("soft") }, standoff: 10 },
+    gridcolor: colour("grid"), linecolor: colour("line"), zeroline: false, automargin: true,
+    tickfont: { size: 12, color: colour("soft") }, ticks: "", fixedrange: narrow(), ...more,
+  };
+}
+
+function layoutOf(height, more = {}) {
+  return {
+    height, autosize: true,
+    paper_bgcolor: colour("ground"), plot_bgcolor: "rgba(0,0,0,0)",
+    font: { family: "system-ui, -apple-system, Segoe UI, Roboto, Arial, sans-serif", size: 13, color: colour("ink") },
+    margin: { l: 56, r: 16, t: 44, b: 52 },
+    showlegend: true,
+    legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom", xanchor: "left", yref: "paper", font: { size: 13 } },
+    hoverlabel: { bgcolor: colour("raised"), bordercolor: colour("line"), font: { color: colour("ink"), size: 13 } },
+    hovermode: "closest",
+    ...more,
+  };
+}
+
+/* A title above one panel of a chart. */
+function panelTitle(text, x, y = 1) {
+  return { text, x, y, xref: "paper", yref: "paper", xanchor: "left", yanchor: "bottom", yshift: 8,
+    showarrow: false, font: { size: 13, color: colour("ink") } };
+}
+
+function draw(name) {
+  const figure = document.querySelector(`[data-plot="${name}"]`);
+  if (!figure) return;
+  const { traces, layout, caption, numbers } = CHARTS[name]();
+  const place = figure.querySelector(".plot");
+  place.hidden = !traces.length;
+  figure.querySelector("figcaption").textContent = caption;
+  if (traces.length) {
+    place.setAttribute("role", "img");
+    place.setAttribute("aria-label", `${figure.dataset.title}. ${caption} The numbers follow as a table.`);
+    if (PAPER.on) Object.assign(layout, { width: PAPER.width, autosize: false });
+    Plotly.react(place, traces, layout, {
+      responsive: true, displayModeBar: false,
+    });
+  }
+  tabulate(figure, numbers);
+}
+
+/* What a chart shows as a table, made when it is opened. */
+function tabulate(figure, [header, rows] = [[], []]) {
+  let details = figure.querySelector("details");
+  if (!details) {
+    details = element("details", {}, element("summary", { textContent: "Numbers" }));
+    details.addEventListener("toggle", () => details.open && details.fill());
+    figure.append(details);
+  }
+  details.hidden = !rows.length;
+  details.fill = () => {
+    const head = element("tr", {}, ...header.map((text, i) =>
+      element("th", { scope: "col", className: i ? "" : "text", textContent: text, style: "padding:8px 10px" })));
+    const body = rows.slice(0, 500).map((cells) => element("tr", {}, ...cells.map((cell, i) =>
+      element(i ? "td" : "th", { textContent: brief(cell ?? null), ...(i ? {} : { scope: "row" }) }))));
+    const told = `${figure.dataset.title}${rows.length > 500 ? `: first 500 of ${rows.length} lines` : ""}`;
+    const table = element("table", {}, element("caption", {}, element("span", { textContent: told })),
+      element("thead", {}, head), element("tbody", {}, ...body));
+    const box = element("div", { className: "scroll", tabIndex: 0, role: "region", ariaLabel: told }, table);
+    details.querySelector(".scroll")?.remove();
+    details.append(box);
+  };
+  if (details.open) details.fill();
+}
+
+const MOST_BARS = 15;
+
+CHARTS.groups = () => {
+  const all = bestOfEach();
+  const picked = visible().filter((row) => state.picked.has(row.id)).slice(0, MOST_BARS);
+  const shown = [...new Set([...picked, ...all.slice(0, MOST_BARS)])].sort((a, b) => a.rank - b.rank);
+  const names = shown.map((row) => plain(clipped(nameAmong(shown, row), narrow() ? 16 : 32)));
+  const groups = GROUPS.filter((group) => shown.some((row) => value(row, group) !== null));
+  const traces = groups.map((group) => ({
+    type: "bar", orientation: "h", name: `${group} (${plain(DATA.groups[group])})`,
+    y: shown.map((_, i) => i), x: shown.map((row) => value(row, group)),
+    error_x: { type: "data", array: shown.map((row) => row.values[group][1] ?? 0), color: colour("ink"), thickness: 1.2, width: 3 },
+    marker: { color: colour(group), opacity: shown.map((row) => (isFaint(row.id) ? 0.25 : 1)) },
+    customdata: shown.map((row) => plain(row.id)),
+    hovertemplate: `%{customdata}<br>${group} %{x:.1f} %<extra></extra>`,
+  }));
+  const best = shown[0];
+  return {
+    traces: shown.length ? traces : [],
+    layout: layoutOf(110 + 16 * shown.length * Math.max(groups.length, 1), {
+      barmode: "group", bargap: 0.28, bargroupgap: 0.08,
+      xaxis: axis(`accuracy on ${DATA.split}, %`, { rangemode: "tozero" }),
+      yaxis: axis("", { autorange: "reversed", tickvals: shown.map((_, i) => i), ticktext: names,
+        gridcolor: "rgba(0,0,0,0)", tickfont: { size: 13, color: colour("ink") }, fixedrange: true }),
+      margin: { l: 20, r: 16, t: 44, b: 52 },
+    }),
+    caption: !shown.length ? "No configuration meets the filter and the brushes."
+      : `The best configuration of each recipe${picked.length ? " and the highlighted ones" : ""} by ${DATA.selectOn} macro, best at the top` +
+      (all.length > MOST_BARS ? ` (${MOST_BARS} of ${all.length} recipes)` : "") +
+      ". Look for long few bars that are not paid for with short many bars; whiskers are one standard deviation over seeds. " +
+      `${best.name}: ${groups.map((group) => `${group} ${number(value(best, group))} %`).join(", ")}.`,
+    numbers: [["recipe", ...groups], shown.map((row) => [row.id, ...groups.map((group) => value(row, group))])],
+  };
+};

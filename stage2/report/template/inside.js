@@ -1,0 +1,242 @@
+/* Classes by training count, most first. */
+const COUNTS = DATA.classes.counts;
+const ORDER = COUNTS.map((_, k) => k).sort((a, b) => COUNTS[b] - COUNTS[a] || a - b);
+const className = (k) => clipped(String(DATA.classes.names[k]));
+
+/* The two configurations that are looked into, those that have a detail: [role, id, detail]. */
+function pairWith(name) {
+  return ["before", "after"]
+    .filter((role) => state[role] && DATA.details[state[role]][name])
+    .map((role) => [role, state[role], DATA.details[state[role]][name]]);
+}
+
+/* Draw panels beside one another, on a phone one below the other: domain of panel i of n. */
+function panel(i, n) {
+  const gap = narrow() ? 0.16 : PAPER.on ? 0.14 : 0.09;
+  const size = (1 - gap * (n - 1)) / n;
+  const from = narrow() ? 1 - size - i * (size + gap) : i * (size + gap);
+  const across = [Math.max(0, from), Math.min(1, from + size)];
+  return narrow() ? { x: [0, 1], y: across } : { x: across, y: [0, 1] };
+}
+
+const panelHeight = (n, each = 340) => (narrow() ? 90 + n * (each * 0.85) : each + 70);
+const nth = (i) => (i ? String(i + 1) : "");
+
+/* Lines between the groups along the classes in order, and the groups' names. */
+function groupMarks() {
+  const shapes = [], annotations = [];
+  let start = 0;
+  for (const group of GROUPS) {
+    const size = DATA.classes.group.filter((own) => own === group).length;
+    if (!size) continue;
+    if (start) shapes.push({ type: "line", x0: start + 0.5, x1: start + 0.5, yref: "paper", y0: 0, y1: 1, line: { color: colour("soft"), width: 1, dash: "dot" } });
+    annotations.push({ text: narrow() ? group : `${group} · ${size}`, x: start + 0.5, xanchor: "left", y: 1, yref: "paper", yanchor: "bottom", showarrow: false, font: { size: narrow() ? 11 : 12, color: colour("soft") } });
+    start += size;
+  }
+  return { shapes, annotations };
+}
+
+/* Mean of the values near each place, over about a tenth of the classes. */
+function smooth(values) {
+  const half = Math.max(1, Math.round(values.length / 20));
+  return values.map((_, i) => {
+    const near = values.slice(Math.max(0, i - half), i + half + 1).filter((x) => x !== null);
+    return near.length ? near.reduce((a, b) => a + b, 0) / near.length : null;
+  });
+}
+
+/* Values by class in order of size, of both configurations; below them the training counts. */
+function byClass(name, title, digits) {
+  const pair = pairWith(name);
+  const few = ORDER.length <= 12;
+  const xs = ORDER.map((_, i) => i + 1);
+  const names = ORDER.map((k) => plain(`${className(k)}, ${thousands(COUNTS[k])} training samples`));
+  const traces = [];
+  for (const [role, id, values] of pair) {
+    const y = ORDER.map((k) => values[k]);
+    traces.push({
+      type: "scatter", mode: few ? "lines+markers" : "markers", x: xs, y, name: plain(`${role}: ${called(id)}`), text: names, cliponaxis: false,
+      line: { color: translucent(colour(role), 0.35), width: 1.5 },
+      marker: { color: colour(role), size: few ? 11 : ORDER.length > 300 ? 4 : 6, opacity: few ? 1 : 0.55, symbol: role === "before" ? "diamond" : "circle" },
+      hovertemplate: `%{text}<br>%{y:.${digits}f}<extra>${role}</extra>`,
+    });
+    if (!few) traces.push({ type: "scatter", mode: "lines", x: xs, y: smooth(y), showlegend: false, hoverinfo: "skip", line: { color: colour(role), width: 3, dash: role === "before" ? "dash" : "solid" } });
+  }
+  traces.push({ type: "scatter", mode: "lines", fill: "tozeroy", x: xs, y: ORDER.map((k) => COUNTS[k]), yaxis: "y2", showlegend: false, line: { color: colour("soft"), width: 1, shape: "hvh" }, fillcolor: translucent(colour("soft"), 0.2), text: names, hovertemplate: "%{text}<extra></extra>" });
+  const marks = groupMarks();
+  const counted = COUNTS.filter((n) => n > 0);
+  return {
+    traces: pair.length ? traces : [],
+    layout: layoutOf(narrow() ? 420 : 460, {
+      ...marks,
+      xaxis: axis("classes by training count, largest first", { range: [0.4, ORDER.length + 0.6], showgrid: false, anchor: "y2",
+        ...(few ? { tickvals: xs, ticktext: ORDER.map((k) => plain(clipped(className(k), 12))) } : {}) }),
+      yaxis: axis(title, { domain: [0.27, 1], rangemode: "tozero" }),
+      yaxis2: axis("training<br>samples", { domain: [0, 0.17], type: "log", nticks: 3, range: [Math.log10(Math.min(...counted)) - 0.3, Math.log10(Math.max(...counted)) + 0.1], dtick: 1 }),
+      legend: { orientation: "h", x: 0, y: 1.08, yanchor: "bottom", font: { size: 13, color: colour("ink") } },
+      margin: { l: 60, r: 16, t: narrow() ? 100 : 76, b: 52 },
+    }),
+    numbers: [["class", "training samples", ...pair.map(([role]) => role)],
+      ORDER.map((k) => [DATA.classes.names[k], COUNTS[k], ...pair.map(([, , values]) => values[k])])],
+  };
+}
+
+CHARTS.classes = () => ({
+  ...byClass("per_class", `accuracy on ${DATA.split}, %`, 1),
+  caption: `Accuracy of each class on ${DATA.split}, largest class left, with the training counts below` +
+    (ORDER.length > 12 ? "; lines are means over neighbouring classes. " : ". ") +
+    "A good classifier lifts the right end without letting the left end fall." + groupTold(),
+});
+
+function groupTold() {
+  const told = ["before", "after"].filter((role) => state[role]).map((role) => {
+    const row = ROWS.get(state[role]);
+    return `${role} ${GROUPS.filter((g) => value(row, g) !== null).map((g) => `${g} ${number(value(row, g))}`).join(", ")}`;
+  });
+  return ` Means in %: ${told.join("; ")}.`;
+}
+
+CHARTS.norms = () => {
+  const pair = pairWith("weight_norm");
+  const lacking = ["before", "after"].filter((role) => state[role] && !DATA.details[state[role]].weight_norm);
+  const drawn = byClass("weight_norm", "‖w‖ of a class", 3);
+  return {
+    ...drawn,
+    caption: "Norm of each class's weight vector, largest class left (as MiSLAS, Fig. 2). A slope down to the right means that the classifier favours large classes by its norms alone; τ-normalisation, learned scales and balanced sampling flatten it." +
+      (lacking.length ? ` The head of ${lacking.map((role) => `“${role}”`).join(" and ")} has no weight vector per class.` : ""),
+    traces: pair.length ? drawn.traces : [],
+  };
+};
+
+CHARTS.reliability = () => {
+  const pair = pairWith("reliability");
+  const traces = [], annotations = [], shapes = [];
+  const layout = {};
+  pair.forEach(([role, id, [rows, confidence, accuracy]], i) => {
+    const [x, y, n] = [`x${nth(i)}`, `y${nth(i)}`, rows.length];
+    const centres = rows.map((_, b) => ((b + 0.5) * 100) / n);
+    const domain = panel(i, pair.length);
+    traces.push({ type: "bar", x: centres, y: accuracy, xaxis: x, yaxis: y, width: 94 / n, name: "accuracy", legendgroup: "accuracy", showlegend: !i,
+      marker: { color: colour("after") }, customdata: rows.map((r, b) => [r, confidence[b]]),
+      hovertemplate: "accuracy %{y:.1f} %<br>confidence %{customdata[1]:.1f} %<br>%{customdata[0]:,} rows<extra></extra>" });
+    traces.push({ type: "bar", x: centres, y: confidence.map((c, b) => (c === null ? null : c - accuracy[b])), base: accuracy, xaxis: x, yaxis: y, width: 94 / n,
+      name: "gap to confidence", legendgroup: "gap", showlegend: !i, hoverinfo: "skip",
+      marker: { color: translucent(colour("before"), 0.22), line: { color: colour("before"), width: 1.2 }, pattern: { shape: "/", size: 5, solidity: 0.15, fgcolor: colour("before") } } });
+    const ece = value(ROWS.get(id), "ece");
+    annotations.push(panelTitle(`${role}: ${plain(clipped(called(id), 26))} · ECE ${number(ece)} %`, domain.x[0], domain.y[1]));
+    shapes.push({ type: "line", xref: x, yref: y, x0: 0, y0: 0, x1: 100, y1: 100, line: { color: colour("ink"), width: 1.2, dash: "dash" } });
+    layout[`xaxis${nth(i)}`] = axis("confidence, %", { domain: domain.x, anchor: y, range: [0, 100], showgrid: false, dtick: 20 });
+    layout[`yaxis${nth(i)}`] = axis(i && !narrow() ? "" : "accuracy, %", { domain: domain.y, anchor: x, range: [0, 100], dtick: 20 });
+  });
+  const told = pair.map(([role, id]) => `${role} ${number(value(ROWS.get(id), "ece"))} %`).join(", ");
+  return {
+    traces,
+    layout: layoutOf(panelHeight(pair.length), { ...layout, annotations, shapes, barmode: "overlay", bargap: 0,
+      legend: { orientation: "h", x: 0, y: 1, yref: "container", yanchor: "top" },
+      margin: { l: 56, r: 16, t: narrow() ? 110 : 84, b: 52 } }),
+    caption: `Accuracy of rows by their confidence on ${DATA.split}. Bars on the diagonal are calibrated, hatched gaps above a bar are overconfidence, gaps below its top underconfidence. Expected calibration error: ${told}.`,
+    numbers: [["confidence, %", ...pair.flatMap(([role]) => [`${role}: rows`, `${role}: confidence`, `${role}: accuracy`])],
+      pair.length ? pair[0][2][0].map((_, b, all) => [`${brief((100 * b) / all.length)}–${brief((100 * (b + 1)) / all.length)}`,
+        ...pair.flatMap(([, , own]) => own.map((line) => line[b]))]) : []],
+  };
+};
+
+/* Share of rows at each confidence, smoothed over neighbouring bins. */
+function density(bins) {
+  const kernel = [0.06, 0.24, 0.4, 0.24, 0.06];
+  const total = bins.reduce((a, b) => a + b, 0);
+  return bins.map((_, i) => kernel.reduce((sum, w, j) => {
+    const at = Math.min(bins.length - 1, Math.max(0, i + j - 2));
+    return sum + (w * bins[at]) / (total || 1);
+  }, 0));
+}
+
+function median(bins) {
+  const total = bins.reduce((a, b) => a + b, 0);
+  let sum = 0;
+  for (let i = 0; i < bins.length; i += 1) {
+    if (bins[i] && sum + bins[i] >= total / 2) return (100 * (i + (total / 2 - sum) / bins[i])) / bins.length;
+    sum += bins[i];
+  }
+  return null;
+}
+
+CHARTS.confidence = () => {
+  const pair = pairWith("confidence");
+  const traces = [], annotations = [], layout = {}, lines = [], named = new Set();
+  pair.forEach(([role, id, groups], i) => {
+    const domain = panel(i, pair.length);
+    const [x, y] = [`x${nth(i)}`, `y${nth(i)}`];
+    const present = GROUPS.map((group, g) => [group, groups[g]]).filter(([, own]) => own.flat().some(Boolean));
+    present.forEach(([group, own], place) => {
+      own.forEach((bins, right) => {
+        const rows = bins.reduce((a, b) => a + b, 0);
+        if (!rows) return;
+        const widths = density(bins);
+        const widest = Math.max(...widths);
+        const side = right ? 1 : -1;
+        const seen = widths.map((d, b) => [d / widest, b]);
+        const wide = seen.filter(([d]) => d > 0.002);
+        const filled = seen.slice(wide[0][1], wide[wide.length - 1][1] + 1);
+        const w = filled.map(([d]) => place + side * (0.02 + 0.4 * d));
+        const at = filled.map(([, b]) => (100 * (b + 0.5)) / bins.length);
+        const name = right ? "right" : "wrong";
+        const hue = colour(right ? "after" : "before");
+        traces.push({ type: "scatter", mode: "lines", fill: "toself", xaxis: x, yaxis: y, x: [place + side * 0.02, ...w, place + side * 0.02], y: [at[0], ...at, at[at.length - 1]],
+          line: { color: hue, width: 1.2 }, fillcolor: translucent(hue, 0.4), name, legendgroup: name, showlegend: !named.has(name), hoverinfo: "skip" });
+        named.add(name);
+        const middle = median(bins);
+        traces.push({ type: "scatter", mode: "markers", xaxis: x, yaxis: y, x: [place + side * 0.02], y: [middle], showlegend: false,
+          marker: { color: colour("ink"), size: 9, symbol: right ? "triangle-right" : "triangle-left" },
+          hovertemplate: `${group}, ${name}: ${thousands(rows)} rows<br>median confidence %{y:.0f} %<extra></extra>` });
+        lines.push([`${role}: ${group}, ${name}`, rows, middle]);
+      });
+    });
+    annotations.push(panelTitle(`${role}: ${plain(clipped(called(id), 30))}`, domain.x[0], domain.y[1]));
+    layout[`xaxis${nth(i)}`] = axis("", { domain: domain.x, anchor: y, range: [-0.55, present.length - 0.45], tickvals: present.map((_, p) => p), ticktext: present.map(([group]) => group), showgrid: false, tickfont: { size: 13, color: colour("ink") } });
+    layout[`yaxis${nth(i)}`] = axis(i && !narrow() ? "" : "confidence, %", { domain: domain.y, anchor: x, range: [0, 100], dtick: 20 });
+  });
+  return {
+    traces,
+    layout: layoutOf(panelHeight(pair.length), { ...layout, annotations, margin: { l: 56, r: 16, t: 84, b: 40 },
+      legend: { orientation: "h", x: 0, y: 1, yref: "container", yanchor: "top" } }),
+    caption: `How sure the classifier is on ${DATA.split} where it is wrong (left halves) and right (right halves), rows of all seeds; triangles are medians, each half is as wide as its densest place (as MiSLAS, Fig. 3). Good: right halves high, wrong halves low, in every group.`,
+    numbers: [["half", "rows", "median confidence, %"], lines],
+  };
+};
+
+const CONFUSED = 12;
+
+CHARTS.confused = () => {
+  const id = state.after && DATA.details[state.after].confusions ? state.after : null;
+  const cells = id ? DATA.details[id].confusions : [];
+  const classes = [];
+  for (const [k, other] of cells) {
+    const fresh = [k, other].filter((each) => !classes.includes(each));
+    if (classes.length + fresh.length <= (narrow() ? 8 : CONFUSED)) classes.push(...fresh);
+  }
+  classes.sort((a, b) => ORDER.indexOf(a) - ORDER.indexOf(b));
+  const z = classes.map(() => classes.map(() => null));
+  for (const [k, other, rows] of cells) {
+    if (classes.includes(k) && classes.includes(other)) z[classes.indexOf(k)][classes.indexOf(other)] = rows;
+  }
+  const names = classes.map((k) => plain(clipped(`${className(k)}`, narrow() ? 12 : 20)));
+  const ticks = { tickvals: classes.map((_, i) => i), ticktext: names, showgrid: false };
+  const first = cells[0];
+  return {
+    traces: classes.length ? [{ type: "heatmap", z, x: classes.map((_, i) => i), y: classes.map((_, i) => i), texttemplate: "%{z}", textfont: { size: 13, color: colour("ink") }, xgap: 2, ygap: 2, hoverongaps: false, showscale: false,
+      colorscale: [[0, colour("low")], [1, colour("high")]], customdata: classes.map((k) => classes.map((other) => plain(`${className(k)} taken for ${className(other)}`))),
+      hovertemplate: "%{customdata}<br>%{z} rows<extra></extra>" }] : [],
+    layout: layoutOf(Math.max(300, 140 + 34 * classes.length), {
+      margin: { l: 56, r: 16, t: 16, b: 60 },
+      shapes: classes.map((_, i) => ({ type: "rect", x0: i - 0.48, x1: i + 0.48, y0: i - 0.48, y1: i + 0.48, line: { width: 0 }, fillcolor: colour("raised") })),
+      xaxis: axis("predicted class", { ...ticks, tickangle: -40 }),
+      yaxis: axis("true class", { ...ticks, autorange: "reversed" }),
+    }),
+    caption: id
+      ? `After, ${id}: rows of all seeds that are wrong, among the classes of its most frequent confusions, largest class first. Cells above the diagonal are large classes taken for smaller ones, below it small classes lose rows to larger ones. ` +
+        `Most frequent: ${className(first[0])} taken for ${className(first[1])}, ${thousands(first[2])} rows. Blank cells are rarer.`
+      : "The configuration under “After” has no wrong rows, or its results were written by an older version.",
+    numbers: [["true class", "predicted class", "rows"], cells.map(([k, other, rows]) => [DATA.classes.names[k], DATA.classes.names[other], rows])],
+  };
+};

@@ -1,0 +1,187 @@
+const AXES = 4;
+
+/* The axes of the parallel coordinates: recipe, the settings that vary most, results. */
+function axes() {
+  const found = [];
+  const recipes = [...new Set(DATA.rows.map((row) => row.name))];
+  if (recipes.length > 1) found.push(textAxis("recipe", (row) => row.name));
+  for (const name of DATA.settings.slice(0, AXES)) {
+    const read = (row) => setting(row, name);
+    const texts = DATA.rows.some((row) => typeof read(row) === "string");
+    found.push(texts ? textAxis(name, (row) => brief(read(row))) : numberAxis(name, read));
+  }
+  for (const key of ["few", "ece", "selection"]) {
+    const column = DATA.columns.find((each) => each.key === key);
+    if (column) found.push(numberAxis(column.label, (row) => value(row, key), true));
+  }
+  return found;
+}
+
+function textAxis(label, read) {
+  const texts = [...new Set(DATA.rows.map(read))].sort();
+  return { label, place: (row) => texts.indexOf(read(row)), range: [-0.5, texts.length - 0.5],
+    ticks: texts.length > 24 ? [] : texts.map((text, i) => [i, plain(clipped(text, 18))]) };
+}
+
+/* Configurations without a value lie below the others. Few values of a setting are spaced evenly;
+ * more of them by their size, logarithmic where they span more than a factor of 20. */
+function numberAxis(label, read, result = false) {
+  const known = [...new Set(DATA.rows.map(read).filter((x) => x !== null))].sort((a, b) => a - b);
+  const [low, high] = [known[0], known[known.length - 1]];
+  const few = !result && known.length <= 9;
+  const log = !result && low > 0 && high > 20 * low;
+  const scale = few ? (x) => known.indexOf(x) : log ? Math.log10 : (x) => x;
+  const span = scale(high) - scale(low) || 1;
+  const lacking = DATA.rows.some((row) => read(row) === null);
+  const none = scale(low) - 0.12 * span;
+  const start = lacking ? none : scale(low);
+  const marked = few || known.length < 4 ? known : result ? null
+    : [0, 0.25, 0.5, 0.75, 1].map((t) => known[Math.round(t * (known.length - 1))]);
+  const ticks = (marked || even(low, high)).map((x) => [scale(x), brief(x)]);
+  if (lacking) ticks.unshift([none, "–"]);
+  const place = (row) => (read(row) === null ? none : scale(read(row)));
+  return { label, place, ticks, range: [start - 0.03 * span, scale(high) + 0.03 * span] };
+}
+
+function even(low, high) {
+  const step = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20].find((each) => (high - low) / each <= 6) || 50;
+  const found = [];
+  for (let x = Math.ceil(low / step) * step; x <= high; x += step) found.push(Number(x.toFixed(2)));
+  return found;
+}
+
+const PARALLEL = { axes: [], rows: [] };
+
+CHARTS.parallel = () => {
+  PARALLEL.axes = PARALLEL.axes.length ? PARALLEL.axes : axes();
+  const rows = filtered().filter((row) => value(row, "selection") !== null);
+  PARALLEL.rows = rows;
+  const scores = rows.map((row) => value(row, "selection"));
+  const sorted = [...scores].sort((a, b) => a - b);
+  const picked = rows.map((row) => (state.picked.has(row.id) ? 1 : 0));
+  const some = picked.some(Boolean);
+  const line = some
+    ? { color: picked, cmin: 0, cmax: 1, colorscale: [[0, colour("line")], [1, colour("before")]] }
+    : { color: scores, cmin: sorted[Math.floor(sorted.length / 20)], cmax: sorted[sorted.length - 1],
+        colorscale: [[0, translucent(colour("soft"), 1)], [0.6, colour("medium")], [1, colour("after")]] };
+  const old = $("settings").querySelector('[data-plot="parallel"] .plot');
+  const dimensions = PARALLEL.axes.map((each, i) => ({
+    label: plain(each.label), values: rows.map(each.place), range: each.range,
+    tickvals: each.ticks.map((tick) => tick[0]), ticktext: each.ticks.map((tick) => tick[1]),
+    ...(old.data && old.data[0].dimensions[i].constraintrange && state.brushes.size
+      ? { constraintrange: old.data[0].dimensions[i].constraintrange } : {}),
+  }));
+  const best = rows[0];
+  const edge = 24 + 7.4 * Math.max(4, ...PARALLEL.axes[0].ticks.map((tick) => String(tick[1]).length));
+  return {
+    traces: rows.length ? [{
+      type: "parcoords", dimensions, line, labelside: "top",
+      labelfont: { size: 13, color: colour("ink") }, tickfont: { size: 12, color: colour("ink") },
+      rangefont: { size: 1, color: "rgba(0,0,0,0)" },
+      unselected: { line: { color: colour("line"), opacity: 0.25 } },
+    }] : [],
+    layout: layoutOf(420, { margin: { l: edge, r: 56, t: 56, b: 28 }, showlegend: false }),
+    caption: "Each line is a configuration, " + (some ? "highlighted rows of the leaderboard stand out. "
+      : `bluer the better its ${DATA.selectOn} macro. `) +
+      "Drag along an axis to brush: only lines through every brush stay in the leaderboard and in the other plots; a click on the axis takes a brush away. " +
+      "From the keyboard the filter of the leaderboard does the same. Look for axes where all good lines pass through one place." +
+      (DATA.settings.length > AXES ? ` The ${AXES} of ${DATA.settings.length} varied settings with the most values have an axis.` : "") +
+      (best ? ` Best: ${best.id}${best.told ? `, ${best.told}` : ""}.` : ""),
+    numbers: [["configuration", ...PARALLEL.axes.map((each) => each.label)],
+      rows.filter(brushed).map((row) => [row.id, ...PARALLEL.axes.map((each) => {
+        const tick = each.ticks.find(([at]) => at === each.place(row));
+        return tick ? tick[1] : each.place(row);
+      })])],
+  };
+};
+
+/* Read the brushes that plotly keeps, as conditions on rows. */
+function readBrushes(place) {
+  state.brushes.clear();
+  place.data[0].dimensions.forEach((dimension, i) => {
+    const kept = dimension.constraintrange;
+    if (!kept || !kept.length) return;
+    const ranges = Array.isArray(kept[0]) ? kept : [kept];
+    const at = PARALLEL.axes[i].place;
+    state.brushes.set(i, (row) => ranges.some(([low, high]) => at(row) >= low && at(row) <= high));
+  });
+  $("unbrush").hidden = !state.brushes.size;
+  state.page = 0;
+  drawTable();
+  drawPlots("parallel");
+}
+
+function unbrush() {
+  const place = document.querySelector('[data-plot="parallel"] .plot');
+  state.brushes.clear();
+  $("unbrush").hidden = true;
+  if (place && place.data) for (const dimension of place.data[0].dimensions) delete dimension.constraintrange;
+}
+
+/* Settings that vary among rows, most values first. */
+function varied(rows) {
+  const sizes = DATA.settings.map((name) =>
+    [name, new Set(rows.map((row) => setting(row, name)).filter((x) => x !== null)).size]);
+  return sizes.filter(([, n]) => n > 1).sort((a, b) => b[1] - a[1]).map(([name]) => name);
+}
+
+const ofRecipe = (rows) => rows.filter((row) => row.name === $("heat-recipe").value);
+
+/* The selects of the heat map; false where no recipe varies two settings. */
+function offerHeat() {
+  const names = [...ALONE.keys()].filter((name) =>
+    varied(DATA.rows.filter((row) => row.name === name)).length > 1);
+  names.sort((a, b) => ALONE.get(b) - ALONE.get(a));
+  if (!names.length) return false;
+  $("heat-recipe").replaceChildren(...names.map((name) => new Option(name, name)));
+  offerAxes();
+  return true;
+}
+
+function offerAxes() {
+  const names = varied(ofRecipe(DATA.rows));
+  for (const [id, chosen] of [["heat-x", 0], ["heat-y", 1]]) {
+    $(id).replaceChildren(...names.map((name) => new Option(name, name)));
+    $(id).selectedIndex = chosen;
+  }
+}
+
+CHARTS.heat = () => {
+  const [nameX, nameY] = [$("heat-x").value, $("heat-y").value];
+  const rows = ofRecipe(visible()).filter((row) => value(row, "selection") !== null);
+  const order = (a, b) => (typeof a === "number" ? a - b : String(a).localeCompare(String(b)));
+  const values = (name) =>
+    [...new Set(rows.map((row) => setting(row, name)).filter((x) => x !== null))].sort(order);
+  const [xs, ys] = [values(nameX), values(nameY)];
+  const cells = ys.map(() => xs.map(() => null));
+  const sizes = ys.map(() => xs.map(() => 0));
+  for (const row of rows) {
+    const [i, j] = [ys.indexOf(setting(row, nameY)), xs.indexOf(setting(row, nameX))];
+    if (i < 0 || j < 0) continue;
+    sizes[i][j] += 1;
+    cells[i][j] = Math.max(cells[i][j] ?? -Infinity, value(row, "selection"));
+  }
+  const known = cells.flat().filter((x) => x !== null);
+  const text = cells.map((line) => line.map((x) => (x === null ? "" : number(x))));
+  const legible = xs.length <= (narrow() ? 6 : 14);
+  return {
+    traces: known.length ? [{
+      type: "heatmap", z: cells, x: xs.map((_, i) => i), y: ys.map((_, i) => i), text,
+      texttemplate: legible ? "%{text}" : "", customdata: sizes, xgap: 3, ygap: 3, hoverongaps: false,
+      colorscale: [[0, colour("low")], [1, colour("high")]], textfont: { size: 13, color: colour("ink") },
+      hovertemplate: `%{z:.1f} %, best of %{customdata}<extra></extra>`,
+      colorbar: { thickness: 10, outlinewidth: 0, tickfont: { size: 12, color: colour("soft") }, len: 0.9,
+        title: { text: "%", side: "top", font: { size: 12, color: colour("soft") } } },
+    }] : [],
+    layout: layoutOf(Math.max(240, 110 + 44 * ys.length), {
+      margin: { l: 56, r: 8, t: 16, b: 52 },
+      xaxis: axis(plain(nameX), { tickvals: xs.map((_, i) => i), ticktext: xs.map((x) => plain(brief(x))), showgrid: false }),
+      yaxis: axis(plain(nameY), { tickvals: ys.map((_, i) => i), ticktext: ys.map((x) => plain(brief(x))), showgrid: false }),
+    }),
+    caption: known.length
+      ? `${$("heat-recipe").value}: ${DATA.selectOn} macro in % of the best configuration in each cell, over all its other settings. ` +
+        `A best cell at the edge means that the grid should go on there. From ${number(Math.min(...known))} to ${number(Math.max(...known))} %.`
+      : "No configuration of this recipe meets the filter and the brushes.",
+    numbers: [[`${nameY} ↓ ${nameX} →`, ...xs.map(brief)], ys.map((y, i) => [brief(y), ...cells[i]])],
+  };
+};

@@ -1,0 +1,122 @@
+const LINES = 20;
+
+function drawHead() {
+  const line = element("tr");
+  const add = (key, label, told, text) => {
+    const button = element("button", { type: "button", textContent: label.replace(" ", "\n"), title: told });
+    button.addEventListener("click", () => sortBy(key));
+    const cell = element("th", { scope: "col", className: text ? "text" : "" }, button);
+    cell.dataset.key = key;
+    line.append(cell);
+  };
+  add("name", "recipe", "name and id of the configuration", true);
+  add("rank", "rank", `place by ${DATA.selectOn} macro`);
+  add("told", "settings", "where it differs from its recipe's usual settings", true);
+  for (const column of DATA.columns) add(column.key, column.label, column.told);
+  add("seeds", "seeds", "how many seeds were run");
+  document.querySelector("#table thead").replaceChildren(line);
+}
+
+function sortBy(key) {
+  const column = DATA.columns.find((each) => each.key === key);
+  const first = Boolean(column) && !column.less;
+  state.sort = { key, down: state.sort.key === key ? !state.sort.down : first };
+  state.page = 0;
+  drawTable();
+}
+
+function sorted(rows) {
+  const { key, down } = state.sort;
+  const read = (row) => (key in row ? row[key] : value(row, key));
+  return [...rows].sort((a, b) => {
+    const [x, y] = [read(a), read(b)];
+    if (x === null || y === null) return (x === null) - (y === null) || a.rank - b.rank;
+    const order = typeof x === "string" ? x.localeCompare(y) : x - y;
+    return (down ? -order : order) || a.rank - b.rank;
+  });
+}
+
+function drawTable() {
+  const rows = sorted(visible());
+  const pages = Math.max(1, Math.ceil(rows.length / LINES));
+  state.page = Math.min(state.page, pages - 1);
+  const best = {};
+  for (const { key, less } of DATA.columns) {
+    const known = rows.map((row) => value(row, key)).filter((x) => x !== null);
+    best[key] = less ? Math.min(...known) : Math.max(...known);
+  }
+  const shown = rows.slice(state.page * LINES, (state.page + 1) * LINES);
+  document.querySelector("#table tbody").replaceChildren(...shown.map((row) => line(row, best)));
+  for (const cell of document.querySelectorAll("#table thead th")) {
+    const active = cell.dataset.key === state.sort.key;
+    cell.ariaSort = active ? (state.sort.down ? "descending" : "ascending") : "none";
+  }
+  $("pager").hidden = pages === 1;
+  $("place").textContent = `Page ${state.page + 1} of ${pages}`;
+  $("previous").disabled = state.page === 0;
+  $("next").disabled = state.page === pages - 1;
+  tellCount(rows.length);
+}
+
+function line(row, best) {
+  const box = element("input", { type: "checkbox", checked: state.picked.has(row.id) });
+  box.ariaLabel = `Highlight ${row.id}`;
+  box.addEventListener("change", () => pick(row.id, box.checked));
+  const name = element("span", {}, row.name, element("br"));
+  name.append(element("small", { textContent: row.id }));
+  const cells = [
+    element("th", { scope: "row" }, element("label", {}, box, name)),
+    element("td", { textContent: value(row, "selection") === null ? "–" : row.rank + 1 }),
+    element("td", { className: "text settings", textContent: row.told || "as usual" }),
+    ...DATA.columns.map(({ key }) => measure(row, key, best[key])),
+    element("td", { textContent: row.seeds }),
+  ];
+  return element("tr", { className: state.picked.has(row.id) ? "picked" : "" }, ...cells);
+}
+
+function measure(row, key, best) {
+  const [mean, std] = row.values[key] || [null, null];
+  const digits = key === "nll" ? 3 : 1;
+  const cell = element("td", { className: mean !== null && mean === best ? "best" : "" });
+  cell.append(number(mean, digits));
+  if (std !== null && $("spread").value === "std") {
+    cell.append(element("span", { className: "std", textContent: `±\u00a0${number(std, digits)}` }));
+  }
+  return cell;
+}
+
+function tellCount(shown) {
+  const all = thousands(DATA.rows.length);
+  const reasons = [];
+  if (state.tests.length) reasons.push("filter");
+  if (state.brushes.size) reasons.push(state.brushes.size === 1 ? "1 brush" : `${state.brushes.size} brushes`);
+  const by = reasons.length ? ` by ${reasons.join(" and ")}` : "";
+  const picked = state.picked.size ? ` · ${state.picked.size} highlighted` : "";
+  $("count").className = "";
+  $("count").textContent = (reasons.length ? `${thousands(shown)} of ${all} configurations${by}`
+    : `${all} configurations`) + picked;
+}
+
+function pick(id, on) {
+  if (on) state.picked.add(id);
+  else state.picked.delete(id);
+  if (on && DATA.details[id] && id !== state.before) state.after = id;
+  for (const box of document.querySelectorAll("#table tbody input")) {
+    box.closest("tr").className = box.checked ? "picked" : "";
+  }
+  tellCount(visible().length);
+  drawPlots();
+}
+
+function filterBy(text) {
+  try {
+    state.tests = parseQuery(text);
+  } catch (error) {
+    $("count").className = "wrong";
+    $("count").textContent = error.message;
+    return;
+  }
+  state.page = 0;
+  drawTable();
+  drawPlots();
+}

@@ -1,0 +1,220 @@
+"""Which configurations a picture shows, what it calls them, and which settings they vary."""
+
+from __future__ import annotations
+
+import textwrap
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from featbank import errors
+from stage2.results.configurations import Configuration
+from stage2.results.measured import COUNTED, Measured, measured
+from stage2.results.searched import told_search
+from stage2.results.store import Store
+from stage2.results.tables import Row, conditions, leaderboard, told_value
+
+LONGEST = 60
+"""Characters of the settings in a label."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A configuration of a picture, its row of the leaderboard at the epoch that ranks, and what it
+    is called: its recipe, with the settings that tell it from others of that recipe."""
+
+    configuration: Configuration
+    row: Row
+    label: str
+
+    @property
+    def epoch(self) -> str:
+        """The epoch that ranks, ``last`` or ``selected``."""
+        return self.row["epoch"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The configurations of a picture.
+
+    Attributes
+    ----------
+    shown
+        Best first.
+    split
+        What is measured on.
+    select_on
+        The split that ranks.
+    tried, searched
+        How many configurations the file holds, and what a search did to them, in words.
+    """
+
+    shown: list[Shown]
+    split: str
+    select_on: str
+    tried: int
+    searched: str
+
+    @property
+    def rows(self) -> list[Row]:
+        """Rows of the leaderboard."""
+        return [each.row for each in self.shown]
+
+    def protocol(self, rows: Sequence[Row] | None = None) -> str:
+        """Split, epoch, bank, selection, configurations tried and seeds; of `rows`, or of all."""
+        return f"{self.split}, {self.epoch(rows)} · {self.conditions(rows)}"
+
+    def epoch(self, rows: Sequence[Row] | None = None) -> str:
+        """The epoch of `rows`, or of all."""
+        epochs = {row["epoch"] for row in rows or self.rows}
+        return f"{max(epochs)} epoch" + (" where there is one" if len(epochs) > 1 else "")
+
+    def conditions(self, rows: Sequence[Row] | None = None) -> str:
+        """Bank, selection, configurations tried and seeds; of `rows`, or of all."""
+        rows = rows or self.rows
+        own = self.shown[0].configuration
+        trained = [row for row in rows if "loss" in row["parameters"]]
+        seeds = sorted({seed for row in trained for seed in row["seeds"]})
+        return conditions(
+            own.fingerprint,
+            own.about,
+            self.select_on,
+            self.tried,
+            seeds,
+            searched=self.searched,
+        )
+
+
+def choose(
+    store: Store,
+    *,
+    bank: str | None = None,
+    split: str | None = None,
+    select_on: str | None = None,
+    recipes: Sequence[str] = (),
+    best: bool = True,
+    most: int | None = None,
+    having: Callable[[Configuration, Row], bool] | None = None,
+) -> Choice:
+    """Choose configurations of a results file, the best first.
+
+    Parameters
+    ----------
+    store
+        The results.
+    bank
+        Beginning of a fingerprint; needed where the file holds results of several banks.
+    split
+        What is measured on; by default ``test`` where the bank has it.
+    select_on
+        The split that ranks; by default the leaderboard's.
+    recipes
+        Names of recipes and beginnings of configurations' ids; by default every recipe.
+    best
+        Of a recipe only its best configuration. An id's beginning means all that begin so.
+    most
+        How many there is room for; of more the best are taken, with a warning.
+    having
+        Whether a configuration, given with its row, has what the picture shows.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown bank, split or recipe; where everything that is asked for diverged. That
+        nothing is `having` what is shown is for the caller to tell: `shown` is empty then.
+    """
+    fingerprint, about = store.one_bank(bank)
+    split = split or ("test" if "test" in about["rows"] else "val")
+    board = leaderboard(store, bank=fingerprint, split=split, select_on=select_on)
+    every = [board.ranked(rows) for rows in board.configurations()]
+    kept = [row for row in _asked(store, every, recipes, best) if row["selection"] is not None]
+    if not kept:
+        raise errors.ConfigError(
+            f"Every configuration asked for in {store.path} diverged. Sweep it with a smaller lr."
+        )
+    by_id = store.configurations(fingerprint)
+    found = [(Configuration.of(by_id[row["recipe"]], fingerprint, about), row) for row in kept]
+    found = [each for each in found if having is None or having(*each)]
+    found.sort(key=lambda each: -each[1]["selection"])
+    if most and found[most:]:
+        warn_left_out([own.id for own, _ in found], most, board.select_on)
+        found = found[:most]
+    rows = [row for _, row in found]
+    named = zip(found, labels(rows), strict=True)
+    shown = [Shown(configuration, row, label) for (configuration, row), label in named]
+    searched = told_search(store, fingerprint, by_id)
+    return Choice(shown, split, board.select_on, len(every), searched)
+
+
+def measured_all(store: Store, choice: Choice, detail: str, called: str) -> list[Measured]:
+    """What is known of each configuration of a choice, all of which have a `detail`, so `called`.
+
+    Raises
+    ------
+    ConfigError
+        Where one has it not.
+    """
+    found = [measured(store, each.configuration, choice.split, each.epoch) for each in choice.shown]
+    if any(detail not in each.details for each in found):
+        kept = "They are kept on test, of the selected epoch where there is one. "
+        raise errors.ConfigError(
+            f"{store.path} has no {called} on {choice.split} at the {choice.epoch()}. "
+            f"{kept if detail in COUNTED else ''}"
+            "Where an older version wrote it: sweep again with --force."
+        )
+    return found
+
+
+def warn_left_out(ids: Sequence[str], most: int, select_on: str = "val") -> None:
+    """Warn that of configurations, best first, only the first are drawn."""
+    named = ", ".join(ids[most : most + 4]) + (", …" if ids[most + 4 :] else "")
+    warnings.warn(
+        f"{most} of {len(ids)} configurations {'is' if most == 1 else 'are'} drawn, the best on "
+        f"{select_on}. "
+        f"Left out: {named}. Choose with --recipe."
+    )
+
+
+def labels(rows: Sequence[Row]) -> list[str]:
+    """A label for each configuration, given by its ``name`` and ``parameters``."""
+    told = []
+    for row in rows:
+        same = [other["parameters"] for other in rows if other["name"] == row["name"]]
+        own = differing(row["parameters"], same)
+        told.append(f"{row['name']} {own}".strip())
+    return told
+
+
+def differing(parameters: dict[str, Any], among: Sequence[dict[str, Any]]) -> str:
+    """The settings of a configuration that are not the same `among` all of them, in words."""
+    names = dict.fromkeys(name for each in among for name in each)
+    differ = [
+        name for name in names if len({told_value(name, each.get(name)) for each in among}) > 1
+    ]
+    told = [f"{n}={told_value(n, parameters[n])}" for n in differ if parameters.get(n) is not None]
+    return textwrap.shorten(" ".join(told), LONGEST, placeholder=" …")
+
+
+def matching(wanted: str, names: Mapping[str, str]) -> list[str]:
+    """Ids of the recipe `wanted`, or else those that begin so; `names` are recipes by id."""
+    found = [own for own, name in names.items() if name == wanted]  # crt, without crt-cifar
+    return found or [own for own in names if own.startswith(wanted)]
+
+
+def _asked(store: Store, rows: Sequence[Row], recipes: Sequence[str], best: bool) -> list[Row]:
+    """The rows that are asked for, each once; `rows` are ranked, those that diverged last."""
+    names = dict.fromkeys(row["name"] for row in rows)
+    kept: dict[str, Row] = {}
+    for wanted in recipes or names:
+        ids = matching(wanted, {row["recipe"]: row["name"] for row in rows})
+        found = [row for row in rows if row["recipe"] in ids]
+        if best and wanted in names:
+            found = found[:1]
+        if not found:
+            known = names if "-" not in wanted else [row["recipe"] for row in rows]
+            raise errors.ConfigError(
+                f"{store.path} has no configuration {wanted!r}. {errors.closest(wanted, known)}"
+            )
+        kept |= {row["recipe"]: row for row in found}
+    return list(kept.values())

@@ -1,0 +1,109 @@
+"""What a recipe's settings do: its configurations over the values of some of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from featbank import errors
+from stage2.results.tables import Row
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The configurations of a recipe over the values of some of its settings.
+
+    Attributes
+    ----------
+    recipe
+        Its name.
+    settings, values
+        The settings, and the values of each, in order.
+    best
+        The best configuration for values of the settings: its row, as it was given. Combinations
+        that were not tried are absent.
+    tried
+        How many configurations there are in all.
+    """
+
+    recipe: str
+    settings: tuple[str, ...]
+    values: tuple[list[Any], ...]
+    best: dict[tuple[Any, ...], Row]
+    tried: int
+
+
+def grids(rows: Sequence[Row], count: int, by: Sequence[str] = ()) -> list[Grid]:
+    """One grid over `count` settings for each recipe that varies as many.
+
+    Parameters
+    ----------
+    rows
+        Of the leaderboard, best first, one per configuration.
+    count
+        How many settings.
+    by
+        The first of them; the others are those with most values.
+
+    Returns
+    -------
+    The largest grid first; none where no recipe varies the settings.
+
+    Raises
+    ------
+    ConfigError
+        For a setting that no recipe varies, one that is named twice, and too many.
+    """
+    if len(by) > count or len(set(by)) < len(by):
+        raise errors.ConfigError(
+            f"Give {'one setting' if count == 1 else f'{count} different settings'}, "
+            f"got {', '.join(by)}."
+        )
+    recipes: dict[str, list[Row]] = {}
+    for row in rows:
+        recipes.setdefault(row["name"], []).append(row)
+    varying = {name: varied(own) for name, own in recipes.items()}
+    known = dict.fromkeys(name for values in varying.values() for name in values)
+    for name in by:
+        if name not in known:
+            told = errors.closest(name, known) if known else "None does."
+            raise errors.ConfigError(f"No recipe varies {name!r}. {told}")
+    found = []
+    for recipe, own in recipes.items():
+        values = varying[recipe]
+        settings = tuple(dict.fromkeys([*by, *values]))[:count]
+        if len(settings) == count and all(name in values for name in settings):
+            best = best_of_each(own, settings)
+            found.append(
+                Grid(recipe, settings, tuple(values[name] for name in settings), best, len(own))
+            )
+    return sorted(found, key=lambda grid: -math.prod(map(len, grid.values)))
+
+
+def varied(rows: Sequence[Row]) -> dict[str, list[Any]]:
+    """The settings of which rows have more than one value, and their values in order; those with
+    most values first. Rows without a setting do not count."""
+    found = {
+        name: sorted({r["parameters"][name] for r in rows if name in r["parameters"]}, key=_order)
+        for name in dict.fromkeys(name for row in rows for name in row["parameters"])
+    }
+    several = {name: values for name, values in found.items() if len(values) > 1}
+    return dict(sorted(several.items(), key=lambda item: -len(item[1])))
+
+
+def best_of_each(rows: Sequence[Row], names: Sequence[str]) -> dict[tuple[Any, ...], Row]:
+    """The first of the ranked `rows` for every combination of the values of settings `names`."""
+    found: dict[tuple[Any, ...], Row] = {}
+    for row in rows:
+        if all(name in row["parameters"] for name in names):
+            found.setdefault(tuple(row["parameters"][name] for name in names), row)
+    return found
+
+
+def _order(value: Any) -> tuple[int, float, str]:
+    """None first, then numbers by size, then texts."""
+    if isinstance(value, (int, float)):
+        return 1, value, ""
+    return (0, 0.0, "") if value is None else (2, 0.0, str(value))

@@ -1,0 +1,79 @@
+"""What a search may be, by the names of ``[search]`` and ``--search``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from featbank import errors
+from featbank.settings import Setting, resolved
+from stage2.engine.halving import Halving
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Trials that Optuna asks for, a batch at a time.
+
+    Attributes
+    ----------
+    trials
+        How many configurations are tried.
+    batch
+        How many of them train together; what they reached is known to those asked for afterwards.
+    sampler
+        ``tpe``, the tree-structured Parzen estimator [Bergstra 2011], or ``random``.
+    seed
+        Of the sampler: the same seed asks for the same trials.
+
+    Raises
+    ------
+    ConfigError
+        For a value that its setting does not allow.
+    """
+
+    trials: int = 60
+    batch: int = 16
+    sampler: str = "tpe"
+    seed: int = 0
+
+    settings: ClassVar[tuple[Setting, ...]] = (
+        Setting("trials", 60, "configurations tried", low=1),
+        Setting("batch", 16, "trials that train together", low=1),
+        Setting("sampler", "tpe", "what asks for them", choices=("tpe", "random")),
+        Setting("seed", 0, "of the sampler", low=0, high=2**32 - 1),
+    )
+
+    def __post_init__(self) -> None:
+        for name, value in resolved(self.settings, vars(self), "search 'optuna'").items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def batches(self) -> list[int]:
+        """Sizes of the batches, the last as small as it comes out.
+
+        >>> Sampling(trials=40, batch=16).batches
+        [16, 16, 8]
+        """
+        whole, rest = divmod(self.trials, self.batch)
+        return [self.batch] * whole + [rest] * bool(rest)
+
+
+Search = Halving | Sampling
+
+SEARCHES: dict[str, type[Halving | Sampling]] = {"halving": Halving, "optuna": Sampling}
+"""Every search by name."""
+
+
+def make_search(method: str, settings: Mapping[str, Any]) -> Search:
+    """A search by its name, with what differs from the defaults.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown method or setting, or a wrong value.
+    """
+    if method not in SEARCHES:
+        raise errors.ConfigError(f"Unknown search {method!r}. {errors.closest(method, SEARCHES)}")
+    made = SEARCHES[method]
+    return made(**resolved(made.settings, settings, f"search {method!r}"))

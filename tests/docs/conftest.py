@@ -1,0 +1,149 @@
+"""Small files under the names that README and docs use, made once for all workers."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from filelock import FileLock
+from PIL import Image
+from scipy import io
+
+from featbank import Bank
+from featbank.cli import main
+from stage1 import settings as stage1_settings
+from tests.conftest import ROOT, Toy
+
+EXPERTS = ("expert0/instance", "expert1/instance", "expert2/instance")
+
+
+@pytest.fixture
+def one_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stage 1 ends after one epoch, whatever a command asks for."""
+    ask = stage1_settings.default_settings
+
+    def shortened(*words: object, **options: object) -> stage1_settings.TrainSettings:
+        asked = ask(*words, **options)  # type: ignore[arg-type]
+        return dataclasses.replace(asked, epochs=1, warmup=0)
+
+    monkeypatch.setattr(stage1_settings, "default_settings", shortened)
+
+
+@pytest.fixture
+def materials(
+    make_toy: Callable[..., Toy],
+    one_epoch: None,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """A folder with all that the commands of the pages read; not to be written to."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    folder /= "materials"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            begun = folder.with_name("begun")
+            shutil.rmtree(begun, ignore_errors=True)
+            begun.mkdir()
+            with monkeypatch.context() as patch:
+                patch.chdir(begun)
+                _make(make_toy)
+            begun.rename(folder)
+    return folder
+
+
+def run(*words: str) -> str:
+    """A command in the current folder; what it printed."""
+    done = CliRunner().invoke(main, words)
+    crashed = done.exception is not None and not isinstance(done.exception, SystemExit)
+    if crashed or done.exit_code:
+        raise AssertionError(f"{words} exited with {done.exit_code}: {done.output}") from (
+            done.exception
+        )
+    return done.stdout
+
+
+def _make(make_toy: Callable[..., Toy]) -> None:
+    run("train", "--dataset", "digits-lt", "-o", "runs/digits")
+    shutil.copytree("runs/digits", "runs/r32")
+    run("extract", "runs/digits", "-o", "bank.h5")
+    recipes = ("crt", "lws", "mislas", "tau_norm", "glag", "balanced_softmax")
+    named = [word for name in recipes for word in ("--recipe", name)]
+    few = (
+        "--set",
+        "epochs=4",
+        "--set",
+        "lws:lr=0.05,0.2",
+        "--seeds",
+        "0,1",
+        "-o",
+        "results.sqlite",
+    )
+    run("sweep", "bank.h5", *named, *few)
+    run("export", "results.sqlite", "mislas", "-o", "head.safetensors")
+    run(
+        "sweep",
+        "bank.h5",
+        "smoothing-grid",
+        "--set",
+        "epochs=1",
+        "--seeds",
+        "0",
+        "-o",
+        "grid.sqlite",
+    )
+    run("sweep", "bank.h5", "tau-curve", "-o", "tau.sqlite")
+    Path("demo").mkdir()
+    for name in ("bank.h5", "results.sqlite"):
+        shutil.copy(name, "demo")
+    with Bank("bank.h5") as bank:
+        np.save("features.npy", bank.load("test")[0])
+    experts = make_toy(views=EXPERTS)
+    experts.write(Path("experts.h5"), classifier=dict.fromkeys(EXPERTS, experts.classifier))
+    _make_arrays(make_toy((120, 60, 25, 12, 8)))
+    _make_images()
+    without_val = make_toy((60, 45, 30, 28, 26), splits=("train", "test"))
+    without_val.write(Path("without-val.h5"))
+    run("split", "without-val.h5", "--shards", "3", "-o", "shards")
+    found = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/sweeps.md").read_text(), re.S)
+    (whole,) = (text for text in found if "[recipes." in text)
+    Path("sweep.toml").write_text(whole)
+
+
+def _make_arrays(toy: Toy) -> None:
+    for split, suffix in (("train", ""), ("val", "v"), ("test", "t")):
+        np.save(f"x{suffix}.npy", toy.features[split]["instance"])
+        np.save(f"y{suffix}.npy", toy.labels[split])
+    np.save("w.npy", toy.classifier[0])
+    np.save("b.npy", toy.classifier[1])
+    rows = {"X": toy.features["train"]["instance"], "y": toy.labels["train"][:, None] + 1}
+    io.savemat("m.mat", rows)
+
+
+def _make_images() -> None:
+    rng = np.random.default_rng(0)
+    counts = {"ape": 28, "bee": 24}
+    for folder in (Path("photos"), Path("mine/train"), Path("mine/test"), Path("images")):
+        for name, count in counts.items():
+            (folder / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    shutil.copytree("images", "cifar100-lt")
+    rows = [
+        f"{name}/{i}.png {label}"
+        for label, (name, count) in enumerate(counts.items())
+        for i in range(count)
+    ]
+    for start, name in enumerate(("train.txt", "val20.txt", "test80.txt")):
+        Path(name).write_text("\n".join(rows[start::3]) + "\n")
+    shutil.copy("test80.txt", "test.txt")
+    Path("classes.txt").write_text("ape\nbee\n")

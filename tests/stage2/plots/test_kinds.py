@@ -1,0 +1,281 @@
+"""Every kind of plot: what it draws is what the results hold, and all of it is in the picture."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
+
+from featbank import errors
+from stage2.methods.recipe import expand
+from stage2.plots import FORMATS, KINDS, plot
+from stage2.plots.figure import STYLE
+from stage2.results.choice import choose
+from stage2.results.measured import Measured, measured
+from stage2.results.store import Store
+from stage2.sweep import sweep
+from tests.stage2.compare import assert_close
+from tests.stage2.synthetic import Problem
+
+GRID = {
+    "crt": {"lr": [0.05, 0.1, 0.4], "weight_decay": [0.0, 5e-4], "epochs": [3]},
+    "tau_norm": {"tau": [0.0, 0.5, 1.0, 2.0]},
+    "ncm": {},
+}
+MEASURED = [name for name in KINDS if name not in ("beta", "heatmap", "setting")]
+
+
+@pytest.fixture(scope="module")
+def path(small: Problem, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of a small sweep with two seeds."""
+    folder = tmp_path_factory.mktemp("plots")
+    with small.bank(folder / "bank.h5") as bank:
+        sweep(bank, expand(GRID, seeds=(0, 1)), results=folder / "r.sqlite")
+    return folder / "r.sqlite"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[Store]:
+    """The same, opened."""
+    with Store(path) as opened:
+        yield opened
+
+
+def drawn(kind: str, store: Store, **options: Any) -> Figure:
+    """A figure, without the warning of what is left out."""
+    with warnings.catch_warnings(), matplotlib.rc_context(STYLE):
+        warnings.filterwarnings("ignore", message=".* drawn, the best on")
+        warnings.filterwarnings("error", message="constrained_layout")
+        figure = KINDS[kind].draw(store, **options)
+        figure.draw_without_rendering()
+    return figure
+
+
+def of(store: Store, name: str, **options: Any) -> Measured:
+    """The best configuration of a recipe as the picture sees it."""
+    choice = choose(store, recipes=[name], **options)
+    return measured(store, choice.shown[0].configuration, choice.split, choice.shown[0].epoch)
+
+
+@pytest.mark.parametrize("width", [3.3, 7.0])
+@pytest.mark.parametrize("kind", [name for name in KINDS if name != "beta"])
+def test_nothing_is_cut_off_and_the_caption_says_the_protocol(
+    kind: str, width: float, store: Store
+) -> None:
+    """Reference: the extent of everything that is drawn lies in the figure; labels of one axis do
+    not touch; the leaderboard's protocol."""
+    figure = drawn(kind, store, width=width)
+    box = figure.get_tightbbox()
+    assert box.x0 > -0.02, f"left: {box}"
+    assert box.y0 > -0.02, f"below: {box}"
+    assert box.x1 < figure.get_figwidth() + 0.02, f"right: {box}"
+    assert box.y1 < figure.get_figheight() + 0.02, f"above: {box}"
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            names = [label for label in axis.get_ticklabels() if label.get_text()]
+            boxes = [name.get_window_extent() for name in names if name.get_visible()]
+            for one, other in pairwise(boxes):
+                assert not one.overlaps(other), f"{[n.get_text() for n in names]} of {axes}"
+    caption = _caption(figure)
+    assert "bank " in caption
+    assert "selected on val (macro accuracy)" in caption
+    assert "11 configurations tried" in caption
+    if kind not in ("setting", "confusion"):  # tau_norm is drawn, which has no seeds
+        assert "seeds 0, 1" in caption
+
+
+@pytest.mark.parametrize("kind", MEASURED)
+def test_the_caption_tells_a_selection_on_test(kind: str, store: Store) -> None:
+    """Reference: the words of the leaderboard's protocol, which chooses the last epoch then."""
+    if kind in {"confidence", "confusion"}:
+        pytest.skip("kept of the epoch that ranks on val")
+    caption = _caption(drawn(kind, store, select_on="test"))
+    assert "selected on test" in caption
+    assert "selected on val" not in caption
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_kind_is_a_file(form: str, store: Store, tmp_path: Path) -> None:
+    """Reference: the first bytes of the formats."""
+    begins = {"pdf": b"%PDF-", "png": b"\x89PNG\r\n\x1a\n", "svg": b"<?xml"}
+    plot("curves", store, tmp_path / f"p.{form}", recipes=["crt"], width=3.3)
+    assert (tmp_path / f"p.{form}").read_bytes().startswith(begins[form])
+
+
+def test_groups(store: Store) -> None:
+    """Reference: the leaderboard's means, best on val above, written beside the bars."""
+    figure = drawn("groups", store)
+    rows = choose(store).rows
+    names = [axes.get_title(loc="left") for axes in figure.axes]
+    assert names == ["macro", "medium", "few"], "no class of this problem has over 100 samples"
+    for axes, name in zip(figure.axes, names, strict=True):
+        bars = [patch.get_width() for patch in axes.patches]
+        assert_close(bars, [row[name] for row in rows], 1e-12, name)
+        told = [text.get_text().split(" ±")[0] for text in axes.texts]
+        assert told == [f"{row[name]:.1f}" for row in rows]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
+        each.label for each in choose(store).shown
+    ]
+
+
+def test_classes_and_norms(store: Store, small: Problem) -> None:
+    """Reference: means over seeds in the order of the training counts; the strip is the counts."""
+    order = np.argsort(-small.counts, kind="stable")
+    one = of(store, "crt")
+    for kind, values in (("classes", one.per_class), ("norms", one.details["weight_norm"])):
+        above, below = drawn(kind, store, recipes=["crt"]).axes
+        (points,) = [each for each in below.collections if isinstance(each, PathCollection)]
+        assert_close(points.get_offsets()[:, 1], values[order], 1e-9, kind)
+        assert above.get_yscale() == "log"
+    with pytest.raises(errors.ConfigError, match="No head asked for in .* has a weight per class"):
+        drawn("norms", store, recipes=["ncm"])
+
+
+def test_reliability(store: Store) -> None:
+    """Reference: the stored diagram, rows, confidence and accuracy; ECE of the leaderboard."""
+    above, below = drawn("reliability", store, recipes=["crt"]).axes
+    rows, confidence, accuracy = of(store, "crt").details["reliability"]
+    filled = rows > 0
+    bars, gaps = above.containers
+    assert_close([bar.get_height() for bar in bars], accuracy[filled], 1e-9, "accuracy")
+    tops = [gap.get_y() + gap.get_height() for gap in gaps]
+    assert_close(tops, confidence[filled], 1e-9, "confidence")
+    assert_close([bar.get_height() for bar in below.patches], rows, 1e-9, "rows")
+    row = choose(store, recipes=["crt"]).rows[0]
+    told = above.get_title(loc="left")
+    assert told.endswith(f"ECE {row['ece']:.1f} ± {row['ece_std']:.1f} %")
+
+
+def test_confidence(store: Store) -> None:
+    """Reference: accuracies of the groups, the widest bin of each violin at 0.46."""
+    (axes,) = drawn("confidence", store, recipes=["crt"]).axes
+    counts = of(store, "crt").details["confidence"].astype(float)[1:]  # medium, few
+    marks = [line.get_ydata()[0] for line in axes.lines]
+    assert_close(marks, 100 * counts[:, 1].sum(1) / counts.sum((1, 2)), 1e-9, "accuracy")
+    halves = [each for each in axes.collections if len(each.get_paths()[0].vertices) > 10]
+    for place in (0, 1):
+        sides = [each.get_paths()[0].vertices[:, 0] for each in halves[2 * place : 2 * place + 2]]
+        widest = max(np.abs(side - place).max() for side in sides)
+        assert widest == pytest.approx(0.46)
+
+
+def test_heatmap(store: Store) -> None:
+    """Reference: every run of the recipe, looked at one by one; the frame is around the best."""
+    figure = drawn("heatmap", store, recipes=["crt"], by=["weight_decay"])
+    axes = figure.axes[0]
+    fingerprint, _ = store.one_bank()
+    found: dict[tuple[float, float], list[float]] = {}
+    for run in store.runs(fingerprint):
+        if run.name == "crt":
+            macro = run.metrics["val", "selected"]["macro"]
+            key = run.parameters["lr"], run.parameters["weight_decay"]
+            found.setdefault(key, []).append(macro or 0.0)
+    wanted = [[np.mean(found[lr, decay]) for decay in (0.0, 5e-4)] for lr in (0.05, 0.1, 0.4)]
+    (image,) = axes.images
+    assert_close(image.get_array(), wanted, 1e-12, "cells")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("weight_decay", "lr")
+    y, x = np.unravel_index(np.argmax(wanted), (3, 2))
+    assert axes.patches[-1].get_xy() == (x - 0.5, y - 0.5)
+    assert "val, selected epoch" in _caption(figure)
+
+
+def test_setting(store: Store) -> None:
+    """Reference: every run of the recipe, looked at one by one; one metric where asked for."""
+    fingerprint, _ = store.one_bank()
+    runs = sorted(
+        (run for run in store.runs(fingerprint) if run.name == "tau_norm"),
+        key=lambda run: run.parameters["tau"],
+    )
+    runs = [run for run in runs if run.seed == 0]
+    (axes,) = drawn("setting", store).axes
+    macro, medium, few = axes.lines
+    for line, name in ((macro, "macro"), (medium, "medium"), (few, "few")):
+        assert_close(line.get_xdata(), [0.0, 0.5, 1.0, 2.0], 0.0, "tau")
+        values = [run.metrics["test", "last"][name] for run in runs]
+        assert_close(line.get_ydata(), values, 1e-12, name)
+    (axes,) = drawn("setting", store, recipes=["tau_norm"], by=["tau"], metric="ece").axes
+    (line,) = axes.lines
+    assert_close(line.get_ydata(), [run.metrics["test", "last"]["ece"] for run in runs], 1e-12, "")
+
+
+def test_shift(store: Store) -> None:
+    """Reference: the stored accuracies, from the steepest prior over the uniform one to the
+    steepest reversed one."""
+    (axes,) = drawn("shift", store, recipes=["crt"]).axes
+    one = of(store, "crt")
+    forward, backward = one.details["shift_forward"], one.details["shift_backward"]
+    wanted = [*forward[::-1], np.nanmean(one.per_class), *backward]
+    assert_close(axes.lines[0].get_ydata(), wanted, 1e-9, "accuracy")
+    ticks = [label.get_text() for label in axes.get_xticklabels()]
+    assert ticks == ["50", "25", "10", "5", "2", "1", "2", "5", "10", "25", "50"]
+
+
+def test_curves(store: Store) -> None:
+    """Reference: means over seeds of the stored curves; what does not train is left out."""
+    loss, macro = drawn("curves", store).axes
+    own = of(store, "crt").curves
+    for axes, name in ((loss, "loss"), (macro, "val_macro")):
+        (line,) = axes.lines
+        assert_close(line.get_ydata(), own[name].mean(0), 1e-9, name)
+        assert_close(line.get_xdata(), [1, 2, 3], 0.0, "epochs")
+    with pytest.raises(errors.ConfigError, match="Nothing asked for in .* trains in epochs"):
+        drawn("curves", store, recipes=["ncm"])
+
+
+def test_confusion(store: Store, small: Problem) -> None:
+    """Reference: as the problem has few classes, all their confusions: those of a class and its
+    accuracy are 100 % of its rows."""
+    (axes,) = drawn("confusion", store, recipes=["crt"]).axes
+    wrong = np.ma.filled(axes.images[0].get_array(), np.nan)
+    shown = [int(label.get_text().removeprefix("class")) for label in axes.get_yticklabels()]
+    order = np.argsort(-small.counts, kind="stable")
+    assert shown == [k for k in order if k in shown], "largest class first"
+    if len(shown) == len(small.counts):
+        total = np.nansum(wrong, 1) + of(store, "crt").per_class[shown]
+        assert_close(total, np.full(len(shown), 100.0), 1e-9, "rows")
+    assert np.nansum(wrong) > 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("heatmap", {"recipes": ["tau_norm"]}, "varies two settings. Sweep a grid"),
+        ("setting", {"recipes": ["ncm"]}, "varies a setting. Sweep a grid"),
+        ("setting", {"by": ["rate"]}, "No recipe varies 'rate'. Choose from: "),
+        ("setting", {"by": ["lr", "tau"]}, "Give one setting, got lr, tau."),
+        ("heatmap", {"by": ["lr", "lr"]}, "Give 2 different settings, got lr, lr."),
+        ("heatmap", {"metric": "makro"}, "No metric is called 'makro'. Did you mean 'macro'?"),
+        ("groups", {"recipes": ["crd"]}, "has no configuration 'crd'. Did you mean 'crt'?"),
+        ("groups", {"split": "dev"}, "has no results on 'dev'. It has: val, test."),
+        ("groups", {"metric": "ece"}, "'groups' takes no metric. It is for: heatmap, setting."),
+        ("beta", {"select_on": "test"}, "'beta' takes no select-on. It is for: groups, classes"),
+        ("confidence", {"split": "val"}, "has no confidences on val at the"),
+        (
+            "confusion",
+            {"split": "val"},
+            "has no confusions on val at the last epoch. They are kept on test",
+        ),
+    ],
+)
+def test_bad_input(
+    kind: str, options: dict[str, Any], message: str, store: Store, tmp_path: Path
+) -> None:
+    """Reference: one ConfigError; nothing is written."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(errors.ConfigError) as caught:
+            plot(kind, store, tmp_path / "p.pdf", **options)
+    assert message in str(caught.value), f"got {caught.value}"
+    assert not list(tmp_path.iterdir())
+
+
+def _caption(figure: Figure) -> str:
+    return figure.get_supxlabel().replace("\u00a0", " ").replace("\n", " ")

@@ -1,0 +1,37 @@
+"""docs/plots.md as it stands: its table is the registry, its commands are understood."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import click
+import pytest
+
+from featbank.cli import main
+from stage2.plots import KINDS
+from tests.conftest import ROOT
+
+TEXT = (ROOT / "docs/plots.md").read_text()
+COMMANDS = re.findall(r"^featbank (.+)$", TEXT, re.MULTILINE)
+
+
+def test_the_table_is_the_registry() -> None:
+    """Reference: the kinds, and the options that each one takes."""
+    rows = re.findall(r"^\| `(\w+)` \|.*\| (.*) \|$", TEXT, re.MULTILINE)
+    told = {kind: set(re.findall(r"--([\w-]+)", options)) for kind, options in rows}
+    assert told == {
+        name: {option.replace("_", "-") for option in kind.options} for name, kind in KINDS.items()
+    }
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands(command: str) -> None:
+    """Reference: click reads them, and the kind takes their options."""
+    name, *arguments = shlex.split(command)
+    found = main.commands[name]
+    assert isinstance(found, click.Command)
+    options = found.make_context(name, arguments).params
+    if name == "plot":
+        given = {option for option in ("split", "select_on", "metric", "by") if options[option]}
+        assert given <= set(KINDS[options["kind"]].options)

@@ -1,0 +1,312 @@
+"""The page in a real browser: it loads, sorts, filters, brushes, turns dark and fits a phone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stage2.report.page import report
+from stage2.results.store import Store
+from stage2.results.tables import leaderboard
+from tests.stage2.report.conftest import HARMFUL
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+DRIVER = shutil.which("chromedriver")
+
+pytestmark = pytest.mark.skipif(
+    not (BROWSER and DRIVER), reason="no Chromium with its driver on this machine"
+)
+
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--enable-unsafe-swiftshader",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Chromium without a window, 1280 × 900."""
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options, Service(DRIVER))
+    driver.set_window_size(1280, 900)
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def page(browser: Any, results: Path) -> Any:
+    """The browser with the page open and every plot drawn."""
+    with Store(results) as store:
+        report(store, results.parent / "report.html")
+    width(browser, 1280)
+    browser.get((results.parent / "report.html").as_uri())
+    wait(browser, lambda: browser.execute_script("return document.documentElement.dataset.ready"))
+    return browser
+
+
+@pytest.fixture
+def fresh(page: Any) -> Any:
+    """The page as it was opened: no filter, brush, highlight or order."""
+    page.execute_script("""
+      state.sort = { key: 'rank', down: false };
+      if (state.tests.length || state.brushes.size || state.picked.size) $('clear').click();
+      else drawTable();
+    """)
+    return page
+
+
+def wait(browser: Any, until: Callable[[], Any]) -> Any:
+    """What `until` gives once it is true, within a minute."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    return WebDriverWait(browser, 60, poll_frequency=0.05).until(lambda _: until())
+
+
+def width(browser: Any, pixels: int) -> None:
+    """Set the width of the page's window."""
+    sizes = {"width": pixels, "height": 900, "deviceScaleFactor": 1, "mobile": pixels < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", sizes)
+
+
+def column(browser: Any, key: str) -> list[str]:
+    """Cells of a column of the leaderboard, as they stand; of the first one the ids."""
+    script = """
+      const heads = [...document.querySelectorAll('#table thead th')];
+      const place = heads.findIndex((th) => th.dataset.key === arguments[0]);
+      return [...document.querySelectorAll('#table tbody tr')].map((tr) =>
+        place ? tr.children[place].firstChild.textContent : tr.querySelector('small').textContent);
+    """
+    return browser.execute_script(script, key)
+
+
+def count(browser: Any) -> str:
+    """The line that tells how many configurations are shown."""
+    return browser.execute_script("return $('count').textContent")
+
+
+def query(browser: Any, text: str) -> None:
+    """Type into the filter, and wait until it is looked at."""
+    before = count(browser)
+    field = browser.find_element("id", "query")
+    field.clear()
+    field.send_keys(text)
+    wait(browser, lambda: count(browser) != before)
+
+
+def test_it_loads_in_silence(page: Any) -> None:
+    """No error on the console, no request but the file itself, no name that became code."""
+    log = page.get_log("browser")
+    assert not [line for line in log if line["level"] == "SEVERE"], log
+    messages = [json.loads(line["message"])["message"] for line in page.get_log("performance")]
+    asked = [
+        m["params"]["request"]["url"]
+        for m in messages
+        if m["method"] == "Network.requestWillBeSent"
+    ]
+    outside = [url for url in asked if not url.startswith(("file:", "data:", "blob:", "chrome:"))]
+    assert not outside, outside
+    assert not page.execute_script("return window.injected")
+    assert HARMFUL in page.find_element("id", "leaderboard").text
+    plots = page.execute_script(
+        "return [...document.querySelectorAll('.plot')].map((p) => "
+        "[p.closest('figure').dataset.title, Boolean(p.querySelector('.main-svg')), "
+        "p.getAttribute('aria-label')])"
+    )
+    assert len(plots) == 11, plots
+    for name, drawn, told in plots:
+        assert drawn, name
+        assert len(told) > 80, f"{name}: {told}"
+    assert "Not shown" not in page.find_element("id", "missing").text
+
+
+def test_the_protocol_and_the_citations_stand_on_it(page: Any, store: Store) -> None:
+    """Reference: the protocol line of the leaderboard."""
+    assert leaderboard(store).protocol in page.find_element("id", "protocol").text
+    assert "@inproceedings{kang2020decoupling" in page.find_element("id", "bibtex").text
+    assert not page.find_element("id", "warning").is_displayed()
+
+
+def test_columns_sort_by_keyboard(fresh: Any) -> None:
+    """Reference: Python's order of the cells; ``aria-sort`` names the column that orders."""
+    assert column(fresh, "rank")[:3] == ["1", "2", "3"]
+    for key, presses, falling in (("few", 1, True), ("few", 1, False), ("ece", 1, False)):
+        head = fresh.find_element("css selector", f"#table th[data-key='{key}']")
+        for _ in range(presses):
+            head.find_element("tag name", "button").send_keys("\ue007")  # Enter
+        cells = [float(text) for text in column(fresh, key)]
+        assert cells == sorted(cells, reverse=falling), (key, cells)
+        assert head.get_attribute("aria-sort") == ("descending" if falling else "ascending")
+    orders = fresh.execute_script(
+        "return [...document.querySelectorAll('#table th[aria-sort]')].map((th) => th.ariaSort)"
+    )
+    assert sum(order != "none" for order in orders) == 1
+
+
+def test_the_filter_narrows_table_and_plots(fresh: Any) -> None:
+    """Reference: the grid of the fixture: 12 of crt, of which 6 have an lr below 0.1."""
+    assert count(fresh) == "21 configurations"
+    query(fresh, "crt lr<0.1")
+    assert count(fresh) == "6 of 21 configurations by filter"
+    assert all(name.startswith("crt-") for name in column(fresh, "name"))
+    shown = fresh.execute_script(
+        "return document.querySelector('[data-plot=groups] .plot').data[0].customdata"
+    )
+    assert shown == column(fresh, "name")[:1]
+    query(fresh, "weigth<1")
+    assert count(fresh) == "There is no column and no varied setting “weigth”."
+
+
+def test_brushing_narrows_table_and_plots(fresh: Any) -> None:
+    """A drag along the last axis, the metric that ranks, keeps its upper half; a button frees."""
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    axis = fresh.find_elements("css selector", ".axis-brush .background")[-1]
+    fresh.execute_script(
+        "arguments[0].scrollIntoView({ block: 'center', behavior: 'instant' })", axis
+    )
+    half = axis.size["height"] // 2
+    chain = ActionChains(fresh, duration=50).move_to_element_with_offset(axis, 0, -half + 4)
+    chain.click_and_hold().move_by_offset(0, half // 2).move_by_offset(
+        0, half // 2
+    ).release().perform()
+    wait(fresh, lambda: "by 1 brush" in count(fresh))
+    kept = column(fresh, "selection")
+    low, high = fresh.execute_script(
+        "return document.querySelector('[data-plot=parallel] .plot')"
+        ".data[0].dimensions.at(-1).constraintrange"
+    )
+    all_of = fresh.execute_script("return DATA.rows.map((row) => row.values.selection[0])")
+    assert 0 < len(kept) < 21
+    assert len(kept) == sum(low <= value <= high for value in all_of)
+    bars = fresh.execute_script(
+        "return document.querySelector('[data-plot=groups] .plot').data[0].x.length"
+    )
+    assert bars == len({name.rpartition("-")[0] for name in column(fresh, "name")})
+    fresh.find_element("id", "unbrush").click()
+    assert count(fresh) == "21 configurations"
+
+
+def test_ticked_rows_stand_out_in_the_plots(fresh: Any) -> None:
+    """Others fade in the bars, the line is thick in the curves, the row is looked into."""
+    name = [name for name in column(fresh, "name") if name.startswith("glag-")][-1]  # not the best
+    box = fresh.find_element("css selector", f"input[aria-label='Highlight {name}']")
+    box.send_keys(" ")
+    assert count(fresh) == "21 configurations · 1 highlighted"
+    bars = fresh.execute_script(
+        "const bars = document.querySelector('[data-plot=groups] .plot').data[0];"
+        "return [bars.customdata, bars.marker.opacity]"
+    )
+    assert {own: alpha for own, alpha in zip(*bars, strict=True) if alpha == 1}.keys() == {name}
+    assert fresh.execute_script("return $('after').value") == name
+    widths = fresh.execute_script(
+        "return document.querySelector('[data-plot=shift] .plot').data.map((t) => t.line.width)"
+    )
+    assert sorted(widths)[-2] < sorted(widths)[-1]
+
+
+def test_plots_have_their_numbers_as_tables(fresh: Any) -> None:
+    """Reference: accuracy by class in the page's data, eight classes, largest first."""
+    fresh.execute_script("document.querySelector('[data-plot=classes] details').open = true")
+    rows = wait(
+        fresh,
+        lambda: fresh.execute_script(
+            "return [...document.querySelectorAll('[data-plot=classes] details tbody tr')]"
+            ".map((tr) => [...tr.children].map((cell) => cell.textContent))"
+        ),
+    )
+    assert len(rows) == 8
+    assert rows[0][:2] == [HARMFUL, "150"]
+    best = fresh.execute_script("return DATA.details[state.after].per_class")
+    assert [float(row[3]) for row in rows] == best
+
+
+def test_the_theme_turns_and_plots_follow(fresh: Any) -> None:
+    """The ground of page and plots darkens; the system's wish decides at first."""
+    script = """
+      const of = (e) => getComputedStyle(e).backgroundColor.match(/\\d+/g).slice(0, 3).map(Number);
+      return [Math.max(...of(document.body)),
+        document.querySelector('[data-plot=groups] .plot')._fullLayout.paper_bgcolor];
+    """
+    light = fresh.execute_script(script)
+    fresh.find_element("id", "theme").send_keys("\ue007")  # Enter
+    dark = fresh.execute_script(script)
+    assert light[0] > 240
+    assert dark[0] < 60
+    assert light[1] != dark[1]
+    wish = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    fresh.execute_cdp_cmd("Emulation.setEmulatedMedia", wish)
+    wait(fresh, lambda: fresh.execute_script("return theme()") == "dark")
+    wish["features"][0]["value"] = "light"
+    fresh.execute_cdp_cmd("Emulation.setEmulatedMedia", wish)
+    wait(fresh, lambda: fresh.execute_script("return theme()") == "light")
+
+
+def test_it_fits_a_phone(fresh: Any) -> None:
+    """At 375 pixels the page does not scroll sideways; tables and wide plots do, in boxes."""
+    width(fresh, 375)
+    try:
+        wait(
+            fresh,
+            lambda: fresh.execute_script("return document.documentElement.clientWidth") == 375,
+        )
+        size = fresh.execute_script("return document.documentElement.scrollWidth")
+        assert size <= 375, f"got {size}"
+        outside = fresh.execute_script(
+            "return [...document.querySelectorAll('main *')].filter((e) => "
+            "!e.closest('.scroll, pre, svg') && e.getBoundingClientRect().right > 376)"
+            ".map((e) => e.outerHTML.slice(0, 80))"
+        )
+        assert not outside, outside
+    finally:
+        width(fresh, 1280)
+
+
+def test_paper_is_light_and_plots_fit_a_sheet(fresh: Any) -> None:
+    """Before printing plots take the width of a page, light; afterwards all is as it was."""
+    script = """
+      const plot = document.querySelector('[data-plot=groups] .plot');
+      return [theme(), plot._fullLayout.width];
+    """
+    fresh.execute_script("setTheme('dark', false)")
+    before = fresh.execute_script(script)
+    fresh.execute_script("dispatchEvent(new Event('beforeprint'))")
+    assert fresh.execute_script(script) == ["light", 680]
+    fresh.execute_script("dispatchEvent(new Event('afterprint'))")
+    assert fresh.execute_script(script) == before
+    assert before[1] > 1000
+    fresh.execute_script("setTheme('light', false)")
+
+
+def test_selection_on_test_is_printed(page: Any, results: Path) -> None:
+    """A warning above the numbers, besides the protocol line."""
+    with Store(results) as store:
+        report(store, results.parent / "on_test.html", select_on="test", condition="name=ce")
+    page.get((results.parent / "on_test.html").as_uri())
+    assert page.find_element("id", "warning").text.startswith("Selected on test")
+    assert "selected on test" in page.find_element("id", "protocol").text
+    wait(page, lambda: page.execute_script("return document.documentElement.dataset.ready"))
+    assert "parallel coordinates (fewer than three" in page.find_element("id", "missing").text
+    log = page.get_log("browser")
+    assert not [line for line in log if line["level"] == "SEVERE"], log

@@ -1,0 +1,180 @@
+"""What the page is told: the leaderboard as it is, details as they were measured."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from featbank import errors
+from featbank.bank import class_groups
+from stage2.report.details import POINTS, SHOWN, _beta, _curve, plain
+from stage2.report.gathering import gather
+from stage2.results.store import Store
+from stage2.results.tables import differences, leaderboard
+from tests.stage2.report.conftest import COUNTS
+
+
+def test_the_leaderboard_is_whole_and_in_order(store: Store) -> None:
+    """Reference: `leaderboard`, to the three decimals that a page carries."""
+    board = leaderboard(store)
+    data = gather(store)
+    ranked = [board.ranked(rows) for rows in board.configurations()]
+    assert data["protocol"] == board.protocol
+    assert [row["id"] for row in data["rows"]] == [row["recipe"] for row in ranked]
+    for row, own in zip(data["rows"], ranked, strict=True):
+        assert row["told"] == differences(own)
+        assert row["seeds"] == len(own["seeds"])
+        for name in ("macro", "many", "few", "ece", "nll", "selection"):
+            for got, key in zip(row["values"][name], (name, f"{name}_std"), strict=True):
+                assert got == (None if own[key] is None else pytest.approx(own[key], abs=5e-4))
+    lasts = {row["recipe"]: row["top1"] for row in board.rows if row["epoch"] == "last"}
+    for row in data["rows"]:
+        assert row["values"]["top1_last"][0] == pytest.approx(lasts[row["id"]], abs=5e-4)
+    assert {column["key"] for column in data["columns"]} <= data["rows"][0]["values"].keys()
+    assert [column["key"] for column in data["columns"] if column["less"]] == ["ece", "nll"]
+
+
+def test_settings_are_those_that_vary_within_a_recipe(store: Store) -> None:
+    """Reference: the grid, which varies these; ``head`` and ``loss`` only tell recipes apart."""
+    data = gather(store)
+    assert set(data["settings"]) == {"lr", "weight_decay", "smooth_tail", "tau"}
+    assert data["settings"][0] == "lr", "four values"
+    told = {
+        row["name"]: dict(zip(data["settings"], row["settings"], strict=True))
+        for row in data["rows"]
+    }
+    assert told["tau_norm"]["lr"] is None
+    assert told["crt"]["lr"] in (0.001, 0.01, 0.1, 0.5)
+
+
+def test_details_are_as_measured(store: Store) -> None:
+    """Reference: means over the seeds' arrays in the store, sums where rows are counted."""
+    data = gather(store, top=100)
+    fingerprint, _ = store.one_bank()
+    runs = store.configurations(fingerprint)
+    assert data["details"].keys() == runs.keys()
+    assert not data["missing"]
+    (name,) = [id for id in runs if id.startswith("ce-")]
+    stored = [store.details(fingerprint, run.recipe, "test", "selected") for run in runs[name]]
+    own = data["details"][name]
+    np.testing.assert_allclose(
+        own["weight_norm"], np.mean([d["weight_norm"] for d in stored], 0), atol=1e-4
+    )
+    np.testing.assert_array_equal(
+        own["confidence"], np.sum([d["confidence"] for d in stored], axis=0)
+    )
+    rows, *_ = np.array(own["reliability"], float)
+    assert rows.sum() == 2 * 80, "ten test rows per class, two seeds"
+    for way, line in zip(("forward", "backward"), own["shift"], strict=True):
+        np.testing.assert_allclose(line, np.mean([d[f"shift_{way}"] for d in stored], 0), atol=6e-3)
+    correct = [store.correct(fingerprint, run.recipe, "test", "selected") for run in runs[name]]
+    wrong = sum(int((~seed).sum()) for seed in correct)
+    assert sum(rows for _, _, rows in own["confusions"]) == wrong
+    assert own["curves"]["loss"]["epoch"] == [1, 2, 3]
+
+
+def test_the_best_of_every_recipe_brings_its_details_first(store: Store) -> None:
+    """Reference: the first row of each recipe on the leaderboard."""
+    data = gather(store, top=7)
+    best = {}
+    for row in data["rows"]:
+        best.setdefault(row["name"], row["id"])
+    assert len(data["details"]) == 7
+    assert set(best.values()) <= data["details"].keys()
+    assert data["before"]["id"] in data["details"]
+    assert next(iter(data["details"])) == data["rows"][0]["id"]
+    assert len(gather(store, top=1)["details"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("condition", "name", "why"),
+    [
+        (None, "tau_norm", "the stage-1 classifier itself, τ = 0"),
+        ("name=crt or name=ce", "ce", "plain cross-entropy"),
+        ("name=crt or name=mislas", None, "the next best recipe"),
+        ("name=crt", "crt", "the next best configuration"),
+    ],
+)
+def test_what_stands_for_before(
+    store: Store, condition: str | None, name: str | None, why: str
+) -> None:
+    """The plainest there is: stage 1, cross-entropy, another recipe, another configuration."""
+    data = gather(store, condition=condition)
+    names = {row["id"]: row["name"] for row in data["rows"]}
+    assert data["before"]["why"] == why
+    assert names[data["before"]["id"]] == name or name is None
+    assert data["before"]["id"] != data["rows"][0]["id"]
+
+
+def test_conditions_and_selection_are_those_of_the_leaderboard(store: Store) -> None:
+    """Reference: the options of ``featbank leaderboard``; what is on test says so."""
+    kept = gather(store, condition="lr<0.1 and head=linear")
+    assert all(row["name"] == "crt" for row in kept["rows"])
+    assert "filtered: lr<0.1 and head=linear (6 of 21)" in kept["protocol"]
+    on_test = gather(store, select_on="test")
+    assert (on_test["selectOn"], on_test["epoch"]) == ("test", "last")
+    assert "selected on test" in on_test["protocol"]
+    assert gather(store)["epoch"] == "selected"
+    one = gather(store, condition="name=ce")
+    assert one["before"] is None
+    with pytest.raises(errors.ConfigError, match="No configuration has a 'lrr'"):
+        gather(store, condition="lrr<1")
+    with pytest.raises(errors.ConfigError, match="matches 0 banks"):
+        gather(store, bank="zz")
+
+
+def test_what_is_not_there_is_told(store: Store) -> None:
+    """A recipe that is fitted in closed form has neither curves nor β."""
+    data = gather(store, condition="name=tau_norm")
+    told = " ".join(data["missing"])
+    assert "training curves" in told
+    assert "β trajectories (no generator moved β)" in told
+    assert "reliability" not in told
+    assert {"per_class", "reliability", "shift"} <= SHOWN.keys()
+
+
+def test_nothing_but_diverged_runs(results: Path, tmp_path: Path) -> None:
+    """The leaderboard lists them without numbers; there are no details."""
+    path = Path(shutil.copy(results, tmp_path / "diverged.sqlite"))
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE run SET status = 'diverged'")
+    with Store(path) as store:
+        data = gather(store)
+    assert (len(data["rows"]), data["details"], data["before"]) == (21, {}, None)
+    assert data["rows"][0]["values"]["selection"] == [None, None]
+    assert len(data["missing"]) == len(SHOWN)
+
+
+def test_curves_are_thinned_and_beta_is_grouped() -> None:
+    """Reference: means and percentiles with NumPy over the epochs that are kept."""
+    rng = np.random.default_rng(0)
+    counts = np.asarray(COUNTS)
+    beta = rng.random((2, 1000, len(counts)))
+    beta[..., 0] = np.nan
+    own = _beta(beta, counts)
+    kept = np.asarray(own["epoch"]) - 1
+    assert (kept[0], kept[-1], len(kept)) == (0, 999, POINTS)
+    few = class_groups(counts)["few"]
+    mean, low, high = own["groups"]["few"]
+    members = beta.mean(0)[kept][:, few]
+    np.testing.assert_allclose(mean, members.mean(1), atol=6e-4)
+    np.testing.assert_allclose(low, np.percentile(members, 10, axis=1), atol=6e-4)
+    np.testing.assert_allclose(high, np.percentile(members, 90, axis=1), atol=6e-4)
+    assert "many" not in own["groups"], "its one class has no β"
+    assert own["last"][0] is None
+    short = _curve(np.array([[1.0, 2.0, 4.0], [3.0, np.nan, np.nan]]))
+    assert short == {"epoch": [1, 2, 3], "mean": [2.0, 2.0, 4.0]}, "seeds of several lengths"
+
+
+def test_what_is_not_finite_is_null(store: Store) -> None:
+    """JSON has no NaN; numbers of rows stay whole."""
+    values = np.array([[1.23456, np.nan], [np.inf, 2.0]])
+    assert plain(values, 2) == [[1.23, None], [None, 2.0]]
+    assert json.dumps(plain(np.array([3.0, 4.0]), 0)) == "[3, 4]"
+    json.dumps(gather(store, top=100), allow_nan=False)
