@@ -17,13 +17,14 @@ CONFUSED = 60
 
 _SEVERAL_EPOCHS = "no run trained over epochs, or the results were written by an older version"
 _OLDER = "the results were written by an older version: sweep again"
+_CLOSER = "kept where val selects, by this version on"
 
 SHOWN = {
     "per_class": ("accuracy by class", "no configuration finished"),
     "reliability": ("reliability diagrams", _OLDER),
-    "confidence": ("confidence by group", _OLDER),
+    "confidence": ("confidence by group", _CLOSER),
     "weight_norm": ("weight norms", "no head with one weight vector per class"),
-    "confusions": ("confused classes", _OLDER),
+    "confusions": ("confused classes", _CLOSER),
     "curves": ("training curves", _SEVERAL_EPOCHS),
     "shift": ("test-prior shift", _OLDER),
     "beta": ("β trajectories", "no generator moved β"),

@@ -104,8 +104,7 @@ def refusal(path: Path, error: sqlite3.DatabaseError) -> errors.FeatbankError:
     if _is_ours(path):
         return errors.ConfigError(
             f"{path} is torn ({error}). Copy it again from where it came from, with its -wal file, "
-            f"or keep what can be read: sqlite3 {path} .recover | sqlite3 {path.stem}-recovered"
-            f"{path.suffix}"
+            "or choose another name: the same sweep makes the same results."
         )
     return errors.ConfigError(f"{path} is not a results file ({error}). Choose another name.")
 
