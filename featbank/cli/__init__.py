@@ -59,7 +59,7 @@ class _Group(click.Group):
 def main() -> None:
     """Bank frozen features once, compare every long-tail classifier on them.
 
-    The road: train → extract (or import) → sweep → leaderboard.
+    The road: train → extract (or import) → sweep → leaderboard, report.
     """
 
 
@@ -74,10 +74,10 @@ for _command in (
     split,
     sweep,
     leaderboard,
+    report,
     compare,
     plot,
     embed,
-    report,
     export,
     predict,
     methods,

@@ -31,11 +31,13 @@ def commands(text: str) -> list[list[str]]:
 
 
 def test_the_road(featbank: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """train → extract → info → sweep → leaderboard, then the Python of the next paragraph."""
-    for command, *arguments in commands(block("sh", "runs/digits")):
+    """train → extract → info → sweep → leaderboard → report, then the Python that follows."""
+    shown = {}
+    for command, name, *arguments in commands(block("sh", "runs/digits")):
         assert command == "featbank"
-        shown = featbank(*arguments).stdout
-    assert "selected on val" in shown
+        shown[name] = featbank(name, *arguments).stdout
+    assert "selected on val" in shown["leaderboard"]
+    assert shown["report"].startswith("Wrote report.html, ")
     exec(block("python", "sweep(bank"), {})  # the bank is in the current folder
 
 
