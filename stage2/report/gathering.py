@@ -17,6 +17,7 @@ from stage2.report.details import SHOWN, details_of
 from stage2.results import filters
 from stage2.results.cite import cite
 from stage2.results.configurations import Configuration
+from stage2.results.grids import varied
 from stage2.results.measured import measured
 from stage2.results.store import Store
 from stage2.results.tables import Leaderboard, Row, differences, leaderboard
@@ -155,12 +156,11 @@ def _row(board: Leaderboard, rows: Sequence[Row], settings: Sequence[str]) -> di
 
 def _settings(board: Leaderboard) -> list[str]:
     """Settings of which some recipe has several values, those with the most values first."""
-    values: dict[str, dict[str, set[Any]]] = {}
-    for row in board.rows:
-        for name, value in row["parameters"].items():
-            values.setdefault(name, {}).setdefault(row["name"], set()).add(_told(name, value))
-    most = {name: max(map(len, own.values())) for name, own in values.items()}
-    return sorted((name for name in most if most[name] > 1), key=lambda name: -most[name])
+    most: dict[str, int] = {}
+    for recipe in dict.fromkeys(row["name"] for row in board.rows):
+        for name, values in varied([row for row in board.rows if row["name"] == recipe]).items():
+            most[name] = max(len(values), most.get(name, 0))
+    return sorted(most, key=lambda name: -most[name])
 
 
 def _told(name: str, value: Any) -> Any:
