@@ -1,4 +1,4 @@
-"""What the README tells a newcomer to type works as it stands."""
+"""What the README promises of its commands; tests/docs runs them all, test_road the whole road."""
 
 from __future__ import annotations
 
@@ -28,17 +28,6 @@ def block(language: str, containing: str) -> str:
 def commands(text: str) -> list[list[str]]:
     """The words of each command of a shell block."""
     return [shlex.split(line, comments=True) for line in text.replace("\\\n", " ").splitlines()]
-
-
-def test_the_road(featbank: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """train → extract → info → sweep → leaderboard → report, then the Python that follows."""
-    shown = {}
-    for command, name, *arguments in commands(block("sh", "runs/digits")):
-        assert command == "featbank"
-        shown[name] = featbank(name, *arguments).stdout
-    assert "selected on val" in shown["leaderboard"]
-    assert shown["report"].startswith("Wrote report.html, ")
-    exec(block("python", "sweep(bank"), {})  # the bank is in the current folder
 
 
 def test_importing_arrays(featbank: Run, make_toy: Callable[..., Toy], tmp_path: Path) -> None:
