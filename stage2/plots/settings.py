@@ -113,7 +113,7 @@ def heatmap(
         choice.protocol(_rows(shown)),
         f"{metric}: {METRICS[metric]}; mean over seeds",
         "each cell is the best over the other settings" if _several(shown) else "",
-        "framed: the best",
+        f"framed: the best on {choice.split}",
     )
     return figure
 

@@ -176,7 +176,7 @@ function fillHead() {
   const part = details < DATA.rows.length;
   const carried = `This page carries the details of ${part ? `${details} of ${thousands(DATA.rows.length)}` : `all ${details}`} configurations${part ? ": the best of each recipe, then the next best" : ""}. Choose two of them, or tick a row of the leaderboard to put it under “After”.`;
   if ($("carried")) $("carried").textContent = carried;
-  $("caption").firstChild.textContent = `Numbers on ${DATA.split}, ${DATA.epoch} epoch unless a column says otherwise; accuracy and ECE in %.`;
+  $("caption").firstChild.textContent = `Numbers on ${DATA.split}, ${DATA.epoch} epoch unless a column says otherwise; accuracy and ECE in %. Bold: best of a column; only ${DATA.selectOn} macro ranks.`;
   $("bibtex").textContent = DATA.cite;
   $("made").textContent = `Made by featbank ${DATA.version}. Plots by plotly.js (MIT), inside this file; nothing is loaded from the network.`;
 }
