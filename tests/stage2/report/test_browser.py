@@ -251,10 +251,12 @@ def test_the_theme_turns_and_plots_follow(fresh: Any) -> None:
     """
     light = fresh.execute_script(script)
     fresh.find_element("id", "theme").send_keys("\ue007")  # Enter
-    dark = fresh.execute_script(script)
     assert light[0] > 240
+    dark = fresh.execute_script(script)
     assert dark[0] < 60
     assert light[1] != dark[1]
+    fresh.find_element("id", "theme").send_keys("\ue007")
+    assert fresh.execute_script(script) == light
     wish = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
     fresh.execute_cdp_cmd("Emulation.setEmulatedMedia", wish)
     wait(fresh, lambda: fresh.execute_script("return theme()") == "dark")
