@@ -150,9 +150,7 @@ def sweep(
             Store(results if results is not None else ":memory:", create=True)
         )
         store.add_bank(bank)
-        finished = (
-            set() if force else finished_runs(store, bank.fingerprint, with_stopped=bool(halving))
-        )
+        finished = set() if force else store.finished(bank.fingerprint, with_stopped=bool(halving))
         views = Views(bank, place, memory, workers)
         told = Loggers(loggers)
         outcomes: list[Outcome] = []
@@ -178,9 +176,8 @@ def sweep(
             waiting = [recipe for recipe in others if recipe.hash not in finished]
             later = others_left(halving, planned(first), waiting)
             train(first, halving, later)
-            hashes = {recipe.hash for recipe in first}
-            runs = store.runs(bank.fingerprint)
-            left = {run.id for run in runs if run.recipe in hashes and run.status == "done"}
+            statuses = store.statuses(bank.fingerprint)
+            left = {recipe.id for recipe in first if statuses[recipe.hash] == "done"}
             left_out = [recipe for recipe in others if recipe.id not in left]
             train([recipe for recipe in others if recipe.id in left])
         else:
@@ -221,14 +218,6 @@ def plan_bank(
             check_in_memory(bank, views, device, memory, split)
         groups += plan(some, shape, memory=budget, device=kind, workers=workers)
     return sorted(groups, key=lambda group: (group.stream.views, group.stream.train_on))
-
-
-def finished_runs(store: Store, fingerprint: str, *, with_stopped: bool) -> set[str]:
-    """Hashes of the recipes that need not be trained again; one that halving stopped only where
-    the sweep halves as well."""
-    if with_stopped:
-        return store.finished(fingerprint)
-    return {run.recipe for run in store.runs(fingerprint) if run.status != "stopped"}
 
 
 def _run(

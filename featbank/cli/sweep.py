@@ -361,7 +361,7 @@ def _statuses(bank: Bank, output: Path) -> dict[str, str]:
     if not output.exists():
         return {}
     with Store(output) as store:
-        return {run.recipe: run.status for run in store.runs(bank.fingerprint)}
+        return store.statuses(bank.fingerprint)
 
 
 def _list_ready() -> None:

@@ -134,10 +134,16 @@ class Store:
                 ),
             )
 
-    def finished(self, fingerprint: str) -> set[str]:
-        """Hashes of the recipes that have a result on this bank."""
-        rows = self._db.execute("SELECT recipe FROM run WHERE bank = ?", (fingerprint,))
-        return {recipe for (recipe,) in rows}
+    def statuses(self, fingerprint: str) -> dict[str, str]:
+        """``done``, ``diverged`` or ``stopped`` of every run on a bank, by its recipe's hash."""
+        rows = self._db.execute("SELECT recipe, status FROM run WHERE bank = ?", (fingerprint,))
+        return dict(rows)
+
+    def finished(self, fingerprint: str, *, with_stopped: bool = True) -> set[str]:
+        """Hashes of the recipes that have a result on a bank; those that halving stopped may not
+        count."""
+        statuses = self.statuses(fingerprint)
+        return {r for r, status in statuses.items() if with_stopped or status != "stopped"}
 
     def made_with(self, fingerprint: str, library: str) -> set[str]:
         """Ids of the configurations in which a library had a part beside torch."""

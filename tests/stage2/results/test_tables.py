@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from featbank.cli.leaderboard import FORMATS
 from stage2.engine.metrics import METRICS, Evaluation
 from stage2.methods.recipe import Recipe, expand
 from stage2.results.store import Store
-from stage2.results.tables import Leaderboard, columns, leaderboard, render
+from stage2.results.tables import Leaderboard, _over_seeds, columns, leaderboard, render
 from stage2.sweep import sweep
 from tests.stage2.compare import assert_close
 from tests.stage2.synthetic import Problem
@@ -275,3 +276,17 @@ def test_results_of_a_recipe_this_version_does_not_know(bank: Bank) -> None:
             store._db.execute("UPDATE run SET name = 'crt-of-the-future'")
         board = leaderboard(store)
     assert [row["name"] for row in board.rows] == ["crt-of-the-future"]
+
+
+@pytest.mark.parametrize("count", [2, 3, 10])
+def test_the_spread_over_seeds(count: int) -> None:
+    """Reference: statistics.stdev in exact fractions; equal values spread by exactly nothing."""
+    rng = np.random.default_rng(count)
+    for scale in (1e-6, 1.0, 40.0):
+        values = (43.7 + scale * rng.standard_normal(count)).tolist()
+        mean, std = _over_seeds([None, *values])
+        assert mean == statistics.fmean(values)
+        assert std == pytest.approx(statistics.stdev(values), rel=1e-9)
+    assert _over_seeds([43.7] * count)[1] == 0.0
+    assert _over_seeds([43.7]) == (43.7, None)
+    assert _over_seeds([None]) == (None, None)
