@@ -1,7 +1,7 @@
 """The bank: one HDF5 file of frozen features, and what is known of it."""
 
 from featbank.bank.arrays import write_bank
-from featbank.bank.classes import GROUPS, class_counts, class_groups, require_samples
+from featbank.bank.classes import GROUPS, HoldOut, class_counts, class_groups, require_samples
 from featbank.bank.file import Bank
 from featbank.bank.writer import BankWriter
 
@@ -9,6 +9,7 @@ __all__ = [
     "GROUPS",
     "Bank",
     "BankWriter",
+    "HoldOut",
     "class_counts",
     "class_groups",
     "require_samples",

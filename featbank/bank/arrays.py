@@ -28,6 +28,8 @@ def write_bank(
     index: Mapping[str, np.ndarray] | None = None,
     paths: Mapping[str, Sequence[str]] | None = None,
     sources: Mapping[str, str] | None = None,
+    seen: Mapping[str, np.ndarray | bool] | None = None,
+    held_out: Mapping[str, np.ndarray] | None = None,
     dtype: str | None = None,
     provenance: Mapping[str, Any] | None = None,
     overwrite: bool = False,
@@ -53,6 +55,11 @@ def write_bank(
         ``{split: N texts}``, the images' places.
     sources
         ``{split: name}`` of the source data that `index` points into; the split's own by default.
+    seen
+        ``{split: [N] bool, or one for all}``: whether stage 1 was trained on the rows; without
+        it, on those of train where there is a classifier.
+    held_out
+        ``{split: [N] bool}``: whether rows were taken out of train after features were made.
     dtype
         ``float32`` or ``float16``; by default float16 where every input is, else float32.
     provenance, overwrite
@@ -101,6 +108,8 @@ def write_bank(
                 index=(index or {}).get(split),
                 paths=(paths or {}).get(split),
                 source=(sources or {}).get(split),
+                seen=(seen or {}).get(split),
+                held_out=(held_out or {}).get(split),
             )
             for view, copies in views.items():
                 rows = writer.features(split, view, copies=len(copies))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from featbank import errors
@@ -38,19 +40,90 @@ def require_samples(train_counts: np.ndarray, who: str, remedy: str) -> None:
         )
 
 
-def hold_out(
-    labels: np.ndarray, per_class: int, num_classes: int, *, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Draw `per_class` rows of every class for another split.
+SEEN_VAL = (
+    "stage 1 was probably trained on the rows of val: their figures will be too good, and no "
+    "calibration is fitted to them. For a val of its own, train with `featbank train "
+    "--val-per-class`; if stage 1 never saw these rows, add --seen none."
+)
+"""What to say where a val is held out of rows that stage 1 was trained on."""
+
+
+@dataclass(frozen=True)
+class HoldOut:
+    """How many rows of each class leave train for val: never more than half of a class.
+
+    Exactly one of the two is given.
+
+    Attributes
+    ----------
+    per_class
+        The same number ≥ 1 of every class.
+    fraction
+        A share of every class, 0 < share ≤ ½, rounded; at least one row.
+    seed
+        Of the draw.
+    """
+
+    per_class: int | None = None
+    fraction: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.per_class is None) == (self.fraction is None):
+            raise errors.ConfigError(
+                "Holding rows out takes a number per class or a fraction. Give one of the two."
+            )
+        if self.per_class is not None and self.per_class < 1:
+            raise errors.ConfigError(
+                f"{self.per_class} rows per class cannot be held out. Give 1 or more."
+            )
+        if self.fraction is not None and not 0 < self.fraction <= 0.5:
+            raise errors.ConfigError(
+                f"A fraction of {self.fraction:g} of each class cannot be held out. Give one "
+                "above 0 and at most 0.5."
+            )
+
+    def sizes(self, counts: np.ndarray) -> np.ndarray:
+        """Rows to hold out of classes with `counts` [K] rows: [K] int64."""
+        if self.fraction is None:
+            wanted = np.full_like(counts, self.per_class)
+        else:
+            wanted = np.maximum(np.rint(self.fraction * counts).astype(np.int64), 1)
+        return np.minimum(wanted, counts // 2)
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """What a bank's provenance keeps of it."""
+        if self.fraction is None:
+            return {"val_per_class": self.per_class or 0, "seed": self.seed}
+        return {"val_fraction": self.fraction, "seed": self.seed}
+
+    def describe(self, held: np.ndarray, counts: np.ndarray) -> str:
+        """Say in words what was held out: `held` rows of `counts` in each class, [K]."""
+        rule = (
+            f"{self.per_class} per class"
+            if self.fraction is None
+            else f"{100 * self.fraction:g} % of each class, at least 1"
+        )
+        told = f"{held.sum()} rows held out of train, {rule}, seed {self.seed}"
+        if fewer := int(((held < (self.per_class or 1)) & (held > 0)).sum()):
+            told += f"; {fewer} smaller classes gave half of their rows"
+        if none := int(((held == 0) & (counts > 0)).sum()):
+            told += f"; {none} {'class' if none == 1 else 'classes'} of one row gave none"
+        return told
+
+
+def hold_out(labels: np.ndarray, num_classes: int, how: HoldOut) -> tuple[np.ndarray, np.ndarray]:
+    """Draw rows of every class for another split.
 
     Parameters
     ----------
     labels
         [N] integers in 0…K−1.
-    per_class
-        Rows to hold out of each class that has rows.
-    seed
-        Seed of the draw.
+    num_classes
+        K.
+    how
+        How many of each class.
 
     Returns
     -------
@@ -59,17 +132,19 @@ def hold_out(
     Raises
     ------
     EmptyClass
-        Where a class would keep no row.
+        Where no class has a second row.
     """
-    rng = np.random.default_rng(seed)
-    held = []
-    for k in range(num_classes):
-        rows = np.flatnonzero(labels == k)
-        if 0 < len(rows) <= per_class:
-            raise errors.EmptyClass(
-                f"Holding out {per_class} rows per class leaves class {k} none: it has "
-                f"{len(rows)}. Hold out fewer."
-            )
-        held.append(rng.choice(rows, per_class, replace=False) if len(rows) else rows)
+    rng = np.random.default_rng(how.seed)
+    counts = class_counts(labels, num_classes)
+    sizes = how.sizes(counts)
+    if not sizes.any():
+        raise errors.EmptyClass(
+            f"No class has a row to spare for val: the largest of {num_classes} classes has "
+            f"{counts.max(initial=0)}. Import a val split instead."
+        )
+    held = [
+        rng.choice(np.flatnonzero(labels == k), sizes[k], replace=False)
+        for k in np.flatnonzero(sizes)
+    ]
     out = np.sort(np.concatenate(held))
     return np.setdiff1d(np.arange(len(labels)), out), out

@@ -15,7 +15,7 @@ import numpy as np
 from featbank import errors
 from featbank.bank.file import Bank
 from featbank.bank.fingerprint import RowDigest
-from featbank.bank.schema import EVALUATED
+from featbank.bank.schema import EVALUATED, FLAGS
 
 Place = tuple[Any, ...]
 Progress = Callable[[int, int], None]
@@ -139,6 +139,8 @@ def _read_column(name: str, blocks: Iterable[tuple[Place, np.ndarray]], content:
         elif name.endswith("/path"):
             kept.append(_hashes(block))
             _add_bad(content, name, place, "not UTF-8", _not_text(block))
+        elif name.endswith(FLAGS):
+            _add_bad(content, name, place, "neither 0 nor 1", block > 1)
         elif name.endswith("/variance"):
             wrong = ~(block >= 0) | np.isinf(block)
             _add_bad(content, name, place, "negative, NaN or infinite", wrong)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from featbank import errors
+from featbank.bank import schema
 from featbank.bank.file import Bank
 from featbank.bank.writer import BankWriter
 
@@ -20,11 +21,15 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows of one split of a bank: `rows` [n] int64, ascending."""
+    """Rows of one split of a bank: `rows` [n] int64, ascending.
+
+    `marks` are columns of `schema.FLAGS` that all rows have one value of, instead of the bank's.
+    """
 
     bank: Bank
     split: str
     rows: np.ndarray
+    marks: Mapping[str, bool] = field(default_factory=dict)
 
     @property
     def labels(self) -> np.ndarray:
@@ -36,6 +41,13 @@ class Piece:
         """Source rows [n] of the rows."""
         return self.bank.index(self.split)[self.rows]
 
+    def flags(self, name: str) -> np.ndarray | None:
+        """One of the columns `schema.FLAGS` [n] bool, where it is known."""
+        if name in self.marks:
+            return np.full(len(self.rows), self.marks[name])
+        flags = self.bank.flags(self.split, name)
+        return None if flags is None else flags[self.rows]
+
     def blocks(self, view: str, copy: int) -> Iterator[np.ndarray]:
         """The rows' features of a view, [m, D] at a time."""
         step = self.bank.block_rows(self.split, view)
@@ -45,6 +57,15 @@ class Piece:
             if first < last:
                 block = self.bank.read(self.split, view, start, min(start + step, total), copy=copy)
                 yield block[self.rows[first:last] - start]
+
+
+def _joined(pieces: Sequence[Piece], name: str) -> np.ndarray | None:
+    """A column of `schema.FLAGS` over all pieces; those without it have 0, if others have it."""
+    flags = [piece.flags(name) for piece in pieces]
+    if all(own is None for own in flags):
+        return None
+    none = [np.zeros(len(piece.rows), bool) for piece in pieces]
+    return np.concatenate([n if own is None else own for own, n in zip(flags, none, strict=True)])
 
 
 def whole(bank: Bank, split: str) -> Piece:
@@ -71,6 +92,7 @@ class Copier:
             index=np.concatenate([piece.index for piece in pieces]),
             paths=paths,
             source=pieces[0].bank.source(pieces[0].split),
+            **{name: _joined(pieces, name) for name in schema.FLAGS},
         )
 
     def features(self, split: str, view: str, pieces: Sequence[Piece]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,8 @@ class Bank:
         K and D.
     dtype
         Stored type of the features, ``float32`` or ``float16``.
-    class_names, train_counts
-        K names; training counts [K] int64.
+    class_names, train_counts, full_counts
+        K names; training counts [K] int64, as they are and before rows were held out for val.
     fingerprint
         64 hex digits that stand for the content.
     provenance
@@ -184,6 +185,44 @@ class Bank:
             return None
         return self._file.texts(f"{split}/path")
 
+    def seen(self, split: str) -> np.ndarray:
+        """Whether stage 1 was trained on each row of a split, [N] bool.
+
+        Where the bank does not say it, a stage-1 classifier stands for a stage 1 that was trained
+        on train and on what was held out of it since.
+        """
+        flags = self.flags(split, "seen")
+        if flags is not None:
+            return flags
+        trained_on = np.full(self.rows(split), split == "train")
+        if (taken := self.held_out(split)) is not None:
+            trained_on |= taken
+        return trained_on & bool(self.classifiers)
+
+    def held_out(self, split: str) -> np.ndarray | None:
+        """Whether each row of a split was held out of train, [N] bool; None where none was."""
+        return self.flags(split, "held_out")
+
+    def flags(self, split: str, name: str) -> np.ndarray | None:
+        """One of the columns `schema.FLAGS` of a split, [N] bool, where it is there."""
+        self._known("split", split, self.splits)
+        if f"{split}/{name}" not in self._file.datasets:
+            return None
+        flags = self._file.read(f"{split}/{name}")
+        if flags.max(initial=0) > 1:
+            row = int(flags.argmax())
+            raise self._file.corrupt(f"{split}/{name}: {flags[row]} in row {row} is not 0 or 1")
+        return flags.astype(bool)
+
+    @cached_property
+    def full_counts(self) -> np.ndarray:
+        """Training counts [K] int64 before rows were held out: those that make the groups."""
+        counts = self.train_counts.copy()
+        for split in self.splits:
+            if (taken := self.held_out(split)) is not None:
+                counts += class_counts(self.labels(split)[taken], self.num_classes)
+        return counts
+
     def rows(self, split: str) -> int:
         """Number N of rows of a split."""
         self._known("split", split, self.splits)
@@ -232,8 +271,8 @@ class Bank:
         }
 
     def groups(self) -> dict[str, np.ndarray]:
-        """Masks [K] of the class groups many / medium / few."""
-        return class_groups(self.train_counts)
+        """Masks [K] of the class groups many / medium / few, by `full_counts`."""
+        return class_groups(self.full_counts)
 
     @property
     def digests(self) -> dict[str, str]:
@@ -339,7 +378,7 @@ class Bank:
         for split in self.splits:
             rows = self._file.dataset(f"{split}/label").shape[0]
             self._file.text(self._file.dataset(f"{split}/index").attrs, "source")
-            for column in ("index", "path"):
+            for column in ("index", "path", *schema.FLAGS):
                 if column == "index" or self._file.has(f"{split}/{column}"):
                     self._file.require_shape(f"{split}/{column}", (rows,))
             if set(views[split]) != set(self.views):

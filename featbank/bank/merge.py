@@ -159,8 +159,9 @@ def _check_shards(banks: Sequence[Bank]) -> None:
         one, *others = (bank for bank in banks if split in bank.splits)
         for other in others:
             _require(one, other, f"the source of {split}", one.source(split), other.source(split))
-            stored = [_yes_no(f"{split}/path" in bank.datasets) for bank in (one, other)]
-            _require(one, other, f"{split}/path being there", *stored)
+            for column in (f"{split}/path", f"{split}/seen"):
+                stored = [_yes_no(column in bank.datasets) for bank in (one, other)]
+                _require(one, other, f"{column} being there", *stored)
             for view in one.views:
                 copies = one.copies(split, view), other.copies(split, view)
                 _require(one, other, f"the copies of {split}/{view}", *copies)
@@ -174,8 +175,11 @@ def _check_views(banks: Sequence[Bank]) -> None:
         _require(one, other, "the splits", ", ".join(one.splits), ", ".join(other.splits))
         for split in one.splits:
             _require(one, other, f"the source of {split}", one.source(split), other.source(split))
-            columns = f"{split}/label", f"{split}/index"
-            digests = ({name: bank.digest(name) for name in columns} for bank in (one, other))
+            columns = [f"{split}/{name}" for name in ("label", "index", *schema.FLAGS)]
+            digests = (
+                {name: bank.digest(name) for name in columns if name in bank.datasets}
+                for bank in (one, other)
+            )
             _require_equal_digests(one, next(digests), other, next(digests))
             paths = one.paths(split), other.paths(split)
             if None not in paths and paths[0] != paths[1]:

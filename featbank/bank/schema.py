@@ -1,4 +1,4 @@
-"""The bank format, schema 1: what a bank contains, and under which names.
+"""The bank format, schema 2: what a bank contains, and under which names.
 
 ::
 
@@ -9,6 +9,8 @@
     /<split>/label       [N]  int64, 0…K−1
     /<split>/index       [N]  int64, row in the source data; its attribute `source` names that data
     /<split>/path        [N]  fixed-length UTF-8 bytes (optional)
+    /<split>/seen        [N]  uint8, whether stage 1 was trained on the row (optional, schema 2)
+    /<split>/held_out    [N]  uint8, whether the row was taken out of train (optional, schema 2)
     /<split>/<view>/feature [A, N, D]   float32 or float16; A augmentation copies, 1 by default
     /classifier/<view>/weight [K, D], bias [K]    float32, the stage-1 classifier (optional)
     /batchnorm/<view>/<layer>/mean, variance      float32, BatchNorm statistics (optional)
@@ -28,14 +30,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 FORMAT = "featbank"
-SCHEMA = 1
+SCHEMA = 2
+"""A bank without the columns of schema 2 is written as schema 1, for older readers."""
+
 LIBVER = ("v110", "v110")
 
 SPLITS = ("train", "val", "test", "train_balanced")
 EVALUATED = ("val", "test")
 """Splits results are measured on."""
 
-SPLIT_COLUMNS = ("label", "index", "path")
+FLAGS = ("seen", "held_out")
+"""Columns of 0 and 1, one per row of a split; a bank that has one is of schema 2."""
+
+SPLIT_COLUMNS = ("label", "index", "path", *FLAGS)
 DTYPES = ("float32", "float16")
 
 CHUNK_BYTES = 1 << 18
@@ -62,6 +69,7 @@ _LAYOUTS = {
     r"classes/train_count": Layout(("int64",), 1),
     r"[^/]+/(label|index)": Layout(("int64",), 1),
     r"[^/]+/path": Layout(("S",), 1),
+    rf"[^/]+/({'|'.join(FLAGS)})": Layout(("uint8",), 1),
     r"classifier/.+/weight": Layout(("float32",), 2),
     r"classifier/.+/bias": Layout(("float32",), 1),
     r"batchnorm/.+/(mean|variance)": Layout(("float32",), 1),

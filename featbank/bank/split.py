@@ -9,7 +9,7 @@ from typing import Any
 
 from featbank import errors
 from featbank.bank.checks import check_disjoint
-from featbank.bank.classes import hold_out
+from featbank.bank.classes import HoldOut, class_counts, hold_out
 from featbank.bank.copying import (
     Copier,
     Piece,
@@ -27,12 +27,12 @@ from featbank.bank.writer import BankWriter
 def split_val(
     path: str | os.PathLike[str],
     output: str | os.PathLike[str],
-    per_class: int,
+    how: HoldOut,
     *,
-    seed: int = 0,
+    seen: bool | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
-) -> None:
+) -> str:
     """Write a bank with a val split that is held out of train, class by class.
 
     The index of both points to the source rows of train, as before; everything else is copied.
@@ -43,28 +43,30 @@ def split_val(
         A bank without a val split.
     output
         The bank to be written.
-    per_class
-        Rows ≥ 1 to hold out of each class that has rows.
-    seed
-        Seed of the draw.
+    how
+        How many rows of each class.
+    seen
+        Whether stage 1 was trained on the rows of train; by default what `Bank.seen` says.
     overwrite
         Replace an existing output.
     progress
         Takes (MiB copied, MiB in all).
+
+    Returns
+    -------
+    What was held out, in words.
 
     Raises
     ------
     ConfigError
         Where there is a val split, or the output is the bank itself.
     EmptyClass
-        Where a class would keep no row.
+        Where no class has two rows.
     DataError
         Where a held-out row is in train_balanced too.
     BankError, OutputExists, OutputBusy, NoSpace
         Where the bank cannot be read, or the output not written.
     """
-    if per_class < 1:
-        raise errors.ConfigError(f"{per_class} rows per class cannot be held out. Give 1 or more.")
     refuse_inputs(Path(output), [Path(path)])
     with Bank(path) as bank:
         if "val" in bank.splits:
@@ -72,18 +74,21 @@ def split_val(
                 f"{bank.path} has a val split of {bank.rows('val')} rows. "
                 "Hold out of a bank without one."
             )
-        kept, held = hold_out(bank.labels("train"), per_class, bank.num_classes, seed=seed)
+        labels = bank.labels("train")
+        kept, held = hold_out(labels, bank.num_classes, how)
+        marks = {} if seen is None else {"seen": seen}
         pieces = {split: whole(bank, split) for split in bank.splits}
-        pieces |= {"train": Piece(bank, "train", kept), "val": Piece(bank, "train", held)}
+        pieces["train"] = Piece(bank, "train", kept, marks)
+        pieces["val"] = Piece(bank, "train", held, {**marks, "held_out": True})
         check_disjoint(
             {split: piece.index for split, piece in pieces.items()},
             {split: bank.source(piece.split) for split, piece in pieces.items()},
         )
-        made = {"val_per_class": per_class, "seed": seed}
         size = feature_bytes(bank)
-        with _writer(bank, Path(output), made, overwrite) as writer:
+        with _writer(bank, Path(output), how.settings, overwrite) as writer:
             writer.reserve(size)
             _copy(bank, pieces, Copier(writer, in_mebibytes(progress, size)))
+        return how.describe(class_counts(labels[held], bank.num_classes), bank.train_counts)
 
 
 def split_shards(

@@ -24,6 +24,7 @@ def summary(bank: Bank) -> dict[str, Any]:
         "splits": {split: _split(bank, split) for split in bank.splits},
         "views": {view: _view(bank, view) for view in bank.views},
         "train_counts": bank.train_counts.tolist(),
+        "full_counts": bank.full_counts.tolist(),
         "groups": {
             name: {
                 "rule": GROUPS[name],
@@ -40,12 +41,15 @@ def summary(bank: Bank) -> dict[str, Any]:
 def _split(bank: Bank, split: str) -> dict[str, Any]:
     labels = bank.labels(split)
     counts = class_counts(labels, bank.num_classes)
+    taken = bank.held_out(split)
     return {
         "rows": len(labels),
         "classes": int((counts > 0).sum()),
         "per_class": [int(counts.min()), int(counts.max())],
         "source": bank.source(split),
         "paths": f"{split}/path" in bank.datasets,
+        "seen": int(bank.seen(split).sum()),
+        "held_out": 0 if taken is None else int(taken.sum()),
     }
 
 
@@ -81,7 +85,9 @@ def history(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _step(step: Mapping[str, Any]) -> list[tuple[str, str]]:
     told = [("made by", str(step.get("made_by", "unknown")))]
-    chosen: list[str] = [k for k in ("val_per_class", "seed", "shard", "shards") if k in step]
+    chosen: list[str] = [
+        k for k in ("val_per_class", "val_fraction", "seed", "shard", "shards") if k in step
+    ]
     if chosen:
         told.append(("settings", _told({key: step[key] for key in chosen})))
     if "run" in step:

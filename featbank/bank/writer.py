@@ -97,7 +97,7 @@ class BankWriter:
                 attributes = self._file.attrs
                 attributes["format"] = np.bytes_(schema.FORMAT)
                 for name, value in (
-                    ("schema", schema.SCHEMA),
+                    ("schema", 1),  # 2 with the first of its columns
                     ("complete", 0),
                     ("num_classes", self.num_classes),
                     ("dim", dim),
@@ -122,6 +122,8 @@ class BankWriter:
         index: np.ndarray | None = None,
         paths: Sequence[str] | None = None,
         source: str | None = None,
+        seen: np.ndarray | bool | None = None,
+        held_out: np.ndarray | None = None,
     ) -> None:
         """Begin a split.
 
@@ -138,6 +140,11 @@ class BankWriter:
         source
             Name of the source data `index` points into; the split's own by default. Splits of one
             source must not share rows.
+        seen
+            [N] bool, or one for all rows: whether stage 1 was trained on them; without it readers
+            go by whether there is a classifier (`featbank.bank.Bank.seen`).
+        held_out
+            [N] bool: whether a row was taken out of train after features were made.
         """
         check_choice("split", split, schema.SPLITS)
         if split in self._labels:
@@ -150,6 +157,9 @@ class BankWriter:
         if paths is not None:
             check_same_length(split, labels=labels, path=paths)
             self._put(f"{split}/path", as_bytes(paths, f"{split}/path"))
+        for name, flags in (("seen", seen), ("held_out", held_out)):
+            if flags is not None:
+                self._put_flags(f"{split}/{name}", np.asarray(flags), labels)
         self._labels[split], self._index[split] = labels, rows
         self._sources[split] = source or split
         self._put(f"{split}/label", labels)
@@ -273,6 +283,15 @@ class BankWriter:
                     f"{self.path}: {name} is given beside {other.name}. Give each view once, and "
                     "none within another."
                 )
+
+    def _put_flags(self, name: str, flags: np.ndarray, labels: np.ndarray) -> None:
+        if flags.dtype != bool:
+            raise errors.DataError(f"{name} has type {flags.dtype}. It must be bool.")
+        flags = np.broadcast_to(flags, labels.shape) if flags.ndim == 0 else flags
+        check_same_length(name, labels=labels, flags=flags)
+        self._put(name, flags.astype(np.uint8))
+        with self._writing():
+            self._file.attrs["schema"] = np.int64(schema.SCHEMA)
 
     def _put_model(self, name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
         if name in self._digests:

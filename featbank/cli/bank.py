@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featbank.cli.options import seen_option
+
 if TYPE_CHECKING:
     from featbank.bank.verify import Check
 
@@ -129,8 +131,20 @@ def merge(*, banks: tuple[Path, ...], output: Path, overwrite: bool) -> None:
 
 @click.command()
 @_BANK
-@click.option("--val-per-class", type=click.IntRange(1), help="Rows of each class to hold out.")
-@click.option("--seed", type=int, help="Seed of the draw, with --val-per-class. Default: 0.")
+@click.option(
+    "--val-per-class",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Hold N rows of each class out, at most half of a class.",
+)
+@click.option(
+    "--val-fraction",
+    type=float,
+    metavar="F",
+    help="Or a share F ≤ 0.5 of each class, at least one row.",
+)
+@click.option("--seed", type=click.IntRange(0), help="Seed of the draw of val. Default: 0.")
+@seen_option
 @click.option("--shards", type=click.IntRange(2), help="Number of banks to cut into.")
 @click.option(
     "-o",
@@ -144,46 +158,59 @@ def split(
     *,
     bank: Path,
     val_per_class: int | None,
+    val_fraction: float | None,
     seed: int | None,
+    seen: str | None,
     shards: int | None,
     output: Path,
     overwrite: bool,
 ) -> None:
     """Hold a val split out of train, or cut a bank into shards.
 
-    Held-out rows keep their index, which points to the source rows of train. Shards are named
+    Held-out rows keep their index, which points to the source rows of train. Many, medium and few
+    stay as they were: classes are grouped by train and val together. Shards are named
     bank-0of4.h5, …; `featbank merge` joins them to the same bank again.
 
     \b
     featbank split bank.h5 --val-per-class 5 -o with-val.h5
+    featbank split frozen.h5 --val-fraction 0.2 --seen none -o with-val.h5
     featbank split bank.h5 --shards 4 -o shards
     """
+    from featbank.bank import Bank, HoldOut
+    from featbank.bank.classes import SEEN_VAL
     from featbank.bank.split import split_shards, split_val
     from featbank.cli.progress import progress
     from featbank.errors import ConfigError
 
-    if (val_per_class is None) == (shards is None):
-        raise ConfigError("Splitting takes --val-per-class N or --shards N. Give one of them.")
-    if shards is not None and seed is not None:
-        raise ConfigError("--seed goes with --val-per-class: shards are not drawn. Leave it out.")
-    with progress("MiB written") as report:
-        if val_per_class is not None:
-            split_val(
-                bank,
-                output,
-                val_per_class,
-                seed=seed or 0,
-                overwrite=overwrite,
-                progress=report,
-            )
-            told = f"{output}: {val_per_class} rows of each class of train are val now"
-            last = _fingerprint_told(output)
-        elif shards is not None:
+    if sum(n is not None for n in (val_per_class, val_fraction, shards)) != 1:
+        raise ConfigError(
+            "Splitting takes --val-per-class N, --val-fraction F or --shards N. Give one of them."
+        )
+    if shards is not None:
+        if seed is not None or seen is not None:
+            raise ConfigError("--seed and --seen are about val. Leave them out with --shards.")
+        with progress("MiB written") as report:
             paths = split_shards(bank, output, shards, overwrite=overwrite, progress=report)
-            told = f"{paths[0]} … {paths[-1].name}: {shards} shards"
-            together = output / f"{bank.stem}-*of{shards}.h5"
-            last = f"Join them with: featbank merge {together} -o BANK"
-    click.echo(f"Wrote {told}. {last}")
+        together = output / f"{bank.stem}-*of{shards}.h5"
+        click.echo(
+            f"Wrote {paths[0]} … {paths[-1].name}: {shards} shards. "
+            f"Join them with: featbank merge {together} -o BANK"
+        )
+        return
+    how = HoldOut(val_per_class, val_fraction, seed or 0)
+    with progress("MiB written") as report:
+        told = split_val(
+            bank,
+            output,
+            how,
+            seen=None if seen is None else seen == "train",
+            overwrite=overwrite,
+            progress=report,
+        )
+    click.echo(f"Wrote {output}: {told}. {_fingerprint_told(output)}")
+    with Bank(output) as written:
+        if written.seen("val").any():
+            click.echo(f"Note: {SEEN_VAL}")
 
 
 def _show_classes(told: Mapping[str, Any]) -> None:
@@ -198,6 +225,8 @@ def _show_classes(told: Mapping[str, Any]) -> None:
             f"  {name:<9} {len(group['classes']):>4} classes, {group['samples']} samples "
             f"({group['rule']})"
         )
+    if told["full_counts"] != told["train_counts"]:
+        click.echo("  grouped by train and the rows held out of it together")
 
 
 def _show_splits(splits: Mapping[str, Any]) -> None:
@@ -205,11 +234,22 @@ def _show_splits(splits: Mapping[str, Any]) -> None:
     for name, split in splits.items():
         least, most = split["per_class"]
         per_class = str(most) if least == most else f"{least} … {most}"
-        source = split["source"] + (", with paths" if split["paths"] else "")
+        notes = [
+            split["source"],
+            *(["with paths"] if split["paths"] else []),
+            *(["held out of train"] if split["held_out"] else []),
+            *([_told_seen(split)] if split["seen"] and name != "train" else []),
+        ]
+        source = ", ".join(notes)
         figures = f"{split['rows']:>14} {split['classes']:>8} {per_class:>12}"
         click.echo(_printable(f"  {name:<14}{figures}  {source}"))
     if "val" not in splits:
         click.echo("  val           none: comparisons on this bank are selected on test")
+
+
+def _told_seen(split: Mapping[str, Any]) -> str:
+    """Whether stage 1 was trained on the rows of a split."""
+    return ("" if split["seen"] == split["rows"] else f"{split['seen']} rows ") + "seen by stage 1"
 
 
 def _described(name: str, view: Mapping[str, Any]) -> str:

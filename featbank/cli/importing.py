@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from featbank.cli.options import seen_option
 from featbank.errors import ConfigError
 
 _PAIR = (str, str)
@@ -49,11 +50,21 @@ _PAIR = (str, str)
     help="What labels count from: 1 in MATLAB.",
 )
 @click.option(
-    "--val-per-class", type=click.IntRange(1), metavar="N", help="Hold N train rows per class out."
+    "--val-per-class",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Hold a val of N train rows per class out, at most half of a class.",
+)
+@click.option(
+    "--val-fraction",
+    type=float,
+    metavar="F",
+    help="Or a share F ≤ 0.5 of each class, at least one row.",
 )
 @click.option(
     "--val-seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of their draw."
 )
+@seen_option
 @click.option("--dtype", type=click.Choice(["float32", "float16"]), help="[default: as given]")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The bank.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing bank.")
@@ -71,7 +82,9 @@ def import_(
     class_names: Path | None,
     label_base: int,
     val_per_class: int | None,
+    val_fraction: float | None,
     val_seed: int,
+    seen: str | None,
     dtype: str | None,
     output: Path | None,
     overwrite: bool,
@@ -90,12 +103,13 @@ def import_(
     \b
     featbank import --train x.npy y.npy --test xt.npy yt.npy --classifier w.npy b.npy -o bank.h5
     featbank import feats.npz --val-per-class 5 -o bank.h5
+    featbank import frozen.npz --val-fraction 0.2 --seen none -o bank.h5
     featbank import table.parquet --dry-run
     featbank import --train m.mat:X m.mat:y --label-base 1 -o bank.h5
     featbank import --train features/ labels/ -o bank.h5
     """
     from featbank import exchange
-    from featbank.bank import write_bank
+    from featbank.bank import HoldOut, write_bank
 
     if output is None and not dry_run:
         raise ConfigError("No output was given. Add -o bank.h5, or --dry-run to write nothing.")
@@ -112,10 +126,13 @@ def import_(
         exchange.add_classifier(arrays, weight, bias, view=view)
     names = exchange.read_class_names(class_names) if class_names else None
     exchange.settle(arrays, class_names=names, label_base=label_base)
-    used: dict[str, int] = {"label_base": label_base} if label_base else {}
-    if val_per_class:
-        exchange.hold_out_val(arrays, val_per_class, seed=val_seed)
-        used |= {"val_per_class": val_per_class, "val_seed": val_seed}
+    used: dict[str, float] = {"label_base": label_base} if label_base else {}
+    if seen:
+        arrays.seen["train"] = seen == "train"
+    if val_per_class is not None or val_fraction is not None:
+        how = HoldOut(val_per_class, val_fraction, val_seed)
+        exchange.hold_out_val(arrays, how)
+        used |= how.settings
     for line in exchange.report(arrays):
         click.echo(line)
     if dry_run or output is None:
@@ -130,6 +147,8 @@ def import_(
         index=arrays.index,
         paths=arrays.paths,
         sources=arrays.sources,
+        seen=arrays.seen,
+        held_out=arrays.held_out,
         dtype=dtype,
         provenance=exchange.provenance(arrays, **used),
         overwrite=overwrite,

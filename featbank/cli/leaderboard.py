@@ -100,9 +100,10 @@ def show(board: Leaderboard, form: str, *, top: int | None = None) -> None:
     if form != "table":
         click.echo(render(board, form, top=top))
         return
-    header, lines = columns(board, top=top)
+    total = len(board.configurations())
+    board = board.first(top)
+    header, lines = columns(board)
     lines = [[text.replace(" ± ", "±") for text in line] for line in lines]
-    total = len({row["recipe"] for row in board.rows})
     shown = f"{len(lines)} of {total} configurations shown.\n" if len(lines) < total else ""
     print_tables([("", header, lines, header.index("top-1 last"))], shown + board.protocol)
 

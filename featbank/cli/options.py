@@ -24,6 +24,14 @@ width_option = click.option(
     help="Inches; 3.3 for a column.",
 )
 
+seen_option = click.option(
+    "--seen",
+    type=click.Choice(["train", "none"]),
+    help="Rows that stage 1 was trained on; none for a frozen pretrained model. Default: train "
+    "where there is a stage-1 classifier.",
+)
+
+
 PRECISIONS = click.Choice(["fp32", "tf32", "bf16"])
 """Those of `stage2.methods.precision`, which is not imported for it: PyTorch comes with it."""
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from featbank import errors
 from featbank.bank.checks import as_copies, check_same_length, checked_labels
-from featbank.bank.classes import hold_out
+from featbank.bank.classes import HoldOut, class_counts, hold_out
 from featbank.exchange.labels import number_labels
 
 
@@ -29,6 +29,8 @@ class Arrays:
     index: dict[str, np.ndarray] = field(default_factory=dict)
     paths: dict[str, Sequence[str]] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
+    seen: dict[str, bool] = field(default_factory=dict)
+    held_out: dict[str, np.ndarray] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -117,8 +119,8 @@ def settle(
     _check_labels(arrays, label_base)
 
 
-def hold_out_val(arrays: Arrays, per_class: int, *, seed: int = 0) -> None:
-    """Move `per_class` rows of every class from train to val, in all views.
+def hold_out_val(arrays: Arrays, how: HoldOut) -> None:
+    """Move rows of every class from train to val, in all views.
 
     The index of either points to the rows where train came from.
 
@@ -127,12 +129,15 @@ def hold_out_val(arrays: Arrays, per_class: int, *, seed: int = 0) -> None:
     ConfigError
         Where there is a val.
     EmptyClass
-        Where a class would keep no row.
+        Where no class has two rows.
     """
     if "val" in arrays.labels:
-        raise errors.ConfigError("There is a val split already. Leave out --val-per-class.")
+        raise errors.ConfigError(
+            "There is a val split already. Leave out --val-per-class and --val-fraction."
+        )
     labels, views = arrays.labels["train"], arrays.features["train"]
-    kept, held = hold_out(labels, per_class, arrays.num_classes, seed=seed)
+    classes = arrays.num_classes
+    kept, held = hold_out(labels, classes, how)
     index, paths = arrays.index.get("train", np.arange(len(labels))), arrays.paths.get("train")
     for split, rows in (("train", kept), ("val", held)):
         arrays.labels[split], arrays.index[split] = labels[rows], index[rows]
@@ -144,9 +149,11 @@ def hold_out_val(arrays: Arrays, per_class: int, *, seed: int = 0) -> None:
             arrays.paths[split] = [paths[row] for row in rows]
         for name in ("label", *views):
             arrays.places[f"{split}/{name}"] = arrays.places[f"train/{name}"]
-    arrays.notes.append(
-        f"val: {len(held)} rows held out of train, {per_class} per class, seed {seed}"
-    )
+    arrays.held_out["val"] = np.ones(len(held), bool)
+    if "train" in arrays.seen:
+        arrays.seen["val"] = arrays.seen["train"]
+    told = how.describe(class_counts(labels[held], classes), class_counts(labels, classes))
+    arrays.notes.append(f"val: {told}")
 
 
 def _check_features(arrays: Arrays) -> None:

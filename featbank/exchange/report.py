@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from featbank.bank.classes import class_counts
+from featbank.bank.classes import SEEN_VAL, class_counts
 from featbank.exchange.arrays import Arrays
 from featbank.exchange.formats import locate
 from featbank.files import file_digest
@@ -47,7 +47,12 @@ def hints(arrays: Arrays) -> list[str]:
     if labels and min(map(np.min, labels)) == 1:
         told.append("no row has label 0; if the labels count from 1, add --label-base 1")
     if "val" not in arrays.labels:
-        told.append("no val: comparisons will be selected on test; --val-per-class makes one")
+        told.append(
+            "no val: comparisons will be selected on test; --val-per-class or --val-fraction makes "
+            "one"
+        )
+    if arrays.held_out and arrays.seen.get("train", bool(arrays.classifier)):
+        told.append(SEEN_VAL)
     return told
 
 

@@ -150,7 +150,7 @@ def test_held_out_val(featbank: Run, arrays: Path) -> None:
         assert bank.source("val") == "train"
         assert bank.train_counts.tolist() == [1, 1]
         assert bank.provenance["val_per_class"] == 1
-        assert bank.provenance["val_seed"] == 3
+        assert bank.provenance["seed"] == 3
         for split, index in rows.items():
             np.testing.assert_array_equal(bank.labels(split), y[index])
             np.testing.assert_array_equal(bank.load(split, "instance", copy=1)[0], X[index] + 1)
@@ -202,7 +202,7 @@ TRAIN = ["--train", "x.npy", "y.npy"]
         ([*TRAIN, "--class-names", "gone.txt"], "gone.txt: no such file"),
         ([*TRAIN, "--class-names", "latin.txt"], "latin.txt is not a readable"),
         ([*TRAIN, "--label-base", "1"], "label 0 in row 0 is below --label-base 1"),
-        ([*TRAIN, "--val-per-class", "1"], "leaves class 0 none"),
+        ([*TRAIN, "--val-fraction", "0.7"], "A fraction of 0.7 of each class cannot be held out"),
         ([*TRAIN, "--val", "x.npy", "y.npy", "--val-per-class", "1"], "There is a val split"),
         ([*TRAIN, "--view", "balanced", "test", "x.npy"], "Give both for every split"),
         (

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from scipy import io
 
 from featbank import errors
+from featbank.bank import HoldOut
 from featbank.exchange import Arrays, hold_out_val, read_array, read_file, settle
 from featbank.exchange.arrays import Rows
 from featbank.exchange.labels import as_integers, as_labels, number_labels
@@ -325,7 +326,7 @@ def test_names_become_numbers() -> None:
 def test_holding_out_divides_train(data: st.DataObject) -> None:
     """Every row is in train or val, with its own features, label and path, in every view."""
     classes = data.draw(st.integers(2, 4))
-    counts = data.draw(st.lists(st.integers(3, 6), min_size=classes, max_size=classes))
+    counts = data.draw(st.lists(st.integers(4, 7), min_size=classes, max_size=classes))
     y = np.array(data.draw(st.permutations(np.repeat(np.arange(classes), counts).tolist())))
     n = len(y)
     x = np.arange(n * 2, dtype=np.float32).reshape(n, 2)
@@ -334,7 +335,7 @@ def test_holding_out_divides_train(data: st.DataObject) -> None:
     arrays.add_features("train", "copies", np.stack([x, -x]), "c.npy")
     arrays.add_labels("train", y, "y.npy")
     arrays.paths["train"] = [f"{row}.png" for row in range(n)]
-    hold_out_val(arrays, 2, seed=data.draw(st.integers(0, 9)))
+    hold_out_val(arrays, HoldOut(2, seed=data.draw(st.integers(0, 9))))
     rows = arrays.index
     assert sorted([*rows["train"], *rows["val"]]) == list(range(n))
     assert np.bincount(arrays.labels["val"]).tolist() == [2] * classes

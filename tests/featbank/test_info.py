@@ -69,7 +69,7 @@ def test_json_has_everything(featbank: Run, bank: Path) -> None:
     told = json.loads(featbank("info", "b.h5", "--json").stdout)
     with Bank(bank) as b:
         assert told["fingerprint"] == b.fingerprint
-        assert told["train_counts"] == b.train_counts.tolist()
+        assert told["train_counts"] == told["full_counts"] == b.train_counts.tolist()
         assert told["class_names"] == b.class_names
         assert told["provenance"] == EXTRACTED
         assert (told["num_classes"], told["dim"], told["schema"]) == (5, 8, 1)
@@ -81,6 +81,7 @@ def test_json_has_everything(featbank: Run, bank: Path) -> None:
             assert group["samples"] == b.train_counts[mask].sum()
     assert told["splits"]["val"] == {
         "rows": 100, "classes": 5, "per_class": [20, 20], "source": "val", "paths": True,
+        "seen": 0, "held_out": 0,
     }  # fmt: skip
     assert told["views"]["instance"]["copies"] == {"train": 4, "val": 1, "test": 1}
     assert told["views"]["balanced"] == {

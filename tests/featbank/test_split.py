@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featbank import Bank, BankWriter, errors
-from featbank.bank import file, schema
+from featbank import Bank, BankWriter, errors, write_bank
+from featbank.bank import HoldOut, file, schema
 from featbank.bank.merge import merge
 from featbank.bank.split import split_shards, split_val
 from featbank.bank.verify import verify
@@ -45,22 +46,22 @@ def test_val_is_held_out_class_by_class(bank: Path) -> None:
     """Train and val together are the old train, row by row and in every view; val has n of each
     class, both point into the same source, and the counts are those of what is left."""
     out = bank.with_name("v.h5")
-    split_val(bank, out, 3, seed=1)
+    split_val(bank, out, HoldOut(2, seed=1))
     for view in ("instance", "balanced"):
         train, val = content(out, "train", view), content(out, "val", view)
         assert not set(train) & set(val)
         assert train | val == content(bank, "train", view)
         assert content(out, "test", view) == content(bank, "test", view)
     with Bank(out) as b, Bank(bank) as before:
-        assert np.bincount(b.labels("val")).tolist() == [3] * 5
-        assert b.train_counts.tolist() == [117, 57, 22, 9, 2]
+        assert np.bincount(b.labels("val")).tolist() == [2] * 5
+        assert b.train_counts.tolist() == [118, 58, 23, 10, 3]
         assert b.source("val") == b.source("train") == "images"
         assert (np.diff(b.index("train")) < 0).all()  # rows keep their order
         for one, other in zip(b.classifier() or (), before.classifier() or (), strict=True):
             np.testing.assert_array_equal(one, other)
         assert b.provenance == {
             "made_by": "featbank split",
-            "val_per_class": 3,
+            "val_per_class": 2,
             "seed": 1,
             "from": {"path": str(bank), "fingerprint": before.fingerprint, "provenance": {}},
         }
@@ -72,7 +73,7 @@ def test_the_seed_decides_which_rows(bank: Path) -> None:
     prints = []
     for i, seed in enumerate((0, 0, 1)):
         out = bank.with_name(f"{i}.h5")
-        split_val(bank, out, 2, seed=seed)
+        split_val(bank, out, HoldOut(2, seed=seed))
         with Bank(out) as b:
             prints.append(b.fingerprint)
     assert prints[0] == prints[1] != prints[2]
@@ -133,7 +134,7 @@ def test_memory_is_bounded_by_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(Bank, "read", spy)
     told: list[tuple[int, int]] = []
-    split_val(bank, tmp_path / "v.h5", 2, progress=lambda *done: told.append(done))
+    split_val(bank, tmp_path / "v.h5", HoldOut(2), progress=lambda *done: told.append(done))
     assert max(sizes) <= block
     assert sum(sizes) >= x.nbytes
     split_shards(bank, tmp_path / "shards", 3, progress=lambda *done: told.append(done))
@@ -147,10 +148,14 @@ def test_memory_is_bounded_by_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Splitting takes --val-per-class N or --shards N. Give one of them."),
-        (["--val-per-class", 1, "--shards", 2], "takes --val-per-class N or --shards N. Give one"),
-        (["--shards", 2, "--seed", 1], "--seed goes with --val-per-class"),
-        (["--val-per-class", 5], "Holding out 5 rows per class leaves class 4 none: it has 5."),
+        ([], "Splitting takes --val-per-class N, --val-fraction F or --shards N. Give one of"),
+        (["--val-per-class", 1, "--shards", 2], "F or --shards N. Give one of them."),
+        (["--shards", 2, "--seed", 1], "--seed and --seen are about val"),
+        (["--shards", 2, "--seen", "none"], "--seed and --seen are about val"),
+        (["--val-fraction", 0.6], "A fraction of 0.6 of each class cannot be held out."),
+        (["--val-fraction", 0], "A fraction of 0 of each class cannot be held out."),
+        (["--val-fraction", "nan"], "A fraction of nan of each class cannot be held out."),
+        (["--val-fraction", 0.1, "--val-per-class", 1], "Give one of them."),
         (["--val-per-class", 1, "-o", "b.h5", "--overwrite"], "b.h5 is read as well."),
         (["--val-per-class", 1, "-o", "with-val.h5"], "with-val.h5 exists."),
         (["--val-per-class", 1, "-o", "no/v.h5"], "no is not a folder. Create it first."),
@@ -188,14 +193,14 @@ def test_held_out_rows_may_not_stay_in_train_balanced(
     toy.features["train_balanced"] = toy.features["train"]
     toy.write(tmp_path / "b.h5", sources={"train": "images", "train_balanced": "images"})
     with pytest.raises(errors.DataError, match="share 5 rows of 'images'"):
-        split_val(tmp_path / "b.h5", tmp_path / "v.h5", 1)
+        split_val(tmp_path / "b.h5", tmp_path / "v.h5", HoldOut(1))
     assert [p.name for p in tmp_path.iterdir()] == ["b.h5"]
 
 
 def test_command(featbank: Run, bank: Path) -> None:
     """Both ways, as the help shows them, and the line that joins the shards again."""
     told = featbank("split", "b.h5", "--val-per-class", 2, "-o", "v.h5").stdout
-    assert told.startswith("Wrote v.h5: 2 rows of each class of train are val now. Fingerprint ")
+    assert told.startswith("Wrote v.h5: 10 rows held out of train, 2 per class, seed 0. Fi")
     told = featbank("split", "v.h5", "--shards", 4, "-o", "new/shards").stdout
     assert told == (
         "Wrote new/shards/v-0of4.h5 … v-3of4.h5: 4 shards. "
@@ -207,12 +212,113 @@ def test_command(featbank: Run, bank: Path) -> None:
 
 
 def test_real_features(featbank: Run, real_features: Path) -> None:
-    """CIFAR-100-LT: four of five rows of the smallest classes can go, and shards come together."""
+    """CIFAR-100-LT: of the smallest classes, of five rows, two go; shards come together."""
     featbank("import", real_features, "-o", "b.h5")
     featbank("split", "b.h5", "--val-per-class", 4, "-o", "v.h5")
     featbank("split", "v.h5", "--shards", 3, "-o", "shards")
     featbank("merge", *sorted(Path("shards").iterdir()), "-o", "m.h5")
     with Bank("v.h5") as before, Bank("m.h5") as after:
         assert before.fingerprint == after.fingerprint
-        assert len(after.labels("val")) == 400
-        assert after.train_counts.min() == 1
+        counts = np.bincount(after.labels("val"))
+        assert counts.max() == 4
+        assert counts.min() == 2
+        assert after.train_counts.min() == 3
+        groups = {name: int(mask.sum()) for name, mask in after.groups().items()}
+        assert groups == {"many": 35, "medium": 35, "few": 30}
+
+
+SIZES = (211, 101, 20, 7, 3, 2, 1, 0)
+
+
+def bank_of(path: Path, counts: tuple[int, ...] = SIZES, *, classifier: bool = True) -> Path:
+    """A bank with so many training rows of each class."""
+    y = np.repeat(np.arange(len(counts)), counts)
+    x = np.random.default_rng(0).normal(size=(len(y), 4)).astype(np.float32)
+    stage1 = {"instance": (np.ones((len(counts), 4)), None)} if classifier else {}
+    names = [f"class {k}" for k in range(len(counts))]
+    write_bank(path, {"train": {"instance": x}}, {"train": y}, class_names=names, classifier=stage1)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("how", "held"),
+    [
+        (HoldOut(1), [1, 1, 1, 1, 1, 1, 0, 0]),
+        (HoldOut(5), [5, 5, 5, 3, 1, 1, 0, 0]),
+        (HoldOut(1000), [105, 50, 10, 3, 1, 1, 0, 0]),
+        (HoldOut(fraction=0.2), [42, 20, 4, 1, 1, 1, 0, 0]),
+        (HoldOut(fraction=0.5), [105, 50, 10, 3, 1, 1, 0, 0]),
+        (HoldOut(fraction=1e-9), [1, 1, 1, 1, 1, 1, 0, 0]),
+    ],
+)
+def test_at_most_half_of_a_class_goes(tmp_path: Path, how: HoldOut, held: list[int]) -> None:
+    """Every class of two rows or more is in val and stays in train, and groups stay as they were:
+    20 rows are medium although 10 of them are left."""
+    before, after = bank_of(tmp_path / "b.h5"), tmp_path / "v.h5"
+    told = split_val(before, after, how)
+    with Bank(before) as old, Bank(after) as new:
+        assert np.bincount(new.labels("val"), minlength=8).tolist() == held
+        assert new.full_counts.tolist() == old.train_counts.tolist() == list(SIZES)
+        for name, mask in old.groups().items():
+            np.testing.assert_array_equal(new.groups()[name], mask)
+        assert new.schema == 2
+        assert old.schema == 1
+    assert told.startswith(f"{sum(held)} rows held out of train, ")
+    assert "; 1 class of one row gave none" in told
+    assert {check.status for check in verify(after)} == {"ok", "note"}
+
+
+def test_groups_survive_shards_and_merging(tmp_path: Path) -> None:
+    """What was held out is known row by row: three shards of a split bank are that bank again."""
+    split_val(bank_of(tmp_path / "b.h5"), tmp_path / "v.h5", HoldOut(fraction=0.3))
+    parts = split_shards(tmp_path / "v.h5", tmp_path / "shards", 3)
+    merge(parts, tmp_path / "m.h5")
+    with Bank(tmp_path / "v.h5") as one, Bank(tmp_path / "m.h5") as other:
+        assert one.fingerprint == other.fingerprint
+        assert other.full_counts.tolist() == list(SIZES)
+
+
+@pytest.mark.parametrize(
+    ("classifier", "seen", "expected"),
+    [(True, None, True), (False, None, False), (True, "none", False), (False, "train", True)],
+)
+def test_val_is_as_seen_as_train_was(
+    featbank: Run, tmp_path: Path, classifier: bool, seen: str | None, expected: bool
+) -> None:
+    """A stage-1 classifier stands for a stage 1 that was trained on these rows, unless it is said
+    otherwise; then a note says so, and `info` as well, for `split` as for `import`."""
+    bank_of(tmp_path / "b.h5", classifier=classifier)
+    featbank("export-features", "b.h5", "-o", "arrays")
+    options = ["--val-per-class", 2, *(["--seen", seen] if seen else [])]
+    model = ["--classifier", "arrays/classifier/instance/weight.npy"]
+    model += ["arrays/classifier/instance/bias.npy"]
+    told = [
+        featbank("split", "b.h5", *options, "-o", "v.h5").stdout,
+        featbank(
+            "import", "--train", "arrays/train/instance/feature.npy", "arrays/train/label.npy",
+            *(model if classifier else []), "--class-names", "arrays/classes/name.txt", *options,
+            "-o", "i.h5",
+        ).stdout,
+    ]  # fmt: skip
+    for name, text in zip(("v.h5", "i.h5"), told, strict=True):
+        assert ("stage 1 was probably trained on the rows of val" in text) == expected, text
+        assert ("held out of train, seen by stage 1" in featbank("info", name).stdout) == expected
+        with Bank(name) as bank:
+            assert bank.seen("val").all() == bank.seen("val").any() == expected
+            assert bank.seen("train").all() == expected
+
+
+def test_a_bank_of_single_rows_has_none_to_spare(tmp_path: Path) -> None:
+    """The error says so and what else to do."""
+    with pytest.raises(errors.EmptyClass, match=r"largest of 3 classes has 1\. Import a val"):
+        split_val(bank_of(tmp_path / "b.h5", (1, 1, 0)), tmp_path / "v.h5", HoldOut(1))
+
+
+@pytest.mark.parametrize("column", ["seen", "held_out"])
+def test_a_flag_that_is_neither_0_nor_1_is_damage(tmp_path: Path, column: str) -> None:
+    """`Bank` and `verify` name the dataset and the row."""
+    split_val(bank_of(tmp_path / "b.h5"), tmp_path / "v.h5", HoldOut(2), seen=False)
+    with h5py.File(tmp_path / "v.h5", "r+") as raw:
+        raw[f"val/{column}"][3] = 7
+    with Bank(tmp_path / "v.h5") as bank, pytest.raises(errors.Corrupt, match=f"val/{column}: 7"):
+        bank.flags("val", column)
