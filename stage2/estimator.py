@@ -22,7 +22,7 @@ from stage2.engine.plan import Shape, default_memory, plan
 from stage2.engine.stream import MemoryRows
 from stage2.export.modules import head_module
 from stage2.methods.recipe import Recipe
-from stage2.probe import linear_probe, needs_classifier
+from stage2.probe import linear_probe
 from stage2.requirements import check_recipe
 
 
@@ -128,7 +128,7 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
         rows = MemoryRows(torch.tensor(x, device=device), torch.tensor(labels, device=device))
         start = _start(coef_init, intercept_init, (len(counts), dim), device)
         data = ViewData(rows, {}, counts, counts, *start)
-        if needs_classifier(recipe) and coef_init is None:
+        if recipe.needs_classifier and coef_init is None:
             data = ViewData(rows, {}, counts, counts, *linear_probe(data))
         memory = default_memory(device.type) // 2
         (group,) = plan([recipe], Shape.of(counts, dim), memory=memory, device=device.type)

@@ -28,7 +28,6 @@ from stage2.engine.model import ViewData
 from stage2.engine.optimum import optimum
 from stage2.engine.stream import READ_BYTES
 from stage2.methods.heads import HEADS, Context, TrainedHead
-from stage2.methods.losses import LOSSES
 from stage2.methods.recipe import Recipe
 
 DECAY = 1e-5
@@ -39,16 +38,9 @@ PROBE = Recipe("ce", optimiser="lbfgs", weight_decay=DECAY, decay_bias=False, gr
 """The probe's recipe, on features of mean 0 and variance 1."""
 
 
-def needs_classifier(recipe: Recipe) -> bool:
-    """Whether a recipe's head or loss begins from the stage-1 classifier."""
-    if HEADS[recipe.head].needs_classifier(recipe.part("head")):
-        return True
-    return recipe.trained and LOSSES[recipe.settings["loss"]].needs_classifier
-
-
 def probed_views(bank: Bank, recipes: Iterable[Recipe]) -> list[str]:
     """The views that need a probe: recipes begin from a classifier, and the bank has none."""
-    wanted = {view: None for recipe in recipes if needs_classifier(recipe) for view in recipe.views}
+    wanted = {view: None for recipe in recipes if recipe.needs_classifier for view in recipe.views}
     return [view for view in wanted if bank.classifier(view) is None]
 
 

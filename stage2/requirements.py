@@ -16,7 +16,6 @@ from stage2.experts import averages
 from stage2.methods.heads import HEADS
 from stage2.methods.losses import LOSSES
 from stage2.methods.recipe import Recipe
-from stage2.probe import needs_classifier
 from stage2.views import class_counts, view_budget, view_bytes
 
 
@@ -74,7 +73,7 @@ def _choice(bank: Bank) -> str:
 def _check_generator(recipe: Recipe) -> None:
     """Raise where W₀ would meet features of another space than its own."""
     generator = recipe.generator
-    if not (generator and needs_classifier(recipe)):
+    if not (generator and recipe.needs_classifier):
         return
     own = recipe.part("generator")
     if generator.moves_features(own):
@@ -94,9 +93,16 @@ def _check_splits(bank: Bank, recipe: Recipe) -> None:
             f"Recipe {recipe.name!r} learns from {split}, {bank.path} has no rows of it. "
             "Extract or import that split, or leave the recipe out."
         )
-    if "val" in bank.splits and bank.rows("val"):
-        return
     calibration = recipe.settings["calibration"]
+    if "val" in bank.splits and bank.rows("val"):
+        if calibration != "none" and (seen := int(bank.seen("val").sum())):
+            raise errors.ConfigError(
+                f"Recipe {recipe.name!r} fits its {calibration} calibration to val, but stage 1 "
+                f"has seen {seen} of its {bank.rows('val')} rows and is too sure of them. Train "
+                "with a val of its own (`featbank train --val-per-class`), or say --seen none "
+                "where val is held out, if stage 1 never saw these rows."
+            )
+        return
     if calibration != "none":
         raise errors.ConfigError(
             f"Recipe {recipe.name!r} fits its {calibration} calibration to val, {bank.path} has no "

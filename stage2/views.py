@@ -130,7 +130,7 @@ def load_view(
         evaluated=rows,
         counts=class_counts(bank, train_on),
         keeps_z0=4 * len(train.labels) * bank.num_classes <= left,
-        bank_counts=bank.train_counts,
+        full_counts=bank.full_counts,
         weight0=None if weight is None else weight.to(device),
         bias0=None if bias is None else bias.to(device),
     )

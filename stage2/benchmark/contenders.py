@@ -47,7 +47,7 @@ def fused(bench: Bench, configs: int, part: Part) -> Task:
         train=MemoryRows(x, y),
         evaluated={},
         counts=workload.counts.astype(float),
-        bank_counts=workload.counts,
+        full_counts=workload.counts,
     )
 
     @functools.cache

@@ -197,7 +197,7 @@ class Sample:
             train=train,
             evaluated=rows,
             counts=counts.astype(np.float64),
-            bank_counts=self._bank.train_counts,
+            full_counts=self._bank.full_counts,
             weight0=torch.from_numpy(weight).to(self._device),
             bias0=torch.from_numpy(bias).to(self._device),
         )

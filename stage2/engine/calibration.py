@@ -34,26 +34,69 @@ class Calibration:
         return z if self.shift is None else z.add_(self.shift)
 
 
-def calibrate(kind: str, z: Tensor, y: Tensor, *, max_iterations: int = 200) -> Calibration:
+def calibrate(
+    kind: str, z: Tensor, y: Tensor, *, ridge: Tensor | None = None, max_iterations: int = 200
+) -> Calibration:
     """The scaling with the smallest mean negative log-likelihood.
 
     Parameters
     ----------
     kind
-        ``temperature``: one a = 1/T > 0 per configuration; ``vector``: a and b of every class,
-        begun at a = 1, b = 0 and not regularised, as published.
+        ``temperature``: one a = 1/T > 0 per configuration. ``vector``: a_k > 0 and b_k of every
+        class, begun at the temperature, with the penalty λ Σ_k [log²(a_k·T) + b_k²]. Nothing is
+        known of a class without rows: it keeps a = 1/T and b = 0, and takes no part in the
+        likelihood, which would push it down. Published vector scaling has λ = 0.
     z, y
         Logits [N, C, K] and labels [N] of the val split.
+    ridge
+        λ ≥ 0 of each configuration [C], for ``vector``; 0 by default.
     max_iterations
         Of L-BFGS. Where val can be separated, the optimum lies at infinity; then this ends it.
     """
     configs, classes = z.shape[1:]
-    neutral = [LossParameters()] * configs
-    rows = LossRows.stack(neutral, classes, device=z.device, dtype=torch.float64)
+    if kind == "temperature":
+        log_scale = _minimum(z, y, torch.zeros(configs, 1), max_iterations=max_iterations)
+        return Calibration(log_scale.exp().float())
+    temperature = calibrate("temperature", z, y, max_iterations=max_iterations).scale.double()
+    known, labels = y.unique(return_inverse=True)
+    found = _minimum(
+        z[:, :, known],
+        labels,
+        torch.zeros(configs, 2 * len(known)),
+        scale=temperature,
+        ridge=torch.zeros(configs) if ridge is None else ridge,
+        max_iterations=max_iterations,
+    )
+    scale, shift = temperature.repeat(1, classes), torch.zeros_like(z[0], dtype=torch.float64)
+    scale[:, known] *= found[:, : len(known)].exp()
+    shift[:, known] = found[:, len(known) :]
+    return Calibration(scale.float(), shift.float())
+
+
+def _minimum(
+    z: Tensor,
+    y: Tensor,
+    begin: Tensor,
+    *,
+    scale: Tensor | None = None,
+    ridge: Tensor | None = None,
+    max_iterations: int,
+) -> Tensor:
+    """Minimise over log scales θ, u = `scale`·exp(θ)·z (+ b), from `begin` on: θ [C, 1], or θ and b
+    [C, 2K]."""
+    configs, classes = z.shape[1:]
+    several = begin.shape[1] > 1
+    rows = LossRows.stack(
+        [LossParameters()] * configs, classes, device=z.device, dtype=torch.float64
+    )
     size = max(1, BLOCK_NUMBERS // (configs * classes))
+    begin = begin.to(z.device, torch.float64)
+    penalty = None if ridge is None else ridge.to(begin)[:, None]
 
     def evaluate(point: Tensor) -> tuple[Tensor, Tensor]:
-        calibration = _at(kind, point, classes)
+        width = classes if several else 1
+        a = point[:, :width].exp() if scale is None else scale * point[:, :width].exp()
+        calibration = Calibration(a, point[:, width:] if several else None)
         value, gradient = torch.zeros_like(point[:, 0]), torch.zeros_like(point)
         for start in range(0, len(z), size):
             block = z[start : start + size].double()
@@ -62,30 +105,19 @@ def calibrate(kind: str, z: Tensor, y: Tensor, *, max_iterations: int = 200) -> 
                 calibration(block.clone()), y[start : start + size], rows
             )
             value += share * part
-            if kind == "temperature":  # a = e^θ, so that T stays positive
-                gradient[:, 0] += share * (slope * block).sum((0, 2)) * calibration.scale[:, 0]
-            else:
-                gradient[:, :classes] += share * (slope * block).sum(0)
-                gradient[:, classes:] += share * slope.sum(0)
+            by_class = (slope * block).sum(0) * a
+            gradient[:, :width] += share * (by_class if several else by_class.sum(1, keepdim=True))
+            if several:
+                gradient[:, width:] += share * slope.sum(0)
+        if penalty is not None:
+            value += (penalty * point.square()).sum(1)
+            gradient += 2 * penalty * point
         return value, gradient
 
-    numbers = 1 if kind == "temperature" else 2 * classes
-    begin = torch.zeros(configs, numbers, dtype=torch.float64, device=z.device)
-    if kind == "vector":
-        begin[:, :classes] = 1
-    found = minimise(
+    return minimise(
         evaluate,
         begin,
         tolerance=torch.full_like(begin[:, 0], TOLERANCE),
         max_iterations=max_iterations,
         history=10,
-    )
-    scaling = _at(kind, found.point, classes)
-    shift = None if scaling.shift is None else scaling.shift.float()
-    return Calibration(scaling.scale.float(), shift)
-
-
-def _at(kind: str, point: Tensor, classes: int) -> Calibration:
-    if kind == "temperature":
-        return Calibration(point.exp())
-    return Calibration(point[:, :classes], point[:, classes:])
+    ).point

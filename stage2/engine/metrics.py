@@ -49,6 +49,9 @@ METRICS = {
 }
 """Every metric by name, with its unit."""
 
+UNCALIBRATED = "macro_uncalibrated"
+"""Beside the metrics of val where a calibration was fitted to it: macro accuracy before, %."""
+
 DETAILS = {
     "reliability": "rows, mean confidence in %, accuracy in % of each bin [3, 15]",
     **{
@@ -101,8 +104,8 @@ class Tally:
     configs
         C.
     counts
-        Counts [K] of the bank's ``train`` split, which make the groups and order the shifted
-        priors; without them there is nothing by group and no shift.
+        Full training counts [K] of the bank, which make the groups and order the shifted priors;
+        without them there is nothing by group and no shift.
     closer
         Keep ``confidence`` and ``confusions`` as well. It takes another two bytes per row and
         configuration, and half as long again as everything else that is done to a row's logits.
@@ -143,9 +146,13 @@ class Tally:
             index = torch.int16 if num_classes < 1 << 15 else torch.int32
             self._predicted = torch.zeros(configs, len(labels), dtype=index, device=device)
 
+    def next_labels(self, rows: int) -> Tensor:
+        """The labels [B] of the next rows."""
+        return self.labels[self._row : self._row + rows]
+
     def add(self, z: Tensor) -> None:
         """Add the float32 logits [B, C, K] of the next rows; they are overwritten."""
-        y = self.labels[self._row : self._row + len(z)]
+        y = self.next_labels(len(z))
         # Σ of a block in float32, pairwise: it errs less than the logits themselves do.
         self._logits += z.sum(0)
         if self.closer:

@@ -42,8 +42,8 @@ class ViewData:
         The splits results are measured on.
     counts
         Its class counts [K], float64.
-    bank_counts
-        Those of the bank's train split, which make the class groups.
+    full_counts
+        Those of the bank's train split before rows were held out, which make the class groups.
     weight0, bias0
         The stage-1 classifier W₀ [K, D] and b₀ [K], or None.
     keeps_z0
@@ -53,7 +53,7 @@ class ViewData:
     train: Rows
     evaluated: Mapping[str, Rows]
     counts: np.ndarray
-    bank_counts: np.ndarray
+    full_counts: np.ndarray
     weight0: Tensor | None = None
     bias0: Tensor | None = None
     keeps_z0: bool = True

@@ -5,7 +5,7 @@ It has a model per view; their outputs are averaged, calibrated and measured tog
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from threading import Event
@@ -17,7 +17,7 @@ from torch import Tensor
 from stage2.engine.blend import Betas
 from stage2.engine.calibration import Calibration, calibrate
 from stage2.engine.generation import GeneratedRows
-from stage2.engine.metrics import Evaluation, Tally, class_accuracy, label_rank
+from stage2.engine.metrics import UNCALIBRATED, Evaluation, Tally, class_accuracy, label_rank
 from stage2.engine.model import Model, ViewData
 from stage2.engine.plan import Stream, Tile
 from stage2.engine.stream import Window, block_rows
@@ -86,6 +86,7 @@ class TileRun:
         self._curves: dict[str, list[Tensor]] = {}
         self._own_curves: list[dict[str, list[float]]] = [{} for _ in tile.recipes]
         self._calibrations: dict[str, Calibration] = {}
+        self._uncalibrated: dict[str, list[Tensor]] = {}
         self._tallies: dict[tuple[str, str], Tally] = {}
 
     @property
@@ -153,7 +154,7 @@ class TileRun:
             for name, curve in whole._curves.items()
         }
         whole._own_curves = [{} for _ in whole.tile.recipes]
-        whole._calibrations, whole._tallies = {}, {}
+        whole._calibrations, whole._uncalibrated, whole._tallies = {}, {}, {}
         return whole
 
     def without_selected(self) -> TileRun:
@@ -186,7 +187,11 @@ class TileRun:
                     for xs in aligned([rows.blocks() for rows in val])
                     for _, z in self._outputs(epoch, xs, some)
                 ]
-                parts.append(calibrate(self.tile.kind.calibration, torch.cat(blocks), labels))
+                ridge = [r.settings.get("calibration_ridge", 0) for r in self.tile.recipes[some]]
+                z = torch.cat(blocks)
+                parts.append(
+                    calibrate(self.tile.kind.calibration, z, labels, ridge=torch.tensor(ridge))
+                )
             shifts = [part.shift for part in parts if part.shift is not None]
             self._calibrations[epoch] = Calibration(
                 torch.cat([part.scale for part in parts]), torch.cat(shifts) if shifts else None
@@ -196,7 +201,7 @@ class TileRun:
         """Measure the last and, with val, the selected epoch on the next rows of a split."""
         for epoch in self._epochs():
             if (split, epoch) not in self._tallies:
-                labels, counts = self.data.evaluated[split].labels, self.data.bank_counts
+                labels, counts = self.data.evaluated[split].labels, self.data.full_counts
                 self._tallies[split, epoch] = Tally(
                     labels,
                     self._classes,
@@ -204,10 +209,13 @@ class TileRun:
                     counts,
                     closer=(split, epoch) == self._looked_at,
                 )
+            tally = self._tallies[split, epoch]
             for _, z in self._outputs(epoch, views):
                 if epoch in self._calibrations:
+                    if split == "val":
+                        self._note_uncalibrated(epoch, z, tally.next_labels(len(z)))
                     self._calibrations[epoch](z)
-                self._tallies[split, epoch].add(z)
+                tally.add(z)
 
     def outcomes(self, status: str = "done") -> list[Outcome]:
         """What became of each configuration; `status` where it did not diverge."""
@@ -216,6 +224,7 @@ class TileRun:
             norms = self._weight_norms(place[1])
             for c, evaluation in enumerate(tally.evaluations(weight_norm=norms)):
                 evaluations[c][place] = evaluation
+        self._add_uncalibrated(evaluations)
         stacked = {name: torch.stack(curve, 1) for name, curve in self._curves.items()}
         best = stacked["val_macro"].argmax(1).tolist() if "val_macro" in stacked else None
         outcomes = []
@@ -238,6 +247,22 @@ class TileRun:
                 )
             )
         return outcomes
+
+    def _note_uncalibrated(self, epoch: str, z: Tensor, y: Tensor) -> None:
+        """Note which of the next val rows are right before calibration."""
+        self._uncalibrated.setdefault(epoch, []).append((label_rank(z, y)[0] == 0).t())
+
+    def _add_uncalibrated(
+        self, evaluations: Sequence[Mapping[tuple[str, str], Evaluation]]
+    ) -> None:
+        """Put the macro accuracy on val before calibration beside the metrics: what was fitted to
+        val must not be ranked by it."""
+        labels = self.data.evaluated["val"].labels if self._uncalibrated else None
+        for epoch, right in self._uncalibrated.items():
+            assert labels is not None
+            macro = class_accuracy(torch.cat(right, 1), labels, self._classes).nanmean(1)
+            for own, value in zip(evaluations, macro.tolist(), strict=True):
+                own["val", epoch].metrics[UNCALIBRATED] = value
 
     def _weight_norms(self, epoch: str) -> Tensor | None:
         """‖w_k‖ of each configuration [C, K], where one head has such rows."""

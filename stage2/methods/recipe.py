@@ -23,19 +23,26 @@ from stage2.methods.presets import PRESETS
 from stage2.methods.samplers import SAMPLERS
 
 VIEW = Setting("view", "instance", "which features of the bank; a+b averages a head on each")
+CALIBRATION = Setting(
+    "calibration",
+    "none",
+    "fitted to val afterwards: one temperature, or a scale and shift per class",
+    choices=("none", "temperature", "vector"),
+)
 COMMON = (
     Setting("train_on", "train", "the split it learns from", choices=("train", "train_balanced")),
-    Setting(
-        "calibration",
-        "none",
-        "fitted to val afterwards: one temperature, or a scale and shift per class",
-        choices=("none", "temperature", "vector"),
-    ),
+    CALIBRATION,
 )
 """Settings of every recipe, trained or not."""
 
 ENSEMBLE = Setting(
     "average", "probabilities", "what is averaged over views", choices=("probabilities", "logits")
+)
+RIDGE = Setting(
+    "calibration_ridge",
+    1e-2,
+    "λ of a vector calibration: pulls each class towards the temperature; 0 as published",
+    low=0,
 )
 SEED = Setting("seed", 0, "seed of initialisation and batches", low=0, high=2**32 - 1)
 HEAD = Setting("head", "linear", "the classifier", choices=tuple(HEADS))
@@ -138,6 +145,13 @@ class Recipe:
         return self.trained and not OPTIMISERS[self.settings["optimiser"]].full_batch
 
     @property
+    def needs_classifier(self) -> bool:
+        """Whether its head or loss begins from the stage-1 classifier."""
+        if HEADS[self.head].needs_classifier(self.part("head")):
+            return True
+        return self.trained and LOSSES[self.settings["loss"]].needs_classifier
+
+    @property
     def generator(self) -> Generator | None:
         """Its feature generator, where it has one."""
         return GENERATORS.get(self.settings.get("generator", "none"))
@@ -196,10 +210,11 @@ class Takes:
 
     @staticmethod
     def of(parts: Mapping[str, str]) -> Takes:
-        """What `parts` take: a ``head``, where it is trained the rest of `_PARTS`, and a ``view``
-        made of several."""
+        """What `parts` take: a ``head``, where it is trained the rest of `_PARTS`, a ``view`` made
+        of several, and a ``calibration``."""
         parts = dict(parts)
         common = [VIEW, *([ENSEMBLE] if "+" in parts.pop("view", "") else []), *COMMON, HEAD]
+        common += [RIDGE] if parts.pop("calibration", "none") == "vector" else []
         if "loss" in parts:
             common += TRAINING
             common += () if OPTIMISERS[parts["optimiser"]].full_batch else STEPS
@@ -266,7 +281,9 @@ def settings_of(name: str, parameters: Mapping[str, Any]) -> Takes:
         raise errors.ConfigError(f"Unknown recipe {name!r}. {errors.closest(name, list(PRESETS))}")
     chosen = {**PRESETS[name].settings, **parameters}
     head = HEAD.check(chosen["head"], _owner(name))
-    parts = {"head": head, "view": VIEW.check(chosen.get("view", VIEW.default), _owner(name))}
+    parts = {"head": head}
+    for setting in (VIEW, CALIBRATION):
+        parts[setting.name] = setting.check(chosen.get(setting.name, setting.default), _owner(name))
     if HEADS[head].trained:
         for setting in TRAINING:
             if setting.name in _PARTS:

@@ -48,7 +48,7 @@ class Problem:
             train=rows.pop("train"),
             evaluated=rows,
             counts=self.counts.astype(np.float64),
-            bank_counts=self.counts,
+            full_counts=self.counts,
             weight0=torch.from_numpy(self.w0),
             bias0=torch.from_numpy(self.b0),
         )

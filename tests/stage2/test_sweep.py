@@ -96,7 +96,7 @@ def test_the_view_is_the_banks(small: Problem, bank: Bank) -> None:
         assert_close(data.context.counts, small.counts, 0.0, "counts")
         assert set(data.evaluated) == {"val", "test"}
         assert_close(data.evaluated["test"].x, small.x["test", view], 0.0, f"test {view}")
-        assert np.array_equal(data.bank_counts, small.counts)
+        assert np.array_equal(data.full_counts, small.counts)
 
 
 def test_groups_of_one_view_follow_one_another(bank: Bank) -> None:

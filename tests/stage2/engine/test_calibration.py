@@ -46,26 +46,56 @@ def test_a_temperature_is_the_one_of_a_scalar_search() -> None:
     assert torch.equal(calibrated.argmax(2), z.argmax(2)), "a temperature moves no prediction"
 
 
-def test_vector_scaling_is_the_minimum_scipy_finds() -> None:
-    """Reference: scipy.optimize.minimize(method='BFGS') over a and b, by autograd in float64."""
+@pytest.mark.parametrize("ridge", [0.0, 1e-3, 0.1])
+def test_vector_scaling_is_the_minimum_scipy_finds(ridge: float) -> None:
+    """Reference: scipy.optimize.minimize(method='BFGS') over log(a·T) and b, by autograd in
+    float64, T from the scalar search's objective."""
     z, y = _logits()
-    found = calibrate("vector", z, y)
+    found = calibrate("vector", z, y, ridge=torch.full((C,), ridge))
+    temperature = calibrate("temperature", z, y).scale.double()
     assert found.shift is not None
     for c in range(C):
         own = z[:, c].double()
 
-        def objective(v: np.ndarray, own: Tensor = own) -> tuple[float, np.ndarray]:
+        def objective(v: np.ndarray, own: Tensor = own, c: int = c) -> tuple[float, np.ndarray]:
             p = torch.tensor(v, requires_grad=True)
-            value = cross_entropy(own * p[:K] + p[K:], y)
+            scale = temperature[c] * p[:K].exp()
+            value = cross_entropy(own * scale + p[K:], y) + ridge * p.square().sum()
             value.backward()
             assert p.grad is not None
             return float(value.detach()), p.grad.numpy()
 
-        start = np.r_[np.ones(K), np.zeros(K)]
-        best = minimize(objective, start, jac=True, method="BFGS", options={"gtol": 1e-8})
-        assert_relative(found.scale[c], best.x[:K], 1e-3, f"a of configuration {c}")
+        best = minimize(objective, np.zeros(2 * K), jac=True, method="BFGS", options={"gtol": 1e-8})
+        scale = temperature[c].numpy() * np.exp(best.x[:K])
+        assert_relative(found.scale[c], scale, 1e-3, f"a of configuration {c}")
         shift = found.shift[c] - found.shift[c].mean()
         assert_relative(shift, best.x[K:] - best.x[K:].mean(), 1e-3, f"b of configuration {c}")
+
+
+@pytest.mark.parametrize("ridge", [0.0, 1e-2])
+def test_a_class_without_val_rows_stays_at_the_temperature(ridge: float) -> None:
+    """Reference: a = 1/T and b = 0 of the same rows; its rows elsewhere are not driven to 0 %."""
+    z, y = _logits()
+    seen = (y != 1) & (y != 4)
+    found = calibrate("vector", z[seen], y[seen], ridge=torch.full((C,), ridge))
+    temperature = calibrate("temperature", z[seen], y[seen]).scale
+    assert found.shift is not None
+    for k in (1, 4):
+        assert torch.equal(found.scale[:, k], temperature[:, 0])
+        assert torch.equal(found.shift[:, k], torch.zeros(C))
+    calibrated = found(z.clone()).argmax(2)
+    for k in (1, 4):
+        assert bool(((calibrated == k) & (y == k)[:, None]).any(0).all()), f"class {k} is lost"
+
+
+def test_configurations_have_a_ridge_of_their_own() -> None:
+    """Reference: each alone."""
+    z, y = _logits()
+    ridges = torch.tensor([0.0, 1e-2, 1.0])
+    together = calibrate("vector", z, y, ridge=ridges)
+    for c in range(C):
+        alone = calibrate("vector", z[:, c : c + 1], y, ridge=ridges[c : c + 1])
+        assert_relative(together.scale[c], alone.scale[0], 1e-4, f"a of configuration {c}")
 
 
 @pytest.mark.parametrize("kind", ["temperature", "vector"])

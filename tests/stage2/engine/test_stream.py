@@ -220,7 +220,7 @@ def _streamed_view(data: ViewData, chunk_rows: int = 4) -> ViewData:
         stream(data.train),
         {split: stream(rows) for split, rows in data.evaluated.items()},
         data.counts,
-        data.bank_counts,
+        data.full_counts,
         data.weight0,
         data.bias0,
     )
@@ -292,7 +292,7 @@ def test_accuracy_on_real_features_is_the_same(
         accuracy = {}
         for kind, train in (("memory", data.train), ("stream", stream)):
             view = ViewData(
-                train, data.evaluated, data.counts, data.bank_counts, data.weight0, data.bias0
+                train, data.evaluated, data.counts, data.full_counts, data.weight0, data.bias0
             )
             outcomes = [o for g in plan_bank(bank, recipes) for o in run_group(g, view)]
             accuracy[kind] = np.array(
