@@ -20,6 +20,7 @@ from stage2.plots.figure import (
     whole_numbers,
 )
 from stage2.results.choice import differing, matching, warn_left_out
+from stage2.results.protocol import full_counts
 from stage2.results.store import Run, Store
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def beta(
     from matplotlib.colors import ListedColormap, LogNorm
 
     fingerprint, about = store.one_bank(bank)
-    shown = _trajectories(store, fingerprint, np.asarray(about["train_counts"]), recipes)
+    shown = _trajectories(store, fingerprint, full_counts(about), recipes)
     counts = np.concatenate([each.counts for each in shown])
     low, high = counts.min(), counts.max()
     pale = ListedColormap(colormaps["viridis"](np.linspace(0, 0.9, 256)))  # its end drowns in white

@@ -27,6 +27,7 @@ from stage2.plots.figure import (
 from stage2.results.choice import Choice, choose
 from stage2.results.configurations import Configuration
 from stage2.results.measured import Measured, measured
+from stage2.results.protocol import full_counts
 from stage2.results.store import Store
 from stage2.results.tables import Row
 
@@ -103,7 +104,7 @@ def _details(store: Store, own: Configuration, row: Row) -> dict[str, np.ndarray
 def _draw(store: Store, choice: Choice, width: float, value: _Value, told: str) -> Figure:
     """A value of each class: training counts above, points and running means below."""
     about = choice.shown[0].configuration.about
-    counts = np.asarray(about["train_counts"])
+    counts = full_counts(about)
     order = np.argsort(-counts, kind="stable")
     ranks = np.arange(len(counts))
     few = len(counts) <= NAMED

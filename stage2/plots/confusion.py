@@ -14,6 +14,7 @@ from stage2.engine.metrics import CONFUSIONS
 from stage2.plots.figure import GROUP_COLOURS, WIDTH, caption, fitted, letters, panels
 from stage2.results.choice import Choice, choose, measured_all
 from stage2.results.confused import confused
+from stage2.results.protocol import full_counts
 from stage2.results.store import Store
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def confusion(
     about = choice.shown[0].configuration.about
     names = about["class_names"] or [str(k) for k in range(about["num_classes"])]
     names = [textwrap.shorten(name, _LONGEST, placeholder="…") for name in names]
-    groups = class_groups(np.asarray(about["train_counts"]))
+    groups = class_groups(full_counts(about))
     longest = letters(names[k] for classes, _ in found for k in classes)
     margin = 0.4 + 0.06 * longest  # names and an axis label
     across = min(len(found), max(1, int(width / 3.2)))
@@ -94,7 +95,7 @@ def _matrices(store: Store, choice: Choice) -> list[tuple[np.ndarray, np.ndarray
         labels = store.labels(own.fingerprint, choice.split)
         assert labels is not None  # they are of the same schema
         done = sum(run.status == "done" for run in own.runs)
-        counts = np.asarray(own.about["train_counts"])
+        counts = full_counts(own.about)
         rows = done * np.bincount(labels, minlength=len(counts))
         confusions = one.details["confusions"]
         if not len(confusions):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from featbank import errors
-from featbank.bank import GROUPS, Bank, class_groups
+from featbank.bank import GROUPS, Bank
 from stage2.plots.figure import (
     FORMATS,
     QUIET,
@@ -148,7 +148,7 @@ def chosen_classes(bank: Bank, text: str | None = None) -> list[int]:
     ConfigError
         For what names no class.
     """
-    groups = class_groups(bank.train_counts)
+    groups = bank.groups()
     default = ",".join(f"{name}:3" for name, members in groups.items() if members.any())
     found: dict[int, None] = {}
     for part in (text or default).split(","):
@@ -290,7 +290,7 @@ def _some(rows: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
 
 def _group_of(bank: Bank) -> list[str]:
     """The group of each class."""
-    groups = class_groups(bank.train_counts)
+    groups = bank.groups()
     return [next(name for name in groups if groups[name][k]) for k in range(bank.num_classes)]
 
 

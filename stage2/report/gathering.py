@@ -19,6 +19,7 @@ from stage2.results.cite import cite
 from stage2.results.configurations import Configuration
 from stage2.results.grids import varied
 from stage2.results.measured import measured
+from stage2.results.protocol import full_counts
 from stage2.results.store import Store
 from stage2.results.tables import Leaderboard, Row, differences, leaderboard
 
@@ -70,7 +71,7 @@ def gather(
     before, why = _before(done)
     chosen = _most_telling(done, top, before)
     runs = store.configurations(fingerprint)
-    counts = np.asarray(about["train_counts"])
+    counts = full_counts(about)
     details = {}
     for row in chosen:
         configuration = Configuration.of(runs[row["recipe"]], fingerprint, about)

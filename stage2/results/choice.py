@@ -11,9 +11,9 @@ from typing import Any
 from featbank import errors
 from stage2.results.configurations import Configuration
 from stage2.results.measured import COUNTED, Measured, measured
-from stage2.results.searched import told_search
+from stage2.results.protocol import Protocol
 from stage2.results.store import Store
-from stage2.results.tables import Row, conditions, leaderboard, told_value
+from stage2.results.tables import Row, leaderboard, told_value
 
 LONGEST = 60
 """Characters of the settings in a label."""
@@ -42,19 +42,22 @@ class Choice:
     ----------
     shown
         Best first.
-    split
-        What is measured on.
-    select_on
-        The split that ranks.
-    tried, searched
-        How many configurations the file holds, and what a search did to them, in words.
+    terms
+        How the figures came about.
     """
 
     shown: list[Shown]
-    split: str
-    select_on: str
-    tried: int
-    searched: str
+    terms: Protocol
+
+    @property
+    def split(self) -> str:
+        """What is measured on."""
+        return self.terms.split
+
+    @property
+    def select_on(self) -> str:
+        """The split that ranks."""
+        return self.terms.select_on
 
     @property
     def rows(self) -> list[Row]:
@@ -72,18 +75,7 @@ class Choice:
 
     def conditions(self, rows: Sequence[Row] | None = None) -> str:
         """Bank, selection, configurations tried and seeds; of `rows`, or of all."""
-        rows = rows or self.rows
-        own = self.shown[0].configuration
-        trained = [row for row in rows if "loss" in row["parameters"]]
-        seeds = sorted({seed for row in trained for seed in row["seeds"]})
-        return conditions(
-            own.fingerprint,
-            own.about,
-            self.select_on,
-            self.tried,
-            seeds,
-            searched=self.searched,
-        )
+        return self.terms.line(rows or self.rows)
 
 
 def choose(
@@ -136,15 +128,15 @@ def choose(
     by_id = store.configurations(fingerprint)
     found = [(Configuration.of(by_id[row["recipe"]], fingerprint, about), row) for row in kept]
     found = [each for each in found if having is None or having(*each)]
-    found.sort(key=lambda each: -each[1]["selection"])
+    places = {row["recipe"]: place for place, row in enumerate(every)}
+    found.sort(key=lambda each: places[each[1]["recipe"]])
     if most and found[most:]:
         warn_left_out([own.id for own, _ in found], most, board.select_on)
         found = found[:most]
     rows = [row for _, row in found]
     named = zip(found, labels(rows), strict=True)
     shown = [Shown(configuration, row, label) for (configuration, row), label in named]
-    searched = told_search(store, fingerprint, by_id)
-    return Choice(shown, split, board.select_on, len(every), searched)
+    return Choice(shown, board.terms)
 
 
 def measured_all(store: Store, choice: Choice, detail: str, called: str) -> list[Measured]:

@@ -25,6 +25,7 @@ from stage2.results.comparison import (
     SeedTest,
 )
 from stage2.results.configurations import Configuration, find_configuration
+from stage2.results.protocol import full_counts
 from stage2.results.significance import LEVEL, holm, interval, mcnemar, resampled, sign_test
 from stage2.results.store import Store
 from stage2.results.tables import Leaderboard, differences, leaderboard
@@ -171,7 +172,7 @@ def _split(
     store: Store, file: Path | None, fingerprint: str, about: dict[str, Any], split: str
 ) -> _Split:
     """What is known of the split; its labels from the bank's file where the results lack them."""
-    counts = np.asarray(about["train_counts"])
+    counts = full_counts(about)
     names = about["class_names"] or [str(k) for k in range(len(counts))]
     labels = store.labels(fingerprint, split)
     if labels is not None:

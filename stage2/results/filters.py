@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from featbank import errors
 from stage2.engine.metrics import METRICS
 from stage2.methods.recipe import settings_of
+from stage2.results.ranking import in_order, tie_of
 from stage2.results.tables import Leaderboard, Row
 
 Values = Mapping[str, Any]
@@ -143,7 +144,7 @@ def where(board: Leaderboard, text: str) -> Leaderboard:
     return replace(
         board,
         rows=[row for row in board.rows if row["recipe"] in kept],
-        protocol=f"{board.protocol} · filtered: {told} ({len(kept)} of {len(values)}{seen})",
+        terms=board.terms.noting(f"filtered: {told} ({len(kept)} of {len(values)}{seen})"),
     )
 
 
@@ -178,16 +179,17 @@ def sort(board: Leaderboard, by: str) -> Leaderboard:
         raise errors.ConfigError(f"No metric is called {metric!r}. {errors.closest(metric, known)}")
     if order not in ("", "asc", "desc"):
         raise errors.ConfigError(f"{by!r} has no order {order!r}. Write {metric}:asc or :desc.")
-    sign = 1 if order == "asc" or (not order and metric in LOWER_IS_BETTER) else -1
-
-    def place(rows: Sequence[Row]) -> tuple[bool, float]:
-        value = board.ranked(rows)[metric]
-        return value is None, sign * (value or 0)
-
-    ordered = sorted(board.configurations(), key=place)
+    places = {rows[0]["recipe"]: place for place, rows in enumerate(board.configurations())}
+    ordered = in_order(
+        board.configurations(),
+        lambda rows: board.ranked(rows)[metric],
+        lambda rows: places[rows[0]["recipe"]],
+        tie=tie_of(metric),
+        ascending=order == "asc" or (not order and metric in LOWER_IS_BETTER),
+    )
     of = "" if metric == "selection" else f" on {board.rows[0]['split']}"
-    told = f"{board.protocol} · sorted by {metric}{of}"
-    return replace(board, rows=[row for rows in ordered for row in rows], protocol=told)
+    terms = board.terms.noting(f"sorted by {metric}{of}")
+    return replace(board, rows=[row for rows in ordered for row in rows], terms=terms)
 
 
 def values_of(board: Leaderboard, rows: Sequence[Row]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from featbank.bank import Bank
 from featbank.bank.schema import EVALUATED
 from stage2.engine.metrics import Evaluation
 from stage2.methods.recipe import Recipe
+from stage2.results.protocol import coverage
 from stage2.results.schema import open_database, refusal, schema_of
 
 
@@ -73,12 +74,15 @@ class Store:
             "dim": bank.dim,
             "class_names": bank.class_names,
             "train_counts": bank.train_counts.tolist(),
+            "full_counts": bank.full_counts.tolist(),
             "rows": {split: bank.rows(split) for split in bank.splits},
             "views": list(bank.views),
+            "seen": {split: int(bank.seen(split).sum()) for split in bank.splits},
             "probed": [view for view in bank.views if bank.classifier(view) is None],
         }
         measured = [split for split in EVALUATED if split in bank.splits]
         labels = {split: bank.labels(split).astype(np.int32) for split in measured}
+        about |= coverage(labels, bank.train_counts)
         with self._db:
             self._db.execute(
                 "INSERT INTO bank (fingerprint, about, labels) VALUES (?, ?, ?) ON CONFLICT "

@@ -7,15 +7,17 @@ import io
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from featbank import errors
 from featbank.bank import GROUPS
-from stage2.engine.metrics import METRICS
+from stage2.engine.metrics import METRICS, UNCALIBRATED
 from stage2.experts import short_name
 from stage2.methods.recipe import Recipe, settings_of
+from stage2.results.protocol import Protocol
+from stage2.results.ranking import in_order
 from stage2.results.searched import told_search
 from stage2.results.store import Run, Store
 
@@ -34,9 +36,8 @@ class Leaderboard:
         percent), the metrics of `METRICS` and their ``…_std`` over seeds; None where there is
         nothing to average. What halving stopped has no rank and stands below; it was measured on
         val alone, when it was stopped.
-    protocol
-        One line: bank, selection, how many were tried and what a search did to them, seeds, group
-        thresholds.
+    terms
+        How the figures came about.
     select_on
         The split whose macro accuracy ranks.
     per
@@ -44,9 +45,22 @@ class Leaderboard:
     """
 
     rows: list[Row]
-    protocol: str
+    terms: Protocol
     select_on: str
     per: tuple[str, Mapping[str, Any]] | None = None
+
+    @property
+    def protocol(self) -> str:
+        """One line: bank, selection, how many were tried and what a search did to them, seeds,
+        group thresholds, and what was done to the rows."""
+        thresholds = ", ".join(f"{name}: {rule}" for name, rule in GROUPS.items())
+        units = "mean ± std over seeds", "accuracy and ECE in %", thresholds
+        return self.terms.line(self.rows, *units)
+
+    def first(self, top: int | None) -> Leaderboard:
+        """Only the first configurations, or all."""
+        rows = [row for rows in self.configurations()[:top] for row in rows]
+        return replace(self, rows=rows)
 
     def best(self) -> Leaderboard:
         """Only the best configuration of each recipe; the protocol still tells how many ran."""
@@ -56,13 +70,13 @@ class Leaderboard:
         """Only the best configuration of each `value`, which is given by configuration and called
         `name`; the protocol still tells how many ran."""
         first: dict[Any, str] = {}
-        for row in sorted(self.rows, key=_place):
-            first.setdefault(value[row["recipe"]], row["recipe"])
+        for rows in _ordered(self.configurations()):
+            first.setdefault(value[rows[0]["recipe"]], rows[0]["recipe"])
         best = set(first.values())
         kept = [row for row in self.rows if row["recipe"] in best]
-        told = f"{self.protocol} · best of each {'recipe' if name == 'name' else name}"
+        terms = self.terms.noting(f"best of each {'recipe' if name == 'name' else name}")
         per = None if name in ("name", "recipe") else (name, value)
-        return replace(self, rows=kept, protocol=told, per=per)
+        return replace(self, rows=kept, terms=terms, per=per)
 
     def configurations(self) -> list[list[Row]]:
         """The rows of each configuration."""
@@ -113,14 +127,10 @@ def leaderboard(
                 f"{store.path} has no results on {name!r}. It has: {', '.join(measured)}."
             )
     select_on = select_on or ("val" if "val" in measured else "test")
-    rows = [row for same in configurations.values() for row in _rows(same, split, select_on)]
-    rows.sort(key=_place)
-    seeds = sorted({run.seed for run in runs if "loss" in run.parameters})
+    ordered = _ordered([_rows(same, split, select_on) for same in configurations.values()])
     searched = told_search(store, fingerprint, configurations)
-    told = conditions(fingerprint, about, select_on, len(configurations), seeds, searched=searched)
-    thresholds = ", ".join(f"{name}: {rule}" for name, rule in GROUPS.items())
-    protocol = f"{told} · mean ± std over seeds · accuracy and ECE in % · {thresholds}"
-    return Leaderboard(rows, protocol, select_on)
+    terms = Protocol(fingerprint, about, split, select_on, len(configurations), searched)
+    return Leaderboard([row for rows in ordered for row in rows], terms, select_on)
 
 
 def render(board: Leaderboard, form: str, *, top: int | None = None) -> str:
@@ -140,7 +150,8 @@ def render(board: Leaderboard, form: str, *, top: int | None = None) -> str:
                 {k: json.dumps(v) if isinstance(v, (dict, list)) else v for k, v in row.items()}
             )
         return out.getvalue().rstrip("\n")
-    header, lines = columns(board, top=top)
+    board = board.first(top)
+    header, lines = columns(board)
     if form == "md":
         return f"{markdown(header, lines)}\n\n{board.protocol}"
     return f"% {board.protocol}\n{latex(header, lines, texts=header.index('top-1 last'))}"
@@ -163,7 +174,7 @@ def latex(header: Sequence[str], lines: Sequence[Sequence[str]], *, texts: int) 
     )
 
 
-def columns(board: Leaderboard, *, top: int | None = None) -> tuple[list[str], list[list[str]]]:
+def columns(board: Leaderboard) -> tuple[list[str], list[list[str]]]:
     """Header and lines of the human table: one line per configuration, last and selected epoch side
     by side, groups and calibration of the epoch that counts."""
     header = ["recipe", *([board.per[0]] if board.per else []), "settings", "top-1 last"]
@@ -171,7 +182,7 @@ def columns(board: Leaderboard, *, top: int | None = None) -> tuple[list[str], l
     header += ["top-1 selected", f"{board.select_on} macro"] if both else []
     header += ["many", "medium", "few", "ECE"]
     lines = []
-    for rows in board.configurations()[:top]:
+    for rows in board.configurations():
         by_epoch = {row["epoch"]: row for row in rows}
         last = by_epoch["last"]
         selected, row = by_epoch.get("selected", last), board.ranked(rows)
@@ -197,7 +208,7 @@ def _rows(runs: Sequence[Run], split: str, select_on: str) -> list[Row]:
     epochs = sorted({epoch for run in done for _, epoch in run.metrics}) or ["last"]
     ranked_at = "selected" if select_on == "val" and "selected" in epochs else "last"
     complete = done if status == "done" else []  # a mean over surviving seeds ranks nothing
-    selection = [_metric(run, select_on, ranked_at, "macro") for run in complete]
+    selection = [_selection(run, select_on, ranked_at) for run in complete]
     rows = []
     for epoch in epochs:
         row: Row = {
@@ -226,6 +237,12 @@ def _metric(run: Run, split: str, epoch: str, metric: str) -> float | None:
     return run.metrics.get((split, epoch), at_last).get(metric)
 
 
+def _selection(run: Run, select_on: str, epoch: str) -> float | None:
+    """What ranks a run: macro accuracy, on val before calibration, which was fitted to val."""
+    uncalibrated = _metric(run, select_on, epoch, UNCALIBRATED)
+    return _metric(run, select_on, epoch, "macro") if uncalibrated is None else uncalibrated
+
+
 def _over_seeds(values: Sequence[float | None]) -> tuple[float | None, float | None]:
     """Mean, and standard deviation (n − 1) from two values on.
 
@@ -238,36 +255,6 @@ def _over_seeds(values: Sequence[float | None]) -> tuple[float | None, float | N
     gaps = [value - known[0] for value in known]  # zeros, not rounding errors, for equal values
     middle = statistics.fmean(gaps)
     return mean, math.sqrt(math.fsum((gap - middle) ** 2 for gap in gaps) / (len(gaps) - 1))
-
-
-def conditions(
-    fingerprint: str,
-    about: dict[str, Any],
-    select_on: str,
-    tried: int,
-    seeds: Sequence[int],
-    *,
-    searched: str = "",
-) -> str:
-    """What a protocol line begins with: the bank, what selected, how many were tried, the seeds;
-    `searched` is what `stage2.results.searched.told_search` tells."""
-    chosen = (
-        "selected on val (macro accuracy)" if select_on == "val" else f"selected on {select_on}"
-    )
-    told = ", ".join(map(str, seeds)) or "none"
-    return (
-        f"bank {fingerprint[:12]} · {_start(about)}{chosen} · {tried} configurations "
-        f"tried{searched} · seeds {told}"
-    )
-
-
-def _start(about: dict[str, Any]) -> str:
-    """What stood for the stage-1 classifier of a bank without one."""
-    probed = about.get("probed", [])  # absent from older files, whose banks all had one
-    if not probed:
-        return ""
-    some = "" if probed == about["views"] else f" of {', '.join(probed)}"
-    return f"stage-1 classifier{some}: linear probe · "
 
 
 def differences(row: Row) -> str:
@@ -312,8 +299,10 @@ def _latex(text: str) -> str:
     return text.translate(_LATEX)
 
 
-def _place(row: Row) -> tuple[float, bool, str, str]:
-    """Where a row stands: by what ranks, those without it last, of these the stopped ones first."""
-    selection = row["selection"]
-    rank = float("inf") if selection is None else -selection
-    return rank, row["status"] != "stopped", row["recipe"], row["epoch"]
+def _ordered(configurations: Iterable[list[Row]]) -> list[list[Row]]:
+    """The rows of each configuration, in the order of what ranks; without it the stopped first."""
+    return in_order(
+        configurations,
+        lambda rows: rows[0]["selection"],
+        lambda rows: (rows[0]["status"] != "stopped", rows[0]["recipe"]),
+    )

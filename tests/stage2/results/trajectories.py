@@ -59,6 +59,8 @@ def write(
         dim=8,
         class_names=None,
         train_counts=np.asarray(counts),
+        full_counts=np.asarray(counts),
+        seen=lambda split: np.zeros(42, bool),
         splits=("train", "val"),
         views=("instance",),
         rows=lambda split: 42,
