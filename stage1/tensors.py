@@ -2,12 +2,48 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from featbank import errors
+from featbank.files import replacing
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Report `path` and the cause in one line where the disk does not take what is written.
+
+    Raises
+    ------
+    OSError
+        Also for the RuntimeError by which torch reports a failed write.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = errors.first_line(error)
+        if isinstance(error, OSError) and error.errno:
+            reason = os.strerror(error.errno)
+        raise OSError(
+            f"{path} could not be written ({reason}). Make room or mend that, and run again."
+        ) from None
+
+
+def save_tensors(path: Path, document: dict[str, Any]) -> None:
+    """Write a torch file; it appears complete or not at all.
+
+    Raises
+    ------
+    OSError
+        Where it cannot be written.
+    """
+    with writing(path), replacing(path) as part:
+        torch.save(document, part)
 
 
 def load_tensors(path: Path, kind: str, remedy: str) -> Any:
