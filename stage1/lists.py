@@ -278,7 +278,7 @@ def _missing(entry: ListEntry, root: Path) -> Unreadable:
 def _unreadable(entry: ListEntry, root: Path, why: Exception) -> Unreadable:
     return Unreadable(
         f"{entry.place}: {root / entry.path} {why}. "
-        "Restore it, take it out, or give --skip-unreadable."
+        "Replace it, take it out, or give --skip-unreadable."
     )
 
 

@@ -21,14 +21,15 @@ def writing(path: Path) -> Iterator[None]:
     Raises
     ------
     OSError
-        Also for the RuntimeError by which torch reports a failed write.
+        Also for the RuntimeError that torch makes of a failed write.
     """
     try:
         yield
     except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__
         reason = errors.first_line(error)
-        if isinstance(error, OSError) and error.errno:
-            reason = os.strerror(error.errno)
+        if isinstance(cause, OSError) and cause.errno:
+            reason = os.strerror(cause.errno)
         raise OSError(
             f"{path} could not be written ({reason}). Make room or mend that, and run again."
         ) from None
@@ -42,8 +43,9 @@ def save_tensors(path: Path, document: dict[str, Any]) -> None:
     OSError
         Where it cannot be written.
     """
-    with writing(path), replacing(path) as part:
-        torch.save(document, part)
+    # A file of Python's: of one that torch opens, the system's error is lost.
+    with writing(path), replacing(path) as part, part.open("wb") as file:
+        torch.save(document, file)
 
 
 def load_tensors(path: Path, kind: str, remedy: str) -> Any:

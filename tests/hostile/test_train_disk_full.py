@@ -63,7 +63,7 @@ def test_a_new_run_leaves_nothing(tmp_path: Path, limit: int, name: str) -> None
     outcome = trained(tmp_path / "run", limit=limit)
     assert "OSError" in outcome.bases, outcome
     file = tmp_path / "run" / "unfinished" / name
-    assert outcome.told.startswith(f"{file} could not be written ("), outcome
+    assert outcome.told.startswith(f"{file} could not be written (File too large)"), outcome
     assert outcome.told.count("\n") == 0
     assert os.listdir(tmp_path) == []
 
@@ -91,7 +91,7 @@ def test_the_state_before_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(stage1.train, "save_checkpoint", full)
     outcome = trained(tmp_path / "run", limit=resource.RLIM_INFINITY)
     assert outcome.kind == "OSError", outcome
-    assert "checkpoint.pt could not be written" in outcome.told
+    assert "checkpoint.pt could not be written (File too large)" in outcome.told
     assert sorted(files(tmp_path / "run")) == [
         "unfinished",
         "unfinished/log.jsonl",
