@@ -108,6 +108,18 @@ def test_grey_of_16_bits_with_the_high_byte_first(tmp_path: Path) -> None:
     assert (pixels(saved(tmp_path / "a.tif", image)) == repeated(GREY16 >> 8)).all()
 
 
+def test_grey_of_12_bits(tmp_path: Path) -> None:
+    """Reference: NumPy's shift; two values of a TIFF share three bytes."""
+    values = RNG.integers(0, 1 << 12, (6, 4), np.uint16)
+    path = saved(tmp_path / "a.tif", Image.fromarray(values))
+    one, two = values.ravel()[::2], values.ravel()[1::2]
+    packed = np.stack([one >> 4, (one & 15) << 4 | two >> 8, two & 255], 1).astype(np.uint8)
+    bits = struct.pack("<HHI", 0x102, 3, 1)
+    content = path.read_bytes().replace(bits + b"\x10", bits + b"\x0c")
+    path.write_bytes(content.replace(values.tobytes(), packed.tobytes().ljust(values.nbytes)))
+    assert (pixels(path) == repeated(values >> 4)).all()
+
+
 def test_grey_whose_white_is_zero(tmp_path: Path) -> None:
     """Reference: the negative, which Pillow leaves to us at 16 bits; at 8 it is its own."""
     for values, high in ((GREY16, GREY16 >> 8), (COLOUR[..., 0], COLOUR[..., 0])):
