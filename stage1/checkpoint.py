@@ -17,11 +17,10 @@ import numpy as np
 import torch
 
 from featbank import __version__, errors
-from featbank.files import replacing
 from stage1.backbones import Backbone
 from stage1.images import Preprocessing
 from stage1.settings import TrainSettings, settings_from
-from stage1.tensors import load_tensors
+from stage1.tensors import load_tensors, save_tensors
 
 CHECKPOINT = "checkpoint.pt"
 """Name of the checkpoint in its run folder."""
@@ -89,8 +88,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     document: dict[str, Any] = {"format": _FORMAT, "schema": _SCHEMA, **vars(checkpoint)}
     document["preprocessing"] = dataclasses.asdict(checkpoint.preprocessing)
     document["settings"] = dataclasses.asdict(checkpoint.settings)
-    with replacing(path) as part:
-        torch.save(document, part)
+    save_tensors(path, document)
 
 
 def load_checkpoint(run: str | os.PathLike[str]) -> tuple[Path, Checkpoint]:

@@ -50,6 +50,7 @@ _LIST_OPTIONS = (
     "val_list",
     "class_names",
     "image_size",
+    "allow_outside",
     "skip_unreadable",
     "stream",
 )

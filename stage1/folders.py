@@ -7,6 +7,7 @@ from pathlib import Path
 
 from featbank import errors
 from stage1.lists import ListEntry
+from stage1.regular import unprintable
 
 SPLITS = ("train", "val", "test")
 
@@ -39,9 +40,11 @@ def class_folders(folder: Path) -> tuple[str, ...]:
     Raises
     ------
     DataError
-        For fewer than two.
+        For fewer than two, or a name that cannot be printed or stored.
     """
     names = tuple(_folders(folder))
+    for name in names:
+        _check_name(name, folder)
     if len(names) < 2:
         told = f"only one class folder, {names[0]!r}" if names else "no class folder"
         raise errors.DataError(f"{folder} holds {told}. Give 2 or more, a sub-folder per class.")
@@ -67,7 +70,7 @@ def read_folder(folder: Path, root: Path, class_names: Sequence[str]) -> list[Li
     EmptyClass
         For a class folder without an image.
     DataError
-        For a folder that is none of the classes.
+        For a folder that is none of the classes, or a name that cannot be printed or stored.
     """
     # torchvision takes seconds to load.
     from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
@@ -83,6 +86,8 @@ def read_folder(folder: Path, root: Path, class_names: Sequence[str]) -> list[Li
     samples = (
         make_dataset(folder, labels, extensions=IMG_EXTENSIONS, allow_empty=True) if labels else []
     )
+    for path, _ in samples:
+        _check_name(str(Path(path).relative_to(folder)), folder)
     entries = [
         ListEntry(Path(path).relative_to(root).as_posix(), label, f"class {class_names[label]!r}")
         for path, label in samples
@@ -95,6 +100,14 @@ def read_folder(folder: Path, root: Path, class_names: Sequence[str]) -> list[Li
     if not entries:
         raise errors.DataError(f"{folder} holds no class folder. Give a sub-folder per class.")
     return entries
+
+
+def _check_name(name: str, folder: Path) -> None:
+    if character := unprintable(name):
+        raise errors.DataError(
+            f"{folder} holds {name!r}, whose name has {character!r}: a control character, or a "
+            "byte that is not UTF-8. Rename it."
+        )
 
 
 def _folders(folder: Path) -> list[str]:

@@ -38,6 +38,7 @@ class DatasetSettings:
     train_balanced: bool = False
     skip_unreadable: bool = False
     stream: bool = False
+    allow_outside: bool = False
 
 
 @dataclass(frozen=True)

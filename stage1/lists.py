@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,10 @@ import numpy as np
 import torch
 
 from featbank import errors
+from featbank.bank.checks import apart
+from stage1.pixels import Undecoded, read_rgb
+from stage1.regular import Unopened, regular_status
+from stage1.texts import read_lines
 
 DECODERS = min(8, os.cpu_count() or 1)
 """Threads that decode images; Pillow releases the interpreter lock while it decodes."""
@@ -34,13 +40,15 @@ class ListEntry:
 
         Raises
         ------
-        DataError
-            For a file that is not there.
+        Unreadable
+            For a file that is not there, or not a regular one.
         """
         try:
-            status = (root / self.path).stat()
-        except OSError:
+            status = regular_status(root / self.path)
+        except FileNotFoundError:
             raise _missing(self, root) from None
+        except Unopened as error:
+            raise _unreadable(self, root, error) from None
         return self.path, status.st_size, status.st_mtime_ns
 
 
@@ -50,7 +58,8 @@ def read_list(path: Path, *, num_classes: int | None = None) -> list[ListEntry]:
     Parameters
     ----------
     path
-        UTF-8 text; the last word of a line is the label, the rest the image's path.
+        Text, as `stage1.texts.read_lines` reads it; the last word of a line is the label, the rest
+        the image's path.
     num_classes
         K, if it is known: labels must then be below it.
 
@@ -61,45 +70,95 @@ def read_list(path: Path, *, num_classes: int | None = None) -> list[ListEntry]:
     DataError, LabelRange
         For a malformed line or a bad label, with the line number; for a file without a line.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise errors.ConfigError(f"{path}: no such list file. Check the path.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise errors.DataError(
-            f"{path} cannot be read as text ({error}). Give lines 'relative/path label'."
-        ) from None
+    remedy = "Give lines 'relative/path label'."
     entries = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(read_lines(path, "list", remedy), 1):
         if line.strip():
             entries.append(_entry(line, f"{path} line {number}", num_classes))
     if not entries:
-        raise errors.DataError(f"{path} names no image. Give lines 'relative/path label'.")
+        raise errors.DataError(f"{path} names no image. {remedy}")
     return entries
 
 
+def entries_within(
+    entries: Sequence[ListEntry], root: Path, *, allow_outside: bool = False
+) -> list[ListEntry]:
+    """The entries with paths below `root`; those that go up or start from ``/`` are rewritten so.
+
+    What counts is how a path is written. A symbolic link below `root` may lead anywhere.
+
+    Parameters
+    ----------
+    entries
+        Of a list.
+    root
+        Folder the paths start from.
+    allow_outside
+        Keep the paths that leave `root`.
+
+    Raises
+    ------
+    DataError
+        For a path that leaves `root`, with its list and line.
+    """
+    return [entry if allow_outside else _below(entry, root) for entry in entries]
+
+
+def _below(entry: ListEntry, root: Path) -> ListEntry:
+    if not os.path.isabs(entry.path) and ".." not in Path(entry.path).parts:
+        return entry
+    below = os.path.relpath(root / entry.path, root)
+    if Path(below).parts[:1] == ("..",):
+        raise errors.DataError(
+            f"{entry.place}: {entry.path} is outside the root {root}. "
+            "Give another --root, or --allow-outside where the list can be trusted."
+        )
+    return dataclasses.replace(entry, path=below)
+
+
+def warn_of_shared(entries_of: Mapping[str, Sequence[ListEntry]]) -> None:
+    """Warn of images that two splits have in common, by their paths, as `featbank verify` does."""
+    places = {
+        split: {os.path.normpath(entry.path): entry.place for entry in reversed(entries)}
+        for split, entries in entries_of.items()
+    }
+    for one, other in apart(places):
+        shared = [path for path in places[other] if path in places[one]]
+        if shared:
+            path = shared[-1]
+            count = "1 image" if len(shared) == 1 else f"{len(shared):,} images"
+            warnings.warn(
+                f"The lists of {one} and {other} share {count}, such as {path} "
+                f"({places[one][path]}, {places[other][path]}). Take them out of one of the two."
+            )
+
+
 def read_class_names(path: Path) -> tuple[str, ...]:
-    """Read class names, one per line, in label order.
+    """Read class names, one per line, in label order; a name that comes twice is a warning.
 
     Raises
     ------
     ConfigError
         For a missing file.
     DataError
-        For fewer than two names, or an empty line between them.
+        For fewer than two names, or an empty line.
     """
-    try:
-        names = path.read_text(encoding="utf-8").strip().splitlines()
-    except FileNotFoundError:
-        raise errors.ConfigError(f"{path}: no such class-name file. Check the path.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise errors.DataError(f"{path} cannot be read as text ({error}).") from None
+    remedy = "Give one class name per line."
+    names = [line.strip() for line in read_lines(path, "class-name", remedy)]
+    first: dict[str, int] = {}
     for number, name in enumerate(names, 1):
-        if not name.strip():
-            raise errors.DataError(f"{path} line {number} is empty. Give one class name per line.")
+        if not name:
+            raise errors.DataError(f"{path} line {number} is empty. {remedy}")
+        first.setdefault(name, number)
     if len(names) < 2:
         raise errors.DataError(f"{path} has {len(names)} class names. Give 2 or more.")
-    return tuple(name.strip() for name in names)
+    if len(first) < len(names):
+        number, name = next(row for row in enumerate(names, 1) if first[row[1]] != row[0])
+        warnings.warn(
+            f"{path} has {len(names) - len(first)} names again, such as {name!r} in lines "
+            f"{first[name]} and {number}. Each line is a class: give all different names."
+        )
+    return tuple(names)
 
 
 class Unreadable(errors.DataError):
@@ -210,8 +269,16 @@ def decode_image(
 
 
 def _missing(entry: ListEntry, root: Path) -> Unreadable:
+    slash = "Write / between its folders, not \\. " if "\\" in entry.path else ""
     return Unreadable(
-        f"{entry.place}: {root / entry.path} does not exist. Check the list and --root."
+        f"{entry.place}: {root / entry.path} does not exist. {slash}Check the list and --root."
+    )
+
+
+def _unreadable(entry: ListEntry, root: Path, why: Exception) -> Unreadable:
+    return Unreadable(
+        f"{entry.place}: {root / entry.path} {why}. "
+        "Replace it, take it out, or give --skip-unreadable."
     )
 
 
@@ -280,10 +347,10 @@ def _decode_each(
 def _entry(line: str, place: str, num_classes: int | None) -> ListEntry:
     words = line.rsplit(maxsplit=1)
     if len(words) != 2:
-        raise errors.DataError(f"{place} reads {line!r}. Write 'relative/path label'.")
+        raise errors.DataError(f"{place} reads {_short(line)}. Write 'relative/path label'.")
     path, label = words[0].strip(), words[1]
     if not re.fullmatch("-?[0-9]{1,18}", label):
-        raise errors.DataError(f"{place} has the label {label!r}. Labels are integers 0…K−1.")
+        raise errors.DataError(f"{place} has the label {_short(label)}. Labels are integers 0…K−1.")
     top = (num_classes or MAX_CLASSES) - 1
     if not 0 <= int(label) <= top:
         raise errors.LabelRange(
@@ -292,23 +359,21 @@ def _entry(line: str, place: str, num_classes: int | None) -> ListEntry:
     return ListEntry(path, int(label), place)
 
 
-def _decode(entry: ListEntry, root: Path, image_size: int | None) -> np.ndarray:
-    """One image [3, H, W] uint8; Pillow is loaded where images are decoded."""
-    from PIL import Image, ImageOps
+def _short(text: str) -> str:
+    return repr(text) if len(text) <= 60 else f"{text[:60]!r}…"
 
-    path = root / entry.path
+
+def _decode(entry: ListEntry, root: Path, image_size: int | None) -> np.ndarray:
+    """One image [3, H, W] uint8."""
     try:
-        with Image.open(path) as file:
-            image = file.convert("RGB")
+        image = read_rgb(root / entry.path)
     except FileNotFoundError:
         raise _missing(entry, root) from None
-    # Pillow tells a broken file by any of these, depending on the format.
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise Unreadable(
-            f"{entry.place}: {path} is not a readable image ({type(error).__name__}). "
-            "Restore it, take it out, or give --skip-unreadable."
-        ) from None
+    except Undecoded as error:
+        raise _unreadable(entry, root, error) from None
     if image_size is not None:
+        from PIL import Image, ImageOps  # loaded where images are decoded
+
         # `fit` takes the centre square and scales it to S: the same view, resampled once.
         image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)
     return np.asarray(image).transpose(2, 0, 1)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from featbank import errors
+from stage1.tensors import writing
 
 NAMES = ("loss", "lr", "train_accuracy", "val_accuracy", "test_accuracy", "images_per_second")
 """Fields of an epoch's line in the log that are scalars."""
@@ -34,9 +35,10 @@ def scalars(folder: Path, *, begin: int) -> Iterator[Callable[[Mapping[str, Any]
     with SummaryWriter(folder, purge_step=begin + 1 if begin else None) as writer:
 
         def write(epoch: Mapping[str, Any]) -> None:
-            for name in NAMES:
-                if name in epoch:
-                    writer.add_scalar(name, epoch[name], epoch["epoch"])
-            writer.flush()
+            with writing(folder):
+                for name in NAMES:
+                    if name in epoch:
+                        writer.add_scalar(name, epoch[name], epoch["epoch"])
+                writer.flush()
 
         yield write

@@ -15,7 +15,7 @@ from featbank.bank.schema import SPLITS
 from stage1.decoding import decoded
 from stage1.folders import class_folders, read_folder, split_folders
 from stage1.images import DatasetSettings, ImageDataset, Split, preprocessing_for
-from stage1.lists import read_class_names, read_list
+from stage1.lists import entries_within, read_class_names, read_list, warn_of_shared
 from stage1.longtail import long_tail_split
 
 
@@ -152,10 +152,11 @@ def lists(settings: DatasetSettings, known: Published | None = None) -> ImageDat
     names = read_class_names(Path(settings.class_names)) if settings.class_names else None
     if names is None and known is not None:
         names = tuple(str(k) for k in range(known.classes))
-    entries_of = {
-        split: read_list(file, num_classes=len(names) if names else None)
-        for split, file in _list_files(settings, root, known).items()
-    }
+    entries_of = {}
+    for split, file in _list_files(settings, root, known).items():
+        entries = read_list(file, num_classes=len(names) if names else None)
+        entries_of[split] = entries_within(entries, root, allow_outside=settings.allow_outside)
+    warn_of_shared(entries_of)
     if names is None:
         top = max(entry.label for entries in entries_of.values() for entry in entries)
         names = tuple(str(k) for k in range(top + 1))
@@ -178,7 +179,7 @@ def _list_files(settings: DatasetSettings, root: Path, known: Published | None) 
     for split, name in (known.files if known else {}).items():
         if split not in files:
             files[split] = root / name
-            if not files[split].is_file():
+            if not files[split].exists():
                 raise errors.ConfigError(
                     f"{files[split]}: no such list file. "
                     f"Put it there, or name yours with --{split}-list."

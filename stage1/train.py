@@ -164,7 +164,7 @@ def train(
                             State(weights, optimiser.state_dict(), log, best)
                         ),
                     )
-                unfinished.publish(lambda: save_checkpoint(path, checkpoint))
+                unfinished.publish(path, lambda file: save_checkpoint(file, checkpoint))
             for split, values in checkpoint.accuracy.items():
                 report(accuracy_line(split, values))
         else:

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 
 from featbank import errors
-from featbank.files import replacing
+from featbank.files import publish, replacing
 from stage1.settings import TrainSettings
-from stage1.tensors import load_tensors
+from stage1.tensors import load_tensors, save_tensors, writing
 
 FOLDER = "unfinished"
 """Name of the folder of an unfinished run in its run folder."""
@@ -34,7 +34,7 @@ TENSORBOARD = "tensorboard"
 
 _FORMAT, _SCHEMA = "featbank unfinished stage 1", 1
 _FREE = {"device", "checkpoint_every", "loss_settings", "dataset", "weights"}
-_FREE_OF_DATA = {"root", "download", "stream"}
+_FREE_OF_DATA = {"root", "download", "stream", "allow_outside"}
 _TOLD = 4
 
 
@@ -160,10 +160,10 @@ class Unfinished:
             self._state.unlink(missing_ok=True)
             shutil.rmtree(self.folder / TENSORBOARD, ignore_errors=True)
         try:
-            with replacing(self.folder / LOG) as part:
+            lines = self.folder / LOG
+            with writing(lines), replacing(lines) as part:
                 part.write_text("".join(map(_line, log)))
-            with (self.folder / LOG).open("a") as file:
-                yield lambda epoch: _write(file, _line(epoch))
+            yield lambda epoch: _append(lines, _line(epoch))
         except BaseException as error:
             if self._kept:
                 if not isinstance(error, errors.NotFinite):
@@ -184,18 +184,23 @@ class Unfinished:
             "log": state.log,
             "best": state.best and vars(state.best),
         }
-        with replacing(self._state) as part:
-            torch.save(document, part)
+        save_tensors(self._state, document)
         self._kept = state.current.epoch
 
-    def publish(self, save_checkpoint: Callable[[], None]) -> None:
-        """Give log and scalars their places, then the checkpoint, which makes the run complete."""
-        with replacing(self._run / LOG) as part:
+    def publish(self, checkpoint: Path, save: Callable[[Path], None]) -> None:
+        """Give log and scalars their places, then the checkpoint, which makes the run complete.
+
+        It is saved here first: where the disk is full, the run has nothing of this one.
+        """
+        saved = self.folder / checkpoint.name
+        save(saved)
+        log = self._run / LOG
+        with writing(log), replacing(log) as part:
             shutil.copyfile(self.folder / LOG, part)
         shutil.rmtree(self._run / TENSORBOARD, ignore_errors=True)
         if (self.folder / TENSORBOARD).exists():
             os.replace(self.folder / TENSORBOARD, self._run / TENSORBOARD)
-        save_checkpoint()
+        publish(saved, checkpoint)
         self._remove()
 
     def _remove(self) -> None:
@@ -223,6 +228,6 @@ def _line(epoch: Mapping[str, Any]) -> str:
     return json.dumps(epoch) + "\n"
 
 
-def _write(file: Any, line: str) -> None:
-    file.write(line)
-    file.flush()
+def _append(path: Path, line: str) -> None:
+    with writing(path), path.open("a") as file:
+        file.write(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -66,6 +67,11 @@ DATASET_OPTIONS: dict[str, dict[str, Any]] = {
         "help": "lists, folder: resize the shorter side, keep the centre. "
         "[default: the images' own size; imagenet-lt, places-lt, inaturalist2018: 224]",
     },
+    "allow_outside": {
+        "is_flag": True,
+        "help": "lists: read images outside --root, which lists name by .. or from /. "
+        "[default: no]",
+    },
     "skip_unreadable": {
         "is_flag": True,
         "help": "lists, folder: leave missing and broken images out, with a warning. [default: no]",
@@ -101,3 +107,8 @@ def dataset_options(*, default: str = "", **helps: str) -> Callable[[Command], C
         )(command)
 
     return decorate
+
+
+def silence_pillow() -> None:
+    """Ignore Pillow's warnings: they name no file, and what matters is reported with its file."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")

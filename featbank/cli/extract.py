@@ -14,6 +14,7 @@ from featbank.cli.data_options import (
     DATASET_OPTIONS,
     NORMALISATION,
     dataset_options,
+    silence_pillow,
 )
 from featbank.cli.options import device_option
 from featbank.cli.progress import progress
@@ -116,6 +117,7 @@ def extract(
     from stage1.distributed import leader_first, leads
     from stage1.extract import extract as run_extraction
 
+    silence_pillow()
     if not leads():
         warnings.simplefilter("ignore")
     with leader_first():

@@ -18,6 +18,7 @@ from featbank.cli.data_options import (
     DATASET_OPTIONS,
     NORMALISATION,
     dataset_options,
+    silence_pillow,
 )
 from featbank.cli.progress import progress_beside_lines
 from featbank.errors import ConfigError, OutputExists
@@ -198,6 +199,7 @@ def train(
     from stage1.train import train as run_training
     from stage2.engine.objective import Objective
 
+    silence_pillow()
     if not leads():
         warnings.simplefilter("ignore")
     told = progress_beside_lines("images") if leads() else nullcontext((_silent, _silent))

@@ -15,6 +15,7 @@ from stage1.lists import (
     image_shape,
     read_class_names,
     read_list,
+    warn_of_shared,
 )
 
 
@@ -153,3 +154,105 @@ def test_another_size_is_no_unreadable_image(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((8, 9, 3), np.uint8)).save(tmp_path / "1.png")
     with pytest.raises(errors.DataError, match=r"line 2: .*1\.png is 9×8"):
         decode_readable(entries, tmp_path, image_size=None, shape=(3, 8, 8))
+
+
+ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-32"]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_byte_order_marks_and_ends_of_lines(tmp_path: Path, encoding: str, end: str) -> None:
+    """Lists and class names of any editor; the mark is part of no name, nor are U+2028 an end."""
+    lines = ["größe\u2028/1.png\t0", "日本/2 .png 11", ""]
+    file = tmp_path / "train.txt"
+    file.write_bytes(end.join(lines).encode(encoding))
+    entries = read_list(file)
+    assert [(e.path, e.label) for e in entries] == [("größe\u2028/1.png", 0), ("日本/2 .png", 11)]
+    assert entries[1].place == f"{file} line 2"
+    names = ["größe", "日本", "a\tb"]
+    file.write_bytes(end.join([*names, ""]).encode(encoding))
+    assert read_class_names(file) == tuple(names)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-be", "utf-32-be"])
+def test_big_endian_text_with_its_mark(tmp_path: Path, encoding: str) -> None:
+    """The other order of bytes."""
+    file = tmp_path / "train.txt"
+    file.write_bytes("\ufeffä.png 3\n".encode(encoding))
+    assert [(e.path, e.label) for e in read_list(file)] == [("ä.png", 3)]
+
+
+def test_files_joined_with_their_marks(tmp_path: Path) -> None:
+    """As `cat` joins them: a mark at the start of a line is part of no path."""
+    file = tmp_path / "train.txt"
+    file.write_bytes(b"".join(f"{name}.png 0\n".encode("utf-8-sig") for name in "ab"))
+    assert [entry.path for entry in read_list(file)] == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["é.png 0\n".encode("latin-1"), "é.png 0\n".encode("utf-16-le"), b"\xff\xfea", b"\x1f\x8b\x08"],
+)
+def test_other_encodings_are_refused(tmp_path: Path, content: bytes) -> None:
+    """Latin-1, UTF-16 without a mark or cut short, gzip: in one line that can be printed."""
+    file = tmp_path / "train.txt"
+    file.write_bytes(content)
+    with pytest.raises(errors.DataError, match=r"train\.txt ") as caught:
+        read_list(file)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "label", ["+1", "1_0", "１", "²", "0x1", "1e0", "1.", "true", "-", "1,", "0" * 19, "७" * 900]
+)
+def test_labels_are_ascii_digits(tmp_path: Path, label: str) -> None:
+    """What Python's `int` takes is not enough; the message stays short."""
+    file = tmp_path / "train.txt"
+    file.write_text(f"a.png {label}\n")
+    with pytest.raises(errors.DataError, match="line 1 has the label '") as caught:
+        read_list(file)
+    assert len(str(caught.value)) < 200 + len(str(file))
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("\na\nb\n", 1), ("a\n \nb\n", 2), ("a\nb\n\n", 3), ("\ufeff\na\nb", 1), ("a\nb\n\t\n", 3)],
+)
+def test_an_empty_class_name_is_refused_with_its_number(
+    tmp_path: Path, text: str, line: int
+) -> None:
+    """At the start, in the middle and at the end; one newline at the end is no line."""
+    file = tmp_path / "classes.txt"
+    file.write_text(text)
+    with pytest.raises(errors.DataError, match=f"line {line} is empty"):
+        read_class_names(file)
+
+
+def test_a_class_name_that_comes_twice(tmp_path: Path) -> None:
+    """Allowed, as ImageNet has two cranes, with one warning that has the lines."""
+    file = tmp_path / "classes.txt"
+    file.write_text("crane\nmaillot\ncrane \nowl\nmaillot\n")
+    with pytest.warns(
+        UserWarning, match=r"2 names again, such as 'crane' in lines 1 and 3"
+    ) as seen:
+        assert len(read_class_names(file)) == 5
+    assert len(seen) == 1
+
+
+def test_lists_that_share_images(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """A warning for each pair of splits, by the path however it is written."""
+    texts = {"train": "a 0\nb 1\n./c 1\n", "val": "d 0\n", "test": "e 0\nb 1\nx/../c 0\nd 1\n"}
+    entries_of = {}
+    for split, text in texts.items():
+        (tmp_path / f"{split}.txt").write_text(text)
+        entries_of[split] = read_list(tmp_path / f"{split}.txt")
+    warn_of_shared(entries_of)
+    told = [str(warning.message) for warning in recwarn]
+    assert len(told) == 2
+    assert "train and test share 2 images, such as b (" in told[0]
+    assert "train.txt line 2, " in told[0]
+    assert "test.txt line 2)" in told[0]
+    assert "val and test share 1 image, such as d (" in told[1]
+    recwarn.clear()
+    warn_of_shared({split: entries_of[split] for split in ("train", "val")})
+    assert not recwarn.list

@@ -1,0 +1,139 @@
+"""One image file as RGB of 8 bits: whatever Pillow reads, upright, on white, or a reason why not.
+
+Pillow is loaded where images are decoded.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stage1.regular import Unopened, regular_status
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_FULL_RANGE = ("PNG", "PPM", "TIFF", "JPEG2000")
+"""Formats whose 16-bit values Pillow gives in 0…65535."""
+
+_ORIENTATION, _BITS, _PHOTOMETRIC = 0x112, 0x102, 0x106
+
+
+class Undecoded(Exception):
+    """An image that is not read; the message completes a sentence that starts with its path."""
+
+
+def read_rgb(path: Path) -> Image.Image:
+    """Decode an image to RGB, as a viewer shows it.
+
+    8-bit RGB and grey keep their values. 16-bit values keep their upper 8 bits, as Pillow does
+    with 16-bit RGB. Alpha is composited on white. EXIF orientations are applied. Of several frames
+    the first is taken, with a warning for each format.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where nothing is there.
+    Undecoded
+        For what is not a regular file, is empty, damaged or too large, or has no known range.
+    """
+    from PIL import Image
+
+    try:
+        if regular_status(path).st_size == 0:
+            raise Undecoded("is empty (0 bytes)")
+        with Image.open(path) as file:
+            _check_size(file, Image.MAX_IMAGE_PIXELS)
+            _warn_of_frames(file)
+            file.load()
+            return _upright(_in_colour(file), file)
+    except Unopened as error:
+        raise Undecoded(str(error)) from None
+    except (FileNotFoundError, MemoryError, Undecoded):
+        raise
+    except PermissionError as error:
+        raise Undecoded(f"cannot be opened ({error.strerror})") from None
+    except Image.DecompressionBombError:
+        raise _too_large(2 * (Image.MAX_IMAGE_PIXELS or 0)) from None
+    except Exception as error:  # a damaged file raises anything, depending on the format
+        raise Undecoded(f"is not a readable image ({type(error).__name__})") from None
+
+
+def _check_size(image: Image.Image, limit: int | None) -> None:
+    """Pillow itself raises at twice its limit; threads that decode have that memory each."""
+    if limit is not None and image.width * image.height > limit:
+        raise _too_large(limit)
+
+
+def _too_large(limit: int) -> Undecoded:
+    return Undecoded(f"has more than {limit:,} pixels, as a decompression bomb has")
+
+
+def _warn_of_frames(file: Any) -> None:
+    """Warn in the same words for all images of a format, which Python then prints once.
+
+    The further pictures of an MPO, a camera's JPEG, are previews and other views.
+    """
+    if file.format != "MPO" and getattr(file, "is_animated", False):
+        warnings.warn(f"Of {file.format} images with several frames, only the first is read.")
+
+
+def _in_colour(file: Any) -> Image.Image:
+    if file.mode == "F":
+        raise Undecoded("has floating-point values, whose range is unknown")
+    if file.mode.startswith("I"):
+        return _eight_bits(file).convert("RGB")
+    if "transparency" in file.info or file.mode in ("LA", "PA", "RGBA", "RGBa"):
+        return _on_white(file)
+    return file.convert("RGB")
+
+
+def _eight_bits(file: Any) -> Image.Image:
+    """The upper 8 bits of grey values that have 12 or 16."""
+    from PIL import Image
+
+    # Before 11.3, Pillow opened 16-bit PNG files in the mode of 32 bits, as it still does PGM.
+    if file.format not in _FULL_RANGE or (file.mode == "I" and file.format not in ("PNG", "PPM")):
+        raise Undecoded("has integers of 32 bits or with a sign, whose range is unknown")
+    values = np.asarray(file)
+    tags = getattr(file, "tag_v2", {})
+    grey = (values >> (int(np.max(tags.get(_BITS, 16))) - 8)).astype(np.uint8)
+    if tags.get(_PHOTOMETRIC) == 0:  # white is zero, which Pillow heeds at 8 bits alone
+        grey = 255 - grey
+    if "transparency" in file.info:
+        grey[values == file.info["transparency"]] = 255
+    return Image.fromarray(grey)
+
+
+def _on_white(file: Any) -> Image.Image:
+    from PIL import Image
+
+    key = file.info.get("transparency")
+    if isinstance(key, tuple) and max(key) > 255:  # of 16 bits, as the values were in the file
+        file.info["transparency"] = tuple(value >> 8 for value in key)
+    image = file.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+def _upright(image: Image.Image, file: Image.Image) -> Image.Image:
+    """`image` turned as the EXIF orientation of `file` says; EXIF that is damaged says nothing."""
+    from PIL.Image import Transpose
+
+    methods = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    try:
+        method = methods.get(file.getexif().get(_ORIENTATION, 1))
+    except Exception:  # as in `read_rgb`
+        method = None
+    return image if method is None else image.transpose(method)
