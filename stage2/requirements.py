@@ -9,8 +9,7 @@ import numpy as np
 import torch
 
 from featbank import errors
-from featbank.bank import Bank
-from featbank.bank.schema import EVALUATED
+from featbank.bank import Bank, class_groups
 from stage2.engine.plan import default_memory
 from stage2.experts import averages
 from stage2.methods.heads import HEADS
@@ -21,7 +20,7 @@ from stage2.views import class_counts, view_budget, view_bytes
 
 def check_bank(bank: Bank, recipes: Iterable[Recipe]) -> None:
     """Raise where a bank lacks what a recipe needs: rows of a split, a view, a class's samples."""
-    if not any(split in bank.splits and bank.rows(split) for split in EVALUATED):
+    if not bank.evaluated:
         raise errors.ConfigError(
             f"{bank.path} has neither val nor test rows: nothing to compare on. Import one."
         )
@@ -29,8 +28,11 @@ def check_bank(bank: Bank, recipes: Iterable[Recipe]) -> None:
         raise errors.DataError(f"{bank.path} has no training rows. Nothing can be trained on it.")
     counts_of = cache(lambda split: class_counts(bank, split))
     for recipe in recipes:
-        _check_splits(bank, recipe)
-        check_recipe(recipe, counts_of(recipe.settings["train_on"]), bank.dim)
+        _check_rows(bank, recipe)
+        _check_calibration(bank, recipe)
+        counts = counts_of(recipe.settings["train_on"])
+        check_recipe(recipe, counts, bank.dim)
+        _check_beta(bank, recipe, counts)
         for view in recipe.views:
             if view not in bank.views:
                 raise errors.ConfigError(
@@ -85,31 +87,51 @@ def _check_generator(recipe: Recipe) -> None:
         )
 
 
-def _check_splits(bank: Bank, recipe: Recipe) -> None:
-    """Raise where a bank lacks the rows a recipe learns from, or is calibrated on."""
+def _check_rows(bank: Bank, recipe: Recipe) -> None:
+    """Raise where a bank has no rows of the split that a recipe learns from."""
     split = recipe.settings["train_on"]
     if split not in bank.splits or not bank.rows(split):
         raise errors.ConfigError(
             f"Recipe {recipe.name!r} learns from {split}, {bank.path} has no rows of it. "
             "Extract or import that split, or leave the recipe out."
         )
+
+
+def _check_calibration(bank: Bank, recipe: Recipe) -> None:
+    """Raise where a calibration has no val to be fitted to, or one that stage 1 has seen."""
     calibration = recipe.settings["calibration"]
-    if "val" in bank.splits and bank.rows("val"):
-        if calibration != "none" and (seen := int(bank.seen("val").sum())):
-            raise errors.ConfigError(
-                f"Recipe {recipe.name!r} fits its {calibration} calibration to val, but stage 1 "
-                f"has seen {seen} of its {bank.rows('val')} rows and is too sure of them. Train "
-                "with a val of its own (`featbank train --val-per-class`), or say --seen none "
-                "where val is held out, if stage 1 never saw these rows."
-            )
+    if calibration == "none":
         return
-    if calibration != "none":
+    if "val" not in bank.evaluated:
         raise errors.ConfigError(
             f"Recipe {recipe.name!r} fits its {calibration} calibration to val, {bank.path} has no "
             "val. Hold one out with `featbank split BANK --val-per-class 20`."
         )
-    if recipe.generator and recipe.part("generator").get("beta_step"):
+    if seen := int(bank.seen("val").sum()):
         raise errors.ConfigError(
-            f"Recipe {recipe.name!r} moves β by the accuracy on val, {bank.path} has no val. Fix β "
-            "with --set beta_step=0, or hold val out with `featbank split BANK --val-per-class 20`."
+            f"Recipe {recipe.name!r} fits its {calibration} calibration to val, but stage 1 has "
+            f"seen {seen} of its {bank.rows('val')} rows and is too sure of them. Train with a val "
+            "of its own (`featbank train --val-per-class`), or say --seen none where val is held "
+            "out, if stage 1 never saw these rows."
+        )
+
+
+def _check_beta(bank: Bank, recipe: Recipe, counts: np.ndarray) -> None:
+    """Raise where β of no class can move, for want of its val rows; `counts` [K] of training."""
+    own = recipe.part("generator") if recipe.generator else {}
+    if not own.get("beta_step"):
+        return
+    remedy = (
+        "Fix β with --set beta_step=0, or hold val out with `featbank split BANK --val-per-class "
+        "20`."
+    )
+    moves = f"Recipe {recipe.name!r} moves β by the accuracy on val"
+    if "val" not in bank.evaluated:
+        raise errors.ConfigError(f"{moves}, {bank.path} has no val. {remedy}")
+    groups = class_groups(counts)
+    tail = np.any([groups[name] for name in own["tail"].split("+")], axis=0) & (counts > 0)
+    if tail.any() and not class_counts(bank, "val")[tail].any():
+        raise errors.ConfigError(
+            f"{moves}, {bank.path} has no val row of the {tail.sum()} classes that have a β. "
+            f"{remedy}"
         )

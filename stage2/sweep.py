@@ -18,7 +18,6 @@ from torch import Tensor
 import featbank
 from featbank import errors
 from featbank.bank import Bank
-from featbank.bank.schema import EVALUATED
 from featbank.devices import find_device
 from stage2.engine.halving import Halving
 from stage2.engine.loop import run_group
@@ -137,10 +136,10 @@ def sweep(
             bank = stack.enter_context(Bank(bank))
         wanted = resolved(bank, recipes)
         check_bank(bank, wanted)
-        ranking = [split for split in EVALUATED if split in bank.splits]
-        if select_on is not None and select_on not in ranking:
+        if select_on is not None and select_on not in bank.evaluated:
             raise errors.ConfigError(
-                f"{bank.path} cannot select on {select_on!r}. Choose from: {', '.join(ranking)}."
+                f"{bank.path} cannot select on {select_on!r}. "
+                f"Choose from: {', '.join(bank.evaluated)}."
             )
         if halving and (problem := val_problem(bank)):
             raise errors.ConfigError(problem)
@@ -182,8 +181,7 @@ def sweep(
             train([recipe for recipe in others if recipe.id in left])
         else:
             train(wanted)
-        split = "test" if "test" in bank.splits else "val"
-        board = leaderboard(store, bank=bank.fingerprint, split=split, select_on=select_on)
+        board = leaderboard(store, bank=bank.fingerprint, select_on=select_on)
         told.end(bank.fingerprint, board)
         skipped = [recipe for recipe in wanted if recipe.hash in finished]
         return SweepResults(outcomes, skipped, left_out, board, views.probes)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from featbank.bank import Bank
-from featbank.bank.schema import EVALUATED
 from stage2.engine.model import ViewData
 from stage2.engine.plan import Group, default_memory
 from stage2.engine.stream import BlockStream, MemoryRows, Rows
@@ -157,7 +156,7 @@ def view_budget(
     left = half_of(memory, torch.device(device).type)
     spare = left // 4
     budgets: dict[str, int | None] = {}
-    for split in (*(s for s in EVALUATED if s in bank.splits and bank.rows(s)), train_on):
+    for split in (*bank.evaluated, train_on):
         size = view_bytes(bank, split, view)
         fits = size <= (left if split == train_on else spare)
         budgets[split] = None if fits else left

@@ -228,6 +228,11 @@ class Bank:
         self._known("split", split, self.splits)
         return self._file.dataset(f"{split}/label").shape[0]
 
+    @property
+    def evaluated(self) -> tuple[str, ...]:
+        """The splits results are measured on, as far as they have rows."""
+        return tuple(s for s in schema.EVALUATED if s in self.splits and self.rows(s))
+
     def shape(self, split: str, view: str = "instance") -> tuple[int, int, int]:
         """(A, N, D) of a view: augmentation copies, rows, feature size."""
         return self._feature(split, view).shape

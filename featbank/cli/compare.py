@@ -12,7 +12,7 @@ from featbank.cli.leaderboard import FORMATS, print_tables
 @click.command()
 @click.argument("results", type=click.Path(path_type=Path))
 @click.argument("names", nargs=-1, metavar="[A B…]")
-@click.option("--split", default="test", show_default=True, help="Split whose rows are compared.")
+@click.option("--split", help="Split whose rows are compared. Default: test, or else val.")
 @click.option(
     "--epoch",
     type=click.Choice(["last", "selected"]),
@@ -51,7 +51,7 @@ def compare(
     *,
     results: Path,
     names: tuple[str, ...],
-    split: str,
+    split: str | None,
     epoch: str | None,
     form: str,
     bank: str | None,

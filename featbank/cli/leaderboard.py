@@ -27,7 +27,7 @@ FORMATS = ("table", "json", "csv", "md", "latex")
     show_default=True,
     help="json and csv carry every row and metric.",
 )
-@click.option("--split", default="test", show_default=True, help="Split whose metrics are shown.")
+@click.option("--split", help="Split whose metrics are shown. Default: test, or else val.")
 @click.option(
     "--select-on",
     type=click.Choice(["val", "test"]),
@@ -56,7 +56,7 @@ def leaderboard(
     *,
     results: Path,
     form: str,
-    split: str,
+    split: str | None,
     select_on: str | None,
     bank: str | None,
     condition: str | None,

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from featbank.bank import Bank
-from featbank.bank.schema import EVALUATED
 from stage2.engine.loop import run_group
 from stage2.engine.model import ViewData
 from stage2.engine.plan import Group, Kind, Stream, Tile, default_memory
@@ -84,7 +83,7 @@ class Sample:
         self._bank, self._device, self._workers = bank, device, workers
         self._views: dict[tuple[str, str], ViewData] = {}
         self._read_bytes, self._read_seconds = 0, 0.0
-        self.evaluated = [s for s in EVALUATED if s in bank.splits and bank.rows(s)]
+        self.evaluated = bank.evaluated
 
     def rows(self, split: str) -> int:
         """How many rows of a split it has."""

@@ -17,7 +17,7 @@ from featbank.settings import Setting
 from stage2.methods.generators import GENERATORS, Generator
 from stage2.methods.heads import HEADS
 from stage2.methods.losses import LOSSES
-from stage2.methods.optimisers import OPTIMISERS, SCHEDULES
+from stage2.methods.optimisers import OPTIMISERS, SCHEDULES, learning_rates
 from stage2.methods.precision import PRECISIONS
 from stage2.methods.presets import PRESETS
 from stage2.methods.samplers import SAMPLERS
@@ -251,6 +251,13 @@ def expand(
     ConfigError
         As `Recipe`, and for a setting that no combination of no recipe takes.
     """
+    for name, grid in grids.items():
+        for key, values in grid.items():
+            if not values:
+                raise errors.ConfigError(
+                    f"The grid of {key!r} for recipe {name!r} is empty. Give it a value, or leave "
+                    "it out."
+                )
     recipes: dict[Recipe, None] = {}
     taken: set[str] = set()
     known: set[str] = set()
@@ -304,9 +311,28 @@ def _resolve(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
             values[full] = takes.settings[full].check(value, _owner(name))
     if values.get("loss.scale", 0) is None:  # a margin is measured on the head's logits
         values["loss.scale"] = values["head.scale"]
-    if "loss" in values and OPTIMISERS[values["optimiser"]].full_batch:
-        _require_convex(name, values)
+    if "loss" in values:
+        if OPTIMISERS[values["optimiser"]].full_batch:
+            _require_convex(name, values)
+        else:
+            _require_effect(name, values)
     return values
+
+
+def _require_effect(name: str, values: Mapping[str, Any]) -> None:
+    """Raise where no step moves anything, or a setting acts after the last epoch."""
+    epochs = values["epochs"]
+    if not learning_rates({**values, "epochs": min(epochs, 3)}, 1).any():
+        raise errors.ConfigError(
+            f"Recipe {name!r} cannot move: with schedule={values['schedule']} and epochs={epochs} "
+            "every step has the learning rate 0. Give it epochs=2, or schedule=cosine."
+        )
+    for key, value in values.items():
+        if key.rpartition(".")[2] == "defer" and value >= epochs:
+            raise errors.ConfigError(
+                f"Recipe {name!r} ends after {epochs} epochs, before its {key}={value} acts. "
+                f"Give {key} below epochs, or 0."
+            )
 
 
 def _require_convex(name: str, values: Mapping[str, Any]) -> None:

@@ -111,7 +111,7 @@ def embed(
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
 
-    split = split or next(name for name in ("test", "val", "train") if name in bank.splits)
+    split = split or ("train", *bank.evaluated)[-1]
     view = view or ("instance" if "instance" in bank.views else bank.views[0])
     chosen = chosen_classes(bank, classes)
     features, labels = bank.load(split, view)

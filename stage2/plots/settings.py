@@ -25,6 +25,7 @@ from stage2.plots.figure import (
 from stage2.results.choice import choose
 from stage2.results.filters import LOWER_IS_BETTER
 from stage2.results.grids import Grid, grids
+from stage2.results.protocol import measured_splits
 from stage2.results.store import Store
 from stage2.results.tables import Row, told_value
 
@@ -73,7 +74,7 @@ def heatmap(
     from matplotlib import colormaps
 
     _, about = store.one_bank(bank)
-    split = split or select_on or ("val" if "val" in about["rows"] else "test")
+    split = split or select_on or measured_splits(about)[0]
     choice = choose(store, bank=bank, split=split, select_on=select_on, recipes=recipes, best=False)
     shown = _grids(store, choice.rows, 2, by, metric)[: MOST if recipes else 1]
     values = [_cells(grid, metric) for grid in shown]

@@ -62,8 +62,8 @@ def gather(
         For an unknown bank, split or condition, or a file without results.
     """
     fingerprint, about = store.one_bank(bank)
-    split = "test" if "test" in about["rows"] else "val"
-    board = leaderboard(store, bank=fingerprint, split=split, select_on=select_on)
+    board = leaderboard(store, bank=fingerprint, select_on=select_on)
+    split = board.terms.split
     if condition is not None:
         board = filters.where(board, condition)
     ranked = [board.ranked(rows) for rows in board.configurations()]

@@ -13,7 +13,7 @@ from stage2.results.configurations import Configuration
 from stage2.results.measured import COUNTED, Measured, measured
 from stage2.results.protocol import Protocol
 from stage2.results.store import Store
-from stage2.results.tables import Row, leaderboard, told_value
+from stage2.results.tables import Row, leaderboard, told_value, why_unranked
 
 LONGEST = 60
 """Characters of the settings in a label."""
@@ -98,7 +98,7 @@ def choose(
     bank
         Beginning of a fingerprint; needed where the file holds results of several banks.
     split
-        What is measured on; by default ``test`` where the bank has it.
+        What is measured on; by default the leaderboard's.
     select_on
         The split that ranks; by default the leaderboard's.
     recipes
@@ -113,17 +113,17 @@ def choose(
     Raises
     ------
     ConfigError
-        For an unknown bank, split or recipe; where everything that is asked for diverged. That
+        For an unknown bank, split or recipe; where all that is asked for has no rank. That
         nothing is `having` what is shown is for the caller to tell: `shown` is empty then.
     """
     fingerprint, about = store.one_bank(bank)
-    split = split or ("test" if "test" in about["rows"] else "val")
     board = leaderboard(store, bank=fingerprint, split=split, select_on=select_on)
     every = [board.ranked(rows) for rows in board.configurations()]
-    kept = [row for row in _asked(store, every, recipes, best) if row["selection"] is not None]
+    asked = _asked(store, every, recipes, best)
+    kept = [row for row in asked if row["selection"] is not None]
     if not kept:
         raise errors.ConfigError(
-            f"Every configuration asked for in {store.path} diverged. Sweep it with a smaller lr."
+            f"Every configuration asked for in {store.path} {why_unranked(asked)}"
         )
     by_id = store.configurations(fingerprint)
     found = [(Configuration.of(by_id[row["recipe"]], fingerprint, about), row) for row in kept]

@@ -53,7 +53,7 @@ def compare(
     names: Sequence[str] = (),
     *,
     bank: str | None = None,
-    split: str = "test",
+    split: str | None = None,
     epoch: str | None = None,
     resamples: int = 2_000,
     seed: int = 0,
@@ -72,7 +72,7 @@ def compare(
         The bank's file or the beginning of its fingerprint, where the results are of several. Of
         results written before schema 4 the labels are read from the file.
     split
-        Whose rows are compared.
+        Whose rows are compared; by default the leaderboard's.
     epoch
         ``last`` or ``selected``; by default the one that ranks, selected with val and last without.
     resamples, seed
@@ -83,8 +83,8 @@ def compare(
     Raises
     ------
     ConfigError
-        For names that mean none, several or the same configuration, diverged ones, a split without
-        results, seeds of which none is common, a bank that is gone or another.
+        For names that mean none, several or the same configuration, unfinished ones, a split
+        without results, seeds of which none is common, a bank that is gone or another.
     """
     file = Path(bank) if bank is not None and Path(bank).is_file() else None
     if file:
@@ -94,6 +94,7 @@ def compare(
             raise errors.ConfigError(f"{store.path} has no results on {file}. Name its own bank.")
     fingerprint, about = store.one_bank(bank)
     board = leaderboard(store, bank=fingerprint, split=split)
+    split = board.terms.split
     if names:
         found = [find_configuration(store, name, bank=fingerprint) for name in names]
     else:
@@ -127,7 +128,7 @@ def compare(
 def _best_of_each(
     store: Store, board: Leaderboard, fingerprint: str, about: dict[str, Any]
 ) -> list[Configuration]:
-    """The best configuration of each recipe, best first; diverged ones are left out."""
+    """The best configuration of each recipe, best first, of those whose seeds are all done."""
     runs = store.configurations(fingerprint)
     found: list[Configuration] = []
     left_out: list[Configuration] = []
@@ -135,8 +136,8 @@ def _best_of_each(
         place = found if first["status"] == "done" else left_out
         place.append(Configuration.of(runs[first["recipe"]], fingerprint, about))
     if left_out:
-        told = ", ".join(each.id for each in left_out)
-        warnings.warn(f"Left out, because a seed diverged: {told}.")
+        told = ", ".join(f"{each.id} ({each.unfinished})" for each in left_out)
+        warnings.warn(f"Left out: {told}.")
     return found
 
 
@@ -154,11 +155,10 @@ def _require_comparable(store: Store, found: Sequence[Configuration], names: Seq
                 "Name two configurations."
             )
         taken[configuration.id] = name
-        wrong = [str(run.seed) for run in configuration.runs if run.status != "done"]
-        if wrong:
+        if configuration.unfinished:
             raise errors.ConfigError(
-                f"{configuration.id} diverged with seed {', '.join(wrong)}. Compare one whose "
-                "seeds are all done."
+                f"{configuration.id} {configuration.unfinished}. Compare one whose seeds are all "
+                "done."
             )
 
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from featbank import errors
 from stage2.results.store import Run, Store
-from stage2.results.tables import leaderboard
+from stage2.results.tables import leaderboard, why_unranked
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,16 @@ class Configuration:
     runs: tuple[Run, ...]
     fingerprint: str
     about: dict[str, Any]
+
+    @property
+    def unfinished(self) -> str:
+        """What kept seeds from an end, in words; empty where all are done."""
+        ends = {"diverged": "diverged", "stopped": "was stopped by halving"}
+        told = []
+        for status, words in ends.items():
+            if seeds := [str(run.seed) for run in self.runs if run.status == status]:
+                told.append(f"{words} with seed {', '.join(seeds)}")
+        return " and ".join(told)
 
     @classmethod
     def of(cls, runs: Sequence[Run], fingerprint: str, about: dict[str, Any]) -> Self:
@@ -86,17 +96,10 @@ def _best(
     store: Store, name: str, fingerprint: str, about: dict[str, Any], select_on: str | None
 ) -> str:
     """Id of the first configuration of a recipe on the leaderboard."""
-    split = "test" if "test" in about["rows"] else "val"
-    rows = leaderboard(store, bank=fingerprint, split=split, select_on=select_on).rows
-    first = next(row for row in rows if row["name"] == name)
-    if first["selection"] is None:
-        diverged = first["status"] == "diverged"
+    rows = leaderboard(store, bank=fingerprint, select_on=select_on).rows
+    own = [row for row in rows if row["name"] == name]
+    if own[0]["selection"] is None:
         raise errors.ConfigError(
-            f"Every configuration of {name!r} in {store.path} "
-            + (
-                "diverged. Sweep it with a smaller lr."
-                if diverged
-                else "was stopped by halving. Sweep it without a search."
-            )
+            f"Every configuration of {name!r} in {store.path} {why_unranked(own)}"
         )
-    return first["recipe"]
+    return own[0]["recipe"]

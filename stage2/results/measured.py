@@ -56,13 +56,13 @@ def measured(
     Raises
     ------
     ConfigError
-        Where it diverged or was not measured on the split.
+        Where no run of it is done, or it was not measured on the split.
     """
     fingerprint = configuration.fingerprint
     runs = [run for run in configuration.runs if run.status == "done"]
     if not runs:
         raise errors.ConfigError(
-            f"{configuration.id} has no finished run. Choose another configuration."
+            f"{configuration.id} {configuration.unfinished}. Choose another configuration."
         )
     if (split, epoch) not in runs[0].metrics:
         epoch = "last"

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from featbank import errors
+from featbank.bank.schema import EVALUATED
 from stage2.methods.recipe import Recipe
 
 
@@ -98,6 +99,11 @@ class Protocol:
         if not np.array_equal(full_counts(self.about), self.about["train_counts"]):
             told.append("groups by the counts before val was held out of train")
         return told
+
+
+def measured_splits(about: Mapping[str, Any]) -> list[str]:
+    """The splits results are measured on, as far as the bank has rows of them; test last."""
+    return [split for split in EVALUATED if about["rows"].get(split)]
 
 
 def full_counts(about: Mapping[str, Any]) -> np.ndarray:

@@ -20,7 +20,6 @@ from safetensors.numpy import load, save
 
 from featbank import errors
 from featbank.bank import Bank
-from featbank.bank.schema import EVALUATED
 from stage2.engine.metrics import Evaluation
 from stage2.methods.recipe import Recipe
 from stage2.results.protocol import coverage
@@ -80,8 +79,7 @@ class Store:
             "seen": {split: int(bank.seen(split).sum()) for split in bank.splits},
             "probed": [view for view in bank.views if bank.classifier(view) is None],
         }
-        measured = [split for split in EVALUATED if split in bank.splits]
-        labels = {split: bank.labels(split).astype(np.int32) for split in measured}
+        labels = {split: bank.labels(split).astype(np.int32) for split in bank.evaluated}
         about |= coverage(labels, bank.train_counts)
         with self._db:
             self._db.execute(

@@ -16,7 +16,7 @@ from featbank.bank import GROUPS
 from stage2.engine.metrics import METRICS, UNCALIBRATED
 from stage2.experts import short_name
 from stage2.methods.recipe import Recipe, settings_of
-from stage2.results.protocol import Protocol
+from stage2.results.protocol import Protocol, measured_splits
 from stage2.results.ranking import in_order
 from stage2.results.searched import told_search
 from stage2.results.store import Run, Store
@@ -92,7 +92,11 @@ class Leaderboard:
 
 
 def leaderboard(
-    store: Store, *, bank: str | None = None, split: str = "test", select_on: str | None = None
+    store: Store,
+    *,
+    bank: str | None = None,
+    split: str | None = None,
+    select_on: str | None = None,
 ) -> Leaderboard:
     """Rank what a results file holds.
 
@@ -103,7 +107,8 @@ def leaderboard(
     bank
         Beginning of a fingerprint; needed where the file holds results of several banks.
     split
-        The split whose metrics are shown.
+        The split whose metrics are shown; by default ``test`` where the bank has rows of it, else
+        ``val``.
     select_on
         The split whose macro accuracy ranks; by default ``val`` where the bank has it, and
         otherwise ``test``, which the protocol line then says. With ``val`` a configuration is
@@ -119,8 +124,8 @@ def leaderboard(
     runs = [run for same in configurations.values() for run in same]
     if not runs:
         raise errors.ConfigError(f"{store.path} holds no finished run. Run `featbank sweep` again.")
-    found = {key[0] for run in runs for key in run.metrics} or set(about["rows"])  # all diverged
-    measured = [name for name in ("val", "test") if name in found]
+    measured = measured_splits(about)
+    split = split or measured[-1]
     for name in (split, select_on or split):
         if name not in measured:
             raise errors.ConfigError(
@@ -131,6 +136,13 @@ def leaderboard(
     searched = told_search(store, fingerprint, configurations)
     terms = Protocol(fingerprint, about, split, select_on, len(configurations), searched)
     return Leaderboard([row for rows in ordered for row in rows], terms, select_on)
+
+
+def why_unranked(rows: Sequence[Row]) -> str:
+    """Why none of some configurations has a rank, and what to do: the end of a sentence."""
+    if any(row["status"] == "stopped" for row in rows):
+        return "was stopped by halving or diverged. Sweep them without a search."
+    return "diverged. Sweep them with a smaller lr."
 
 
 def render(board: Leaderboard, form: str, *, top: int | None = None) -> str:

@@ -18,7 +18,7 @@ from stage2.methods.recipe import Recipe
 
 def val_problem(bank: Bank) -> str | None:
     """What is wrong where a search has no val to go by; None where it has."""
-    if "val" in bank.splits and bank.rows("val"):
+    if "val" in bank.evaluated:
         return None
     return (
         f"{bank.path} has no val split, by which a search compares. Hold one out with "

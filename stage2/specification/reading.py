@@ -210,11 +210,11 @@ def _overridden(
 
 
 def _check_selection(bank: Bank, select_on: str | None, reader: _Reader) -> None:
-    ranking = [split for split in EVALUATED if split in bank.splits]
-    if select_on is not None and select_on not in ranking:
+    if select_on is not None and select_on not in bank.evaluated:
         reader.problems.add(
             reader.line("select_on"),
-            f"{bank.path} cannot select on {select_on!r}. Choose from: {', '.join(ranking)}.",
+            f"{bank.path} cannot select on {select_on!r}. "
+            f"Choose from: {', '.join(bank.evaluated)}.",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,17 @@ def test_moving_beta_needs_val(without_val: Problem, tmp_path: Path) -> None:
         recipe = Recipe("glag", beta_step=0, **SHORT)
         (outcome,) = sweep(bank, [recipe], device="cpu").outcomes
     assert outcome.status == "done"
+
+
+def test_beta_needs_val_rows_of_its_classes(small: Problem, tmp_path: Path) -> None:
+    """Reference: a val of the large classes alone, by which β of no tail class can move."""
+    large = np.flatnonzero(small.y["val"] < 3)
+    x = {key: rows[large] if key[0] == "val" else rows for key, rows in small.x.items()}
+    cut = replace(small, x=x, y={**small.y, "val": small.y["val"][large]})
+    with cut.bank(tmp_path / "bank.h5") as bank:
+        with pytest.raises(errors.ConfigError, match=r"no val row of the 3 classes that have a β"):
+            sweep(bank, [Recipe("glag", **SHORT)], device="cpu")
+        sweep(bank, [Recipe("glag", tail="medium+few", **SHORT)], device="cpu")
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,10 @@ def test_hashes_are_the_same_in_another_process() -> None:
         ("crt", {"seed": -1}, "got -1."),
         ("los", {"smoothing": 1.5}, "must be a float ≥ 0 and ≤ 1, got 1.5."),
         ("crt", {"weight_decay": -1e-4}, "must be a float ≥ 0, got -0.0001."),
+        ("crt", {"schedule": "cosine_prestep", "epochs": 1}, "'crt' cannot move: with schedule="),
+        ("balanced_softmax", {"epochs": 1}, "every step has the learning rate 0. Give it epochs=2"),
+        ("ldam", {"defer": 8, "epochs": 8}, "ends after 8 epochs, before its defer=8 acts."),
+        ("crt", {"defer": 90, "epochs": 20}, "ends after 20 epochs, before its defer=90 acts."),
     ],
 )
 def test_what_is_wrong_is_said(name: str, parameters: dict[str, Any], message: str) -> None:
@@ -221,6 +225,8 @@ def test_expand_leaves_out_settings_a_combination_does_not_take() -> None:
         ({"crt": {"nesterov": ["maybe"]}}, "must be true or false, got 'maybe'."),
         ({"crt": {"epochs": ["1.5"]}}, "must be an integer ≥ 1, got '1.5'."),
         ({"cr": {}}, "Unknown recipe 'cr'. Did you mean 'crt'?"),
+        ({"crt": {"epochs": ["3"], "lr": []}}, "The grid of 'lr' for recipe 'crt' is empty."),
+        ({"ncm": {"view": ()}}, "The grid of 'view' for recipe 'ncm' is empty."),
     ],
 )
 def test_expand_says_what_is_wrong(grid: dict[str, dict[str, Any]], message: str) -> None:

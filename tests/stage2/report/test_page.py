@@ -99,6 +99,7 @@ def test_two_thousand_configurations_fit(tmp_path: Path) -> None:
         full_counts=counts,
         seen=lambda split: np.zeros(8, bool),
         splits=("train", "test"),
+        evaluated=("test",),
         views=("instance",),
         rows=lambda split: 8,
         classifier=lambda view: None,

@@ -253,7 +253,7 @@ def test_without_names_the_best_of_each_recipe(
     assert [each.p_holm for each in got.comparisons] == holm([each.p for each in got.comparisons])
     assert "Holm over 2 comparisons" in got.protocol
     assert [str(w.message) for w in recwarn] == [
-        f"Left out, because a seed diverged: {Recipe('disalign').id}."
+        f"Left out: {Recipe('disalign').id} (diverged with seed 0)."
     ]
 
 

@@ -62,6 +62,7 @@ def write(
         full_counts=np.asarray(counts),
         seen=lambda split: np.zeros(42, bool),
         splits=("train", "val"),
+        evaluated=("val",),
         views=("instance",),
         rows=lambda split: 42,
         labels=lambda split: np.arange(42) % len(counts),

@@ -10,7 +10,10 @@ import pytest
 from featbank import Bank, errors
 from stage2.engine.halving import Halving
 from stage2.methods.recipe import Recipe, expand
+from stage2.results.choice import choose
+from stage2.results.compare import compare
 from stage2.results.configurations import find_configuration
+from stage2.results.measured import measured
 from stage2.results.store import Run, Store
 from stage2.results.tables import differences, leaderboard, render
 from stage2.sweep import plan_bank, sweep
@@ -170,3 +173,24 @@ def test_halving_needs_val(tmp_path: Path) -> None:
     with bank, pytest.raises(errors.ConfigError, match="has no val split.*Hold one out"):
         sweep(bank, GRID, results=path, halving=HALVING)
     assert not path.exists(), "a results file was made"
+
+
+def test_what_halving_stopped_is_called_stopped_everywhere(bank: Bank, tmp_path: Path) -> None:
+    """Comparisons, pictures and details say that halving stopped a configuration, not that it
+    diverged."""
+    path = tmp_path / "results.sqlite"
+    recipes = expand({"crt": {"lr": RATES, **SHORT}, "ncm": {}, "tau_norm": {}}, seeds=(1,))
+    board = sweep(bank, recipes, results=path, halving=HALVING).board
+    stopped = next(row["recipe"] for row in board.rows if row["status"] == "stopped")
+    with Store(path) as store:
+        for act in (
+            lambda: compare(store, [stopped, "ncm"]),
+            lambda: measured(store, find_configuration(store, stopped), "val"),
+        ):
+            with pytest.raises(errors.ConfigError) as caught:
+                act()
+            assert str(caught.value).startswith(f"{stopped} was stopped by halving with seed 1. ")
+        with pytest.raises(errors.ConfigError, match="was stopped by halving or diverged. Sweep"):
+            choose(store, recipes=[stopped])
+        find_configuration(store, "crt")
+        compare(store)  # leaves nothing out: the best of crt is done
