@@ -6,7 +6,8 @@ versions, and the LDAM release, whose selection of CIFAR images the field shares
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -58,7 +59,8 @@ def long_tail_split(
     seed
         Seed of all draws.
     held_out
-        Images per class of each split held out, drawn in this order.
+        Images per class of each split held out, drawn in this order; without an `imbalance` at most
+        half of a class, since its natural tail may have few, with a warning.
 
     Returns
     -------
@@ -75,15 +77,11 @@ def long_tail_split(
     classes = [np.flatnonzero(labels == k) for k in range(num_classes)]
     splits: dict[str, np.ndarray] = {}
     for split, per_class in (held_out or {}).items():
-        smallest = min(map(len, classes))
-        if per_class >= smallest:
-            raise errors.ConfigError(
-                f"Holding out {per_class} images per class for {split} leaves nothing to train on: "
-                f"the smallest class has {smallest}. Hold out fewer."
-            )
+        sizes = _held_sizes([len(rows) for rows in classes], per_class, split, imbalance)
         shuffled = [rng.permutation(rows) for rows in classes]
-        splits[split] = np.sort(np.concatenate([rows[:per_class] for rows in shuffled]))
-        classes = [np.sort(rows[per_class:]) for rows in shuffled]
+        pairs = list(zip(shuffled, sizes, strict=True))
+        splits[split] = np.sort(np.concatenate([rows[:n] for rows, n in pairs]))
+        classes = [np.sort(rows[n:]) for rows, n in pairs]
     if imbalance is None:
         splits["train"] = np.sort(np.concatenate(classes))
         return splits
@@ -98,3 +96,29 @@ def long_tail_split(
     counts = long_tail_counts(n_max, num_classes, imbalance)
     splits["train"] = np.concatenate([rows[:n] for rows, n in zip(classes, counts, strict=True)])
     return splits
+
+
+def _held_sizes(
+    counts: Sequence[int], per_class: int, split: str, imbalance: float | None
+) -> list[int]:
+    """How many images of classes with `counts` are held out for a split."""
+    smallest = min(counts)
+    if imbalance is not None:
+        if per_class >= smallest:
+            raise errors.ConfigError(
+                f"Holding out {per_class} images per class for {split} leaves nothing to train on: "
+                f"the smallest class has {smallest}. Hold out fewer."
+            )
+        return [per_class] * len(counts)
+    sizes = [min(per_class, n // 2) for n in counts]
+    if not any(sizes):
+        raise errors.ConfigError(
+            f"No class has an image to spare for {split}: the largest has {max(counts)}. "
+            f"Give a folder {split} with images of its own."
+        )
+    if fewer := sum(n < per_class for n in sizes):
+        warnings.warn(
+            f"{split}: {fewer} of {len(counts)} classes have fewer than {2 * per_class} images and "
+            f"gave half of them, not {per_class}; {sizes.count(0)} gave none."
+        )
+    return sizes

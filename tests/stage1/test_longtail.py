@@ -99,3 +99,22 @@ def test_too_much_held_out_or_too_long_a_tail() -> None:
         long_tail_split(labels, 2, held_out={"val": 10})
     with pytest.raises(errors.ConfigError, match="must be a float from 1 to 10, got 11"):
         long_tail_split(labels, 11)
+
+
+def test_a_natural_tail_gives_at_most_half_of_a_class() -> None:
+    """Reference: by hand; what a class of 20 gives is what it gave before, classes of one give
+    none, and all of this is said."""
+    counts = [20, 9, 5, 2, 1]
+    labels = np.repeat(np.arange(5), counts)
+    with pytest.warns(UserWarning, match="gave half of them") as caught:
+        splits = long_tail_split(labels, None, seed=1, held_out={"test": 6, "val": 2})
+    assert np.bincount(labels[splits["test"]], minlength=5).tolist() == [6, 4, 2, 1, 0]
+    assert np.bincount(labels[splits["val"]], minlength=5).tolist() == [2, 2, 1, 0, 0]
+    assert np.bincount(labels[splits["train"]], minlength=5).tolist() == [12, 3, 2, 1, 1]
+    assert sorted(np.concatenate(list(splits.values()))) == list(range(37))
+    told = [str(warning.message) for warning in caught]
+    assert told[0] == (
+        "test: 4 of 5 classes have fewer than 12 images and gave half of them, not 6; 1 gave none."
+    )
+    with pytest.raises(errors.ConfigError, match="No class has an image to spare for val"):
+        long_tail_split(np.arange(3), None, held_out={"val": 1})
