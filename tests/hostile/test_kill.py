@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
-import time
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -29,50 +29,62 @@ def write(path: Path, seed: int, rows: int = ROWS) -> None:
                 features.append(block.astype(np.float32))
 
 
-def start(path: Path, seed: int) -> int:
-    """Write in a child process; its number."""
+def start(path: Path, seed: int, *, moment: int | None = None) -> tuple[int, int]:
+    """Write in a child process, which kills itself at its `moment`-th call of a function.
+
+    Moments are counted, not timed: a busy machine changes nothing.
+
+    Returns
+    -------
+    The calls it made, 0 where it was killed, and how it ended (`os.waitstatus_to_exitcode`).
+    """
+    reader, writer = os.pipe()
     child = os.fork()
     if not child:
+        calls = 0
+
+        def count(frame: object, event: str, argument: object) -> None:
+            nonlocal calls
+            calls += event in ("call", "c_call")
+            if calls == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.setprofile(count)
         try:
             write(path, seed)
         finally:
+            sys.setprofile(None)
+            os.write(writer, str(calls).encode())
             os._exit(0)
-    return child
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        calls = int(pipe.read() or 0)
+    return calls, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def killed_after(path: Path, seed: int, seconds: float) -> bool:
-    """Write in a child that is killed after a time; whether it was still at work."""
-    child = start(path, seed)
-    time.sleep(seconds)
-    os.kill(child, signal.SIGKILL)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
-
-
-def contents(path: Path) -> tuple[list[dict], float]:
-    """All that two writers write, and how long one takes."""
-    found = []
+def contents(path: Path) -> tuple[list[dict], int]:
+    """All that two writers write, and how many functions one calls."""
+    found, calls = [], 0
     for seed in (0, 1):
-        begin = time.perf_counter()
-        os.waitpid(start(path, seed), 0)
-        seconds = time.perf_counter() - begin
+        calls, _ = start(path, seed)
         found.append(everything(path))
-    return found, seconds
+    return found, calls
 
 
 def kill_many(folder: Path, kills: int, *, old: bool) -> None:
     """Kill writers at random moments; the target is absent or `old`, or else complete."""
     path, draw = folder / "b.h5", random.Random(0)
-    (before, after), seconds = contents(path)
-    at_work = 0
+    (before, after), calls = contents(path)
     for _ in range(kills):
         path.unlink(missing_ok=True)
         if old:
             write(path, 0)
-        at_work += killed_after(path, 1, draw.uniform(0, seconds))
+        moment = draw.randint(1, calls)
+        _, code = start(path, 1, moment=moment)
+        assert code == -signal.SIGKILL or moment > 0.9 * calls, (moment, calls)
         assert path.exists() or not old
         if path.exists():
             assert everything(path) in ((before, after) if old else (after,))
-    assert at_work >= kills // 3, "nearly all writers were done before they were killed"
     write(path, 1)  # over what the last one left
     assert everything(path) == after
     assert os.listdir(folder) == ["b.h5"]
