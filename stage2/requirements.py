@@ -105,7 +105,7 @@ def _check_calibration(bank: Bank, recipe: Recipe) -> None:
     if "val" not in bank.evaluated:
         raise errors.ConfigError(
             f"Recipe {recipe.name!r} fits its {calibration} calibration to val, {bank.path} has no "
-            "val. Hold one out with `featbank split BANK --val-per-class 20`."
+            "val. Hold one out with `featbank split BANK --val-fraction 0.2`."
         )
     if seen := int(bank.seen("val").sum()):
         raise errors.ConfigError(
@@ -122,8 +122,8 @@ def _check_beta(bank: Bank, recipe: Recipe, counts: np.ndarray) -> None:
     if not own.get("beta_step"):
         return
     remedy = (
-        "Fix β with --set beta_step=0, or hold val out with `featbank split BANK --val-per-class "
-        "20`."
+        "Fix β with --set beta_step=0, or hold val out with `featbank split BANK --val-fraction "
+        "0.2`."
     )
     moves = f"Recipe {recipe.name!r} moves β by the accuracy on val"
     if "val" not in bank.evaluated:

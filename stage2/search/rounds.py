@@ -22,7 +22,7 @@ def val_problem(bank: Bank) -> str | None:
         return None
     return (
         f"{bank.path} has no val split, by which a search compares. Hold one out with "
-        "`featbank split --val-per-class`, or sweep without a search."
+        "`featbank split --val-fraction 0.2`, or sweep without a search."
     )
 
 
