@@ -312,9 +312,14 @@ def _latex(text: str) -> str:
 
 
 def _ordered(configurations: Iterable[list[Row]]) -> list[list[Row]]:
-    """The rows of each configuration, in the order of what ranks; without it the stopped first."""
-    return in_order(
-        configurations,
-        lambda rows: rows[0]["selection"],
-        lambda rows: (rows[0]["status"] != "stopped", rows[0]["recipe"]),
-    )
+    """The rows of each configuration, in the order of what ranks; without it the stopped first.
+
+    Of equal ones the uncalibrated stands first: a calibration is not what made it as good.
+    """
+
+    def name(rows: list[Row]) -> tuple[bool, bool, str]:
+        first = rows[0]
+        calibrated = first["parameters"].get("calibration", "none") != "none"
+        return first["status"] != "stopped", calibrated, first["recipe"]
+
+    return in_order(configurations, lambda rows: rows[0]["selection"], name)

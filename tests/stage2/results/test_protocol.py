@@ -116,12 +116,12 @@ def test_a_calibration_ranks_by_what_it_was_not_fitted_to(tmp_path: Path) -> Non
         tmp_path / "b.h5",
         {"train": [60, 40, 20, 10, 6, 4], "val": [3, 2, 2, 0, 1, 1], "test": BALANCED},
     )
-    plain = Recipe("tau_norm", tau=2.0)
+    plain = Recipe("tau_norm", tau=2.0)  # stands first, being equal
     fitted = Recipe("tau_norm", tau=2.0, calibration="vector", calibration_ridge=0.0)
     store_path = tmp_path / "r.sqlite"
-    rows = {
-        row["recipe"]: row for row in sweep(bank, [plain, fitted], results=store_path).board.rows
-    }
+    board = sweep(bank, [fitted, plain], results=store_path).board
+    rows = {row["recipe"]: row for row in board.rows}
+    assert list(rows) == [plain.id, fitted.id]
     assert rows[fitted.id]["selection"] == pytest.approx(rows[plain.id]["selection"], abs=1e-4)
     with Store(store_path) as store, Bank(bank) as opened:
         on_val = leaderboard(store, split="val").rows
