@@ -33,6 +33,9 @@ EPOCHS = ("last", "selected")
 LONGEST_JSON = 1 << 25
 """Characters of JSON that are still parsed."""
 
+LONGEST_NAME = 1000
+"""Characters of a name."""
+
 LARGEST = 1e39
 """What no number of a run exceeds: all are of float32, or of its logarithm."""
 
@@ -57,7 +60,7 @@ def digits(value: Any) -> str:
 
 def text(value: Any) -> str:
     """A text of one line that can be printed."""
-    if not (isinstance(value, str) and value and value.isprintable()):
+    if not (isinstance(value, str) and value.isprintable() and 0 < len(value) <= LONGEST_NAME):
         raise Unexpected("is not a text of one line")
     return value
 

@@ -39,6 +39,9 @@ _REMEDY = (
     f"{_COPY}, with its -wal file, or choose another name: the same sweep makes the same results."
 )
 
+_FAILURES = (sqlite3.Error, UnicodeDecodeError)
+"""What reading a file raises; the second where SQLite's own message quotes damaged text."""
+
 Result = TypeVar("Result")
 State = tuple[int, ...]
 
@@ -81,7 +84,7 @@ class Database:
             with contextlib.suppress(OSError):
                 if create and absent and path.stat().st_size == 0:
                     path.unlink()  # nothing was made, so nothing is left
-            if isinstance(error, sqlite3.DatabaseError):
+            if isinstance(error, _FAILURES):
                 raise refusal(path, error, writing=create) from None
             raise
 
@@ -99,7 +102,7 @@ class Database:
             self.connection.close()  # somebody writes
             try:
                 self._open(self.path)
-            except sqlite3.DatabaseError as error:
+            except _FAILURES as error:
                 raise refusal(self.path, error) from None
         if failure:
             raise failure
@@ -117,7 +120,7 @@ class Database:
                 return (query(self.connection),), None
         except errors.FeatbankError as error:
             return None, error
-        except sqlite3.DatabaseError as error:
+        except _FAILURES as error:
             if "decode" in str(error) and self.connection.text_factory is str:
                 self.connection.text_factory = _lenient  # the query names what is not UTF-8
                 return self._attempt(query)
@@ -158,7 +161,7 @@ class Database:
             raise
 
 
-def refusal(path: Path, error: sqlite3.DatabaseError, *, writing: bool = False) -> Exception:
+def refusal(path: Path, error: Exception, *, writing: bool = False) -> Exception:
     """What it means that SQLite cannot use a file."""
     name = getattr(error, "sqlite_errorname", "")
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")):
@@ -168,14 +171,13 @@ def refusal(path: Path, error: sqlite3.DatabaseError, *, writing: bool = False) 
         )
     if name.startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")):
         return _unwritable(path, name, error) if writing else _unreadable(path, error)
+    reason = errors.first_line(error) if str(error).isprintable() else "its texts are not UTF-8"
     if _is_ours(path):
-        return errors.ConfigError(f"{path} is damaged ({errors.first_line(error)}). {_REMEDY}")
-    return errors.ConfigError(
-        f"{path} is not a results file ({errors.first_line(error)}). Choose another name."
-    )
+        return errors.ConfigError(f"{path} is damaged ({reason}). {_REMEDY}")
+    return errors.ConfigError(f"{path} is not a results file ({reason}). Choose another name.")
 
 
-def _unwritable(path: Path, name: str, error: sqlite3.DatabaseError) -> Exception:
+def _unwritable(path: Path, name: str, error: Exception) -> Exception:
     if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN")):
         return errors.OutputError(
             f"{path} cannot be written: the file or its folder is read-only. Choose another name."
@@ -187,7 +189,7 @@ def _unwritable(path: Path, name: str, error: sqlite3.DatabaseError) -> Exceptio
     )
 
 
-def _unreadable(path: Path, error: sqlite3.DatabaseError) -> Exception:
+def _unreadable(path: Path, error: Exception) -> Exception:
     if _wal_size(path):
         return errors.ConfigError(
             f"{path} has its newest results in {_beside(path, '-wal').name}, and what SQLite needs "
@@ -240,7 +242,7 @@ def _check(database: sqlite3.Connection, path: Path, create: bool) -> None:
     _check_schema(database, path)
     (state,) = database.execute("PRAGMA integrity_check(1)").fetchone()
     if state != "ok":  # a page or a key that is lost would read as rows that never were
-        with contextlib.suppress(sqlite3.DatabaseError):
+        with contextlib.suppress(*_FAILURES):
             Rows(database, path).check()  # names the run, where it is one
         raise sqlite3.DatabaseError(state.splitlines()[-1])
     if create:
