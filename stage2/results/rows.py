@@ -262,9 +262,10 @@ class Rows:
         return errors.ConfigError(f"{self.path} has no results of {what}. Sweep it first.")
 
     def _refuse_bank(self, fingerprint: Any, column: str, wrong: Exception) -> NoReturn:
+        again = "weep into another one" if column == "fingerprint" else "weep this bank again"
         raise errors.ConfigError(
             f"{self.path}: the row of bank {_told(fingerprint)[:12]} is damaged: "
-            f"{_column(column)}{wrong}. C{_COPY}, or sweep into another one."
+            f"{_column(column)}{wrong}. S{again}, or c{_COPY}."
         )
 
     def _refuse_run(
