@@ -88,18 +88,13 @@ class Database:
                 raise refusal(path, error, writing=create) from None
             raise
 
-    @property
-    def schema(self) -> int:
-        """The schema of the file."""
-        return schema.schema_of(self.connection)
-
     def read(self, query: Callable[[sqlite3.Connection], Result]) -> Result:
         """What a query finds, all of it at one moment."""
         for _ in range(ATTEMPTS):
             result, failure = self._attempt(query)
-            if self.path is None or self._state in (None, _state(self.path)):
+            if self.path is None or not self._is_written(self.path):
                 break
-            self.connection.close()  # somebody writes
+            self.connection.close()
             try:
                 self._open(self.path)
             except _FAILURES as error:
@@ -143,7 +138,21 @@ class Database:
         """Close the file."""
         self.connection.close()
 
+    def _is_written(self, path: Path) -> bool:
+        """Whether somebody has written to an immutable file since it was opened."""
+        return self._state is not None and self._state != _state(path)
+
     def _open(self, path: Path) -> None:
+        """Open the file; anew where somebody began to write to it meanwhile."""
+        for attempt in range(ATTEMPTS):
+            try:
+                self._connect(path)
+                return
+            except (*_FAILURES, errors.FeatbankError):
+                if attempt == ATTEMPTS - 1 or not self._is_written(path):
+                    raise
+
+    def _connect(self, path: Path) -> None:
         mode = "rwc" if self._create else "ro"
         self._state = None
         if not self._create and _beside(path, "-journal").exists():

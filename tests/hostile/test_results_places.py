@@ -255,3 +255,26 @@ def test_a_link_is_followed(path: Path, tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as database:
         (mode,) = database.execute("PRAGMA journal_mode").fetchone()
     assert mode == "wal"
+
+
+def test_a_writer_that_begins_while_a_reader_opens(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reference: the rows of before or after; a file that changed under the reader's checks is
+    opened again, never called damaged."""
+    from stage2.results import database
+
+    check, left = database._check, [1, 1, 1]
+
+    def interrupted(*arguments: Any, **options: Any) -> None:
+        if left and not arguments[2]:
+            left.pop()
+            with Store(path, create=True) as writer:
+                writer.add_runs(next(iter(writer.banks())), [_another(len(left))])
+            raise sqlite3.DatabaseError("pages of two moments")
+        check(*arguments, **options)
+
+    monkeypatch.setattr(database, "_check", interrupted)
+    with Store(path) as reader:
+        (bank,) = reader.banks()
+        assert sum(run.name == "lws" for run in reader.runs(bank)) == 3
