@@ -230,6 +230,10 @@ def _find(path: Path, create: bool) -> os.stat_result | None:
     if not stat.S_ISREG(found.st_mode):
         kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or device"
         raise errors.ConfigError(f"{path} is {kind}, not a results file. Choose another name.")
+    if not os.access(path, os.R_OK):
+        raise errors.ConfigError(
+            f"{path} cannot be opened (Permission denied). Ask its owner, or choose another name."
+        )
     return found
 
 

@@ -11,6 +11,7 @@ import resource
 import shutil
 import sqlite3
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -23,6 +24,7 @@ from stage2.methods.recipe import Recipe
 from stage2.results.store import Store
 from stage2.sweep import sweep
 from tests.conftest import Run
+from tests.hostile.children import in_children
 from tests.hostile.results import as_older, everything, runs, write_results
 from tests.hostile.test_disk_full import FEATBANK, limited
 
@@ -278,3 +280,29 @@ def test_a_writer_that_begins_while_a_reader_opens(
     with Store(path) as reader:
         (bank,) = reader.banks()
         assert sum(run.name == "lws" for run in reader.runs(bank)) == 3
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_permissions_of_another_user(sound: Path) -> None:
+    """Reference: a folder of somebody else's is read; a file of theirs that is not to be read, or
+    not to be written, is said to be that. Nothing is left in the folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        path = Path(shutil.copy(sound, folder))
+        content = everything(path)
+
+        def attempt(case: str) -> str:
+            os.setuid(65534)
+            if case == "write":
+                Store(path, create=True)
+            return "same" if everything(path) == content else "different"
+
+        for case, mode, told in (
+            ("read", 0o644, "same"),
+            ("read", 0o600, f"{path} cannot be opened (Permission denied)"),
+            ("write", 0o644, f"{path} cannot be written: the file or its folder is read-only"),
+        ):
+            path.chmod(mode)
+            (outcome,) = in_children(attempt, [case])
+            assert outcome.told.startswith(told), outcome
+        assert os.listdir(folder) == ["r.sqlite"]
