@@ -70,8 +70,8 @@ class Store:
         self._file = Database(None if path is None else self.path, create=create)
         if count := self._read(Rows.unchecked):
             warnings.warn(
-                f"{self.path}: {count} of its runs were written before results had digests; they "
-                "are read unchecked."
+                f"{self.path}: runs written before results had digests are read unchecked; it has "
+                f"{count} of them."
             )
 
     def add_bank(self, bank: Bank) -> None:
