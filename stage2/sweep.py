@@ -145,9 +145,7 @@ def sweep(
             raise errors.ConfigError(problem)
         place = str(find_device(device))
         workers = 1 if place.startswith("cuda") else workers or torch.get_num_threads()
-        store = stack.enter_context(
-            Store(results if results is not None else ":memory:", create=True)
-        )
+        store = stack.enter_context(Store(results, create=True))
         store.add_bank(bank)
         finished = set() if force else store.finished(bank.fingerprint, with_stopped=bool(halving))
         views = Views(bank, place, memory, workers)

@@ -169,12 +169,12 @@ class Recipe:
     @cached_property
     def id(self) -> str:
         """Stands for the configuration, whatever its seed."""
-        return f"{self.name}-{_hash([self.name, self.parameters])[:8]}"
+        return f"{self.name}-{settings_hash(self.name, self.parameters)[:8]}"
 
     @cached_property
     def hash(self) -> str:
         """Stands for the configuration and its seed: 64 hex digits."""
-        return _hash([self.name, self.settings])
+        return settings_hash(self.name, self.settings)
 
     def part(self, part: str) -> dict[str, Any]:
         """The own settings of ``head``, ``loss``, ``sampler``, ``generator`` or ``optimiser``; a
@@ -299,6 +299,11 @@ def settings_of(name: str, parameters: Mapping[str, Any]) -> Takes:
     return Takes.of(parts)
 
 
+def settings_hash(name: str, settings: Mapping[str, Any]) -> str:
+    """What stands for a recipe of these settings: 64 hex digits."""
+    return hashlib.sha256(json.dumps([name, settings], sort_keys=True).encode()).hexdigest()
+
+
 def _resolve(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     takes = settings_of(name, parameters)
     for key in parameters:
@@ -386,7 +391,3 @@ def _own_settings(part: str, name: str) -> tuple[Setting, ...]:
     if part == "head":
         return HEADS[name].settings
     return _PARTS[part][name].settings if name != "none" else ()
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

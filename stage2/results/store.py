@@ -1,29 +1,33 @@
 """``results.sqlite``: one row per (bank, recipe), one more per split and epoch it was measured at.
 
-The tables and what protects them are in `stage2.results.schema`.
+The tables are in `stage2.results.schema`, how the file is opened in `stage2.results.database`, and
+how a row is checked in `stage2.results.rows`.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sqlite3
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import closing
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from safetensors.numpy import load, save
+from safetensors.numpy import save
 
 from featbank import errors
 from featbank.bank import Bank
 from stage2.engine.metrics import Evaluation
 from stage2.methods.recipe import Recipe
+from stage2.results.database import Database
+from stage2.results.digests import Value
 from stage2.results.protocol import coverage
-from stage2.results.schema import open_database, refusal, schema_of
+from stage2.results.rows import Rows, digest_of
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -42,28 +46,33 @@ class Run:
 class Store:
     """Results on disk; a context manager.
 
+    Every row is checked as it is read (`stage2.results.rows`).
+
     Parameters
     ----------
     path
-        The file.
+        The file, whatever its name; None for results in memory, which `close` drops.
     create
-        Open it for writing: make it where it is absent, bring it to schema 4 where it is older. A
+        Open it for writing: make it where it is absent, bring it to schema 5 where it is older. A
         file that is only read is left as it is.
 
     Raises
     ------
     ConfigError
-        For a file that is missing, torn, not a results file, or of a newer schema. Leaving the
-        store by an error of SQLite's raises what `stage2.results.schema.refusal` makes of it.
+        For a file that is missing, damaged, not a results file, or of a newer schema; from the
+        methods, for a row that is damaged or not there.
+    OutputError, OSError
+        Where the file cannot be written.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, create: bool = False) -> None:
-        self.path = Path(path)
-        if not self.path.exists() and not create:
-            raise errors.ConfigError(f"{self.path}: no such file. Make it with `featbank sweep`.")
-        if not self.path.parent.is_dir():
-            raise errors.ConfigError(f"{self.path.parent} is not a folder. Create it first.")
-        self._db = open_database(self.path, create=create)
+    def __init__(self, path: str | os.PathLike[str] | None, *, create: bool = False) -> None:
+        self.path = Path("results in memory" if path is None else path)
+        self._file = Database(None if path is None else self.path, create=create)
+        if count := self._read(Rows.unchecked):
+            warnings.warn(
+                f"{self.path}: runs written before results had digests are read unchecked; it has "
+                f"{count} of them."
+            )
 
     def add_bank(self, bank: Bank) -> None:
         """Remember what tables need to know of a bank; what was known of it is replaced."""
@@ -81,65 +90,41 @@ class Store:
         }
         labels = {split: bank.labels(split).astype(np.int32) for split in bank.evaluated}
         about |= coverage(labels, bank.train_counts)
-        with self._db:
-            self._db.execute(
-                "INSERT INTO bank (fingerprint, about, labels) VALUES (?, ?, ?) ON CONFLICT "
-                "(fingerprint) DO UPDATE SET about = excluded.about, labels = excluded.labels",
-                (bank.fingerprint, json.dumps(about), _packed(labels)),
+        row: dict[str, Value] = {
+            "fingerprint": bank.fingerprint,
+            "about": json.dumps(about),
+            "labels": _packed(labels),
+        }
+        with self._file.write() as database:
+            database.execute(
+                "INSERT INTO bank (fingerprint, about, labels, digest) VALUES (?, ?, ?, ?) "
+                "ON CONFLICT (fingerprint) DO UPDATE SET about = excluded.about, "
+                "labels = excluded.labels, digest = excluded.digest",
+                (*row.values(), digest_of("bank", row)),
             )
 
     def add_runs(self, fingerprint: str, runs: Iterable[Mapping[str, Any]]) -> None:
         """Store finished runs, all or none: mappings with ``recipe``, ``status``,
         ``selected_epoch``, ``curves``, ``seconds``, ``device``, ``versions``, ``evaluations``, and
         ``traces`` where there are some (arrays by name, first axis the epochs)."""
-        with self._db:
+        with self._file.write() as database:
             for run in runs:
-                self._add(fingerprint, run)
-
-    def _add(self, fingerprint: str, run: Mapping[str, Any]) -> None:
-        recipe: Recipe = run["recipe"]
-        key = (fingerprint, recipe.hash)
-        self._db.execute("DELETE FROM run WHERE bank = ? AND recipe = ?", key)
-        self._db.execute(
-            "INSERT INTO run (bank, recipe, id, name, seed, parameters, status, selected_epoch, "
-            "curves, seconds, device, versions, finished, traces) "
-            f"VALUES ({', '.join('?' * 14)})",
-            (
-                *key,
-                recipe.id,
-                recipe.name,
-                recipe.seed,
-                json.dumps(recipe.parameters),
-                run["status"],
-                run["selected_epoch"],
-                json.dumps(run["curves"]),
-                run["seconds"],
-                run["device"],
-                json.dumps(run["versions"]),
-                time.time(),
-                _packed(traces) if (traces := run.get("traces")) else None,
-            ),
-        )
-        evaluations: Mapping[tuple[str, str], Evaluation] = run["evaluations"]
-        for (split, epoch), evaluation in evaluations.items():
-            self._db.execute(
-                "INSERT INTO evaluation (bank, recipe, split, epoch, metrics, per_class, correct, "
-                "details) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    *key,
-                    split,
-                    epoch,
-                    json.dumps(evaluation.metrics),
-                    evaluation.per_class.astype("<f8").tobytes(),
-                    np.packbits(evaluation.correct).tobytes(),
-                    _packed(evaluation.details),
-                ),
-            )
+                key = (fingerprint, run["recipe"].hash)
+                database.execute("DELETE FROM run WHERE bank = ? AND recipe = ?", key)
+                evaluations = _evaluation_rows(key, run["evaluations"])
+                digests = [digest_of("evaluation", row) for row in evaluations]
+                database.execute(*_insert("run", _run_row(key, run), evaluations=digests))
+                for row in evaluations:
+                    database.execute(*_insert("evaluation", row))
 
     def statuses(self, fingerprint: str) -> dict[str, str]:
         """``done``, ``diverged`` or ``stopped`` of every run on a bank, by its recipe's hash."""
-        rows = self._db.execute("SELECT recipe, status FROM run WHERE bank = ?", (fingerprint,))
-        return dict(rows)
+
+        def query(rows: Rows) -> dict[str, str]:
+            runs = rows.runs(fingerprint, rows.digests(fingerprint))
+            return {run.recipe: run.status for run in runs}
+
+        return self._read(query)
 
     def finished(self, fingerprint: str, *, with_stopped: bool = True) -> set[str]:
         """Hashes of the recipes that have a result on a bank; those that halving stopped may not
@@ -149,16 +134,17 @@ class Store:
 
     def made_with(self, fingerprint: str, library: str) -> set[str]:
         """Ids of the configurations in which a library had a part beside torch."""
-        rows = self._db.execute(
-            "SELECT DISTINCT id FROM run WHERE bank = ? AND json_extract(versions, ?) IS NOT NULL",
-            (fingerprint, f"$.{library}"),
-        )
-        return {id_ for (id_,) in rows}
+
+        def query(rows: Rows) -> set[str]:
+            digests = rows.digests(fingerprint)
+            runs = rows.runs(fingerprint, digests, made_with=json.dumps(library))
+            return {run.id for run in runs if library in run.versions}
+
+        return self._read(query)
 
     def banks(self) -> dict[str, dict[str, Any]]:
         """What is known of every bank, by fingerprint."""
-        rows = self._db.execute("SELECT fingerprint, about FROM bank ORDER BY rowid")
-        return {fingerprint: json.loads(about) for fingerprint, about in rows}
+        return self._read(Rows.banks)
 
     def one_bank(self, prefix: str | None = None) -> tuple[str, dict[str, Any]]:
         """Fingerprint and record of the one bank whose fingerprint begins with `prefix`.
@@ -181,22 +167,25 @@ class Store:
 
     def runs(self, fingerprint: str) -> list[Run]:
         """All runs on a bank with their metrics."""
-        with closing(self._db.cursor()) as cursor:
-            metrics: dict[str, dict[tuple[str, str], dict[str, float | None]]] = {}
-            for recipe, split, epoch, values in cursor.execute(
-                "SELECT recipe, split, epoch, metrics FROM evaluation WHERE bank = ?",
-                (fingerprint,),
-            ):
-                metrics.setdefault(recipe, {})[split, epoch] = json.loads(values)
-            rows = cursor.execute(
-                "SELECT recipe, id, name, seed, parameters, status FROM run WHERE bank = ? "
-                "ORDER BY name, id, seed",
-                (fingerprint,),
-            ).fetchall()
-        return [
-            Run(recipe, id_, name, seed, json.loads(parameters), status, metrics.get(recipe, {}))
-            for recipe, id_, name, seed, parameters, status in rows
-        ]
+
+        def query(rows: Rows) -> list[Run]:
+            found = rows.evaluations(fingerprint)
+            digests = {recipe: [each.digest for each in own] for recipe, own in found.items()}
+            metrics = {r: {each.place: each.metrics for each in own} for r, own in found.items()}
+            return [
+                Run(
+                    r.recipe,
+                    r.id,
+                    r.name,
+                    r.seed,
+                    r.parameters,
+                    r.status,
+                    metrics.get(r.recipe, {}),
+                )
+                for r in rows.runs(fingerprint, digests)
+            ]
+
+        return self._read(query)
 
     def configurations(self, fingerprint: str) -> dict[str, list[Run]]:
         """The runs of each configuration on a bank, by its id and in the order of their seeds."""
@@ -211,67 +200,96 @@ class Store:
         ``beta`` [epochs, K] float32 is the β that an adaptive generator made each epoch's rows
         with, NaN for classes without one; its first row is where it started.
         """
-        if schema_of(self._db) < 3:
-            return {}
-        (data,) = self._db.execute(
-            "SELECT traces FROM run WHERE bank = ? AND recipe = ?", (fingerprint, recipe)
-        ).fetchone()
-        return {} if data is None else load(data)
+        return self._read(lambda rows: rows.of_run(fingerprint, recipe, "traces"))
 
     def labels(self, fingerprint: str, split: str) -> np.ndarray | None:
         """The labels of val or test of a bank, int64 [N]; None where written before schema 4."""
-        if schema_of(self._db) < 4:
-            return None
-        (data,) = self._db.execute(
-            "SELECT labels FROM bank WHERE fingerprint = ?", (fingerprint,)
-        ).fetchone()
-        return None if data is None else load(data)[split].astype(np.int64)
+        labels = self._read(lambda rows: rows.labels(fingerprint, split))
+        return None if labels is None else labels.astype(np.int64)
 
     def curves(self, fingerprint: str, recipe: str) -> dict[str, np.ndarray]:
         """The curves of a run by name, one number per epoch; see `stage2.engine.tile.Outcome`."""
-        (curves,) = self._db.execute(
-            "SELECT curves FROM run WHERE bank = ? AND recipe = ?", (fingerprint, recipe)
-        ).fetchone()
-        return {name: np.array(values, float) for name, values in json.loads(curves).items()}
+        return self._read(lambda rows: rows.of_run(fingerprint, recipe, "curves"))
 
     def per_class(self, fingerprint: str, recipe: str, split: str, epoch: str) -> np.ndarray:
         """Accuracy of each class in percent, float64 [K]; NaN for a class without rows."""
-        return np.frombuffer(self._blob("per_class", fingerprint, recipe, split, epoch), "<f8")
+        place = (fingerprint, recipe, split, epoch)
+        return self._read(lambda rows: rows.of_evaluation(place, "per_class"))
 
     def correct(self, fingerprint: str, recipe: str, split: str, epoch: str) -> np.ndarray:
         """Whether a recipe classified each row of a split correctly, [N] bool."""
-        bits = self._blob("correct", fingerprint, recipe, split, epoch)
-        rows = self.banks()[fingerprint]["rows"][split]
-        return np.unpackbits(np.frombuffer(bits, np.uint8), count=rows).astype(bool)
+        place = (fingerprint, recipe, split, epoch)
+        return self._read(lambda rows: rows.of_evaluation(place, "correct"))
 
     def details(
         self, fingerprint: str, recipe: str, split: str, epoch: str
     ) -> dict[str, np.ndarray]:
         """The arrays of an evaluation, `stage2.engine.metrics.DETAILS`; none under schema 1."""
-        if schema_of(self._db) == 1:
-            return {}
-        data = self._blob("details", fingerprint, recipe, split, epoch)
-        return {} if data is None else load(data)
+        place = (fingerprint, recipe, split, epoch)
+        return self._read(lambda rows: rows.of_evaluation(place, "details"))
 
-    def _blob(self, column: str, *place: str) -> Any:
-        (data,) = self._db.execute(
-            f"SELECT {column} FROM evaluation "
-            "WHERE bank = ? AND recipe = ? AND split = ? AND epoch = ?",
-            place,
-        ).fetchone()
-        return data
+    def _read(self, query: Callable[[Rows], Result]) -> Result:
+        return self._file.read(lambda database: query(Rows(database, self.path)))
 
     def close(self) -> None:
         """Close the file."""
-        self._db.close()
+        self._file.close()
 
     def __enter__(self) -> Store:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.close()
-        if isinstance(error, sqlite3.DatabaseError):
-            raise refusal(self.path, error) from error
+
+
+def _run_row(key: tuple[str, str], run: Mapping[str, Any]) -> dict[str, Value]:
+    """A run as its table keeps it, without its digest."""
+    recipe: Recipe = run["recipe"]
+    traces = run.get("traces")
+    return {
+        "bank": key[0],
+        "recipe": key[1],
+        "id": recipe.id,
+        "name": recipe.name,
+        "seed": recipe.seed,
+        "parameters": json.dumps(recipe.parameters),
+        "status": run["status"],
+        "selected_epoch": run["selected_epoch"],
+        "seconds": float(run["seconds"]),
+        "device": run["device"],
+        "versions": json.dumps(run["versions"]),
+        "finished": time.time(),
+        "curves": json.dumps(run["curves"]),
+        "traces": _packed(traces) if traces else None,
+    }
+
+
+def _evaluation_rows(
+    key: tuple[str, str], evaluations: Mapping[tuple[str, str], Evaluation]
+) -> list[dict[str, Value]]:
+    """A run's evaluations as their table keeps them, in the order that its digest has them in."""
+    return [
+        {
+            "bank": key[0],
+            "recipe": key[1],
+            "split": split,
+            "epoch": epoch,
+            "metrics": json.dumps(evaluation.metrics),
+            "per_class": evaluation.per_class.astype("<f8").tobytes(),
+            "correct": np.packbits(evaluation.correct).tobytes(),
+            "details": _packed(evaluation.details),
+        }
+        for (split, epoch), evaluation in sorted(evaluations.items())
+    ]
+
+
+def _insert(
+    table: str, row: Mapping[str, Value], *, evaluations: Sequence[Value] = ()
+) -> tuple[str, tuple[Value, ...]]:
+    """The statement that stores a row with its digest, and its values."""
+    stored = {**row, "digest": digest_of(table, row, evaluations)}
+    places = ", ".join("?" * len(stored))
+    return f"INSERT INTO {table} ({', '.join(stored)}) VALUES ({places})", (*stored.values(),)
 
 
 def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:

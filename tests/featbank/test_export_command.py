@@ -17,6 +17,7 @@ import pytest
 from featbank import Bank, write_bank
 from stage2 import load_head
 from tests.conftest import ROOT, Run, Toy
+from tests.stage2.results.tampering import change
 
 SWEEP = ("sweep", "bank.h5", "--seeds", "4,5", "--set", "epochs=3", "--set", "lr=0.05,0.2")
 
@@ -181,15 +182,14 @@ def test_a_head_that_is_not_what_the_results_say(featbank: Run, swept: Path) -> 
             "SELECT correct FROM evaluation JOIN run USING (bank, recipe) "
             "WHERE name = 'ncm' AND split = 'test'"
         ).fetchone()
-        change = "UPDATE evaluation SET correct = ? WHERE correct = ?"
-        one, many = bytes([bits[0] ^ 1]) + bits[1:], bytes([bits[0] ^ 255]) + bits[1:]
-        db.execute(change, (one, bits))
+    other = "UPDATE evaluation SET correct = ? WHERE correct = ?"
+    one, many = bytes([bits[0] ^ 1]) + bits[1:], bytes([bits[0] ^ 255]) + bits[1:]
+    change(Path("results.sqlite"), other, (one, bits))
     assert (
         "but for 1 of test's rows, which another rounding tipped over" in featbank(*export).stdout
     )
     Path("h.safetensors").unlink()
-    with closing(sqlite3.connect("results.sqlite")) as db, db:
-        db.execute(change, (many, one))
+    change(Path("results.sqlite"), other, (many, one))
     error = featbank(*export, code=2).stderr
     assert (
         "trained again, classifies 8 of 100 rows of test otherwise than in results.sqlite" in error

@@ -23,6 +23,7 @@ from stage2.results.tables import leaderboard
 from stage2.sweep import plan_bank
 from stage2.views import load_view
 from tests.stage2.compare import assert_close
+from tests.stage2.results.tampering import change
 from tests.stage2.synthetic import Problem, problem
 
 SHORT = {"epochs": 2, "batch_size": 32}
@@ -187,7 +188,7 @@ def test_the_protocol_tells(small: Problem, tmp_path: Path) -> None:
             with closing(sqlite3.connect(results)) as db, db:
                 (about,) = db.execute("SELECT about FROM bank").fetchone()
                 older = json.dumps({k: v for k, v in json.loads(about).items() if k != "probed"})
-                db.execute("UPDATE bank SET about = ?", (older,))
+            change(results, "UPDATE bank SET about = ?", (older,))
             with Store(results) as store:
                 assert "probe" not in leaderboard(store).protocol
             again = sweep(bank, [Recipe("tau_norm")], results=results, device="cpu")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from featbank import write_bank
 from stage2.methods.recipe import expand
 from stage2.results.store import Store
 from stage2.sweep import sweep
+from tests.stage2.results.tampering import change
 from tests.stage2.synthetic import problem
 
 COUNTS = (150, 80, 40, 30, 22, 12, 8, 5)
@@ -41,8 +40,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_bank(folder / "b.h5", features, made.y, class_names=names, classifier=classifier)
     path = folder / "results.sqlite"
     sweep(folder / "b.h5", expand(GRID, seeds=(0, 1)), results=path)
-    with closing(sqlite3.connect(path)) as database, database:
-        database.execute("UPDATE run SET name = ?, id = ? WHERE name = 'lda'", (HARMFUL, HARMFUL))
+    change(path, "UPDATE run SET name = ?, id = ? WHERE name = 'lda'", (HARMFUL, HARMFUL))
     return path
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ from stage2.report.gathering import gather
 from stage2.results.store import Store
 from stage2.results.tables import differences, leaderboard
 from tests.stage2.report.conftest import COUNTS
+from tests.stage2.results.tampering import change
 
 
 def test_the_leaderboard_is_whole_and_in_order(store: Store) -> None:
@@ -142,8 +141,7 @@ def test_what_is_not_there_is_told(store: Store) -> None:
 def test_nothing_but_diverged_runs(results: Path, tmp_path: Path) -> None:
     """The leaderboard lists them without numbers; there are no details."""
     path = Path(shutil.copy(results, tmp_path / "diverged.sqlite"))
-    with closing(sqlite3.connect(path)) as database, database:
-        database.execute("UPDATE run SET status = 'diverged'")
+    change(path, "UPDATE run SET status = 'diverged'")
     with Store(path) as store:
         data = gather(store)
     assert (len(data["rows"]), data["details"], data["before"]) == (21, {}, None)

@@ -13,7 +13,7 @@ from stage2.methods.presets import PRESETS
 from stage2.methods.recipe import Recipe
 from stage2.methods.sources import BIBLIOGRAPHY, SOURCES
 from stage2.results.cite import PARTS, TEXTBOOK, bibtex, cite, entry_key, uses
-from stage2.results.store import Store
+from tests.stage2.results.tampering import change
 from tests.stage2.results.trajectories import moved, write
 
 REQUIRED = {
@@ -167,8 +167,7 @@ def test_a_results_file_counts_with_its_searches(
     path = tmp_path / "results.sqlite"
     write(path, [moved(Recipe("crt"), None), moved(Recipe("crt", lr=0.2), None)], (9, 3))
     plain = set(parsed(cite([str(path)])))
-    with Store(path, create=True) as store, store._db:
-        store._db.execute(f"UPDATE run SET {changed} WHERE id = ?", (Recipe("crt").id,))
+    change(path, f"UPDATE run SET {changed} WHERE id = ?", (Recipe("crt").id,))
     found = set(parsed(cite([str(path)])))
     assert found - plain == {entry_key(BIBLIOGRAPHY[key]) for key in expected}
 

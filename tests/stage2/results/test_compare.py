@@ -21,6 +21,7 @@ from stage2.results.significance import holm, interval, mcnemar, resampled, sign
 from stage2.results.store import Store
 from stage2.results.tables import latex, markdown
 from tests.stage2.compare import assert_close
+from tests.stage2.results.tampering import change
 from tests.stage2.synthetic import Problem
 
 PLACES = [(split, epoch) for split in ("val", "test") for epoch in ("last", "selected")]
@@ -79,7 +80,7 @@ def runs(small: Problem) -> list[dict[str, Any]]:
 
 def compared(bank: Bank, runs: Sequence[dict[str, Any]], *names: str, **options: Any) -> Compared:
     """The comparison of made-up runs."""
-    with Store(":memory:", create=True) as store:
+    with Store(None) as store:
         store.add_bank(bank)
         store.add_runs(bank.fingerprint, runs)
         return compare(store, names, **{"resamples": 500, **options})
@@ -352,7 +353,7 @@ def test_the_bank_is_found_or_asked_for(
         store.add_runs(bank.fingerprint, runs)
         names, few = ["crt", "lws"], {"resamples": 100}
         expected = compare(store, names, **few)
-        store._db.execute("UPDATE bank SET labels = NULL")
+        change(tmp_path / "results.sqlite", "UPDATE bank SET labels = NULL")
         assert compare(store, names, **few) == expected
         moved = bank.path.rename(tmp_path / "bank.h5")
         assert compare(store, names, **few) == expected

@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -69,7 +70,7 @@ def test_traces_round_trip(small: Problem, bank: Bank, tmp_path: Path) -> None:
     none, and a NULL in the file."""
     beta = np.linspace(0, 1, 60, dtype=np.float32).reshape(5, 6, 2)
     beta[:, 0] = np.nan
-    traces = {"beta": beta[:, :, 1], "rows": np.arange(5).reshape(1, 5).T}
+    traces = {"beta": beta[:, :, 1]}
     runs = [stored(outcome) for outcome in run(RECIPES, small).values()]
     runs[0]["traces"], runs[1]["traces"] = traces, {}
     runs[2].pop("traces", None)
@@ -183,6 +184,9 @@ SECOND_STEP = "ALTER TABLE evaluation ADD COLUMN details BLOB; PRAGMA user_versi
 THIRD_STEP = "ALTER TABLE run ADD COLUMN traces BLOB; PRAGMA user_version = 3;"
 """What made schema 3 of that."""
 
+FOURTH_STEP = "ALTER TABLE bank ADD COLUMN labels BLOB; PRAGMA user_version = 4;"
+"""What made schema 4 of that."""
+
 RECIPE = Recipe("ncm")
 PLACE = (RECIPE.hash, "test", "last")
 
@@ -193,6 +197,10 @@ def first(bank: Bank, tmp_path: Path) -> Path:
     path = tmp_path / "first.sqlite"
     about = {
         "path": "bank.h5",
+        "num_classes": bank.num_classes,
+        "dim": bank.dim,
+        "class_names": bank.class_names,
+        "views": list(bank.views),
         "train_counts": bank.train_counts.tolist(),
         "rows": {split: bank.rows(split) for split in bank.splits},
     }
@@ -204,7 +212,14 @@ def first(bank: Bank, tmp_path: Path) -> Path:
         db.execute(
             f"INSERT INTO run VALUES ({', '.join('?' * 13)})",
             (
-                *(bank.fingerprint, RECIPE.hash, RECIPE.id, "ncm", 0, "{}"),
+                *(
+                    bank.fingerprint,
+                    RECIPE.hash,
+                    RECIPE.id,
+                    "ncm",
+                    0,
+                    json.dumps(RECIPE.parameters),
+                ),
                 *("done", None, "{}", 1.0, "cpu", "{}", 0.0),
             ),
         )
@@ -216,10 +231,10 @@ def first(bank: Bank, tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture(params=[1, 2, 3])
+@pytest.fixture(params=[1, 2, 3, 4])
 def older(request: pytest.FixtureRequest, first: Path) -> Path:
-    """The results file, of schema 1, 2 and 3."""
-    for step in (SECOND_STEP, THIRD_STEP)[: request.param - 1]:
+    """The results file, of schema 1 to 4."""
+    for step in (SECOND_STEP, THIRD_STEP, FOURTH_STEP)[: request.param - 1]:
         _sql(first, step)
     return first
 
@@ -230,23 +245,28 @@ def _sql(path: Path, script: str) -> None:
     db.close()
 
 
-def schema_of(path: Path) -> tuple[int, list[str]]:
+def schema_of(path: Path) -> tuple[int, set[str]]:
     """``user_version`` and the columns of all tables."""
     with sqlite3.connect(path) as db:
         version = db.execute("PRAGMA user_version").fetchone()[0]
-        columns = [
+        columns = {
             f"{table}.{row[1]}"
             for table in ("bank", "run", "evaluation")
             for row in db.execute(f"PRAGMA table_info({table})")
-        ]
+        }
     db.close()
     return version, columns
 
 
 def test_an_older_file_is_read_as_it_is(older: Path, bank: Bank) -> None:
-    """Reference: the bytes before; what it lacks is null or empty."""
+    """Reference: the bytes before; what it lacks is null or empty; a warning says that nothing of
+    it can be checked against a digest."""
     before = older.read_bytes()
-    with Store(older) as store:
+    with pytest.warns(
+        UserWarning, match="written before results had digests are read unchecked; it has 1"
+    ):
+        store = Store(older)
+    with store:
         (row,) = json.loads(render(leaderboard(store), "json"))
         correct = store.correct(bank.fingerprint, *PLACE)
         assert store.details(bank.fingerprint, *PLACE) == {}
@@ -258,7 +278,7 @@ def test_an_older_file_is_read_as_it_is(older: Path, bank: Bank) -> None:
     assert older.read_bytes() == before
 
 
-def test_an_older_file_that_is_written_to_becomes_schema_4(
+def test_an_older_file_that_is_written_to_becomes_schema_5(
     older: Path, bank: Bank, small: Problem, tmp_path: Path
 ) -> None:
     """Reference: a new file's columns; the old run is still there, a new one has its arrays."""
@@ -266,7 +286,9 @@ def test_an_older_file_that_is_written_to_becomes_schema_4(
     (outcome,) = run([Recipe("crt", epochs=2)], small).values()
     beta = np.full((2, 6), 0.5, np.float32)
     for _ in range(2):  # the second opening has nothing to do
-        with Store(older, create=True) as store:
+        with pytest.warns(UserWarning, match="written before .* it has 1"):
+            store = Store(older, create=True)
+        with store:
             store.add_runs(bank.fingerprint, [{**stored(outcome), "traces": {"beta": beta}}])
             kept = {r.name: r for r in store.runs(bank.fingerprint)}
             assert kept["ncm"].metrics["test", "last"]["top1"] == 40.0
@@ -279,15 +301,17 @@ def test_an_older_file_that_is_written_to_becomes_schema_4(
             traces = store.traces(bank.fingerprint, outcome.recipe.hash)
             assert np.array_equal(traces["beta"], beta), f"got {traces}"
     assert schema_of(older) == schema_of(tmp_path / "new.sqlite")
-    assert schema_of(older)[0] == SCHEMA == 4
-    with Store(older, create=True) as store:
+    assert schema_of(older)[0] == SCHEMA == 5
+    with pytest.warns(UserWarning, match="written before"):
+        store = Store(older, create=True)
+    with store:
         store.add_bank(bank)
         assert np.array_equal(store.labels(bank.fingerprint, "test"), bank.labels("test"))
 
 
 @pytest.mark.parametrize(
     ("older", "schema"),
-    [(1, 2), (1, 3), (2, 3), (1, 4), (3, 4)],
+    [(1, 2), (1, 3), (2, 3), (1, 4), (3, 4), (1, 5), (4, 5)],
     indirect=["older"],
     ids=lambda schema: schema,
 )
@@ -307,7 +331,7 @@ def test_a_migration_that_is_interrupted_leaves_the_schema_before(
         Store(older, create=True)
     monkeypatch.undo()
     assert schema_of(older) == before
-    assert "bank.labels" not in before[1]
+    assert "bank.digest" not in before[1]
 
 
 def test_a_migration_by_another_process_is_left_alone(
@@ -315,7 +339,7 @@ def test_a_migration_by_another_process_is_left_alone(
 ) -> None:
     """Reference: the schema that another process makes between the look at the version and the
     lock; the steps it left are taken, a newer schema is refused."""
-    newer = f"{THIRD_STEP} PRAGMA user_version = {SCHEMA + 1};"
+    newer = f"{THIRD_STEP} {FOURTH_STEP} PRAGMA user_version = {SCHEMA + 1};"
     others = [SECOND_STEP, newer]
 
     def migrate(sql: str) -> None:
@@ -323,10 +347,12 @@ def test_a_migration_by_another_process_is_left_alone(
             _sql(first, others.pop(0))
 
     _before_each_statement(monkeypatch, migrate)
-    Store(first, create=True).close()
+    old = first.read_bytes()
+    with pytest.warns(UserWarning, match="written before"):
+        Store(first, create=True).close()
     assert schema_of(first)[0] == SCHEMA
-    _sql(first, "ALTER TABLE run DROP COLUMN traces; ALTER TABLE bank DROP COLUMN labels;")
-    _sql(first, "PRAGMA user_version = 2;")
+    first.write_bytes(old)
+    _sql(first, SECOND_STEP)
     with pytest.raises(errors.ConfigError, match=f"schema {SCHEMA + 1}, this version reads"):
         Store(first, create=True)
     assert schema_of(first)[0] == SCHEMA + 1
@@ -344,6 +370,26 @@ def _before_each_statement(monkeypatch: pytest.MonkeyPatch, action: Callable[[st
     monkeypatch.setattr(
         sqlite3, "connect", lambda *a, **options: connect(*a, **options, factory=Watched)
     )
+
+
+def _bank(number: int, path: str = "bank.h5") -> Bank:
+    """What results keep of a bank, without one."""
+    bank = SimpleNamespace(
+        fingerprint=f"{number:064d}",
+        path=path,
+        num_classes=2,
+        dim=3,
+        class_names=None,
+        train_counts=np.array([5, 4]),
+        full_counts=np.array([5, 4]),
+        splits=("train",),
+        evaluated=(),
+        seen=lambda split: np.zeros(9, bool),
+        views=("instance",),
+        rows=lambda split: 9,
+        classifier=lambda view: None,
+    )
+    return cast(Bank, bank)
 
 
 def _text(path: Path) -> None:
@@ -367,11 +413,9 @@ def _folder(path: Path) -> None:
 
 def _full(path: Path) -> None:
     """A results file of some 60 pages, all of them in the file itself."""
-    with Store(path, create=True) as store, store._db:
-        store._db.executemany(
-            "INSERT INTO bank (fingerprint, about) VALUES (?, ?)",
-            [(f"{i:064d}", json.dumps({"path": "x" * 2000})) for i in range(100)],
-        )
+    with Store(path, create=True) as store:
+        for number in range(100):
+            store.add_bank(_bank(number, path="x" * 2000))
 
 
 def _torn(path: Path) -> None:
@@ -393,7 +437,7 @@ def test_a_torn_file_is_refused_with_a_remedy(tear: Any, create: bool, tmp_path:
     path = tmp_path / "results.sqlite"
     tear(path)
     before = path.read_bytes()
-    with pytest.raises(errors.ConfigError, match=r"is torn \(.*with its -wal file") as caught:
+    with pytest.raises(errors.ConfigError, match=r"is damaged \(.*with its -wal file") as caught:
         Store(path, create=create)
     assert "\n" not in str(caught.value)
     assert path.read_bytes() == before
@@ -405,22 +449,23 @@ def test_a_file_that_another_process_keeps_locked(
     """Reference: OutputBusy after the wait, nothing else."""
     path = tmp_path / "results.sqlite"
     _full(path)
-    monkeypatch.setattr("stage2.results.schema.WAIT", 0.05)
+    monkeypatch.setattr("stage2.results.database.WAIT", 0.05)
     with closing(sqlite3.connect(path)) as other, Store(path, create=True) as waiting:
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(errors.OutputBusy, match="locked for"), waiting:
+        with pytest.raises(errors.OutputBusy, match="locked for"):
             waiting.add_runs("none", [stored(_ncm())])
 
 
 def test_a_full_disk_keeps_what_was_stored(tmp_path: Path) -> None:
-    """Reference: NoSpace, and the rows from before; SQLite's own limit of pages plays the disk."""
+    """Reference: OSError, and the rows from before; SQLite's own limit of pages plays the disk."""
     path = tmp_path / "results.sqlite"
     _full(path)
-    store = Store(path, create=True)
-    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
-    store._db.execute(f"PRAGMA max_page_count = {pages}")
-    with pytest.raises(errors.NoSpace, match="the disk is full"), store, store._db:
-        store._db.execute("INSERT INTO bank VALUES ('1', ?, NULL)", ("x" * 50_000,))
+    with Store(path, create=True) as store:
+        connection = store._file.connection
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(OSError, match="could not be written .the disk is full"):
+            store.add_bank(_bank(100, path="x" * 50_000))
     with Store(path) as store:
         assert len(store.banks()) == 100
 
@@ -438,8 +483,8 @@ def test_many_open_a_new_file_at_once(tmp_path: Path) -> None:
     def use(number: int) -> None:
         for name in range(25):
             begin.wait()
-            with Store(tmp_path / f"{name}.sqlite", create=True) as store, store._db:
-                store._db.execute("INSERT INTO bank VALUES (?, '{}', NULL)", (str(number),))
+            with Store(tmp_path / f"{name}.sqlite", create=True) as store:
+                store.add_bank(_bank(number))
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(use, range(6)))
@@ -484,7 +529,7 @@ def test_two_sweeps_write_one_file(small: Problem, tmp_path: Path) -> None:
         (_text, "is not a results file"),
         (_other_database, "is a database of something else"),
         (_newer, f"schema {SCHEMA + 1}, this version reads {SCHEMA}"),
-        (_folder, "is not a results file"),
+        (_folder, "is a folder, not a results file"),
     ],
 )
 @pytest.mark.parametrize("create", [True, False])

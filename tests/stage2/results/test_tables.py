@@ -21,6 +21,7 @@ from stage2.results.store import Store
 from stage2.results.tables import Leaderboard, _over_seeds, columns, leaderboard, render
 from stage2.sweep import sweep
 from tests.stage2.compare import assert_close
+from tests.stage2.results.tampering import change
 from tests.stage2.synthetic import Problem
 
 KEYS = {"recipe", "name", "parameters", "seeds", "split", "epoch"}
@@ -47,7 +48,7 @@ def stored(recipe: Recipe, evaluations: Any, status: str = "done") -> dict[str, 
 
 def board_of(bank: Bank, runs: Sequence[dict[str, Any]], **options: Any) -> Leaderboard:
     """The leaderboard of made-up runs."""
-    with Store(":memory:", create=True) as store:
+    with Store(None) as store:
         store.add_bank(bank)
         store.add_runs(bank.fingerprint, runs)
         return leaderboard(store, **options)
@@ -266,14 +267,15 @@ def test_one_bank_is_chosen_by_its_fingerprint(
                 leaderboard(store, bank=first.fingerprint, split="train")
 
 
-def test_results_of_a_recipe_this_version_does_not_know(bank: Bank) -> None:
+def test_results_of_a_recipe_this_version_does_not_know(bank: Bank, tmp_path: Path) -> None:
     """Reference: a file of another version is still a table, as `_differences` intends."""
     known = stored(Recipe("crt"), made_up({("test", "last"): 40.0}))
-    with Store(":memory:", create=True) as store:
+    path = tmp_path / "results.sqlite"
+    with Store(path, create=True) as store:
         store.add_bank(bank)
         store.add_runs(bank.fingerprint, [known])
-        with store._db:
-            store._db.execute("UPDATE run SET name = 'crt-of-the-future'")
+    change(path, "UPDATE run SET name = 'crt-of-the-future'")
+    with Store(path) as store:
         board = leaderboard(store)
     assert [row["name"] for row in board.rows] == ["crt-of-the-future"]
 

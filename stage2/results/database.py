@@ -1,0 +1,326 @@
+"""A results file, opened: how SQLite is made to read and write it, and what its errors mean.
+
+SQLite in WAL mode: a killed sweep loses at most the group it was in, readers see whole groups, and
+several sweeps may write one file.
+
+Where no -wal file with content lies beside it, a file that is only read is opened as ``immutable``:
+SQLite then writes nothing, neither to the file nor beside it, so read-only folders and full disks
+are no obstacle. As it takes no locks, `Database.read` looks afterwards whether somebody has begun
+to write, and if so reads again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import stat
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from featbank import errors
+from stage2.results import schema
+from stage2.results.rows import Rows
+from stage2.results.schema import transaction
+
+WAIT = 60.0
+"""Seconds to wait for another process that writes."""
+
+LONGEST = 1 << 28
+"""Bytes of a value that are still read."""
+
+ATTEMPTS = 20
+"""How often a file is read that is written to meanwhile."""
+
+_COPY = "Copy it again from where it came from"
+_REMEDY = (
+    f"{_COPY}, with its -wal file, or choose another name: the same sweep makes the same results."
+)
+
+_FAILURES = (sqlite3.Error, UnicodeDecodeError)
+"""What reading a file raises; the second where SQLite's own message quotes damaged text."""
+
+Result = TypeVar("Result")
+State = tuple[int, ...]
+
+
+class Database:
+    """A results file, opened.
+
+    Parameters
+    ----------
+    path
+        The file; None for results in memory.
+    create
+        Open it for writing: make it where it is absent, bring it to this schema where it is older.
+
+    Attributes
+    ----------
+    connection
+        SQLite's.
+
+    Raises
+    ------
+    ConfigError
+        For a file that is missing, damaged, not a results file, or of a newer schema.
+    OutputError, OSError
+        For one that cannot be written.
+    """
+
+    def __init__(self, path: Path | None, *, create: bool) -> None:
+        self.path, self._create = path, create
+        self._state: State | None = None
+        if path is None:
+            self.connection = sqlite3.connect(":memory:")
+            _configure(self.connection)
+            schema.make(self.connection)
+            return
+        absent = _find(path, create) is None
+        try:
+            self._open(path)
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                if create and absent and path.stat().st_size == 0:
+                    path.unlink()  # nothing was made, so nothing is left
+            if isinstance(error, _FAILURES):
+                raise refusal(path, error, writing=create) from None
+            raise
+
+    def read(self, query: Callable[[sqlite3.Connection], Result]) -> Result:
+        """What a query finds, all of it at one moment."""
+        for _ in range(ATTEMPTS):
+            result, failure = self._attempt(query)
+            if self.path is None or not self._is_written(self.path):
+                break
+            self.connection.close()
+            try:
+                self._open(self.path)
+            except _FAILURES as error:
+                raise refusal(self.path, error) from None
+        if failure:
+            raise failure
+        assert result is not None
+        return result[0]
+
+    def _attempt(
+        self, query: Callable[[sqlite3.Connection], Result]
+    ) -> tuple[tuple[Result] | None, Exception | None]:
+        """What a query finds, or how it fails."""
+        inside = self.connection.in_transaction
+        moment = contextlib.nullcontext() if inside else transaction(self.connection, "DEFERRED")
+        try:
+            with moment:
+                return (query(self.connection),), None
+        except errors.FeatbankError as error:
+            return None, error
+        except _FAILURES as error:
+            if "decode" in str(error) and self.connection.text_factory is str:
+                self.connection.text_factory = _lenient  # the query names what is not UTF-8
+                return self._attempt(query)
+            if self.path is None:
+                return None, error
+            return None, refusal(self.path, error, writing=self._create)
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """All of what is done inside is stored, or none."""
+        try:
+            with transaction(self.connection, "IMMEDIATE"):
+                yield self.connection
+        except sqlite3.DatabaseError as error:
+            if self.path is None:
+                raise
+            raise refusal(self.path, error, writing=True) from None
+
+    def close(self) -> None:
+        """Close the file."""
+        self.connection.close()
+
+    def _is_written(self, path: Path) -> bool:
+        """Whether somebody has written to an immutable file since it was opened."""
+        return self._state is not None and self._state != _state(path)
+
+    def _open(self, path: Path) -> None:
+        """Open the file; anew where somebody began to write to it meanwhile."""
+        for attempt in range(ATTEMPTS):
+            try:
+                self._connect(path)
+                return
+            except (*_FAILURES, errors.FeatbankError):
+                if attempt == ATTEMPTS - 1 or not self._is_written(path):
+                    raise
+
+    def _connect(self, path: Path) -> None:
+        mode = "rwc" if self._create else "ro"
+        self._state = None
+        if not self._create and _beside(path, "-journal").exists():
+            mode = "rw"  # a killed writer's, which SQLite must roll back
+        elif not self._create and (state := _state(path))[-1] == 0:
+            mode, self._state = "ro&immutable=1", state
+        # a URI, as SQLite takes some plain names for something else than a file
+        uri = f"{Path(os.path.realpath(path)).as_uri()}?mode={mode}"
+        self.connection = sqlite3.connect(uri, uri=True, timeout=WAIT)
+        try:
+            _configure(self.connection, query_only=not self._create)
+            _check(self.connection, path, self._create)
+        except BaseException:
+            self.connection.close()
+            raise
+
+
+def refusal(path: Path, error: Exception, *, writing: bool = False) -> Exception:
+    """What it means that SQLite cannot use a file."""
+    name = getattr(error, "sqlite_errorname", "")
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")):
+        return errors.OutputBusy(
+            f"{path}: another process has kept it locked for {WAIT:.0f} seconds. Try again when it "
+            "is done."
+        )
+    if name.startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")):
+        return _unwritable(path, name, error) if writing else _unreadable(path, error)
+    reason = errors.first_line(error) if str(error).isprintable() else "its texts are not UTF-8"
+    if _is_ours(path):
+        return errors.ConfigError(f"{path} is damaged ({reason}). {_REMEDY}")
+    return errors.ConfigError(f"{path} is not a results file ({reason}). Choose another name.")
+
+
+def _unwritable(path: Path, name: str, error: Exception) -> Exception:
+    if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN")):
+        return errors.OutputError(
+            f"{path} cannot be written: the file or its folder is read-only. Choose another name."
+        )
+    reason = "the disk is full" if name == "SQLITE_FULL" else error
+    return OSError(
+        f"{path} could not be written ({reason}). What was stored before is kept; make room and "
+        "sweep again."
+    )
+
+
+def _unreadable(path: Path, error: Exception) -> Exception:
+    if _wal_size(path):
+        return errors.ConfigError(
+            f"{path} has its newest results in {_beside(path, '-wal').name}, and what SQLite needs "
+            "beside them to read them cannot be written: the folder is read-only or its disk full. "
+            "Copy both files to another folder and read them there."
+        )
+    return OSError(
+        f"{path} could not be read ({error}). Copy it to another disk and read it there."
+    )
+
+
+def _find(path: Path, create: bool) -> os.stat_result | None:
+    """The file at a path, None where there is none and it may be made."""
+    try:
+        found = path.stat()  # follows links
+    except (FileNotFoundError, NotADirectoryError):
+        if not create:
+            raise errors.ConfigError(
+                f"{path}: no such file. Make it with `featbank sweep`."
+            ) from None
+        if not path.parent.is_dir():
+            raise errors.ConfigError(f"{path.parent} is not a folder. Create it first.") from None
+        return None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise errors.ConfigError(
+            f"{ascii(str(path))[1:-1]} cannot be opened ({reason}). Choose another name."
+        ) from None
+    if not stat.S_ISREG(found.st_mode):
+        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or device"
+        raise errors.ConfigError(f"{path} is {kind}, not a results file. Choose another name.")
+    if not os.access(path, os.R_OK):
+        raise errors.ConfigError(
+            f"{path} cannot be opened (Permission denied). Ask its owner, or choose another name."
+        )
+    return found
+
+
+def _configure(database: sqlite3.Connection, *, query_only: bool = False) -> None:
+    """Run nothing that a file brings, and read nothing of absurd size."""
+    database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST)
+    for setting in ("trusted_schema = OFF", "cell_size_check = ON", "foreign_keys = ON"):
+        database.execute(f"PRAGMA {setting}")
+    if query_only:
+        database.execute("PRAGMA query_only = ON")
+
+
+def _check(database: sqlite3.Connection, path: Path, create: bool) -> None:
+    """Make the tables of a new file, bring those of an old one up where it is written to."""
+    if create and schema.is_empty(database):
+        schema.make(database)
+    if schema.application_of(database) != schema.APPLICATION:
+        raise errors.ConfigError(f"{path} is a database of something else. Choose another name.")
+    _check_schema(database, path)
+    (state,) = database.execute("PRAGMA integrity_check(1)").fetchone()
+    if state != "ok":  # a page or a key that is lost would read as rows that never were
+        with contextlib.suppress(*_FAILURES):
+            Rows(database, path).check()  # names the run, where it is one
+        raise sqlite3.DatabaseError(state.splitlines()[-1])
+    if create:
+        _use_wal(database)
+        schema.migrate(database)
+        _check_schema(database, path)  # another process may have brought it further
+    Rows(database, path).check_references()
+
+
+def _check_schema(database: sqlite3.Connection, path: Path) -> None:
+    version = schema.schema_of(database)
+    if version > schema.SCHEMA:
+        raise errors.ConfigError(
+            f"{path} has results schema {version}, this version reads {schema.SCHEMA}. Update "
+            "featbank."
+        )
+    if foreign := schema.foreign_to(database):
+        raise errors.ConfigError(
+            f"{path} has {foreign}: featbank did not make it so. {_COPY}, or choose another name."
+        )
+
+
+def _use_wal(database: sqlite3.Connection) -> None:
+    """Switch to WAL mode, for which SQLite does not wait by itself."""
+    end = time.monotonic() + WAIT
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            busy = error.sqlite_errorname.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+            if not busy or time.monotonic() > end:
+                raise
+            time.sleep(0.01)
+
+
+def _state(path: Path) -> State:
+    """What changes when a file is written to; the size of its -wal file is the last."""
+    try:
+        found = path.stat()
+        return found.st_ino, found.st_size, found.st_mtime_ns, _wal_size(path)
+    except FileNotFoundError:
+        return (0,)
+
+
+def _wal_size(path: Path) -> int:
+    try:
+        return _beside(path, "-wal").stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _beside(path: Path, ending: str) -> Path:
+    """A file of SQLite's beside the one a path leads to."""
+    return Path(f"{os.path.realpath(path)}{ending}")
+
+
+def _lenient(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file begins as a results file does."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        header = file.read(72)
+    return header[:6] == b"SQLite" and header[68:] == schema.APPLICATION.to_bytes(4, "big")

@@ -1,0 +1,49 @@
+"""The digest of a row of a results file: 64 bytes, two SHA-256.
+
+The second is of the row's key and its long columns (`stage2.results.schema.HEAVY`), which tables do
+without; so they can be checked without reading them. The first is of the table's name, the other
+columns (`LIGHT`), the second, and for a run of the digests of its evaluations in the order of split
+and epoch. So a value that changed shows, a row under another key, and an evaluation that is gone or
+another.
+
+The table's name and the columns of a key or of `LIGHT` are joined by U+001F, which none of them
+contains, as UTF-8: texts as they are, integers in decimal, floats in the fewest decimals that read
+back as the same, NULL as nothing. Of a long column come its length in bytes, a colon and the bytes;
+NULL is a hyphen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+Value = str | bytes | int | float | None
+"""What SQLite keeps."""
+
+HALF = 32
+"""Bytes of half a digest."""
+
+
+def light_digest(
+    table: str, light: Sequence[Value], heavy: bytes, evaluations: Sequence[Any] = ()
+) -> bytes:
+    """First half of a row's digest, given the second."""
+    return hashlib.sha256(b"".join((_joined(table, light), heavy, *evaluations))).digest()
+
+
+def heavy_digest(table: str, key: Sequence[Value], heavy: Sequence[Value]) -> bytes:
+    """Second half of a row's digest."""
+    return hashlib.sha256(b"".join((_joined(table, key), *map(_measured, heavy)))).digest()
+
+
+def _joined(table: str, values: Sequence[Value]) -> bytes:
+    texts = ["" if value is None else str(value) for value in values]
+    return "\x1f".join((table, *texts)).encode("utf-8", "surrogateescape")
+
+
+def _measured(value: Value) -> bytes:
+    if value is None:
+        return b"-"
+    data = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
+    return b"%d:%b" % (len(data), data)
