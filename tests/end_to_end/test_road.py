@@ -30,7 +30,7 @@ def test_images_to_leaderboard(installed: Run, tmp_path: Path) -> None:
         top1 = 100 * np.mean((x @ classifier[0].T + classifier[1]).argmax(1) == y)
         assert abs(top1 - checkpoint["accuracy"]["test"]["top1"]) < 0.3
         assert set(bank.batchnorm("balanced")) == set(bank.batchnorm("instance"))
-    installed("sweep", "bank.h5", "--seeds", "0,1", "-o", "r.sqlite")
+    installed("sweep", "bank.h5", "--seeds", 0, "-o", "r.sqlite")
     rows = json.loads(installed("leaderboard", "r.sqlite", "--format", "json").stdout)
     assert {"crt", "lws", "mislas", "disalign", "los", "balanced_softmax", "tau_norm", "ncm"} <= {
         row["name"] for row in rows
