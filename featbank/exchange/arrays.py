@@ -236,7 +236,9 @@ def _check_features(arrays: Arrays) -> None:
 def _check_order(arrays: Arrays, names: Sequence[str] | None, renumber: bool) -> None:
     """Raise where nothing says which class a row of the classifier belongs to."""
     if arrays.classifier and names is None and arrays.class_names is not None:
-        how = "--labels names and --class-names FILE, one id" if renumber else "--class-names FILE"
+        how = "--class-names FILE, one name"
+        if renumber:
+            how = "--labels names and --class-names FILE instead of --renumber, one id"
         raise errors.DataError(
             f"A classifier is given, and classes have names such as {arrays.class_names[0]!r}: "
             f"nothing says which row of W is which class. Give {how} per line, in the order of W's "

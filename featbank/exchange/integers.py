@@ -100,7 +100,7 @@ def _check_floats(array: np.ndarray, what: str) -> None:
     coarse = np.flatnonzero(np.abs(array) >= below)
     if coarse.size:
         raise errors.DataError(
-            f"{what}: {array[coarse[0]]:.0f} in row {coarse[0]} is stored as {stored}, which from "
+            f"{what}: {array[coarse[0]]:.15g} in row {coarse[0]} is stored as {stored}, which from "
             f"{below:,.0f} on merges neighbouring whole numbers ({coarse.size} such rows). Save "
             "them as integers."
         )

@@ -7,7 +7,6 @@ different ones are never one class unless ``--labels numbers`` says so.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -42,7 +41,7 @@ def as_labels(array: np.ndarray, what: str) -> np.ndarray:
     blank = np.char.strip(texts) == ""
     rows = np.flatnonzero(blank)
     if rows.size:
-        rest = f"; {_described(np.char.strip(texts[~blank]))}" if not blank.all() else ""
+        rest = "" if blank.all() else f"; {_described(np.char.strip(texts), ~blank)}"
         raise errors.DataError(
             f"{what}: row {rows[0]} is empty ({rows.size} such rows){rest}. Fill it in, or drop "
             "the row."
@@ -96,6 +95,8 @@ def number_labels(
     if not texts:
         if renumber:
             return _renumbered(known)
+        if kind is None and names is not None:
+            _check_places(known, names, base)
         return {split: _lowered(y, base, split) for split, y in known.items()}, names
     if base:
         raise errors.DataError(
@@ -176,30 +177,47 @@ def _check_merged(texts: Sequence[str], integers: Sequence[int]) -> None:
             )
 
 
+def _check_places(labels: Labels, names: Sequence[str], base: int) -> None:
+    """Raise where integers may be places among the class names, or class names themselves."""
+    ids = np.unique(np.concatenate(list(labels.values()))).tolist()
+    places = {name: k + base for k, name in enumerate(names)}
+    moved = [i for i in ids if places.get(str(i), i) != i]
+    if moved and all(str(i) in places for i in ids):
+        raise errors.DataError(
+            f"Label {moved[0]} is also a class name, that of class {places[str(moved[0])]}. Give "
+            "--labels names if labels are class names, --labels numbers if they count them."
+        )
+
+
 def _mixture(labels: Labels) -> str:
     """Names among numbers, or numbers among names: the rarer is what stands out."""
     for split, y in labels.items():
         if y.dtype.kind == "U" and len({_kind(text) for text in y.tolist()}) > 1:
-            remedy = "--labels names if all are names"
-            return f"{split} labels: {_described(y)}. Repair the odd ones, or give {remedy}."
-    told = [f"{split} labels are {_kind(y[0])}s such as {_first(y)}" for split, y in labels.items()
-            if y.size]  # fmt: skip
+            return (
+                f"{split} labels: {_described(y, np.ones(len(y), bool))}. Repair the odd ones, or "
+                "give --labels names if all are names."
+            )
+    counted = {split: y for split, y in labels.items() if y.size}
+    told = [
+        f"{split} labels are {_kind(y[0])}s such as {_first(y)}" for split, y in counted.items()
+    ]
     return f"{', '.join(told)}. Give names everywhere or numbers everywhere, or --labels names."
 
 
-def _described(texts: np.ndarray) -> str:
-    """``59 rows are names such as 'cat', row 0 is the number '7'``."""
-    kinds = [_kind(text) for text in texts.tolist()]
-    (most, count), *rarer = Counter(kinds).most_common()
-    example = repr(str(texts[kinds.index(most)]))
-    said = f"{count} rows are {most}s such as {example}"
-    if count == 1:
-        said = f"1 row is the {most} {example}"
-    for kind, count in rarer:
-        row = kinds.index(kind)
-        more = f" ({count} such rows)" if count > 1 else ""
-        said += f", row {row} is the {kind} {str(texts[row])!r}{more}"
-    return said
+def _described(texts: np.ndarray, which: np.ndarray) -> str:
+    """``59 rows are names such as 'cat', row 0 is the number '7'``, of the texts in a mask."""
+    rows: dict[str, list[int]] = {}
+    for row in np.flatnonzero(which).tolist():
+        rows.setdefault(_kind(texts[row]), []).append(row)
+    said: list[str] = []
+    for kind, of_kind in sorted(rows.items(), key=lambda item: -len(item[1])):
+        first, count = of_kind[0], len(of_kind)
+        if count > 1 and not said:
+            said.append(f"{count} rows are {kind}s such as {str(texts[first])!r}")
+        else:
+            more = f" ({count} such rows)" if count > 1 else ""
+            said.append(f"row {first} is the {kind} {str(texts[first])!r}{more}")
+    return ", ".join(said)
 
 
 def _kind(label: object) -> str:

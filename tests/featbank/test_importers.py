@@ -282,7 +282,7 @@ def test_tables_tell_split_index_and_path(tmp_path: Path) -> None:
         (np.array([0, 1.5]), "labels: 1.5 in row 1 is not a whole number"),
         (np.array([0, np.nan]), "nan in row 1"),
         (np.array([np.inf, 0]), "inf in row 0"),
-        (np.array(["cat", ""]), "row 1 is empty .*; 1 row is the name 'cat'"),
+        (np.array(["cat", ""]), "row 1 is empty .*; row 0 is the name 'cat'"),
         (np.eye(3), r"shape \[3, 3\].*argmax"),
         (np.array([{}], dtype=object), "type object"),
     ],
