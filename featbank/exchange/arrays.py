@@ -310,12 +310,12 @@ def _check_index(arrays: Arrays) -> None:
 
 def _settle_paths(arrays: Arrays) -> None:
     """Name the folder in the paths of folders that use the same names; paths must be apart."""
-    places = {split: arrays.places.get(f"{split}/instance", "") for split in arrays.paths}
-    folders = [split for split, place in places.items() if Path(place).is_dir()]
+    places = {split: arrays.places.get(f"{split}/instance") for split in arrays.paths}
+    folders = {split: Path(place) for split, place in places.items() if place}
+    folders = {split: folder for split, folder in folders.items() if folder.is_dir()}
     if any(set(arrays.paths[one]) & set(arrays.paths[other]) for one, other in apart(folders)):
-        for split in folders:
-            folder = Path(places[split]).as_posix()
-            arrays.paths[split] = [f"{folder}/{name}" for name in arrays.paths[split]]
+        for split, folder in folders.items():
+            arrays.paths[split] = [f"{folder.as_posix()}/{name}" for name in arrays.paths[split]]
     for split, paths in arrays.paths.items():
         check_same_length(split, labels=arrays.labels[split], path=paths)
         as_bytes(paths, f"{split}/path")

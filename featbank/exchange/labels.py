@@ -14,9 +14,6 @@ import numpy as np
 from featbank import errors
 from featbank.exchange.integers import WHOLE, as_integers, as_texts, as_vector
 
-KINDS = ("names", "numbers")
-"""What labels can be taken as."""
-
 _REAL = re.compile(
     r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE
 )
@@ -68,8 +65,8 @@ def number_labels(
     base
         What integer labels count from, 0 or 1.
     kind
-        One of `KINDS`, to take all labels as that. By default texts are looked up in `names`, are
-        numbers where all are and no two give one number, and are names where none is.
+        ``names`` or ``numbers``, to take all labels as that. By default texts are looked up in
+        `names`, are numbers where all are and no two give one number, and are names where none is.
     renumber
         Number the ids that occur by size; the ids become the class names.
 

@@ -84,6 +84,8 @@ def _to_numpy(value: torch.Tensor | np.ndarray) -> np.ndarray:
     try:
         return value.numpy()
     except TypeError:  # NumPy has no bfloat16, nor types of eight bits
+        if not value.dtype.is_floating_point:
+            raise
         array = value.float().numpy()
     if array.ndim > 2 or (array.ndim == 2 and 1 not in array.shape):
         return array

@@ -13,7 +13,7 @@ from pyarrow import parquet
 from safetensors.torch import save_file
 from scipy import io
 
-from featbank import Bank
+from featbank import Bank, errors, write_bank
 from tests.conftest import Done, Run
 
 Labels = list | np.ndarray
@@ -287,3 +287,11 @@ def test_splits_that_count_from_different_numbers(featbank: Run, tmp_path: Path)
     (tmp_path / "n.txt").write_text("elk\nowl\nibis\n")
     error = imported(featbank, [0, 1, 2], "--class-names", "n.txt", val=[1, 3], code=2).stderr
     assert "val seems to count from 1: subtract 1 there" in error
+
+
+def test_arrays_with_huge_labels(tmp_path: Path) -> None:
+    """`write_bank` would name each class below the highest label."""
+    x, y = np.ones((2, 1), np.float32), np.array([7, 2**61])
+    with pytest.raises(errors.LabelRange, match="would be 2,305,843,009,213,693,953 classes"):
+        write_bank(tmp_path / "b.h5", {"train": {"instance": x}}, {"train": y})
+    assert not list(tmp_path.iterdir())

@@ -13,6 +13,7 @@ from featbank import Bank, errors
 from featbank.bank.fingerprint import array_digest
 from stage2 import Recipe, sweep
 from stage2.engine.stream import BlockStream
+from stage2.plots.embedding import embed
 from stage2.views import load_view
 from tests.conftest import Toy
 
@@ -38,6 +39,8 @@ def test_not_finite_in_memory(
     results = tmp_path / "r.sqlite"
     with pytest.raises(errors.NotFinite, match=f"b.h5: {split}/balanced, copy 0: NaN .* in row 31"):
         sweep(path, [Recipe("crt", epochs=1, view="balanced")], results=results)
+    with Bank(path) as bank, pytest.raises(errors.NotFinite, match=f"{split}/balanced: NaN"):
+        embed(bank, split=split, view="balanced")
     assert len(sweep(path, [Recipe("crt", epochs=1)], results=results).outcomes) == 1
 
 
