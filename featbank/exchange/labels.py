@@ -83,8 +83,11 @@ def number_labels(
         raise errors.ConfigError(
             f"--renumber and {other} both say which class a label is. Give one of them."
         )
+    if kind == "names":  # a flag's text is True, not 1
+        labels = {s: y.astype(str) if y.dtype == bool else y for s, y in labels.items()}
     known = _stripped({split: as_labels(y, f"{split} labels") for split, y in labels.items()})
     if kind == "names":
+        _check_spelling(known)
         known = {split: y.astype(str) if y.size else y for split, y in known.items()}
     elif kind == "numbers" or _are_numbers(known, names):
         known = {split: as_integers(y, f"{split} labels") for split, y in known.items()}
@@ -166,12 +169,29 @@ def _check_merged(texts: Sequence[str], integers: Sequence[int]) -> None:
     """Raise where two ways to write a number occur, of which either may be a name."""
     seen = {number: str(number) for number in integers}
     for text in texts:
-        number = int(text.partition(".")[0])
+        number = _number(text)
         if (other := seen.setdefault(number, text)) != text:
             raise errors.DataError(
                 f"Labels {other!r} and {text!r} are the same number and different texts. Give "
                 "--labels names if they are two classes, --labels numbers if they are one."
             )
+
+
+def _check_spelling(labels: Labels) -> None:
+    """Raise where integers, to be taken as names, are written otherwise in the texts of a split."""
+    integers = {i for y in labels.values() if y.dtype.kind == "i" for i in np.unique(y).tolist()}
+    for split, y in labels.items():
+        texts = np.unique(y).tolist() if integers and y.dtype.kind == "U" else []
+        for text in filter(WHOLE.fullmatch, texts):
+            if (number := _number(text)) in integers and str(number) != text:
+                raise errors.DataError(
+                    f"{split}: label {text!r} is another split's integer {number}, written "
+                    "otherwise. Save both as texts, or both as integers."
+                )
+
+
+def _number(whole: str) -> int:
+    return int(whole.partition(".")[0])
 
 
 def _check_places(labels: Labels, names: Sequence[str], base: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -140,6 +141,8 @@ def _odd_names(names: Sequence[str]) -> Iterator[str]:
     for name in names:
         if name.casefold() in _MISSING:
             yield f"a class is named {name!r}; if its rows have no label, drop them"
+    if printed := [name for name in names if re.fullmatch("b'.*'|b\".*\"", name)]:
+        yield f"class names are byte strings as Python prints them: {_some(printed, 5)}"
 
 
 _MISSING = ("nan", "none", "null", "na", "n/a", "?")

@@ -10,6 +10,7 @@ import csv
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def text_array(rng: Rng, values: list[str]) -> np.ndarray:
         case "bytes":
             return np.array([value.encode() for value in values])
         case "latin":
-            return np.array([value.encode("latin-1", "xmlcharrefreplace") for value in values])
+            return np.array([value.encode() + b"\xe9" for value in values])  # no UTF-8
         case "characters":
             return np.array([list(value.ljust(8)) for value in values])
         case "column":
@@ -172,14 +173,17 @@ def saved_npz(x: np.ndarray, y: Any, stem: str) -> tuple[str, str]:
 def saved_mat(x: np.ndarray, y: Any, stem: str) -> tuple[str, str]:
     """MATLAB: texts as a cell array."""
     y = known_array(y)
+    if y.dtype.kind == "S":
+        raise TypeError("SciPy would write other texts")
     io.savemat(f"{stem}.mat", {"x": x, "y": y.astype(object) if y.dtype.kind == "U" else y})
     return f"{stem}.mat:x", f"{stem}.mat:y"
 
 
 def saved_pt(x: np.ndarray, y: Any, stem: str) -> tuple[str, str]:
     """PyTorch: texts as a list."""
-    numbers = isinstance(y, np.ndarray) and y.dtype.kind in "biufc"
-    torch.save({"x": torch.tensor(x), "y": torch.tensor(y) if numbers else listed(y)}, f"{stem}.pt")
+    numbers = isinstance(y, torch.Tensor) or (isinstance(y, np.ndarray) and y.dtype.kind in "biufc")
+    y = torch.as_tensor(y) if numbers else listed(y)
+    torch.save({"x": torch.tensor(x), "y": y}, f"{stem}.pt")
     return f"{stem}.pt:x", f"{stem}.pt:y"
 
 
@@ -193,6 +197,8 @@ def saved_csv(x: np.ndarray, y: Any, stem: str) -> tuple[str, str]:
     """A table with a text per vector."""
     if len({isinstance(value, str) for value in listed(y)}) > 1:
         raise TypeError("a table would merge some of them")
+    if isinstance(listed(y)[0], bytes):
+        raise TypeError("a table would hold what Python prints of them")
     with Path(f"{stem}.csv").open("w", newline="", encoding="utf-8-sig") as file:
         writer = csv.writer(file)
         writer.writerow(["f", "y"])
@@ -227,7 +233,7 @@ def drawn(rng: Rng) -> Case:
     """Draw an import and save its files in the working folder."""
     case = Case()
     pool = list(POOLS[str(rng.choice(list(POOLS)))])
-    dim = int(rng.integers(1, 4))
+    dim = int(rng.integers(2, 5))  # of size 1, [N, T, 1] would be [N, D, 1]
     for split in ("train", "test")[: rng.integers(1, 3)]:
         n = int(rng.integers(5, 12))
         places = rng.permutation([*range(len(pool)), *rng.integers(len(pool), size=n)])
@@ -236,7 +242,7 @@ def drawn(rng: Rng) -> Case:
         saved = None
         while saved is None:  # until a file type takes the arrays
             array, options, sound = feature_array(rng, x) if split == "train" else (x, [], True)
-            saved = saved_somehow(rng, array, label_array(rng, values), split)
+            saved = saved_somehow(rng, array, values, split)
         case.texts[split] = values
         case.arguments += [f"--{split}", *saved, *options]
         if sound:
@@ -245,15 +251,26 @@ def drawn(rng: Rng) -> Case:
     return case
 
 
-def saved_somehow(rng: Rng, x: np.ndarray, y: Any, stem: str) -> tuple[str, str] | None:
+def saved_somehow(rng: Rng, x: np.ndarray, values: list[Any], stem: str) -> Any:
     """Places of features and labels in a file of some type, or None where it does not take them."""
+    y = label_array(rng, values)
     saver = SAVERS[rng.integers(len(SAVERS))]
+    if saver in (saved_mat, saved_csv, saved_parquet) and changed(y, values):
+        return None  # these do not keep how coarse the type was
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             return saver(x, y, stem)
         except Exception:
             return None
+
+
+def changed(y: Any, values: list[Any]) -> bool:
+    """Whether a float type made other numbers of the labels."""
+    if not (isinstance(y, torch.Tensor) or (isinstance(y, np.ndarray) and y.dtype.kind == "f")):
+        return False
+    pairs = zip(y.reshape(-1).tolist(), values, strict=False)
+    return any(kept != value for kept, value in pairs if not np.isnan(kept))
 
 
 def add_options(case: Case, rng: Rng, pool: list[Any], dim: int) -> None:
@@ -284,7 +301,8 @@ def add_options(case: Case, rng: Rng, pool: list[Any], dim: int) -> None:
 def check_bank(case: Case, path: Path) -> None:
     """The bank passes its own checks and keeps apart and together what was so."""
     assert [check for check in verify(path) if check.status in ("failed", "skipped")] == []
-    classes: dict[Any, int] = {}
+    classes: dict[str, dict[Any, int]] = {}
+    as_names = "names" in case.arguments
     with Bank(path) as bank:
         assert bank.num_classes <= 100_000
         for split, values in case.texts.items():
@@ -292,13 +310,18 @@ def check_bank(case: Case, path: Path) -> None:
                 raise AssertionError(f"{split} cannot be a bank")
             np.testing.assert_array_equal(bank.load(split)[0], case.features[split])
             for value, k in zip(values, bank.labels(split).tolist(), strict=True):
-                meant = float(value) if case.merges else value
-                assert classes.setdefault(meant, k) == k, (value, k)
+                meant = Decimal(value) if case.merges and isinstance(value, str) else value
+                # taken as a name, a number is what its file writes: 1, 1.0 or True
+                scope = classes.setdefault(
+                    split if as_names and not isinstance(value, str) else "", {}
+                )
+                assert scope.setdefault(meant, k) == k, (value, k)
                 if "--class-names" in case.arguments and bank.class_names[k] != f"{value}".strip():
                     assert "--labels" in case.arguments or not isinstance(value, str) or (
                         str(value) not in bank.class_names
                     ), (value, bank.class_names[k])  # fmt: skip
-    assert len(set(classes.values())) == len(classes), classes
+    for scope in classes.values():
+        assert len(set(scope.values())) == len(scope), classes
 
 
 @pytest.mark.parametrize("seeds", [range(50), pytest.param(range(50, 250), marks=pytest.mark.long)])

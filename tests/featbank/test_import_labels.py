@@ -125,6 +125,11 @@ def test_the_user_decides(featbank: Run) -> None:
     assert classes()[0] == [9, 9, 1]
     imported(featbank, [7, 7, 3], "--labels", "names", val=["7", "3"])
     assert classes("val") == ([1, 0], ["3", "7"])
+    imported(featbank, ["True", "False"], "--labels", "names", val=np.array([False, True]))
+    assert (classes()[0], classes("val")[0]) == ([1, 0], [0, 1])
+    for other in ("7.0", "07", "+7"):
+        error = imported(featbank, [7, 3], "--labels", "names", val=[other, "3"], code=2).stderr
+        assert f"val: label {other!r} is another split's integer 7" in error
     assert "'elk' in row 1" in imported(
         featbank, ["1", "elk"], "--labels", "numbers", code=2
     ).stderr  # fmt: skip
@@ -141,7 +146,8 @@ def test_splits_are_taken_together(featbank: Run) -> None:
         (["elk", "owl"], ["elk", "owl "], "differ by blanks alone"),
     ):
         assert message in imported(featbank, train, test=test, code=2).stderr
-    told = imported(featbank, ["elk", "Elk", "nan"], test=["elk", "ibis"]).stdout
+    told = imported(featbank, ["elk", "Elk", "nan", "b'owl'"], test=["elk", "ibis"]).stdout
+    assert "class names are byte strings as Python prints them: b'owl'" in told
     assert "test has classes without a row in train: ibis" in told
     assert "classes 'Elk' and 'elk' differ by case alone" in told
     assert "a class is named 'nan'" in told
