@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from featbank.bank import Bank
+from featbank.bank.checks import check_finite
 from stage2.engine.model import ViewData
 from stage2.engine.plan import Group, default_memory
 from stage2.engine.stream import BlockStream, MemoryRows, Rows
@@ -39,6 +40,7 @@ class Views:
         self._bank, self._device, self._workers = bank, device, workers
         self._memory = memory or default_memory(torch.device(device).type)
         self._loaded: dict[tuple[str, str], ViewData] = {}
+        self._finite: set[tuple[str, str]] = set()
         self.probes: dict[str, tuple[Tensor, Tensor]] = {}
 
     def of(self, group: Group) -> list[ViewData]:
@@ -60,7 +62,9 @@ class Views:
     def _load(self, view: str, split: str, share: int) -> ViewData:
         key = view, split
         if key not in self._loaded:
-            data = load_view(self._bank, view, self._device, memory=share, train_on=split)
+            data = load_view(
+                self._bank, view, self._device, memory=share, train_on=split, finite=self._finite
+            )
             self._loaded[key] = self._with_probe(view, data)
         return self._loaded[key]
 
@@ -89,6 +93,7 @@ def load_view(
     *,
     memory: int | None = None,
     train_on: str = "train",
+    finite: set[tuple[str, str]] | None = None,
 ) -> ViewData:
     """A view of a bank for the engine: in memory where half of `memory` holds it, else streamed.
 
@@ -102,22 +107,33 @@ def load_view(
         As for `sweep`.
     train_on
         The split that recipes learn from.
+    finite
+        Splits and views whose features are known to be finite, so that streamed ones are gone
+        through only once; those of this view are added.
 
     Raises
     ------
     ConfigError
         Where the budget is too small to stream.
+    NotFinite
+        Where a feature is NaN or infinite: checksums do not tell, and training would.
     """
+    finite = set() if finite is None else finite
     rows: dict[str, Rows] = {}
     budgets = view_budget(bank, view, device=device, memory=memory, train_on=train_on)
     for split, budget in budgets.items():
         copies, _, dim = bank.shape(split, view)
         labels = torch.from_numpy(bank.labels(split)).to(device)
         if budget is None:
-            x = torch.from_numpy(bank.load_copies(split, view)).view(-1, dim).to(device)
-            rows[split] = MemoryRows(x, labels.repeat(copies), copies=copies)
+            x = torch.from_numpy(bank.load_copies(split, view)).view(-1, dim)
+            if (split, view) not in finite and not _all_finite(x):
+                _refuse_not_finite(bank, split, view)
+            rows[split] = MemoryRows(x.to(device), labels.repeat(copies), copies=copies)
         else:
             rows[split] = BlockStream(BankView(bank, split, view), labels, budget=budget)
+            if (split, view) not in finite:
+                _refuse_not_finite(bank, split, view)
+        finite.add((split, view))
     train = rows.pop(train_on)
     left = half_of(memory, torch.device(device).type) - sum(
         view_bytes(bank, split, view) for split, budget in budgets.items() if budget is None
@@ -133,6 +149,20 @@ def load_view(
         weight0=None if weight is None else weight.to(device),
         bias0=None if bias is None else bias.to(device),
     )
+
+
+def _all_finite(x: Tensor) -> bool:
+    """Whether all of `x` is finite, without a mask of its size."""
+    return not x.numel() or all(math.isfinite(end) for end in map(float, x.aminmax()))
+
+
+def _refuse_not_finite(bank: Bank, split: str, view: str) -> None:
+    """Go through the features of a split and view; raise at the first that is not finite."""
+    for copy in range(bank.copies(split, view)):
+        name = f"{bank.path}: {split}/{view}, copy {copy}"
+        for start, block in bank.blocks(split, view, copy=copy):
+            if not _all_finite(torch.from_numpy(block)):
+                check_finite(block, name, first_row=start)
 
 
 def class_counts(bank: Bank, split: str) -> np.ndarray:

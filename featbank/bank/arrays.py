@@ -17,6 +17,9 @@ Features = Mapping[str, Mapping[str, np.ndarray]]
 BLOCK_ROWS = 1 << 14
 """Rows `write_bank` takes from an array at a time: an array on disk is never read whole."""
 
+MOST_CLASSES = 10_000_000
+"""Classes that labels alone may make: each gets a name, and an id can be any number."""
+
 
 def write_bank(
     path: str | os.PathLike[str],
@@ -129,4 +132,9 @@ def _numbered_classes(
         weight, _ = next(iter(classifier.values()))
         return [str(k) for k in range(len(weight))]
     top = max((int(np.max(y)) for y in labels.values() if np.size(y)), default=-1)
+    if top >= MOST_CLASSES:
+        raise errors.LabelRange(
+            f"Labels go up to {top:,}, so there would be {top + 1:,} classes. Number those that "
+            "occur from 0, or give class_names."
+        )
     return [str(k) for k in range(top + 1)]

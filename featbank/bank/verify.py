@@ -16,6 +16,7 @@ import numpy as np
 
 from featbank import errors
 from featbank.bank import checks
+from featbank.bank.agreement import NEAR_CHANCE, Agreement, agreement
 from featbank.bank.classes import class_counts
 from featbank.bank.content import Content, Progress, read_content
 from featbank.bank.file import Bank
@@ -200,7 +201,28 @@ def _classes(bank: Bank, content: Content) -> Check:
 def _classifier(bank: Bank, content: Content) -> Check:
     names = [name for name in bank.datasets if name.startswith("classifier/")]
     detail = f"weights and biases of {', '.join(bank.classifiers)}" if names else "none stored"
-    return _values("classifier", detail, names, content)
+    check = _values("classifier", detail, names, content)
+    if not names or check.status != "ok":
+        return check
+    fits = {view: fit for view in bank.views if (fit := _agreement(bank, view, content))}
+    detail = "; ".join([detail, *(f"{view}: {fit}" for view, fit in fits.items())])
+    found = [f"{view}: {NEAR_CHANCE}" for view, fit in fits.items() if fit.near_chance]
+    return _judged("classifier", detail, found, otherwise="note")
+
+
+def _agreement(bank: Bank, view: str, content: Content) -> Agreement | None:
+    """How often the classifier of a view is right on train, where all it needs is sound."""
+    name, labels = f"train/{view}/feature", content.columns.get("train/label")
+    stored = bank.classifier(view)
+    unsound = name in content.damaged or any(bad == name for bad, _ in content.bad_rows)
+    if stored is None or labels is None or unsound or len(_valid(labels, bank)) < len(labels):
+        return None
+    weight, bias = stored
+
+    def read(start: int, stop: int) -> np.ndarray:
+        return bank.read("train", view, start, stop)
+
+    return agreement(read, labels, weight, bias, name=name)
 
 
 def _batchnorm(bank: Bank, content: Content) -> Check:

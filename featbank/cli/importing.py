@@ -43,6 +43,23 @@ _PAIR = (str, str)
     help="File with one name per line, in label order. [default: of text labels, sorted]",
 )
 @click.option(
+    "--labels",
+    "kind",
+    type=click.Choice(["names", "numbers"]),
+    help="What labels are. [default: numbers where all are whole numbers, else names]",
+)
+@click.option(
+    "--renumber", is_flag=True, help="Number the ids that occur, by size; ids become class names."
+)
+@click.option(
+    "--max-classes",
+    type=click.IntRange(2, 10_000_000),
+    metavar="K",
+    default=100_000,
+    show_default=True,
+    help="How many classes numbers alone may make where most have no row.",
+)
+@click.option(
     "--label-base",
     type=click.IntRange(0, 1),
     default=0,
@@ -65,10 +82,16 @@ _PAIR = (str, str)
     "--val-seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of their draw."
 )
 @seen_option
+@click.option(
+    "--copies",
+    type=click.IntRange(1),
+    metavar="A",
+    help="Features with three axes are A augmentation copies, [A, N, D].",
+)
 @click.option("--dtype", type=click.Choice(["float32", "float16"]), help="[default: as given]")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The bank.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing bank.")
-@click.option("--dry-run", is_flag=True, help="Tell what is understood, and write nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what is understood, and write nothing.")
 def import_(
     *,
     file: Path | None,
@@ -80,11 +103,15 @@ def import_(
     classifier: tuple[str, str] | None,
     view_classifiers: tuple[tuple[str, str, str], ...],
     class_names: Path | None,
+    kind: str | None,
+    renumber: bool,
+    max_classes: int,
     label_base: int,
     val_per_class: int | None,
     val_fraction: float | None,
     val_seed: int,
     seen: str | None,
+    copies: int | None,
     dtype: str | None,
     output: Path | None,
     overwrite: bool,
@@ -94,7 +121,7 @@ def import_(
 
     X, Y, W and B are files, .npy .npz .mat .pt .pth .bin .safetensors .csv .tsv .parquet, or a key
     or column in one, feats.npz:x_train. X and Y may be folders with one .npy per image. Labels are
-    numbers or class names.
+    numbers or class names. Features may have axes of length 1; copies need --copies.
 
     FILE given alone names its keys x_train, y_train, x_test, …, further views x_train_balanced,
     the classifier w0 and b0, a view's w0_balanced and b0_balanced; or it is a table with the
@@ -107,6 +134,8 @@ def import_(
     featbank import table.parquet --dry-run
     featbank import --train m.mat:X m.mat:y --label-base 1 -o bank.h5
     featbank import --train features/ labels/ -o bank.h5
+    featbank import --train x.npy taxon_ids.npy --renumber -o bank.h5
+    featbank import --train crops.npy y.npy --copies 10 -o bank.h5
     """
     from featbank import exchange
     from featbank.bank import HoldOut, write_bank
@@ -125,8 +154,17 @@ def import_(
     for view, weight, bias in view_classifiers:
         exchange.add_classifier(arrays, weight, bias, view=view)
     names = exchange.read_class_names(class_names) if class_names else None
-    exchange.settle(arrays, class_names=names, label_base=label_base)
-    used: dict[str, float] = {"label_base": label_base} if label_base else {}
+    exchange.settle(
+        arrays,
+        class_names=names,
+        label_base=label_base,
+        kind=kind,
+        renumber=renumber,
+        copies=copies,
+        max_classes=max_classes,
+    )
+    given = {"label_base": label_base, "labels": kind, "renumber": renumber, "copies": copies}
+    used: dict[str, object] = {name: value for name, value in given.items() if value}
     if seen:
         arrays.seen["train"] = seen == "train"
     if val_per_class is not None or val_fraction is not None:

@@ -4,14 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from featbank import errors
-from featbank.bank.checks import as_copies, check_same_length, checked_labels
+from featbank.bank import schema
+from featbank.bank.checks import (
+    apart,
+    as_bytes,
+    as_copies,
+    as_float32,
+    check_disjoint,
+    check_same_length,
+    checked_index,
+    checked_labels,
+)
 from featbank.bank.classes import HoldOut, class_counts, hold_out
+from featbank.exchange import axes
 from featbank.exchange.labels import number_labels
+
+MAX_CLASSES = 100_000
+"""Classes that numbers alone may make, where most of them have no row."""
 
 
 @dataclass
@@ -95,9 +110,27 @@ class Rows:
 
 
 def settle(
-    arrays: Arrays, *, class_names: Sequence[str] | None = None, label_base: int = 0
+    arrays: Arrays,
+    *,
+    class_names: Sequence[str] | None = None,
+    label_base: int = 0,
+    kind: str | None = None,
+    renumber: bool = False,
+    copies: int | None = None,
+    max_classes: int = MAX_CLASSES,
 ) -> None:
-    """Number the labels (see `number_labels`), and check all that can be checked unread.
+    """Number the labels, settle the axes of features, and check all that can be checked unread.
+
+    Parameters
+    ----------
+    arrays
+        What was read; changed in place.
+    class_names, label_base, kind, renumber
+        As for `number_labels`.
+    copies
+        A of features [A, N, D].
+    max_classes
+        How large K may be where numbers alone tell it and most have no row.
 
     Raises
     ------
@@ -113,10 +146,17 @@ def settle(
             f"Features have the splits {sorted(arrays.features)}, labels {sorted(arrays.labels)}. "
             "Give both for every split."
         )
-    arrays.labels, arrays.class_names = number_labels(arrays.labels, class_names, base=label_base)
+    arrays.labels, arrays.class_names = number_labels(
+        arrays.labels, class_names, base=label_base, kind=kind, renumber=renumber
+    )
+    _check_order(arrays, class_names, renumber)
+    _settle_axes(arrays, copies)
     _check_features(arrays)
     _check_classifier(arrays)
     _check_labels(arrays, label_base)
+    _check_num_classes(arrays, max_classes)
+    _check_index(arrays)
+    _settle_paths(arrays)
 
 
 def hold_out_val(arrays: Arrays, how: HoldOut) -> None:
@@ -156,8 +196,25 @@ def hold_out_val(arrays: Arrays, how: HoldOut) -> None:
     arrays.notes.append(f"val: {told}")
 
 
+def _settle_axes(arrays: Arrays, copies: int | None) -> None:
+    for split, views in arrays.features.items():
+        for view, x in views.items():
+            views[view] = axes.settled(x, f"{split}/{view}", len(arrays.labels[split]), copies)
+    every = [x for views in arrays.features.values() for x in views.values()]
+    if copies not in (None, 1) and all(x.ndim < 3 for x in every):
+        raise errors.ConfigError(
+            f"--copies {copies} is given, but no features have axes [{copies}, N, D]. Leave it out."
+        )
+
+
 def _check_features(arrays: Arrays) -> None:
     train = arrays.features["train"]
+    for view in train:
+        if not schema.is_view_name(view):
+            raise errors.ConfigError(
+                f"View name {view!r} is not usable. Use letters, digits, '_', '-' and '.', and "
+                f"none of {', '.join((*schema.SPLIT_COLUMNS, 'feature'))}."
+            )
     dim = next(iter(train.values())).shape[-1:]
     for split, views in arrays.features.items():
         if set(views) != set(train):
@@ -179,6 +236,21 @@ def _check_features(arrays: Arrays) -> None:
                     f"{split}/{view}: features have D = {x.shape[-1]}, train has {dim[0]}. All "
                     "must come from one backbone."
                 )
+    if dim[0] < 1:
+        raise errors.DataError("Features have D = 0. Check what was saved.")
+
+
+def _check_order(arrays: Arrays, names: Sequence[str] | None, renumber: bool) -> None:
+    """Raise where nothing says which class a row of the classifier belongs to."""
+    if arrays.classifier and names is None and arrays.class_names is not None:
+        how = "--class-names FILE, one name"
+        if renumber:
+            how = "--labels names and --class-names FILE instead of --renumber, one id"
+        raise errors.DataError(
+            f"A classifier is given, and classes have names such as {arrays.class_names[0]!r}: "
+            f"nothing says which row of W is which class. Give {how} per line, in the order of W's "
+            "rows."
+        )
 
 
 def _check_classifier(arrays: Arrays) -> None:
@@ -193,6 +265,14 @@ def _check_classifier(arrays: Arrays) -> None:
                     f"have D = {dim}, and there are K = {classes} classes. {remedy} weight [K, D] "
                     "and bias [K]."
                 )
+        if view != "instance" and view not in arrays.features["train"]:
+            raise errors.ConfigError(
+                f"classifier/{view} is given, the views are "
+                f"{', '.join(sorted(arrays.features['train']))}. Name one of them."
+            )
+        as_float32(weight, f"classifier/{view}/weight", (classes, dim))
+        if bias is not None:
+            as_float32(bias, f"classifier/{view}/bias", (classes,))
 
 
 def _check_labels(arrays: Arrays, base: int) -> None:
@@ -204,4 +284,51 @@ def _check_labels(arrays: Arrays, base: int) -> None:
             "at 1: give --label-base 1."
         )
     for split, labels in arrays.labels.items():
+        if base == 0 and labels.size and labels.min() == 1 and labels.max() == arrays.num_classes:
+            raise errors.LabelRange(
+                f"{split} labels go from 1 to {labels.max()}, other splits' from 0, and there are "
+                f"{arrays.num_classes} classes. {split} seems to count from 1: subtract 1 there."
+            )
         checked_labels(labels, split, arrays.num_classes)
+
+
+def _check_num_classes(arrays: Arrays, most: int) -> None:
+    """Raise where K is no number of classes: too few, or ids with hardly any of them used."""
+    classes = arrays.num_classes
+    if arrays.class_names is None and not arrays.classifier:
+        used = len(np.unique(np.concatenate(list(arrays.labels.values()))))
+        if classes > most and 2 * used < classes:
+            raise errors.LabelRange(
+                f"Labels go up to {classes - 1:,}, and {used} of {classes:,} classes are used. "
+                "Give --renumber to number the ids that occur, or --max-classes to have them all."
+            )
+    if classes < 2:
+        raise errors.DataError(f"The labels have {classes} classes. A bank needs 2.")
+    if arrays.class_names is not None:
+        as_bytes(arrays.class_names, "class names")
+
+
+def _check_index(arrays: Arrays) -> None:
+    for split, index in arrays.index.items():
+        check_same_length(split, labels=arrays.labels[split], index=index)
+        checked_index(index, split)
+    check_disjoint(arrays.index, {s: arrays.sources.get(s, s) for s in arrays.index})
+
+
+def _settle_paths(arrays: Arrays) -> None:
+    """Name the folder in the paths of folders that use the same names; paths must be apart."""
+    places = {split: arrays.places.get(f"{split}/instance") for split in arrays.paths}
+    folders = {split: Path(place) for split, place in places.items() if place}
+    folders = {split: folder for split, folder in folders.items() if folder.is_dir()}
+    if any(set(arrays.paths[one]) & set(arrays.paths[other]) for one, other in apart(folders)):
+        for split, folder in folders.items():
+            arrays.paths[split] = [f"{folder.as_posix()}/{name}" for name in arrays.paths[split]]
+    for split, paths in arrays.paths.items():
+        check_same_length(split, labels=arrays.labels[split], path=paths)
+        as_bytes(paths, f"{split}/path")
+    for one, other in apart(arrays.paths):
+        if shared := set(arrays.paths[one]).intersection(arrays.paths[other]):
+            raise errors.DataError(
+                f"{one} and {other} share {len(shared)} paths, such as {min(shared)!r}. Results "
+                "need splits without common images: drop them from one."
+            )

@@ -13,7 +13,7 @@ from featbank.bank import schema
 from featbank.exchange.arrays import Arrays, Rows
 from featbank.exchange.folder import read_folder, read_folder_pair, require_same_names
 from featbank.exchange.formats import TABLES, Source, open_source, read_array
-from featbank.exchange.labels import as_integers, as_vector
+from featbank.exchange.integers import as_integers, as_vector
 
 COLUMNS = {
     "features": ("embedding", "embeddings", "feature", "features", "f"),
@@ -107,7 +107,7 @@ def _read_table(source: Source) -> Arrays:
     if "index" in found:
         index = as_integers(source[found["index"]], f"{source.path}:index")
     if "path" in found:
-        paths = source[found["path"]].astype(str)
+        paths = np.char.strip(source[found["path"]].astype(str))
     arrays = Arrays()
     for split, rows in _rows_by_split(source, found, len(labels)).items():
         arrays.add_features(
@@ -143,7 +143,7 @@ def _columns(source: Source) -> dict[str, str]:
 def _rows_by_split(source: Source, found: Mapping[str, str], rows: int) -> dict[str, np.ndarray]:
     if "split" not in found:
         return {"train": np.arange(rows)}
-    values = source[found["split"]].astype(str)
+    values = np.char.strip(source[found["split"]].astype(str))
     for row in np.flatnonzero(~np.isin(values, schema.SPLITS))[:1]:
         raise errors.DataError(
             f"{source.path}: split {values[row].item()!r} in row {row} is unknown. "

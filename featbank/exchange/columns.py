@@ -47,7 +47,21 @@ def parsed(place: str, texts: Sequence[str]) -> np.ndarray:
     """Vectors [N, D] float32 where the first text is one, else the texts [N]."""
     if texts and _is_vector(texts[0]):
         return stacked(place, map(_cells, texts))
-    return np.array([text.strip() for text in texts], dtype=str)
+    return text_array(place, texts)
+
+
+def text_array(place: str, texts: Sequence[object]) -> np.ndarray:
+    """Texts as an array [N]; NumPy drops a NUL at the end, which may be all that tells two apart.
+
+    Raises
+    ------
+    DataError
+        For a text with a NUL.
+    """
+    for row, text in enumerate(texts):
+        if "\0" in str(text):
+            raise errors.DataError(f"{place}: {text!r} in row {row} has a NUL. Remove it.")
+    return np.array(texts, dtype=str)
 
 
 def stacked(place: str, vectors: Iterable[Sequence[str]]) -> np.ndarray:

@@ -34,6 +34,11 @@ def read_folder(folder: Path) -> tuple[np.ndarray, list[str]]:
                 f"{file} has {len(row)} numbers, {files[0].name} has {len(rows[0])}. "
                 "Every image needs as many."
             )
+        if _kind(row) != _kind(rows[0]):  # stacked, numbers would become texts, or floats
+            raise errors.DataError(
+                f"{file} has type {row.dtype}, {files[0].name} has {rows[0].dtype}. Save all in "
+                "one type."
+            )
     stacked = np.stack(rows)
     return stacked[:, 0] if stacked.shape[1] == 1 else stacked, [file.stem for file in files]
 
@@ -81,6 +86,10 @@ def _row(file: Path) -> np.ndarray:
             "label one number."
         )
     return array.reshape(-1)
+
+
+def _kind(row: np.ndarray) -> str:
+    return "i" if row.dtype.kind in "biu" else row.dtype.kind
 
 
 def _natural(name: str) -> tuple[list[str | int], str]:

@@ -1,107 +1,248 @@
-"""Labels as people keep them become labels 0…K−1: columns, whole floats, names, MATLAB's base."""
+"""Labels as people keep them become labels 0…K−1: whole numbers of any type and base, or names.
+
+A text is a number only if it is written as a whole number. Texts keep their identity: two
+different ones are never one class unless ``--labels numbers`` says so.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from featbank import errors
-from featbank.exchange.formats import readable, require_file
+from featbank.exchange.integers import WHOLE, as_integers, as_texts, as_vector
+
+_REAL = re.compile(
+    r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE
+)
+
+Labels = Mapping[str, np.ndarray]
 
 
-def as_vector(array: np.ndarray) -> np.ndarray:
-    """[1, N] and [N, 1], as MATLAB keeps vectors, as [N]; others as they are."""
-    return array.reshape(-1) if array.ndim == 2 and 1 in array.shape else array
-
-
-def as_integers(array: np.ndarray, what: str) -> np.ndarray:
-    """Whole numbers [N] as int64, be they kept as floats or as texts.
+def as_labels(array: np.ndarray, what: str) -> np.ndarray:
+    """Labels [N] as int64, or as texts, where they are texts.
 
     Raises
     ------
     DataError
-        Naming the first row that is no whole number.
+        As `as_integers`, and for a text that is empty.
     """
     array = as_vector(np.asarray(array))
-    if array.ndim != 1 or array.dtype.kind not in "biufU":
-        hint = " Of one-hot rows take argmax(axis=1)." if array.ndim == 2 else ""
+    if array.ndim != 1 or array.dtype.kind not in "SU":
+        return as_integers(array, what)
+    if not array.size:
+        return np.zeros(0, np.int64)
+    texts = as_texts(array, what)
+    blank = np.char.strip(texts) == ""
+    rows = np.flatnonzero(blank)
+    if rows.size:
+        rest = "" if blank.all() else f"; {_described(np.char.strip(texts), ~blank)}"
         raise errors.DataError(
-            f"{what} have type {array.dtype} and shape {list(array.shape)}. They must be "
-            f"integers [N].{hint}"
+            f"{what}: row {rows[0]} is empty ({rows.size} such rows){rest}. Fill it in, or drop "
+            "the row."
         )
-    if array.dtype.kind in "biu":
-        return array.astype(np.int64)
-    numbers = np.array([_number(value) for value in array])
-    broken = np.flatnonzero(~np.isfinite(numbers) | (numbers != np.round(numbers)))
-    if broken.size:
-        row = broken[0]
-        raise errors.DataError(
-            f"{what}: {array[row].item()!r} in row {row} is not a whole number ({broken.size} "
-            "such rows). Give integers."
-        )
-    return numbers.astype(np.int64)
-
-
-def as_labels(array: np.ndarray, what: str) -> np.ndarray:
-    """Labels [N] as int64, or as texts where they are names: where none is a number."""
-    array = as_vector(np.asarray(array))
-    if array.ndim == 1 and array.dtype.kind == "U":
-        array = np.char.strip(array)
-        if array.all() and np.isnan([_number(text) for text in array]).all():
-            return array
-    return as_integers(array, what)
+    return texts
 
 
 def number_labels(
-    labels: Mapping[str, np.ndarray], names: Sequence[str] | None, *, base: int = 0
+    labels: Labels,
+    names: Sequence[str] | None,
+    *,
+    base: int = 0,
+    kind: str | None = None,
+    renumber: bool = False,
 ) -> tuple[dict[str, np.ndarray], Sequence[str] | None]:
     """Labels of all splits as int64 counted from 0, and the class names.
 
     Parameters
     ----------
     labels
-        ``{split: [N]}`` integers, or names (see `as_labels`) in every split.
+        ``{split: [N]}`` integers or texts (see `as_labels`).
     names
         K class names in label order; without them, names are numbered in sorted order.
     base
         What integer labels count from, 0 or 1.
+    kind
+        ``names`` or ``numbers``, to take all labels as that. By default texts are looked up in
+        `names`, are numbers where all are and no two give one number, and are names where none is.
+    renumber
+        Number the ids that occur by size; the ids become the class names.
 
     Raises
     ------
     DataError
-        For a name that is not in `names`, or a label below `base`.
+        For labels that may be names or numbers, a name that is not in `names`, or a label below
+        `base`.
+    ConfigError
+        For `renumber` with a `base` or `names`.
     """
-    known = {split: as_labels(y, f"{split} labels") for split, y in labels.items()}
-    texts = [split for split, y in known.items() if y.dtype.kind == "U" and y.size]
+    if renumber and (base or names is not None):
+        other = "--label-base" if base else "--class-names"
+        raise errors.ConfigError(
+            f"--renumber and {other} both say which class a label is. Give one of them."
+        )
+    if kind == "names":  # a flag's text is True, not 1
+        labels = {s: y.astype(str) if y.dtype == bool else y for s, y in labels.items()}
+    known = _stripped({split: as_labels(y, f"{split} labels") for split, y in labels.items()})
+    if kind == "names":
+        _check_spelling(known)
+        known = {split: y.astype(str) if y.size else y for split, y in known.items()}
+    elif kind == "numbers" or _are_numbers(known, names):
+        known = {split: as_integers(y, f"{split} labels") for split, y in known.items()}
+    texts = [split for split, y in known.items() if y.dtype.kind == "U"]
     if not texts:
-        return {
-            split: _lowered(y.astype(np.int64), base, split) for split, y in known.items()
-        }, names
-    if base or len(texts) < sum(y.size > 0 for y in known.values()):
-        numbers = "--label-base counts numbers" if base else "other splits have numbers"
+        if renumber:
+            return _renumbered(known)
+        if kind is None and names is not None:
+            _check_places(known, names, base)
+        return {split: _lowered(y, base, split) for split, y in known.items()}, names
+    if base:
         raise errors.DataError(
-            f"{texts[0]} labels are names such as {str(known[texts[0]][0])!r}, but {numbers}. "
-            "Give names everywhere or numbers everywhere."
+            f"{texts[0]} labels are names such as {_first(known[texts[0]])}, but --label-base "
+            "counts numbers. Leave it out."
         )
     if names is None:
         names = np.unique(np.concatenate([known[split] for split in texts])).tolist()
     return {split: _numbered(y, names, split) for split, y in known.items()}, names
 
 
-def read_class_names(path: Path) -> list[str]:
-    """Read one class name per line."""
-    require_file(path)
-    with readable(path):
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
+def _stripped(labels: Labels) -> dict[str, np.ndarray]:
+    """Texts without the blanks around them, which must not be all that tells two apart."""
+    stripped = dict(labels)
+    seen: dict[str, str] = {}
+    for split, y in labels.items():
+        if y.dtype.kind != "U":
+            continue
+        stripped[split] = np.char.strip(y)
+        for text in np.unique(y).tolist():
+            if (other := seen.setdefault(text.strip(), text)) != text:
+                raise errors.DataError(
+                    f"Labels {other!r} and {text!r} differ by blanks alone. Write them the same "
+                    "way if they are one class, in other words if they are two."
+                )
+    return stripped
 
 
-def _number(value: str | float) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        return float("nan")
+def _are_numbers(labels: Labels, names: Sequence[str] | None) -> bool:
+    """Whether labels are numbers, or names: decided for all splits together.
+
+    Raises
+    ------
+    DataError
+        Where they may be either, naming what speaks for each.
+    """
+    texts = {split: np.unique(y) for split, y in labels.items() if y.dtype.kind == "U"}
+    integers = {split: np.unique(y) for split, y in labels.items() if y.dtype.kind == "i"}
+    distinct = sorted({text for unique in texts.values() for text in unique.tolist()})
+    if not distinct:
+        return True
+    whole = [text for text in distinct if WHOLE.fullmatch(text)]
+    listed = set(names or ()).intersection(distinct)
+    counted = [split for split, y in integers.items() if y.size]
+    if not counted and len(listed) == len(distinct):
+        return False
+    if len(whole) == len(distinct):
+        if listed:
+            other = next(text for text in distinct if text not in listed) if not counted else None
+            rest = f"{other!r} is not" if other else f"{counted[0]} has integers"
+            raise errors.DataError(
+                f"Label {min(listed)!r} is one of the class names, but {rest}. Give --labels "
+                "names or --labels numbers."
+            )
+        _check_merged(distinct, [n for y in integers.values() for n in y.tolist()])
+        return True
+    if names is not None and not counted:
+        return False  # the lookup says which is missing
+    if whole or counted:
+        raise errors.DataError(_mixture(labels))
+    if all(_REAL.fullmatch(text) for text in distinct):
+        raise errors.DataError(
+            f"{next(iter(texts))} labels are numbers such as {distinct[0]!r}, but not whole ones. "
+            "Give integers, or --labels names to take each text as a name."
+        )
+    return False
+
+
+def _check_merged(texts: Sequence[str], integers: Sequence[int]) -> None:
+    """Raise where two ways to write a number occur, of which either may be a name."""
+    seen = {number: str(number) for number in integers}
+    for text in texts:
+        number = _number(text)
+        if (other := seen.setdefault(number, text)) != text:
+            raise errors.DataError(
+                f"Labels {other!r} and {text!r} are the same number and different texts. Give "
+                "--labels names if they are two classes, --labels numbers if they are one."
+            )
+
+
+def _check_spelling(labels: Labels) -> None:
+    """Raise where integers, to be taken as names, are written otherwise in the texts of a split."""
+    integers = {i for y in labels.values() if y.dtype.kind == "i" for i in np.unique(y).tolist()}
+    for split, y in labels.items():
+        texts = np.unique(y).tolist() if integers and y.dtype.kind == "U" else []
+        for text in filter(WHOLE.fullmatch, texts):
+            if (number := _number(text)) in integers and str(number) != text:
+                raise errors.DataError(
+                    f"{split}: label {text!r} is another split's integer {number}, written "
+                    "otherwise. Save both as texts, or both as integers."
+                )
+
+
+def _number(whole: str) -> int:
+    return int(whole.partition(".")[0])
+
+
+def _check_places(labels: Labels, names: Sequence[str], base: int) -> None:
+    """Raise where integers may be places among the class names, or class names themselves."""
+    ids = np.unique(np.concatenate(list(labels.values()))).tolist()
+    places = {name: k + base for k, name in enumerate(names)}
+    moved = [i for i in ids if places.get(str(i), i) != i]
+    if moved and all(str(i) in places for i in ids):
+        raise errors.DataError(
+            f"Label {moved[0]} is also a class name, that of class {places[str(moved[0])]}. Give "
+            "--labels names if labels are class names, --labels numbers if they count them."
+        )
+
+
+def _mixture(labels: Labels) -> str:
+    """Names among numbers, or numbers among names: the rarer is what stands out."""
+    for split, y in labels.items():
+        if y.dtype.kind == "U" and len({_kind(text) for text in y.tolist()}) > 1:
+            return (
+                f"{split} labels: {_described(y, np.ones(len(y), bool))}. Repair the odd ones, or "
+                "give --labels names if all are names."
+            )
+    counted = {split: y for split, y in labels.items() if y.size}
+    told = [
+        f"{split} labels are {_kind(y[0])}s such as {_first(y)}" for split, y in counted.items()
+    ]
+    return f"{', '.join(told)}. Give names everywhere or numbers everywhere, or --labels names."
+
+
+def _described(texts: np.ndarray, which: np.ndarray) -> str:
+    """``59 rows are names such as 'cat', row 0 is the number '7'``, of the texts in a mask."""
+    rows: dict[str, list[int]] = {}
+    for row in np.flatnonzero(which).tolist():
+        rows.setdefault(_kind(texts[row]), []).append(row)
+    said: list[str] = []
+    for kind, of_kind in sorted(rows.items(), key=lambda item: -len(item[1])):
+        first, count = of_kind[0], len(of_kind)
+        if count > 1 and not said:
+            said.append(f"{count} rows are {kind}s such as {str(texts[first])!r}")
+        else:
+            more = f" ({count} such rows)" if count > 1 else ""
+            said.append(f"row {first} is the {kind} {str(texts[first])!r}{more}")
+    return ", ".join(said)
+
+
+def _kind(label: object) -> str:
+    return "name" if isinstance(label, str) and not WHOLE.fullmatch(label) else "number"
+
+
+def _first(labels: np.ndarray) -> str:
+    return repr(labels[0].item())
 
 
 def _lowered(labels: np.ndarray, base: int, split: str) -> np.ndarray:
@@ -114,15 +255,20 @@ def _lowered(labels: np.ndarray, base: int, split: str) -> np.ndarray:
     return labels - base
 
 
+def _renumbered(labels: Labels) -> tuple[dict[str, np.ndarray], list[str]]:
+    ids = np.unique(np.concatenate(list(labels.values())))
+    return {split: np.searchsorted(ids, y) for split, y in labels.items()}, list(map(str, ids))
+
+
 def _numbered(labels: np.ndarray, names: Sequence[str], split: str) -> np.ndarray:
     place = {name: k for k, name in enumerate(names)}
     if len(place) < len(names):
         twice = next(name for k, name in enumerate(names) if place[name] != k)
         raise errors.DataError(f"Class name {twice!r} comes twice. Labels by name need each once.")
-    for row, name in enumerate(labels):
+    for row, name in enumerate(labels.tolist()):
         if name not in place:
             raise errors.DataError(
-                f"{split}: label {str(name)!r} in row {row} is not among the class names. "
+                f"{split}: label {name!r} in row {row} is not among the class names. "
                 f"They begin {', '.join(names[:3])}.{errors.did_you_mean(name, names)}"
             )
-    return np.array([place[name] for name in labels], dtype=np.int64)
+    return np.array([place[name] for name in labels.tolist()], dtype=np.int64)

@@ -21,6 +21,8 @@ def _version_7(path: Path) -> Opened:
 
     def read(name: str) -> np.ndarray:
         array = io.loadmat(path, variable_names=[name])[name]
+        if array.dtype.kind == "U":
+            array = np.char.rstrip(array, " ")  # rows of characters are filled up with blanks
         return _numbers(path, name, _texts(array) if array.dtype == object else array)
 
     return Opened(tuple(name for name, _, _ in io.whosmat(path)), read)
@@ -49,9 +51,11 @@ def _is_plain(file: h5py.File, name: str) -> bool:
 
 def _texts(cells: np.ndarray) -> np.ndarray:
     """A cell array of texts as an array of texts; any other stays as it is."""
-    texts = [cell.item() for cell in cells.flat if isinstance(cell, np.ndarray) and cell.size == 1]
-    whole = len(texts) == cells.size and all(isinstance(text, str) for text in texts)
-    return np.array(texts) if whole else cells
+    if not all(isinstance(cell, np.ndarray) and cell.dtype.kind == "U" for cell in cells.flat):
+        return cells
+    if any(cell.size > 1 for cell in cells.flat):
+        return cells
+    return np.array(["".join(cell.flat) for cell in cells.flat], dtype=str)
 
 
 def _numbers(path: Path, name: str, array: object) -> np.ndarray:

@@ -1,12 +1,16 @@
-"""What an import understood, told on one screen and kept as provenance."""
+"""What an import understood, shown on one screen and kept as provenance."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from featbank.bank.agreement import NEAR_CHANCE, Agreement, agreement
+from featbank.bank.checks import as_copies
 from featbank.bank.classes import SEEN_VAL, class_counts
 from featbank.exchange.arrays import Arrays
 from featbank.exchange.formats import locate
@@ -18,7 +22,7 @@ HASHED_BYTES = 1 << 30
 
 def report(arrays: Arrays) -> list[str]:
     """One line per array with its place, then classes, class sizes, classifier, notes and hints."""
-    rows = []
+    fits, rows = agreements(arrays), []
     for split, views in arrays.features.items():
         for view, x in views.items():
             rows.append(
@@ -28,7 +32,11 @@ def report(arrays: Arrays) -> list[str]:
         rows.append((f"{split}/label", told, arrays.places.get(f"{split}/label")))
     for view, (weight, bias) in arrays.classifier.items():
         told = " × ".join(map(str, weight.shape)) + (", no bias" if bias is None else "")
+        told += "".join(f"; {fit}" for v, fit in fits.items() if v == view)
         rows.append((f"classifier/{view}", told, arrays.places.get(f"classifier/{view}/weight")))
+    for view, fit in fits.items():
+        if view not in arrays.classifier:
+            rows.append((f"  on {view}", str(fit), None))
     names = arrays.class_names if arrays.class_names is not None else ["numbers"]
     rows.append(("classes", f"K = {arrays.num_classes}: {_some(names, 5)}", None))
     rows += [
@@ -36,6 +44,11 @@ def report(arrays: Arrays) -> list[str]:
         *(("note", n, None) for n in arrays.notes),
     ]
     rows += [("hint", hint, None) for hint in hints(arrays)]
+    rows += [
+        ("hint", f"the classifier on {view} is {NEAR_CHANCE}", None)
+        for view, fit in fits.items()
+        if fit.near_chance
+    ]
     width = max(len(name) for name, _, _ in rows)
     return [f"{name:<{width}}  {told}" + (f"  ← {p}" if p else "") for name, told, p in rows]
 
@@ -46,6 +59,8 @@ def hints(arrays: Arrays) -> list[str]:
     told = []
     if labels and min(map(np.min, labels)) == 1:
         told.append("no row has label 0; if the labels count from 1, add --label-base 1")
+    told += [*_other_bases(arrays), *_sparse(arrays), *_not_in_train(arrays)]
+    told += _odd_names(arrays.class_names or ())
     if "val" not in arrays.labels:
         told.append(
             "no val: comparisons will be selected on test; --val-per-class or --val-fraction makes "
@@ -54,6 +69,25 @@ def hints(arrays: Arrays) -> list[str]:
     if arrays.held_out and arrays.seen.get("train", bool(arrays.classifier)):
         told.append(SEEN_VAL)
     return told
+
+
+def agreements(arrays: Arrays) -> dict[str, Agreement]:
+    """How often the classifier of each view is right on train; a view may have instance's."""
+    fits = {}
+    for view, x in arrays.features["train"].items():
+        stored = arrays.classifier.get(view, arrays.classifier.get("instance"))
+        if stored is None:
+            continue
+        rows = as_copies(x, "train", view)[0]
+        fit = agreement(
+            lambda start, stop, rows=rows: rows[start:stop],  # type: ignore[misc]
+            arrays.labels["train"],
+            *stored,
+            name=f"train/{view}",
+        )
+        if fit:
+            fits[view] = fit
+    return fits
 
 
 def provenance(arrays: Arrays, **options: Any) -> dict[str, Any]:
@@ -66,6 +100,57 @@ def provenance(arrays: Arrays, **options: Any) -> dict[str, Any]:
         "sha256": {str(file): file_digest(file) for file in small},
         **options,
     }
+
+
+def _other_bases(arrays: Arrays) -> Iterator[str]:
+    """Splits whose labels are those of another, one higher."""
+    if arrays.class_names is not None:
+        return
+    ends = {split: (int(y.min()), int(y.max())) for split, y in arrays.labels.items() if y.size}
+    for one, (low, high) in ends.items():
+        for other, (least, most) in ends.items():
+            if (low, least, most) == (0, 1, high + 1):
+                yield (
+                    f"{one} labels go from 0 to {high}, {other} labels from 1 to {most}: does "
+                    f"{other} count from 1?"
+                )
+
+
+def _sparse(arrays: Arrays) -> Iterator[str]:
+    if arrays.class_names is None and not arrays.classifier:
+        used = len(np.unique(np.concatenate(list(arrays.labels.values()))))
+        if 2 * used < arrays.num_classes:
+            yield (
+                f"{used} of {arrays.num_classes:,} classes are used; if the labels are ids, add "
+                "--renumber"
+            )
+
+
+def _not_in_train(arrays: Arrays) -> Iterator[str]:
+    there = np.unique(arrays.labels["train"])
+    for split, labels in arrays.labels.items():
+        if (new := np.setdiff1d(labels, there)).size:
+            names = arrays.class_names
+            called = new if names is None else [names[k] for k in new]
+            yield f"{split} has classes without a row in train: {_some(called, 5)}"
+
+
+def _odd_names(names: Sequence[str]) -> Iterator[str]:
+    seen: dict[str, str] = {}
+    for name in names:
+        if (other := seen.setdefault(name.casefold(), name)) == name:
+            continue
+        yield f"classes {other!r} and {name!r} differ by case alone"
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        yield f"class names that come twice: {_some(twice, 5)}"
+    for name in names:
+        if name.casefold() in _MISSING:
+            yield f"a class is named {name!r}; if its rows have no label, drop them"
+    if printed := [name for name in names if re.fullmatch("b'.*'|b\".*\"", name)]:
+        yield f"class names are byte strings as Python prints them: {_some(printed, 5)}"
+
+
+_MISSING = ("nan", "none", "null", "na", "n/a", "?")
 
 
 def _told_features(x: Any) -> str:

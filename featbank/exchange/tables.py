@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from featbank import errors
-from featbank.exchange.columns import arrange, check_length, parsed, stacked
+from featbank.exchange.columns import arrange, check_length, parsed, stacked, text_array
 from featbank.exchange.opened import Opened
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -90,9 +90,11 @@ def _arrow_array(place: str, column: Any, first_row: int) -> np.ndarray:
         raise errors.DataError(f"{place}: row {row} is empty. Fill it, or drop the row.")
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
+    if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+        column = column.cast(pa.large_string())
     if not hasattr(column, "flatten") or not pa.types.is_nested(column.type):
         array = column.to_numpy(zero_copy_only=False)
-        return array.astype(str) if array.dtype == object else array
+        return text_array(place, array.tolist()) if array.dtype == object else array
     lengths = np.asarray(compute.list_value_length(column))
     uneven = np.flatnonzero(lengths != lengths[0])
     if uneven.size:

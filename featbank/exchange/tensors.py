@@ -13,6 +13,8 @@ import torch
 from safetensors import safe_open
 
 from featbank import errors
+from featbank.exchange.columns import text_array
+from featbank.exchange.integers import stored_as
 from featbank.exchange.opened import Opened
 
 _PLAIN = (int, float, str)
@@ -58,10 +60,21 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, torch.Tensor):
         yield name, value
     elif isinstance(value, list) and value and all(isinstance(v, _PLAIN) for v in value):
-        yield name, np.array(value)
+        yield name, _list_array(value, name)
     elif isinstance(value, dict | list | tuple):
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _leaves(item, f"{name}.{key}" if name else str(key))
+
+
+def _list_array(values: list[int | float | str], name: str) -> np.ndarray:
+    """A list as an array; NumPy would make texts of numbers beside texts."""
+    texts = sum(isinstance(value, str) for value in values)
+    if 0 < texts < len(values):
+        raise errors.DataError(
+            f"The list {name!r} has {texts} texts and {len(values) - texts} numbers. Save one or "
+            "the other."
+        )
+    return text_array(f"The list {name!r}", values) if texts else np.array(values)
 
 
 def _to_numpy(value: torch.Tensor | np.ndarray) -> np.ndarray:
@@ -71,4 +84,11 @@ def _to_numpy(value: torch.Tensor | np.ndarray) -> np.ndarray:
     try:
         return value.numpy()
     except TypeError:  # NumPy has no bfloat16, nor types of eight bits
-        return value.float().numpy()
+        if not value.dtype.is_floating_point:
+            raise
+        array = value.float().numpy()
+    if array.ndim > 2 or (array.ndim == 2 and 1 not in array.shape):
+        return array
+    # a vector may be labels, and those must know how coarse they were
+    kept = stored_as(str(value.dtype).removeprefix("torch."), 2 / torch.finfo(value.dtype).eps)
+    return array.astype(kept)

@@ -14,6 +14,7 @@ import numpy as np
 
 from featbank import errors
 from featbank.bank import GROUPS, Bank
+from featbank.bank.checks import check_finite
 from stage2.plots.figure import (
     FORMATS,
     QUIET,
@@ -106,6 +107,8 @@ def embed(
     ConfigError
         For unknown classes, a split or view that the bank does not have, too few rows, or a
         perplexity that is out of range.
+    NotFinite
+        Where a feature is NaN or infinite.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
@@ -115,6 +118,7 @@ def embed(
     view = view or ("instance" if "instance" in bank.views else bank.views[0])
     chosen = chosen_classes(bank, classes)
     features, labels = bank.load(split, view)
+    check_finite(features, f"{bank.path}: {split}/{view}")
     rng = np.random.default_rng(seed)
     rows = np.concatenate([_some(np.flatnonzero(labels == k), per_class, rng) for k in chosen])
     if len(rows) < 4:

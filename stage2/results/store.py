@@ -20,6 +20,7 @@ from safetensors.numpy import save
 
 from featbank import errors
 from featbank.bank import Bank
+from featbank.bank.schema import EVALUATED
 from stage2.engine.metrics import Evaluation
 from stage2.methods.recipe import Recipe
 from stage2.results.database import Database
@@ -88,7 +89,8 @@ class Store:
             "seen": {split: int(bank.seen(split).sum()) for split in bank.splits},
             "probed": [view for view in bank.views if bank.classifier(view) is None],
         }
-        labels = {split: bank.labels(split).astype(np.int32) for split in bank.evaluated}
+        measured = [split for split in EVALUATED if split in bank.splits]
+        labels = {split: bank.labels(split).astype(np.int32) for split in measured}
         about |= coverage(labels, bank.train_counts)
         row: dict[str, Value] = {
             "fingerprint": bank.fingerprint,

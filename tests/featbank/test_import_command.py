@@ -114,11 +114,12 @@ def test_options_and_archive_agree(featbank: Run, arrays: Path) -> None:
         *names, "-o", "b.h5",
     ).stdout  # fmt: skip
     lines = [" ".join(line.split()) for line in told.splitlines()]
+    fit = "right on 25.0 % of 4 train rows (chance 33.3 %), 33.3 % averaged by class"
     for line in (
         "train/balanced 4 × 2 float32 ← xb.npy",
         "test/label 0 … 2, 3 of 3 classes seen ← y.npy",
-        "classifier/instance 3 × 2 ← w.npy",
-        "classifier/balanced 3 × 2 ← wb.npy",
+        f"classifier/instance 3 × 2; {fit} ← w.npy",
+        f"classifier/balanced 3 × 2; {fit} ← wb.npy",
         "classes K = 3: cat, dog, owl",
         "class sizes 2 … 1 training rows (imbalance 2)",
     ):
@@ -140,7 +141,7 @@ def test_held_out_val(featbank: Run, arrays: Path) -> None:
     np.save(arrays / "y2.npy", y)
     told = featbank(
         "import", "--train", "a.npy", "y2.npy", "--view", "balanced", "train", "xb.npy",
-        "--val-per-class", 1, "--val-seed", 3, "-o", "b.h5",
+        "--copies", 2, "--val-per-class", 1, "--val-seed", 3, "-o", "b.h5",
     ).stdout  # fmt: skip
     assert "val: 2 rows held out of train, 1 per class, seed 3" in told
     assert "2 copies of 2 × 2 float32" in told

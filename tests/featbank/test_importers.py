@@ -21,7 +21,8 @@ from featbank import errors
 from featbank.bank import HoldOut
 from featbank.exchange import Arrays, hold_out_val, read_array, read_file, settle
 from featbank.exchange.arrays import Rows
-from featbank.exchange.labels import as_integers, as_labels, number_labels
+from featbank.exchange.integers import as_integers
+from featbank.exchange.labels import as_labels, number_labels
 
 X, Y = np.arange(8, dtype=np.float32).reshape(4, 2), np.array([0, 1, 1, 2])
 KEYS = {"x_train": X, "y_train": Y}
@@ -83,7 +84,7 @@ def test_every_format_gives_what_was_saved(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     SAVERS[name](path)
     np.testing.assert_array_equal(read_array(f"{path}:x_train"), X)
-    np.testing.assert_array_equal(as_labels(read_array(f"{path}:y_train"), "labels"), Y)
+    np.testing.assert_array_equal(as_integers(read_array(f"{path}:y_train"), "labels"), Y)
     assert read_array(f"{path}:x_train").dtype in (np.float32, np.float64)
     if path.suffix not in (".csv", ".tsv", ".parquet"):
         arrays = read_file(path)
@@ -282,8 +283,7 @@ def test_tables_tell_split_index_and_path(tmp_path: Path) -> None:
         (np.array([0, 1.5]), "labels: 1.5 in row 1 is not a whole number"),
         (np.array([0, np.nan]), "nan in row 1"),
         (np.array([np.inf, 0]), "inf in row 0"),
-        (np.array(["1", "cat"]), "'cat' in row 1 is not a whole number"),
-        (np.array(["cat", ""]), "'cat' in row 0"),
+        (np.array(["cat", ""]), "row 1 is empty .*; row 0 is the name 'cat'"),
         (np.eye(3), r"shape \[3, 3\].*argmax"),
         (np.array([{}], dtype=object), "type object"),
     ],
@@ -296,14 +296,15 @@ def test_labels_that_are_none(labels: np.ndarray, message: str) -> None:
 
 def test_labels_as_people_keep_them() -> None:
     """Columns, rows, whole floats, flags and texts of numbers are labels."""
-    for kept in (Y[None], Y[:, None], Y * 1.0, Y.astype(str), Y.astype(np.uint8)):
-        assert as_labels(kept, "labels").tolist() == Y.tolist()
+    for kept in (Y[None], Y[:, None], Y * 1.0, Y.astype(str), Y.astype("S"), Y.astype(np.uint8)):
+        labels, names = number_labels({"train": kept}, None)
+        assert (labels["train"].tolist(), names) == (Y.tolist(), None)
     assert as_integers(np.array([True, False]), "labels").tolist() == [1, 0]
 
 
 def test_names_become_numbers() -> None:
     """Sorted over all splits, or in the order given; the closest name is told."""
-    labels = {"train": np.array(["owl", "cat "]), "test": np.array(["ant"])}
+    labels = {"train": np.array(["owl ", " cat"]), "test": np.array(["ant"])}
     numbered, names = number_labels(labels, None)
     assert names == ["ant", "cat", "owl"]
     assert {s: y.tolist() for s, y in numbered.items()} == {"train": [2, 1], "test": [0]}
@@ -314,7 +315,7 @@ def test_names_become_numbers() -> None:
     ):
         with pytest.raises(errors.DataError, match=message):
             number_labels(labels, given_names)
-    with pytest.raises(errors.DataError, match="train labels are names .* other splits have num"):
+    with pytest.raises(errors.DataError, match="train labels are names .*, val labels are numbers"):
         number_labels({**labels, "val": Y}, None)
     with pytest.raises(errors.DataError, match="--label-base counts numbers"):
         number_labels(labels, None, base=1)

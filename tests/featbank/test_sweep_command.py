@@ -107,7 +107,7 @@ def test_ready_specifications(featbank: Run, toy_bank: Path) -> None:
     names = [line.split()[0] for line in listed]
     assert "baseline" in names
     for name in names:
-        trained = [] if name == "tau-curve" else ["--set", "epochs=1"]
+        trained = [] if name == "tau-curve" else ["--set", "epochs=2"]
         told = featbank("sweep", toy_bank, name, *trained, "--seeds", "0").stdout
         assert "Wrote results.sqlite" in told, (name, told)
 
@@ -230,7 +230,7 @@ def test_the_page(featbank: Run, make_toy: Callable[..., Toy], tmp_path: Path) -
     Python; its table is that of the package. tests/docs runs its commands."""
     make_toy().write(tmp_path / "bank.h5")
     example, *searches = [text for kind, text in BLOCKS if kind == "toml"]
-    example = example.replace("epochs = 10", "epochs = 1").replace("[4, 8]", "[0, 1]")
+    example = example.replace("epochs = 10", "epochs = 2").replace("[4, 8]", "[0, 1]")
     (tmp_path / "sweep.toml").write_text(example)
     told = featbank("sweep", "sweep.toml", "--dry-run").stdout
     assert told.startswith("108 configurations, 280 runs "), told

@@ -1,0 +1,55 @@
+"""The axes of features as people save them: [N, D], axes of length 1, copies, or tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from featbank import errors
+
+
+def settled(x: Any, name: str, rows: int, copies: int | None) -> Any:
+    """Features of `rows` labels as [N, D], or as [A, N, D] with `copies` = A > 1; none is read.
+
+    Axes of length 1 are dropped: [N, 1, D], [N, D, 1, 1] and [1, N, D] are [N, D].
+
+    Raises
+    ------
+    DataError
+        For any other axes, with what they look like.
+    """
+    if x.ndim <= 2:
+        return x
+    shape = list(x.shape)
+    if x.ndim == 3 and shape[:2] == [copies, rows]:
+        return x if copies != 1 else x[0]
+    if shape[0] == rows:
+        single = [axis for axis in range(1, x.ndim) if shape[axis] == 1]
+        single = single[: x.ndim - 2]  # of features [N, 1] the last stays
+        if x.ndim - len(single) == 2:
+            return x.squeeze(tuple(single))
+    elif x.ndim == 3 and shape[:2] == [1, rows]:
+        return x[0]
+    raise errors.DataError(
+        f"{name}: features have shape {shape}, and there are {rows} labels. {_meaning(x, rows)}"
+    )
+
+
+def _meaning(x: Any, rows: int) -> str:
+    """What the axes look like, and what to do about it."""
+    shape = list(x.shape)
+    if x.ndim == 3 and shape[1] == rows:
+        either = ", or pool them if the first axis is rows and the second tokens or time"
+        return (
+            f"They look like {shape[0]} augmentation copies of [N, D]: give --copies {shape[0]}"
+            f"{either if shape[0] == rows else ''}."
+        )
+    if x.ndim == 3 and shape[0] == rows:
+        return (
+            f"They look like {shape[1]} tokens or points in time per row, [N, T, D]: pool them, as "
+            "by x.mean(axis=1), or take one, as by x[:, 0]. Copies come first, [A, N, D], with "
+            "--copies A."
+        )
+    if shape[0] == rows:
+        axes = ", ".join(map(str, range(2, x.ndim)))
+        return f"They look like a map of positions per row: pool it, as by x.mean(axis=({axes}))."
+    return "They must be [N, D], or [A, N, D] with --copies A."

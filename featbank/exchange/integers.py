@@ -1,0 +1,155 @@
+"""Whole numbers as people keep them, in any type, become int64 without changing a single one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from featbank import errors
+
+WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")
+"""A text that is a whole number; `int` and `float` also read 1_10, 1e1 and any script's digits."""
+
+HIGHEST = np.iinfo(np.int64).max
+
+
+def as_vector(array: np.ndarray) -> np.ndarray:
+    """[1, N] and [N, 1], as MATLAB keeps vectors, as [N]; others as they are."""
+    return array.reshape(-1) if array.ndim == 2 and 1 in array.shape else array
+
+
+def as_integers(array: np.ndarray, what: str) -> np.ndarray:
+    """Whole numbers [N] as int64, be they kept as floats or as texts.
+
+    Raises
+    ------
+    DataError
+        Naming the first row that is no whole number, does not fit int64, or is stored in a type
+        too coarse to tell it from its neighbours.
+    """
+    array = as_vector(np.asarray(array))
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "biufSU"):
+        raise errors.DataError(
+            f"{what} have type {array.dtype} and shape {list(array.shape)}. They must be integers "
+            f"[N], or names.{_rows_hint(array)}"
+        )
+    if array.dtype.kind in "SU":
+        return _from_texts(as_texts(array, what), what)
+    if array.dtype.kind == "f":
+        _check_floats(array, what)
+    elif array.dtype.kind == "u":
+        _check_fits(array > HIGHEST, array, what)
+    return array.astype(np.int64)
+
+
+def as_texts(array: np.ndarray, what: str) -> np.ndarray:
+    """Texts [N]; byte strings are read as UTF-8.
+
+    Raises
+    ------
+    DataError
+        Naming the first row that is not UTF-8.
+    """
+    if array.dtype.kind == "U":
+        return array
+    try:
+        return np.char.decode(array, "utf-8")
+    except UnicodeDecodeError:
+        row = next(row for row, text in enumerate(array) if not _is_utf8(text))
+        raise errors.DataError(
+            f"{what}: {bytes(array[row])!r} in row {row} is not UTF-8. Save the texts as UTF-8."
+        ) from None
+
+
+def stored_as(dtype: str, exact_below: float) -> np.dtype:
+    """float32 that remembers that its numbers came from a coarser type.
+
+    `exact_below` is the first whole number whose neighbour that type cannot hold.
+    """
+    return np.dtype(np.float32, metadata={"stored": dtype, "exact_below": exact_below})
+
+
+def _from_texts(texts: np.ndarray, what: str) -> np.ndarray:
+    distinct, which = np.unique(np.char.strip(texts), return_inverse=True)
+    whole = np.array([WHOLE.fullmatch(text) is not None for text in distinct], dtype=bool)
+    if not whole.all():
+        bad = np.flatnonzero(~whole[which])
+        raise errors.DataError(
+            f"{what}: {str(texts[bad[0]])!r} in row {bad[0]} is not a whole number ({bad.size} "
+            "such rows). Give integers, or names in every row."
+        )
+    numbers = [int(text.partition(".")[0]) for text in distinct]
+    outside = np.array([not -HIGHEST <= number <= HIGHEST for number in numbers], dtype=bool)
+    _check_fits(outside[which], texts, what)
+    return np.array(numbers, dtype=np.int64)[which]
+
+
+def _check_floats(array: np.ndarray, what: str) -> None:
+    broken = np.flatnonzero(~np.isfinite(array) | (array != np.round(array)))
+    if broken.size:
+        raise errors.DataError(
+            f"{what}: {array[broken[0]].item()!r} in row {broken[0]} is not a whole number "
+            f"({broken.size} such rows). Give integers."
+        )
+    kept: Mapping[str, Any] = array.dtype.metadata or {}
+    stored = kept.get("stored", array.dtype.name)
+    below = kept.get("exact_below") or 2 / np.finfo(array.dtype).eps
+    coarse = np.flatnonzero(np.abs(array) >= below)
+    if coarse.size:
+        raise errors.DataError(
+            f"{what}: {array[coarse[0]]:.15g} in row {coarse[0]} is stored as {stored}, which from "
+            f"{below:,.0f} on merges neighbouring whole numbers ({coarse.size} such rows). Save "
+            "them as integers."
+        )
+
+
+def _check_fits(outside: np.ndarray, values: np.ndarray, what: str) -> None:
+    rows = np.flatnonzero(outside)
+    if rows.size:
+        raise errors.DataError(
+            f"{what}: {values[rows[0]]} in row {rows[0]} does not fit 64 bits with sign "
+            f"({rows.size} such rows). Give smaller numbers, or names."
+        )
+
+
+def _rows_hint(array: np.ndarray) -> str:
+    """What an array with several numbers per row may be, and what to do with it."""
+    if array.ndim != 2:
+        return ""
+    if array.dtype.kind in "SU":
+        return " Rows of characters are not read: join each row to one text."
+    return _ones_hint(array) if array.dtype.kind in "biuf" and array.size else ""
+
+
+def _ones_hint(array: np.ndarray) -> str:
+    """Tell one-hot rows from several labels per row, and both from scores."""
+    ones = np.zeros(len(array), np.int64)
+    for start in range(0, len(array), _BLOCK):
+        block = array[start : start + _BLOCK]
+        if not ((block == 0) | (block == 1)).all():
+            return f" Rows of {array.shape[1]} numbers look like features or scores: give labels."
+        ones[start : start + _BLOCK] = (block == 1).sum(1)
+    several, none = np.flatnonzero(ones > 1), np.flatnonzero(ones == 0)
+    if several.size:
+        row = several[0]
+        return (
+            f" Row {row} has {ones[row]} ones ({several.size} rows with several): these are "
+            "several labels per row, and a bank has one."
+        )
+    if none.size:
+        return f" Row {none[0]} is all zeros ({none.size} such rows), so it has no label."
+    return " Of one-hot rows take argmax(axis=1)."
+
+
+_BLOCK = 1 << 12
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
