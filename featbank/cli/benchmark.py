@@ -11,6 +11,7 @@ import click
 
 from featbank.cli.options import PRECISIONS, device_option, parse_bytes
 from featbank.cli.progress import progress
+from featbank.cli.terminal import styled_stdout
 from featbank.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def show(result: dict[str, Any]) -> None:
     """Print what `stage2.benchmark.benchmark` returned, with what it says in words."""
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(file=styled_stdout(), highlight=False)
     if not console.is_terminal:  # a file or a pipe has no width to fold lines at
         console.width = 200
     trained = [row for row in result["measurements"] if row["floor"]]

@@ -10,6 +10,7 @@ import click
 from featbank.cli.leaderboard import show
 from featbank.cli.options import device_option
 from featbank.cli.progress import progress
+from featbank.cli.terminal import say, styled_stdout
 
 GRIDS: dict[str, dict[str, list[float]]] = {
     **{
@@ -89,8 +90,8 @@ def demo(output: Path, device: str) -> None:
         (bank, f"its features: featbank info {bank}"),
         (results, f"every result: featbank leaderboard {results}"),
     ):
-        click.echo(f"  {path}  {what}")
+        say(f"  {path}  {what}")
 
 
 def _step(number: int, what: str) -> None:
-    click.secho(f"\n{number}. {what}", bold=True)
+    click.secho(f"\n{number}. {what}", file=styled_stdout(), bold=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from featbank.cli.options import width_option
+from featbank.cli.terminal import say
 
 
 @click.command()
@@ -76,4 +77,4 @@ def embed(
             seed=seed,
         )
         write_embedding(embedding, opened, output, width=width)
-    click.echo(f"Wrote {output}.")
+    say(f"Wrote {output}.")

@@ -17,6 +17,7 @@ from featbank.cli.data_options import (
 )
 from featbank.cli.options import device_option
 from featbank.cli.progress import progress
+from featbank.cli.terminal import say
 from featbank.errors import ConfigError
 from featbank.settings import flag
 
@@ -137,7 +138,7 @@ def extract(
             progress=advance,
         )
     if leads():
-        click.echo(f"Wrote {output}. Next: featbank sweep {output} --recipe crt -o results.sqlite")
+        say(f"Wrote {output}. Next: featbank sweep {output} --recipe crt -o results.sqlite")
 
 
 def _alone(run: Path, options: dict[str, Any]) -> Path:

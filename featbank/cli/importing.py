@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from featbank.cli.terminal import say
 from featbank.errors import ConfigError
 
 _PAIR = (str, str)
@@ -117,9 +118,9 @@ def import_(
         exchange.hold_out_val(arrays, val_per_class, seed=val_seed)
         used |= {"val_per_class": val_per_class, "val_seed": val_seed}
     for line in exchange.report(arrays):
-        click.echo(line)
+        say(line)
     if dry_run or output is None:
-        click.echo("Nothing was written: this was a dry run.")
+        say("Nothing was written: this was a dry run.")
         return
     write_bank(
         output,
@@ -134,4 +135,4 @@ def import_(
         provenance=exchange.provenance(arrays, **used),
         overwrite=overwrite,
     )
-    click.echo(f"Wrote {output}. Next: featbank info {output}")
+    say(f"Wrote {output}. Next: featbank info {output}")

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
+from featbank.cli.terminal import say
 from featbank.errors import ConfigError, FeatbankError, closest
 
 if TYPE_CHECKING:
@@ -99,7 +98,7 @@ def allowed_recipes(bank: Bank) -> list[str]:
             check_bank(bank, resolved(bank, [Recipe(name)]))
             allowed.append(name)
         except FeatbankError as error:
-            click.echo(f"Left out {name}: {error}")
+            say(f"Left out {name}: {error}")
     return allowed
 
 
@@ -115,19 +114,19 @@ def tell_plan(
     from stage2.probe import probed_views
 
     configurations = len({recipe.id for recipe in recipes})
-    click.echo(
+    say(
         f"{configurations} configurations, {len(recipes)} runs with their seeds, "
         f"in {len(groups)} fused groups on {device}"
     )
     if probed := probed_views(bank, recipes):
         views = " and ".join(map(repr, probed))
-        click.echo(
+        say(
             f"{bank.path} has no stage-1 classifier for {views}: recipes that need one start "
             "from a linear probe"
         )
     for view in dict.fromkeys(view for group in groups for view in group.stream.views):
         if streamed := _streamed(bank, view, device=device, memory=memory):
-            click.echo(f"{view}: {streamed} streamed from the bank in shuffled blocks")
+            say(f"{view}: {streamed} streamed from the bank in shuffled blocks")
 
 
 def tell_costs(
@@ -144,10 +143,10 @@ def tell_costs(
 
     todo = [recipe for recipe in recipes if recipe.hash not in finished]
     if len(todo) < len(recipes):
-        click.echo(f"{len(recipes) - len(todo)} of the runs are in the results already")
+        say(f"{len(recipes) - len(todo)} of the runs are in the results already")
     groups = plan_bank(bank, todo, device=device, memory=memory, workers=workers)
     for group in groups:
-        click.echo(f"  {describe(group)}")
+        say(f"  {describe(group)}")
     if groups:
         tell_estimate(bank, groups, device=device, memory=memory, workers=workers)
 
@@ -157,11 +156,11 @@ def tell_estimate(bank: Bank, groups: Sequence[Group], **options: Any) -> None:
     from stage2.cost.estimate import estimate
 
     cost = estimate(bank, groups, **options)
-    click.echo(
+    say(
         f"memory: {_mebibytes(cost.features)} of features, up to {_mebibytes(cost.group)} for "
         "a fused group"
     )
-    click.echo(f"time: {cost}")
+    say(f"time: {cost}")
 
 
 def _mebibytes(size: int) -> str:

@@ -48,7 +48,7 @@ class Problems:
         if len(told) == 1:
             raise errors.ConfigError(told[0])
         if told:
-            raise errors.ConfigError("\n  ".join([f"{self._name}: {len(told)} errors.", *told]))
+            raise errors.SeveralErrors(f"{self._name}: {len(told)} errors.", told)
 
 
 @dataclass(frozen=True)
