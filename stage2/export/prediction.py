@@ -13,6 +13,7 @@ import torch
 
 from featbank import errors
 from featbank.bank import Bank
+from featbank.characters import in_csv, visible
 from featbank.files import replacing
 from stage2.export.headfile import LoadedHead, LoadedHeads
 
@@ -72,11 +73,13 @@ class Predictions:
                     np.savez(file, allow_pickle=False, **arrays)
 
     def _write_csv(self, path: Path) -> None:
-        names = self.class_names
+        names = list(map(in_csv, self.class_names))
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             label = ["label"] if self.labels is not None else []
-            writer.writerow(["row", *label, "class", *(f"p({name})" for name in names)])
+            writer.writerow(
+                ["row", *label, "class", *(f"p({visible(name)})" for name in self.class_names)]
+            )
             for row, (k, p) in enumerate(zip(self.classes, self.probabilities, strict=True)):
                 own = [names[self.labels[row]]] if self.labels is not None else []
                 writer.writerow([row, *own, names[k], *(f"{value:.7g}" for value in p)])
@@ -138,6 +141,8 @@ def predict_arrays(head: LoadedHead | LoadedHeads, paths: Sequence[Path]) -> Pre
         Where D or the number of files is another.
     DataError
         For a file that is no such array.
+    NotFinite
+        For features, or logits of them, that are not finite.
     """
     _check_views(head.facts.views, list(map(str, paths)))
     arrays = [_features(path, head.facts.dim) for path in paths]
@@ -159,7 +164,7 @@ def _features(path: Path, dim: int) -> np.ndarray:
         x = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise errors.ConfigError(f"{path}: no such file.") from None
-    except (ValueError, EOFError) as error:
+    except Exception as error:  # a lying header raises whatever it leads to
         raise errors.DataError(
             f"{path} is not an .npy file ({errors.first_line(error)}). "
             "Give a bank, or features [N, D] as .npy."
@@ -206,7 +211,14 @@ def _predictions(
                     raise errors.NotFinite(
                         f"Row {bad} of the features has NaN or infinity. Leave it out."
                     )
-            found.append(head(features if len(features) > 1 else features[0]))
+            logits = head(features if len(features) > 1 else features[0])
+            if not logits.isfinite().all():
+                bad = rows + int((~logits.isfinite()).any(1).nonzero()[0])
+                raise errors.NotFinite(
+                    f"The logits of row {bad} are NaN or infinity. Check that the features are of "
+                    "the head's backbone, and the head is as it was exported."
+                )
+            found.append(logits)
             rows += len(features[0])
     logits = torch.cat(found)
     return Predictions(

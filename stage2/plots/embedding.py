@@ -14,6 +14,8 @@ import numpy as np
 
 from featbank import errors
 from featbank.bank import GROUPS, Bank, class_groups
+from featbank.characters import in_csv
+from featbank.files import replacing
 from stage2.plots.figure import (
     FORMATS,
     QUIET,
@@ -184,7 +186,8 @@ def write_embedding(
         Where the file ends in none of .pdf, .png, .svg and .csv.
     """
     if form_of(output, EMBEDDED) == "csv":
-        Path(output).write_text(_table(embedding, bank))
+        with replacing(Path(output)) as part:
+            part.write_text(_table(embedding, bank), encoding="utf-8")
     else:
         save(lambda: draw(embedding, bank, width), output)
 
@@ -300,5 +303,5 @@ def _table(embedding: Embedding, bank: Bank) -> str:
     writer.writerow(["row", "class", "name", "group", "x", "y"])
     groups = _group_of(bank)
     for row, k, (x, y) in zip(embedding.rows, embedding.labels, embedding.points, strict=True):
-        writer.writerow([row, k, bank.class_names[k], groups[k], f"{x:.6g}", f"{y:.6g}"])
+        writer.writerow([row, k, in_csv(bank.class_names[k]), groups[k], f"{x:.6g}", f"{y:.6g}"])
     return out.getvalue()
