@@ -6,6 +6,7 @@ Heavy imports stand inside the commands, so that ``featbank --help`` answers at 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import warnings
@@ -38,6 +39,9 @@ from featbank.cli.terminal import guarded_streams, say
 from featbank.cli.train import train
 from featbank.errors import FeatbankError, first_line
 
+_LONGEST = 2_000
+"""Characters of an error's line."""
+
 
 class _Group(click.Group):
     """A group that turns the library's errors into one line and an exit code."""
@@ -67,20 +71,33 @@ def _one_line() -> Iterator[None]:
         yield
     except FeatbankError as error:
         first, *more = error.lines
-        say(f"featbank: {first}", err=True)
+        _report(first)
         for line in more:
-            say(f"  {line}", err=True)
+            say(f"  {_shortened(line)}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         stop()
     except (OSError, MemoryError) as error:
-        say(f"featbank: the work failed: {_told(error)}", err=True)
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            _report(f"{_told(error)}. Name another file.")
+            sys.exit(2)
+        _report(f"the work failed: {_told(error)}")
         sys.exit(1)
     except RuntimeError as error:
         if not _is_out_of_memory(error):
             raise
-        say(f"featbank: the work failed: {first_line(error)}", err=True)
+        _report(f"the work failed: {first_line(error)}")
         sys.exit(1)
+
+
+def _report(text: str) -> None:
+    say(f"featbank: {_shortened(text)}", err=True)
+
+
+def _shortened(text: str) -> str:
+    """Beginning and end of a text that a name has made longer than anyone reads."""
+    half = _LONGEST // 2
+    return text if len(text) <= _LONGEST else f"{text[:half]} … {text[-half:]}"
 
 
 def _told(error: BaseException) -> str:

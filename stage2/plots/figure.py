@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featbank import errors
+from featbank.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,7 +91,8 @@ def save(draw: Callable[[], Figure], output: str | os.PathLike[str]) -> None:
         figure = draw()
         drawn = io.BytesIO()
         figure.savefig(drawn, format=form)
-    Path(output).write_bytes(drawn.getvalue())
+    with replacing(Path(output)) as part:
+        part.write_bytes(drawn.getvalue())
 
 
 def line_style(place: int) -> dict[str, Any]:
