@@ -50,6 +50,9 @@ class _Group(click.Group):
         return list(self.commands)  # in the order of the road, not of the alphabet
 
     def main(self, *args: Any, **options: Any) -> Any:
+        if any("\0" in each for each in options.get("args") or (args and args[0]) or ()):
+            _report("An argument has a NUL byte, which no name can have. Leave it out.")
+            sys.exit(2)
         completing = "_FEATBANK_COMPLETE" in os.environ  # a shell reads, and click writes bytes
         with contextlib.nullcontext() if completing else guarded_streams():
             return super().main(*args, **options)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from featbank.cli.terminal import say
 from featbank.errors import ConfigError, FeatbankError, closest
+from featbank.settings import shortened
 
 if TYPE_CHECKING:
     from featbank.bank import Bank
@@ -69,18 +70,19 @@ def parse_setting(text: str) -> tuple[str, str, list[str]]:
     """``RECIPE:KEY=V1,V2`` as (recipe or empty, key, values)."""
     match = re.fullmatch(r"(?:([^:=]+):)?([^:=]+)=(.+)", text)
     if not match:
-        raise ConfigError(f"--set {text} is not KEY=V1,V2. Write --set lr=0.1,0.2, for example.")
+        raise ConfigError(
+            f"--set {shortened(text)[1:-1]} is not KEY=V1,V2. Write --set lr=0.1,0.2, for example."
+        )
     target, key, values = match.groups()
     return target or "", key.strip(), [value.strip() for value in values.split(",")]
 
 
 def parse_seeds(text: str) -> list[int]:
-    try:
-        return list(dict.fromkeys(int(part) for part in text.split(",")))
-    except ValueError:
+    if not re.fullmatch(r"\s*-?[0-9]{1,18}\s*(,\s*-?[0-9]{1,18}\s*)*", text):
         raise ConfigError(
-            f"--seeds {text} is not a list of integers. Write --seeds 0,1,2."
-        ) from None
+            f"--seeds {shortened(text)[1:-1]} is not a list of integers. Write --seeds 0,1,2."
+        )
+    return list(dict.fromkeys(map(int, text.split(","))))
 
 
 def allowed_recipes(bank: Bank) -> list[str]:

@@ -158,9 +158,9 @@ def chosen_classes(bank: Bank, text: str | None = None) -> list[int]:
         group, _, count = own.rpartition(":")
         if own in bank.class_names:
             found[bank.class_names.index(own)] = None
-        elif own.isdecimal() and int(own) < bank.num_classes:
+        elif _is_index(own) and int(own) < bank.num_classes:
             found[int(own)] = None
-        elif group in groups and count.isdecimal() and int(count) > 0:
+        elif group in groups and _is_index(count) and int(count) > 0:
             found |= dict.fromkeys(_spaced(bank.train_counts, groups[group], int(count)))
             if not groups[group].any():
                 raise errors.ConfigError(
@@ -173,6 +173,11 @@ def chosen_classes(bank: Bank, text: str | None = None) -> list[int]:
                 f"{errors.did_you_mean(own, bank.class_names)}"
             )
     return sorted(found, key=lambda k: (-bank.train_counts[k], k))
+
+
+def _is_index(text: str) -> bool:
+    """Whether a text is a number as one writes it; Python reads no thousands of digits."""
+    return text.isascii() and text.isdecimal() and len(text) < 10
 
 
 def write_embedding(
