@@ -61,7 +61,7 @@ def parse_bytes(text: str | None) -> int | None:
         ) from None
     if not 1 <= size < MOST_BYTES:
         raise ConfigError(
-            f"--memory {shortened(text)[1:-1]} is not between 1 byte and 1 EiB. Write --memory 2GiB, or "
-            "leave it out."
+            f"--memory {shortened(text)[1:-1]} is not between 1 byte and 1 EiB. "
+            "Write --memory 2GiB, or leave it out."
         )
     return int(size)

@@ -41,6 +41,7 @@ STYLE: dict[Any, Any] = {
     "ytick.major.size": 2.5,
     "legend.fontsize": 7,
     "legend.frameon": False,
+    "text.parse_math": False,  # a $ in a name is one
     "svg.fonttype": "none",  # text that can be searched and edited
     "pdf.fonttype": 42,
     "savefig.dpi": 300,
