@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,7 +162,9 @@ def predict_arrays(head: LoadedHead | LoadedHeads, paths: Sequence[Path]) -> Pre
 def _features(path: Path, dim: int) -> np.ndarray:
     """The array of a file, checked but for what its numbers are."""
     try:
-        x = np.load(path, mmap_mode="r", allow_pickle=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # NumPy's, of sizes that overflow: the error says it
+            x = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise errors.ConfigError(f"{path}: no such file.") from None
     except Exception as error:  # a lying header raises whatever it leads to
@@ -204,7 +207,8 @@ def _predictions(
     rows = 0
     with torch.no_grad():
         for xs in blocks:
-            features = tuple(torch.from_numpy(x.astype(np.float32)) for x in xs)
+            with np.errstate(over="ignore"):  # what becomes infinity is refused below
+                features = tuple(torch.from_numpy(x.astype(np.float32)) for x in xs)
             for x in features:
                 if not x.isfinite().all():
                     bad = rows + int((~x.isfinite()).any(1).nonzero()[0])
