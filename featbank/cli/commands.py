@@ -78,6 +78,13 @@ def _one_line() -> Iterator[None]:
         for line in more:
             say(f"  {_shortened(line)}", err=True)
         sys.exit(2)
+    except click.exceptions.NoArgsIsHelpError:
+        raise  # click prints the help
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "featbank"
+        told = error.format_message().removesuffix(".")
+        _report(f"{told}{'' if told.endswith('?') else '.'} See {path} --help.")
+        sys.exit(2)
     except KeyboardInterrupt:
         stop()
     except (OSError, MemoryError) as error:

@@ -173,7 +173,7 @@ def sweep(
             select_on = select_on or specification.select_on
             output = output or specification.output
         opened = [stack.enter_context(Bank(bank)) for bank in banks]
-        given = parse_seeds(seeds or "0,1,2")
+        given = parse_seeds("0,1,2" if seeds is None else seeds)
         settings += (f"precision={precision}",) if precision else ()
         swept = [
             (
@@ -225,7 +225,7 @@ def _specification(
         banks=banks,
         only=only,
         overrides=overrides,
-        seeds=parse_seeds(seeds) if seeds else None,
+        seeds=parse_seeds(seeds) if seeds is not None else None,
         search=search,
         search_settings=search_settings,
     )
