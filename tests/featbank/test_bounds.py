@@ -16,8 +16,8 @@ from featbank.settings import LARGEST, Setting, shortened
 from stage2.methods.recipe import MOST_RUNS, Recipe, expand
 from tests.conftest import Run, Toy
 
-SECONDS = 4
-"""Of a command in this process, on a busy machine."""
+SECONDS = 20
+"""Of a command in this process, imports of a busy machine among them."""
 
 DIGITS = "7" * 4999
 
