@@ -12,6 +12,7 @@
     │   ├── TooNew           a schema this version does not know
     │   └── Mismatch         two things that must belong together do not
     ├── ConfigError          a setting, option or name that is wrong
+    │   └── SeveralErrors    several of them at once
     ├── DataError            arrays or images that cannot be used
     │   ├── EmptyClass       a class without a sample where one is needed
     │   ├── LabelRange       a label outside 0…K−1
@@ -30,6 +31,11 @@ from collections.abc import Iterable
 
 class FeatbankError(Exception):
     """The root: catch it to catch everything featbank raises on purpose."""
+
+    @property
+    def lines(self) -> list[str]:
+        """The message as it is printed: one line, but for several errors at once."""
+        return [str(self)]
 
 
 class BankError(FeatbankError):
@@ -66,6 +72,19 @@ class Mismatch(BankError):
 
 class ConfigError(FeatbankError):
     """A setting, option or name that is wrong."""
+
+
+class SeveralErrors(ConfigError):
+    """Several of them at once, a line for each below a title."""
+
+    def __init__(self, title: str, problems: Iterable[str]) -> None:
+        self._lines = [title, *problems]
+        super().__init__("\n  ".join(self._lines))
+
+    @property
+    def lines(self) -> list[str]:
+        """The title and the errors."""
+        return self._lines
 
 
 class DataError(FeatbankError):

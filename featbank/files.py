@@ -11,14 +11,51 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a part file beside `path` that takes its place at the end, and vanishes on an error."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    """Yield a part file beside `path` that takes its place at the end, and vanishes on an error.
+
+    Raises
+    ------
+    OSError
+        Where it cannot be written: `path` and the cause, in one line.
+    """
+    part = part_of(path)
     try:
-        yield part
-        publish(part, path)
+        with writing(path):
+            yield part
+            publish(part, path)
     except BaseException:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
         raise
+
+
+def part_of(path: Path) -> Path:
+    """Where this process keeps what is to become `path`."""
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Report `path` and the cause in one line where it, or its part, cannot be written.
+
+    Raises
+    ------
+    OSError
+        With ``errno`` alone of what the system said; an error that names another file as it is.
+    """
+    try:
+        yield
+    except OSError as error:
+        name = str(error.filename or path)
+        ours = name.startswith((str(path), str(part_of(path)))) or name == str(path.parent)
+        if error.errno is None or not ours:
+            raise
+        told = OSError(
+            f"{path} could not be written ({os.strerror(error.errno)}). What was there is as it "
+            "was; mend that, and run again."
+        )
+        told.errno = error.errno
+        raise told from None
 
 
 def publish(part: Path, path: Path) -> None:

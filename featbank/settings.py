@@ -10,6 +10,12 @@ from typing import Any
 
 from featbank import errors
 
+LARGEST = {int: 10**9, float: 3.4e38}
+"""Of a number that says no bound of its own: what fits into int32 and float32."""
+
+_LONGEST = 80
+"""Characters of a wrong value that its sentence repeats."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -63,9 +69,9 @@ class Setting:
             right = isinstance(value, self.type) and (not self.choices or value in self.choices)
         if right:
             return None
-        told = f"{value:g}" if isinstance(value, float) else repr(value)
+        told = f"{value:g}" if isinstance(value, float) else shortened(value)
         meant = errors.did_you_mean(value, self.choices) if isinstance(value, str) else ""
-        return f"The {self.name!r} of {owner} must be {self.expects()}, got {told}.{meant}"
+        return f"The {self.name!r} of {owner} must be {self._expected(value)}, got {told}.{meant}"
 
     def check(self, value: Any, owner: str) -> Any:
         """Return `value` in the setting's type.
@@ -84,7 +90,7 @@ class Setting:
         value: Any = text
         if self.type is bool:
             value = {"true": True, "false": False}.get(text.lower(), text)
-        elif self.type in (int, float):
+        elif self.type in (int, float) and text.isascii() and "_" not in text:
             try:
                 value = self.type(text)
             except ValueError:
@@ -108,7 +114,22 @@ class Setting:
         ]
         return " ".join([word[self.type], " and ".join(bounds)]).strip()
 
+    def _expected(self, value: Any) -> str:
+        """What a value must be; where it exceeds a bound of all numbers, that bound as well."""
+        most = self._most
+        if most is None or not isinstance(value, int | float) or not most < abs(value) < math.inf:
+            return self.expects()
+        joined = " and" if self.low is not None or self.above is not None else ""
+        return f"{self.expects()}{joined} ≤ {most:g}"
+
+    @property
+    def _most(self) -> float | None:
+        """The bound of a number that has none of its own."""
+        return LARGEST.get(self.type) if self.high is None and self.below is None else None
+
     def _in_range(self, value: float) -> bool:
+        if self._most is not None and not abs(value) <= self._most:
+            return False
         if not math.isfinite(value) or (self.type is int and value != int(value)):
             return False
         return (
@@ -117,6 +138,14 @@ class Setting:
             and (self.above is None or value > self.above)
             and (self.below is None or value < self.below)
         )
+
+
+def shortened(value: object) -> str:
+    """A wrong value as a sentence repeats it."""
+    if isinstance(value, int) and abs(value) > 10**_LONGEST:  # Python writes out none of thousands
+        return f"an integer of more than {_LONGEST} digits"
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def flag(option: str) -> str:

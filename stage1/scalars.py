@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from featbank import errors
-from stage1.tensors import writing
+from featbank.files import writing
 
 NAMES = ("loss", "lr", "train_accuracy", "val_accuracy", "test_accuracy", "images_per_second")
 """Fields of an epoch's line in the log that are scalars."""

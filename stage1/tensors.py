@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +9,6 @@ import torch
 
 from featbank import errors
 from featbank.files import replacing
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Report `path` and the cause in one line where the disk does not take what is written.
-
-    Raises
-    ------
-    OSError
-        Also for the RuntimeError that torch makes of a failed write.
-    """
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        cause = error if isinstance(error, OSError) else error.__context__
-        reason = errors.first_line(error)
-        if isinstance(cause, OSError) and cause.errno:
-            reason = os.strerror(cause.errno)
-        raise OSError(
-            f"{path} could not be written ({reason}). Make room or mend that, and run again."
-        ) from None
 
 
 def save_tensors(path: Path, document: dict[str, Any]) -> None:
@@ -44,8 +20,13 @@ def save_tensors(path: Path, document: dict[str, Any]) -> None:
         Where it cannot be written.
     """
     # A file of Python's: of one that torch opens, the system's error is lost.
-    with writing(path), replacing(path) as part, part.open("wb") as file:
-        torch.save(document, file)
+    with replacing(path) as part, part.open("wb") as file:
+        try:
+            torch.save(document, file)
+        except RuntimeError as error:  # what torch makes of a failed write
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def load_tensors(path: Path, kind: str, remedy: str) -> Any:

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 
 from featbank import errors
-from featbank.files import publish, replacing
+from featbank.files import publish, replacing, writing
 from stage1.settings import TrainSettings
-from stage1.tensors import load_tensors, save_tensors, writing
+from stage1.tensors import load_tensors, save_tensors
 
 FOLDER = "unfinished"
 """Name of the folder of an unfinished run in its run folder."""
@@ -161,7 +161,7 @@ class Unfinished:
             shutil.rmtree(self.folder / TENSORBOARD, ignore_errors=True)
         try:
             lines = self.folder / LOG
-            with writing(lines), replacing(lines) as part:
+            with replacing(lines) as part:
                 part.write_text("".join(map(_line, log)))
             yield lambda epoch: _append(lines, _line(epoch))
         except BaseException as error:
@@ -195,7 +195,7 @@ class Unfinished:
         saved = self.folder / checkpoint.name
         save(saved)
         log = self._run / LOG
-        with writing(log), replacing(log) as part:
+        with replacing(log) as part:
             shutil.copyfile(self.folder / LOG, part)
         shutil.rmtree(self._run / TENSORBOARD, ignore_errors=True)
         if (self.folder / TENSORBOARD).exists():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -128,8 +129,9 @@ class Shards:
             with replacing(self.folder / name) as part, part.open("wb") as file:
                 file.writelines(blocks)
         except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else error
             raise OSError(
-                f"{self.folder / name} could not be written ({error.strerror}). Mend that and "
+                f"{self.folder / name} could not be written ({reason}). Mend that and "
                 "run again: finished shards are kept."
             ) from None
 

@@ -23,6 +23,9 @@ from featbank.bank.copying import (
 from featbank.bank.file import Bank
 from featbank.bank.writer import BankWriter
 
+MOST_SHARDS = 10_000
+"""Files that a bank is cut into."""
+
 
 def split_val(
     path: str | os.PathLike[str],
@@ -123,12 +126,14 @@ def split_shards(
     Raises
     ------
     ConfigError
-        Where there are fewer than two shards, or the folder is a file.
+        Where there are fewer than two shards or more than `MOST_SHARDS`, or the folder is a file.
     BankError, OutputExists, OutputBusy, NoSpace
         Where the bank cannot be read, or a shard not written.
     """
-    if shards < 2:
-        raise errors.ConfigError(f"A bank cannot be cut into {shards} shards. Give 2 or more.")
+    if not 2 <= shards <= MOST_SHARDS:
+        raise errors.ConfigError(
+            f"A bank cannot be cut into {shards} shards. Give 2 or more, at most {MOST_SHARDS:,}."
+        )
     with Bank(path) as bank:
         size = feature_bytes(bank)
         outputs = _shard_paths(bank.path, Path(folder), shards, overwrite)

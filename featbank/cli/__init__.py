@@ -1,89 +1,82 @@
-"""The front door: click commands that parse, call the library and print.
-
-Heavy imports stand inside the commands, so that ``featbank --help`` answers at once.
+"""The command line. Its commands are imported when it is called, so that Ctrl-C during the imports
+ends it in one line, too.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-import warnings
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
-import click
-
-from featbank import __version__
-from featbank.cli.bank import info, merge, split, verify
-from featbank.cli.benchmark import benchmark
-from featbank.cli.cite import cite
-from featbank.cli.compare import compare
-from featbank.cli.datasets import datasets
-from featbank.cli.demo import demo
-from featbank.cli.embed import embed
-from featbank.cli.export import export
-from featbank.cli.exporting import export_features
-from featbank.cli.extract import extract
-from featbank.cli.importing import import_
-from featbank.cli.leaderboard import leaderboard
-from featbank.cli.methods import methods
-from featbank.cli.plot import plot
-from featbank.cli.predict import predict
-from featbank.cli.report import report
-from featbank.cli.sweep import sweep
-from featbank.cli.train import train
-from featbank.errors import FeatbankError
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""What stops a command, both in the same way."""
 
 
-class _Group(click.Group):
-    """A group that turns the library's errors into one line and an exit code."""
+class _CommandLine:
+    """The click group of `featbank.cli.commands`; called, it is the installed command."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)  # in the order of the road, not of the alphabet
-
-    def invoke(self, ctx: click.Context) -> Any:
-        warnings.formatwarning = lambda message, *_: f"featbank: {message}\n"
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        interrupts = _Interrupts()
         try:
-            return super().invoke(ctx)
-        except FeatbankError as error:
-            click.echo(f"featbank: {error}", err=True)
-            sys.exit(2)
-        except KeyboardInterrupt:
-            click.echo("featbank: stopped.", err=True)
-            sys.exit(1)
-        except (OSError, MemoryError) as error:
-            click.echo(f"featbank: the work failed: {error or type(error).__name__}", err=True)
-            sys.exit(1)
+            return self._group()(*arguments, **options)
+        except (Exception, KeyboardInterrupt):
+            if not interrupts.came:  # an import may turn an interrupt into any error
+                raise
+            stop()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._group(), name)
+
+    @staticmethod
+    def _group() -> Any:
+        from featbank.cli import commands
+
+        return commands.main
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="featbank")
-def main() -> None:
-    """Bank frozen features once, compare every long-tail classifier on them.
+main = _CommandLine()
 
-    The road: train → extract (or import) → sweep → leaderboard, report.
+
+def stop() -> NoReturn:
+    """Say that the command was stopped, and end it; of several processes only the leader says so.
+
+    Another signal ends it at once.
+    """
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    if os.environ.get("RANK", "0") == "0":
+        print("featbank: stopped.", file=sys.stderr)
+    sys.exit(1)
+
+
+class _Interrupts:
+    """Handlers of `SIGNALS` that raise KeyboardInterrupt, and know that they did.
+
+    An interrupt that hits a callback of the interpreter is lost there with a traceback, which
+    happens during imports: it then comes a second time, a moment later.
     """
 
+    def __init__(self) -> None:
+        self.came = False
+        self._process = os.getpid()
+        self._unraisable = sys.unraisablehook
+        for number in SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell's background jobs do
+                signal.signal(number, self._interrupt)
+        signal.signal(signal.SIGALRM, self._interrupt)
+        sys.unraisablehook = self._lost
 
-for _command in (
-    train,
-    extract,
-    import_,
-    export_features,
-    info,
-    verify,
-    merge,
-    split,
-    sweep,
-    leaderboard,
-    report,
-    compare,
-    plot,
-    embed,
-    export,
-    predict,
-    methods,
-    cite,
-    datasets,
-    demo,
-    benchmark,
-):
-    main.add_command(_command)
+    def _interrupt(self, number: int, frame: FrameType | None) -> NoReturn:
+        if os.getpid() != self._process:  # a child that was forked has no line to say
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.came = True
+        raise KeyboardInterrupt
+
+    def _lost(self, unraisable: Any) -> None:
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+        else:
+            self._unraisable(unraisable)

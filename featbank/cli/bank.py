@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featbank.cli.options import seen_option
+from featbank.cli.terminal import say
 
 if TYPE_CHECKING:
     from featbank.bank.verify import Check
@@ -43,7 +44,7 @@ def info(*, bank: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(told, indent=2))
         return
-    click.echo(
+    say(
         f"{bank}  ({told['size'] / 2**20:.1f} MiB, schema {told['schema']}, "
         f"fingerprint {told['fingerprint'][:12]})"
     )
@@ -51,13 +52,13 @@ def info(*, bank: Path, as_json: bool) -> None:
     _show_splits(told["splits"])
     names = list(told["views"])
     views = f"views: {', '.join(names)}" if len(names) <= _LISTED else f"{len(names)} views"
-    click.echo(f"features    D = {told['dim']}, {told['dtype']}, {views}")
+    say(f"features    D = {told['dim']}, {told['dtype']}, {views}")
     width = max(map(len, ["instance", *names])) + 1
     for name, view in told["views"].items():
-        click.echo(f"  {name:<{width}} {_described(name, view)}")
+        say(f"  {name:<{width}} {_described(name, view)}")
     for step, text in history(told["provenance"]):
         indent = "" if step == "made by" else "  "
-        click.echo(_printable(f"{indent + step:<11} {text}"))
+        say(f"{indent + step:<11} {text}")
 
 
 @click.command()
@@ -95,7 +96,7 @@ def verify(*, bank: Path, as_json: bool) -> None:
     if not as_json:
         notes = sum(check.status == "note" for check in checks)
         told = f", {notes} with a note" if notes else ""
-        click.echo(f"{bank} passed {len(checks)} checks{told}.")
+        say(f"{bank} passed {len(checks)} checks{told}.")
 
 
 @click.command()
@@ -121,9 +122,9 @@ def merge(*, banks: tuple[Path, ...], output: Path, overwrite: bool) -> None:
         "shards": "the rows of {n} shards, one after another",
         "views": "the views of {n} banks, side by side",
     }[merged.kind].format(n=len(banks))
-    click.echo(f"Wrote {output}: {how}. {_fingerprint_told(output)}")
+    say(f"Wrote {output}: {how}. {_fingerprint_told(output)}")
     if merged.borrowed:
-        click.echo(
+        say(
             f"Note: {', '.join(merged.borrowed)} had no stage-1 classifier and now has the "
             "instance view's."
         )
@@ -192,7 +193,7 @@ def split(
         with progress("MiB written") as report:
             paths = split_shards(bank, output, shards, overwrite=overwrite, progress=report)
         together = output / f"{bank.stem}-*of{shards}.h5"
-        click.echo(
+        say(
             f"Wrote {paths[0]} … {paths[-1].name}: {shards} shards. "
             f"Join them with: featbank merge {together} -o BANK"
         )
@@ -207,30 +208,30 @@ def split(
             overwrite=overwrite,
             progress=report,
         )
-    click.echo(f"Wrote {output}: {told}. {_fingerprint_told(output)}")
+    say(f"Wrote {output}: {told}. {_fingerprint_told(output)}")
     with Bank(output) as written:
         if written.seen("val").any():
-            click.echo(f"Note: {SEEN_VAL}")
+            say(f"Note: {SEEN_VAL}")
 
 
 def _show_classes(told: Mapping[str, Any]) -> None:
     most, least = max(told["train_counts"]), min(told["train_counts"])
     ratio = f"{most / least:.0f}" if least else "∞: a class is empty"
-    click.echo(
+    say(
         f"classes     K = {told['num_classes']}, training samples {most} … {least} "
         f"(imbalance {ratio})"
     )
     for name, group in told["groups"].items():
-        click.echo(
+        say(
             f"  {name:<9} {len(group['classes']):>4} classes, {group['samples']} samples "
             f"({group['rule']})"
         )
     if told["full_counts"] != told["train_counts"]:
-        click.echo("  grouped by train and the rows held out of it together")
+        say("  grouped by train and the rows held out of it together")
 
 
 def _show_splits(splits: Mapping[str, Any]) -> None:
-    click.echo("splits                    rows  classes    per class  source")
+    say("splits                    rows  classes    per class  source")
     for name, split in splits.items():
         least, most = split["per_class"]
         per_class = str(most) if least == most else f"{least} … {most}"
@@ -242,9 +243,9 @@ def _show_splits(splits: Mapping[str, Any]) -> None:
         ]
         source = ", ".join(notes)
         figures = f"{split['rows']:>14} {split['classes']:>8} {per_class:>12}"
-        click.echo(_printable(f"  {name:<14}{figures}  {source}"))
+        say(f"  {name:<14}{figures}  {source}")
     if "val" not in splits:
-        click.echo("  val           none: comparisons on this bank are selected on test")
+        say("  val           none: comparisons on this bank are selected on test")
 
 
 def _told_seen(split: Mapping[str, Any]) -> str:
@@ -275,7 +276,7 @@ def _show_check(check: Check) -> None:
         lines = (*lines[:_SHOWN], f"… and {len(lines) - _SHOWN} more (--json lists all)")
     for i, line in enumerate(lines):
         lead = f"{status:<7} {check.name:<11}" if i == 0 else " " * 19
-        click.echo(_printable(f"{lead} {line}"))
+        say(f"{lead} {line}")
 
 
 def _verdict(bank: Path, checks: list[Check], passed: bool) -> dict[str, Any]:
@@ -303,8 +304,3 @@ def _fingerprint_of(path: Path) -> str | None:
 
 def _fingerprint_told(path: Path) -> str:
     return f"Fingerprint {str(_fingerprint_of(path))[:12]}."
-
-
-def _printable(text: str) -> str:
-    """Texts from a file of anyone: what a terminal would obey is left out."""
-    return "".join(c for c in text if c.isprintable())

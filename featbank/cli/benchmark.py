@@ -11,10 +11,16 @@ import click
 
 from featbank.cli.options import PRECISIONS, device_option, parse_bytes
 from featbank.cli.progress import progress
+from featbank.cli.terminal import styled_stdout
 from featbank.errors import ConfigError
+from featbank.settings import shortened
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+
+MOST_CONFIGURATIONS = 10_000
+"""That are trained together."""
 
 
 @click.command()
@@ -36,12 +42,12 @@ if TYPE_CHECKING:
     help="Numbers of configurations trained together.",
 )
 @device_option
-@click.option("--threads", type=click.IntRange(1), help="CPU threads. Default: PyTorch's.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads. Default: PyTorch's.")
 @click.option(
     "--repeats",
     default=2,
     show_default=True,
-    type=click.IntRange(1),
+    type=click.IntRange(1, 1000),
     help="Times everything is measured, in turn.",
 )
 @click.option(
@@ -49,7 +55,9 @@ if TYPE_CHECKING:
     type=click.IntRange(1, 10),
     help="Epochs timed, of the recipe's 10; times are scaled to 10. Default: by shape.",
 )
-@click.option("--steps", type=click.IntRange(1), help="Steps timed, in the place of epochs.")
+@click.option(
+    "--steps", type=click.IntRange(1, 1_000_000), help="Steps timed, in the place of epochs."
+)
 @click.option(
     "--precision",
     default="fp32",
@@ -132,10 +140,10 @@ def _numbers(text: str) -> list[int]:
         numbers = [int(part) for part in text.split(",")]
     except ValueError:
         numbers = []
-    if not numbers or min(numbers) < 1:
+    if not numbers or not 1 <= min(numbers) <= max(numbers) <= MOST_CONFIGURATIONS:
         raise ConfigError(
-            f"--configurations {text} is not a list of numbers of configurations. "
-            "Write --configurations 1,16,64."
+            f"--configurations {shortened(text)[1:-1]} is not a list of numbers of configurations, "
+            f"at most {MOST_CONFIGURATIONS:,}. Write --configurations 1,16,64."
         )
     return sorted(set(numbers))
 
@@ -144,7 +152,7 @@ def show(result: dict[str, Any]) -> None:
     """Print what `stage2.benchmark.benchmark` returned, with what it says in words."""
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(file=styled_stdout(), highlight=False)
     if not console.is_terminal:  # a file or a pipe has no width to fold lines at
         console.width = 200
     trained = [row for row in result["measurements"] if row["floor"]]

@@ -34,7 +34,7 @@ from featbank.cli.leaderboard import FORMATS, print_tables
 )
 @click.option(
     "--resamples",
-    type=click.IntRange(100),
+    type=click.IntRange(100, 1_000_000),
     default=2_000,
     show_default=True,
     help="Of the bootstrap.",

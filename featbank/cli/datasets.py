@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from featbank.cli import completion
+from featbank.cli.terminal import say
 from featbank.errors import ConfigError, closest
 from featbank.settings import flag
 
@@ -31,7 +32,7 @@ def datasets(name: str | None) -> None:
 
     if name is None:
         _table(DATASETS)
-        click.echo("featbank datasets NAME tells where it looks, and the options it takes.")
+        say("featbank datasets NAME tells where it looks, and the options it takes.")
     elif name in DATASETS:
         _details(name, DATASETS[name])
     else:
@@ -56,7 +57,7 @@ def _table(rows: Mapping[str, Source]) -> None:
             cell.rjust(width) if title in ("classes", *SPLITS) else cell.ljust(width)
             for title, cell, width in zip(header, line, widths, strict=True)
         )
-        click.echo("  ".join(cells).rstrip())
+        say("  ".join(cells).rstrip())
 
 
 def _details(name: str, source: Source) -> None:
@@ -64,16 +65,16 @@ def _details(name: str, source: Source) -> None:
 
     counts = ", ".join(f"{count:,} {split}" for split, count in source.images.items())
     holds = f"{_count(source.classes)} classes; images: {counts}" if counts else "what is there"
-    click.echo(f"{name}: {source.description}")
-    click.echo(f"  looks in  {source.place}")
-    click.echo(f"  holds     {holds}")
-    click.echo(f"  needs     {' '.join(map(flag, source.needs)) or 'nothing'}")
+    say(f"{name}: {source.description}")
+    say(f"  looks in  {source.place}")
+    say(f"  holds     {holds}")
+    say(f"  needs     {' '.join(map(flag, source.needs)) or 'nothing'}")
     for option in source.options:
         if option not in source.needs:
             default = source.defaults.get(option, getattr(DatasetSettings, option))
-            click.echo(f"  takes     {flag(option):<18} {_default(default)}".rstrip())
+            say(f"  takes     {flag(option):<18} {_default(default)}".rstrip())
     for option, default in source.training.items():
-        click.echo(f"  trains    {flag(option):<18} {_default(default)}")
+        say(f"  trains    {flag(option):<18} {_default(default)}")
 
 
 def _count(count: int | None) -> str:

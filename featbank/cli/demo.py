@@ -10,6 +10,7 @@ import click
 from featbank.cli.leaderboard import show
 from featbank.cli.options import device_option
 from featbank.cli.progress import progress
+from featbank.cli.terminal import say, styled_stdout
 
 GRIDS: dict[str, dict[str, list[float]]] = {
     **{
@@ -63,13 +64,13 @@ def demo(output: Path, device: str) -> None:
     checkpoint = train(
         default_settings("digits-lt", device=device),
         run,
-        report=click.echo,
+        report=say,
         report_every=10,
         overwrite=True,
     )
 
     _step(2, "Extract a bank: every image's features, under both BatchNorm views")
-    extract(run, bank, device=device, report=click.echo, overwrite=True)
+    extract(run, bank, device=device, report=say, overwrite=True)
 
     recipes = expand(GRIDS, seeds=SEEDS)
     configurations = len({recipe.id for recipe in recipes})
@@ -89,8 +90,8 @@ def demo(output: Path, device: str) -> None:
         (bank, f"its features: featbank info {bank}"),
         (results, f"every result: featbank leaderboard {results}"),
     ):
-        click.echo(f"  {path}  {what}")
+        say(f"  {path}  {what}")
 
 
 def _step(number: int, what: str) -> None:
-    click.secho(f"\n{number}. {what}", bold=True)
+    click.secho(f"\n{number}. {what}", file=styled_stdout(), bold=True)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from featbank.cli.options import width_option
+from featbank.cli.options import Finite, width_option
+from featbank.cli.terminal import say
 
 
 @click.command()
@@ -27,7 +28,7 @@ from featbank.cli.options import width_option
 @click.option("--split", help="Default: test, or else val or train.")
 @click.option("--view", help="Default: instance, or else the first view.")
 @click.option(
-    "--perplexity", type=float, help="About how many neighbours a row has. Default: 30, or less."
+    "--perplexity", type=Finite(), help="About how many neighbours a row has. Default: 30, or less."
 )
 @click.option(
     "--per-class",
@@ -37,7 +38,11 @@ from featbank.cli.options import width_option
     help="Rows of a class at most, drawn at random.",
 )
 @click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the draw of rows."
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0, 2**32 - 1),
+    help="Of the draw of rows.",
 )
 @width_option
 def embed(
@@ -76,4 +81,4 @@ def embed(
             seed=seed,
         )
         write_embedding(embedding, opened, output, width=width)
-    click.echo(f"Wrote {output}.")
+    say(f"Wrote {output}.")

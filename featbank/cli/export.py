@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from featbank.cli.options import bank_option, device_option, parse_bytes
+from featbank.cli.terminal import say
 from featbank.errors import ConfigError
 
 
@@ -81,9 +82,9 @@ def export(
     changed = {split: rows for split, rows in done.changed.items() if rows}
     told = " and ".join(f"{rows} of {split}'s rows" for split, rows in changed.items())
     agrees = f"but for {told}, which another rounding tipped over" if told else "row by row"
-    click.echo(
+    say(
         f"Trained {facts.recipe['id']} again, seed {facts.seed}, {facts.epoch} epoch: "
         f"it classifies as in {results}, {agrees}."
     )
     shown = output if onnx is None else f"{output} and {onnx}"
-    click.echo(f"Wrote {shown}. Next: featbank predict {output} BANK -o predictions.npz")
+    say(f"Wrote {shown}. Next: featbank predict {output} BANK -o predictions.npz")

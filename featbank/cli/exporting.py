@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from featbank.cli.terminal import say
+
 
 @click.command("export-features")
 @click.argument("bank", type=click.Path(path_type=Path))
@@ -24,4 +26,4 @@ def export_features(*, bank: Path, output: Path, overwrite: bool) -> None:
     from featbank.exchange import export_features as export
 
     export(bank, output, overwrite=overwrite)
-    click.echo(f"Wrote {output}. It holds plain NumPy files; {output / 'bank.json'} tells of them.")
+    say(f"Wrote {output}. It holds plain NumPy files; {output / 'bank.json'} tells of them.")

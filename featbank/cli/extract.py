@@ -18,6 +18,7 @@ from featbank.cli.data_options import (
 )
 from featbank.cli.options import device_option
 from featbank.cli.progress import progress
+from featbank.cli.terminal import say
 from featbank.errors import ConfigError
 from featbank.settings import flag
 
@@ -135,11 +136,11 @@ def extract(
             seed=seed,
             device=device,
             overwrite=overwrite,
-            report=click.echo,
+            report=say,
             progress=advance,
         )
     if leads():
-        click.echo(f"Wrote {output}. Next: featbank sweep {output} --recipe crt -o results.sqlite")
+        say(f"Wrote {output}. Next: featbank sweep {output} --recipe crt -o results.sqlite")
 
 
 def _alone(run: Path, options: dict[str, Any]) -> Path:

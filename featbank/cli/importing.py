@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from featbank.cli.options import seen_option
+from featbank.cli.terminal import say
 from featbank.errors import ConfigError
 
 _PAIR = (str, str)
@@ -172,9 +173,9 @@ def import_(
         exchange.hold_out_val(arrays, how)
         used |= how.settings
     for line in exchange.report(arrays):
-        click.echo(line)
+        say(line)
     if dry_run or output is None:
-        click.echo("Nothing was written: this was a dry run.")
+        say("Nothing was written: this was a dry run.")
         return
     write_bank(
         output,
@@ -191,4 +192,4 @@ def import_(
         provenance=exchange.provenance(arrays, **used),
         overwrite=overwrite,
     )
-    click.echo(f"Wrote {output}. Next: featbank info {output}")
+    say(f"Wrote {output}. Next: featbank info {output}")

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from featbank.characters import visible, visible_lines
 from featbank.cli.options import bank_option
+from featbank.cli.terminal import styled_stdout
 from featbank.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -123,23 +125,23 @@ def print_tables(
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console()
+    console = Console(file=styled_stdout())
     if not console.is_terminal:  # a file or a pipe has no width to fold lines at
         console.width = 200
     folds = not console.is_terminal
     for title, header, lines, texts in tables:
         if title:
-            console.print(escape(title), highlight=False, soft_wrap=folds)
+            console.print(escape(visible(title)), highlight=False, soft_wrap=folds)
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         for place, name in enumerate(header):
             right = place >= texts
             table.add_column(
-                name.replace(" ", "\n"),
+                escape(visible(name)).replace(" ", "\n"),
                 justify="right" if right else "left",
                 no_wrap=right,
                 overflow="fold",
             )
         for line in lines:
-            table.add_row(*map(escape, line))
+            table.add_row(*(escape(visible(cell)) for cell in line))
         console.print(table)
-    console.print(escape(below), highlight=False, soft_wrap=folds)
+    console.print(escape(visible_lines(below)), highlight=False, soft_wrap=folds)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
+from featbank.cli.terminal import say
 from featbank.errors import ConfigError, FeatbankError, closest
+from featbank.settings import shortened
 
 if TYPE_CHECKING:
     from featbank.bank import Bank
@@ -70,18 +70,19 @@ def parse_setting(text: str) -> tuple[str, str, list[str]]:
     """``RECIPE:KEY=V1,V2`` as (recipe or empty, key, values)."""
     match = re.fullmatch(r"(?:([^:=]+):)?([^:=]+)=(.+)", text)
     if not match:
-        raise ConfigError(f"--set {text} is not KEY=V1,V2. Write --set lr=0.1,0.2, for example.")
+        raise ConfigError(
+            f"--set {shortened(text)[1:-1]} is not KEY=V1,V2. Write --set lr=0.1,0.2, for example."
+        )
     target, key, values = match.groups()
     return target or "", key.strip(), [value.strip() for value in values.split(",")]
 
 
 def parse_seeds(text: str) -> list[int]:
-    try:
-        return list(dict.fromkeys(int(part) for part in text.split(",")))
-    except ValueError:
+    if not re.fullmatch(r"\s*-?[0-9]{1,18}\s*(,\s*-?[0-9]{1,18}\s*)*", text):
         raise ConfigError(
-            f"--seeds {text} is not a list of integers. Write --seeds 0,1,2."
-        ) from None
+            f"--seeds {shortened(text)[1:-1]} is not a list of integers. Write --seeds 0,1,2."
+        )
+    return list(dict.fromkeys(map(int, text.split(","))))
 
 
 def allowed_recipes(bank: Bank) -> list[str]:
@@ -99,7 +100,7 @@ def allowed_recipes(bank: Bank) -> list[str]:
             check_bank(bank, resolved(bank, [Recipe(name)]))
             allowed.append(name)
         except FeatbankError as error:
-            click.echo(f"Left out {name}: {error}")
+            say(f"Left out {name}: {error}")
     return allowed
 
 
@@ -115,19 +116,19 @@ def tell_plan(
     from stage2.probe import probed_views
 
     configurations = len({recipe.id for recipe in recipes})
-    click.echo(
+    say(
         f"{configurations} configurations, {len(recipes)} runs with their seeds, "
         f"in {len(groups)} fused groups on {device}"
     )
     if probed := probed_views(bank, recipes):
         views = " and ".join(map(repr, probed))
-        click.echo(
+        say(
             f"{bank.path} has no stage-1 classifier for {views}: recipes that need one start "
             "from a linear probe"
         )
     for view in dict.fromkeys(view for group in groups for view in group.stream.views):
         if streamed := _streamed(bank, view, device=device, memory=memory):
-            click.echo(f"{view}: {streamed} streamed from the bank in shuffled blocks")
+            say(f"{view}: {streamed} streamed from the bank in shuffled blocks")
 
 
 def tell_costs(
@@ -144,10 +145,10 @@ def tell_costs(
 
     todo = [recipe for recipe in recipes if recipe.hash not in finished]
     if len(todo) < len(recipes):
-        click.echo(f"{len(recipes) - len(todo)} of the runs are in the results already")
+        say(f"{len(recipes) - len(todo)} of the runs are in the results already")
     groups = plan_bank(bank, todo, device=device, memory=memory, workers=workers)
     for group in groups:
-        click.echo(f"  {describe(group)}")
+        say(f"  {describe(group)}")
     if groups:
         tell_estimate(bank, groups, device=device, memory=memory, workers=workers)
 
@@ -157,11 +158,11 @@ def tell_estimate(bank: Bank, groups: Sequence[Group], **options: Any) -> None:
     from stage2.cost.estimate import estimate
 
     cost = estimate(bank, groups, **options)
-    click.echo(
+    say(
         f"memory: {_mebibytes(cost.features)} of features, up to {_mebibytes(cost.group)} for "
         "a fused group"
     )
-    click.echo(f"time: {cost}")
+    say(f"time: {cost}")
 
 
 def _mebibytes(size: int) -> str:

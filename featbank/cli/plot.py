@@ -8,6 +8,7 @@ import click
 
 from featbank.cli import completion
 from featbank.cli.options import bank_option, width_option
+from featbank.cli.terminal import say
 
 
 class _Plot(click.Command):
@@ -91,4 +92,4 @@ def plot(
             metric=metric,
             by=by,
         )
-    click.echo(f"Wrote {output}.")
+    say(f"Wrote {output}.")

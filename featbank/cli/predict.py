@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from featbank.cli.terminal import say
 from featbank.errors import ConfigError
 
 
@@ -62,4 +63,4 @@ def predict(
     accuracy = ""
     if found.labels is not None and len(found.labels):
         accuracy = f", {100 * (found.classes == found.labels).mean():.1f} % of them right"
-    click.echo(f"Classified {len(found.classes)} rows{accuracy}. Wrote {output}.")
+    say(f"Classified {len(found.classes)} rows{accuracy}. Wrote {output}.")

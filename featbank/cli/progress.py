@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import click
+from featbank.cli.terminal import say, styled_stdout
 
 SECONDS_BETWEEN_LINES = 5
 SECONDS_OF_SILENCE = 60
@@ -35,7 +35,7 @@ def progress_beside_lines(what: str) -> Iterator[tuple[Advance, Callable[[str], 
     """
     if sys.stdout.isatty():
         with _bar(what, resumes=True) as advance:
-            yield advance, click.echo
+            yield advance, say
     else:
         lines = _Lines(what, resumes=True, seconds=SECONDS_OF_SILENCE)
         yield lines.advance, lines.say
@@ -43,12 +43,13 @@ def progress_beside_lines(what: str) -> Iterator[tuple[Advance, Callable[[str], 
 
 @contextmanager
 def _bar(what: str, *, resumes: bool = False) -> Iterator[Advance]:
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as TimeLeft
 
     rate = TextColumn("{task.fields[rate]}")
     columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), rate, TimeLeft()
-    with Progress(*columns, transient=True) as bar:
+    with Progress(*columns, console=Console(file=styled_stdout()), transient=True) as bar:
         task = bar.add_task(what, total=None, rate="")
         pace = _Pace(resumes=resumes)
         yield lambda done, total: bar.update(
@@ -83,7 +84,7 @@ class _Lines:
     def say(self, line: str) -> None:
         """Print a line that is not about progress; it counts as one."""
         self._last = time.monotonic()
-        click.echo(line)
+        say(line)
 
     def advance(self, done: int, total: int, *, due: bool = False) -> None:
         """Print how far the work is, where it is time to or `due`."""
@@ -92,7 +93,7 @@ class _Lines:
         if due or now - self._last > self._seconds:
             self._last = time.monotonic()
             left = f", {(total - done) / rate:.0f} s left" if rate > 0 and done < total else ""
-            click.echo(f"{self._what}: {done} of {total}, {_told(rate)}{left}")
+            say(f"{self._what}: {done} of {total}, {_told(rate)}{left}")
 
 
 def _told(rate: float) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from featbank.cli.options import bank_option
+from featbank.cli.terminal import say
 
 
 @click.command()
@@ -58,4 +59,4 @@ def report(
 
     with Store(results) as store:
         size = write(store, output, bank=bank, select_on=select_on, condition=condition, top=top)
-    click.echo(f"Wrote {output}, {size / 1e6:.1f} MB.")
+    say(f"Wrote {output}, {size / 1e6:.1f} MB.")

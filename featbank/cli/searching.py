@@ -14,6 +14,7 @@ from featbank.cli.planning import (
     parse_setting,
     tell_estimate,
 )
+from featbank.cli.terminal import say
 from featbank.errors import ConfigError, closest
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def tell_search(what: list[Recipe] | Space, search: Search | None) -> None:
 
     if isinstance(search, Halving):
         rungs = ", ".join(map(str, search.rungs(search.first * search.eta**2 + 1)))
-        click.echo(
+        say(
             f"halving, with the first seed: of each group one configuration in {search.eta} goes "
             f"on after epochs {rungs}, …"
         )
@@ -156,7 +157,7 @@ def tell_search(what: list[Recipe] | Space, search: Search | None) -> None:
         assert not isinstance(what, list)
         batches, seeds = search.batches, len(what.seeds)
         several = f"{len(batches)} batches of {batches[0]}" if len(batches) > 1 else "one batch"
-        click.echo(
+        say(
             f"optuna ({search.sampler}, seed {search.seed}): {search.trials} trials in {several}, "
             f"each with {seeds} seed{'s' * (seeds > 1)}; the first batch:"
         )
@@ -168,7 +169,7 @@ def tell_other_batches(search: Search | None) -> None:
 
     if isinstance(search, Sampling) and (others := len(search.batches) - 1):
         follow = "1 more batch follows" if others == 1 else f"{others} more batches follow"
-        click.echo(f"{follow}, in about that time each")
+        say(f"{follow}, in about that time each")
 
 
 def tell_halving(
@@ -194,20 +195,20 @@ def tell_halving(
     first, others = by_first_seed(recipes)
     known = {recipe.id: statuses.get(recipe.hash) for recipe in first}
     if count := sum(status is not None for status in known.values()):
-        click.echo(f"{count} of the runs with the first seed are in the results already")
+        say(f"{count} of the runs with the first seed are in the results already")
     groups = planned([recipe for recipe in first if known[recipe.id] is None])
     for group in groups:
         rungs = halving.rungs(group.stream.epochs)
         counts = halving.counts(len(group.recipes), group.stream.epochs)
         steps = [f"{n} after {rung}" for n, rung in zip(counts[1:], rungs, strict=True)]
         told = f"; go on: {', '.join(steps)}" if steps else ""
-        click.echo(f"  {describe(group)}{told}")
+        say(f"  {describe(group)}{told}")
     waiting = [recipe for recipe in others if recipe.hash not in statuses]
     left = [recipe for recipe in waiting if known[recipe.id] == "done"]
     open_ = [recipe for recipe in waiting if known[recipe.id] is None]
     if left or open_:
         count = len(left) + others_left(halving, groups, open_)
-        click.echo(f"  then what is left, with the other seeds: {count} runs")
+        say(f"  then what is left, with the other seeds: {count} runs")
     later, sure = planned(open_), planned(left)
     if groups or sure:
         tell_estimate(

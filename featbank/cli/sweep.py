@@ -30,6 +30,7 @@ from featbank.cli.searching import (
     tell_search,
     what_to_sweep,
 )
+from featbank.cli.terminal import say
 from featbank.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ def sweep(
             select_on = select_on or specification.select_on
             output = output or specification.output
         opened = [stack.enter_context(Bank(bank)) for bank in banks]
-        given = parse_seeds(seeds or "0,1,2")
+        given = parse_seeds("0,1,2" if seeds is None else seeds)
         settings += (f"precision={precision}",) if precision else ()
         swept = [
             (
@@ -224,7 +225,7 @@ def _specification(
         banks=banks,
         only=only,
         overrides=overrides,
-        seeds=parse_seeds(seeds) if seeds else None,
+        seeds=parse_seeds(seeds) if seeds is not None else None,
         search=search,
         search_settings=search_settings,
     )
@@ -265,7 +266,7 @@ def _sweep_all(
         check_bank(bank, recipes)
         groups = plan_bank(bank, recipes, device=place, memory=memory, workers=workers)
         if len(swept) > 1:
-            click.echo(f"{bank.path}:")
+            say(f"{bank.path}:")
         tell_search(what, search)
         tell_plan(bank, recipes, groups, device=place, memory=memory)
         if dry_run:
@@ -298,10 +299,11 @@ def _sweep_all(
     ]
     for bank, board in boards:
         if len(swept) > 1:
-            click.echo(f"\n{bank.path}:")
+            click.echo()
+            say(f"{bank.path}:")
         show(board, "table", top=top)
     chosen = f" --bank {swept[0][0].fingerprint[:12]}" if len(swept) > 1 else ""
-    click.echo(f"Wrote {output}. Next: featbank leaderboard {output}{chosen} --format json")
+    say(f"Wrote {output}. Next: featbank leaderboard {output}{chosen} --format json")
 
 
 def _sweep(
@@ -348,9 +350,7 @@ def _sweep(
     except KeyboardInterrupt:
         _stopped(bank, None if search else recipes, output)
     if results.skipped:
-        click.echo(
-            f"{len(results.skipped)} runs were in {output} already (--force trains them again)."
-        )
+        say(f"{len(results.skipped)} runs were in {output} already (--force trains them again).")
     return results.board
 
 
@@ -368,7 +368,7 @@ def _list_ready() -> None:
     from stage2.specification import ready_specifications
 
     for name, description in ready_specifications().items():
-        click.echo(f"{name:<16} {description}")
+        say(f"{name:<16} {description}")
 
 
 def _stopped(bank: Bank, recipes: Sequence[Recipe] | None, output: Path) -> NoReturn:
@@ -380,7 +380,7 @@ def _stopped(bank: Bank, recipes: Sequence[Recipe] | None, output: Path) -> NoRe
     told = str(len(finished))
     if recipes is not None:
         told = f"{sum(recipe.hash in finished for recipe in recipes)} of {len(recipes)}"
-    click.echo(
+    say(
         f"featbank: stopped. {told} runs are in {output}; the same command goes on from there.",
         err=True,
     )

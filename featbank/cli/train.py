@@ -21,6 +21,7 @@ from featbank.cli.data_options import (
     silence_pillow,
 )
 from featbank.cli.progress import progress_beside_lines
+from featbank.cli.terminal import say
 from featbank.errors import ConfigError, OutputExists
 
 if TYPE_CHECKING:
@@ -203,7 +204,7 @@ def train(
     if not leads():
         warnings.simplefilter("ignore")
     told = progress_beside_lines("images") if leads() else nullcontext((_silent, _silent))
-    with leader_first(), told as (advance, say):
+    with leader_first(), told as (advance, report):
         if bank is not None and bank.exists() and not overwrite:
             raise OutputExists(f"{bank} exists. Choose another --bank or --overwrite.")
         given = {name: value for name, value in options.items() if value is not None}
@@ -231,14 +232,14 @@ def train(
             output,
             # Plain cross-entropy is PyTorch's own.
             objective=None if settings.loss == "ce" else objective,
-            report=say,
+            report=report,
             progress=advance,
             tensorboard=tensorboard,
             overwrite=overwrite,
         )
     if leads():
         after = "" if bank else f" Next: featbank extract {output} -o bank.h5"
-        click.echo(f"Wrote {path}.{after}")
+        say(f"Wrote {path}.{after}")
     if bank is not None:
         click.get_current_context().invoke(
             extract, run=output, output=bank, device=settings.device, overwrite=overwrite

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -119,8 +119,9 @@ def _read_table(source: Source) -> Arrays:
             arrays.sources[split] = source.path.name  # the splits share the rows of one table
         if paths is not None:
             arrays.paths[split] = paths[rows].tolist()
-    if unused := [key for key in source if key not in found.values()]:
-        arrays.notes.append(f"not used: {', '.join(unused)}")
+    taken = set(found.values())
+    if unused := [key for key in source if key not in taken]:
+        arrays.notes.append(f"not used: {_some(unused)}")
     return arrays
 
 
@@ -134,7 +135,7 @@ def _columns(source: Source) -> dict[str, str]:
     for what in ("features", "label"):
         if what not in found:
             raise errors.DataError(
-                f"{source.path} has no column {COLUMNS[what][0]!r}, but {', '.join(source)}. "
+                f"{source.path} has no column {COLUMNS[what][0]!r}, but {_some(source)}. "
                 f"Rename one, or give columns with --train {source.path}:KEY {source.path}:KEY."
             )
     return found
@@ -150,6 +151,13 @@ def _rows_by_split(source: Source, found: Mapping[str, str], rows: int) -> dict[
             f"{errors.closest(values[row].item(), schema.SPLITS)}"
         )
     return {split: np.flatnonzero(values == split) for split in schema.SPLITS if split in values}
+
+
+def _some(names: Iterable[str], most: int = 20) -> str:
+    """The first of many names."""
+    told = list(names)
+    more = f" and {len(told) - most:,} more" if len(told) > most else ""
+    return f"{', '.join(told[:most])}{more}"
 
 
 def _place(source: Source, column: str) -> str:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from featbank import errors
+from featbank.settings import shortened
+
+LONGEST_TEXT = 4096
+"""Characters of a cell that is no vector, as of a path."""
 
 
 def arrange(path: Path, header: Sequence[str]) -> dict[str, list[str]]:
@@ -27,17 +32,18 @@ def arrange(path: Path, header: Sequence[str]) -> dict[str, list[str]]:
     >>> arrange(Path("t.csv"), ["label", "f_0", "f_1"])
     {'label': ['label'], 'f': ['f_0', 'f_1']}
     """
+    counts = Counter(header)
     for column in header:
-        if header.count(column) > 1:
-            raise errors.DataError(f"{path}: column {column!r} comes twice. Rename one.")
+        if counts[column] > 1:
+            raise errors.DataError(f"{path}: column {shortened(column)} comes twice. Rename one.")
     numbered: dict[str, dict[int, str]] = {}
     for column in header:
-        if match := re.fullmatch(r"(.*?)[_.\- ]?([0-9]+)", column):
+        if match := re.fullmatch(r"(.*?)[_.\- ]?([0-9]{1,9})", column):
             numbered.setdefault(match[1] or "embedding", {})[int(match[2])] = column
     groups = {
         name: [columns[i] for i in sorted(columns)]
         for name, columns in numbered.items()
-        if len(columns) > 1 and name not in header and _counts_up(sorted(columns))
+        if len(columns) > 1 and name not in counts and _counts_up(sorted(columns))
     }
     gathered = {column for columns in groups.values() for column in columns}
     return {**{column: [column] for column in header if column not in gathered}, **groups}
@@ -45,8 +51,11 @@ def arrange(path: Path, header: Sequence[str]) -> dict[str, list[str]]:
 
 def parsed(place: str, texts: Sequence[str]) -> np.ndarray:
     """Vectors [N, D] float32 where the first text is one, else the texts [N]."""
-    if texts and _is_vector(texts[0]):
+    if texts and is_vector(texts[0]):
         return stacked(place, map(_cells, texts))
+    longest = max(range(len(texts)), key=lambda row: len(texts[row]), default=0)
+    if texts:
+        check_text(place, longest, len(texts[longest]))
     return text_array(place, texts)
 
 
@@ -78,6 +87,15 @@ def stacked(place: str, vectors: Iterable[Sequence[str]]) -> np.ndarray:
     return np.stack(rows) if rows else np.empty((0, 0), np.float32)
 
 
+def check_text(place: str, row: int, length: int) -> None:
+    """Raise where a label, path or split is longer than any: all rows would take its room."""
+    if length > LONGEST_TEXT:
+        raise errors.DataError(
+            f"{place}: the text in row {row} has {length:,} characters, at most {LONGEST_TEXT:,} "
+            "are read. Shorten it."
+        )
+
+
 def check_length(place: str, row: int, length: int, expected: int) -> None:
     """Raise where a vector has another length than the first."""
     if length != expected:
@@ -95,7 +113,8 @@ def _cells(text: str) -> list[str]:
     return text.strip().strip("[]()").replace(",", " ").split()
 
 
-def _is_vector(text: str) -> bool:
+def is_vector(text: str) -> bool:
+    """Whether a cell is a vector written as a text."""
     if text.strip().startswith("["):
         return True
     try:

@@ -12,6 +12,7 @@ import numpy as np
 
 from featbank import errors
 from featbank.bank import Bank
+from featbank.files import part_of, writing
 
 
 def export_features(
@@ -39,19 +40,21 @@ def export_features(
         Where the folder is there, and `overwrite` is not set or it is no export.
     ConfigError
         Where there is no folder to put it in.
+    OSError
+        Where it cannot be written.
     """
     output = Path(output)
     if not output.parent.is_dir():
         raise errors.ConfigError(f"{output.parent} is not a folder. Create it first.")
     _refuse_existing(output, overwrite)
-    part = output.with_name(f".{output.name}.{os.getpid()}.part")
+    part = part_of(output)
     try:
-        with Bank(bank) as opened:
+        with Bank(bank) as opened, writing(output):
             _write(opened, part)
-        _refuse_existing(output, overwrite)
-        if output.exists():
-            shutil.rmtree(output)
-        part.rename(output)
+            _refuse_existing(output, overwrite)
+            if output.exists():
+                shutil.rmtree(output)
+            part.rename(output)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

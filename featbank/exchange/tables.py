@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from featbank import errors
-from featbank.exchange.columns import arrange, check_length, parsed, stacked, text_array
+from featbank.exchange.columns import (
+    LONGEST_TEXT,
+    arrange,
+    check_length,
+    check_text,
+    is_vector,
+    parsed,
+    stacked,
+    text_array,
+)
 from featbank.exchange.opened import Opened
+from featbank.memory import whole_memory
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _LONGEST_CELL = 1 << 26
+_MOST_CHARACTERS = 1 << 30
+"""Of a block of vectors that are written as texts, all as long as the longest."""
 
 
 def csv_table(path: Path) -> Opened:
@@ -24,9 +36,10 @@ def csv_table(path: Path) -> Opened:
     """
     header = next(_csv_lines(path), [])
     keys = arrange(path, header)
+    place_of = {column: place for place, column in enumerate(header)}
 
     def read(name: str) -> np.ndarray:
-        places = [header.index(column) for column in keys[name]]
+        places = [place_of[column] for column in keys[name]]
         if len(places) > 1:
             return stacked(f"{path}:{name}", ([row[i] for i in places] for row in _csv_rows(path)))
         return parsed(f"{path}:{name}", [row[places[0]] for row in _csv_rows(path)])
@@ -42,7 +55,7 @@ def parquet_table(path: Path) -> Opened:
     keys = arrange(path, file.schema_arrow.names)
 
     def read(name: str) -> np.ndarray:
-        columns = [_parquet_column(path, file, column) for column in keys[name]]
+        columns = _parquet_columns(path, file, keys[name])
         return columns[0] if len(columns) == 1 else np.stack(columns, axis=1)
 
     return Opened(tuple(keys), read)
@@ -67,17 +80,53 @@ def _csv_rows(path: Path) -> Iterator[list[str]]:
         yield row
 
 
-def _parquet_column(path: Path, file: Any, name: str) -> np.ndarray:
-    place, blocks, rows = f"{path}:{name}", [], 0
-    for batch in file.iter_batches(columns=[name]):
-        blocks.append(_arrow_array(place, batch.column(0), rows))
-        if blocks[-1].ndim > 1:
-            check_length(place, rows, blocks[-1].shape[1], blocks[0].shape[1])
+def _parquet_columns(path: Path, file: Any, names: Sequence[str]) -> list[np.ndarray]:
+    """Columns of a file, read together: each reading goes through all there are."""
+    size, room = 4 * file.metadata.num_rows * len(names), whole_memory()
+    if room is not None and size > room:  # runs of one value take no room in the file
+        raise errors.DataError(
+            f"{path}: {file.metadata.num_rows:,} rows of {len(names):,} columns need at least "
+            f"{size / 2**30:,.1f} GiB, the machine has {room / 2**30:,.1f}. Cut the file."
+        )
+    blocks: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    rows = 0
+    for batch in file.iter_batches(columns=list(names)):
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            place, own = f"{path}:{name}", blocks[name]
+            own.append(_arrow_array(place, column, rows))
+            if own[-1].ndim > 1:
+                check_length(place, rows, own[-1].shape[1], own[0].shape[1])
         rows += len(batch)
+    return [_joined(f"{path}:{name}", own) for name, own in blocks.items()]
+
+
+def _joined(place: str, blocks: Sequence[np.ndarray]) -> np.ndarray:
     if not blocks:
         return np.empty(0, np.float32)
     array = np.concatenate(blocks)
     return parsed(place, array.tolist()) if array.dtype.kind == "U" else array
+
+
+def _check_texts(place: str, column: Any, first_row: int) -> None:
+    """Raise where the texts of a block, a dictionary's decoded, take more room than they should."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    coded = pa.types.is_dictionary(column.type)
+    texts = column.dictionary if coded else column
+    if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
+        return
+    lengths = np.asarray(compute.fill_null(compute.utf8_length(texts), 0))
+    longest = int(lengths.argmax()) if len(lengths) else 0
+    if not len(lengths) or lengths[longest] <= LONGEST_TEXT:
+        return
+    if (
+        not is_vector(texts[0].as_py() or "")
+        or len(column) * int(lengths[longest]) > _MOST_CHARACTERS
+    ):
+        indices = np.asarray(column.indices) if coded else np.arange(len(column))
+        row = first_row + int(np.argmax(indices == longest))
+        check_text(place, row, int(lengths[longest]))
 
 
 def _arrow_array(place: str, column: Any, first_row: int) -> np.ndarray:
@@ -88,6 +137,7 @@ def _arrow_array(place: str, column: Any, first_row: int) -> np.ndarray:
     if column.null_count:
         row = first_row + int(np.flatnonzero(column.is_null())[0])
         raise errors.DataError(f"{place}: row {row} is empty. Fill it, or drop the row.")
+    _check_texts(place, column, first_row)
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):

@@ -34,6 +34,9 @@ HELD = 2
 what allocators lose between blocks of different sizes. Measured with D = 2,048 and K = 1,000: 1.3
 for `linear`, 1.2 for `cosine`, 1.9 for `mlp`."""
 
+MOST_STEPS = 20_000_000
+"""Of one run: a schedule is kept for all of them."""
+
 UNTOLD_MEMORY = 8 << 30
 """Bytes that a machine is taken to have where the system does not tell."""
 
@@ -206,13 +209,14 @@ def plan(
     Raises
     ------
     ConfigError
-        Where not even one configuration fits.
+        Where not even one configuration fits, or has more than `MOST_STEPS`.
     """
     streams: dict[Stream, list[Recipe]] = {}
     for recipe in dict.fromkeys(recipes):
         streams.setdefault(Stream.of(recipe, shape), []).append(recipe)
     groups = []
     for stream, members in streams.items():
+        _check_steps(stream, members[0])
         each = max(_working_set(recipe, stream, shape) for recipe in members)
         fits = memory // (HELD * each)
         if fits < 1:
@@ -234,6 +238,14 @@ def plan(
             ]
             groups.append(Group(stream, tuple(tiles)))
     return groups
+
+
+def _check_steps(stream: Stream, recipe: Recipe) -> None:
+    if stream.epochs * stream.steps > MOST_STEPS:
+        raise errors.ConfigError(
+            f"Recipe {recipe.name!r} has {stream.epochs:,} epochs of {stream.steps:,} steps, at "
+            f"most {MOST_STEPS:,} steps are trained. Lower epochs, or raise batch_size."
+        )
 
 
 def default_memory(device: str) -> int:

@@ -4,21 +4,24 @@ Tensors have the names of their form (`stage2.export.forms`), after ``VIEW.`` wh
 several views; a calibration's are ``calibration.scale`` and ``calibration.shift``. The rest is JSON
 in the file's metadata under ``featbank-head``: the fields of `HeadFacts`, ``schema``, ``forms`` and
 ``average``. One entry, as safetensors writes several in any order: the same head is the same bytes.
-Everything is checked before a module is made of it.
+Everything is checked before a module is made of it; ``digest`` is SHA-256 of all the rest, so that
+no changed bit goes unnoticed. Heads of schema 1 have none.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from featbank import errors
@@ -26,7 +29,9 @@ from featbank.files import replacing
 from stage2.export.forms import FORMS, SPACE, AveragedHeads, Form, HeadModule
 
 KEY = "featbank-head"
-SCHEMA = 1
+SCHEMA = 2
+UNCHECKED = 1
+"""The schema without a digest."""
 
 _CALIBRATION = ("calibration.scale", "calibration.shift")
 
@@ -82,12 +87,20 @@ class LoadedHeads(AveragedHeads):
 def save_head(
     path: str | os.PathLike[str], module: HeadModule | AveragedHeads, facts: HeadFacts
 ) -> None:
-    """Write a head, whole or not at all."""
-    forms, average, tensors = _parts(module, facts.views)
+    """Write a head, whole or not at all.
+
+    Raises
+    ------
+    OSError
+        Where it cannot be written.
+    """
+    forms, average, parameters = _parts(module, facts.views)
+    tensors = {name: values.detach().cpu() for name, values in parameters.items()}
     told = {"schema": SCHEMA, **vars(facts), "forms": forms, "average": average}
+    told["digest"] = _digest(told, tensors)
     metadata = {KEY: json.dumps(told, ensure_ascii=False, allow_nan=False)}
     with replacing(Path(path)) as part:
-        save_file({n: t.detach().cpu() for n, t in tensors.items()}, part, metadata)
+        part.write_bytes(save(tensors, metadata))
 
 
 def load_head(path: str | os.PathLike[str]) -> LoadedHead | LoadedHeads:
@@ -105,15 +118,51 @@ def load_head(path: str | os.PathLike[str]) -> LoadedHead | LoadedHeads:
     ------
     ConfigError
         For a file that is missing, no head, of a newer schema, or broken.
+
+    Warns
+    -----
+    UserWarning
+        For a head without a digest, of which a changed weight would not be noticed.
     """
     path = Path(path)
     if not path.is_file():
         raise errors.ConfigError(f"{path}: no such file. Make it with `featbank export`.")
+    told, tensors = _read(path)
+    try:
+        document = json.loads(told)
+        schema = _value(document, "schema", "int")
+        if schema > SCHEMA:
+            raise errors.ConfigError(
+                f"{path} has head schema {schema}, this version reads up to {SCHEMA}. "
+                "Update featbank."
+            )
+        facts = HeadFacts(**{f.name: _value(document, f.name, f.type) for f in fields(HeadFacts)})
+        forms, average = _value(document, "forms", "list"), _value(document, "average", "str")
+        module = _module(facts, forms, average, dict(tensors))
+        _check_digest(document, schema, tensors)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
+        raise errors.ConfigError(
+            f"{path} is a broken head: {reason}. Export it again with `featbank export`."
+        ) from None
+    if schema == UNCHECKED:
+        warnings.warn(
+            f"{path} is a head of an older version, without a digest: it is unchecked whether its "
+            "weights are as they were. Export it again with `featbank export`.",
+            stacklevel=2,
+        )
+    return module
+
+
+def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
+    """What a head tells, as JSON, and its tensors."""
     try:
         with safe_open(path, "pt") as file:
             told = (file.metadata() or {}).get(KEY)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+    except OSError:
+        raise
+    except Exception as error:  # a lying header raises whatever it leads to
         raise errors.ConfigError(
             f"{path} is not a safetensors file ({errors.first_line(error)}). "
             "Make one with `featbank export`."
@@ -123,20 +172,32 @@ def load_head(path: str | os.PathLike[str]) -> LoadedHead | LoadedHeads:
             f"{path} is a safetensors file, but not an exported head. "
             "Make one with `featbank export`."
         )
-    try:
-        document = json.loads(told)
-        if (schema := _value(document, "schema", "int")) > SCHEMA:
-            raise errors.ConfigError(
-                f"{path} has head schema {schema}, this version reads {SCHEMA}. Update featbank."
-            )
-        facts = HeadFacts(**{f.name: _value(document, f.name, f.type) for f in fields(HeadFacts)})
-        forms, average = _value(document, "forms", "list"), _value(document, "average", "str")
-        return _module(facts, forms, average, tensors)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        told = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
-        raise errors.ConfigError(
-            f"{path} is a broken head: {told}. Export it again with `featbank export`."
-        ) from None
+    return told, tensors
+
+
+def _check_digest(document: Any, schema: int, tensors: Mapping[str, Tensor]) -> None:
+    """Raise `ValueError` for a document of other fields, or a digest that is not of the rest."""
+    known = {"schema", "forms", "average", *(field.name for field in fields(HeadFacts))}
+    if schema != UNCHECKED:
+        known.add("digest")
+    if strange := document.keys() - known:
+        raise ValueError(f"{min(strange)!r} is none of its fields")
+    if not UNCHECKED <= schema <= SCHEMA:
+        raise ValueError(f"there is no schema {schema}")
+    if schema != UNCHECKED:
+        rest = {name: value for name, value in document.items() if name != "digest"}
+        if document["digest"] != _digest(rest, tensors):
+            raise ValueError("it is not what was written, its digest is another")
+
+
+def _digest(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of what a head tells and of its tensors, in hex."""
+    digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode())
+    for name in sorted(tensors):
+        values = tensors[name].contiguous()
+        digest.update(f"\0{name}\0{values.dtype}\0{tuple(values.shape)}\0".encode())
+        digest.update(values.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _parts(
@@ -163,6 +224,8 @@ def _module(
     """The module, from parts that are all checked; `ValueError` says what is wrong."""
     views, classes = facts.views, len(facts.class_names)
     several = len(views) > 1
+    if not classes or facts.dim < 1:
+        raise ValueError(f"it has K = {classes} classes and D = {facts.dim} features")
     if len(forms) != len(views) or not views or average not in _averages(several):
         raise ValueError("views, forms and average contradict each other")
     for name in ("class_names", "views"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 
 from featbank import errors
 from featbank.bank import Bank
+from featbank.characters import in_csv, visible
 from featbank.files import replacing
 from stage2.export.headfile import LoadedHead, LoadedHeads
 
@@ -72,11 +74,13 @@ class Predictions:
                     np.savez(file, allow_pickle=False, **arrays)
 
     def _write_csv(self, path: Path) -> None:
-        names = self.class_names
+        names = list(map(in_csv, self.class_names))
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             label = ["label"] if self.labels is not None else []
-            writer.writerow(["row", *label, "class", *(f"p({name})" for name in names)])
+            writer.writerow(
+                ["row", *label, "class", *(f"p({visible(name)})" for name in self.class_names)]
+            )
             for row, (k, p) in enumerate(zip(self.classes, self.probabilities, strict=True)):
                 own = [names[self.labels[row]]] if self.labels is not None else []
                 writer.writerow([row, *own, names[k], *(f"{value:.7g}" for value in p)])
@@ -138,6 +142,8 @@ def predict_arrays(head: LoadedHead | LoadedHeads, paths: Sequence[Path]) -> Pre
         Where D or the number of files is another.
     DataError
         For a file that is no such array.
+    NotFinite
+        For features, or logits of them, that are not finite.
     """
     _check_views(head.facts.views, list(map(str, paths)))
     arrays = [_features(path, head.facts.dim) for path in paths]
@@ -156,10 +162,12 @@ def predict_arrays(head: LoadedHead | LoadedHeads, paths: Sequence[Path]) -> Pre
 def _features(path: Path, dim: int) -> np.ndarray:
     """The array of a file, checked but for what its numbers are."""
     try:
-        x = np.load(path, mmap_mode="r", allow_pickle=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # NumPy's, of sizes that overflow: the error says it
+            x = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise errors.ConfigError(f"{path}: no such file.") from None
-    except (ValueError, EOFError) as error:
+    except Exception as error:  # a lying header raises whatever it leads to
         raise errors.DataError(
             f"{path} is not an .npy file ({errors.first_line(error)}). "
             "Give a bank, or features [N, D] as .npy."
@@ -199,14 +207,22 @@ def _predictions(
     rows = 0
     with torch.no_grad():
         for xs in blocks:
-            features = tuple(torch.from_numpy(x.astype(np.float32)) for x in xs)
+            with np.errstate(over="ignore"):  # what becomes infinity is refused below
+                features = tuple(torch.from_numpy(x.astype(np.float32)) for x in xs)
             for x in features:
                 if not x.isfinite().all():
                     bad = rows + int((~x.isfinite()).any(1).nonzero()[0])
                     raise errors.NotFinite(
                         f"Row {bad} of the features has NaN or infinity. Leave it out."
                     )
-            found.append(head(features if len(features) > 1 else features[0]))
+            logits = head(features if len(features) > 1 else features[0])
+            if not logits.isfinite().all():
+                bad = rows + int((~logits.isfinite()).any(1).nonzero()[0])
+                raise errors.NotFinite(
+                    f"The logits of row {bad} are NaN or infinity. Check that the features are of "
+                    "the head's backbone, and the head is as it was exported."
+                )
+            found.append(logits)
             rows += len(features[0])
     logits = torch.cat(found)
     return Predictions(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -77,6 +78,9 @@ STEPS = (
     SEED,
 )
 """Settings of every recipe that trains step by step."""
+
+MOST_RUNS = 100_000
+"""Of one sweep; planning them takes ten seconds."""
 
 _PARTS: dict[str, Mapping[str, Any]] = {
     "loss": LOSSES,
@@ -249,7 +253,8 @@ def expand(
     Raises
     ------
     ConfigError
-        As `Recipe`, and for a setting that no combination of no recipe takes.
+        As `Recipe`, for a setting that no combination of no recipe takes, and for more runs than
+        `MOST_RUNS`.
     """
     for name, grid in grids.items():
         for key, values in grid.items():
@@ -258,6 +263,7 @@ def expand(
                     f"The grid of {key!r} for recipe {name!r} is empty. Give it a value, or leave "
                     "it out."
                 )
+    check_runs(math.prod(map(len, grid.values())) * _seeds(grid, seeds) for grid in grids.values())
     recipes: dict[Recipe, None] = {}
     taken: set[str] = set()
     known: set[str] = set()
@@ -280,6 +286,22 @@ def expand(
             f"{errors.closest(unused, sorted(known))}"
         )
     return list(recipes)
+
+
+def check_runs(counts: Iterable[int]) -> None:
+    """Raise `ConfigError` where grids of these sizes have too many runs to be planned."""
+    runs = sum(counts)
+    if runs > MOST_RUNS:
+        told = f"{runs:,}" if runs < 10**18 else f"about 1e{math.log10(runs):.0f}"
+        raise errors.ConfigError(
+            f"The sweep has {told} runs, at most {MOST_RUNS:,} are planned at once. Take fewer "
+            "values or seeds, draw random values, or sweep in parts into the same results file."
+        )
+
+
+def _seeds(grid: Mapping[str, Any], seeds: Sequence[int]) -> int:
+    """How many runs each combination of a grid has."""
+    return 1 if "seed" in grid else len(seeds)
 
 
 def settings_of(name: str, parameters: Mapping[str, Any]) -> Takes:

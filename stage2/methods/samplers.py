@@ -287,7 +287,7 @@ SAMPLERS = {
         balanced,
         "cycles of classes, consecutive items of each",
         "crt",
-        (Setting("per_class", 4, "items of one class visit", low=1), _DEFER),
+        (Setting("per_class", 4, "items of one class visit", low=1, high=100_000), _DEFER),
         draw=class_cycles,
     ),
     "class_balanced": Sampler(

@@ -15,6 +15,8 @@ import numpy as np
 from featbank import errors
 from featbank.bank import GROUPS, Bank
 from featbank.bank.checks import check_finite
+from featbank.characters import in_csv
+from featbank.files import replacing
 from stage2.plots.figure import (
     FORMATS,
     QUIET,
@@ -160,9 +162,9 @@ def chosen_classes(bank: Bank, text: str | None = None) -> list[int]:
         group, _, count = own.rpartition(":")
         if own in bank.class_names:
             found[bank.class_names.index(own)] = None
-        elif own.isdecimal() and int(own) < bank.num_classes:
+        elif _is_index(own) and int(own) < bank.num_classes:
             found[int(own)] = None
-        elif group in groups and count.isdecimal() and int(count) > 0:
+        elif group in groups and _is_index(count) and int(count) > 0:
             found |= dict.fromkeys(_spaced(bank.train_counts, groups[group], int(count)))
             if not groups[group].any():
                 raise errors.ConfigError(
@@ -177,6 +179,11 @@ def chosen_classes(bank: Bank, text: str | None = None) -> list[int]:
     return sorted(found, key=lambda k: (-bank.train_counts[k], k))
 
 
+def _is_index(text: str) -> bool:
+    """Whether a text is a number as one writes it; Python reads no thousands of digits."""
+    return text.isascii() and text.isdecimal() and len(text) < 10
+
+
 def write_embedding(
     embedding: Embedding, bank: Bank, output: str | os.PathLike[str], *, width: float = WIDTH
 ) -> None:
@@ -188,7 +195,8 @@ def write_embedding(
         Where the file ends in none of .pdf, .png, .svg and .csv.
     """
     if form_of(output, EMBEDDED) == "csv":
-        Path(output).write_text(_table(embedding, bank))
+        with replacing(Path(output)) as part:
+            part.write_text(_table(embedding, bank), encoding="utf-8")
     else:
         save(lambda: draw(embedding, bank, width), output)
 
@@ -304,5 +312,5 @@ def _table(embedding: Embedding, bank: Bank) -> str:
     writer.writerow(["row", "class", "name", "group", "x", "y"])
     groups = _group_of(bank)
     for row, k, (x, y) in zip(embedding.rows, embedding.labels, embedding.points, strict=True):
-        writer.writerow([row, k, bank.class_names[k], groups[k], f"{x:.6g}", f"{y:.6g}"])
+        writer.writerow([row, k, in_csv(bank.class_names[k]), groups[k], f"{x:.6g}", f"{y:.6g}"])
     return out.getvalue()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featbank import errors
+from featbank.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,6 +41,7 @@ STYLE: dict[Any, Any] = {
     "ytick.major.size": 2.5,
     "legend.fontsize": 7,
     "legend.frameon": False,
+    "text.parse_math": False,  # a $ in a name is one
     "svg.fonttype": "none",  # text that can be searched and edited
     "pdf.fonttype": 42,
     "savefig.dpi": 300,
@@ -90,7 +92,8 @@ def save(draw: Callable[[], Figure], output: str | os.PathLike[str]) -> None:
         figure = draw()
         drawn = io.BytesIO()
         figure.savefig(drawn, format=form)
-    Path(output).write_bytes(drawn.getvalue())
+    with replacing(Path(output)) as part:
+        part.write_bytes(drawn.getvalue())
 
 
 def line_style(place: int) -> dict[str, Any]:

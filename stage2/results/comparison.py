@@ -7,6 +7,7 @@ import io
 import json
 from dataclasses import asdict, dataclass
 
+from featbank.characters import in_csv, in_markdown, visible
 from stage2.results.significance import LEVEL
 from stage2.results.tables import latex, markdown
 
@@ -145,12 +146,16 @@ def render(compared: Compared, form: str) -> str:
         return _csv(compared)
     found = blocks(compared)
     if form == "md":
-        tables = [f"{block.title}\n\n{markdown(block.header, block.lines)}" for block in found]
-        return "\n\n".join([*tables, compared.protocol])
+        tables = [
+            f"{in_markdown(block.title)}\n\n{markdown(block.header, block.lines)}"
+            for block in found
+        ]
+        return "\n\n".join([*tables, in_markdown(compared.protocol)])
     tables = [
-        f"% {block.title}\n{latex(block.header, block.lines, texts=block.texts)}" for block in found
+        f"% {visible(block.title)}\n{latex(block.header, block.lines, texts=block.texts)}"
+        for block in found
     ]
-    return "\n\n".join([f"% {compared.protocol}", *tables])
+    return "\n\n".join([f"% {visible(compared.protocol)}", *tables])
 
 
 def _pair(compared: Compared, each: Comparison) -> list[Block]:
@@ -204,7 +209,9 @@ def _csv(compared: Compared) -> str:
         seeds = " ".join(str(test.seed) for test in each.seeds)
         for name, m in each.measures.items():
             numbers = [m.a, m.b, m.difference, m.low, m.high, m.std]
-            writer.writerow([each.a, each.b, name, *numbers, seeds, each.p, each.p_holm])
+            writer.writerow(
+                [in_csv(each.a), in_csv(each.b), name, *numbers, seeds, each.p, each.p_holm]
+            )
     return out.getvalue().rstrip("\n")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from featbank import errors
 from featbank.bank import GROUPS
+from featbank.characters import in_csv, in_latex, in_markdown, visible
 from stage2.engine.metrics import METRICS, UNCALIBRATED
 from stage2.experts import short_name
 from stage2.methods.recipe import Recipe, settings_of
@@ -159,29 +160,33 @@ def render(board: Leaderboard, form: str, *, top: int | None = None) -> str:
         writer.writeheader()
         for row in board.rows:
             writer.writerow(
-                {k: json.dumps(v) if isinstance(v, (dict, list)) else v for k, v in row.items()}
+                {
+                    k: json.dumps(v) if isinstance(v, (dict, list)) else in_csv(v)
+                    for k, v in row.items()
+                }
             )
         return out.getvalue().rstrip("\n")
     board = board.first(top)
     header, lines = columns(board)
     if form == "md":
-        return f"{markdown(header, lines)}\n\n{board.protocol}"
-    return f"% {board.protocol}\n{latex(header, lines, texts=header.index('top-1 last'))}"
+        return f"{markdown(header, lines)}\n\n{in_markdown(board.protocol)}"
+    return f"% {visible(board.protocol)}\n{latex(header, lines, texts=header.index('top-1 last'))}"
 
 
 def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """A table in Markdown."""
-    rows = [[cell.replace("|", r"\|") for cell in line] for line in lines]
+    names, *rows = [list(map(in_markdown, line)) for line in (header, *lines)]
     rule = ["---"] * len(header)
-    return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *rows))
+    return "\n".join(f"| {' | '.join(line)} |" for line in (names, rule, *rows))
 
 
 def latex(header: Sequence[str], lines: Sequence[Sequence[str]], *, texts: int) -> str:
     """A ``tabular`` with rules of booktabs; the first `texts` columns are flush left."""
-    rows = " \\\\\n".join(" & ".join(map(_latex, line)) for line in lines)
+    names, *body = [_latex_row(line) for line in (header, *lines)]
+    rows = " \\\\\n".join(body)
     return (
         f"\\begin{{tabular}}{{{'l' * texts}{'r' * (len(header) - texts)}}}\n\\toprule\n"
-        f"{' & '.join(map(_latex, header))} \\\\\n\\midrule\n{rows} \\\\\n\\bottomrule\n"
+        f"{names} \\\\\n\\midrule\n{rows} \\\\\n\\bottomrule\n"
         "\\end{tabular}"
     )
 
@@ -300,15 +305,10 @@ def _mean_std(row: Row, metric: str) -> str:
     return f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.1f}"
 
 
-_LATEX = str.maketrans(
-    {character: f"\\{character}" for character in "_%&#${}"}
-    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    | {"<": "$<$", ">": "$>$", "≤": r"$\le$", "−": "$-$", "\u00a0": "~", "±": r"$\pm$", "–": "--"}
-)
-
-
-def _latex(text: str) -> str:
-    return text.translate(_LATEX)
+def _latex_row(cells: Sequence[str]) -> str:
+    """Cells of a row; what opens like an argument of the row end before it is none."""
+    row = " & ".join(map(in_latex, cells))
+    return f"{{}}{row}" if row.startswith(("[", "*")) else row
 
 
 def _ordered(configurations: Iterable[list[Row]]) -> list[list[Row]]:

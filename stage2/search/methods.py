@@ -38,8 +38,8 @@ class Sampling:
     seed: int = 0
 
     settings: ClassVar[tuple[Setting, ...]] = (
-        Setting("trials", 60, "configurations tried", low=1),
-        Setting("batch", 16, "trials that train together", low=1),
+        Setting("trials", 60, "configurations tried", low=1, high=100_000),
+        Setting("batch", 16, "trials that train together", low=1, high=100_000),
         Setting("sampler", "tpe", "what asks for them", choices=("tpe", "random")),
         Setting("seed", 0, "of the sampler", low=0, high=2**32 - 1),
     )

@@ -14,12 +14,22 @@ from featbank.bank import Bank
 from featbank.settings import Setting
 from stage2.experts import averaged
 from stage2.methods.presets import PRESETS
-from stage2.methods.recipe import ENSEMBLE, HEAD, TRAINING, VIEW, Recipe, Takes, expand, settings_of
+from stage2.methods.recipe import (
+    ENSEMBLE,
+    HEAD,
+    TRAINING,
+    VIEW,
+    Recipe,
+    Takes,
+    check_runs,
+    expand,
+    settings_of,
+)
 from stage2.requirements import check_bank
 from stage2.specification.ranges import Range
 
-MOST = 1_000_000
-"""Combinations of a grid."""
+MOST_TOLD = 20
+"""Problems that are listed; the rest are counted."""
 
 CHOOSING = {s.name: s for s in (VIEW, HEAD, *TRAINING) if s.choices or s is VIEW}
 """Settings that decide which others a recipe takes."""
@@ -48,7 +58,10 @@ class Problems:
         if len(told) == 1:
             raise errors.ConfigError(told[0])
         if told:
-            raise errors.ConfigError("\n  ".join([f"{self._name}: {len(told)} errors.", *told]))
+            count, told = len(told), told[:MOST_TOLD]
+            if count > MOST_TOLD:
+                told.append(f"… and {count - MOST_TOLD:,} more.")
+            raise errors.SeveralErrors(f"{self._name}: {count:,} errors.", told)
 
 
 @dataclass(frozen=True)
@@ -104,6 +117,13 @@ def recipes_of(
 
     With a bank, views are those it has, and recipes for which it lacks something are noted too.
     """
+    try:
+        check_runs(
+            _size(entry.grid) * (1 if "seed" in entry.grid else len(seeds)) for entry in entries
+        )
+    except errors.ConfigError as error:
+        problems.add(0, error)
+        return []
     found: dict[Recipe, None] = {}
     taken, known, asked = set[str](), set[str](), dict[str, int]()
     for entry in entries:
@@ -137,7 +157,7 @@ class _Grid:
             self._problems.add(entry.line, f"Unknown recipe {entry.name!r}. {hint}")
             return []
         grid = dict(with_views(entry, self._bank).grid) if self._bank else dict(entry.grid)
-        if problem := _too_large(grid):
+        if problem := _uneven(grid):
             self._problems.add(entry.line, f"{self._owner.capitalize()} has {problem}")
             return []
         found: dict[Recipe, dict[str, int]] = {}
@@ -249,14 +269,17 @@ def _together(drawn: Iterable[list]) -> list[tuple]:
     return list(zip(*drawn, strict=True)) or [()]
 
 
-def _too_large(grid: Mapping[str, Values]) -> str | None:
-    """What stands against going through a grid."""
+def _uneven(grid: Mapping[str, Values]) -> str | None:
+    """What stands against going through a grid: random values that cannot be taken together."""
     draws = {key: len(values.items) for key, values in grid.items() if values.kind == "random"}
     if len(set(draws.values())) > 1:
         told = ", ".join(f"{count} of {key}" for key, count in draws.items())
         return f"{told}: random values are taken together. Draw as many of each."
-    sizes = [len(values.items) for key, values in grid.items() if key not in draws]
-    count = math.prod(sizes) * max(draws.values(), default=1)
-    if count > MOST:
-        return f"{count:,} combinations, at most {MOST:,} can be told apart. Draw random ones."
     return None
+
+
+def _size(grid: Mapping[str, Values]) -> int:
+    """Combinations of a grid."""
+    sizes = [len(values.items) for values in grid.values() if values.kind != "random"]
+    draws = [len(values.items) for values in grid.values() if values.kind == "random"]
+    return math.prod(sizes) * max(draws, default=1)

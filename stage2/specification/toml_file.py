@@ -14,6 +14,18 @@ from featbank import errors
 Place = tuple[str | int, ...]
 """Keys and array indices from the top: ``("recipes", "crt", "lr", 1)``."""
 
+LARGEST = 10_000_000
+"""Bytes of a file."""
+
+DEEPEST = 32
+"""Tables and arrays within one another."""
+
+_LONG_KEY = re.compile(
+    r"""(?:^|[\[{,])[ \t]*(?:(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){32}""",
+    re.MULTILINE,
+)
+"""A dotted key of more parts; `tomllib` takes a time that grows as their square."""
+
 _BLANK = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
 _STRING = re.compile(
     r'"""(?:[^\\]|\\.)*?"""+|' + r"'''.*?'''+|" + r'"(?:[^"\\]|\\.)*"|' + r"'[^']*'", re.DOTALL
@@ -66,8 +78,11 @@ def read_toml(file: Path, name: str) -> TomlFile:
         Where it cannot be read, or is not TOML, with the line.
     """
     try:
+        if (size := file.stat().st_size) > LARGEST:
+            raise errors.ConfigError(f"{name} has {size:,} bytes, at most {LARGEST:,}. Shorten it.")
         text = file.read_bytes().decode("utf-8").replace("\r\n", "\n")
-        values = tomllib.loads(text)
+        if _LONG_KEY.search(text) or not _is_flat(values := tomllib.loads(text)):
+            raise RecursionError
     except UnicodeDecodeError as error:
         raise errors.ConfigError(
             f"{name} is not UTF-8 text (byte {error.start}). Save it as UTF-8."
@@ -78,12 +93,23 @@ def read_toml(file: Path, name: str) -> TomlFile:
     except tomllib.TOMLDecodeError as error:
         raise errors.ConfigError(f"{name}:{_told(error, text)} This is not TOML.") from None
     except RecursionError:
-        raise errors.ConfigError(f"{name}: nested too deeply. Write it flat.") from None
+        raise errors.ConfigError(
+            f"{name}: nested too deeply, more than {DEEPEST} deep. Write it flat."
+        ) from None
     except ValueError:  # Python reads integers up to some length only
         values = None
     if values is None or not _has_small_integers(values):
         raise errors.ConfigError(f"{name} has an integer of more than 64 bits. Write a float.")
     return TomlFile(name, text, values, place_lines(text))
+
+
+def _is_flat(values: Any) -> bool:
+    """Whether nothing is nested deeper than `DEEPEST`."""
+    level = [values]
+    for _ in range(DEEPEST):
+        inner = [each.values() if isinstance(each, dict) else each for each in level]
+        level = [each for some in inner for each in some if isinstance(each, dict | list)]
+    return not level
 
 
 def _has_small_integers(value: Any) -> bool:

@@ -187,8 +187,11 @@ def test_a_killed_sweep_resumes_to_the_same_table(
     assert rows_of(installed, "killed.sqlite") == rows_of(installed, "whole.sqlite")
 
 
-def test_ctrl_c_tells_what_the_results_hold(make_toy: Callable[..., Toy], tmp_path: Path) -> None:
-    """SIGINT after the first results: one line with the number of stored runs, exit 1."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_tells_what_the_results_hold(
+    number: signal.Signals, make_toy: Callable[..., Toy], tmp_path: Path
+) -> None:
+    """A signal after the first results: one line with the number of stored runs, exit 1."""
     make_toy().write(tmp_path / "b.h5")
     count = 60  # on a busy machine a few runs pass before this test hears of the first
     seeds = ",".join(map(str, range(count)))
@@ -205,7 +208,7 @@ def test_ctrl_c_tells_what_the_results_hold(make_toy: Callable[..., Toy], tmp_pa
     signal.signal(signal.SIGINT, handler)
     while process.poll() is None and not _runs_in(tmp_path / "stopped.sqlite"):
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     told = process.communicate()[1]
     assert process.returncode == 1, told
     stored = _runs_in(tmp_path / "stopped.sqlite")

@@ -209,7 +209,7 @@ scale = 3
         ("cross.lr = {linear = [1, 2], n = 10001}", "must be an integer ≥ 1 and ≤ 10000"),
         (
             "[cross]\nlr = {linear=[1, 2], n=2000}\nweight_decay = {linear=[1, 2], n=2000}",
-            "s.toml:1: Recipe 'ce' has 4,000,000 combinations, at most 1,000,000 can be told apart",
+            "The sweep has 12,000,000 runs, at most 100,000 are planned at once",
         ),
         ("cross.lr = [[1]]", "s.toml:1: The 'lr' of recipe 'ce' must be a float > 0, got [1]."),
     ],

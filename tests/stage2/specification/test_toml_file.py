@@ -207,7 +207,7 @@ def test_any_document(data: st.DataObject) -> None:
         (b"a = '\n", "s.toml:1: "),
         (b"\n\n]", "s.toml:3: Invalid statement. This is not TOML."),
         (b"a = 2021-02-30", "s.toml:1: Invalid date or datetime. This is not TOML."),
-        (b"a = " + b"[" * 5000, "s.toml: nested too deeply. Write it flat."),
+        (b"a = " + b"[" * 5000, "s.toml: nested too deeply, more than 32 deep. Write it flat."),
         (b"a = \xff", "s.toml is not UTF-8 text (byte 4). Save it as UTF-8."),
         (b"\x89HDF\r\n\x1a\n", "s.toml is not UTF-8 text (byte 0). Save it as UTF-8."),
         (b"a = 9223372036854775808", "s.toml has an integer of more than 64 bits."),

@@ -1,0 +1,157 @@
+"""All commands and their group: they parse, call the library and print.
+
+Heavy imports stand inside the commands, so that ``featbank --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from featbank import __version__
+from featbank.characters import visible
+from featbank.cli import stop
+from featbank.cli.bank import info, merge, split, verify
+from featbank.cli.benchmark import benchmark
+from featbank.cli.cite import cite
+from featbank.cli.compare import compare
+from featbank.cli.datasets import datasets
+from featbank.cli.demo import demo
+from featbank.cli.embed import embed
+from featbank.cli.export import export
+from featbank.cli.exporting import export_features
+from featbank.cli.extract import extract
+from featbank.cli.importing import import_
+from featbank.cli.leaderboard import leaderboard
+from featbank.cli.methods import methods
+from featbank.cli.plot import plot
+from featbank.cli.predict import predict
+from featbank.cli.report import report
+from featbank.cli.sweep import sweep
+from featbank.cli.terminal import guarded_streams, say
+from featbank.cli.train import train
+from featbank.errors import FeatbankError, first_line
+
+_LONGEST = 2_000
+"""Characters of an error's line."""
+
+
+class _Group(click.Group):
+    """A group that turns the library's errors into one line and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)  # in the order of the road, not of the alphabet
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        if any("\0" in each for each in options.get("args") or (args and args[0]) or ()):
+            _report("An argument has a NUL byte, which no name can have. Leave it out.")
+            sys.exit(2)
+        completing = "_FEATBANK_COMPLETE" in os.environ  # a shell reads, and click writes bytes
+        with contextlib.nullcontext() if completing else guarded_streams():
+            return super().main(*args, **options)
+
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        with _one_line():
+            return super().make_context(*args, **options)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        warnings.formatwarning = lambda message, *_: f"featbank: {visible(str(message))}\n"
+        with _one_line():
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+    """End the process where an error comes: 2 for what was wrong, 1 for work that failed."""
+    try:
+        yield
+    except FeatbankError as error:
+        first, *more = error.lines
+        _report(first)
+        for line in more:
+            say(f"  {_shortened(line)}", err=True)
+        sys.exit(2)
+    except click.exceptions.NoArgsIsHelpError:
+        raise  # click prints the help
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "featbank"
+        told = error.format_message().removesuffix(".")
+        _report(f"{told}{'' if told.endswith('?') else '.'} See {path} --help.")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        stop()
+    except (OSError, MemoryError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            _report(f"{_told(error)}. Name another file.")
+            sys.exit(2)
+        _report(f"the work failed: {_told(error)}")
+        sys.exit(1)
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
+        _report(f"the work failed: {first_line(error)}")
+        sys.exit(1)
+
+
+def _report(text: str) -> None:
+    say(f"featbank: {_shortened(text)}", err=True)
+
+
+def _shortened(text: str) -> str:
+    """Beginning and end of a text that a name has made longer than anyone reads."""
+    half = _LONGEST // 2
+    return text if len(text) <= _LONGEST else f"{text[:half]} … {text[-half:]}"
+
+
+def _told(error: BaseException) -> str:
+    """An error's message on one line; what kind it is, where it says nothing."""
+    if isinstance(error, MemoryError) and not str(error).strip():
+        return "out of memory. Free some, or give a smaller --memory where the command has it."
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether PyTorch, which is not imported for it, found too little memory."""
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="featbank")
+def main() -> None:
+    """Bank frozen features once, compare every long-tail classifier on them.
+
+    The road: train → extract (or import) → sweep → leaderboard, report.
+    """
+
+
+for _command in (
+    train,
+    extract,
+    import_,
+    export_features,
+    info,
+    verify,
+    merge,
+    split,
+    sweep,
+    leaderboard,
+    report,
+    compare,
+    plot,
+    embed,
+    export,
+    predict,
+    methods,
+    cite,
+    datasets,
+    demo,
+    benchmark,
+):
+    main.add_command(_command)

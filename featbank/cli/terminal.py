@@ -1,0 +1,159 @@
+"""What a command prints: visible, in the stream's own encoding, and never half in silence.
+
+While a command runs, `guarded_streams` stands between it and stdout and stderr. Names come from
+files of anyone, so what a terminal would obey is shown as an escape; a character that the stream
+cannot show is replaced; a closed pipe ends the command without a word, and a stdout that cannot be
+written ends it in one line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import NoReturn, TextIO
+
+import click
+
+from featbank.characters import visible, visible_lines
+
+_PLAIN = {
+    **{"≤": "<=", "≥": ">=", "…": "...", "–": "-", "−": "-", "—": "-", "±": "+-", "×": "x"},
+    **{"→": "->", "▶": ">", "·": "-", "─": "-", "━": "-", "│": "|", "\u00a0": " ", "τ": "tau"},
+}
+"""What stands for our own signs where a stream cannot show them; for any other, a question mark."""
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print one line, whatever is in the names that it tells of."""
+    click.echo(visible(text), err=err)
+
+
+def styled_stdout() -> TextIO:
+    """The stdout for rich, which writes escape sequences of its own; its texts must be visible."""
+    return sys.stdout.styled if isinstance(sys.stdout, _Stream) else sys.stdout
+
+
+@contextlib.contextmanager
+def guarded_streams() -> Iterator[None]:
+    """Stand between a command and its stdout and stderr."""
+    stdout, stderr = sys.stdout, sys.stderr
+    own = open(os.devnull, "w") if stderr is None else None  # noqa: SIM115  # closed below
+    sys.stderr = _Stream(own or stderr, _ignored)
+    try:
+        if stdout is None:
+            _end("stdout is closed. Redirect it to /dev/null where nobody is to read it.")
+        sys.stdout = _Stream(stdout, _end_of_stdout)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    finally:
+        sys.stdout, sys.stderr = stdout, stderr
+        if own:
+            own.close()
+
+
+class _Stream(io.TextIOBase):
+    """A text stream that is written to as said above.
+
+    It has no ``buffer``: click would write UTF-8 there, whatever the encoding.
+
+    Parameters
+    ----------
+    stream
+        What is written to.
+    failed
+        Called with the stream and the error of a write.
+    escapes
+        Whether control characters become visible.
+    """
+
+    def __init__(
+        self, stream: TextIO, failed: Callable[[TextIO, OSError], None], *, escapes: bool = True
+    ) -> None:
+        self._stream, self._failed, self._escapes = stream, failed, escapes
+
+    @property
+    def styled(self) -> TextIO:
+        """The same stream for who writes escape sequences on purpose."""
+        return _Stream(self._stream, self._failed, escapes=False)  # type: ignore[return-value]
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._stream.encoding or "utf-8"
+
+    def write(self, text: str) -> int:
+        shown = _encodable(visible_lines(text) if self._escapes else text, self.encoding)
+        try:
+            self._stream.write(shown)
+        except OSError as error:
+            self._failed(self._stream, error)
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._failed(self._stream, error)
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def writable(self) -> bool:
+        return True
+
+
+def _encodable(text: str, encoding: str) -> str:
+    """The text with a replacement for each character that an encoding does not have."""
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return "".join(c if _has(encoding, c) else _PLAIN.get(c, "?") for c in text)
+    return text
+
+
+def _has(encoding: str, character: str) -> bool:
+    try:
+        character.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _end_of_stdout(stream: TextIO, error: OSError) -> NoReturn:
+    place = _place(stream)
+    _silence(stream)
+    if isinstance(error, BrokenPipeError):  # who reads has seen enough
+        sys.exit(1)
+    _end(f"{place} could not be written ({error.strerror or error}). Choose another place.")
+
+
+def _end(fact: str) -> NoReturn:
+    say(f"featbank: the work failed: {fact}", err=True)
+    sys.exit(1)
+
+
+def _ignored(stream: TextIO, error: OSError) -> None:
+    _silence(stream)  # there is no place left to say it
+
+
+def _silence(stream: TextIO) -> None:
+    """Let what is still in a stream's buffer go nowhere: the interpreter writes it at its exit."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def _place(stream: TextIO) -> str:
+    """The file that a stream is redirected to, where the system tells."""
+    with contextlib.suppress(OSError, ValueError):
+        path = os.readlink(f"/proc/self/fd/{stream.fileno()}")
+        return path if path.startswith("/") else "stdout"
+    return "stdout"
