@@ -258,7 +258,7 @@ def expand(
     """
     for name, grid in grids.items():
         for key, values in grid.items():
-            if not values:
+            if len(values) == 0:
                 raise errors.ConfigError(
                     f"The grid of {key!r} for recipe {name!r} is empty. Give it a value, or leave "
                     "it out."
