@@ -28,8 +28,9 @@ from stage2.loggers import Logger, Loggers
 from stage2.methods.recipe import Recipe
 from stage2.probe import PROBE, probed_views
 from stage2.requirements import check_bank, check_in_memory
+from stage2.results.results import Results
 from stage2.results.store import Store
-from stage2.results.tables import Leaderboard, leaderboard
+from stage2.results.tables import Leaderboard
 from stage2.search.rounds import by_first_seed, others_left, val_problem
 from stage2.views import Views, class_counts, half_of
 
@@ -179,7 +180,7 @@ def sweep(
             train([recipe for recipe in others if recipe.id in left])
         else:
             train(wanted)
-        board = leaderboard(store, bank=bank.fingerprint, select_on=select_on)
+        board = Results(store, bank=bank.fingerprint, select_on=select_on).board
         told.end(bank.fingerprint, board)
         skipped = [recipe for recipe in wanted if recipe.hash in finished]
         return SweepResults(outcomes, skipped, left_out, board, views.probes)

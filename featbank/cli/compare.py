@@ -72,16 +72,18 @@ def compare(
     featbank compare results.sqlite crt mislas
     featbank compare results.sqlite --format md > compared.md
     """
+    from stage2.results.compare import bank_of
     from stage2.results.compare import compare as compared_with
     from stage2.results.comparison import blocks, render
+    from stage2.results.results import Results
     from stage2.results.store import Store
 
     with Store(results) as store:
+        prefix, file = bank_of(store, bank)
         compared = compared_with(
-            store,
+            Results(store, bank=prefix, split=split),
             names,
-            bank=bank,
-            split=split,
+            file=file,
             epoch=epoch,
             resamples=resamples,
             seed=seed,

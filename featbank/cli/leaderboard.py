@@ -79,13 +79,13 @@ def leaderboard(
     featbank leaderboard results.sqlite --format json > table.json
     """
     from stage2.results import filters
+    from stage2.results.results import Results
     from stage2.results.store import Store
-    from stage2.results.tables import leaderboard as rank
 
     if best and best_per:
         raise ConfigError("--best is --best-per name. Give one of the two.")
     with Store(results) as store:
-        board = rank(store, bank=bank, split=split, select_on=select_on)
+        board = Results(store, bank=bank, split=split, select_on=select_on).board
     if condition is not None:
         board = filters.where(board, condition)
     if best or best_per:

@@ -55,8 +55,11 @@ def report(
     featbank report results.sqlite --where "head=lws" --top 30 -o lws.html
     """
     from stage2.report.page import report as write
+    from stage2.results.results import Results
     from stage2.results.store import Store
 
     with Store(results) as store:
-        size = write(store, output, bank=bank, select_on=select_on, condition=condition, top=top)
+        size = write(
+            Results(store, bank=bank, select_on=select_on), output, condition=condition, top=top
+        )
     say(f"Wrote {output}, {size / 1e6:.1f} MB.")

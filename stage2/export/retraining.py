@@ -25,7 +25,8 @@ from stage2.export.modules import head_module
 from stage2.export.onnxfile import check_onnx, save_onnx
 from stage2.methods.heads import Context
 from stage2.methods.recipe import Recipe
-from stage2.results.configurations import Configuration, find_configuration
+from stage2.results.configurations import Configuration
+from stage2.results.results import Results
 from stage2.results.store import Run, Store
 from stage2.sweep import sweep
 from stage2.views import class_counts
@@ -104,19 +105,20 @@ def export_head(
     if onnx is not None:
         check_onnx()
     with Store(results) as store:
-        found = find_configuration(store, name, bank=bank)
+        stored = Results(store, bank=bank)
+        found = stored.find(name)
         run = _run_of(found, seed)
         epoch = _epoch_of(found, run, epoch)
         recipe = _recipe_of(found, run)
-        with Bank(_place(found, features)) as opened:
-            if opened.fingerprint != found.fingerprint:
+        with Bank(_place(stored, found, features)) as opened:
+            if opened.fingerprint != stored.fingerprint:
                 raise errors.Mismatch(
                     f"{opened.path} has the fingerprint {opened.fingerprint[:12]}, the results are "
-                    f"of {found.fingerprint[:12]}. Give the bank they are of with --features."
+                    f"of {stored.fingerprint[:12]}. Give the bank they are of with --features."
                 )
             trained = sweep(opened, [recipe], device=device, memory=memory)
             (outcome,) = trained.outcomes
-            changed = _changed(store, found, run, outcome, epoch)
+            changed = _changed(stored, found, run, outcome, epoch)
             parameters = outcome.selected if epoch == "selected" else outcome.parameters
             module = head_module(
                 recipe,
@@ -182,9 +184,9 @@ def _recipe_of(found: Configuration, run: Run) -> Recipe:
     return recipe
 
 
-def _place(found: Configuration, features: str | os.PathLike[str] | None) -> Path:
+def _place(results: Results, found: Configuration, features: str | os.PathLike[str] | None) -> Path:
     """Where the bank is."""
-    place = Path(features if features is not None else found.about["path"])
+    place = Path(features if features is not None else results.about["path"])
     if features is None and not place.exists():
         raise errors.ConfigError(
             f"The bank of {found.id} was {place}, which is not there. "
@@ -194,14 +196,14 @@ def _place(found: Configuration, features: str | os.PathLike[str] | None) -> Pat
 
 
 def _changed(
-    store: Store, found: Configuration, run: Run, outcome: Outcome, epoch: str
+    results: Results, found: Configuration, run: Run, outcome: Outcome, epoch: str
 ) -> dict[str, int]:
     """Rows of each split that are classified otherwise than stored; raise where it is too many."""
     changed = {}
     for (split, when), evaluation in outcome.evaluations.items():
         if when != epoch:
             continue
-        stored = store.correct(found.fingerprint, run.recipe, split, epoch)
+        stored = results.store.correct(results.fingerprint, run.recipe, split, epoch)
         before, now = (m["nll"] for m in (run.metrics[split, epoch], evaluation.metrics))
         changed[split] = int(np.count_nonzero(stored != evaluation.correct))
         assert before is not None  # of a run that is done
@@ -210,7 +212,7 @@ def _changed(
         if changed[split] > max(1, ROWS * len(stored)) or not same:
             raise errors.ConfigError(
                 f"{found.id}, trained again, classifies {changed[split]} of {len(stored)} rows of "
-                f"{split} otherwise than in {store.path}, NLL {now:.5g} instead of {before:.5g}. "
+                f"{split} otherwise than in {results.path}, NLL {now:.5g} instead of {before:.5g}. "
                 "Give --memory and --device as in that sweep, or sweep it again with --force."
             )
     if not changed:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from featbank.bank import GROUPS
 from stage2.plots.figure import (
     GRID,
     GROUP_COLOURS,
-    WIDTH,
     caption,
     fitted,
     letters,
     new_figure,
 )
-from stage2.results.choice import choose
-from stage2.results.store import Store
+from stage2.plots.picture import Picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,29 +26,21 @@ _LONGEST = 34
 """Characters of a label in a line."""
 
 
-def groups(
-    store: Store,
-    *,
-    bank: str | None = None,
-    recipes: Sequence[str] = (),
-    width: float = WIDTH,
-    split: str | None = None,
-    select_on: str | None = None,
-) -> Figure:
+def groups(picture: Picture) -> Figure:
     """Draw macro accuracy and that of many, medium and few as bars, best configuration on top.
 
-    Whiskers are the standard deviation over seeds. Parameters as of `stage2.plots.plot`.
+    Whiskers are the standard deviation over seeds.
     """
-    choice = choose(store, bank=bank, split=split, select_on=select_on, recipes=recipes, most=MOST)
+    choice = picture.choose(MOST)
     rows = choice.rows
     shown = [name for name in GROUP_COLOURS if any(row[name] is not None for row in rows)]
     names = [fitted(each.label, _LONGEST / 16) for each in choice.shown]
     lines = sum(name.count("\n") for name in names)
-    figure = new_figure(width, 0.45 + 0.17 * len(rows) + 0.09 * lines)
+    figure = new_figure(picture.width, 0.45 + 0.17 * len(rows) + 0.09 * lines)
     axes = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
     highest = max(row[name] or 0 for row in rows for name in shown)
     top = max(20, 20 * math.ceil(highest / 20))
-    narrow = width < 1.0 * len(shown) + 0.05 * letters("\n".join(names).split("\n"))
+    narrow = picture.width < 1.0 * len(shown) + 0.05 * letters("\n".join(names).split("\n"))
     for panel, name in zip(axes, shown, strict=True):
         for place, row in enumerate(rows):
             if row[name] is None:

@@ -11,7 +11,6 @@ import numpy as np
 from featbank import errors
 from featbank.bank import class_groups
 from stage2.plots.figure import (
-    WIDTH,
     caption,
     label_counts,
     legend,
@@ -19,9 +18,10 @@ from stage2.plots.figure import (
     thick_line,
     whole_numbers,
 )
+from stage2.plots.picture import Picture
 from stage2.results.choice import differing, matching, warn_left_out
-from stage2.results.protocol import full_counts
-from stage2.results.store import Run, Store
+from stage2.results.results import Results
+from stage2.results.store import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,26 +67,23 @@ class _Trajectory:
         return len(self.counts) > 500
 
 
-def beta(
-    store: Store, *, bank: str | None = None, recipes: Sequence[str] = (), width: float = WIDTH
-) -> Figure:
+def beta(picture: Picture) -> Figure:
     """Draw how adaptive generators moved β: over the epochs, and at the end by class size.
 
     Left one line per class and the means of many, medium and few; right one point per class and
     the mean of classes of about its size. (Medians would jump: β moves by whole steps.) A row for
-    each configuration; parameters as of `plot`.
+    each configuration.
     """
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap, LogNorm
 
-    fingerprint, about = store.one_bank(bank)
-    shown = _trajectories(store, fingerprint, full_counts(about), recipes)
+    shown = _trajectories(picture)
     counts = np.concatenate([each.counts for each in shown])
     low, high = counts.min(), counts.max()
     pale = ListedColormap(colormaps["viridis"](np.linspace(0, 0.9, 256)))  # its end drowns in white
     colours = ScalarMappable(LogNorm(low, high), pale)
-    figure = new_figure(width, 0.1 + 2.1 * len(shown))
+    figure = new_figure(picture.width, 0.1 + 2.1 * len(shown))
     axes = figure.subplots(len(shown), 2, squeeze=False, sharex="col", sharey=True)
     settings = [each.runs[0].parameters for each in shown]
     told = [differing(each, settings) for each in settings]
@@ -107,47 +104,40 @@ def beta(
         label_counts(bar.ax.yaxis, low, high)
     named = {line.get_label(): line for left in axes[:, 0] for line in left.lines}
     legend(figure, list(named.values()))
-    caption(figure, *_told(fingerprint, shown))
+    caption(figure, *_told(picture.results.fingerprint, shown))
     return figure
 
 
-def _trajectories(
-    store: Store, fingerprint: str, counts: np.ndarray, recipes: Sequence[str]
-) -> list[_Trajectory]:
-    """β of the configurations that have one and are asked for, at most `MOST`, best on val first.
-
-    Parameters
-    ----------
-    counts
-        Training counts of all classes [K].
-    """
+def _trajectories(picture: Picture) -> list[_Trajectory]:
+    """β of at most `MOST` configurations that have one and are asked for, best on val first."""
+    results, counts = picture.results, picture.results.counts
     found: dict[str, list[Run]] = {}
-    for run in store.runs(fingerprint):
-        if run.status == "done" and np.isfinite(_beta(store, fingerprint, run)).any():
-            found.setdefault(run.id, []).append(run)
+    for own in results.configurations.values():
+        if runs := [run for run in own.done if np.isfinite(_beta(results, run)).any()]:
+            found[own.id] = runs
     if not found:
         raise errors.ConfigError(
-            f"No run in {store.path} moved β. Sweep a recipe whose beta_step is above 0, such as "
+            f"No run in {results.path} moved β. Sweep a recipe whose beta_step is above 0, such as "
             "glag, on a bank with val."
         )
-    chosen = _chosen(store, [runs[0] for runs in found.values()], recipes)
+    chosen = _chosen(results, [runs[0] for runs in found.values()], picture.recipes)
     chosen.sort(key=lambda name: -_val_macro(found[name]))
     if chosen[MOST:]:
         warn_left_out(chosen, MOST)
     shown = []
     for name in chosen[:MOST]:
-        values = np.stack([_beta(store, fingerprint, run) for run in found[name]])
+        values = np.stack([_beta(results, run) for run in found[name]])
         has = np.isfinite(values).all((0, 1)) & (counts > 0)
         shown.append(_Trajectory(found[name], values[..., has], counts[has]))
     return shown
 
 
-def _beta(store: Store, fingerprint: str, run: Run) -> np.ndarray:
+def _beta(results: Results, run: Run) -> np.ndarray:
     """β of a run [epochs, K], NaN for classes without; nothing where it moved none."""
-    return store.traces(fingerprint, run.recipe).get("beta", np.empty(0))
+    return results.store.traces(results.fingerprint, run.recipe).get("beta", np.empty(0))
 
 
-def _chosen(store: Store, runs: Sequence[Run], recipes: Sequence[str]) -> list[str]:
+def _chosen(results: Results, runs: Sequence[Run], recipes: Sequence[str]) -> list[str]:
     """The ids among `runs`, one of each configuration, that `recipes` ask for; all for none."""
     chosen: dict[str, None] = {}
     for wanted in recipes:
@@ -155,7 +145,7 @@ def _chosen(store: Store, runs: Sequence[Run], recipes: Sequence[str]) -> list[s
         if not ids:
             known = dict.fromkeys([*(run.name for run in runs), *(run.id for run in runs)])
             raise errors.ConfigError(
-                f"{store.path} has no {wanted!r} that moved β. {errors.closest(wanted, known)}"
+                f"{results.path} has no {wanted!r} that moved β. {errors.closest(wanted, known)}"
             )
         chosen |= dict.fromkeys(ids)
     return list(chosen) if recipes else [run.id for run in runs]

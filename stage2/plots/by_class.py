@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,6 @@ from stage2.plots.figure import (
     GRID,
     MARKERS,
     QUIET,
-    WIDTH,
     caption,
     legend,
     letters,
@@ -24,12 +23,9 @@ from stage2.plots.figure import (
     running_mean,
     thick_line,
 )
-from stage2.results.choice import Choice, choose
-from stage2.results.configurations import Configuration
+from stage2.plots.picture import Picture
+from stage2.results.choice import Choice
 from stage2.results.measured import Measured, measured
-from stage2.results.protocol import full_counts
-from stage2.results.store import Store
-from stage2.results.tables import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,65 +46,43 @@ class _Value:
     of: Callable[[Measured], np.ndarray]
 
 
-def classes(
-    store: Store,
-    *,
-    bank: str | None = None,
-    recipes: Sequence[str] = (),
-    width: float = WIDTH,
-    split: str | None = None,
-    select_on: str | None = None,
-) -> Figure:
+def classes(picture: Picture) -> Figure:
     """Draw the accuracy of each class, classes sorted by training count.
 
-    Points are classes, lines running means; parameters as of `stage2.plots.plot`.
+    Points are classes, lines running means.
     """
-    choice = choose(store, bank=bank, split=split, select_on=select_on, recipes=recipes, most=MOST)
+    choice = picture.choose(MOST)
     accuracy = _Value("accuracy, %", lambda each: each.per_class)
-    return _draw(store, choice, width, accuracy, choice.protocol())
+    return _draw(choice, picture.width, accuracy, choice.protocol())
 
 
-def norms(
-    store: Store,
-    *,
-    bank: str | None = None,
-    recipes: Sequence[str] = (),
-    width: float = WIDTH,
-    select_on: str | None = None,
-) -> Figure:
+def norms(picture: Picture) -> Figure:
     """Draw the norm of each class's weights, classes sorted by training count [MiSLAS Fig. 2].
 
-    Heads without a weight per class are left out; parameters as of `stage2.plots.plot`.
+    Heads without a weight per class are left out.
     """
-    choice = choose(
-        store,
-        bank=bank,
-        select_on=select_on,
-        recipes=recipes,
-        most=MOST,
-        having=lambda own, row: "weight_norm" in _details(store, own, row),
+    results = picture.results
+    choice = picture.choose(
+        MOST,
+        having=lambda own, row: "weight_norm" in measured(results, own, row["epoch"]).details,
     )
     if not choice.shown:
         raise errors.ConfigError(
-            f"No head asked for in {store.path} has a weight per class. Choose one such as crt "
+            f"No head asked for in {results.path} has a weight per class. Choose one such as crt "
             "with --recipe."
         )
     norm = _Value("‖w‖ of a class's weights", lambda each: each.details["weight_norm"])
-    return _draw(store, choice, width, norm, f"{choice.epoch()} · {choice.conditions()}")
+    return _draw(choice, picture.width, norm, f"{choice.epoch()} · {choice.conditions()}")
 
 
-def _details(store: Store, own: Configuration, row: Row) -> dict[str, np.ndarray]:
-    return measured(store, own, row["split"], row["epoch"]).details
-
-
-def _draw(store: Store, choice: Choice, width: float, value: _Value, told: str) -> Figure:
+def _draw(choice: Choice, width: float, value: _Value, told: str) -> Figure:
     """A value of each class: training counts above, points and running means below."""
-    about = choice.shown[0].configuration.about
-    counts = full_counts(about)
+    results = choice.results
+    counts = results.counts
     order = np.argsort(-counts, kind="stable")
     ranks = np.arange(len(counts))
     few = len(counts) <= NAMED
-    names = [(about["class_names"] or list(map(str, ranks)))[k] for k in order]
+    names = [results.class_names[k] for k in order]
     room = 0.05 * letters(names) if few and letters(names) > 3 else 0.0
     figure, ((above, below),) = panels(
         1, width, narrowest=1, height=2.6 + room, rows=2, heights=(1, 4), sharex=True
@@ -116,7 +90,7 @@ def _draw(store: Store, choice: Choice, width: float, value: _Value, told: str) 
     window = max(1, len(counts) // 20 * 2 + 1)
     lines = []
     for place, each in enumerate(choice.shown):
-        one = measured(store, each.configuration, choice.split, each.epoch)
+        one = measured(results, each.configuration, each.epoch)
         values = value.of(one)[order]
         colour = COLOURS[place % len(COLOURS)]
         below.scatter(

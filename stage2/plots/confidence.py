@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from featbank.bank import GROUPS
-from stage2.plots.figure import COLOURS, GRID, WIDTH, caption, fitted, legend, panels
-from stage2.results.choice import choose, measured_all
-from stage2.results.store import Store
+from stage2.plots.figure import COLOURS, GRID, caption, fitted, legend, panels
+from stage2.plots.picture import Picture
+from stage2.results.choice import measured_all
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,15 +32,7 @@ _DIAMOND: dict[str, Any] = {
 }
 
 
-def confidence(
-    store: Store,
-    *,
-    bank: str | None = None,
-    recipes: Sequence[str] = (),
-    width: float = WIDTH,
-    split: str | None = None,
-    select_on: str | None = None,
-) -> Figure:
+def confidence(picture: Picture) -> Figure:
     """Draw violins of the confidence in rows of many, medium and few [MiSLAS Fig. 3].
 
     The left half of a violin are wrong rows, the right half right ones; parameters as of
@@ -50,15 +41,8 @@ def confidence(
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    choice = choose(
-        store,
-        bank=bank,
-        split=split,
-        select_on=select_on,
-        recipes=recipes,
-        most=MOST,
-    )
-    found = measured_all(store, choice, "confidence", "confidences")
+    choice, width = picture.choose(MOST), picture.width
+    found = measured_all(choice, "confidence", "confidences")
     across = min(len(found), max(1, int(width / _NARROWEST)))
     figure, axes = panels(len(found), width, narrowest=_NARROWEST, height=2.0, sharey=True)
     shapes = [_shapes(each.details["confidence"]) for each in found]

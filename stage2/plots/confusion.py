@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,11 +10,10 @@ import numpy as np
 from featbank import errors
 from featbank.bank import GROUPS, class_groups
 from stage2.engine.metrics import CONFUSIONS
-from stage2.plots.figure import GROUP_COLOURS, WIDTH, caption, fitted, letters, panels
-from stage2.results.choice import Choice, choose, measured_all
+from stage2.plots.figure import GROUP_COLOURS, caption, fitted, letters, panels
+from stage2.plots.picture import Picture
+from stage2.results.choice import Choice, measured_all
 from stage2.results.confused import confused
-from stage2.results.protocol import full_counts
-from stage2.results.store import Store
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,32 +29,17 @@ _LONGEST = 16
 """Characters of a class name."""
 
 
-def confusion(
-    store: Store,
-    *,
-    bank: str | None = None,
-    recipes: Sequence[str] = (),
-    width: float = WIDTH,
-    split: str | None = None,
-    select_on: str | None = None,
-) -> Figure:
+def confusion(picture: Picture) -> Figure:
     """Draw which classes are taken for which: the most confused ones, largest class first.
 
     Parameters as of `stage2.plots.plot`; by default the best configuration is drawn.
     """
-    choice = choose(
-        store,
-        bank=bank,
-        split=split,
-        select_on=select_on,
-        recipes=recipes,
-        most=MOST if recipes else 1,
-    )
-    found = _matrices(store, choice)
-    about = choice.shown[0].configuration.about
-    names = about["class_names"] or [str(k) for k in range(about["num_classes"])]
-    names = [textwrap.shorten(name, _LONGEST, placeholder="…") for name in names]
-    groups = class_groups(full_counts(about))
+    choice, width = picture.choose(MOST if picture.recipes else 1), picture.width
+    found = _matrices(choice)
+    names = [
+        textwrap.shorten(name, _LONGEST, placeholder="…") for name in choice.results.class_names
+    ]
+    groups = class_groups(choice.results.counts)
     longest = letters(names[k] for classes, _ in found for k in classes)
     margin = 0.4 + 0.06 * longest  # names and an axis label
     across = min(len(found), max(1, int(width / 3.2)))
@@ -87,16 +70,15 @@ def confusion(
     return figure
 
 
-def _matrices(store: Store, choice: Choice) -> list[tuple[np.ndarray, np.ndarray]]:
+def _matrices(choice: Choice) -> list[tuple[np.ndarray, np.ndarray]]:
     """The most confused classes and their matrix of each configuration."""
     found = []
-    for one in measured_all(store, choice, "confusions", "confusions"):
+    results, counts = choice.results, choice.results.counts
+    for one in measured_all(choice, "confusions", "confusions"):
         own = one.configuration
-        labels = store.labels(own.fingerprint, choice.split)
+        labels = results.store.labels(results.fingerprint, choice.split)
         assert labels is not None  # they are of the same schema
-        done = sum(run.status == "done" for run in own.runs)
-        counts = full_counts(own.about)
-        rows = done * np.bincount(labels, minlength=len(counts))
+        rows = len(own.done) * np.bincount(labels, minlength=len(counts))
         confusions = one.details["confusions"]
         if not len(confusions):
             raise errors.ConfigError(

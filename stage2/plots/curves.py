@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,17 +12,17 @@ from stage2.plots.figure import (
     GRID,
     MARKERS,
     QUIET,
-    WIDTH,
     caption,
     legend,
     line_style,
     panels,
     whole_numbers,
 )
-from stage2.results.choice import choose, measured_all
+from stage2.plots.picture import Picture
+from stage2.results.choice import measured_all
 from stage2.results.configurations import Configuration
 from stage2.results.measured import measured
-from stage2.results.store import Store
+from stage2.results.results import Results
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,32 +38,19 @@ _NAMES = {
 }
 
 
-def curves(
-    store: Store,
-    *,
-    bank: str | None = None,
-    recipes: Sequence[str] = (),
-    width: float = WIDTH,
-    select_on: str | None = None,
-) -> Figure:
+def curves(picture: Picture) -> Figure:
     """Draw training curves, means over seeds with bands from the lowest to the highest seed.
 
-    Heads that do not train are left out; parameters as of `stage2.plots.plot`.
+    Heads that do not train are left out.
     """
-    choice = choose(
-        store,
-        bank=bank,
-        select_on=select_on,
-        recipes=recipes,
-        most=MOST,
-        having=lambda own, _: _trained(store, own),
-    )
+    results, width = picture.results, picture.width
+    choice = picture.choose(MOST, having=lambda own, _: _trained(results, own))
     if not choice.shown:
         raise errors.ConfigError(
-            f"Nothing asked for in {store.path} trains in epochs. Choose a recipe such as crt."
+            f"Nothing asked for in {results.path} trains in epochs. Choose a recipe such as crt."
         )
     found = {
-        each.label: measured(store, each.configuration, choice.split, each.epoch).curves
+        each.label: measured(results, each.configuration, each.epoch).curves
         for each in choice.shown
     }
     names = [name for name in _NAMES if any(name in own for own in found.values())]
@@ -91,23 +77,12 @@ def curves(
     return figure
 
 
-def shift(
-    store: Store,
-    *,
-    bank: str | None = None,
-    recipes: Sequence[str] = (),
-    width: float = WIDTH,
-    split: str | None = None,
-    select_on: str | None = None,
-) -> Figure:
-    """Draw accuracy under long-tailed, uniform and inversely long-tailed test priors [SADE].
-
-    Parameters as of `stage2.plots.plot`.
-    """
-    choice = choose(store, bank=bank, split=split, select_on=select_on, recipes=recipes, most=MOST)
-    found = measured_all(store, choice, "shift_forward", "accuracies under shifted priors")
+def shift(picture: Picture) -> Figure:
+    """Draw accuracy under long-tailed, uniform and inversely long-tailed test priors [SADE]."""
+    choice = picture.choose(MOST)
+    found = measured_all(choice, "shift_forward", "accuracies under shifted priors")
     labels = [each.label for each in choice.shown]
-    figure, [[panel]] = panels(1, width, narrowest=1, height=2.3)
+    figure, [[panel]] = panels(1, picture.width, narrowest=1, height=2.3)
     ticks = [*(f"{r}" for r in SHIFT_RATIOS[::-1]), "1", *(f"{r}" for r in SHIFT_RATIOS)]
     x = np.arange(len(ticks))
     lines = []
@@ -140,9 +115,10 @@ def shift(
     return figure
 
 
-def _trained(store: Store, own: Configuration) -> bool:
+def _trained(results: Results, own: Configuration) -> bool:
     """Whether a configuration has a curve."""
-    return any(map(len, store.curves(own.fingerprint, own.runs[0].recipe).values()))
+    curves = results.store.curves(results.fingerprint, own.runs[0].recipe)
+    return any(map(len, curves.values()))
 
 
 def _with_band(axes: Axes, values: np.ndarray, look: dict[str, Any]) -> Any:

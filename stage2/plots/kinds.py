@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,8 +15,10 @@ from stage2.plots.confidence import confidence
 from stage2.plots.confusion import confusion
 from stage2.plots.curves import curves, shift
 from stage2.plots.figure import WIDTH, save
+from stage2.plots.picture import Picture
 from stage2.plots.reliability import reliability
 from stage2.plots.settings import heatmap, setting
+from stage2.results.results import Results
 from stage2.results.store import Store
 
 if TYPE_CHECKING:
@@ -26,30 +27,40 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of plot: what draws it, from a store, and what it shows."""
+    """A kind of plot.
 
-    draw: Callable[..., Figure]
+    Attributes
+    ----------
+    draw
+        Draws it.
+    description
+        What it shows, for people.
+    options
+        What it takes beside results, recipes and a width.
+    on_selection
+        It shows the split that ranks, unless another is asked for.
+    """
+
+    draw: Callable[[Picture], Figure]
     description: str
+    options: tuple[str, ...] = ("split", "select_on")
+    on_selection: bool = False
 
-    @property
-    def options(self) -> list[str]:
-        """What it takes beside a bank, recipes and a width: some of split, select_on, …."""
-        own = inspect.signature(self.draw).parameters
-        return [name for name in own if name not in ("store", "bank", "recipes", "width")]
 
+_GRID = ("split", "select_on", "metric", "by")
 
 KINDS = {
     "groups": Kind(groups, "macro, many, medium and few as bars, of the best of each recipe"),
     "classes": Kind(classes, "accuracy by class, sorted by training count"),
     "reliability": Kind(reliability, "reliability diagrams with ECE"),
     "confidence": Kind(confidence, "violins of the confidence by group"),
-    "heatmap": Kind(heatmap, "a metric over two settings of a recipe"),
-    "setting": Kind(setting, "macro, many, medium and few over one setting of a recipe"),
-    "norms": Kind(norms, "norms of the classifier's weights by class"),
+    "heatmap": Kind(heatmap, "a metric over two settings of a recipe", _GRID, on_selection=True),
+    "setting": Kind(setting, "macro, many, medium and few over one setting of a recipe", _GRID),
+    "norms": Kind(norms, "norms of the classifier's weights by class", ("select_on",)),
     "shift": Kind(shift, "accuracy under shifted test priors"),
     "confusion": Kind(confusion, "the classes that are most often taken for one another"),
-    "curves": Kind(curves, "training loss and val accuracy over the epochs"),
-    "beta": Kind(beta, "how adaptive generators moved β: over the epochs, and by class size"),
+    "curves": Kind(curves, "training loss and val accuracy over the epochs", ("select_on",)),
+    "beta": Kind(beta, "how adaptive generators moved β: over the epochs, and by class size", ()),
 }
 
 
@@ -89,7 +100,7 @@ def plot(
         What is measured on; by default ``test`` where the bank has it, for ``heatmap`` the split
         that selects.
     select_on
-        The split that ranks configurations; by default the leaderboard's.
+        The split that ranks configurations, as of `stage2.results.results.Results`.
     metric
         Of ``heatmap`` and ``setting``.
     by
@@ -111,5 +122,8 @@ def plot(
             raise errors.ConfigError(
                 f"The plot {kind!r} takes no {name.replace('_', '-')}. It is for: {takes}."
             )
-    draw = KINDS[kind].draw
-    save(lambda: draw(store, bank=bank, recipes=recipes, width=width, **given), output)
+    results = Results(store, bank=bank, split=split, select_on=select_on)
+    if KINDS[kind].on_selection and split is None:
+        results = results.on(results.select_on)
+    picture = Picture(results, tuple(recipes), width, metric, tuple(by))
+    save(lambda: KINDS[kind].draw(picture), output)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stage2.plots.figure import COLOURS, GRID, QUIET, WIDTH, caption, fitted, legend, panels
-from stage2.results.choice import choose, measured_all
-from stage2.results.store import Store
+from stage2.plots.figure import COLOURS, GRID, QUIET, caption, fitted, legend, panels
+from stage2.plots.picture import Picture
+from stage2.results.choice import measured_all
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,21 +20,11 @@ MOST = 8
 _NARROWEST = 1.55
 
 
-def reliability(
-    store: Store,
-    *,
-    bank: str | None = None,
-    recipes: Sequence[str] = (),
-    width: float = WIDTH,
-    split: str | None = None,
-    select_on: str | None = None,
-) -> Figure:
-    """Draw accuracy against confidence, with the rows of each bin below and ECE in the title.
-
-    Parameters as of `stage2.plots.plot`.
-    """
-    choice = choose(store, bank=bank, split=split, select_on=select_on, recipes=recipes, most=MOST)
-    found = measured_all(store, choice, "reliability", "reliability diagrams")
+def reliability(picture: Picture) -> Figure:
+    """Draw accuracy against confidence, with the rows of each bin below and ECE in the title."""
+    choice = picture.choose(MOST)
+    width = picture.width
+    found = measured_all(choice, "reliability", "reliability diagrams")
     count = len(found)
     across = min(count, max(1, int(width / _NARROWEST)))
     figure, axes = panels(

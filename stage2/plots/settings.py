@@ -15,18 +15,15 @@ from stage2.plots.figure import (
     GRID,
     GROUP_COLOURS,
     MARKERS,
-    WIDTH,
     caption,
     fitted,
     legend,
     letters,
     panels,
 )
-from stage2.results.choice import choose
+from stage2.plots.picture import Picture
 from stage2.results.filters import LOWER_IS_BETTER
 from stage2.results.grids import Grid, grids
-from stage2.results.protocol import measured_splits
-from stage2.results.store import Store
 from stage2.results.tables import Row, told_value
 
 if TYPE_CHECKING:
@@ -44,39 +41,17 @@ _LINE = 0.24
 """Inches of a line of cells."""
 
 
-def heatmap(
-    store: Store,
-    *,
-    bank: str | None = None,
-    recipes: Sequence[str] = (),
-    width: float = WIDTH,
-    split: str | None = None,
-    select_on: str | None = None,
-    metric: str = "macro",
-    by: Sequence[str] = (),
-) -> Figure:
+def heatmap(picture: Picture) -> Figure:
     """Draw a metric over the values of two settings of a recipe, as in MiSLAS Fig. 5.
 
-    Each cell is the best configuration with its two values; the best cell is framed.
-
-    Parameters
-    ----------
-    split
-        By default the one that selects.
-    metric
-        A name of `stage2.engine.metrics.METRICS`.
-    by
-        The settings along x and y; by default those with most values.
-    store, bank, recipes, width, select_on
-        As of `stage2.plots.plot`; a name of a recipe means all its configurations, and by default
-        the recipe with the largest grid is drawn.
+    Each cell is the best configuration with its two values; the best cell is framed. A name of a
+    recipe means all its configurations; by default the recipe with the largest grid is drawn, the
+    metric is macro accuracy, and the settings `by` are those with most values.
     """
     from matplotlib import colormaps
 
-    _, about = store.one_bank(bank)
-    split = split or select_on or measured_splits(about)[0]
-    choice = choose(store, bank=bank, split=split, select_on=select_on, recipes=recipes, best=False)
-    shown = _grids(store, choice.rows, 2, by, metric)[: MOST if recipes else 1]
+    choice, width, metric = picture.every(), picture.width, picture.metric or "macro"
+    shown = _grids(picture, choice.rows, 2, metric)
     values = [_cells(grid, metric) for grid in shown]
     every = np.concatenate([cells.ravel() for cells in values])
     low, high = float(np.nanmin(every)), float(np.nanmax(every))
@@ -119,35 +94,16 @@ def heatmap(
     return figure
 
 
-def setting(
-    store: Store,
-    *,
-    bank: str | None = None,
-    recipes: Sequence[str] = (),
-    width: float = WIDTH,
-    split: str | None = None,
-    select_on: str | None = None,
-    metric: str | None = None,
-    by: Sequence[str] = (),
-) -> Figure:
+def setting(picture: Picture) -> Figure:
     """Draw macro, many, medium and few over the values of one setting of a recipe.
 
     Each point is the best configuration with its value; bands are the standard deviation over
-    seeds.
-
-    Parameters
-    ----------
-    metric
-        Only this one, a name of `stage2.engine.metrics.METRICS`.
-    by
-        The setting; by default the one with most values.
-    store, bank, recipes, width, split, select_on
-        As of `stage2.plots.plot`; a name of a recipe means all its configurations, and by default
-        the recipe with most values is drawn.
+    seeds. With a metric it alone is drawn. A name of a recipe means all its configurations; by
+    default the recipe with most values is drawn, over the setting with most.
     """
-    choice = choose(store, bank=bank, split=split, select_on=select_on, recipes=recipes, best=False)
-    shown = _grids(store, choice.rows, 1, by, metric or "macro")[: MOST if recipes else 1]
-    figure, axes = panels(len(shown), width, narrowest=_NARROWEST, height=2.2, sharey=True)
+    choice, metric = picture.every(), picture.metric
+    shown = _grids(picture, choice.rows, 1, metric or "macro")
+    figure, axes = panels(len(shown), picture.width, narrowest=_NARROWEST, height=2.2, sharey=True)
     curves = [metric] if metric else list(GROUP_COLOURS)
     handles: dict[str, Any] = {}
     for [panel], grid in zip(axes, shown, strict=True):
@@ -181,23 +137,22 @@ def setting(
     return figure
 
 
-def _grids(
-    store: Store, rows: Sequence[Row], count: int, by: Sequence[str], metric: str
-) -> list[Grid]:
-    """Grids over `count` settings of the configurations that have a metric, the largest first."""
+def _grids(picture: Picture, rows: Sequence[Row], count: int, metric: str) -> list[Grid]:
+    """Grids over `count` settings of the configurations that have a metric, the largest first; only
+    that one where no recipe is asked for."""
     if metric not in METRICS:
         raise errors.ConfigError(
             f"No metric is called {metric!r}. {errors.closest(metric, METRICS)}"
         )
     rows = [row for row in rows if row[metric] is not None]
-    found = grids(rows, count, by)
+    found = grids(rows, count, picture.by)
     if not found:
         several = "two settings" if count == 2 else "a setting"
         raise errors.ConfigError(
-            f"No recipe asked for in {store.path} varies {several}. Sweep a grid, such as "
-            "--set lr=0.05,0.1,0.2" + (" --set weight_decay=0,5e-4." if count == 2 else ".")
+            f"No recipe asked for in {picture.results.path} varies {several}. Sweep a grid, such "
+            "as --set lr=0.05,0.1,0.2" + (" --set weight_decay=0,5e-4." if count == 2 else ".")
         )
-    return found
+    return found[: MOST if picture.recipes else 1]
 
 
 def _rows(shown: Sequence[Grid]) -> list[Row]:

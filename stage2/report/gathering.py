@@ -16,12 +16,10 @@ from stage2.experts import short_name
 from stage2.report.details import SHOWN, details_of
 from stage2.results import filters
 from stage2.results.cite import cite
-from stage2.results.configurations import Configuration
 from stage2.results.grids import varied
 from stage2.results.measured import measured
-from stage2.results.protocol import full_counts
-from stage2.results.store import Store
-from stage2.results.tables import Leaderboard, Row, differences, leaderboard
+from stage2.results.results import Results
+from stage2.results.tables import Leaderboard, Row, differences
 
 TOP = 12
 """Configurations whose details a page carries."""
@@ -34,10 +32,8 @@ _PLAIN = ("tau_norm", "logit_adjust")
 
 
 def gather(
-    store: Store,
+    results: Results,
     *,
-    bank: str | None = None,
-    select_on: str | None = None,
     condition: str | None = None,
     top: int = TOP,
 ) -> dict[str, Any]:
@@ -45,12 +41,8 @@ def gather(
 
     Parameters
     ----------
-    store
+    results
         The results.
-    bank
-        Beginning of a fingerprint; needed where the file holds results of several banks.
-    select_on
-        The split that ranks; by default the leaderboard's.
     condition
         Only configurations that meet it, `stage2.results.filters.where`.
     top
@@ -59,28 +51,24 @@ def gather(
     Raises
     ------
     ConfigError
-        For an unknown bank, split or condition, or a file without results.
+        For a condition that is none.
     """
-    fingerprint, about = store.one_bank(bank)
-    board = leaderboard(store, bank=fingerprint, select_on=select_on)
-    split = board.terms.split
+    board, split, about = results.board, results.split, results.about
     if condition is not None:
         board = filters.where(board, condition)
     ranked = [board.ranked(rows) for rows in board.configurations()]
     done = [row for row in ranked if row["status"] == "done"]
     before, why = _before(done)
     chosen = _most_telling(done, top, before)
-    runs = store.configurations(fingerprint)
-    counts = full_counts(about)
+    counts = results.counts
     details = {}
     for row in chosen:
-        configuration = Configuration.of(runs[row["recipe"]], fingerprint, about)
-        found = measured(store, configuration, split, row["epoch"])
+        found = measured(results, results.configurations[row["recipe"]], row["epoch"])
         details[row["recipe"]] = details_of(found, counts)
     present = {name for own in details.values() for name in own}
     settings = _settings(board)
     return {
-        "title": store.path.name,
+        "title": results.path.name,
         "version": __version__,
         "protocol": board.protocol,
         "selectOn": board.select_on,
@@ -88,13 +76,13 @@ def gather(
         "epoch": "selected" if any(row["epoch"] == "selected" for row in ranked) else "last",
         "bank": {
             "name": Path(about["path"]).name,
-            "fingerprint": fingerprint[:12],
+            "fingerprint": results.fingerprint[:12],
             "dim": about["dim"],
             "rows": about["rows"],
         },
         "groups": GROUPS,
         "classes": {
-            "names": about["class_names"] or [str(k) for k in range(len(counts))],
+            "names": results.class_names,
             "counts": counts.tolist(),
             "group": _group_of(counts),
         },
@@ -107,7 +95,7 @@ def gather(
         "missing": [
             f"{told} ({reason})" for name, (told, reason) in SHOWN.items() if name not in present
         ],
-        "cite": cite([str(store.path)]),
+        "cite": cite([str(results.path)]),
     }
 
 

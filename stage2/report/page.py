@@ -16,18 +16,16 @@ from typing import Any
 from featbank import errors
 from featbank.files import replacing
 from stage2.report.gathering import TOP, gather
-from stage2.results.store import Store
+from stage2.results.results import Results
 
 SCRIPTS = ("state.js", "table.js", "charts.js", "settings.js", "inside.js", "page.js")
 """The program of the page, in the order it runs."""
 
 
 def report(
-    store: Store,
+    results: Results,
     output: str | os.PathLike[str],
     *,
-    bank: str | None = None,
-    select_on: str | None = None,
     condition: str | None = None,
     top: int = TOP,
 ) -> int:
@@ -49,7 +47,7 @@ def report(
         raise errors.ConfigError(f"{path.parent} is not a folder. Create it first.")
     if path.is_dir():
         raise errors.ConfigError(f"{path} is a folder. Choose another name.")
-    data = gather(store, bank=bank, select_on=select_on, condition=condition, top=top)
+    data = gather(results, condition=condition, top=top)
     text = render(data).encode()
     with replacing(path) as part:
         part.write_bytes(text)

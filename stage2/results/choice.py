@@ -11,9 +11,8 @@ from typing import Any
 from featbank import errors
 from stage2.results.configurations import Configuration
 from stage2.results.measured import COUNTED, Measured, measured
-from stage2.results.protocol import Protocol
-from stage2.results.store import Store
-from stage2.results.tables import Row, leaderboard, told_value, why_unranked
+from stage2.results.results import Results
+from stage2.results.tables import Row, told_value, why_unranked
 
 LONGEST = 60
 """Characters of the settings in a label."""
@@ -40,24 +39,24 @@ class Choice:
 
     Attributes
     ----------
+    results
+        What they were chosen from.
     shown
         Best first.
-    terms
-        How the figures came about.
     """
 
+    results: Results
     shown: list[Shown]
-    terms: Protocol
 
     @property
     def split(self) -> str:
         """What is measured on."""
-        return self.terms.split
+        return self.results.split
 
     @property
     def select_on(self) -> str:
         """The split that ranks."""
-        return self.terms.select_on
+        return self.results.select_on
 
     @property
     def rows(self) -> list[Row]:
@@ -75,15 +74,12 @@ class Choice:
 
     def conditions(self, rows: Sequence[Row] | None = None) -> str:
         """Bank, selection, configurations tried and seeds; of `rows`, or of all."""
-        return self.terms.line(rows or self.rows)
+        return self.results.board.terms.line(rows or self.rows)
 
 
 def choose(
-    store: Store,
+    results: Results,
     *,
-    bank: str | None = None,
-    split: str | None = None,
-    select_on: str | None = None,
     recipes: Sequence[str] = (),
     best: bool = True,
     most: int | None = None,
@@ -93,14 +89,8 @@ def choose(
 
     Parameters
     ----------
-    store
+    results
         The results.
-    bank
-        Beginning of a fingerprint; needed where the file holds results of several banks.
-    split
-        What is measured on; by default the leaderboard's.
-    select_on
-        The split that ranks; by default the leaderboard's.
     recipes
         Names of recipes and beginnings of configurations' ids; by default every recipe.
     best
@@ -113,20 +103,18 @@ def choose(
     Raises
     ------
     ConfigError
-        For an unknown bank, split or recipe; where all that is asked for has no rank. That
+        For an unknown recipe; where all that is asked for has no rank. That
         nothing is `having` what is shown is for the caller to tell: `shown` is empty then.
     """
-    fingerprint, about = store.one_bank(bank)
-    board = leaderboard(store, bank=fingerprint, split=split, select_on=select_on)
+    board = results.board
     every = [board.ranked(rows) for rows in board.configurations()]
-    asked = _asked(store, every, recipes, best)
+    asked = _asked(results, every, recipes, best)
     kept = [row for row in asked if row["selection"] is not None]
     if not kept:
         raise errors.ConfigError(
-            f"Every configuration asked for in {store.path} {why_unranked(asked)}"
+            f"Every configuration asked for in {results.path} {why_unranked(asked)}"
         )
-    by_id = store.configurations(fingerprint)
-    found = [(Configuration.of(by_id[row["recipe"]], fingerprint, about), row) for row in kept]
+    found = [(results.configurations[row["recipe"]], row) for row in kept]
     found = [each for each in found if having is None or having(*each)]
     places = {row["recipe"]: place for place, row in enumerate(every)}
     found.sort(key=lambda each: places[each[1]["recipe"]])
@@ -136,10 +124,10 @@ def choose(
     rows = [row for _, row in found]
     named = zip(found, labels(rows), strict=True)
     shown = [Shown(configuration, row, label) for (configuration, row), label in named]
-    return Choice(shown, board.terms)
+    return Choice(results, shown)
 
 
-def measured_all(store: Store, choice: Choice, detail: str, called: str) -> list[Measured]:
+def measured_all(choice: Choice, detail: str, called: str) -> list[Measured]:
     """What is known of each configuration of a choice, all of which have a `detail`, so `called`.
 
     Raises
@@ -147,11 +135,12 @@ def measured_all(store: Store, choice: Choice, detail: str, called: str) -> list
     ConfigError
         Where one has it not.
     """
-    found = [measured(store, each.configuration, choice.split, each.epoch) for each in choice.shown]
+    results = choice.results
+    found = [measured(results, each.configuration, each.epoch) for each in choice.shown]
     if any(detail not in each.details for each in found):
         kept = "They are kept on test, of the selected epoch where there is one. "
         raise errors.ConfigError(
-            f"{store.path} has no {called} on {choice.split} at the {choice.epoch()}. "
+            f"{results.path} has no {called} on {choice.split} at the {choice.epoch()}. "
             f"{kept if detail in COUNTED else ''}"
             "Where an older version wrote it: sweep again with --force."
         )
@@ -194,7 +183,7 @@ def matching(wanted: str, names: Mapping[str, str]) -> list[str]:
     return found or [own for own in names if own.startswith(wanted)]
 
 
-def _asked(store: Store, rows: Sequence[Row], recipes: Sequence[str], best: bool) -> list[Row]:
+def _asked(results: Results, rows: Sequence[Row], recipes: Sequence[str], best: bool) -> list[Row]:
     """The rows that are asked for, each once; `rows` are ranked, those that diverged last."""
     names = dict.fromkeys(row["name"] for row in rows)
     kept: dict[str, Row] = {}
@@ -206,7 +195,7 @@ def _asked(store: Store, rows: Sequence[Row], recipes: Sequence[str], best: bool
         if not found:
             known = names if "-" not in wanted else [row["recipe"] for row in rows]
             raise errors.ConfigError(
-                f"{store.path} has no configuration {wanted!r}. {errors.closest(wanted, known)}"
+                f"{results.path} has no configuration {wanted!r}. {errors.closest(wanted, known)}"
             )
         kept |= {row["recipe"]: row for row in found}
     return list(kept.values())

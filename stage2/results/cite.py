@@ -17,6 +17,7 @@ from stage2.methods.presets import PRESETS
 from stage2.methods.recipe import Recipe
 from stage2.methods.samplers import SAMPLERS
 from stage2.methods.sources import BIBLIOGRAPHY, Source
+from stage2.results.searched import SAMPLER
 from stage2.results.store import Store
 
 PARTS: dict[str, Mapping[str, Any]] = {
@@ -138,7 +139,6 @@ def _of_file(path: str) -> Uses:
     with Store(path) as store:
         banks = store.banks()
         runs = [run for bank in banks for run in store.runs(bank)]
-        sampled = any(store.made_with(bank, "optuna") for bank in banks)
     if not runs:
         raise errors.ConfigError(f"{path} holds no finished run. Run `featbank sweep` again.")
     for name, parameters in {run.id: (run.name, run.parameters) for run in runs}.values():
@@ -147,7 +147,7 @@ def _of_file(path: str) -> Uses:
             known += [reason for reason in reasons if reason not in known]
     if any(run.status == "stopped" for run in runs):
         found["halving"] = ["search halving"]
-    if sampled:
+    if any(SAMPLER in run.versions for run in runs):
         found |= {key: ["search optuna"] for key in ("optuna", "tpe")}
     return found
 

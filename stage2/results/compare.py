@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,11 +23,11 @@ from stage2.results.comparison import (
     Measure,
     SeedTest,
 )
-from stage2.results.configurations import Configuration, find_configuration
-from stage2.results.protocol import full_counts
+from stage2.results.configurations import Configuration
+from stage2.results.results import Results
 from stage2.results.significance import LEVEL, holm, interval, mcnemar, resampled, sign_test
 from stage2.results.store import Store
-from stage2.results.tables import Leaderboard, differences, leaderboard
+from stage2.results.tables import Leaderboard, differences
 
 
 @dataclass(frozen=True)
@@ -49,11 +48,10 @@ class _Split:
 
 
 def compare(
-    store: Store,
+    results: Results,
     names: Sequence[str] = (),
     *,
-    bank: str | None = None,
-    split: str | None = None,
+    file: Path | None = None,
     epoch: str | None = None,
     resamples: int = 2_000,
     seed: int = 0,
@@ -63,16 +61,13 @@ def compare(
 
     Parameters
     ----------
-    store
-        The results.
+    results
+        The results, of the split whose rows are compared.
     names
         Ids, unique beginnings of ids, or names of recipes, which stand for their best configuration
         on the leaderboard. Without any, the best of every recipe; the first is the best of all.
-    bank
-        The bank's file or the beginning of its fingerprint, where the results are of several. Of
-        results written before schema 4 the labels are read from the file.
-    split
-        Whose rows are compared; by default the leaderboard's.
+    file
+        The bank's file, for results written before schema 4, which have no labels.
     epoch
         ``last`` or ``selected``; by default the one that ranks, selected with val and last without.
     resamples, seed
@@ -86,23 +81,12 @@ def compare(
         For names that mean none, several or the same configuration, unfinished ones, a split
         without results, seeds of which none is common, a bank that is gone or another.
     """
-    file = Path(bank) if bank is not None and Path(bank).is_file() else None
-    if file:
-        with Bank(file) as opened:
-            bank = opened.fingerprint
-        if bank not in store.banks():
-            raise errors.ConfigError(f"{store.path} has no results on {file}. Name its own bank.")
-    fingerprint, about = store.one_bank(bank)
-    board = leaderboard(store, bank=fingerprint, split=split)
-    split = board.terms.split
-    if names:
-        found = [find_configuration(store, name, bank=fingerprint) for name in names]
-    else:
-        found = _best_of_each(store, board, fingerprint, about)
-    _require_comparable(store, found, names or [each.id for each in found])
+    board, split = results.board, results.split
+    found = [results.find(name) for name in names] if names else _best_of_each(results)
+    _require_comparable(results, found, names or [each.id for each in found])
     epoch = epoch or ("selected" if board.select_on == "val" else "last")
-    of = _split(store, file, fingerprint, about, split)
-    correct = [_correct(store, configuration, split, epoch) for configuration in found]
+    of = _split(results, file)
+    correct = [_correct(results, configuration, epoch) for configuration in found]
     random = np.random.default_rng(seed)
     comparisons = []
     for other, own in zip(found[1:], correct[1:], strict=True):
@@ -125,27 +109,43 @@ def compare(
     )
 
 
-def _best_of_each(
-    store: Store, board: Leaderboard, fingerprint: str, about: dict[str, Any]
-) -> list[Configuration]:
+def bank_of(store: Store, bank: str | None) -> tuple[str | None, Path | None]:
+    """The beginning of a fingerprint, and the file, that a bank given as either means.
+
+    Raises
+    ------
+    ConfigError
+        For the file of a bank without results.
+    """
+    if bank is None or not Path(bank).is_file():
+        return bank, None
+    with Bank(bank) as opened:
+        fingerprint = opened.fingerprint
+    if fingerprint not in store.banks():
+        raise errors.ConfigError(f"{store.path} has no results on {bank}. Name its own bank.")
+    return fingerprint, Path(bank)
+
+
+def _best_of_each(results: Results) -> list[Configuration]:
     """The best configuration of each recipe, best first, of those whose seeds are all done."""
-    runs = store.configurations(fingerprint)
     found: list[Configuration] = []
     left_out: list[Configuration] = []
-    for first, *_ in board.best().configurations():
+    for first, *_ in results.board.best().configurations():
         place = found if first["status"] == "done" else left_out
-        place.append(Configuration.of(runs[first["recipe"]], fingerprint, about))
+        place.append(results.configurations[first["recipe"]])
     if left_out:
         told = ", ".join(f"{each.id} ({each.unfinished})" for each in left_out)
         warnings.warn(f"Left out: {told}.")
     return found
 
 
-def _require_comparable(store: Store, found: Sequence[Configuration], names: Sequence[str]) -> None:
+def _require_comparable(
+    results: Results, found: Sequence[Configuration], names: Sequence[str]
+) -> None:
     if len(found) < 2:
         raise errors.ConfigError(
             f"A comparison takes two configurations, got {', '.join(names) or 'none'}. "
-            f"`featbank leaderboard {store.path}` lists the recipes."
+            f"`featbank leaderboard {results.path}` lists the recipes."
         )
     taken: dict[str, str] = {}
     for name, configuration in zip(names, found, strict=True):
@@ -168,17 +168,14 @@ def _why(board: Leaderboard, name: str) -> str:
     return f"best of {tried} on {board.select_on}" if tried > 1 else "its only configuration"
 
 
-def _split(
-    store: Store, file: Path | None, fingerprint: str, about: dict[str, Any], split: str
-) -> _Split:
+def _split(results: Results, file: Path | None) -> _Split:
     """What is known of the split; its labels from the bank's file where the results lack them."""
-    counts = full_counts(about)
-    names = about["class_names"] or [str(k) for k in range(len(counts))]
-    labels = store.labels(fingerprint, split)
+    counts, names, fingerprint = results.counts, results.class_names, results.fingerprint
+    labels = results.store.labels(fingerprint, results.split)
     if labels is not None:
         return _Split(labels, counts, names)
-    stored = Path(about["path"])
-    places = [file] if file else [stored, store.path.parent / stored.name]
+    stored = Path(results.about["path"])
+    places = [file] if file else [stored, results.path.parent / stored.name]
     place = next((path for path in places if path.is_file()), None)
     if place is None:
         raise errors.ConfigError(
@@ -191,19 +188,20 @@ def _split(
                 f"{place} is another bank now than that of the results, {fingerprint[:12]}. "
                 "Name that one's file with --bank."
             )
-        return _Split(bank.labels(split), counts, names)
+        return _Split(bank.labels(results.split), counts, names)
 
 
 def _correct(
-    store: Store, configuration: Configuration, split: str, epoch: str
+    results: Results, configuration: Configuration, epoch: str
 ) -> dict[int | None, np.ndarray]:
     """Which rows each seed has right, bool [N]; under None where a recipe has one result for all
     seeds. Where no epoch was selected, the last one counts as that."""
     found: dict[int | None, np.ndarray] = {}
     for run in configuration.runs:
         seed = run.seed if "epochs" in run.parameters else None  # a setting of those with steps
-        at = epoch if (split, epoch) in run.metrics else "last"
-        found[seed] = store.correct(configuration.fingerprint, run.recipe, split, at)
+        at = epoch if (results.split, epoch) in run.metrics else "last"
+        place = (results.fingerprint, run.recipe, results.split, at)
+        found[seed] = results.store.correct(*place)
     return found
 
 

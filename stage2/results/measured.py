@@ -11,7 +11,7 @@ import numpy as np
 from featbank import errors
 from stage2.engine.metrics import CONFUSIONS
 from stage2.results.configurations import Configuration
-from stage2.results.store import Store
+from stage2.results.results import Results
 
 COUNTED = ("confidence", "confusions")
 """Details that count rows: they are added over the seeds."""
@@ -48,18 +48,16 @@ class Measured:
     beta: np.ndarray | None
 
 
-def measured(
-    store: Store, configuration: Configuration, split: str = "test", epoch: str = "selected"
-) -> Measured:
-    """All that is known of a configuration, over its seeds.
+def measured(results: Results, configuration: Configuration, epoch: str = "selected") -> Measured:
+    """All that is known of a configuration on the split shown, over its seeds.
 
     Raises
     ------
     ConfigError
         Where no run of it is done, or it was not measured on the split.
     """
-    fingerprint = configuration.fingerprint
-    runs = [run for run in configuration.runs if run.status == "done"]
+    store, fingerprint, split = results.store, results.fingerprint, results.split
+    runs = configuration.done
     if not runs:
         raise errors.ConfigError(
             f"{configuration.id} {configuration.unfinished}. Choose another configuration."

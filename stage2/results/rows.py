@@ -147,24 +147,12 @@ class Rows:
             found.setdefault(recipe, []).append(digest)
         return found
 
-    def runs(
-        self, fingerprint: str, digests: Mapping[str, Sequence[Value]], *, made_with: str = ""
-    ) -> list[RunRow]:
-        """The runs on a bank, by name, id and seed.
-
-        Parameters
-        ----------
-        digests
-            Those of their evaluations.
-        made_with
-            Only runs in whose versions this text occurs.
-        """
+    def runs(self, fingerprint: str, digests: Mapping[str, Sequence[Value]]) -> list[RunRow]:
+        """The runs on a bank, by name, id and seed; `digests` are those of their evaluations."""
         found = []
         columns = (*LIGHT["run"], "digest")
-        where = f"WHERE bank = ?{' AND instr(versions, ?)' if made_with else ''}"
-        values = (fingerprint, made_with) if made_with else (fingerprint,)
-        rest = f"{where} ORDER BY name, id, seed"
-        for *light, digest in self._select("run", columns, rest, *values):
+        rest = "WHERE bank = ? ORDER BY name, id, seed"
+        for *light, digest in self._select("run", columns, rest, fingerprint):
             row = dict(zip(LIGHT["run"], light, strict=True))
             evaluations = digests.get(row["recipe"], ())
             column = ""

@@ -1,17 +1,20 @@
-"""What of a results file a search has touched: a table says so."""
+"""What of the configurations a search has touched: a table says so."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection
 
-from stage2.results.store import Run, Store
+from stage2.results.configurations import Configuration
+
+SAMPLER = "optuna"
+"""The library whose version is stored with the runs that it chose."""
 
 
-def told_search(store: Store, fingerprint: str, configurations: Mapping[str, Sequence[Run]]) -> str:
+def told_search(configurations: Collection[Configuration]) -> str:
     """What follows the number of configurations tried: how many of them halving stopped, and how
     many were chosen by what others had reached; empty without a search."""
-    stopped = sum(any(run.status == "stopped" for run in runs) for runs in configurations.values())
-    chosen = len(store.made_with(fingerprint, "optuna"))
+    stopped = sum(own.status == "stopped" for own in configurations)
+    chosen = sum(any(SAMPLER in run.versions for run in own.runs) for own in configurations)
     told = f", {stopped} stopped early by halving" if stopped else ""
     if chosen:
         some = "all" if chosen == len(configurations) else str(chosen)

@@ -33,7 +33,8 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Run:
-    """A stored run, with its metrics by (split, epoch); `recipe` hashes settings and seed."""
+    """A stored run, with its metrics by (split, epoch); `recipe` hashes settings and seed,
+    `versions` names the libraries that had a part in it."""
 
     recipe: str
     id: str
@@ -41,6 +42,7 @@ class Run:
     seed: int
     parameters: dict[str, Any]
     status: str
+    versions: Mapping[str, str]
     metrics: dict[tuple[str, str], dict[str, float | None]]
 
 
@@ -134,16 +136,6 @@ class Store:
         statuses = self.statuses(fingerprint)
         return {r for r, status in statuses.items() if with_stopped or status != "stopped"}
 
-    def made_with(self, fingerprint: str, library: str) -> set[str]:
-        """Ids of the configurations in which a library had a part beside torch."""
-
-        def query(rows: Rows) -> set[str]:
-            digests = rows.digests(fingerprint)
-            runs = rows.runs(fingerprint, digests, made_with=json.dumps(library))
-            return {run.id for run in runs if library in run.versions}
-
-        return self._read(query)
-
     def banks(self) -> dict[str, dict[str, Any]]:
         """What is known of every bank, by fingerprint."""
         return self._read(Rows.banks)
@@ -182,19 +174,13 @@ class Store:
                     r.seed,
                     r.parameters,
                     r.status,
+                    r.versions,
                     metrics.get(r.recipe, {}),
                 )
                 for r in rows.runs(fingerprint, digests)
             ]
 
         return self._read(query)
-
-    def configurations(self, fingerprint: str) -> dict[str, list[Run]]:
-        """The runs of each configuration on a bank, by its id and in the order of their seeds."""
-        found: dict[str, list[Run]] = {}
-        for run in self.runs(fingerprint):
-            found.setdefault(run.id, []).append(run)
-        return found
 
     def traces(self, fingerprint: str, recipe: str) -> dict[str, np.ndarray]:
         """What a run kept of its epochs, by name; none under schemas 1 and 2.

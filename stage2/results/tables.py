@@ -17,10 +17,10 @@ from featbank.characters import in_csv, in_latex, in_markdown, visible
 from stage2.engine.metrics import METRICS, UNCALIBRATED
 from stage2.experts import short_name
 from stage2.methods.recipe import Recipe, settings_of
-from stage2.results.protocol import Protocol, measured_splits
+from stage2.results.configurations import Configuration
+from stage2.results.protocol import Protocol
 from stage2.results.ranking import in_order
-from stage2.results.searched import told_search
-from stage2.results.store import Run, Store
+from stage2.results.store import Run
 
 Row = dict[str, Any]
 
@@ -92,51 +92,10 @@ class Leaderboard:
         return next((row for row in rows if row["epoch"] == epoch), rows[0])
 
 
-def leaderboard(
-    store: Store,
-    *,
-    bank: str | None = None,
-    split: str | None = None,
-    select_on: str | None = None,
-) -> Leaderboard:
-    """Rank what a results file holds.
-
-    Parameters
-    ----------
-    store
-        The results.
-    bank
-        Beginning of a fingerprint; needed where the file holds results of several banks.
-    split
-        The split whose metrics are shown; by default ``test`` where the bank has rows of it, else
-        ``val``.
-    select_on
-        The split whose macro accuracy ranks; by default ``val`` where the bank has it, and
-        otherwise ``test``, which the protocol line then says. With ``val`` a configuration is
-        ranked by its selected epoch, with ``test`` by its last: no epoch is ever picked on test.
-
-    Raises
-    ------
-    ConfigError
-        For an unknown bank or split, or a file without results.
-    """
-    fingerprint, about = store.one_bank(bank)
-    configurations = store.configurations(fingerprint)
-    runs = [run for same in configurations.values() for run in same]
-    if not runs:
-        raise errors.ConfigError(f"{store.path} holds no finished run. Run `featbank sweep` again.")
-    measured = measured_splits(about)
-    split = split or measured[-1]
-    for name in (split, select_on or split):
-        if name not in measured:
-            raise errors.ConfigError(
-                f"{store.path} has no results on {name!r}. It has: {', '.join(measured)}."
-            )
-    select_on = select_on or ("val" if "val" in measured else "test")
-    ordered = _ordered([_rows(same, split, select_on) for same in configurations.values()])
-    searched = told_search(store, fingerprint, configurations)
-    terms = Protocol(fingerprint, about, split, select_on, len(configurations), searched)
-    return Leaderboard([row for rows in ordered for row in rows], terms, select_on)
+def board_of(configurations: Iterable[Configuration], terms: Protocol) -> Leaderboard:
+    """Rank configurations under the terms of a protocol."""
+    rows = [_rows(own, terms.split, terms.select_on) for own in configurations]
+    return Leaderboard([row for own in _ordered(rows) for row in own], terms, terms.select_on)
 
 
 def why_unranked(rows: Sequence[Row]) -> str:
@@ -215,31 +174,28 @@ def columns(board: Leaderboard) -> tuple[list[str], list[list[str]]]:
     return header, lines
 
 
-def _rows(runs: Sequence[Run], split: str, select_on: str) -> list[Row]:
+def _rows(own: Configuration, split: str, select_on: str) -> list[Row]:
     """A configuration's rows, one per epoch it was measured at, averaged over its seeds."""
-    first = runs[0]
-    done = [run for run in runs if run.status == "done"]
-    status = "done" if len(done) == len(runs) else "diverged"
-    if stopped := [run for run in runs if run.status == "stopped"]:
-        done, status = stopped, "stopped"
-    epochs = sorted({epoch for run in done for _, epoch in run.metrics}) or ["last"]
+    status = own.status
+    averaged = [run for run in own.runs if run.status == "stopped"] or own.done
+    epochs = sorted({epoch for run in averaged for _, epoch in run.metrics}) or ["last"]
     ranked_at = "selected" if select_on == "val" and "selected" in epochs else "last"
-    complete = done if status == "done" else []  # a mean over surviving seeds ranks nothing
+    complete = averaged if status == "done" else []  # a mean over surviving seeds ranks nothing
     selection = [_selection(run, select_on, ranked_at) for run in complete]
     rows = []
     for epoch in epochs:
         row: Row = {
-            "recipe": first.id,
-            "name": first.name,
-            "parameters": first.parameters,
-            "seeds": [run.seed for run in runs],
+            "recipe": own.id,
+            "name": own.name,
+            "parameters": own.parameters,
+            "seeds": [run.seed for run in own.runs],
             "split": split,
             "epoch": epoch,
             "status": status,
         }
         row["selection"], row["selection_std"] = _over_seeds(selection)
         for metric in METRICS:
-            values = [_metric(run, split, epoch, metric) for run in done]
+            values = [_metric(run, split, epoch, metric) for run in averaged]
             row[metric], row[f"{metric}_std"] = _over_seeds(values)
         rows.append(row)
     return rows

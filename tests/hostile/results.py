@@ -24,9 +24,10 @@ from stage2.methods.recipe import Recipe
 from stage2.report.gathering import gather
 from stage2.results.cite import cite
 from stage2.results.compare import compare
+from stage2.results.results import Results
 from stage2.results.schema import TABLES
 from stage2.results.store import Store
-from stage2.results.tables import columns, leaderboard, render
+from stage2.results.tables import columns, render
 from tests.stage2.synthetic import problem
 
 COUNTS = (120, 40, 9)
@@ -113,7 +114,7 @@ def everything(path: Path) -> str:
 def _stored(store: Store) -> Any:
     found: list[Any] = [store.banks()]
     for bank, about in store.banks().items():
-        found += [store.statuses(bank), sorted(store.made_with(bank, "optuna"))]
+        found += [store.statuses(bank)]
         found += [store.labels(bank, split) for split in about["rows"] if split != "train"]
         for run in store.runs(bank):
             found += [[*vars(run).values()][:-1], sorted(run.metrics.items())]
@@ -126,9 +127,10 @@ def _stored(store: Store) -> Any:
 
 def _shown(store: Store, path: Path) -> Any:
     bank = next(bank for bank in store.banks() if store.runs(bank))
-    board = leaderboard(store, bank=bank)
-    compared = compare(store, ["mislas", "ncm"], bank=bank, resamples=20)
-    page = gather(store, bank=bank)
+    results = Results(store, bank=bank)
+    board = results.board
+    compared = compare(results, ["mislas", "ncm"], resamples=20)
+    page = gather(results)
     return [render(board, "json"), columns(board), str(compared), page, cite([str(path)])]
 
 

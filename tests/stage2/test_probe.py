@@ -18,8 +18,8 @@ from sklearn.linear_model import LogisticRegression
 from featbank import Bank, errors, write_bank
 from stage2 import Recipe, sweep, views
 from stage2.probe import DECAY, linear_probe
+from stage2.results.results import Results
 from stage2.results.store import Store
-from stage2.results.tables import leaderboard
 from stage2.sweep import plan_bank
 from stage2.views import load_view
 from tests.stage2.compare import assert_close
@@ -190,7 +190,7 @@ def test_the_protocol_tells(small: Problem, tmp_path: Path) -> None:
                 older = json.dumps({k: v for k, v in json.loads(about).items() if k != "probed"})
             change(results, "UPDATE bank SET about = ?", (older,))
             with Store(results) as store:
-                assert "probe" not in leaderboard(store).protocol
+                assert "probe" not in Results(store).board.protocol
             again = sweep(bank, [Recipe("tau_norm")], results=results, device="cpu")
             assert again.board == board
 

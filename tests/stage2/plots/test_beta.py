@@ -16,6 +16,8 @@ from featbank import errors
 from stage2.methods.recipe import Recipe
 from stage2.plots import KINDS, plot
 from stage2.plots.beta import MOST, NEIGHBOURS, beta
+from stage2.plots.picture import Picture
+from stage2.results.results import Results
 from stage2.results.store import Store
 from tests.stage2.compare import assert_close
 from tests.stage2.results.trajectories import START, moved, walk, write
@@ -80,7 +82,7 @@ def test_the_plot_says_what_it_shows(store: Store, tmp_path: Path) -> None:
 
 def test_one_line_and_one_point_per_class(store: Store) -> None:
     """Reference: means over the two finished seeds in float64; the class without β is left out."""
-    ((left, right),) = _panels(beta(store).axes)
+    ((left, right),) = _panels(beta(Picture(Results(store))).axes)
     mean = np.mean(np.array(WALKS, np.float64), axis=0)[:, TAIL]
     (lines,) = _of(left, LineCollection)
     drawn = np.array([segment[:, 1] for segment in lines.get_segments()])
@@ -99,7 +101,7 @@ def test_one_line_and_one_point_per_class(store: Store) -> None:
 def test_the_thick_lines_are_means(store: Store) -> None:
     """Reference: means over medium (20…100) and few (< 20), and over the classes that have at most
     1.5 times a size, or it 1.5 times theirs, one by one in float64; dashed is the start."""
-    ((left, right),) = _panels(beta(store).axes)
+    ((left, right),) = _panels(beta(Picture(Results(store))).axes)
     mean = np.mean(np.array(WALKS, np.float64), axis=0)
     named = {line.get_label(): line for line in left.lines}
     assert set(named) == {"medium, mean", "few, mean", "start"}
@@ -119,7 +121,7 @@ def test_the_thick_lines_are_means(store: Store) -> None:
 
 def test_small_classes_are_dark(store: Store) -> None:
     """Reference: luminance (Rec. 709) rises with the training count, for grey print."""
-    ((left, _),) = _panels(beta(store).axes)
+    ((left, _),) = _panels(beta(Picture(Results(store))).axes)
     (lines,) = _of(left, LineCollection)
     luminance = lines.get_colors()[:, :3] @ [0.2126, 0.7152, 0.0722]
     assert (np.diff(luminance) <= 0).all(), f"large classes first, got {luminance}"
@@ -135,7 +137,7 @@ def test_the_best_on_val_are_drawn_and_the_rest_named(tmp_path: Path) -> None:
     best = [recipes[lr].id for lr in sorted(rates, reverse=True)]
     with Store(tmp_path / "r.sqlite") as store:
         with pytest.warns(UserWarning, match=f"4 of 6 .* Left out: {best[4]}, {best[5]}. Choose"):
-            figure = beta(store)
+            figure = beta(Picture(Results(store)))
         rows = _panels(figure.axes)
         assert [left.get_title(loc="left") for left, _ in rows] == [
             f"{name} · seed 0" for name in best[:MOST]
@@ -143,7 +145,7 @@ def test_the_best_on_val_are_drawn_and_the_rest_named(tmp_path: Path) -> None:
         assert [right.get_title(loc="right") for _, right in rows] == [
             "lr=0.6", "lr=0.5", "lr=0.4", "lr=0.3",
         ]  # fmt: skip
-        ((left, right),) = _panels(beta(store, recipes=[best[5]]).axes)
+        ((left, right),) = _panels(beta(Picture(Results(store), tuple([best[5]]))).axes)
         assert left.get_title(loc="left").startswith(best[5])
         assert right.get_title(loc="right") == ""
         assert not _of(right, LineCollection), "one seed has no bars"
@@ -164,11 +166,11 @@ def test_recipes_by_name_and_by_beginning_of_the_id(tmp_path: Path) -> None:
             (["crt-"], {crt, other, variant}),
             ([], {crt, other, lws, variant}),
         ):
-            rows = _panels(beta(store, recipes=wanted).axes)
+            rows = _panels(beta(Picture(Results(store), tuple(wanted))).axes)
             titles = [left.get_title(loc="left") for left, _ in rows]
             assert sorted(titles) == sorted(f"{name} · seed 0" for name in found), wanted
         with pytest.raises(errors.ConfigError, match="no 'lsw' that moved β. Did you mean 'lws'?"):
-            beta(store, recipes=["lsw"])
+            beta(Picture(Results(store), tuple(["lsw"])))
 
 
 def test_a_bank_of_several(path: Path) -> None:
@@ -177,8 +179,8 @@ def test_a_bank_of_several(path: Path) -> None:
     write(path, [moved(other, WALKS[0])], COUNTS, fingerprint="cd34")
     with Store(path) as store:
         with pytest.raises(errors.ConfigError, match="results of 2 banks. Choose one with --bank"):
-            beta(store)
-        ((left, _),) = _panels(beta(store, bank="cd").axes)
+            beta(Picture(Results(store)))
+        ((left, _),) = _panels(beta(Picture(Results(store, bank="cd"))).axes)
         assert left.get_title(loc="left") == f"{other.id} · seed 0"
 
 
@@ -190,7 +192,7 @@ def test_configurations_share_the_axes(tmp_path: Path) -> None:
     ]
     write(tmp_path / "r.sqlite", runs, COUNTS)
     with Store(tmp_path / "r.sqlite") as store:
-        rows = _panels(beta(store).axes)
+        rows = _panels(beta(Picture(Results(store))).axes)
     assert [left.get_xlim() for left, _ in rows] == [(0.5, 8.5)] * 2
     traces: list[np.ndarray] = [run["traces"]["beta"][:, TAIL] for run in runs]
     ends = min(trace.min() for trace in traces), max(trace.max() for trace in traces)
@@ -219,7 +221,7 @@ def test_edges(counts: tuple[int, ...], epochs: int, tmp_path: Path) -> None:
         warnings.simplefilter("error")
         for form in ("png", "svg"):
             plot("beta", store, tmp_path / f"b.{form}")
-        ((_, right),) = _panels(beta(store).axes)
+        ((_, right),) = _panels(beta(Picture(Results(store))).axes)
     (points,) = _of(right, PathCollection)
     assert len(points.get_offsets()) == sum(0 < n <= 100 for n in counts)
     svg = (tmp_path / "b.svg").read_text()

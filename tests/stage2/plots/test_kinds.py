@@ -18,8 +18,10 @@ from featbank import errors
 from stage2.methods.recipe import expand
 from stage2.plots import FORMATS, KINDS, plot
 from stage2.plots.figure import STYLE
+from stage2.plots.picture import Picture
 from stage2.results.choice import choose
 from stage2.results.measured import Measured, measured
+from stage2.results.results import Results
 from stage2.results.store import Store
 from stage2.sweep import sweep
 from tests.stage2.compare import assert_close
@@ -54,15 +56,19 @@ def drawn(kind: str, store: Store, **options: Any) -> Figure:
     with warnings.catch_warnings(), matplotlib.rc_context(STYLE):
         warnings.filterwarnings("ignore", message=".* drawn, the best on")
         warnings.filterwarnings("error", message="constrained_layout")
-        figure = KINDS[kind].draw(store, **options)
+        ranked = {name: options.pop(name, None) for name in ("split", "select_on")}
+        results = Results(store, **ranked)
+        if KINDS[kind].on_selection:
+            results = results.on(results.select_on)
+        figure = KINDS[kind].draw(Picture(results, **options))
         figure.draw_without_rendering()
     return figure
 
 
 def of(store: Store, name: str, **options: Any) -> Measured:
     """The best configuration of a recipe as the picture sees it."""
-    choice = choose(store, recipes=[name], **options)
-    return measured(store, choice.shown[0].configuration, choice.split, choice.shown[0].epoch)
+    choice = choose(Results(store, **options), recipes=[name])
+    return measured(choice.results, choice.shown[0].configuration, choice.shown[0].epoch)
 
 
 @pytest.mark.parametrize("width", [3.3, 7.0])
@@ -113,7 +119,7 @@ def test_every_kind_is_a_file(form: str, store: Store, tmp_path: Path) -> None:
 def test_groups(store: Store) -> None:
     """Reference: the leaderboard's means, best on val above, written beside the bars."""
     figure = drawn("groups", store)
-    rows = choose(store).rows
+    rows = choose(Results(store)).rows
     names = [axes.get_title(loc="left") for axes in figure.axes]
     assert names == ["macro", "medium", "few"], "no class of this problem has over 100 samples"
     for axes, name in zip(figure.axes, names, strict=True):
@@ -122,7 +128,7 @@ def test_groups(store: Store) -> None:
         told = [text.get_text().split(" ±")[0] for text in axes.texts]
         assert told == [f"{row[name]:.1f}" for row in rows]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
-        each.label for each in choose(store).shown
+        each.label for each in choose(Results(store)).shown
     ]
 
 
@@ -149,7 +155,7 @@ def test_reliability(store: Store) -> None:
     tops = [gap.get_y() + gap.get_height() for gap in gaps]
     assert_close(tops, confidence[filled], 1e-9, "confidence")
     assert_close([bar.get_height() for bar in below.patches], rows, 1e-9, "rows")
-    row = choose(store, recipes=["crt"]).rows[0]
+    row = choose(Results(store), recipes=["crt"]).rows[0]
     told = above.get_title(loc="left")
     assert told.endswith(f"ECE {row['ece']:.1f} ± {row['ece_std']:.1f} %")
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from stage2.report.page import report
+from stage2.results.results import Results
 from stage2.results.store import Store
-from stage2.results.tables import leaderboard
 from tests.stage2.report.conftest import HARMFUL
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
@@ -59,7 +59,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 def page(browser: Any, results: Path) -> Any:
     """The browser with the page open and every plot drawn."""
     with Store(results) as store:
-        report(store, results.parent / "report.html")
+        report(Results(store), results.parent / "report.html")
     width(browser, 1280)
     browser.get((results.parent / "report.html").as_uri())
     wait(browser, lambda: browser.execute_script("return document.documentElement.dataset.ready"))
@@ -143,7 +143,7 @@ def test_it_loads_in_silence(page: Any) -> None:
 
 def test_the_protocol_and_the_citations_stand_on_it(page: Any, store: Store) -> None:
     """Reference: the protocol line of the leaderboard."""
-    assert leaderboard(store).protocol in page.find_element("id", "protocol").text
+    assert Results(store).board.protocol in page.find_element("id", "protocol").text
     assert "@inproceedings{kang2020decoupling" in page.find_element("id", "bibtex").text
     assert not page.find_element("id", "warning").is_displayed()
 
@@ -304,7 +304,9 @@ def test_paper_is_light_and_plots_fit_a_sheet(fresh: Any) -> None:
 def test_selection_on_test_is_printed(page: Any, results: Path) -> None:
     """A warning above the numbers, besides the protocol line."""
     with Store(results) as store:
-        report(store, results.parent / "on_test.html", select_on="test", condition="name=ce")
+        report(
+            Results(store, select_on="test"), results.parent / "on_test.html", condition="name=ce"
+        )
     page.get((results.parent / "on_test.html").as_uri())
     assert page.find_element("id", "warning").text.startswith("Selected on test")
     assert "selected on test" in page.find_element("id", "protocol").text

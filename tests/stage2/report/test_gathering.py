@@ -13,16 +13,17 @@ from featbank import errors
 from featbank.bank import class_groups
 from stage2.report.details import POINTS, SHOWN, _beta, _curve, plain
 from stage2.report.gathering import gather
+from stage2.results.results import Results
 from stage2.results.store import Store
-from stage2.results.tables import differences, leaderboard
+from stage2.results.tables import differences
 from tests.stage2.report.conftest import COUNTS
 from tests.stage2.results.tampering import change
 
 
 def test_the_leaderboard_is_whole_and_in_order(store: Store) -> None:
     """Reference: `leaderboard`, to the three decimals that a page carries."""
-    board = leaderboard(store)
-    data = gather(store)
+    board = Results(store).board
+    data = gather(Results(store))
     ranked = [board.ranked(rows) for rows in board.configurations()]
     assert data["protocol"] == board.protocol
     assert [row["id"] for row in data["rows"]] == [row["recipe"] for row in ranked]
@@ -41,7 +42,7 @@ def test_the_leaderboard_is_whole_and_in_order(store: Store) -> None:
 
 def test_settings_are_those_that_vary_within_a_recipe(store: Store) -> None:
     """Reference: the grid, which varies these; ``head`` and ``loss`` only tell recipes apart."""
-    data = gather(store)
+    data = gather(Results(store))
     assert set(data["settings"]) == {"lr", "weight_decay", "smooth_tail", "tau"}
     assert data["settings"][0] == "lr", "four values"
     told = {
@@ -54,9 +55,10 @@ def test_settings_are_those_that_vary_within_a_recipe(store: Store) -> None:
 
 def test_details_are_as_measured(store: Store) -> None:
     """Reference: means over the seeds' arrays in the store, sums where rows are counted."""
-    data = gather(store, top=100)
-    fingerprint, _ = store.one_bank()
-    runs = store.configurations(fingerprint)
+    data = gather(Results(store), top=100)
+    results = Results(store)
+    fingerprint = results.fingerprint
+    runs = {id_: own.runs for id_, own in results.configurations.items()}
     assert data["details"].keys() == runs.keys()
     assert not data["missing"]
     (name,) = [id for id in runs if id.startswith("ce-")]
@@ -80,7 +82,7 @@ def test_details_are_as_measured(store: Store) -> None:
 
 def test_the_best_of_every_recipe_brings_its_details_first(store: Store) -> None:
     """Reference: the first row of each recipe on the leaderboard."""
-    data = gather(store, top=7)
+    data = gather(Results(store), top=7)
     best = {}
     for row in data["rows"]:
         best.setdefault(row["name"], row["id"])
@@ -88,7 +90,7 @@ def test_the_best_of_every_recipe_brings_its_details_first(store: Store) -> None
     assert set(best.values()) <= data["details"].keys()
     assert data["before"]["id"] in data["details"]
     assert next(iter(data["details"])) == data["rows"][0]["id"]
-    assert len(gather(store, top=1)["details"]) == 1
+    assert len(gather(Results(store), top=1)["details"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -104,7 +106,7 @@ def test_what_stands_for_before(
     store: Store, condition: str | None, name: str | None, why: str
 ) -> None:
     """The plainest there is: stage 1, cross-entropy, another recipe, another configuration."""
-    data = gather(store, condition=condition)
+    data = gather(Results(store), condition=condition)
     names = {row["id"]: row["name"] for row in data["rows"]}
     assert data["before"]["why"] == why
     assert names[data["before"]["id"]] == name or name is None
@@ -113,24 +115,24 @@ def test_what_stands_for_before(
 
 def test_conditions_and_selection_are_those_of_the_leaderboard(store: Store) -> None:
     """Reference: the options of ``featbank leaderboard``; what is on test says so."""
-    kept = gather(store, condition="lr<0.1 and head=linear")
+    kept = gather(Results(store), condition="lr<0.1 and head=linear")
     assert all(row["name"] == "crt" for row in kept["rows"])
     assert "filtered: lr<0.1 and head=linear (6 of 21)" in kept["protocol"]
-    on_test = gather(store, select_on="test")
+    on_test = gather(Results(store, select_on="test"))
     assert (on_test["selectOn"], on_test["epoch"]) == ("test", "last")
     assert "selected on test" in on_test["protocol"]
-    assert gather(store)["epoch"] == "selected"
-    one = gather(store, condition="name=ce")
+    assert gather(Results(store))["epoch"] == "selected"
+    one = gather(Results(store), condition="name=ce")
     assert one["before"] is None
     with pytest.raises(errors.ConfigError, match="No configuration has a 'lrr'"):
-        gather(store, condition="lrr<1")
+        gather(Results(store), condition="lrr<1")
     with pytest.raises(errors.ConfigError, match="matches 0 banks"):
-        gather(store, bank="zz")
+        gather(Results(store, bank="zz"))
 
 
 def test_what_is_not_there_is_told(store: Store) -> None:
     """A recipe that is fitted in closed form has neither curves nor β."""
-    data = gather(store, condition="name=tau_norm")
+    data = gather(Results(store), condition="name=tau_norm")
     told = " ".join(data["missing"])
     assert "training curves" in told
     assert "β trajectories (no generator moved β)" in told
@@ -143,7 +145,7 @@ def test_nothing_but_diverged_runs(results: Path, tmp_path: Path) -> None:
     path = Path(shutil.copy(results, tmp_path / "diverged.sqlite"))
     change(path, "UPDATE run SET status = 'diverged'")
     with Store(path) as store:
-        data = gather(store)
+        data = gather(Results(store))
     assert (len(data["rows"]), data["details"], data["before"]) == (21, {}, None)
     assert data["rows"][0]["values"]["selection"] == [None, None]
     assert len(data["missing"]) == len(SHOWN)
@@ -175,4 +177,4 @@ def test_what_is_not_finite_is_null(store: Store) -> None:
     values = np.array([[1.23456, np.nan], [np.inf, 2.0]])
     assert plain(values, 2) == [[1.23, None], [None, 2.0]]
     assert json.dumps(plain(np.array([3.0, 4.0]), 0)) == "[3, 4]"
-    json.dumps(gather(store, top=100), allow_nan=False)
+    json.dumps(gather(Results(store), top=100), allow_nan=False)

@@ -19,6 +19,7 @@ from stage2.engine.metrics import METRICS, Evaluation
 from stage2.methods.recipe import Recipe
 from stage2.report.gathering import gather
 from stage2.report.page import embedded, render, report
+from stage2.results.results import Results
 from stage2.results.store import Store
 from tests.conftest import ROOT, Run
 from tests.stage2.report.conftest import HARMFUL
@@ -56,7 +57,7 @@ def test_the_page_carries_data_and_plotly_and_asks_for_nothing(store: Store) -> 
     """Reference: the gathered data, and plotly.js as its package brings it."""
     from plotly.offline import get_plotlyjs
 
-    data = gather(store)
+    data = gather(Results(store))
     page = Elements(render(data))
     assert json.loads(page.scripts["data"]) == data
     unpacked = gzip.decompress(base64.b64decode(page.scripts["plotly"])).decode()
@@ -79,7 +80,7 @@ def test_no_name_ends_its_element(name: str) -> None:
 
 def test_titles_and_placeholders_stay_text(store: Store) -> None:
     """A title is escaped, and what data say is not taken for a place of the template."""
-    data = {**gather(store), "title": f"{HARMFUL}<!-- PLOTLY -->"}
+    data = {**gather(Results(store)), "title": f"{HARMFUL}<!-- PLOTLY -->"}
     page = Elements(render(data))
     assert page.tags.count("script") == 3
     assert json.loads(page.scripts["data"])["title"] == data["title"]
@@ -144,7 +145,7 @@ def test_two_thousand_configurations_fit(tmp_path: Path) -> None:
     with Store(path, create=True) as store:
         store.add_bank(cast(Bank, bank))
         store.add_runs(bank.fingerprint, runs)
-        size = report(store, tmp_path / "r.html")
+        size = report(Results(store), tmp_path / "r.html")
     assert size == (tmp_path / "r.html").stat().st_size
     assert size < MOST, f"got {size / 1e6:.2f} MB"
     page = Elements((tmp_path / "r.html").read_text())

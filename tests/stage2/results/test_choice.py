@@ -14,6 +14,7 @@ from stage2.methods.recipe import Recipe
 from stage2.results.choice import choose
 from stage2.results.confused import confused
 from stage2.results.grids import best_of_each, grids, varied
+from stage2.results.results import Results
 from stage2.results.store import Store
 from tests.stage2.compare import assert_close
 from tests.stage2.results.trajectories import moved, write
@@ -50,7 +51,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 )
 def test_the_best_first(options: dict[str, Any], labels: list[str] | None, store: Store) -> None:
     """Reference: the macro accuracies that were stored, by hand; what diverged is left out."""
-    choice = choose(store, **options)
+    choice = choose(Results(store), **options)
     macros = [row["selection"] for row in choice.rows]
     assert macros == sorted(macros, reverse=True)
     if labels:
@@ -63,7 +64,7 @@ def test_more_than_there_is_room_for(store: Store) -> None:
     """Reference: the best two; the warning names the third."""
     lws = next(recipe for recipe in MACROS if recipe.name == "lws").id
     with pytest.warns(UserWarning, match=f"2 of 3 .* the best on val. Left out: {lws}. Choose"):
-        choice = choose(store, most=2)
+        choice = choose(Results(store), most=2)
     assert [each.label for each in choice.shown] == ["crt", "crt-cifar"]
     assert choice.protocol() == (
         "val, selected epoch · bank ab1200000000 · selected on val (macro accuracy) · "
@@ -74,9 +75,9 @@ def test_more_than_there_is_room_for(store: Store) -> None:
 def test_what_is_not_there(store: Store) -> None:
     """Reference: one ConfigError with a remedy."""
     with pytest.raises(errors.ConfigError, match="no configuration 'lsw'. Did you mean 'lws'?"):
-        choose(store, recipes=["lsw"])
+        choose(Results(store), recipes=["lsw"])
     with pytest.raises(errors.ConfigError, match="Every configuration asked for in .* diverged"):
-        choose(store, recipes=["ncm"])
+        choose(Results(store), recipes=["ncm"])
 
 
 def test_grids() -> None:

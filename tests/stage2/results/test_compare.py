@@ -15,8 +15,9 @@ from scipy import stats
 from featbank import Bank, errors
 from stage2.engine.metrics import METRICS, Evaluation
 from stage2.methods.recipe import Recipe
-from stage2.results.compare import compare
+from stage2.results.compare import bank_of, compare
 from stage2.results.comparison import Compared, blocks, render
+from stage2.results.results import Results
 from stage2.results.significance import holm, interval, mcnemar, resampled, sign_test
 from stage2.results.store import Store
 from stage2.results.tables import latex, markdown
@@ -83,7 +84,8 @@ def compared(bank: Bank, runs: Sequence[dict[str, Any]], *names: str, **options:
     with Store(None) as store:
         store.add_bank(bank)
         store.add_runs(bank.fingerprint, runs)
-        return compare(store, names, **{"resamples": 500, **options})
+        split = options.pop("split", None)
+        return compare(Results(store, split=split), names, **{"resamples": 500, **options})
 
 
 def test_mcnemar_is_the_exact_binomial_test() -> None:
@@ -351,25 +353,30 @@ def test_the_bank_is_found_or_asked_for(
     ):
         store.add_bank(bank)
         store.add_runs(bank.fingerprint, runs)
-        names, few = ["crt", "lws"], {"resamples": 100}
-        expected = compare(store, names, **few)
+
+        def compared_by(named: Path | str | None = None) -> Compared:
+            prefix, file = bank_of(store, None if named is None else str(named))
+            results = Results(store, bank=prefix)
+            return compare(results, ["crt", "lws"], file=file, resamples=100)
+
+        expected = compared_by()
         change(tmp_path / "results.sqlite", "UPDATE bank SET labels = NULL")
-        assert compare(store, names, **few) == expected
+        assert compared_by() == expected
         moved = bank.path.rename(tmp_path / "bank.h5")
-        assert compare(store, names, **few) == expected
+        assert compared_by() == expected
         elsewhere = moved.rename(tmp_path / "other.h5")
         with pytest.raises(errors.ConfigError, match="matches 0 banks"):
-            compare(store, names, bank="nothing", **few)
+            compared_by("nothing")
         with pytest.raises(errors.ConfigError, match="no longer at .*Name its file with --bank"):
-            compare(store, names, **few)
-        assert compare(store, names, bank=str(elsewhere), **few) == expected
+            compared_by()
+        assert compared_by(elsewhere) == expected
         with without_val.bank(tmp_path / "bank.h5"):
             pass
         with pytest.raises(errors.ConfigError, match="is another bank now"):
-            compare(store, names, **few)
+            compared_by()
         with pytest.raises(errors.ConfigError, match="has no results on .*bank.h5"):
-            compare(store, names, bank=str(tmp_path / "bank.h5"), **few)
+            compared_by(tmp_path / "bank.h5")
         with Bank(elsewhere) as own:
             store.add_bank(own)
         elsewhere.unlink()
-        assert compare(store, names, **few) == expected
+        assert compared_by() == expected

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featbank import Bank, errors
+from featbank import Bank
 from stage2.engine.metrics import BINS, calibration
 from stage2.methods.recipe import Recipe
-from stage2.results.configurations import find_configuration
 from stage2.results.measured import measured
+from stage2.results.results import Results
 from stage2.results.store import Store
 from stage2.sweep import sweep
 from tests.stage2.compare import assert_close
@@ -37,12 +37,12 @@ def results(small: Problem, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_means_over_seeds(results: Path, split: str, epoch: str) -> None:
     """Reference: the stored arrays of each seed, averaged; a bin's average weighted by its rows."""
     with Store(results) as store:
-        crt = find_configuration(store, "crt")
-        found = measured(store, crt, split, epoch)
-        places = [(crt.fingerprint, run.recipe, split, epoch) for run in crt.runs]
+        crt = Results(store).find("crt")
+        found = measured(Results(store, split=split), crt, epoch)
+        places = [(store.one_bank()[0], run.recipe, split, epoch) for run in crt.runs]
         details = [store.details(*place) for place in places]
         per_class = [store.per_class(*place) for place in places]
-        losses = [store.curves(crt.fingerprint, run.recipe)["loss"] for run in crt.runs]
+        losses = [store.curves(store.one_bank()[0], run.recipe)["loss"] for run in crt.runs]
     assert_close(found.per_class, np.mean(per_class, 0), 1e-12, "per class")
     assert_close(
         found.details["weight_norm"], np.mean([d["weight_norm"] for d in details], 0), 1e-6
@@ -77,10 +77,12 @@ def test_the_diagram_of_all_seeds_is_that_of_all_their_rows() -> None:
 def test_rows_are_added_over_seeds(results: Path, bank: Bank) -> None:
     """Reference: by hand: three seeds see each test row once; confusions of a pair add up."""
     with Store(results) as store:
-        crt = find_configuration(store, "crt")
-        found = measured(store, crt).details
+        crt = Results(store).find("crt")
+        found = measured(Results(store), crt).details
         each = [
-            store.details(crt.fingerprint, run.recipe, "test", "selected")["confusions"].tolist()
+            store.details(store.one_bank()[0], run.recipe, "test", "selected")[
+                "confusions"
+            ].tolist()
             for run in crt.runs
         ]
     assert found["confidence"].sum() == 3 * bank.rows("test")
@@ -94,15 +96,15 @@ def test_rows_are_added_over_seeds(results: Path, bank: Bank) -> None:
 def test_what_ranks_is_looked_at_closer(results: Path) -> None:
     """Reference: the one split and epoch that a report shows; nothing of the others."""
     with Store(results) as store:
-        crt, ncm = find_configuration(store, "crt"), find_configuration(store, "ncm")
+        crt, ncm = Results(store).find("crt"), Results(store).find("ncm")
         closer = [
             (split, epoch)
             for split in ("val", "test")
             for epoch in ("last", "selected")
-            if "confusions" in measured(store, crt, split, epoch).details
+            if "confusions" in measured(Results(store, split=split), crt, epoch).details
         ]
         assert closer == [("test", "selected")]
-        without_epochs = measured(store, ncm)
+        without_epochs = measured(Results(store), ncm)
         assert without_epochs.epoch == "last"
         assert {"confusions", "confidence"} <= set(without_epochs.details)
 
@@ -110,16 +112,8 @@ def test_what_ranks_is_looked_at_closer(results: Path) -> None:
 def test_the_way_of_beta(results: Path) -> None:
     """Reference: the stored traces."""
     with Store(results) as store:
-        glag = find_configuration(store, "glag")
-        traces = [store.traces(glag.fingerprint, run.recipe)["beta"] for run in glag.runs]
-        beta = measured(store, glag).beta
+        glag = Results(store).find("glag")
+        traces = [store.traces(store.one_bank()[0], run.recipe)["beta"] for run in glag.runs]
+        beta = measured(Results(store), glag).beta
     assert beta is not None
     assert np.array_equal(beta, np.stack(traces), equal_nan=True)
-
-
-def test_a_split_that_was_not_measured(results: Path) -> None:
-    """Reference: the two that were, in one line."""
-    with Store(results) as store:
-        crt = find_configuration(store, "crt")
-        with pytest.raises(errors.ConfigError, match=r"not measured on 'train'.*: test, val"):
-            measured(store, crt, "train")

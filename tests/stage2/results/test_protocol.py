@@ -13,8 +13,9 @@ from featbank.bank import HoldOut
 from featbank.bank.split import split_val
 from stage2 import Recipe, sweep
 from stage2.results import filters
+from stage2.results.results import Results
 from stage2.results.store import Store
-from stage2.results.tables import leaderboard, render
+from stage2.results.tables import render
 
 
 def bank_of(
@@ -124,6 +125,6 @@ def test_a_calibration_ranks_by_what_it_was_not_fitted_to(tmp_path: Path) -> Non
     assert list(rows) == [plain.id, fitted.id]
     assert rows[fitted.id]["selection"] == pytest.approx(rows[plain.id]["selection"], abs=1e-4)
     with Store(store_path) as store, Bank(bank) as opened:
-        on_val = leaderboard(store, split="val").rows
+        on_val = Results(store, split="val").board.rows
         assert next(r for r in on_val if r["recipe"] == fitted.id)["macro"] > 99
         assert opened.fingerprint in store.banks()

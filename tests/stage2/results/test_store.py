@@ -20,9 +20,10 @@ import torch
 from featbank import Bank, errors
 from stage2.engine.metrics import METRICS, Evaluation
 from stage2.methods.recipe import Recipe
+from stage2.results.results import Results
 from stage2.results.schema import APPLICATION, SCHEMA
 from stage2.results.store import Store
-from stage2.results.tables import leaderboard, render
+from stage2.results.tables import render
 from stage2.sweep import sweep
 from tests.stage2.compare import assert_close
 from tests.stage2.synthetic import Problem, problem, run
@@ -267,7 +268,7 @@ def test_an_older_file_is_read_as_it_is(older: Path, bank: Bank) -> None:
     ):
         store = Store(older)
     with store:
-        (row,) = json.loads(render(leaderboard(store), "json"))
+        (row,) = json.loads(render(Results(store).board, "json"))
         correct = store.correct(bank.fingerprint, *PLACE)
         assert store.details(bank.fingerprint, *PLACE) == {}
         assert store.traces(bank.fingerprint, RECIPE.hash) == {}
@@ -520,7 +521,7 @@ def test_two_sweeps_write_one_file(small: Problem, tmp_path: Path) -> None:
     recipes = [Recipe("crt", epochs=2, seed=seed) for seed in range(8)]
     alone = sweep(tmp_path / "bank.h5", recipes, device="cpu").board.rows
     with Store(path) as store:
-        assert leaderboard(store).rows == alone
+        assert Results(store).board.rows == alone
 
 
 @pytest.mark.parametrize(

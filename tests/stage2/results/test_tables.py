@@ -17,8 +17,9 @@ from featbank import Bank, errors
 from featbank.cli.leaderboard import FORMATS
 from stage2.engine.metrics import METRICS, Evaluation
 from stage2.methods.recipe import Recipe, expand
+from stage2.results.results import Results
 from stage2.results.store import Store
-from stage2.results.tables import Leaderboard, _over_seeds, columns, leaderboard, render
+from stage2.results.tables import Leaderboard, _over_seeds, columns, render
 from stage2.sweep import sweep
 from tests.stage2.compare import assert_close
 from tests.stage2.results.tampering import change
@@ -51,7 +52,7 @@ def board_of(bank: Bank, runs: Sequence[dict[str, Any]], **options: Any) -> Lead
     with Store(None) as store:
         store.add_bank(bank)
         store.add_runs(bank.fingerprint, runs)
-        return leaderboard(store, **options)
+        return Results(store, **options).board
 
 
 def test_means_and_deviations_over_seeds(bank: Bank) -> None:
@@ -258,13 +259,13 @@ def test_one_bank_is_chosen_by_its_fingerprint(
         assert len({row["recipe"] for row in board.rows}) == 2
         with Store(path) as store:
             with pytest.raises(errors.ConfigError, match="holds results of 2 banks"):
-                leaderboard(store)
-            only = leaderboard(store, bank=first.fingerprint[:10])
+                Results(store)
+            only = Results(store, bank=first.fingerprint[:10]).board
             assert {row["name"] for row in only.rows} == {"ncm"}
             with pytest.raises(errors.ConfigError, match="matches 0 banks"):
-                leaderboard(store, bank="nothing")
+                Results(store, bank="nothing")
             with pytest.raises(errors.ConfigError, match="no results on 'train'"):
-                leaderboard(store, bank=first.fingerprint, split="train")
+                Results(store, bank=first.fingerprint, split="train")
 
 
 def test_results_of_a_recipe_this_version_does_not_know(bank: Bank, tmp_path: Path) -> None:
@@ -276,7 +277,7 @@ def test_results_of_a_recipe_this_version_does_not_know(bank: Bank, tmp_path: Pa
         store.add_runs(bank.fingerprint, [known])
     change(path, "UPDATE run SET name = 'crt-of-the-future'")
     with Store(path) as store:
-        board = leaderboard(store)
+        board = Results(store).board
     assert [row["name"] for row in board.rows] == ["crt-of-the-future"]
 
 

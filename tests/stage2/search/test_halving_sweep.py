@@ -12,10 +12,10 @@ from stage2.engine.halving import Halving
 from stage2.methods.recipe import Recipe, expand
 from stage2.results.choice import choose
 from stage2.results.compare import compare
-from stage2.results.configurations import find_configuration
 from stage2.results.measured import measured
+from stage2.results.results import Results
 from stage2.results.store import Run, Store
-from stage2.results.tables import differences, leaderboard, render
+from stage2.results.tables import differences, render
 from stage2.sweep import plan_bank, sweep
 from tests.stage2.compare import assert_close
 from tests.stage2.synthetic import problem
@@ -88,9 +88,9 @@ def test_a_table_does_not_mix_what_was_stopped(bank: Bank, tmp_path: Path) -> No
             assert row["selection"] is not None
     assert "(stopped)" in render(board, "md")
     with Store(path) as store:
-        on_val = leaderboard(store, split="val")
+        on_val = Results(store, split="val").board
         name = next(iter(stopped))
-        configuration = find_configuration(store, name)
+        configuration = Results(store).find(name)
         curves = store.curves(bank.fingerprint, configuration.runs[0].recipe)
     (row,) = (r for r in on_val.rows if r["recipe"] == name)
     assert len(curves["loss"]) in (1, 2)
@@ -108,7 +108,7 @@ def test_no_winner_of_its_own_is_told(bank: Bank, tmp_path: Path) -> None:
         halving=HALVING,
     )
     with Store(path) as store, pytest.raises(errors.ConfigError, match="stopped by halving"):
-        find_configuration(store, "focal")
+        Results(store).find("focal")
 
 
 def test_what_is_left_is_what_a_full_sweep_gives(bank: Bank, tmp_path: Path) -> None:
@@ -183,14 +183,15 @@ def test_what_halving_stopped_is_called_stopped_everywhere(bank: Bank, tmp_path:
     board = sweep(bank, recipes, results=path, halving=HALVING).board
     stopped = next(row["recipe"] for row in board.rows if row["status"] == "stopped")
     with Store(path) as store:
+        on_val = Results(store, split="val")
         for act in (
-            lambda: compare(store, [stopped, "ncm"]),
-            lambda: measured(store, find_configuration(store, stopped), "val"),
+            lambda: compare(Results(store), [stopped, "ncm"]),
+            lambda: measured(on_val, on_val.find(stopped)),
         ):
             with pytest.raises(errors.ConfigError) as caught:
                 act()
             assert str(caught.value).startswith(f"{stopped} was stopped by halving with seed 1. ")
         with pytest.raises(errors.ConfigError, match="was stopped by halving or diverged. Sweep"):
-            choose(store, recipes=[stopped])
-        find_configuration(store, "crt")
-        compare(store)  # leaves nothing out: the best of crt is done
+            choose(Results(store), recipes=[stopped])
+        Results(store).find("crt")
+        compare(Results(store))  # leaves nothing out: the best of crt is done

@@ -1,0 +1,46 @@
+"""What a figure is drawn from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from stage2.plots.figure import WIDTH
+from stage2.results.choice import Choice, choose
+from stage2.results.configurations import Configuration
+from stage2.results.results import Results
+from stage2.results.tables import Row
+
+Having = Callable[[Configuration, Row], bool]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What is drawn; see `stage2.plots.plot`.
+
+    Attributes
+    ----------
+    results
+        One bank's, on the split that is drawn.
+    recipes
+        Which of them; all for none.
+    width
+        Inches.
+    metric, by
+        Of the kinds that take them.
+    """
+
+    results: Results
+    recipes: tuple[str, ...] = ()
+    width: float = WIDTH
+    metric: str | None = None
+    by: tuple[str, ...] = ()
+
+    def choose(self, most: int, **options: Any) -> Choice:
+        """The best configuration of each recipe, at most so many (`stage2.results.choice`)."""
+        return choose(self.results, recipes=self.recipes, most=most, **options)
+
+    def every(self) -> Choice:
+        """All configurations of the recipes."""
+        return choose(self.results, recipes=self.recipes, best=False)
