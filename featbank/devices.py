@@ -1,7 +1,9 @@
-"""The device both stages compute on."""
+"""The device both stages compute on, and its threads."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from featbank import errors
@@ -36,3 +38,16 @@ def _unusable(name: str, reason: str) -> errors.ConfigError:
     return errors.ConfigError(
         f"Device {name!r} cannot be used ({reason}). Choose auto, cpu or cuda."
     )
+
+
+@contextlib.contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Give PyTorch's operations `count` threads."""
+    import torch  # as above
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -6,9 +6,9 @@ import contextlib
 import math
 import os
 import platform
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import metadata
 from typing import Any
 
@@ -20,9 +20,9 @@ from featbank import errors
 from featbank.bank import Bank
 from featbank.devices import find_device
 from stage2.engine.halving import Halving
-from stage2.engine.loop import run_group
 from stage2.engine.plan import Group, Shape, plan
 from stage2.engine.tile import Outcome
+from stage2.executor import Executor, Local
 from stage2.experts import resolved
 from stage2.loggers import Logger, Loggers
 from stage2.methods.recipe import Recipe
@@ -80,7 +80,7 @@ def sweep(
     """Train and evaluate recipes on a bank, fused.
 
     Where a recipe begins from the stage-1 classifier and the bank has none, it begins from a linear
-    probe (`stage2.probe`), trained when its first group is due.
+    probe (`stage2.probe`), trained before all groups.
 
     On a bank of experts a recipe on the view ``instance`` is one on ``expert0/instance`` and all
     others, outputs averaged (`stage2.experts`); results are those of the recipe so resolved.
@@ -150,30 +150,25 @@ def sweep(
         store.add_bank(bank)
         finished = set() if force else store.finished(bank.fingerprint, with_stopped=bool(halving))
         views = Views(bank, place, memory, workers)
+        views.prepare([recipe for recipe in wanted if recipe.hash not in finished])
+        executor: Executor = Local(views, workers)
         told = Loggers(loggers)
-        outcomes: list[Outcome] = []
-        done = 0
-
-        def planned(some: Sequence[Recipe]) -> list[Group]:
-            return plan_bank(bank, some, device=place, memory=memory, workers=workers)
+        record = _Record(store, bank.fingerprint, place, libraries, told, progress)
 
         def train(some: list[Recipe], halving: Halving | None = None, later: int = 0) -> None:
-            nonlocal done
-            total = done + later + sum(recipe.hash not in finished for recipe in some)
-            for group in _run(_unfinished(planned, some, finished), views, workers, halving):
-                store.add_runs(bank.fingerprint, (_stored(o, place, libraries) for o in group))
-                told.log(bank.fingerprint, group)
+            plan = partial(plan_bank, bank, device=place, memory=memory, workers=workers)
+            record.expect(sum(recipe.hash not in finished for recipe in some), later)
+            for group in executor.run(_unfinished(plan, some, finished), halving=halving):
+                record.take(group)
                 outcomes.extend(group if keep_outcomes else [])
-                done += len(group)
-                if progress:
-                    progress(done, total)
 
+        outcomes: list[Outcome] = []
         left_out: list[Recipe] = []
         if halving:
             first, others = by_first_seed(wanted)
             waiting = [recipe for recipe in others if recipe.hash not in finished]
-            later = others_left(halving, planned(first), waiting)
-            train(first, halving, later)
+            groups = plan_bank(bank, first, device=place, memory=memory, workers=workers)
+            train(first, halving, others_left(halving, groups, waiting))
             statuses = store.statuses(bank.fingerprint)
             left = {recipe.id for recipe in first if statuses[recipe.hash] == "done"}
             left_out = [recipe for recipe in others if recipe.id not in left]
@@ -184,6 +179,33 @@ def sweep(
         told.end(bank.fingerprint, board)
         skipped = [recipe for recipe in wanted if recipe.hash in finished]
         return SweepResults(outcomes, skipped, left_out, board, views.probes)
+
+
+@dataclass
+class _Record:
+    """Where finished groups go: into the store, to the loggers, into the progress."""
+
+    store: Store
+    fingerprint: str
+    device: str
+    libraries: Sequence[str]
+    loggers: Loggers
+    progress: Callable[[int, int], None] | None
+    done: int = 0
+    total: int = 0
+
+    def expect(self, runs: int, later: int) -> None:
+        """So many runs come now, and so many after them."""
+        self.total = self.done + runs + later
+
+    def take(self, group: Sequence[Outcome]) -> None:
+        """Keep the outcomes of a group."""
+        runs = (_stored(outcome, self.device, self.libraries) for outcome in group)
+        self.store.add_runs(self.fingerprint, runs)
+        self.loggers.log(self.fingerprint, group)
+        self.done += len(group)
+        if self.progress:
+            self.progress(self.done, self.total)
 
 
 def plan_bank(
@@ -215,27 +237,6 @@ def plan_bank(
             check_in_memory(bank, views, device, memory, split)
         groups += plan(some, shape, memory=budget, device=kind, workers=workers)
     return sorted(groups, key=lambda group: (group.stream.views, group.stream.train_on))
-
-
-def _run(
-    groups: Iterable[Group], views: Views, workers: int, halving: Halving | None
-) -> Iterator[list[Outcome]]:
-    """Outcomes of each group; a group too large for the GPU, and those after it, in halves."""
-    waiting = deque(groups)
-    largest: float = math.inf
-    while waiting:
-        group = waiting.popleft()
-        if len(group.recipes) > largest:
-            waiting.extendleft(reversed(group.halves()))
-            continue
-        try:
-            yield run_group(group, *views.of(group), workers=workers, halving=halving)
-        except torch.cuda.OutOfMemoryError:
-            if len(group.recipes) == 1:
-                raise
-            largest = math.ceil(len(group.recipes) / 2)
-            waiting.appendleft(group)
-            torch.cuda.empty_cache()
 
 
 def _unfinished(

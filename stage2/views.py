@@ -12,9 +12,11 @@ from torch import Tensor
 
 from featbank.bank import Bank
 from featbank.bank.checks import check_finite
+from featbank.devices import torch_threads
 from stage2.engine.model import ViewData
 from stage2.engine.plan import Group, default_memory
 from stage2.engine.stream import BlockStream, MemoryRows, Rows
+from stage2.methods.recipe import Recipe
 from stage2.probe import linear_probe, probed_views
 
 
@@ -39,51 +41,53 @@ class Views:
     def __init__(self, bank: Bank, device: str, memory: int | None, workers: int) -> None:
         self._bank, self._device, self._workers = bank, device, workers
         self._memory = memory or default_memory(torch.device(device).type)
-        self._loaded: dict[tuple[str, str], ViewData] = {}
+        self._loaded: dict[tuple[str, str, int], ViewData] = {}
         self._finite: set[tuple[str, str]] = set()
         self.probes: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def of(self, group: Group) -> list[ViewData]:
-        """The views of a group; a probe that it needs and no group before it is trained first."""
-        views, split = group.stream.views, group.stream.train_on
-        share = self._memory // len(views)
-        wanted = [(view, split) for view in views]
-        new = [v for v in probed_views(self._bank, group.recipes) if v not in self.probes]
-        self._keep([*wanted, *((view, "train") for view in new)])
-        for view in new:
-            self._probe(view, share)
-        self._keep(wanted)
-        return [self._load(*key, share) for key in wanted]
+    def prepare(self, recipes: Sequence[Recipe]) -> None:
+        """Read what recipes are about to be trained on, and train the linear probes they need.
 
-    def _keep(self, wanted: Sequence[tuple[str, str]]) -> None:
+        Raises
+        ------
+        NotFinite
+            For features that are NaN or infinite, before anything is trained on any.
+        """
+        probed = [v for v in probed_views(self._bank, recipes) if v not in self.probes]
+        views = dict.fromkeys(view for recipe in recipes for view in recipe.views)
+        for view in list(views)[1:]:  # the first is read, and looked at, right after this
+            for split in (*self._bank.evaluated, "train"):
+                _refuse_not_finite(self._bank, split, view)
+                self._finite.add((split, view))
+        for view in probed:
+            self._keep([(view, "train", self._memory)])
+            data = self._load(view, "train", self._memory)
+            with torch_threads(self._workers):
+                self.probes[view] = linear_probe(data)
+            self._loaded.clear()  # what is loaded from here on has the probe
+
+    def of(self, group: Group) -> list[ViewData]:
+        """The views of a group."""
+        views, split = group.stream.views, group.stream.train_on
+        wanted = [(view, split, self._memory // len(views)) for view in views]
+        self._keep(wanted)
+        return [self._load(*key) for key in wanted]
+
+    def _keep(self, wanted: Sequence[tuple[str, str, int]]) -> None:
         for key in self._loaded.keys() - set(wanted):
             del self._loaded[key]
 
     def _load(self, view: str, split: str, share: int) -> ViewData:
-        key = view, split
+        key = view, split, share
         if key not in self._loaded:
             data = load_view(
                 self._bank, view, self._device, memory=share, train_on=split, finite=self._finite
             )
-            self._loaded[key] = self._with_probe(view, data)
+            if view in self.probes:
+                weight, bias = self.probes[view]
+                data = replace(data, weight0=weight, bias0=bias)
+            self._loaded[key] = data
         return self._loaded[key]
-
-    def _probe(self, view: str, share: int) -> None:
-        """Train the probe of a view, on the train split whatever its recipes learn from."""
-        data = self._load(view, "train", share)
-        before = torch.get_num_threads()
-        torch.set_num_threads(self._workers)
-        try:
-            self.probes[view] = linear_probe(data)
-        finally:
-            torch.set_num_threads(before)
-        self._loaded[view, "train"] = self._with_probe(view, data)
-
-    def _with_probe(self, view: str, data: ViewData) -> ViewData:
-        if view not in self.probes:
-            return data
-        weight, bias = self.probes[view]
-        return replace(data, weight0=weight, bias0=bias)
 
 
 def load_view(

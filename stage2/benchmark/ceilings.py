@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stage2.benchmark.timing import Task, torch_threads
+from featbank.devices import torch_threads
+from stage2.benchmark.timing import Task
 from stage2.benchmark.workloads import SIDE_BY_SIDE, Workload
 from stage2.methods.precision import precision as products_at
 

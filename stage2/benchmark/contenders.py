@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from featbank.devices import torch_threads
 from stage2.benchmark import loops
-from stage2.benchmark.timing import Task, torch_threads
+from stage2.benchmark.timing import Task
 from stage2.benchmark.workloads import MOMENTUM, WEIGHT_DECAY, Part, Workload
 from stage2.engine.loop import run_group
 from stage2.engine.model import ViewData

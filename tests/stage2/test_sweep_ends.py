@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 from pathlib import Path
 from threading import Event
@@ -14,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featbank import Bank
-from stage2 import Recipe, sweep
+from stage2 import Recipe, executor, sweep
 from stage2.engine.model import Model
 from stage2.engine.plan import Group, Shape, plan
 from stage2.engine.stream import Window
@@ -22,7 +21,6 @@ from stage2.engine.tile import Outcome
 from stage2.results.store import Store
 from tests.stage2.compare import assert_close
 
-sweep_module = importlib.import_module("stage2.sweep")  # stage2.sweep itself is the function
 SHORT = {"epochs": 2, "batch_size": 32}
 
 
@@ -36,7 +34,7 @@ def test_a_group_too_large_for_the_gpu_is_halved(
     """Reference: the sweep without trouble. Groups of more than two recipes run out of memory."""
     expected = {o.recipe: o for o in sweep(bank, _recipes(), device="cpu").outcomes}
     sizes: list[int] = []
-    real = sweep_module.run_group
+    real = executor.run_group
 
     def tight(group: Group, *views: Any, **options: Any) -> list[Outcome]:
         sizes.append(len(group.recipes))
@@ -44,7 +42,7 @@ def test_a_group_too_large_for_the_gpu_is_halved(
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         return real(group, *views, **options)
 
-    monkeypatch.setattr(sweep_module, "run_group", tight)
+    monkeypatch.setattr(executor, "run_group", tight)
     found = {o.recipe: o for o in sweep(bank, _recipes(), device="cpu").outcomes}
     assert set(found) == set(expected)
     assert sizes == [6, 3, 1, 2, 2, 1], f"got tries with {sizes} recipes"
@@ -61,7 +59,7 @@ def test_a_single_recipe_that_does_not_fit_says_so(
     def full(*_: Any, **__: Any) -> list[Outcome]:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(sweep_module, "run_group", full)
+    monkeypatch.setattr(executor, "run_group", full)
     with pytest.raises(torch.cuda.OutOfMemoryError):
         sweep(bank, [Recipe("crt", **SHORT)], device="cpu")
 
