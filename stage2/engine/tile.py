@@ -172,11 +172,13 @@ class TileRun:
                     own[name] = found[0][name][c]
 
     def calibrate(self) -> None:
-        """Fit the calibrations to val."""
+        """Fit the calibrations to val, but for rows of classes that nothing was learned about: no
+        scaling makes them right, and a few would scale all logits away."""
         if self.tile.kind.calibration == "none":
             return
         val = [model.data.evaluated["val"] for model in self.models]
         labels = self.data.evaluated["val"].labels
+        learned = torch.from_numpy(self.data.counts > 0).to(labels.device)[labels]
         size = max(1, CALIBRATION_BYTES // (4 * len(labels) * self._classes))
         for epoch in self._epochs():
             parts = []
@@ -188,10 +190,8 @@ class TileRun:
                     for _, z in self._outputs(epoch, xs, some)
                 ]
                 ridge = [r.settings.get("calibration_ridge", 0) for r in self.tile.recipes[some]]
-                z = torch.cat(blocks)
-                parts.append(
-                    calibrate(self.tile.kind.calibration, z, labels, ridge=torch.tensor(ridge))
-                )
+                z, y = torch.cat(blocks)[learned], labels[learned]
+                parts.append(calibrate(self.tile.kind.calibration, z, y, ridge=torch.tensor(ridge)))
             shifts = [part.shift for part in parts if part.shift is not None]
             self._calibrations[epoch] = Calibration(
                 torch.cat([part.scale for part in parts]), torch.cat(shifts) if shifts else None

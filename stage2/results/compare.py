@@ -102,7 +102,7 @@ def compare(
         {each.id: settings[each.id] for each in found},
         {each.id: _why(board, each.name) for each in found if not names or each.name in names},
         f"{board.protocol} · compared on {split}, {epoch} epoch"
-        + (" · optimistic: compared where it was selected" if split == board.select_on else "")
+        + (" · optimistic: selected there" if split == board.select_on == "test" else "")
         + f" · {LEVEL} % intervals: {resamples} bootstrap resamples of rows within classes, seed "
         f"{seed} · p: exact sign test of rows over all seeds (one seed: McNemar)"
         + (f", Holm over {len(comparisons)} comparisons" if len(comparisons) > 1 else ""),

@@ -91,7 +91,9 @@ class Protocol:
         told = []
         classes = self.about.get("classes", {})  # absent from older files
         if untrained := self.about.get("untrained", {}).get(self.split):
-            told.append(f"{untrained} of {classes[self.split]} tested classes have no training row")
+            total, have = classes[self.split], "has" if untrained == 1 else "have"
+            where = "tested classes" if self.split == "test" else "classes of val"
+            told.append(f"{untrained} of {total} {where} {have} no training row")
         missing = self.about.get("missing_in_val")
         if missing and self.select_on == "val" and self.split == "test":
             tested = classes["test"]

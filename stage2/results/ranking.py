@@ -1,4 +1,4 @@
-"""The order of a table: best first, and what rounding cannot tell apart by name.
+"""The order of a table: best first, and what rounding cannot tell from the best of it by name.
 
 The same sweep on another number of threads, or on another processor, sums in another order, and
 its figures differ in their last digits. A table that followed these digits would change its order
@@ -29,7 +29,7 @@ def in_order(
     tie: float = 1e-3,
     ascending: bool = False,
 ) -> list[T]:
-    """Sort items by their values; those within `tie` of their neighbour stand by name.
+    """Sort items by their values; those within `tie` of the best among them stand by name.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def in_order(
     name
         What orders equal items.
     tie
-        The largest gap between neighbours that count as equal.
+        How far below the best of them values count as equal to it.
     ascending
         Smallest first; by default largest first.
     """
@@ -49,10 +49,11 @@ def in_order(
     known.sort(key=lambda pair: pair[0] if ascending else -pair[0])
     ordered: list[T] = []
     equal: list[T] = []
-    for place, (own, item) in enumerate(known):
-        if place and abs(own - known[place - 1][0]) > tie:
+    best = known[0][0] if known else 0.0
+    for own, item in known:
+        if abs(own - best) > tie:
             ordered += sorted(equal, key=name)
-            equal = []
+            equal, best = [], own
         equal.append(item)
     unknown = [item for item in items if value(item) is None]
     return [*ordered, *sorted(equal, key=name), *sorted(unknown, key=name)]

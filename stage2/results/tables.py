@@ -55,8 +55,18 @@ class Leaderboard:
         """One line: bank, selection, how many were tried and what a search did to them, seeds,
         group thresholds, and what was done to the rows."""
         thresholds = ", ".join(f"{name}: {rule}" for name, rule in GROUPS.items())
-        units = "mean ± std over seeds", "accuracy and ECE in %", thresholds
+        units = ["mean ± std over seeds", "accuracy and ECE in %", thresholds]
+        if self.terms.split == "val":
+            units.insert(0, f"figures of val{self._optimism}")
         return self.terms.line(self.rows, *units)
+
+    @property
+    def _optimism(self) -> str:
+        """Why figures of val are better than they would be elsewhere."""
+        fitted = any(row["parameters"].get("calibration", "none") != "none" for row in self.rows)
+        reasons = ["which selected"] if self.select_on == "val" else []
+        reasons += ["to which calibrations were fitted"] if fitted else []
+        return f", {' and '.join(reasons)}: optimistic" if reasons else ""
 
     def first(self, top: int | None) -> Leaderboard:
         """Only the first configurations, or all."""
@@ -152,11 +162,11 @@ def latex(header: Sequence[str], lines: Sequence[Sequence[str]], *, texts: int) 
 
 def columns(board: Leaderboard) -> tuple[list[str], list[list[str]]]:
     """Header and lines of the human table: one line per configuration, last and selected epoch side
-    by side, groups and calibration of the epoch that counts."""
+    by side, what ranks, groups and calibration of the epoch that counts."""
     header = ["recipe", *([board.per[0]] if board.per else []), "settings", "top-1 last"]
     both = any(row["epoch"] == "selected" for row in board.rows)
-    header += ["top-1 selected", f"{board.select_on} macro"] if both else []
-    header += ["many", "medium", "few", "ECE"]
+    header += ["top-1 selected"] if both else []
+    header += [f"{board.select_on} macro", "many", "medium", "few", "ECE"]
     lines = []
     for rows in board.configurations():
         by_epoch = {row["epoch"]: row for row in rows}
@@ -168,8 +178,8 @@ def columns(board: Leaderboard) -> tuple[list[str], list[list[str]]]:
             own = value[last["recipe"]]
             line.append("–" if own is None else told_value(name, own))
         line += [differences(last), _mean_std(last, "top1")]
-        line += [_mean_std(selected, "top1"), _mean_std(row, "selection")] if both else []
-        line += [_mean_std(row, metric) for metric in ("many", "medium", "few", "ece")]
+        line += [_mean_std(selected, "top1")] if both else []
+        line += [_mean_std(row, name) for name in ("selection", "many", "medium", "few", "ece")]
         lines.append(line)
     return header, lines
 

@@ -59,7 +59,7 @@ def test_several_and_other_options(featbank: Run, results: Path) -> None:
     assert {row["a"] for row in rows} == {crt}
     assert [row["measure"] for row in rows] == ["top1", "macro", "many", "medium", "few"] * 2
     table = featbank("compare", results, "--split", "val", "--epoch", "last").stdout
-    assert "compared on val, last epoch · optimistic" in table
+    assert "figures of val, which selected: optimistic" in table
     assert "Holm over 2 comparisons" in table
     assert featbank("compare", results, "--format", "latex").stdout.count(r"\begin{tabular}") == 1
 

@@ -15,7 +15,7 @@ from stage2 import Recipe, sweep
 from stage2.results import filters
 from stage2.results.results import Results
 from stage2.results.store import Store
-from stage2.results.tables import render
+from stage2.results.tables import columns, render
 
 
 def bank_of(
@@ -65,6 +65,7 @@ def test_a_probe_is_named_where_a_row_shown_needed_one(tmp_path: Path) -> None:
     ("classes", "told"),
     [
         ({"train": [9, 9, 9, 0, 0, 9]}, "2 of 6 tested classes have no training row"),
+        ({"train": [9, 9, 0, 9, 9, 9]}, "1 of 6 tested classes has no training row"),
         ({"train": BALANCED, "val": [5, 0, 5, 0, 0, 5]}, "val has 3 of 6 tested classes"),
         ({"train": BALANCED, "val": BALANCED}, None),
         ({"train": BALANCED}, None),
@@ -128,3 +129,57 @@ def test_a_calibration_ranks_by_what_it_was_not_fitted_to(tmp_path: Path) -> Non
         on_val = Results(store, split="val").board.rows
         assert next(r for r in on_val if r["recipe"] == fitted.id)["macro"] > 99
         assert opened.fingerprint in store.banks()
+
+
+@pytest.mark.parametrize("name", ["ncm", "tau_norm"])
+@pytest.mark.parametrize("kind", ["temperature", "vector"])
+def test_val_rows_of_an_unlearned_class_spoil_no_calibration(
+    tmp_path: Path, name: str, kind: str
+) -> None:
+    """Reference: the same val without them. No scaling makes those rows right; fitted to them, NCM's
+    logits, of which an empty class's is far behind, would be scaled to nothing."""
+    parts = {"train": [60, 50, 40, 30, 20, 0], "test": BALANCED}
+    with_them = bank_of(tmp_path / "a.h5", {**parts, "val": [12, 12, 12, 12, 12, 7]})
+    without = bank_of(tmp_path / "b.h5", {**parts, "val": [12, 12, 12, 12, 12, 0]})
+    scales = [
+        sweep(path, [Recipe(name, calibration=kind)]).outcomes[0].parameters["calibration.scale"]
+        for path in (with_them, without)
+    ]
+    assert float(scales[0].min()) > 0.05
+    assert scales[0].shape == scales[1].shape
+
+
+def test_figures_of_val_say_so(tmp_path: Path) -> None:
+    """On the split that selected, and to which a calibration was fitted, figures are optimistic."""
+    counts = {"train": [30, 20, 10, 10, 6, 4], "val": BALANCED, "test": BALANCED}
+    bank, path = bank_of(tmp_path / "b.h5", counts), tmp_path / "r.sqlite"
+    recipes = [Recipe("ncm"), Recipe("ncm", calibration="temperature")]
+    assert "figures of val" not in sweep(bank, recipes, results=path).board.protocol
+    with Store(path) as store:
+        plain = filters.where(Results(store, split="val").board, "calibration=none").protocol
+        assert "figures of val, which selected: optimistic" in plain
+        both = Results(store, split="val").board.protocol
+        assert "which selected and to which calibrations were fitted: optimistic" in both
+        on_test = Results(store, split="val", select_on="test").board.protocol
+        assert "figures of val, to which calibrations were fitted: optimistic" in on_test
+
+
+def test_what_ranks_is_always_in_the_table(tmp_path: Path) -> None:
+    """Also where no recipe shown has epochs, and where test ranks."""
+    counts = {"train": [30, 20, 10, 10, 6, 4], "val": BALANCED, "test": BALANCED}
+    board = sweep(bank_of(tmp_path / "b.h5", counts), [Recipe("ncm"), Recipe("ridge")]).board
+    header, lines = columns(board)
+    assert header == [
+        "recipe",
+        "settings",
+        "top-1 last",
+        "val macro",
+        "many",
+        "medium",
+        "few",
+        "ECE",
+    ]
+    assert [line[3] for line in lines] == [f"{row['selection']:.1f}" for row in board.rows]
+    del counts["val"]
+    board = sweep(bank_of(tmp_path / "c.h5", counts), [Recipe("ncm")]).board
+    assert "test macro" in columns(board)[0]

@@ -24,9 +24,12 @@ def test_best_first_and_missing_last() -> None:
 
 
 def test_ties_within_rounding_stand_by_name() -> None:
-    """Reference: by hand: b and a are one figure, c is another; a chain is one tie."""
+    """Reference: by hand: b and a are one figure, c is another; a chain of small steps is no tie,
+    or the first of a fine grid could be far from the best."""
     assert order({"b": 46.70003, "a": 46.7, "c": 46.705}) == ["c", "a", "b"]
-    assert order({"c": 3.0, "b": 3.0009, "a": 3.0018, "d": 2.99}) == ["a", "b", "c", "d"]
+    assert order({"c": 3.0, "b": 2.9992, "a": 2.9984, "d": 2.99}) == ["b", "c", "a", "d"]
+    fine = {f"{i:03}": 2.2576 + 5e-5 * (i - 60) ** 2 / 60 for i in range(120)}
+    assert fine[order(fine, ascending=True, tie=1e-4)[0]] <= 2.2576 + 1e-4
     assert order({"c": 3.0, "b": 3.002, "a": 3.004}) == ["a", "b", "c"]
 
 
