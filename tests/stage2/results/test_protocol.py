@@ -136,8 +136,8 @@ def test_a_calibration_ranks_by_what_it_was_not_fitted_to(tmp_path: Path) -> Non
 def test_val_rows_of_an_unlearned_class_spoil_no_calibration(
     tmp_path: Path, name: str, kind: str
 ) -> None:
-    """Reference: the same val without them. No scaling makes those rows right; fitted to them, NCM's
-    logits, of which an empty class's is far behind, would be scaled to nothing."""
+    """Reference: the same val without them. No scaling makes those rows right; fitted to them,
+    NCM's logits, of which an empty class's is far behind, would be scaled to nothing."""
     parts = {"train": [60, 50, 40, 30, 20, 0], "test": BALANCED}
     with_them = bank_of(tmp_path / "a.h5", {**parts, "val": [12, 12, 12, 12, 12, 7]})
     without = bank_of(tmp_path / "b.h5", {**parts, "val": [12, 12, 12, 12, 12, 0]})
