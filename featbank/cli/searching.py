@@ -129,8 +129,8 @@ def known_recipes(bank: Bank, what: list[Recipe] | Space, search: Search | None)
     ConfigError
         Where a search has no val to go by, or Optuna is not installed.
     """
+    from stage2.adaptive import asking
     from stage2.search import Sampling
-    from stage2.search.adaptive import asking
     from stage2.search.rounds import val_problem
 
     if search and (problem := val_problem(bank)):

@@ -318,8 +318,8 @@ def _sweep(
     force: bool,
     loggers: Sequence[Logger],
 ) -> Leaderboard:
+    from stage2.adaptive import search as library_search
     from stage2.search import Sampling
-    from stage2.search.adaptive import search as library_search
     from stage2.sweep import sweep as library_sweep
 
     options: dict[str, Any] = {

@@ -1,7 +1,7 @@
 """Searching beyond grids: successive halving, and Optuna in batches that train fused.
 
 What a sweep should look for is a `Halving` or a `Sampling`; `stage2.sweep.sweep` takes the one,
-`stage2.search.adaptive.search` the other. Neither ever looks at test.
+`stage2.adaptive.search` the other. Neither ever looks at test.
 """
 
 from stage2.engine.halving import Halving

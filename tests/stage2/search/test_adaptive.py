@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from featbank import Bank, errors
+from stage2.adaptive import search
 from stage2.methods.recipe import Recipe
 from stage2.results.store import Store
 from stage2.search import Sampling
-from stage2.search.adaptive import search
 from stage2.specification import read_specification
 from stage2.specification.space import Space
 from stage2.sweep import sweep
