@@ -2,8 +2,8 @@
 
     python scripts/draw_rooms.py
 
-A room stands below all that import it. An arrow that would run upwards is an error, and so is a
-circle: tests/test_imports.py draws the picture as well and compares.
+A room stands below all that import it; an arrow that follows from others is not drawn, and a circle
+is an error. tests/test_imports.py draws the picture as well, and compares.
 """
 
 from __future__ import annotations
@@ -73,6 +73,21 @@ def floors(arrows: Arrows) -> dict[str, int]:
     return found
 
 
+def direct(arrows: Arrows) -> Arrows:
+    """The arrows that no chain of others says already."""
+    reach: Arrows = {}
+
+    def below(room: str) -> set[str]:
+        if room not in reach:
+            reach[room] = set().union(*({to} | below(to) for to in arrows.get(room, ())), set())
+        return reach[room]
+
+    return {
+        room: {to for to in targets if not any(to in below(other) for other in targets)}
+        for room, targets in arrows.items()
+    }
+
+
 def picture() -> str:
     """The SVG of all stages, side by side."""
     parts, left, top = [], 20, 0
@@ -81,7 +96,7 @@ def picture() -> str:
         arrows = arrows_of(package)
         level = floors(arrows)
         rows = [[r for r in sorted(level) if level[r] == n] for n in range(max(level.values()) + 1)]
-        drawn.append((package, arrows, rows))
+        drawn.append((package, direct(arrows), rows))
         top = max(top, len(rows))
     height = top * RISE + 40
     for package, arrows, rows in drawn:

@@ -21,9 +21,9 @@ from stage2.engine.model import ViewData
 from stage2.engine.plan import Shape, default_memory, plan
 from stage2.engine.stream import MemoryRows
 from stage2.export.modules import head_module
+from stage2.features.probe import linear_probe
+from stage2.features.requirements import check_recipe
 from stage2.methods.recipe import Recipe
-from stage2.probe import linear_probe
-from stage2.requirements import check_recipe
 
 
 class LongTailClassifier(ClassifierMixin, BaseEstimator):
@@ -31,7 +31,7 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
 
     It trains what `featbank sweep` trains, and knows the features of one view alone. A recipe that
     begins from the stage-1 classifier begins from `coef_init` and `intercept_init` of `fit`, or
-    where they are not given from a linear probe (`stage2.probe`).
+    where they are not given from a linear probe (`stage2.features.probe`).
 
     Parameters
     ----------

@@ -17,7 +17,7 @@ from stage2.engine.halving import Halving
 from stage2.engine.loop import run_group
 from stage2.engine.plan import Group
 from stage2.engine.tile import Outcome
-from stage2.views import Views
+from stage2.features.views import Views
 
 
 class Executor(Protocol):

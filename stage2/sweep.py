@@ -23,16 +23,16 @@ from stage2.engine.halving import Halving
 from stage2.engine.plan import Group, Shape, plan
 from stage2.engine.tile import Outcome
 from stage2.executor import Executor, Local
-from stage2.experts import resolved
+from stage2.features.experts import resolved
+from stage2.features.probe import PROBE, probed_views
+from stage2.features.requirements import check_bank, check_in_memory
+from stage2.features.views import Views, class_counts, half_of
 from stage2.loggers import Logger, Loggers
 from stage2.methods.recipe import Recipe
-from stage2.probe import PROBE, probed_views
-from stage2.requirements import check_bank, check_in_memory
 from stage2.results.results import Results
 from stage2.results.store import Store
 from stage2.results.tables import Leaderboard
 from stage2.search.rounds import by_first_seed, others_left, val_problem
-from stage2.views import Views, class_counts, half_of
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,10 @@ def sweep(
     """Train and evaluate recipes on a bank, fused.
 
     Where a recipe begins from the stage-1 classifier and the bank has none, it begins from a linear
-    probe (`stage2.probe`), trained before all groups.
+    probe (`stage2.features.probe`), trained before all groups.
 
     On a bank of experts a recipe on the view ``instance`` is one on ``expert0/instance`` and all
-    others, outputs averaged (`stage2.experts`); results are those of the recipe so resolved.
+    others, outputs averaged (`stage2.features.experts`); results are of the recipe so resolved.
 
     A group for which a GPU's memory does not suffice is halved, and larger ones after it. Ctrl-C
     ends the sweep between two steps; finished groups are in the results.

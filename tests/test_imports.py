@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT
 
-STAGE2_ORDER = ("methods", "engine", "results")
-STAGE2_ROAD = ("stage2.sweep", "stage2.requirements", "stage2.views", "stage2.probe")
+_PLACE = importlib.util.spec_from_file_location("draw_rooms", ROOT / "scripts" / "draw_rooms.py")
+assert _PLACE
+assert _PLACE.loader
+draw_rooms = importlib.util.module_from_spec(_PLACE)
+_PLACE.loader.exec_module(draw_rooms)
+
+STAGE2_ORDER = (
+    "methods",
+    "engine",
+    "features",
+    "results",
+    "search",
+    "specification",
+    "executor",
+    "loggers",
+    "sweep",
+)
+"""From the ground up: a room imports only those before it. Above are the rooms that nobody imports
+but the command line and each other."""
 
 
 def imports_of(file: Path) -> set[str]:
@@ -35,21 +53,36 @@ def files(package: str) -> list[Path]:
         ("stage1", ("stage2", "featbank.cli")),
         ("stage2", ("stage1", "featbank.cli")),
         ("featbank/bank", ("stage1", "stage2", "featbank.cli", "featbank.exchange", "torch")),
-        *(
-            (
-                f"stage2/{floor}",
-                (*STAGE2_ROAD, *(f"stage2.{above}" for above in STAGE2_ORDER[i + 1 :])),
-            )
-            for i, floor in enumerate(STAGE2_ORDER)
-        ),
     ],
 )
-def test_floors_do_not_look_up(package: str, forbidden: tuple[str, ...]) -> None:
-    """No file imports from a floor above it or from the other stage."""
+def test_the_stages_meet_in_the_bank(package: str, forbidden: tuple[str, ...]) -> None:
+    """No file imports from the other stage, nor from the command line."""
     for file in files(package):
         for module in imports_of(file):
             for above in forbidden:
                 assert not (module + ".").startswith(above + "."), f"{file} imports {module}"
+
+
+@pytest.mark.parametrize("package", draw_rooms.STAGES)
+def test_no_arrow_runs_in_a_circle(package: str) -> None:
+    """The rooms of a stage have floors: each imports only rooms below it."""
+    arrows = draw_rooms.arrows_of(package)
+    level = draw_rooms.floors(arrows)
+    for room, targets in arrows.items():
+        assert all(level[to] < level[room] for to in targets), room
+
+
+def test_stage_2_keeps_its_order() -> None:
+    """The law above, room by room."""
+    arrows = draw_rooms.arrows_of("stage2")
+    for place, room in enumerate(STAGE2_ORDER):
+        looked_up = arrows[room] - set(STAGE2_ORDER[:place])
+        assert not looked_up, f"{room} imports {', '.join(sorted(looked_up))}"
+
+
+def test_the_picture_is_that_of_the_code() -> None:
+    """docs/rooms.svg; `python scripts/draw_rooms.py` draws it again."""
+    assert draw_rooms.PICTURE.read_text(encoding="utf-8") == draw_rooms.picture()
 
 
 def test_commands_import_heavy_things_late() -> None:

@@ -48,7 +48,7 @@ def parse_recipes(
     ConfigError
         For an unknown recipe, a setting that none of them takes, or a value it does not allow.
     """
-    from stage2.experts import averaged
+    from stage2.features.experts import averaged
     from stage2.methods.recipe import Recipe, expand
 
     grids: dict[str, dict[str, list[str]]] = {name: {} for name in names}
@@ -87,10 +87,10 @@ def parse_seeds(text: str) -> list[int]:
 
 def allowed_recipes(bank: Bank) -> list[str]:
     """Every preset but the variants, less those the bank has no view or sample for."""
-    from stage2.experts import resolved
+    from stage2.features.experts import resolved
+    from stage2.features.requirements import check_bank
     from stage2.methods.presets import PRESETS
     from stage2.methods.recipe import Recipe
-    from stage2.requirements import check_bank
 
     allowed = []
     for name, preset in PRESETS.items():
@@ -113,7 +113,7 @@ def tell_plan(
     memory: int | None,
 ) -> None:
     """Print how many configurations and groups there are, and what is special about them."""
-    from stage2.probe import probed_views
+    from stage2.features.probe import probed_views
 
     configurations = len({recipe.id for recipe in recipes})
     say(
@@ -171,7 +171,7 @@ def _mebibytes(size: int) -> str:
 
 def _streamed(bank: Bank, view: str, *, device: str, memory: int | None) -> str:
     """Splits of a view that do not fit in memory, with their sizes."""
-    from stage2.views import view_budget, view_bytes
+    from stage2.features.views import view_budget, view_bytes
 
     budgets = view_budget(bank, view, device=device, memory=memory)
     return ", ".join(
@@ -183,7 +183,7 @@ def _streamed(bank: Bank, view: str, *, device: str, memory: int | None) -> str:
 
 def describe(group: Group) -> str:
     """A group in a line: what it sees, how it trains, which heads."""
-    from stage2.experts import short_name
+    from stage2.features.experts import short_name
 
     stream = group.stream
     counts: dict[str, int] = {}

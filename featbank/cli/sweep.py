@@ -253,8 +253,8 @@ def _sweep_all(
     import torch
 
     from featbank.devices import find_device
+    from stage2.features.requirements import check_bank
     from stage2.loggers import open_logger
-    from stage2.requirements import check_bank
     from stage2.search import Halving
     from stage2.sweep import plan_bank
 

@@ -15,9 +15,9 @@ import torch
 from featbank.bank import Bank
 from stage2.cost.sample import ITERATIONS, Sample, Unit, units_of
 from stage2.engine.plan import Group, Shape, group_bytes, plan
+from stage2.features.probe import PROBE, probed_views
+from stage2.features.views import class_counts, half_of
 from stage2.methods.heads import HEADS
-from stage2.probe import PROBE, probed_views
-from stage2.views import class_counts, half_of
 
 CALL_FLOPS = 10**6
 """What a step of a tile costs besides its numbers, in operations that would take as long."""

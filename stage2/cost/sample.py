@@ -19,8 +19,8 @@ from stage2.engine.loop import run_group
 from stage2.engine.model import ViewData
 from stage2.engine.plan import Group, Kind, Stream, Tile, default_memory
 from stage2.engine.stream import MemoryRows
+from stage2.features.views import view_budget, view_bytes
 from stage2.methods.recipe import Recipe
-from stage2.views import view_budget, view_bytes
 
 SAMPLE_BYTES = 16 << 20
 """Features of a split that are read for it."""

@@ -23,13 +23,13 @@ from stage2.export.forms import AveragedHeads, HeadModule
 from stage2.export.headfile import HeadFacts, save_head
 from stage2.export.modules import head_module
 from stage2.export.onnxfile import check_onnx, save_onnx
+from stage2.features.views import class_counts
 from stage2.methods.heads import Context
 from stage2.methods.recipe import Recipe
 from stage2.results.configurations import Configuration
 from stage2.results.results import Results
 from stage2.results.store import Run, Store
 from stage2.sweep import sweep
-from stage2.views import class_counts
 
 ROWS = 0.005
 """Share of a split's rows that may be classified otherwise than in the results: other processors

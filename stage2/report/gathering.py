@@ -12,7 +12,7 @@ import numpy as np
 from featbank import __version__
 from featbank.bank import GROUPS, class_groups
 from stage2.engine.metrics import METRICS, SHIFT_RATIOS
-from stage2.experts import short_name
+from stage2.features.experts import short_name
 from stage2.report.details import SHOWN, details_of
 from stage2.results import filters
 from stage2.results.cite import cite

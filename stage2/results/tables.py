@@ -15,7 +15,7 @@ from featbank import errors
 from featbank.bank import GROUPS
 from featbank.characters import in_csv, in_latex, in_markdown, visible
 from stage2.engine.metrics import METRICS, UNCALIBRATED
-from stage2.experts import short_name
+from stage2.features.experts import short_name
 from stage2.methods.recipe import Recipe, settings_of
 from stage2.results.configurations import Configuration
 from stage2.results.protocol import Protocol

@@ -12,7 +12,8 @@ from typing import Any
 from featbank import errors
 from featbank.bank import Bank
 from featbank.settings import Setting
-from stage2.experts import averaged
+from stage2.features.experts import averaged
+from stage2.features.requirements import check_bank
 from stage2.methods.presets import PRESETS
 from stage2.methods.recipe import (
     ENSEMBLE,
@@ -25,7 +26,6 @@ from stage2.methods.recipe import (
     expand,
     settings_of,
 )
-from stage2.requirements import check_bank
 from stage2.specification.ranges import Range
 
 MOST_TOLD = 20

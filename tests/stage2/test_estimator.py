@@ -15,9 +15,9 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from featbank import errors
 from stage2 import LongTailClassifier
+from stage2.features.probe import linear_probe
 from stage2.methods.presets import PRESETS
 from stage2.methods.recipe import Recipe
-from stage2.probe import linear_probe
 from tests.stage2.synthetic import Problem, problem, run
 
 EXPECTED_FAILURES: dict[str, str] = {}

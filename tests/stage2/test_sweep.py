@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from featbank import Bank, errors, write_bank
+from stage2.features.requirements import check_bank
+from stage2.features.views import load_view
 from stage2.methods.recipe import Recipe, expand
-from stage2.requirements import check_bank
 from stage2.results.store import Store
 from stage2.sweep import plan_bank, sweep
-from stage2.views import load_view
 from tests.stage2.compare import assert_close
 from tests.stage2.synthetic import Problem, problem, run
 

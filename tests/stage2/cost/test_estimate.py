@@ -11,11 +11,11 @@ from stage2.cost import sample as module
 from stage2.cost.estimate import estimate, told
 from stage2.engine.model import ViewData
 from stage2.engine.plan import Group, Shape, group_bytes
+from stage2.features.views import class_counts, view_bytes
 from stage2.methods.recipe import Recipe, expand
 from stage2.search import Halving
 from stage2.search.rounds import by_first_seed, others_left, shares
 from stage2.sweep import plan_bank, sweep
-from stage2.views import class_counts, view_bytes
 from tests.stage2.synthetic import COUNTS, Problem
 
 ENDS, STEP, WATCH = 0.5, 0.01, 0.2

@@ -13,8 +13,8 @@ from featbank import Bank, errors
 from featbank.bank.fingerprint import array_digest
 from stage2 import Recipe, sweep
 from stage2.engine.stream import BlockStream
+from stage2.features.views import load_view
 from stage2.plots.embedding import embed
-from stage2.views import load_view
 from tests.conftest import Toy
 
 ROWS, DIM, STREAMED = 6000, 64, 2 << 20

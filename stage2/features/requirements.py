@@ -11,11 +11,11 @@ import torch
 from featbank import errors
 from featbank.bank import Bank, class_groups
 from stage2.engine.plan import default_memory
-from stage2.experts import averages
+from stage2.features.experts import averages
+from stage2.features.views import class_counts, view_budget, view_bytes
 from stage2.methods.heads import HEADS
 from stage2.methods.losses import LOSSES
 from stage2.methods.recipe import Recipe
-from stage2.views import class_counts, view_budget, view_bytes
 
 
 def check_bank(bank: Bank, recipes: Iterable[Recipe]) -> None:

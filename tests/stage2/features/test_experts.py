@@ -16,13 +16,13 @@ from scipy.special import softmax
 from featbank import Bank, BankWriter, errors
 from featbank.cli import main
 from stage2.engine.tile import Outcome
-from stage2.experts import averaged, resolved, short_name
+from stage2.features.experts import averaged, resolved, short_name
+from stage2.features.requirements import check_bank
+from stage2.features.views import load_view
 from stage2.methods.heads import HEADS
 from stage2.methods.presets import PRESETS
 from stage2.methods.recipe import Recipe
-from stage2.requirements import check_bank
 from stage2.sweep import sweep
-from stage2.views import load_view
 from tests.stage2.compare import assert_close
 from tests.stage2.synthetic import COUNTS, Problem, problem
 

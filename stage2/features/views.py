@@ -16,8 +16,8 @@ from featbank.devices import torch_threads
 from stage2.engine.model import ViewData
 from stage2.engine.plan import Group, default_memory
 from stage2.engine.stream import BlockStream, MemoryRows, Rows
+from stage2.features.probe import linear_probe, probed_views
 from stage2.methods.recipe import Recipe
-from stage2.probe import linear_probe, probed_views
 
 
 class Views:

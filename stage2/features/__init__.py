@@ -1,0 +1,1 @@
+"""Where a recipe meets a bank: views, probes, experts, and what is required of both."""
