@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from featbank import errors
+from featbank.wording import number
 
 
 def as_copies(array: np.ndarray, split: str, view: str) -> np.ndarray:
@@ -76,8 +77,18 @@ def check_disjoint(index: Mapping[str, np.ndarray], sources: Mapping[str, str]) 
         shared = np.intersect1d(index[one], index[other])
         if shared.size:
             raise errors.DataError(
-                f"{one} and {other} share {shared.size} rows of {sources[one]!r}, such as "
-                f"{shared[0]}. Results need splits without common rows."
+                f"{one} and {other} share {number(shared.size, 'row')} of {sources[one]!r}, "
+                f"such as {shared[0]}. Results need splits without common rows."
+            )
+
+
+def check_paths_apart(paths: Mapping[str, Sequence[str]]) -> None:
+    """Raise where a split that results are measured on shares paths with another."""
+    for one, other in apart(paths):
+        if shared := set(paths[one]).intersection(paths[other]):
+            raise errors.DataError(
+                f"{one} and {other} share {number(len(shared), 'path')}, such as {min(shared)!r}. "
+                "Results need splits without common images: drop them from one."
             )
 
 
