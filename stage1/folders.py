@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from featbank import errors
+from featbank.regular import unprintable
 from stage1.lists import ListEntry
-from stage1.regular import unprintable
 
 SPLITS = ("train", "val", "test")
 

@@ -14,11 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from featbank import errors
+from featbank import errors, texts
 from featbank.bank.checks import apart
+from featbank.regular import Unopened, regular_status, unprintable
 from stage1.pixels import Undecoded, read_rgb
-from stage1.regular import Unopened, regular_status
-from stage1.texts import read_lines
 
 DECODERS = min(8, os.cpu_count() or 1)
 """Threads that decode images; Pillow releases the interpreter lock while it decodes."""
@@ -58,8 +57,8 @@ def read_list(path: Path, *, num_classes: int | None = None) -> list[ListEntry]:
     Parameters
     ----------
     path
-        Text, as `stage1.texts.read_lines` reads it; the last word of a line is the label, the rest
-        the image's path.
+        Text, as `featbank.texts.read_lines` reads it; the last word of a line is the label, the
+        rest the image's path.
     num_classes
         K, if it is known: labels must then be below it.
 
@@ -72,7 +71,7 @@ def read_list(path: Path, *, num_classes: int | None = None) -> list[ListEntry]:
     """
     remedy = "Give lines 'relative/path label'."
     entries = []
-    for number, line in enumerate(read_lines(path, "list", remedy), 1):
+    for number, line in enumerate(texts.read_lines(path, "list file", remedy), 1):
         if line.strip():
             entries.append(_entry(line, f"{path} line {number}", num_classes))
     if not entries:
@@ -141,14 +140,15 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     ConfigError
         For a missing file.
     DataError
-        For fewer than two names, or an empty line.
+        For fewer than two names, a control character, or an empty line between names.
     """
-    remedy = "Give one class name per line."
-    names = [line.strip() for line in read_lines(path, "class-name", remedy)]
+    names = texts.read_class_names(path)
     first: dict[str, int] = {}
     for number, name in enumerate(names, 1):
-        if not name:
-            raise errors.DataError(f"{path} line {number} is empty. {remedy}")
+        if character := unprintable(name):
+            raise errors.DataError(
+                f"{path}: line {number} has the control character {character!r}. Take it out."
+            )
         first.setdefault(name, number)
     if len(names) < 2:
         raise errors.DataError(f"{path} has {len(names)} class names. Give 2 or more.")

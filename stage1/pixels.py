@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stage1.regular import Unopened, regular_status
+from featbank.regular import Unopened, regular_status
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -140,6 +140,7 @@ def import_(
     """
     from featbank import exchange
     from featbank.bank import HoldOut, write_bank
+    from featbank.texts import read_class_names
 
     if output is None and not dry_run:
         raise ConfigError("No output was given. Add -o bank.h5, or --dry-run to write nothing.")
@@ -154,7 +155,7 @@ def import_(
         exchange.add_classifier(arrays, *classifier)
     for view, weight, bias in view_classifiers:
         exchange.add_classifier(arrays, weight, bias, view=view)
-    names = exchange.read_class_names(class_names) if class_names else None
+    names = read_class_names(class_names) if class_names else None
     exchange.settle(
         arrays,
         class_names=names,

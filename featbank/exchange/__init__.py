@@ -1,7 +1,6 @@
 """Arrays from and to other people's files: what `featbank import` and `export-features` do."""
 
 from featbank.exchange.arrays import Arrays, hold_out_val, settle
-from featbank.exchange.class_names import read_class_names
 from featbank.exchange.collect import add_classifier, add_pair, add_view, read_file
 from featbank.exchange.export import export_features
 from featbank.exchange.formats import read_array
@@ -16,7 +15,6 @@ __all__ = [
     "hold_out_val",
     "provenance",
     "read_array",
-    "read_class_names",
     "read_file",
     "report",
     "settle",

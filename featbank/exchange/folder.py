@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from featbank import errors
-from featbank.exchange.formats import readable
+from featbank.exchange.formats import readable, require_file
 
 
 def read_folder(folder: Path) -> tuple[np.ndarray, list[str]]:
@@ -78,6 +78,7 @@ def require_same_names(
 
 
 def _row(file: Path) -> np.ndarray:
+    require_file(file)
     with readable(file):
         array = np.load(file, allow_pickle=False)
     if array.ndim > 2 or (array.ndim == 2 and len(array) != 1):

@@ -12,6 +12,7 @@ import numpy as np
 from featbank import errors
 from featbank.exchange import matlab, tables
 from featbank.exchange.opened import Opened
+from featbank.regular import Unopened, regular_status
 
 
 def npy(path: Path) -> Opened:
@@ -125,10 +126,13 @@ def locate(place: str) -> tuple[Path, str]:
 
 
 def require_file(path: Path) -> None:
-    """Raise where `path` is no file."""
-    if not path.is_file():
-        fact = " is a folder, not a file" if path.is_dir() else ": no such file"
-        raise errors.DataError(f"{path}{fact}. Check the path.")
+    """Raise where `path` is no regular file: a pipe would block, a device may never end."""
+    try:
+        regular_status(path)
+    except FileNotFoundError:
+        raise errors.DataError(f"{path}: no such file. Check the path.") from None
+    except Unopened as error:
+        raise errors.DataError(f"{path} {error}. Check the path.") from None
 
 
 @contextlib.contextmanager

@@ -185,7 +185,8 @@ def test_class_names_are_looked_up_first(featbank: Run, tmp_path: Path) -> None:
         (b"\nelk\nowl", "n.txt: line 1 is empty"),
         (b"elk\r\n \t\r\nowl\r\n", "n.txt: line 2 is empty"),
         (b"\n \n", "n.txt has no class names"),
-        ("elk\nowl".encode("utf-16"), "n.txt is not a readable text file: it is not UTF-8"),
+        ("elk\nöwl".encode("latin-1"), "n.txt is not a readable text file"),
+        ("elk\nowl".encode("utf-16-le"), "n.txt: line 1 has a NUL. Save the file as UTF-8."),
         (b"elk\nowl\nelk\n", "Class name 'elk' comes twice"),
     ],
 )
