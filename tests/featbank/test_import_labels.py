@@ -302,3 +302,44 @@ def test_arrays_with_huge_labels(tmp_path: Path) -> None:
     with pytest.raises(errors.LabelRange, match="would be 2,305,843,009,213,693,953 classes"):
         write_bank(tmp_path / "b.h5", {"train": {"instance": x}}, {"train": y})
     assert not list(tmp_path.iterdir())
+
+
+LONG = "8" * 4500
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "message"),
+    [
+        ([LONG, "1"], (), "does not fit 64 bits with sign (1 such rows)"),
+        (["-" + LONG, "1"], ("--labels", "numbers"), "does not fit 64 bits with sign"),
+        ([LONG, "0" + LONG], (), "are the same number and different texts"),
+        ([LONG, LONG + " "], (), "differ by blanks alone"),
+        ([LONG, "owl"], (), "Repair the odd ones"),
+        (["1.5", LONG + ".5"], (), "but not whole ones"),
+        (["9223372036854775808", "1"], (), "'9223372036854775808' in row 0 does not fit 64 bits"),
+    ],
+)
+def test_numbers_of_any_length(
+    featbank: Run, tmp_path: Path, labels: list[str], options: tuple[str, ...], message: str
+) -> None:
+    """Compared without Python's limit for `int`; one short line."""
+    error = imported(featbank, labels, *options, code=2).stderr
+    assert message in error
+    assert len(error) < 400
+
+
+def test_long_numbers_that_are_understood(featbank: Run, tmp_path: Path) -> None:
+    """Zeros in front and behind count nothing; as names, digits of any number."""
+    zeros = "0" * 5000
+    imported(featbank, ["+" + zeros + "1", "0." + zeros], "--labels", "numbers")
+    assert classes()[0] == [1, 0]
+    imported(featbank, [LONG, LONG[1:]], "--labels", "names")
+    assert classes()[0] == [1, 0]
+
+
+def test_numbers_with_blanks_are_one_number(featbank: Run, tmp_path: Path) -> None:
+    """`--labels numbers` says what a text is; otherwise they may be two names."""
+    texts = ["2", "\t2", "0 ", " 0", "1"]
+    assert "differ by blanks alone" in imported(featbank, texts, code=2).stderr
+    imported(featbank, texts, "--labels", "numbers")
+    assert classes()[0] == [2, 2, 0, 0, 1]
