@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +24,26 @@ def class_groups(train_counts: np.ndarray) -> dict[str, np.ndarray]:
     """Boolean masks [K] of the groups `GROUPS`, from the training counts [K]."""
     n = np.asarray(train_counts)
     return {"many": n > 100, "medium": (n >= 20) & (n <= 100), "few": n < 20}
+
+
+MOST_UNUSED = 100_000
+"""Classes that labels alone may make where most of them have no row."""
+
+
+def mostly_unused(used: int, num_classes: int) -> bool:
+    """Whether fewer than half of K classes have a row: then labels may be ids, or one a slip."""
+    return 2 * used < num_classes
+
+
+def other_bases(labels: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """A question for each split whose labels are those of another, one higher."""
+    ends = {split: (int(y.min()), int(y.max())) for split, y in labels.items() if y.size}
+    for (one, (low, high)), (other, (least, most)) in itertools.permutations(ends.items(), 2):
+        if (low, least, most) == (0, 1, high + 1):
+            yield (
+                f"{one} labels go from 0 to {high}, {other} labels from 1 to {most}: does "
+                f"{other} count from 1?"
+            )
 
 
 def require_samples(train_counts: np.ndarray, who: str, remedy: str) -> None:

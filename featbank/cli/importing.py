@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from featbank.cli.options import seen_option
 from featbank.cli.terminal import say
 from featbank.errors import ConfigError
+
+if TYPE_CHECKING:
+    from featbank.bank import HoldOut
 
 _PAIR = (str, str)
 
@@ -80,9 +83,14 @@ _PAIR = (str, str)
     help="Or a share F ≤ 0.5 of each class, at least one row.",
 )
 @click.option(
-    "--val-seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of their draw."
+    "--val-seed", type=click.IntRange(0), metavar="S", help="Seed of their draw. [default: 0]"
 )
-@seen_option
+@click.option(
+    "--seen",
+    type=click.Choice(["train", "train+val", "none"]),
+    help="Rows that stage 1 was trained on; none for a frozen pretrained model. A given val counts "
+    "as not seen without train+val. Default: train where there is a stage-1 classifier.",
+)
 @click.option(
     "--copies",
     type=click.IntRange(1),
@@ -110,7 +118,7 @@ def import_(
     label_base: int,
     val_per_class: int | None,
     val_fraction: float | None,
-    val_seed: int,
+    val_seed: int | None,
     seen: str | None,
     copies: int | None,
     dtype: str | None,
@@ -139,11 +147,25 @@ def import_(
     featbank import --train crops.npy y.npy --copies 10 -o bank.h5
     """
     from featbank import exchange
-    from featbank.bank import HoldOut, write_bank
+    from featbank.bank import write_bank
+    from featbank.bank.copying import refuse_inputs
     from featbank.texts import read_class_names
 
     if output is None and not dry_run:
         raise ConfigError("No output was given. Add -o bank.h5, or --dry-run to write nothing.")
+    holding_out = _hold_out(val_per_class, val_fraction, val_seed)
+    if holding_out and val:
+        raise ConfigError(
+            "There is a val split already, --val. Leave out --val-per-class and --val-fraction."
+        )
+    if output is not None:
+        given = [
+            *(str(path) for path in (file, class_names) if path),
+            *(p for pair in (train, val, test, train_balanced, classifier) for p in pair or ()),
+            *(x for _, _, x in views),
+            *(p for _, *pair in view_classifiers for p in pair),
+        ]
+        refuse_inputs(output, [path for place in given for path in exchange.files_of(place)])
     arrays = exchange.read_file(file) if file else exchange.Arrays()
     pairs = {"train": train, "val": val, "test": test, "train_balanced": train_balanced}
     for split, pair in pairs.items():
@@ -165,14 +187,13 @@ def import_(
         copies=copies,
         max_classes=max_classes,
     )
-    given = {"label_base": label_base, "labels": kind, "renumber": renumber, "copies": copies}
-    used: dict[str, object] = {name: value for name, value in given.items() if value}
+    options = {"label_base": label_base, "labels": kind, "renumber": renumber, "copies": copies}
+    used: dict[str, object] = {name: value for name, value in options.items() if value}
     if seen:
-        arrays.seen["train"] = seen == "train"
-    if val_per_class is not None or val_fraction is not None:
-        how = HoldOut(val_per_class, val_fraction, val_seed)
-        exchange.hold_out_val(arrays, how)
-        used |= how.settings
+        exchange.mark_seen(arrays, seen.split("+") if seen != "none" else ())
+    if holding_out:
+        exchange.hold_out_val(arrays, holding_out)
+        used |= holding_out.settings
     for line in exchange.report(arrays):
         say(line)
     if dry_run or output is None:
@@ -194,3 +215,19 @@ def import_(
         overwrite=overwrite,
     )
     say(f"Wrote {output}. Next: featbank info {output}")
+
+
+def _hold_out(per_class: int | None, fraction: float | None, seed: int | None) -> HoldOut | None:
+    """Which rows are to be held out of train, None where none are."""
+    from featbank.bank import HoldOut
+
+    if per_class is not None and fraction is not None:
+        raise ConfigError("--val-per-class and --val-fraction are both given. Give one of the two.")
+    if per_class is None and fraction is None:
+        if seed is not None:
+            raise ConfigError(
+                "--val-seed is about a val that is held out. Give --val-per-class or "
+                "--val-fraction, or leave it out."
+            )
+        return None
+    return HoldOut(per_class, fraction, seed or 0)

@@ -1,9 +1,9 @@
 """Arrays from and to other people's files: what `featbank import` and `export-features` do."""
 
-from featbank.exchange.arrays import Arrays, hold_out_val, settle
+from featbank.exchange.arrays import Arrays, hold_out_val, mark_seen, settle
 from featbank.exchange.collect import add_classifier, add_pair, add_view, read_file
 from featbank.exchange.export import export_features
-from featbank.exchange.formats import read_array
+from featbank.exchange.formats import files_of, read_array
 from featbank.exchange.report import provenance, report
 
 __all__ = [
@@ -12,7 +12,9 @@ __all__ = [
     "add_pair",
     "add_view",
     "export_features",
+    "files_of",
     "hold_out_val",
+    "mark_seen",
     "provenance",
     "read_array",
     "read_file",

@@ -45,9 +45,10 @@ def _meaning(x: Any, rows: int) -> str:
         )
     if x.ndim == 3 and shape[0] == rows:
         return (
-            f"They look like {shape[1]} tokens or points in time per row, [N, T, D]: pool them, as "
-            "by x.mean(axis=1), or take one, as by x[:, 0]. Copies come first, [A, N, D], with "
-            "--copies A."
+            f"They look like {shape[1]} tokens or points in time per row, [N, T, D], or "
+            f"{shape[2]} of them, [N, D, T]: pool that axis, as by x.mean(axis=1) or "
+            "x.mean(axis=2), or take one, as by x[:, 0] or x[:, :, 0]. Copies come first, "
+            "[A, N, D], with --copies A."
         )
     if shape[0] == rows:
         axes = ", ".join(map(str, range(2, x.ndim)))

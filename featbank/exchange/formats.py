@@ -125,6 +125,28 @@ def locate(place: str) -> tuple[Path, str]:
     return Path(path), key
 
 
+def same_place(one: str, other: str) -> bool:
+    """Whether two places are the same array, also through links; a file's only key may be left out.
+
+    Examples
+    --------
+    >>> same_place("gone.npz:x", "gone.npz:x"), same_place("gone.npz:x", "gone.npz:z")
+    (True, False)
+    """
+    (path, key), (other_path, other_key) = locate(one), locate(other)
+    if path != other_path and not (
+        path.exists() and other_path.exists() and path.samefile(other_path)
+    ):
+        return False
+    return key == other_key or not (key and other_key)
+
+
+def files_of(place: str) -> list[Path]:
+    """Files that are read at a place: one, or those of a folder."""
+    path, _ = locate(place)
+    return sorted(path.glob("*.npy")) if path.is_dir() else [path]
+
+
 def require_file(path: Path) -> None:
     """Raise where `path` is no regular file: a pipe would block, a device may never end."""
     try:
@@ -148,6 +170,12 @@ def readable(path: Path) -> Iterator[None]:
             f"Run: pip install 'featbank[parquet]'"
         ) from None
     except Exception as error:
+        if isinstance(error, ValueError) and "bject" in str(error):  # NumPy's of dtype object
+            raise errors.DataError(
+                f"{path} is not a readable {path.suffix} file of numbers: it holds Python objects. "
+                "Save texts as y.astype(str) and numbers as x.astype(np.float32), without pickled "
+                "objects."
+            ) from None
         reason = errors.first_line(error).rstrip(". ")
         raise errors.DataError(
             f"{path} is not a readable {path.suffix} file of numbers ({reason}). Save it again, "

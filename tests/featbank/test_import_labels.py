@@ -343,3 +343,39 @@ def test_numbers_with_blanks_are_one_number(featbank: Run, tmp_path: Path) -> No
     assert "differ by blanks alone" in imported(featbank, texts, code=2).stderr
     imported(featbank, texts, "--labels", "numbers")
     assert classes()[0] == [2, 2, 0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("y", "options", "message"),
+    [
+        ([3, 44_000_000], (), "Give --renumber to number the ids that occur.\n"),
+        ([3, 9_999_999], (), "Give --renumber to number the ids that occur, or --max-classes"),
+        ([0, -7, 2, -7], (), "label -7 in row 1 is negative (2 such rows). If labels are ids, give "
+         "--renumber"),
+        ([-3, -1], (), "label -3 in row 0 is negative (2 such rows)"),
+        ([0, 815], ("--classifier", "w.npy", "b.npy"), "label 815 in row 1 is outside 0…1, the "
+         "rows of the classifier (1 such row). If labels are ids, give --labels names --class-"),
+        ([0, 0], (), "The labels have 1 class. A bank needs 2."),
+        (np.array(["elk", 3], dtype=object), (), "it holds Python objects. Save texts as "
+         "y.astype(str)"),
+    ],
+)  # fmt: skip
+def test_remedies_help(
+    featbank: Run, tmp_path: Path, y: Labels, options: tuple[str, ...], message: str
+) -> None:
+    """What is proposed is accepted."""
+    np.save("w.npy", np.ones((2, 2)))
+    np.save("b.npy", np.zeros(2))
+    assert message in imported(featbank, y, *options, code=2).stderr
+
+
+def test_the_proposed_options_import_ids(featbank: Run, tmp_path: Path) -> None:
+    """Of a classifier, ids are names."""
+    np.save("w.npy", np.ones((2, 2)))
+    np.save("b.npy", np.zeros(2))
+    (tmp_path / "ids.txt").write_text("815\n-4\n")
+    classifier = ("--classifier", "w.npy", "b.npy")
+    imported(featbank, [-4, 815], *classifier, "--labels", "names", "--class-names", "ids.txt")
+    assert classes() == ([1, 0], ["815", "-4"])
+    imported(featbank, [-4, 44_000_000], "--renumber")
+    assert classes() == ([0, 1], ["-4", "44000000"])
