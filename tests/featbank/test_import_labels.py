@@ -109,7 +109,7 @@ def test_texts_keep_their_identity(
         (np.array([[0, 1, 0], [0, 0, 0]]), "Row 1 is all zeros"),
         (np.array([[0.5, 0.5], [0, 1]]), "look like features or scores"),
         (np.eye(3, dtype=bool), "Of one-hot rows take argmax(axis=1)"),
-        (["elk", "elk"], "The labels have 1 classes"),
+        (["elk", "elk"], "The labels have 1 class."),
     ],
 )
 def test_labels_that_need_a_word(featbank: Run, texts: Labels, message: str) -> None:
