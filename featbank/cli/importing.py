@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from featbank.errors import ConfigError
 
 if TYPE_CHECKING:
     from featbank.bank import HoldOut
+    from featbank.exchange import Arrays
 
 _PAIR = (str, str)
 
@@ -132,6 +134,9 @@ def import_(
     or column in one, feats.npz:x_train. X and Y may be folders with one .npy per image. Labels are
     numbers or class names. Features may have axes of length 1; copies need --copies.
 
+    FILE may be a folder that featbank export-features wrote: it is read back as it was, all but
+    BatchNorm statistics.
+
     FILE given alone names its keys x_train, y_train, x_test, …, further views x_train_balanced,
     the classifier w0 and b0, a view's w0_balanced and b0_balanced; or it is a table with the
     columns embedding and label, and if wanted split, index and path.
@@ -141,6 +146,7 @@ def import_(
     featbank import feats.npz --val-per-class 5 -o bank.h5
     featbank import frozen.npz --val-fraction 0.2 --seen none -o bank.h5
     featbank import table.parquet --dry-run
+    featbank import exported/ -o bank.h5
     featbank import --train m.mat:X m.mat:y --label-base 1 -o bank.h5
     featbank import --train features/ labels/ -o bank.h5
     featbank import --train x.npy taxon_ids.npy --renumber -o bank.h5
@@ -166,7 +172,23 @@ def import_(
             *(p for _, *pair in view_classifiers for p in pair),
         ]
         refuse_inputs(output, [path for place in given for path in exchange.files_of(place)])
-    arrays = exchange.read_file(file) if file else exchange.Arrays()
+    arrays = _read_whole(
+        file,
+        {
+            "--train": train,
+            "--val": val,
+            "--test": test,
+            "--train-balanced": train_balanced,
+            "--view": views,
+            "--classifier": classifier,
+            "--view-classifier": view_classifiers,
+            "--class-names": class_names,
+            "--labels": kind,
+            "--renumber": renumber,
+            "--label-base": label_base,
+            "--copies": copies,
+        },
+    )
     pairs = {"train": train, "val": val, "test": test, "train_balanced": train_balanced}
     for split, pair in pairs.items():
         if pair:
@@ -215,6 +237,22 @@ def import_(
         overwrite=overwrite,
     )
     say(f"Wrote {output}. Next: featbank info {output}")
+
+
+def _read_whole(file: Path | None, options: Mapping[str, object]) -> Arrays:
+    """Arrays of FILE, none without it; an export says all that `options` would."""
+    from featbank import exchange
+
+    if file is None:
+        return exchange.Arrays()
+    if not exchange.is_export(file):
+        return exchange.read_file(file)
+    if given := [name for name, value in options.items() if value]:
+        raise ConfigError(
+            f"{file} is an export of a bank, which says all that {', '.join(given)} would. Leave "
+            "that out, or give its arrays alone, as with --train X Y."
+        )
+    return exchange.read_export(file)
 
 
 def _hold_out(per_class: int | None, fraction: float | None, seed: int | None) -> HoldOut | None:

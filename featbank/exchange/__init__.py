@@ -3,6 +3,7 @@
 from featbank.exchange.arrays import Arrays, hold_out_val, mark_seen, settle
 from featbank.exchange.collect import add_classifier, add_pair, add_view, read_file
 from featbank.exchange.export import export_features
+from featbank.exchange.exported import is_export, read_export
 from featbank.exchange.formats import files_of, read_array
 from featbank.exchange.report import provenance, report
 
@@ -14,9 +15,11 @@ __all__ = [
     "export_features",
     "files_of",
     "hold_out_val",
+    "is_export",
     "mark_seen",
     "provenance",
     "read_array",
+    "read_export",
     "read_file",
     "report",
     "settle",

@@ -33,6 +33,7 @@ from featbank.bank.classes import (
 )
 from featbank.exchange import axes
 from featbank.exchange.formats import same_place
+from featbank.exchange.integers import as_integers
 from featbank.exchange.labels import number_labels
 from featbank.wording import number
 
@@ -42,7 +43,8 @@ class Arrays:
     """The arrays of a bank in the making, with the arguments' names of `featbank.write_bank`.
 
     `places` tells where each came from, by its name in the bank, such as ``train/label``; `notes`
-    what else a reader of the report should know.
+    what else a reader of the report should know. `exported` arrays are those of a bank already,
+    whose labels and axes need no interpretation.
     """
 
     features: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -56,6 +58,7 @@ class Arrays:
     held_out: dict[str, np.ndarray] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    exported: bool = False
 
     def add_features(self, split: str, view: str, features: Any, place: str) -> None:
         """Add the features of a view."""
@@ -154,11 +157,14 @@ def settle(
             f"Features have the splits {sorted(arrays.features)}, labels {sorted(arrays.labels)}. "
             "Give both for every split."
         )
-    arrays.labels, arrays.class_names = number_labels(
-        arrays.labels, class_names, base=label_base, kind=kind, renumber=renumber
-    )
-    _check_order(arrays, class_names, renumber)
-    _settle_axes(arrays, copies)
+    if arrays.exported:
+        arrays.labels = {s: as_integers(y, f"{s} labels") for s, y in arrays.labels.items()}
+    else:
+        arrays.labels, arrays.class_names = number_labels(
+            arrays.labels, class_names, base=label_base, kind=kind, renumber=renumber
+        )
+        _check_order(arrays, class_names, renumber)
+        _settle_axes(arrays, copies)
     _check_features(arrays)
     _check_classifier(arrays)
     _check_labels(arrays, label_base)
@@ -217,12 +223,15 @@ def hold_out_val(arrays: Arrays, how: HoldOut) -> None:
     classes = arrays.num_classes
     kept, held = hold_out(labels, classes, how)
     index, paths = arrays.index.get("train", np.arange(len(labels))), arrays.paths.get("train")
+    seen = arrays.seen.get("train")
     for split, rows in (("train", kept), ("val", held)):
         arrays.labels[split], arrays.index[split] = labels[rows], index[rows]
         arrays.features[split] = {
             view: Rows(as_copies(x, split, view), rows) for view, x in views.items()
         }
         arrays.sources[split] = arrays.sources.get("train", "train")
+        if seen is not None:
+            arrays.seen[split] = seen if isinstance(seen, bool) else seen[rows]
         if paths is not None:
             arrays.paths[split] = [paths[row] for row in rows]
         for name in ("label", *views):
@@ -230,8 +239,6 @@ def hold_out_val(arrays: Arrays, how: HoldOut) -> None:
     _check_index(arrays)
     check_paths_apart(arrays.paths)
     arrays.held_out["val"] = np.ones(len(held), bool)
-    if "train" in arrays.seen:
-        arrays.seen["val"] = arrays.seen["train"]
     told = how.describe(class_counts(labels[held], classes), class_counts(labels, classes))
     arrays.notes.append(f"val: {told}")
 

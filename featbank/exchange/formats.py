@@ -142,9 +142,9 @@ def same_place(one: str, other: str) -> bool:
 
 
 def files_of(place: str) -> list[Path]:
-    """Files that are read at a place: one, or those of a folder."""
+    """Files that are read at a place: one, or those below a folder."""
     path, _ = locate(place)
-    return sorted(path.glob("*.npy")) if path.is_dir() else [path]
+    return [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
 
 
 def require_file(path: Path) -> None:
