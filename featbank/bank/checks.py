@@ -34,7 +34,8 @@ def checked_labels(labels: np.ndarray, split: str, num_classes: int) -> np.ndarr
     if outside.size:
         raise errors.LabelRange(
             f"{split}: label {labels[outside[0]]} in row {outside[0]} is outside 0…"
-            f"{num_classes - 1} ({outside.size} such rows). Check the labels or the class names."
+            f"{num_classes - 1} ({number(outside.size, 'such row')}). Check the labels or the "
+            "class names."
         )
     return labels.astype(np.int64)
 
@@ -148,8 +149,8 @@ def check_finite(block: np.ndarray, name: str, *, first_row: int = 0) -> None:
     if not finite.all():
         bad = np.flatnonzero(~finite.reshape(len(block), -1).all(axis=1))
         raise errors.NotFinite(
-            f"{name}: NaN or infinity in row {first_row + bad[0]} ({bad.size} such rows). "
-            "Repair or drop these rows."
+            f"{name}: NaN or infinity in row {first_row + bad[0]} "
+            f"({number(bad.size, 'such row')}). Repair or drop these rows."
         )
 
 

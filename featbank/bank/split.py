@@ -22,6 +22,7 @@ from featbank.bank.copying import (
 )
 from featbank.bank.file import Bank
 from featbank.bank.writer import BankWriter
+from featbank.wording import number
 
 MOST_SHARDS = 10_000
 """Files that a bank is cut into."""
@@ -74,7 +75,7 @@ def split_val(
     with Bank(path) as bank:
         if "val" in bank.splits:
             raise errors.ConfigError(
-                f"{bank.path} has a val split of {bank.rows('val')} rows. "
+                f"{bank.path} has a val split of {number(bank.rows('val'), 'row')}. "
                 "Hold out of a bank without one."
             )
         labels = bank.labels("train")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from featbank import errors
+from featbank.wording import number
 
 
 def settled(x: Any, name: str, rows: int, copies: int | None) -> Any:
@@ -30,7 +31,8 @@ def settled(x: Any, name: str, rows: int, copies: int | None) -> Any:
     elif x.ndim == 3 and shape[:2] == [1, rows]:
         return x[0]
     raise errors.DataError(
-        f"{name}: features have shape {shape}, and there are {rows} labels. {_meaning(x, rows)}"
+        f"{name}: features have shape {shape}, and there {'is' if rows == 1 else 'are'} "
+        f"{number(rows, 'label')}. {_meaning(x, rows)}"
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from featbank import errors
 from featbank.exchange.formats import readable, require_file
+from featbank.wording import number
 
 
 def read_folder(folder: Path) -> tuple[np.ndarray, list[str]]:
@@ -72,8 +73,8 @@ def require_same_names(
         if missing:
             name = min(missing, key=_natural)
             raise errors.DataError(
-                f"{here}/{name}.npy has no partner in {there} ({len(missing)} such files). "
-                "Every image needs both."
+                f"{here}/{name}.npy has no partner in {there} "
+                f"({number(len(missing), 'such file')}). Every image needs both."
             )
 
 

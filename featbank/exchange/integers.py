@@ -10,6 +10,7 @@ import numpy as np
 
 from featbank import errors
 from featbank.settings import shortened
+from featbank.wording import number
 
 WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")
 """A text that is a whole number; `int` and `float` also read 1_10, 1e1 and any script's digits."""
@@ -92,7 +93,7 @@ def _from_texts(texts: np.ndarray, what: str) -> np.ndarray:
         bad = np.flatnonzero(~whole[which])
         raise errors.DataError(
             f"{what}: {shortened(str(texts[bad[0]]))} in row {bad[0]} is not a whole number "
-            f"({bad.size} such rows). Give integers, or names in every row."
+            f"({number(bad.size, 'such row')}). Give integers, or names in every row."
         )
     written = [plain(text) for text in distinct]
     outside = np.array([not _fits(text) for text in written], dtype=bool)
@@ -109,7 +110,7 @@ def _check_floats(array: np.ndarray, what: str) -> None:
     if broken.size:
         raise errors.DataError(
             f"{what}: {array[broken[0]].item()!r} in row {broken[0]} is not a whole number "
-            f"({broken.size} such rows). Give integers."
+            f"({number(broken.size, 'such row')}). Give integers."
         )
     kept: Mapping[str, Any] = array.dtype.metadata or {}
     stored = kept.get("stored", array.dtype.name)
@@ -118,8 +119,8 @@ def _check_floats(array: np.ndarray, what: str) -> None:
     if coarse.size:
         raise errors.DataError(
             f"{what}: {array[coarse[0]]:.15g} in row {coarse[0]} is stored as {stored}, which from "
-            f"{below:,.0f} on merges neighbouring whole numbers ({coarse.size} such rows). Save "
-            "them as integers."
+            f"{below:,.0f} on merges neighbouring whole numbers "
+            f"({number(coarse.size, 'such row')}). Save them as integers."
         )
 
 
@@ -128,7 +129,7 @@ def _check_fits(outside: np.ndarray, values: np.ndarray, what: str) -> None:
     if rows.size:
         raise errors.DataError(
             f"{what}: {shortened(values[rows[0]].item())} in row {rows[0]} does not fit 64 bits "
-            f"with sign ({rows.size} such rows). Give smaller numbers, or --labels names."
+            f"with sign ({number(rows.size, 'such row')}). Give smaller numbers, or --labels names."
         )
 
 
@@ -153,11 +154,11 @@ def _ones_hint(array: np.ndarray) -> str:
     if several.size:
         row = several[0]
         return (
-            f" Row {row} has {ones[row]} ones ({several.size} rows with several): these are "
-            "several labels per row, and a bank has one."
+            f" Row {row} has {ones[row]} ones ({number(several.size, 'row')} with several): these "
+            "are several labels per row, and a bank has one."
         )
     if none.size:
-        return f" Row {none[0]} is all zeros ({none.size} such rows), so it has no label."
+        return f" Row {none[0]} is all zeros ({number(none.size, 'such row')}), so it has no label."
     return " Of one-hot rows take argmax(axis=1)."
 
 

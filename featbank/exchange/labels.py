@@ -14,6 +14,7 @@ import numpy as np
 from featbank import errors
 from featbank.exchange.integers import WHOLE, as_integers, as_texts, as_vector, plain
 from featbank.settings import shortened
+from featbank.wording import number
 
 _REAL = re.compile(
     r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE
@@ -41,8 +42,8 @@ def as_labels(array: np.ndarray, what: str) -> np.ndarray:
     if rows.size:
         rest = "" if blank.all() else f"; {_described(np.char.strip(texts), ~blank)}"
         raise errors.DataError(
-            f"{what}: row {rows[0]} is empty ({rows.size} such rows){rest}. Fill it in, or drop "
-            "the row."
+            f"{what}: row {rows[0]} is empty ({number(rows.size, 'such row')}){rest}. Fill "
+            "it in, or drop the row."
         )
     return texts
 

@@ -246,7 +246,7 @@ def test_values_that_are_not_finite_are_refused(featbank: Run, tmp_path: Path) -
     with h5py.File(tmp_path / "b.h5", "r+") as file:
         file["train/instance/feature"][1, 4] = np.nan
     error = featbank("export-features", "b.h5", "-o", "out", code=2).stderr
-    assert "train/instance: NaN or infinity in row 4 (1 such rows)" in error
+    assert "train/instance: NaN or infinity in row 4 (1 such row)" in error
     assert not (tmp_path / "out").exists()
 
 

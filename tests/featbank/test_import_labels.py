@@ -83,8 +83,8 @@ def test_texts_keep_their_identity(
         (["8", "٨", "8"], "2 rows are numbers such as '8', row 1 is the name '٨'"),
         (["1,000", "7", "7"], "2 rows are numbers such as '7', row 0 is the name '1,000'"),
         (["elk"] * 6 + ["12", "13"], "6 rows are names such as 'elk', row 6 is the number '12' (2"),
-        (["elk"] * 4 + [" "], "row 4 is empty (1 such rows); 4 rows are names such as 'elk'"),
-        (["", "5", "6"], "row 0 is empty (1 such rows); 2 rows are numbers such as '5'"),
+        (["elk"] * 4 + [" "], "row 4 is empty (1 such row); 4 rows are names such as 'elk'"),
+        (["", "5", "6"], "row 0 is empty (1 such row); 2 rows are numbers such as '5'"),
         (["", ""], "row 0 is empty (2 such rows). Fill it in"),
         (["elk", "elk "], "Labels 'elk' and 'elk ' differ by blanks alone"),
         (["4", "\u00a04"], "differ by blanks alone"),
@@ -310,7 +310,7 @@ LONG = "8" * 4500
 @pytest.mark.parametrize(
     ("labels", "options", "message"),
     [
-        ([LONG, "1"], (), "does not fit 64 bits with sign (1 such rows)"),
+        ([LONG, "1"], (), "does not fit 64 bits with sign (1 such row)"),
         (["-" + LONG, "1"], ("--labels", "numbers"), "does not fit 64 bits with sign"),
         ([LONG, "0" + LONG], (), "are the same number and different texts"),
         ([LONG, LONG + " "], (), "differ by blanks alone"),
