@@ -164,7 +164,7 @@ def import_(
         raise ConfigError(
             "There is a val split already, --val. Leave out --val-per-class and --val-fraction."
         )
-    if output is not None:
+    if output is not None and output.exists():
         given = [
             *(str(path) for path in (file, class_names) if path),
             *(p for pair in (train, val, test, train_balanced, classifier) for p in pair or ()),

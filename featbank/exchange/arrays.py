@@ -382,13 +382,12 @@ def _check_num_classes(arrays: Arrays, most: int) -> None:
 
 def _check_places(arrays: Arrays) -> None:
     """Raise where two splits that must be apart have the same features, by their places."""
-    places = {
-        split: [arrays.places[f"{split}/{view}"] for view in views]
-        for split, views in arrays.features.items()
-        if not any(isinstance(x, Rows) for x in views.values())  # splits of a table share its place
-    }
-    for one, other in apart(places):
-        for here, there in itertools.product(places[one], places[other]):
+    for one, other in apart(arrays.features):
+        views = itertools.product(arrays.features[one].items(), arrays.features[other].items())
+        for (view, x), (other_view, z) in views:
+            if isinstance(x, Rows) and isinstance(z, Rows):  # each has its own rows of a table
+                continue
+            here, there = arrays.places[f"{one}/{view}"], arrays.places[f"{other}/{other_view}"]
             if same_place(here, there):
                 told = here if here == there else f"{here} and {there}"
                 raise errors.DataError(

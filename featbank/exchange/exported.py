@@ -13,6 +13,7 @@ from featbank.bank import schema
 from featbank.bank.checks import check_same_length
 from featbank.exchange.arrays import Arrays
 from featbank.exchange.formats import read_array, require_file
+from featbank.wording import number
 
 
 def is_export(path: Path) -> bool:
@@ -31,7 +32,13 @@ def read_export(folder: Path) -> Arrays:
         For a file that is missing, unreadable, or does not fit the others.
     """
     about = _about(folder / "bank.json")
-    arrays = Arrays(exported=True, class_names=_lines(folder / "classes" / "name.txt"))
+    names = folder / "classes" / "name.txt"
+    arrays = Arrays(exported=True, class_names=_lines(names))
+    if arrays.num_classes != about["num_classes"]:
+        raise errors.DataError(
+            f"{names} has {number(arrays.num_classes, 'line')}, bank.json says K = "
+            f"{about['num_classes']}. A name with a line end cannot be read back: rename the class."
+        )
     for split, facts in about["splits"].items():
         labels = _read(folder / split / "label.npy")
         arrays.add_labels(split, labels, f"{folder / split / 'label.npy'}")
@@ -63,7 +70,8 @@ def _about(path: Path) -> dict[str, Any]:
         about = json.loads(path.read_text(encoding="utf-8"))
         splits, views, classifiers = about["splits"], about["views"], about["classifiers"]
         known = (
-            set(splits) <= set(schema.SPLITS)
+            isinstance(about["num_classes"], int)
+            and set(splits) <= set(schema.SPLITS)
             and all("source" in facts for facts in splits.values())
             and all(map(schema.is_view_name, (*views, *classifiers)))
         )

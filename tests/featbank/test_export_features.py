@@ -197,6 +197,7 @@ def test_an_export_without_val_may_be_split(
     [
         ("bank.json", "{", "bank.json is not what `featbank export-features` writes now"),
         ("bank.json", '{"splits": {"../x": {}}, "views": [], "classifiers": []}', "is not what"),
+        ("classes/name.txt", "a\nb\nc\nd\n", "name.txt has 4 lines, bank.json says K = 3"),
         ("val/path.txt", "a\n", "val: row counts disagree"),
         ("train/seen.npy", np.ones(3, bool), "train: row counts disagree"),
         ("val/held_out.npy", np.ones(60), "It must be bool [N]"),

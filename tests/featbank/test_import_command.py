@@ -363,6 +363,16 @@ def test_splits_from_one_place_are_refused(
     assert not (inputs / "b.h5").exists()
 
 
+def test_a_split_from_the_rows_of_a_table_and_from_all(featbank: Run, inputs: Path) -> None:
+    """The rows of a table may be several splits, its column may not be another beside them."""
+    table = pa.table({"embedding": X.tolist(), "label": Y, "split": ["train"] * 3 + ["val"]})
+    parquet.write_table(table, inputs / "rows.parquet")
+    whole = ("--test", "rows.parquet:embedding", "rows.parquet:label")
+    error = featbank("import", "rows.parquet", *whole, "--dry-run", code=2).stderr
+    assert "train and test have the same features, rows.parquet:embedding" in error
+    featbank("import", "rows.parquet", "--dry-run")
+
+
 def test_splits_that_may_be_from_one_place(featbank: Run, inputs: Path) -> None:
     """A balanced train set, and labels."""
     featbank(
