@@ -27,7 +27,7 @@ def read_class_names(path: Path) -> list[str]:
     DataError
         As `read_lines`, for a file without a name, and for an empty line or a NUL, with its line.
     """
-    remedy = "Write one class name per line, in label order."
+    remedy = "Give one class name per line, in label order."
     names = [line.strip() for line in _lines(path, "file of class names", remedy)]
     while names and not names[-1]:
         names.pop()
