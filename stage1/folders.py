@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from featbank import errors
+from featbank.regular import unprintable
 from stage1.lists import ListEntry
-from stage1.regular import unprintable
 
 SPLITS = ("train", "val", "test")
 
@@ -54,7 +54,8 @@ def class_folders(folder: Path) -> tuple[str, ...]:
 def read_folder(folder: Path, root: Path, class_names: Sequence[str]) -> list[ListEntry]:
     """The images of a split: class by class, sorted within; a class's sub-folders count, too.
 
-    Files with other endings than torchvision's `IMG_EXTENSIONS` are no images.
+    Files with other endings than torchvision's `IMG_EXTENSIONS` are no images, nor are hidden ones,
+    such as the ``._x.png`` that macOS leaves on other disks.
 
     Parameters
     ----------
@@ -86,6 +87,7 @@ def read_folder(folder: Path, root: Path, class_names: Sequence[str]) -> list[Li
     samples = (
         make_dataset(folder, labels, extensions=IMG_EXTENSIONS, allow_empty=True) if labels else []
     )
+    samples = [s for s in samples if not _is_hidden(Path(s[0]).relative_to(folder))]
     for path, _ in samples:
         _check_name(str(Path(path).relative_to(folder)), folder)
     entries = [
@@ -100,6 +102,10 @@ def read_folder(folder: Path, root: Path, class_names: Sequence[str]) -> list[Li
     if not entries:
         raise errors.DataError(f"{folder} holds no class folder. Give a sub-folder per class.")
     return entries
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _check_name(name: str, folder: Path) -> None:

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from featbank import errors
+from featbank import errors, texts
 from featbank.bank.checks import apart
+from featbank.bank.classes import MOST_UNUSED, mostly_unused, other_bases
+from featbank.regular import Unopened, regular_status, unprintable
 from stage1.pixels import Undecoded, read_rgb
-from stage1.regular import Unopened, regular_status
-from stage1.texts import read_lines
 
 DECODERS = min(8, os.cpu_count() or 1)
 """Threads that decode images; Pillow releases the interpreter lock while it decodes."""
@@ -58,8 +58,8 @@ def read_list(path: Path, *, num_classes: int | None = None) -> list[ListEntry]:
     Parameters
     ----------
     path
-        Text, as `stage1.texts.read_lines` reads it; the last word of a line is the label, the rest
-        the image's path.
+        Text, as `featbank.texts.read_lines` reads it; the last word of a line is the label, the
+        rest the image's path.
     num_classes
         K, if it is known: labels must then be below it.
 
@@ -72,7 +72,7 @@ def read_list(path: Path, *, num_classes: int | None = None) -> list[ListEntry]:
     """
     remedy = "Give lines 'relative/path label'."
     entries = []
-    for number, line in enumerate(read_lines(path, "list", remedy), 1):
+    for number, line in enumerate(texts.read_lines(path, "list file", remedy), 1):
         if line.strip():
             entries.append(_entry(line, f"{path} line {number}", num_classes))
     if not entries:
@@ -101,19 +101,54 @@ def entries_within(
     DataError
         For a path that leaves `root`, with its list and line.
     """
-    return [entry if allow_outside else _below(entry, root) for entry in entries]
+    real = root.resolve()
+    return [entry if allow_outside else _below(entry, root, real) for entry in entries]
 
 
-def _below(entry: ListEntry, root: Path) -> ListEntry:
+def _below(entry: ListEntry, root: Path, real: Path) -> ListEntry:
     if not os.path.isabs(entry.path) and ".." not in Path(entry.path).parts:
         return entry
     below = os.path.relpath(root / entry.path, root)
-    if Path(below).parts[:1] == ("..",):
+    if _leads_up(below) and os.path.isabs(entry.path):  # the root may be a link
+        below = os.path.relpath(entry.path, real)
+    if _leads_up(below):
         raise errors.DataError(
             f"{entry.place}: {entry.path} is outside the root {root}. "
             "Give another --root, or --allow-outside where the list can be trusted."
         )
     return dataclasses.replace(entry, path=below)
+
+
+def _leads_up(path: str) -> bool:
+    return Path(path).parts[:1] == ("..",)
+
+
+def count_classes(entries_of: Mapping[str, Sequence[ListEntry]]) -> int:
+    """K of lists without class names: the highest label + 1, with warnings where that is doubtful.
+
+    Raises
+    ------
+    LabelRange
+        For more than `MOST_UNUSED` classes of which fewer than half have an image.
+    """
+    entries = [entry for of_split in entries_of.values() for entry in of_split]
+    top = max(entries, key=lambda entry: entry.label)
+    used, classes = len({entry.label for entry in entries}), top.label + 1
+    if mostly_unused(used, classes):
+        fact = (
+            f"{top.place} has the label {top.label}, and {used:,} of {classes:,} classes are used"
+        )
+        remedy = "Check that label, or give --class-names."
+        if classes > MOST_UNUSED:
+            raise errors.LabelRange(f"{fact}. {remedy}")
+        warnings.warn(f"{fact}. {remedy}")
+    for question in other_bases({s: _labels(of_split) for s, of_split in entries_of.items()}):
+        warnings.warn(f"In the lists, {question} Then subtract 1 there.")
+    return classes
+
+
+def _labels(entries: Sequence[ListEntry]) -> np.ndarray:
+    return np.array([entry.label for entry in entries], np.int64)
 
 
 def warn_of_shared(entries_of: Mapping[str, Sequence[ListEntry]]) -> None:
@@ -141,14 +176,15 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     ConfigError
         For a missing file.
     DataError
-        For fewer than two names, or an empty line.
+        For fewer than two names, a control character, or an empty line between names.
     """
-    remedy = "Give one class name per line."
-    names = [line.strip() for line in read_lines(path, "class-name", remedy)]
+    names = texts.read_class_names(path)
     first: dict[str, int] = {}
     for number, name in enumerate(names, 1):
-        if not name:
-            raise errors.DataError(f"{path} line {number} is empty. {remedy}")
+        if character := unprintable(name):
+            raise errors.DataError(
+                f"{path}: line {number} has the control character {character!r}. Take it out."
+            )
         first.setdefault(name, number)
     if len(names) < 2:
         raise errors.DataError(f"{path} has {len(names)} class names. Give 2 or more.")

@@ -117,8 +117,10 @@ def _held_sizes(
             f"Give a folder {split} with images of its own."
         )
     if fewer := sum(n < per_class for n in sizes):
+        none = f"; {sizes.count(0)} gave none" if 0 in sizes else ""
+        have = "has" if fewer == 1 else "have"
         warnings.warn(
-            f"{split}: {fewer} of {len(counts)} classes have fewer than {2 * per_class} images and "
-            f"gave half of them, not {per_class}; {sizes.count(0)} gave none."
+            f"{split}: {fewer} of {len(counts)} classes {have} fewer than {2 * per_class} images "
+            f"and gave half of them, not {per_class}{none}."
         )
     return sizes

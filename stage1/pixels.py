@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stage1.regular import Unopened, regular_status
+from featbank.regular import Unopened, regular_status
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -58,8 +58,16 @@ def read_rgb(path: Path) -> Image.Image:
         raise Undecoded(f"cannot be opened ({error.strerror})") from None
     except Image.DecompressionBombError:
         raise _too_large(2 * (Image.MAX_IMAGE_PIXELS or 0)) from None
+    except ValueError as error:
+        if "MAX_TEXT" in str(error):
+            raise Undecoded("has more text in its PNG chunks than Pillow reads") from None
+        raise _unreadable(error) from None
     except Exception as error:  # a damaged file raises anything, depending on the format
-        raise Undecoded(f"is not a readable image ({type(error).__name__})") from None
+        raise _unreadable(error) from None
+
+
+def _unreadable(error: Exception) -> Undecoded:
+    return Undecoded(f"is not a readable image ({type(error).__name__})")
 
 
 def _check_size(image: Image.Image, limit: int | None) -> None:

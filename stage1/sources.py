@@ -15,7 +15,13 @@ from featbank.bank.schema import SPLITS
 from stage1.decoding import decoded
 from stage1.folders import class_folders, read_folder, split_folders
 from stage1.images import DatasetSettings, ImageDataset, Split, preprocessing_for
-from stage1.lists import entries_within, read_class_names, read_list, warn_of_shared
+from stage1.lists import (
+    count_classes,
+    entries_within,
+    read_class_names,
+    read_list,
+    warn_of_shared,
+)
 from stage1.longtail import long_tail_split
 
 
@@ -143,7 +149,8 @@ def lists(settings: DatasetSettings, known: Published | None = None) -> ImageDat
     known
         What has been published. Lists of other sizes are a warning, since they may be a part.
 
-    K is the number of class names, else that of `known`, else the highest label of all lists + 1.
+    K is the number of class names, else that of `known`, else the highest label of all lists + 1
+    (`stage1.lists.count_classes`).
     """
     assert settings.root is not None
     root = Path(settings.root)
@@ -158,8 +165,7 @@ def lists(settings: DatasetSettings, known: Published | None = None) -> ImageDat
         entries_of[split] = entries_within(entries, root, allow_outside=settings.allow_outside)
     warn_of_shared(entries_of)
     if names is None:
-        top = max(entry.label for entries in entries_of.values() for entry in entries)
-        names = tuple(str(k) for k in range(top + 1))
+        names = tuple(str(k) for k in range(count_classes(entries_of)))
     if len(names) < 2:
         raise errors.DataError(f"{settings.train_list} has one class only. Give 2 or more.")
     if known is not None:

@@ -47,7 +47,7 @@ class Agreement:
         if self.looked_at < self.rows:
             rows = f"{self.looked_at:,} of {rows}"
         return (
-            f"right on {_percent(self.right)} of {rows} train rows "
+            f"right on {_percent(self.right)} of {rows} train row{'s' * (self.rows != 1)} "
             f"(chance {_percent(1 / self.num_classes)}), {_percent(self.by_class)} averaged by "
             "class"
         )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from featbank import errors
+from featbank.wording import number
 
 
 def as_copies(array: np.ndarray, split: str, view: str) -> np.ndarray:
@@ -33,7 +34,8 @@ def checked_labels(labels: np.ndarray, split: str, num_classes: int) -> np.ndarr
     if outside.size:
         raise errors.LabelRange(
             f"{split}: label {labels[outside[0]]} in row {outside[0]} is outside 0…"
-            f"{num_classes - 1} ({outside.size} such rows). Check the labels or the class names."
+            f"{num_classes - 1} ({number(outside.size, 'such row')}). Check the labels or the "
+            "class names."
         )
     return labels.astype(np.int64)
 
@@ -76,8 +78,18 @@ def check_disjoint(index: Mapping[str, np.ndarray], sources: Mapping[str, str]) 
         shared = np.intersect1d(index[one], index[other])
         if shared.size:
             raise errors.DataError(
-                f"{one} and {other} share {shared.size} rows of {sources[one]!r}, such as "
-                f"{shared[0]}. Results need splits without common rows."
+                f"{one} and {other} share {number(shared.size, 'row')} of {sources[one]!r}, "
+                f"such as {shared[0]}. Results need splits without common rows."
+            )
+
+
+def check_paths_apart(paths: Mapping[str, Sequence[str]]) -> None:
+    """Raise where a split that results are measured on shares paths with another."""
+    for one, other in apart(paths):
+        if shared := set(paths[one]).intersection(paths[other]):
+            raise errors.DataError(
+                f"{one} and {other} share {number(len(shared), 'path')}, such as {min(shared)!r}. "
+                "Results need splits without common images: drop them from one."
             )
 
 
@@ -137,8 +149,8 @@ def check_finite(block: np.ndarray, name: str, *, first_row: int = 0) -> None:
     if not finite.all():
         bad = np.flatnonzero(~finite.reshape(len(block), -1).all(axis=1))
         raise errors.NotFinite(
-            f"{name}: NaN or infinity in row {first_row + bad[0]} ({bad.size} such rows). "
-            "Repair or drop these rows."
+            f"{name}: NaN or infinity in row {first_row + bad[0]} "
+            f"({number(bad.size, 'such row')}). Repair or drop these rows."
         )
 
 

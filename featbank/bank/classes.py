@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from featbank import errors
+from featbank.wording import number
 
 GROUPS = {"many": "n > 100", "medium": "20 ≤ n ≤ 100", "few": "n < 20"}
 """The field's groups by training count n, the thresholds as every table states them."""
@@ -21,6 +24,26 @@ def class_groups(train_counts: np.ndarray) -> dict[str, np.ndarray]:
     """Boolean masks [K] of the groups `GROUPS`, from the training counts [K]."""
     n = np.asarray(train_counts)
     return {"many": n > 100, "medium": (n >= 20) & (n <= 100), "few": n < 20}
+
+
+MOST_UNUSED = 100_000
+"""Classes that labels alone may make where most of them have no row."""
+
+
+def mostly_unused(used: int, num_classes: int) -> bool:
+    """Whether fewer than half of K classes have a row: then labels may be ids, or one a slip."""
+    return 2 * used < num_classes
+
+
+def other_bases(labels: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """A question for each split whose labels are those of another, one higher."""
+    ends = {split: (int(y.min()), int(y.max())) for split, y in labels.items() if y.size}
+    for (one, (low, high)), (other, (least, most)) in itertools.permutations(ends.items(), 2):
+        if (low, least, most) == (0, 1, high + 1):
+            yield (
+                f"{one} labels go from 0 to {high}, {other} labels from 1 to {most}: does "
+                f"{other} count from 1?"
+            )
 
 
 def require_samples(train_counts: np.ndarray, who: str, remedy: str) -> None:
@@ -85,11 +108,10 @@ class HoldOut:
 
     def sizes(self, counts: np.ndarray) -> np.ndarray:
         """Rows to hold out of classes with `counts` [K] rows: [K] int64."""
-        if self.fraction is None:
-            wanted = np.full_like(counts, self.per_class)
-        else:
-            wanted = np.maximum(np.rint(self.fraction * counts).astype(np.int64), 1)
-        return np.minimum(wanted, counts // 2)
+        half = counts // 2
+        if self.fraction is None:  # the number asked for may not fit 64 bits
+            return np.minimum(half, min(self.per_class or 1, int(half.max(initial=0))))
+        return np.minimum(half, np.maximum(np.rint(self.fraction * counts).astype(np.int64), 1))
 
     @property
     def settings(self) -> dict[str, float]:
@@ -100,16 +122,17 @@ class HoldOut:
 
     def describe(self, held: np.ndarray, counts: np.ndarray) -> str:
         """Say in words what was held out: `held` rows of `counts` in each class, [K]."""
-        rule = (
-            f"{self.per_class} per class"
-            if self.fraction is None
-            else f"{100 * self.fraction:g} % of each class, at least 1"
-        )
-        told = f"{held.sum()} rows held out of train, {rule}, seed {self.seed}"
+        if self.fraction is None:
+            rule = f"{self.per_class} per class"
+        else:
+            share = f"{100 * self.fraction:g}" if self.fraction >= 1e-4 else "less than 0.01"
+            rule = f"{share} % of each class, at least 1"
+        told = f"{number(int(held.sum()), 'row')} held out of train, {rule}, seed {self.seed}"
         if fewer := int(((held < (self.per_class or 1)) & (held > 0)).sum()):
-            told += f"; {fewer} smaller classes gave half of their rows"
+            smaller = number(fewer, "smaller class", "smaller classes")
+            told += f"; {smaller} gave at most half of {'its' if fewer == 1 else 'their'} rows"
         if none := int(((held == 0) & (counts > 0)).sum()):
-            told += f"; {none} {'class' if none == 1 else 'classes'} of one row gave none"
+            told += f"; {number(none, 'class', 'classes')} of one row gave none"
         return told
 
 

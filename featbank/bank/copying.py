@@ -41,6 +41,12 @@ class Piece:
         """Source rows [n] of the rows."""
         return self.bank.index(self.split)[self.rows]
 
+    @property
+    def paths(self) -> list[str] | None:
+        """Places [n] of the rows' images, where the bank knows them."""
+        paths = self.bank.paths(self.split)
+        return None if paths is None else [paths[row] for row in self.rows]
+
     def flags(self, name: str) -> np.ndarray | None:
         """One of the columns `schema.FLAGS` [n] bool, where it is known."""
         if name in self.marks:
@@ -83,9 +89,8 @@ class Copier:
         """Begin a split with the labels, index, paths and source of `pieces`, one after another."""
         paths: list[str] | None = None
         for piece in pieces:
-            texts = piece.bank.paths(piece.split)
-            if texts is not None:
-                paths = (paths or []) + [texts[row] for row in piece.rows]
+            if (texts := piece.paths) is not None:
+                paths = (paths or []) + texts
         self._writer.split(
             split,
             np.concatenate([piece.labels for piece in pieces]),

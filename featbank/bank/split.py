@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from featbank import errors
-from featbank.bank.checks import check_disjoint
+from featbank.bank.checks import check_disjoint, check_paths_apart
 from featbank.bank.classes import HoldOut, class_counts, hold_out
 from featbank.bank.copying import (
     Copier,
@@ -22,6 +22,7 @@ from featbank.bank.copying import (
 )
 from featbank.bank.file import Bank
 from featbank.bank.writer import BankWriter
+from featbank.wording import number
 
 MOST_SHARDS = 10_000
 """Files that a bank is cut into."""
@@ -66,7 +67,7 @@ def split_val(
     EmptyClass
         Where no class has two rows.
     DataError
-        Where a held-out row is in train_balanced too.
+        Where a held-out row, or its path, is in another split too.
     BankError, OutputExists, OutputBusy, NoSpace
         Where the bank cannot be read, or the output not written.
     """
@@ -74,7 +75,7 @@ def split_val(
     with Bank(path) as bank:
         if "val" in bank.splits:
             raise errors.ConfigError(
-                f"{bank.path} has a val split of {bank.rows('val')} rows. "
+                f"{bank.path} has a val split of {number(bank.rows('val'), 'row')}. "
                 "Hold out of a bank without one."
             )
         labels = bank.labels("train")
@@ -87,6 +88,7 @@ def split_val(
             {split: piece.index for split, piece in pieces.items()},
             {split: bank.source(piece.split) for split, piece in pieces.items()},
         )
+        check_paths_apart({s: paths for s, piece in pieces.items() if (paths := piece.paths)})
         size = feature_bytes(bank)
         with _writer(bank, Path(output), how.settings, overwrite) as writer:
             writer.reserve(size)

@@ -10,7 +10,7 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from featbank.bank.content import Content, Progress, read_content
 from featbank.bank.file import Bank
 from featbank.bank.fingerprint import fingerprint
 from featbank.bank.schema import EVALUATED
+from featbank.wording import number
 
 STATUSES = ("ok", "note", "failed", "skipped")
 """A note is worth knowing and no defect; a check is skipped where its data cannot be read."""
@@ -31,13 +32,15 @@ STATUSES = ("ok", "note", "failed", "skipped")
 class Check:
     """What was checked, with figures, and what was found.
 
-    `status` is one of `STATUSES`; `found` has a sentence for each defect or note.
+    `status` is one of `STATUSES`; `found` has a sentence for each defect or note. `figures` are
+    measurements in `detail` to show beside whatever was found.
     """
 
     name: str
     status: str
     detail: str
     found: tuple[str, ...] = ()
+    figures: tuple[str, ...] = ()
 
 
 def verify(path: str | os.PathLike[str], *, progress: Progress | None = None) -> list[Check]:
@@ -133,7 +136,7 @@ def _train_count(bank: Bank, content: Content) -> Check:
     wrong = np.flatnonzero(right != bank.train_counts)
     found = [
         f"class {k} has {right[k]} rows in train, classes/train_count says {bank.train_counts[k]} "
-        f"({_number(wrong.size, 'such class', 'such classes')})"
+        f"({number(wrong.size, 'such class', 'such classes')})"
         for k in wrong[:1]
     ]
     return _judged("train_count", detail, found)
@@ -174,7 +177,7 @@ def _paths(bank: Bank, content: Content) -> Check:
         if shared.size:
             place = (slice(shared[0], shared[0] + 1),)
             text = bank.at(f"{other}/path", place)[0].decode(errors="replace")
-            count = _number(shared.size, "path")
+            count = number(shared.size, "path")
             found.append(f"{one} and {other} share {count}, such as {text!r}")
     detail = f"of {', '.join(named)}, none in two splits" if named else "none stored"
     return _judged("paths", detail, found, unread=set(names).intersection(content.damaged))
@@ -205,9 +208,10 @@ def _classifier(bank: Bank, content: Content) -> Check:
     if not names or check.status != "ok":
         return check
     fits = {view: fit for view in bank.views if (fit := _agreement(bank, view, content))}
-    detail = "; ".join([detail, *(f"{view}: {fit}" for view, fit in fits.items())])
+    figures = tuple(f"{view}: {fit}" for view, fit in fits.items())
     found = [f"{view}: {NEAR_CHANCE}" for view, fit in fits.items() if fit.near_chance]
-    return _judged("classifier", detail, found, otherwise="note")
+    judged = _judged("classifier", "; ".join([detail, *figures]), found, otherwise="note")
+    return replace(judged, figures=figures)
 
 
 def _agreement(bank: Bank, view: str, content: Content) -> Agreement | None:
@@ -233,7 +237,7 @@ def _batchnorm(bank: Bank, content: Content) -> Check:
 
 def _repeats(bank: Bank, content: Content) -> Check:
     found = [
-        f"{name}: {_number(rows.size, 'row')} with the features of a row of train, first {rows[0]}"
+        f"{name}: {number(rows.size, 'row')} with the features of a row of train, first {rows[0]}"
         for name, rows in content.repeats.items()
         if rows.size
     ]
@@ -284,7 +288,7 @@ def _bad_values(datasets: list[str], content: Content) -> list[str]:
     """A sentence for each dataset and copy with wrong values."""
     return [
         f"{name}{f', copy {copy}' if name.endswith('/feature') else ''}: "
-        f"{_number(bad.count, 'row')} {bad.what}, first {bad.first}"
+        f"{number(bad.count, 'row')} {bad.what}, first {bad.first}"
         for (name, copy), bad in sorted(content.bad_rows.items())
         if name in datasets
     ]
@@ -312,8 +316,4 @@ def _stored_digest(bank: Bank, name: str) -> str | None:
 
 def _named(classes: set[int]) -> str:
     first = ", ".join(map(str, sorted(classes)[:5])) + (", …" if len(classes) > 5 else "")
-    return f"{_number(len(classes), 'class', 'classes')} ({first})"
-
-
-def _number(n: int, noun: str, plural: str = "") -> str:
-    return f"{n} {noun if n == 1 else plural or noun + 's'}"
+    return f"{number(len(classes), 'class', 'classes')} ({first})"

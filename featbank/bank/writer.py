@@ -29,6 +29,7 @@ from featbank.bank.classes import class_counts
 from featbank.bank.fingerprint import array_digest, fingerprint
 from featbank.bank.rows import FeatureRows
 from featbank.bank.target import Target
+from featbank.wording import number
 
 FILL = {"i": -1, "f": np.nan}
 """What a row that was never written holds, by kind of type."""
@@ -78,7 +79,9 @@ class BankWriter:
         self.num_classes, self.dim = len(class_names), dim
         self.dtype = np.dtype(check_choice("dtype", dtype, schema.DTYPES))
         if self.num_classes < 2:
-            raise errors.DataError(f"{self.path}: {self.num_classes} classes. A bank needs 2.")
+            raise errors.DataError(
+                f"{self.path}: {number(self.num_classes, 'class', 'classes')}. A bank needs 2."
+            )
         if dim < 1:
             raise errors.DataError(f"{self.path}: features of size {dim}. A bank needs D ≥ 1.")
         self._target = Target(path, overwrite=overwrite)

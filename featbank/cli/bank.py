@@ -271,22 +271,24 @@ def _described(name: str, view: Mapping[str, Any]) -> str:
 
 def _show_check(check: Check) -> None:
     status = check.status.upper() if check.status in ("failed", "skipped") else check.status
-    lines = check.found if check.found else (check.detail,)
+    lines = check.found
     if len(lines) > _SHOWN:
         lines = (*lines[:_SHOWN], f"… and {len(lines) - _SHOWN} more (--json lists all)")
+    lines = (*lines, *check.figures) if lines else (check.detail,)  # a detail has the figures
     for i, line in enumerate(lines):
         lead = f"{status:<7} {check.name:<11}" if i == 0 else " " * 19
         say(f"{lead} {line}")
 
 
 def _verdict(bank: Path, checks: list[Check], passed: bool) -> dict[str, Any]:
-    from dataclasses import asdict
-
     return {
         "path": str(bank),
         "fingerprint": _fingerprint_of(bank),
         "passed": passed,
-        "checks": [asdict(check) for check in checks],
+        "checks": [
+            {name: getattr(check, name) for name in ("name", "status", "detail", "found")}
+            for check in checks
+        ],
     }
 
 

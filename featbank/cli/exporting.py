@@ -17,13 +17,14 @@ def export_features(*, bank: Path, output: Path, overwrite: bool) -> None:
     """Write a bank to a folder of .npy files, for programs that read no HDF5.
 
     The places mirror the bank's names: train/label.npy [N], train/instance/feature.npy [N, D],
-    classifier/instance/weight.npy [K, D], classes/name.txt, …; bank.json tells the rest.
+    classifier/instance/weight.npy [K, D], classes/name.txt, …; bank.json says the rest.
+    `featbank import` reads the folder back, all but BatchNorm statistics, which stay out.
 
     \b
     featbank export-features bank.h5 -o features
-    featbank import --train features/train/instance/feature.npy features/train/label.npy -o new.h5
+    featbank import features -o again.h5
     """
     from featbank.exchange import export_features as export
 
     export(bank, output, overwrite=overwrite)
-    say(f"Wrote {output}. It holds plain NumPy files; {output / 'bank.json'} tells of them.")
+    say(f"Wrote {output}. It holds plain NumPy files; {output / 'bank.json'} describes them.")

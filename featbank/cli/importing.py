@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from featbank.cli.options import seen_option
 from featbank.cli.terminal import say
 from featbank.errors import ConfigError
+
+if TYPE_CHECKING:
+    from featbank.bank import HoldOut
+    from featbank.exchange import Arrays
 
 _PAIR = (str, str)
 
@@ -80,9 +85,14 @@ _PAIR = (str, str)
     help="Or a share F ≤ 0.5 of each class, at least one row.",
 )
 @click.option(
-    "--val-seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of their draw."
+    "--val-seed", type=click.IntRange(0), metavar="S", help="Seed of their draw. [default: 0]"
 )
-@seen_option
+@click.option(
+    "--seen",
+    type=click.Choice(["train", "train+val", "none"]),
+    help="Rows that stage 1 was trained on; none for a frozen pretrained model. A given val counts "
+    "as not seen without train+val. Default: train where there is a stage-1 classifier.",
+)
 @click.option(
     "--copies",
     type=click.IntRange(1),
@@ -110,7 +120,7 @@ def import_(
     label_base: int,
     val_per_class: int | None,
     val_fraction: float | None,
-    val_seed: int,
+    val_seed: int | None,
     seen: str | None,
     copies: int | None,
     dtype: str | None,
@@ -124,6 +134,9 @@ def import_(
     or column in one, feats.npz:x_train. X and Y may be folders with one .npy per image. Labels are
     numbers or class names. Features may have axes of length 1; copies need --copies.
 
+    FILE may be a folder that featbank export-features wrote: it is read back as it was, all but
+    BatchNorm statistics.
+
     FILE given alone names its keys x_train, y_train, x_test, …, further views x_train_balanced,
     the classifier w0 and b0, a view's w0_balanced and b0_balanced; or it is a table with the
     columns embedding and label, and if wanted split, index and path.
@@ -133,17 +146,49 @@ def import_(
     featbank import feats.npz --val-per-class 5 -o bank.h5
     featbank import frozen.npz --val-fraction 0.2 --seen none -o bank.h5
     featbank import table.parquet --dry-run
+    featbank import exported/ -o bank.h5
     featbank import --train m.mat:X m.mat:y --label-base 1 -o bank.h5
     featbank import --train features/ labels/ -o bank.h5
     featbank import --train x.npy taxon_ids.npy --renumber -o bank.h5
     featbank import --train crops.npy y.npy --copies 10 -o bank.h5
     """
     from featbank import exchange
-    from featbank.bank import HoldOut, write_bank
+    from featbank.bank import write_bank
+    from featbank.bank.copying import refuse_inputs
+    from featbank.texts import read_class_names
 
     if output is None and not dry_run:
         raise ConfigError("No output was given. Add -o bank.h5, or --dry-run to write nothing.")
-    arrays = exchange.read_file(file) if file else exchange.Arrays()
+    holding_out = _hold_out(val_per_class, val_fraction, val_seed)
+    if holding_out and val:
+        raise ConfigError(
+            "There is a val split already, --val. Leave out --val-per-class and --val-fraction."
+        )
+    if output is not None and output.exists():
+        given = [
+            *(str(path) for path in (file, class_names) if path),
+            *(p for pair in (train, val, test, train_balanced, classifier) for p in pair or ()),
+            *(x for _, _, x in views),
+            *(p for _, *pair in view_classifiers for p in pair),
+        ]
+        refuse_inputs(output, [path for place in given for path in exchange.files_of(place)])
+    arrays = _read_whole(
+        file,
+        {
+            "--train": train,
+            "--val": val,
+            "--test": test,
+            "--train-balanced": train_balanced,
+            "--view": views,
+            "--classifier": classifier,
+            "--view-classifier": view_classifiers,
+            "--class-names": class_names,
+            "--labels": kind,
+            "--renumber": renumber,
+            "--label-base": label_base,
+            "--copies": copies,
+        },
+    )
     pairs = {"train": train, "val": val, "test": test, "train_balanced": train_balanced}
     for split, pair in pairs.items():
         if pair:
@@ -154,7 +199,7 @@ def import_(
         exchange.add_classifier(arrays, *classifier)
     for view, weight, bias in view_classifiers:
         exchange.add_classifier(arrays, weight, bias, view=view)
-    names = exchange.read_class_names(class_names) if class_names else None
+    names = read_class_names(class_names) if class_names else None
     exchange.settle(
         arrays,
         class_names=names,
@@ -164,14 +209,13 @@ def import_(
         copies=copies,
         max_classes=max_classes,
     )
-    given = {"label_base": label_base, "labels": kind, "renumber": renumber, "copies": copies}
-    used: dict[str, object] = {name: value for name, value in given.items() if value}
+    options = {"label_base": label_base, "labels": kind, "renumber": renumber, "copies": copies}
+    used: dict[str, object] = {name: value for name, value in options.items() if value}
     if seen:
-        arrays.seen["train"] = seen == "train"
-    if val_per_class is not None or val_fraction is not None:
-        how = HoldOut(val_per_class, val_fraction, val_seed)
-        exchange.hold_out_val(arrays, how)
-        used |= how.settings
+        exchange.mark_seen(arrays, seen.split("+") if seen != "none" else ())
+    if holding_out:
+        exchange.hold_out_val(arrays, holding_out)
+        used |= holding_out.settings
     for line in exchange.report(arrays):
         say(line)
     if dry_run or output is None:
@@ -193,3 +237,35 @@ def import_(
         overwrite=overwrite,
     )
     say(f"Wrote {output}. Next: featbank info {output}")
+
+
+def _read_whole(file: Path | None, options: Mapping[str, object]) -> Arrays:
+    """Arrays of FILE, none without it; an export says all that `options` would."""
+    from featbank import exchange
+
+    if file is None:
+        return exchange.Arrays()
+    if not exchange.is_export(file):
+        return exchange.read_file(file)
+    if given := [name for name, value in options.items() if value]:
+        raise ConfigError(
+            f"{file} is an export of a bank, which says all that {', '.join(given)} would. Leave "
+            "that out, or give its arrays alone, as with --train X Y."
+        )
+    return exchange.read_export(file)
+
+
+def _hold_out(per_class: int | None, fraction: float | None, seed: int | None) -> HoldOut | None:
+    """Which rows are to be held out of train, None where none are."""
+    from featbank.bank import HoldOut
+
+    if per_class is not None and fraction is not None:
+        raise ConfigError("--val-per-class and --val-fraction are both given. Give one of the two.")
+    if per_class is None and fraction is None:
+        if seed is not None:
+            raise ConfigError(
+                "--val-seed is about a val that is held out. Give --val-per-class or "
+                "--val-fraction, or leave it out."
+            )
+        return None
+    return HoldOut(per_class, fraction, seed or 0)

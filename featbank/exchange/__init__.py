@@ -1,10 +1,10 @@
 """Arrays from and to other people's files: what `featbank import` and `export-features` do."""
 
-from featbank.exchange.arrays import Arrays, hold_out_val, settle
-from featbank.exchange.class_names import read_class_names
+from featbank.exchange.arrays import Arrays, hold_out_val, mark_seen, settle
 from featbank.exchange.collect import add_classifier, add_pair, add_view, read_file
 from featbank.exchange.export import export_features
-from featbank.exchange.formats import read_array
+from featbank.exchange.exported import is_export, read_export
+from featbank.exchange.formats import files_of, read_array
 from featbank.exchange.report import provenance, report
 
 __all__ = [
@@ -13,10 +13,13 @@ __all__ = [
     "add_pair",
     "add_view",
     "export_features",
+    "files_of",
     "hold_out_val",
+    "is_export",
+    "mark_seen",
     "provenance",
     "read_array",
-    "read_class_names",
+    "read_export",
     "read_file",
     "report",
     "settle",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,22 +12,30 @@ import numpy as np
 
 from featbank import errors
 from featbank.bank import schema
+from featbank.bank.arrays import MOST_CLASSES
 from featbank.bank.checks import (
     apart,
     as_bytes,
     as_copies,
     as_float32,
     check_disjoint,
+    check_paths_apart,
     check_same_length,
     checked_index,
     checked_labels,
 )
-from featbank.bank.classes import HoldOut, class_counts, hold_out
+from featbank.bank.classes import (
+    MOST_UNUSED,
+    HoldOut,
+    class_counts,
+    hold_out,
+    mostly_unused,
+)
 from featbank.exchange import axes
+from featbank.exchange.formats import same_place
+from featbank.exchange.integers import as_integers
 from featbank.exchange.labels import number_labels
-
-MAX_CLASSES = 100_000
-"""Classes that numbers alone may make, where most of them have no row."""
+from featbank.wording import number
 
 
 @dataclass
@@ -34,7 +43,8 @@ class Arrays:
     """The arrays of a bank in the making, with the arguments' names of `featbank.write_bank`.
 
     `places` tells where each came from, by its name in the bank, such as ``train/label``; `notes`
-    what else a reader of the report should know.
+    what else a reader of the report should know. `exported` arrays are those of a bank already,
+    whose labels and axes need no interpretation.
     """
 
     features: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -44,10 +54,11 @@ class Arrays:
     index: dict[str, np.ndarray] = field(default_factory=dict)
     paths: dict[str, Sequence[str]] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
-    seen: dict[str, bool] = field(default_factory=dict)
+    seen: dict[str, bool | np.ndarray] = field(default_factory=dict)
     held_out: dict[str, np.ndarray] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    exported: bool = False
 
     def add_features(self, split: str, view: str, features: Any, place: str) -> None:
         """Add the features of a view."""
@@ -117,7 +128,7 @@ def settle(
     kind: str | None = None,
     renumber: bool = False,
     copies: int | None = None,
-    max_classes: int = MAX_CLASSES,
+    max_classes: int = MOST_UNUSED,
 ) -> None:
     """Number the labels, settle the axes of features, and check all that can be checked unread.
 
@@ -146,17 +157,48 @@ def settle(
             f"Features have the splits {sorted(arrays.features)}, labels {sorted(arrays.labels)}. "
             "Give both for every split."
         )
-    arrays.labels, arrays.class_names = number_labels(
-        arrays.labels, class_names, base=label_base, kind=kind, renumber=renumber
-    )
-    _check_order(arrays, class_names, renumber)
-    _settle_axes(arrays, copies)
+    if arrays.exported:
+        arrays.labels = {s: as_integers(y, f"{s} labels") for s, y in arrays.labels.items()}
+    else:
+        arrays.labels, arrays.class_names = number_labels(
+            arrays.labels, class_names, base=label_base, kind=kind, renumber=renumber
+        )
+        _check_order(arrays, class_names, renumber)
+        _settle_axes(arrays, copies)
     _check_features(arrays)
     _check_classifier(arrays)
     _check_labels(arrays, label_base)
     _check_num_classes(arrays, max_classes)
     _check_index(arrays)
     _settle_paths(arrays)
+    _check_places(arrays)
+
+
+def mark_seen(arrays: Arrays, splits: Collection[str]) -> None:
+    """Mark whether stage 1 was trained on train and, where there is one, on the val that is given.
+
+    Raises
+    ------
+    ConfigError
+        For a val among `splits` that is not there.
+    """
+    if "val" in splits and "val" not in arrays.labels:
+        raise errors.ConfigError(
+            "--seen train+val is about a val that is given. Give --val X Y, or --seen train: a "
+            "val that is held out of train counts as train does."
+        )
+    arrays.seen["train"] = "train" in splits
+    held_out = arrays.held_out.get("val")
+    if "val" in splits:
+        arrays.seen["val"] = True
+    elif held_out is not None:  # as train, where it came from
+        arrays.seen["val"] = held_out & ("train" in splits)
+    elif "val" in arrays.labels:
+        arrays.seen.pop("val", None)
+        if splits:
+            arrays.notes.append(
+                "val counts as not seen by stage 1; if it was, give --seen train+val"
+            )
 
 
 def hold_out_val(arrays: Arrays, how: HoldOut) -> None:
@@ -170,6 +212,8 @@ def hold_out_val(arrays: Arrays, how: HoldOut) -> None:
         Where there is a val.
     EmptyClass
         Where no class has two rows.
+    DataError
+        Where a held-out row, or its path, is in another split too.
     """
     if "val" in arrays.labels:
         raise errors.ConfigError(
@@ -179,19 +223,22 @@ def hold_out_val(arrays: Arrays, how: HoldOut) -> None:
     classes = arrays.num_classes
     kept, held = hold_out(labels, classes, how)
     index, paths = arrays.index.get("train", np.arange(len(labels))), arrays.paths.get("train")
+    seen = arrays.seen.get("train")
     for split, rows in (("train", kept), ("val", held)):
         arrays.labels[split], arrays.index[split] = labels[rows], index[rows]
         arrays.features[split] = {
             view: Rows(as_copies(x, split, view), rows) for view, x in views.items()
         }
         arrays.sources[split] = arrays.sources.get("train", "train")
+        if seen is not None:
+            arrays.seen[split] = seen if isinstance(seen, bool) else seen[rows]
         if paths is not None:
             arrays.paths[split] = [paths[row] for row in rows]
         for name in ("label", *views):
             arrays.places[f"{split}/{name}"] = arrays.places[f"train/{name}"]
+    _check_index(arrays)
+    check_paths_apart(arrays.paths)
     arrays.held_out["val"] = np.ones(len(held), bool)
-    if "train" in arrays.seen:
-        arrays.seen["val"] = arrays.seen["train"]
     told = how.describe(class_counts(labels[held], classes), class_counts(labels, classes))
     arrays.notes.append(f"val: {told}")
 
@@ -216,6 +263,8 @@ def _check_features(arrays: Arrays) -> None:
                 f"none of {', '.join((*schema.SPLIT_COLUMNS, 'feature'))}."
             )
     dim = next(iter(train.values())).shape[-1:]
+    if any(x.shape[-1:] == (0,) for views in arrays.features.values() for x in views.values()):
+        raise errors.DataError("Features have D = 0. Check what was saved.")
     for split, views in arrays.features.items():
         if set(views) != set(train):
             raise errors.DataError(
@@ -236,8 +285,6 @@ def _check_features(arrays: Arrays) -> None:
                     f"{split}/{view}: features have D = {x.shape[-1]}, train has {dim[0]}. All "
                     "must come from one backbone."
                 )
-    if dim[0] < 1:
-        raise errors.DataError("Features have D = 0. Check what was saved.")
 
 
 def _check_order(arrays: Arrays, names: Sequence[str] | None, renumber: bool) -> None:
@@ -289,7 +336,30 @@ def _check_labels(arrays: Arrays, base: int) -> None:
                 f"{split} labels go from 1 to {labels.max()}, other splits' from 0, and there are "
                 f"{arrays.num_classes} classes. {split} seems to count from 1: subtract 1 there."
             )
+        _check_range(labels, split, arrays)
         checked_labels(labels, split, arrays.num_classes)
+
+
+def _check_range(labels: np.ndarray, split: str, arrays: Arrays) -> None:
+    """Raise where labels are negative, or beyond the rows of the classifier: they may be ids."""
+    classes = arrays.num_classes
+    if arrays.class_names is not None or labels.dtype.kind != "i":
+        return
+    outside = np.flatnonzero((labels < 0) | (labels >= classes))
+    if not outside.size:
+        return
+    rows = number(outside.size, "such row")
+    place = f"{split}: label {labels[outside[0]]} in row {outside[0]}"
+    if arrays.classifier:
+        raise errors.LabelRange(
+            f"{place} is outside 0…{classes - 1}, the rows of the classifier ({rows}). If labels "
+            "are ids, give --labels names --class-names FILE, one id per line in the order of W's "
+            "rows."
+        )
+    raise errors.LabelRange(
+        f"{place} is negative ({rows}). If labels are ids, give --renumber; drop rows without a "
+        "label."
+    )
 
 
 def _check_num_classes(arrays: Arrays, most: int) -> None:
@@ -297,15 +367,33 @@ def _check_num_classes(arrays: Arrays, most: int) -> None:
     classes = arrays.num_classes
     if arrays.class_names is None and not arrays.classifier:
         used = len(np.unique(np.concatenate(list(arrays.labels.values()))))
-        if classes > most and 2 * used < classes:
+        if classes > most and mostly_unused(used, classes):
+            every = ", or --max-classes to have them all" if classes <= MOST_CLASSES else ""
             raise errors.LabelRange(
                 f"Labels go up to {classes - 1:,}, and {used} of {classes:,} classes are used. "
-                "Give --renumber to number the ids that occur, or --max-classes to have them all."
+                f"Give --renumber to number the ids that occur{every}."
             )
     if classes < 2:
-        raise errors.DataError(f"The labels have {classes} classes. A bank needs 2.")
+        told = number(classes, "class", "classes")
+        raise errors.DataError(f"The labels have {told}. A bank needs 2.")
     if arrays.class_names is not None:
         as_bytes(arrays.class_names, "class names")
+
+
+def _check_places(arrays: Arrays) -> None:
+    """Raise where two splits that must be apart have the same features, by their places."""
+    for one, other in apart(arrays.features):
+        views = itertools.product(arrays.features[one].items(), arrays.features[other].items())
+        for (view, x), (other_view, z) in views:
+            if isinstance(x, Rows) and isinstance(z, Rows):  # each has its own rows of a table
+                continue
+            here, there = arrays.places[f"{one}/{view}"], arrays.places[f"{other}/{other_view}"]
+            if same_place(here, there):
+                told = here if here == there else f"{here} and {there}"
+                raise errors.DataError(
+                    f"{one} and {other} have the same features, {told}. Results need splits "
+                    "without common images: give each its own."
+                )
 
 
 def _check_index(arrays: Arrays) -> None:
@@ -326,9 +414,4 @@ def _settle_paths(arrays: Arrays) -> None:
     for split, paths in arrays.paths.items():
         check_same_length(split, labels=arrays.labels[split], path=paths)
         as_bytes(paths, f"{split}/path")
-    for one, other in apart(arrays.paths):
-        if shared := set(arrays.paths[one]).intersection(arrays.paths[other]):
-            raise errors.DataError(
-                f"{one} and {other} share {len(shared)} paths, such as {min(shared)!r}. Results "
-                "need splits without common images: drop them from one."
-            )
+    check_paths_apart(arrays.paths)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from featbank import errors
+from featbank.wording import number
 
 
 def settled(x: Any, name: str, rows: int, copies: int | None) -> Any:
@@ -30,7 +31,8 @@ def settled(x: Any, name: str, rows: int, copies: int | None) -> Any:
     elif x.ndim == 3 and shape[:2] == [1, rows]:
         return x[0]
     raise errors.DataError(
-        f"{name}: features have shape {shape}, and there are {rows} labels. {_meaning(x, rows)}"
+        f"{name}: features have shape {shape}, and there {'is' if rows == 1 else 'are'} "
+        f"{number(rows, 'label')}. {_meaning(x, rows)}"
     )
 
 
@@ -45,9 +47,10 @@ def _meaning(x: Any, rows: int) -> str:
         )
     if x.ndim == 3 and shape[0] == rows:
         return (
-            f"They look like {shape[1]} tokens or points in time per row, [N, T, D]: pool them, as "
-            "by x.mean(axis=1), or take one, as by x[:, 0]. Copies come first, [A, N, D], with "
-            "--copies A."
+            f"They look like {shape[1]} tokens or points in time per row, [N, T, D], or "
+            f"{shape[2]} of them, [N, D, T]: pool that axis, as by x.mean(axis=1) or "
+            "x.mean(axis=2), or take one, as by x[:, 0] or x[:, :, 0]. Copies come first, "
+            "[A, N, D], with --copies A."
         )
     if shape[0] == rows:
         axes = ", ".join(map(str, range(2, x.ndim)))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from featbank import errors
-from featbank.bank import Bank
+from featbank.bank import Bank, schema
+from featbank.bank.checks import check_finite
 from featbank.files import part_of, writing
 
 
@@ -20,10 +23,12 @@ def export_features(
 ) -> None:
     """Write a bank to a folder of ``.npy`` files whose places mirror the bank's names.
 
-    ``train/label.npy`` [N], ``train/index.npy`` [N], ``train/path.txt``,
+    ``train/label.npy`` [N], ``train/index.npy`` [N], and where the bank has them
+    ``train/path.txt`` and the marks ``train/seen.npy`` and ``train/held_out.npy`` [N] bool;
     ``train/instance/feature.npy`` [N, D] (or [A, N, D] with A > 1 copies) in the stored type,
     ``classifier/instance/weight.npy`` [K, D] and ``bias.npy`` [K], ``classes/name.txt``,
-    ``classes/train_count.npy`` [K], and ``bank.json``, which tells what the bank is.
+    ``classes/train_count.npy`` [K], and ``bank.json``, which says what the bank is. BatchNorm
+    statistics stay out.
 
     Parameters
     ----------
@@ -39,7 +44,9 @@ def export_features(
     OutputExists
         Where the folder is there, and `overwrite` is not set or it is no export.
     ConfigError
-        Where there is no folder to put it in.
+        Where there is no folder to put it in, or the folder to be replaced holds the bank.
+    NotFinite
+        Where a feature is NaN or infinite.
     OSError
         Where it cannot be written.
     """
@@ -47,6 +54,8 @@ def export_features(
     if not output.parent.is_dir():
         raise errors.ConfigError(f"{output.parent} is not a folder. Create it first.")
     _refuse_existing(output, overwrite)
+    if output.exists():
+        _refuse_within(output, Path(bank))
     part = part_of(output)
     try:
         with Bank(bank) as opened, writing(output):
@@ -69,6 +78,11 @@ def _refuse_existing(output: Path, overwrite: bool) -> None:
         raise errors.OutputExists(f"{output} exists. {remedy}")
 
 
+def _refuse_within(output: Path, bank: Path) -> None:
+    if bank.exists() and any(f.samefile(bank) for f in output.rglob("*") if f.is_file()):
+        raise errors.ConfigError(f"{output} holds {bank}, which is read. Choose another output.")
+
+
 def _write(bank: Bank, folder: Path) -> None:
     for split in bank.splits:
         _save(folder / split / "label.npy", bank.labels(split))
@@ -76,27 +90,42 @@ def _write(bank: Bank, folder: Path) -> None:
         paths = bank.paths(split)
         if paths is not None:
             _save_lines(folder / split / "path.txt", paths)
+        for name in schema.FLAGS:
+            if (flags := bank.flags(split, name)) is not None:
+                _save(folder / split / f"{name}.npy", flags)
         for view in bank.views:
             _save_features(folder / split / view / "feature.npy", bank, split, view)
     for view in bank.classifiers:
         stored = bank.classifier(view)
         assert stored is not None
         for name, array in zip(("weight", "bias"), stored, strict=True):
+            check_finite(array, f"{bank.path}, classifier/{view}/{name}")
             _save(folder / "classifier" / view / f"{name}.npy", array)
     _save_lines(folder / "classes" / "name.txt", bank.class_names)
     _save(folder / "classes" / "train_count.npy", bank.train_counts)
-    about = {
+    text = json.dumps(_about(bank), indent=2, ensure_ascii=False) + "\n"
+    (folder / "bank.json").write_text(text, encoding="utf-8")
+
+
+def _about(bank: Bank) -> dict[str, Any]:
+    """What ``bank.json`` says; ``seen`` and ``held_out`` are numbers of rows that are marked."""
+    splits: dict[str, dict[str, Any]] = {
+        split: {"rows": bank.rows(split), "source": bank.source(split)} for split in bank.splits
+    }
+    for split, name in itertools.product(bank.splits, schema.FLAGS):
+        if (flags := bank.flags(split, name)) is not None:
+            splits[split][name] = int(flags.sum())
+    return {
         "fingerprint": bank.fingerprint,
         "num_classes": bank.num_classes,
         "dim": bank.dim,
-        "splits": {
-            split: {"rows": bank.rows(split), "source": bank.source(split)} for split in bank.splits
-        },
+        "full_counts": bank.full_counts.tolist(),
+        "splits": splits,
         "views": bank.views,
+        "classifiers": bank.classifiers,
+        "batchnorm": sum(len(bank.batchnorm(view)) for view in bank.views),
         "provenance": bank.provenance,
     }
-    text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
-    (folder / "bank.json").write_text(text, encoding="utf-8")
 
 
 def _save(path: Path, array: np.ndarray) -> None:
@@ -121,5 +150,6 @@ def _save_features(path: Path, bank: Bank, split: str, view: str) -> None:
     with path.open("wb") as file:  # not a memory map: that crashes where the disk is full
         np.lib.format.write_array_header_1_0(file, header)
         for copy in range(copies):
-            for _, block in bank.blocks(split, view, copy=copy):
+            for start, block in bank.blocks(split, view, copy=copy):
+                check_finite(block, f"{bank.path}, {split}/{view}", first_row=start)
                 file.write(block.data)

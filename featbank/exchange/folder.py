@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from featbank import errors
-from featbank.exchange.formats import readable
+from featbank.exchange.formats import readable, require_file
+from featbank.wording import number
 
 
 def read_folder(folder: Path) -> tuple[np.ndarray, list[str]]:
@@ -72,12 +73,13 @@ def require_same_names(
         if missing:
             name = min(missing, key=_natural)
             raise errors.DataError(
-                f"{here}/{name}.npy has no partner in {there} ({len(missing)} such files). "
-                "Every image needs both."
+                f"{here}/{name}.npy has no partner in {there} "
+                f"({number(len(missing), 'such file')}). Every image needs both."
             )
 
 
 def _row(file: Path) -> np.ndarray:
+    require_file(file)
     with readable(file):
         array = np.load(file, allow_pickle=False)
     if array.ndim > 2 or (array.ndim == 2 and len(array) != 1):

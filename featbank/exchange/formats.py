@@ -12,6 +12,7 @@ import numpy as np
 from featbank import errors
 from featbank.exchange import matlab, tables
 from featbank.exchange.opened import Opened
+from featbank.regular import Unopened, regular_status
 
 
 def npy(path: Path) -> Opened:
@@ -124,11 +125,36 @@ def locate(place: str) -> tuple[Path, str]:
     return Path(path), key
 
 
+def same_place(one: str, other: str) -> bool:
+    """Whether two places are the same array, also through links; a file's only key may be left out.
+
+    Examples
+    --------
+    >>> same_place("gone.npz:x", "gone.npz:x"), same_place("gone.npz:x", "gone.npz:z")
+    (True, False)
+    """
+    (path, key), (other_path, other_key) = locate(one), locate(other)
+    if path != other_path and not (
+        path.exists() and other_path.exists() and path.samefile(other_path)
+    ):
+        return False
+    return key == other_key or not (key and other_key)
+
+
+def files_of(place: str) -> list[Path]:
+    """Files that are read at a place: one, or those below a folder."""
+    path, _ = locate(place)
+    return [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+
+
 def require_file(path: Path) -> None:
-    """Raise where `path` is no file."""
-    if not path.is_file():
-        fact = " is a folder, not a file" if path.is_dir() else ": no such file"
-        raise errors.DataError(f"{path}{fact}. Check the path.")
+    """Raise where `path` is no regular file: a pipe would block, a device may never end."""
+    try:
+        regular_status(path)
+    except FileNotFoundError:
+        raise errors.DataError(f"{path}: no such file. Check the path.") from None
+    except Unopened as error:
+        raise errors.DataError(f"{path} {error}. Check the path.") from None
 
 
 @contextlib.contextmanager
@@ -144,6 +170,12 @@ def readable(path: Path) -> Iterator[None]:
             f"Run: pip install 'featbank[parquet]'"
         ) from None
     except Exception as error:
+        if isinstance(error, ValueError) and "bject" in str(error):  # NumPy's of dtype object
+            raise errors.DataError(
+                f"{path} is not a readable {path.suffix} file of numbers: it holds Python objects. "
+                "Save texts as y.astype(str) and numbers as x.astype(np.float32), without pickled "
+                "objects."
+            ) from None
         reason = errors.first_line(error).rstrip(". ")
         raise errors.DataError(
             f"{path} is not a readable {path.suffix} file of numbers ({reason}). Save it again, "

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from featbank import errors
+from featbank.settings import shortened
+from featbank.wording import number
 
 WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")
 """A text that is a whole number; `int` and `float` also read 1_10, 1e1 and any script's digits."""
@@ -72,19 +74,35 @@ def stored_as(dtype: str, exact_below: float) -> np.dtype:
     return np.dtype(np.float32, metadata={"stored": dtype, "exact_below": exact_below})
 
 
+def plain(whole: str) -> str:
+    """A text that is a whole number as `str` writes it: numbers of any length can be compared.
+
+    Examples
+    --------
+    >>> plain("+007.0"), plain("-0"), plain("-12")
+    ('7', '0', '-12')
+    """
+    digits = whole.partition(".")[0].lstrip("+-").lstrip("0") or "0"
+    return f"-{digits}" if whole[0] == "-" and digits != "0" else digits
+
+
 def _from_texts(texts: np.ndarray, what: str) -> np.ndarray:
     distinct, which = np.unique(np.char.strip(texts), return_inverse=True)
     whole = np.array([WHOLE.fullmatch(text) is not None for text in distinct], dtype=bool)
     if not whole.all():
         bad = np.flatnonzero(~whole[which])
         raise errors.DataError(
-            f"{what}: {str(texts[bad[0]])!r} in row {bad[0]} is not a whole number ({bad.size} "
-            "such rows). Give integers, or names in every row."
+            f"{what}: {shortened(str(texts[bad[0]]))} in row {bad[0]} is not a whole number "
+            f"({number(bad.size, 'such row')}). Give integers, or names in every row."
         )
-    numbers = [int(text.partition(".")[0]) for text in distinct]
-    outside = np.array([not -HIGHEST <= number <= HIGHEST for number in numbers], dtype=bool)
+    written = [plain(text) for text in distinct]
+    outside = np.array([not _fits(text) for text in written], dtype=bool)
     _check_fits(outside[which], texts, what)
-    return np.array(numbers, dtype=np.int64)[which]
+    return np.array([int(text) for text in written], dtype=np.int64)[which]
+
+
+def _fits(text: str) -> bool:
+    return len(text) <= len(str(-HIGHEST)) and -HIGHEST <= int(text) <= HIGHEST
 
 
 def _check_floats(array: np.ndarray, what: str) -> None:
@@ -92,7 +110,7 @@ def _check_floats(array: np.ndarray, what: str) -> None:
     if broken.size:
         raise errors.DataError(
             f"{what}: {array[broken[0]].item()!r} in row {broken[0]} is not a whole number "
-            f"({broken.size} such rows). Give integers."
+            f"({number(broken.size, 'such row')}). Give integers."
         )
     kept: Mapping[str, Any] = array.dtype.metadata or {}
     stored = kept.get("stored", array.dtype.name)
@@ -101,8 +119,8 @@ def _check_floats(array: np.ndarray, what: str) -> None:
     if coarse.size:
         raise errors.DataError(
             f"{what}: {array[coarse[0]]:.15g} in row {coarse[0]} is stored as {stored}, which from "
-            f"{below:,.0f} on merges neighbouring whole numbers ({coarse.size} such rows). Save "
-            "them as integers."
+            f"{below:,.0f} on merges neighbouring whole numbers "
+            f"({number(coarse.size, 'such row')}). Save them as integers."
         )
 
 
@@ -110,8 +128,8 @@ def _check_fits(outside: np.ndarray, values: np.ndarray, what: str) -> None:
     rows = np.flatnonzero(outside)
     if rows.size:
         raise errors.DataError(
-            f"{what}: {values[rows[0]]} in row {rows[0]} does not fit 64 bits with sign "
-            f"({rows.size} such rows). Give smaller numbers, or names."
+            f"{what}: {shortened(values[rows[0]].item())} in row {rows[0]} does not fit 64 bits "
+            f"with sign ({number(rows.size, 'such row')}). Give smaller numbers, or --labels names."
         )
 
 
@@ -136,11 +154,11 @@ def _ones_hint(array: np.ndarray) -> str:
     if several.size:
         row = several[0]
         return (
-            f" Row {row} has {ones[row]} ones ({several.size} rows with several): these are "
-            "several labels per row, and a bank has one."
+            f" Row {row} has {ones[row]} ones ({number(several.size, 'row')} with several): these "
+            "are several labels per row, and a bank has one."
         )
     if none.size:
-        return f" Row {none[0]} is all zeros ({none.size} such rows), so it has no label."
+        return f" Row {none[0]} is all zeros ({number(none.size, 'such row')}), so it has no label."
     return " Of one-hot rows take argmax(axis=1)."
 
 

@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from featbank import errors
-from featbank.exchange.integers import WHOLE, as_integers, as_texts, as_vector
+from featbank.exchange.integers import WHOLE, as_integers, as_texts, as_vector, plain
+from featbank.settings import shortened
+from featbank.wording import number
 
 _REAL = re.compile(
     r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE
@@ -40,8 +42,8 @@ def as_labels(array: np.ndarray, what: str) -> np.ndarray:
     if rows.size:
         rest = "" if blank.all() else f"; {_described(np.char.strip(texts), ~blank)}"
         raise errors.DataError(
-            f"{what}: row {rows[0]} is empty ({rows.size} such rows){rest}. Fill it in, or drop "
-            "the row."
+            f"{what}: row {rows[0]} is empty ({number(rows.size, 'such row')}){rest}. Fill "
+            "it in, or drop the row."
         )
     return texts
 
@@ -85,7 +87,10 @@ def number_labels(
         )
     if kind == "names":  # a flag's text is True, not 1
         labels = {s: y.astype(str) if y.dtype == bool else y for s, y in labels.items()}
-    known = _stripped({split: as_labels(y, f"{split} labels") for split, y in labels.items()})
+    known = {split: as_labels(y, f"{split} labels") for split, y in labels.items()}
+    if kind != "numbers":  # of numbers, blanks say nothing
+        _check_blanks(known)
+    known = {s: np.char.strip(y) if y.dtype.kind == "U" else y for s, y in known.items()}
     if kind == "names":
         _check_spelling(known)
         known = {split: y.astype(str) if y.size else y for split, y in known.items()}
@@ -108,21 +113,17 @@ def number_labels(
     return {split: _numbered(y, names, split) for split, y in known.items()}, names
 
 
-def _stripped(labels: Labels) -> dict[str, np.ndarray]:
-    """Texts without the blanks around them, which must not be all that tells two apart."""
-    stripped = dict(labels)
+def _check_blanks(labels: Labels) -> None:
+    """Raise where the blanks around two texts are all that tells them apart."""
     seen: dict[str, str] = {}
-    for split, y in labels.items():
-        if y.dtype.kind != "U":
-            continue
-        stripped[split] = np.char.strip(y)
-        for text in np.unique(y).tolist():
+    for y in labels.values():
+        for text in np.unique(y).tolist() if y.dtype.kind == "U" else ():
             if (other := seen.setdefault(text.strip(), text)) != text:
                 raise errors.DataError(
-                    f"Labels {other!r} and {text!r} differ by blanks alone. Write them the same "
-                    "way if they are one class, in other words if they are two."
+                    f"Labels {shortened(other)} and {shortened(text)} differ by blanks alone. "
+                    "Write them the same way if they are one class, in other words if they are "
+                    "two."
                 )
-    return stripped
 
 
 def _are_numbers(labels: Labels, names: Sequence[str] | None) -> bool:
@@ -146,10 +147,10 @@ def _are_numbers(labels: Labels, names: Sequence[str] | None) -> bool:
     if len(whole) == len(distinct):
         if listed:
             other = next(text for text in distinct if text not in listed) if not counted else None
-            rest = f"{other!r} is not" if other else f"{counted[0]} has integers"
+            rest = f"{shortened(other)} is not" if other else f"{counted[0]} has integers"
             raise errors.DataError(
-                f"Label {min(listed)!r} is one of the class names, but {rest}. Give --labels "
-                "names or --labels numbers."
+                f"Label {shortened(min(listed))} is one of the class names, but {rest}. Give "
+                "--labels names or --labels numbers."
             )
         _check_merged(distinct, [n for y in integers.values() for n in y.tolist()])
         return True
@@ -159,39 +160,37 @@ def _are_numbers(labels: Labels, names: Sequence[str] | None) -> bool:
         raise errors.DataError(_mixture(labels))
     if all(_REAL.fullmatch(text) for text in distinct):
         raise errors.DataError(
-            f"{next(iter(texts))} labels are numbers such as {distinct[0]!r}, but not whole ones. "
-            "Give integers, or --labels names to take each text as a name."
+            f"{next(iter(texts))} labels are numbers such as {shortened(distinct[0])}, but not "
+            "whole ones. Give integers, or --labels names to take each text as a name."
         )
     return False
 
 
 def _check_merged(texts: Sequence[str], integers: Sequence[int]) -> None:
     """Raise where two ways to write a number occur, of which either may be a name."""
-    seen = {number: str(number) for number in integers}
+    seen = {str(number): str(number) for number in integers}
     for text in texts:
-        number = _number(text)
-        if (other := seen.setdefault(number, text)) != text:
+        if (other := seen.setdefault(plain(text), text)) != text:
             raise errors.DataError(
-                f"Labels {other!r} and {text!r} are the same number and different texts. Give "
-                "--labels names if they are two classes, --labels numbers if they are one."
+                f"Labels {shortened(other)} and {shortened(text)} are the same number and "
+                "different texts. Give --labels names if they are two classes, --labels numbers "
+                "if they are one."
             )
 
 
 def _check_spelling(labels: Labels) -> None:
     """Raise where integers, to be taken as names, are written otherwise in the texts of a split."""
-    integers = {i for y in labels.values() if y.dtype.kind == "i" for i in np.unique(y).tolist()}
+    integers = {
+        str(i) for y in labels.values() if y.dtype.kind == "i" for i in np.unique(y).tolist()
+    }
     for split, y in labels.items():
         texts = np.unique(y).tolist() if integers and y.dtype.kind == "U" else []
         for text in filter(WHOLE.fullmatch, texts):
-            if (number := _number(text)) in integers and str(number) != text:
+            if (number := plain(text)) in integers and number != text:
                 raise errors.DataError(
-                    f"{split}: label {text!r} is another split's integer {number}, written "
-                    "otherwise. Save both as texts, or both as integers."
+                    f"{split}: label {shortened(text)} is another split's integer {number}, "
+                    "written otherwise. Save both as texts, or both as integers."
                 )
-
-
-def _number(whole: str) -> int:
-    return int(whole.partition(".")[0])
 
 
 def _check_places(labels: Labels, names: Sequence[str], base: int) -> None:
@@ -230,10 +229,10 @@ def _described(texts: np.ndarray, which: np.ndarray) -> str:
     for kind, of_kind in sorted(rows.items(), key=lambda item: -len(item[1])):
         first, count = of_kind[0], len(of_kind)
         if count > 1 and not said:
-            said.append(f"{count} rows are {kind}s such as {str(texts[first])!r}")
+            said.append(f"{count} rows are {kind}s such as {shortened(str(texts[first]))}")
         else:
             more = f" ({count} such rows)" if count > 1 else ""
-            said.append(f"row {first} is the {kind} {str(texts[first])!r}{more}")
+            said.append(f"row {first} is the {kind} {shortened(str(texts[first]))}{more}")
     return ", ".join(said)
 
 
@@ -242,7 +241,7 @@ def _kind(label: object) -> str:
 
 
 def _first(labels: np.ndarray) -> str:
-    return repr(labels[0].item())
+    return shortened(labels[0].item())
 
 
 def _lowered(labels: np.ndarray, base: int, split: str) -> np.ndarray:
@@ -268,7 +267,7 @@ def _numbered(labels: np.ndarray, names: Sequence[str], split: str) -> np.ndarra
     for row, name in enumerate(labels.tolist()):
         if name not in place:
             raise errors.DataError(
-                f"{split}: label {name!r} in row {row} is not among the class names. "
+                f"{split}: label {shortened(name)} in row {row} is not among the class names. "
                 f"They begin {', '.join(names[:3])}.{errors.did_you_mean(name, names)}"
             )
     return np.array([place[name] for name in labels.tolist()], dtype=np.int64)

@@ -11,10 +11,11 @@ import numpy as np
 
 from featbank.bank.agreement import NEAR_CHANCE, Agreement, agreement
 from featbank.bank.checks import as_copies
-from featbank.bank.classes import SEEN_VAL, class_counts
+from featbank.bank.classes import SEEN_VAL, class_counts, mostly_unused, other_bases
 from featbank.exchange.arrays import Arrays
 from featbank.exchange.formats import locate
 from featbank.files import file_digest
+from featbank.wording import number
 
 HASHED_BYTES = 1 << 30
 """Larger source files are named in the provenance, but not hashed."""
@@ -59,14 +60,16 @@ def hints(arrays: Arrays) -> list[str]:
     told = []
     if labels and min(map(np.min, labels)) == 1:
         told.append("no row has label 0; if the labels count from 1, add --label-base 1")
-    told += [*_other_bases(arrays), *_sparse(arrays), *_not_in_train(arrays)]
+    bases = other_bases(arrays.labels) if arrays.class_names is None else ()
+    told += [*bases, *_sparse(arrays), *_not_in_train(arrays)]
     told += _odd_names(arrays.class_names or ())
     if "val" not in arrays.labels:
         told.append(
             "no val: comparisons will be selected on test; --val-per-class or --val-fraction makes "
             "one"
         )
-    if arrays.held_out and arrays.seen.get("train", bool(arrays.classifier)):
+    of_train = "val" in arrays.held_out and bool(arrays.classifier)
+    if np.any(arrays.seen.get("val", of_train)):
         told.append(SEEN_VAL)
     return told
 
@@ -102,24 +105,10 @@ def provenance(arrays: Arrays, **options: Any) -> dict[str, Any]:
     }
 
 
-def _other_bases(arrays: Arrays) -> Iterator[str]:
-    """Splits whose labels are those of another, one higher."""
-    if arrays.class_names is not None:
-        return
-    ends = {split: (int(y.min()), int(y.max())) for split, y in arrays.labels.items() if y.size}
-    for one, (low, high) in ends.items():
-        for other, (least, most) in ends.items():
-            if (low, least, most) == (0, 1, high + 1):
-                yield (
-                    f"{one} labels go from 0 to {high}, {other} labels from 1 to {most}: does "
-                    f"{other} count from 1?"
-                )
-
-
 def _sparse(arrays: Arrays) -> Iterator[str]:
     if arrays.class_names is None and not arrays.classifier:
         used = len(np.unique(np.concatenate(list(arrays.labels.values()))))
-        if 2 * used < arrays.num_classes:
+        if mostly_unused(used, arrays.num_classes):
             yield (
                 f"{used} of {arrays.num_classes:,} classes are used; if the labels are ids, add "
                 "--renumber"
@@ -170,9 +159,11 @@ def _told_counts(arrays: Arrays) -> str:
     empty = np.flatnonzero(counts == 0)
     least = counts[counts > 0].min() if counts.any() else 0
     told = f"{counts.max(initial=0)} … {least} training rows"
+    has = f"{number(empty.size, 'class', 'classes')} {'has' if empty.size == 1 else 'have'}"
+    none = f"; {has} none: {_some(empty, 10)}" if empty.size else ""
     if least:
         told += f" (imbalance {counts.max() / least:.3g})"
-    return told + (f"; {empty.size} classes have none: {_some(empty, 10)}" if empty.size else "")
+    return told + none
 
 
 def _some(values: Iterable[object], most: int) -> str:

@@ -333,7 +333,7 @@ def test_overwriting_is_asked_for_and_keeps_the_old_file_on_failure(tmp_path: Pa
         ({"features": {"train": {"../x": X}}},
          errors.ConfigError, "is not usable"),
         ({"dtype": "float61"}, errors.ConfigError, "Did you mean 'float16'"),
-        ({"labels": {"train": Y * 0}}, errors.DataError, "1 classes. A bank needs 2"),
+        ({"labels": {"train": Y * 0}}, errors.DataError, "1 class. A bank needs 2"),
     ],
 )  # fmt: skip
 def test_bad_arrays_get_one_clear_error_and_no_file(
@@ -494,7 +494,7 @@ def test_val_must_not_share_rows_of_one_source(tmp_path: Path) -> None:
     both = {"train": {"instance": X}, "val": {"instance": X}}
     given = {"features": both, "labels": {"train": Y, "val": Y}}
     index = {"train": np.arange(4), "val": np.arange(3, 7)}
-    with pytest.raises(errors.DataError, match="train and val share 1 rows of 'images'"):
+    with pytest.raises(errors.DataError, match="train and val share 1 row of 'images'"):
         small(tmp_path / "b.h5", index=index, sources={s: "images" for s in both}, **given)
     assert list(tmp_path.iterdir()) == []
     small(tmp_path / "b.h5", index=index, **given)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -115,3 +116,150 @@ def test_a_damaged_bank_leaves_nothing(featbank: Run, toy_bank: Path, tmp_path: 
     error = featbank("export-features", toy_bank, "-o", "out", code=2).stderr
     assert error.count("\n") == 1, error
     assert sorted(path.name for path in tmp_path.iterdir()) == [toy_bank.name]
+
+
+def _rich(make_toy: Callable[..., Toy], path: Path, dtype: str) -> Path:
+    """A bank with all that an export keeps: copies, views in folders, marks, odd names."""
+    toy = make_toy((9, 7, 4), splits=("train", "val", "test", "train_balanced"))
+    for split, views in toy.features.items():
+        x = views["instance"].astype(dtype)
+        toy.features[split] = {"instance": x, "expert1/clip": np.stack([x, -x, 2 * x])}
+    rows = {split: len(y) for split, y in toy.labels.items()}
+    weight, bias = toy.classifier
+    return toy.write(
+        path,
+        class_names=["2", " 0", "ä\u2028b"],
+        classifier={"instance": (weight, bias), "expert1/clip": (-weight, None)},
+        index={"train": np.arange(rows["train"])[::-1] + 90, "val": np.arange(rows["val"])},
+        sources={"train": "images", "val": "images"},
+        paths={"val": [f" {i}\r.png" for i in range(rows["val"])]},
+        seen={"train": np.arange(rows["train"]) % 3 > 0, "val": np.arange(rows["val"]) % 2 > 0},
+        held_out={"val": np.arange(rows["val"]) % 4 > 0},
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_an_export_is_read_back(
+    featbank: Run, make_toy: Callable[..., Toy], tmp_path: Path, dtype: str
+) -> None:
+    """The same fingerprint, and what the fingerprint does not cover."""
+    path = _rich(make_toy, tmp_path / "rich.h5", dtype)
+    featbank("export-features", path, "-o", "out")
+    featbank("import", "out", "-o", "back.h5")
+    with Bank(path) as before, Bank(tmp_path / "back.h5") as after:
+        assert after.fingerprint == before.fingerprint
+        assert after.full_counts.tolist() == before.full_counts.tolist()
+        for split in before.splits:
+            assert after.source(split) == before.source(split)
+            assert after.seen(split).tolist() == before.seen(split).tolist()
+        about = json.loads((tmp_path / "out/bank.json").read_text())
+        assert about["full_counts"] == before.full_counts.tolist()
+        held_out = before.held_out("val")
+        assert held_out is not None
+        assert about["splits"]["val"]["held_out"] == held_out.sum()
+        assert about["splits"]["val"]["seen"] == before.seen("val").sum()
+    assert np.load(tmp_path / "out/val/held_out.npy").dtype == bool
+    assert not (tmp_path / "out/test/seen.npy").exists()
+
+
+def test_a_split_bank_keeps_its_groups(
+    featbank: Run, make_toy: Callable[..., Toy], tmp_path: Path
+) -> None:
+    """Classes are grouped by train and what was held out of it; a seen val stays seen."""
+    make_toy((130, 30, 8), splits=("train", "test")).write(tmp_path / "b.h5")
+    featbank("split", "b.h5", "--val-fraction", 0.4, "-o", "v.h5")
+    featbank("export-features", "v.h5", "-o", "out")
+    featbank("import", "out", "-o", "back.h5")
+    with Bank(tmp_path / "v.h5") as before, Bank(tmp_path / "back.h5") as after:
+        assert after.fingerprint == before.fingerprint
+        assert after.seen("val").all()
+        assert after.groups()["many"].tolist() == [True, False, False]
+    featbank("import", "out", "--seen", "none", "-o", "frozen.h5")
+    with Bank(tmp_path / "frozen.h5") as bank:
+        assert not bank.seen("val").any()
+
+
+def test_an_export_without_val_may_be_split(
+    featbank: Run, make_toy: Callable[..., Toy], tmp_path: Path
+) -> None:
+    """Marks go along with their rows, as `featbank split` has it."""
+    toy = make_toy((9, 7, 4), splits=("train",))
+    toy.write(tmp_path / "b.h5", seen={"train": np.arange(20) % 2 > 0})
+    featbank("export-features", "b.h5", "-o", "out")
+    featbank("import", "out", "--val-per-class", 2, "-o", "one.h5")
+    featbank("split", "b.h5", "--val-per-class", 2, "-o", "other.h5")
+    with Bank(tmp_path / "one.h5") as one, Bank(tmp_path / "other.h5") as other:
+        assert one.fingerprint == other.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("bank.json", "{", "bank.json is not what `featbank export-features` writes now"),
+        ("bank.json", '{"splits": {"../x": {}}, "views": [], "classifiers": []}', "is not what"),
+        ("classes/name.txt", "a\nb\nc\nd\n", "name.txt has 4 lines, bank.json says K = 3"),
+        ("val/path.txt", "a\n", "val: row counts disagree"),
+        ("train/seen.npy", np.ones(3, bool), "train: row counts disagree"),
+        ("val/held_out.npy", np.ones(60), "It must be bool [N]"),
+        ("train/label.npy", np.full(20, 3), "train: label 3 in row 0 is outside 0…2"),
+        ("test/index.npy", None, "index.npy: no such file"),
+    ],
+)  # fmt: skip
+def test_a_changed_export(
+    featbank: Run,
+    make_toy: Callable[..., Toy],
+    tmp_path: Path,
+    name: str,
+    content: str | np.ndarray | None,
+    message: str,
+) -> None:
+    """One line that names what is wrong."""
+    featbank("export-features", _rich(make_toy, tmp_path / "b.h5", "float32"), "-o", "out")
+    file = tmp_path / "out" / name
+    file.unlink()
+    if isinstance(content, str):
+        file.write_text(content)
+    elif content is not None:
+        np.save(file, content)
+    error = featbank("import", "out", "-o", "back.h5", code=2).stderr
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_options_that_an_export_answers(
+    featbank: Run, make_toy: Callable[..., Toy], tmp_path: Path
+) -> None:
+    """They are refused, and the output may be none of its files."""
+    featbank("export-features", _rich(make_toy, tmp_path / "b.h5", "float32"), "-o", "out")
+    for options in (["--renumber"], ["--label-base", 1], ["--test", "a.npy", "b.npy"]):
+        error = featbank("import", "out", *options, "--dry-run", code=2).stderr
+        assert f"says all that {options[0]} would" in error
+    inside = "out/train/instance/feature.npy"
+    error = featbank("import", "out", "-o", inside, "--overwrite", code=2).stderr
+    assert f"{inside} is read as well" in error
+
+
+def test_values_that_are_not_finite_are_refused(featbank: Run, tmp_path: Path) -> None:
+    """The row is named, and nothing is left."""
+    x = np.arange(14, dtype=np.float32).reshape(7, 2)
+    y = np.array([0, 1, 0, 1, 0, 1, 0])
+    write_bank(tmp_path / "b.h5", {"train": {"instance": np.stack([x, x])}}, {"train": y})
+    with h5py.File(tmp_path / "b.h5", "r+") as file:
+        file["train/instance/feature"][1, 4] = np.nan
+    error = featbank("export-features", "b.h5", "-o", "out", code=2).stderr
+    assert "train/instance: NaN or infinity in row 4 (1 such row)" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bank_within_an_export_is_not_removed(
+    featbank: Run, make_toy: Callable[..., Toy], tmp_path: Path
+) -> None:
+    """Also where it is named by a link."""
+    bank = make_toy((9, 7, 4)).write(tmp_path / "b.h5")
+    featbank("export-features", bank, "-o", "out")
+    bank.rename(tmp_path / "out" / "b.h5")
+    (tmp_path / "link.h5").symlink_to("out/b.h5")
+    for name in ("out/b.h5", "link.h5"):
+        error = featbank("export-features", name, "-o", "out", "--overwrite", code=2).stderr
+        assert f"out holds {name}, which is read" in error
+    assert (tmp_path / "out" / "b.h5").exists()

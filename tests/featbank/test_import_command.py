@@ -72,7 +72,7 @@ def test_folders_make_the_same_bank(featbank: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        ({"x/c.npy": X[0]}, "x/c.npy has no partner in y (1 such files)"),
+        ({"x/c.npy": X[0]}, "x/c.npy has no partner in y (1 such file)"),
         ({"y/c.npy": Y[0]}, "y/c.npy has no partner in x"),
         ({"x/b.npy": np.ones(3)}, "x/b.npy has 3 numbers, a.npy has 2"),
         ({"x/b.npy": X}, "x/b.npy has shape [4, 2]"),
@@ -104,12 +104,14 @@ def test_options_and_archive_agree(featbank: Run, arrays: Path) -> None:
         x_train_balanced=X + 1, x_test_balanced=X + 1, w0_balanced=WEIGHT + 1, b0_balanced=BIAS,
     )  # fmt: skip
     np.save(arrays / "wb.npy", WEIGHT + 1)
+    for name in ("x", "xb"):
+        np.save(arrays / f"{name}t.npy", np.load(arrays / f"{name}.npy"))
     (arrays / "names.txt").write_text("cat\ndog\nowl\n")
     names = ("--class-names", "names.txt")
     featbank("import", "all.npz", *names, "-o", "a.h5")
     told = featbank(
-        "import", "--train", "x.npy", "y.npy", "--test", "x.npy", "y.npy",
-        "--view", "balanced", "train", "xb.npy", "--view", "balanced", "test", "xb.npy",
+        "import", "--train", "x.npy", "y.npy", "--test", "xt.npy", "y.npy",
+        "--view", "balanced", "train", "xb.npy", "--view", "balanced", "test", "xbt.npy",
         "--classifier", "w.npy", "b.npy", "--view-classifier", "balanced", "wb.npy", "b.npy",
         *names, "-o", "b.h5",
     ).stdout  # fmt: skip
@@ -169,7 +171,7 @@ def test_labels_from_one_and_by_name(featbank: Run, arrays: Path) -> None:
     assert len({fingerprint(arrays / name) for name in ("n.h5", "m.h5", "t.h5")}) == 1
     told = featbank("import", "--train", "x.npy", "y1.npy", "--dry-run").stdout
     assert "if the labels count from 1, add --label-base 1" in told
-    assert "1 classes have none: 0" in told
+    assert "1 class has none: 0" in told
 
 
 def test_dry_run_writes_nothing(featbank: Run, arrays: Path) -> None:
@@ -265,3 +267,165 @@ def test_real_features(featbank: Run, tmp_path: Path, real_features: Path) -> No
     told = featbank("import", real_features, "--val-per-class", 2, "--dry-run").stdout
     assert "val: 200 rows held out of train" in told
     assert "498 … 3 training rows" in told
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Path:
+    """A folder with one input of each kind."""
+    np.save(tmp_path / "feat.npy", X)
+    np.save(tmp_path / "lab.npy", Y)
+    np.save(tmp_path / "feat2.npy", X + 3)
+    np.save(tmp_path / "ft.npy", X - 3)
+    np.save(tmp_path / "W.npy", WEIGHT)
+    np.save(tmp_path / "B.npy", BIAS)
+    np.savez(tmp_path / "whole.npz", x_train=X, y_train=Y)
+    (tmp_path / "names.txt").write_text("\n".join("abc"))
+    for folder, array in (("fx", X), ("fy", Y)):
+        (tmp_path / folder).mkdir()
+        for row in range(4):
+            np.save(tmp_path / folder / f"{row}.npy", array[row])
+    return tmp_path
+
+
+GIVEN = ["--train", "feat.npy", "lab.npy"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "output"),
+    [
+        (GIVEN, "feat.npy"),
+        (GIVEN, "lab.npy"),
+        ([*GIVEN, "--test", "ft.npy", "lab.npy"], "ft.npy"),
+        ([*GIVEN, "--view", "other", "train", "feat2.npy"], "feat2.npy"),
+        ([*GIVEN, "--classifier", "W.npy", "B.npy"], "B.npy"),
+        ([*GIVEN, "--view-classifier", "instance", "W.npy", "B.npy"], "W.npy"),
+        ([*GIVEN, "--class-names", "names.txt"], "names.txt"),
+        (["whole.npz"], "whole.npz"),
+        (["--train", "whole.npz:x_train", "whole.npz:y_train"], "whole.npz"),
+        (["--train", "fx", "fy"], "fy/2.npy"),
+    ],
+)
+@pytest.mark.parametrize("link", [None, "symlink", "hardlink"])
+def test_no_input_is_overwritten(
+    featbank: Run, inputs: Path, arguments: list[str], output: str, link: str | None
+) -> None:
+    """Also where the output is a link to it."""
+    before = (inputs / output).read_bytes()
+    target = inputs / output
+    if link == "symlink":
+        (inputs / "link").symlink_to(output)
+    elif link == "hardlink":
+        (inputs / "link").hardlink_to(target)
+    out = "link" if link else output
+    error = featbank("import", *arguments, "-o", out, "--overwrite", code=2).stderr
+    assert error == f"featbank: {out} is read as well. Choose another output.\n"
+    assert target.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            [*GIVEN, "--val", "feat.npy", "lab.npy"],
+            "train and val have the same features, feat.npy",
+        ),
+        (
+            [*GIVEN, "--val", "ft.npy", "lab.npy", "--test", "soft.npy", "lab.npy"],
+            "val and test have the same features, ft.npy and soft.npy",
+        ),
+        (
+            [*GIVEN, "--test", "hard.npy", "lab.npy"],
+            "train and test have the same features, feat.npy and hard.npy",
+        ),
+        (
+            ["--train", "one.npz:f", "lab.npy", "--test", "one.npz", "lab.npy"],
+            "train and test have the same features, one.npz:f and one.npz",
+        ),
+        (
+            [*GIVEN, "--test", "ft.npy", "lab.npy", "--view", "b", "train", "feat2.npy", "--view",
+             "b", "test", "feat2.npy"],
+            "train and test have the same features, feat2.npy",
+        ),
+        (
+            ["--train-balanced", "ft.npy", "lab.npy", *GIVEN, "--test", "ft.npy", "lab.npy"],
+            "test and train_balanced have the same features, ft.npy",
+        ),
+    ],
+)  # fmt: skip
+def test_splits_from_one_place_are_refused(
+    featbank: Run, inputs: Path, arguments: list[str], message: str
+) -> None:
+    """By file and key, also through links."""
+    (inputs / "soft.npy").symlink_to("ft.npy")
+    (inputs / "hard.npy").hardlink_to(inputs / "feat.npy")
+    np.savez(inputs / "one.npz", f=X)
+    assert message in featbank("import", *arguments, "-o", "b.h5", code=2).stderr
+    assert not (inputs / "b.h5").exists()
+
+
+def test_a_split_from_the_rows_of_a_table_and_from_all(featbank: Run, inputs: Path) -> None:
+    """The rows of a table may be several splits, its column may not be another beside them."""
+    table = pa.table({"embedding": X.tolist(), "label": Y, "split": ["train"] * 3 + ["val"]})
+    parquet.write_table(table, inputs / "rows.parquet")
+    whole = ("--test", "rows.parquet:embedding", "rows.parquet:label")
+    error = featbank("import", "rows.parquet", *whole, "--dry-run", code=2).stderr
+    assert "train and test have the same features, rows.parquet:embedding" in error
+    featbank("import", "rows.parquet", "--dry-run")
+
+
+def test_splits_that_may_be_from_one_place(featbank: Run, inputs: Path) -> None:
+    """A balanced train set, and labels."""
+    featbank(
+        "import", *GIVEN, "--train-balanced", "feat.npy", "lab.npy", "--test", "ft.npy", "lab.npy",
+        "-o", "b.h5",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--val-seed", 0], "--val-seed is about a val that is held out. Give --val-per-class or"),
+        (["--val-seed", 7, "--val", "ft.npy", "lab.npy"], "--val-seed is about a val"),
+        (
+            ["--val-per-class", 1, "--val-fraction", 0.1],
+            "--val-per-class and --val-fraction are both given. Give one of the two.",
+        ),
+        (["--seen", "train+val"], "--seen train+val is about a val that is given"),
+        (["--seen", "train+val", "--val-per-class", 1], "counts as train does"),
+    ],
+)
+def test_options_about_val(
+    featbank: Run, inputs: Path, options: list[object], message: str
+) -> None:
+    """Each says what it needs."""
+    assert message in featbank("import", *GIVEN, *options, "--dry-run", code=2).stderr
+
+
+def test_a_given_val_may_be_seen(featbank: Run, inputs: Path) -> None:
+    """Not seen unless it is said, with a note where that is not sure."""
+    val = [*GIVEN, "--val", "ft.npy", "lab.npy", "--classifier", "W.npy", "B.npy"]
+    for seen, rows, noted in (("train+val", 4, False), ("train", 0, True), ("none", 0, False)):
+        told = featbank("import", *val, "--seen", seen, "-o", f"{seen}.h5").stdout
+        assert ("if it was, give --seen train+val" in told) == noted
+        assert ("stage 1 was probably trained on the rows of val" in told) == (rows > 0)
+        with Bank(inputs / f"{seen}.h5") as bank:
+            assert bank.seen("val").sum() == rows
+            assert bank.seen("train").all() == (seen != "none")
+
+
+def test_a_number_of_val_rows_beyond_64_bits(featbank: Run, inputs: Path) -> None:
+    """Half of each class."""
+    told = featbank("import", *GIVEN, "--val-per-class", 2**70, "-o", "b.h5").stdout
+    assert "smaller class" in told
+    with Bank(inputs / "b.h5") as bank:
+        assert bank.rows("val") == sum(n // 2 for n in np.bincount(Y))
+
+
+def test_held_out_images_may_not_be_balanced_ones(featbank: Run, inputs: Path) -> None:
+    """train_balanced may share its paths with train, not with a val that is held out of it."""
+    both = ("--train", "fx", "fy", "--train-balanced", "fx", "fy")
+    featbank("import", *both, "-o", "b.h5")
+    error = featbank("import", *both, "--val-per-class", 2, "-o", "v.h5", code=2).stderr
+    assert "share 1 path, such as " in error
+    assert "train_balanced" in error
+    assert not (inputs / "v.h5").exists()

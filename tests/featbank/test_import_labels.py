@@ -83,8 +83,8 @@ def test_texts_keep_their_identity(
         (["8", "٨", "8"], "2 rows are numbers such as '8', row 1 is the name '٨'"),
         (["1,000", "7", "7"], "2 rows are numbers such as '7', row 0 is the name '1,000'"),
         (["elk"] * 6 + ["12", "13"], "6 rows are names such as 'elk', row 6 is the number '12' (2"),
-        (["elk"] * 4 + [" "], "row 4 is empty (1 such rows); 4 rows are names such as 'elk'"),
-        (["", "5", "6"], "row 0 is empty (1 such rows); 2 rows are numbers such as '5'"),
+        (["elk"] * 4 + [" "], "row 4 is empty (1 such row); 4 rows are names such as 'elk'"),
+        (["", "5", "6"], "row 0 is empty (1 such row); 2 rows are numbers such as '5'"),
         (["", ""], "row 0 is empty (2 such rows). Fill it in"),
         (["elk", "elk "], "Labels 'elk' and 'elk ' differ by blanks alone"),
         (["4", "\u00a04"], "differ by blanks alone"),
@@ -109,7 +109,7 @@ def test_texts_keep_their_identity(
         (np.array([[0, 1, 0], [0, 0, 0]]), "Row 1 is all zeros"),
         (np.array([[0.5, 0.5], [0, 1]]), "look like features or scores"),
         (np.eye(3, dtype=bool), "Of one-hot rows take argmax(axis=1)"),
-        (["elk", "elk"], "The labels have 1 classes"),
+        (["elk", "elk"], "The labels have 1 class."),
     ],
 )
 def test_labels_that_need_a_word(featbank: Run, texts: Labels, message: str) -> None:
@@ -185,7 +185,8 @@ def test_class_names_are_looked_up_first(featbank: Run, tmp_path: Path) -> None:
         (b"\nelk\nowl", "n.txt: line 1 is empty"),
         (b"elk\r\n \t\r\nowl\r\n", "n.txt: line 2 is empty"),
         (b"\n \n", "n.txt has no class names"),
-        ("elk\nowl".encode("utf-16"), "n.txt is not a readable text file: it is not UTF-8"),
+        ("elk\nöwl".encode("latin-1"), "n.txt is not a readable text file"),
+        ("elk\nowl".encode("utf-16-le"), "n.txt: line 1 has a NUL. Save the file as UTF-8."),
         (b"elk\nowl\nelk\n", "Class name 'elk' comes twice"),
     ],
 )
@@ -301,3 +302,80 @@ def test_arrays_with_huge_labels(tmp_path: Path) -> None:
     with pytest.raises(errors.LabelRange, match="would be 2,305,843,009,213,693,953 classes"):
         write_bank(tmp_path / "b.h5", {"train": {"instance": x}}, {"train": y})
     assert not list(tmp_path.iterdir())
+
+
+LONG = "8" * 4500
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "message"),
+    [
+        ([LONG, "1"], (), "does not fit 64 bits with sign (1 such row)"),
+        (["-" + LONG, "1"], ("--labels", "numbers"), "does not fit 64 bits with sign"),
+        ([LONG, "0" + LONG], (), "are the same number and different texts"),
+        ([LONG, LONG + " "], (), "differ by blanks alone"),
+        ([LONG, "owl"], (), "Repair the odd ones"),
+        (["1.5", LONG + ".5"], (), "but not whole ones"),
+        (["9223372036854775808", "1"], (), "'9223372036854775808' in row 0 does not fit 64 bits"),
+    ],
+)
+def test_numbers_of_any_length(
+    featbank: Run, tmp_path: Path, labels: list[str], options: tuple[str, ...], message: str
+) -> None:
+    """Compared without Python's limit for `int`; one short line."""
+    error = imported(featbank, labels, *options, code=2).stderr
+    assert message in error
+    assert len(error) < 400
+
+
+def test_long_numbers_that_are_understood(featbank: Run, tmp_path: Path) -> None:
+    """Zeros in front and behind count nothing; as names, digits of any number."""
+    zeros = "0" * 5000
+    imported(featbank, ["+" + zeros + "1", "0." + zeros], "--labels", "numbers")
+    assert classes()[0] == [1, 0]
+    imported(featbank, [LONG, LONG[1:]], "--labels", "names")
+    assert classes()[0] == [1, 0]
+
+
+def test_numbers_with_blanks_are_one_number(featbank: Run, tmp_path: Path) -> None:
+    """`--labels numbers` says what a text is; otherwise they may be two names."""
+    texts = ["2", "\t2", "0 ", " 0", "1"]
+    assert "differ by blanks alone" in imported(featbank, texts, code=2).stderr
+    imported(featbank, texts, "--labels", "numbers")
+    assert classes()[0] == [2, 2, 0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("y", "options", "message"),
+    [
+        ([3, 44_000_000], (), "Give --renumber to number the ids that occur.\n"),
+        ([3, 9_999_999], (), "Give --renumber to number the ids that occur, or --max-classes"),
+        ([0, -7, 2, -7], (), "label -7 in row 1 is negative (2 such rows). If labels are ids, give "
+         "--renumber"),
+        ([-3, -1], (), "label -3 in row 0 is negative (2 such rows)"),
+        ([0, 815], ("--classifier", "w.npy", "b.npy"), "label 815 in row 1 is outside 0…1, the "
+         "rows of the classifier (1 such row). If labels are ids, give --labels names --class-"),
+        ([0, 0], (), "The labels have 1 class. A bank needs 2."),
+        (np.array(["elk", 3], dtype=object), (), "it holds Python objects. Save texts as "
+         "y.astype(str)"),
+    ],
+)  # fmt: skip
+def test_remedies_help(
+    featbank: Run, tmp_path: Path, y: Labels, options: tuple[str, ...], message: str
+) -> None:
+    """What is proposed is accepted."""
+    np.save("w.npy", np.ones((2, 2)))
+    np.save("b.npy", np.zeros(2))
+    assert message in imported(featbank, y, *options, code=2).stderr
+
+
+def test_the_proposed_options_import_ids(featbank: Run, tmp_path: Path) -> None:
+    """Of a classifier, ids are names."""
+    np.save("w.npy", np.ones((2, 2)))
+    np.save("b.npy", np.zeros(2))
+    (tmp_path / "ids.txt").write_text("815\n-4\n")
+    classifier = ("--classifier", "w.npy", "b.npy")
+    imported(featbank, [-4, 815], *classifier, "--labels", "names", "--class-names", "ids.txt")
+    assert classes() == ([1, 0], ["815", "-4"])
+    imported(featbank, [-4, 44_000_000], "--renumber")
+    assert classes() == ([0, 1], ["-4", "44000000"])

@@ -226,7 +226,7 @@ def table(file: Path, columns: dict[str, list[object]]) -> None:
     [
         (
             {"path": ["a.png", "b.png", "c.png", "b.png"]},
-            "train and test share 1 paths, such as 'b",
+            "train and test share 1 path, such as 'b",
         ),
         ({"path": ["a\0", "b", "c", "d"]}, "has a NUL"),
         ({"index": [4, 4, 1, 2]}, "train: index 4 in row 1 occurs before"),
@@ -261,3 +261,22 @@ def test_images_of_one_name_in_two_folders(featbank: Run, tmp_path: Path) -> Non
     again = ("--train", "train/x", "train/y", "--test", "train/x", "train/y")
     done = featbank("import", *again, "--dry-run", code=2)
     assert "train and test share 5 paths, such as 'train/x/000'" in done.stderr
+
+
+@pytest.mark.parametrize("width", [0, 3])
+def test_features_of_size_0_are_named_first(featbank: Run, tmp_path: Path, width: int) -> None:
+    """Whatever the other splits have."""
+    for name, d in (("a", width), ("b", 0)):
+        np.save(tmp_path / f"{name}.npy", np.ones((5, d), np.float32))
+    np.save(tmp_path / "y.npy", Y)
+    command = ("import", "--train", "a.npy", "y.npy", "--test", "b.npy", "y.npy", "--dry-run")
+    assert "Features have D = 0. Check what was saved." in featbank(*command, code=2).stderr
+
+
+def test_either_axis_may_be_tokens(featbank: Run, tmp_path: Path) -> None:
+    """[N, T, D] and [N, D, T] look the same: both are said."""
+    np.save(tmp_path / "x.npy", np.ones((5, 16, 49), np.float32))
+    np.save(tmp_path / "y.npy", Y)
+    error = featbank("import", "--train", "x.npy", "y.npy", "--dry-run", code=2).stderr
+    assert "16 tokens or points in time per row, [N, T, D], or 49 of them, [N, D, T]" in error
+    assert "x.mean(axis=1) or x.mean(axis=2)" in error

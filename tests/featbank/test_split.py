@@ -322,3 +322,60 @@ def test_a_flag_that_is_neither_0_nor_1_is_damage(tmp_path: Path, column: str) -
         raw[f"val/{column}"][3] = 7
     with Bank(tmp_path / "v.h5") as bank, pytest.raises(errors.Corrupt, match=f"val/{column}: 7"):
         bank.flags("val", column)
+
+
+@pytest.mark.parametrize("wanted", ["9223372036854775808", "123456789012345678901234567890"])
+def test_a_number_beyond_64_bits_is_half_of_each_class(
+    featbank: Run, bank: Path, wanted: str
+) -> None:
+    """As any number that no class can spare."""
+    told = featbank("split", bank, "--val-per-class", wanted, "-o", bank.with_name("v.h5")).stdout
+    assert "5 smaller classes gave at most half of their rows" in told
+    with Bank(bank.with_name("v.h5")) as b:
+        assert np.bincount(b.labels("val")).tolist() == [60, 30, 12, 6, 2]
+
+
+@pytest.mark.parametrize(
+    ("how", "held", "counts", "words"),
+    [
+        (
+            HoldOut(2),
+            [2, 1, 0],
+            [9, 3, 1],
+            "3 rows held out of train, 2 per class, seed 0; 1 smaller class gave at most half of "
+            "its rows; 1 class of one row gave none",
+        ),
+        (HoldOut(1), [1], [2], "1 row held out of train, 1 per class, seed 0"),
+        (
+            HoldOut(None, 3e-7),
+            [1, 1, 0, 0],
+            [9, 4, 1, 1],
+            "2 rows held out of train, less than 0.01 % of each class, at least 1, seed 0; 2 "
+            "classes of one row gave none",
+        ),
+        (HoldOut(None, 0.125), [4], [32], "4 rows held out of train, 12.5 % of each class"),
+    ],
+)
+def test_what_was_held_out_in_words(
+    how: HoldOut, held: list[int], counts: list[int], words: str
+) -> None:
+    """Singular and plural, and small shares without an exponent."""
+    assert words in how.describe(np.array(held), np.array(counts))
+
+
+def test_images_of_val_may_not_be_in_another_split(
+    make_toy: Callable[..., Toy], tmp_path: Path
+) -> None:
+    """By path, as `verify` checks it; nothing is written."""
+    toy = make_toy((8, 6, 4), splits=("train", "train_balanced"))
+    names = [f"im{row}.jpg" for row in range(18)]
+    balanced = names + [f"more{row}.jpg" for row in range(len(toy.labels["train_balanced"]) - 18)]
+    path = toy.write(tmp_path / "b.h5", paths={"train": names, "train_balanced": balanced})
+    with pytest.raises(
+        errors.DataError, match=r"train_balanced and val share 3 paths, such as 'im"
+    ):
+        split_val(path, tmp_path / "v.h5", HoldOut(1))
+    assert not (tmp_path / "v.h5").exists()
+    toy.write(tmp_path / "c.h5", paths={"train": ["same.jpg"] * 18})  # one image in many rows
+    with pytest.raises(errors.DataError, match=r"train and val share 1 path, such as 'same.jpg'"):
+        split_val(tmp_path / "c.h5", tmp_path / "v.h5", HoldOut(1))

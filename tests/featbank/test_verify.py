@@ -414,3 +414,22 @@ def test_real_features(featbank: Run, real_features: Path) -> None:
         ["test/instance/feature:", "5"],
         ["test/balanced/feature:", "5"],
     ]
+
+
+def test_every_figure_of_the_classifier_is_shown(
+    featbank: Run, make_toy: Callable[..., Toy], tmp_path: Path
+) -> None:
+    """Also of views near chance, and of those beside them; in ``--json``, too."""
+    toy = make_toy(views=("instance", *(f"expert{i}" for i in range(10))))
+    weight, bias = toy.classifier
+    wrong = {f"expert{i}": (-weight, bias) for i in range(9)}
+    path = toy.write(tmp_path / "b.h5", classifier={"instance": (weight, bias), **wrong})
+    lines = featbank("verify", path).stdout.splitlines()
+    for view in toy.features["train"]:
+        (line,) = [line for line in lines if f" {view}: right on " in line]
+        assert "(chance 20.0 %)" in line
+        assert "averaged by class" in line
+    checks = json.loads(featbank("verify", path, "--json").stdout)["checks"]
+    (check,) = [check for check in checks if check["name"] == "classifier"]
+    assert len(check["found"]) == 9
+    assert check["detail"].count("averaged by class") == 11

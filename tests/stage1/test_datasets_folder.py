@@ -172,3 +172,16 @@ def test_an_image_left_out_of_both_training_splits_is_counted_once(make: Make) -
     assert "4 in all: " in told
     assert told.endswith("class 'a' of train, 'a' of test, 'a' of train_balanced.")
     assert dataset.train_counts.tolist() == [0, 3]
+
+
+def test_hidden_files_are_no_images(make: Make) -> None:
+    """Nor is what lies in hidden folders; a class with nothing else is empty."""
+    root = make({"train/a": 2, "train/b": 3, "test/a": 1, "test/b": 1, "train/b/.thumbs": 2})
+    (root / "train/a/._0.png").write_bytes(b"\0\5\x16\7")
+    (root / "test/b/.old.jpeg").write_bytes(b"")
+    dataset = load(root)
+    assert dataset.train_counts.tolist() == [2, 3]
+    assert dataset.splits["test"].paths == ("test/a/0.png", "test/b/0.png")
+    (root / "test/b/0.png").rename(root / "test/b/.0.png")
+    with pytest.raises(errors.EmptyClass, match=r"test/b holds no image"):
+        load(root)

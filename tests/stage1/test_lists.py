@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +11,20 @@ import pytest
 from PIL import Image
 
 from featbank import errors
+from stage1.datasets import load_dataset
+from stage1.images import DatasetSettings
 from stage1.lists import (
+    ListEntry,
+    count_classes,
     decode_images,
     decode_readable,
+    entries_within,
     image_shape,
     read_class_names,
     read_list,
     warn_of_shared,
 )
+from tests.stage1.conftest import MakeLists
 
 
 def test_paths_may_hold_spaces_and_blank_lines_are_skipped(tmp_path: Path) -> None:
@@ -61,7 +69,7 @@ def test_lists_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(errors.DataError, match="names no image"):
         read_list(file)
     file.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(errors.DataError, match="cannot be read as text"):
+    with pytest.raises(errors.DataError, match="is not a readable text file"):
         read_list(file)
     file.write_text(f"a.png {10**9}\n")
     with pytest.raises(errors.LabelRange, match="outside 0…999999"):
@@ -79,7 +87,7 @@ def test_class_names(tmp_path: Path) -> None:
     file.write_text("cat\n")
     with pytest.raises(errors.DataError, match="1 class names"):
         read_class_names(file)
-    with pytest.raises(errors.ConfigError, match="no such class-name file"):
+    with pytest.raises(errors.ConfigError, match="no such file of class names"):
         read_class_names(tmp_path / "none.txt")
 
 
@@ -216,12 +224,12 @@ def test_labels_are_ascii_digits(tmp_path: Path, label: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "line"),
-    [("\na\nb\n", 1), ("a\n \nb\n", 2), ("a\nb\n\n", 3), ("\ufeff\na\nb", 1), ("a\nb\n\t\n", 3)],
+    [("\na\nb\n", 1), ("a\n \nb\n", 2), ("a\nb\n\nc\n\n", 3), ("\ufeff\na\nb", 1)],
 )
 def test_an_empty_class_name_is_refused_with_its_number(
     tmp_path: Path, text: str, line: int
 ) -> None:
-    """At the start, in the middle and at the end; one newline at the end is no line."""
+    """At the start and in the middle; lines at the end are no names."""
     file = tmp_path / "classes.txt"
     file.write_text(text)
     with pytest.raises(errors.DataError, match=f"line {line} is empty"):
@@ -256,3 +264,80 @@ def test_lists_that_share_images(tmp_path: Path, recwarn: pytest.WarningsRecorde
     recwarn.clear()
     warn_of_shared({split: entries_of[split] for split in ("train", "val")})
     assert not recwarn.list
+
+
+def listed(**labels: list[int]) -> dict[str, list[ListEntry]]:
+    """Entries of lists with these labels."""
+    return {
+        split: [ListEntry(f"{split}{i}.png", y, f"{split}.txt line {i + 1}") for i, y in rows]
+        for split, values in labels.items()
+        for rows in [list(enumerate(values))]
+    }
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ({"train": [0, 1, 123_456], "test": [1]}, "train.txt line 3 has the label 123456, and 3 of "
+         "123,457 classes are used. Check that label, or give --class-names."),
+        ({"train": [0, 1], "val": [700_000, 0]}, "val.txt line 1 has the label 700000, and 3 of"),
+    ],
+)  # fmt: skip
+def test_one_slip_makes_no_hundred_thousand_classes(
+    labels: dict[str, list[int]], words: str
+) -> None:
+    """The label is named with its line."""
+    with pytest.raises(errors.LabelRange) as caught:
+        count_classes(listed(**labels))
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ({"train": [0, 1, 2], "test": [2, 1, 612]}, "test.txt line 3 has the label 612, and 4 "
+         "of 613 classes are used. Check that label"),
+        ({"train": [2, 1, 3], "test": [1, 0, 2]}, "test labels go from 0 to 2, train labels "
+         "from 1 to 3: does train count from 1?"),
+        ({"train": [0, 1], "test": [2, 1]}, "train labels go from 0 to 1, test labels from 1 to 2"),
+    ],
+)  # fmt: skip
+def test_labels_that_may_be_slips_are_a_warning(labels: dict[str, list[int]], words: str) -> None:
+    """K is what the labels say."""
+    with pytest.warns(UserWarning, match=re.escape(words)) as caught:
+        assert count_classes(listed(**labels)) == max(map(max, labels.values())) + 1
+    assert len(caught) == 1
+
+
+def test_labels_without_a_doubt(recwarn: pytest.WarningsRecorder) -> None:
+    """Half of the classes are enough; a split may lack the first."""
+    assert count_classes(listed(train=[0, 3], test=[3])) == 4
+    assert count_classes(listed(train=[0, 1, 2], test=[1, 2])) == 3
+    assert not recwarn.list
+
+
+def test_a_data_set_with_a_slip(make_lists: MakeLists, tmp_path: Path) -> None:
+    """Refused, unless class names say how many there are: then the label is out of range."""
+    options = make_lists(train=[0, 1, 200_000], test=[0])
+    with pytest.raises(errors.LabelRange, match="3 of 200,001 classes are used"):
+        load_dataset(DatasetSettings("lists", **options))
+    options = make_lists(train=[0, 1, 9], test=[0])
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(map(str, range(10))))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_dataset(DatasetSettings("lists", class_names=str(names), **options))
+
+
+def test_absolute_paths_below_a_root_that_is_a_link(tmp_path: Path) -> None:
+    """Written with the link or with what it leads to, they are inside; others are not."""
+    real, link = tmp_path / "disk" / "images", tmp_path / "data"
+    real.mkdir(parents=True)
+    link.symlink_to("disk")
+    for root in (link / "images", real):
+        for start in {root, real}:
+            (entry,) = entries_within([ListEntry(f"{start}/b/../a.png", 0, "l.txt line 1")], root)
+            assert entry.path == "a.png"
+    for outside in (f"{real}x/a.png", f"{real}/../a.png", "../a.png"):
+        with pytest.raises(errors.DataError, match="is outside the root"):
+            entries_within([ListEntry(outside, 0, "l.txt line 1")], link / "images")

@@ -118,3 +118,19 @@ def test_a_natural_tail_gives_at_most_half_of_a_class() -> None:
     )
     with pytest.raises(errors.ConfigError, match="No class has an image to spare for val"):
         long_tail_split(np.arange(3), None, held_out={"val": 1})
+
+
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [
+        ([30, 11, 30], "1 of 3 classes has fewer than 14 images and gave half of them, not 7."),
+        ([13, 11, 2], "3 of 3 classes have fewer than 14 images and gave half of them, not 7."),
+        ([13, 1, 1], "3 of 3 classes have fewer than 14 images and gave half of them, not 7; 2"),
+    ],
+)  # fmt: skip
+def test_only_what_happened_is_said(counts: list[int], words: str) -> None:
+    """Classes that gave none only where there are some; one class has."""
+    labels = np.repeat(np.arange(3), counts)
+    with pytest.warns(UserWarning, match="gave half") as caught:
+        long_tail_split(labels, None, held_out={"val": 7})
+    assert words in str(caught[0].message)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from featbank import errors
 from stage1.datasets import load_dataset
@@ -391,3 +392,14 @@ def test_a_refused_image_is_named_with_its_line_or_left_out(tmp_path: Path, way:
     else:
         with pytest.raises(errors.DataError, match=r"line 2: .*f\.tif has floating-point .* give"):
             load_dataset(settings)
+
+
+def test_text_that_is_too_long_is_the_reason(tmp_path: Path) -> None:
+    """A valid PNG whose text Pillow does not unpack, or not all of it."""
+    for name, texts, size in (("one", 1, 3 << 20), ("many", 70, 1 << 20)):
+        info = PngInfo()
+        for i in range(texts):
+            info.add_text(f"comment{i}", "x" * (size - 1), zip=True)
+        path = saved(tmp_path / f"{name}.png", Image.fromarray(COLOUR), pnginfo=info)
+        with pytest.raises(Undecoded, match="has more text in its PNG chunks than Pillow reads"):
+            read_rgb(path)
