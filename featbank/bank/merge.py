@@ -13,7 +13,7 @@ import numpy as np
 
 from featbank import errors
 from featbank.bank import schema
-from featbank.bank.checks import check_disjoint
+from featbank.bank.checks import check_disjoint, check_paths_apart
 from featbank.bank.copying import (
     Copier,
     Progress,
@@ -154,7 +154,7 @@ def _kind(banks: Sequence[Bank]) -> str:
 def _check_shards(banks: Sequence[Bank]) -> None:
     for other in banks[1:]:
         _require_equal_digests(banks[0], model_digests(banks[0]), other, model_digests(other))
-    index, sources = {}, {}
+    index, sources, paths = {}, {}, {}
     for split in _splits_of(banks):
         one, *others = (bank for bank in banks if split in bank.splits)
         for other in others:
@@ -167,7 +167,9 @@ def _check_shards(banks: Sequence[Bank]) -> None:
                 _require(one, other, f"the copies of {split}/{view}", *copies)
         index[split] = _joined_index([one, *others], split)
         sources[split] = one.source(split)
+        paths[split] = [path for bank in (one, *others) for path in bank.paths(split) or ()]
     check_disjoint(index, sources)
+    check_paths_apart(paths)
 
 
 def _check_views(banks: Sequence[Bank]) -> None:

@@ -268,3 +268,19 @@ def test_command_tells_which_case_it_was(featbank: Run, part: Part) -> None:
     told = featbank("merge", "w.h5", "c.h5", "i.h5", "-o", "o.h5", "--overwrite").stdout
     assert "the views of 3 banks, side by side" in told
     assert "Note: dino had no stage-1 classifier and now has the instance view's." in told
+
+
+def test_shards_whose_splits_share_images_are_refused(
+    make_toy: Callable[..., Toy], tmp_path: Path
+) -> None:
+    """An image of train in one shard and of test in another: `verify` would fail on the whole."""
+    toy = make_toy(splits=("train", "test"))
+    for shard in range(2):
+        paths = {s: [f"{s}/{shard}-{i}.png" for i in range(len(y))] for s, y in toy.labels.items()}
+        if shard:
+            paths["test"][3] = "train/0-7.png"
+        index = {s: np.arange(len(y)) + 1000 * shard for s, y in toy.labels.items()}
+        toy.write(tmp_path / f"{shard}.h5", paths=paths, index=index)
+    with pytest.raises(errors.DataError, match=r"train and test share 1 path, such as 'train/0-7"):
+        merge([tmp_path / "0.h5", tmp_path / "1.h5"], tmp_path / "m.h5")
+    assert not (tmp_path / "m.h5").exists()
