@@ -10,8 +10,8 @@ at most 10 % longer than the bare forward passes of both views on a CPU; a GPU i
 They take turns, and overheads are within a repeat:
 
 - bare: the model under either view's BatchNorm statistics on batches that are ready; no files.
-- featbank: `stage1.assemble.compute` from image files to a bank, both views; balanced statistics
-  are there. ``memory`` is the same from images in memory, as CIFAR is.
+- featbank: `stage1.extraction.assemble.compute` from image files to a bank, both views; balanced
+  statistics are there. ``memory`` is the same from images in memory, as CIFAR is.
 - loader: a DataLoader with worker processes (PIL, ToTensor, Normalize), one view, then np.save; two
   views are two runs of it.
 - batch-wise: as thingsvision does it: a DataLoader, a forward pass with a hook on the layer, each
@@ -40,17 +40,17 @@ from torch.utils.data import DataLoader, Dataset
 from featbank.bank import BankWriter
 from featbank.bank.shards import Shards
 from featbank.devices import find_device
-from stage1.assemble import BankRows, Extraction, compute
 from stage1.augment import normalise
 from stage1.backbones import Backbone, build_backbone
-from stage1.batchnorm import batchnorm_statistics
-from stage1.distributed import Group
-from stage1.evaluate import BATCH
-from stage1.features import VIEWS, FeatureOptions
-from stage1.images import DatasetSettings, ImageDataset, Images, Preprocessing, Split
-from stage1.lists import ListEntry, decode_images
-from stage1.repeatable import repeatable
-from stage1.streaming import StreamedImages
+from stage1.data.images import DatasetSettings, ImageDataset, Images, Preprocessing, Split
+from stage1.data.lists import ListEntry, decode_images
+from stage1.data.streaming import StreamedImages
+from stage1.extraction.assemble import BankRows, Extraction, compute
+from stage1.inference.batchnorm import batchnorm_statistics
+from stage1.inference.evaluate import BATCH
+from stage1.inference.features import VIEWS, FeatureOptions
+from stage1.processes.distributed import Group
+from stage1.processes.repeatable import repeatable
 
 MEAN, STD = (0.507, 0.487, 0.441), (0.267, 0.256, 0.276)
 PREPROCESSING = Preprocessing(

@@ -26,9 +26,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from featbank.devices import find_device
 from stage1.backbones import Backbone, build_backbone
-from stage1.fit import fit
-from stage1.images import Preprocessing, Split
-from stage1.settings import TrainSettings, default_settings
+from stage1.data.images import Preprocessing, Split
+from stage1.training.fit import fit
+from stage1.training.settings import TrainSettings, default_settings
 
 K, BATCH = 100, 128
 MEAN, STD = (0.507, 0.487, 0.441), (0.267, 0.256, 0.276)

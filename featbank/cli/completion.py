@@ -31,8 +31,8 @@ PLOTS = (
     "curves",
     "beta",
 )
-"""Those of `stage1.datasets` and `stage2.plots`, which are not imported for it: PyTorch comes with
-them."""
+"""Those of `stage1.data.datasets` and `stage2.plots`, which are not imported for it: PyTorch comes
+with them."""
 
 
 def datasets(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
@@ -47,7 +47,7 @@ def plots(context: click.Context, parameter: click.Parameter, incomplete: str) -
 
 def presets(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Names for ``--preset``."""
-    from stage1.presets import PRESETS
+    from stage1.training.presets import PRESETS
 
     return [name for name in PRESETS if name.startswith(incomplete)]
 

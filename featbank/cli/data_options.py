@@ -77,7 +77,7 @@ DATASET_OPTIONS: dict[str, dict[str, Any]] = {
         "help": "lists, folder: leave missing and broken images out, with a warning. [default: no]",
     },
 }
-"""Options of a data set, as `stage1.images.DatasetSettings` names them, by what click takes."""
+"""Options of a data set, as `DatasetSettings` of stage 1 names them, by what click takes."""
 
 Command = Callable[..., Any]
 

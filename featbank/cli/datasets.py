@@ -13,7 +13,7 @@ from featbank.errors import ConfigError, closest
 from featbank.settings import flag
 
 if TYPE_CHECKING:
-    from stage1.datasets import Source
+    from stage1.data.datasets import Source
 
 SPLITS = ("train", "val", "test")
 """The splits whose sizes the table tells, under the defaults."""
@@ -28,7 +28,7 @@ def datasets(name: str | None) -> None:
     featbank datasets
     featbank datasets imagenet-lt
     """
-    from stage1.datasets import DATASETS
+    from stage1.data.datasets import DATASETS
 
     if name is None:
         _table(DATASETS)
@@ -61,7 +61,7 @@ def _table(rows: Mapping[str, Source]) -> None:
 
 
 def _details(name: str, source: Source) -> None:
-    from stage1.images import DatasetSettings
+    from stage1.data.images import DatasetSettings
 
     counts = ", ".join(f"{count:,} {split}" for split, count in source.images.items())
     holds = f"{_count(source.classes)} classes; images: {counts}" if counts else "what is there"

@@ -50,9 +50,9 @@ def demo(output: Path, device: str) -> None:
     \b
     featbank demo
     """
-    from stage1.extract import extract
-    from stage1.settings import default_settings
-    from stage1.train import train
+    from stage1.extraction.extract import extract
+    from stage1.training.settings import default_settings
+    from stage1.training.train import train
     from stage2.methods.recipe import expand
     from stage2.sweep import sweep
 

@@ -23,7 +23,7 @@ from featbank.errors import ConfigError
 from featbank.settings import flag
 
 if TYPE_CHECKING:
-    from stage1.frozen import Frozen
+    from stage1.extraction.frozen import Frozen
 
 
 @click.command()
@@ -115,8 +115,8 @@ def extract(
         --root images --views instance -o bank.h5
     torchrun --nproc-per-node 2 -m featbank extract runs/r50 -o r50.h5
     """
-    from stage1.distributed import leader_first, leads
-    from stage1.extract import extract as run_extraction
+    from stage1.extraction.extract import extract as run_extraction
+    from stage1.processes.distributed import leader_first, leads
 
     silence_pillow()
     if not leads():
@@ -155,8 +155,8 @@ def _alone(run: Path, options: dict[str, Any]) -> Path:
 
 def _frozen(root: str | None, options: dict[str, Any]) -> Frozen:
     """The pretrained model that the options name."""
-    from stage1.frozen import Frozen
-    from stage1.images import DatasetSettings
+    from stage1.data.images import DatasetSettings
+    from stage1.extraction.frozen import Frozen
 
     given = _given(options)
     if missing := [name for name in ("weights", "backbone", "dataset") if name not in given]:

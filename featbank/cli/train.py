@@ -25,7 +25,7 @@ from featbank.cli.terminal import say
 from featbank.errors import ConfigError, OutputExists
 
 if TYPE_CHECKING:
-    from stage1.settings import TrainSettings
+    from stage1.training.settings import TrainSettings
 
 
 @click.command()
@@ -194,10 +194,10 @@ def train(
     torchrun --nproc-per-node 2 -m featbank train --dataset imagenet-lt --root data -o runs/r50
     """
     from featbank.cli.extract import extract
-    from stage1.distributed import leader_first, leads
-    from stage1.images import DatasetSettings
-    from stage1.settings import default_settings, deferral_epoch
-    from stage1.train import train as run_training
+    from stage1.data.images import DatasetSettings
+    from stage1.processes.distributed import leader_first, leads
+    from stage1.training.settings import default_settings, deferral_epoch
+    from stage1.training.train import train as run_training
     from stage2.engine.objective import Objective
 
     silence_pillow()
@@ -252,7 +252,7 @@ def _silent(*_: Any) -> None:
 
 def _with_loss(settings: TrainSettings, texts: Sequence[str], *, drw: bool) -> TrainSettings:
     """`settings` with all those of their loss, from ``--set`` and ``--drw``."""
-    from stage1.settings import deferral_epoch
+    from stage1.training.settings import deferral_epoch
     from stage2.engine.objective import classifier_problem, objective_settings
 
     if problem := classifier_problem(settings.loss, settings.classifier):

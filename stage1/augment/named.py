@@ -10,7 +10,7 @@ import torch
 
 from stage1.augment.colour import blur, draw_jitter, grey, jitter
 from stage1.augment.geometry import crop_resize, draw_boxes, draw_holes, pad_crop_flip
-from stage1.images import Preprocessing
+from stage1.data.images import Preprocessing
 
 BLUR_FROM = 64
 """Pixels of the shorter side from which `simclr` blurs."""

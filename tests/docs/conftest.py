@@ -18,7 +18,7 @@ from scipy import io
 
 from featbank import Bank
 from featbank.cli import main
-from stage1 import settings as stage1_settings
+from stage1.training import settings as stage1_settings
 from tests.conftest import ROOT, Toy
 
 EXPERTS = ("expert0/instance", "expert1/instance", "expert2/instance")

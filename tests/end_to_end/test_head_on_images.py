@@ -11,8 +11,8 @@ import torch
 
 from featbank import Bank
 from stage1.augment import normalise
-from stage1.checkpoint import load_checkpoint
-from stage1.datasets import load_dataset
+from stage1.data.datasets import load_dataset
+from stage1.training.checkpoint import load_checkpoint
 from stage2 import load_head
 from tests.conftest import ROOT, Run
 

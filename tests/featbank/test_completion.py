@@ -12,8 +12,8 @@ from click.shell_completion import ShellComplete
 
 from featbank.cli import main
 from featbank.cli.completion import DATASETS, PLOTS
-from stage1.datasets import DATASETS as KNOWN
-from stage1.presets import PRESETS
+from stage1.data.datasets import DATASETS as KNOWN
+from stage1.training.presets import PRESETS
 from stage2 import ready_specifications
 from stage2.plots import KINDS
 

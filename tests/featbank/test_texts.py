@@ -12,7 +12,7 @@ import pytest
 
 from featbank import Bank, errors
 from featbank.texts import read_class_names
-from stage1 import lists
+from stage1.data import lists
 from tests.conftest import Run
 
 PAIR = ["--train", "f.npy", "l.npy"]

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from featbank import errors
 from featbank.cli.train import train
-from stage1.checkpoint import Checkpoint, load_checkpoint
-from stage1.settings import default_settings
-from stage1.train import Objective
-from stage1.train import train as run_training
+from stage1.training.checkpoint import Checkpoint, load_checkpoint
+from stage1.training.settings import default_settings
+from stage1.training.train import Objective
+from stage1.training.train import train as run_training
 from stage2.engine.objective import UNSUITED
 from stage2.engine.objective import Objective as KernelObjective
 

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 
 from featbank.cli import main
-from stage1.settings import default_settings
-from stage1.train import train
+from stage1.training.settings import default_settings
+from stage1.training.train import train
 
 COPIES = 10
 

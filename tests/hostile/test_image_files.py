@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from featbank import errors
-from stage1.datasets import load_dataset
-from stage1.images import DatasetSettings, ImageDataset
+from stage1.data.datasets import load_dataset
+from stage1.data.images import DatasetSettings, ImageDataset
 from tests.hostile.children import in_child
 
 

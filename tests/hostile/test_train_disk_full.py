@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from stage1.settings import default_settings
-from stage1.train import train
+from stage1.training.settings import default_settings
+from stage1.training.train import train
 from tests.hostile.children import Outcome, in_child
 
 LOG_ONLY = 100
@@ -80,15 +80,15 @@ def test_a_run_that_is_there_stays_as_it_is(finished: Path) -> None:
 @pytest.mark.usefixtures("finished")
 def test_the_state_before_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint that cannot be written leaves the state of the epoch before, to resume from."""
-    import stage1.train
+    import stage1.training.train
 
-    whole = stage1.train.save_checkpoint
+    whole = stage1.training.train.save_checkpoint
 
     def full(path: Path, checkpoint: object) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (NO_CHECKPOINT, resource.RLIM_INFINITY))
         whole(path, checkpoint)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(stage1.train, "save_checkpoint", full)
+    monkeypatch.setattr(stage1.training.train, "save_checkpoint", full)
     outcome = trained(tmp_path / "run", limit=resource.RLIM_INFINITY)
     assert outcome.kind == "OSError", outcome
     assert "checkpoint.pt could not be written (File too large)" in outcome.told

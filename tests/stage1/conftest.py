@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stage1.settings import default_settings
-from stage1.train import train
+from stage1.training.settings import default_settings
+from stage1.training.train import train
 
 MakeLists = Callable[..., dict[str, Any]]
 

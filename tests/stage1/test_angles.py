@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from stage1.angles import best_cosines, own_cosines
 from stage1.backbones import Backbone, SingleBackbone, build_backbone
+from stage1.training.angles import best_cosines, own_cosines
 from stage2.engine import angles
 from stage2.engine.stream import MemoryRows
 from stage2.methods.heads import HEADS, Context, TrainedHead

@@ -7,7 +7,7 @@ import torch
 from torchvision.transforms.v2 import functional as TF
 
 from stage1.augment import augment, mixup, normalise, pad_crop_flip
-from stage1.images import Preprocessing
+from stage1.data.images import Preprocessing
 
 
 def _generator(seed: int = 0) -> torch.Generator:

@@ -26,11 +26,11 @@ from stage1.augment import (
     pad_crop_flip,
     policy,
 )
-from stage1.checkpoint import load_checkpoint, save_checkpoint
-from stage1.extract import extract
-from stage1.images import Preprocessing
-from stage1.settings import default_settings
-from stage1.train import train
+from stage1.data.images import Preprocessing
+from stage1.extraction.extract import extract
+from stage1.training.checkpoint import load_checkpoint, save_checkpoint
+from stage1.training.settings import default_settings
+from stage1.training.train import train
 
 PLAIN = Preprocessing(mean=(0.0,) * 3, std=(1.0,) * 3, pad=4, flip=True)
 """Normalisation leaves the grey levels as they are."""

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from featbank import errors
 from stage1.backbones import CifarResNet, build_backbone
-from stage1.checkpoint import load_checkpoint
+from stage1.training.checkpoint import load_checkpoint
 
 SUMS = {
     "stem.weight": 6.99818847,

@@ -16,10 +16,10 @@ from torchvision import models
 from featbank import errors
 from featbank.bank import Bank
 from stage1.backbones import build_backbone, load_weights
-from stage1.extract import extract
-from stage1.images import DatasetSettings
-from stage1.settings import default_settings
-from stage1.train import train
+from stage1.data.images import DatasetSettings
+from stage1.extraction.extract import extract
+from stage1.training.settings import default_settings
+from stage1.training.train import train
 from tests.stage1.conftest import MakeLists
 
 NEEDS_TIMM = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs timm")

@@ -13,11 +13,11 @@ from torch import nn
 
 from featbank import errors
 from stage1.backbones import Backbone, build_backbone, load_weights, read_weights
-from stage1.checkpoint import load_checkpoint
-from stage1.datasets import load_dataset
-from stage1.images import DatasetSettings
-from stage1.settings import default_settings
-from stage1.train import fit, train
+from stage1.data.datasets import load_dataset
+from stage1.data.images import DatasetSettings
+from stage1.training.checkpoint import load_checkpoint
+from stage1.training.settings import default_settings
+from stage1.training.train import fit, train
 
 
 def _model(num_classes: int = 10, name: str = "resnet8") -> Backbone:

@@ -10,16 +10,16 @@ from torch import nn
 from featbank import errors
 from stage1.augment import augment
 from stage1.backbones import CifarResNet
-from stage1.batchnorm import (
+from stage1.data.datasets import load_dataset
+from stage1.data.images import DatasetSettings, ImageDataset
+from stage1.inference.batchnorm import (
     BATCH,
     batchnorm_statistics,
     default_batches,
     draw_balanced,
     rebalanced,
 )
-from stage1.checkpoint import load_checkpoint
-from stage1.datasets import load_dataset
-from stage1.images import DatasetSettings, ImageDataset
+from stage1.training.checkpoint import load_checkpoint
 
 
 @pytest.fixture(scope="module")

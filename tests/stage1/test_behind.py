@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from stage1.behind import WAITING, Behind
-from stage1.features import SHARD_BYTES, FeatureOptions, parts_of
-from stage1.images import Split
+from stage1.data.images import Split
+from stage1.inference.features import SHARD_BYTES, FeatureOptions, parts_of
+from stage1.processes.behind import WAITING, Behind
 
 
 def test_calls_come_in_order_on_one_thread_and_few_wait() -> None:

@@ -11,7 +11,7 @@ import torch
 
 from featbank import __version__, errors
 from featbank.files import replacing
-from stage1.checkpoint import load_checkpoint, save_checkpoint
+from stage1.training.checkpoint import load_checkpoint, save_checkpoint
 
 
 def test_what_is_saved_is_what_is_read(digits_run: Path, tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ from featbank import errors
 from featbank.bank import Bank
 from featbank.cli.extract import extract
 from featbank.cli.train import train
-from stage1.checkpoint import load_checkpoint
-from stage1.datasets import DATASETS
-from stage1.images import DatasetSettings
-from stage1.settings import TrainSettings
+from stage1.data.datasets import DATASETS
+from stage1.data.images import DatasetSettings
+from stage1.training.checkpoint import load_checkpoint
+from stage1.training.settings import TrainSettings
 
 
 def test_train_then_extract(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ import pytest
 from sklearn.datasets import load_digits
 
 from featbank import errors
-from stage1.datasets import load_dataset
-from stage1.images import DatasetSettings
-from stage1.sources import long_tailed
+from stage1.data.datasets import load_dataset
+from stage1.data.images import DatasetSettings
+from stage1.data.sources import long_tailed
 
 MakeLists = Callable[..., dict[str, Any]]
 CIFAR = Path(__file__).parents[2].parent / "shared" / "data" / "cifar100-lt.tar.xz"

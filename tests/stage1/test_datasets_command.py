@@ -12,8 +12,8 @@ from PIL import Image
 
 from featbank.bank import Bank
 from featbank.bank.verify import verify
-from stage1.datasets import DATASETS
-from stage1.images import DatasetSettings
+from stage1.data.datasets import DATASETS
+from stage1.data.images import DatasetSettings
 
 
 @pytest.fixture

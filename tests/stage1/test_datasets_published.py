@@ -11,10 +11,10 @@ import pytest
 from torch import Tensor
 
 from featbank import errors, memory
-from stage1.datasets import DATASETS, load_dataset
-from stage1.images import DatasetSettings
-from stage1.longtail import long_tail_counts
-from stage1.streaming import StreamedImages
+from stage1.data.datasets import DATASETS, load_dataset
+from stage1.data.images import DatasetSettings
+from stage1.data.longtail import long_tail_counts
+from stage1.data.streaming import StreamedImages
 
 MakeLists = Callable[..., dict[str, Any]]
 

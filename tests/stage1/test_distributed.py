@@ -21,12 +21,12 @@ from featbank.cli import main
 from featbank.cli.train import train
 from stage1.augment import augment
 from stage1.backbones import build_backbone
-from stage1.checkpoint import load_checkpoint
-from stage1.datasets import load_dataset
-from stage1.distributed import Group, process_group
-from stage1.fit import draws_of
-from stage1.images import DatasetSettings
-from stage1.settings import learning_rate
+from stage1.data.datasets import load_dataset
+from stage1.data.images import DatasetSettings
+from stage1.processes.distributed import Group, process_group
+from stage1.training.checkpoint import load_checkpoint
+from stage1.training.fit import draws_of
+from stage1.training.settings import learning_rate
 from tests.conftest import ROOT
 
 _OPTIONS = (

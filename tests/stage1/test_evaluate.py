@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
-from stage1.evaluate import accuracies
+from stage1.inference.evaluate import accuracies
 
 
 def test_accuracies_match_scikit_learn() -> None:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from featbank import errors
 from stage1.backbones import Backbone, Experts, build_backbone, load_weights
-from stage1.batchnorm import batchnorm_statistics
+from stage1.inference.batchnorm import batchnorm_statistics
 from tests.stage2.compare import assert_close, assert_relative
 
 NEEDS_TIMM = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs timm")

@@ -16,14 +16,14 @@ from featbank import Bank, errors
 from featbank.cli.train import train as command
 from stage1.augment import normalise
 from stage1.backbones import Backbone, Outputs, build_backbone
-from stage1.batchnorm import rebalanced
-from stage1.checkpoint import load_checkpoint
-from stage1.distributed import Group
-from stage1.evaluate import accuracies
-from stage1.features import Part, features_of
-from stage1.fit import batch_loss, cross_entropy, draws_of, fit
-from stage1.images import Preprocessing, Split
-from stage1.settings import TrainSettings, default_settings
+from stage1.data.images import Preprocessing, Split
+from stage1.inference.batchnorm import rebalanced
+from stage1.inference.evaluate import accuracies
+from stage1.inference.features import Part, features_of
+from stage1.processes.distributed import Group
+from stage1.training.checkpoint import load_checkpoint
+from stage1.training.fit import batch_loss, cross_entropy, draws_of, fit
+from stage1.training.settings import TrainSettings, default_settings
 from tests.stage2.compare import assert_close
 
 K = 5

@@ -17,16 +17,16 @@ import torch
 
 from featbank import errors
 from featbank.bank import Bank
-from stage1 import streaming
 from stage1.augment import normalise
 from stage1.backbones import build_backbone
-from stage1.batchnorm import batchnorm_statistics, rebalanced
-from stage1.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from stage1.datasets import load_dataset
-from stage1.extract import extract
-from stage1.images import DatasetSettings
-from stage1.settings import default_settings
-from stage1.train import train
+from stage1.data import streaming
+from stage1.data.datasets import load_dataset
+from stage1.data.images import DatasetSettings
+from stage1.extraction.extract import extract
+from stage1.inference.batchnorm import batchnorm_statistics, rebalanced
+from stage1.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from stage1.training.settings import default_settings
+from stage1.training.train import train
 
 MakeLists = Callable[..., dict[str, Any]]
 

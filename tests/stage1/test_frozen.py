@@ -17,13 +17,13 @@ from torchvision.transforms import v2
 from featbank import errors
 from featbank.bank import Bank
 from stage1.backbones import build_backbone, load_weights, read_weights
-from stage1.checkpoint import load_checkpoint
-from stage1.extract import extract
-from stage1.frozen import Frozen
-from stage1.images import DatasetSettings, Preprocessing
-from stage1.normalisation import CHANNEL_MOMENTS, default_normalisation, normalised_by
-from stage1.settings import default_settings, settings_from
-from stage1.train import train
+from stage1.data.images import DatasetSettings, Preprocessing
+from stage1.extraction.extract import extract
+from stage1.extraction.frozen import Frozen
+from stage1.inference.normalisation import CHANNEL_MOMENTS, default_normalisation, normalised_by
+from stage1.training.checkpoint import load_checkpoint
+from stage1.training.settings import default_settings, settings_from
+from stage1.training.train import train
 
 MakeLists = Callable[..., dict[str, Any]]
 DIGITS = DatasetSettings("digits-lt")

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from stage1.augment import normalise
-from stage1.images import preprocessing_for
+from stage1.data.images import preprocessing_for
 
 
 def test_channel_moments_are_those_of_numpy() -> None:

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from featbank import errors
-from stage1.datasets import load_dataset
-from stage1.images import DatasetSettings
-from stage1.lists import (
+from stage1.data.datasets import load_dataset
+from stage1.data.images import DatasetSettings
+from stage1.data.lists import (
     ListEntry,
     count_classes,
     decode_images,

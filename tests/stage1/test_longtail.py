@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featbank import errors
-from stage1.longtail import long_tail_counts, long_tail_split
+from stage1.data.longtail import long_tail_counts, long_tail_split
 
 
 @pytest.mark.parametrize(

@@ -13,24 +13,24 @@ import torch
 from torch.nn import functional as F
 
 from featbank import errors
-from stage1.angles import best_cosines, own_cosines
 from stage1.augment import augment, mixup
 from stage1.backbones import Backbone, build_backbone
-from stage1.batchnorm import draw_balanced
-from stage1.checkpoint import load_checkpoint
-from stage1.datasets import load_dataset
-from stage1.distributed import Group
-from stage1.fit import draws_of, fit
-from stage1.images import DatasetSettings, Preprocessing, Split
-from stage1.repeatable import repeatable
-from stage1.settings import (
+from stage1.data.datasets import load_dataset
+from stage1.data.images import DatasetSettings, Preprocessing, Split
+from stage1.inference.batchnorm import draw_balanced
+from stage1.processes.distributed import Group
+from stage1.processes.repeatable import repeatable
+from stage1.training.angles import best_cosines, own_cosines
+from stage1.training.checkpoint import load_checkpoint
+from stage1.training.fit import draws_of, fit
+from stage1.training.settings import (
     TrainSettings,
     default_settings,
     deferral_epoch,
     learning_rate,
     settings_from,
 )
-from stage1.train import train
+from stage1.training.train import train
 from stage2.engine import angles
 from stage2.engine.kernel import LossRows, loss_and_gradient
 from stage2.engine.objective import Objective

@@ -18,9 +18,9 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from featbank import errors
-from stage1.datasets import load_dataset
-from stage1.images import DatasetSettings, batches_of
-from stage1.pixels import Undecoded, read_rgb
+from stage1.data.datasets import load_dataset
+from stage1.data.images import DatasetSettings, batches_of
+from stage1.data.pixels import Undecoded, read_rgb
 
 RNG = np.random.default_rng(7)
 GREY16 = RNG.integers(0, 1 << 16, (6, 5), np.uint16)

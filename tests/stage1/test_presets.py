@@ -6,8 +6,8 @@ import pytest
 
 from featbank import errors
 from stage1.backbones import backbone_problem
-from stage1.presets import PRESETS
-from stage1.settings import TrainSettings, default_settings, learning_rate
+from stage1.training.presets import PRESETS
+from stage1.training.settings import TrainSettings, default_settings, learning_rate
 
 ROWS = {
     # epochs, lr, warm-up, batch, weight decay, schedule, mixup α, backbone

@@ -13,12 +13,12 @@ import torch
 
 from featbank import errors
 from featbank.bank import Bank, BankWriter
-from stage1 import assemble
-from stage1 import extract as extraction
-from stage1.checkpoint import load_checkpoint, save_checkpoint
-from stage1.datasets import load_dataset
-from stage1.extract import extract
-from stage1.images import DatasetSettings, ImageDataset
+from stage1.data.datasets import load_dataset
+from stage1.data.images import DatasetSettings, ImageDataset
+from stage1.extraction import assemble
+from stage1.extraction import extract as extraction
+from stage1.extraction.extract import extract
+from stage1.training.checkpoint import load_checkpoint, save_checkpoint
 
 
 class Stopped(Exception):

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from featbank import errors
-from stage1.images import DatasetSettings
-from stage1.settings import TrainSettings, default_settings, learning_rate, settings_from
+from stage1.data.images import DatasetSettings
+from stage1.training.settings import TrainSettings, default_settings, learning_rate, settings_from
 
 
 def test_defaults_are_the_row_of_mislas() -> None:

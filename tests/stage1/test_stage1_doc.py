@@ -6,7 +6,7 @@ import re
 
 from stage1.augment import AUGMENTATIONS
 from stage1.backbones import backbone_problem
-from stage1.presets import PRESETS
+from stage1.training.presets import PRESETS
 from stage2.engine.objective import UNSUITED
 from tests.conftest import ROOT
 

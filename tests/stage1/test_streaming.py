@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from featbank import errors
-from stage1 import images as images_module
-from stage1.datasets import load_dataset
-from stage1.extract import extract
-from stage1.images import DatasetSettings, ImageDataset, batches_of, images_digest
-from stage1.settings import TrainSettings, default_settings
-from stage1.streaming import StreamedImages
-from stage1.train import train
+from stage1.data import images as images_module
+from stage1.data.datasets import load_dataset
+from stage1.data.images import DatasetSettings, ImageDataset, batches_of, images_digest
+from stage1.data.streaming import StreamedImages
+from stage1.extraction.extract import extract
+from stage1.training.settings import TrainSettings, default_settings
+from stage1.training.train import train
 from tests.stage1.conftest import MakeLists
 
 CPU = torch.device("cpu")
@@ -124,7 +124,7 @@ def test_extraction_streams_what_it_can(
     train(_settings(options, stream=False), tmp_path / "run")
     seen = []
     monkeypatch.setattr(
-        "stage1.extract.load_dataset",
+        "stage1.extraction.extract.load_dataset",
         lambda settings: seen.append(d := load_dataset(settings)) or d,
     )
     extract(tmp_path / "run", tmp_path / "bank.h5")

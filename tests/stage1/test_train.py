@@ -17,13 +17,13 @@ from torch.nn import functional as F
 from featbank import errors
 from stage1.augment import augment, mixup
 from stage1.backbones import Backbone, build_backbone
-from stage1.checkpoint import load_checkpoint, state_of
-from stage1.datasets import load_dataset
-from stage1.distributed import Group
-from stage1.fit import draws_of, fit
-from stage1.images import DatasetSettings, Preprocessing, Split
-from stage1.settings import default_settings
-from stage1.train import train
+from stage1.data.datasets import load_dataset
+from stage1.data.images import DatasetSettings, Preprocessing, Split
+from stage1.processes.distributed import Group
+from stage1.training.checkpoint import load_checkpoint, state_of
+from stage1.training.fit import draws_of, fit
+from stage1.training.settings import default_settings
+from stage1.training.train import train
 
 MakeLists = Callable[..., dict[str, Any]]
 
@@ -173,7 +173,7 @@ def test_the_best_on_val_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         seen.append(state_of(model))
         return {"top1": 55.0 if split == "test" else (30.0, 70.0, 70.0, 40.0)[len(seen) - 1]}
 
-    monkeypatch.setattr("stage1.train._measure", measure)
+    monkeypatch.setattr("stage1.training.train._measure", measure)
     _, best = load_checkpoint(train(settings, tmp_path / "run"))
     assert measured == ["val"] * 4 + ["test"]
     assert (best.epoch, best.accuracy) == (2, {"val": {"top1": 70.0}, "test": {"top1": 55.0}})

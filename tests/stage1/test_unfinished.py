@@ -15,9 +15,9 @@ import torch
 
 from featbank import errors
 from stage1.backbones import build_backbone
-from stage1.images import DatasetSettings
-from stage1.settings import TrainSettings, default_settings
-from stage1.train import train
+from stage1.data.images import DatasetSettings
+from stage1.training.settings import TrainSettings, default_settings
+from stage1.training.train import train
 from tests.stage1.conftest import MakeLists
 
 EPOCHS = 5

@@ -16,7 +16,13 @@ import torch
 from featbank import errors
 from featbank.files import file_digest
 from stage1.backbones import Backbone, load_weights, read_weights
-from stage1.checkpoint import (
+from stage1.data.datasets import load_dataset
+from stage1.data.images import ImageDataset
+from stage1.inference.evaluate import accuracies, predict
+from stage1.inference.normalisation import normalised_by
+from stage1.processes.distributed import Group, process_group
+from stage1.processes.repeatable import repeatable
+from stage1.training.checkpoint import (
     CHECKPOINT,
     Checkpoint,
     save_checkpoint,
@@ -24,17 +30,18 @@ from stage1.checkpoint import (
     state_of,
     versions,
 )
-from stage1.datasets import load_dataset
-from stage1.distributed import Group, process_group
-from stage1.evaluate import accuracies, predict
-from stage1.fit import AngularObjective, Objective, cross_entropy, fit, sgd
-from stage1.images import ImageDataset
-from stage1.lines import accuracy_line, describe, epoch_teller
-from stage1.normalisation import normalised_by
-from stage1.repeatable import repeatable
-from stage1.scalars import check_tensorboard, scalars
-from stage1.settings import TrainSettings
-from stage1.unfinished import TENSORBOARD, State, Unfinished, Weights, shaped_by, state_file
+from stage1.training.fit import AngularObjective, Objective, cross_entropy, fit, sgd
+from stage1.training.lines import accuracy_line, describe, epoch_teller
+from stage1.training.scalars import check_tensorboard, scalars
+from stage1.training.settings import TrainSettings
+from stage1.training.unfinished import (
+    TENSORBOARD,
+    State,
+    Unfinished,
+    Weights,
+    shaped_by,
+    state_file,
+)
 
 
 def train(
@@ -58,7 +65,7 @@ def train(
     Parameters
     ----------
     settings
-        From `stage1.settings.default_settings`.
+        From `stage1.training.settings.default_settings`.
     run
         The folder of the run; made if missing. An unfinished run of the same settings goes on.
     objective

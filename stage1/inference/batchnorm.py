@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from featbank import errors
 from stage1.augment import augmented
 from stage1.backbones import Backbone
-from stage1.images import Preprocessing, Split, batches_of, on_device
+from stage1.data.images import Preprocessing, Split, batches_of, on_device
 
 BATCH = 128
 """Images per class-balanced batch."""

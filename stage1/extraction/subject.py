@@ -12,10 +12,10 @@ from typing import Any, Protocol
 from featbank import errors
 from featbank.files import file_digest
 from stage1.backbones import Backbone
-from stage1.checkpoint import Checkpoint, load_checkpoint
-from stage1.datasets import DATASETS
-from stage1.images import DatasetSettings, ImageDataset, Preprocessing
-from stage1.normalisation import normalised_by
+from stage1.data.datasets import DATASETS
+from stage1.data.images import DatasetSettings, ImageDataset, Preprocessing
+from stage1.inference.normalisation import normalised_by
+from stage1.training.checkpoint import Checkpoint, load_checkpoint
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Origin(Protocol):
 
 @dataclass(frozen=True)
 class Trained:
-    """A run of `stage1.train.train`, from its checkpoint."""
+    """A run of `stage1.train`, from its checkpoint."""
 
     run: str
     path: Path
@@ -72,7 +72,7 @@ class Trained:
         Raises
         ------
         ConfigError, DataError
-            As `stage1.checkpoint.load_checkpoint`.
+            As `stage1.training.checkpoint.load_checkpoint`.
         """
         path, checkpoint = load_checkpoint(run)
         dataset = checkpoint.settings.dataset

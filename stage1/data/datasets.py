@@ -10,8 +10,8 @@ from typing import Any
 
 from featbank import errors
 from featbank.settings import Setting, flag, wrong_values
-from stage1 import sources
-from stage1.images import DatasetSettings, ImageDataset
+from stage1.data import sources
+from stage1.data.images import DatasetSettings, ImageDataset
 
 
 @dataclass(frozen=True)

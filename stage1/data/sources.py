@@ -12,17 +12,17 @@ import torch
 
 from featbank import errors
 from featbank.bank.schema import SPLITS
-from stage1.decoding import decoded
-from stage1.folders import class_folders, read_folder, split_folders
-from stage1.images import DatasetSettings, ImageDataset, Split, preprocessing_for
-from stage1.lists import (
+from stage1.data.decoding import decoded
+from stage1.data.folders import class_folders, read_folder, split_folders
+from stage1.data.images import DatasetSettings, ImageDataset, Split, preprocessing_for
+from stage1.data.lists import (
     count_classes,
     entries_within,
     read_class_names,
     read_list,
     warn_of_shared,
 )
-from stage1.longtail import long_tail_split
+from stage1.data.longtail import long_tail_split
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def long_tailed(
     held_out: Mapping[str, int] | None = None,
     test: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> ImageDataset:
-    """Make arrays in memory a long-tailed data set (`stage1.longtail.long_tail_split`).
+    """Make arrays in memory a long-tailed data set (`stage1.data.longtail.long_tail_split`).
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ def lists(settings: DatasetSettings, known: Published | None = None) -> ImageDat
         What has been published. Lists of other sizes are a warning, since they may be a part.
 
     K is the number of class names, else that of `known`, else the highest label of all lists + 1
-    (`stage1.lists.count_classes`).
+    (`stage1.data.lists.count_classes`).
     """
     assert settings.root is not None
     root = Path(settings.root)

@@ -18,7 +18,7 @@ from featbank import errors, texts
 from featbank.bank.checks import apart
 from featbank.bank.classes import MOST_UNUSED, mostly_unused, other_bases
 from featbank.regular import Unopened, regular_status, unprintable
-from stage1.pixels import Undecoded, read_rgb
+from stage1.data.pixels import Undecoded, read_rgb
 
 DECODERS = min(8, os.cpu_count() or 1)
 """Threads that decode images; Pillow releases the interpreter lock while it decodes."""

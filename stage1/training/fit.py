@@ -16,15 +16,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from featbank import errors
-from stage1.angles import best_cosines, own_cosines
 from stage1.augment import augmented, mixup
 from stage1.backbones import Backbone, Outputs
-from stage1.batchnorm import draw_balanced
-from stage1.distributed import Group
-from stage1.evaluate import plain_batches
-from stage1.images import Preprocessing, Split, batches_of, on_device
-from stage1.settings import TrainSettings, deferral_epoch, learning_rate
-from stage1.streaming import StreamedImages
+from stage1.data.images import Preprocessing, Split, batches_of, on_device
+from stage1.data.streaming import StreamedImages
+from stage1.inference.batchnorm import draw_balanced
+from stage1.inference.evaluate import plain_batches
+from stage1.processes.distributed import Group
+from stage1.training.angles import best_cosines, own_cosines
+from stage1.training.settings import TrainSettings, deferral_epoch, learning_rate
 
 
 class Objective(Protocol):
@@ -36,7 +36,7 @@ class Objective(Protocol):
 
 @runtime_checkable
 class AngularObjective(Protocol):
-    """An objective that weighs images by angles, `cosine` [B] and `best` [K] of `stage1.angles`."""
+    """An objective that weighs images by angles, `cosine` [B] and `best` [K] of `angles`."""
 
     def __call__(
         self,
@@ -218,7 +218,7 @@ def fit(
 
 @dataclass(frozen=True)
 class Angles:
-    """What weighs the images of an epoch: a model, and `stage1.angles.best_cosines` [E, K]."""
+    """What weighs the images of an epoch: a model, and the `best_cosines` of `angles` [E, K]."""
 
     model: Backbone
     best: torch.Tensor

@@ -18,9 +18,9 @@ import torch
 
 from featbank import __version__, errors
 from stage1.backbones import Backbone
-from stage1.images import Preprocessing
-from stage1.settings import TrainSettings, settings_from
+from stage1.data.images import Preprocessing
 from stage1.tensors import load_tensors, save_tensors
+from stage1.training.settings import TrainSettings, settings_from
 
 CHECKPOINT = "checkpoint.pt"
 """Name of the checkpoint in its run folder."""
@@ -34,8 +34,8 @@ class Checkpoint:
     """A trained backbone with all that is known of it.
 
     `weights` is a state dict on the CPU; `train_counts` has K integers; `image_shape` is (C, H, W);
-    `accuracy` holds `stage1.evaluate.accuracies` by split, of these weights; `epoch` (from 1) is
-    the one they are of, the last where there is none.
+    `accuracy` holds the `accuracies` of stage1.inference.evaluate by split, of these weights;
+    `epoch` (from 1) is the one they are of, the last where there is none.
     """
 
     weights: dict[str, torch.Tensor]

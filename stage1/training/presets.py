@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Preset:
-    """A row of `PRESETS`: what it is, and the fields of `stage1.settings.TrainSettings` it sets."""
+    """A row of `PRESETS`: what it is, and the fields of `TrainSettings` that it sets."""
 
     description: str
     settings: Mapping[str, Any]

@@ -10,7 +10,7 @@ import torch
 from featbank.bank import class_groups
 from stage1.augment import normalise
 from stage1.backbones import Backbone
-from stage1.images import Images, Preprocessing, batches_of
+from stage1.data.images import Images, Preprocessing, batches_of
 
 BATCH = 256
 """Images per forward pass where no gradient is kept."""

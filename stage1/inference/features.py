@@ -11,9 +11,9 @@ import torch
 
 from stage1.augment import augmented, normalise
 from stage1.backbones import Backbone
-from stage1.batchnorm import BATCH as BALANCED_BATCH
-from stage1.evaluate import BATCH
-from stage1.images import Preprocessing, Split
+from stage1.data.images import Preprocessing, Split
+from stage1.inference.batchnorm import BATCH as BALANCED_BATCH
+from stage1.inference.evaluate import BATCH
 
 VIEWS = ("instance", "balanced")
 """BatchNorm statistics: the checkpoint's own, and those of class-balanced batches."""
@@ -24,7 +24,7 @@ SHARD_BYTES = 32 << 20
 
 @dataclass(frozen=True)
 class FeatureOptions:
-    """What shapes features beside checkpoint and data: parameters of `stage1.extract.extract`."""
+    """What shapes features beside checkpoint and data: parameters of `stage1.extract`."""
 
     views: tuple[str, ...]
     dtype: str

@@ -10,10 +10,10 @@ from featbank import errors
 from featbank.settings import Setting, wrong_values
 from stage1.augment import AUGMENTATIONS
 from stage1.backbones import CLASSIFIERS, Backbone, backbone_problem, build_backbone
-from stage1.datasets import DATASETS, dataset_problems
-from stage1.images import DatasetSettings
-from stage1.normalisation import NORMALISATIONS
-from stage1.presets import PRESETS
+from stage1.data.datasets import DATASETS, dataset_problems
+from stage1.data.images import DatasetSettings
+from stage1.inference.normalisation import NORMALISATIONS
+from stage1.training.presets import PRESETS
 
 SCHEDULES = ("multistep", "cosine")
 PRECISIONS = ("fp32", "bf16")
@@ -97,8 +97,8 @@ def default_settings(
 ) -> TrainSettings:
     """Settings for `dataset`, which may be just its name.
 
-    Its own defaults, then those of a `preset` of `stage1.presets`, then `changes`. A warm-up that
-    is not among the `changes` is at most a tenth of the epochs.
+    Its own defaults, then those of a `preset` of `stage1.training.presets`, then `changes`. A
+    warm-up that is not among the `changes` is at most a tenth of the epochs.
 
     Raises
     ------

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from torch import distributed
 
-from stage1.distributed import Group
+from stage1.processes.distributed import Group
 
 
 @contextlib.contextmanager

@@ -18,7 +18,9 @@ from featbank import errors
 from featbank.bank import BankWriter
 from featbank.bank.shards import Shards
 from featbank.bank.target import Target
-from stage1.assemble import (
+from stage1.data.datasets import load_dataset
+from stage1.data.images import DatasetSettings
+from stage1.extraction.assemble import (
     BankRows,
     Extraction,
     begin,
@@ -27,17 +29,15 @@ from stage1.assemble import (
     models_of,
     write_models,
 )
-from stage1.batchnorm import default_batches
-from stage1.checkpoint import versions
-from stage1.datasets import load_dataset
-from stage1.distributed import Group, leader_first, process_group
-from stage1.features import VIEWS, FeatureOptions
-from stage1.frozen import Frozen, Pretrained
-from stage1.images import DatasetSettings
-from stage1.repeatable import repeatable
-from stage1.shaping import SHARD_ROWS, check_options, checked_views, shaped_by
-from stage1.subject import Origin, Subject, Trained
-from stage1.together import meet, together
+from stage1.extraction.frozen import Frozen, Pretrained
+from stage1.extraction.shaping import SHARD_ROWS, check_options, checked_views, shaped_by
+from stage1.extraction.subject import Origin, Subject, Trained
+from stage1.inference.batchnorm import default_batches
+from stage1.inference.features import VIEWS, FeatureOptions
+from stage1.processes.distributed import Group, leader_first, process_group
+from stage1.processes.repeatable import repeatable
+from stage1.processes.together import meet, together
+from stage1.training.checkpoint import versions
 
 
 def extract(
@@ -69,12 +69,12 @@ def extract(
     Parameters
     ----------
     source
-        A run folder of `stage1.train.train`, or its checkpoint file; or a pretrained model.
+        A run folder of `stage1.train`, or its checkpoint file; or a pretrained model.
     bank
         The target file.
     views
         Of ``instance`` (the model's own BatchNorm statistics) and ``balanced``
-        (`stage1.batchnorm.rebalanced`).
+        (`stage1.inference.batchnorm.rebalanced`).
     dtype
         ``float32`` or ``float16``.
     augmentations
@@ -91,9 +91,9 @@ def extract(
     overwrite
         Replace an existing target.
     shard_rows
-        Most images in a shard, each copy counted, a multiple of `stage1.evaluate.BATCH`. It
-        has fewer where their features take more than `stage1.features.SHARD_BYTES`, but at least
-        one such batch of each copy.
+        Most images in a shard, each copy counted, a multiple of `stage1.inference.evaluate.BATCH`.
+        It has fewer where their features take more than `SHARD_BYTES` of stage1.inference.features,
+        but at least one such batch of each copy.
     report
         Takes a line for each stage of the work.
     progress

@@ -12,10 +12,10 @@ from featbank.bank import schema
 from featbank.bank.checks import check_choice
 from featbank.bank.fingerprint import array_digest
 from featbank.settings import Setting, wrong_values
-from stage1.checkpoint import versions
-from stage1.evaluate import BATCH
-from stage1.features import VIEWS, FeatureOptions
-from stage1.images import ImageDataset, images_digest
+from stage1.data.images import ImageDataset, images_digest
+from stage1.inference.evaluate import BATCH
+from stage1.inference.features import VIEWS, FeatureOptions
+from stage1.training.checkpoint import versions
 
 SHARD_ROWS = 4096
 """Most images a shard holds the features of, each copy counted, under all views."""

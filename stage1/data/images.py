@@ -10,7 +10,7 @@ import torch
 
 from featbank.bank import class_counts
 from featbank.bank.fingerprint import array_digest
-from stage1.streaming import StreamedImages
+from stage1.data.streaming import StreamedImages
 
 Images = torch.Tensor | StreamedImages
 """[N, C, H, W] uint8: in memory, or decoded as they are used."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from stage1.distributed import Group
-from stage1.images import ImageDataset
-from stage1.settings import TrainSettings
-from stage1.streaming import StreamedImages
+from stage1.data.images import ImageDataset
+from stage1.data.streaming import StreamedImages
+from stage1.processes.distributed import Group
+from stage1.training.settings import TrainSettings
 
 
 def describe(dataset: ImageDataset, settings: TrainSettings, group: Group) -> str:

@@ -12,7 +12,7 @@ import torch
 
 from featbank.bank.schema import SPLITS
 from featbank.memory import fits_memory
-from stage1.images import (
+from stage1.data.images import (
     DatasetSettings,
     ImageDataset,
     Images,
@@ -20,8 +20,8 @@ from stage1.images import (
     evenly_spaced,
     preprocessing_for,
 )
-from stage1.lists import ListEntry, decode_images, decode_readable, image_shape, readable
-from stage1.streaming import StreamedImages
+from stage1.data.lists import ListEntry, decode_images, decode_readable, image_shape, readable
+from stage1.data.streaming import StreamedImages
 
 
 def decoded(
@@ -36,7 +36,7 @@ def decoded(
     """Decode rows of the entries of each split, or have them decoded as they are used.
 
     They are streamed with `stream`, and where they do not fit into memory. Either way the channel
-    moments are those of at most `stage1.images.SAMPLE` training images.
+    moments are those of at most `stage1.data.images.SAMPLE` training images.
 
     With `skip_unreadable`, images that cannot be read are left out, and one warning tells of them
     and of the classes that lost their last image of a split.

@@ -14,11 +14,11 @@ from featbank.bank import BankWriter
 from featbank.bank.rows import FeatureRows, as_stored
 from featbank.bank.shards import Shards
 from stage1.backbones import Backbone
-from stage1.batchnorm import batchnorm_statistics, rebalanced
-from stage1.behind import Behind
-from stage1.distributed import Group
-from stage1.features import VIEWS, FeatureOptions, Part, features_of, parts_of, view_names
-from stage1.images import ImageDataset, Preprocessing, batches_of, on_device
+from stage1.data.images import ImageDataset, Preprocessing, batches_of, on_device
+from stage1.inference.batchnorm import batchnorm_statistics, rebalanced
+from stage1.inference.features import VIEWS, FeatureOptions, Part, features_of, parts_of, view_names
+from stage1.processes.behind import Behind
+from stage1.processes.distributed import Group
 
 Report = Callable[[str], None]
 

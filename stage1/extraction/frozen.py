@@ -14,10 +14,10 @@ from featbank.files import file_digest
 from featbank.settings import Setting, wrong_values
 from stage1.augment import AUGMENTATIONS
 from stage1.backbones import backbone_problem, build_backbone, load_weights, read_weights
-from stage1.datasets import dataset_problems
-from stage1.images import DatasetSettings, ImageDataset
-from stage1.normalisation import NORMALISATIONS, default_normalisation, normalised_by
-from stage1.subject import Subject, streamed
+from stage1.data.datasets import dataset_problems
+from stage1.data.images import DatasetSettings, ImageDataset
+from stage1.extraction.subject import Subject, streamed
+from stage1.inference.normalisation import NORMALISATIONS, default_normalisation, normalised_by
 
 _SETTINGS = (
     Setting("normalisation", None, "the channel moments", choices=NORMALISATIONS, kind=str),
@@ -33,7 +33,7 @@ _NO_CLASSIFIER = (
 
 @dataclass(frozen=True)
 class Frozen:
-    """A pretrained model and a data set, for `stage1.extract.extract`.
+    """A pretrained model and a data set, for `stage1.extract`.
 
     Attributes
     ----------
@@ -44,9 +44,9 @@ class Frozen:
     dataset
         Whose images go through it.
     normalisation
-        The channel moments it was trained with: one of `stage1.normalisation.NORMALISATIONS`. By
-        default ``imagenet`` for three channels and a backbone of torchvision or timm, else
-        ``data``.
+        The channel moments it was trained with: one of `NORMALISATIONS` of
+        stage1.inference.normalisation. By default ``imagenet`` for three channels and a backbone of
+        torchvision or timm, else ``data``.
     augmentation
         One of `stage1.augment.AUGMENTATIONS`: of the augmented copies, and of the images from which
         the balanced statistics are estimated.

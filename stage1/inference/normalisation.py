@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from featbank import errors
 from stage1.backbones.libraries import RESNETS
-from stage1.images import Preprocessing
+from stage1.data.images import Preprocessing
 
 CHANNEL_MOMENTS: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),

@@ -20,8 +20,8 @@ import torch
 
 from featbank import errors
 from featbank.files import publish, replacing, writing
-from stage1.settings import TrainSettings
 from stage1.tensors import load_tensors, save_tensors
+from stage1.training.settings import TrainSettings
 
 FOLDER = "unfinished"
 """Name of the folder of an unfinished run in its run folder."""

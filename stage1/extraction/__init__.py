@@ -1,0 +1,1 @@
+"""From a checkpoint, or pretrained weights, to a bank."""

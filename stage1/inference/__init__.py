@@ -1,0 +1,1 @@
+"""A backbone in use: its BatchNorm statistics, features and accuracy."""

@@ -1,0 +1,1 @@
+"""Several processes, threads behind the work, and draws that can be repeated."""

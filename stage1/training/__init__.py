@@ -1,0 +1,1 @@
+"""Training a backbone: settings, the loop, checkpoints and unfinished runs."""
