@@ -15,7 +15,7 @@ import numpy as np
 from featbank import errors
 from featbank.bank import GROUPS, Bank
 from featbank.bank.checks import check_finite
-from featbank.characters import in_csv
+from featbank.characters import clipped, in_csv
 from featbank.files import replacing
 from stage2.plots.figure import (
     FORMATS,
@@ -40,6 +40,9 @@ COMPONENTS = 50
 
 PERPLEXITY = 30.0
 """At most, where none is asked for: a third of the rows is the bound for few."""
+
+_LONGEST = 28
+"""Characters of a class name in the picture."""
 
 MARKERS = {"many": "o", "medium": "s", "few": "^"}
 
@@ -253,7 +256,7 @@ def _name(axes: Axes, embedding: Embedding, bank: Bank, shown: list[int]) -> Non
     for place, k in enumerate(shown):
         middle = np.median(embedding.points[embedding.labels == k], axis=0)
         text = axes.annotate(
-            bank.class_names[k],
+            clipped(bank.class_names[k], _LONGEST),
             middle,
             (0, 0),
             textcoords="offset points",
