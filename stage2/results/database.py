@@ -250,6 +250,14 @@ def _check(database: sqlite3.Connection, path: Path, create: bool) -> None:
     """Make the tables of a new file, bring those of an old one up where it is written to."""
     if create and schema.is_empty(database):
         schema.make(database)
+    elif schema.is_empty(database):
+        raise errors.ConfigError(f"{path} is empty. Sweep into it, or choose another.")
+    if lost := schema.lost_marks(database):
+        told = " and ".join(f"{name} {value}" for name, value in lost.items())
+        raise errors.ConfigError(
+            f"{path} has the tables of a results file, but not its {told}, which a dump leaves "
+            "out. Copy the file itself, or set both with PRAGMA."
+        )
     if schema.application_of(database) != schema.APPLICATION:
         raise errors.ConfigError(f"{path} is a database of something else. Choose another name.")
     _check_schema(database, path)
