@@ -25,6 +25,8 @@ def banks_and_specification(places: Sequence[str]) -> tuple[list[Path], str | No
     banks: dict[Path, None] = {}
     specifications = []
     for place in places:
+        if not place:
+            raise ConfigError("The name of a bank is empty. Name a file.")
         bare = re.fullmatch(r"[\w-]+", place) and not Path(place).exists()
         if bare or place.endswith(".toml"):
             specifications.append(place)
@@ -78,7 +80,9 @@ def parse_setting(text: str) -> tuple[str, str, list[str]]:
 
 
 def parse_seeds(text: str) -> list[int]:
-    if not re.fullmatch(r"\s*-?[0-9]{1,18}\s*(,\s*-?[0-9]{1,18}\s*)*", text):
+    """The seeds of a list such as ``0,1,2``, each once; recipes check their range."""
+    number = r"\s*-?[0-9]{1,99}\s*"
+    if not re.fullmatch(f"{number}(,{number})*", text):
         raise ConfigError(
             f"--seeds {shortened(text)[1:-1]} is not a list of integers. Write --seeds 0,1,2."
         )

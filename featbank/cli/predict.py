@@ -7,18 +7,19 @@ from pathlib import Path
 
 import click
 
+from featbank.cli.options import FILE
 from featbank.cli.terminal import say
 from featbank.errors import ConfigError
 
 
 @click.command()
-@click.argument("head", type=click.Path(path_type=Path))
-@click.argument("features", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.argument("head", type=FILE)
+@click.argument("features", type=FILE, nargs=-1, required=True)
 @click.option(
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="The file: .npz of arrays, or .csv of a line per row.",
 )
 @click.option("--split", help="Of a bank. Default: test, or else val.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featbank.cli.options import Integer
 from featbank.cli.planning import (
     allowed_recipes,
     describe,
@@ -38,8 +39,8 @@ def search_options(command: Callable) -> Callable:
             "optuna: trials chosen by what others reached. Both by val. Default: what the "
             "specification says, else none.",
         ),
-        click.option("--eta", type=int, help="Halving: one in so many goes on. Default: 3."),
-        click.option("--trials", type=int, help="Optuna: configurations tried. Default: 60."),
+        click.option("--eta", type=Integer(), help="Halving: one in so many goes on. Default: 3."),
+        click.option("--trials", type=Integer(), help="Optuna: configurations tried. Default: 60."),
     )
     for option in reversed(options):
         command = option(command)

@@ -11,7 +11,7 @@ import click
 
 from featbank.cli import completion
 from featbank.cli.leaderboard import show
-from featbank.cli.options import PRECISIONS, device_option, parse_bytes
+from featbank.cli.options import FILE, PRECISIONS, Integer, device_option, parse_bytes
 from featbank.cli.planning import (
     banks_and_specification,
     parse_seeds,
@@ -104,13 +104,13 @@ if TYPE_CHECKING:
     "--top",
     default=20,
     show_default=True,
-    type=click.IntRange(1),
+    type=Integer(1),
     help="Lines of the table at the end.",
 )
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="Results file; what it holds is not trained again. Default: results.sqlite.",
 )
 @click.option("--list", "listed", is_flag=True, help="List the ready specifications, and stop.")

@@ -38,6 +38,9 @@ EMBEDDED = (*FORMATS, "csv")
 COMPONENTS = 50
 """Principal components that t-SNE starts from, as its authors do."""
 
+FEWEST = 4
+"""Rows that t-SNE needs."""
+
 PERPLEXITY = 30.0
 """At most, where none is asked for: a third of the rows is the bound for few."""
 
@@ -126,9 +129,13 @@ def embed(
     check_finite(features, f"{bank.path}: {split}/{view}")
     rng = np.random.default_rng(seed)
     rows = np.concatenate([_some(np.flatnonzero(labels == k), per_class, rng) for k in chosen])
-    if len(rows) < 4:
+    if len(rows) < FEWEST:
+        there = int(np.isin(labels, chosen).sum())
+        remedy = "Raise --per-class" if there >= FEWEST else "Choose more with --classes"
+        drawn = f", {len(rows)} of them drawn" if there > len(rows) else ""
         raise errors.ConfigError(
-            f"The chosen classes have {len(rows)} rows in {split}. Choose more with --classes."
+            f"The chosen classes have {there} rows in {split}{drawn}; t-SNE needs {FEWEST}. "
+            f"{remedy}."
         )
     near = min(PERPLEXITY, (len(rows) - 1) / 3) if perplexity is None else perplexity
     if not 1 <= near < len(rows):

@@ -274,3 +274,55 @@ def test_sizes() -> None:
     assert parse_bytes("1") == 1
     with pytest.raises(errors.ConfigError, match="1 EiB"):
         parse_bytes("1200000TB")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("leaderboard", "r.sqlite", "--top", "२"), "'२' is not a valid integer."),
+        (("leaderboard", "r.sqlite", "--top", "1_2"), "'1_2' is not a valid integer."),
+        (("report", "r.sqlite", "-o", "r.html", "--top", "8" * 900), "80 digits is not in the"),
+        (("leaderboard", "r.sqlite", "--top", "7" * 90), "80 digits is too large"),
+        (("sweep", "b.h5", "--search", "halving", "--eta", "x" * 9000), "'xxx"),
+        (("sweep", "b.h5", "--search", "halving", "--eta", "6" * 3000), "80 digits is too large"),
+        (("train", "digits-lt", "-o", "t", "--epochs", "５"), "'５' is not a valid integer."),
+        (("train", "digits-lt", "-o", "t", "--epochs", "4" * 4000), "80 digits is too large"),
+        (("train", "digits-lt", "-o", "t", "--lr", "٠.٥"), "is no finite number"),
+        (("embed", "b.h5", "-o", "e.png", "--perplexity", "1_0"), "'1_0' is no finite number."),
+        (("export", "r.sqlite", "ncm", "-o", "n.safetensors", "--seed", "0x1"), "'0x1' is not"),
+        (("leaderboard", "r.sqlite", "--where", "macro>1_0"), "with a number, got '1_0'."),
+        (("leaderboard", "r.sqlite", "--where", "tau<२"), "with a number, got '२'."),
+        (("leaderboard", "r.sqlite", "--where", "macro<1e999"), "with a number, got '1e999'."),
+        (("leaderboard", "r.sqlite", "--where", f"macro<{DIGITS}"), "with a number, got '777"),
+        (("leaderboard", "r.sqlite", "--where", "macro!=-inf"), "with a number, got '-inf'."),
+        (("leaderboard", "r.sqlite", "--where", "not" + "(" * 300), "condition 'not((((("),
+        (("leaderboard", "r.sqlite", "--sort", "s" * 90_000), "No metric is called 'sss"),
+        (("leaderboard", "r.sqlite", "--bank", "b" * 90_000), "matches 0 banks"),
+        (("sweep", "b.h5", "--recipe", "ncm", "--device", "d" * 9000), "there is no such device"),
+        (("sweep", "b.h5", "--recipe", "ncm", "--device", "xla"), "featbank computes on cpu and"),
+        (("sweep", "b.h5", "--recipe", "crt", "--seeds", "4294967296"), "≤ 4294967295, got 42949"),
+        (("sweep", "b.h5", "--recipe", "crt", "--seeds", "9" * 30), "≤ 4294967295, got 9"),
+        (("sweep", "b.h5", "--recipe", "lws", "--set", f"epochs={DIGITS}"), "≥ 1 and ≤ 1e+09"),
+        (("sweep", "b.h5", "--recipe", "lws", "--set", f"lr={DIGITS}"), "a float > 0, got inf"),
+        (("sweep", "b.h5", "--recipe", "crt", "--memory", "3KB"), "budget is 2.93 KiB, half"),
+        (("embed", "b.h5", "-o", "e.svg", "--classes", "0,4", "--per-class", 1), "Raise --per-cl"),
+        (("embed", "b.h5", "-o", ""), "the name is empty. Name a file. See"),
+        (("plot", "groups", "", "-o", "p.svg"), "the name is empty."),
+        (("sweep", ""), "The name of a bank is empty."),
+    ],
+    ids=lambda value: " ".join(map(str, value))[:40] if isinstance(value, tuple) else "",
+)  # fmt: skip
+def test_what_is_wrong_is_said_briefly(
+    arguments: tuple[object, ...], told: str, refused: Callable[..., str]
+) -> None:
+    """Reference: the rule of ``--set``, ASCII digits; a value is repeated as far as one reads."""
+    line = refused(*arguments)
+    assert told in line, line
+    assert len(line) < 700, line
+
+
+@pytest.mark.parametrize("command", ["embed", "train", "sweep", "extract", "benchmark"])
+def test_help_shows_no_bound_where_there_is_none(featbank: Run, command: str) -> None:
+    """Reference: the words of the types, none of them with None."""
+    told = featbank(command, "--help").stdout
+    assert "None]" not in told
