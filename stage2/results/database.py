@@ -65,7 +65,7 @@ class Database:
     ------
     ConfigError
         For a file that is missing, damaged, not a results file, or of a newer schema.
-    OutputError, OSError
+    OutputBusy, OSError
         For one that cannot be written.
     """
 
@@ -188,7 +188,7 @@ def refusal(path: Path, error: Exception, *, writing: bool = False) -> Exception
 
 def _unwritable(path: Path, name: str, error: Exception) -> Exception:
     if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN")):
-        return errors.OutputError(
+        return OSError(
             f"{path} cannot be written: the file or its folder is read-only. Choose another name."
         )
     reason = "the disk is full" if name == "SQLITE_FULL" else error
