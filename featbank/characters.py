@@ -7,10 +7,11 @@ from typing import Any
 
 _OBEYED = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
-    "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+    "\ufff9-\ufffb\ufffe\uffff\ud800-\udfff\U000e0000-\U000e007f]"
 )
 """Control characters of C0 and C1, line ends, what turns the direction of writing, what is not
-seen, and halves of characters. The joiners of Persian and of emoji (U+200C, U+200D) are none."""
+seen, halves of characters, and what is none. The joiners of Persian and of emoji (U+200C, U+200D)
+stay."""
 
 _MARKDOWN = re.compile(r"[\\|`*]|<(?=[A-Za-z/!?])|(?<=\])[(\[]")
 """What makes a cell, a span, HTML or a link of a text; a plain ``n < 20`` stays."""
@@ -33,6 +34,16 @@ def visible(text: str) -> str:
     'ape\\x1b[2J\\n'
     """
     return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def clipped(text: str, most: int) -> str:
+    r"""A name as a picture or a sentence has room for it: visible, and cut to `most` characters.
+
+    >>> clipped("a very long\nname", 10)
+    'a very lo…'
+    """
+    shown = visible(text[: most + 1])
+    return shown if len(shown) <= most else f"{shown[: most - 1]}…"
 
 
 def visible_lines(text: str) -> str:

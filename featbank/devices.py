@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from featbank import errors
+from featbank.settings import shortened
 
 if TYPE_CHECKING:
     import torch
@@ -26,17 +27,20 @@ def find_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+    except RuntimeError:  # its message lists every backend of PyTorch
+        raise _unusable(name, "there is no such device") from None
+    if device.type not in ("cpu", "cuda"):
+        raise _unusable(name, "featbank computes on cpu and cuda")
+    try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise _unusable(name, errors.first_line(error)) from None
-    if device.type not in ("cpu", "cuda"):
-        raise _unusable(name, "featbank computes on cpu and cuda")
     return device
 
 
 def _unusable(name: str, reason: str) -> errors.ConfigError:
     return errors.ConfigError(
-        f"Device {name!r} cannot be used ({reason}). Choose auto, cpu or cuda."
+        f"Device {shortened(name)} cannot be used ({reason}). Choose auto, cpu or cuda."
     )
 
 

@@ -31,6 +31,19 @@ def whole_memory() -> int | None:
         return None
 
 
+def size_text(size: int) -> str:
+    """Bytes in the unit that shows them.
+
+    >>> size_text(640), size_text(1536), size_text(300 << 30)
+    ('640 bytes', '1.5 KiB', '300 GiB')
+    """
+    if size < 1024:
+        return f"{size} bytes"
+    power = min(4, (size.bit_length() - 1) // 10)
+    number = size / 1024**power
+    return f"{number:{',.0f' if number >= 100 else '.3g'}} {'KMGT'[power - 1]}iB"
+
+
 def fits_memory(count: int, shape: tuple[int, ...]) -> bool:
     """Whether `count` images [C, H, W] uint8 fit into memory, N·C·H·W bytes, as far as is told."""
     available = available_memory()

@@ -90,11 +90,9 @@ class Setting:
         value: Any = text
         if self.type is bool:
             value = {"true": True, "false": False}.get(text.lower(), text)
-        elif self.type in (int, float) and text.isascii() and "_" not in text:
-            try:
-                value = self.type(text)
-            except ValueError:
-                value = text
+        elif self.type in (int, float):
+            number = read_number(text, self.type)
+            value = text if number is None else number
         return self.check(value, owner)
 
     def expects(self) -> str:
@@ -138,6 +136,22 @@ class Setting:
             and (self.above is None or value > self.above)
             and (self.below is None or value < self.below)
         )
+
+
+def read_number(text: str, kind: type) -> Any:
+    """The int or float that a text writes in ASCII digits; None where it writes none.
+
+    Of an integer of more digits than Python reads only the sign is kept: it is beyond any bound.
+    """
+    if not text.isascii() or "_" in text:
+        return None
+    try:
+        return kind(text)
+    except ValueError:
+        digits = text.strip().lstrip("+-")
+        if kind is int and digits.isdecimal() and len(text.strip()) - len(digits) < 2:
+            return (-1 if text.strip()[0] == "-" else 1) * 10 ** (2 * _LONGEST)
+        return None
 
 
 def shortened(value: object) -> str:

@@ -226,7 +226,8 @@ def plan_bank(
     kind = torch.device(device).type
     budget = half_of(memory, kind)
     if probed_views(bank, recipes):
-        plan([PROBE], Shape.of(class_counts(bank, "train"), bank.dim), memory=budget, device=kind)
+        shape = Shape.of(class_counts(bank, "train"), bank.dim)
+        plan([PROBE], shape, memory=budget, whole=memory, device=kind)
     splits: dict[str, list[Recipe]] = {}
     for recipe in recipes:
         splits.setdefault(recipe.settings["train_on"], []).append(recipe)
@@ -235,7 +236,7 @@ def plan_bank(
         shape = Shape.of(class_counts(bank, split), bank.dim)
         for views in {recipe.views: None for recipe in some if recipe.generator}:
             check_in_memory(bank, views, device, memory, split)
-        groups += plan(some, shape, memory=budget, device=kind, workers=workers)
+        groups += plan(some, shape, memory=budget, whole=memory, device=kind, workers=workers)
     return sorted(groups, key=lambda group: (group.stream.views, group.stream.train_on))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featbank.cli.options import PRECISIONS, device_option, parse_bytes
+from featbank.cli.options import FILE, PRECISIONS, Integer, device_option, parse_bytes
 from featbank.cli.progress import progress
 from featbank.cli.terminal import styled_stdout
 from featbank.errors import ConfigError
@@ -42,22 +42,20 @@ MOST_CONFIGURATIONS = 10_000
     help="Numbers of configurations trained together.",
 )
 @device_option
-@click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads. Default: PyTorch's.")
+@click.option("--threads", type=Integer(1, 1024), help="CPU threads. Default: PyTorch's.")
 @click.option(
     "--repeats",
     default=2,
     show_default=True,
-    type=click.IntRange(1, 1000),
+    type=Integer(1, 1000),
     help="Times everything is measured, in turn.",
 )
 @click.option(
     "--epochs",
-    type=click.IntRange(1, 10),
+    type=Integer(1, 10),
     help="Epochs timed, of the recipe's 10; times are scaled to 10. Default: by shape.",
 )
-@click.option(
-    "--steps", type=click.IntRange(1, 1_000_000), help="Steps timed, in the place of epochs."
-)
+@click.option("--steps", type=Integer(1, 1_000_000), help="Steps timed, in the place of epochs.")
 @click.option(
     "--precision",
     default="fp32",
@@ -70,7 +68,7 @@ MOST_CONFIGURATIONS = 10_000
 )
 @click.option(
     "--counts",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="JSON list of class counts in the place of the shape's own.",
 )
 @click.option(

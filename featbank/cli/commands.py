@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -41,6 +42,9 @@ from featbank.errors import FeatbankError, first_line
 
 _LONGEST = 2_000
 """Characters of an error's line."""
+
+_LONG_WORD = re.compile(r"\S{300,}")
+"""A value or name that nobody reads in full: the line shows its beginning and end."""
 
 
 class _Group(click.Group):
@@ -105,7 +109,8 @@ def _report(text: str) -> None:
 
 
 def _shortened(text: str) -> str:
-    """Beginning and end of a text that a name has made longer than anyone reads."""
+    """A text whose long words, and itself, are cut to what anyone reads."""
+    text = _LONG_WORD.sub(lambda word: f"{word[0][:120]}…{word[0][-80:]}", text)
     half = _LONGEST // 2
     return text if len(text) <= _LONGEST else f"{text[:half]} … {text[-half:]}"
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import click
 
 from featbank.cli.leaderboard import FORMATS, print_tables
+from featbank.cli.options import FILE, Integer
 
 
 @click.command()
-@click.argument("results", type=click.Path(path_type=Path))
+@click.argument("results", type=FILE)
 @click.argument("names", nargs=-1, metavar="[A B…]")
 @click.option("--split", help="Split whose rows are compared. Default: test, or else val.")
 @click.option(
@@ -34,15 +35,15 @@ from featbank.cli.leaderboard import FORMATS, print_tables
 )
 @click.option(
     "--resamples",
-    type=click.IntRange(100, 1_000_000),
+    type=Integer(100, 1_000_000),
     default=2_000,
     show_default=True,
     help="Of the bootstrap.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of them.")
+@click.option("--seed", type=Integer(0), default=0, show_default=True, help="Of them.")
 @click.option(
     "--classes",
-    type=click.IntRange(0),
+    type=Integer(0),
     default=10,
     show_default=True,
     help="How many of the classes that differ most are told.",

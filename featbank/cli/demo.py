@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from featbank.cli.leaderboard import show
-from featbank.cli.options import device_option
+from featbank.cli.options import FILE, device_option
 from featbank.cli.progress import progress
 from featbank.cli.terminal import say, styled_stdout
 
@@ -37,7 +37,7 @@ SEEDS = (0, 1, 2)
     "--output",
     default="featbank-demo",
     show_default=True,
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="Folder for what the demo makes; an earlier demo's files in it are replaced.",
 )
 @device_option

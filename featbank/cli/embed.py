@@ -6,17 +6,17 @@ from pathlib import Path
 
 import click
 
-from featbank.cli.options import Finite, width_option
+from featbank.cli.options import FILE, Finite, Integer, width_option
 from featbank.cli.terminal import say
 
 
 @click.command()
-@click.argument("bank", type=click.Path(path_type=Path))
+@click.argument("bank", type=FILE)
 @click.option(
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="The file, .pdf, .png, .svg or .csv; one that is there is replaced.",
 )
 @click.option(
@@ -34,14 +34,14 @@ from featbank.cli.terminal import say
     "--per-class",
     default=200,
     show_default=True,
-    type=click.IntRange(1),
+    type=Integer(1),
     help="Rows of a class at most, drawn at random.",
 )
 @click.option(
     "--seed",
     default=0,
     show_default=True,
-    type=click.IntRange(0, 2**32 - 1),
+    type=Integer(0, 2**32 - 1),
     help="Of the draw of rows.",
 )
 @width_option

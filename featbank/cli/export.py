@@ -6,31 +6,29 @@ from pathlib import Path
 
 import click
 
-from featbank.cli.options import bank_option, device_option, parse_bytes
+from featbank.cli.options import FILE, Integer, bank_option, device_option, parse_bytes
 from featbank.cli.terminal import say
 from featbank.errors import ConfigError
 
 
 @click.command()
-@click.argument("results", type=click.Path(path_type=Path))
+@click.argument("results", type=FILE)
 @click.argument("recipe")
 @click.option(
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="The file, .safetensors.",
 )
 @click.option(
     "--onnx",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="Write ONNX too, to this file. Needs featbank[onnx].",
 )
 @bank_option
-@click.option(
-    "--features", type=click.Path(path_type=Path), help="The bank, where it has moved since."
-)
-@click.option("--seed", type=int, help="One of the seeds swept. Default: the first.")
+@click.option("--features", type=FILE, help="The bank, where it has moved since.")
+@click.option("--seed", type=Integer(), help="One of the seeds swept. Default: the first.")
 @click.option(
     "--epoch",
     type=click.Choice(["last", "selected"]),

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
+from featbank.cli.options import FILE
 from featbank.cli.terminal import say
 
 
 @click.command("export-features")
-@click.argument("bank", type=click.Path(path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The folder.")
+@click.argument("bank", type=FILE)
+@click.option("-o", "--output", required=True, type=FILE, help="The folder.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier export.")
 def export_features(*, bank: Path, output: Path, overwrite: bool) -> None:
     """Write a bank to a folder of .npy files, for programs that read no HDF5.

@@ -16,7 +16,7 @@ from featbank.cli.data_options import (
     dataset_options,
     silence_pillow,
 )
-from featbank.cli.options import device_option
+from featbank.cli.options import FILE, Integer, device_option
 from featbank.cli.progress import progress
 from featbank.cli.terminal import say
 from featbank.errors import ConfigError
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("run", required=False, type=click.Path(path_type=Path))
+@click.argument("run", required=False, type=FILE)
 @click.option(
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="The bank to write.",
 )
 @click.option(
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 @click.option(
     "--augmentations",
     metavar="A",
-    type=int,
+    type=Integer(),
     default=0,
     show_default=True,
     help="Augmented copies of each training image, in place of the plain one. The features of "
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--balanced-batches",
-    type=int,
+    type=Integer(),
     help="Batches of 128 for the balanced view. [default: one pass over train, at least 64]",
 )
 @click.option(

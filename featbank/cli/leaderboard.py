@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from featbank.characters import visible, visible_lines
-from featbank.cli.options import bank_option
+from featbank.cli.options import FILE, Integer, bank_option
 from featbank.cli.terminal import styled_stdout
 from featbank.errors import ConfigError
 
@@ -20,7 +20,7 @@ FORMATS = ("table", "json", "csv", "md", "latex")
 
 
 @click.command()
-@click.argument("results", type=click.Path(path_type=Path))
+@click.argument("results", type=FILE)
 @click.option(
     "--format",
     "form",
@@ -53,7 +53,7 @@ FORMATS = ("table", "json", "csv", "md", "latex")
     metavar="METRIC[:asc|:desc]",
     help="Order by a metric, best first. Default: as ranked by --select-on.",
 )
-@click.option("--top", type=click.IntRange(1), help="Lines of table, md and latex. Default: all.")
+@click.option("--top", type=Integer(1), help="Lines of table, md and latex. Default: all.")
 def leaderboard(
     *,
     results: Path,

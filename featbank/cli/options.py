@@ -4,24 +4,73 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import click
 
 from featbank.errors import ConfigError
-from featbank.settings import shortened
+from featbank.settings import read_number, shortened
+
+LARGEST = 2**63 - 1
+"""Of an integer without another bound."""
+
+
+class Integer(click.IntRange):
+    """An integer, written in ASCII digits; of a wrong one the message shows the beginning."""
+
+    def __init__(self, low: int | None = None, high: int | None = None) -> None:
+        super().__init__(low, high)
+        if low is None and high is None:
+            self.name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = read_number(value, int) if isinstance(value, str) else value
+        if number is None:
+            self.fail(f"{shortened(value)} is not a valid integer.", param, ctx)
+        low, high = self.min, self.max
+        if (low is not None and number < low) or (high is not None and number > high):
+            told = f"{shortened(number)} is not in the range {self._describe_range()}."
+            self.fail(told, param, ctx)
+        if abs(number) > LARGEST:
+            self.fail(f"{shortened(number)} is too large, at most {LARGEST}.", param, ctx)
+        return number
+
+    def _describe_range(self) -> str:
+        return "" if self.min is None and self.max is None else super()._describe_range()
 
 
 class Finite(click.FloatRange):
-    """A number that is one: click's own range lets NaN pass."""
+    """A finite number, written in ASCII digits: click's own range lets NaN pass."""
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        number = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{value} is no finite number.", param, ctx)
+    def __init__(self, low: float | None = None, high: float | None = None) -> None:
+        super().__init__(low, high)
+        if low is None and high is None:
+            self.name = "float"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = read_number(value, float) if isinstance(value, str) else value
+        if number is None or not math.isfinite(number):
+            self.fail(f"{shortened(value)} is no finite number.", param, ctx)
+        low, high = self.min, self.max
+        if (low is not None and number < low) or (high is not None and number > high):
+            self.fail(f"{number:g} is not in the range {self._describe_range()}.", param, ctx)
         return number
+
+    def _describe_range(self) -> str:
+        return "" if self.min is None and self.max is None else super()._describe_range()
+
+
+class _File(click.Path):
+    """The name of a file, which is not empty: an empty one would be the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("the name is empty. Name a file.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+FILE = _File(path_type=Path)
 
 
 device_option = click.option(

@@ -25,6 +25,8 @@ def banks_and_specification(places: Sequence[str]) -> tuple[list[Path], str | No
     banks: dict[Path, None] = {}
     specifications = []
     for place in places:
+        if not place:
+            raise ConfigError("The name of a bank is empty. Name a file.")
         bare = re.fullmatch(r"[\w-]+", place) and not Path(place).exists()
         if bare or place.endswith(".toml"):
             specifications.append(place)
@@ -78,7 +80,9 @@ def parse_setting(text: str) -> tuple[str, str, list[str]]:
 
 
 def parse_seeds(text: str) -> list[int]:
-    if not re.fullmatch(r"\s*-?[0-9]{1,18}\s*(,\s*-?[0-9]{1,18}\s*)*", text):
+    """The seeds of a list such as ``0,1,2``, each once; recipes check their range."""
+    number = r"\s*-?[0-9]{1,99}\s*"
+    if not re.fullmatch(f"{number}(,{number})*", text):
         raise ConfigError(
             f"--seeds {shortened(text)[1:-1]} is not a list of integers. Write --seeds 0,1,2."
         )
@@ -117,8 +121,9 @@ def tell_plan(
 
     configurations = len({recipe.id for recipe in recipes})
     say(
-        f"{configurations} configurations, {len(recipes)} runs with their seeds, "
-        f"in {len(groups)} fused groups on {device}"
+        f"{counted(configurations, 'configuration')}, {counted(len(recipes), 'run')} with "
+        f"{'its seed' if len(recipes) == 1 else 'their seeds'}, "
+        f"in {counted(len(groups), 'fused group')} on {device}"
     )
     if probed := probed_views(bank, recipes):
         views = " and ".join(map(repr, probed))
@@ -129,6 +134,16 @@ def tell_plan(
     for view in dict.fromkeys(view for group in groups for view in group.stream.views):
         if streamed := _streamed(bank, view, device=device, memory=memory):
             say(f"{view}: {streamed} streamed from the bank in shuffled blocks")
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things: ``1 run``, ``12 runs``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def already_there(count: int, of: str) -> str:
+    """How many `of` some runs need not be trained."""
+    return f"{count} {of} {'is' if count == 1 else 'are'} in the results already"
 
 
 def tell_costs(
@@ -145,7 +160,7 @@ def tell_costs(
 
     todo = [recipe for recipe in recipes if recipe.hash not in finished]
     if len(todo) < len(recipes):
-        say(f"{len(recipes) - len(todo)} of the runs are in the results already")
+        say(already_there(len(recipes) - len(todo), "of the runs"))
     groups = plan_bank(bank, todo, device=device, memory=memory, workers=workers)
     for group in groups:
         say(f"  {describe(group)}")
@@ -196,7 +211,8 @@ def describe(group: Group) -> str:
     if not stream.epochs:
         return f"{views}, {stream.sampler}, to the optimum: {heads}"
     made = f" + {stream.generator}" if stream.generator else ""
+    length = f"{counted(stream.epochs, 'epoch')} of {counted(stream.steps, 'step')}"
     return (
-        f"{views}, {stream.sampler}{made}, batch {stream.batch_size}, {stream.epochs} epochs of "
-        f"{stream.steps} steps, seed {stream.seed}: {heads}"
+        f"{views}, {stream.sampler}{made}, batch {stream.batch_size}, {length}, "
+        f"seed {stream.seed}: {heads}"
     )

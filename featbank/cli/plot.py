@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from featbank.cli import completion
-from featbank.cli.options import bank_option, width_option
+from featbank.cli.options import FILE, bank_option, width_option
 from featbank.cli.terminal import say
 
 
@@ -23,12 +23,12 @@ class _Plot(click.Command):
 
 @click.command(cls=_Plot)
 @click.argument("kind", shell_complete=completion.plots)
-@click.argument("results", type=click.Path(path_type=Path))
+@click.argument("results", type=FILE)
 @click.option(
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="The file, .pdf, .png or .svg; one that is there is replaced.",
 )
 @click.option(

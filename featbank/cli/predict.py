@@ -7,43 +7,48 @@ from pathlib import Path
 
 import click
 
+from featbank.cli.options import FILE
 from featbank.cli.terminal import say
 from featbank.errors import ConfigError
 
 
 @click.command()
-@click.argument("head", type=click.Path(path_type=Path))
-@click.argument("features", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.argument("head", type=FILE)
+@click.argument("features", type=FILE, nargs=-1, required=True)
 @click.option(
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="The file: .npz of arrays, or .csv of a line per row.",
 )
-@click.option("--split", default="test", show_default=True, help="Of a bank.")
+@click.option("--split", help="Of a bank. Default: test, or else val.")
 @click.option(
     "--view",
     help="Of a bank, in place of the view the head was trained on; A+B for a head of two.",
 )
 def predict(
-    *, head: Path, features: tuple[Path, ...], output: Path, split: str, view: str | None
+    *, head: Path, features: tuple[Path, ...], output: Path, split: str | None, view: str | None
 ) -> None:
-    """Classify the features of a bank, or of .npy files, with an exported head.
+    """Classify the features of a bank, or of arrays, with an exported head.
 
-    FEATURES is a bank, or an array [N, D] for each view of the head, in its order.
+    FEATURES is a bank, or an array [N, D] for each view of the head, in its order: FILE.npy,
+    FILE.npz of one array, or FILE.npz:KEY.
 
     \b
     featbank predict head.safetensors bank.h5 --split test -o predictions.csv
     featbank predict head.safetensors features.npy -o predictions.npz
     """
-    arrays = [path for path in features if path.suffix in (".npy", ".npz")]
+    from stage2.export.arrays import is_arrays
+
+    arrays = [path for path in features if is_arrays(path)]
     if arrays and len(arrays) < len(features):
         raise ConfigError("A bank and arrays are given. Give a bank, or arrays alone.")
     if not arrays and len(features) > 1:
         raise ConfigError(f"{len(features)} banks are given. Give one.")
-    if arrays and view:
-        raise ConfigError("--view chooses from a bank, arrays are given. Leave it out.")
+    for option, value in (("--view", view), ("--split", split)):
+        if arrays and value:
+            raise ConfigError(f"{option} chooses from a bank, arrays are given. Leave it out.")
     from stage2.export.headfile import load_head
     from stage2.export.prediction import check_output, predict_arrays, predict_bank
 

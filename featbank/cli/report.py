@@ -6,17 +6,17 @@ from pathlib import Path
 
 import click
 
-from featbank.cli.options import bank_option
+from featbank.cli.options import FILE, Integer, bank_option
 from featbank.cli.terminal import say
 
 
 @click.command()
-@click.argument("results", type=click.Path(path_type=Path))
+@click.argument("results", type=FILE)
 @click.option(
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="The page, .html; one that is there is replaced.",
 )
 @click.option(
@@ -35,7 +35,7 @@ from featbank.cli.terminal import say
     "--top",
     default=12,
     show_default=True,
-    type=click.IntRange(1, 200),
+    type=Integer(1, 200),
     help="Configurations whose details the page carries: the best of each recipe, then the next "
     "best. The leaderboard has all.",
 )

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featbank.cli.options import Integer
 from featbank.cli.planning import (
     allowed_recipes,
+    already_there,
+    counted,
     describe,
     parse_recipes,
     parse_setting,
@@ -38,8 +41,8 @@ def search_options(command: Callable) -> Callable:
             "optuna: trials chosen by what others reached. Both by val. Default: what the "
             "specification says, else none.",
         ),
-        click.option("--eta", type=int, help="Halving: one in so many goes on. Default: 3."),
-        click.option("--trials", type=int, help="Optuna: configurations tried. Default: 60."),
+        click.option("--eta", type=Integer(), help="Halving: one in so many goes on. Default: 3."),
+        click.option("--trials", type=Integer(), help="Optuna: configurations tried. Default: 60."),
     )
     for option in reversed(options):
         command = option(command)
@@ -157,9 +160,10 @@ def tell_search(what: list[Recipe] | Space, search: Search | None) -> None:
         assert not isinstance(what, list)
         batches, seeds = search.batches, len(what.seeds)
         several = f"{len(batches)} batches of {batches[0]}" if len(batches) > 1 else "one batch"
+        trials = counted(search.trials, "trial")
         say(
-            f"optuna ({search.sampler}, seed {search.seed}): {search.trials} trials in {several}, "
-            f"each with {seeds} seed{'s' * (seeds > 1)}; the first batch:"
+            f"optuna ({search.sampler}, seed {search.seed}): {trials} in {several}, "
+            f"each with {counted(seeds, 'seed')}; the first batch:"
         )
 
 
@@ -195,7 +199,7 @@ def tell_halving(
     first, others = by_first_seed(recipes)
     known = {recipe.id: statuses.get(recipe.hash) for recipe in first}
     if count := sum(status is not None for status in known.values()):
-        say(f"{count} of the runs with the first seed are in the results already")
+        say(already_there(count, "of the runs with the first seed"))
     groups = planned([recipe for recipe in first if known[recipe.id] is None])
     for group in groups:
         rungs = halving.rungs(group.stream.epochs)
@@ -208,7 +212,7 @@ def tell_halving(
     open_ = [recipe for recipe in waiting if known[recipe.id] is None]
     if left or open_:
         count = len(left) + others_left(halving, groups, open_)
-        say(f"  then what is left, with the other seeds: {count} runs")
+        say(f"  then what is left, with the other seeds: {counted(count, 'run')}")
     later, sure = planned(open_), planned(left)
     if groups or sure:
         tell_estimate(

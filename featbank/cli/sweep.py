@@ -11,9 +11,10 @@ import click
 
 from featbank.cli import completion
 from featbank.cli.leaderboard import show
-from featbank.cli.options import PRECISIONS, device_option, parse_bytes
+from featbank.cli.options import FILE, PRECISIONS, Integer, device_option, parse_bytes
 from featbank.cli.planning import (
     banks_and_specification,
+    counted,
     parse_seeds,
     parse_setting,
     tell_costs,
@@ -34,7 +35,7 @@ from featbank.cli.terminal import say
 from featbank.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
 
     from featbank.bank import Bank
     from stage2.loggers import Logger
@@ -104,13 +105,13 @@ if TYPE_CHECKING:
     "--top",
     default=20,
     show_default=True,
-    type=click.IntRange(1),
+    type=Integer(1),
     help="Lines of the table at the end.",
 )
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="Results file; what it holds is not trained again. Default: results.sqlite.",
 )
 @click.option("--list", "listed", is_flag=True, help="List the ready specifications, and stop.")
@@ -280,6 +281,10 @@ def _sweep_all(
                 tell_other_batches(search)
     if dry_run:
         return
+    for bank, what in swept[1:]:  # the first is read before anything is trained
+        _check_features(
+            bank, known_recipes(bank, what, search), {} if force else _statuses(bank, output)
+        )
     boards = [
         (
             bank,
@@ -350,8 +355,18 @@ def _sweep(
     except KeyboardInterrupt:
         _stopped(bank, None if search else recipes, output)
     if results.skipped:
-        say(f"{len(results.skipped)} runs were in {output} already (--force trains them again).")
+        skipped = len(results.skipped)
+        were, them = ("was", "it") if skipped == 1 else ("were", "them")
+        say(f"{counted(skipped, 'run')} {were} in {output} already (--force trains {them} again).")
     return results.board
+
+
+def _check_features(bank: Bank, recipes: Sequence[Recipe], held: Container[str]) -> None:
+    """Raise where a bank has a feature that is not finite and a run is to see; `held` are done."""
+    from stage2.experts import resolved
+    from stage2.views import check_features
+
+    check_features(bank, [each for each in resolved(bank, recipes) if each.hash not in held])
 
 
 def _statuses(bank: Bank, output: Path) -> dict[str, str]:
@@ -377,11 +392,12 @@ def _stopped(bank: Bank, recipes: Sequence[Recipe] | None, output: Path) -> NoRe
 
     with Store(output, create=True) as store:
         finished = store.finished(bank.fingerprint)
-    told = str(len(finished))
+    told = f"{counted(len(finished), 'run')} {'is' if len(finished) == 1 else 'are'}"
     if recipes is not None:
-        told = f"{sum(recipe.hash in finished for recipe in recipes)} of {len(recipes)}"
+        done = sum(recipe.hash in finished for recipe in recipes)
+        told = f"{done} of {counted(len(recipes), 'run')} are"
     say(
-        f"featbank: stopped. {told} runs are in {output}; the same command goes on from there.",
+        f"featbank: stopped. {told} in {output}; the same command goes on from there.",
         err=True,
     )
     sys.exit(1)

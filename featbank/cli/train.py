@@ -20,6 +20,7 @@ from featbank.cli.data_options import (
     dataset_options,
     silence_pillow,
 )
+from featbank.cli.options import FILE, Finite, Integer
 from featbank.cli.progress import progress_beside_lines
 from featbank.cli.terminal import say
 from featbank.errors import ConfigError, OutputExists
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
 @click.option(
     "--experts",
     metavar="E",
-    type=int,
+    type=Integer(),
     help="Deep branches over shared early layers, each with a classifier; the bank has their views "
     "expert0/instance, … [default: 1]",
 )
@@ -69,19 +70,19 @@ if TYPE_CHECKING:
     "--classifier",
     help="linear, or cosine with a scale of 30, which --loss ldam needs. [default: linear]",
 )
-@click.option("--epochs", type=int, help="[default: 200, digits-lt 100]")
-@click.option("--lr", type=float, help="Learning rate of SGD. [default: 0.1]")
-@click.option("--batch-size", type=int, help="[default: 128, digits-lt 32]")
-@click.option("--momentum", type=float, help="[default: 0.9]")
+@click.option("--epochs", type=Integer(), help="[default: 200, digits-lt 100]")
+@click.option("--lr", type=Finite(), help="Learning rate of SGD. [default: 0.1]")
+@click.option("--batch-size", type=Integer(), help="[default: 128, digits-lt 32]")
+@click.option("--momentum", type=Finite(), help="[default: 0.9]")
 @click.option("--nesterov", is_flag=True, help="Nesterov's momentum. [default: no]")
-@click.option("--weight-decay", type=float, help="[default: 0.0002]")
+@click.option("--weight-decay", type=Finite(), help="[default: 0.0002]")
 @click.option(
     "--schedule",
     help="multistep (×0.1 at 80 and 90 % of the epochs) or cosine. [default: multistep]",
 )
 @click.option(
     "--warmup",
-    type=int,
+    type=Integer(),
     help="Epochs of linear warm-up. [default: 5, at most a tenth of the epochs]",
 )
 @click.option(
@@ -90,7 +91,7 @@ if TYPE_CHECKING:
     "Extraction uses it, too. [default: standard]",
 )
 @click.option("--normalisation", help=f"{NORMALISATION} [default: data]")
-@click.option("--mixup", type=float, help="α of mixup's Beta(α, α); 0 is off. [default: 0.0]")
+@click.option("--mixup", type=Finite(), help="α of mixup's Beta(α, α); 0 is off. [default: 0.0]")
 @click.option(
     "--loss",
     help="A loss of `featbank methods`; sla is logit_adjusted before the epoch of --deferral, and "
@@ -118,11 +119,13 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--deferral",
-    type=float,
+    type=Finite(),
     help="Share of the epochs before --drw, --drs and the weights of sla act: 160 of 200. "
     "[default: 0.8]",
 )
-@click.option("--seed", type=int, help="Seed of weights, order and augmentation. [default: 0]")
+@click.option(
+    "--seed", type=Integer(), help="Seed of weights, order and augmentation. [default: 0]"
+)
 @click.option(
     "--precision",
     help="fp32, or bf16 autocast, slower on CPUs without bf16 instructions. [default: fp32]",
@@ -141,7 +144,7 @@ if TYPE_CHECKING:
 @click.option(
     "--checkpoint-every",
     metavar="K",
-    type=int,
+    type=Integer(),
     help="Epochs between two states from which a run that was stopped goes on. [default: 10]",
 )
 @click.option(
@@ -155,12 +158,12 @@ if TYPE_CHECKING:
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="Run folder for checkpoint.pt and log.jsonl.",
 )
 @click.option(
     "--bank",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="Extract to this bank afterwards, as `featbank extract` does. [default: do not]",
 )
 @click.option(

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from featbank import errors
-from featbank.memory import whole_memory
+from featbank.memory import size_text, whole_memory
 from stage2.methods.heads import HEADS
 from stage2.methods.losses import LOSSES
 from stage2.methods.recipe import Recipe
@@ -188,6 +188,7 @@ def plan(
     shape: Shape,
     *,
     memory: int,
+    whole: int | None = None,
     device: str = "cpu",
     workers: int = 1,
 ) -> list[Group]:
@@ -201,6 +202,8 @@ def plan(
         Sizes of the split they learn from.
     memory
         Bytes that parameters, logits and optimiser state of one group may take.
+    whole
+        The budget that `memory` is half of, where it is; messages name it.
     device
         ``cpu`` or ``cuda``.
     workers
@@ -220,10 +223,10 @@ def plan(
         each = max(_working_set(recipe, stream, shape) for recipe in members)
         fits = memory // (HELD * each)
         if fits < 1:
-            need = HELD * each >> 20
+            halved = "" if whole is None else ", half of it for features"
             raise errors.ConfigError(
-                f"One configuration needs {need} MiB, the memory budget is {memory >> 20} "
-                "MiB. Raise --memory or lower the batch size."
+                f"One configuration needs {size_text(HELD * each)}, the memory budget is "
+                f"{size_text(whole or memory)}{halved}. Raise --memory or lower the batch size."
             )
         limit = int(fits if device == "cuda" else min(fits, GROUP_CONFIGS))
         tile = limit if device == "cuda" else max(1, CACHE_BYTES // each)

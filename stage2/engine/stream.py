@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from featbank import errors
+from featbank.memory import size_text
 from stage2.methods.generators import Made
 
 READ_BYTES = 1 << 24
@@ -141,8 +142,8 @@ class BlockStream:
         if third < self._chunk:
             least = 3 * 4 * self.dim * self._chunk
             raise errors.ConfigError(
-                f"Streaming needs {-(-least >> 20)} MiB for features, the budget leaves "
-                f"{budget >> 20}. Raise --memory."
+                f"Streaming needs {size_text(least)} for features, the budget leaves "
+                f"{size_text(budget)}. Raise --memory."
             )
         self._buffer_rows = third
         self._kept = self._rarest(min(third, len(self.labels)))

@@ -25,7 +25,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from featbank import errors
-from featbank.files import replacing
+from featbank.files import kind_of, replacing
 from stage2.export.forms import FORMS, SPACE, AveragedHeads, Form, HeadModule
 
 KEY = "featbank-head"
@@ -125,6 +125,10 @@ def load_head(path: str | os.PathLike[str]) -> LoadedHead | LoadedHeads:
         For a head without a digest, of which a changed weight would not be noticed.
     """
     path = Path(path)
+    if kind := kind_of(path):
+        raise errors.ConfigError(
+            f"{path} is {kind}, not a head. Give a file that `featbank export` made."
+        )
     if not path.is_file():
         raise errors.ConfigError(f"{path}: no such file. Make it with `featbank export`.")
     told, tensors = _read(path)
@@ -162,10 +166,10 @@ def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except OSError:
         raise
-    except Exception as error:  # a lying header raises whatever it leads to
+    except Exception:  # a lying header raises whatever it leads to
         raise errors.ConfigError(
-            f"{path} is not a safetensors file ({errors.first_line(error)}). "
-            "Make one with `featbank export`."
+            f"{path} is not a safetensors file, or a damaged one. Copy it again, or make one with "
+            "`featbank export`."
         ) from None
     if told is None:
         raise errors.ConfigError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from featbank import errors
 from featbank.bank import Bank
 from featbank.characters import in_csv, visible
 from featbank.files import replacing
+from stage2.export.arrays import read_features
 from stage2.export.headfile import LoadedHead, LoadedHeads
 
 FORMATS = (".npz", ".csv")
@@ -100,10 +100,12 @@ def predict_bank(
     head: LoadedHead | LoadedHeads,
     bank: Bank,
     *,
-    split: str = "test",
+    split: str | None = None,
     views: Sequence[str] | None = None,
 ) -> Predictions:
     """Predictions on a split of a bank, on `views` in place of the head's own.
+
+    The split is by default ``test``, or else ``val``, as of a leaderboard.
 
     Raises
     ------
@@ -115,6 +117,14 @@ def predict_bank(
     _check_views(facts.views, views)
     _check_dim(str(bank.path), bank.dim, facts.dim)
     notes = []
+    if split is None:
+        if not bank.evaluated:
+            raise errors.ConfigError(
+                f"{bank.path} has no rows of test or val. Choose others with --split train."
+            )
+        split = bank.evaluated[-1]
+        if split != "test":
+            notes.append(f"{bank.path} has no rows of test: {split} is classified")
     if bank.fingerprint != facts.bank:
         notes.append(
             f"the head was trained on bank {facts.bank[:12]}, {bank.path} is "
@@ -134,7 +144,12 @@ def predict_bank(
 
 
 def predict_arrays(head: LoadedHead | LoadedHeads, paths: Sequence[Path]) -> Predictions:
-    """Predictions on ``.npy`` files of features [N, D], one for each view of the head.
+    """Predictions on features [N, D] in arrays, one for each view of the head.
+
+    Parameters
+    ----------
+    paths
+        As of `stage2.export.arrays.read_features`.
 
     Raises
     ------
@@ -146,8 +161,9 @@ def predict_arrays(head: LoadedHead | LoadedHeads, paths: Sequence[Path]) -> Pre
         For features, or logits of them, that are not finite.
     """
     _check_views(head.facts.views, list(map(str, paths)))
-    arrays = [_features(path, head.facts.dim) for path in paths]
+    arrays = [read_features(path) for path in paths]
     for path, x in zip(paths, arrays, strict=True):
+        _check_dim(str(path), x.shape[1], head.facts.dim)
         if len(x) != len(arrays[0]):
             raise errors.DataError(
                 f"{path} has {len(x)} rows, {paths[0]} has {len(arrays[0])}. "
@@ -157,26 +173,6 @@ def predict_arrays(head: LoadedHead | LoadedHeads, paths: Sequence[Path]) -> Pre
     starts = range(0, len(arrays[0]), size)
     blocks = ([x[start : start + size] for x in arrays] for start in starts)
     return _predictions(head, blocks, None, [])
-
-
-def _features(path: Path, dim: int) -> np.ndarray:
-    """The array of a file, checked but for what its numbers are."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # NumPy's, of sizes that overflow: the error says it
-            x = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise errors.ConfigError(f"{path}: no such file.") from None
-    except Exception as error:  # a lying header raises whatever it leads to
-        raise errors.DataError(
-            f"{path} is not an .npy file ({errors.first_line(error)}). "
-            "Give a bank, or features [N, D] as .npy."
-        ) from None
-    if not isinstance(x, np.ndarray) or x.ndim != 2 or x.dtype.kind not in "fiu":
-        held = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else "several arrays"
-        raise errors.DataError(f"{path} holds {held}. Give features [N, D] as .npy.")
-    _check_dim(str(path), x.shape[1], dim)
-    return x
 
 
 def _check_views(own: Sequence[str], given: Sequence[str]) -> None:

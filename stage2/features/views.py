@@ -169,6 +169,22 @@ def _refuse_not_finite(bank: Bank, split: str, view: str) -> None:
                 check_finite(block, name, first_row=start)
 
 
+def check_features(bank: Bank, recipes: Sequence[Recipe]) -> None:
+    """Go through all features that recipes are to be trained and measured on.
+
+    Raises
+    ------
+    NotFinite
+        Where one is NaN or infinite.
+    """
+    used: dict[tuple[str, str], None] = {}
+    for recipe in recipes:
+        for split in (*bank.evaluated, recipe.settings["train_on"]):
+            used |= {(split, view): None for view in recipe.views}
+    for split, view in used:
+        _refuse_not_finite(bank, split, view)
+
+
 def class_counts(bank: Bank, split: str) -> np.ndarray:
     """Rows of each class of a split [K], float64."""
     return np.bincount(bank.labels(split), minlength=bank.num_classes).astype(np.float64)

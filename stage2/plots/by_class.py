@@ -10,6 +10,7 @@ import numpy as np
 
 from featbank import errors
 from featbank.bank import class_groups
+from featbank.characters import clipped
 from stage2.plots.figure import (
     COLOURS,
     GRID,
@@ -36,6 +37,9 @@ MOST = 4
 
 NAMED = 20
 """Up to this many classes have their names below and no running mean."""
+
+_LONGEST = 28
+"""Characters of a class name."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ def _draw(choice: Choice, width: float, value: _Value, told: str) -> Figure:
     order = np.argsort(-counts, kind="stable")
     ranks = np.arange(len(counts))
     few = len(counts) <= NAMED
-    names = [results.class_names[k] for k in order]
+    names = [clipped(results.class_names[k], _LONGEST) for k in order]
     room = 0.05 * letters(names) if few and letters(names) > 3 else 0.0
     figure, ((above, below),) = panels(
         1, width, narrowest=1, height=2.6 + room, rows=2, heights=(1, 4), sharex=True

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from featbank import errors
 from featbank.bank import GROUPS, class_groups
+from featbank.characters import clipped
 from stage2.engine.metrics import CONFUSIONS
 from stage2.plots.figure import GROUP_COLOURS, caption, fitted, letters, panels
 from stage2.plots.picture import Picture
@@ -36,9 +36,7 @@ def confusion(picture: Picture) -> Figure:
     """
     choice, width = picture.choose(MOST if picture.recipes else 1), picture.width
     found = _matrices(choice)
-    names = [
-        textwrap.shorten(name, _LONGEST, placeholder="…") for name in choice.results.class_names
-    ]
+    names = [clipped(name, _LONGEST) for name in choice.results.class_names]
     groups = class_groups(choice.results.counts)
     longest = letters(names[k] for classes, _ in found for k in classes)
     margin = 0.4 + 0.06 * longest  # names and an axis label

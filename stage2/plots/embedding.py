@@ -15,7 +15,7 @@ import numpy as np
 from featbank import errors
 from featbank.bank import GROUPS, Bank
 from featbank.bank.checks import check_finite
-from featbank.characters import in_csv
+from featbank.characters import clipped, in_csv
 from featbank.files import replacing
 from stage2.plots.figure import (
     FORMATS,
@@ -38,8 +38,14 @@ EMBEDDED = (*FORMATS, "csv")
 COMPONENTS = 50
 """Principal components that t-SNE starts from, as its authors do."""
 
+FEWEST = 4
+"""Rows that t-SNE needs."""
+
 PERPLEXITY = 30.0
 """At most, where none is asked for: a third of the rows is the bound for few."""
+
+_LONGEST = 28
+"""Characters of a class name in the picture."""
 
 MARKERS = {"many": "o", "medium": "s", "few": "^"}
 
@@ -123,9 +129,13 @@ def embed(
     check_finite(features, f"{bank.path}: {split}/{view}")
     rng = np.random.default_rng(seed)
     rows = np.concatenate([_some(np.flatnonzero(labels == k), per_class, rng) for k in chosen])
-    if len(rows) < 4:
+    if len(rows) < FEWEST:
+        there = int(np.isin(labels, chosen).sum())
+        remedy = "Raise --per-class" if there >= FEWEST else "Choose more with --classes"
+        drawn = f", {len(rows)} of them drawn" if there > len(rows) else ""
         raise errors.ConfigError(
-            f"The chosen classes have {len(rows)} rows in {split}. Choose more with --classes."
+            f"The chosen classes have {there} rows in {split}{drawn}; t-SNE needs {FEWEST}. "
+            f"{remedy}."
         )
     near = min(PERPLEXITY, (len(rows) - 1) / 3) if perplexity is None else perplexity
     if not 1 <= near < len(rows):
@@ -253,7 +263,7 @@ def _name(axes: Axes, embedding: Embedding, bank: Bank, shown: list[int]) -> Non
     for place, k in enumerate(shown):
         middle = np.median(embedding.points[embedding.labels == k], axis=0)
         text = axes.annotate(
-            bank.class_names[k],
+            clipped(bank.class_names[k], _LONGEST),
             middle,
             (0, 0),
             textcoords="offset points",

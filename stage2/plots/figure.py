@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from featbank import errors
+from featbank.characters import visible, visible_lines
 from featbank.files import replacing
 
 if TYPE_CHECKING:
@@ -88,12 +91,57 @@ def save(draw: Callable[[], Figure], output: str | os.PathLike[str]) -> None:
     import matplotlib
 
     form = form_of(output)
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE), _warnings_in_a_line(form):
         figure = draw()
+        make_visible(figure)
         drawn = io.BytesIO()
         figure.savefig(drawn, format=form)
     with replacing(Path(output)) as part:
         part.write_bytes(drawn.getvalue())
+
+
+def make_visible(figure: Figure) -> None:
+    """Show every text of a figure as `featbank.characters.visible` does, whatever brought it."""
+    from matplotlib.text import Text
+    from matplotlib.ticker import FuncFormatter
+
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_text(visible_lines(text.get_text()))
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            for formatter in (axis.get_major_formatter(), axis.get_minor_formatter()):
+                if isinstance(formatter, FuncFormatter):  # names of ticks, anew whenever drawn
+                    formatter.func = _visible_ticks(formatter.func)
+
+
+def _visible_ticks(name: Callable[..., str]) -> Callable[..., str]:
+    return lambda value, place=None: visible(name(value, place))
+
+
+@contextlib.contextmanager
+def _warnings_in_a_line(form: str) -> Iterator[None]:
+    """Turn the warnings of matplotlib, one for each character, into at most one of ours."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    lacking, narrow = set(), False
+    for each in caught:
+        told = str(each.message)
+        if glyph := re.match(r"Glyph (\d+) ", told):
+            lacking.add(glyph[1])
+        elif "constrained_layout" in told:
+            narrow = True
+        elif not told.startswith("Matplotlib"):  # of whole scripts, after their characters
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+    if narrow:
+        warnings.warn("the figure has too little room for its texts. Give a larger --width.")
+    elif lacking and form != "svg":  # there the viewer chooses the font
+        characters = "1 character" if len(lacking) == 1 else f"{len(lacking)} characters"
+        warnings.warn(
+            f"the font lacks {characters} of the names, shown as boxes. Write .svg, in which the "
+            "viewer chooses the font."
+        )
 
 
 def line_style(place: int) -> dict[str, Any]:

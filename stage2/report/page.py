@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from featbank import errors
+from featbank.characters import visible_lines
 from featbank.files import replacing
 from stage2.report.gathering import TOP, gather
 from stage2.results.results import Results
@@ -58,14 +59,23 @@ def render(data: Mapping[str, Any]) -> str:
     """The page of gathered data."""
     folder = files("stage2.report") / "template"
     parts = {
-        "TITLE": html.escape(data["title"]),
+        "TITLE": html.escape(visible_lines(data["title"])),
         "STYLE": (folder / "page.css").read_text("utf-8"),
-        "DATA": embedded(data),
+        "DATA": embedded(_visible(data)),
         "PLOTLY": _plotly(),
         "SCRIPT": "\n".join((folder / name).read_text("utf-8") for name in SCRIPTS),
     }
     template = (folder / "page.html").read_text("utf-8")
     return re.sub(r"<!-- ([A-Z]+) -->", lambda found: parts[found[1]], template)
+
+
+def _visible(data: Any) -> Any:
+    """Data whose texts turn no direction of writing and hide nothing."""
+    if isinstance(data, str):
+        return visible_lines(data)
+    if isinstance(data, Mapping):
+        return {_visible(key): _visible(value) for key, value in data.items()}
+    return list(map(_visible, data)) if isinstance(data, list | tuple) else data
 
 
 def embedded(data: Any) -> str:

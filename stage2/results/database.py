@@ -65,13 +65,14 @@ class Database:
     ------
     ConfigError
         For a file that is missing, damaged, not a results file, or of a newer schema.
-    OutputError, OSError
+    OutputBusy, OSError
         For one that cannot be written.
     """
 
     def __init__(self, path: Path | None, *, create: bool) -> None:
         self.path, self._create = path, create
         self._state: State | None = None
+        self._failed = False
         if path is None:
             self.connection = sqlite3.connect(":memory:")
             _configure(self.connection)
@@ -81,6 +82,8 @@ class Database:
         try:
             self._open(path)
         except BaseException as error:
+            if create:
+                clear(path)
             with contextlib.suppress(OSError):
                 if create and absent and path.stat().st_size == 0:
                     path.unlink()  # nothing was made, so nothing is left
@@ -132,11 +135,14 @@ class Database:
         except sqlite3.DatabaseError as error:
             if self.path is None:
                 raise
+            self._failed = True
             raise refusal(self.path, error, writing=True) from None
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; where writing failed, without files of SQLite's beside it."""
         self.connection.close()
+        if self._failed and self.path is not None:
+            clear(self.path)
 
     def _is_written(self, path: Path) -> bool:
         """Whether somebody has written to an immutable file since it was opened."""
@@ -188,7 +194,7 @@ def refusal(path: Path, error: Exception, *, writing: bool = False) -> Exception
 
 def _unwritable(path: Path, name: str, error: Exception) -> Exception:
     if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN")):
-        return errors.OutputError(
+        return OSError(
             f"{path} cannot be written: the file or its folder is read-only. Choose another name."
         )
     reason = "the disk is full" if name == "SQLITE_FULL" else error
@@ -250,6 +256,14 @@ def _check(database: sqlite3.Connection, path: Path, create: bool) -> None:
     """Make the tables of a new file, bring those of an old one up where it is written to."""
     if create and schema.is_empty(database):
         schema.make(database)
+    elif schema.is_empty(database):
+        raise errors.ConfigError(f"{path} is empty. Sweep into it, or choose another.")
+    if lost := schema.lost_marks(database):
+        told = " and ".join(f"{name} {value}" for name, value in lost.items())
+        raise errors.ConfigError(
+            f"{path} has the tables of a results file, but not its {told}, which a dump leaves "
+            "out. Copy the file itself, or set both with PRAGMA."
+        )
     if schema.application_of(database) != schema.APPLICATION:
         raise errors.ConfigError(f"{path} is a database of something else. Choose another name.")
     _check_schema(database, path)
@@ -290,6 +304,28 @@ def _use_wal(database: sqlite3.Connection) -> None:
             if not busy or time.monotonic() > end:
                 raise
             time.sleep(0.01)
+
+
+def clear(path: Path) -> None:
+    """Remove what SQLite leaves beside a file on a full disk, unless it has content or is in use.
+
+    It needs the -shm file that it could not make to see that nobody else has the file open; in
+    exclusive mode it does without, and with the lock that it then holds nobody can open the file.
+    """
+    index = _beside(path, "-shm")
+    if not index.exists():
+        return
+    uri = f"{Path(os.path.realpath(path)).as_uri()}?mode=rw"
+    with (
+        contextlib.suppress(sqlite3.Error, OSError),
+        contextlib.closing(
+            sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None)
+        ) as database,
+    ):
+        database.execute("PRAGMA locking_mode = EXCLUSIVE")
+        database.execute("BEGIN EXCLUSIVE")
+        database.execute("COMMIT")
+        index.unlink()
 
 
 def _state(path: Path) -> State:

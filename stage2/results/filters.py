@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
-import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from featbank import errors
+from featbank.settings import read_number, shortened
 from stage2.engine.metrics import METRICS
 from stage2.methods.recipe import settings_of
 from stage2.results.ranking import in_order, tie_of
@@ -76,13 +77,13 @@ class Comparison:
             return None if self.sign in ("=", "==", "!=") else float("nan")
         if boolean and self.written in ("true", "false"):
             return self.written == "true"
-        try:
-            if not boolean:
-                return float(self.written)
-        except ValueError:
-            pass
+        number = None if boolean else read_number(self.written, float)
+        if number is not None and math.isfinite(number):
+            return number
         expected = "true or false" if boolean else "a number"
-        raise errors.ConfigError(f"{self.name} is compared with {expected}, got {self.written!r}.")
+        raise errors.ConfigError(
+            f"{self.name} is compared with {expected}, got {shortened(self.written)}."
+        )
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def where(board: Leaderboard, text: str) -> Leaderboard:
     told = " ".join(text.split())
     if not kept:
         raise errors.ConfigError(
-            f"None of {len(values)} configurations meets {told!r}."
+            f"None of {len(values)} configurations meets {shortened(told)}."
             f"{_reason(comparisons, list(values.values()))}"
         )
     by_result = any(comparison.name in METRICS for comparison in comparisons)
@@ -257,7 +258,7 @@ class _Parser:
     def read(self) -> Condition:
         condition = self._either()
         if self.place < len(self.tokens):
-            self._fail(f"has {self._next()[1]!r} where and, or, or its end is expected")
+            self._fail(f"has {shortened(self._next()[1])} where and, or, or its end is expected")
         return condition
 
     def _either(self) -> Condition:
@@ -300,11 +301,11 @@ class _Parser:
         kind, text = self._next()
         reserved = kind == "word" and text.lower() in ("and", "or", "not")
         if reserved or not fits(kind, text):
-            got = f"has {text!r}" if kind != "end" else "ends"
+            got = f"has {shortened(text)}" if kind != "end" else "ends"
             self._fail(f"{got} where {expected} is expected")
         self.place += 1
         return text[1:-1] if kind == "quoted" else text
 
     def _fail(self, problem: str) -> NoReturn:
-        told = textwrap.shorten(self.text, 80, placeholder=" …")
-        raise errors.ConfigError(f"The condition {told!r} {problem}. {_LIKE}")
+        told = shortened(" ".join(self.text.split()))
+        raise errors.ConfigError(f"The condition {told} {problem}. {_LIKE}")

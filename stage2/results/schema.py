@@ -1,7 +1,8 @@
 """The tables of a results file: made, brought up from older schemas, and checked to be just these.
 
-A file from anyone is opened, so its tables must be those that some version of featbank made, to the
-letter: a view, a trigger, a generated column or a virtual table would compute something on reading.
+A file from anyone is opened, so our tables must be those that some version of featbank made, to the
+letter, and nothing beside them may compute something on reading or writing, as a view, a trigger, a
+generated column or a virtual table would. Plain tables and indexes of others are let be.
 """
 
 from __future__ import annotations
@@ -111,6 +112,15 @@ _FIRST = {
 }
 """Columns and constraints of schema 1."""
 
+_NAMED = re.compile(r"--[^\n]*|/\*.*?\*/|'[^']*'|\"[^\"]*\"|`[^`]*`|\[[^\]]*\]", re.DOTALL)
+"""Comments, texts and quoted names in a declaration."""
+
+_COMPUTES = re.compile(r"\b(VIRTUAL|AS|CHECK|REFERENCES)\b", re.IGNORECASE)
+"""What lets a table do more than hold rows."""
+
+_EXPRESSION = -2
+"""SQLite's number of a column of an index that is computed."""
+
 
 def schema_of(database: sqlite3.Connection) -> int:
     """The schema that a results file says it has."""
@@ -163,11 +173,17 @@ def migrate(database: sqlite3.Connection) -> None:
 def foreign_to(database: sqlite3.Connection) -> str | None:
     """What a file has that no results file of its schema has, in words; None where all is right."""
     tables = {}
-    for kind, name, sql in database.execute("SELECT type, name, sql FROM sqlite_master"):
+    everything = "SELECT type, name, tbl_name, sql FROM sqlite_master"
+    for kind, name, table, sql in database.execute(everything).fetchall():
         if kind == "table" and name in TABLES:
             tables[name] = sql
-        elif not (kind == "index" and sql is None):  # those SQLite makes for keys
+        elif kind == "table":
+            if word := _COMPUTES.search(_NAMED.sub(" ", sql or "AS")):
+                return f"a table {name!a} with {word[0].upper()}"
+        elif kind != "index":
             return f"a {kind} {name!a}"
+        elif sql is not None and not _is_plain_index(database, name, table):
+            return f"an index {name!a} of more than columns"
     schema = schema_of(database)
     for table in TABLES:
         if table not in tables:
@@ -175,6 +191,28 @@ def foreign_to(database: sqlite3.Connection) -> str | None:
         if _plain(tables[table]) not in _forms(table, schema):
             return f"a table '{table}' that is not one of results schema {schema}"
     return None
+
+
+def lost_marks(database: sqlite3.Connection) -> dict[str, int]:
+    """What the header of a results file says and that of a dump of it, read back, does not."""
+    declared = dict(database.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'"))
+    if application_of(database) != 0 or not declared.keys() >= set(TABLES):
+        return {}
+    for schema in range(SCHEMA, 0, -1):
+        if all(_plain(declared[table]) in _forms(table, schema) for table in TABLES):
+            return {"application_id": APPLICATION, "user_version": schema}
+    return {}
+
+
+def _is_plain_index(database: sqlite3.Connection, name: str, table: str) -> bool:
+    """Whether an index is of columns alone, of all rows, and forbids no row of ours."""
+    of_columns = all(
+        column != _EXPRESSION
+        for (column,) in database.execute("SELECT cid FROM pragma_index_xinfo(?)", (name,))
+    )
+    listed = 'SELECT partial, "unique" FROM pragma_index_list(?) WHERE name = ?'
+    found = database.execute(listed, (table, name)).fetchone() or (True, True)
+    return of_columns and not found[0] and not (found[1] and table in TABLES)
 
 
 @contextlib.contextmanager

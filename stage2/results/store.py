@@ -64,7 +64,7 @@ class Store:
     ConfigError
         For a file that is missing, damaged, not a results file, or of a newer schema; from the
         methods, for a row that is damaged or not there.
-    OutputError, OSError
+    OutputBusy, OSError
         Where the file cannot be written.
     """
 

@@ -29,7 +29,7 @@ from stage2.methods.recipe import (
 from stage2.specification.ranges import Range
 
 MOST_TOLD = 20
-"""Problems that are listed; the rest are counted."""
+"""Problems that are listed; one more ends the reading, as thousands would take long."""
 
 CHOOSING = {s.name: s for s in (VIEW, HEAD, *TRAINING) if s.choices or s is VIEW}
 """Settings that decide which others a recipe takes."""
@@ -45,8 +45,10 @@ class Problems:
         self._name, self._found = name, dict[tuple[int, str], None]()
 
     def add(self, line: int, message: object) -> None:
-        """Note a problem."""
+        """Note a problem; raise a `ConfigError` with all of them where they are too many."""
         self._found[line, str(message)] = None
+        if len(self) > MOST_TOLD:
+            self.check()
 
     def __len__(self) -> int:
         return len(self._found)
@@ -58,10 +60,8 @@ class Problems:
         if len(told) == 1:
             raise errors.ConfigError(told[0])
         if told:
-            count, told = len(told), told[:MOST_TOLD]
-            if count > MOST_TOLD:
-                told.append(f"… and {count - MOST_TOLD:,} more.")
-            raise errors.SeveralErrors(f"{self._name}: {count:,} errors.", told)
+            several = f"more than {MOST_TOLD}" if len(told) > MOST_TOLD else len(told)
+            raise errors.SeveralErrors(f"{self._name}: {several} errors.", told[:MOST_TOLD])
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,9 @@ class _Grid:
 
     def _unused(self) -> None:
         """Note settings that no combination of the entry takes."""
-        for key in self._entry.grid.keys() - self.taken - self._entry.shared:
+        for key in self._entry.grid:
+            if key in self.taken or key in self._entry.shared:
+                continue
             if self._bank is None and key == ENSEMBLE.name:
                 continue  # a bank of experts may make an average of the view
             full = sorted(name for name in self.known if name.endswith(f".{key}"))

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from featbank import errors
+from featbank.files import kind_of
 
 Place = tuple[str | int, ...]
 """Keys and array indices from the top: ``("recipes", "crt", "lr", 1)``."""
 
-LARGEST = 10_000_000
+LARGEST = 1_000_000
 """Bytes of a file."""
 
 DEEPEST = 32
@@ -77,10 +78,12 @@ def read_toml(file: Path, name: str) -> TomlFile:
     ConfigError
         Where it cannot be read, or is not TOML, with the line.
     """
+    if kind := kind_of(file):
+        raise errors.ConfigError(f"{name} is {kind}, not a file. Name a TOML file.")
     try:
         if (size := file.stat().st_size) > LARGEST:
             raise errors.ConfigError(f"{name} has {size:,} bytes, at most {LARGEST:,}. Shorten it.")
-        text = file.read_bytes().decode("utf-8").replace("\r\n", "\n")
+        text = file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
         if _LONG_KEY.search(text) or not _is_flat(values := tomllib.loads(text)):
             raise RecursionError
     except UnicodeDecodeError as error:

@@ -113,7 +113,7 @@ def test_grids_are_counted_before_they_are_made(refused: Callable[..., str]) -> 
         ("[recipes.crt]\nlr = " + "[" * 90 + "]" * 90, "nested too deeply"),
         ("seeds = " + DIGITS, "integer of more than 64 bits"),
         ("seeds = 1e400\nrecipes = ['crt']", "must be an integer ≥ 0"),
-        ("#" * 10_000_001, "has 10,000,001 bytes, at most 10,000,000"),
+        ("#" * 1_000_001, "has 1,000,001 bytes, at most 1,000,000"),
         ("[recipes.crt]\nepochs = 9000000000000000000", "≤ 1e+09"),
         ("recipes = ['crt']\n[search]\nmethod = 'optuna'\nbatch = 4000000", "≤ 100000"),
         ("recipes = ['" + "r" * 300_000 + "']", "Unknown recipe 'rrr"),
@@ -129,12 +129,13 @@ def test_specifications(text: str, told: str, refused: Callable[..., str], tmp_p
 def test_a_file_that_is_wrong_everywhere_lists_twenty(
     featbank: Run, make_toy: Callable[..., Toy], tmp_path: Path
 ) -> None:
-    """And counts the rest."""
+    """And says that there are more."""
     make_toy().write(Path("b.h5"))
     (tmp_path / "s.toml").write_text("".join(f"w{i} = {i}\n" for i in range(3_000)))
     lines = featbank("sweep", "b.h5", "s.toml", code=2).stderr.splitlines()
-    assert len(lines) == 22
-    assert "… and 2,98" in lines[-1]
+    assert len(lines) == 21
+    assert "more than 20 errors" in lines[0]
+    assert "s.toml:20:" in lines[-1]
 
 
 @pytest.mark.parametrize(
@@ -273,3 +274,55 @@ def test_sizes() -> None:
     assert parse_bytes("1") == 1
     with pytest.raises(errors.ConfigError, match="1 EiB"):
         parse_bytes("1200000TB")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("leaderboard", "r.sqlite", "--top", "२"), "'२' is not a valid integer."),
+        (("leaderboard", "r.sqlite", "--top", "1_2"), "'1_2' is not a valid integer."),
+        (("report", "r.sqlite", "-o", "r.html", "--top", "8" * 900), "80 digits is not in the"),
+        (("leaderboard", "r.sqlite", "--top", "7" * 90), "80 digits is too large"),
+        (("sweep", "b.h5", "--search", "halving", "--eta", "x" * 9000), "'xxx"),
+        (("sweep", "b.h5", "--search", "halving", "--eta", "6" * 3000), "80 digits is too large"),
+        (("train", "digits-lt", "-o", "t", "--epochs", "５"), "'５' is not a valid integer."),
+        (("train", "digits-lt", "-o", "t", "--epochs", "4" * 4000), "80 digits is too large"),
+        (("train", "digits-lt", "-o", "t", "--lr", "٠.٥"), "is no finite number"),
+        (("embed", "b.h5", "-o", "e.png", "--perplexity", "1_0"), "'1_0' is no finite number."),
+        (("export", "r.sqlite", "ncm", "-o", "n.safetensors", "--seed", "0x1"), "'0x1' is not"),
+        (("leaderboard", "r.sqlite", "--where", "macro>1_0"), "with a number, got '1_0'."),
+        (("leaderboard", "r.sqlite", "--where", "tau<२"), "with a number, got '२'."),
+        (("leaderboard", "r.sqlite", "--where", "macro<1e999"), "with a number, got '1e999'."),
+        (("leaderboard", "r.sqlite", "--where", f"macro<{DIGITS}"), "with a number, got '777"),
+        (("leaderboard", "r.sqlite", "--where", "macro!=-inf"), "with a number, got '-inf'."),
+        (("leaderboard", "r.sqlite", "--where", "not" + "(" * 300), "condition 'not((((("),
+        (("leaderboard", "r.sqlite", "--sort", "s" * 90_000), "No metric is called 'sss"),
+        (("leaderboard", "r.sqlite", "--bank", "b" * 90_000), "matches 0 banks"),
+        (("sweep", "b.h5", "--recipe", "ncm", "--device", "d" * 9000), "there is no such device"),
+        (("sweep", "b.h5", "--recipe", "ncm", "--device", "xla"), "featbank computes on cpu and"),
+        (("sweep", "b.h5", "--recipe", "crt", "--seeds", "4294967296"), "≤ 4294967295, got 42949"),
+        (("sweep", "b.h5", "--recipe", "crt", "--seeds", "9" * 30), "≤ 4294967295, got 9"),
+        (("sweep", "b.h5", "--recipe", "lws", "--set", f"epochs={DIGITS}"), "≥ 1 and ≤ 1e+09"),
+        (("sweep", "b.h5", "--recipe", "lws", "--set", f"lr={DIGITS}"), "a float > 0, got inf"),
+        (("sweep", "b.h5", "--recipe", "crt", "--memory", "3KB"), "budget is 2.93 KiB, half"),
+        (("embed", "b.h5", "-o", "e.svg", "--classes", "0,4", "--per-class", 1), "Raise --per-cl"),
+        (("embed", "b.h5", "-o", ""), "the name is empty. Name a file. See"),
+        (("plot", "groups", "", "-o", "p.svg"), "the name is empty."),
+        (("sweep", ""), "The name of a bank is empty."),
+    ],
+    ids=lambda value: " ".join(map(str, value))[:40] if isinstance(value, tuple) else "",
+)  # fmt: skip
+def test_what_is_wrong_is_said_briefly(
+    arguments: tuple[object, ...], told: str, refused: Callable[..., str]
+) -> None:
+    """Reference: the rule of ``--set``, ASCII digits; a value is repeated as far as one reads."""
+    line = refused(*arguments)
+    assert told in line, line
+    assert len(line) < 700, line
+
+
+@pytest.mark.parametrize("command", ["embed", "train", "sweep", "extract", "benchmark"])
+def test_help_shows_no_bound_where_there_is_none(featbank: Run, command: str) -> None:
+    """Reference: the words of the types, none of them with None."""
+    told = featbank(command, "--help").stdout
+    assert "None]" not in told

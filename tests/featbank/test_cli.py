@@ -250,8 +250,8 @@ def _runs_in(path: Path) -> int:
 def test_dry_run_trains_nothing(featbank: Run, toy_bank: Path, tmp_path: Path) -> None:
     """The plan is printed, and no results file appears."""
     told = featbank("sweep", toy_bank, "--recipe", "crt", "--dry-run").stdout
-    assert "1 configurations, 3 runs with their seeds, in 3 fused groups" in told
-    assert "class_aware, batch 222, 10 epochs of 1 steps, seed 2: 1 × linear" in told
+    assert "1 configuration, 3 runs with their seeds, in 3 fused groups" in told
+    assert "class_aware, batch 222, 10 epochs of 1 step, seed 2: 1 × linear" in told
     assert not (tmp_path / "results.sqlite").exists()
 
 

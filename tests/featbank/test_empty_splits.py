@@ -40,6 +40,9 @@ def test_the_whole_road(featbank: Run, tmp_path: Path, empty: str, full: str) ->
         featbank("plot", kind, "r.sqlite", "-o", f"{kind}.svg")
     featbank("export", "r.sqlite", "ncm", "-o", "head.safetensors")
     featbank("predict", "head.safetensors", "b.h5", "--split", full, "-o", "p.csv")
+    expected = (tmp_path / "p.csv").read_text()
+    featbank("predict", "head.safetensors", "b.h5", "-o", "p.csv")
+    assert (tmp_path / "p.csv").read_text() == expected
     error = featbank("leaderboard", "r.sqlite", "--split", empty, code=2).stderr
     assert f"has no results on '{empty}'. It has: {full}." in error
     error = featbank(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import pickle
 import re
 import sqlite3
 from collections.abc import Callable
@@ -235,7 +237,7 @@ def test_a_head_that_is_not_what_the_results_say(featbank: Run, swept: Path) -> 
         ),
         (
             ["predict", "head.safetensors", "torn.npy", "-o", "p.npz"],
-            "torn.npy is not an .npy file",
+            "torn.npy is cut short, its 215 bytes are fewer than its header says: copy it again.",
         ),
         (["predict", "head.safetensors", "gone.npy", "-o", "p.npz"], "gone.npy: no such file."),
         (
@@ -260,3 +262,84 @@ def test_bad_input_is_one_line_and_exit_2(
     assert error.count("\n") == 1, error
     now = sorted(p.name for p in swept.iterdir() if not p.name.startswith("results"))
     assert now == before
+
+
+def test_arrays_as_people_save_them(featbank: Run, swept: Path) -> None:
+    """Reference: the predictions of the plain array [N, D]."""
+    featbank("export", "results.sqlite", "ncm", "-o", "h.safetensors")
+    with Bank("bank.h5") as bank:
+        x, _ = bank.load("val")
+    np.save("x.npy", x)
+    featbank("predict", "h.safetensors", "x.npy", "-o", "p.npz")
+    expected = np.load("p.npz")["logits"]
+    np.save("pooled.npy", x[:, :, None, None])
+    np.save("first.NPY.npy", x[None])
+    np.save("middle.npy", x[:, None])
+    np.savez_compressed("one.npz", embeddings=x)
+    np.savez("two.npz", train=x[:3], val=x[:, None])
+    for place in ("pooled.npy", "first.NPY.npy", "middle.npy", "one.npz", "one.npz:embeddings",
+                  "two.npz:val"):  # fmt: skip
+        featbank("predict", "h.safetensors", place, "-o", "p.npz")
+        assert (np.load("p.npz")["logits"] == expected).all(), place
+    np.save("row.npy", x[:1, :, None])
+    featbank("predict", "h.safetensors", "row.npy", "-o", "p.npz")
+    assert np.load("p.npz")["logits"].shape == (1, 5)
+
+
+def _header(shape: str) -> bytes:
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({shape}), }}".encode()
+    return b"\x93NUMPY\x02\x00" + len(text).to_bytes(4, "little") + text
+
+
+def test_arrays_that_cannot_be_read(featbank: Run, swept: Path) -> None:
+    """Each is one line of ours with a remedy; none advises to open a pickle."""
+    featbank("export", "results.sqlite", "ncm", "-o", "h.safetensors")
+    x = np.ones((30, 8))
+    np.savez("a.npz", x=x, y=x)
+    whole = Path("a.npz").read_bytes()
+    Path("short.npz").write_bytes(whole[:-100])
+    Path("flipped.npz").write_bytes(whole[:700] + b"~~" + whole[702:])
+    np.savez("objects.npz", x=np.array([{1: 2}, None], object))
+    np.save("objects.npy", np.array([[x], ["a"]], object), allow_pickle=True)
+    Path("pickled.npy").write_bytes(pickle.dumps(x))
+    Path("junk.npz").write_bytes(b"row,class\n1,2\n")
+    Path("empty.npy").write_bytes(b"")
+    Path("digits.npy").write_bytes(_header("9" * 7000 + ", 8") + bytes(64))
+    Path("large.npy").write_bytes(_header("9" * 3000 + ", 8") + bytes(64))
+    Path("early.npy").write_bytes(_header("4, 8")[:30])
+    np.save("words.npy", np.array([["a", "b"]]))
+    np.save("cube.npy", np.ones((4, 3, 8)))
+    os.mkfifo("pipe.npy")
+    for place, told in (
+        ("a.npz", "has several arrays. Write a.npz:KEY with one of: x, y."),
+        ("a.npz:z", "has no key 'z'"),
+        ("short.npz", "is cut short: copy it again."),
+        ("flipped.npz:x", "is damaged: copy it again."),
+        ("objects.npz", "holds Python objects, and no pickle is opened:"),
+        ("objects.npy", "holds Python objects, and no pickle is opened:"),
+        ("pickled.npy", "is not an .npy file. Give a bank, or features"),
+        ("junk.npz", "is not an .npz file. Give a bank, or features"),
+        ("empty.npy", "is empty. Give a bank, or features"),
+        ("digits.npy", "has a damaged header: copy it again."),
+        ("large.npy", "is cut short, its"),
+        ("early.npy", "is cut short: copy it again."),
+        ("words.npy", "holds <U1 (1, 2). Give a bank"),
+        ("cube.npy", "holds float64 (4, 3, 8). Give a bank"),
+        ("pipe.npy", "is a named pipe, not a file."),
+        ("gone.npz:x", "gone.npz: no such file"),
+    ):
+        error = featbank("predict", "h.safetensors", place, "-o", "p.npz", code=2).stderr
+        assert told in error, error
+        assert error.count("\n") == 1, error
+        assert len(error) < 250, error
+        assert "allow_pickle" not in error
+
+
+def test_what_is_no_head_is_said(featbank: Run, swept: Path) -> None:
+    """Reference: what each path is."""
+    Path("folder").mkdir()
+    os.mkfifo("pipe")
+    Path("device").symlink_to("/dev/null")
+    for name, kind in (("folder", "folder"), ("pipe", "named pipe"), ("device", "device")):
+        error = featbank("predict", name, "bank.h5", "-o", "p.npz", code=2).stderr
+        assert f"{name} is a {kind}, not a head. Give a file that" in error

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
+from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
-from stage2.methods.recipe import Recipe
+from featbank import write_bank
+from featbank.characters import visible_lines
+from stage2.methods.recipe import Recipe, expand
 from stage2.plots import FORMATS, KINDS
 from stage2.plots.beta import MOST
+from stage2.sweep import sweep
 from tests.conftest import Run
 from tests.stage2.results.trajectories import moved, walk, write
 
@@ -85,3 +91,68 @@ def test_bad_input_is_one_line_and_exit_2(
     assert message in error, error
     assert error.count("\n") == 1, error
     assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+WILD = (
+    "bell\x07 and \x1b]0;title\x07",
+    "\u202egnp.exe\ufffe\u2066",
+    "七面鳥 🦃",
+    "spoonbill" * 40,
+    "a stork of many words " * 20,
+)
+
+
+@pytest.fixture(scope="module")
+def wild(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``b.h5``, whose classes have names of anyone, and its ``r.sqlite``."""
+    folder = tmp_path_factory.mktemp("wild")
+    rng = np.random.default_rng(3)
+    labels = {"train": np.repeat(np.arange(5), (40, 20, 10, 8, 5)), "test": np.arange(60) % 5}
+    features = {
+        split: {"instance": rng.normal(size=(len(y), 6)).astype(np.float32)}
+        for split, y in labels.items()
+    }
+    write_bank(folder / "b.h5", features, labels, class_names=WILD)
+    sweep(folder / "b.h5", expand({"crt": {"epochs": [1]}}), results=folder / "r.sqlite")
+    return folder
+
+
+@pytest.mark.parametrize("width", ["2", "7"])
+@pytest.mark.parametrize("kind", ["classes", "norms", "confusion", "embed"])
+def test_names_of_anyone_are_well_formed(
+    kind: str, width: str, featbank: Run, wild: Path, tmp_path: Path
+) -> None:
+    """Reference: an XML parser, and what `visible` makes of the names; nothing is warned of."""
+    command = ["embed", wild / "b.h5"] if kind == "embed" else ["plot", kind, wild / "r.sqlite"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        featbank(*command, "--width", width, "-o", "p.svg")
+    texts = [each.text or "" for each in ElementTree.parse(tmp_path / "p.svg").iter()]
+    drawn = "".join(texts)
+    assert r"bell\x07" in drawn
+    assert r"\u202egnp" in drawn
+    assert "七面鳥 🦃" in drawn
+    assert "spoonbillspoon" in drawn.replace(" ", "")
+    assert drawn == visible_lines(drawn)
+
+
+@pytest.mark.parametrize("form", ["png", "pdf"])
+def test_a_font_that_lacks_characters_is_one_line(
+    form: str, featbank: Run, wild: Path, tmp_path: Path
+) -> None:
+    """Reference: the four characters of `WILD` that matplotlib's own font does not have."""
+    with pytest.warns(UserWarning, match="the font") as told:
+        featbank("plot", "classes", wild / "r.sqlite", "-o", f"p.{form}")
+    assert [str(each.message) for each in told] == [
+        "the font lacks 4 characters of the names, shown as boxes. Write .svg, in which the viewer "
+        "chooses the font."
+    ]
+    assert (tmp_path / f"p.{form}").stat().st_size > 1000
+
+
+def test_the_page_turns_no_direction_of_writing(featbank: Run, wild: Path, tmp_path: Path) -> None:
+    """Reference: every character of the page beside line ends and tabs is one that is seen."""
+    featbank("report", wild / "r.sqlite", "-o", "r.html")
+    page = (tmp_path / "r.html").read_text()
+    assert r"\\u202egnp" in page
+    assert not re.search("[\u202a-\u202e\u2066-\u2069\x07\x1b\ufffe]", page)

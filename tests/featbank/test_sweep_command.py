@@ -8,6 +8,8 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
 from stage2.search import Halving, Sampling, make_search
@@ -60,7 +62,7 @@ def test_a_dry_run_tells_what_it_costs(featbank: Run, folder: Path) -> None:
     """Groups, memory and time; nothing is written, and what is done already does not count."""
     told = featbank("sweep", "s.toml", "--dry-run").stdout
     assert "6 configurations, 9 runs with their seeds, in 3 fused groups on cpu" in told
-    assert "class_aware, batch 222, 2 epochs of 1 steps, seed 1: 3 × linear" in told
+    assert "class_aware, batch 222, 2 epochs of 1 step, seed 1: 3 × linear" in told
     assert re.search(r"memory: 1 MiB of features, up to 1 MiB for a fused group", told), told
     assert re.search(r"time: about \d+ s, within a factor of [23] if nothing else runs", told)
     assert not (folder / "here.sqlite").exists()
@@ -80,7 +82,7 @@ def test_options_override(featbank: Run) -> None:
         "sweep", "toy.h5", "s.toml", "--recipe", "crt", "--set", "crt:lr=0.3", "--seeds", "5,6,7",
         "--precision", "bf16", "--select-on", "test", "-o", "o.sqlite",
     ).stdout  # fmt: skip
-    assert "1 configurations, 3 runs with their seeds" in told
+    assert "1 configuration, 3 runs with their seeds" in told
     assert "selected on test" in told
     (row, *_) = json.loads(featbank("leaderboard", "o.sqlite", "--format", "json").stdout)
     parameters = row["parameters"]
@@ -161,7 +163,7 @@ def test_halving(featbank: Run) -> None:
     seeds. The table lists what was stopped last; without a search it is trained."""
     told = featbank("sweep", "s.toml", "--search", "halving", "--eta", "2", "--dry-run").stdout
     assert "one configuration in 2 goes on after epochs 1, 2, 4, …" in told
-    assert "2 epochs of 1 steps, seed 0: 3 × linear; go on: 2 after 1\n" in told
+    assert "2 epochs of 1 step, seed 0: 3 × linear; go on: 2 after 1\n" in told
     assert "then what is left, with the other seeds: 2 runs\n" in told
     assert re.search(r"time: about \d+ s, within a factor of", told)
     told = featbank("sweep", "s.toml", "--search", "halving", "--eta", "2").stdout
@@ -241,3 +243,36 @@ def test_the_page(featbank: Run, make_toy: Callable[..., Toy], tmp_path: Path) -
     exec(python, {})
     named = re.findall(r"^\| `([\w-]+)` \|", PAGE, re.MULTILINE)
     assert sorted(named) == list(ready_specifications())
+
+
+def test_a_later_bank_is_looked_at_before_the_first_is_trained(
+    featbank: Run, make_toy: Callable[..., Toy], tmp_path: Path
+) -> None:
+    """Reference: the row and view that were made infinite; no results file is made."""
+    toy = make_toy()
+    toy.write(tmp_path / "first.h5")
+    toy.features["test"]["balanced"][7, 3] = 1
+    toy.write(tmp_path / "second.h5")
+    with h5py.File(tmp_path / "second.h5", "r+") as file:
+        file["val/balanced/feature"][0, 11, 2] = np.inf
+    command = ["sweep", "first.h5", "second.h5", "--recipe", "mislas", "--set", "epochs=1"]
+    error = featbank(*command, "-o", "r.sqlite", code=2).stderr
+    assert "second.h5: val/balanced, copy 0" in error, error
+    assert error.count("\n") == 1, error
+    assert not (tmp_path / "r.sqlite").exists()
+    featbank("sweep", "second.h5", "first.h5", "--recipe", "ncm", "-o", "r.sqlite")
+
+
+def test_one_is_singular(featbank: Run, toy_bank: Path) -> None:
+    """Reference: grammar."""
+    options = ["--recipe", "crt", "--seeds", 3, "--set", "epochs=1", "-o", "one.sqlite"]
+    told = featbank("sweep", toy_bank, *options, "--dry-run").stdout
+    assert "1 configuration, 1 run with its seed, in 1 fused group on cpu" in told
+    assert "1 epoch of 1 step, seed 3" in told
+    featbank("sweep", toy_bank, *options)
+    assert "1 run was in one.sqlite already (--force trains it again)." in (
+        featbank("sweep", toy_bank, *options).stdout
+    )
+    assert "1 of the runs is in the results" in (
+        featbank("sweep", toy_bank, *options, "--seeds", "3,4", "--dry-run").stdout
+    )

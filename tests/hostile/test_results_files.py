@@ -343,7 +343,14 @@ STRUCTURES = {
     "a view beside": "CREATE VIEW other AS SELECT randomblob(1000000000)",
     "an index": "CREATE INDEX spy ON run (abs(seed))",
     "a virtual table": "CREATE VIRTUAL TABLE spy USING fts5(text)",
-    "another table": "CREATE TABLE holidays (day TEXT)",
+    "a part of an index": "CREATE INDEX spy ON run (seed) WHERE seed > 1",
+    "an index that forbids rows": "CREATE UNIQUE INDEX spy ON bank (about)",
+    "a check": "CREATE TABLE spy (a INT, CHECK (length(zeroblob(a)) > 0))",
+    "a check in capitals": 'CREATE TABLE "a -- b" (a INT cHeCk(a > 0))',
+    "a computed column beside": "CREATE TABLE spy (a INT, b AS (abs(a)))",
+    "a key of ours": "CREATE TABLE spy (b TEXT REFERENCES bank ON DELETE RESTRICT)",
+    "a trigger of another table": "CREATE TABLE spy (a INT); "
+    "CREATE TRIGGER t AFTER DELETE ON spy BEGIN DELETE FROM run; END",
     "a missing table": "PRAGMA foreign_keys = OFF; DROP TABLE bank",
     "a renamed table": "ALTER TABLE run RENAME TO runs",
     "a renamed column": "ALTER TABLE run RENAME COLUMN seed TO seeds",
@@ -372,6 +379,63 @@ def test_tables_are_those_of_featbank(
         Store(path, create=create)
     assert str(caught.value).isprintable()
     assert path.read_bytes() == before
+
+
+PLAIN = {
+    "statistics": "ANALYZE",
+    "an index": "CREATE INDEX by_name ON run (name COLLATE NOCASE, seed DESC)",
+    "notes": "CREATE TABLE \"my 'check' AS\" (id INTEGER PRIMARY KEY AUTOINCREMENT, day TEXT "
+    "DEFAULT 'as is', u UNIQUE) /* CHECK */; INSERT INTO \"my 'check' AS\" (day) VALUES ('x')",
+    "an index of another table": "CREATE TABLE t (a INT) STRICT; CREATE UNIQUE INDEX i ON t (a)",
+    "all of that": "CREATE TABLE t (a) ; CREATE INDEX i ON evaluation (split); ANALYZE",
+}
+"""What others may keep in a results file, as it runs nothing."""
+
+
+@pytest.mark.parametrize("script", PLAIN.values(), ids=PLAIN.keys())
+def test_plain_tables_and_indexes_of_others_are_let_be(
+    sound: Path, tmp_path: Path, script: str
+) -> None:
+    """Reference: what the file shows without them; it can be written, and they stay."""
+    expected = everything(Path(shutil.copy(sound, tmp_path / "r.sqlite")))
+    path = Path(shutil.copy(sound, tmp_path / "r.sqlite"))
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript(script)
+        listed = database.execute("SELECT name, sql FROM sqlite_master").fetchall()
+    assert everything(path) == expected
+    with Store(path, create=True) as store:
+        (bank, *_) = store.banks()
+        store.add_runs(bank, list(runs()))
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT name, sql FROM sqlite_master").fetchall() == listed
+
+
+def test_an_empty_file_is_said_to_be_empty(tmp_path: Path) -> None:
+    """A sweep may write into it, a reader has nothing to read."""
+    path = tmp_path / "r.sqlite"
+    path.touch()
+    with pytest.raises(errors.ConfigError, match="is empty. Sweep into it, or choose another."):
+        Store(path)
+    assert path.stat().st_size == 0
+    Store(path, create=True).close()
+    Store(path).close()
+
+
+@pytest.mark.parametrize("create", [False, True])
+def test_a_dump_that_was_read_back(sound: Path, tmp_path: Path, create: bool) -> None:
+    """Reference: what the message says to set makes the same file of it."""
+    expected = everything(Path(shutil.copy(sound, tmp_path / "r.sqlite")))
+    path = tmp_path / "r.sqlite"
+    path.unlink()
+    with closing(sqlite3.connect(sound)) as old, closing(sqlite3.connect(path)) as new:
+        new.executescript("\n".join(old.iterdump()))
+    with pytest.raises(errors.ConfigError, match="has the tables of a results file") as caught:
+        Store(path, create=create)
+    marks = re.findall(r"(application_id|user_version) (\d+)", str(caught.value))
+    with closing(sqlite3.connect(path)) as database:
+        for name, value in marks:
+            database.execute(f"PRAGMA {name} = {value}")
+    assert everything(path) == expected
 
 
 def test_a_value_of_absurd_size(

@@ -11,6 +11,7 @@ import resource
 import shutil
 import sqlite3
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
@@ -23,7 +24,7 @@ from featbank import errors
 from stage2.methods.recipe import Recipe
 from stage2.results.store import Store
 from stage2.sweep import sweep
-from tests.conftest import Run
+from tests.conftest import ROOT, Run
 from tests.hostile.children import in_children
 from tests.hostile.results import as_older, everything, runs, write_results
 from tests.hostile.test_disk_full import FEATBANK, limited
@@ -134,10 +135,10 @@ def test_a_read_only_folder_is_read(disk: Path, path: Path, prepare: Any, featba
     inside = Path(shutil.copy(path, disk))
     _read_only(disk)
     assert everything(inside).replace(str(inside), "") == content
-    done = featbank("sweep", path.with_name("bank.h5"), "--recipe", "ncm", "-o", inside, code=2)
+    done = featbank("sweep", path.with_name("bank.h5"), "--recipe", "ncm", "-o", inside, code=1)
     assert f"{inside} cannot be written: the file or its folder is read-only" in done.stderr
     done = featbank(
-        "sweep", path.with_name("bank.h5"), "--recipe", "ncm", "-o", disk / "new.sqlite", code=2
+        "sweep", path.with_name("bank.h5"), "--recipe", "ncm", "-o", disk / "new.sqlite", code=1
     )
     assert "new.sqlite cannot be written: the file or its folder is read-only" in done.stderr
 
@@ -306,3 +307,28 @@ def test_permissions_of_another_user(sound: Path) -> None:
             (outcome,) = in_children(attempt, [case])
             assert outcome.told.startswith(told), outcome
         assert os.listdir(folder) == ["r.sqlite"]
+
+
+@pytest.mark.parametrize("size", [2_000, pytest.param(20_000, marks=pytest.mark.long)])
+def test_nothing_is_left_beside_results_that_were_there(path: Path, size: int) -> None:
+    """Reference: the folder and the results before a sweep that could not write."""
+    before = everything(path)
+    done = limited([FEATBANK, *SWEEP, "--force"], path.parent, size)
+    assert done.returncode == 1, done
+    assert sorted(_content(path.parent)) == ["bank.h5", "r.sqlite"]
+    assert everything(path) == before
+
+
+def test_what_another_process_uses_stays(path: Path) -> None:
+    """Reference: the files beside one that is open elsewhere, which then can still be written."""
+    with Store(path, create=True) as store:
+        store.add_runs(next(iter(store.banks())), list(runs())[:1])
+        beside = sorted(os.listdir(path.parent))  # reading the file would drop its locks
+        assert "r.sqlite-shm" in beside
+        clearing = "import sys, pathlib; from stage2.results.database import clear; "
+        clearing += "clear(pathlib.Path(sys.argv[1]))"
+        command = [sys.executable, "-c", clearing, path]  # not forked: locks are of a process
+        assert limited(command, ROOT, resource.RLIM_INFINITY).returncode == 0
+        assert sorted(os.listdir(path.parent)) == beside
+        store.add_runs(next(iter(store.banks())), list(runs())[:1])
+    assert sorted(_content(path.parent)) == ["bank.h5", "r.sqlite"]

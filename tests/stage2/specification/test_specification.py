@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -219,6 +220,18 @@ def test_one_error_is_one_line(text: str, message: str, tmp_path: Path) -> None:
     told = refused(tmp_path, text)
     assert message in told, told
     assert "\n" not in told, told
+
+
+@pytest.mark.parametrize("table", ["", "[recipes.lws]\n"])
+def test_thousands_of_errors_take_no_time(table: str, tmp_path: Path) -> None:
+    """Reference: the first twenty in the order of the file, and the time of a few."""
+    keys = "".join(f"q{n} = {n}\n" for n in range(60_000))
+    begun = time.perf_counter()
+    title, *told = refused(tmp_path, table + keys).splitlines()
+    assert time.perf_counter() - begun < 10  # of a busy machine; alone it takes one
+    assert title.endswith("more than 20 errors.")
+    assert len(told) == 20
+    assert all(f"'q{n}'" in line for n, line in enumerate(told))
 
 
 def test_every_recipe_is_checked_on_every_bank(tmp_path: Path, small: Problem) -> None:

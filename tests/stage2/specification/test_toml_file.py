@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -227,8 +228,24 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     """Reference: one line with the remedy."""
     with pytest.raises(errors.ConfigError, match="gone.toml: no such file. Name a TOML file."):
         read_toml(tmp_path / "gone.toml", "gone.toml")
-    with pytest.raises(errors.ConfigError, match="Name a TOML file"):
+    with pytest.raises(errors.ConfigError, match="is a folder, not a file. Name a TOML file"):
         read_toml(tmp_path, "folder.toml")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "linked.toml").symlink_to("pipe")
+    (tmp_path / "endless.toml").symlink_to("/dev/zero")
+    for name, kind in (("linked.toml", "a named pipe"), ("endless.toml", "a device")):
+        with pytest.raises(errors.ConfigError, match=f"{name} is {kind}, not a file. Name"):
+            read_toml(tmp_path / name, name)
+
+
+def test_a_byte_order_mark(tmp_path: Path) -> None:
+    """Reference: the same file without the mark that some editors write."""
+    file = tmp_path / "s.toml"
+    file.write_bytes(b"\xef\xbb\xbf# Marked.\r\nseeds = [4]\r\n")
+    found = read_toml(file, "s")
+    assert found.values == {"seeds": [4]}
+    assert found.opening() == "Marked."
+    assert found.line(("seeds",)) == 2
 
 
 def test_the_opening_comment(tmp_path: Path) -> None:

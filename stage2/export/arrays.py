@@ -1,0 +1,131 @@
+"""Features in .npy and .npz files, as `featbank predict` takes them."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from featbank import errors
+from featbank.exchange import axes
+from featbank.exchange.formats import locate, read_array
+from featbank.files import kind_of
+
+SUFFIXES = (".npy", ".npz")
+
+_MAGIC = b"\x93NUMPY"
+_SHORTEST = 10
+"""Bytes before the text of a header."""
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+_GIVE = "Give a bank, or features [N, D] as .npy."
+
+
+def is_arrays(place: Path) -> bool:
+    """Whether ``FILE`` or ``FILE:KEY`` names a file of arrays by its ending."""
+    return locate(str(place))[0].suffix.lower() in SUFFIXES
+
+
+def read_features(place: Path) -> np.ndarray:
+    """The features [N, D] at ``FILE.npy``, ``FILE.npz`` of one array, or ``FILE.npz:KEY``.
+
+    Axes of length 1 are dropped as by an import. An ``.npy`` stays on disk.
+
+    Raises
+    ------
+    ConfigError
+        Where there is no such file.
+    DataError
+        For a file that is damaged or holds something else.
+    """
+    path, key = locate(str(place))
+    if kind := kind_of(path):
+        raise errors.DataError(f"{path} is {kind}, not a file. {_GIVE}")
+    if not path.exists():
+        raise errors.ConfigError(f"{path}: no such file. {_GIVE}")
+    try:
+        problem = (_npy_problem if path.suffix.lower() == ".npy" else _npz_problem)(path, key)
+    except OSError:
+        raise
+    except Exception:  # a lying header raises whatever it leads to
+        problem = "is damaged: copy it again"
+    if problem:
+        raise errors.DataError(f"{path} {problem}. {_GIVE}")
+    x = read_array(str(place))
+    if x.dtype.kind in "fiu":
+        x = _settled(x)
+    if x.ndim != 2 or x.dtype.kind not in "fiu":
+        raise errors.DataError(f"{place} holds {x.dtype} {x.shape}. {_GIVE}")
+    return x
+
+
+def _settled(x: np.ndarray) -> np.ndarray:
+    """`x` without axes of length 1, where that makes [N, D] of it."""
+    if x.ndim < 3:
+        return x
+    first = x.ndim == 3 and len(x) == 1 and 1 not in x.shape[1:]
+    try:
+        return axes.settled(x, "", x.shape[1] if first else len(x), None)
+    except errors.DataError:  # it speaks of labels, of which there are none here
+        return x
+
+
+def _npy_problem(path: Path, key: str) -> str | None:
+    """What is wrong with an .npy file, in words; None where it can be read."""
+    with path.open("rb") as file:
+        return _array_problem(file, path.stat().st_size, "an .npy file")
+
+
+def _npz_problem(path: Path, key: str) -> str | None:
+    """What is wrong with the array of an .npz file that is asked for."""
+    if not path.stat().st_size:
+        return "is empty"
+    if not zipfile.is_zipfile(path):
+        if path.read_bytes()[:2] == b"PK":  # its list of contents stands at the end
+            return "is cut short: copy it again"
+        return "is not an .npz file"
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        for member in members:
+            if len(members) == 1 or member.filename in (key, f"{key}.npy"):
+                with archive.open(member) as file:
+                    if problem := _array_problem(file, member.file_size, "of plain arrays"):
+                        return problem
+                    while file.read(1 << 20):  # to the end, where its checksum is looked at
+                        pass
+    return None
+
+
+def _array_problem(file: IO[bytes], size: int, kind: str) -> str | None:
+    """What is wrong with an array of `size` bytes in NumPy's format."""
+    begin = file.read(len(_MAGIC))
+    if begin != _MAGIC:
+        return f"is {'not ' + kind if size else 'empty'}"
+    if size < _SHORTEST:
+        return "is cut short: copy it again"
+    version = tuple(file.read(2))
+    if version not in _HEADERS:
+        return "has a header of an unknown version"
+    return _content_problem(file, size, version)
+
+
+def _content_problem(file: IO[bytes], size: int, version: tuple[int, ...]) -> str | None:
+    """The same, from the header's version on."""
+    try:
+        shape, _, dtype = _HEADERS[version](file)  # type: ignore[index]  # looked at before
+    except Exception:  # whatever the header leads Python to
+        wide = file.tell() >= size
+        return "is cut short: copy it again" if wide else "has a damaged header: copy it again"
+    if dtype.hasobject:
+        return (
+            "holds Python objects, and no pickle is opened: save plain numbers, as by "
+            "x.astype('float32')"
+        )
+    if min(shape, default=0) < 0 or file.tell() + math.prod(shape) * dtype.itemsize > size:
+        return f"is cut short, its {size:,} bytes are fewer than its header says: copy it again"
+    return None
