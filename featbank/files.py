@@ -5,28 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
-
-_KINDS = {
-    stat.S_IFDIR: "a folder",
-    stat.S_IFIFO: "a named pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
-
-
-def kind_of(path: Path) -> str | None:
-    """What a path leads to that is no regular file; None for a file, or where nothing is there.
-
-    A pipe would block whoever opens it, and a device may never end.
-    """
-    try:
-        return _KINDS.get(stat.S_IFMT(path.stat().st_mode))
-    except (OSError, ValueError):  # ValueError: a NUL byte
-        return None
 
 
 @contextlib.contextmanager

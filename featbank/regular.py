@@ -44,6 +44,14 @@ def regular_status(path: Path) -> os.stat_result:
     return status
 
 
+def kind_of(path: Path) -> str | None:
+    """What a path leads to that is no regular file; None for a file, or where nothing is there."""
+    try:
+        return _KINDS.get(stat.S_IFMT(path.stat().st_mode))
+    except (OSError, ValueError):  # ValueError: a NUL byte
+        return None
+
+
 def reason(error: Exception) -> str:
     """Why the system or a codec refused, without the path."""
     return getattr(error, "strerror", None) or str(error)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featbank.cli.options import seen_option
+from featbank.cli.options import FILE, Finite, Integer, seen_option
 from featbank.cli.terminal import say
 
 if TYPE_CHECKING:
     from featbank.bank.verify import Check
 
-_BANK = click.argument("bank", type=click.Path(path_type=Path))
+_BANK = click.argument("bank", type=FILE)
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 _OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace existing files.")
 
@@ -100,8 +100,8 @@ def verify(*, bank: Path, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("banks", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The bank.")
+@click.argument("banks", nargs=-1, required=True, type=FILE)
+@click.option("-o", "--output", required=True, type=FILE, help="The bank.")
 @_OVERWRITE
 def merge(*, banks: tuple[Path, ...], output: Path, overwrite: bool) -> None:
     """Merge banks: shards one after another, or views of the same rows side by side.
@@ -134,24 +134,24 @@ def merge(*, banks: tuple[Path, ...], output: Path, overwrite: bool) -> None:
 @_BANK
 @click.option(
     "--val-per-class",
-    type=click.IntRange(1),
+    type=Integer(1),
     metavar="N",
     help="Hold N rows of each class out, at most half of a class.",
 )
 @click.option(
     "--val-fraction",
-    type=float,
+    type=Finite(),
     metavar="F",
     help="Or a share F ≤ 0.5 of each class, at least one row.",
 )
-@click.option("--seed", type=click.IntRange(0), help="Seed of the draw of val. Default: 0.")
+@click.option("--seed", type=Integer(0), help="Seed of the draw of val. Default: 0.")
 @seen_option
-@click.option("--shards", type=click.IntRange(2), help="Number of banks to cut into.")
+@click.option("--shards", type=Integer(2), help="Number of banks to cut into.")
 @click.option(
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="The bank; with --shards the folder, made where it is missing.",
 )
 @_OVERWRITE

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from featbank.cli.options import FILE, Finite, Integer
 from featbank.cli.terminal import say
 from featbank.errors import ConfigError
 
@@ -19,7 +20,7 @@ _PAIR = (str, str)
 
 
 @click.command("import")
-@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.argument("file", required=False, type=FILE)
 @click.option("--train", type=_PAIR, metavar="X Y", help="Features [N, D] and labels [N] of train.")
 @click.option("--val", type=_PAIR, metavar="X Y", help="The same of val.")
 @click.option("--test", type=_PAIR, metavar="X Y", help="The same of test.")
@@ -45,7 +46,7 @@ _PAIR = (str, str)
 )
 @click.option(
     "--class-names",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="File with one name per line, in label order. [default: of text labels, sorted]",
 )
 @click.option(
@@ -59,7 +60,7 @@ _PAIR = (str, str)
 )
 @click.option(
     "--max-classes",
-    type=click.IntRange(2, 10_000_000),
+    type=Integer(2, 10_000_000),
     metavar="K",
     default=100_000,
     show_default=True,
@@ -67,26 +68,24 @@ _PAIR = (str, str)
 )
 @click.option(
     "--label-base",
-    type=click.IntRange(0, 1),
+    type=Integer(0, 1),
     default=0,
     show_default=True,
     help="What labels count from: 1 in MATLAB.",
 )
 @click.option(
     "--val-per-class",
-    type=click.IntRange(1),
+    type=Integer(1),
     metavar="N",
     help="Hold a val of N train rows per class out, at most half of a class.",
 )
 @click.option(
     "--val-fraction",
-    type=float,
+    type=Finite(),
     metavar="F",
     help="Or a share F ≤ 0.5 of each class, at least one row.",
 )
-@click.option(
-    "--val-seed", type=click.IntRange(0), metavar="S", help="Seed of their draw. [default: 0]"
-)
+@click.option("--val-seed", type=Integer(0), metavar="S", help="Seed of their draw. [default: 0]")
 @click.option(
     "--seen",
     type=click.Choice(["train", "train+val", "none"]),
@@ -95,12 +94,12 @@ _PAIR = (str, str)
 )
 @click.option(
     "--copies",
-    type=click.IntRange(1),
+    type=Integer(1),
     metavar="A",
     help="Features with three axes are A augmentation copies, [A, N, D].",
 )
 @click.option("--dtype", type=click.Choice(["float32", "float16"]), help="[default: as given]")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The bank.")
+@click.option("-o", "--output", type=FILE, help="The bank.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing bank.")
 @click.option("--dry-run", is_flag=True, help="Show what is understood, and write nothing.")
 def import_(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from featbank.cli.terminal import say
 from featbank.errors import ConfigError, FeatbankError, closest
 from featbank.settings import shortened
+from featbank.wording import number
 
 if TYPE_CHECKING:
     from featbank.bank import Bank
@@ -121,9 +122,9 @@ def tell_plan(
 
     configurations = len({recipe.id for recipe in recipes})
     say(
-        f"{counted(configurations, 'configuration')}, {counted(len(recipes), 'run')} with "
+        f"{number(configurations, 'configuration')}, {number(len(recipes), 'run')} with "
         f"{'its seed' if len(recipes) == 1 else 'their seeds'}, "
-        f"in {counted(len(groups), 'fused group')} on {device}"
+        f"in {number(len(groups), 'fused group')} on {device}"
     )
     if probed := probed_views(bank, recipes):
         views = " and ".join(map(repr, probed))
@@ -134,11 +135,6 @@ def tell_plan(
     for view in dict.fromkeys(view for group in groups for view in group.stream.views):
         if streamed := _streamed(bank, view, device=device, memory=memory):
             say(f"{view}: {streamed} streamed from the bank in shuffled blocks")
-
-
-def counted(count: int, noun: str) -> str:
-    """A number of things: ``1 run``, ``12 runs``."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def already_there(count: int, of: str) -> str:
@@ -211,7 +207,7 @@ def describe(group: Group) -> str:
     if not stream.epochs:
         return f"{views}, {stream.sampler}, to the optimum: {heads}"
     made = f" + {stream.generator}" if stream.generator else ""
-    length = f"{counted(stream.epochs, 'epoch')} of {counted(stream.steps, 'step')}"
+    length = f"{number(stream.epochs, 'epoch')} of {number(stream.steps, 'step')}"
     return (
         f"{views}, {stream.sampler}{made}, batch {stream.batch_size}, {length}, "
         f"seed {stream.seed}: {heads}"

@@ -11,7 +11,6 @@ from featbank.cli.options import Integer
 from featbank.cli.planning import (
     allowed_recipes,
     already_there,
-    counted,
     describe,
     parse_recipes,
     parse_setting,
@@ -19,6 +18,7 @@ from featbank.cli.planning import (
 )
 from featbank.cli.terminal import say
 from featbank.errors import ConfigError, closest
+from featbank.wording import number
 
 if TYPE_CHECKING:
     from featbank.bank import Bank
@@ -160,10 +160,10 @@ def tell_search(what: list[Recipe] | Space, search: Search | None) -> None:
         assert not isinstance(what, list)
         batches, seeds = search.batches, len(what.seeds)
         several = f"{len(batches)} batches of {batches[0]}" if len(batches) > 1 else "one batch"
-        trials = counted(search.trials, "trial")
+        trials = number(search.trials, "trial")
         say(
             f"optuna ({search.sampler}, seed {search.seed}): {trials} in {several}, "
-            f"each with {counted(seeds, 'seed')}; the first batch:"
+            f"each with {number(seeds, 'seed')}; the first batch:"
         )
 
 
@@ -212,7 +212,7 @@ def tell_halving(
     open_ = [recipe for recipe in waiting if known[recipe.id] is None]
     if left or open_:
         count = len(left) + others_left(halving, groups, open_)
-        say(f"  then what is left, with the other seeds: {counted(count, 'run')}")
+        say(f"  then what is left, with the other seeds: {number(count, 'run')}")
     later, sure = planned(open_), planned(left)
     if groups or sure:
         tell_estimate(

@@ -14,7 +14,6 @@ from featbank.cli.leaderboard import show
 from featbank.cli.options import FILE, PRECISIONS, Integer, device_option, parse_bytes
 from featbank.cli.planning import (
     banks_and_specification,
-    counted,
     parse_seeds,
     parse_setting,
     tell_costs,
@@ -33,6 +32,7 @@ from featbank.cli.searching import (
 )
 from featbank.cli.terminal import say
 from featbank.errors import ConfigError
+from featbank.wording import number
 
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
@@ -357,14 +357,14 @@ def _sweep(
     if results.skipped:
         skipped = len(results.skipped)
         were, them = ("was", "it") if skipped == 1 else ("were", "them")
-        say(f"{counted(skipped, 'run')} {were} in {output} already (--force trains {them} again).")
+        say(f"{number(skipped, 'run')} {were} in {output} already (--force trains {them} again).")
     return results.board
 
 
 def _check_features(bank: Bank, recipes: Sequence[Recipe], held: Container[str]) -> None:
     """Raise where a bank has a feature that is not finite and a run is to see; `held` are done."""
-    from stage2.experts import resolved
-    from stage2.views import check_features
+    from stage2.features.experts import resolved
+    from stage2.features.views import check_features
 
     check_features(bank, [each for each in resolved(bank, recipes) if each.hash not in held])
 
@@ -392,10 +392,10 @@ def _stopped(bank: Bank, recipes: Sequence[Recipe] | None, output: Path) -> NoRe
 
     with Store(output, create=True) as store:
         finished = store.finished(bank.fingerprint)
-    told = f"{counted(len(finished), 'run')} {'is' if len(finished) == 1 else 'are'}"
+    told = f"{number(len(finished), 'run')} {'is' if len(finished) == 1 else 'are'}"
     if recipes is not None:
         done = sum(recipe.hash in finished for recipe in recipes)
-        told = f"{done} of {counted(len(recipes), 'run')} are"
+        told = f"{done} of {number(len(recipes), 'run')} are"
     say(
         f"featbank: stopped. {told} in {output}; the same command goes on from there.",
         err=True,

@@ -12,7 +12,7 @@ import numpy as np
 from featbank import errors
 from featbank.exchange import axes
 from featbank.exchange.formats import locate, read_array
-from featbank.files import kind_of
+from featbank.regular import kind_of
 
 SUFFIXES = (".npy", ".npz")
 

@@ -25,7 +25,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from featbank import errors
-from featbank.files import kind_of, replacing
+from featbank.files import replacing
+from featbank.regular import kind_of
 from stage2.export.forms import FORMS, SPACE, AveragedHeads, Form, HeadModule
 
 KEY = "featbank-head"

@@ -10,6 +10,7 @@ import torch
 
 from featbank import errors
 from featbank.bank import Bank, class_groups
+from featbank.memory import size_text
 from stage2.engine.plan import default_memory
 from stage2.features.experts import averages
 from stage2.features.views import class_counts, view_budget, view_bytes
@@ -61,7 +62,7 @@ def check_in_memory(
         if budget[split] is not None:
             raise errors.ConfigError(
                 f"Generators need the features of {split} in memory, "
-                f"{view_bytes(bank, split, view) >> 20} MiB of {view!r} do not fit the budget. "
+                f"{size_text(view_bytes(bank, split, view))} of {view!r} do not fit the budget. "
                 "Raise --memory, or leave them out."
             )
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from featbank import errors
 from featbank.bank.schema import EVALUATED
+from featbank.wording import number
 from stage2.methods.recipe import Recipe
 
 
@@ -60,7 +61,7 @@ class Protocol:
             *self._start(rows),
             f"selected on {self.select_on}{self._how_selected(rows)}",
             *self._classes(),
-            f"{self.tried} configurations tried{self.searched}",
+            f"{number(self.tried, 'configuration')} tried{self.searched}",
             f"seeds {', '.join(map(str, seeds)) or 'none'}",
         ]
         return " · ".join([*parts, *units, *self.notes])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from featbank import errors
-from featbank.files import kind_of
+from featbank.regular import kind_of
 
 Place = tuple[str | int, ...]
 """Keys and array indices from the top: ``("recipes", "crt", "lr", 1)``."""

@@ -140,7 +140,10 @@ def test_labels_on_one_spot_are_moved_apart(bank: Bank) -> None:
         ({"classes": "few:0"}, "has no class 'few:0'"),
         ({"perplexity": 0.5}, "must be a float ≥ 1 and below the 210 rows, got 0.5."),
         ({"perplexity": 210.0}, "below the 210 rows, got 210."),
-        ({"classes": "ant", "per_class": 3}, "have 3 rows in test. Choose more with --classes."),
+        (
+            {"classes": "ant", "per_class": 3},
+            "3 of them drawn; t-SNE needs 4. Raise --per-class.",
+        ),
         ({"split": "val"}, "val"),
         ({"view": "balanced"}, "balanced"),
     ],
