@@ -71,6 +71,11 @@ def hints(arrays: Arrays) -> list[str]:
     of_train = "val" in arrays.held_out and bool(arrays.classifier)
     if np.any(arrays.seen.get("val", of_train)):
         told.append(SEEN_VAL)
+    elif "val" in arrays.held_out and "train" not in arrays.seen:
+        told.append(
+            "if the backbone was trained on these rows, val is no clean one: add --seen train; if "
+            "not, --seen none says so"
+        )
     return told
 
 
