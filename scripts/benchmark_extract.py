@@ -42,8 +42,9 @@ from featbank.bank.shards import Shards
 from featbank.devices import find_device
 from stage1.augment import normalise
 from stage1.backbones import Backbone, build_backbone
+from stage1.data.decoder import decode_images
+from stage1.data.entries import ListEntry
 from stage1.data.images import DatasetSettings, ImageDataset, Images, Preprocessing, Split
-from stage1.data.lists import ListEntry, decode_images
 from stage1.data.streaming import StreamedImages
 from stage1.extraction.assemble import BankRows, Extraction, compute
 from stage1.inference.batchnorm import batchnorm_statistics

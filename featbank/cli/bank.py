@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featbank.cli.options import FILE, Finite, Integer, seen_option
+from featbank.cli.options import FILE, Integer, val_options
 from featbank.cli.terminal import say
 
 if TYPE_CHECKING:
@@ -132,20 +132,14 @@ def merge(*, banks: tuple[Path, ...], output: Path, overwrite: bool) -> None:
 
 @click.command()
 @_BANK
-@click.option(
-    "--val-per-class",
-    type=Integer(1),
-    metavar="N",
-    help="Hold N rows of each class out, at most half of a class.",
-)
-@click.option(
-    "--val-fraction",
-    type=Finite(),
-    metavar="F",
-    help="Or a share F ≤ 0.5 of each class, at least one row.",
-)
+@val_options
 @click.option("--seed", type=Integer(0), help="Seed of the draw of val. Default: 0.")
-@seen_option
+@click.option(
+    "--seen",
+    type=click.Choice(["train", "none"]),
+    help="Rows that stage 1 was trained on; none for a frozen pretrained model. Default: train "
+    "where there is a stage-1 classifier.",
+)
 @click.option("--shards", type=Integer(2), help="Number of banks to cut into.")
 @click.option(
     "-o",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from featbank.cli.options import FILE, Finite, Integer
+from featbank.cli.options import FILE, Integer, val_options
 from featbank.cli.terminal import say
 from featbank.errors import ConfigError
 
@@ -73,18 +73,7 @@ _PAIR = (str, str)
     show_default=True,
     help="What labels count from: 1 in MATLAB.",
 )
-@click.option(
-    "--val-per-class",
-    type=Integer(1),
-    metavar="N",
-    help="Hold a val of N train rows per class out, at most half of a class.",
-)
-@click.option(
-    "--val-fraction",
-    type=Finite(),
-    metavar="F",
-    help="Or a share F ≤ 0.5 of each class, at least one row.",
-)
+@val_options
 @click.option("--val-seed", type=Integer(0), metavar="S", help="Seed of their draw. [default: 0]")
 @click.option(
     "--seen",

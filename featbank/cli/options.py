@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +90,22 @@ width_option = click.option(
     help="Inches; 3.3 for a column.",
 )
 
-seen_option = click.option(
-    "--seen",
-    type=click.Choice(["train", "none"]),
-    help="Rows that stage 1 was trained on; none for a frozen pretrained model. Default: train "
-    "where there is a stage-1 classifier.",
-)
+
+def val_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that hold a val out of train."""
+    fraction = click.option(
+        "--val-fraction",
+        type=Finite(),
+        metavar="F",
+        help="Or a share F ≤ 0.5 of each class, at least one row.",
+    )
+    return click.option(
+        "--val-per-class",
+        type=Integer(1),
+        metavar="N",
+        help="Hold N rows of each class of train out as val, at most half of a class.",
+    )(fraction(command))
+
 
 MOST_BYTES = 1 << 60
 

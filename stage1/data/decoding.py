@@ -12,6 +12,8 @@ import torch
 
 from featbank.bank.schema import SPLITS
 from featbank.memory import fits_memory
+from stage1.data.decoder import decode_images, decode_readable, image_shape, readable
+from stage1.data.entries import ListEntry
 from stage1.data.images import (
     DatasetSettings,
     ImageDataset,
@@ -20,7 +22,6 @@ from stage1.data.images import (
     evenly_spaced,
     preprocessing_for,
 )
-from stage1.data.lists import ListEntry, decode_images, decode_readable, image_shape, readable
 from stage1.data.streaming import StreamedImages
 
 

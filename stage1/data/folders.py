@@ -7,7 +7,7 @@ from pathlib import Path
 
 from featbank import errors
 from featbank.regular import unprintable
-from stage1.data.lists import ListEntry
+from stage1.data.entries import ListEntry
 
 SPLITS = ("train", "val", "test")
 

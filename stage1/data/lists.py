@@ -1,4 +1,4 @@
-"""Image lists: text files of lines ``relative/path label``, as ImageNet-LT has them; decoding."""
+"""Image lists: text files of lines ``relative/path label``, as ImageNet-LT has them."""
 
 from __future__ import annotations
 
@@ -6,50 +6,19 @@ import dataclasses
 import os
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from featbank import errors, texts
 from featbank.bank.checks import apart
 from featbank.bank.classes import MOST_UNUSED, mostly_unused, other_bases
-from featbank.regular import Unopened, regular_status, unprintable
-from stage1.data.pixels import Undecoded, read_rgb
-
-DECODERS = min(8, os.cpu_count() or 1)
-"""Threads that decode images; Pillow releases the interpreter lock while it decodes."""
+from featbank.regular import unprintable
+from stage1.data.entries import ListEntry
 
 MAX_CLASSES = 1_000_000
 """More classes than any data set has: a label beyond is a slip, not a reason to fill memory."""
-
-
-@dataclass(frozen=True)
-class ListEntry:
-    """An image: path relative to the root, label, and where it stands, a list's line or a class."""
-
-    path: str
-    label: int
-    place: str
-
-    def stamp(self, root: Path) -> tuple[str, int, int]:
-        """Path, bytes and time of last change (ns) of the image's file.
-
-        Raises
-        ------
-        Unreadable
-            For a file that is not there, or not a regular one.
-        """
-        try:
-            status = regular_status(root / self.path)
-        except FileNotFoundError:
-            raise _missing(self, root) from None
-        except Unopened as error:
-            raise _unreadable(self, root, error) from None
-        return self.path, status.st_size, status.st_mtime_ns
 
 
 def read_list(path: Path, *, num_classes: int | None = None) -> list[ListEntry]:
@@ -197,189 +166,6 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-class Unreadable(errors.DataError):
-    """An image that is missing or broken: the error that `decode_readable` passes over."""
-
-
-def image_shape(
-    entries: Sequence[ListEntry], root: Path, *, image_size: int | None, skip: bool = False
-) -> tuple[int, ...]:
-    """(3, H, W) of the decoded images: S×S, or the size of the first.
-
-    Parameters
-    ----------
-    entries, root, image_size
-        As in `decode_images`.
-    skip
-        Take the first that can be read.
-
-    Raises
-    ------
-    DataError
-        Where that image, or with `skip` every image, cannot be read.
-    """
-    if image_size is not None:
-        return 3, image_size, image_size
-    for entry in entries:
-        try:
-            return _decode(entry, root, None).shape
-        except Unreadable:
-            if not skip:
-                raise
-    raise _nothing_read(entries)
-
-
-def decode_images(
-    entries: Sequence[ListEntry],
-    root: Path,
-    *,
-    image_size: int | None = None,
-    shape: tuple[int, ...] | None = None,
-) -> torch.Tensor:
-    """Decode the images of a list, in its order, in a few threads.
-
-    Parameters
-    ----------
-    entries
-        N ≥ 1 lines.
-    root
-        Folder the paths start from.
-    image_size
-        S: the shorter side is resized to S and the centre S×S is kept. None keeps the image's own
-        size, which all must share.
-    shape
-        (3, H, W) that the images must have; by default that of the first.
-
-    Returns
-    -------
-    [N, 3, H, W] uint8
-
-    Raises
-    ------
-    DataError
-        For a missing or unreadable image or one of another size, with its list and line.
-    """
-    shape = shape or image_shape(entries, root, image_size=image_size)
-    return _decode_all(entries, root, image_size, shape, skip=False)[0]
-
-
-def decode_readable(
-    entries: Sequence[ListEntry], root: Path, *, image_size: int | None, shape: tuple[int, ...]
-) -> tuple[torch.Tensor, np.ndarray]:
-    """Decode the images that can be read, as `decode_images` does, and tell which they are.
-
-    Returns
-    -------
-    [n, 3, H, W] uint8, and [N] bool with n true.
-
-    Raises
-    ------
-    DataError
-        For an image of another size, or where none can be read.
-    """
-    images, read = _decode_all(entries, root, image_size, shape, skip=True)
-    if not read.any():
-        raise _nothing_read(entries)
-    return images, read
-
-
-def decode_image(
-    entry: ListEntry, root: Path, *, image_size: int | None, shape: tuple[int, ...]
-) -> np.ndarray:
-    """One image, uint8 of `shape` (3, H, W); parameters as in `decode_images`.
-
-    Raises
-    ------
-    Unreadable
-        Where it is missing or broken.
-    DataError
-        Where it has another size.
-    """
-    image = _decode(entry, root, image_size)
-    if image.shape != shape:
-        raise errors.DataError(
-            f"{entry.place}: {root / entry.path} is {_size(image.shape)}, other images are "
-            f"{_size(shape)}. Give --image-size to bring all to one size."
-        )
-    return image
-
-
-def _missing(entry: ListEntry, root: Path) -> Unreadable:
-    slash = "Write / between its folders, not \\. " if "\\" in entry.path else ""
-    return Unreadable(
-        f"{entry.place}: {root / entry.path} does not exist. {slash}Check the list and --root."
-    )
-
-
-def _unreadable(entry: ListEntry, root: Path, why: Exception) -> Unreadable:
-    return Unreadable(
-        f"{entry.place}: {root / entry.path} {why}. "
-        "Replace it, take it out, or give --skip-unreadable."
-    )
-
-
-def _nothing_read(entries: Sequence[ListEntry]) -> errors.DataError:
-    return errors.DataError(
-        f"{entries[0].place}: none of the {len(entries)} images from here on can be read. "
-        "Check --root."
-    )
-
-
-def readable(
-    entries: Sequence[ListEntry], root: Path, *, image_size: int | None, shape: tuple[int, ...]
-) -> np.ndarray:
-    """Which images of a list can be read, [N] bool; each is decoded, none kept.
-
-    Raises
-    ------
-    DataError
-        As `decode_readable`.
-    """
-    read = _decode_each(entries, root, image_size, shape, skip=True, keep=lambda row, image: None)
-    if not read.any():
-        raise _nothing_read(entries)
-    return read
-
-
-def _decode_all(
-    entries: Sequence[ListEntry],
-    root: Path,
-    image_size: int | None,
-    shape: tuple[int, ...],
-    *,
-    skip: bool,
-) -> tuple[torch.Tensor, np.ndarray]:
-    images = np.empty((len(entries), *shape), np.uint8)
-    read = _decode_each(entries, root, image_size, shape, skip=skip, keep=images.__setitem__)
-    if not read.all():
-        for place, row in enumerate(np.flatnonzero(read)):  # moved up, not copied: memory is dear
-            images[place] = images[row]
-    return torch.from_numpy(images[: read.sum()]), read
-
-
-def _decode_each(
-    entries: Sequence[ListEntry],
-    root: Path,
-    image_size: int | None,
-    shape: tuple[int, ...],
-    *,
-    skip: bool,
-    keep: Callable[[int, np.ndarray], None],
-) -> np.ndarray:
-    def is_read(row: int) -> bool:
-        try:
-            keep(row, decode_image(entries[row], root, image_size=image_size, shape=shape))
-        except Unreadable:
-            if skip:
-                return False
-            raise
-        return True
-
-    with ThreadPoolExecutor(DECODERS) as pool:
-        # map yields in list order, so the first bad line is the one that is told
-        return np.array(list(pool.map(is_read, range(len(entries)))), bool)
-
-
 def _entry(line: str, place: str, num_classes: int | None) -> ListEntry:
     words = line.rsplit(maxsplit=1)
     if len(words) != 2:
@@ -397,23 +183,3 @@ def _entry(line: str, place: str, num_classes: int | None) -> ListEntry:
 
 def _short(text: str) -> str:
     return repr(text) if len(text) <= 60 else f"{text[:60]!r}…"
-
-
-def _decode(entry: ListEntry, root: Path, image_size: int | None) -> np.ndarray:
-    """One image [3, H, W] uint8."""
-    try:
-        image = read_rgb(root / entry.path)
-    except FileNotFoundError:
-        raise _missing(entry, root) from None
-    except Undecoded as error:
-        raise _unreadable(entry, root, error) from None
-    if image_size is not None:
-        from PIL import Image, ImageOps  # loaded where images are decoded
-
-        # `fit` takes the centre square and scales it to S: the same view, resampled once.
-        image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)
-    return np.asarray(image).transpose(2, 0, 1)
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return f"{shape[2]}×{shape[1]}"

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stage1.data.lists import DECODERS, ListEntry, decode_image
+from stage1.data.decoder import DECODERS, decode_image
+from stage1.data.entries import ListEntry
 
 AHEAD = 3
 """Batches that are decoded ahead of the one in use."""
@@ -30,7 +31,7 @@ class StreamedImages:
     root
         Folder the paths start from.
     image_size
-        As in `stage1.data.lists.decode_images`.
+        As in `stage1.data.decoder.decode_images`.
     shape
         (3, H, W) that every image must have.
 

@@ -12,14 +12,12 @@ from PIL import Image
 
 from featbank import errors
 from stage1.data.datasets import load_dataset
+from stage1.data.decoder import decode_images, decode_readable, image_shape
+from stage1.data.entries import ListEntry
 from stage1.data.images import DatasetSettings
 from stage1.data.lists import (
-    ListEntry,
     count_classes,
-    decode_images,
-    decode_readable,
     entries_within,
-    image_shape,
     read_class_names,
     read_list,
     warn_of_shared,

@@ -1,0 +1,52 @@
+"""An image of a data set by its path, before it is decoded, and what is wrong with its file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from featbank import errors
+from featbank.regular import Unopened, regular_status
+
+
+@dataclass(frozen=True)
+class ListEntry:
+    """An image: path relative to the root, label, and where it stands, a list's line or a class."""
+
+    path: str
+    label: int
+    place: str
+
+    def stamp(self, root: Path) -> tuple[str, int, int]:
+        """Path, bytes and time of last change (ns) of the image's file.
+
+        Raises
+        ------
+        Unreadable
+            For a file that is not there, or not a regular one.
+        """
+        try:
+            status = regular_status(root / self.path)
+        except FileNotFoundError:
+            raise missing(self, root) from None
+        except Unopened as error:
+            raise unreadable(self, root, error) from None
+        return self.path, status.st_size, status.st_mtime_ns
+
+
+class Unreadable(errors.DataError):
+    """An image that is missing or broken: the error that `decode_readable` passes over."""
+
+
+def missing(entry: ListEntry, root: Path) -> Unreadable:
+    slash = "Write / between its folders, not \\. " if "\\" in entry.path else ""
+    return Unreadable(
+        f"{entry.place}: {root / entry.path} does not exist. {slash}Check the list and --root."
+    )
+
+
+def unreadable(entry: ListEntry, root: Path, why: Exception) -> Unreadable:
+    return Unreadable(
+        f"{entry.place}: {root / entry.path} {why}. "
+        "Replace it, take it out, or give --skip-unreadable."
+    )
