@@ -54,11 +54,9 @@ class Views:
             For features that are NaN or infinite, before anything is trained on any.
         """
         probed = [v for v in probed_views(self._bank, recipes) if v not in self.probes]
-        views = dict.fromkeys(view for recipe in recipes for view in recipe.views)
-        for view in list(views)[1:]:  # the first is read, and looked at, right after this
-            for split in (*self._bank.evaluated, "train"):
-                _refuse_not_finite(self._bank, split, view)
-                self._finite.add((split, view))
+        places = {(recipe.views, recipe.settings["train_on"]) for recipe in recipes}
+        if len(places) > 1:  # of one alone the features are looked at as they are loaded
+            self._finite |= check_features(self._bank, recipes)
         for view in probed:
             self._keep([(view, "train", self._memory)])
             data = self._load(view, "train", self._memory)
@@ -169,8 +167,12 @@ def _refuse_not_finite(bank: Bank, split: str, view: str) -> None:
                 check_finite(block, name, first_row=start)
 
 
-def check_features(bank: Bank, recipes: Sequence[Recipe]) -> None:
+def check_features(bank: Bank, recipes: Sequence[Recipe]) -> set[tuple[str, str]]:
     """Go through all features that recipes are to be trained and measured on.
+
+    Returns
+    -------
+    Their splits and views.
 
     Raises
     ------
@@ -183,6 +185,7 @@ def check_features(bank: Bank, recipes: Sequence[Recipe]) -> None:
             used |= {(split, view): None for view in recipe.views}
     for split, view in used:
         _refuse_not_finite(bank, split, view)
+    return set(used)
 
 
 def class_counts(bank: Bank, split: str) -> np.ndarray:

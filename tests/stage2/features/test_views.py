@@ -15,6 +15,7 @@ from stage2 import Recipe, sweep
 from stage2.engine.stream import BlockStream
 from stage2.features.views import load_view
 from stage2.plots.embedding import embed
+from stage2.results.store import Store
 from tests.conftest import Toy
 
 ROWS, DIM, STREAMED = 6000, 64, 2 << 20
@@ -42,6 +43,32 @@ def test_not_finite_in_memory(
     with Bank(path) as bank, pytest.raises(errors.NotFinite, match=f"{split}/balanced: NaN"):
         embed(bank, split=split, view="balanced")
     assert len(sweep(path, [Recipe("crt", epochs=1)], results=results).outcomes) == 1
+
+
+@pytest.mark.parametrize("spoiled_view", ["instance", "balanced"])
+@pytest.mark.parametrize("order", [("instance", "balanced"), ("balanced", "instance")])
+def test_not_finite_in_one_of_several_views(
+    make_toy: Callable[..., Toy], tmp_path: Path, order: tuple[str, str], spoiled_view: str
+) -> None:
+    """Nothing is trained on the other, in whatever order they come."""
+    path = make_toy().write(tmp_path / "b.h5")
+    spoiled(path, f"train/{spoiled_view}/feature", np.s_[0, 3, 2], np.nan)
+    recipes = [Recipe("crt", epochs=1, view=view) for view in order]
+    with pytest.raises(errors.NotFinite, match=f"train/{spoiled_view}"):
+        sweep(path, recipes, results=tmp_path / "r.sqlite")
+    with Bank(path) as bank, Store(tmp_path / "r.sqlite") as store:
+        assert not store.statuses(bank.fingerprint)
+
+
+def test_not_finite_in_the_balanced_draws(make_toy: Callable[..., Toy], tmp_path: Path) -> None:
+    """Nothing is trained on ``train`` where a later recipe learns from them."""
+    path = make_toy(splits=("train", "train_balanced", "test")).write(tmp_path / "b.h5")
+    spoiled(path, "train_balanced/instance/feature", np.s_[0, 3, 2], np.inf)
+    recipes = [Recipe("crt", epochs=1, train_on=on) for on in ("train", "train_balanced")]
+    with pytest.raises(errors.NotFinite, match="train_balanced/instance"):
+        sweep(path, recipes, results=tmp_path / "r.sqlite")
+    with Bank(path) as bank, Store(tmp_path / "r.sqlite") as store:
+        assert not store.statuses(bank.fingerprint)
 
 
 @pytest.mark.parametrize("copy", [0, 1])
