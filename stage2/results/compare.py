@@ -84,7 +84,7 @@ def compare(
     board, split = results.board, results.split
     found = [results.find(name) for name in names] if names else _best_of_each(results)
     _require_comparable(results, found, names or [each.id for each in found])
-    epoch = epoch or ("selected" if board.select_on == "val" else "last")
+    epoch = epoch or board.terms.epoch
     of = _split(results, file)
     correct = [_correct(results, configuration, epoch) for configuration in found]
     random = np.random.default_rng(seed)

@@ -40,6 +40,11 @@ class Protocol:
     searched: str = ""
     notes: tuple[str, ...] = ()
 
+    @property
+    def epoch(self) -> str:
+        """The epoch that ranks where it was measured: none is ever picked on test."""
+        return "selected" if self.select_on == "val" else "last"
+
     def noting(self, note: str) -> Protocol:
         """The same with one more note."""
         return replace(self, notes=(*self.notes, note))

@@ -39,16 +39,18 @@ class Leaderboard:
         val alone, when it was stopped.
     terms
         How the figures came about.
-    select_on
-        The split whose macro accuracy ranks.
     per
         The setting of which the rows are the best of each value, and that value by configuration.
     """
 
     rows: list[Row]
     terms: Protocol
-    select_on: str
     per: tuple[str, Mapping[str, Any]] | None = None
+
+    @property
+    def select_on(self) -> str:
+        """The split whose macro accuracy ranks."""
+        return self.terms.select_on
 
     @property
     def protocol(self) -> str:
@@ -98,14 +100,13 @@ class Leaderboard:
 
     def ranked(self, rows: Sequence[Row]) -> Row:
         """Of a configuration's rows that of the epoch that ranks."""
-        epoch = "selected" if self.select_on == "val" else "last"
-        return next((row for row in rows if row["epoch"] == epoch), rows[0])
+        return next((row for row in rows if row["epoch"] == self.terms.epoch), rows[0])
 
 
 def board_of(configurations: Iterable[Configuration], terms: Protocol) -> Leaderboard:
     """Rank configurations under the terms of a protocol."""
-    rows = [_rows(own, terms.split, terms.select_on) for own in configurations]
-    return Leaderboard([row for own in _ordered(rows) for row in own], terms, terms.select_on)
+    rows = [_rows(own, terms) for own in configurations]
+    return Leaderboard([row for own in _ordered(rows) for row in own], terms)
 
 
 def why_unranked(rows: Sequence[Row]) -> str:
@@ -184,14 +185,14 @@ def columns(board: Leaderboard) -> tuple[list[str], list[list[str]]]:
     return header, lines
 
 
-def _rows(own: Configuration, split: str, select_on: str) -> list[Row]:
+def _rows(own: Configuration, terms: Protocol) -> list[Row]:
     """A configuration's rows, one per epoch it was measured at, averaged over its seeds."""
     status = own.status
     averaged = [run for run in own.runs if run.status == "stopped"] or own.done
     epochs = sorted({epoch for run in averaged for _, epoch in run.metrics}) or ["last"]
-    ranked_at = "selected" if select_on == "val" and "selected" in epochs else "last"
+    ranked_at = terms.epoch if terms.epoch in epochs else "last"
     complete = averaged if status == "done" else []  # a mean over surviving seeds ranks nothing
-    selection = [_selection(run, select_on, ranked_at) for run in complete]
+    selection = [_selection(run, terms.select_on, ranked_at) for run in complete]
     rows = []
     for epoch in epochs:
         row: Row = {
@@ -199,13 +200,13 @@ def _rows(own: Configuration, split: str, select_on: str) -> list[Row]:
             "name": own.name,
             "parameters": own.parameters,
             "seeds": [run.seed for run in own.runs],
-            "split": split,
+            "split": terms.split,
             "epoch": epoch,
             "status": status,
         }
         row["selection"], row["selection_std"] = _over_seeds(selection)
         for metric in METRICS:
-            values = [_metric(run, split, epoch, metric) for run in averaged]
+            values = [_metric(run, terms.split, epoch, metric) for run in averaged]
             row[metric], row[f"{metric}_std"] = _over_seeds(values)
         rows.append(row)
     return rows

@@ -47,7 +47,7 @@ def board() -> Leaderboard:
         rows(Recipe("focal", view="balanced", nesterov=True), 35.0, ece=1.0),
         rows(Recipe("crt", lr=5.0), None),
     ]
-    return Leaderboard([row for some in made for row in some], TERMS, "val")
+    return Leaderboard([row for some in made for row in some], TERMS)
 
 
 def left(board: Leaderboard) -> list[str]:
