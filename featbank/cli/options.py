@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 
@@ -17,49 +17,52 @@ LARGEST = 2**63 - 1
 """Of an integer without another bound."""
 
 
-class Integer(click.IntRange):
-    """An integer, written in ASCII digits; of a wrong one the message shows the beginning."""
+class _Number(click.FloatRange):
+    """A number, written in ASCII digits; one without bounds has no range to describe."""
 
-    def __init__(self, low: int | None = None, high: int | None = None) -> None:
+    kind: ClassVar[str]
+
+    def __init__(self, low: float | None = None, high: float | None = None) -> None:
         super().__init__(low, high)
-        if low is None and high is None:
-            self.name = "integer"
+        self._bounded = low is not None or high is not None
+        self.name = f"{self.kind} range" if self._bounded else self.kind
+
+    def _check(self, number: float, told: str, *place: Any) -> None:
+        """Refuse a number out of the bounds; the message calls it `told`."""
+        low, high = self.min, self.max
+        if (low is not None and number < low) or (high is not None and number > high):
+            self.fail(f"{told} is not in the range {self._describe_range()}.", *place)
+
+    def _describe_range(self) -> str:
+        return super()._describe_range() if self._bounded else ""
+
+
+class Integer(_Number):
+    """An integer; of a wrong one the message shows the beginning."""
+
+    kind = "integer"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = read_number(value, int) if isinstance(value, str) else value
         if number is None:
             self.fail(f"{shortened(value)} is not a valid integer.", param, ctx)
-        low, high = self.min, self.max
-        if (low is not None and number < low) or (high is not None and number > high):
-            told = f"{shortened(number)} is not in the range {self._describe_range()}."
-            self.fail(told, param, ctx)
+        self._check(number, shortened(number), param, ctx)
         if abs(number) > LARGEST:
             self.fail(f"{shortened(number)} is too large, at most {LARGEST}.", param, ctx)
         return number
 
-    def _describe_range(self) -> str:
-        return "" if self.min is None and self.max is None else super()._describe_range()
 
+class Finite(_Number):
+    """A finite number: click's own range lets NaN pass."""
 
-class Finite(click.FloatRange):
-    """A finite number, written in ASCII digits: click's own range lets NaN pass."""
-
-    def __init__(self, low: float | None = None, high: float | None = None) -> None:
-        super().__init__(low, high)
-        if low is None and high is None:
-            self.name = "float"
+    kind = "float"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = read_number(value, float) if isinstance(value, str) else value
         if number is None or not math.isfinite(number):
             self.fail(f"{shortened(value)} is no finite number.", param, ctx)
-        low, high = self.min, self.max
-        if (low is not None and number < low) or (high is not None and number > high):
-            self.fail(f"{number:g} is not in the range {self._describe_range()}.", param, ctx)
+        self._check(number, f"{number:g}", param, ctx)
         return number
-
-    def _describe_range(self) -> str:
-        return "" if self.min is None and self.max is None else super()._describe_range()
 
 
 class _File(click.Path):

@@ -86,7 +86,9 @@ def _npz_problem(path: Path, key: str) -> str | None:
     if not path.stat().st_size:
         return "is empty"
     if not zipfile.is_zipfile(path):
-        if path.read_bytes()[:2] == b"PK":  # its list of contents stands at the end
+        with path.open("rb") as file:
+            cut = file.read(2) == b"PK"  # its list of contents stands at the end
+        if cut:
             return "is cut short: copy it again"
         return "is not an .npz file"
     with zipfile.ZipFile(path) as archive:

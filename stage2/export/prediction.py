@@ -206,17 +206,15 @@ def _predictions(
             with np.errstate(over="ignore"):  # what becomes infinity is refused below
                 features = tuple(torch.from_numpy(x.astype(np.float32)) for x in xs)
             for x in features:
-                if not x.isfinite().all():
-                    bad = rows + int((~x.isfinite()).any(1).nonzero()[0])
+                if (bad := _not_finite(x)) is not None:
                     raise errors.NotFinite(
-                        f"Row {bad} of the features has NaN or infinity. Leave it out."
+                        f"Row {rows + bad} of the features has NaN or infinity. Leave it out."
                     )
             logits = head(features if len(features) > 1 else features[0])
-            if not logits.isfinite().all():
-                bad = rows + int((~logits.isfinite()).any(1).nonzero()[0])
+            if (bad := _not_finite(logits)) is not None:
                 raise errors.NotFinite(
-                    f"The logits of row {bad} are NaN or infinity. Check that the features are of "
-                    "the head's backbone, and the head is as it was exported."
+                    f"The logits of row {rows + bad} are NaN or infinity. Check that the features "
+                    "are of the head's backbone, and the head is as it was exported."
                 )
             found.append(logits)
             rows += len(features[0])
@@ -229,3 +227,9 @@ def _predictions(
         labels=labels,
         notes=notes,
     )
+
+
+def _not_finite(x: torch.Tensor) -> int | None:
+    """The first row of `x` with NaN or infinity."""
+    bad = (~x.isfinite()).any(1).nonzero()
+    return int(bad[0]) if len(bad) else None

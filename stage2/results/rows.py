@@ -53,7 +53,8 @@ class Evaluated(NamedTuple):
 
 @dataclass(frozen=True)
 class RunRow:
-    """The columns of a run that tables need; see `stage2.results.store.Run`."""
+    """The columns of a run that tables need; `recipe` hashes settings and seed, `versions` names
+    the libraries that had a part in it."""
 
     recipe: str
     id: str

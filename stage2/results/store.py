@@ -26,23 +26,15 @@ from stage2.methods.recipe import Recipe
 from stage2.results.database import Database
 from stage2.results.digests import Value
 from stage2.results.protocol import coverage
-from stage2.results.rows import Rows, digest_of
+from stage2.results.rows import Rows, RunRow, digest_of
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Run:
-    """A stored run, with its metrics by (split, epoch); `recipe` hashes settings and seed,
-    `versions` names the libraries that had a part in it."""
+class Run(RunRow):
+    """A stored run with its metrics by (split, epoch)."""
 
-    recipe: str
-    id: str
-    name: str
-    seed: int
-    parameters: dict[str, Any]
-    status: str
-    versions: Mapping[str, str]
     metrics: dict[tuple[str, str], dict[str, float | None]]
 
 
@@ -167,17 +159,8 @@ class Store:
             digests = {recipe: [each.digest for each in own] for recipe, own in found.items()}
             metrics = {r: {each.place: each.metrics for each in own} for r, own in found.items()}
             return [
-                Run(
-                    r.recipe,
-                    r.id,
-                    r.name,
-                    r.seed,
-                    r.parameters,
-                    r.status,
-                    r.versions,
-                    metrics.get(r.recipe, {}),
-                )
-                for r in rows.runs(fingerprint, digests)
+                Run(**vars(row), metrics=metrics.get(row.recipe, {}))
+                for row in rows.runs(fingerprint, digests)
             ]
 
         return self._read(query)
