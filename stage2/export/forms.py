@@ -75,10 +75,6 @@ class Form(nn.Module):
             x = x.sign() * x.abs().pow(self.power)
         return self.classify(normalize(x, dim=1) if self.to_unit else x)
 
-    def behind(self, *, power: float, unit: bool) -> Form:
-        """The same form behind another space."""
-        return type(self)(self.state_dict(), {**self.options, "power": power, "unit": unit})
-
     @abstractmethod
     def classify(self, x: Tensor) -> Tensor:
         """Logits [B, K] of features [B, D] in the space it was trained in."""

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.functional import normalize
 
 from featbank import errors
-from stage2.export.forms import (
-    Affine,
-    AveragedHeads,
-    Form,
-    Gated,
-    HeadModule,
-    Means,
-    Neighbours,
-    Perceptron,
-)
-from stage2.methods.heads import Context, Parameters
-from stage2.methods.heads.moments import pieces
+from stage2.export.forms import FORMS, Affine, AveragedHeads, Form, HeadModule
+from stage2.methods.heads import HEADS, Context, Parameters
 from stage2.methods.recipe import Recipe
 
 
@@ -42,27 +30,14 @@ def head_module(
     Raises
     ------
     ConfigError
-        For a head that nobody wrote a form for.
+        For a head, or the space of a generator, that cannot be exported.
     """
-    if recipe.head not in _FORM_OF:
-        raise errors.ConfigError(
-            f"Head {recipe.head!r} of recipe {recipe.name!r} has no form to export. Add one to "
-            f"stage2/export/modules.py, or choose a recipe with one of: {', '.join(_FORM_OF)}."
-        )
-    scale, shift = parameters.get("calibration.scale"), parameters.get("calibration.shift")
-    own = [parameters]
-    if len(recipe.views) > 1:
-        own = [
-            {
-                n.removeprefix(f"{view}."): p
-                for n, p in parameters.items()
-                if n.startswith(f"{view}.")
-            }
-            for view in recipe.views
-        ]
+    scale, shift = (parameters.get(f"calibration.{name}") for name in ("scale", "shift"))
     space = _space(recipe)
-    forms = [_FORM_OF[recipe.head](p, c, recipe) for p, c in zip(own, contexts, strict=True)]
-    forms = [form.behind(**space) for form in forms] if space else forms
+    forms = [
+        _form(recipe, _of_view(recipe, view, parameters), context, space)
+        for view, context in zip(recipe.views, contexts, strict=True)
+    ]
     if len(forms) > 1:
         return AveragedHeads(forms, recipe.settings["average"], scale, shift)
     form = forms[0]
@@ -73,6 +48,27 @@ def head_module(
         folded = {"weight": weight, "bias": bias, "empty": form.empty}
         return HeadModule(Affine(folded, form.options))
     return HeadModule(form, scale, shift)
+
+
+def _of_view(recipe: Recipe, view: str, parameters: Parameters) -> Parameters:
+    """The parameters of the head on one view, without the name of the view and any calibration."""
+    prefix = f"{view}." if len(recipe.views) > 1 else ""
+    return {
+        name.removeprefix(prefix): values
+        for name, values in parameters.items()
+        if name.startswith(prefix) and not name.startswith("calibration.")
+    }
+
+
+def _form(recipe: Recipe, parameters: Parameters, context: Context, space: dict[str, Any]) -> Form:
+    """The head on one view, behind the space of features it was trained in."""
+    reduction = HEADS[recipe.head].form(parameters, recipe.part("head"), context)
+    if reduction is None:
+        raise errors.ConfigError(
+            f"Head {recipe.head!r} of recipe {recipe.name!r} has no form to export. Give the head "
+            "a method `form`, or export a recipe with another head."
+        )
+    return FORMS[reduction.form](reduction.tensors, {**reduction.options, **space})
 
 
 def _space(recipe: Recipe) -> dict[str, Any]:
@@ -87,110 +83,3 @@ def _space(recipe: Recipe) -> dict[str, Any]:
             "has no form to export. Add it to stage2/export/modules.py."
         )
     return {"power": float(own["tukey"]), "unit": name == "tailcalib"}
-
-
-def _affine(
-    weight: Tensor, bias: Tensor | None = None, *, parts: int = 0, empty: Tensor | None = None
-) -> Affine:
-    bias = weight.new_zeros(len(weight)) if bias is None else bias
-    empty = torch.zeros_like(bias, dtype=torch.bool) if empty is None else empty
-    return Affine({"weight": weight, "bias": bias, "empty": empty}, {"parts": parts})
-
-
-def _stage1(context: Context) -> tuple[Tensor, Tensor]:
-    assert context.weight0 is not None
-    assert context.bias0 is not None
-    return context.weight0, context.bias0
-
-
-def _linear(p: Parameters, context: Context, recipe: Recipe) -> Form:
-    return _affine(p["weight"], p["bias"], empty=p.get("empty"))
-
-
-def _lws(p: Parameters, context: Context, recipe: Recipe) -> Form:
-    weight, bias = _stage1(context)
-    return _affine(p["scale"][:, None] * weight, p["scale"] * bias)
-
-
-def _mislas(p: Parameters, context: Context, recipe: Recipe) -> Form:
-    return _affine(p["scale"][:, None] * p["weight"], p["scale"] * p["bias"])
-
-
-def _logit_adjust(p: Parameters, context: Context, recipe: Recipe) -> Form:
-    weight, bias = _stage1(context)
-    return _affine(weight, bias + p["shift"])
-
-
-def _cosine(p: Parameters, context: Context, recipe: Recipe) -> Form:
-    return _affine(p["scale"] * normalize(p["weight"], dim=1), parts=1)
-
-
-def _tde(p: Parameters, context: Context, recipe: Recipe) -> Form:
-    # ŵ − α⟨d̂, ŵ⟩d̂ of each part, as `TDE.evaluate` has it.
-    direction = p["direction"]  # [H, D/H]
-    parts = p["weight"].unflatten(1, direction.shape)
-    length = torch.linalg.vector_norm(parts, dim=2, keepdim=True).clamp_min(1e-12)
-    unit = parts * (p["scale"] / len(direction) / (length + p["gamma"]))
-    rest = unit - p["alpha"] * (unit * direction).sum(2, keepdim=True) * direction
-    return _affine(rest.flatten(1), parts=len(direction))
-
-
-def _mlp(p: Parameters, context: Context, recipe: Recipe) -> Form:
-    return Perceptron(p, {})
-
-
-def _disalign(p: Parameters, context: Context, recipe: Recipe) -> Form:
-    weight, bias = _stage1(context)
-    return Gated({**p, "weight": weight, "bias": bias}, {})
-
-
-def _ncm(p: Parameters, context: Context, recipe: Recipe) -> Form:
-    options = {name: recipe.part("head")[name] for name in ("transform", "metric")}
-    keys, origin = _keys(p["means"], options["metric"])
-    tensors = {"center": p["center"], "origin": origin, "keys": keys, "empty": p["empty"]}
-    return Means(tensors, options)
-
-
-def _knn(p: Parameters, context: Context, recipe: Recipe) -> Form:
-    options = {name: recipe.part("head")[name] for name in ("transform", "metric", "k")}
-    x, labels = (torch.cat(list(some)) for some in zip(*pieces(context), strict=True))
-    if options["transform"] == "cl2n":
-        x = x - p["center"]
-    if options["transform"] != "un":
-        x = normalize(x, dim=1)
-    keys, origin = _keys(x, options["metric"])
-    tensors = {
-        "center": p["center"],
-        "origin": origin,
-        "keys": keys,
-        "labels": labels,
-        "class_weight": p["class_weight"],
-        "sharpness": p["sharpness"][None],
-    }
-    return Neighbours(tensors, options)
-
-
-def _keys(rows: Tensor, metric: str) -> tuple[Tensor, Tensor]:
-    """What rows are compared with, and the origin."""
-    if metric == "cosine":
-        return normalize(rows, dim=1), torch.zeros_like(rows[0])
-    origin = rows.mean(0)
-    return rows - origin, origin
-
-
-_FORM_OF: dict[str, Callable[[Parameters, Context, Recipe], Form]] = {
-    "linear": _linear,
-    "cosine": _cosine,
-    "lws": _lws,
-    "mislas": _mislas,
-    "disalign": _disalign,
-    "tde": _tde,
-    "mlp": _mlp,
-    "tau_norm": _linear,
-    "logit_adjust": _logit_adjust,
-    "ncm": _ncm,
-    "knn": _knn,
-    "ridge": _linear,
-    "lda": _linear,
-}
-"""How each head of `stage2.methods.heads.HEADS` becomes a form."""

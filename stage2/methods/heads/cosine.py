@@ -19,6 +19,7 @@ from stage2.methods.heads.interface import (
     Size,
     TrainedHead,
 )
+from stage2.methods.heads.reduction import Reduction, affine
 from stage2.methods.heads.starts import linear_start
 
 
@@ -69,3 +70,6 @@ class Cosine(TrainedHead):
 
     def lr_multipliers(self, settings: Sequence[Settings]) -> dict[str, list[float]]:
         return {"scale": [float(s["learn_scale"]) for s in settings]}
+
+    def form(self, parameters: Parameters, settings: Settings, context: Context) -> Reduction:
+        return affine(parameters["scale"] * normalize(parameters["weight"], dim=1), parts=1)

@@ -11,6 +11,7 @@ from torch import Tensor
 from featbank.settings import Setting
 from stage2.methods.heads.algebra import project, weight_gradient
 from stage2.methods.heads.interface import Batch, Context, Parameters, Settings, Size, TrainedHead
+from stage2.methods.heads.reduction import Reduction
 from stage2.methods.heads.starts import uniform
 
 
@@ -72,6 +73,10 @@ class DisAlign(TrainedHead):
             "v": weight_gradient(through[:, :, None], batch.x).squeeze(1),
             "c": through.sum(0)[:, None],
         }
+
+    def form(self, parameters: Parameters, settings: Settings, context: Context) -> Reduction:
+        weight, bias = context.classifier
+        return Reduction("gated", {**parameters, "weight": weight, "bias": bias})
 
     def _confidence(self, parameters: Parameters, batch: Batch) -> Tensor:
         """σ(x), [B, C]."""

@@ -24,6 +24,7 @@ from featbank import errors
 from featbank.bank import require_samples
 from featbank.settings import Setting
 from stage2.methods.heads.algebra import broadcast, own_cosines
+from stage2.methods.heads.reduction import Reduction
 
 Parameters = dict[str, Tensor]
 """Stacked parameters by name: each [C, …]."""
@@ -94,11 +95,17 @@ class Context:
             rows, total = rows + len(x), total + x.sum(0, dtype=torch.float64)
         return (total / max(rows, 1)).float()
 
+    @property
+    def classifier(self) -> tuple[Tensor, Tensor]:
+        """W₀ and b₀, of a view that has them."""
+        assert self.weight0 is not None
+        assert self.bias0 is not None
+        return self.weight0, self.bias0
+
     @cached_property
     def row_lengths(self) -> tuple[float, float]:
         """Lengths of the shortest and of the longest row of W₀."""
-        assert self.weight0 is not None
-        lengths = self.weight0.norm(dim=1)
+        lengths = self.classifier[0].norm(dim=1)
         return float(lengths.min()), float(lengths.max())
 
     @cached_property
@@ -140,9 +147,7 @@ class Batch:
         as they are."""
         if (known := self.known_z0) is not None:
             return (known if self.rows is None else known.index_select(0, self.rows))[:, None]
-        assert self.context.weight0 is not None
-        assert self.context.bias0 is not None
-        return linear(broadcast(self.x), self.context.weight0, self.context.bias0)
+        return linear(broadcast(self.x), *self.context.classifier)
 
     @cached_property
     def unit(self) -> Tensor:
@@ -218,6 +223,13 @@ class Head(ABC):
         """The logits results are measured on, where they are not those it is trained on."""
         return self.logits(parameters, batch)
 
+    def form(
+        self, parameters: Parameters, settings: Settings, context: Context
+    ) -> Reduction | None:
+        """What one configuration is exported as, from its own parameters without the axis C; None
+        for a head that cannot be exported."""
+        return None
+
 
 class TrainedHead(Head):
     """A head that gradient steps change.
@@ -264,8 +276,7 @@ class TrainedHead(Head):
         """
         weight = parameters.get("weight")
         if weight is None:
-            assert batch.context.weight0 is not None
-            weight = batch.context.weight0[None]
+            weight = batch.context.classifier[0][None]
         return own_cosines(batch.x, weight, y).expand(-1, z.shape[1]).clamp(-1, 1)
 
     def limits(

@@ -13,6 +13,7 @@ from featbank.settings import Setting
 from stage2.methods.heads.algebra import column
 from stage2.methods.heads.interface import Batch, Context, Head, Parameters, Settings, Size
 from stage2.methods.heads.moments import class_weights, pieces
+from stage2.methods.heads.reduction import Reduction, comparison_keys
 from stage2.methods.heads.transforms import TRANSFORMS, centers, transformed
 from stage2.methods.neighbors import nearest
 
@@ -78,6 +79,19 @@ class KNN(Head):
                 votes[:, c].scatter_add_(1, labels[:, : ks[c]], vote)
         votes.mul_(weight)
         return votes.div_(votes.sum(2, keepdim=True)).clamp_min_(NO_VOTES).log_()
+
+    def form(self, parameters: Parameters, settings: Settings, context: Context) -> Reduction:
+        x, labels = (torch.cat(list(parts)) for parts in zip(*pieces(context), strict=True))
+        rows = transformed(x, settings["transform"], parameters["center"])
+        tensors = {
+            "center": parameters["center"],
+            **comparison_keys(rows, settings["metric"]),
+            "labels": labels,
+            "class_weight": parameters["class_weight"],
+            "sharpness": parameters["sharpness"][None],
+        }
+        options = {name: settings[name] for name in ("transform", "metric", "k")}
+        return Reduction("neighbours", tensors, options)
 
 
 NO_VOTES = torch.finfo(torch.float32).eps

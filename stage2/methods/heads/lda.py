@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from featbank.settings import Setting
-from stage2.methods.heads.algebra import project
-from stage2.methods.heads.interface import Batch, Context, Head, Parameters, Settings
+from stage2.methods.heads.affine import AffineHead
+from stage2.methods.heads.interface import Batch, Context, Parameters, Settings
 from stage2.methods.heads.moments import eigen_inverse, moments, rounding
 from stage2.methods.heads.transforms import empty_behind
 
 
-class LDA(Head):
+class LDA(AffineHead):
     """z_k = log N(x; μ_k, Σ_s) + log prior_k, less what is the same for every class.
 
     Σ_s = (1 − s)Σ + s (tr Σ/D) I with s the ``shrinkage`` and Σ the covariance within classes,
@@ -60,8 +60,7 @@ class LDA(Head):
         return {"weight": weight, "bias": bias, "empty": spectrum.empty.expand(shape).clone()}
 
     def logits(self, parameters: Parameters, batch: Batch) -> Tensor:
-        z = project(batch.x, parameters["weight"], parameters["bias"])
-        return empty_behind(z, parameters["empty"])
+        return empty_behind(super().logits(parameters, batch), parameters["empty"])
 
 
 @dataclass(frozen=True)

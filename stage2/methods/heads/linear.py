@@ -16,6 +16,7 @@ from stage2.methods.heads.interface import (
     Settings,
     TrainedHead,
 )
+from stage2.methods.heads.reduction import Reduction, affine
 from stage2.methods.heads.starts import linear_start
 
 
@@ -43,3 +44,6 @@ class Linear(TrainedHead):
     def cosine(self, parameters: Parameters, batch: Batch, z: Tensor, y: Tensor) -> Tensor:
         lengths = broadcast(batch.x).norm(dim=2)
         return cosines_of_logits(z, y, lengths, parameters["weight"], parameters["bias"])
+
+    def form(self, parameters: Parameters, settings: Settings, context: Context) -> Reduction:
+        return affine(parameters["weight"], parameters["bias"])

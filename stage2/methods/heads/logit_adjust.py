@@ -10,6 +10,7 @@ from torch import Tensor
 from featbank.settings import Setting
 from stage2.methods.heads.algebra import column
 from stage2.methods.heads.interface import Batch, Context, Head, Parameters, Settings, Size
+from stage2.methods.heads.reduction import Reduction, affine
 
 
 class LogitAdjust(Head):
@@ -34,8 +35,11 @@ class LogitAdjust(Head):
         return {"shift": -tau[:, None] * log_prior}
 
     def weight_norm(self, parameters: Parameters, context: Context) -> Tensor:
-        assert context.weight0 is not None
-        return context.weight0.norm(dim=1).expand(len(parameters["shift"]), -1)
+        return context.classifier[0].norm(dim=1).expand(len(parameters["shift"]), -1)
 
     def logits(self, parameters: Parameters, batch: Batch) -> Tensor:
         return batch.z0 + parameters["shift"]
+
+    def form(self, parameters: Parameters, settings: Settings, context: Context) -> Reduction:
+        weight, bias = context.classifier
+        return affine(weight, bias + parameters["shift"])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from stage2.methods.heads.interface import Batch, Context, Parameters, Settings, Size, TrainedHead
+from stage2.methods.heads.reduction import Reduction, affine
 
 
 class LWS(TrainedHead):
@@ -32,8 +33,11 @@ class LWS(TrainedHead):
         return batch.z0 * parameters["scale"]
 
     def weight_norm(self, parameters: Parameters, context: Context) -> Tensor:
-        assert context.weight0 is not None
-        return parameters["scale"].abs() * context.weight0.norm(dim=1)
+        return parameters["scale"].abs() * context.classifier[0].norm(dim=1)
 
     def gradients(self, parameters: Parameters, batch: Batch, grad: Tensor) -> Parameters:
         return {"scale": (grad * batch.z0).sum(0)}
+
+    def form(self, parameters: Parameters, settings: Settings, context: Context) -> Reduction:
+        (weight, bias), scale = context.classifier, parameters["scale"]
+        return affine(scale[:, None] * weight, scale * bias)

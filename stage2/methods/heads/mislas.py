@@ -17,6 +17,7 @@ from stage2.methods.heads.interface import (
     Settings,
     TrainedHead,
 )
+from stage2.methods.heads.reduction import Reduction, affine
 from stage2.methods.heads.starts import stage1_linear
 
 
@@ -73,3 +74,7 @@ class MiSLAS(TrainedHead):
 
     def anchors(self, settings: Sequence[Settings], context: Context) -> Parameters:
         return stage1_linear(1, context) if settings[0]["decay"] == "delta" else {}
+
+    def form(self, parameters: Parameters, settings: Settings, context: Context) -> Reduction:
+        scale = parameters["scale"]
+        return affine(scale[:, None] * parameters["weight"], scale * parameters["bias"])

@@ -17,6 +17,7 @@ from stage2.methods.heads.interface import (
     Size,
     TrainedHead,
 )
+from stage2.methods.heads.reduction import Reduction
 from stage2.methods.heads.starts import fresh_linear
 
 
@@ -61,6 +62,9 @@ class MLP(TrainedHead):
     def cosine(self, parameters: Parameters, batch: Batch, z: Tensor, y: Tensor) -> Tensor:
         lengths = _hidden(parameters, batch).norm(dim=2)
         return cosines_of_logits(z, y, lengths, parameters["weight"], parameters["bias"])
+
+    def form(self, parameters: Parameters, settings: Settings, context: Context) -> Reduction:
+        return Reduction("perceptron", parameters)
 
 
 def _hidden(parameters: Parameters, batch: Batch) -> Tensor:

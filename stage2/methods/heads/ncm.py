@@ -12,6 +12,7 @@ from featbank.settings import Setting
 from stage2.methods.heads.algebra import column
 from stage2.methods.heads.interface import Batch, Context, Head, Parameters, Settings
 from stage2.methods.heads.moments import pieces
+from stage2.methods.heads.reduction import Reduction, comparison_keys
 from stage2.methods.heads.transforms import TRANSFORMS, centers, empty_behind, transformed
 from stage2.methods.neighbors import class_distances
 
@@ -58,6 +59,13 @@ class NCM(Head):
             else:
                 z[:, c] = -class_distances(rows, means, "l2")
         return empty_behind(z, parameters["empty"])
+
+    def form(self, parameters: Parameters, settings: Settings, context: Context) -> Reduction:
+        keys = comparison_keys(parameters["means"], settings["metric"])
+        kept = {name: parameters[name] for name in ("center", "empty")}
+        return Reduction(
+            "means", {**kept, **keys}, {name: settings[name] for name in ("transform", "metric")}
+        )
 
 
 _NAMES = tuple(TRANSFORMS)

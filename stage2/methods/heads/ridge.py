@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from featbank.settings import Setting
-from stage2.methods.heads.algebra import project
-from stage2.methods.heads.interface import Batch, Context, Head, Parameters, Settings
+from stage2.methods.heads.affine import AffineHead
+from stage2.methods.heads.interface import Context, Parameters, Settings
 from stage2.methods.heads.moments import (
     Moments,
     class_weights,
@@ -20,7 +20,7 @@ from stage2.methods.heads.moments import (
 )
 
 
-class Ridge(Head):
+class Ridge(AffineHead):
     """z = Wx + b with W, b = argmin Σ_i ω_{y_i} ‖Wx_i + b − onehot(y_i)‖² + λ‖W‖².
 
     Closed form W = (XᵀX + λI)⁻¹XᵀY on centred X and Y; the intercept b is not penalised. λ (``l2``)
@@ -55,9 +55,6 @@ class Ridge(Head):
         for c, s in enumerate(settings):
             weight[c], bias[c] = spectra[s["class_weight"]].solution(s["l2"])
         return {"weight": weight, "bias": bias}
-
-    def logits(self, parameters: Parameters, batch: Batch) -> Tensor:
-        return project(batch.x, parameters["weight"], parameters["bias"])
 
 
 @dataclass(frozen=True)

@@ -47,9 +47,8 @@ def linear_start(settings: Sequence[Settings], context: Context) -> Parameters:
 
 def stage1_linear(configs: int, context: Context) -> Parameters:
     """W₀ and b₀, once per configuration."""
-    assert context.weight0 is not None
-    assert context.bias0 is not None
+    weight, bias = context.classifier
     return {
-        "weight": context.weight0.expand(configs, -1, -1).clone(),
-        "bias": context.bias0.expand(configs, -1).clone(),
+        "weight": weight.expand(configs, -1, -1).clone(),
+        "bias": bias.expand(configs, -1).clone(),
     }

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor
-
 from featbank.settings import Setting
-from stage2.methods.heads.algebra import column, project
-from stage2.methods.heads.interface import Batch, Context, Head, Parameters, Settings
+from stage2.methods.heads.affine import AffineHead
+from stage2.methods.heads.algebra import column
+from stage2.methods.heads.interface import Context, Parameters, Settings
 from stage2.methods.heads.starts import stage1_linear
 
 
-class TauNorm(Head):
+class TauNorm(AffineHead):
     """z_k = (w_k/‖w_k‖^τ)·x; the bias is dropped, as released, or kept with ``keep_bias``."""
 
     description = "stage-1 weights divided by their norm to the τ"
@@ -32,6 +31,3 @@ class TauNorm(Head):
         keep = column([float(s["keep_bias"]) for s in settings], weight)
         length = weight.norm(dim=2, keepdim=True).clamp_min(1e-12)
         return {"weight": weight / length ** tau[:, None, None], "bias": bias * keep[:, None]}
-
-    def logits(self, parameters: Parameters, batch: Batch) -> Tensor:
-        return project(batch.x, parameters["weight"], parameters["bias"])

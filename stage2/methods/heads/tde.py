@@ -19,6 +19,7 @@ from stage2.methods.heads.interface import (
     Size,
     TrainedHead,
 )
+from stage2.methods.heads.reduction import Reduction, affine
 from stage2.methods.heads.starts import linear_start
 
 
@@ -77,13 +78,7 @@ class TDE(TrainedHead):
         return project(_unit(parameters, batch), (parts * slope).view_as(parameters["weight"]))
 
     def evaluate(self, parameters: Parameters, batch: Batch) -> Tensor:
-        # ⟨x̂ − α⟨x̂, d̂⟩d̂, ŵ⟩ = ⟨x̂, ŵ − α⟨d̂, ŵ⟩d̂⟩: the same product with other weights.
-        parts = _parts(parameters)
-        _, slope = _lengths(parts, parameters)
-        scaled, direction = parts * slope, parameters["direction"][:, None]
-        along = (scaled * direction).sum(3, keepdim=True) * parameters["alpha"][:, :, None, None]
-        rest = scaled.addcmul_(along, direction, value=-1)
-        return project(_unit(parameters, batch), rest.view_as(parameters["weight"]))
+        return project(_unit(parameters, batch), _evaluated(parameters))
 
     def gradients(self, parameters: Parameters, batch: Batch, grad: Tensor) -> Parameters:
         # With n = ‖w‖ and M = Gᵀx̂, part by part:
@@ -96,6 +91,11 @@ class TDE(TrainedHead):
         toward.addcmul_(parts, along.div_(reach), value=-1).mul_(slope)
         return {"weight": toward.view_as(parameters["weight"])}
 
+    def form(self, parameters: Parameters, settings: Settings, context: Context) -> Reduction:
+        # The weights of `evaluate`: what ŵ has along the mean direction is taken out of it.
+        stack = {name: value[None] for name, value in parameters.items()}
+        return affine(_evaluated(stack)[0], parts=len(parameters["direction"]))
+
 
 def _parts(parameters: Parameters) -> Tensor:
     """W as [C, K, H, D/H]."""
@@ -107,6 +107,17 @@ def _lengths(parts: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
     scale, gamma = parameters["scale"][:, :, None, None], parameters["gamma"][:, :, None, None]
     length = torch.linalg.vector_norm(parts, dim=3, keepdim=True).clamp_min_(1e-12)
     return length, scale / parts.shape[2] / (length + gamma)
+
+
+def _evaluated(parameters: Parameters) -> Tensor:
+    """W without what it has along the mean direction, [C, K, D]."""
+    # ⟨x̂ − α⟨x̂, d̂⟩d̂, ŵ⟩ = ⟨x̂, ŵ − α⟨d̂, ŵ⟩d̂⟩: the same product with other weights.
+    parts = _parts(parameters)
+    _, slope = _lengths(parts, parameters)
+    scaled, direction = parts * slope, parameters["direction"][:, None]
+    along = (scaled * direction).sum(3, keepdim=True) * parameters["alpha"][:, :, None, None]
+    rest = scaled.addcmul_(along, direction, value=-1)
+    return rest.view_as(parameters["weight"])
 
 
 def _unit(parameters: Parameters, batch: Batch) -> Tensor:

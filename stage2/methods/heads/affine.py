@@ -1,0 +1,22 @@
+"""Heads in closed form whose logits are affine in the features."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from stage2.methods.heads.algebra import project
+from stage2.methods.heads.interface import Batch, Context, Head, Parameters, Settings
+from stage2.methods.heads.reduction import Reduction, affine
+
+
+class AffineHead(Head):
+    """z = Wx + b; `init` solves for the parameters ``weight`` [C, K, D] and ``bias`` [C, K].
+
+    A parameter ``empty`` [C, K], if there is one, marks classes that rank behind all others.
+    """
+
+    def logits(self, parameters: Parameters, batch: Batch) -> Tensor:
+        return project(batch.x, parameters["weight"], parameters["bias"])
+
+    def form(self, parameters: Parameters, settings: Settings, context: Context) -> Reduction:
+        return affine(parameters["weight"], parameters["bias"], parameters.get("empty"))
