@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -72,7 +71,7 @@ def read_content(bank: Bank, progress: Progress) -> Content:
         Takes (MiB read, MiB in all) at each block but the last.
     """
     content, begun = Content(), time.perf_counter()
-    total = sum(_nbytes(bank, name) for name in bank.datasets) >> 20
+    total = sum(map(bank.nbytes, bank.datasets)) >> 20
     with ThreadPoolExecutor(1) as hashing:
 
         def blocks(name: str) -> Iterator[tuple[Place, np.ndarray]]:
@@ -208,8 +207,3 @@ def _repeats(rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         for name, hashes in rows.items()
         if name.split("/")[0] in EVALUATED
     }
-
-
-def _nbytes(bank: Bank, name: str) -> int:
-    dtype, shape = bank.stored(name)
-    return math.prod(shape) * dtype.itemsize

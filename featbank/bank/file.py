@@ -297,6 +297,11 @@ class Bank:
         """Type and shape of the dataset `name`, one of `datasets`."""
         return self._file.datasets[name].dtype, self._file.datasets[name].shape
 
+    def nbytes(self, name: str) -> int:
+        """Bytes of the dataset `name` in memory."""
+        dtype, shape = self.stored(name)
+        return math.prod(shape) * dtype.itemsize
+
     def places(self, name: str) -> Iterator[tuple[Any, ...]]:
         """Go through the dataset `name` in order: where its blocks of whole rows lie."""
         dataset = self._file.datasets[name]

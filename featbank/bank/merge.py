@@ -15,25 +15,23 @@ from featbank import errors
 from featbank.bank import schema
 from featbank.bank.checks import check_disjoint, check_paths_apart
 from featbank.bank.copying import (
-    Copier,
+    Pieces,
     Progress,
     feature_bytes,
-    in_mebibytes,
-    model_digests,
     origin,
     refuse_inputs,
     whole,
+    write_pieces,
 )
 from featbank.bank.file import Bank
-from featbank.bank.writer import BankWriter
 
 
 @dataclass(frozen=True)
 class Merged:
-    """How banks were merged.
+    """Outcome of a merge.
 
-    `kind` is ``shards`` or ``views``; `borrowed` names views that had no stage-1 classifier and
-    have the instance view's now, as every view without its own.
+    `kind` is ``shards`` or ``views``; `borrowed` names views that had no stage-1 classifier and now
+    use that of the instance view, as every view without one does.
     """
 
     kind: str
@@ -47,79 +45,71 @@ def merge(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Merged:
-    """Merge banks of one class table, D and dtype, block by block.
+    """Merge banks with the same classes, D and dtype, block by block.
 
-    Banks with the same views are *shards*: the rows of each split come one after another, in the
-    order given; a split may be missing in some. Their copies, classifiers and BatchNorm statistics
-    must agree, and no source row may come twice. Banks with no view in common are *views* of the
-    same rows: splits, labels and indices must agree, and the views come side by side.
+    Banks with the same views are *shards*: the rows of each split follow one another in the order
+    given; a split may be missing in some. Their copies, classifiers and BatchNorm statistics must
+    agree, and no source row may occur twice. Banks with no view in common are *views* of the same
+    rows: splits, labels and indices must agree, and the views are put side by side.
 
     Parameters
     ----------
     paths
         Two banks or more.
     output
-        The bank to be written.
+        The bank to write.
     overwrite
         Replace an existing output.
     progress
-        Takes (MiB copied, MiB in all).
+        Called with (MiB copied, MiB in all).
 
     Raises
     ------
     Mismatch
-        Where the banks do not belong together, naming the first field that differs and both files.
+        If the banks do not belong together, naming the first field that differs and both files.
     ConfigError
-        Where a bank is given twice, or is the output.
+        If a bank is given twice, or is the output.
     BankError, OutputExists, OutputBusy, NoSpace
-        Where a bank cannot be read, or the output not written.
+        If a bank cannot be read, or the output cannot be written.
     """
     inputs = [Path(path) for path in paths]
     refuse_inputs(Path(output), inputs)
     with contextlib.ExitStack() as stack:
         banks = [stack.enter_context(Bank(path)) for path in inputs]
         _refuse_repeated(banks)
-        first = banks[0]
         for other in banks[1:]:
-            _check_head(first, other)
+            _check_head(banks[0], other)
         kind = _kind(banks)
-        check, write = {
-            "shards": (_check_shards, _write_shards),
-            "views": (_check_views, _write_views),
-        }[kind]
-        check(banks)
-        writer = BankWriter(
-            output,
-            first.class_names,
-            dim=first.dim,
-            dtype=first.dtype,
+        (_check_shards if kind == "shards" else _check_views)(banks)
+        splits, features = (_shards if kind == "shards" else _views)(banks)
+        write_pieces(
+            Path(output),
+            banks,
+            splits,
+            features=features,
             provenance={"made_by": "featbank merge", "parts": [origin(bank) for bank in banks]},
             overwrite=overwrite,
+            progress=progress,
+            total=sum(map(feature_bytes, banks)),
         )
-        size = sum(map(feature_bytes, banks))
-        with writer:
-            writer.reserve(size)
-            write(banks, Copier(writer, in_mebibytes(progress, size)))
         return Merged(kind, _borrowed(banks) if kind == "views" else ())
 
 
-def _write_shards(banks: Sequence[Bank], copier: Copier) -> None:
-    for split in _splits_of(banks):
-        pieces = [whole(bank, split) for bank in banks if split in bank.splits]
-        copier.split(split, pieces)
-        for view in banks[0].views:
-            copier.features(split, view, pieces)
-    copier.models(banks[:1])
+def _shards(banks: Sequence[Bank]) -> tuple[dict[str, Pieces], None]:
+    """Pieces of every split, one after another."""
+    splits = _splits_of(banks)
+    return {s: [whole(bank, s) for bank in banks if s in bank.splits] for s in splits}, None
 
 
-def _write_views(banks: Sequence[Bank], copier: Copier) -> None:
+def _views(banks: Sequence[Bank]) -> tuple[dict[str, Pieces], dict[str, dict[str, Pieces]]]:
+    """Columns of one bank, with paths if any bank has them, and the features of all banks."""
+    columns: dict[str, Pieces] = {}
+    features: dict[str, dict[str, Pieces]] = {}
     for split in banks[0].splits:
         with_paths = (bank for bank in banks if f"{split}/path" in bank.datasets)
-        copier.split(split, [whole(next(with_paths, banks[0]), split)])
-        for bank in banks:
-            for view in bank.views:
-                copier.features(split, view, [whole(bank, split)])
-    copier.models(banks)
+        columns[split] = [whole(next(with_paths, banks[0]), split)]
+        features[split] = {view: [whole(bank, split)] for bank in banks for view in bank.views}
+    return columns, features
 
 
 def _refuse_repeated(banks: Sequence[Bank]) -> None:
@@ -131,7 +121,7 @@ def _refuse_repeated(banks: Sequence[Bank]) -> None:
 
 
 def _check_head(one: Bank, other: Bank) -> None:
-    """What all banks must share."""
+    """Raise if two banks differ in classes, D or dtype."""
     _require(one, other, "num_classes", one.num_classes, other.num_classes)
     for k, names in enumerate(zip(one.class_names, other.class_names, strict=True)):
         _require(one, other, f"the name of class {k}", *names)
@@ -153,7 +143,7 @@ def _kind(banks: Sequence[Bank]) -> str:
 
 def _check_shards(banks: Sequence[Bank]) -> None:
     for other in banks[1:]:
-        _require_equal_digests(banks[0], model_digests(banks[0]), other, model_digests(other))
+        _require_equal_digests(banks[0], _model_digests(banks[0]), other, _model_digests(other))
     index, sources, paths = {}, {}, {}
     for split in _splits_of(banks):
         one, *others = (bank for bank in banks if split in bank.splits)
@@ -186,13 +176,13 @@ def _check_views(banks: Sequence[Bank]) -> None:
             paths = one.paths(split), other.paths(split)
             if None not in paths and paths[0] != paths[1]:
                 raise _mismatch(one, other, f"{split}/path")
-        theirs = model_digests(other)
-        shared = {name: digest for name, digest in model_digests(one).items() if name in theirs}
+        theirs = _model_digests(other)
+        shared = {name: digest for name, digest in _model_digests(one).items() if name in theirs}
         _require_equal_digests(one, shared, other, {name: theirs[name] for name in shared})
 
 
 def _joined_index(banks: Sequence[Bank], split: str) -> np.ndarray:
-    """The indices [N] of all banks, each of which must come once."""
+    """Indices [N] of all banks; raise if one occurs twice."""
     parts = [bank.index(split) for bank in banks]
     index = np.concatenate(parts)
     values, first = np.unique(index, return_index=True)
@@ -214,33 +204,39 @@ def _splits_of(banks: Sequence[Bank]) -> list[str]:
 
 
 def _borrowed(banks: Sequence[Bank]) -> tuple[str, ...]:
-    """Views of banks without any classifier, where another bank brings the instance view's."""
+    """Views of banks without any classifier, if another bank has that of the instance view."""
     if not any("instance" in bank.classifiers for bank in banks):
         return ()
     return tuple(v for bank in banks for v in bank.views if bank.classifier(v) is None)
 
 
-def _require(one: Bank, other: Bank, what: str, here: object, there: object) -> None:
+def _require(one: Bank, other: Bank, field: str, here: object, there: object) -> None:
     if here != there:
-        raise _mismatch(one, other, what, f": {here} and {there}")
+        raise _mismatch(one, other, field, f": {here} and {there}")
 
 
 def _require_equal_digests(
     one: Bank, here: Mapping[str, str], other: Bank, there: Mapping[str, str]
 ) -> None:
-    """Raise where a dataset is in one only, or differs."""
+    """Raise if a dataset differs, or one bank lacks it."""
     for name in sorted({*here, *there}):
         if here.get(name) != there.get(name):
-            lacks = [str(b.path) for b, has in ((one, here), (other, there)) if name not in has]
-            raise _mismatch(one, other, name, f": {lacks[0]} has none" if lacks else "")
+            lacking = [bank for bank, names in ((one, here), (other, there)) if name not in names]
+            raise _mismatch(one, other, name, f": {lacking[0].path} has none" if lacking else "")
 
 
-def _mismatch(one: Bank, other: Bank, what: str, how: str = "") -> errors.Mismatch:
+def _mismatch(one: Bank, other: Bank, field: str, values: str = "") -> errors.Mismatch:
     return errors.Mismatch(
-        f"{one.path} and {other.path} differ in {what}{how}. Merge shards of one bank, or views of "
-        "the same rows."
+        f"{one.path} and {other.path} differ in {field}{values}. Merge shards of one bank, or "
+        "views of the same rows."
     )
 
 
 def _yes_no(there: bool) -> str:
     return "yes" if there else "no"
+
+
+def _model_digests(bank: Bank) -> dict[str, str]:
+    """Stored digests of classifiers and BatchNorm statistics by dataset."""
+    names = (name for name in bank.datasets if name.startswith(("classifier/", "batchnorm/")))
+    return {name: bank.digest(name) for name in names}

@@ -7,25 +7,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from featbank import errors
 from featbank.bank.checks import check_disjoint, check_paths_apart
 from featbank.bank.classes import HoldOut, class_counts, hold_out
 from featbank.bank.copying import (
-    Copier,
     Piece,
     Progress,
     feature_bytes,
-    in_mebibytes,
     origin,
     refuse_inputs,
     whole,
+    write_pieces,
 )
 from featbank.bank.file import Bank
-from featbank.bank.writer import BankWriter
 from featbank.wording import number
 
 MOST_SHARDS = 10_000
-"""Files that a bank is cut into."""
+"""The most files a bank is cut into."""
 
 
 def split_val(
@@ -37,39 +37,39 @@ def split_val(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> str:
-    """Write a bank with a val split that is held out of train, class by class.
+    """Write a bank with a val split held out of train, class by class.
 
-    The index of both points to the source rows of train, as before; everything else is copied.
+    Held-out rows keep their index into the source data of train; everything else is copied.
 
     Parameters
     ----------
     path
         A bank without a val split.
     output
-        The bank to be written.
+        The bank to write.
     how
-        How many rows of each class.
+        How many rows of each class to hold out.
     seen
-        Whether stage 1 was trained on the rows of train; by default what `Bank.seen` says.
+        Whether stage 1 was trained on the rows of train; by default as `Bank.seen` reports.
     overwrite
         Replace an existing output.
     progress
-        Takes (MiB copied, MiB in all).
+        Called with (MiB copied, MiB in all).
 
     Returns
     -------
-    What was held out, in words.
+    A description of the rows held out.
 
     Raises
     ------
     ConfigError
-        Where there is a val split, or the output is the bank itself.
+        If there is a val split, or the output is the bank itself.
     EmptyClass
-        Where no class has two rows.
+        If no class has two rows.
     DataError
-        Where a held-out row, or its path, is in another split too.
+        If a held-out row, or its path, is in another split too.
     BankError, OutputExists, OutputBusy, NoSpace
-        Where the bank cannot be read, or the output not written.
+        If the bank cannot be read, or the output cannot be written.
     """
     refuse_inputs(Path(output), [Path(path)])
     with Bank(path) as bank:
@@ -89,10 +89,7 @@ def split_val(
             {split: bank.source(piece.split) for split, piece in pieces.items()},
         )
         check_paths_apart({s: paths for s, piece in pieces.items() if (paths := piece.paths)})
-        size = feature_bytes(bank)
-        with _writer(bank, Path(output), how.settings, overwrite) as writer:
-            writer.reserve(size)
-            _copy(bank, pieces, Copier(writer, in_mebibytes(progress, size)))
+        _write(bank, Path(output), pieces, how.settings, overwrite=overwrite, progress=progress)
         return how.describe(class_counts(labels[held], bank.num_classes), bank.train_counts)
 
 
@@ -104,7 +101,7 @@ def split_shards(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> list[Path]:
-    """Cut a bank into shards ``NAME-0of4.h5``, …, which `featbank.bank.merge.merge` joins again.
+    """Cut a bank into shards ``NAME-0of4.h5``, …, which `featbank.bank.merge.merge` joins.
 
     Shard i of n has the rows ⌊i·N/n⌋ … ⌊(i+1)·N/n⌋ − 1 of every split of N rows.
 
@@ -113,74 +110,75 @@ def split_shards(
     path
         The bank.
     folder
-        Takes the shards; made where it is missing.
+        The folder for the shards; created if missing.
     shards
-        Their number n ≥ 2.
+        Number of shards n ≥ 2.
     overwrite
         Replace existing shards.
     progress
-        Takes (MiB copied, MiB in all).
+        Called with (MiB copied, MiB in all).
 
     Returns
     -------
-    The shards, in the order in which they merge to the bank.
+    Paths of the shards, in the order in which they merge to the bank.
 
     Raises
     ------
     ConfigError
-        Where there are fewer than two shards or more than `MOST_SHARDS`, or the folder is a file.
+        For fewer than two shards or more than `MOST_SHARDS`, or if the folder is a file.
     BankError, OutputExists, OutputBusy, NoSpace
-        Where the bank cannot be read, or a shard not written.
+        If the bank cannot be read, or a shard cannot be written.
     """
     if not 2 <= shards <= MOST_SHARDS:
         raise errors.ConfigError(
             f"A bank cannot be cut into {shards} shards. Give 2 or more, at most {MOST_SHARDS:,}."
         )
     with Bank(path) as bank:
-        size = feature_bytes(bank)
         outputs = _shard_paths(bank.path, Path(folder), shards, overwrite)
+        size = feature_bytes(bank)
+        every = {split: np.arange(bank.rows(split)) for split in bank.splits}
         for i, output in enumerate(outputs):
-            pieces = {}
-            for split in bank.splits:
-                every = whole(bank, split).rows
-                n = len(every)
-                rows = every[i * n // shards : (i + 1) * n // shards]
-                pieces[split] = Piece(bank, split, rows)
+            pieces = {
+                split: Piece(
+                    bank, split, rows[i * len(rows) // shards : (i + 1) * len(rows) // shards]
+                )
+                for split, rows in every.items()
+            }
             made = {"shard": i, "shards": shards}
-            before = size * i // shards
-            with _writer(bank, output, made, overwrite) as writer:
-                writer.reserve(size - before)
-                _copy(bank, pieces, Copier(writer, in_mebibytes(progress, size, before)))
+            done = size * i // shards
+            _write(bank, output, pieces, made, done=done, overwrite=overwrite, progress=progress)
     return outputs
 
 
 def _shard_paths(bank: Path, folder: Path, shards: int, overwrite: bool) -> list[Path]:
-    """Names of the shards, alphabetical in their order; refuses those that exist."""
+    """Names of the shards, sorting in their order; raise if one exists."""
     digits = len(str(shards - 1))
     paths = [folder / f"{bank.stem}-{i:0{digits}}of{shards}.h5" for i in range(shards)]
     if folder.exists() and not folder.is_dir():
         raise errors.ConfigError(f"{folder} is a file. Give a folder for the shards.")
-    refuse = next((p for p in paths if p.exists() and not overwrite), None)
-    if refuse:
-        raise errors.OutputExists(f"{refuse} exists. Choose another folder or --overwrite.")
+    existing = next((path for path in paths if path.exists()), None)
+    if existing and not overwrite:
+        raise errors.OutputExists(f"{existing} exists. Choose another folder or --overwrite.")
     folder.mkdir(parents=True, exist_ok=True)
     return paths
 
 
-def _writer(bank: Bank, output: Path, made: Mapping[str, Any], overwrite: bool) -> BankWriter:
-    return BankWriter(
+def _write(
+    bank: Bank,
+    output: Path,
+    pieces: Mapping[str, Piece],
+    made: Mapping[str, Any],
+    *,
+    done: int = 0,
+    **options: Any,
+) -> None:
+    """Write pieces of a bank as a bank; earlier shards took `done` bytes of its features."""
+    write_pieces(
         output,
-        bank.class_names,
-        dim=bank.dim,
-        dtype=bank.dtype,
+        [bank],
+        {split: [piece] for split, piece in pieces.items()},
         provenance={"made_by": "featbank split", **made, "from": origin(bank)},
-        overwrite=overwrite,
+        total=feature_bytes(bank),
+        done=done,
+        **options,
     )
-
-
-def _copy(bank: Bank, pieces: Mapping[str, Piece], copier: Copier) -> None:
-    for split, piece in pieces.items():
-        copier.split(split, [piece])
-        for view in bank.views:
-            copier.features(split, view, [piece])
-    copier.models([bank])
