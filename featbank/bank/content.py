@@ -7,16 +7,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from featbank import errors
+from featbank.bank.blocks import Place
 from featbank.bank.file import Bank
 from featbank.bank.fingerprint import RowDigest
 from featbank.bank.schema import EVALUATED, FLAGS
 
-Place = tuple[Any, ...]
 Progress = Callable[[int, int], None]
 
 _COLUMN = re.compile(r"[^/]+/(label|index)")

@@ -24,7 +24,7 @@ def test_files_mirror_the_bank(
         toy.features[split] = {"instance": x, "expert0/copies": np.stack([x, -x])}
     paths = {"train": [f"b{row}.png" for row in range(len(toy.labels["train"]))]}
     path = toy.write(tmp_path / "b.h5", paths=paths, class_names=["ä", "b", "c", "d", "e"])
-    monkeypatch.setattr("featbank.bank.file.BLOCK_BYTES", 64)
+    monkeypatch.setattr("featbank.bank.blocks.BLOCK_BYTES", 64)
     featbank("export-features", path, "-o", "out")
     out = tmp_path / "out"
     for split, views in toy.features.items():

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featbank import Bank, BankWriter, errors, write_bank
-from featbank.bank import HoldOut, file, schema
+from featbank.bank import HoldOut, blocks, schema
 from featbank.bank.merge import merge
 from featbank.bank.split import split_shards, split_val
 from featbank.bank.verify import verify
@@ -103,7 +103,7 @@ def test_merged_shards_are_the_bank(data: st.DataObject, tmp_path_factory: objec
         writer.batchnorm("instance", {"bn": (np.zeros(2), np.ones(2))})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(schema, "CHUNK_BYTES", 60)  # several chunks and blocks
-        patch.setattr(file, "BLOCK_BYTES", 120)
+        patch.setattr(blocks, "BLOCK_BYTES", 120)
         parts = split_shards(folder / "b.h5", folder / "shards", shards)
         merge(parts, folder / "merged.h5")
     assert parts == sorted(parts) == sorted((folder / "shards").iterdir())
@@ -119,7 +119,7 @@ def test_merged_shards_are_the_bank(data: st.DataObject, tmp_path_factory: objec
 def test_memory_is_bounded_by_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No read is larger than a block, whichever rows are wanted; progress stays below its end."""
     bank, block = tmp_path / "b.h5", 1 << 18
-    monkeypatch.setattr(file, "BLOCK_BYTES", block)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", block)
     monkeypatch.setattr(schema, "CHUNK_BYTES", 1 << 16)
     x = np.random.default_rng(0).normal(size=(300, 3000)).astype(np.float32)
     with BankWriter(bank, ["a", "b"], dim=3000) as writer:

@@ -285,10 +285,10 @@ def test_banks_without_options_and_rows(tmp_path: Path) -> None:
 def test_many_blocks_give_the_same_verdict(bank: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of a chunk each, chunks of a few rows: digests match, rows are counted right, and
     damage is told by the chunk."""
-    from featbank.bank import file, schema
+    from featbank.bank import blocks, schema
 
     monkeypatch.setattr(schema, "CHUNK_BYTES", 300)
-    monkeypatch.setattr(file, "BLOCK_BYTES", 700)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 700)
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(2, 50, 8)).astype(np.float32), np.arange(50) % 3
     with BankWriter(bank, ["a", "b", "c"], dim=8, overwrite=True) as writer:
