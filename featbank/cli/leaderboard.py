@@ -97,7 +97,7 @@ def leaderboard(
 
 def show(board: Leaderboard, form: str, *, top: int | None = None) -> None:
     """Print a leaderboard in one of `FORMATS`."""
-    from stage2.results.tables import columns, render
+    from stage2.results.tables import columns, render, text_columns
 
     if form != "table":
         click.echo(render(board, form, top=top))
@@ -107,7 +107,7 @@ def show(board: Leaderboard, form: str, *, top: int | None = None) -> None:
     header, lines = columns(board)
     lines = [[text.replace(" ± ", "±") for text in line] for line in lines]
     shown = f"{len(lines)} of {total} configurations shown.\n" if len(lines) < total else ""
-    print_tables([("", header, lines, header.index("top-1 last"))], shown + board.protocol)
+    print_tables([("", header, lines, text_columns(board))], shown + board.protocol)
 
 
 def print_tables(

@@ -17,10 +17,11 @@ from torch import Tensor
 from stage2.engine.blend import Betas
 from stage2.engine.calibration import Calibration, calibrate
 from stage2.engine.generation import GeneratedRows
-from stage2.engine.metrics import UNCALIBRATED, Evaluation, Tally, class_accuracy, label_rank
+from stage2.engine.metrics import UNCALIBRATED, Evaluation, class_accuracy
 from stage2.engine.model import Model, ViewData
 from stage2.engine.plan import Stream, Tile
 from stage2.engine.stream import Window, block_rows
+from stage2.engine.tally import Tally, label_rank
 from stage2.methods.heads import Parameters
 from stage2.methods.recipe import Recipe
 

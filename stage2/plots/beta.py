@@ -10,6 +10,7 @@ import numpy as np
 
 from featbank import errors
 from featbank.bank import class_groups
+from stage2.engine.metrics import RANKING
 from stage2.plots.figure import (
     caption,
     label_counts,
@@ -153,7 +154,7 @@ def _chosen(results: Results, runs: Sequence[Run], recipes: Sequence[str]) -> li
 
 def _val_macro(runs: Sequence[Run]) -> float:
     """Macro accuracy on val at the selected epoch, mean over seeds."""
-    return float(np.mean([run.metrics["val", "selected"]["macro"] for run in runs]))
+    return float(np.mean([run.metrics["val", "selected"][RANKING] for run in runs]))
 
 
 def _told(fingerprint: str, shown: Sequence[_Trajectory]) -> list[str]:

@@ -42,7 +42,7 @@ def confidence(picture: Picture) -> Figure:
     from matplotlib.patches import Patch
 
     choice, width = picture.choose(MOST), picture.width
-    found = measured_all(choice, "confidence", "confidences")
+    found = measured_all(choice, "confidence")
     across = min(len(found), max(1, int(width / _NARROWEST)))
     figure, axes = panels(len(found), width, narrowest=_NARROWEST, height=2.0, sharey=True)
     shapes = [_shapes(each.details["confidence"]) for each in found]

@@ -9,7 +9,7 @@ import numpy as np
 from featbank import errors
 from featbank.bank import GROUPS, class_groups
 from featbank.characters import clipped
-from stage2.engine.metrics import CONFUSIONS
+from stage2.engine.details import CONFUSIONS
 from stage2.plots.figure import GROUP_COLOURS, caption, fitted, letters, panels
 from stage2.plots.picture import Picture
 from stage2.results.choice import Choice, measured_all
@@ -72,7 +72,7 @@ def _matrices(choice: Choice) -> list[tuple[np.ndarray, np.ndarray]]:
     """The most confused classes and their matrix of each configuration."""
     found = []
     results, counts = choice.results, choice.results.counts
-    for one in measured_all(choice, "confusions", "confusions"):
+    for one in measured_all(choice, "confusions"):
         own = one.configuration
         labels = results.store.labels(results.fingerprint, choice.split)
         assert labels is not None  # they are of the same schema

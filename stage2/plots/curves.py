@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featbank import errors
-from stage2.engine.metrics import SHIFT_RATIOS
+from stage2.engine.details import SHIFT_RATIOS
 from stage2.plots.figure import (
     GRID,
     MARKERS,
@@ -80,7 +80,7 @@ def curves(picture: Picture) -> Figure:
 def shift(picture: Picture) -> Figure:
     """Draw accuracy under long-tailed, uniform and inversely long-tailed test priors [SADE]."""
     choice = picture.choose(MOST)
-    found = measured_all(choice, "shift_forward", "accuracies under shifted priors")
+    found = measured_all(choice, "shift_forward")
     labels = [each.label for each in choice.shown]
     figure, [[panel]] = panels(1, picture.width, narrowest=1, height=2.3)
     ticks = [*(f"{r}" for r in SHIFT_RATIOS[::-1]), "1", *(f"{r}" for r in SHIFT_RATIOS)]

@@ -24,7 +24,7 @@ def reliability(picture: Picture) -> Figure:
     """Draw accuracy against confidence, with the rows of each bin below and ECE in the title."""
     choice = picture.choose(MOST)
     width = picture.width
-    found = measured_all(choice, "reliability", "reliability diagrams")
+    found = measured_all(choice, "reliability")
     count = len(found)
     across = min(count, max(1, int(width / _NARROWEST)))
     figure, axes = panels(

@@ -9,7 +9,7 @@ import numpy as np
 
 from featbank import errors
 from featbank.bank import GROUPS
-from stage2.engine.metrics import METRICS
+from stage2.engine.metrics import METRICS, RANKING
 from stage2.plots.figure import (
     DASHES,
     GRID,
@@ -22,7 +22,6 @@ from stage2.plots.figure import (
     panels,
 )
 from stage2.plots.picture import Picture
-from stage2.results.filters import LOWER_IS_BETTER
 from stage2.results.grids import Grid, grids
 from stage2.results.tables import Row, told_value
 
@@ -50,7 +49,7 @@ def heatmap(picture: Picture) -> Figure:
     """
     from matplotlib import colormaps
 
-    choice, width, metric = picture.every(), picture.width, picture.metric or "macro"
+    choice, width, metric = picture.every(), picture.width, picture.metric or RANKING
     shown = _grids(picture, choice.rows, 2, metric)
     values = [_cells(grid, metric) for grid in shown]
     every = np.concatenate([cells.ravel() for cells in values])
@@ -59,7 +58,7 @@ def heatmap(picture: Picture) -> Figure:
     height = min(4.5, max(1.6, 0.6 + _LINE * tall))
     figure, axes = panels(len(shown), width, narrowest=_NARROWEST, height=height)
     across = min(len(shown), max(1, int(width / _NARROWEST)))
-    lower = metric in LOWER_IS_BETTER
+    lower = METRICS[metric].lower_is_better
     for [panel], grid, cells in zip(axes, shown, values, strict=True):
         image = panel.imshow(
             cells,
@@ -87,7 +86,7 @@ def heatmap(picture: Picture) -> Figure:
         figure,
         "" if len(shown) > 1 else shown[0].recipe,
         choice.protocol(_rows(shown)),
-        f"{metric}: {METRICS[metric]}; mean over seeds",
+        f"{metric}: {METRICS[metric].description}; mean over seeds",
         "each cell is the best over the other settings" if _several(shown) else "",
         f"framed: the best on {choice.split}",
     )
@@ -102,7 +101,7 @@ def setting(picture: Picture) -> Figure:
     default the recipe with most values is drawn, over the setting with most.
     """
     choice, metric = picture.every(), picture.metric
-    shown = _grids(picture, choice.rows, 1, metric or "macro")
+    shown = _grids(picture, choice.rows, 1, metric or RANKING)
     figure, axes = panels(len(shown), picture.width, narrowest=_NARROWEST, height=2.2, sharey=True)
     curves = [metric] if metric else list(GROUP_COLOURS)
     handles: dict[str, Any] = {}
@@ -129,7 +128,7 @@ def setting(picture: Picture) -> Figure:
         figure,
         "" if len(shown) > 1 else shown[0].recipe,
         choice.protocol(_rows(shown)),
-        f"{metric}: {METRICS[metric]}" if metric else "mean per-class accuracy",
+        f"{metric}: {METRICS[metric].description}" if metric else "mean per-class accuracy",
         "each point is the best over the other settings" if _several(shown) else "",
         "bands: ± one standard deviation over seeds" if spread else "",
         "" if metric else ", ".join(f"{name}: {rule}" for name, rule in GROUPS.items()),
@@ -215,7 +214,7 @@ def _curve(axes: Axes, x: np.ndarray, rows: Sequence[Row], curve: str) -> Any:
         mean,
         color=colour,
         linestyle=DASHES[place],
-        linewidth=1.8 if curve == "macro" else 1.2,
+        linewidth=1.8 if curve == RANKING else 1.2,
         marker=MARKERS[place] if len(x) <= 25 else None,
         markersize=3,
     )

@@ -11,7 +11,8 @@ import numpy as np
 
 from featbank import __version__
 from featbank.bank import GROUPS, class_groups
-from stage2.engine.metrics import METRICS, SHIFT_RATIOS
+from stage2.engine.details import SHIFT_RATIOS
+from stage2.engine.metrics import RANKING
 from stage2.features.experts import short_name
 from stage2.report.details import SHOWN, details_of
 from stage2.results import filters
@@ -19,13 +20,10 @@ from stage2.results.cite import cite
 from stage2.results.grids import varied
 from stage2.results.measured import measured
 from stage2.results.results import Results
-from stage2.results.tables import Leaderboard, Row, differences
+from stage2.results.tables import Column, Leaderboard, Row, differences, metric_columns
 
 TOP = 12
 """Configurations whose details a page carries."""
-
-_IN_TABLE = ("macro", "many", "medium", "few", "top5", "ece", "nll")
-"""Metrics of the leaderboard beside top-1 and what ranks."""
 
 _PLAIN = ("tau_norm", "logit_adjust")
 """Recipes that are the stage-1 classifier itself at τ = 0."""
@@ -66,7 +64,7 @@ def gather(
         found = measured(results, results.configurations[row["recipe"]], row["epoch"])
         details[row["recipe"]] = details_of(found, counts)
     present = {name for own in details.values() for name in own}
-    settings = _settings(board)
+    settings, columns = _settings(board), _columns(board)
     return {
         "title": results.path.name,
         "version": __version__,
@@ -86,9 +84,9 @@ def gather(
             "counts": counts.tolist(),
             "group": _group_of(counts),
         },
-        "columns": _columns(board, split),
+        "columns": [_header(column, board) for column in columns],
         "settings": settings,
-        "rows": [_row(board, rows, settings) for rows in board.configurations()],
+        "rows": [_row(board, rows, columns, settings) for rows in board.configurations()],
         "details": details,
         "before": {"id": before["recipe"], "why": why} if before else None,
         "shiftRatios": list(SHIFT_RATIOS),
@@ -99,36 +97,37 @@ def gather(
     }
 
 
-def _columns(board: Leaderboard, split: str) -> list[dict[str, Any]]:
-    """Header of the leaderboard's numbers: key, label, what it is, and whether less is better."""
-    both = any(row["epoch"] == "selected" for row in board.rows)
-    names = ["top1_last", *(["top1_selected"] if both else []), "selection"]
-    names += [name for name in _IN_TABLE if any(row[name] is not None for row in board.rows)]
-    labels = {
-        "top1_last": ("top-1 last", f"top-1 on {split}, last epoch, %"),
-        "top1_selected": ("top-1 selected", f"top-1 on {split}, selected epoch, %"),
-        "selection": (f"{board.select_on} macro", f"macro on {board.select_on}, which ranks, %"),
-        "ece": ("ECE", METRICS["ece"]),
-        "nll": ("NLL", METRICS["nll"]),
-        "top5": ("top-5", METRICS["top5"]),
+def _columns(board: Leaderboard) -> list[Column]:
+    """The leaderboard's numbers; metrics that no configuration has are left out."""
+    present = {name for row in board.rows for name, value in row.items() if value is not None}
+    columns = metric_columns(board, "report")
+    return [each for each in columns if each.epoch or each.name in present | {"selection"}]
+
+
+def _header(column: Column, board: Leaderboard) -> dict[str, Any]:
+    """A column's key, label, tooltip, direction and decimals."""
+    split, metric = board.terms.split, column.metric
+    label, tooltip = column.label, metric.description
+    if column.epoch:
+        tooltip = f"{metric.label} on {split}, {column.epoch} epoch, {metric.unit}"
+    elif column.key == "selection":
+        tooltip = f"{metric.label} on {board.select_on}, which ranks, {metric.unit}"
+    elif column.name == RANKING:  # beside the same on the split that ranks
+        label = f"{split} {label}"
+    return {
+        "key": column.key,
+        "label": label,
+        "told": tooltip,
+        "less": metric.lower_is_better,
+        "decimals": metric.decimals,
     }
-    columns = []
-    for name in names:
-        label, told = labels.get(name, (f"{split} {name}", METRICS.get(name, "")))
-        label = name if name in GROUPS else label
-        columns.append(
-            {"key": name, "label": label, "told": told, "less": name in filters.LOWER_IS_BETTER}
-        )
-    return columns
 
 
-def _row(board: Leaderboard, rows: Sequence[Row], settings: Sequence[str]) -> dict[str, Any]:
+def _row(
+    board: Leaderboard, rows: Sequence[Row], columns: Sequence[Column], settings: Sequence[str]
+) -> dict[str, Any]:
     """A configuration's line: who it is, its numbers as [mean, std over seeds], its settings."""
-    by_epoch = {row["epoch"]: row for row in rows}
-    ranked, last = board.ranked(rows), by_epoch.get("last", rows[0])
-    found = {"top1_last": (last, "top1"), "selection": (ranked, "selection")}
-    found["top1_selected"] = (by_epoch.get("selected", last), "top1")
-    found |= {name: (ranked, name) for name in _IN_TABLE}
+    ranked = board.ranked(rows)
     return {
         "id": ranked["recipe"],
         "name": ranked["name"],
@@ -136,8 +135,8 @@ def _row(board: Leaderboard, rows: Sequence[Row], settings: Sequence[str]) -> di
         "seeds": len(ranked["seeds"]),
         "status": ranked["status"],
         "values": {
-            key: [rounded(row[name]), rounded(row[f"{name}_std"])]
-            for key, (row, name) in found.items()
+            column.key: [rounded(number) for number in column.value(board, rows)]
+            for column in columns
         },
         "settings": [_told(name, ranked["parameters"].get(name)) for name in settings],
     }

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from featbank import errors
+from stage2.engine.details import DETAILS
 from stage2.results.configurations import Configuration
-from stage2.results.measured import COUNTED, Measured, measured
+from stage2.results.measured import Measured, measured
 from stage2.results.results import Results
 from stage2.results.tables import Row, told_value, why_unranked
 
@@ -127,24 +128,24 @@ def choose(
     return Choice(results, shown)
 
 
-def measured_all(choice: Choice, detail: str, called: str) -> list[Measured]:
-    """What is known of each configuration of a choice, all of which have a `detail`, so `called`.
+def measured_all(choice: Choice, detail: str) -> list[Measured]:
+    """Read the arrays of each configuration of a choice, all of which have a `detail`.
 
     Raises
     ------
     ConfigError
-        Where one has it not.
+        Where one lacks it.
     """
     results = choice.results
-    found = [measured(results, each.configuration, each.epoch) for each in choice.shown]
-    if any(detail not in each.details for each in found):
+    arrays = [measured(results, each.configuration, each.epoch) for each in choice.shown]
+    if any(detail not in each.details for each in arrays):
         kept = "They are kept on test, of the selected epoch where there is one. "
         raise errors.ConfigError(
-            f"{results.path} has no {called} on {choice.split} at the {choice.epoch()}. "
-            f"{kept if detail in COUNTED else ''}"
+            f"{results.path} has no {DETAILS[detail].label} on {choice.split} at the "
+            f"{choice.epoch()}. {kept if DETAILS[detail].counts_rows else ''}"
             "Where an older version wrote it: sweep again with --force."
         )
-    return found
+    return arrays
 
 
 def warn_left_out(ids: Sequence[str], most: int, select_on: str = "val") -> None:

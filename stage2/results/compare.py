@@ -16,6 +16,7 @@ import numpy as np
 
 from featbank import errors
 from featbank.bank import Bank, class_groups
+from stage2.engine.metrics import METRICS
 from stage2.results.comparison import (
     ClassDifference,
     Compared,
@@ -39,12 +40,14 @@ class _Split:
     names: Sequence[str]
 
     def weights(self) -> dict[str, np.ndarray]:
-        """What each measure is made of: weights [K] of the classes' accuracies, Σ = 1."""
+        """Weights [K] of the classes' accuracies, Σ = 1, for each metric that is such a mean."""
         rows = np.bincount(self.labels, minlength=len(self.counts))
-        masks = {"macro": rows > 0}
-        masks |= {name: mask & (rows > 0) for name, mask in class_groups(self.counts).items()}
-        found = {"top1": rows / rows.sum()}
-        return found | {name: mask / mask.sum() for name, mask in masks.items() if mask.any()}
+        groups = class_groups(self.counts)
+        return {
+            name: weights
+            for name, metric in METRICS.items()
+            if metric.weights and (weights := metric.weights(rows, groups)) is not None
+        }
 
 
 def compare(

@@ -8,10 +8,10 @@ import json
 from dataclasses import asdict, dataclass
 
 from featbank.characters import in_csv, in_markdown, visible
+from stage2.engine.metrics import METRICS
 from stage2.results.significance import LEVEL
 from stage2.results.tables import latex, markdown
 
-_TITLES = {"top1": "top-1"}
 _GAIN = "B\u00a0−\u00a0A"  # never broken over lines
 
 
@@ -117,7 +117,7 @@ def blocks(compared: Compared) -> list[Block]:
     if len(compared.comparisons) == 1:
         return _pair(compared, compared.comparisons[0])
     first = compared.comparisons[0]
-    told = [_TITLES.get(name, name) for name in first.measures]
+    told = [METRICS[name].label for name in first.measures]
     lines = [
         [
             first.a,
@@ -161,7 +161,7 @@ def render(compared: Compared, form: str) -> str:
 def _pair(compared: Compared, each: Comparison) -> list[Block]:
     lines = [
         [
-            _TITLES.get(name, name),
+            METRICS[name].label,
             f"{m.a:.1f}",
             f"{m.b:.1f}",
             _points(m.difference),

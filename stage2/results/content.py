@@ -1,7 +1,7 @@
-"""Content of the columns of a results file; it is from anyone, and older ones have no digests.
+"""Checked content of the columns of a results file, which may come from anyone.
 
-Every function takes a value as SQLite hands it out and returns what it says, or raises `Unexpected`
-with what is wrong in words that follow the column's name: ``is not JSON``.
+Every function takes a value as SQLite returns it and decodes it, or raises `Unexpected` with a
+problem that completes a sentence after the column's name: ``is not JSON``.
 """
 
 from __future__ import annotations
@@ -17,30 +17,27 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from featbank.bank.schema import EVALUATED
-from stage2.engine.metrics import (
-    BINS,
-    CONFIDENCE_BINS,
-    CONFUSIONS,
-    DETAILS,
-    METRICS,
-    SHIFT_RATIOS,
-)
+from stage2.engine.details import DETAILS
+from stage2.engine.metrics import METRICS
 from stage2.methods.recipe import SEED, settings_hash
 
 STATUSES = ("done", "diverged", "stopped")
 EPOCHS = ("last", "selected")
 
 LONGEST_JSON = 1 << 25
-"""Characters of JSON that are still parsed."""
+"""Most characters of JSON that are parsed."""
 
 LONGEST_NAME = 1000
-"""Characters of a name."""
+"""Most characters of a name."""
 
 LARGEST = 1e39
-"""What no number of a run exceeds: all are of float32, or of its logarithm."""
+"""Bound of every number of a run: all are of float32, or of its logarithm."""
 
-_EVER_SINCE = frozenset(name for name in METRICS if not name.startswith("ece_"))
-_UNBOUNDED = ("nll", "brier")
+FIRST_METRICS = frozenset(
+    ["top1", "macro", "many", "medium", "few", "top5", "ece", "mce", "nll", "brier"]
+)
+"""The metrics of schema 1, which every file has; whatever came later may be absent."""
+
 _SCALARS = {str, float, int, bool, type(None)}
 _HASH = re.compile(r"[0-9a-f]{64}")
 
@@ -48,143 +45,144 @@ Arrays = dict[str, np.ndarray]
 
 
 class Unexpected(ValueError):
-    """A column holds what no results file has."""
+    """A column holds something that featbank never writes."""
 
 
 def digits(value: Any) -> str:
-    """A fingerprint or a recipe's hash: 64 hex digits."""
+    """Check a fingerprint or a recipe's hash: 64 hex digits."""
     if not (isinstance(value, str) and _HASH.fullmatch(value)):
         raise Unexpected("is not 64 hex digits")
     return value
 
 
 def text(value: Any) -> str:
-    """A text of one line that can be printed."""
+    """Check a printable text of one line."""
     if not (isinstance(value, str) and value.isprintable() and 0 < len(value) <= LONGEST_NAME):
         raise Unexpected("is not a text of one line")
     return value
 
 
 def status(value: Any) -> str:
-    """How a run ended."""
+    """Check how a run ended."""
     return one_of(value, STATUSES)
 
 
 def one_of(value: Any, choices: Iterable[str]) -> str:
-    """One of a few texts."""
+    """Check that a text is one of a few."""
     if value not in choices:
         raise Unexpected(f"is none of {', '.join(choices)}")
     return value
 
 
 def seed(value: Any) -> int:
-    """The seed of a recipe."""
+    """Check the seed of a recipe."""
     return _whole(value, 0, int(SEED.high or 0))
 
 
 def epoch(value: Any) -> int | None:
-    """The selected epoch, where there is one."""
+    """Check the selected epoch; None without one."""
     return None if value is None else _whole(value, 0, 1 << 62)
 
 
 def number(value: Any) -> float:
-    """Seconds, or a time."""
+    """Check seconds, or a time."""
     if type(value) not in (float, int) or not 0 <= value <= LARGEST:
         raise Unexpected("is not a number ≥ 0")
     return value
 
 
 def parameters(value: Any) -> dict[str, Any]:
-    """The settings of a recipe: texts, numbers, true, false and null by name."""
-    found = _json_object(value)
-    numbers = [one for one in found.values() if type(one) in (float, int)]
-    if not set(map(type, found.values())) <= _SCALARS or not _bounded(numbers):
+    """Decode the settings of a recipe by name: texts, numbers, true, false and null."""
+    settings = _json_object(value)
+    numbers = [setting for setting in settings.values() if type(setting) in (float, int)]
+    if not set(map(type, settings.values())) <= _SCALARS or not _bounded(numbers):
         raise Unexpected("has a setting that is neither a text nor a number")
-    if "\\" in value and not all(
-        one.isprintable() for one in (*found, *found.values()) if isinstance(one, str)
-    ):  # only an escape can hide what is not
-        raise Unexpected("has a text that cannot be printed")
-    return found
+    if "\\" in value:  # only an escape can hide an unprintable character
+        texts = [text for text in (*settings, *settings.values()) if isinstance(text, str)]
+        if not all(map(str.isprintable, texts)):
+            raise Unexpected("has a text that cannot be printed")
+    return settings
 
 
 @lru_cache(64)
 def versions(value: Any) -> Mapping[str, str]:
-    """Versions of libraries by name."""
-    found = _json_object(value)
-    if not all(isinstance(version, str) for version in found.values()):
+    """Decode the versions of libraries by name."""
+    libraries = _json_object(value)
+    if not all(isinstance(version, str) for version in libraries.values()):
         raise Unexpected("has a version that is not a text")
-    return found
+    return libraries
 
 
 def identity(recipe: str, id_: str, name: str, number: int, settings: Mapping[str, Any]) -> None:
     """Check that a run's hashes are those of its name, settings and seed."""
-    own = {settings_hash(name, settings), settings_hash(name, {**settings, "seed": number})}
-    if recipe not in own or id_ != f"{name}-{settings_hash(name, settings)[:8]}":
+    hashes = {settings_hash(name, settings), settings_hash(name, {**settings, "seed": number})}
+    if recipe not in hashes or id_ != f"{name}-{settings_hash(name, settings)[:8]}":
         raise Unexpected("is not that of its name, settings and seed")
 
 
 def metrics(value: Any) -> dict[str, float | None]:
-    """The metrics of an evaluation by name, at least those of schema 1; None for no average."""
-    found = _json_object(value)
-    known = [one for one in found.values() if one is not None]
-    if not set(map(type, known)) <= {float, int}:
+    """Decode the metrics of an evaluation by name, at least those of schema 1; None: no average."""
+    values = _json_object(value)
+    numbers = [number for number in values.values() if number is not None]
+    if not set(map(type, numbers)) <= {float, int}:
         raise Unexpected("has a value that is not a number")
-    if not found.keys() >= _EVER_SINCE:
-        raise Unexpected(f"lacks {', '.join(sorted(_EVER_SINCE - found.keys()))}")
-    if known and not (min(known) >= 0 and max(known) <= 100):  # else nothing to look for
-        for name, one in found.items():
-            bound = LARGEST if name in _UNBOUNDED or name not in METRICS else 100 + 1e-6
-            if one is not None and not -1e-6 <= one <= bound:
-                raise Unexpected(f"has {name!a} {str(one)[:20]}")
-    return found
+    if not values.keys() >= FIRST_METRICS:
+        raise Unexpected(f"lacks {', '.join(sorted(FIRST_METRICS - values.keys()))}")
+    if numbers and not (min(numbers) >= 0 and max(numbers) <= 100):  # else all are in range
+        for name, number in values.items():
+            percent = name in METRICS and METRICS[name].unit == "%"
+            bound = 100 + 1e-6 if percent else LARGEST
+            if number is not None and not -1e-6 <= number <= bound:
+                raise Unexpected(f"has {name!a} {str(number)[:20]}")
+    return values
 
 
 def curves(value: Any) -> dict[str, np.ndarray]:
-    """Curves by name, each [epochs] float64, NaN where one left the finite numbers."""
-    found = _json_object(value)
-    for name, values in found.items():
+    """Decode curves by name, each [epochs] float64, NaN where one left the finite numbers."""
+    by_name = _json_object(value)
+    for name, values in by_name.items():
         if not (isinstance(values, list) and _numbers(values)):
             raise Unexpected(f"has a curve {name!a} that is not a list of numbers")
-    return {name: np.array(values, float) for name, values in found.items()}
+    return {name: np.array(values, float) for name, values in by_name.items()}
 
 
 def about(value: Any) -> dict[str, Any]:
-    """What is known of a bank, as `stage2.results.store.Store.add_bank` writes it."""
-    found = _json_object(value)
-    classes = found.get("num_classes")
-    _require(_counts([classes, found.get("dim")]), "num_classes or dim")
-    _require(isinstance(found.get("path"), str), "path")
-    names, counts, rows = (found.get(key) for key in ("class_names", "train_counts", "rows"))
-    _require("class_names" in found and (names is None or _texts(names, classes)), "class_names")
+    """Decode the record of a bank, as `stage2.results.store.Store.add_bank` writes it."""
+    record = _json_object(value)
+    classes = record.get("num_classes")
+    _require(_counts([classes, record.get("dim")]), "num_classes or dim")
+    _require(isinstance(record.get("path"), str), "path")
+    names, counts, rows = (record.get(key) for key in ("class_names", "train_counts", "rows"))
+    _require("class_names" in record and (names is None or _texts(names, classes)), "class_names")
     _require(isinstance(counts, list) and len(counts) == classes, "train_counts")
     _require(_counts(counts), "train_counts")
     _require(isinstance(rows, dict) and "train" in rows and _counts([*rows.values()]), "rows")
-    _require(_texts(found.get("views")), "views")
-    _require(_texts(found.get("probed", [])), "probed")  # this and what follows older files lack
-    full = found.get("full_counts", counts)
+    _require(_texts(record.get("views")), "views")
+    _require(_texts(record.get("probed", [])), "probed")  # older files lack this and the rest
+    full = record.get("full_counts", counts)
     _require(isinstance(full, list) and len(full) == classes and _counts(full), "full_counts")
     for key in ("seen", "classes", "untrained"):
-        by_split = found.get(key, {})
+        by_split = record.get(key, {})
         _require(isinstance(by_split, dict) and _counts([*by_split.values()]), key)
-    _require(_counts([found.get("missing_in_val", 0)]), "missing_in_val")
-    return found
+    _require(_counts([record.get("missing_in_val", 0)]), "missing_in_val")
+    return record
 
 
-def labels(value: Any, known: Mapping[str, Any]) -> Arrays:
-    """Labels of val and test, int32 [N]; `known` is what `about` says of the bank."""
-    found = _arrays(value, {split: "i4" for split in EVALUATED})
-    expected = {split for split in EVALUATED if split in known["rows"]}
-    if found.keys() != expected:
+def labels(value: Any, record: Mapping[str, Any]) -> Arrays:
+    """Decode the labels of val and test, int32 [N]; `record` is the bank's, as of `about`."""
+    arrays = _arrays(value, {split: "i4" for split in EVALUATED})
+    expected = {split for split in EVALUATED if split in record["rows"]}
+    if arrays.keys() != expected:
         raise Unexpected(f"has not just labels of {', '.join(sorted(expected)) or 'no split'}")
-    for split, values in found.items():
-        _shaped(split, values, (known["rows"][split],))
-        _within(split, values, known["num_classes"])
-    return found
+    for split, values in arrays.items():
+        _shaped(split, values, (record["rows"][split],))
+        _within(split, values, record["num_classes"])
+    return arrays
 
 
-def per_class(value: Any, known: Mapping[str, Any]) -> np.ndarray:
-    """Accuracy of each class in percent, float64 [K]; NaN for a class without rows."""
-    data, classes = _bytes(value), known["num_classes"]
+def per_class(value: Any, record: Mapping[str, Any]) -> np.ndarray:
+    """Decode the accuracy of each class in percent, float64 [K]; NaN for a class without rows."""
+    data, classes = _bytes(value), record["num_classes"]
     if len(data) != 8 * classes:
         raise Unexpected(f"has {len(data)} bytes instead of 8 for each of {classes} classes")
     values = np.frombuffer(data, "<f8")
@@ -194,7 +192,7 @@ def per_class(value: Any, known: Mapping[str, Any]) -> np.ndarray:
 
 
 def correct(value: Any, rows: int) -> np.ndarray:
-    """Whether each row was classified correctly, [N] bool."""
+    """Decode which of the rows were classified correctly, [N] bool."""
     data = _bytes(value)
     if len(data) != -(-rows // 8):
         raise Unexpected(f"has {len(data)} bytes instead of a bit for each of {rows} rows")
@@ -204,38 +202,27 @@ def correct(value: Any, rows: int) -> np.ndarray:
     return bits[:rows].astype(bool)
 
 
-def details(value: Any, known: Mapping[str, Any]) -> Arrays:
-    """The arrays of an evaluation by the names of `stage2.engine.metrics.DETAILS`."""
-    found = _arrays(value, {name: "f4 f8" for name in DETAILS} | _COUNTED)
-    classes = known["num_classes"]
-    for name, values in found.items():
+def details(value: Any, record: Mapping[str, Any]) -> Arrays:
+    """Decode the arrays of an evaluation, rows of `stage2.engine.details.DETAILS`."""
+    dtypes = {name: "i4" if row.counts_rows else "f4 f8" for name, row in DETAILS.items()}
+    arrays, classes = _arrays(value, dtypes), record["num_classes"]
+    for name, values in arrays.items():
+        _shaped(name, values, DETAILS[name].expected_shape(values.shape, classes))
         if name == "confusions":
-            _shaped(name, values, (min(len(values), CONFUSIONS), 3))
             _within(name, values[:, :2], classes)
-        elif name == "confidence":
-            _shaped(name, values, (1 if len(values) == 1 else 3, 2, CONFIDENCE_BINS))
-        elif name.startswith("reliability"):
-            _shaped(name, values, (3, BINS))
-        elif name.startswith("shift"):
-            _shaped(name, values, (len(SHIFT_RATIOS),))
-        else:
-            _shaped(name, values, (classes,))
-        if name in _COUNTED and (values < 0).any():
+        if DETAILS[name].counts_rows and (values < 0).any():
             raise Unexpected(f"has {name} below 0")
-    return found
+    return arrays
 
 
-def traces(value: Any, known: Mapping[str, Any]) -> Arrays:
-    """What a run kept of its epochs: ``beta`` [epochs, K] float32, or nothing."""
-    found = _arrays(value, {"beta": "f4"})
-    for name, values in found.items():
-        _shaped(name, values, (max(1, len(values)), known["num_classes"]))
+def traces(value: Any, record: Mapping[str, Any]) -> Arrays:
+    """Decode the arrays over the epochs of a run: ``beta`` [epochs, K] float32, or none."""
+    arrays = _arrays(value, {"beta": "f4"})
+    for name, values in arrays.items():
+        _shaped(name, values, (max(1, len(values)), record["num_classes"]))
         if (~np.isnan(values) & ~((values >= 0) & (values <= 1))).any():
             raise Unexpected("has β that is not between 0 and 1")
-    return found
-
-
-_COUNTED = {"confidence": "i4", "confusions": "i4"}
+    return arrays
 
 
 def _refuse(constant: str) -> NoReturn:
@@ -252,30 +239,30 @@ def _json_object(value: Any) -> dict[str, Any]:
         raise Unexpected(f"has {len(value)} characters, more than the {LONGEST_JSON} of any run")
     try:
         value.encode()
-        found = _DECODER.decode(value)
+        decoded = _DECODER.decode(value)
     except Unexpected:
         raise
     except (ValueError, RecursionError):
         raise Unexpected("is not JSON") from None
-    if not isinstance(found, dict):
+    if not isinstance(decoded, dict):
         raise Unexpected("is not a JSON object")
-    return found
+    return decoded
 
 
 def _arrays(value: Any, dtypes: Mapping[str, str]) -> Arrays:
-    """The arrays of a safetensors blob, of these names and types."""
+    """Decode a safetensors blob whose arrays have these names and types."""
     try:
-        found = load(_bytes(value))
+        arrays = load(_bytes(value))
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError):
         raise Unexpected("is not safetensors") from None
-    for name, values in found.items():
+    for name, values in arrays.items():
         if name not in dtypes:
             raise Unexpected(f"has an array {name!a} that no results have")
         if values.dtype.str[1:] not in dtypes[name].split():
             raise Unexpected(f"has {name} of the type {values.dtype}")
         if not values.ndim:
             raise Unexpected(f"has {name} without axes")
-    return found
+    return arrays
 
 
 def _bytes(value: Any) -> bytes:
@@ -305,19 +292,19 @@ def _counts(values: Any) -> bool:
 
 
 def _texts(values: Any, count: int | None = None) -> bool:
-    right = isinstance(values, list) and all(isinstance(one, str) for one in values)
-    return right and (count is None or len(values) == count)
+    are_texts = isinstance(values, list) and all(isinstance(value, str) for value in values)
+    return are_texts and (count is None or len(values) == count)
 
 
-def _require(right: bool, key: str) -> None:
-    if not right:
+def _require(valid: bool, key: str) -> None:
+    if not valid:
         raise Unexpected(f"has no {key} of a bank")
 
 
 def _numbers(values: list[Any]) -> bool:
     """Whether a list has only numbers and None."""
-    known = [one for one in values if one is not None]
-    return set(map(type, known)) <= {float, int} and _bounded(known)
+    numbers = [value for value in values if value is not None]
+    return set(map(type, numbers)) <= {float, int} and _bounded(numbers)
 
 
 def _bounded(numbers: list[float]) -> bool:

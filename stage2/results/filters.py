@@ -11,9 +11,9 @@ from typing import Any, NoReturn
 
 from featbank import errors
 from featbank.settings import read_number, shortened
-from stage2.engine.metrics import METRICS
+from stage2.engine.metrics import METRICS, RANKING
 from stage2.methods.recipe import settings_of
-from stage2.results.ranking import in_order, tie_of
+from stage2.results.ranking import in_order
 from stage2.results.tables import Leaderboard, Row
 
 Values = Mapping[str, Any]
@@ -21,8 +21,6 @@ Values = Mapping[str, Any]
 
 DEEPEST = 50
 """Parentheses and ``not`` within one another."""
-
-LOWER_IS_BETTER = {name for name in METRICS if name[:3] in ("ece", "mce")} | {"nll", "brier"}
 
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq,
@@ -175,7 +173,7 @@ def sort(board: Leaderboard, by: str) -> Leaderboard:
         For an unknown metric or order.
     """
     metric, _, order = by.partition(":")
-    known = [*METRICS, "selection"]
+    known = {**METRICS, "selection": METRICS[RANKING]}
     if metric not in known:
         raise errors.ConfigError(f"No metric is called {metric!r}. {errors.closest(metric, known)}")
     if order not in ("", "asc", "desc"):
@@ -185,8 +183,8 @@ def sort(board: Leaderboard, by: str) -> Leaderboard:
         board.configurations(),
         lambda rows: board.ranked(rows)[metric],
         lambda rows: places[rows[0]["recipe"]],
-        tie=tie_of(metric),
-        ascending=order == "asc" or (not order and metric in LOWER_IS_BETTER),
+        tie=known[metric].tie,
+        ascending=order == "asc" or (not order and known[metric].lower_is_better),
     )
     of = "" if metric == "selection" else f" on {board.rows[0]['split']}"
     terms = board.terms.noting(f"sorted by {metric}{of}")

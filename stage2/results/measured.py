@@ -1,20 +1,17 @@
-"""What is known of one configuration, over its seeds: what every picture of it is drawn from."""
+"""The arrays of one configuration, over its seeds: every picture of it is drawn from these."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 
 from featbank import errors
-from stage2.engine.metrics import CONFUSIONS
+from stage2.engine.details import DETAILS
 from stage2.results.configurations import Configuration
 from stage2.results.results import Results
-
-COUNTED = ("confidence", "confusions")
-"""Details that count rows: they are added over the seeds."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +21,13 @@ class Measured:
     Attributes
     ----------
     configuration, split, epoch
-        What was measured, on what, and when: ``last`` or ``selected``; ``last`` where no epoch was
-        selected.
+        The configuration, the split, and the epoch: ``last`` or ``selected``; ``last`` where no
+        epoch was selected.
     per_class
         Accuracy of each class in percent [K], mean over seeds; NaN for a class without rows.
     details
-        By the names of `stage2.engine.metrics.DETAILS`, those that every run has: means over seeds,
-        of reliability diagrams weighted by the rows of a bin; numbers of rows are added.
+        By the names of `stage2.engine.details.DETAILS`, those that every run has, combined over the
+        seeds as their rows say.
     curves
         One row per seed and one column per epoch, [seeds, epochs], by the names of
         `stage2.engine.tile.Outcome`.
@@ -49,7 +46,7 @@ class Measured:
 
 
 def measured(results: Results, configuration: Configuration, epoch: str = "selected") -> Measured:
-    """All that is known of a configuration on the split shown, over its seeds.
+    """Read the arrays of a configuration on the split shown, over its seeds.
 
     Raises
     ------
@@ -65,9 +62,9 @@ def measured(results: Results, configuration: Configuration, epoch: str = "selec
     if (split, epoch) not in runs[0].metrics:
         epoch = "last"
     if (split, epoch) not in runs[0].metrics:
-        found = ", ".join(dict.fromkeys(name for name, _ in runs[0].metrics))
+        splits = ", ".join(dict.fromkeys(name for name, _ in runs[0].metrics))
         raise errors.ConfigError(
-            f"{configuration.id} was not measured on {split!r}. Choose from: {found}."
+            f"{configuration.id} was not measured on {split!r}. Choose from: {splits}."
         )
     places = [(fingerprint, run.recipe, split, epoch) for run in runs]
     traces = [store.traces(fingerprint, run.recipe) for run in runs]
@@ -78,53 +75,19 @@ def measured(results: Results, configuration: Configuration, epoch: str = "selec
         np.mean([store.per_class(*place) for place in places], axis=0),
         _over_seeds([store.details(*place) for place in places]),
         _stacked([store.curves(fingerprint, run.recipe) for run in runs]),
-        np.stack([own["beta"] for own in traces]) if all("beta" in t for t in traces) else None,
+        np.stack([t["beta"] for t in traces]) if all("beta" in t for t in traces) else None,
     )
 
 
 def _over_seeds(runs: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The arrays of several runs as one, by name."""
-    found = {}
-    for name in runs[0]:
-        if any(name not in own for own in runs):
-            continue
-        values = [own[name] for own in runs]
-        if name == "confusions":
-            found[name] = _confusions(values)
-        elif name in COUNTED:
-            found[name] = np.sum(values, axis=0)
-        elif name.startswith("reliability"):
-            found[name] = _reliability(np.stack(values))
-        else:
-            found[name] = np.mean(values, axis=0)
-    return found
+    """The arrays that all of several runs have, combined by name."""
+    shared = [name for name in runs[0] if all(name in arrays for arrays in runs)]
+    return {name: DETAILS[name].over_seeds([arrays[name] for arrays in runs]) for name in shared}
 
 
 def _stacked(runs: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Curves by name, [seeds, epochs]; where seeds have several lengths (L-BFGS), NaN fills up."""
-    found = {}
-    for name in runs[0]:
-        values = [own[name] for own in runs]
-        found[name] = np.full((len(runs), max(map(len, values))), np.nan)
-        for row, own in zip(found[name], values, strict=True):
-            row[: len(own)] = own
-    return found
-
-
-def _reliability(diagrams: np.ndarray) -> np.ndarray:
-    """The diagram of all rows of several, [seeds, 3, bins] → [3, bins]; NaN in an empty bin."""
-    rows, *averages = diagrams.transpose(1, 0, 2)
-    total = rows.sum(0)
-    with np.errstate(invalid="ignore"):
-        means = [np.nansum(rows * values, axis=0) / total for values in averages]
-    return np.stack([total, *means])
-
-
-def _confusions(runs: Sequence[np.ndarray]) -> np.ndarray:
-    """The most frequent of all runs' (class, predicted class, rows), [≤ 200, 3]."""
-    total: Counter[tuple[int, int]] = Counter()
-    for pairs in runs:
-        total.update({(k, other): rows for k, other, rows in pairs.tolist()})
-    found = [(*pair, rows) for pair, rows in sorted(total.items())]
-    found.sort(key=lambda each: -each[2])
-    return np.array(found[:CONFUSIONS], int).reshape(-1, 3)
+    """Curves by name, [seeds, epochs]; shorter ones (L-BFGS) end in NaN."""
+    return {
+        name: np.array([*zip_longest(*(curves[name] for curves in runs), fillvalue=np.nan)]).T
+        for name in runs[0]
+    }

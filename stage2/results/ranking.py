@@ -1,4 +1,4 @@
-"""The order of a table: best first, and what rounding cannot tell from the best of it by name.
+"""The order of a table: best first; values that rounding cannot tell apart stand by name.
 
 The same sweep on another number of threads, or on another processor, sums in another order, and
 its figures differ in their last digits. A table that followed these digits would change its order
@@ -10,15 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from stage2.engine.metrics import METRICS
+from stage2.engine.metrics import METRICS, RANKING
 
 T = TypeVar("T")
-
-
-def tie_of(metric: str) -> float:
-    """Up to which difference two figures of a metric count as equal: 0.001 points of what is in
-    percent, 0.0001 of what is not. ``selection`` is in percent."""
-    return 1e-3 if metric not in METRICS or METRICS[metric].endswith("%") else 1e-4
 
 
 def in_order(
@@ -26,7 +20,7 @@ def in_order(
     value: Callable[[T], float | None],
     name: Callable[[T], Any],
     *,
-    tie: float = 1e-3,
+    tie: float = METRICS[RANKING].tie,
     ascending: bool = False,
 ) -> list[T]:
     """Sort items by their values; those within `tie` of the best among them stand by name.
@@ -45,15 +39,15 @@ def in_order(
         Smallest first; by default largest first.
     """
     items = list(items)
-    known = [(own, item) for item in items if (own := value(item)) is not None]
+    known = [(figure, item) for item in items if (figure := value(item)) is not None]
     known.sort(key=lambda pair: pair[0] if ascending else -pair[0])
     ordered: list[T] = []
     equal: list[T] = []
     best = known[0][0] if known else 0.0
-    for own, item in known:
-        if abs(own - best) > tie:
+    for figure, item in known:
+        if abs(figure - best) > tie:
             ordered += sorted(equal, key=name)
-            equal, best = [], own
+            equal, best = [], figure
         equal.append(item)
     unknown = [item for item in items if value(item) is None]
     return [*ordered, *sorted(equal, key=name), *sorted(unknown, key=name)]

@@ -14,7 +14,7 @@ from typing import Any
 from featbank import errors
 from featbank.bank import GROUPS
 from featbank.characters import in_csv, in_latex, in_markdown, visible
-from stage2.engine.metrics import METRICS, UNCALIBRATED
+from stage2.engine.metrics import METRICS, RANKING, UNCALIBRATED, Metric
 from stage2.features.experts import short_name
 from stage2.methods.recipe import Recipe, settings_of
 from stage2.results.configurations import Configuration
@@ -140,7 +140,7 @@ def render(board: Leaderboard, form: str, *, top: int | None = None) -> str:
     header, lines = columns(board)
     if form == "md":
         return f"{markdown(header, lines)}\n\n{in_markdown(board.protocol)}"
-    return f"% {visible(board.protocol)}\n{latex(header, lines, texts=header.index('top-1 last'))}"
+    return f"% {visible(board.protocol)}\n{latex(header, lines, texts=text_columns(board))}"
 
 
 def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -161,28 +161,86 @@ def latex(header: Sequence[str], lines: Sequence[Sequence[str]], *, texts: int) 
     )
 
 
+def text_columns(board: Leaderboard) -> int:
+    """How many columns of the human table, from the left, are texts."""
+    return 3 if board.per else 2
+
+
 def columns(board: Leaderboard) -> tuple[list[str], list[list[str]]]:
     """Header and lines of the human table: one line per configuration, last and selected epoch side
     by side, what ranks, groups and calibration of the epoch that counts."""
-    header = ["recipe", *([board.per[0]] if board.per else []), "settings", "top-1 last"]
-    both = any(row["epoch"] == "selected" for row in board.rows)
-    header += ["top-1 selected"] if both else []
-    header += [f"{board.select_on} macro", "many", "medium", "few", "ECE"]
+    numbers = metric_columns(board, "leaderboard")
+    header = ["recipe", *([board.per[0]] if board.per else []), "settings"]
+    header += [column.label for column in numbers]
     lines = []
     for rows in board.configurations():
-        by_epoch = {row["epoch"]: row for row in rows}
-        last = by_epoch["last"]
-        selected, row = by_epoch.get("selected", last), board.ranked(rows)
+        last = rows[0]
         line = [last["name"]]
         if board.per:
             name, value = board.per
             own = value[last["recipe"]]
             line.append("–" if own is None else told_value(name, own))
-        line += [differences(last), _mean_std(last, "top1")]
-        line += [_mean_std(selected, "top1")] if both else []
-        line += [_mean_std(row, name) for name in ("selection", "many", "medium", "few", "ece")]
+        line.append(differences(last))
+        line += [_mean_std(*column.value(board, rows), column.metric) for column in numbers]
         lines.append(line)
     return header, lines
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of numbers: a metric at an epoch, or what ranks.
+
+    Attributes
+    ----------
+    key
+        Its name: the metric, with the epoch where it shows each, or ``selection``.
+    label
+        Its title.
+    metric
+        Row of `stage2.engine.metrics.METRICS`.
+    name
+        Key in the rows of a leaderboard.
+    epoch
+        ``last``, ``selected``, or None for the one that ranks.
+    """
+
+    key: str
+    label: str
+    metric: Metric
+    name: str
+    epoch: str | None = None
+
+    def value(self, board: Leaderboard, rows: Sequence[Row]) -> tuple[float | None, float | None]:
+        """Mean and standard deviation over seeds, from the rows of a configuration."""
+        row = board.ranked(rows)
+        if self.epoch is not None:  # where no epoch was selected, the last one counts as that
+            row = {row["epoch"]: row for row in rows}.get(self.epoch, rows[0])
+        return row[self.name], row[f"{self.name}_std"]
+
+
+def metric_columns(board: Leaderboard, table: str) -> list[Column]:
+    """The columns of numbers of a table, ``leaderboard`` or ``report``: metrics of each epoch, what
+    ranks, and the other metrics."""
+    shown = {name: metric for name, metric in METRICS.items() if table in metric.columns}
+    epochs = [
+        epoch for epoch in ("last", "selected") if any(row["epoch"] == epoch for row in board.rows)
+    ]
+    each_epoch = [
+        Column(f"{name}_{epoch}", f"{metric.label} {epoch}", metric, name, epoch)
+        for name, metric in shown.items()
+        if metric.each_epoch
+        for epoch in epochs
+    ]
+    ranking = METRICS[RANKING]
+    return [
+        *each_epoch,
+        Column("selection", f"{board.select_on} {ranking.label}", ranking, "selection"),
+        *(
+            Column(name, metric.label, metric, name)
+            for name, metric in shown.items()
+            if not metric.each_epoch
+        ),
+    ]
 
 
 def _rows(own: Configuration, terms: Protocol) -> list[Row]:
@@ -224,7 +282,7 @@ def _metric(run: Run, split: str, epoch: str, metric: str) -> float | None:
 def _selection(run: Run, select_on: str, epoch: str) -> float | None:
     """What ranks a run: macro accuracy, on val before calibration, which was fitted to val."""
     uncalibrated = _metric(run, select_on, epoch, UNCALIBRATED)
-    return _metric(run, select_on, epoch, "macro") if uncalibrated is None else uncalibrated
+    return _metric(run, select_on, epoch, RANKING) if uncalibrated is None else uncalibrated
 
 
 def _over_seeds(values: Sequence[float | None]) -> tuple[float | None, float | None]:
@@ -265,11 +323,9 @@ def told_value(name: str, value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _mean_std(row: Row, metric: str) -> str:
-    mean, std = row[metric], row[f"{metric}_std"]
-    if mean is None:
-        return "–"
-    return f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.1f}"
+def _mean_std(mean: float | None, std: float | None, metric: Metric) -> str:
+    shown = [f"{value:.{metric.decimals}f}" for value in (mean, std) if value is not None]
+    return " ± ".join(shown) or "–"
 
 
 def _latex_row(cells: Sequence[str]) -> str:

@@ -12,14 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from stage2.engine.metrics import (
-    BINS,
-    CONFIDENCE_BINS,
-    DETAILS,
-    METRICS,
-    SHIFT_RATIOS,
-    Evaluation,
-)
+from stage2.engine.details import DETAILS
+from stage2.engine.metrics import METRICS, Evaluation
 from stage2.methods.recipe import Recipe
 from stage2.report.gathering import gather
 from stage2.results.cite import cite
@@ -42,12 +36,11 @@ RECIPES = (
 def evaluation(rng: np.random.Generator, rows: int) -> Evaluation:
     """An evaluation of made-up numbers, all arrays included."""
     classes = len(COUNTS)
-    shapes: dict[str, tuple[int, ...]] = {name: (classes,) for name in DETAILS}
-    shapes |= {name: (3, BINS) for name in DETAILS if name.startswith("reliability")}
-    shapes |= {name: (len(SHIFT_RATIOS),) for name in DETAILS if name.startswith("shift")}
-    details = {name: rng.random(shape) for name, shape in shapes.items()}
-    details["confidence"] = rng.integers(0, 9, (3, 2, CONFIDENCE_BINS)).astype(np.int32)
-    details["confusions"] = np.array([[0, 1, 4], [2, 0, 3]], np.int32)
+    details = {
+        name: 9 * rng.random(detail.expected_shape((), classes)) for name, detail in DETAILS.items()
+    }
+    details["confusions"] = np.array([[0, 1, 4], [2, 0, 3]])
+    details = {name: values.astype(DETAILS[name].dtype) for name, values in details.items()}
     metrics: dict[str, float | None] = {name: 100 * rng.random() for name in METRICS}
     correct = rng.random(rows) < 0.6
     return Evaluation({**metrics, "ece_few": None}, 100 * rng.random(classes), correct, details)

@@ -68,15 +68,14 @@ function line(row, best) {
     element("th", { scope: "row" }, element("label", {}, box, name)),
     element("td", { textContent: value(row, "selection") === null ? "–" : row.rank + 1 }),
     element("td", { className: "text settings", textContent: row.told || "as usual" }),
-    ...DATA.columns.map(({ key }) => measure(row, key, best[key])),
+    ...DATA.columns.map((column) => measure(row, column, best[column.key])),
     element("td", { textContent: row.seeds }),
   ];
   return element("tr", { className: state.picked.has(row.id) ? "picked" : "" }, ...cells);
 }
 
-function measure(row, key, best) {
+function measure(row, { key, decimals: digits }, best) {
   const [mean, std] = row.values[key] || [null, null];
-  const digits = key === "nll" ? 3 : 1;
   const cell = element("td", { className: mean !== null && mean === best ? "best" : "" });
   cell.append(number(mean, digits));
   if (std !== null && $("spread").value === "std") {

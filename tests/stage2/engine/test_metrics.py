@@ -16,17 +16,9 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 
 from featbank import errors
 from featbank.bank import GROUPS, class_groups
-from stage2.engine.metrics import (
-    BINS,
-    DETAILS,
-    METRICS,
-    SHIFT_RATIOS,
-    Evaluation,
-    Tally,
-    class_accuracy,
-    label_rank,
-    shifted_accuracy,
-)
+from stage2.engine.details import DETAILS, SHIFT_RATIOS, shifted_accuracy
+from stage2.engine.metrics import BINS, METRICS, Evaluation, class_accuracy
+from stage2.engine.tally import Tally, label_rank
 from tests.stage2.compare import assert_close, assert_relative
 
 CLASSES = 7

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 import stage2
 from featbank import errors
-from stage2.engine.metrics import Tally
+from stage2.engine.tally import Tally
 from stage2.engine.tile import Outcome
 from stage2.export import modules
 from stage2.export.forms import AveragedHeads, HeadModule

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from featbank import Bank
-from stage2.engine.metrics import BINS, calibration
+from stage2.engine.details import merged_reliability, reliability
+from stage2.engine.metrics import BINS
 from stage2.methods.recipe import Recipe
 from stage2.results.measured import measured
 from stage2.results.results import Results
@@ -61,15 +62,13 @@ def test_means_over_seeds(results: Path, split: str, epoch: str) -> None:
 
 
 def test_the_diagram_of_all_seeds_is_that_of_all_their_rows() -> None:
-    """Reference: `calibration` of the sums of the bins' rows, confidences and right rows."""
-    from stage2.results.measured import _reliability
-
+    """Reference: `reliability` of the sums of the bins' rows, confidences and right rows."""
     rng = np.random.default_rng(0)
     rows = rng.integers(0, 3, (4, BINS)).astype(float)  # with empty bins
     confidence, right = rows * rng.random((4, BINS)), rows * rng.random((4, BINS))
-    diagrams, *_ = calibration(np.stack([rows, confidence, right]))
-    expected, *_ = calibration(np.stack([rows, confidence, right]).sum(1, keepdims=True))
-    got = _reliability(diagrams)
+    diagrams = reliability(np.stack([rows, confidence, right]))
+    expected = reliability(np.stack([rows, confidence, right]).sum(1, keepdims=True))
+    got = merged_reliability(diagrams)
     assert np.array_equal(np.isnan(got), np.isnan(expected[0]))
     assert_close(np.nan_to_num(got), np.nan_to_num(expected[0]), 1e-9, "diagram")
 

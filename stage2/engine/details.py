@@ -1,0 +1,255 @@
+"""The arrays kept beside the metrics of an evaluation, a row for each.
+
+Results files, means over seeds and plots derive all that they know of an array from its row in
+`DETAILS`. N rows of the split, K classes, C configurations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from featbank import errors
+from featbank.bank import GROUPS
+from stage2.engine.metrics import BINS, Totals
+
+CONFIDENCE_BINS = 50
+"""Equal-width confidence bins (lo, hi] of the histograms."""
+
+CONFUSIONS = 200
+"""Pairs of classes whose confusions are kept."""
+
+SHIFT_RATIOS = (2, 5, 10, 25, 50)
+"""Imbalance ratios of the shifted test priors [SADE]."""
+
+Axis = Collection[int] | None
+"""Allowed sizes of an axis; None for K."""
+
+
+def mean(runs: Sequence[np.ndarray]) -> np.ndarray:
+    """The mean of several runs' arrays."""
+    return np.mean(runs, axis=0)
+
+
+def total(runs: Sequence[np.ndarray]) -> np.ndarray:
+    """The sum of several runs' arrays."""
+    return np.sum(runs, axis=0)
+
+
+@dataclass(frozen=True)
+class Detail:
+    """A row of `DETAILS`.
+
+    Attributes
+    ----------
+    label
+        Its name for people, in the plural.
+    meaning
+        What it holds.
+    of
+        Computes it from `stage2.engine.metrics.Totals`, an array for each of C configurations; None
+        where there is none.
+    shape
+        Allowed sizes of its axes.
+    dtype
+        As it is stored; ``i4`` counts rows.
+    over_seeds
+        Combines the arrays of several runs.
+    """
+
+    label: str
+    meaning: str
+    of: Callable[[Totals], Sequence[np.ndarray] | np.ndarray | None]
+    shape: tuple[Axis, ...] = (None,)
+    dtype: str = "f4"
+    over_seeds: Callable[[Sequence[np.ndarray]], np.ndarray] = mean
+
+    @property
+    def counts_rows(self) -> bool:
+        """Whether it counts rows; such arrays are kept of one split and epoch alone."""
+        return self.dtype == "i4"
+
+    def expected_shape(self, shape: Sequence[int], num_classes: int) -> tuple[int, ...]:
+        """The allowed shape that is next to a shape."""
+        sizes = [*shape, *[-1] * len(self.shape)]
+        axes = [(num_classes,) if axis is None else axis for axis in self.shape]
+        return tuple(n if n in axis else max(axis) for n, axis in zip(sizes, axes, strict=False))
+
+
+def _reliability(group: str, totals: Totals) -> np.ndarray | None:
+    return reliability(totals.bins[group]) if group in totals.bins else None
+
+
+def _shift(direction: str, totals: Totals) -> np.ndarray | None:
+    if totals.counts is None:
+        return None
+    per_class, counts = totals.per_class, totals.counts
+    return np.stack([shifted_accuracy(per_class, counts, r, direction) for r in SHIFT_RATIOS], 1)
+
+
+def _magnitude(totals: Totals) -> np.ndarray:
+    others = totals.logits - totals.label_logits
+    return totals.label_logits / totals.rows - others / (totals.rows.sum() - totals.rows)
+
+
+def _deviation(totals: Totals) -> np.ndarray:
+    variance = totals.label_squares / totals.rows - (totals.label_logits / totals.rows) ** 2
+    return np.sqrt(np.maximum(variance, 0)) / _magnitude(totals)
+
+
+def _confusions(totals: Totals) -> list[np.ndarray] | None:
+    if totals.predicted is None:
+        return None
+    num_classes = len(totals.rows)
+    return [
+        confusions(totals.labels[~right], predicted[~right], num_classes)
+        for right, predicted in zip(totals.correct, totals.predicted, strict=True)
+    ]
+
+
+def reliability(bins: np.ndarray) -> np.ndarray:
+    """Rows, mean confidence and accuracy in percent of each bin [C, 3, 15]; NaN in an empty bin.
+
+    Parameters
+    ----------
+    bins
+        Rows, Σ confidence and correct rows of each bin [3, C, 15].
+    """
+    rows, confidence, right = bins
+    with np.errstate(invalid="ignore"):
+        return np.stack([rows, 100 * confidence / rows, 100 * right / rows], 1)
+
+
+def merged_reliability(runs: Sequence[np.ndarray]) -> np.ndarray:
+    """The diagram of the rows of several [3, bins], weighted by the rows of each bin."""
+    rows, *averages = np.stack(runs, 1)
+    with np.errstate(invalid="ignore"):
+        means = [np.nansum(rows * values, axis=0) / rows.sum(0) for values in averages]
+    return np.stack([rows.sum(0), *means])
+
+
+def confusions(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """The most frequent pairs of classes [≤ 200, 3]: class, predicted class, rows.
+
+    Pairs of as many rows stand in the order of their classes.
+
+    Parameters
+    ----------
+    labels, predicted
+        Of the rows that are wrong [N].
+    num_classes
+        K.
+    """
+    pairs, rows = np.unique(labels * num_classes + predicted, return_counts=True)
+    return _most_frequent(np.column_stack(np.divmod(pairs, num_classes)), rows)
+
+
+def merged_confusions(runs: Sequence[np.ndarray]) -> np.ndarray:
+    """The most frequent pairs of several runs together, as of `confusions`."""
+    *pair, rows = np.concatenate(runs).astype(np.int64).T
+    pairs, place = np.unique(np.column_stack(pair), axis=0, return_inverse=True)
+    summed = np.zeros(len(pairs), np.int64)
+    np.add.at(summed, place.ravel(), rows)
+    return _most_frequent(pairs, summed)
+
+
+def _most_frequent(pairs: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The first of `pairs` [M, 2], in order, by their `rows` [M]."""
+    first = np.argsort(-rows, kind="stable")[:CONFUSIONS]
+    return np.column_stack([pairs[first], rows[first]])
+
+
+def shifted_accuracy(
+    per_class: np.ndarray, counts: np.ndarray, ratio: float, direction: str
+) -> np.ndarray:
+    """Accuracy in percent [...] under a long-tailed test prior [SADE].
+
+    The class at place i of the K classes, ordered by training count, is tested with a share
+    ∝ ratio^(−i/(K−1)): test rows are weighted, where SADE draws ⌊·⌋ of them. Classes of one count
+    keep their order. Ratio 1 is macro accuracy.
+
+    Parameters
+    ----------
+    per_class
+        Accuracy of each class in percent [..., K], NaN for a class without test rows: it is left
+        out.
+    counts
+        Training counts [K].
+    ratio
+        Share of the most over that of the least tested class, ≥ 1.
+    direction
+        ``forward``: classes of many training samples are tested most; ``backward``: least.
+
+    Raises
+    ------
+    ConfigError
+        For another direction or a ratio below 1.
+    """
+    if direction not in {"forward", "backward"}:
+        raise errors.ConfigError(
+            f"The direction of a shift is {direction!r}. Choose from: forward, backward."
+        )
+    if not ratio >= 1:
+        raise errors.ConfigError(f"The ratio of a shift must be a float ≥ 1, got {ratio}.")
+    place = np.empty(len(counts))
+    place[np.argsort(-np.asarray(counts), kind="stable")] = np.linspace(0, 1, len(counts))
+    share = ratio ** -(place if direction == "forward" else 1 - place)
+    share = np.where(np.isnan(per_class), 0, share)
+    return (share * np.nan_to_num(per_class)).sum(-1) / share.sum(-1)
+
+
+DETAILS: dict[str, Detail] = {
+    **{
+        f"reliability_{group}" if group else "reliability": Detail(
+            "reliability diagrams",
+            "rows, mean confidence in %, accuracy in % of each bin"
+            + (f", over rows of classes with {GROUPS[group]}" if group else ""),
+            partial(_reliability, group),
+            ((3,), (BINS,)),
+            "f8",
+            merged_reliability,
+        )
+        for group in ("", *GROUPS)
+    },
+    "logit_magnitude": Detail(
+        "logit magnitudes", "L_k = E[z_k|y=k] − E[z_k|y≠k] of each class [LOS]", _magnitude
+    ),
+    "logit_deviation": Detail(
+        "logit deviations", "std(z_k|y=k) / L_k of each class [LOS]", _deviation
+    ),
+    **{
+        f"shift_{direction}": Detail(
+            "accuracies under shifted priors",
+            f"accuracy in % by `SHIFT_RATIOS` where {more} training samples are tested most [SADE]",
+            partial(_shift, direction),
+            ((len(SHIFT_RATIOS),),),
+            "f8",
+        )
+        for direction, more in (("forward", "classes of many"), ("backward", "classes of few"))
+    },
+    "weight_norm": Detail(
+        "weight norms",
+        "‖w_k‖ of each class, where the head has a weight per class",
+        lambda totals: totals.weight_norm,
+    ),
+    "confidence": Detail(
+        "confidences",
+        "rows by group, wrong or right, and bin of the confidence",
+        lambda totals: totals.confidence,
+        ((1, 3), (2,), (CONFIDENCE_BINS,)),
+        "i4",
+        total,
+    ),
+    "confusions": Detail(
+        "confusions",
+        "the most frequent (class, predicted class, rows) that are wrong",
+        _confusions,
+        (range(CONFUSIONS + 1), (3,)),
+        "i4",
+        merged_confusions,
+    ),
+}
+"""Every array of `Evaluation.details` by name; NaN where there is nothing to average."""

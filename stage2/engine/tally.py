@@ -1,0 +1,230 @@
+"""Measuring C configurations on a split at once, in bounded memory.
+
+Logits arrive in row blocks; what is kept are sums, in float64, and one byte per row and
+configuration. A block takes one temporary of its own size.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from featbank.bank import class_groups
+from stage2.engine.details import CONFIDENCE_BINS, DETAILS
+from stage2.engine.metrics import BINS, METRICS, Evaluation, Totals
+
+_PENDING = 1 << 16
+"""Rows × configurations whose statistics join the sums at once: enough to spread the cost of an
+operation, few enough to stay in cache."""
+
+
+class Tally:
+    """Collects the logits of a split block by block.
+
+    Parameters
+    ----------
+    labels
+        Labels [N] of the split, on the device of the logits.
+    num_classes
+        K.
+    configs
+        C.
+    counts
+        Full training counts [K] of the bank, which make the groups and order the shifted priors;
+        without them there is nothing by group and no shift.
+    closer
+        Keep ``confidence`` and ``confusions`` as well. It takes another two bytes per row and
+        configuration, and half as long again as everything else that is done to a row's logits.
+    """
+
+    def __init__(
+        self,
+        labels: Tensor,
+        num_classes: int,
+        configs: int,
+        counts: np.ndarray | None = None,
+        *,
+        closer: bool = False,
+    ) -> None:
+        self.labels, self.num_classes, self.configs = labels, num_classes, configs
+        self.counts, self.closer = counts, closer
+        self.groups = {} if counts is None else class_groups(counts)
+        group_of = np.zeros(num_classes, np.int64)
+        for i, mask in enumerate(self.groups.values()):
+            group_of[mask] = i
+        device = labels.device
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float64, device=device)
+
+        self._row = self._digested = 0
+        self._pending: list[tuple[Tensor, ...]] = []
+        self._group = torch.from_numpy(group_of).to(device)[labels]  # [N]
+        self._config = torch.arange(configs, device=device)
+        self._correct = torch.zeros(configs, len(labels), dtype=torch.bool, device=device)
+        self._sums = zeros(3, configs)  # top 5, NLL, Brier
+        self._logits = zeros(configs, num_classes)  # Σ z_k over all rows
+        self._by_class = zeros(3, num_classes * configs)  # correct, Σ z_y and Σ z_y² by class
+        cells = configs * max(len(self.groups), 1)
+        self._bins = zeros(3, cells * BINS)  # rows, Σ1/P, correct
+        if closer:
+            self._histogram = zeros(cells * 2 * CONFIDENCE_BINS)
+            index = torch.int16 if num_classes < 1 << 15 else torch.int32
+            self._predicted = torch.zeros(configs, len(labels), dtype=index, device=device)
+
+    def next_labels(self, rows: int) -> Tensor:
+        """The labels [B] of the next rows."""
+        return self.labels[self._row : self._row + rows]
+
+    def add(self, z: Tensor) -> None:
+        """Add the float32 logits [B, C, K] of the next rows; they are overwritten."""
+        y = self.next_labels(len(z))
+        # Σ of a block in float32, pairwise: it errs less than the logits themselves do.
+        self._logits += z.sum(0)
+        if self.closer:
+            self._predicted[:, self._row : self._row + len(z)] = z.argmax(2).t()
+        self._pending.append((*label_rank(z, y), *_softmax_sums(z)))
+        self._row += len(z)
+        if (self._row - self._digested) * self.configs >= _PENDING:
+            self._digest()
+
+    def _digest(self) -> None:
+        """Add the statistics of the pending rows to the sums."""
+        rows = slice(self._digested, self._row)
+        self._digested = self._row
+        rank, zy, top, partition, norm = map(torch.cat, zip(*self._pending, strict=True))
+        self._pending.clear()
+        nll = (top - zy).add_(partition.log())
+        brier = (norm / partition).square_() - 2 * nll.neg().exp_() + 1  # Σp² − 2p_y + 1
+        correct = rank == 0
+        self._correct[:, rows] = correct.t()
+        for total, values in zip(self._sums, (rank < 5, nll, brier.clamp_min_(0)), strict=True):
+            total.add_(values.sum(0, dtype=torch.float64))
+        cell = (self.labels[rows, None] * self.configs + self._config).view(-1)
+        right, zy = correct.double(), zy.double()
+        for total, values in zip(self._by_class, (right, zy, zy * zy), strict=True):
+            total.scatter_add_(0, cell, values.view(-1))
+        group = self._config * max(len(self.groups), 1) + self._group[rows, None]
+        slot = (group * BINS).add(_bin(partition, BINS)).view(-1)
+        if self.closer:
+            fine = (group * 2 + correct) * CONFIDENCE_BINS + _bin(partition, CONFIDENCE_BINS)
+            self._histogram += torch.bincount(fine.view(-1), minlength=len(self._histogram))
+        confidence = partition.double().reciprocal_()
+        for total, values in zip(
+            self._bins, (torch.ones_like(right), confidence, right), strict=True
+        ):
+            total.scatter_add_(0, slot, values.view(-1))
+
+    def evaluations(self, *, weight_norm: Tensor | None = None) -> list[Evaluation]:
+        """One evaluation per configuration.
+
+        Parameters
+        ----------
+        weight_norm
+            ‖w_k‖ [C, K] of heads that have a weight per class.
+        """
+        assert self._row == len(self.labels)
+        if self._pending:
+            self._digest()
+        totals = self._totals(weight_norm)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            metrics = {name: metric.of(totals) for name, metric in METRICS.items()}
+            details = {name: detail.of(totals) for name, detail in DETAILS.items()}
+        return [
+            Evaluation(
+                {
+                    n: None if values is None else _finite(values[c])
+                    for n, values in metrics.items()
+                },
+                totals.per_class[c],
+                totals.correct[c],
+                {
+                    name: np.asarray(values[c], DETAILS[name].dtype)
+                    for name, values in details.items()
+                    if values is not None
+                },
+            )
+            for c in range(self.configs)
+        ]
+
+    def _totals(self, weight_norm: Tensor | None) -> Totals:
+        """What metrics and details are computed from, on the host."""
+        rows = torch.bincount(self.labels, minlength=self.num_classes).cpu().numpy()
+        by_class = self._by_class.view(3, self.num_classes, self.configs).transpose(1, 2)
+        right, label_logits, squares = by_class.contiguous().cpu().numpy()  # [C, K] each
+        top5, nll, brier = self._sums.cpu().numpy() / len(self.labels)
+        bins = self._bins.view(3, self.configs, -1, BINS).cpu().numpy()
+        confidence = predicted = None
+        if self.closer:
+            shape = self.configs, -1, 2, CONFIDENCE_BINS
+            confidence = self._histogram.view(shape).cpu().numpy()
+            predicted = self._predicted.cpu().numpy()
+        with np.errstate(invalid="ignore"):
+            per_class = 100 * (right / rows)
+        return Totals(
+            labels=self.labels.cpu().numpy(),
+            rows=rows,
+            counts=self.counts,
+            groups=self.groups,
+            correct=self._correct.cpu().numpy(),
+            per_class=per_class,
+            top5=top5,
+            nll=nll,
+            brier=brier,
+            bins={"": bins.sum(2), **{name: bins[:, :, i] for i, name in enumerate(self.groups)}},
+            logits=self._logits.cpu().numpy(),
+            label_logits=label_logits,
+            label_squares=squares,
+            weight_norm=None if weight_norm is None else weight_norm.float().cpu().numpy(),
+            confidence=confidence,
+            predicted=predicted,
+        )
+
+
+def label_rank(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Count the classes that stand before the true one [B, C]; with the true one's logit [B, C].
+
+    Equal logits stand in the order of the classes, so rank 0 is ``z.argmax(2) == y`` in less time.
+    NaN stands before every number.
+
+    Parameters
+    ----------
+    z
+        Logits [B, C, K].
+    y
+        Labels [B] int64.
+    """
+    batch, configs, classes = z.shape
+    zy = z.gather(2, y.view(batch, 1, 1).expand(batch, configs, 1))
+    # z_k − z_y < 0 before the label and ≤ 0 from it on, as one comparison: with 0 and the least
+    # positive normal number. Written as floats, which sum faster than truth values.
+    index = torch.arange(classes, dtype=z.dtype, device=z.device)
+    bound = torch.ge(index, y[:, None].to(z.dtype), out=z.new_empty(batch, classes))
+    bound.mul_(torch.finfo(z.dtype).tiny)
+    gap = z - zy
+    not_before = torch.lt(gap, bound[:, None], out=gap).sum(2)
+    return classes - not_before, zy.squeeze(2)
+
+
+def _softmax_sums(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """max z, P = Σe and ‖e‖ with e_k = exp(z_k − max z), each [B, C]; `z` is overwritten.
+
+    They suffice for all statistics of the probabilities e/P, which are never formed: −log p_y is
+    log P + max z − z_y, the confidence 1/P, and Σp² is (‖e‖/P)².
+    """
+    top = z.amax(2, keepdim=True)
+    exponential = z.sub_(top).exp_()
+    return top.squeeze(2), exponential.sum(2), torch.linalg.vector_norm(exponential, dim=2)
+
+
+def _bin(partition: Tensor, bins: int) -> Tensor:
+    """The equal-width bin (lo, hi] of each confidence 1/P: 1/P ≤ k/bins exactly where bins/P ≤ k.
+
+    NaN falls anywhere, in sums of its own.
+    """
+    return (bins / partition).ceil_().long().sub_(1).clamp_(0, bins - 1)
+
+
+def _finite(value: np.float64) -> float | None:
+    return float(value) if np.isfinite(value) else None
