@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 
 from featbank import write_bank
@@ -30,6 +29,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> Iterator[None]:
+    import torch  # here, as the process that hands out the tests does without
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,12 @@ def in_children(
     while len(found) < len(cases):
         found += _in_one_child(action, cases[len(found) : len(found) + per_child])
     return found
+
+
+def limit_file_size(most: int) -> None:
+    """Fail every write beyond `most` bytes of a file in this process, as a full disk does."""
+    sys.dont_write_bytecode = True  # Python 3.11 would leave a truncated module in its cache
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
 
 
 def _in_one_child(action: Callable[[Case], str], cases: Sequence[Case]) -> list[Outcome]:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ import pytest
 from featbank import BankWriter, errors, write_bank
 from tests.conftest import ROOT
 from tests.hostile.banks import everything, write_full
+from tests.hostile.children import limit_file_size
 
 FEATBANK = Path(sys.executable).with_name("featbank")
 
@@ -42,14 +44,16 @@ COMMAND = [FEATBANK, "import", "--train", "x.npy", "y.npy", "-o", "b.h5", "--ove
 def limited(command: Sequence[object], folder: Path, size: int) -> subprocess.CompletedProcess[str]:
     """Run a command that can write files of at most `size` bytes."""
 
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
-
     return subprocess.run(
         list(map(str, command)),
         cwd=folder,
-        preexec_fn=limit,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        preexec_fn=partial(limit_file_size, size),
+        env={
+            **os.environ,
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+        },
         capture_output=True,
         text=True,
         timeout=60,

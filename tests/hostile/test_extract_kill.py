@@ -7,7 +7,6 @@ installed command, from its start on.
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -22,6 +21,7 @@ import pytest
 from featbank.cli import main
 from stage1.training.settings import default_settings
 from stage1.training.train import train
+from tests.hostile.children import limit_file_size
 
 COPIES = 10
 
@@ -46,7 +46,7 @@ def fork(arguments: list[str], *, output: Path | None = None, file_size: int | N
         os.dup2(descriptor, 2)
         sys.stdout, sys.stderr = open(1, "w"), open(2, "w")  # noqa: SIM115
         if file_size:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+            limit_file_size(file_size)
         main(arguments)
     except SystemExit as exit:
         sys.stdout.flush()

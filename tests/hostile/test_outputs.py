@@ -20,7 +20,7 @@ from featbank import write_bank
 from featbank.cli import main
 from stage2 import load_head
 from stage2.export.headfile import save_head
-from tests.hostile.children import in_child
+from tests.hostile.children import in_child, limit_file_size
 
 WRITERS = {
     "plot": ("plot", "groups", "results.sqlite", "-o", "out.png"),
@@ -76,7 +76,7 @@ def limited(folder: Path, command: tuple[str, ...], size: int) -> tuple[int, str
 
     def work() -> str:
         os.chdir(folder)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+        limit_file_size(size)
         done = CliRunner().invoke(main, command)
         if done.exception and not isinstance(done.exception, SystemExit):
             raise done.exception
@@ -124,7 +124,7 @@ def test_a_head_on_a_full_disk(made: Path, tmp_path: Path) -> None:
 
     def work() -> str:
         head = load_head(made / "head.safetensors")
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+        limit_file_size(100)
         save_head(out, head, head.facts)
         return ""
 

@@ -15,7 +15,7 @@ import pytest
 
 from stage1.training.settings import default_settings
 from stage1.training.train import train
-from tests.hostile.children import Outcome, in_child
+from tests.hostile.children import Outcome, in_child, limit_file_size
 
 LOG_ONLY = 100
 """Bytes that hold no line of the log."""
@@ -34,7 +34,7 @@ def trained(run: Path, *, limit: int, **options: object) -> Outcome:
     """Train in a child that can write files of at most `limit` bytes."""
 
     def work() -> str:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        limit_file_size(limit)
         return str(train_here(run, **options))
 
     return in_child(work)
@@ -85,7 +85,7 @@ def test_the_state_before_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     whole = stage1.training.train.save_checkpoint
 
     def full(path: Path, checkpoint: object) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (NO_CHECKPOINT, resource.RLIM_INFINITY))
+        limit_file_size(NO_CHECKPOINT)
         whole(path, checkpoint)  # type: ignore[arg-type]
 
     monkeypatch.setattr(stage1.training.train, "save_checkpoint", full)
