@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, Literal
 
 from featbank import errors
 
@@ -38,6 +38,10 @@ class Setting:
         The allowed texts.
     kind
         The type, where the default does not tell it.
+    role
+        What it does besides, at any value but the default: ``schedule`` changes what it belongs to
+        over the epochs of training, ``epoch`` does so from the epoch that it names, ``constraint``
+        bounds what is trained; the default of ``head`` stands for the head's setting of this name.
     """
 
     name: str
@@ -49,6 +53,7 @@ class Setting:
     below: float | None = None
     choices: tuple[str, ...] = ()
     kind: type | None = None
+    role: Literal["schedule", "epoch", "constraint", "head"] | None = None
 
     @property
     def type(self) -> type:
@@ -171,6 +176,15 @@ def wrong_values(settings: Iterable[Setting], values: Mapping[str, Any], owner: 
     """A sentence for each of the `values` that its setting does not allow."""
     found = [s.problem(values[s.name], owner) for s in settings if s.name in values]
     return [problem for problem in found if problem]
+
+
+def scheduled(settings: Iterable[Setting], values: Mapping[str, Any]) -> bool:
+    """Whether one of the `settings` has a value that changes what it belongs to over the epochs."""
+    return any(
+        setting.role in ("schedule", "epoch")
+        and values.get(setting.name, setting.default) != setting.default
+        for setting in settings
+    )
 
 
 def resolved(settings: Iterable[Setting], given: Mapping[str, Any], owner: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from featbank.bank import require_samples
-from featbank.settings import Setting, resolved
+from featbank.settings import Setting, resolved, scheduled
 
 EXCLUDED = -1e4
 """Additive term m_k of a class that takes no part: exp of it is 0, and it stays finite."""
@@ -84,8 +84,13 @@ class Moment:
     epochs: int = 1
 
 
-_SWITCHES = ("defer", "distil_weight_end", "temperature_end")
-"""Settings that make a loss change over the epochs, where they are not at their default."""
+EMPTY_CLASSES = Setting(
+    "empty_classes",
+    "error",
+    "what a class without a training sample means: an error, or left out of the loss",
+    choices=("error", "ignore"),
+)
+"""A setting of every loss that needs a sample in every class."""
 
 
 @dataclass(frozen=True)
@@ -97,11 +102,11 @@ class Loss:
     function
         ``(counts [K] float64, settings, moment) → LossParameters``.
     description, source
-        One line; citation key of `featbank methods`.
+        One line; key of `stage2.methods.bibliography`, or the citation itself.
     settings
-        What it takes.
+        What it takes; with `uses_counts` `EMPTY_CLASSES` as well.
     scheduled
-        Whether its parameters may depend on the epoch; `changes` tells for given settings.
+        Whether its parameters depend on the epoch whatever its settings.
     uses_counts
         Whether it needs log n_k or 1/n_k, and so a sample in every class.
     kernel
@@ -110,6 +115,14 @@ class Loss:
         Whether it needs the logits of stage 1.
     convex
         Whether it is convex in the logits, whatever its settings.
+    weighs_rows
+        Whether it weighs rows by what the model says of them (κ), which stage 1 may put off.
+    needs_cosine
+        Whether its logits must be s·cos, because its margin is on cosines.
+    unsuited
+        Why stage 1 cannot be trained under it, a clause after "it"; empty where it can.
+    instead
+        The loss for stage 1 where this one is unsuited, or the classifier has no cosines.
     """
 
     function: Callable[[np.ndarray, dict[str, Any], Moment], LossParameters]
@@ -121,12 +134,18 @@ class Loss:
     kernel: str = "family"
     needs_classifier: bool = False
     convex: bool = True
+    weighs_rows: bool = False
+    needs_cosine: bool = False
+    unsuited: str = ""
+    instead: str = ""
+
+    def __post_init__(self) -> None:
+        if self.uses_counts and EMPTY_CLASSES not in self.settings:
+            object.__setattr__(self, "settings", (*self.settings, EMPTY_CLASSES))
 
     def changes(self, settings: Mapping[str, Any]) -> bool:
         """Whether its parameters depend on the epoch at these settings."""
-        switches = [s for s in self.settings if s.name in _SWITCHES]
-        moved = [settings.get(s.name, s.default) != s.default for s in switches]
-        return self.scheduled and (not switches or any(moved))
+        return self.scheduled or scheduled(self.settings, settings)
 
     def __call__(
         self, counts: np.ndarray, settings: dict[str, Any] | None = None, moment: Moment = Moment()

@@ -6,6 +6,7 @@ All but two of them are a choice of the family's parameters and share its kernel
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -179,12 +180,15 @@ def los(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossPar
     )
 
 
-_EMPTY = Setting(
-    "empty_classes",
-    "error",
-    "what a class without a training sample means: an error, or left out of the loss",
-    choices=("error", "ignore"),
-)
+def _ramp(start: Setting, symbol: str) -> tuple[Setting, Setting]:
+    """A setting, and one for the value that it reaches in the last epoch."""
+    end = f"{symbol} of the last epoch, reached linearly; constant if not given"
+    name = f"{start.name}_end"
+    return start, replace(
+        start, name=name, default=None, help=end, kind=start.type, role="schedule"
+    )
+
+
 _TAU = Setting("tau", 1.0, "strength of the prior", low=0)
 _GAMMA = Setting("gamma", 1.0, "focusing exponent γ", low=0)
 _BETA = Setting("beta", 0.9999, "effective-number β; 0 for equal weights", low=0, below=1)
@@ -195,7 +199,11 @@ _NORMALISE = Setting(
     choices=("weights", "batch"),
 )
 _DEFER = Setting(
-    "defer", 0, "epoch from which the weights act (deferred re-weighting); 0 from the start", low=0
+    "defer",
+    0,
+    "epoch from which the weights act (deferred re-weighting); 0 from the start",
+    low=0,
+    role="epoch",
 )
 _OVER = Setting(
     "smooth_over",
@@ -214,17 +222,14 @@ LOSSES = {
             Setting("rho", 1.2, "exponent ρ: 1 inverse, 0.5 square root", low=0),
             _NORMALISE,
             _DEFER,
-            _EMPTY,
         ),
-        scheduled=True,
         uses_counts=True,
     ),
     "class_balanced": Loss(
         class_balanced,
         "weights by effective number of samples",
         "class_balanced",
-        (_BETA, _NORMALISE, _DEFER, _EMPTY),
-        scheduled=True,
+        (_BETA, _NORMALISE, _DEFER),
         uses_counts=True,
     ),
     "focal": Loss(focal, "softmax focal loss", "focal", (_GAMMA,), convex=False),
@@ -232,8 +237,7 @@ LOSSES = {
         cb_focal,
         "softmax focal loss with effective-number weights",
         "class_balanced",
-        (_GAMMA, _BETA, _DEFER, _EMPTY),
-        scheduled=True,
+        (_GAMMA, _BETA, _DEFER),
         uses_counts=True,
         convex=False,
     ),
@@ -241,7 +245,7 @@ LOSSES = {
         sigmoid_focal,
         "sigmoid focal loss with effective-number weights",
         "class_balanced",
-        (_GAMMA, _BETA, _EMPTY),
+        (_GAMMA, _BETA),
         uses_counts=True,
         kernel="sigmoid_focal",
         convex=False,
@@ -250,19 +254,19 @@ LOSSES = {
         cb_bce,
         "binary cross-entropy on softmax outputs with effective-number weights",
         "ltwb",
-        (_BETA, _EMPTY),
+        (_BETA,),
         uses_counts=True,
         kernel="softmax_bce",
         convex=False,
     ),
     "balanced_softmax": Loss(
-        balanced_softmax, "softmax with log n added", "balms", (_EMPTY,), uses_counts=True
+        balanced_softmax, "softmax with log n added", "balms", uses_counts=True
     ),
     "logit_adjusted": Loss(
         logit_adjusted,
         "softmax with τ log π added",
         "logit_adjust",
-        (_TAU, _EMPTY),
+        (_TAU,),
         uses_counts=True,
     ),
     "gradual": Loss(
@@ -272,7 +276,6 @@ LOSSES = {
         (
             Setting("base", 2.0, "base c of the growth", above=1),
             Setting("strength", 1.0, "strength s (0.5 on iNaturalist)", low=0),
-            _EMPTY,
         ),
         scheduled=True,
         uses_counts=True,
@@ -281,7 +284,7 @@ LOSSES = {
         vs,
         "vector scaling: multiplicative and additive terms",
         "vs",
-        (Setting("gamma", 0.15, "exponent γ of the multiplicative term", low=0), _TAU, _EMPTY),
+        (Setting("gamma", 0.15, "exponent γ of the multiplicative term", low=0), _TAU),
         uses_counts=True,
     ),
     "sla": Loss(
@@ -292,32 +295,18 @@ LOSSES = {
             Setting("gamma", 1.0, "exponent γ of (1−p_y)", low=0),
             Setting("tau", 1.0, "strength τ of the angle", low=0),
             Setting("tau_prior", 1.0, "strength of the prior", low=0),
-            _EMPTY,
         ),
         uses_counts=True,
         convex=False,
+        weighs_rows=True,
     ),
     "distil": Loss(
         distil,
         "cross-entropy, distilled from stage 1 on some groups of classes",
         "glag",
         (
-            Setting("distil_weight", 1.0, "weight α of the distillation", low=0),
-            Setting(
-                "distil_weight_end",
-                None,
-                "α of the last epoch, reached linearly; constant if not given",
-                low=0,
-                kind=float,
-            ),
-            Setting("temperature", 2.0, "temperature T of the distillation", above=0),
-            Setting(
-                "temperature_end",
-                None,
-                "T of the last epoch, reached linearly; constant if not given",
-                above=0,
-                kind=float,
-            ),
+            *_ramp(Setting("distil_weight", 1.0, "weight α of the distillation", low=0), "α"),
+            *_ramp(Setting("temperature", 2.0, "temperature T of the distillation", above=0), "T"),
             Setting(
                 "distil_groups",
                 "many+medium",
@@ -325,8 +314,9 @@ LOSSES = {
                 choices=("many+medium", "many", "medium", "few", "medium+few", "many+medium+few"),
             ),
         ),
-        scheduled=True,
         needs_classifier=True,
+        unsuited="learns from the logits of a finished stage 1",
+        instead="ce",
     ),
     "ldam": Loss(
         ldam,
@@ -340,13 +330,20 @@ LOSSES = {
                 "scale s of the logits the margin belongs to; the head's own, or 30",
                 above=0,
                 kind=float,
+                role="head",
             ),
-            Setting("defer", 0, "epoch from which class-balanced weights act; 0 never", low=0),
+            Setting(
+                "defer",
+                0,
+                "epoch from which class-balanced weights act; 0 never",
+                low=0,
+                role="epoch",
+            ),
             _BETA,
-            _EMPTY,
         ),
-        scheduled=True,
         uses_counts=True,
+        needs_cosine=True,
+        instead="class_balanced",
     ),
     "las": Loss(
         las,

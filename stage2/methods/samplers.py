@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featbank.settings import Setting, resolved
+from featbank.settings import Setting, resolved, scheduled
 from stage2.methods.family import Moment
 from stage2.methods.losses import effective_number_weights
 from stage2.methods.seeding import seeded
@@ -41,7 +41,7 @@ class Sampler:
         ``(labels [N], epochs, draws, settings, generator) → rows [draws] of each epoch`` of a
         sampler that does more than `with_replacement`, which draws for the others.
     scheduled
-        Whether the frequencies depend on the epoch.
+        Whether the frequencies depend on the epoch whatever its settings.
     """
 
     function: Callable[[np.ndarray, dict[str, Any], Moment], np.ndarray]
@@ -64,7 +64,7 @@ class Sampler:
         which they do for `progressive` and with ``defer`` > 0.
         """
         values = resolved(self.settings, settings or {}, "sampler")
-        if self.scheduled or values.get("defer"):
+        if self.scheduled or scheduled(self.settings, values):
             return None
         counts = np.asarray(counts, np.float64)
         weight = np.zeros_like(counts)
@@ -278,7 +278,11 @@ def _by_class(labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 _DEFER = Setting(
-    "defer", 0, "epoch from which it acts, those before draw as instance; 0 from the start", low=0
+    "defer",
+    0,
+    "epoch from which it acts, those before draw as instance; 0 from the start",
+    low=0,
+    role="epoch",
 )
 
 SAMPLERS = {

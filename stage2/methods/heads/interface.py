@@ -33,13 +33,14 @@ Settings = Mapping[str, Any]
 """A head's own settings of one configuration, and its ``seed``."""
 
 MAX_NORM = (
-    Setting("max_norm", None, "longest a row of W may be", above=0, kind=float),
+    Setting("max_norm", None, "longest a row of W may be", above=0, kind=float, role="constraint"),
     Setting(
         "max_norm_fraction",
         None,
         "f of the longest a row may be: min+f·(max−min) of the rows of W₀",
         low=0,
         kind=float,
+        role="constraint",
     ),
     Setting(
         "max_norm_when",
