@@ -16,19 +16,15 @@ from typing import Any
 from featbank.settings import Setting
 from stage2.engine import calibration
 from stage2.methods import family, samplers
-from stage2.methods.generators import GENERATORS
-from stage2.methods.heads import HEADS
-from stage2.methods.losses import LOSSES
-from stage2.methods.optimisers import OPTIMISERS, SCHEDULES
+from stage2.methods.optimisers import SCHEDULES
 from stage2.methods.presets import PRESETS
-from stage2.methods.recipe import COMMON, Recipe, settings_of
-from stage2.methods.samplers import SAMPLERS
+from stage2.methods.recipe import Recipe
+from stage2.methods.recipe_settings import COMMON, settings_of
+from stage2.methods.registries import REGISTRIES, plural
 from stage2.methods.sources import SOURCES
 
 ROOT = Path(__file__).parents[1]
 MARK = re.compile(r"<!-- generated: (\w+) -->")
-PARTS = {"head": "heads", "loss": "losses", "sampler": "samplers", "generator": "generators"}
-"""Pages by the setting of a recipe that names one of their entries."""
 
 
 def expand(text: str) -> str:
@@ -50,16 +46,16 @@ def prose(docstring: str) -> str:
 
 
 def _heads() -> str:
-    return _entries(HEADS, lambda head: _doc(type(head)))
+    return _entries("head", lambda head: _doc(type(head)))
 
 
 def _losses() -> str:
     formula = prose(_doc(family))
-    return formula + "\n\n" + _entries(LOSSES, lambda loss: _doc(loss.function))
+    return formula + "\n\n" + _entries("loss", lambda loss: _doc(loss.function))
 
 
 def _samplers() -> str:
-    return _entries(SAMPLERS, _sampler_doc)
+    return _entries("sampler", _sampler_doc)
 
 
 def _sampler_doc(sampler: samplers.Sampler) -> str:
@@ -69,12 +65,12 @@ def _sampler_doc(sampler: samplers.Sampler) -> str:
 
 
 def _generators() -> str:
-    return _entries(GENERATORS, lambda generator: _doc(type(generator)))
+    return _entries("generator", lambda generator: _doc(type(generator)))
 
 
 def _optimisers() -> str:
     listed = "\n".join(f"- `{name}`: {prose(formula)}" for name, formula in SCHEDULES.items())
-    entries = _entries(OPTIMISERS, _doc)
+    entries = _entries("optimiser", _doc)
     return f"{entries}\n\n## Schedules\n\nFactor of the learning rate, T epochs.\n\n{listed}"
 
 
@@ -103,8 +99,8 @@ def _fixed(settings: Mapping[str, Any]) -> str:
     """What a preset sets, its parts as links."""
     told = []
     for key, value in settings.items():
-        linked = key in PARTS and value != "none"
-        shown = f"[{value}]({PARTS[key]}.md#{value})" if linked else f"`{value}`"
+        linked = key in REGISTRIES and value != "none"
+        shown = f"[{value}]({plural(key)}.md#{value})" if linked else f"`{value}`"
         told.append(f"{key.replace('_', chr(92) + '_')} {shown}")
     return "Sets: " + ", ".join(told) + "."
 
@@ -116,9 +112,9 @@ def _reported(paper: Mapping[str, float]) -> str:
     return f"\n\nTop-1 in its paper: {told}."
 
 
-def _entries(registry: Mapping[str, Any], doc: Callable[[Any], str]) -> str:
+def _entries(kind: str, doc: Callable[[Any], str]) -> str:
     told = []
-    for name, entry in registry.items():
+    for name, entry in REGISTRIES[kind].items():
         text = f"{_title(name, entry)}\n\n{prose(doc(entry))}"
         if entry.settings:
             text += "\n\n" + _table((s.name, s.default, s) for s in entry.settings)

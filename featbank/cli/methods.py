@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import click
 
@@ -20,37 +19,26 @@ def methods(name: str | None) -> None:
     featbank methods
     featbank methods mislas
     """
-    from stage2.methods.generators import GENERATORS
-    from stage2.methods.heads import HEADS
-    from stage2.methods.losses import LOSSES
-    from stage2.methods.optimisers import OPTIMISERS, SCHEDULES
+    from stage2.methods.optimisers import SCHEDULES
     from stage2.methods.presets import PRESETS
-    from stage2.methods.samplers import SAMPLERS
+    from stage2.methods.registries import REGISTRIES, plural
     from stage2.methods.sources import SOURCES
 
-    parts: dict[str, Mapping[str, Any]] = {
-        "head": HEADS,
-        "loss": LOSSES,
-        "sampler": SAMPLERS,
-        "generator": GENERATORS,
-        "optimiser": OPTIMISERS,
-    }
     if name is None:
         _list("recipes", {key: entry.description for key, entry in PRESETS.items()})
-        for kind, registry in parts.items():
-            plural = "losses" if kind == "loss" else f"{kind}s"
-            _list(plural, {key: entry.description for key, entry in registry.items()})
+        for kind, registry in REGISTRIES.items():
+            _list(plural(kind), {key: entry.description for key, entry in registry.items()})
         _list("schedules", SCHEDULES)
         click.echo("featbank methods NAME tells what one takes, and where it comes from.")
         return
-    found = [kind for kind, registry in parts.items() if name in registry]
+    found = [kind for kind, registry in REGISTRIES.items() if name in registry]
     if name not in PRESETS and not found:
-        known = sorted({*PRESETS, *(key for registry in parts.values() for key in registry)})
+        known = sorted({*PRESETS, *(key for registry in REGISTRIES.values() for key in registry)})
         raise ConfigError(f"No method is called {name!r}. {closest(name, known)}")
     if name in PRESETS:
         _recipe(name)
     for kind in found:
-        entry = parts[kind][name]
+        entry = REGISTRIES[kind][name]
         click.echo(f"{kind} {name}: {entry.description}\n  from {SOURCES[entry.source]}")
         for setting in entry.settings:
             _setting(setting.name, setting.default, setting)
@@ -64,7 +52,8 @@ def _list(title: str, described: Mapping[str, str]) -> None:
 
 def _recipe(name: str) -> None:
     from stage2.methods.presets import PRESETS
-    from stage2.methods.recipe import Recipe, settings_of
+    from stage2.methods.recipe import Recipe
+    from stage2.methods.recipe_settings import settings_of
     from stage2.methods.sources import SOURCES
 
     preset = PRESETS[name]

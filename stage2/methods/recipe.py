@@ -7,87 +7,23 @@ import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from featbank import errors
-from featbank.settings import Setting
 from stage2.methods.generators import GENERATORS, Generator
 from stage2.methods.heads import HEADS
 from stage2.methods.losses import LOSSES
-from stage2.methods.optimisers import OPTIMISERS, SCHEDULES, learning_rates
-from stage2.methods.precision import PRECISIONS
+from stage2.methods.optimisers import OPTIMISERS, learning_rates
 from stage2.methods.presets import PRESETS
+from stage2.methods.recipe_settings import Takes, owner, settings_of
+from stage2.methods.registries import settings_of_part
 from stage2.methods.samplers import SAMPLERS
-
-VIEW = Setting("view", "instance", "which features of the bank; a+b averages a head on each")
-CALIBRATION = Setting(
-    "calibration",
-    "none",
-    "fitted to val afterwards: one temperature, or a scale and shift per class",
-    choices=("none", "temperature", "vector"),
-)
-COMMON = (
-    Setting("train_on", "train", "the split it learns from", choices=("train", "train_balanced")),
-    CALIBRATION,
-)
-"""Settings of every recipe, trained or not."""
-
-ENSEMBLE = Setting(
-    "average", "probabilities", "what is averaged over views", choices=("probabilities", "logits")
-)
-RIDGE = Setting(
-    "calibration_ridge",
-    1e-2,
-    "λ of a vector calibration: pulls each class towards the temperature; 0 as published",
-    low=0,
-)
-SEED = Setting("seed", 0, "seed of initialisation and batches", low=0, high=2**32 - 1)
-HEAD = Setting("head", "linear", "the classifier", choices=tuple(HEADS))
-TRAINING = (
-    Setting("loss", "ce", "the loss", choices=tuple(LOSSES)),
-    Setting("sampler", "instance", "how batches are drawn", choices=tuple(SAMPLERS)),
-    Setting(
-        "generator",
-        "none",
-        "features that are made and drawn as well",
-        choices=("none", *GENERATORS),
-    ),
-    Setting("optimiser", "sgd", "the optimiser", choices=tuple(OPTIMISERS)),
-    Setting("weight_decay", 5e-4, "weight decay, on every trained parameter", low=0),
-    Setting("decay_bias", True, "weight decay on biases too, as in every released code"),
-)
-"""Settings of every recipe that trains."""
-
-STEPS = (
-    Setting("lr", 0.1, "learning rate", above=0),
-    Setting("schedule", "cosine", "learning rate over training", choices=tuple(SCHEDULES)),
-    Setting("warmup", 0, "epochs of linear warm-up", low=0),
-    Setting("epochs", 10, "passes over the data", low=1),
-    Setting("batch_size", 128, "rows of a step", low=1),
-    Setting("steps_per_epoch", None, "steps of an epoch; ⌊N/B⌋ if not given", low=1, kind=int),
-    Setting(
-        "precision",
-        "fp32",
-        "of the factors of matrix products; sums and parameters are float32",
-        choices=tuple(PRECISIONS),
-    ),
-    SEED,
-)
-"""Settings of every recipe that trains step by step."""
 
 MOST_RUNS = 100_000
 """Of one sweep; planning them takes ten seconds."""
-
-_PARTS: dict[str, Mapping[str, Any]] = {
-    "loss": LOSSES,
-    "sampler": SAMPLERS,
-    "generator": GENERATORS,
-    "optimiser": OPTIMISERS,
-}
 
 
 class Recipe:
@@ -197,43 +133,6 @@ class Recipe:
         return hash(self.hash)
 
 
-@dataclass(frozen=True)
-class Takes:
-    """The settings of a recipe made of given parts.
-
-    Attributes
-    ----------
-    settings
-        By the name they have in the recipe: ``part.name`` where two parts share a name.
-    aliases
-        The same settings by every name that may be written: ``loss.gamma`` for a plain ``gamma``.
-    """
-
-    settings: dict[str, Setting]
-    aliases: dict[str, str]
-
-    @staticmethod
-    def of(parts: Mapping[str, str]) -> Takes:
-        """What `parts` take: a ``head``, where it is trained the rest of `_PARTS`, a ``view`` made
-        of several, and a ``calibration``."""
-        parts = dict(parts)
-        common = [VIEW, *([ENSEMBLE] if "+" in parts.pop("view", "") else []), *COMMON, HEAD]
-        common += [RIDGE] if parts.pop("calibration", "none") == "vector" else []
-        if "loss" in parts:
-            common += TRAINING
-            common += () if OPTIMISERS[parts["optimiser"]].full_batch else STEPS
-        owned = [(part, s) for part, name in parts.items() for s in _own_settings(part, name)]
-        names = [s.name for _, s in owned]
-        settings = {s.name: s for s in common}
-        aliases = {s.name: s.name for s in common}
-        for part, setting in owned:
-            prefixed = f"{part}.{setting.name}"
-            full = prefixed if names.count(setting.name) > 1 else setting.name
-            settings[full] = setting
-            aliases[prefixed] = aliases[full] = full
-        return Takes(settings, aliases)
-
-
 def expand(
     grids: Mapping[str, Mapping[str, Sequence[Any]]], *, seeds: Sequence[int] = (0,)
 ) -> list[Recipe]:
@@ -276,7 +175,7 @@ def expand(
             taken |= set(chosen)
             for key, value in chosen.items():
                 if isinstance(value, str):
-                    chosen[key] = takes.settings[takes.aliases[key]].parse(value, _owner(name))
+                    chosen[key] = takes.settings[takes.aliases[key]].parse(value, owner(name))
             unseeded = "seed" in chosen or "seed" not in takes.settings
             for seed in [{}] if unseeded else [{"seed": s} for s in seeds]:
                 recipes[Recipe(name, **chosen, **seed)] = None
@@ -304,23 +203,6 @@ def _seeds(grid: Mapping[str, Any], seeds: Sequence[int]) -> int:
     return 1 if "seed" in grid else len(seeds)
 
 
-def settings_of(name: str, parameters: Mapping[str, Any]) -> Takes:
-    """What the recipe `name` takes when `parameters` may have replaced its parts."""
-    if name not in PRESETS:
-        raise errors.ConfigError(f"Unknown recipe {name!r}. {errors.closest(name, list(PRESETS))}")
-    chosen = {**PRESETS[name].settings, **parameters}
-    head = HEAD.check(chosen["head"], _owner(name))
-    parts = {"head": head}
-    for setting in (VIEW, CALIBRATION):
-        parts[setting.name] = setting.check(chosen.get(setting.name, setting.default), _owner(name))
-    if HEADS[head].trained:
-        for setting in TRAINING:
-            if setting.name in _PARTS:
-                value = chosen.get(setting.name, setting.default)
-                parts[setting.name] = setting.check(value, _owner(name))
-    return Takes.of(parts)
-
-
 def settings_hash(name: str, settings: Mapping[str, Any]) -> str:
     """What stands for a recipe of these settings: 64 hex digits."""
     return hashlib.sha256(json.dumps([name, settings], sort_keys=True).encode()).hexdigest()
@@ -335,18 +217,19 @@ def _resolve(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     values = {key: setting.default for key, setting in takes.settings.items()}
     for key, value in given.items():
         if full := takes.aliases.get(key):
-            values[full] = takes.settings[full].check(value, _owner(name))
-    if values.get("loss.scale", 0) is None:  # a margin is measured on the head's logits
-        values["loss.scale"] = values["head.scale"]
+            values[full] = takes.settings[full].check(value, owner(name))
+    for key, setting in takes.settings.items():
+        if setting.role == "head" and values[key] is None:  # such as the scale of the logits
+            values[key] = values.get(f"head.{setting.name}")
     if "loss" in values:
         if OPTIMISERS[values["optimiser"]].full_batch:
-            _require_convex(name, values)
+            _require_convex(name, values, takes)
         else:
-            _require_effect(name, values)
+            _require_effect(name, values, takes)
     return values
 
 
-def _require_effect(name: str, values: Mapping[str, Any]) -> None:
+def _require_effect(name: str, values: Mapping[str, Any], takes: Takes) -> None:
     """Raise where no step moves anything, or a setting acts after the last epoch."""
     epochs = values["epochs"]
     if not learning_rates({**values, "epochs": min(epochs, 3)}, 1).any():
@@ -354,15 +237,15 @@ def _require_effect(name: str, values: Mapping[str, Any]) -> None:
             f"Recipe {name!r} cannot move: with schedule={values['schedule']} and epochs={epochs} "
             "every step has the learning rate 0. Give it epochs=2, or schedule=cosine."
         )
-    for key, value in values.items():
-        if key.rpartition(".")[2] == "defer" and value >= epochs:
+    for key, setting in takes.settings.items():
+        if setting.role == "epoch" and values[key] >= epochs:
             raise errors.ConfigError(
-                f"Recipe {name!r} ends after {epochs} epochs, before its {key}={value} acts. "
+                f"Recipe {name!r} ends after {epochs} epochs, before its {key}={values[key]} acts. "
                 f"Give {key} below epochs, or 0."
             )
 
 
-def _require_convex(name: str, values: Mapping[str, Any]) -> None:
+def _require_convex(name: str, values: Mapping[str, Any], takes: Takes) -> None:
     """Raise where a recipe has no one optimum that full-batch training would find."""
     loss, sampler = LOSSES[values["loss"]], SAMPLERS[values["sampler"]]
     reasons = [
@@ -377,8 +260,11 @@ def _require_convex(name: str, values: Mapping[str, Any]) -> None:
             sampler.distribution(np.ones(2), _own(values, "sampler")) is None,
             f"sampler {values['sampler']!r} changes over the epochs",
         ),
-        (values.get("max_norm") is not None, "max_norm is a constraint"),
-        (values.get("max_norm_fraction") is not None, "max_norm_fraction is a constraint"),
+        *(
+            (values[key] != setting.default, f"{key} is a constraint")
+            for key, setting in takes.settings.items()
+            if setting.role == "constraint"
+        ),
     ]
     for wrong, reason in reasons:
         if wrong:
@@ -399,17 +285,7 @@ def _unknown(name: str, key: str, takes: Takes) -> errors.ConfigError:
     )
 
 
-def _owner(name: str) -> str:
-    return f"recipe {name!r}"
-
-
 def _own(settings: Mapping[str, Any], part: str) -> dict[str, Any]:
-    """The values of a part's own settings."""
-    names = [setting.name for setting in _own_settings(part, settings[part])]
+    """The values of a part's own settings; none where the recipe has no such part."""
+    names = [setting.name for setting in settings_of_part(part, settings.get(part, "none"))]
     return {n: settings.get(f"{part}.{n}", settings.get(n)) for n in names}
-
-
-def _own_settings(part: str, name: str) -> tuple[Setting, ...]:
-    if part == "head":
-        return HEADS[name].settings
-    return _PARTS[part][name].settings if name != "none" else ()

@@ -9,24 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from featbank import __version__, errors
-from stage2.methods.generators import GENERATORS
-from stage2.methods.heads import HEADS
-from stage2.methods.losses import LOSSES
-from stage2.methods.optimisers import OPTIMISERS
 from stage2.methods.presets import PRESETS
 from stage2.methods.recipe import Recipe
-from stage2.methods.samplers import SAMPLERS
+from stage2.methods.registries import REGISTRIES
 from stage2.methods.sources import BIBLIOGRAPHY, Source
 from stage2.results.searched import SAMPLER
 from stage2.results.store import Store
-
-PARTS: dict[str, Mapping[str, Any]] = {
-    "head": HEADS,
-    "loss": LOSSES,
-    "sampler": SAMPLERS,
-    "generator": GENERATORS,
-    "optimiser": OPTIMISERS,
-}
 
 TEXTBOOK = {"loss": "ce", "sampler": "instance", "optimiser": "sgd"}
 """Parts that a recipe needs no citation for."""
@@ -93,7 +81,7 @@ def uses(name: str, parameters: Mapping[str, Any]) -> Uses:
     found: Uses = {}
     if name in PRESETS:
         found.setdefault(PRESETS[name].source, []).append(f"recipe {name}")
-    for part, registry in PARTS.items():
+    for part, registry in REGISTRIES.items():
         chosen = parameters.get(part, "none")
         if chosen in registry and TEXTBOOK.get(part) != chosen:
             found.setdefault(registry[chosen].source, []).append(f"{part} {chosen}")
@@ -154,7 +142,7 @@ def _of_file(path: str) -> Uses:
 
 def _of_name(name: str) -> Uses:
     found: Uses = uses(name, Recipe(name).settings) if name in PRESETS else {}
-    for part, registry in PARTS.items():
+    for part, registry in REGISTRIES.items():
         if name in registry:
             reasons = found.setdefault(registry[name].source, [])
             reasons += [] if f"{part} {name}" in reasons else [f"{part} {name}"]
@@ -167,7 +155,7 @@ def _of_name(name: str) -> Uses:
             *PRESETS,
             *CALIBRATIONS,
             *BIBLIOGRAPHY,
-            *(key for r in PARTS.values() for key in r),
+            *(key for r in REGISTRIES.values() for key in r),
         }
         raise errors.ConfigError(
             f"{name!r} is neither a results file nor a method. {_hint(name, known)}"

@@ -19,7 +19,8 @@ from safetensors.numpy import load
 from featbank.bank.schema import EVALUATED
 from stage2.engine.details import DETAILS
 from stage2.engine.metrics import METRICS
-from stage2.methods.recipe import SEED, settings_hash
+from stage2.methods.recipe import settings_hash
+from stage2.methods.recipe_settings import SEED
 
 STATUSES = ("done", "diverged", "stopped")
 EPOCHS = ("last", "selected")

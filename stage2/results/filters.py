@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from featbank import errors
 from featbank.settings import read_number, shortened
 from stage2.engine.metrics import METRICS, RANKING
-from stage2.methods.recipe import settings_of
+from stage2.methods.recipe_settings import settings_of
 from stage2.results.ranking import in_order
 from stage2.results.tables import Leaderboard, Row
 

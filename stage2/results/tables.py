@@ -16,7 +16,8 @@ from featbank.bank import GROUPS
 from featbank.characters import in_csv, in_latex, in_markdown, visible
 from stage2.engine.metrics import METRICS, RANKING, UNCALIBRATED, Metric
 from stage2.features.experts import short_name
-from stage2.methods.recipe import Recipe, settings_of
+from stage2.methods.recipe import Recipe
+from stage2.methods.recipe_settings import settings_of
 from stage2.results.configurations import Configuration
 from stage2.results.protocol import Protocol
 from stage2.results.ranking import in_order

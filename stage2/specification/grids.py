@@ -15,17 +15,8 @@ from featbank.settings import Setting
 from stage2.features.experts import averaged
 from stage2.features.requirements import check_bank
 from stage2.methods.presets import PRESETS
-from stage2.methods.recipe import (
-    ENSEMBLE,
-    HEAD,
-    TRAINING,
-    VIEW,
-    Recipe,
-    Takes,
-    check_runs,
-    expand,
-    settings_of,
-)
+from stage2.methods.recipe import Recipe, check_runs, expand
+from stage2.methods.recipe_settings import ENSEMBLE, HEAD, TRAINING, VIEW, Takes, settings_of
 from stage2.specification.ranges import Range
 
 MOST_TOLD = 20

@@ -16,7 +16,9 @@ from typing import Any
 from featbank import errors
 from featbank.bank import Bank
 from featbank.bank.schema import EVALUATED
-from stage2.methods.recipe import SEED, Recipe
+from stage2.methods.recipe import Recipe
+from stage2.methods.recipe_settings import SEED
+from stage2.methods.registries import REGISTRIES
 from stage2.search import SEARCHES, Sampling, Search, make_search
 from stage2.search.rounds import val_problem
 from stage2.specification.grids import Entry, Problems, Values, recipes_of
@@ -30,8 +32,6 @@ SEEDS = (0, 1, 2)
 _SEARCHES = 'Write method = "halving" or method = "optuna".'
 CROSSED = "ce"
 """The preset whose head, loss and sampler ``[cross]`` replaces."""
-
-_PARTS = ("head", "loss", "sampler", "generator", "optimiser")
 
 
 @dataclass(frozen=True)
@@ -349,7 +349,7 @@ class _Reader:
             return {}
         grid: dict[str, Values] = {}
         for key, value in table.items():
-            if key in _PARTS and isinstance(value, dict) and not value.keys() & set(RANGE_KEYS):
+            if key in REGISTRIES and isinstance(value, dict) and not value.keys() & set(RANGE_KEYS):
                 inner = self._grid(value, (*place, key))
                 grid |= {f"{key}.{name}": values for name, values in inner.items()}
             elif values := self._values(key, value, (*place, key)):

@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 from featbank.bank import Bank
 from featbank.settings import Setting
-from stage2.methods.recipe import Recipe, expand, settings_of
+from stage2.methods.recipe import Recipe, expand
+from stage2.methods.recipe_settings import settings_of
 from stage2.search.methods import Sampling, Search
 from stage2.specification.grids import CHOOSING, Entry, Values, with_views
 

@@ -6,23 +6,16 @@ import re
 
 import pytest
 
-from stage2.methods.generators import GENERATORS
-from stage2.methods.heads import HEADS
-from stage2.methods.losses import LOSSES
-from stage2.methods.optimisers import OPTIMISERS, SCHEDULES
+from stage2.methods.optimisers import SCHEDULES
 from stage2.methods.presets import PRESETS
-from stage2.methods.samplers import SAMPLERS
+from stage2.methods.registries import REGISTRIES, plural
 from stage2.methods.sources import SOURCES
 from tests.conftest import ROOT
 from tests.docs.pages import PAGES, anchors, existing, expanded, links
 
 METHODS = {
     "recipes": PRESETS,
-    "heads": HEADS,
-    "losses": LOSSES,
-    "samplers": SAMPLERS,
-    "generators": GENERATORS,
-    "optimisers": OPTIMISERS,
+    **{plural(kind): registry for kind, registry in REGISTRIES.items()},
 }
 
 

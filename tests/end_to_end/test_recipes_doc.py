@@ -11,6 +11,7 @@ from typing import Any
 
 from featbank.settings import Setting
 from stage2.methods import recipe as recipes
+from stage2.methods import recipe_settings
 from stage2.methods.generators import GENERATORS
 from stage2.methods.heads import HEADS
 from stage2.methods.sources import SOURCES
@@ -52,7 +53,7 @@ def test_the_head_of_the_page() -> None:
     module = _module("shift", file)
     exec(check, vars(module))
     made: Problem = problem()
-    with _registered(HEADS, recipes.HEAD, "shift", module.Shift()):
+    with _registered(HEADS, recipe_settings.HEAD, "shift", module.Shift()):
         steps = {"epochs": 3, "batch_size": 32}
         found = [
             recipes.Recipe("ce", head="shift", **steps),
@@ -67,7 +68,7 @@ def test_the_head_of_the_page() -> None:
 def test_the_generator_of_the_page() -> None:
     """Reference: the interface; heads train on it, and a class ends with as many rows as any."""
     module = _module("noisy", PYTHON[2])
-    (setting,) = (s for s in recipes.TRAINING if s.name == "generator")
+    (setting,) = (s for s in recipe_settings.TRAINING if s.name == "generator")
     with _registered(GENERATORS, setting, "noisy", module.Noisy()):
         found = [
             recipes.Recipe("ce", head=head, generator="noisy", spread=0.2, epochs=3)

@@ -11,8 +11,9 @@ from featbank import errors
 from stage2.methods.optimisers import OPTIMISERS
 from stage2.methods.presets import PRESETS
 from stage2.methods.recipe import Recipe
+from stage2.methods.registries import REGISTRIES
 from stage2.methods.sources import BIBLIOGRAPHY, SOURCES
-from stage2.results.cite import PARTS, TEXTBOOK, bibtex, cite, entry_key, uses
+from stage2.results.cite import TEXTBOOK, bibtex, cite, entry_key, uses
 from tests.stage2.results.tampering import change
 from tests.stage2.results.trajectories import moved, write
 
@@ -60,7 +61,7 @@ def parsed(text: str) -> dict[str, tuple[str, dict[str, str]]]:
 def test_every_source_of_a_method_is_in_the_bibliography() -> None:
     """Reference: the registries; and every entry is somewhere's source."""
     named = {preset.source for preset in PRESETS.values()}
-    named |= {entry.source for registry in PARTS.values() for entry in registry.values()}
+    named |= {entry.source for registry in REGISTRIES.values() for entry in registry.values()}
     assert named <= set(BIBLIOGRAPHY), named - set(BIBLIOGRAPHY)
     switched_on = {"temperature", "ride", "ldam", "ltwb"}
     searches = {"halving", "optuna", "tpe"}

@@ -1,0 +1,137 @@
+"""What a recipe takes: the settings of all recipes, and those of the parts it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from featbank import errors
+from featbank.settings import Setting
+from stage2.methods.optimisers import OPTIMISERS, SCHEDULES
+from stage2.methods.precision import PRECISIONS
+from stage2.methods.presets import PRESETS
+from stage2.methods.registries import REGISTRIES, settings_of_part
+
+
+def _part(kind: str, default: str, help: str) -> Setting:
+    """The setting that names a part; ``none`` is a choice where it is the default."""
+    names = tuple(REGISTRIES[kind])
+    return Setting(kind, default, help, choices=names if default in names else (default, *names))
+
+
+VIEW = Setting("view", "instance", "which features of the bank; a+b averages a head on each")
+CALIBRATION = Setting(
+    "calibration",
+    "none",
+    "fitted to val afterwards: one temperature, or a scale and shift per class",
+    choices=("none", "temperature", "vector"),
+)
+COMMON = (
+    Setting("train_on", "train", "the split it learns from", choices=("train", "train_balanced")),
+    CALIBRATION,
+)
+"""Settings of every recipe, trained or not."""
+
+ENSEMBLE = Setting(
+    "average", "probabilities", "what is averaged over views", choices=("probabilities", "logits")
+)
+RIDGE = Setting(
+    "calibration_ridge",
+    1e-2,
+    "λ of a vector calibration: pulls each class towards the temperature; 0 as published",
+    low=0,
+)
+SEED = Setting("seed", 0, "seed of initialisation and batches", low=0, high=2**32 - 1)
+HEAD = _part("head", "linear", "the classifier")
+PARTS = (
+    _part("loss", "ce", "the loss"),
+    _part("sampler", "instance", "how batches are drawn"),
+    _part("generator", "none", "features that are made and drawn as well"),
+    _part("optimiser", "sgd", "the optimiser"),
+)
+"""The parts of a recipe that trains, beside its head."""
+
+TRAINING = (
+    *PARTS,
+    Setting("weight_decay", 5e-4, "weight decay, on every trained parameter", low=0),
+    Setting("decay_bias", True, "weight decay on biases too, as in every released code"),
+)
+"""Settings of every recipe that trains."""
+
+STEPS = (
+    Setting("lr", 0.1, "learning rate", above=0),
+    Setting("schedule", "cosine", "learning rate over training", choices=tuple(SCHEDULES)),
+    Setting("warmup", 0, "epochs of linear warm-up", low=0),
+    Setting("epochs", 10, "passes over the data", low=1),
+    Setting("batch_size", 128, "rows of a step", low=1),
+    Setting("steps_per_epoch", None, "steps of an epoch; ⌊N/B⌋ if not given", low=1, kind=int),
+    Setting(
+        "precision",
+        "fp32",
+        "of the factors of matrix products; sums and parameters are float32",
+        choices=tuple(PRECISIONS),
+    ),
+    SEED,
+)
+"""Settings of every recipe that trains step by step."""
+
+
+@dataclass(frozen=True)
+class Takes:
+    """The settings of a recipe made of given parts.
+
+    Attributes
+    ----------
+    settings
+        By the name they have in the recipe: ``part.name`` where two parts share a name.
+    aliases
+        The same settings by every name that may be written: ``loss.gamma`` for a plain ``gamma``.
+    """
+
+    settings: dict[str, Setting]
+    aliases: dict[str, str]
+
+    @staticmethod
+    def of(parts: Mapping[str, str]) -> Takes:
+        """The settings of `parts`: a ``head``, and where it is trained those of `PARTS`; a ``view``
+        made of several adds how they are averaged, a ``calibration`` its own."""
+        parts = dict(parts)
+        common = [VIEW, *([ENSEMBLE] if "+" in parts.pop("view", "") else []), *COMMON, HEAD]
+        common += [RIDGE] if parts.pop("calibration", "none") == "vector" else []
+        if "loss" in parts:
+            common += TRAINING
+            common += () if OPTIMISERS[parts["optimiser"]].full_batch else STEPS
+        owned = [(part, s) for part, name in parts.items() for s in settings_of_part(part, name)]
+        names = [s.name for _, s in owned]
+        settings = {s.name: s for s in common}
+        aliases = {s.name: s.name for s in common}
+        for part, setting in owned:
+            prefixed = f"{part}.{setting.name}"
+            full = prefixed if names.count(setting.name) > 1 else setting.name
+            settings[full] = setting
+            aliases[prefixed] = aliases[full] = full
+        return Takes(settings, aliases)
+
+
+def settings_of(name: str, parameters: Mapping[str, Any]) -> Takes:
+    """What the recipe `name` takes when `parameters` may have replaced its parts.
+
+    Raises
+    ------
+    ConfigError
+        For a recipe or a part that there is not.
+    """
+    if name not in PRESETS:
+        raise errors.ConfigError(f"Unknown recipe {name!r}. {errors.closest(name, list(PRESETS))}")
+    chosen = {**PRESETS[name].settings, **parameters}
+    head = HEAD.check(chosen["head"], owner(name))
+    parts = {"head": head}
+    for setting in (VIEW, CALIBRATION, *(PARTS if REGISTRIES["head"][head].trained else ())):
+        parts[setting.name] = setting.check(chosen.get(setting.name, setting.default), owner(name))
+    return Takes.of(parts)
+
+
+def owner(name: str) -> str:
+    """A recipe as messages about its settings call it."""
+    return f"recipe {name!r}"
