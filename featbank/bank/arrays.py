@@ -1,4 +1,4 @@
-"""A bank from arrays in memory, or on disk as NumPy maps them."""
+"""Writing a bank from arrays in memory, or from arrays on disk that NumPy maps."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 
 from featbank import errors
-from featbank.bank.checks import as_copies, check_same_length
+from featbank.bank.checks import as_copies, check_same_length, check_same_splits
 from featbank.bank.writer import BankWriter
 
 Features = Mapping[str, Mapping[str, np.ndarray]]
 
 BLOCK_ROWS = 1 << 14
-"""Rows `write_bank` takes from an array at a time: an array on disk is never read whole."""
+"""Rows that `write_bank` takes at a time: an array on disk is never read whole."""
 
 MOST_CLASSES = 10_000_000
-"""Classes that labels alone may make: each gets a name, and an id can be any number."""
+"""The most classes that labels alone may define: each gets a name, and an id may be any number."""
 
 
 def write_bank(
@@ -42,38 +42,38 @@ def write_bank(
     Parameters
     ----------
     path
-        The target file.
+        The bank to write.
     features
         ``{split: {view: array}}``; arrays [N, D], or [A, N, D] with A augmentation copies.
     labels
-        ``{split: [N] integers in 0…K−1}``; ``train`` must be there.
+        ``{split: [N] integers in 0…K−1}``; ``train`` is required.
     class_names
-        K names; by default the classifier's rows or, without one, the labels tell K, and the
-        classes are named by their numbers.
+        K names; by default K follows from the classifier's rows or, without one, from the labels,
+        and classes are named by their numbers.
     classifier
         ``{view: (weight [K, D], bias [K] or None)}``, the stage-1 classifier.
     index
         ``{split: [N]}`` rows in the source data; 0…N−1 by default.
     paths
-        ``{split: N texts}``, the images' places.
+        ``{split: N texts}``, the images' paths.
     sources
-        ``{split: name}`` of the source data that `index` points into; the split's own by default.
+        ``{split: name}`` of the source data that `index` points into; by default the split's name.
     seen
-        ``{split: [N] bool, or one for all}``: whether stage 1 was trained on the rows; without
-        it, on those of train where there is a classifier.
+        ``{split: [N] bool, or one bool for all rows}``: whether stage 1 was trained on the rows;
+        by default on those of train, if there is a classifier.
     held_out
-        ``{split: [N] bool}``: whether rows were taken out of train after features were made.
+        ``{split: [N] bool}``: whether rows were taken out of train after features were extracted.
     dtype
-        ``float32`` or ``float16``; by default float16 where every input is, else float32.
+        ``float32`` or ``float16``; by default float16 if every input is, else float32.
     provenance, overwrite
         As for `BankWriter`.
 
     Raises
     ------
     DataError, LabelRange, NotFinite, ConfigError
-        Where the arrays are no bank.
+        If the arrays do not make a bank.
     OutputExists, OutputBusy, NoSpace, OSError
-        Where the target cannot be written.
+        If the bank cannot be written.
 
     Examples
     --------
@@ -82,11 +82,7 @@ def write_bank(
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write_bank(folder + "/bank.h5", {"train": {"instance": x}}, {"train": y})
     """
-    if set(features) != set(labels):
-        raise errors.DataError(
-            f"Features have the splits {sorted(features)}, labels {sorted(labels)}. "
-            "Give both for every split."
-        )
+    check_same_splits(features, labels)
     arrays = {s: {v: as_copies(a, s, v) for v, a in views.items()} for s, views in features.items()}
     every = [a for views in arrays.values() for a in views.values()]
     if not every:

@@ -1,4 +1,4 @@
-"""Arrays on their way into a bank: each defect gets its own error, with place and remedy."""
+"""Checks of arrays for a bank: each defect has its own error, with place and remedy."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from featbank import errors
+from featbank.bank import schema
 from featbank.wording import number
 
 
@@ -24,7 +25,7 @@ def as_copies(array: np.ndarray, split: str, view: str) -> np.ndarray:
 
 
 def checked_labels(labels: np.ndarray, split: str, num_classes: int) -> np.ndarray:
-    """Labels [N] as int64, each in 0…K−1."""
+    """Labels [N] as int64; raise unless each is in 0…K−1."""
     if labels.ndim != 1 or (labels.size and labels.dtype.kind not in "iu"):
         raise errors.DataError(
             f"{split}: labels have type {labels.dtype} and shape {list(labels.shape)}. "
@@ -41,7 +42,7 @@ def checked_labels(labels: np.ndarray, split: str, num_classes: int) -> np.ndarr
 
 
 def checked_index(index: np.ndarray, split: str) -> np.ndarray:
-    """Source rows [N] as int64: not negative, each once."""
+    """Source rows [N] as int64; raise if one is negative or occurs twice."""
     if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
         raise errors.DataError(
             f"{split}: the index has type {index.dtype} and shape {list(index.shape)}. "
@@ -63,14 +64,14 @@ def checked_index(index: np.ndarray, split: str) -> np.ndarray:
 
 
 def check_disjoint(index: Mapping[str, np.ndarray], sources: Mapping[str, str]) -> None:
-    """Raise where a split that results are measured on shares source rows with another.
+    """Raise if two splits that must be apart share source rows.
 
     Parameters
     ----------
     index
         Source rows [N] by split.
     sources
-        Name of the source data by split; only splits of one source can share rows.
+        Name of the source data by split; only splits with the same source can share rows.
     """
     for one, other in apart(index):
         if sources[one] != sources[other]:
@@ -84,7 +85,7 @@ def check_disjoint(index: Mapping[str, np.ndarray], sources: Mapping[str, str]) 
 
 
 def check_paths_apart(paths: Mapping[str, Sequence[str]]) -> None:
-    """Raise where a split that results are measured on shares paths with another."""
+    """Raise if two splits that must be apart share paths."""
     for one, other in apart(paths):
         if shared := set(paths[one]).intersection(paths[other]):
             raise errors.DataError(
@@ -94,14 +95,14 @@ def check_paths_apart(paths: Mapping[str, Sequence[str]]) -> None:
 
 
 def apart(splits: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Pairs of splits that must have nothing in common: all but train and train_balanced."""
+    """Yield the pairs of splits that must be apart: all but train and train_balanced."""
     for pair in itertools.combinations(splits, 2):
         if set(pair) != {"train", "train_balanced"}:
             yield pair
 
 
 def as_bytes(texts: Sequence[str], name: str) -> np.ndarray:
-    """Texts [N] as UTF-8 bytes of one length, filled up with NUL."""
+    """Texts [N] as UTF-8 bytes of equal length, padded with NUL."""
     encoded = []
     for row, text in enumerate(map(str, texts)):
         try:
@@ -116,7 +117,7 @@ def as_bytes(texts: Sequence[str], name: str) -> np.ndarray:
 
 
 def as_float32(array: np.ndarray, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Numbers of a model as float32: of this shape and finite."""
+    """Numbers of a model as float32; raise unless they are finite and have this shape."""
     array = check_numbers(np.asarray(array), name)
     if array.shape != shape:
         raise errors.DataError(
@@ -130,21 +131,21 @@ def as_float32(array: np.ndarray, name: str, shape: tuple[int, ...]) -> np.ndarr
 
 
 def first_repeated(values: np.ndarray) -> int | None:
-    """Position of the first of `values` [N] that occurred before, or None."""
+    """Position of the first of `values` [N] that occurs earlier, or None."""
     order = values.argsort(kind="stable")
     again = order[1:][values[order][1:] == values[order][:-1]]
     return int(again.min()) if again.size else None
 
 
 def check_numbers(array: np.ndarray, name: str) -> np.ndarray:
-    """Return `array`, or raise where it does not hold real numbers."""
+    """Return `array`; raise unless it holds real numbers."""
     if array.dtype.kind not in "fiu":
         raise errors.DataError(f"{name} has type {array.dtype}. It must be real numbers.")
     return array
 
 
 def check_finite(block: np.ndarray, name: str, *, first_row: int = 0) -> None:
-    """Raise where a value is NaN or infinite, naming the first such row."""
+    """Raise if a value is NaN or infinite, naming the first such row."""
     finite = np.isfinite(block)
     if not finite.all():
         bad = np.flatnonzero(~finite.reshape(len(block), -1).all(axis=1))
@@ -155,17 +156,57 @@ def check_finite(block: np.ndarray, name: str, *, first_row: int = 0) -> None:
 
 
 def check_same_length(split: str, **columns: Any) -> None:
-    """Raise where columns of a split differ in length, naming the lengths."""
+    """Raise if columns of a split differ in length, naming the lengths."""
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{length} in {name}" for name, length in lengths.items())
-        raise errors.DataError(f"{split}: row counts disagree: {told}. Every row needs each.")
+        counts = ", ".join(f"{length} in {name}" for name, length in lengths.items())
+        raise errors.DataError(f"{split}: row counts disagree: {counts}. Every row needs each.")
 
 
-def check_choice(what: str, value: str, choices: Sequence[str]) -> str:
-    """Return `value`, or raise naming the closest of `choices`."""
+def check_choice(kind: str, value: str, choices: Sequence[str]) -> str:
+    """Return `value`; raise, naming the closest of `choices`, unless it is one of them."""
     if value not in choices:
-        raise errors.ConfigError(
-            f"Unknown {what} {value!r}. {errors.closest(value, list(choices))}"
-        )
+        raise errors.ConfigError(f"Unknown {kind} {value!r}. {errors.closest(value, choices)}")
     return value
+
+
+def check_same_splits(features: Iterable[str], labels: Iterable[str]) -> None:
+    """Raise if a split has features and no labels, or labels and no features."""
+    if set(features) != set(labels):
+        raise errors.DataError(
+            f"Features have the splits {sorted(features)}, labels {sorted(labels)}. "
+            "Give both for every split."
+        )
+
+
+def check_view_name(view: str) -> None:
+    """Raise unless `view` can name a view."""
+    if not schema.is_view_name(view):
+        raise errors.ConfigError(
+            f"View name {view!r} is not usable. Use letters, digits, '_', '-' and '.', and "
+            f"none of {', '.join((*schema.SPLIT_COLUMNS, 'feature'))}."
+        )
+
+
+def check_views(views: Mapping[str, Iterable[str]], prefix: str = "") -> None:
+    """Raise unless every split has the views of train, and train has some."""
+    of_train = sorted(views["train"])
+    for split, names in views.items():
+        if sorted(names) != of_train or not of_train:
+            raise errors.DataError(
+                f"{prefix}{split} has the views {sorted(names)}, train has {of_train}. Give every "
+                "view for every split."
+            )
+
+
+def check_model_view(kind: str, view: str, views: Iterable[str], prefix: str = "") -> None:
+    """Raise if a classifier or BatchNorm statistics belong to no view.
+
+    The classifier of ``instance`` serves every view without one, so ``instance`` itself may lack
+    features.
+    """
+    if view not in views and (kind, view) != ("classifier", "instance"):
+        raise errors.ConfigError(
+            f"{prefix}{kind}/{view} is given, the views are {', '.join(sorted(views))}. "
+            "Name one of them."
+        )

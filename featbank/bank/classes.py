@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from featbank import errors
-from featbank.wording import number
+from featbank.wording import listed, number
 
 GROUPS = {"many": "n > 100", "medium": "20 ≤ n ≤ 100", "few": "n < 20"}
 """The field's groups by training count n, the thresholds as every table states them."""
@@ -56,10 +56,9 @@ def require_samples(train_counts: np.ndarray, who: str, remedy: str) -> None:
     """
     empty = np.flatnonzero(np.asarray(train_counts) == 0)
     if empty.size:
-        names = ", ".join(map(str, empty[:10])) + (", …" if empty.size > 10 else "")
         raise errors.EmptyClass(
-            f"{who} needs a training sample in every class; {empty.size} have none: {names}. "
-            f"{remedy}"
+            f"{who} needs a training sample in every class; {empty.size} have none: "
+            f"{listed(empty, 10)}. {remedy}"
         )
 
 

@@ -22,7 +22,7 @@ from featbank.bank.content import Content, Progress, read_content
 from featbank.bank.file import Bank
 from featbank.bank.fingerprint import fingerprint
 from featbank.bank.schema import EVALUATED
-from featbank.wording import number
+from featbank.wording import listed, number
 
 STATUSES = ("ok", "note", "failed", "skipped")
 """A note is worth knowing and no defect; a check is skipped where its data cannot be read."""
@@ -315,5 +315,4 @@ def _stored_digest(bank: Bank, name: str) -> str | None:
 
 
 def _named(classes: set[int]) -> str:
-    first = ", ".join(map(str, sorted(classes)[:5])) + (", …" if len(classes) > 5 else "")
-    return f"{number(len(classes), 'class', 'classes')} ({first})"
+    return f"{number(len(classes), 'class', 'classes')} ({listed(sorted(classes), 5)})"

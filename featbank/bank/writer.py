@@ -21,7 +21,10 @@ from featbank.bank.checks import (
     as_float32,
     check_choice,
     check_disjoint,
+    check_model_view,
     check_same_length,
+    check_view_name,
+    check_views,
     checked_index,
     checked_labels,
 )
@@ -172,11 +175,7 @@ class BankWriter:
 
     def features(self, split: str, view: str, *, copies: int = 1) -> FeatureRows:
         """Open the features [A, N, D] of a view, to be appended copy by copy or all at a time."""
-        if not schema.is_view_name(view):
-            raise errors.ConfigError(
-                f"View name {view!r} is not usable. Use letters, digits, '_', '-' and '.', and "
-                f"none of {', '.join((*schema.SPLIT_COLUMNS, 'feature'))}."
-            )
+        check_view_name(view)
         if split not in self._labels:
             raise errors.ConfigError(f"{self.path}: {split} has no labels yet. Give them first.")
         if copies < 1:
@@ -263,18 +262,9 @@ class BankWriter:
         for rows in self._open_features:
             split, _, rest = rows.name.partition("/")
             views[split].add(rest.removesuffix("/feature"))
-        for split, there in views.items():
-            if there != views["train"] or not there:
-                raise errors.DataError(
-                    f"{self.path}: {split} has the views {sorted(there)}, train has "
-                    f"{sorted(views['train'])}. Give every view for every split."
-                )
+        check_views(views, f"{self.path}: ")
         for kind, view in self._modelled:
-            if view not in views["train"] and (kind, view) != ("classifier", "instance"):
-                raise errors.ConfigError(
-                    f"{self.path}: {kind}/{view} is given, the views are "
-                    f"{', '.join(sorted(views['train']))}. Name one of them."
-                )
+            check_model_view(kind, view, views["train"], f"{self.path}: ")
 
     def _check_new(self, name: str) -> None:
         """Raise where the features `name` are there, or their view holds another or lies in one."""
