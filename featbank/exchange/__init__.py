@@ -1,11 +1,13 @@
 """Arrays from and to other people's files: what `featbank import` and `export-features` do."""
 
-from featbank.exchange.arrays import Arrays, hold_out_val, mark_seen, settle
+from featbank.exchange.arrays import Arrays
 from featbank.exchange.collect import add_classifier, add_pair, add_view, read_file
 from featbank.exchange.export import export_features
 from featbank.exchange.exported import is_export, read_export
 from featbank.exchange.formats import files_of, read_array
 from featbank.exchange.report import provenance, report
+from featbank.exchange.settle import settle
+from featbank.exchange.val_split import hold_out_val, mark_seen
 
 __all__ = [
     "Arrays",

@@ -10,7 +10,7 @@ import numpy as np
 
 from featbank import errors
 from featbank.bank import schema
-from featbank.exchange.arrays import Arrays, Rows
+from featbank.exchange.arrays import Arrays, SelectedRows
 from featbank.exchange.folder import read_folder, read_folder_pair, require_same_names
 from featbank.exchange.formats import TABLES, Source, open_source, read_array
 from featbank.exchange.integers import as_integers, as_vector
@@ -111,7 +111,7 @@ def _read_table(source: Source) -> Arrays:
     arrays = Arrays()
     for split, rows in _rows_by_split(source, found, len(labels)).items():
         arrays.add_features(
-            split, "instance", Rows(features, rows), _place(source, found["features"])
+            split, "instance", SelectedRows(features, rows), _place(source, found["features"])
         )
         arrays.add_labels(split, labels[rows], _place(source, found["label"]))
         arrays.index[split] = index[rows]

@@ -111,13 +111,11 @@ def provenance(arrays: Arrays, **options: Any) -> dict[str, Any]:
 
 
 def _sparse(arrays: Arrays) -> Iterator[str]:
-    if arrays.class_names is None and not arrays.classifier:
-        used = len(np.unique(np.concatenate(list(arrays.labels.values()))))
-        if mostly_unused(used, arrays.num_classes):
-            yield (
-                f"{used} of {arrays.num_classes:,} classes are used; if the labels are ids, add "
-                "--renumber"
-            )
+    if arrays.numbered and mostly_unused(arrays.num_used, arrays.num_classes):
+        yield (
+            f"{arrays.num_used} of {arrays.num_classes:,} classes are used; if the labels are ids, "
+            "add --renumber"
+        )
 
 
 def _not_in_train(arrays: Arrays) -> Iterator[str]:

@@ -20,7 +20,7 @@ from scipy import io
 from featbank import errors
 from featbank.bank import HoldOut
 from featbank.exchange import Arrays, hold_out_val, read_array, read_file, settle
-from featbank.exchange.arrays import Rows
+from featbank.exchange.arrays import SelectedRows
 from featbank.exchange.integers import as_integers
 from featbank.exchange.labels import as_labels, number_labels
 
@@ -351,8 +351,8 @@ def test_holding_out_divides_train(data: st.DataObject) -> None:
 
 def test_chosen_rows_read_as_an_array_does() -> None:
     """Also rows of rows, whole or block by block."""
-    chosen = Rows(np.stack([X, -X]), np.array([3, 1, 0]))
-    again = Rows(chosen, np.array([2, 0]))  # type: ignore[arg-type]
+    chosen = SelectedRows(np.stack([X, -X]), np.array([3, 1, 0]))
+    again = SelectedRows(chosen, np.array([2, 0]))  # type: ignore[arg-type]
     expected = np.stack([X, -X])[:, [0, 3]]
     assert (again.shape, again.ndim, again.size, len(again)) == ((2, 2, 2), 3, 8, 2)
     np.testing.assert_array_equal(again, expected)

@@ -1,0 +1,248 @@
+"""Settling an import: labels become classes, axes become [N, D], and the parts must fit."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from featbank import errors
+from featbank.bank.arrays import MOST_CLASSES
+from featbank.bank.checks import (
+    apart,
+    as_bytes,
+    as_copies,
+    as_float32,
+    check_disjoint,
+    check_model_view,
+    check_paths_apart,
+    check_same_length,
+    check_same_splits,
+    check_view_name,
+    check_views,
+    checked_index,
+    checked_labels,
+)
+from featbank.bank.classes import MOST_UNUSED, mostly_unused
+from featbank.exchange import axes
+from featbank.exchange.arrays import Arrays, SelectedRows
+from featbank.exchange.formats import same_place
+from featbank.exchange.integers import as_integers
+from featbank.exchange.labels import number_labels
+from featbank.wording import number
+
+
+def settle(
+    arrays: Arrays,
+    *,
+    class_names: Sequence[str] | None = None,
+    label_base: int = 0,
+    kind: str | None = None,
+    renumber: bool = False,
+    copies: int | None = None,
+    max_classes: int = MOST_UNUSED,
+) -> None:
+    """Number the labels, settle the axes of features, and check all that needs no reading.
+
+    Parameters
+    ----------
+    arrays
+        The arrays that were read; changed in place.
+    class_names, label_base, kind, renumber
+        As for `number_labels`.
+    copies
+        A of features [A, N, D].
+    max_classes
+        The largest K that numbers alone may define if most of the classes have no row.
+
+    Raises
+    ------
+    ConfigError
+        Without training features.
+    DataError, LabelRange
+        If splits, views, lengths, labels or the classifier do not fit together.
+    """
+    if "train" not in arrays.features:
+        raise errors.ConfigError("No training features were given. Give --train X Y, or one file.")
+    check_same_splits(arrays.features, arrays.labels)
+    if arrays.exported:
+        arrays.labels = {s: as_integers(y, f"{s} labels") for s, y in arrays.labels.items()}
+    else:
+        arrays.labels, arrays.class_names = number_labels(
+            arrays.labels, class_names, base=label_base, kind=kind, renumber=renumber
+        )
+        _check_order(arrays, class_names, renumber)
+        _settle_axes(arrays, copies)
+    _check_features(arrays)
+    _check_classifier(arrays)
+    _check_labels(arrays, label_base)
+    _check_num_classes(arrays, max_classes)
+    check_index(arrays)
+    _settle_paths(arrays)
+    _check_places(arrays)
+
+
+def check_index(arrays: Arrays) -> None:
+    """Raise unless source rows are valid and apart."""
+    for split, index in arrays.index.items():
+        check_same_length(split, labels=arrays.labels[split], index=index)
+        checked_index(index, split)
+    check_disjoint(arrays.index, {s: arrays.sources.get(s, s) for s in arrays.index})
+
+
+def _check_order(arrays: Arrays, names: Sequence[str] | None, renumber: bool) -> None:
+    """Raise if nothing relates the rows of the classifier to classes."""
+    if arrays.classifier and names is None and arrays.class_names is not None:
+        remedy = "--class-names FILE, one name"
+        if renumber:
+            remedy = "--labels names and --class-names FILE instead of --renumber, one id"
+        raise errors.DataError(
+            f"A classifier is given, and classes have names such as {arrays.class_names[0]!r}: "
+            f"nothing says which row of W is which class. Give {remedy} per line, in the order of "
+            "W's rows."
+        )
+
+
+def _settle_axes(arrays: Arrays, copies: int | None) -> None:
+    for split, views in arrays.features.items():
+        for view, x in views.items():
+            views[view] = axes.settled(x, f"{split}/{view}", len(arrays.labels[split]), copies)
+    every = [x for views in arrays.features.values() for x in views.values()]
+    if copies not in (None, 1) and all(x.ndim < 3 for x in every):
+        raise errors.ConfigError(
+            f"--copies {copies} is given, but no features have axes [{copies}, N, D]. Leave it out."
+        )
+
+
+def _check_features(arrays: Arrays) -> None:
+    train = arrays.features["train"]
+    for view in train:
+        check_view_name(view)
+    check_views(arrays.features)
+    dim = next(iter(train.values())).shape[-1:]
+    for split, views in arrays.features.items():
+        labels = arrays.labels[split]
+        for view, x in views.items():
+            if x.shape[-1:] == (0,):
+                raise errors.DataError("Features have D = 0. Check what was saved.")
+            if x.ndim == 2 and x.shape[0] != len(labels) == x.shape[1]:
+                raise errors.DataError(
+                    f"{split}/{view}: features have shape {list(x.shape)}, and there are "
+                    f"{len(labels)} labels. They look transposed: give them as [N, D], a row per "
+                    "label."
+                )
+            check_same_length(split, labels=labels, **{view: as_copies(x, split, view)[0]})
+            if x.shape[-1:] != dim:
+                raise errors.DataError(
+                    f"{split}/{view}: features have D = {x.shape[-1]}, train has {dim[0]}. All "
+                    "must come from one backbone."
+                )
+
+
+def _check_classifier(arrays: Arrays) -> None:
+    train = arrays.features["train"]
+    classes, dim = arrays.num_classes, next(iter(train.values())).shape[-1]
+    for view, (weight, bias) in arrays.classifier.items():
+        transposed = weight.ndim == 2 and weight.shape[0] == dim != weight.shape[1]
+        remedy = "It looks transposed:" if transposed else "Check that it belongs to them;"
+        parts: list[tuple[str, np.ndarray, tuple[int, ...]]] = [("weight", weight, (classes, dim))]
+        if bias is not None:
+            parts.append(("bias", bias, (classes,)))
+        for name, array, shape in parts:
+            if array.shape != shape:
+                raise errors.DataError(
+                    f"classifier/{view}: the {name} has shape {list(array.shape)}, the features "
+                    f"have D = {dim}, and there are K = {classes} classes. {remedy} give weight "
+                    "[K, D] and bias [K]."
+                )
+        check_model_view("classifier", view, train)
+        for name, array, shape in parts:
+            as_float32(array, f"classifier/{view}/{name}", shape)
+
+
+def _check_labels(arrays: Arrays, base: int) -> None:
+    classes = arrays.num_classes
+    used = [y for y in arrays.labels.values() if y.size]
+    low, high = min(map(np.min, used), default=0), max(map(np.max, used), default=0)
+    if base == 0 and low == 1 and high == classes:
+        raise errors.LabelRange(
+            f"Labels go from 1 to {high}, with {classes} classes. They seem to start at 1: give "
+            "--label-base 1."
+        )
+    for split, labels in arrays.labels.items():
+        if base == 0 and labels.size and labels.min() == 1 and labels.max() == classes:
+            raise errors.LabelRange(
+                f"{split} labels go from 1 to {labels.max()}, other splits' from 0, and there are "
+                f"{classes} classes. {split} seems to count from 1: subtract 1 there."
+            )
+        if arrays.class_names is None:
+            _check_range(arrays, split)
+        checked_labels(labels, split, classes)
+
+
+def _check_range(arrays: Arrays, split: str) -> None:
+    """Raise if labels are negative, or beyond the rows of the classifier: they may be ids."""
+    labels, classes = arrays.labels[split], arrays.num_classes
+    outside = np.flatnonzero((labels < 0) | (labels >= classes))
+    if not outside.size:
+        return
+    rows = number(outside.size, "such row")
+    place = f"{split}: label {labels[outside[0]]} in row {outside[0]}"
+    if arrays.classifier:
+        raise errors.LabelRange(
+            f"{place} is outside 0…{classes - 1}, the rows of the classifier ({rows}). If labels "
+            "are ids, give --labels names --class-names FILE, one id per line in the order of W's "
+            "rows."
+        )
+    raise errors.LabelRange(
+        f"{place} is negative ({rows}). If labels are ids, give --renumber; drop rows without a "
+        "label."
+    )
+
+
+def _check_num_classes(arrays: Arrays, most: int) -> None:
+    """Raise if K is implausible: too few classes, or ids of which few are used."""
+    classes, used = arrays.num_classes, arrays.num_used
+    if arrays.numbered and classes > most and mostly_unused(used, classes):
+        keep = ", or --max-classes to keep them all" if classes <= MOST_CLASSES else ""
+        raise errors.LabelRange(
+            f"Labels go up to {classes - 1:,}, and {used} of {classes:,} classes are used. "
+            f"Give --renumber to number the ids that occur{keep}."
+        )
+    if classes < 2:
+        count = number(classes, "class", "classes")
+        raise errors.DataError(f"The labels have {count}. A bank needs 2.")
+    if arrays.class_names is not None:
+        as_bytes(arrays.class_names, "class names")
+
+
+def _settle_paths(arrays: Arrays) -> None:
+    """Prepend the folder to paths if folders share names; raise unless paths are apart."""
+    places = {split: arrays.places.get(f"{split}/instance") for split in arrays.paths}
+    folders = {split: Path(place) for split, place in places.items() if place}
+    folders = {split: folder for split, folder in folders.items() if folder.is_dir()}
+    if any(set(arrays.paths[one]) & set(arrays.paths[other]) for one, other in apart(folders)):
+        for split, folder in folders.items():
+            arrays.paths[split] = [f"{folder.as_posix()}/{name}" for name in arrays.paths[split]]
+    for split, paths in arrays.paths.items():
+        check_same_length(split, labels=arrays.labels[split], path=paths)
+        as_bytes(paths, f"{split}/path")
+    check_paths_apart(arrays.paths)
+
+
+def _check_places(arrays: Arrays) -> None:
+    """Raise if two splits that must be apart have their features in the same place."""
+    for one, other in apart(arrays.features):
+        views = itertools.product(arrays.features[one].items(), arrays.features[other].items())
+        for (view, x), (other_view, z) in views:
+            if isinstance(x, SelectedRows) and isinstance(z, SelectedRows):
+                continue  # different rows of one table
+            here, there = arrays.places[f"{one}/{view}"], arrays.places[f"{other}/{other_view}"]
+            if same_place(here, there):
+                shared = here if here == there else f"{here} and {there}"
+                raise errors.DataError(
+                    f"{one} and {other} have the same features, {shared}. Results need splits "
+                    "without common images: give each its own."
+                )

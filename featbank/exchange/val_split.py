@@ -1,0 +1,82 @@
+"""Rows held out of train for val, and rows that stage 1 was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+
+from featbank import errors
+from featbank.bank.checks import as_copies, check_paths_apart
+from featbank.bank.classes import HoldOut, class_counts, hold_out
+from featbank.exchange.arrays import Arrays, SelectedRows
+from featbank.exchange.settle import check_index
+
+
+def mark_seen(arrays: Arrays, splits: Collection[str]) -> None:
+    """Mark the rows that stage 1 was trained on: those of train, or of train and a given val.
+
+    Raises
+    ------
+    ConfigError
+        For a val among `splits` that is not there.
+    """
+    if "val" in splits and "val" not in arrays.labels:
+        raise errors.ConfigError(
+            "--seen train+val is about a val that is given. Give --val X Y, or --seen train: a "
+            "val held out of train counts as train does."
+        )
+    arrays.seen["train"] = "train" in splits
+    held_out = arrays.held_out.get("val")
+    if "val" in splits:
+        arrays.seen["val"] = True
+    elif held_out is not None:  # as train, where it came from
+        arrays.seen["val"] = held_out & ("train" in splits)
+    elif "val" in arrays.labels:
+        arrays.seen.pop("val", None)
+        if splits:
+            arrays.notes.append(
+                "val counts as not seen by stage 1; if it was, give --seen train+val"
+            )
+
+
+def hold_out_val(arrays: Arrays, how: HoldOut) -> None:
+    """Move rows of every class from train to val, in all views.
+
+    Moved rows keep their index into the source data of train.
+
+    Raises
+    ------
+    ConfigError
+        If there is a val split.
+    EmptyClass
+        If no class has two rows.
+    DataError
+        If a held-out row, or its path, is in another split too.
+    """
+    if "val" in arrays.labels:
+        raise errors.ConfigError(
+            "There is a val split already. Leave out --val-per-class and --val-fraction."
+        )
+    labels, views = arrays.labels["train"], arrays.features["train"]
+    classes = arrays.num_classes
+    kept, held = hold_out(labels, classes, how)
+    index, paths = arrays.index.get("train", np.arange(len(labels))), arrays.paths.get("train")
+    seen = arrays.seen.get("train")
+    for split, rows in (("train", kept), ("val", held)):
+        arrays.labels[split], arrays.index[split] = labels[rows], index[rows]
+        arrays.features[split] = {
+            view: SelectedRows(as_copies(x, split, view), rows) for view, x in views.items()
+        }
+        arrays.sources[split] = arrays.sources.get("train", "train")
+        if seen is not None:
+            arrays.seen[split] = seen if isinstance(seen, bool) else seen[rows]
+        if paths is not None:
+            arrays.paths[split] = [paths[row] for row in rows]
+        for name in ("label", *views):
+            arrays.places[f"{split}/{name}"] = arrays.places[f"train/{name}"]
+    check_index(arrays)
+    check_paths_apart(arrays.paths)
+    arrays.held_out["val"] = np.ones(len(held), bool)
+    summary = how.describe(class_counts(labels[held], classes), class_counts(labels, classes))
+    arrays.notes.append(f"val: {summary}")
