@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, field, fields
 from numbers import Real
 from typing import Any, Literal
 
@@ -42,6 +42,8 @@ class Setting:
         What it does besides, at any value but the default: ``schedule`` changes what it belongs to
         over the epochs of training, ``epoch`` does so from the epoch that it names, ``constraint``
         bounds what is trained; the default of ``head`` stands for the head's setting of this name.
+    default_help
+        Text for the default in help, where the value says too little: ``the images' own size``.
     """
 
     name: str
@@ -54,6 +56,12 @@ class Setting:
     choices: tuple[str, ...] = ()
     kind: type | None = None
     role: Literal["schedule", "epoch", "constraint", "head"] | None = None
+    default_help: str = ""
+
+    @property
+    def default_text(self) -> str:
+        """The default as help shows it."""
+        return self.default_help or value_text(self.default)
 
     @property
     def type(self) -> type:
@@ -141,6 +149,46 @@ class Setting:
             and (self.above is None or value > self.above)
             and (self.below is None or value < self.below)
         )
+
+
+def option(default: Any, help: str, **attributes: Any) -> Any:
+    """Declare a dataclass field that is a `Setting` as well; `options_of` returns it.
+
+    Parameters
+    ----------
+    default
+        Of the field.
+    help, attributes
+        As in `Setting`, whose type is the annotation of the field.
+    """
+    return field(default=default, metadata={"help": help, **attributes})
+
+
+def options_of(dataclass: type) -> dict[str, Setting]:
+    """Settings by name that the fields of a dataclass declare with `option`.
+
+    A field that must be given declares them by its metadata; its default here is None. The module
+    must have ``from __future__ import annotations``.
+    """
+    kinds = {kind.__name__: kind for kind in (bool, int, float, str)}
+    return {
+        f.name: Setting(
+            f.name,
+            None if f.default is MISSING else f.default,
+            kind=kinds[str(f.type).split(" ")[0]],
+            **f.metadata,
+        )
+        for f in fields(dataclass)
+        if "help" in f.metadata
+    }
+
+
+def value_text(value: object) -> str:
+    """A value as help shows it."""
+    words = {None: "none", False: "no", True: "yes"}
+    if value is None or isinstance(value, bool):
+        return words[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def read_number(text: str, kind: type) -> Any:

@@ -49,7 +49,7 @@ from stage1.data.streaming import StreamedImages
 from stage1.extraction.assemble import BankRows, Extraction, compute
 from stage1.inference.batchnorm import batchnorm_statistics
 from stage1.inference.evaluate import BATCH
-from stage1.inference.features import VIEWS, FeatureOptions
+from stage1.inference.options import VIEWS, FeatureOptions
 from stage1.processes.distributed import Group
 from stage1.processes.repeatable import repeatable
 

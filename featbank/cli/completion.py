@@ -8,16 +8,6 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-DATASETS = (
-    "digits-lt",
-    "cifar10-lt",
-    "cifar100-lt",
-    "imagenet-lt",
-    "places-lt",
-    "inaturalist2018",
-    "lists",
-    "folder",
-)
 PLOTS = (
     "groups",
     "classes",
@@ -31,12 +21,13 @@ PLOTS = (
     "curves",
     "beta",
 )
-"""Those of `stage1.data.datasets` and `stage2.plots`, which are not imported for it: PyTorch comes
-with them."""
+"""Those of `stage2.plots`, which is not imported for it: PyTorch comes with it."""
 
 
 def datasets(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Names for ``--dataset`` and ``featbank datasets``."""
+    from stage1.data.catalogue import DATASETS
+
     return [name for name in DATASETS if name.startswith(incomplete)]
 
 

@@ -2,54 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
 import click
 
 from featbank.cli import completion
 from featbank.cli.terminal import say
 from featbank.errors import ConfigError, closest
 from featbank.settings import flag
-
-if TYPE_CHECKING:
-    from stage1.data.datasets import Source
+from stage1.data.catalogue import DATASETS, OPTIONS, DatasetRow
+from stage1.training.settings import OPTIONS as TRAINING
 
 SPLITS = ("train", "val", "test")
-"""The splits whose sizes the table tells, under the defaults."""
+"""Splits whose sizes, under the defaults, the table shows."""
 
 
 @click.command()
 @click.argument("name", required=False, shell_complete=completion.datasets)
 def datasets(name: str | None) -> None:
-    """List the data sets of `featbank train`, or tell what NAME needs, takes and where it looks.
+    """List the data sets of `featbank train`, or show where NAME looks, what it needs and takes.
 
     \b
     featbank datasets
     featbank datasets imagenet-lt
     """
-    from stage1.data.datasets import DATASETS
-
     if name is None:
-        _table(DATASETS)
-        say("featbank datasets NAME tells where it looks, and the options it takes.")
+        _table()
+        say("featbank datasets NAME shows where it looks, and the options it takes.")
     elif name in DATASETS:
         _details(name, DATASETS[name])
     else:
         raise ConfigError(f"No data set is called {name!r}. {closest(name, DATASETS)}")
 
 
-def _table(rows: Mapping[str, Source]) -> None:
+def _table() -> None:
     header = ("data set", "classes", *SPLITS, "needs", "")
     lines = [
         (
             name,
-            _count(source.classes),
-            *(_count(source.images.get(split)) for split in SPLITS),
-            " ".join(map(flag, source.needs)) or "–",
-            source.description,
+            _count(row.classes),
+            *(_count(row.images.get(split)) for split in SPLITS),
+            " ".join(map(flag, row.needs)) or "–",
+            row.description,
         )
-        for name, source in rows.items()
+        for name, row in DATASETS.items()
     ]
     widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
     for line in (header, *lines):
@@ -60,29 +54,19 @@ def _table(rows: Mapping[str, Source]) -> None:
         say("  ".join(cells).rstrip())
 
 
-def _details(name: str, source: Source) -> None:
-    from stage1.data.images import DatasetSettings
-
-    counts = ", ".join(f"{count:,} {split}" for split, count in source.images.items())
-    holds = f"{_count(source.classes)} classes; images: {counts}" if counts else "what is there"
-    say(f"{name}: {source.description}")
-    say(f"  looks in  {source.place}")
+def _details(name: str, row: DatasetRow) -> None:
+    counts = ", ".join(f"{count:,} {split}" for split, count in row.images.items())
+    holds = f"{_count(row.classes)} classes; images: {counts}" if counts else "what is there"
+    say(f"{name}: {row.description}")
+    say(f"  looks in  {row.place}")
     say(f"  holds     {holds}")
-    say(f"  needs     {' '.join(map(flag, source.needs)) or 'nothing'}")
-    for option in source.options:
-        if option not in source.needs:
-            default = source.defaults.get(option, getattr(DatasetSettings, option))
-            say(f"  takes     {flag(option):<18} {_default(default)}".rstrip())
-    for option, default in source.training.items():
-        say(f"  trains    {flag(option):<18} {_default(default)}")
+    say(f"  needs     {' '.join(map(flag, row.needs)) or 'nothing'}")
+    optional = [OPTIONS[option] for option in row.options if option not in row.needs]
+    for setting in optional:
+        say(f"  takes     {flag(setting.name):<18} default {row.default_text(setting)}")
+    for option in row.training:
+        say(f"  trains    {flag(option):<18} default {row.default_text(TRAINING[option])}")
 
 
 def _count(count: int | None) -> str:
     return "–" if count is None else f"{count:,}"
-
-
-def _default(value: object) -> str:
-    if value is None:
-        return ""
-    told = f"{value:g}" if isinstance(value, float) else value
-    return f"default {'no' if value is False else told}"

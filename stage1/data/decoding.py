@@ -15,13 +15,13 @@ from featbank.memory import fits_memory
 from stage1.data.decoder import decode_images, decode_readable, image_shape, readable
 from stage1.data.entries import ListEntry
 from stage1.data.images import (
-    DatasetSettings,
     ImageDataset,
     Images,
     Split,
     evenly_spaced,
     preprocessing_for,
 )
+from stage1.data.settings import DatasetSettings
 from stage1.data.streaming import StreamedImages
 
 

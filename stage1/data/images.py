@@ -10,6 +10,7 @@ import torch
 
 from featbank.bank import class_counts
 from featbank.bank.fingerprint import array_digest
+from stage1.data.settings import DatasetSettings
 from stage1.data.streaming import StreamedImages
 
 Images = torch.Tensor | StreamedImages
@@ -17,28 +18,6 @@ Images = torch.Tensor | StreamedImages
 
 SAMPLE = 4096
 """Images, evenly spaced, that the channel moments of a data set of files are taken from."""
-
-
-@dataclass(frozen=True)
-class DatasetSettings:
-    """A data set by name, with its options; None stands for the data set's default."""
-
-    name: str
-    root: str | None = None
-    download: bool = False
-    imbalance: float | None = None
-    val_per_class: int | None = None
-    data_seed: int | None = None
-    train_list: str | None = None
-    test_list: str | None = None
-    val_list: str | None = None
-    class_names: str | None = None
-    image_size: int | None = None
-    test_per_class: int | None = None
-    train_balanced: bool = False
-    skip_unreadable: bool = False
-    stream: bool = False
-    allow_outside: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,9 @@
-"""Where the images come from: a function per source, settings in, data set in memory out."""
+"""Readers of data sets: settings and the row of the catalogue in, images in memory out."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,11 @@ import torch
 
 from featbank import errors
 from featbank.bank.schema import SPLITS
+from featbank.settings import flag
+from stage1.data.catalogue import DatasetRow
 from stage1.data.decoding import decoded
 from stage1.data.folders import class_folders, read_folder, split_folders
-from stage1.data.images import DatasetSettings, ImageDataset, Split, preprocessing_for
+from stage1.data.images import ImageDataset, Split, preprocessing_for
 from stage1.data.lists import (
     count_classes,
     entries_within,
@@ -23,19 +24,7 @@ from stage1.data.lists import (
     warn_of_shared,
 )
 from stage1.data.longtail import long_tail_split
-
-
-@dataclass(frozen=True)
-class Published:
-    """Lists as the authors of a benchmark published them.
-
-    `files` and `images` are file names under the root and numbers of images by split, `classes`
-    is K.
-    """
-
-    files: Mapping[str, str]
-    images: Mapping[str, int]
-    classes: int
+from stage1.data.settings import DatasetSettings
 
 
 def long_tailed(
@@ -96,8 +85,8 @@ def _take(images: np.ndarray, labels: np.ndarray, rows: np.ndarray, source: str)
     return Split(chosen, torch.from_numpy(labels[rows].astype(np.int64)), rows, source=source)
 
 
-def digits(settings: DatasetSettings) -> ImageDataset:
-    """scikit-learn's 1,797 handwritten digits, 8×8, grey 0…16; loaded where they are asked for."""
+def digits(settings: DatasetSettings, row: DatasetRow) -> ImageDataset:
+    """Read scikit-learn's 1,797 handwritten digits: 8×8, grey 0…16."""
     from sklearn.datasets import load_digits
 
     source = load_digits()
@@ -112,13 +101,13 @@ def digits(settings: DatasetSettings) -> ImageDataset:
     )
 
 
-def cifar(settings: DatasetSettings) -> ImageDataset:
-    """CIFAR-10 or CIFAR-100 from torchvision, which is loaded where it is asked for."""
-    from torchvision import datasets
+def cifar(settings: DatasetSettings, row: DatasetRow) -> ImageDataset:
+    """Read CIFAR-10 or CIFAR-100, by the number of classes of the row."""
+    from torchvision import datasets  # takes seconds to load
 
-    kind = datasets.CIFAR100 if settings.name == "cifar100-lt" else datasets.CIFAR10
+    kind = getattr(datasets, f"CIFAR{row.classes}")
     try:
-        sources = [
+        splits = [
             kind(settings.root, train=train, download=settings.download) for train in (True, False)
         ]
     except RuntimeError:
@@ -127,11 +116,11 @@ def cifar(settings: DatasetSettings) -> ImageDataset:
             f"{folder} does not hold {kind.__name__} as its authors publish it. "
             "Add --download, or give --root the folder that holds it."
         ) from None
-    train, test = ((s.data.transpose(0, 3, 1, 2), np.array(s.targets)) for s in sources)
+    train, test = ((s.data.transpose(0, 3, 1, 2), np.array(s.targets)) for s in splits)
     return long_tailed(
         settings,
         train,
-        class_names=sources[0].classes,
+        class_names=splits[0].classes,
         pad=4,
         flip=True,
         held_out={"val": settings.val_per_class} if settings.val_per_class else None,
@@ -139,17 +128,10 @@ def cifar(settings: DatasetSettings) -> ImageDataset:
     )
 
 
-def lists(settings: DatasetSettings, known: Published | None = None) -> ImageDataset:
-    """Images named by list files.
+def lists(settings: DatasetSettings, row: DatasetRow) -> ImageDataset:
+    """Read images named by list files: those of the settings, else the published ones of the row.
 
-    Parameters
-    ----------
-    settings
-        Lists that it does not name are those of `known`, under the root.
-    known
-        What has been published. Lists of other sizes are a warning, since they may be a part.
-
-    K is the number of class names, else that of `known`, else the highest label of all lists + 1
+    K is the number of class names, else that of the row, else the highest label of all lists + 1
     (`stage1.data.lists.count_classes`).
     """
     assert settings.root is not None
@@ -157,10 +139,10 @@ def lists(settings: DatasetSettings, known: Published | None = None) -> ImageDat
     if not root.is_dir():
         raise errors.ConfigError(f"{root} is not a folder. Give --root the folder of the images.")
     names = read_class_names(Path(settings.class_names)) if settings.class_names else None
-    if names is None and known is not None:
-        names = tuple(str(k) for k in range(known.classes))
+    if names is None and row.classes is not None:
+        names = tuple(str(k) for k in range(row.classes))
     entries_of = {}
-    for split, file in _list_files(settings, root, known).items():
+    for split, file in _list_files(settings, root, row).items():
         entries = read_list(file, num_classes=len(names) if names else None)
         entries_of[split] = entries_within(entries, root, allow_outside=settings.allow_outside)
     warn_of_shared(entries_of)
@@ -168,35 +150,34 @@ def lists(settings: DatasetSettings, known: Published | None = None) -> ImageDat
         names = tuple(str(k) for k in range(count_classes(entries_of)))
     if len(names) < 2:
         raise errors.DataError(f"{settings.train_list} has one class only. Give 2 or more.")
-    if known is not None:
-        _tell_other_sizes(settings.name, {k: len(v) for k, v in entries_of.items()}, known)
+    _warn_of_other_sizes(settings.name, {k: len(v) for k, v in entries_of.items()}, row)
     rows_of = {split: np.arange(len(entries)) for split, entries in entries_of.items()}
     return decoded(settings, root, names, entries_of, rows_of, sources={})
 
 
-def _list_files(settings: DatasetSettings, root: Path, known: Published | None) -> dict[str, Path]:
-    """The list file of each split: the one that was given, or the known one."""
-    given = {
-        "train": settings.train_list,
-        "val": settings.val_list,
-        "test": settings.test_list,
-    }
-    files = {split: Path(file) for split, file in given.items() if file is not None}
-    for split, name in (known.files if known else {}).items():
-        if split not in files:
-            files[split] = root / name
+def _list_files(settings: DatasetSettings, root: Path, row: DatasetRow) -> dict[str, Path]:
+    """List files by split: those of the settings, else the published ones, which must exist."""
+    files = {}
+    for split in ("train", "val", "test"):
+        option = f"{split}_list"
+        file = getattr(settings, option)
+        if file is not None:
+            files[split] = Path(file)
+        elif option in row.files:
+            files[split] = root / row.files[option]
             if not files[split].exists():
                 raise errors.ConfigError(
-                    f"{files[split]}: no such list file. "
-                    f"Put it there, or name yours with --{split}-list."
+                    f"{files[split]}: no such list file. Put it there, or name yours with "
+                    f"{flag(option)}."
                 )
-    return {split: files[split] for split in SPLITS if split in files}
+    return files
 
 
-def _tell_other_sizes(name: str, sizes: Mapping[str, int], known: Published) -> None:
+def _warn_of_other_sizes(name: str, sizes: Mapping[str, int], row: DatasetRow) -> None:
+    """Warn of lists that have other sizes than those published: they may be a part of them."""
     other = [
         f"{sizes[split]} {split} images, not {images}"
-        for split, images in known.images.items()
+        for split, images in row.images.items()
         if sizes[split] != images
     ]
     if other:
@@ -206,8 +187,8 @@ def _tell_other_sizes(name: str, sizes: Mapping[str, int], known: Published) -> 
         )
 
 
-def folder(settings: DatasetSettings) -> ImageDataset:
-    """Images in a folder per class, whose sorted names are the classes.
+def folder(settings: DatasetSettings, row: DatasetRow) -> ImageDataset:
+    """Read images in a folder per class, whose sorted names are the classes.
 
     Where the folder has no ``test`` (or ``val``), one can be held out of the training images,
     `test_per_class` images of each class first, then `val_per_class`. The rest keeps its counts
@@ -228,6 +209,15 @@ def folder(settings: DatasetSettings) -> ImageDataset:
         rows_of[split] = np.arange(len(entries_of[split]))
         sources[split] = split
     return decoded(settings, root, names, entries_of, rows_of, sources=sources)
+
+
+READERS: dict[str, Callable[[DatasetSettings, DatasetRow], ImageDataset]] = {
+    "digits": digits,
+    "cifar": cifar,
+    "lists": lists,
+    "folder": folder,
+}
+"""The readers, by the name that rows of the catalogue give them."""
 
 
 def _held_out(settings: DatasetSettings, root: Path, folders: Mapping[str, Path]) -> dict[str, int]:

@@ -16,7 +16,8 @@ from featbank.bank.shards import Shards
 from stage1.backbones import Backbone
 from stage1.data.images import ImageDataset, Preprocessing, batches_of, on_device
 from stage1.inference.batchnorm import batchnorm_statistics, rebalanced
-from stage1.inference.features import VIEWS, FeatureOptions, Part, features_of, parts_of, view_names
+from stage1.inference.features import Part, features_of, parts_of, view_names
+from stage1.inference.options import VIEWS, FeatureOptions
 from stage1.processes.behind import Behind
 from stage1.processes.distributed import Group
 
@@ -61,6 +62,7 @@ def begin(work: Extraction, shards: Shards, writer: BankWriter, *, report: Repor
     if not balanced or shards.read("batchnorm") is not None:
         return
     batches = work.options.balanced_batches
+    assert batches is not None
     report(f"Re-estimating BatchNorm over {batches} class-balanced batches")
     fresh = rebalanced(
         work.model,

@@ -19,7 +19,7 @@ from featbank.bank import BankWriter
 from featbank.bank.shards import Shards
 from featbank.bank.target import Target
 from stage1.data.datasets import load_dataset
-from stage1.data.images import DatasetSettings
+from stage1.data.settings import DatasetSettings
 from stage1.extraction.assemble import (
     BankRows,
     Extraction,
@@ -30,10 +30,10 @@ from stage1.extraction.assemble import (
     write_models,
 )
 from stage1.extraction.frozen import Frozen, Pretrained
-from stage1.extraction.shaping import SHARD_ROWS, check_options, checked_views, shaped_by
+from stage1.extraction.shaping import check_options, checked_views, shaped_by
 from stage1.extraction.subject import Origin, Subject, Trained
-from stage1.inference.batchnorm import default_batches
-from stage1.inference.features import VIEWS, FeatureOptions
+from stage1.inference.batchnorm import BATCH, default_batches
+from stage1.inference.options import SHARD_ROWS, VIEWS, FeatureOptions
 from stage1.processes.distributed import Group, leader_first, process_group
 from stage1.processes.repeatable import repeatable
 from stage1.processes.together import meet, together
@@ -91,7 +91,7 @@ def extract(
     overwrite
         Replace an existing target.
     shard_rows
-        Most images in a shard, each copy counted, a multiple of `stage1.inference.evaluate.BATCH`.
+        Most images in a shard, each copy counted, a multiple of `stage1.inference.options.BATCH`.
         It has fewer where their features take more than `SHARD_BYTES` of stage1.inference.features,
         but at least one such batch of each copy.
     report
@@ -116,15 +116,15 @@ def extract(
             report, progress = (lambda line: None), (lambda done, total: None)
         stack.enter_context(repeatable())
         with together(group):
-            chosen: dict[str, Any] = {
-                "views": checked_views(views),
-                "dtype": dtype,
-                "augmentations": augmentations,
-                "balanced_batches": balanced_batches,
-                "seed": seed,
-                "shard_rows": shard_rows,
-            }
-            check_options(chosen)
+            options = FeatureOptions(
+                views=checked_views(views),
+                dtype=dtype,
+                augmentations=augmentations,
+                balanced_batches=balanced_batches,
+                seed=seed,
+                shard_rows=shard_rows,
+            )
+            check_options(options)
             origin = _origin(source, root)
             if group.leads:
                 Target(bank, overwrite=overwrite).discard()  # told before the data is loaded
@@ -132,8 +132,8 @@ def extract(
             dataset = load_dataset(origin.dataset)
             subject = origin.subject(dataset)
             if balanced_batches is None:
-                chosen["balanced_batches"] = default_batches(len(dataset.splits["train"].labels))
-            options = FeatureOptions(**chosen)
+                batches = default_batches(len(dataset.splits["train"].labels))
+                options = dataclasses.replace(options, balanced_batches=batches)
             model = subject.model.to(group.device)
             work = Extraction(dataset, model, subject.preprocessing, options)
             key = {**subject.key, **shaped_by(options, dataset, group.device)}
@@ -190,11 +190,12 @@ def _provenance(
     subject: Subject, dataset: DatasetSettings, options: FeatureOptions, group: Group
 ) -> dict[str, Any]:
     copies = options.augmentations
+    balanced = {"batches": options.balanced_batches, "batch_size": BATCH, "seed": options.seed}
     return {
         "made_by": "featbank extract",
         **subject.provenance,
         "dataset": dataclasses.asdict(dataset),
-        "views": {name: options.view(name) for name in options.views},
+        "views": {name: balanced if name == "balanced" else {} for name in options.views},
         "augmentations": {"copies": copies, "seed": options.seed} if copies else None,
         "dtype": options.dtype,
         "device": str(group.device),

@@ -1,4 +1,4 @@
-"""Extraction from a pretrained model as it is, without a run of stage 1."""
+"""Extraction from a pretrained model, without a run of stage 1."""
 
 from __future__ import annotations
 
@@ -9,67 +9,19 @@ from pathlib import Path
 
 import torch
 
-from featbank import errors
 from featbank.files import file_digest
-from featbank.settings import Setting, wrong_values
-from stage1.augment import AUGMENTATIONS
-from stage1.backbones import backbone_problem, build_backbone, load_weights, read_weights
-from stage1.data.datasets import dataset_problems
-from stage1.data.images import DatasetSettings, ImageDataset
+from stage1.backbones import build_backbone, load_weights, read_weights
+from stage1.data.images import ImageDataset
+from stage1.data.settings import DatasetSettings
+from stage1.extraction.settings import Frozen
 from stage1.extraction.subject import Subject, streamed
-from stage1.inference.normalisation import NORMALISATIONS, default_normalisation, normalised_by
-
-_SETTINGS = (
-    Setting("normalisation", None, "the channel moments", choices=NORMALISATIONS, kind=str),
-    Setting("augmentation", "standard", "what is done to copies", choices=(*AUGMENTATIONS,)),
-)
+from stage1.inference.normalisation import default_normalisation, normalised_by
 
 _CLASSIFIER = "The bank has the classifier of the weights: its classes must be the data set's."
 _NO_CLASSIFIER = (
     "The weights have no classifier of {} classes, so the bank has none: stage 2 starts from a "
     "linear probe."
 )
-
-
-@dataclass(frozen=True)
-class Frozen:
-    """A pretrained model and a data set, for `stage1.extract`.
-
-    Attributes
-    ----------
-    weights
-        File of its state dict, as `stage1.backbones.read_weights` takes it.
-    backbone
-        As `stage1.backbones.build_backbone` takes it.
-    dataset
-        Whose images go through it.
-    normalisation
-        The channel moments it was trained with: one of `NORMALISATIONS` of
-        stage1.inference.normalisation. By default ``imagenet`` for three channels and a backbone of
-        torchvision or timm, else ``data``.
-    augmentation
-        One of `stage1.augment.AUGMENTATIONS`: of the augmented copies, and of the images from which
-        the balanced statistics are estimated.
-
-    Raises
-    ------
-    ConfigError
-        Naming every wrong value at once.
-    """
-
-    weights: str
-    backbone: str
-    dataset: DatasetSettings
-    normalisation: str | None = None
-    augmentation: str = "standard"
-
-    def __post_init__(self) -> None:
-        problems = dataset_problems(self.dataset)
-        problems += wrong_values(_SETTINGS, vars(self), "extraction")
-        if problem := backbone_problem(self.backbone):
-            problems.append(problem)
-        if problems:
-            raise errors.ConfigError(" ".join(problems))
 
 
 @dataclass(frozen=True)

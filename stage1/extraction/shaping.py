@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,37 +11,26 @@ from featbank import errors
 from featbank.bank import schema
 from featbank.bank.checks import check_choice
 from featbank.bank.fingerprint import array_digest
-from featbank.settings import Setting, wrong_values
+from featbank.settings import options_of, wrong_values
 from stage1.data.images import ImageDataset, images_digest
-from stage1.inference.evaluate import BATCH
-from stage1.inference.features import VIEWS, FeatureOptions
+from stage1.inference.options import BATCH, VIEWS, FeatureOptions
 from stage1.training.checkpoint import versions
 
-SHARD_ROWS = 4096
-"""Most images a shard holds the features of, each copy counted, under all views."""
 
-_SETTINGS = (
-    Setting("balanced_batches", None, "class-balanced batches M", low=1, kind=int),
-    Setting("augmentations", 0, "augmented copies A of the training images", low=0),
-    Setting("seed", 0, "seed of balanced batches and augmented copies", low=0, high=2**63 - 1),
-    Setting("shard_rows", SHARD_ROWS, "most images in a shard, copies counted", low=BATCH),
-)
-
-
-def check_options(chosen: Mapping[str, Any]) -> None:
-    """Check the type and the numbers of `FeatureOptions`, given by name.
+def check_options(options: FeatureOptions) -> None:
+    """Check type and numbers.
 
     Raises
     ------
     ConfigError
         Naming every wrong number at once.
     """
-    check_choice("dtype", chosen["dtype"], schema.DTYPES)
-    problems = wrong_values(_SETTINGS, chosen, "extraction")
-    if not problems and chosen["shard_rows"] % BATCH:
+    check_choice("dtype", options.dtype, schema.DTYPES)
+    problems = wrong_values(options_of(FeatureOptions).values(), vars(options), "extraction")
+    if not problems and options.shard_rows % BATCH:
         problems = [
             f"The 'shard_rows' of extraction must be a multiple of {BATCH}, got "
-            f"{chosen['shard_rows']}."
+            f"{options.shard_rows}."
         ]
     if problems:
         raise errors.ConfigError(" ".join(problems))

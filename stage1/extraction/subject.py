@@ -12,8 +12,9 @@ from typing import Any, Protocol
 from featbank import errors
 from featbank.files import file_digest
 from stage1.backbones import Backbone
-from stage1.data.datasets import DATASETS
-from stage1.data.images import DatasetSettings, ImageDataset, Preprocessing
+from stage1.data.catalogue import DATASETS
+from stage1.data.images import ImageDataset, Preprocessing
+from stage1.data.settings import DatasetSettings
 from stage1.inference.normalisation import normalised_by
 from stage1.training.checkpoint import Checkpoint, load_checkpoint
 

@@ -11,9 +11,7 @@ from featbank.bank import class_groups
 from stage1.augment import normalise
 from stage1.backbones import Backbone
 from stage1.data.images import Images, Preprocessing, batches_of
-
-BATCH = 256
-"""Images per forward pass where no gradient is kept."""
+from stage1.inference.options import BATCH
 
 
 def plain_batches(

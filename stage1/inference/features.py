@@ -12,40 +12,10 @@ import torch
 from stage1.augment import augmented, normalise
 from stage1.backbones import Backbone
 from stage1.data.images import Preprocessing, Split
-from stage1.inference.batchnorm import BATCH as BALANCED_BATCH
-from stage1.inference.evaluate import BATCH
-
-VIEWS = ("instance", "balanced")
-"""BatchNorm statistics: the checkpoint's own, and those of class-balanced batches."""
+from stage1.inference.options import BATCH, FeatureOptions
 
 SHARD_BYTES = 32 << 20
 """Most bytes of float32 features a part may have, unless one batch of images has more."""
-
-
-@dataclass(frozen=True)
-class FeatureOptions:
-    """What shapes features beside checkpoint and data: parameters of `stage1.extract`."""
-
-    views: tuple[str, ...]
-    dtype: str
-    augmentations: int
-    balanced_batches: int
-    seed: int
-    shard_rows: int
-
-    def view(self, name: str) -> dict[str, int]:
-        """The settings of a view."""
-        if name == "instance":
-            return {}
-        return {"batches": self.balanced_batches, "batch_size": BALANCED_BATCH, "seed": self.seed}
-
-    def copies(self, split: str) -> int:
-        """Copies stored of a split: the train split's augmented ones, or a plain one."""
-        return max(1, self.augmentations) if split == "train" else 1
-
-    def augmentation_seed(self, split: str) -> int | None:
-        """Seed of a split's augmented copies, None for a plain one."""
-        return self.seed if split == "train" and self.augmentations else None
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,18 @@
-"""Normalisation by name: the channel moments that images are normalised with."""
+"""Normalisation by name: the channel moments that images are normalised with.
+
+Importing this is quick: the command line takes the names.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from featbank import errors
-from stage1.backbones.libraries import RESNETS
-from stage1.data.images import Preprocessing
+
+if TYPE_CHECKING:
+    from stage1.data.images import Preprocessing
 
 CHANNEL_MOMENTS: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -22,6 +27,8 @@ NORMALISATIONS = ("data", *CHANNEL_MOMENTS)
 
 def default_normalisation(backbone: str, channels: int) -> str:
     """``imagenet`` for 3 channels and a backbone of torchvision or timm, else ``data``."""
+    from stage1.backbones.libraries import RESNETS
+
     from_library = backbone in RESNETS or ":" in backbone
     return "imagenet" if channels == 3 and from_library else "data"
 

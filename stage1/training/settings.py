@@ -1,23 +1,24 @@
-"""The settings of a training run: names, defaults, checks, and the learning rate they give."""
+"""The settings of a training run, and the learning rate they give; importing them is quick.
+
+PyTorch and the libraries of backbones are loaded where settings are checked.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from featbank import errors
-from featbank.settings import Setting, wrong_values
-from stage1.augment import AUGMENTATIONS
-from stage1.backbones import CLASSIFIERS, Backbone, backbone_problem, build_backbone
-from stage1.data.datasets import DATASETS, dataset_problems
-from stage1.data.images import DatasetSettings
+from featbank.settings import option, options_of, wrong_values
+from stage1.data.catalogue import DATASETS, dataset_problems
+from stage1.data.settings import DatasetSettings
 from stage1.inference.normalisation import NORMALISATIONS
 from stage1.training.presets import PRESETS
 
-SCHEDULES = ("multistep", "cosine")
-PRECISIONS = ("fp32", "bf16")
-KEEP = ("last", "best")
+if TYPE_CHECKING:
+    from stage1.backbones import Backbone
+
 MILESTONES = (0.8, 0.9)
 """Shares of the epochs after which `multistep` multiplies the rate by 0.1: 160 and 180 of 200."""
 
@@ -33,37 +34,105 @@ class TrainSettings:
     """
 
     dataset: DatasetSettings
-    backbone: str = "resnet32"
-    weights: str | None = None
+    backbone: str = option(
+        "resnet32",
+        "resnetN: for N of 10, 18, 34, 50, 101, 152 torchvision's, for any other 6n+2 the CIFAR "
+        "ResNet, which is cifar-resnetN for all 6n+2, so cifar-resnet50; cifar-resnet34, the "
+        "ResNet-34 for 32×32 images; resnext50_32x4d, resnext101_32x8d; torchvision:NAME, any "
+        "other model of it; timm:NAME, with featbank[timm].",
+    )
+    weights: str | None = option(
+        None,
+        "Start from the state dict in this file; its classifier is used only where the number of "
+        "classes is the same.",
+        default_help="random weights",
+    )
     weights_sha256: str | None = None
-    freeze_but_last_block: bool = False
-    experts: int = 1
-    classifier: str = "linear"
-    epochs: int = 200
-    lr: float = 0.1
-    batch_size: int = 128
-    momentum: float = 0.9
-    nesterov: bool = False
-    weight_decay: float = 2e-4
-    schedule: str = "multistep"
-    warmup: int = 5
-    augmentation: str = "standard"
-    normalisation: str = "data"
-    mixup: float = 0.0
-    loss: str = "ce"
+    freeze_but_last_block: bool = option(
+        False,
+        "Train only the last residual stage (layer4) and the classifier, as cRT does on Places-LT; "
+        "all else stays as in --weights, BatchNorm statistics too.",
+    )
+    experts: int = option(
+        1,
+        "Deep branches over shared early layers, each with a classifier; the bank has their views "
+        "expert0/instance, …",
+        low=1,
+    )
+    classifier: str = option(
+        "linear",
+        "linear, or cosine with a scale of 30, which --loss ldam needs.",
+        choices=("linear", "cosine"),
+    )
+    epochs: int = option(200, "Passes over the training images.", low=1)
+    lr: float = option(0.1, "Learning rate of SGD.", above=0)
+    batch_size: int = option(128, "Images per step.", low=1)
+    momentum: float = option(0.9, "Momentum of SGD.", low=0, below=1)
+    nesterov: bool = option(False, "Nesterov's momentum.")
+    weight_decay: float = option(2e-4, "Weight decay.", low=0)
+    schedule: str = option(
+        "multistep",
+        "multistep (×0.1 at 80 and 90 % of the epochs) or cosine.",
+        choices=("multistep", "cosine"),
+    )
+    warmup: int = option(
+        5, "Epochs of linear warm-up; by default at most a tenth of the epochs.", low=0
+    )
+    augmentation: str = option(
+        "standard",
+        "standard (crop and mirror), none, cutout, autoaugment (the CIFAR-10 policy, and Cutout), "
+        "simclr or resized-crop; one for each expert joined by +, as standard+cutout+simclr. "
+        "Extraction uses it, too.",
+    )
+    normalisation: str = option(
+        "data",
+        "Channel means and deviations: data, those of the training images; or those that "
+        "pretrained models had: imagenet, half (0.5 and 0.5) or clip.",
+        choices=NORMALISATIONS,
+    )
+    mixup: float = option(0.0, "α of mixup's Beta(α, α); 0 is off.", low=0)
+    seed: int = option(0, "Seed of weights, order and augmentation.", low=0, high=2**63 - 1)
+    precision: str = option(
+        "fp32",
+        "fp32, or bf16 autocast, slower on CPUs without bf16 instructions.",
+        choices=("fp32", "bf16"),
+    )
+    compile: bool = option(
+        False,
+        "Compile the training step with torch.compile: a minute or so at the start, which pays in "
+        "long runs on a GPU.",
+    )
+    keep: str = option(
+        "last",
+        "Epoch whose weights the checkpoint has: last, or best, the first with the highest "
+        "accuracy on val.",
+        choices=("last", "best"),
+    )
+    checkpoint_every: int = option(
+        10, "Epochs between two states from which a stopped run can resume.", low=1
+    )
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, …")
+    loss: str = option(
+        "ce",
+        "A loss of `featbank methods`; sla is logit_adjusted before the epoch of --deferral, and "
+        "without mixup from there on.",
+    )
     loss_settings: dict[str, Any] = field(default_factory=dict)
-    deferred_sampling: bool = False
-    deferral: float = 0.8
-    seed: int = 0
-    precision: str = "fp32"
-    compile: bool = False
-    keep: str = "last"
-    checkpoint_every: int = 10
-    device: str = "auto"
+    deferred_sampling: bool = option(
+        False, "Deferred re-sampling: class-balanced batches from the epoch of --deferral on."
+    )
+    deferral: float = option(
+        0.8,
+        "Share of the epochs before --drw, --drs and the weights of sla act: 160 of 200.",
+        low=0,
+        below=1,
+    )
 
     def __post_init__(self) -> None:
+        from stage1.backbones import backbone_problem
+
         problems = dataset_problems(self.dataset)
-        problems += wrong_values(_SETTINGS, vars(self), "stage 1")
+        problems += wrong_values(OPTIONS.values(), vars(self), "stage 1")
         if problem := backbone_problem(self.backbone):
             problems.append(problem)
         problems += _augmentation_problems(self.augmentation, self.experts)
@@ -83,6 +152,8 @@ class TrainSettings:
 
     def model(self, *, in_channels: int, num_classes: int) -> Backbone:
         """The model that is trained under these settings, with fresh weights."""
+        from stage1.backbones import build_backbone
+
         return build_backbone(
             self.backbone,
             in_channels=in_channels,
@@ -90,6 +161,10 @@ class TrainSettings:
             experts=self.experts,
             classifier=self.classifier,
         )
+
+
+OPTIONS = options_of(TrainSettings)
+"""Settings of training by name, but `dataset`, `loss_settings` and `weights_sha256`."""
 
 
 def default_settings(
@@ -114,10 +189,10 @@ def default_settings(
     """
     if isinstance(dataset, str):
         dataset = DatasetSettings(dataset)
-    own = DATASETS[dataset.name].training if dataset.name in DATASETS else {}
+    settings = dict(DATASETS[dataset.name].training) if dataset.name in DATASETS else {}
     if preset is not None and preset not in PRESETS:
         raise errors.ConfigError(f"Unknown preset {preset!r}. {errors.closest(preset, PRESETS)}")
-    settings = {**own, **(PRESETS[preset].settings if preset else {}), **changes}
+    settings |= {**(PRESETS[preset].settings if preset else {}), **changes}
     if "warmup" not in changes:
         epochs = settings.get("epochs", TrainSettings.epochs)
         warmup = settings.get("warmup", TrainSettings.warmup)
@@ -145,6 +220,8 @@ def deferral_epoch(settings: TrainSettings) -> int:
 
 
 def _augmentation_problems(text: str, experts: int) -> list[str]:
+    from stage1.augment import AUGMENTATIONS
+
     names = text.split("+")
     unknown = [name for name in names if name not in AUGMENTATIONS]
     problems = [
@@ -163,26 +240,3 @@ def settings_from(document: dict[str, Any]) -> TrainSettings:
     """The inverse of `dataclasses.asdict`, for settings read from a checkpoint."""
     fields = dict(document)
     return TrainSettings(DatasetSettings(**fields.pop("dataset")), **fields)
-
-
-_SETTINGS = (
-    Setting("weights", None, "file of the weights to begin with", kind=str),
-    Setting("experts", 1, "deep branches over shared early layers", low=1),
-    Setting("classifier", "linear", "what gives the logits", choices=CLASSIFIERS),
-    Setting("epochs", 200, "passes over the training images", low=1),
-    Setting("lr", 0.1, "learning rate", above=0),
-    Setting("batch_size", 128, "images of a step", low=1),
-    Setting("momentum", 0.9, "momentum of SGD", low=0, below=1),
-    Setting("weight_decay", 2e-4, "weight decay", low=0),
-    Setting("schedule", "multistep", "learning rate over training", choices=SCHEDULES),
-    Setting("warmup", 5, "epochs of linear warm-up", low=0),
-    Setting("normalisation", "data", "channel moments of the input", choices=NORMALISATIONS),
-    Setting("mixup", 0.0, "α of mixup's Beta(α, α); 0 is off", low=0),
-    Setting("loss", "ce", "the loss"),
-    Setting("deferral", 0.8, "share of the epochs before what is deferred acts", low=0, below=1),
-    Setting("seed", 0, "seed of weights, order and augmentation", low=0, high=2**63 - 1),
-    Setting("precision", "fp32", "precision of the forward pass", choices=PRECISIONS),
-    Setting("compile", False, "whether the training step is compiled"),
-    Setting("keep", "last", "epoch whose weights are kept", choices=KEEP),
-    Setting("checkpoint_every", 10, "epochs between two states to resume from", low=1),
-)

@@ -17,7 +17,7 @@ from PIL import Image
 from scipy import io
 
 from featbank import Bank
-from featbank.cli import main
+from featbank.cli import main, train
 from stage1.training import settings as stage1_settings
 from tests.conftest import ROOT, Toy
 
@@ -33,7 +33,8 @@ def one_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
         asked = ask(*words, **options)  # type: ignore[arg-type]
         return dataclasses.replace(asked, epochs=1, warmup=0)
 
-    monkeypatch.setattr(stage1_settings, "default_settings", shortened)
+    for module in (stage1_settings, train):  # each command has a name for it
+        monkeypatch.setattr(module, "default_settings", shortened)
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from stage1.data.images import Split
-from stage1.inference.features import SHARD_BYTES, FeatureOptions, parts_of
+from stage1.inference.features import SHARD_BYTES, parts_of
+from stage1.inference.options import FeatureOptions
 from stage1.processes.behind import WAITING, Behind
 
 

@@ -12,8 +12,10 @@ from PIL import Image
 
 from featbank.bank import Bank
 from featbank.bank.verify import verify
-from stage1.data.datasets import DATASETS
-from stage1.data.images import DatasetSettings
+from featbank.settings import value_text
+from stage1.data.catalogue import DATASETS
+from stage1.data.settings import DatasetSettings
+from stage1.data.sources import READERS
 
 
 @pytest.fixture
@@ -34,32 +36,31 @@ def test_the_table_has_a_line_for_each_data_set(featbank: Callable) -> None:
     """Reference: the registry, row by row."""
     lines = featbank("datasets").stdout.splitlines()
     assert [line.split()[0] for line in lines[1:-1]] == list(DATASETS)
-    for line, source in zip(lines[1:], DATASETS.values(), strict=False):
-        assert line.endswith(source.description)
-        assert all(f"{count:,}" in line for count in source.images.values())
-        assert all("--" + need.replace("_", "-") in line for need in source.needs)
+    for line, row in zip(lines[1:], DATASETS.values(), strict=False):
+        assert line.endswith(row.description)
+        assert all(f"{count:,}" in line for count in row.images.values())
+        assert all("--" + need.replace("_", "-") in line for need in row.needs)
 
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_a_name_tells_where_it_looks_and_what_it_takes(featbank: Callable, name: str) -> None:
     """Reference: every option and default of the registry's row."""
-    source, told = DATASETS[name], featbank("datasets", name).stdout
-    assert source.place in told
-    assert source.description in told
-    for option in source.options:
-        assert f"--{option.replace('_', '-')}" in told
-    for default in (*source.defaults.values(), *source.training.values()):
-        assert (
-            f"default {default:g}" if isinstance(default, float) else f"default {default}" in told
-        )
+    row, shown = DATASETS[name], featbank("datasets", name).stdout
+    assert row.place in shown
+    assert row.description in shown
+    for option in row.options:
+        assert f"--{option.replace('_', '-')}" in shown
+    for default in (*row.defaults.values(), *row.training.values(), *row.files.values()):
+        assert f"default {value_text(default)}\n" in shown
 
 
 def test_every_option_of_a_data_set_is_a_setting_that_some_data_set_takes() -> None:
     """Reference: the fields of `DatasetSettings`; what a data set needs, it takes."""
     fields = {field.name for field in dataclasses.fields(DatasetSettings)} - {"name"}
-    assert fields == {option for source in DATASETS.values() for option in source.options}
-    for source in DATASETS.values():
-        assert {*source.needs, *source.defaults} <= {*source.options}
+    assert fields == {option for row in DATASETS.values() for option in row.options}
+    for row in DATASETS.values():
+        assert {*row.needs, *row.defaults, *row.files} <= {*row.options}
+    assert {row.reader for row in DATASETS.values()} == {*READERS}
 
 
 def test_a_wrong_name_is_one_line(featbank: Callable) -> None:

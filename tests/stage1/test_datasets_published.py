@@ -11,7 +11,8 @@ import pytest
 from torch import Tensor
 
 from featbank import errors, memory
-from stage1.data.datasets import DATASETS, load_dataset
+from stage1.data.catalogue import DATASETS
+from stage1.data.datasets import load_dataset
 from stage1.data.images import DatasetSettings
 from stage1.data.longtail import long_tail_counts
 from stage1.data.streaming import StreamedImages
@@ -34,20 +35,12 @@ def _published(make_lists: MakeLists, files: dict[str, str]) -> str:
         (
             "imagenet-lt",
             1000,
-            {
-                "train": "ImageNet_LT_train.txt",
-                "val": "ImageNet_LT_val.txt",
-                "test": "ImageNet_LT_test.txt",
-            },
+            {split: f"ImageNet_LT_{split}.txt" for split in ("train", "val", "test")},
         ),
         (
             "places-lt",
             365,
-            {
-                "train": "Places_LT_train.txt",
-                "val": "Places_LT_val.txt",
-                "test": "Places_LT_test.txt",
-            },
+            {split: f"Places_LT_{split}.txt" for split in ("train", "val", "test")},
         ),
         (
             "inaturalist2018",
