@@ -15,8 +15,8 @@ import torch
 
 from stage2.engine.halving import Halving
 from stage2.engine.loop import run_group
+from stage2.engine.outcome import Outcome
 from stage2.engine.plan import Group
-from stage2.engine.tile import Outcome
 from stage2.features.views import Views
 
 

@@ -20,8 +20,8 @@ from featbank import errors
 from featbank.bank import Bank
 from featbank.devices import find_device
 from stage2.engine.halving import Halving
+from stage2.engine.outcome import Outcome
 from stage2.engine.plan import Group, Shape, plan
-from stage2.engine.tile import Outcome
 from stage2.executor import Executor, Local
 from stage2.features.experts import resolved
 from stage2.features.probe import PROBE, probed_views

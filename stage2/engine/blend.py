@@ -8,13 +8,13 @@ a window is finished once for all of them; where they differ, each batch is, for
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from stage2.engine.state import BetaState
 from stage2.engine.stream import Window
 from stage2.methods.recipe import Recipe
 
@@ -28,71 +28,68 @@ class Betas:
         The configurations, with ``beta`` and ``beta_step`` among the settings of their generator.
     blended
         Classes [K] bool that have a β.
+    state
+        To continue from; by default β is at the beginning.
 
     Attributes
     ----------
-    values
-        [C, K] float32; 0 for a class without β.
+    state
+        Replaced tensor by tensor as β moves.
     shared
         Whether all configurations have the same values.
     """
 
-    def __init__(self, recipes: Sequence[Recipe], blended: Tensor) -> None:
+    def __init__(
+        self, recipes: Sequence[Recipe], blended: Tensor, state: BetaState | None = None
+    ) -> None:
         settings = [recipe.part("generator") for recipe in recipes]
-        begin = torch.tensor([s["beta"] for s in settings], device=blended.device)
         step = torch.tensor([s["beta_step"] for s in settings], device=blended.device)
-        self.values, self._step = begin[:, None] * blended, step[:, None] * blended
-        self._blended, self._moving = blended, bool(step.any())
-        self._accuracy: Tensor | None = None
-        self._history: list[Tensor] = []
-        self._look()
+        self._blended, self._step = blended, step[:, None] * blended
+        self._moving = bool(step.any())
+        if state is None:
+            begin = torch.tensor([s["beta"] for s in settings], device=blended.device)
+            values = begin[:, None] * blended
+            state = BetaState(
+                values=values,
+                accuracy=torch.full_like(values, torch.nan),
+                history=values.new_empty(len(recipes), 0, len(blended)),
+            )
+        self.state = state
+        self.shared = self._all_same()
+
+    @property
+    def values(self) -> Tensor:
+        """β [C, K]."""
+        return self.state["values"]
 
     def begin_epoch(self) -> None:
-        """Remember the values an epoch is drawn with."""
-        if self._moving:
-            self._history.append(self.values.clone())
+        """Record the values that an epoch is drawn with."""
+        history, values = self.state["history"], self.values[:, None]
+        self.state["history"] = (
+            torch.cat([history, values], 1)
+            if self._moving
+            else values.expand(-1, history.shape[1] + 1, -1)  # as many epochs, without a copy
+        )
 
     def move(self, accuracy: Tensor) -> None:
-        """Add or take a step where a class's accuracy on val [C, K] is higher or lower than an
+        """Add or subtract a step where a class's accuracy on val [C, K] is higher or lower than an
         epoch before; NaN for a class without val rows, whose β stays."""
-        if self._moving and self._accuracy is not None:
-            change = (accuracy - self._accuracy).sign().nan_to_num_(0).float()
-            self.values = (self.values + change * self._step).clamp_(0, 1)
-            self._look()
-        self._accuracy = accuracy
-
-    @staticmethod
-    def gathered(parts: Sequence[tuple[Betas, Sequence[int]]]) -> Betas:
-        """Those of some configurations of each part, with what they have been."""
-        whole = copy(parts[0][0])
-        some = [(betas, list(configs)) for betas, configs in parts]
-        whole.values = torch.cat([betas.values[configs] for betas, configs in some])
-        whole._step = torch.cat([betas._step[configs] for betas, configs in some])
-        whole._moving = bool(whole._step.any())
-        if whole._accuracy is not None:
-            known = [(betas._accuracy, configs) for betas, configs in some]
-            whole._accuracy = torch.cat([a[configs] for a, configs in known if a is not None])
-        epochs = max(len(betas._history) for betas, _ in some)
-        histories = [
-            (betas._history or [betas.values] * epochs, configs) for betas, configs in some
-        ]
-        whole._history = [
-            torch.cat([history[epoch][configs] for history, configs in histories])
-            for epoch in range(epochs)
-        ]
-        whole._look()
-        return whole
+        if self._moving:
+            change = (accuracy - self.state["accuracy"]).sign().nan_to_num_(0).float()
+            self.state["values"] = (self.values + change * self._step).clamp_(0, 1)
+            self.shared = self._all_same()
+        self.state["accuracy"] = accuracy
 
     def traces(self, config: int) -> dict[str, np.ndarray]:
         """``beta`` [epochs, K] of a configuration whose β moves, NaN for classes without."""
         if not bool(self._step[config].any()):
             return {}
-        trace = torch.stack([values[config] for values in self._history])
+        trace = self.state["history"][config].clone()
         trace[:, ~self._blended] = torch.nan
         return {"beta": trace.cpu().numpy()}
 
-    def _look(self) -> None:
-        self.shared = bool((self.values == self.values[:1]).all())
+    def _all_same(self) -> bool:
+        return bool((self.values == self.values[:1]).all())
 
 
 def finished(window: Window, beta: Tensor) -> Window:

@@ -39,27 +39,19 @@ def generating(view: ViewData, stream: Stream) -> ViewData:
             f"Generator {stream.generator!r} needs the training features in memory, they are "
             "streamed. Raise --memory."
         )
-    generation = _prepared(view, stream)
-    train = GeneratedRows(view.train, generation)
-    if not GENERATORS[stream.generator].moves_features(dict(stream.generator_settings)):
-        return replace(view, train=train)
-    evaluated = {name: SeenRows(rows, generation) for name, rows in view.evaluated.items()}
-    return replace(view, train=train, evaluated=evaluated, weight0=None, bias0=None)
-
-
-def _prepared(view: ViewData, stream: Stream) -> Generation:
-    """The stream's generation on a view; groups of other seeds share it."""
-    assert stream.generator is not None
-    assert isinstance(view.train, MemoryRows)
-    kept = view.context.derived.setdefault("generation", {})
+    generator, settings = GENERATORS[stream.generator], dict(stream.generator_settings)
+    features = Features(view.train.x, view.train.labels, view.train.copies, view.counts)
+    prepared = view.context.derived.setdefault("generation", {})
     key = (stream.generator, stream.generator_settings)
-    if key not in kept:
-        generator, settings = GENERATORS[stream.generator], dict(stream.generator_settings)
-        train = view.train
-        features = Features(train.x, train.labels, train.copies, view.counts)
-        kept.clear()  # groups of the same generator follow one another
-        kept[key] = generator.prepare(settings, features)
-    return kept[key]
+    if key not in prepared:
+        prepared.clear()  # groups of one generator follow one another, whatever their seeds
+        prepared[key] = generator.prepare(settings, features)
+    generation = prepared[key]
+    made = replace(view, train=GeneratedRows(view.train, generation), blended=generation.blended)
+    if not generator.moves_features(settings):
+        return made
+    evaluated = {name: SeenRows(rows, generation) for name, rows in view.evaluated.items()}
+    return replace(made, evaluated=evaluated, weight0=None, bias0=None)
 
 
 class SeenRows:

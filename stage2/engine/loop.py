@@ -6,6 +6,7 @@ An epoch is a slice of the group's index stream; every tile walks it.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +16,13 @@ from threading import Event
 import torch
 from torch import Tensor
 
+from stage2.engine.evaluation import TileEvaluation
 from stage2.engine.generation import generating
 from stage2.engine.halving import Halving
 from stage2.engine.model import ViewData
+from stage2.engine.outcome import Outcome
 from stage2.engine.plan import Group, Kind, Stream, pieces
-from stage2.engine.tile import Outcome, TileRun, aligned
+from stage2.engine.tile import TileRun, aligned, rejoined
 from stage2.methods.samplers import index_stream
 from stage2.methods.seeding import seeded
 
@@ -78,10 +81,11 @@ def run_group(
             runs, left = _train(group.stream, runs, views, each, stopped, halving=halving)
         else:
             each(TileRun.optimise, runs)
-        each(TileRun.calibrate, runs)
+        evaluations = [TileEvaluation(run) for run in runs]
+        each(TileEvaluation.calibrate, evaluations)
         for split in views[0].evaluated:
-            _evaluate(split, runs, views, each)
-        outcomes = [*left, *(outcome for run in each(TileRun.outcomes, runs) for outcome in run)]
+            _evaluate(split, evaluations, views, each)
+        outcomes = [*left, *itertools.chain(*each(TileEvaluation.outcomes, evaluations))]
     seconds = time.perf_counter() - begun
     by_recipe = dict(zip((o.recipe for o in outcomes), _timed(outcomes, seconds), strict=True))
     return [by_recipe[recipe] for recipe in group.recipes]
@@ -97,10 +101,12 @@ def _timed(outcomes: Sequence[Outcome], seconds: float) -> list[Outcome]:
     ]
 
 
-def _evaluate(split: str, runs: list[TileRun], views: Sequence[ViewData], each: Callable) -> None:
+def _evaluate(
+    split: str, evaluations: list[TileEvaluation], views: Sequence[ViewData], each: Callable
+) -> None:
     """Measure tiles on a split."""
     for xs in aligned([view.evaluated[split].blocks() for view in views]):
-        each(lambda run, xs=xs: run.evaluate(split, xs), runs)
+        each(lambda evaluation, xs=xs: evaluation.evaluate(split, xs), evaluations)
 
 
 def _train(
@@ -136,9 +142,10 @@ def _train(
         each(TileRun.end_epoch, runs)
         if halving and epoch + 1 in rungs:
             runs, losers = _halved(runs, halving)
-            _evaluate("val", losers, views, each)
-            stopped_now = each(lambda run: run.outcomes("stopped"), losers)
-            left += [outcome for outcomes in stopped_now for outcome in outcomes]
+            evaluations = [TileEvaluation(run, selected=False) for run in losers]
+            _evaluate("val", evaluations, views, each)
+            outcomes = each(lambda evaluation: evaluation.outcomes("stopped"), evaluations)
+            left += itertools.chain(*outcomes)
     return runs, left
 
 
@@ -156,7 +163,7 @@ def _halved(runs: list[TileRun], halving: Halving) -> tuple[list[TileRun], list[
             these += [(run, c) for c, on in enumerate(goes_on) if on]
         if not all(goes_on):
             left = [c for c, on in enumerate(goes_on) if not on]
-            losers.append(TileRun.gathered([(run, left)]).without_selected())
+            losers.append(rejoined([(run, left)]))
     tiles = []
     for kind, configs in kept.items():
         flops = sum(run.step_flops // len(run.tile.recipes) for run, _ in configs)
@@ -165,7 +172,7 @@ def _halved(runs: list[TileRun], halving: Halving) -> tuple[list[TileRun], list[
             parts: dict[TileRun, list[int]] = {}
             for run, c in piece:
                 parts.setdefault(run, []).append(c)
-            tiles.append(TileRun.gathered(list(parts.items())))
+            tiles.append(rejoined(list(parts.items())))
     return tiles, losers
 
 

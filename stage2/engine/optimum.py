@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from stage2.engine.kernel import KERNELS, LossRows
-from stage2.methods.heads import Batch, Context, Parameters, TrainedHead
+from stage2.methods.heads import Batch, Context, Parameters, trained_head
 from stage2.methods.lbfgs import Minimum, minimise
 from stage2.methods.losses import LOSSES
 from stage2.methods.recipe import Recipe
@@ -25,18 +25,14 @@ BLOCK_NUMBERS = 1 << 20
 
 
 def optimum(
-    head: TrainedHead,
-    recipes: Sequence[Recipe],
-    start: Parameters,
-    context: Context,
-    copies: int = 1,
+    recipes: Sequence[Recipe], start: Parameters, context: Context, copies: int = 1
 ) -> tuple[Parameters, Minimum]:
     """Minimise the objectives of C recipes that share a head, a sampler and a kernel.
 
     Parameters
     ----------
-    head, recipes
-        The head, and the recipes [C] with ``optimiser=lbfgs``.
+    recipes
+        The recipes [C], with ``optimiser=lbfgs``.
     start
         Initial parameters, stacked.
     context
@@ -49,7 +45,7 @@ def optimum(
     Parameters in float32, and how the minimisation went.
     """
     settings = [recipe.settings for recipe in recipes]
-    objective = _Objective(head, recipes, start, context, copies)
+    objective = _Objective(recipes, start, context, copies)
     found = minimise(
         objective,
         torch.cat([values.double().flatten(1) for values in start.values()], 1),
@@ -82,13 +78,12 @@ class _Objective:
 
     def __init__(
         self,
-        head: TrainedHead,
         recipes: Sequence[Recipe],
         start: Parameters,
         context: Context,
         copies: int,
     ) -> None:
-        self._head, self._context = head, context.double()
+        self._head, self._context = trained_head(recipes[0].head), context.double()
         self._shapes = {name: values.shape for name, values in start.items()}
         self._device = context.device
         first = recipes[0]

@@ -70,7 +70,7 @@ class FusedSGD(SGD):
     def _update(self, name: str, p: Tensor, gradient: Tensor, lr: Tensor) -> None:
         sgd_step(
             p,
-            self._velocity[name],
+            self.state["velocity"][name],
             gradient,
             lr=lr,
             momentum=self._momentum,

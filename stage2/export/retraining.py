@@ -18,7 +18,7 @@ from torch import Tensor
 import featbank
 from featbank import errors
 from featbank.bank import GROUPS, Bank
-from stage2.engine.tile import Outcome
+from stage2.engine.outcome import Outcome
 from stage2.export.forms import AveragedHeads, HeadModule
 from stage2.export.headfile import HeadFacts, save_head
 from stage2.export.modules import head_module

@@ -27,7 +27,7 @@ from featbank.bank import Bank
 from stage2.engine.model import ViewData
 from stage2.engine.optimum import optimum
 from stage2.engine.stream import READ_BYTES
-from stage2.methods.heads import HEADS, Context, TrainedHead
+from stage2.methods.heads import Context
 from stage2.methods.recipe import Recipe
 
 DECAY = 1e-5
@@ -49,8 +49,7 @@ def linear_probe(data: ViewData) -> tuple[Tensor, Tensor]:
 
     Every pass over the features, some hundred of them, costs two products N × D × K in float64.
     """
-    context, head = data.context, HEADS[PROBE.head]
-    assert isinstance(head, TrainedHead)
+    context = data.context
     mean = context.mean
     squares = sum(float((x - mean).square().sum(dtype=torch.float64)) for x, _ in _parts(context))
     scale = max(math.sqrt(squares / len(data.train.labels)), torch.finfo(torch.float32).tiny)
@@ -59,7 +58,7 @@ def linear_probe(data: ViewData) -> tuple[Tensor, Tensor]:
         "weight": torch.zeros(1, len(data.counts), context.dim, device=context.device),
         "bias": torch.zeros(1, len(data.counts), device=context.device),
     }
-    found, _ = optimum(head, [PROBE], start, scaled, data.train.copies)
+    found, _ = optimum([PROBE], start, scaled, data.train.copies)
     weight = found["weight"][0] / scale
     return weight, found["bias"][0] - weight @ mean
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from featbank import errors
-from stage2.engine.tile import Outcome
+from stage2.engine.outcome import Outcome
 from stage2.results.tables import Leaderboard
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from torch import Tensor
 from featbank.settings import Setting
 from stage2.methods.heads.interface import Parameters
 from stage2.methods.lbfgs import LBFGS
+
+OptimiserState = dict[str, Any]
+"""What steps change besides the parameters: tensors [C, …], or such tensors by parameter."""
 
 SCHEDULES = {
     "cosine": "½(1+cos πt/T) over epochs t = 0…T−1",
@@ -47,7 +50,7 @@ def learning_rates(settings: Mapping[str, Any], steps: int) -> np.ndarray:
 
 
 class Optimiser(ABC):
-    """What optimisers share: stacked parameters and their per-configuration hyper-parameters.
+    """An optimiser of stacked parameters, with hyper-parameters of each configuration.
 
     Parameters
     ----------
@@ -62,6 +65,13 @@ class Optimiser(ABC):
         What weight decay pulls single parameters towards, broadcastable to them; 0 where missing.
     biases
         The parameters that ``decay_bias=False`` spares.
+    state
+        That of the steps before, to continue from; a fresh one by default.
+
+    Attributes
+    ----------
+    state
+        Changed by every step.
     """
 
     full_batch: ClassVar[bool] = False
@@ -74,11 +84,13 @@ class Optimiser(ABC):
         parameters: Parameters,
         settings: Sequence[Mapping[str, Any]],
         multipliers: Mapping[str, Sequence[float]],
+        *,
         anchors: Parameters | None = None,
         biases: Sequence[str] = (),
+        state: OptimiserState | None = None,
     ) -> None:
         self.parameters = parameters
-        self._some = next(iter(parameters.values()))
+        self._like = next(iter(parameters.values()))
         self._multiplier = {name: self._column(values) for name, values in multipliers.items()}
         self._anchors = anchors or {}
         everywhere = [s["weight_decay"] for s in settings]
@@ -89,7 +101,8 @@ class Optimiser(ABC):
             for name, values in decays.items()
             if any(values)
         }
-        self._start(settings)
+        self._set(settings)
+        self.state = state or self._fresh_state()
 
     def step(self, gradients: Parameters, lr: Tensor) -> None:
         """One step at the learning rates `lr` [C]; `gradients` are overwritten."""
@@ -99,24 +112,28 @@ class Optimiser(ABC):
             self._update(name, p, gradient, _shaped(rate, p))
 
     @abstractmethod
-    def go_on(self, parts: Sequence[tuple[Self, Sequence[int]]]) -> None:
-        """Take over the state of configurations of others, which together are this one's."""
+    def _set(self, settings: Sequence[Mapping[str, Any]]) -> None:
+        """Stack the optimiser's own hyper-parameters."""
 
     @abstractmethod
-    def _start(self, settings: Sequence[Mapping[str, Any]]) -> None:
-        """Make the optimiser's own state of the parameters."""
+    def _fresh_state(self) -> OptimiserState:
+        """The state before the first step."""
 
     @abstractmethod
     def _update(self, name: str, p: Tensor, gradient: Tensor, lr: Tensor) -> None:
-        """Change `p` and the optimiser's state of it; `lr` broadcasts against it."""
+        """Change the parameter `p` and its state; `lr` broadcasts against it."""
 
     def _column(self, values: Sequence[float]) -> Tensor:
         """Values [C] as a tensor like the parameters."""
-        return torch.tensor(values, dtype=self._some.dtype, device=self._some.device)
+        return torch.tensor(values, dtype=self._like.dtype, device=self._like.device)
+
+    def _zeros(self) -> Parameters:
+        """A zero for every number of the parameters."""
+        return {name: torch.zeros_like(p) for name, p in self.parameters.items()}
 
 
 class SGD(Optimiser):
-    """Stochastic gradient descent with momentum, as PyTorch has it.
+    """Stochastic gradient descent with momentum, as in PyTorch.
 
     v ← μv + (g + λp), p ← p − lr·v; with Nesterov p ← p − lr·(g + λp + μv).
     """
@@ -128,17 +145,16 @@ class SGD(Optimiser):
         Setting("nesterov", False, "Nesterov's momentum"),
     )
 
-    def _start(self, settings: Sequence[Mapping[str, Any]]) -> None:
-        self._velocity = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
+    def _set(self, settings: Sequence[Mapping[str, Any]]) -> None:
         self._momentum = self._column([s["momentum"] for s in settings])
         nesterov = [float(s["nesterov"]) for s in settings]
         self._nesterov = self._column(nesterov) if any(nesterov) else None
 
-    def go_on(self, parts: Sequence[tuple[Self, Sequence[int]]]) -> None:
-        self._velocity = gathered([(other._velocity, configs) for other, configs in parts])
+    def _fresh_state(self) -> OptimiserState:
+        return {"velocity": self._zeros()}
 
     def _update(self, name: str, p: Tensor, gradient: Tensor, lr: Tensor) -> None:
-        v, momentum = self._velocity[name], _shaped(self._momentum, p)
+        v, momentum = self.state["velocity"][name], _shaped(self._momentum, p)
         if name in self._decay:
             gradient.addcmul_(p, self._decay[name])
             if name in self._anchors:
@@ -153,7 +169,7 @@ class SGD(Optimiser):
 
 
 class AdamW(Optimiser):
-    """Adam with decoupled weight decay, as PyTorch has it.
+    """Adam with decoupled weight decay, as in PyTorch.
 
     m ← β₁m + (1−β₁)g, s ← β₂s + (1−β₂)g², then
     p ← (1−lr·λ)p − lr·m̂/(√ŝ + ε) with m̂ = m/(1−β₁ᵗ), ŝ = s/(1−β₂ᵗ) at step t.
@@ -167,29 +183,26 @@ class AdamW(Optimiser):
         Setting("eps", 1e-8, "ε, added to the root of the mean square", above=0),
     )
 
-    def _start(self, settings: Sequence[Mapping[str, Any]]) -> None:
-        self._mean = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
-        self._square = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
+    def _set(self, settings: Sequence[Mapping[str, Any]]) -> None:
         # In float64: 1 − βᵗ of a β near 1 would lose its digits.
         self._betas = torch.tensor(
             [[s[name] for s in settings] for name in ("beta1", "beta2")],
             dtype=torch.float64,
-            device=self._some.device,
+            device=self._like.device,
         )
-        self._shares = (1 - self._betas).to(self._some.dtype)
+        self._shares = (1 - self._betas).to(self._like.dtype)
         self._eps = self._column([s["eps"] for s in settings])
-        self._steps = torch.zeros((), dtype=torch.float64, device=self._some.device)
 
-    def go_on(self, parts: Sequence[tuple[Self, Sequence[int]]]) -> None:
-        self._mean = gathered([(other._mean, configs) for other, configs in parts])
-        self._square = gathered([(other._square, configs) for other, configs in parts])
-        self._steps = parts[0][0]._steps.clone()
+    def _fresh_state(self) -> OptimiserState:
+        steps = torch.zeros(len(self._like), dtype=torch.float64, device=self._like.device)
+        return {"mean": self._zeros(), "square": self._zeros(), "steps": steps}
 
     def step(self, gradients: Parameters, lr: Tensor) -> None:
         """One step at the learning rates `lr` [C]; `gradients` are overwritten."""
         # m̂/(√ŝ + ε) = r·m/(√s + ε√(1−β₂ᵗ)) with r = √(1−β₂ᵗ)/(1−β₁ᵗ).
-        self._steps += 1
-        first, second = (1 - self._betas**self._steps).unbind()
+        steps = self.state["steps"].add_(1)
+        # What trains together has taken as many steps: one exponent for all.
+        first, second = (1 - self._betas ** steps[0]).unbind()
         root = second.sqrt()
         self._ratio = (root / first).to(lr.dtype)
         self._floor = self._eps * root.to(lr.dtype)
@@ -197,8 +210,8 @@ class AdamW(Optimiser):
 
     def _update(self, name: str, p: Tensor, gradient: Tensor, lr: Tensor) -> None:
         first, second = (_shaped(share, p) for share in self._shares)
-        mean = self._mean[name].lerp_(gradient, first)
-        square = self._square[name].lerp_(gradient.square_(), second)
+        mean = self.state["mean"][name].lerp_(gradient, first)
+        square = self.state["square"][name].lerp_(gradient.square_(), second)
         if name in self._decay:
             decay = lr * self._decay[name]
             p.mul_(1 - decay)
@@ -213,14 +226,6 @@ STEPPED: dict[str, type[Optimiser]] = {"sgd": SGD, "adamw": AdamW}
 
 OPTIMISERS: dict[str, type[Optimiser | LBFGS]] = {**STEPPED, "lbfgs": LBFGS}
 """Every optimiser by name."""
-
-
-def gathered(parts: Sequence[tuple[Parameters, Sequence[int]]]) -> Parameters:
-    """Stacked tensors of some configurations of each part, one after another."""
-    return {
-        name: torch.cat([values[name][list(configs)] for values, configs in parts])
-        for name in parts[0][0]
-    }
 
 
 def _shaped(values: Tensor, like: Tensor) -> Tensor:

@@ -14,9 +14,9 @@ from featbank import Bank, write_bank
 from stage2.engine import loop
 from stage2.engine.loop import run_group
 from stage2.engine.model import ViewData
+from stage2.engine.outcome import Outcome
 from stage2.engine.plan import Group, Shape, plan
 from stage2.engine.stream import MemoryRows
-from stage2.engine.tile import Outcome
 from stage2.methods import samplers
 from stage2.methods.recipe import Recipe
 

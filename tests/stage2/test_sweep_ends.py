@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from featbank import Bank
 from stage2 import Recipe, executor, sweep
-from stage2.engine.model import Model
+from stage2.engine.outcome import Outcome
 from stage2.engine.plan import Group, Shape, plan
 from stage2.engine.stream import Window
-from stage2.engine.tile import Outcome
+from stage2.engine.trainer import Trainer
 from stage2.results.store import Store
 from tests.stage2.compare import assert_close
 
@@ -88,15 +88,15 @@ def test_ctrl_c_leaves_finished_groups_and_ends_soon(
     sweep goes on from there."""
     recipes = [Recipe("crt", lr=lr, seed=s, **SHORT) for s in (0, 1) for lr in (0.1, 0.2)]
     calls = itertools.count()
-    real = Model.train
+    real = Trainer.train
 
-    def interrupted(self: Model, window: Window, stopped: Event, betas: None) -> None:
+    def interrupted(self: Trainer, window: Window, stopped: Event, betas: None) -> None:
         if self.recipes[0].seed == 1 and next(calls) == 0:
             raise KeyboardInterrupt
         real(self, window, stopped)
 
     results = tmp_path / "results.sqlite"
-    monkeypatch.setattr(Model, "train", interrupted)
+    monkeypatch.setattr(Trainer, "train", interrupted)
     with pytest.raises(KeyboardInterrupt):
         sweep(bank, recipes, results=results, device="cpu", workers=workers)
     with Store(results) as store:
@@ -113,10 +113,10 @@ def test_tiles_stop_at_their_next_step(small: Any) -> None:
     view = small.view()
     (group,) = plan([Recipe("crt", **SHORT)], small.shape, memory=1 << 30)
     run = TileRun(group.tiles[0], group.stream, [view])
-    before = run.models[0].parameters["weight"].clone()
+    before = run.models[0].state["parameters"]["weight"].clone()
     stopped = Event()
     stopped.set()
     run.begin_epoch(0)
     rows = torch.zeros(2, 32, dtype=torch.long)
     run.train(0, Window(view.train.x, rows, view.train.labels[rows]), stopped)
-    assert torch.equal(run.models[0].parameters["weight"], before)
+    assert torch.equal(run.models[0].state["parameters"]["weight"], before)

@@ -31,4 +31,12 @@ HEADS: dict[str, Head] = {
     "lda": LDA(),
 }
 
-__all__ = ["HEADS", "Batch", "Context", "Head", "Parameters", "TrainedHead"]
+
+def trained_head(name: str) -> TrainedHead:
+    """The head of this name, one that gradient steps change."""
+    head = HEADS[name]
+    assert isinstance(head, TrainedHead), f"{name} is not trained"
+    return head
+
+
+__all__ = ["HEADS", "Batch", "Context", "Head", "Parameters", "TrainedHead", "trained_head"]

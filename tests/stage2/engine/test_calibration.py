@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from featbank import errors
 from stage2 import sweep
-from stage2.engine import tile
+from stage2.engine import evaluation
 from stage2.engine.calibration import Calibration, calibrate
 from stage2.methods.recipe import Recipe
 from tests.stage2.compare import assert_close, assert_relative
@@ -117,9 +117,9 @@ def test_any_head_can_be_calibrated(head: str, small: Problem) -> None:
     scaled = Recipe(name, head=head, calibration="temperature", **settings)
     vector = Recipe(name, head=head, calibration="vector", **settings)
     outcomes = run([plain, scaled, vector], small)
-    for key, evaluation in outcomes[plain].evaluations.items():
+    for key, uncalibrated in outcomes[plain].evaluations.items():
         with_temperature = outcomes[scaled].evaluations[key].metrics
-        assert_close(with_temperature["top1"], evaluation.metrics["top1"], 1e-6, f"top-1 at {key}")
+        assert_close(with_temperature["top1"], uncalibrated.metrics["top1"], 1e-6, f"at {key}")
         if key[0] == "val":
             nll = [
                 outcomes[recipe].evaluations[key].metrics["nll"]
@@ -150,7 +150,7 @@ def test_configurations_in_parts_are_as_together(
         for lr in (0.01, 0.1, 0.3)
     ]
     together = run(recipes, small)
-    monkeypatch.setattr(tile, "CALIBRATION_BYTES", 1)
+    monkeypatch.setattr(evaluation, "CALIBRATION_BYTES", 1)
     for recipe, outcome in run(recipes, small).items():
         expected = together[recipe].parameters["calibration.scale"]
         assert_close(outcome.parameters["calibration.scale"], expected, 1e-6, f"{recipe}")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from stage2.engine.tile import Outcome
+from stage2.engine.outcome import Outcome
 from stage2.methods.presets import PRESETS
 from stage2.methods.recipe import Recipe
 from tests.stage2.compare import assert_close, difference

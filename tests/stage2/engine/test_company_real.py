@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stage2.engine.loop import Outcome
+from stage2.engine.outcome import Outcome
 from stage2.methods.recipe import Recipe
 from tests.stage2.compare import assert_close, difference
 from tests.stage2.synthetic import Problem, run

@@ -20,9 +20,9 @@ from stage2.engine.blend import Betas
 from stage2.engine.generation import GeneratedRows, generating
 from stage2.engine.loop import run_group
 from stage2.engine.model import ViewData
+from stage2.engine.outcome import Outcome
 from stage2.engine.plan import Group, Shape, Stream
 from stage2.engine.stream import BlockStream
-from stage2.engine.tile import Outcome
 from stage2.methods.generators import GENERATORS
 from stage2.methods.heads import HEADS
 from stage2.methods.recipe import Recipe

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 
 import stage2
 from featbank import errors
+from stage2.engine.outcome import Outcome
 from stage2.engine.tally import Tally
-from stage2.engine.tile import Outcome
 from stage2.export import modules
 from stage2.export.forms import AveragedHeads, HeadModule
 from stage2.export.headfile import HeadFacts, load_head, save_head

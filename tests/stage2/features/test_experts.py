@@ -15,7 +15,7 @@ from scipy.special import softmax
 
 from featbank import Bank, BankWriter, errors
 from featbank.cli import main
-from stage2.engine.tile import Outcome
+from stage2.engine.outcome import Outcome
 from stage2.features.experts import averaged, resolved, short_name
 from stage2.features.requirements import check_bank
 from stage2.features.views import load_view

@@ -100,7 +100,7 @@ def _run(
     }
     anchors = {"weight": torch.randn(1, 3, 4, generator=generator)} if origin else None
     parameters = {key: value.clone() for key, value in start.items()}
-    optimiser = STEPPED[name](parameters, settings, {}, anchors, biases)
+    optimiser = STEPPED[name](parameters, settings, {}, anchors=anchors, biases=biases)
     for _ in range(12):
         slopes = {key: value - 1 for key, value in parameters.items()}
         optimiser.step(slopes, torch.full((len(settings),), 0.05))
@@ -148,7 +148,8 @@ def test_a_multiplier_of_0_leaves_a_parameter_as_it_is(name: str) -> None:
     start = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(2))
     p = start.clone()
     frozen = [0.0, 1.0, 0.0, 1.0, 0.0]
-    optimiser = STEPPED[name]({"p": p}, settings, {"p": frozen}, {"p": torch.ones(1, 3, 4)})
+    anchors = {"p": torch.ones(1, 3, 4)}
+    optimiser = STEPPED[name]({"p": p}, settings, {"p": frozen}, anchors=anchors)
     for _ in range(5):
         optimiser.step({"p": torch.randn(5, 3, 4)}, torch.full((5,), 0.1))
     assert_close(p[::2], start[::2], 0.0, "frozen")

@@ -472,7 +472,7 @@ def test_a_full_disk_keeps_what_was_stored(tmp_path: Path) -> None:
 
 
 def _ncm() -> Any:
-    from stage2.engine.tile import Outcome
+    from stage2.engine.outcome import Outcome
 
     return Outcome(RECIPE, "diverged", {}, None, {}, {})
 

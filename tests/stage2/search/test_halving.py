@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from featbank import errors
 from stage2.engine.halving import Halving
 from stage2.engine.loop import run_group
-from stage2.engine.tile import Outcome
+from stage2.engine.outcome import Outcome
 from stage2.methods.presets import PRESETS
 from stage2.methods.recipe import Recipe
 from tests.stage2.compare import assert_close

@@ -1,0 +1,155 @@
+"""The steps of a model: one product for the logits, one kernel for all losses, one product for the
+gradients. Nothing in a step touches a Python object per configuration.
+"""
+
+from __future__ import annotations
+
+from threading import Event
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stage2.engine import triton_kernel
+from stage2.engine.angles import angle_factors, best_cosines
+from stage2.engine.blend import Betas, finished, own_features
+from stage2.engine.kernel import KERNELS, LossRows, loss_and_gradient
+from stage2.engine.model import Model
+from stage2.engine.plan import Stream
+from stage2.engine.stream import Window
+from stage2.methods.family import Moment
+from stage2.methods.heads import Batch, trained_head
+from stage2.methods.losses import LOSSES
+from stage2.methods.optimisers import SGD, STEPPED, learning_rates
+from stage2.methods.precision import precision
+
+
+class Trainer:
+    """Trains a model: its losses, optimiser, learning rates and limits.
+
+    All of these follow from the recipes and the view; what steps change is the model's state, which
+    it continues.
+    """
+
+    def __init__(self, model: Model, stream: Stream) -> None:
+        self.model, self.stream = model, stream
+        self.recipes, data = model.recipes, model.data
+        self.head = trained_head(self.recipes[0].head)
+        recipes = [recipe.settings for recipe in self.recipes]
+        settings = [recipe.part("head") for recipe in self.recipes]
+        context, device = data.context, data.train.device
+        losses = [LOSSES[s["loss"]] for s in recipes]
+        self._kernel, optimiser = KERNELS[losses[0].kernel], STEPPED[recipes[0]["optimiser"]]
+        if triton_kernel.available(device):
+            if self._kernel is loss_and_gradient:
+                self._kernel = triton_kernel.loss_and_gradient
+            if optimiser is SGD:
+                optimiser = triton_kernel.FusedSGD
+        self._optimiser = optimiser(
+            model.state["parameters"],
+            [{**r.settings, **r.part("optimiser")} for r in self.recipes],
+            self.head.lr_multipliers(settings),
+            anchors=self.head.anchors(settings, context),
+            biases=self.head.biases,
+            state=model.state["optimiser"],
+        )
+        model.state["optimiser"] = self._optimiser.state
+        rates = np.stack([learning_rates(s, stream.steps) for s in recipes], axis=1)
+        self._rates = torch.from_numpy(rates).float().to(device)
+        self._step = 0
+        self._precision = recipes[0]["precision"]
+        reads_z0 = self.head.reads_z0 or any(loss.needs_classifier for loss in losses)
+        self._z0 = data.train_z0 if reads_z0 else None
+        self._scheduled = any(
+            loss.changes(r.part("loss")) for loss, r in zip(losses, self.recipes, strict=True)
+        )
+        self._rows = self._loss_rows(0)
+        self._best_cosines: Tensor | None = None
+        self._step_limits = self.head.limits(settings, context, "step")
+        self._epoch_limits = self.head.limits(settings, context, "epoch")
+        self._total = torch.zeros(len(recipes), device=device, dtype=torch.float64)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Bring learning rates, and losses that change over the epochs, to this one."""
+        self._step = epoch * self.stream.steps
+        if self._scheduled and epoch:
+            self._rows = self._loss_rows(epoch)
+        if self._rows.angle is not None:
+            data, parameters = self.model.data, self.model.state["parameters"]
+            self._best_cosines = best_cosines(self.head, parameters, data.train, data.context)
+        else:
+            self._best_cosines = None
+        self._total.zero_()
+
+    def train(self, window: Window, stopped: Event, betas: Betas | None = None) -> None:
+        """Take the steps of a window; `betas` of a generator that has them."""
+        own_beta = None
+        if betas and window.made and window.made.blend:
+            if betas.shared:
+                window = finished(window, betas.values[0])
+            else:
+                own_beta = betas.values
+        head, parameters = self.head, self.model.state["parameters"]
+        with precision(self._precision):
+            for rows, y in zip(window.rows, window.y, strict=True):
+                if stopped.is_set():
+                    return
+                batch = self._batch(window, rows, y, own_beta)
+                z = head.logits(parameters, batch)
+                loss, gradient = self._loss(window, rows, y, batch, z)
+                del z  # free early so that its cache lines can be reused
+                gradients = head.gradients(parameters, batch, gradient)
+                del gradient
+                self._optimiser.step(gradients, self._rates[self._step])
+                del gradients
+                if self._step_limits is not None:
+                    head.constrain(parameters, self._step_limits)
+                self._total += loss
+                self._step += 1
+
+    def end_epoch(self) -> Tensor:
+        """The epoch's mean loss [C]."""
+        if self._epoch_limits is not None:
+            self.head.constrain(self.model.state["parameters"], self._epoch_limits)
+        return self._total / self.stream.steps
+
+    def _batch(self, window: Window, rows: Tensor, y: Tensor, own_beta: Tensor | None) -> Batch:
+        context = self.model.data.context
+        if own_beta is None:
+            return context.batch(window.x, rows, self._z0)
+        return context.batch(own_features(window, rows, y, own_beta))
+
+    def _loss(
+        self, window: Window, rows: Tensor, y: Tensor, batch: Batch, z: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The batch loss [C] and ∂loss/∂z [B, C, K]; `z` is overwritten."""
+        second = window.made.second if window.made else None
+        labels = [y] if second is None else [y, second.y[rows]]
+        kappa = teacher = None
+        if self._best_cosines is not None:
+            assert self._rows.angle is not None
+            parameters = self.model.state["parameters"]
+            cosines = [self.head.cosine(parameters, batch, z, label) for label in labels]
+            cosine, of = torch.cat(cosines), torch.cat(labels)
+            kappa = angle_factors(self._best_cosines, cosine, of, self._rows.angle)
+        if self._rows.distil is not None:
+            teacher = batch.z0
+        if second is None:
+            return self._kernel(z, y, self._rows, kappa=kappa, teacher=teacher)
+        # A mixed row counts as two, one for each label, by their shares.
+        share = second.share[rows]
+        loss, gradient = self._kernel(
+            torch.cat([z, z]),
+            torch.cat(labels),
+            self._rows,
+            kappa=kappa,
+            teacher=None if teacher is None else torch.cat([teacher, teacher]),
+            row_weight=torch.cat([share, 1 - share]) / len(y),
+        )
+        return loss, gradient[: len(y)] + gradient[len(y) :]
+
+    def _loss_rows(self, epoch: int) -> LossRows:
+        """The losses as they are in an epoch."""
+        counts, moment = self.model.data.counts, Moment(epoch, self.stream.epochs)
+        rows = [LOSSES[r.settings["loss"]](counts, r.part("loss"), moment) for r in self.recipes]
+        return LossRows.stack(rows, len(counts), device=self.model.data.train.device)
