@@ -114,6 +114,7 @@ def train(
     from featbank.cli.extract import extract
     from stage1.processes.distributed import leader_first, leads
     from stage1.training.train import train as run_training
+    from stage2.objective import weighing_rows
 
     silence_pillow()
     if not leads():
@@ -126,10 +127,11 @@ def train(
         data = {name: chosen.pop(name) for name in DATASET if name in chosen}
         settings = default_settings(DatasetSettings(dataset, **data), **chosen)
         settings = _with_loss(settings, loss_settings, drw=drw)
-        defers = drw or settings.deferred_sampling or settings.loss == "sla"
+        defers = drw or settings.deferred_sampling or settings.loss in weighing_rows()
         if "deferral" in chosen and not defers:
             raise ConfigError(
-                "--deferral defers nothing alone. Add --drw, --drs or both, or take --loss sla."
+                "--deferral defers nothing alone. Add --drw, --drs or both, or take --loss "
+                f"{' or '.join(weighing_rows())}."
             )
         path = run_training(
             settings,
@@ -155,23 +157,23 @@ def _silent(*_: Any) -> None:
 
 def _objective(settings: TrainSettings) -> Callable[[Any], Objective] | None:
     """The loss by class counts; None for plain cross-entropy, which is PyTorch's own."""
-    from stage2.engine.objective import Objective
+    from stage2.objective import AutogradLoss, weighing_rows
 
     if settings.loss == "ce":
         return None
-    return lambda counts: Objective(
+    return lambda counts: AutogradLoss(
         settings.loss,
         settings.loss_settings,
         class_counts=counts,
         epochs=settings.epochs,
         classifier=settings.classifier,
-        switch=deferral_epoch(settings) if settings.loss == "sla" else 0,
+        switch=deferral_epoch(settings) if settings.loss in weighing_rows() else 0,
     )
 
 
 def _with_loss(settings: TrainSettings, texts: Sequence[str], *, drw: bool) -> TrainSettings:
     """`settings` with all those of their loss, from ``--set`` and ``--drw``."""
-    from stage2.engine.objective import classifier_problem, objective_settings
+    from stage2.objective import classifier_problem, objective_settings
 
     if problem := classifier_problem(settings.loss, settings.classifier):
         raise ConfigError(problem)

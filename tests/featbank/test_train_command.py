@@ -18,8 +18,8 @@ from stage1.training.checkpoint import Checkpoint, load_checkpoint
 from stage1.training.settings import default_settings
 from stage1.training.train import Objective
 from stage1.training.train import train as run_training
-from stage2.engine.objective import UNSUITED
-from stage2.engine.objective import Objective as KernelObjective
+from stage2.methods.losses import LOSSES
+from stage2.objective import AutogradLoss
 
 
 def invoke(*options: str) -> Result:
@@ -98,7 +98,7 @@ def test_gradual_follows_the_epochs(tmp_path: Path) -> None:
     for name, weight in expected.items():
         torch.testing.assert_close(got[name], weight, rtol=1e-3, atol=1e-4)
 
-    class Stopped(KernelObjective):
+    class Stopped(AutogradLoss):
         def __call__(self, logits: torch.Tensor, labels: torch.Tensor, epoch: int) -> torch.Tensor:
             if epoch == 2:
                 raise KeyboardInterrupt
@@ -107,7 +107,7 @@ def test_gradual_follows_the_epochs(tmp_path: Path) -> None:
     command = ["--dataset", "digits-lt", "--loss", "gradual", *options]
     command += ["-o", str(tmp_path / "run")]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("stage2.engine.objective.Objective", Stopped)
+        patch.setattr("stage2.objective.AutogradLoss", Stopped)
         assert "2 of 3 epochs stay in" in invoke(*command).output
     result = invoke(*command)
     assert f"Resuming {tmp_path}/run after epoch 2 of 3" in result.output
@@ -170,8 +170,12 @@ def test_a_preset_and_what_overrides_it(tmp_path: Path) -> None:
         (("--deferral", "0.5"), "--deferral defers nothing alone. Add --drw, --drs or both, or"),
         (("--preset", "mislas"), "Unknown preset 'mislas'. "),
         *(
-            (("--loss", loss), f"Loss {loss!r} is not for stage 1: it {why}. Take {instead!r} here")
-            for loss, (why, instead) in UNSUITED.items()
+            (
+                ("--loss", name),
+                f"Loss {name!r} is not for stage 1: it {loss.unsuited}. Take {loss.instead!r} here",
+            )
+            for name, loss in LOSSES.items()
+            if loss.unsuited
         ),
     ],
 )

@@ -33,10 +33,10 @@ from stage1.training.settings import (
 from stage1.training.train import train
 from stage2.engine import angles
 from stage2.engine.kernel import LossRows, loss_and_gradient
-from stage2.engine.objective import Objective
 from stage2.engine.stream import MemoryRows
 from stage2.methods.heads import HEADS, Context, TrainedHead
 from stage2.methods.losses import LOSSES
+from stage2.objective import AutogradLoss
 from tests.stage2.compare import assert_relative
 
 ALONE = Group(0, 1, torch.device("cpu"))
@@ -220,7 +220,7 @@ def test_ldam_of_a_cosine_classifier_is_its_equation() -> None:
     expected = F.cross_entropy(30 * (cosines - margins), labels)
     expected.backward()
 
-    objective = Objective("ldam", class_counts=counts.numpy(), epochs=2, classifier="cosine")
+    objective = AutogradLoss("ldam", class_counts=counts.numpy(), epochs=2, classifier="cosine")
     got = objective(model(images), labels, epoch=0)
     got.backward()
     assert_relative(got, expected, 1e-5, "value")
@@ -235,7 +235,7 @@ def test_sla_of_experts_is_that_of_stage_2(classifier: str) -> None:
     best cosines and kernel; value and slope of the logits."""
     model, images, labels = noise(classifier, experts=3)
     counts, settings = np.array([9.0, 3, 2, 1]), {"gamma": 1.5, "tau": 2.0, "tau_prior": 0.7}
-    objective = Objective("sla", settings, class_counts=counts, epochs=2)
+    objective = AutogradLoss("sla", settings, class_counts=counts, epochs=2)
     assert objective.needs_angles(0)
     best = best_cosines(model, [images], labels, 4)
     outputs, linear = model.outputs(images), HEADS["linear"]

@@ -1,7 +1,7 @@
-"""A loss of the registry for autograd: what a network that is no head can be trained under.
+"""The losses of the registry as objectives of stage 1, or of any network under autograd.
 
-The kernels of `stage2.engine.kernel` give a loss with its gradient; here one of them stands in an
-autograd graph, with C = 1. The logits may come from anywhere; stage 1 takes it as its objective.
+The kernels of `stage2.engine.kernel` compute a loss together with its gradient. Here one of them is
+a node of an autograd graph, with C = 1; the logits may come from anywhere.
 """
 
 from __future__ import annotations
@@ -23,44 +23,37 @@ from stage2.engine.kernel import KERNELS, LossRows
 from stage2.methods.family import LossParameters, Moment
 from stage2.methods.losses import LOSSES
 
-UNSUITED = {"distil": ("learns from the logits of a finished stage 1", "ce")}
-"""Losses that stage 1 cannot have: why, and which to take instead."""
 
-NEEDS_COSINE = ("ldam",)
-"""Losses whose margin is on cosines: they want logits s·cos, the scale s of which is 30 unless
-their setting `scale` says another."""
-
-
-class Objective:
-    """A loss of `LOSSES` as a function of logits that autograd goes through.
+class AutogradLoss:
+    """A loss of `LOSSES` as a function of logits that autograd can differentiate.
 
     Parameters
     ----------
     loss
         Its name.
     settings
-        Its settings; texts are read as on a command line.
+        Its settings; texts are parsed as on a command line.
     class_counts
         Training counts n_k [K].
     epochs
-        T, for the losses that change on their way.
+        T, for the losses that change during training.
     classifier
         What gives the logits, ``linear`` or ``cosine``.
     switch
-        Epoch of 0…T from which the weights of `sla` act. Before it the loss is `logit_adjusted`, of
-        the same strength of the prior [SLA §4.2].
+        Epoch of 0…T from which a loss that weighs rows does so. Before it, `sla` for example is
+        `logit_adjusted`, with the same strength of the prior [SLA §4.2].
 
     Raises
     ------
     ConfigError
-        As `objective_settings` and `classifier_problem`; for a switch epoch that is negative or of
-        another loss than `sla`.
+        As `objective_settings` and `classifier_problem`; for a switch epoch that is negative, or
+        of a loss that weighs no rows.
     EmptyClass
         As `stage2.methods.family.Loss`.
 
     Examples
     --------
-    >>> objective = Objective("balanced_softmax", class_counts=[30, 10], epochs=1)
+    >>> objective = AutogradLoss("balanced_softmax", class_counts=[30, 10], epochs=1)
     >>> round(objective(torch.zeros(1, 2), torch.tensor([0]), epoch=0).item(), 4)  # -log 30/40
     0.2877
     """
@@ -78,16 +71,17 @@ class Objective:
         self._settings = objective_settings(loss, settings or {})
         if problem := classifier_problem(loss, classifier):
             raise errors.ConfigError(problem)
-        if switch < 0 or (switch and loss != "sla"):
+        if switch < 0 or (switch and not LOSSES[loss].weighs_rows):
+            names = " or ".join(repr(name) for name in weighing_rows())
             raise errors.ConfigError(
-                f"A switch epoch is for loss 'sla', and ≥ 0; got {switch} for {loss!r}. Leave it "
-                "out, or take 'sla'."
+                f"A switch epoch is for loss {names}, and ≥ 0; got {switch} for {loss!r}. Leave it "
+                f"out, or take {names}."
             )
         self._loss, self._switch = LOSSES[loss], switch
         self._changes = switch > 0 or self._loss.changes(self._settings)
         self._counts = np.asarray(class_counts, np.float64)
         self._epochs = epochs
-        self._parameters(0)  # an empty class is told before training, not in it
+        self._parameters(0)  # raises for an empty class now, not in the midst of training
         self._held: tuple[tuple[int, torch.device, torch.dtype], LossRows] | None = None
 
     def needs_angles(self, epoch: int) -> bool:
@@ -108,15 +102,15 @@ class Objective:
         Parameters
         ----------
         logits
-            [B, K] on any device. float64 stays; all else is computed in float32, under autocast
-            too.
+            [B, K] on any device. float64 stays; all else is computed in float32, even under
+            autocast.
         labels
             [B] int64, on the same device.
         epoch
             t of 0…T−1.
         cosine
             cosθ between each row's features and the weight of its class, [B]. This and `best` are
-            read where `needs_angles` says so, and take no gradient.
+            used where `needs_angles` says so, and get no gradient.
         best
             cosθ*_k of the training sample of class k with the largest logit for it, [K].
         """
@@ -145,45 +139,51 @@ class Objective:
 
     def _parameters(self, epoch: int) -> LossParameters:
         row = self._loss(self._counts, self._settings, Moment(epoch, self._epochs))
-        if epoch < self._switch:  # what is left of `sla` is `logit_adjusted`
+        if epoch < self._switch:  # without κ
             row = replace(row, frozen_gamma=0.0, angle=0.0)
         return row
 
 
+def weighing_rows() -> list[str]:
+    """The losses that weigh rows, which stage 1 may put off."""
+    return [name for name, loss in LOSSES.items() if loss.weighs_rows]
+
+
 def objective_settings(loss: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """All settings of a loss: those `given`, checked and read where they are texts, and defaults.
+    """All settings of a loss: those `given`, checked, and parsed if they are texts, and defaults.
 
     Raises
     ------
     ConfigError
-        For an unknown loss, one of `UNSUITED`, or a wrong setting.
+        For an unknown loss, one that is unsuited for stage 1, or a wrong setting.
     """
     if loss not in LOSSES:
         raise errors.ConfigError(f"Unknown loss {loss!r}. {errors.closest(loss, LOSSES)}")
-    if loss in UNSUITED:
-        why, instead = UNSUITED[loss]
+    entry = LOSSES[loss]
+    if entry.unsuited:
         raise errors.ConfigError(
-            f"Loss {loss!r} is not for stage 1: it {why}. Take {instead!r} here, and {loss!r} on "
-            "the bank, in stage 2."
+            f"Loss {loss!r} is not for stage 1: it {entry.unsuited}. Take {entry.instead!r} here, "
+            f"and {loss!r} on the bank, in stage 2."
         )
-    settings, owner = LOSSES[loss].settings, f"loss {loss!r}"
+    settings, owner = entry.settings, f"loss {loss!r}"
     texts = {s.name: s for s in settings if isinstance(given.get(s.name), str)}
     read = {n: texts[n].parse(v, owner) if n in texts else v for n, v in given.items()}
     return resolved(settings, read, owner)
 
 
 def classifier_problem(loss: str, classifier: str) -> str | None:
-    """What is wrong with a loss above such a classifier, one sentence; None if nothing is."""
-    if loss not in NEEDS_COSINE or classifier == "cosine":
+    """Why a loss does not fit the classifier, and what does; None if it fits."""
+    entry = LOSSES.get(loss)
+    if entry is None or not entry.needs_cosine or classifier == "cosine":
         return None
     return (
         f"Loss {loss!r} is a margin on cosines, and the classifier is {classifier}. Take "
-        "--classifier cosine, or loss 'class_balanced'."
+        f"--classifier cosine, or loss {entry.instead!r}."
     )
 
 
 class _KernelLoss(torch.autograd.Function):
-    """A kernel of `KERNELS` on logits [B, K], a row of the graph."""
+    """A kernel of `KERNELS` on logits [B, K] as a node of the graph."""
 
     @staticmethod
     def forward(

@@ -11,20 +11,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from featbank import errors
-from stage2.engine.objective import (
-    NEEDS_COSINE,
-    UNSUITED,
-    Objective,
-    classifier_problem,
-    objective_settings,
-)
 from stage2.methods.losses import LOSSES
+from stage2.objective import AutogradLoss, classifier_problem, objective_settings
 from tests.stage2 import reference
 from tests.stage2.cases import LOSS_CASES, MOMENT
 from tests.stage2.compare import assert_close, assert_relative
 
 COUNTS = np.array([500.0, 120, 40, 9, 1])
-SUPPORTED = [(loss, s) for loss, all_s in LOSS_CASES.items() if loss not in UNSUITED for s in all_s]
+SUPPORTED = [
+    (loss, s) for loss, all_s in LOSS_CASES.items() if not LOSSES[loss].unsuited for s in all_s
+]
 COSINE, BEST = torch.linspace(-0.9, 0.9, 24).double(), torch.tensor([0.9, 0.5, 0, -0.1, 0.3])
 EPOCH, EPOCHS = MOMENT["epoch"], MOMENT["epochs"]
 
@@ -43,12 +39,12 @@ def expected(loss: str, s: dict[str, Any], z: torch.Tensor, y: torch.Tensor) -> 
     return reference.loss(loss, z, y, s, counts, epoch=EPOCH, epochs=EPOCHS, kappa=kappa)
 
 
-def made(loss: str, settings: dict[str, Any] | None = None, **more: Any) -> Objective:
+def made(loss: str, settings: dict[str, Any] | None = None, **more: Any) -> AutogradLoss:
     more = {"class_counts": COUNTS, "epochs": EPOCHS, **more}
-    return Objective(loss, settings, classifier="cosine", **more)
+    return AutogradLoss(loss, settings, classifier="cosine", **more)
 
 
-def called(objective: Objective, z: torch.Tensor, y: torch.Tensor, epoch: int) -> torch.Tensor:
+def called(objective: AutogradLoss, z: torch.Tensor, y: torch.Tensor, epoch: int) -> torch.Tensor:
     """Its value, with the angles above where it wants them."""
     if not objective.needs_angles(epoch):
         return objective(z, y, epoch)
@@ -90,7 +86,7 @@ def test_mixed_labels(loss: str) -> None:
 
 def test_under_autocast_it_is_float32() -> None:
     """Reference: the float64 loss of the bfloat16 logits themselves; weights get a gradient."""
-    objective = Objective("las", class_counts=COUNTS, epochs=1)
+    objective = AutogradLoss("las", class_counts=COUNTS, epochs=1)
     layer = nn.Linear(7, 5)
     x, y = torch.randn(24, 7, generator=torch.Generator().manual_seed(0)), batch()[1]
     with torch.autocast("cpu", torch.bfloat16):
@@ -112,7 +108,7 @@ def test_under_autocast_it_is_float32() -> None:
 )
 def test_it_follows_the_epochs(loss: str, settings: dict[str, Any]) -> None:
     """Reference: `reference.loss` at every epoch, there and back; DRW acts from epoch 6 of 8."""
-    objective = Objective(loss, settings, class_counts=COUNTS, epochs=8)
+    objective = AutogradLoss(loss, settings, class_counts=COUNTS, epochs=8)
     full = objective_settings(loss, settings)
     z, y = batch()
     for epoch in [*range(8), 0]:
@@ -212,29 +208,30 @@ def test_texts_are_read_and_defaults_filled_in() -> None:
 def test_refusals(loss: str, settings: dict[str, Any], line: str) -> None:
     """Reference: the sentences; each names what to take instead."""
     with pytest.raises(errors.ConfigError) as told:
-        Objective(loss, settings, class_counts=COUNTS, epochs=1)
+        AutogradLoss(loss, settings, class_counts=COUNTS, epochs=1)
     assert str(told.value).startswith(line), f"got {told.value}"
     assert "\n" not in str(told.value)
 
 
 def test_every_loss_is_supported_or_refused() -> None:
     """Reference: the registry; what is offered instead is supported."""
-    for loss in LOSSES:
-        if loss not in UNSUITED:
-            made(loss)
-            assert (classifier_problem(loss, "linear") is None) == (loss not in NEEDS_COSINE)
-            assert classifier_problem(loss, "cosine") is None
-    assert set(UNSUITED) | set(NEEDS_COSINE) < set(LOSSES)
-    assert not {instead for _, instead in UNSUITED.values()} & set(UNSUITED)
+    for name, loss in LOSSES.items():
+        if not loss.unsuited:
+            made(name)
+            assert (classifier_problem(name, "linear") is None) == (not loss.needs_cosine)
+            assert classifier_problem(name, "cosine") is None
+        if loss.unsuited or loss.needs_cosine:
+            assert not LOSSES[loss.instead].unsuited
+            assert not LOSSES[loss.instead].needs_cosine
 
 
 def test_a_class_without_a_sample() -> None:
     """Reference: told as it is made; or left out, which is the loss of the other classes alone."""
     counts = np.array([500.0, 0, 40, 9, 1])
     with pytest.raises(errors.EmptyClass, match="balanced_softmax"):
-        Objective("balanced_softmax", class_counts=counts, epochs=1)
+        AutogradLoss("balanced_softmax", class_counts=counts, epochs=1)
     ignoring = {"empty_classes": "ignore"}
-    objective = Objective("balanced_softmax", ignoring, class_counts=counts, epochs=1)
+    objective = AutogradLoss("balanced_softmax", ignoring, class_counts=counts, epochs=1)
     there = [0, 2, 3, 4]
     z, _ = batch()
     y = torch.arange(24) % 4
