@@ -1,18 +1,19 @@
-"""From files to the arrays of a bank: by pairs, by one file's keys, or by a table's columns."""
+"""Collecting the arrays of an import: from pairs of files, the keys of a file, or a table."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from featbank import errors
 from featbank.bank import schema
+from featbank.exchange.arrayfile import ArrayFile
 from featbank.exchange.arrays import Arrays, SelectedRows
 from featbank.exchange.folder import read_folder, read_folder_pair, require_same_names
-from featbank.exchange.formats import TABLES, Source, open_source, read_array
+from featbank.exchange.formats import TABLES, open_arrays, read_array
 from featbank.exchange.integers import as_integers, as_vector
 
 COLUMNS = {
@@ -22,18 +23,19 @@ COLUMNS = {
     "index": ("index",),
     "path": ("path",),
 }
-"""What a table given alone may hold, and the columns' names."""
+"""Columns of a table given alone, each by the names it may have."""
 
 
 def read_file(path: Path) -> Arrays:
-    """Read a file that is a whole import: a table, or arrays whose keys say what they are.
+    """Read a file that is a whole import: a table, or arrays whose keys name split and view.
 
     Raises
     ------
     DataError
+        As `open_arrays`, for a key that is not understood, and for a column that is missing.
     """
-    source = open_source(path)
-    return _read_table(source) if path.suffix.lower() in TABLES else _read_keyed(source)
+    file = open_arrays(path)
+    return _read_table(file) if path.suffix.lower() in TABLES else _read_keyed(file)
 
 
 def add_pair(arrays: Arrays, split: str, x: str, y: str) -> None:
@@ -64,101 +66,98 @@ def add_classifier(arrays: Arrays, weight: str, bias: str, *, view: str = "insta
     arrays.places |= {f"classifier/{view}/weight": weight, f"classifier/{view}/bias": bias}
 
 
-def _read_keyed(source: Source) -> Arrays:
+def _read_keyed(file: ArrayFile) -> Arrays:
     """Read all keys of a file.
 
-    ``x_<split>`` or ``x_<split>_<view>`` are features of a split that has labels ``y_<split>``;
-    ``w0`` and ``b0`` are the stage-1 classifier, ``w0_<view>`` and ``b0_<view>`` that of a view. So
+    ``x_<split>`` or ``x_<split>_<view>`` are features of a split with labels ``y_<split>``; ``w0``
+    and ``b0`` are the stage-1 classifier, ``w0_<view>`` and ``b0_<view>`` that of a view. So
     ``x_train_balanced`` is the view ``balanced`` of ``train``, unless there is a
-    ``y_train_balanced``. Other keys are an error, so that nothing is left out unnoticed.
+    ``y_train_balanced``. Any other key is an error, so that nothing is dropped unnoticed.
     """
-    if source.single:
+    if file.single:
         raise errors.DataError(
-            f"{source.path} is a single array. Give it with --train {source.path} LABELS."
+            f"{file.path} is a single array. Give it with --train {file.path} LABELS."
         )
     arrays = Arrays()
-    labelled = [split for split in schema.SPLITS if f"y_{split}" in source]
+    labelled = [split for split in schema.SPLITS if f"y_{split}" in file]
     features = re.compile(rf"x_({'|'.join(sorted(labelled, key=len, reverse=True))})(?:_(.+))?")
-    for key in source:
-        place = f"{source.path}:{key}"
+    for key in file:
         if match := features.fullmatch(key):
-            arrays.add_features(match[1], match[2] or "instance", source[key], place)
+            arrays.add_features(match[1], match[2] or "instance", file[key], file.place(key))
         elif key.startswith("y_") and key[2:] in schema.SPLITS:
-            arrays.add_labels(key[2:], source[key], place)
+            arrays.add_labels(key[2:], file[key], file.place(key))
         elif match := re.fullmatch("w0(?:_(.+))?", key):
-            view, other = match[1] or "instance", "b" + key[1:]
-            bias = as_vector(source[other]) if other in source else None
-            arrays.classifier[view] = (source[key], bias)
-            arrays.places[f"classifier/{view}/weight"] = place
-        elif not (key.startswith("b0") and "w" + key[1:] in source):
+            view, bias_key = match[1] or "instance", "b" + key[1:]
+            bias = as_vector(file[bias_key]) if bias_key in file else None
+            arrays.classifier[view] = (file[key], bias)
+            arrays.places[f"classifier/{view}/weight"] = file.place(key)
+        elif not (key.startswith("b0") and "w" + key[1:] in file):
             raise errors.DataError(
-                f"{source.path}: key {key!r} is not understood. Name keys x_train, y_train, "
+                f"{file.path}: key {key!r} is not understood. Name keys x_train, y_train, "
                 "x_test, y_test, …, further views x_train_balanced, w0 and b0, or give arrays "
-                f"with --train {source.path}:KEY {source.path}:KEY."
+                f"with --train {file.path}:KEY {file.path}:KEY."
             )
     return arrays
 
 
-def _read_table(source: Source) -> Arrays:
-    """Read a table: `COLUMNS` tells the columns; without ``split``, all rows are train."""
-    found = _columns(source)
-    features, labels = source[found["features"]], source[found["label"]]
+def _read_table(table: ArrayFile) -> Arrays:
+    """Read a table with the columns `COLUMNS`; without ``split``, all rows are train."""
+    columns = _columns(table)
+    features, labels = table[columns["features"]], table[columns["label"]]
     index, paths = np.arange(len(labels)), None
-    if "index" in found:
-        index = as_integers(source[found["index"]], f"{source.path}:index")
-    if "path" in found:
-        paths = np.char.strip(source[found["path"]].astype(str))
+    if "index" in columns:
+        index = as_integers(table[columns["index"]], table.place("index"))
+    if "path" in columns:
+        paths = _texts(table, columns["path"])
     arrays = Arrays()
-    for split, rows in _rows_by_split(source, found, len(labels)).items():
-        arrays.add_features(
-            split, "instance", SelectedRows(features, rows), _place(source, found["features"])
-        )
-        arrays.add_labels(split, labels[rows], _place(source, found["label"]))
+    for split, rows in _rows_by_split(table, columns, len(labels)).items():
+        place = table.place(columns["features"])
+        arrays.add_features(split, "instance", SelectedRows(features, rows), place)
+        arrays.add_labels(split, labels[rows], table.place(columns["label"]))
         arrays.index[split] = index[rows]
-        if "index" not in found:
-            arrays.sources[split] = source.path.name  # the splits share the rows of one table
+        if "index" not in columns:
+            arrays.sources[split] = table.path.name  # the splits share the rows of one table
         if paths is not None:
             arrays.paths[split] = paths[rows].tolist()
-    taken = set(found.values())
-    if unused := [key for key in source if key not in taken]:
-        arrays.notes.append(f"not used: {_some(unused)}")
+    if unused := [key for key in table if key not in columns.values()]:
+        arrays.notes.append(f"not used: {_first_names(unused)}")
     return arrays
 
 
-def _columns(source: Source) -> dict[str, str]:
-    """The column of each of `COLUMNS` that the table has."""
-    found = {
-        what: next(name for name in names if name in source)
-        for what, names in COLUMNS.items()
-        if any(name in source for name in names)
+def _columns(table: ArrayFile) -> dict[str, str]:
+    """Names of the columns of `COLUMNS` that the table has."""
+    columns = {
+        role: next(name for name in names if name in table)
+        for role, names in COLUMNS.items()
+        if any(name in table for name in names)
     }
-    for what in ("features", "label"):
-        if what not in found:
+    for role in ("features", "label"):
+        if role not in columns:
             raise errors.DataError(
-                f"{source.path} has no column {COLUMNS[what][0]!r}, but {_some(source)}. "
-                f"Rename one, or give columns with --train {source.path}:KEY {source.path}:KEY."
+                f"{table.path} has no column {COLUMNS[role][0]!r}, but {_first_names(table.names)}."
+                f" Rename one, or give columns with --train {table.path}:KEY {table.path}:KEY."
             )
-    return found
+    return columns
 
 
-def _rows_by_split(source: Source, found: Mapping[str, str], rows: int) -> dict[str, np.ndarray]:
-    if "split" not in found:
+def _rows_by_split(
+    table: ArrayFile, columns: Mapping[str, str], rows: int
+) -> dict[str, np.ndarray]:
+    if "split" not in columns:
         return {"train": np.arange(rows)}
-    values = np.char.strip(source[found["split"]].astype(str))
-    for row in np.flatnonzero(~np.isin(values, schema.SPLITS))[:1]:
+    splits = _texts(table, columns["split"])
+    for row in np.flatnonzero(~np.isin(splits, schema.SPLITS))[:1]:
         raise errors.DataError(
-            f"{source.path}: split {values[row].item()!r} in row {row} is unknown. "
-            f"{errors.closest(values[row].item(), schema.SPLITS)}"
+            f"{table.path}: split {splits[row].item()!r} in row {row} is unknown. "
+            f"{errors.closest(splits[row].item(), schema.SPLITS)}"
         )
-    return {split: np.flatnonzero(values == split) for split in schema.SPLITS if split in values}
+    return {split: np.flatnonzero(splits == split) for split in schema.SPLITS if split in splits}
 
 
-def _some(names: Iterable[str], most: int = 20) -> str:
-    """The first of many names."""
-    told = list(names)
-    more = f" and {len(told) - most:,} more" if len(told) > most else ""
-    return f"{', '.join(told[:most])}{more}"
+def _texts(table: ArrayFile, column: str) -> np.ndarray:
+    return np.char.strip(table[column].astype(str))
 
 
-def _place(source: Source, column: str) -> str:
-    return f"{source.path}:{column}"
+def _first_names(names: Sequence[str], most: int = 20) -> str:
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

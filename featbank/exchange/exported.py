@@ -11,8 +11,9 @@ import numpy as np
 from featbank import errors
 from featbank.bank import schema
 from featbank.bank.checks import check_same_length
+from featbank.exchange.arrayfile import require_file
 from featbank.exchange.arrays import Arrays
-from featbank.exchange.formats import read_array, require_file
+from featbank.exchange.formats import read_array
 from featbank.wording import number
 
 

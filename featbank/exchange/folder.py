@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from featbank import errors
-from featbank.exchange.formats import readable, require_file
+from featbank.exchange.arrayfile import readable, require_file
 from featbank.wording import number
 
 

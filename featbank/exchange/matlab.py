@@ -8,15 +8,15 @@ import h5py
 import numpy as np
 
 from featbank import errors
-from featbank.exchange.opened import Opened
+from featbank.exchange.arrayfile import ArrayFile
 
 
-def mat(path: Path) -> Opened:
+def mat(path: Path) -> ArrayFile:
     """Open ``.mat``; arrays have the axes that MATLAB shows."""
     return _version_73(path) if h5py.is_hdf5(path) else _version_7(path)
 
 
-def _version_7(path: Path) -> Opened:
+def _version_7(path: Path) -> ArrayFile:
     from scipy import io  # takes longer to import than to read a small file
 
     def read(name: str) -> np.ndarray:
@@ -25,10 +25,10 @@ def _version_7(path: Path) -> Opened:
             array = np.char.rstrip(array, " ")  # rows of characters are filled up with blanks
         return _numbers(path, name, _texts(array) if array.dtype == object else array)
 
-    return Opened(tuple(name for name, _, _ in io.whosmat(path)), read)
+    return ArrayFile(path, tuple(name for name, _, _ in io.whosmat(path)), read)
 
 
-def _version_73(path: Path) -> Opened:
+def _version_73(path: Path) -> ArrayFile:
     with h5py.File(path, "r") as file:
         names = tuple(name for name in file if _is_plain(file, name))
 
@@ -38,7 +38,7 @@ def _version_73(path: Path) -> Opened:
             array = file[name][()] if plain and "MATLAB_empty" not in file[name].attrs else None
             return _numbers(path, name, array).T  # stored column by column
 
-    return Opened(names, read)
+    return ArrayFile(path, names, read)
 
 
 def _is_plain(file: h5py.File, name: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from featbank.bank.classes import SEEN_VAL, class_counts, mostly_unused, other_b
 from featbank.exchange.arrays import Arrays
 from featbank.exchange.formats import locate
 from featbank.files import file_digest
-from featbank.wording import number
+from featbank.wording import listed, number
 
 HASHED_BYTES = 1 << 30
 """Larger source files are named in the provenance, but not hashed."""
@@ -39,7 +39,7 @@ def report(arrays: Arrays) -> list[str]:
         if view not in arrays.classifier:
             rows.append((f"  on {view}", str(fit), None))
     names = arrays.class_names if arrays.class_names is not None else ["numbers"]
-    rows.append(("classes", f"K = {arrays.num_classes}: {_some(names, 5)}", None))
+    rows.append(("classes", f"K = {arrays.num_classes}: {listed(names, 5)}", None))
     rows += [
         ("class sizes", _told_counts(arrays), None),
         *(("note", n, None) for n in arrays.notes),
@@ -124,7 +124,7 @@ def _not_in_train(arrays: Arrays) -> Iterator[str]:
         if (new := np.setdiff1d(labels, there)).size:
             names = arrays.class_names
             called = new if names is None else [names[k] for k in new]
-            yield f"{split} has classes without a row in train: {_some(called, 5)}"
+            yield f"{split} has classes without a row in train: {listed(called, 5)}"
 
 
 def _odd_names(names: Sequence[str]) -> Iterator[str]:
@@ -134,12 +134,12 @@ def _odd_names(names: Sequence[str]) -> Iterator[str]:
             continue
         yield f"classes {other!r} and {name!r} differ by case alone"
     if twice := [name for name, count in Counter(names).items() if count > 1]:
-        yield f"class names that come twice: {_some(twice, 5)}"
+        yield f"class names that come twice: {listed(twice, 5)}"
     for name in names:
         if name.casefold() in _MISSING:
             yield f"a class is named {name!r}; if its rows have no label, drop them"
     if printed := [name for name in names if re.fullmatch("b'.*'|b\".*\"", name)]:
-        yield f"class names are byte strings as Python prints them: {_some(printed, 5)}"
+        yield f"class names are byte strings as Python prints them: {listed(printed, 5)}"
 
 
 _MISSING = ("nan", "none", "null", "na", "n/a", "?")
@@ -163,12 +163,7 @@ def _told_counts(arrays: Arrays) -> str:
     least = counts[counts > 0].min() if counts.any() else 0
     told = f"{counts.max(initial=0)} … {least} training rows"
     has = f"{number(empty.size, 'class', 'classes')} {'has' if empty.size == 1 else 'have'}"
-    none = f"; {has} none: {_some(empty, 10)}" if empty.size else ""
+    none = f"; {has} none: {listed(empty, 10)}" if empty.size else ""
     if least:
         told += f" (imbalance {counts.max() / least:.3g})"
     return told + none
-
-
-def _some(values: Iterable[object], most: int) -> str:
-    texts = [str(value) for value in values]
-    return ", ".join(texts[:most]) + (", …" if len(texts) > most else "")

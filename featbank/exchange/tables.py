@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from featbank import errors
+from featbank.exchange.arrayfile import ArrayFile
 from featbank.exchange.columns import (
     LONGEST_TEXT,
     arrange,
@@ -20,7 +21,6 @@ from featbank.exchange.columns import (
     stacked,
     text_array,
 )
-from featbank.exchange.opened import Opened
 from featbank.memory import whole_memory
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -29,7 +29,7 @@ _MOST_CHARACTERS = 1 << 30
 """Of a block of vectors that are written as texts, all as long as the longest."""
 
 
-def csv_table(path: Path) -> Opened:
+def csv_table(path: Path) -> ArrayFile:
     """Open ``.csv`` or ``.tsv``, its first line the names of the columns.
 
     Vectors are texts, ``[0.1, 0.2]`` or ``0.1 0.2``, or spread over numbered columns.
@@ -44,10 +44,10 @@ def csv_table(path: Path) -> Opened:
             return stacked(f"{path}:{name}", ([row[i] for i in places] for row in _csv_rows(path)))
         return parsed(f"{path}:{name}", [row[places[0]] for row in _csv_rows(path)])
 
-    return Opened(tuple(keys), read)
+    return ArrayFile(path, tuple(keys), read)
 
 
-def parquet_table(path: Path) -> Opened:
+def parquet_table(path: Path) -> ArrayFile:
     """Open ``.parquet``; vectors are lists, or as in CSV."""
     from pyarrow import parquet  # an extra: featbank[parquet]
 
@@ -58,7 +58,7 @@ def parquet_table(path: Path) -> Opened:
         columns = _parquet_columns(path, file, keys[name])
         return columns[0] if len(columns) == 1 else np.stack(columns, axis=1)
 
-    return Opened(tuple(keys), read)
+    return ArrayFile(path, tuple(keys), read)
 
 
 def _csv_lines(path: Path) -> Iterator[list[str]]:

@@ -13,14 +13,14 @@ import torch
 from safetensors import safe_open
 
 from featbank import errors
+from featbank.exchange.arrayfile import ArrayFile
 from featbank.exchange.columns import text_array
 from featbank.exchange.integers import stored_as
-from featbank.exchange.opened import Opened
 
 _PLAIN = (int, float, str)
 
 
-def tensor_file(path: Path) -> Opened:
+def tensor_file(path: Path) -> ArrayFile:
     """Open ``.safetensors``, or ``.pt`` with a tensor, or dicts and lists of tensors.
 
     The keys of nested dicts and lists are joined by ``.``.
@@ -33,7 +33,7 @@ def tensor_file(path: Path) -> Opened:
     return _safetensors(path) if path.suffix.lower() == ".safetensors" else _torch(path)
 
 
-def _torch(path: Path) -> Opened:
+def _torch(path: Path) -> ArrayFile:
     mmap = zipfile.is_zipfile(path)  # files of PyTorch before 1.6 are not
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
@@ -43,16 +43,16 @@ def _torch(path: Path) -> Opened:
             "Save tensors: torch.save({'x_train': x, 'y_train': y}, …)."
         ) from None
     arrays = dict(_leaves(loaded))
-    return Opened(tuple(arrays), lambda name: _to_numpy(arrays[name]))
+    return ArrayFile(path, tuple(arrays), lambda name: _to_numpy(arrays[name]))
 
 
-def _safetensors(path: Path) -> Opened:
+def _safetensors(path: Path) -> ArrayFile:
     def read(name: str) -> np.ndarray:
         with safe_open(path, "pt") as file:
             return _to_numpy(file.get_tensor(name))
 
     with safe_open(path, "pt") as file:
-        return Opened(tuple(file.keys()), read)
+        return ArrayFile(path, tuple(file.keys()), read)
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
