@@ -1,8 +1,8 @@
 """featbank: bank frozen features once, compare every long-tail classifier on them.
 
 ``featbank`` is the ground floor: the bank file and the command line. ``stage1`` turns images into
-a bank; ``stage2`` turns a bank into results. Names below load on first use, so that importing
-``featbank`` costs nothing.
+a bank; ``stage2`` turns a bank into results. The names below load on first use, so that importing
+``featbank`` is fast.
 """
 
 from __future__ import annotations

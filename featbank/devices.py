@@ -1,4 +1,4 @@
-"""The device both stages compute on, and its threads."""
+"""The device that both stages compute on, and its threads."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def find_device(name: str) -> torch.device:
-    """The device called `name`; ``auto`` is CUDA where there is a GPU, else the CPU.
+    """Device with this name; ``auto`` is CUDA if there is a GPU, else the CPU.
 
     Raises
     ------
     ConfigError
-        For another name, or a device this machine does not have.
+        For any other name, and for a device that this machine does not have.
     """
-    import torch  # here, because featbank itself must import at once
+    import torch  # here, so that importing featbank stays fast
 
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -46,7 +46,7 @@ def _unusable(name: str, reason: str) -> errors.ConfigError:
 
 @contextlib.contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Give PyTorch's operations `count` threads."""
+    """Let PyTorch use `count` threads."""
     import torch  # as above
 
     before = torch.get_num_threads()

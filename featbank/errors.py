@@ -6,21 +6,21 @@
     ├── BankError            a bank file that cannot be used
     │   ├── NotABank         missing, not HDF5, or HDF5 of another kind
     │   ├── Incomplete       written by a run that did not finish
-    │   ├── Truncated        shorter than it says
-    │   ├── Corrupt          a checksum or a structure is broken
+    │   ├── Truncated        shorter than it declares
+    │   ├── Corrupt          a damaged checksum or structure
     │   ├── Unsafe           links, storage or filters that lead outside the file
-    │   ├── TooNew           a schema this version does not know
-    │   └── Mismatch         two things that must belong together do not
-    ├── ConfigError          a setting, option or name that is wrong
+    │   ├── TooNew           a schema that this version does not know
+    │   └── Mismatch         two things that must match and do not
+    ├── ConfigError          a wrong setting, option or name
     │   └── SeveralErrors    several of them at once
     ├── DataError            arrays or images that cannot be used
     │   ├── EmptyClass       a class without a sample where one is needed
     │   ├── LabelRange       a label outside 0…K−1
     │   └── NotFinite        NaN or infinity
     └── OutputError          a target that cannot be written
-        ├── OutputExists     it is there and overwriting was not asked for
+        ├── OutputExists     it exists and overwriting was not requested
         ├── OutputBusy       another run is writing it
-        └── NoSpace          the disk has too little room for it
+        └── NoSpace          the disk is too full for it
 
 The first sentence of a message is the fact, with path and numbers; the second is the remedy. The
 library raises; only the command line prints and exits.
@@ -30,11 +30,11 @@ from collections.abc import Iterable
 
 
 class FeatbankError(Exception):
-    """The root: catch it to catch everything featbank raises on purpose."""
+    """The root of the tree: everything featbank raises on purpose."""
 
     @property
     def lines(self) -> list[str]:
-        """The message as it is printed: one line, but for several errors at once."""
+        """The message as printed: one line, or one per error if there are several."""
         return [str(self)]
 
 
@@ -51,11 +51,11 @@ class Incomplete(BankError):
 
 
 class Truncated(BankError):
-    """Shorter than it says."""
+    """Shorter than it declares."""
 
 
 class Corrupt(BankError):
-    """A checksum or a structure is broken."""
+    """A damaged checksum or structure."""
 
 
 class Unsafe(BankError):
@@ -63,19 +63,19 @@ class Unsafe(BankError):
 
 
 class TooNew(BankError):
-    """A schema this version does not know."""
+    """A schema that this version does not know."""
 
 
 class Mismatch(BankError):
-    """Two things that must belong together do not."""
+    """Two things that must match and do not."""
 
 
 class ConfigError(FeatbankError):
-    """A setting, option or name that is wrong."""
+    """A wrong setting, option or name."""
 
 
 class SeveralErrors(ConfigError):
-    """Several of them at once, a line for each below a title."""
+    """Several errors at once, one line each below a title."""
 
     def __init__(self, title: str, problems: Iterable[str]) -> None:
         self._lines = [title, *problems]
@@ -108,7 +108,7 @@ class OutputError(FeatbankError):
 
 
 class OutputExists(OutputError):
-    """The target is there and overwriting was not asked for."""
+    """The target exists and overwriting was not requested."""
 
 
 class OutputBusy(OutputError):
@@ -116,16 +116,16 @@ class OutputBusy(OutputError):
 
 
 class NoSpace(OutputError):
-    """The disk has too little room for the target."""
+    """The disk is too full for the target."""
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or the error's name where there is none."""
+    """First line of an error's message, or the name of its class if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """``" Did you mean 'crt'?"`` where one of `choices` is close to `word`, else nothing."""
+    """``" Did you mean 'crt'?"`` if one of `choices` is close to `word`, else nothing."""
     import difflib
 
     match = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
@@ -133,6 +133,6 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
 
 
 def closest(word: str, choices: Iterable[str]) -> str:
-    """Name what `word` may have meant: ``"Did you mean 'crt'?"``, or the choices."""
+    """Suggest the closest of `choices`, ``"Did you mean 'crt'?"``, or list them all."""
     choices = list(choices)
     return did_you_mean(word, choices).strip() or f"Choose from: {', '.join(choices)}."

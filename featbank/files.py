@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and their digests."""
+"""Writing files that appear whole or not at all, and digests of files."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a part file beside `path` that takes its place at the end, and vanishes on an error.
+    """Yield a part file beside `path`, which replaces `path` at the end, or is removed on an error.
 
     Raises
     ------
     OSError
-        Where it cannot be written: `path` and the cause, in one line.
+        If it cannot be written: `path` and the cause, in one line.
     """
     part = part_of(path)
     try:
@@ -30,43 +30,43 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def part_of(path: Path) -> Path:
-    """Where this process keeps what is to become `path`."""
+    """Part file of this process for `path`."""
     return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Report `path` and the cause in one line where it, or its part, cannot be written.
+    """Report `path` and the cause in one line if it, or its part file, cannot be written.
 
     Raises
     ------
     OSError
-        With ``errno`` alone of what the system said; an error that names another file as it is.
+        With the system's ``errno``. An error about another file passes unchanged.
     """
     try:
         yield
     except OSError as error:
         name = str(error.filename or path)
-        ours = name.startswith((str(path), str(part_of(path)))) or name == str(path.parent)
-        if error.errno is None or not ours:
+        concerned = name.startswith((str(path), str(part_of(path)))) or name == str(path.parent)
+        if error.errno is None or not concerned:
             raise
-        told = OSError(
-            f"{path} could not be written ({os.strerror(error.errno)}). What was there is as it "
-            "was; mend that, and run again."
+        failure = OSError(
+            f"{path} could not be written ({os.strerror(error.errno)}). Nothing has "
+            "changed: fix the cause and run again."
         )
-        told.errno = error.errno
-        raise told from None
+        failure.errno = error.errno
+        raise failure from None
 
 
 def publish(part: Path, path: Path) -> None:
-    """Put the content of `part` on disk, then under the name `path`, and that name on disk."""
+    """Flush `part` to disk, rename it to `path`, and flush the new name to disk."""
     sync(part)
     os.replace(part, path)
     sync(path.parent)
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's names, are on disk."""
+    """Flush a file's content, or a folder's names, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 MEMINFO = Path("/proc/meminfo")
 LIMIT = Path("/sys/fs/cgroup/memory.max")
-"""A container's own limit, where it has one (control groups, version 2)."""
+"""Memory limit of the container, if it has one (control groups, version 2)."""
 
 
 def available_memory() -> int | None:
-    """Bytes that can be had without swapping; None where the system does not tell.
+    """Bytes that can be allocated without swapping; None if the system does not report them.
 
-    What Linux calls available, within the limit of the container; elsewhere the whole memory.
+    On Linux the available memory, within the limit of the container; elsewhere the whole memory.
     """
     try:
         lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
@@ -24,7 +24,7 @@ def available_memory() -> int | None:
 
 
 def whole_memory() -> int | None:
-    """Bytes of main memory, within the limit of the container; None where it is not told."""
+    """Bytes of main memory, within the limit of the container; None if unknown."""
     try:
         return _within_limit(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (AttributeError, OSError, ValueError):  # Windows has no sysconf
@@ -32,7 +32,7 @@ def whole_memory() -> int | None:
 
 
 def size_text(size: int) -> str:
-    """Bytes in the unit that shows them.
+    """Format a number of bytes in a suitable unit.
 
     >>> size_text(640), size_text(1536), size_text(300 << 30)
     ('640 bytes', '1.5 KiB', '300 GiB')
@@ -45,7 +45,7 @@ def size_text(size: int) -> str:
 
 
 def fits_memory(count: int, shape: tuple[int, ...]) -> bool:
-    """Whether `count` images [C, H, W] uint8 fit into memory, N·C·H·W bytes, as far as is told."""
+    """Whether `count` images [C, H, W] uint8, N·C·H·W bytes, fit into memory; yes if unknown."""
     available = available_memory()
     return available is None or count * math.prod(shape) <= available
 

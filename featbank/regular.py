@@ -1,4 +1,4 @@
-"""Files that may be opened: regular ones. A pipe would block, a device may never end."""
+"""Regular files, the only kind that is opened: a pipe would block, a device may never end."""
 
 from __future__ import annotations
 
@@ -19,16 +19,23 @@ _UNPRINTABLE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class Unopened(Exception):
-    """A path that is not opened; the message completes a sentence that starts with the path."""
+    """A path that is not opened; the message completes a sentence that starts with the path.
+
+    `kind` is the kind of file, ``a folder`` for example, or None for one that cannot be reached.
+    """
+
+    def __init__(self, message: str, kind: str | None = None) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 def regular_status(path: Path) -> os.stat_result:
-    """Status of a regular file; symbolic links are followed, nothing is opened.
+    """Status of a regular file. Symbolic links are followed, nothing is opened.
 
     Raises
     ------
     FileNotFoundError
-        Where nothing is there, or a link leads nowhere.
+        If nothing is there, or a link leads nowhere.
     Unopened
         For any other kind of file, and for one that cannot be reached.
     """
@@ -40,24 +47,27 @@ def regular_status(path: Path) -> os.stat_result:
         raise Unopened(f"cannot be opened ({reason(error)})") from None
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
-        raise Unopened(f"is {kind}, not a file")
+        raise Unopened(f"is {kind}, not a file", kind)
     return status
 
 
 def kind_of(path: Path) -> str | None:
-    """What a path leads to that is no regular file; None for a file, or where nothing is there."""
+    """Kind of a path that is no regular file, ``a folder`` for example; None for any other path."""
     try:
-        return _KINDS.get(stat.S_IFMT(path.stat().st_mode))
-    except (OSError, ValueError):  # ValueError: a NUL byte
-        return None
+        regular_status(path)
+    except Unopened as error:
+        return error.kind
+    except FileNotFoundError:
+        pass
+    return None
 
 
 def reason(error: Exception) -> str:
-    """Why the system or a codec refused, without the path."""
+    """Reason that the system or a codec gave, without the path."""
     return getattr(error, "strerror", None) or str(error)
 
 
 def unprintable(text: str) -> str | None:
-    """The first control character other than a tab, or byte that is not UTF-8, of a name."""
+    """First control character of a name, tabs excepted, or byte that is not UTF-8."""
     match = _UNPRINTABLE.search(text)
     return match and match.group()
