@@ -27,7 +27,7 @@ from featbank import Bank, write_bank
 from stage2 import Recipe, sweep
 from stage2.engine.halving import Halving
 from stage2.methods.recipe import expand
-from stage2.results.tables import Leaderboard, Row
+from stage2.results.leaderboard import Leaderboard, Row
 
 RATES = [float(f"{rate:.3g}") for rate in np.geomspace(0.003, 1, 15)]
 GRID = {

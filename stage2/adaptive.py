@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from featbank import errors
 from featbank.bank import Bank
 from stage2.methods.recipe import Recipe
+from stage2.results.leaderboard import Leaderboard
 from stage2.results.store import Run, Store
-from stage2.results.tables import Leaderboard
 from stage2.search.methods import Sampling
 from stage2.search.rounds import val_problem
 from stage2.specification.space import Space

@@ -29,9 +29,9 @@ from stage2.features.requirements import check_bank, check_in_memory
 from stage2.features.views import Views, class_counts, half_of
 from stage2.loggers import Logger, Loggers
 from stage2.methods.recipe import Recipe
+from stage2.results.leaderboard import Leaderboard
 from stage2.results.results import Results
 from stage2.results.store import Store
-from stage2.results.tables import Leaderboard
 from stage2.search.rounds import by_first_seed, others_left, val_problem
 
 

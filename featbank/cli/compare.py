@@ -75,9 +75,9 @@ def compare(
     """
     from stage2.results.compare import bank_of
     from stage2.results.compare import compare as compared_with
-    from stage2.results.comparison import blocks, render
     from stage2.results.results import Results
     from stage2.results.store import Store
+    from stage2.results.tables import comparison_tables, render_comparison
 
     with Store(results) as store:
         prefix, file = bank_of(store, bank)
@@ -91,7 +91,6 @@ def compare(
             classes=classes,
         )
     if form != "table":
-        click.echo(render(compared, form))
+        click.echo(render_comparison(compared, form))
         return
-    tables = [(block.title, block.header, block.lines, block.texts) for block in blocks(compared)]
-    print_tables(tables, compared.protocol)
+    print_tables(comparison_tables(compared), compared.protocol)

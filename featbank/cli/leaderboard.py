@@ -14,7 +14,7 @@ from featbank.cli.terminal import styled_stdout
 from featbank.errors import ConfigError
 
 if TYPE_CHECKING:
-    from stage2.results.tables import Leaderboard
+    from stage2.results.leaderboard import Leaderboard
 
 FORMATS = ("table", "json", "csv", "md", "latex")
 
@@ -97,17 +97,17 @@ def leaderboard(
 
 def show(board: Leaderboard, form: str, *, top: int | None = None) -> None:
     """Print a leaderboard in one of `FORMATS`."""
-    from stage2.results.tables import columns, render, text_columns
+    from stage2.results.tables import render, table_of
 
     if form != "table":
         click.echo(render(board, form, top=top))
         return
     total = len(board.configurations())
     board = board.first(top)
-    header, lines = columns(board)
-    lines = [[text.replace(" ± ", "±") for text in line] for line in lines]
+    table = table_of(board)
+    lines = [[text.replace(" ± ", "±") for text in line] for line in table.lines]
     shown = f"{len(lines)} of {total} configurations shown.\n" if len(lines) < total else ""
-    print_tables([("", header, lines, text_columns(board))], shown + board.protocol)
+    print_tables([table._replace(title="", lines=lines)], shown + board.protocol)
 
 
 def print_tables(

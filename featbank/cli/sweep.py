@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from featbank.bank import Bank
     from stage2.loggers import Logger
     from stage2.methods.recipe import Recipe
-    from stage2.results.tables import Leaderboard
+    from stage2.results.leaderboard import Leaderboard
     from stage2.search import Search
     from stage2.specification import Specification
     from stage2.specification.space import Space

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from featbank import errors
 from stage2.loggers.record import Record
-from stage2.results.tables import Leaderboard, render
+from stage2.results.leaderboard import Leaderboard
+from stage2.results.tables import render
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

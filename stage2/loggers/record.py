@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from featbank import errors
 from stage2.engine.outcome import Outcome
-from stage2.results.tables import Leaderboard
+from stage2.results.leaderboard import Leaderboard
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from featbank import errors
 from stage2.loggers.record import Record
-from stage2.results.tables import Leaderboard, render
+from stage2.results.leaderboard import Leaderboard
+from stage2.results.tables import render
 
 
 class TensorBoard:

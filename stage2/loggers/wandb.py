@@ -7,7 +7,8 @@ from typing import Any
 
 from featbank import errors
 from stage2.loggers.record import Record
-from stage2.results.tables import Leaderboard, columns
+from stage2.results.leaderboard import Leaderboard
+from stage2.results.tables import table_of
 
 
 class WeightsAndBiases:
@@ -54,10 +55,10 @@ class WeightsAndBiases:
         """Make or update a run ``leaderboard-BANK`` with the table."""
         import wandb
 
-        header, lines = columns(board)
+        table = table_of(board)
         name = f"leaderboard-{bank[:12]}"
         run = self._begin(name=name, id=name, resume="allow", notes=board.protocol)
-        run.log({"leaderboard": wandb.Table(columns=header, data=lines)})
+        run.log({"leaderboard": wandb.Table(columns=table.header, data=table.lines)})
         run.finish()
 
     def _begin(self, **what: Any) -> Any:

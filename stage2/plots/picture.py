@@ -9,8 +9,8 @@ from typing import Any
 from stage2.plots.figure import WIDTH
 from stage2.results.choice import Choice, choose
 from stage2.results.configurations import Configuration
+from stage2.results.leaderboard import Row
 from stage2.results.results import Results
-from stage2.results.tables import Row
 
 Having = Callable[[Configuration, Row], bool]
 

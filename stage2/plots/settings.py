@@ -23,7 +23,7 @@ from stage2.plots.figure import (
 )
 from stage2.plots.picture import Picture
 from stage2.results.grids import Grid, grids
-from stage2.results.tables import Row, told_value
+from stage2.results.leaderboard import Row, setting_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -116,7 +116,7 @@ def setting(picture: Picture) -> Figure:
         if numeric:
             _scale(panel, x)
         else:
-            panel.set_xticks(x, [told_value(grid.settings[0], value) for value in values])
+            panel.set_xticks(x, [setting_text(grid.settings[0], value) for value in values])
         panel.set_xlabel(grid.settings[0])
         panel.grid(axis="y", **GRID)
         if len(shown) > 1:
@@ -196,7 +196,7 @@ def _frame(axes: Axes, x: float, y: float) -> None:
 def _ticks(axis: Axis, grid: Grid, place: int, most: float) -> None:
     """Name a setting and its values; where `most` characters do not hold one, some are left out."""
     name, values = grid.settings[place], grid.values[place]
-    told = [told_value(name, value) for value in values]
+    told = [setting_text(name, value) for value in values]
     step = 1 if most > letters(told) else max(1, round((letters(told) + 1) / max(most, 0.4)))
     axis.set_ticks(range(0, len(told), step), told[::step])
     axis.set_label_text(name)

@@ -18,9 +18,10 @@ from stage2.report.details import SHOWN, details_of
 from stage2.results import filters
 from stage2.results.cite import cite
 from stage2.results.grids import varied
+from stage2.results.leaderboard import Leaderboard, Row, differences
 from stage2.results.measured import measured
 from stage2.results.results import Results
-from stage2.results.tables import Column, Leaderboard, Row, differences, metric_columns
+from stage2.results.tables import Column, metric_columns
 
 TOP = 12
 """Configurations whose details a page carries."""

@@ -1,4 +1,4 @@
-"""Which configurations a picture shows, what it calls them, and which settings they vary."""
+"""The configurations of a picture, their labels, and the settings that they vary."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 from featbank import errors
 from stage2.engine.details import DETAILS
 from stage2.results.configurations import Configuration
+from stage2.results.leaderboard import Row, setting_text, why_unranked
 from stage2.results.measured import Measured, measured
 from stage2.results.results import Results
-from stage2.results.tables import Row, told_value, why_unranked
 
 LONGEST = 60
 """Characters of the settings in a label."""
@@ -21,8 +21,8 @@ LONGEST = 60
 
 @dataclass(frozen=True)
 class Shown:
-    """A configuration of a picture, its row of the leaderboard at the epoch that ranks, and what it
-    is called: its recipe, with the settings that tell it from others of that recipe."""
+    """A configuration of a picture, its row of the leaderboard at the epoch that ranks, and its
+    label: the recipe, with the settings that distinguish it from others of that recipe."""
 
     configuration: Configuration
     row: Row
@@ -41,7 +41,7 @@ class Choice:
     Attributes
     ----------
     results
-        What they were chosen from.
+        The results they were chosen from.
     shown
         Best first.
     """
@@ -51,7 +51,7 @@ class Choice:
 
     @property
     def split(self) -> str:
-        """What is measured on."""
+        """The split that is shown."""
         return self.results.split
 
     @property
@@ -95,36 +95,34 @@ def choose(
     recipes
         Names of recipes and beginnings of configurations' ids; by default every recipe.
     best
-        Of a recipe only its best configuration. An id's beginning means all that begin so.
+        Take only the best configuration of a recipe; the beginning of an id always means all.
     most
         How many there is room for; of more the best are taken, with a warning.
     having
-        Whether a configuration, given with its row, has what the picture shows.
+        Whether a configuration, given with its row, qualifies.
 
     Raises
     ------
     ConfigError
-        For an unknown recipe; where all that is asked for has no rank. That
-        nothing is `having` what is shown is for the caller to tell: `shown` is empty then.
+        For an unknown recipe, and where nothing that is asked for has a rank. An empty `shown`
+        means that nothing qualified; the caller reports it.
     """
     board = results.board
     every = [board.ranked(rows) for rows in board.configurations()]
     asked = _asked(results, every, recipes, best)
-    kept = [row for row in asked if row["selection"] is not None]
-    if not kept:
+    if all(row["selection"] is None for row in asked):
         raise errors.ConfigError(
             f"Every configuration asked for in {results.path} {why_unranked(asked)}"
         )
-    found = [(results.configurations[row["recipe"]], row) for row in kept]
-    found = [each for each in found if having is None or having(*each)]
-    places = {row["recipe"]: place for place, row in enumerate(every)}
-    found.sort(key=lambda each: places[each[1]["recipe"]])
-    if most and found[most:]:
-        warn_left_out([own.id for own, _ in found], most, board.select_on)
-        found = found[:most]
-    rows = [row for _, row in found]
-    named = zip(found, labels(rows), strict=True)
-    shown = [Shown(configuration, row, label) for (configuration, row), label in named]
+    ids = {row["recipe"] for row in asked if row["selection"] is not None}
+    rows = [row for row in every if row["recipe"] in ids]  # best first
+    if having is not None:
+        rows = [row for row in rows if having(results.configurations[row["recipe"]], row)]
+    if most and rows[most:]:
+        warn_left_out([row["recipe"] for row in rows], most, board.select_on)
+        rows = rows[:most]
+    named = zip(rows, labels(rows), strict=True)
+    shown = [Shown(results.configurations[row["recipe"]], row, label) for row, label in named]
     return Choice(results, shown)
 
 
@@ -149,7 +147,7 @@ def measured_all(choice: Choice, detail: str) -> list[Measured]:
 
 
 def warn_left_out(ids: Sequence[str], most: int, select_on: str = "val") -> None:
-    """Warn that of configurations, best first, only the first are drawn."""
+    """Warn that only the first of these configurations, best first, are drawn."""
     named = ", ".join(ids[most : most + 4]) + (", …" if ids[most + 4 :] else "")
     warnings.warn(
         f"{most} of {len(ids)} configurations {'is' if most == 1 else 'are'} drawn, the best on "
@@ -160,28 +158,30 @@ def warn_left_out(ids: Sequence[str], most: int, select_on: str = "val") -> None
 
 def labels(rows: Sequence[Row]) -> list[str]:
     """A label for each configuration, given by its ``name`` and ``parameters``."""
-    told = []
+    texts = []
     for row in rows:
         same = [other["parameters"] for other in rows if other["name"] == row["name"]]
-        own = differing(row["parameters"], same)
-        told.append(f"{row['name']} {own}".strip())
-    return told
+        texts.append(f"{row['name']} {differing(row['parameters'], same)}".strip())
+    return texts
 
 
 def differing(parameters: dict[str, Any], among: Sequence[dict[str, Any]]) -> str:
-    """The settings of a configuration that are not the same `among` all of them, in words."""
-    names = dict.fromkeys(name for each in among for name in each)
+    """The settings of a configuration that are not the same `among` all of them, as a text."""
+    names = dict.fromkeys(name for settings in among for name in settings)
     differ = [
-        name for name in names if len({told_value(name, each.get(name)) for each in among}) > 1
+        name
+        for name in names
+        if len({setting_text(name, settings.get(name)) for settings in among}) > 1
     ]
-    told = [f"{n}={told_value(n, parameters[n])}" for n in differ if parameters.get(n) is not None]
-    return textwrap.shorten(" ".join(told), LONGEST, placeholder=" …")
+    known = {name: parameters[name] for name in differ if parameters.get(name) is not None}
+    texts = [f"{name}={setting_text(name, value)}" for name, value in known.items()]
+    return textwrap.shorten(" ".join(texts), LONGEST, placeholder=" …")
 
 
 def matching(wanted: str, names: Mapping[str, str]) -> list[str]:
     """Ids of the recipe `wanted`, or else those that begin so; `names` are recipes by id."""
-    found = [own for own, name in names.items() if name == wanted]  # crt, without crt-cifar
-    return found or [own for own in names if own.startswith(wanted)]
+    ids = [id_ for id_, name in names.items() if name == wanted]  # crt, without crt-cifar
+    return ids or [id_ for id_ in names if id_.startswith(wanted)]
 
 
 def _asked(results: Results, rows: Sequence[Row], recipes: Sequence[str], best: bool) -> list[Row]:
@@ -190,13 +190,13 @@ def _asked(results: Results, rows: Sequence[Row], recipes: Sequence[str], best: 
     kept: dict[str, Row] = {}
     for wanted in recipes or names:
         ids = matching(wanted, {row["recipe"]: row["name"] for row in rows})
-        found = [row for row in rows if row["recipe"] in ids]
+        matches = [row for row in rows if row["recipe"] in ids]
         if best and wanted in names:
-            found = found[:1]
-        if not found:
+            matches = matches[:1]
+        if not matches:
             known = names if "-" not in wanted else [row["recipe"] for row in rows]
             raise errors.ConfigError(
                 f"{results.path} has no configuration {wanted!r}. {errors.closest(wanted, known)}"
             )
-        kept |= {row["recipe"]: row for row in found}
+        kept |= {row["recipe"]: row for row in matches}
     return list(kept.values())

@@ -1,7 +1,7 @@
-"""Configurations against each other on the same rows of a split.
+"""Configurations compared on the same rows of a split.
 
-`stage2.results.significance` has the test and the intervals, and says why they are these. Pairs are
-heads of the same seed; a recipe with one result for all seeds stands beside each of the other's.
+`stage2.results.significance` has the test and the intervals, and their reasons. Pairs are heads of
+the same seed; a recipe with one result for all seeds is paired with each seed of the other.
 Accuracies are means over the common seeds.
 """
 
@@ -17,18 +17,98 @@ import numpy as np
 from featbank import errors
 from featbank.bank import Bank, class_groups
 from stage2.engine.metrics import METRICS
-from stage2.results.comparison import (
-    ClassDifference,
-    Compared,
-    Comparison,
-    Measure,
-    SeedTest,
-)
 from stage2.results.configurations import Configuration
+from stage2.results.leaderboard import Leaderboard, differences
 from stage2.results.results import Results
 from stage2.results.significance import LEVEL, holm, interval, mcnemar, resampled, sign_test
 from stage2.results.store import Store
-from stage2.results.tables import Leaderboard, differences
+
+
+@dataclass(frozen=True)
+class Measure:
+    """An accuracy of A and B in percent, their difference B − A in points, its interval, and the
+    standard deviation of the difference over seeds (None for one)."""
+
+    a: float
+    b: float
+    difference: float
+    low: float
+    high: float
+    std: float | None
+
+
+@dataclass(frozen=True)
+class SeedTest:
+    """McNemar's exact test of one seed: rows that only A, and only B, has right."""
+
+    seed: int
+    only_a: int
+    only_b: int
+    p: float
+
+
+@dataclass(frozen=True)
+class ClassDifference:
+    """A class: training samples, rows of the split, accuracies in percent, B − A in points."""
+
+    index: int
+    name: str
+    trained_on: int
+    rows: int
+    a: float
+    b: float
+    difference: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """B against A.
+
+    Attributes
+    ----------
+    a, b
+        Ids of the configurations.
+    measures
+        ``top1``, ``macro``, and of ``many``, ``medium``, ``few`` those that have rows.
+    p
+        Of the test over all seeds.
+    p_holm
+        Adjusted for the number of comparisons.
+    seeds
+        A test for each seed.
+    classes
+        Those with the largest differences, largest first.
+    """
+
+    a: str
+    b: str
+    measures: dict[str, Measure]
+    p: float
+    p_holm: float
+    seeds: tuple[SeedTest, ...]
+    classes: tuple[ClassDifference, ...]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Comparisons of configurations with the first one.
+
+    Attributes
+    ----------
+    comparisons
+        One per further configuration.
+    settings
+        The settings in which each configuration differs from its preset, by id.
+    chosen
+        The reason why a configuration was taken for the name of a recipe, by id.
+    protocol
+        One line.
+    """
+
+    comparisons: tuple[Comparison, ...]
+    settings: dict[str, str]
+    chosen: dict[str, str]
+    protocol: str
 
 
 @dataclass(frozen=True)
@@ -76,7 +156,7 @@ def compare(
     resamples, seed
         Of the bootstrap.
     classes
-        How many classes are told of.
+        How many of the classes that differ most are listed.
 
     Raises
     ------
@@ -85,25 +165,25 @@ def compare(
         without results, seeds of which none is common, a bank that is gone or another.
     """
     board, split = results.board, results.split
-    found = [results.find(name) for name in names] if names else _best_of_each(results)
-    _require_comparable(results, found, names or [each.id for each in found])
+    chosen = [results.find(name) for name in names] if names else _best_of_each(results)
+    _require_comparable(results, chosen, names or [each.id for each in chosen])
     epoch = epoch or board.terms.epoch
-    of = _split(results, file)
-    correct = [_correct(results, configuration, epoch) for configuration in found]
+    rows = _split(results, file)
+    first, *others = [_correct(results, configuration, epoch) for configuration in chosen]
     random = np.random.default_rng(seed)
     comparisons = []
-    for other, own in zip(found[1:], correct[1:], strict=True):
-        ids = found[0].id, other.id
-        pairs = _pairs(ids, correct[0], own)
+    for configuration, correct in zip(chosen[1:], others, strict=True):
+        ids = chosen[0].id, configuration.id
+        pairs = _pairs(ids, first, correct)
         comparisons.append(
-            _compared(ids, pairs, of, random=random, resamples=resamples, most=classes)
+            _compared(ids, pairs, rows, random=random, resamples=resamples, most=classes)
         )
     adjusted = holm([each.p for each in comparisons])
     settings = {rows[0]["recipe"]: differences(rows[0]) for rows in board.configurations()}
     return Compared(
         tuple(replace(each, p_holm=p) for each, p in zip(comparisons, adjusted, strict=True)),
-        {each.id: settings[each.id] for each in found},
-        {each.id: _why(board, each.name) for each in found if not names or each.name in names},
+        {each.id: settings[each.id] for each in chosen},
+        {each.id: _why(board, each.name) for each in chosen if not names or each.name in names},
         f"{board.protocol} · compared on {split}, {epoch} epoch"
         + (" · optimistic: selected there" if split == board.select_on == "test" else "")
         + f" · {LEVEL} % intervals: {resamples} bootstrap resamples of rows within classes, seed "
@@ -113,7 +193,7 @@ def compare(
 
 
 def bank_of(store: Store, bank: str | None) -> tuple[str | None, Path | None]:
-    """The beginning of a fingerprint, and the file, that a bank given as either means.
+    """Resolve a bank, given as a file or as the beginning of its fingerprint, to both.
 
     Raises
     ------
@@ -131,27 +211,22 @@ def bank_of(store: Store, bank: str | None) -> tuple[str | None, Path | None]:
 
 def _best_of_each(results: Results) -> list[Configuration]:
     """The best configuration of each recipe, best first, of those whose seeds are all done."""
-    found: list[Configuration] = []
-    left_out: list[Configuration] = []
-    for first, *_ in results.board.best().configurations():
-        place = found if first["status"] == "done" else left_out
-        place.append(results.configurations[first["recipe"]])
-    if left_out:
-        told = ", ".join(f"{each.id} ({each.unfinished})" for each in left_out)
-        warnings.warn(f"Left out: {told}.")
-    return found
+    best = [results.configurations[row["recipe"]] for row in results.board.best().first_rows()]
+    if left_out := [f"{each.id} ({each.unfinished})" for each in best if each.unfinished]:
+        warnings.warn(f"Left out: {', '.join(left_out)}.")
+    return [each for each in best if not each.unfinished]
 
 
 def _require_comparable(
-    results: Results, found: Sequence[Configuration], names: Sequence[str]
+    results: Results, chosen: Sequence[Configuration], names: Sequence[str]
 ) -> None:
-    if len(found) < 2:
+    if len(chosen) < 2:
         raise errors.ConfigError(
             f"A comparison takes two configurations, got {', '.join(names) or 'none'}. "
             f"`featbank leaderboard {results.path}` lists the recipes."
         )
     taken: dict[str, str] = {}
-    for name, configuration in zip(names, found, strict=True):
+    for name, configuration in zip(names, chosen, strict=True):
         if configuration.id in taken:
             raise errors.ConfigError(
                 f"{taken[configuration.id]!r} and {name!r} are both {configuration.id}. "
@@ -166,13 +241,13 @@ def _require_comparable(
 
 
 def _why(board: Leaderboard, name: str) -> str:
-    """Why a recipe's name stands for the configuration that it stands for."""
+    """The reason why a recipe's name stands for its configuration."""
     tried = len({row["recipe"] for row in board.rows if row["name"] == name})
     return f"best of {tried} on {board.select_on}" if tried > 1 else "its only configuration"
 
 
 def _split(results: Results, file: Path | None) -> _Split:
-    """What is known of the split; its labels from the bank's file where the results lack them."""
+    """Read the split; its labels from the bank's file where the results lack them."""
     counts, names, fingerprint = results.counts, results.class_names, results.fingerprint
     labels = results.store.labels(fingerprint, results.split)
     if labels is not None:
@@ -197,29 +272,30 @@ def _split(results: Results, file: Path | None) -> _Split:
 def _correct(
     results: Results, configuration: Configuration, epoch: str
 ) -> dict[int | None, np.ndarray]:
-    """Which rows each seed has right, bool [N]; under None where a recipe has one result for all
+    """Correctness of the rows [N] bool by seed; under None for a recipe with one result for all
     seeds. Where no epoch was selected, the last one counts as that."""
-    found: dict[int | None, np.ndarray] = {}
+    correct: dict[int | None, np.ndarray] = {}
     for run in configuration.runs:
         seed = run.seed if "epochs" in run.parameters else None  # a setting of those with steps
         at = epoch if (results.split, epoch) in run.metrics else "last"
         place = (results.fingerprint, run.recipe, results.split, at)
-        found[seed] = results.store.correct(*place)
-    return found
+        correct[seed] = results.store.correct(*place)
+    return correct
 
 
 def _pairs(
     ids: tuple[str, str], a: dict[int | None, np.ndarray], b: dict[int | None, np.ndarray]
 ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     """Correctness of A and B by common seed."""
-    seeds = {s for own in (a, b) for s in own if s is not None} or {0}
+    seeds = {seed for seed in (*a, *b) if seed is not None} or {0}
     pairs = {seed: (a.get(seed, a.get(None)), b.get(seed, b.get(None))) for seed in sorted(seeds)}
     common = {s: (x, y) for s, (x, y) in pairs.items() if x is not None and y is not None}
     if not common:
-        told = " and ".join(
-            f"{id_} has {', '.join(map(str, own))}" for id_, own in zip(ids, (a, b), strict=True)
+        has_a, has_b = (", ".join(map(str, by_seed)) for by_seed in (a, b))
+        raise errors.ConfigError(
+            f"No seed is common: {ids[0]} has {has_a} and {ids[1]} has {has_b}. Sweep both with "
+            "the same seeds."
         )
-        raise errors.ConfigError(f"No seed is common: {told}. Sweep both with the same seeds.")
     return common
 
 
@@ -232,11 +308,12 @@ def _compared(
     resamples: int,
     most: int,
 ) -> Comparison:
+    """Compare B with A, given their correctness by seed."""
     right = np.stack([np.stack(pair) for pair in pairs.values()])  # [seeds, 2, N]
     rows = np.bincount(split.labels, minlength=len(split.counts))
     accuracy = np.stack(
         [
-            [np.bincount(split.labels, own, len(rows)) / np.maximum(rows, 1) for own in pair]
+            [np.bincount(split.labels, hits, len(rows)) / np.maximum(rows, 1) for hits in pair]
             for pair in right
         ]
     )  # [seeds, 2, K]
@@ -259,8 +336,8 @@ def _compared(
         )
     p = sign_test(gains)
     tests = []
-    for seed, (own, other) in pairs.items():
-        only_a, only_b = int((own & ~other).sum()), int((other & ~own).sum())
+    for seed, (a, b) in pairs.items():
+        only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
         tests.append(SeedTest(seed, only_a, only_b, mcnemar(only_a, only_b)))
     classes = _largest(100 * accuracy.mean(0), rows, split, most)
     return Comparison(*ids, measures, p, p, tuple(tests), classes)

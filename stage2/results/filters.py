@@ -13,8 +13,8 @@ from featbank import errors
 from featbank.settings import read_number, shortened
 from stage2.engine.metrics import METRICS, RANKING
 from stage2.methods.recipe_settings import settings_of
+from stage2.results.leaderboard import Leaderboard, Row
 from stage2.results.ranking import in_order
-from stage2.results.tables import Leaderboard, Row
 
 Values = Mapping[str, Any]
 """What a condition can ask of a configuration, by name."""

@@ -1,4 +1,4 @@
-"""What a recipe's settings do: its configurations over the values of some of them."""
+"""The configurations of a recipe over the values of its settings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from featbank import errors
-from stage2.results.tables import Row
+from stage2.results.leaderboard import Row
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class Grid:
     settings, values
         The settings, and the values of each, in order.
     best
-        The best configuration for values of the settings: its row, as it was given. Combinations
-        that were not tried are absent.
+        The row of the best configuration by the values of the settings; combinations that were not
+        tried are absent.
     tried
-        How many configurations there are in all.
+        Number of configurations in all.
     """
 
     recipe: str
@@ -64,42 +64,42 @@ def grids(rows: Sequence[Row], count: int, by: Sequence[str] = ()) -> list[Grid]
     recipes: dict[str, list[Row]] = {}
     for row in rows:
         recipes.setdefault(row["name"], []).append(row)
-    varying = {name: varied(own) for name, own in recipes.items()}
+    varying = {name: varied(rows) for name, rows in recipes.items()}
     known = dict.fromkeys(name for values in varying.values() for name in values)
     for name in by:
         if name not in known:
-            told = errors.closest(name, known) if known else "None does."
-            raise errors.ConfigError(f"No recipe varies {name!r}. {told}")
-    found = []
-    for recipe, own in recipes.items():
+            remedy = errors.closest(name, known) if known else "None does."
+            raise errors.ConfigError(f"No recipe varies {name!r}. {remedy}")
+    made = []
+    for recipe, tried in recipes.items():
         values = varying[recipe]
         settings = tuple(dict.fromkeys([*by, *values]))[:count]
         if len(settings) == count and all(name in values for name in settings):
-            best = best_of_each(own, settings)
-            found.append(
-                Grid(recipe, settings, tuple(values[name] for name in settings), best, len(own))
+            best = best_of_each(tried, settings)
+            made.append(
+                Grid(recipe, settings, tuple(values[name] for name in settings), best, len(tried))
             )
-    return sorted(found, key=lambda grid: -math.prod(map(len, grid.values)))
+    return sorted(made, key=lambda grid: -math.prod(map(len, grid.values)))
 
 
 def varied(rows: Sequence[Row]) -> dict[str, list[Any]]:
-    """The settings of which rows have more than one value, and their values in order; those with
+    """The settings with more than one value among the rows, and their values in order; those with
     most values first. Rows without a setting do not count."""
-    found = {
+    values = {
         name: sorted({r["parameters"][name] for r in rows if name in r["parameters"]}, key=_order)
         for name in dict.fromkeys(name for row in rows for name in row["parameters"])
     }
-    several = {name: values for name, values in found.items() if len(values) > 1}
-    return dict(sorted(several.items(), key=lambda item: -len(item[1])))
+    several = [(name, distinct) for name, distinct in values.items() if len(distinct) > 1]
+    return dict(sorted(several, key=lambda item: -len(item[1])))
 
 
 def best_of_each(rows: Sequence[Row], names: Sequence[str]) -> dict[tuple[Any, ...], Row]:
     """The first of the ranked `rows` for every combination of the values of settings `names`."""
-    found: dict[tuple[Any, ...], Row] = {}
+    best: dict[tuple[Any, ...], Row] = {}
     for row in rows:
         if all(name in row["parameters"] for name in names):
-            found.setdefault(tuple(row["parameters"][name] for name in names), row)
-    return found
+            best.setdefault(tuple(row["parameters"][name] for name in names), row)
+    return best
 
 
 def _order(value: Any) -> tuple[int, float, str]:

@@ -10,10 +10,10 @@ import numpy as np
 
 from featbank import errors
 from stage2.results.configurations import Configuration
+from stage2.results.leaderboard import Leaderboard, board_of, why_unranked
 from stage2.results.protocol import Protocol, full_counts, measured_splits
 from stage2.results.searched import told_search
 from stage2.results.store import Run, Store
-from stage2.results.tables import Leaderboard, board_of, why_unranked
 
 
 class Results:

@@ -1,200 +1,58 @@
-"""The leaderboard: stored runs, averaged over seeds, ranked under a stated protocol."""
+"""Leaderboards and comparisons as tables for people, and in formats for programs and papers."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import math
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
-from featbank import errors
-from featbank.bank import GROUPS
 from featbank.characters import in_csv, in_latex, in_markdown, visible
-from stage2.engine.metrics import METRICS, RANKING, UNCALIBRATED, Metric
-from stage2.features.experts import short_name
-from stage2.methods.recipe import Recipe
-from stage2.methods.recipe_settings import settings_of
-from stage2.results.configurations import Configuration
-from stage2.results.protocol import Protocol
-from stage2.results.ranking import in_order
-from stage2.results.store import Run
+from stage2.engine.metrics import METRICS, RANKING, Metric
+from stage2.results.compare import Compared, Comparison, Measure
+from stage2.results.leaderboard import Leaderboard, Row, differences, setting_text
+from stage2.results.significance import LEVEL
 
-Row = dict[str, Any]
+_GAIN = "B\u00a0−\u00a0A"  # never broken over lines
 
 
-@dataclass(frozen=True)
-class Leaderboard:
-    """Ranked rows and the protocol they follow.
+class Table(NamedTuple):
+    """A table with a title above it; its first `texts` columns are texts, the others numbers."""
 
-    Attributes
-    ----------
-    rows
-        One per configuration and epoch, best configuration first. Keys: ``recipe``, ``name``,
-        ``parameters``, ``seeds``, ``split``, ``epoch``, ``status``, ``selection`` (what ranks it,
-        percent), the metrics of `METRICS` and their ``…_std`` over seeds; None where there is
-        nothing to average. What halving stopped has no rank and stands below; it was measured on
-        val alone, when it was stopped.
-    terms
-        How the figures came about.
-    per
-        The setting of which the rows are the best of each value, and that value by configuration.
-    """
+    title: str
+    header: Sequence[str]
+    lines: Sequence[Sequence[str]]
+    texts: int = 1
 
-    rows: list[Row]
-    terms: Protocol
-    per: tuple[str, Mapping[str, Any]] | None = None
+    def markdown(self) -> str:
+        """The table in Markdown, without its title."""
+        names, *rows = [list(map(in_markdown, line)) for line in (self.header, *self.lines)]
+        rule = ["---"] * len(self.header)
+        return "\n".join(f"| {' | '.join(line)} |" for line in (names, rule, *rows))
 
-    @property
-    def select_on(self) -> str:
-        """The split whose macro accuracy ranks."""
-        return self.terms.select_on
-
-    @property
-    def protocol(self) -> str:
-        """One line: bank, selection, how many were tried and what a search did to them, seeds,
-        group thresholds, and what was done to the rows."""
-        thresholds = ", ".join(f"{name}: {rule}" for name, rule in GROUPS.items())
-        units = ["mean ± std over seeds", "accuracy and ECE in %", thresholds]
-        if self.terms.split == "val":
-            units.insert(0, f"figures of val{self._optimism}")
-        return self.terms.line(self.rows, *units)
-
-    @property
-    def _optimism(self) -> str:
-        """Why figures of val are better than they would be elsewhere."""
-        fitted = any(row["parameters"].get("calibration", "none") != "none" for row in self.rows)
-        reasons = ["which selected"] if self.select_on == "val" else []
-        reasons += ["to which calibrations were fitted"] if fitted else []
-        return f", {' and '.join(reasons)}: optimistic" if reasons else ""
-
-    def first(self, top: int | None) -> Leaderboard:
-        """Only the first configurations, or all."""
-        rows = [row for rows in self.configurations()[:top] for row in rows]
-        return replace(self, rows=rows)
-
-    def best(self) -> Leaderboard:
-        """Only the best configuration of each recipe; the protocol still tells how many ran."""
-        return self.best_per("name", {row["recipe"]: row["name"] for row in self.rows})
-
-    def best_per(self, name: str, value: Mapping[str, Any]) -> Leaderboard:
-        """Only the best configuration of each `value`, which is given by configuration and called
-        `name`; the protocol still tells how many ran."""
-        first: dict[Any, str] = {}
-        for rows in _ordered(self.configurations()):
-            first.setdefault(value[rows[0]["recipe"]], rows[0]["recipe"])
-        best = set(first.values())
-        kept = [row for row in self.rows if row["recipe"] in best]
-        terms = self.terms.noting(f"best of each {'recipe' if name == 'name' else name}")
-        per = None if name in ("name", "recipe") else (name, value)
-        return replace(self, rows=kept, terms=terms, per=per)
-
-    def configurations(self) -> list[list[Row]]:
-        """The rows of each configuration."""
-        found: dict[str, list[Row]] = {}
-        for row in self.rows:
-            found.setdefault(row["recipe"], []).append(row)
-        return list(found.values())
-
-    def ranked(self, rows: Sequence[Row]) -> Row:
-        """Of a configuration's rows that of the epoch that ranks."""
-        return next((row for row in rows if row["epoch"] == self.terms.epoch), rows[0])
-
-
-def board_of(configurations: Iterable[Configuration], terms: Protocol) -> Leaderboard:
-    """Rank configurations under the terms of a protocol."""
-    rows = [_rows(own, terms) for own in configurations]
-    return Leaderboard([row for own in _ordered(rows) for row in own], terms)
-
-
-def why_unranked(rows: Sequence[Row]) -> str:
-    """Why none of some configurations has a rank, and what to do: the end of a sentence."""
-    if any(row["status"] == "stopped" for row in rows):
-        return "was stopped by halving or diverged. Sweep them without a search."
-    return "diverged. Sweep them with a smaller lr."
-
-
-def render(board: Leaderboard, form: str, *, top: int | None = None) -> str:
-    """A leaderboard as text: ``json``, ``csv``, ``md`` or ``latex``.
-
-    ``json`` and ``csv`` have every row and metric; ``md`` and ``latex`` the columns of the table,
-    its first `top` configurations.
-    """
-    if form == "json":
-        return json.dumps(board.rows, indent=1, allow_nan=False)
-    if form == "csv":
-        out = io.StringIO()
-        writer = csv.DictWriter(out, list(board.rows[0]), lineterminator="\n")
-        writer.writeheader()
-        for row in board.rows:
-            writer.writerow(
-                {
-                    k: json.dumps(v) if isinstance(v, (dict, list)) else in_csv(v)
-                    for k, v in row.items()
-                }
-            )
-        return out.getvalue().rstrip("\n")
-    board = board.first(top)
-    header, lines = columns(board)
-    if form == "md":
-        return f"{markdown(header, lines)}\n\n{in_markdown(board.protocol)}"
-    return f"% {visible(board.protocol)}\n{latex(header, lines, texts=text_columns(board))}"
-
-
-def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    names, *rows = [list(map(in_markdown, line)) for line in (header, *lines)]
-    rule = ["---"] * len(header)
-    return "\n".join(f"| {' | '.join(line)} |" for line in (names, rule, *rows))
-
-
-def latex(header: Sequence[str], lines: Sequence[Sequence[str]], *, texts: int) -> str:
-    """A ``tabular`` with rules of booktabs; the first `texts` columns are flush left."""
-    names, *body = [_latex_row(line) for line in (header, *lines)]
-    rows = " \\\\\n".join(body)
-    return (
-        f"\\begin{{tabular}}{{{'l' * texts}{'r' * (len(header) - texts)}}}\n\\toprule\n"
-        f"{names} \\\\\n\\midrule\n{rows} \\\\\n\\bottomrule\n"
-        "\\end{tabular}"
-    )
-
-
-def text_columns(board: Leaderboard) -> int:
-    """How many columns of the human table, from the left, are texts."""
-    return 3 if board.per else 2
-
-
-def columns(board: Leaderboard) -> tuple[list[str], list[list[str]]]:
-    """Header and lines of the human table: one line per configuration, last and selected epoch side
-    by side, what ranks, groups and calibration of the epoch that counts."""
-    numbers = metric_columns(board, "leaderboard")
-    header = ["recipe", *([board.per[0]] if board.per else []), "settings"]
-    header += [column.label for column in numbers]
-    lines = []
-    for rows in board.configurations():
-        last = rows[0]
-        line = [last["name"]]
-        if board.per:
-            name, value = board.per
-            own = value[last["recipe"]]
-            line.append("–" if own is None else told_value(name, own))
-        line.append(differences(last))
-        line += [_mean_std(*column.value(board, rows), column.metric) for column in numbers]
-        lines.append(line)
-    return header, lines
+    def latex(self) -> str:
+        """The table as a ``tabular`` with rules of booktabs, its title in a comment above it."""
+        names, *body = [_latex_row(line) for line in (self.header, *self.lines)]
+        rows = " \\\\\n".join(body)
+        alignment = "l" * self.texts + "r" * (len(self.header) - self.texts)
+        return (
+            f"% {visible(self.title)}\n"
+            f"\\begin{{tabular}}{{{alignment}}}\n\\toprule\n"
+            f"{names} \\\\\n\\midrule\n{rows} \\\\\n\\bottomrule\n"
+            "\\end{tabular}"
+        )
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of numbers: a metric at an epoch, or what ranks.
+    """A column of numbers on the leaderboard: a metric at an epoch, or the figure that ranks.
 
     Attributes
     ----------
     key
-        Its name: the metric, with the epoch where it shows each, or ``selection``.
+        The metric, with the epoch where it is shown at each, or ``selection``.
     label
         Its title.
     metric
@@ -218,132 +76,188 @@ class Column:
             row = {row["epoch"]: row for row in rows}.get(self.epoch, rows[0])
         return row[self.name], row[f"{self.name}_std"]
 
+    def text(self, board: Leaderboard, rows: Sequence[Row]) -> str:
+        """The same for people."""
+        numbers = [value for value in self.value(board, rows) if value is not None]
+        return " ± ".join(f"{value:.{self.metric.decimals}f}" for value in numbers) or "–"
+
 
 def metric_columns(board: Leaderboard, table: str) -> list[Column]:
-    """The columns of numbers of a table, ``leaderboard`` or ``report``: metrics of each epoch, what
-    ranks, and the other metrics."""
-    shown = {name: metric for name, metric in METRICS.items() if table in metric.columns}
-    epochs = [
-        epoch for epoch in ("last", "selected") if any(row["epoch"] == epoch for row in board.rows)
-    ]
-    each_epoch = [
-        Column(f"{name}_{epoch}", f"{metric.label} {epoch}", metric, name, epoch)
-        for name, metric in shown.items()
-        if metric.each_epoch
-        for epoch in epochs
-    ]
+    """The numbers that a table, ``leaderboard`` or ``report``, shows of each configuration: metrics
+    of each epoch, the figure that ranks, and the other metrics."""
+    epochs = sorted({row["epoch"] for row in board.rows})
+    by_epoch, others = [], []
+    for name, metric in METRICS.items():
+        if table in metric.columns and metric.each_epoch:
+            by_epoch += [
+                Column(f"{name}_{epoch}", f"{metric.label} {epoch}", metric, name, epoch)
+                for epoch in epochs
+            ]
+        elif table in metric.columns:
+            others.append(Column(name, metric.label, metric, name))
     ranking = METRICS[RANKING]
-    return [
-        *each_epoch,
-        Column("selection", f"{board.select_on} {ranking.label}", ranking, "selection"),
-        *(
-            Column(name, metric.label, metric, name)
-            for name, metric in shown.items()
-            if not metric.each_epoch
+    selection = Column("selection", f"{board.select_on} {ranking.label}", ranking, "selection")
+    return [*by_epoch, selection, *others]
+
+
+def table_of(board: Leaderboard) -> Table:
+    """The leaderboard for people, its protocol as the title: a line for each configuration."""
+    numbers = metric_columns(board, "leaderboard")
+    header = ["recipe", *([board.per[0]] if board.per else []), "settings"]
+    lines = []
+    for rows in board.configurations():
+        line = [rows[0]["name"]]
+        if board.per:
+            name, values = board.per
+            value = values[rows[0]["recipe"]]
+            line.append("–" if value is None else setting_text(name, value))
+        line.append(differences(rows[0]))
+        lines.append(line + [column.text(board, rows) for column in numbers])
+    labels = [column.label for column in numbers]
+    return Table(board.protocol, header + labels, lines, len(header))
+
+
+def render(board: Leaderboard, form: str, *, top: int | None = None) -> str:
+    """A leaderboard as ``json``, ``csv``, ``md`` or ``latex``.
+
+    ``json`` and ``csv`` have every row and metric; ``md`` and ``latex`` the columns of the table,
+    its first `top` configurations.
+    """
+    if form == "json":
+        return json.dumps(board.rows, indent=1, allow_nan=False)
+    if form == "csv":
+        return _csv(list(board.rows[0]), [row.values() for row in board.rows])
+    table = table_of(board.first(top))
+    return table.latex() if form == "latex" else _markdown(table.markdown(), table.title)
+
+
+def comparison_tables(compared: Compared) -> list[Table]:
+    """The tables of a comparison: measures, seeds and classes of a single pair; else one table with
+    a line for each configuration."""
+    if len(compared.comparisons) == 1:
+        return _pair(compared, compared.comparisons[0])
+    first = compared.comparisons[0]
+    accuracies = [f"{measure.a:.1f}" for measure in first.measures.values()]
+    lines = [[first.a, compared.settings[first.a], *accuracies, "", ""]]
+    for each in compared.comparisons:
+        cells = [f"{_points(m.difference)} {_interval(m)}" for m in each.measures.values()]
+        settings = compared.settings[each.b]
+        lines.append([each.b, settings, *cells, _p(each.p), _p(each.p_holm)])
+    title = (
+        f"Against {_described(compared, first.a)}: its accuracies in %, then differences from them "
+        f"in points [{LEVEL} % interval]."
+    )
+    labels = [METRICS[name].label for name in first.measures]
+    return [Table(title, ["recipe", "settings", *labels, "p", "p Holm"], lines, 2)]
+
+
+def render_comparison(compared: Compared, form: str) -> str:
+    """A comparison as ``json``, ``csv``, ``md`` or ``latex``; ``csv`` has a row per measure."""
+    if form == "json":
+        return json.dumps(asdict(compared), indent=1, allow_nan=False)
+    if form == "csv":
+        header = "a b measure accuracy_a accuracy_b difference low high std seeds p p_holm"
+        return _csv(header.split(), _measure_rows(compared))
+    tables = comparison_tables(compared)
+    if form == "latex":
+        latex = [table.latex() for table in tables]
+        return "\n\n".join([f"% {visible(compared.protocol)}", *latex])
+    parts = [part for table in tables for part in (in_markdown(table.title), table.markdown())]
+    return _markdown(*parts, compared.protocol)
+
+
+def _pair(compared: Compared, pair: Comparison) -> list[Table]:
+    """The tables of one configuration against another."""
+    measures = [
+        [
+            METRICS[name].label,
+            f"{m.a:.1f}",
+            f"{m.b:.1f}",
+            _points(m.difference),
+            _interval(m),
+            "–" if m.std is None else f"{m.std:.2f}",
+        ]
+        for name, m in pair.measures.items()
+    ]
+    seeds = [[str(t.seed), str(t.only_a), str(t.only_b), _p(t.p)] for t in pair.seeds]
+    if len(seeds) > 1:
+        seeds.append(["all", "", "", _p(pair.p)])
+    classes = [
+        [
+            " ".join(c.name.split()),
+            str(c.trained_on),
+            str(c.rows),
+            f"{c.a:.1f}",
+            f"{c.b:.1f}",
+            _points(c.difference),
+        ]
+        for c in pair.classes
+    ]
+    tables = [
+        Table(
+            f"A: {_described(compared, pair.a)}. B: {_described(compared, pair.b)}.",
+            ["%", "A", "B", _GAIN, f"{LEVEL}\u00a0% interval", "std over seeds"],
+            measures,
+        ),
+        Table(
+            "Rows that one alone has right, and p of their difference",
+            ["seed", "A alone", "B alone", "p"],
+            seeds,
+        ),
+        Table(
+            "The classes with the largest differences",
+            ["class", "training samples", "rows", "A", "B", _GAIN],
+            classes,
         ),
     ]
+    return tables if classes else tables[:2]
 
 
-def _rows(own: Configuration, terms: Protocol) -> list[Row]:
-    """A configuration's rows, one per epoch it was measured at, averaged over its seeds."""
-    status = own.status
-    averaged = [run for run in own.runs if run.status == "stopped"] or own.done
-    epochs = sorted({epoch for run in averaged for _, epoch in run.metrics}) or ["last"]
-    ranked_at = terms.epoch if terms.epoch in epochs else "last"
-    complete = averaged if status == "done" else []  # a mean over surviving seeds ranks nothing
-    selection = [_selection(run, terms.select_on, ranked_at) for run in complete]
-    rows = []
-    for epoch in epochs:
-        row: Row = {
-            "recipe": own.id,
-            "name": own.name,
-            "parameters": own.parameters,
-            "seeds": [run.seed for run in own.runs],
-            "split": terms.split,
-            "epoch": epoch,
-            "status": status,
-        }
-        row["selection"], row["selection_std"] = _over_seeds(selection)
-        for metric in METRICS:
-            values = [_metric(run, terms.split, epoch, metric) for run in averaged]
-            row[metric], row[f"{metric}_std"] = _over_seeds(values)
-        rows.append(row)
-    return rows
+def _measure_rows(compared: Compared) -> Iterable[Sequence[Any]]:
+    for each in compared.comparisons:
+        seeds = " ".join(str(test.seed) for test in each.seeds)
+        for name, m in each.measures.items():
+            numbers = [m.a, m.b, m.difference, m.low, m.high, m.std]
+            yield [each.a, each.b, name, *numbers, seeds, each.p, each.p_holm]
 
 
-def _metric(run: Run, split: str, epoch: str, metric: str) -> float | None:
-    """A metric of a run; where no epoch was selected, the last one counts as that.
-
-    None where it was not measured, as the metrics that results of schema 1 lack.
-    """
-    at_last = run.metrics.get((split, "last"), {})
-    return run.metrics.get((split, epoch), at_last).get(metric)
-
-
-def _selection(run: Run, select_on: str, epoch: str) -> float | None:
-    """What ranks a run: macro accuracy, on val before calibration, which was fitted to val."""
-    uncalibrated = _metric(run, select_on, epoch, UNCALIBRATED)
-    return _metric(run, select_on, epoch, RANKING) if uncalibrated is None else uncalibrated
+def _csv(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
+    """Rows as CSV; mappings and lists as JSON."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(header)
+    for row in rows:
+        cells = [json.dumps(v) if isinstance(v, (dict, list)) else in_csv(v) for v in row]
+        writer.writerow(cells)
+    return out.getvalue().rstrip("\n")
 
 
-def _over_seeds(values: Sequence[float | None]) -> tuple[float | None, float | None]:
-    """Mean, and standard deviation (n − 1) from two values on.
-
-    `statistics.stdev` computes in fractions: for thousands of runs that takes seconds.
-    """
-    known = [value for value in values if value is not None]
-    mean = statistics.fmean(known) if known else None
-    if len(known) < 2:
-        return mean, None
-    gaps = [value - known[0] for value in known]  # zeros, not rounding errors, for equal values
-    middle = statistics.fmean(gaps)
-    return mean, math.sqrt(math.fsum((gap - middle) ** 2 for gap in gaps) / (len(gaps) - 1))
-
-
-def differences(row: Row) -> str:
-    """The settings in which a row differs from its preset, and whether it was stopped or a seed
-    diverged."""
-    usual = _usual(row["name"], row["parameters"])
-    told = [f"{k}={told_value(k, v)}" for k, v in row["parameters"].items() if usual.get(k) != v]
-    return " ".join([*told, *([f"({row['status']})"] if row["status"] != "done" else [])])
-
-
-def _usual(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a preset, and the defaults of parts that replace its own."""
-    try:
-        defaults = {k: s.default for k, s in settings_of(name, parameters).settings.items()}
-        return {**defaults, **Recipe(name).parameters}
-    except errors.ConfigError:  # stored by a version that knew other names
-        return {}
-
-
-def told_value(name: str, value: Any) -> str:
-    """A setting's value as people read it."""
-    if name == "view":
-        return short_name(value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _mean_std(mean: float | None, std: float | None, metric: Metric) -> str:
-    shown = [f"{value:.{metric.decimals}f}" for value in (mean, std) if value is not None]
-    return " ± ".join(shown) or "–"
+def _markdown(*parts: str) -> str:
+    """Parts in Markdown, the last of them plain text, with a blank line between them."""
+    *written, text = parts
+    return "\n\n".join([*written, in_markdown(text)])
 
 
 def _latex_row(cells: Sequence[str]) -> str:
-    """Cells of a row; what opens like an argument of the row end before it is none."""
+    """Cells of a row; one that opens like an argument of the row end before it is kept apart."""
     row = " & ".join(map(in_latex, cells))
     return f"{{}}{row}" if row.startswith(("[", "*")) else row
 
 
-def _ordered(configurations: Iterable[list[Row]]) -> list[list[Row]]:
-    """The rows of each configuration, in the order of what ranks; without it the stopped first.
+def _described(compared: Compared, configuration: str) -> str:
+    """A configuration with its settings, and the reason why it was taken."""
+    parts = [compared.settings[configuration], compared.chosen.get(configuration)]
+    text = ", ".join(part for part in parts if part)
+    return f"{configuration} ({text})" if text else configuration
 
-    Of equal ones the uncalibrated stands first: a calibration is not what made it as good.
-    """
 
-    def name(rows: list[Row]) -> tuple[bool, bool, str]:
-        first = rows[0]
-        calibrated = first["parameters"].get("calibration", "none") != "none"
-        return first["status"] != "stopped", calibrated, first["recipe"]
+def _points(difference: float) -> str:
+    return f"{difference:+.1f}".replace("-", "−")
 
-    return in_order(configurations, lambda rows: rows[0]["selection"], name)
+
+def _interval(measure: Measure) -> str:
+    return f"[{_points(measure.low)}, {_points(measure.high)}]"
+
+
+def _p(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.001 else f"{p:.1e}" if p > 1e-300 else "< 1e-300"

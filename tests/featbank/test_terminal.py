@@ -22,7 +22,7 @@ import pytest
 from featbank import errors
 from featbank.characters import in_csv, in_latex, in_markdown, visible
 from featbank.cli import main
-from stage2.results.tables import latex, markdown
+from stage2.results.tables import Table
 from tests.conftest import Run, Toy
 
 FEATBANK = str(Path(sys.executable).with_name("featbank"))
@@ -118,7 +118,8 @@ def test_what_a_spreadsheet_would_run(text: object, shown: object) -> None:
 
 def test_markdown_and_latex_show_names_as_they_are() -> None:
     """Cells stay in their column, HTML and TeX are text, and usual tables are as they were."""
-    text = markdown(["a|b"], [["x\\|y"], ["<script>alert(1)</script>"], ["n < 20, a_b, [1, 2]"]])
+    cells = ["x\\|y", "<script>alert(1)</script>", "n < 20, a_b, [1, 2]"]
+    text = Table("", ["a|b"], [[cell] for cell in cells]).markdown()
     assert text.splitlines() == [
         r"| a\|b |", "| --- |", r"| x\\\|y |", r"| \<script>alert(1)\</script> |",
         "| n < 20, a_b, [1, 2] |",
@@ -128,7 +129,7 @@ def test_markdown_and_latex_show_names_as_they_are() -> None:
         r"\textbackslash{}input\{/etc/x\}\textasciicircum{}\textasciicircum{}M\%"
         r"\textbackslash{}n"
     )
-    body = latex(["c"], [["[2cm]x"], ["*"]], texts=1).splitlines()
+    body = Table("", ["c"], [["[2cm]x"], ["*"]]).latex().splitlines()
     assert [line for line in body if line.startswith("{}")] == [r"{}[2cm]x \\", r"{}* \\"]
 
 

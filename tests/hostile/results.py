@@ -21,7 +21,7 @@ from stage2.results.compare import compare
 from stage2.results.results import Results
 from stage2.results.schema import TABLES
 from stage2.results.store import Store
-from stage2.results.tables import columns, render
+from stage2.results.tables import render, table_of
 from tests.stage2.synthetic import problem
 
 COUNTS = (120, 40, 9)
@@ -124,7 +124,7 @@ def _shown(store: Store, path: Path) -> Any:
     board = results.board
     compared = compare(results, ["mislas", "ncm"], resamples=20)
     page = gather(results)
-    return [render(board, "json"), columns(board), str(compared), page, cite([str(path)])]
+    return [render(board, "json"), table_of(board), str(compared), page, cite([str(path)])]
 
 
 def _plain(value: Any) -> Any:

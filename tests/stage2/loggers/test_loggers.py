@@ -12,8 +12,8 @@ import pytest
 from featbank import Bank, errors
 from stage2.loggers import LOGGERS, Record, open_logger
 from stage2.methods.recipe import Recipe
+from stage2.results.leaderboard import Leaderboard
 from stage2.results.store import Store
-from stage2.results.tables import Leaderboard
 from stage2.sweep import SweepResults, sweep
 
 RECIPES = [Recipe("crt", epochs=3, seed=seed) for seed in (0, 1)] + [Recipe("ncm")]

@@ -13,9 +13,9 @@ from featbank import errors
 from featbank.bank import class_groups
 from stage2.report.details import POINTS, SHOWN, _beta, _curve, plain
 from stage2.report.gathering import gather
+from stage2.results.leaderboard import differences
 from stage2.results.results import Results
 from stage2.results.store import Store
-from stage2.results.tables import differences
 from tests.stage2.report.conftest import COUNTS
 from tests.stage2.results.tampering import change
 

@@ -15,12 +15,11 @@ from scipy import stats
 from featbank import Bank, errors
 from stage2.engine.metrics import METRICS, Evaluation
 from stage2.methods.recipe import Recipe
-from stage2.results.compare import bank_of, compare
-from stage2.results.comparison import Compared, blocks, render
+from stage2.results.compare import Compared, bank_of, compare
 from stage2.results.results import Results
 from stage2.results.significance import holm, interval, mcnemar, resampled, sign_test
 from stage2.results.store import Store
-from stage2.results.tables import latex, markdown
+from stage2.results.tables import Table, comparison_tables, render_comparison
 from tests.stage2.compare import assert_close
 from tests.stage2.results.tampering import change
 from tests.stage2.synthetic import Problem
@@ -231,9 +230,8 @@ def test_what_has_one_result_stands_beside_every_seed(
     (same,) = compared(bank, again, "ncm", "knn").comparisons
     assert (len(same.seeds), same.p, same.classes) == (1, 1.0, ())
     assert same.measures["macro"].std is None
-    assert [block.title.split()[0] for block in blocks(compared(bank, again, "ncm", "knn"))] == [
-        "A:", "Rows",
-    ]  # fmt: skip
+    tables = comparison_tables(compared(bank, again, "ncm", "knn"))
+    assert [table.title.split()[0] for table in tables] == ["A:", "Rows"]
 
 
 def test_only_common_seeds_are_paired(bank: Bank, runs: list[dict[str, Any]]) -> None:
@@ -282,27 +280,27 @@ def test_a_seed_repeats_the_intervals(bank: Bank, runs: list[dict[str, Any]]) ->
 def test_formats(bank: Bank, runs: list[dict[str, Any]], names: tuple[str, ...]) -> None:
     """Reference: json's own reader; the numbers of cells; the protocol in all but csv."""
     got = compared(bank, runs, *names)
-    data = json.loads(render(got, "json"), parse_constant=pytest.fail)
+    data = json.loads(render_comparison(got, "json"), parse_constant=pytest.fail)
     assert len(data["comparisons"]) == len(names) - 1
     first = data["comparisons"][0]
     assert (
         first["measures"]["macro"]["difference"] == got.comparisons[0].measures["macro"].difference
     )
-    header, *lines = render(got, "csv").splitlines()
+    header, *lines = render_comparison(got, "csv").splitlines()
     assert len(lines) == 4 * (len(names) - 1)
     assert {line.count(",") for line in lines} == {header.count(",")}
     for form in ("md", "latex"):
-        assert "compared on test" in render(got, form)
-    rows = [line for line in render(got, "md").splitlines() if line.startswith("|")]
-    assert len(rows) == sum(2 + len(block.lines) for block in blocks(got))
-    for line in render(got, "latex").splitlines():
+        assert "compared on test" in render_comparison(got, form)
+    rows = [line for line in render_comparison(got, "md").splitlines() if line.startswith("|")]
+    assert len(rows) == sum(2 + len(block.lines) for block in comparison_tables(got))
+    for line in render_comparison(got, "latex").splitlines():
         assert line.startswith("% ") or "%" not in line.replace(r"\%", ""), line
 
 
 def test_latex_survives_the_names_of_classes() -> None:
     """Reference: TeX's special characters, none of them bare."""
-    told = latex(["class", "B − A"], [[r"50 % a_b & {c} #1 $ ~ ^ \d", "≤ −1.0"]], texts=1)
-    body = told.splitlines()[4]
+    cells = [r"50 % a_b & {c} #1 $ ~ ^ \d", "≤ −1.0"]
+    body = Table("", ["class", "B − A"], [cells]).latex().splitlines()[5]
     assert body == (
         r"50 \% a\_b \& \{c\} \#1 \$ \textasciitilde{} \textasciicircum{} \textbackslash{}d & "
         r"$\le$ $-$1.0 \\"
@@ -311,7 +309,7 @@ def test_latex_survives_the_names_of_classes() -> None:
 
 def test_markdown_survives_the_names_of_classes() -> None:
     """Reference: GitHub's table syntax, in which a bar within a cell is escaped."""
-    assert markdown(["class"], [["a|b"]]) == "| class |\n| --- |\n| a\\|b |"
+    assert Table("", ["class"], [["a|b"]]).markdown() == "| class |\n| --- |\n| a\\|b |"
 
 
 @pytest.mark.parametrize(

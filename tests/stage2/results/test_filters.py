@@ -12,8 +12,9 @@ from featbank import errors
 from stage2.engine.metrics import METRICS
 from stage2.methods.recipe import Recipe
 from stage2.results.filters import DEEPEST, best_per, parse, sort, values_of, where
+from stage2.results.leaderboard import Leaderboard
 from stage2.results.protocol import Protocol
-from stage2.results.tables import Leaderboard, columns, render
+from stage2.results.tables import render, table_of
 
 TERMS = Protocol("ab" * 32, {"train_counts": [1, 1], "views": ["instance"]}, "test", "val", 7)
 
@@ -197,7 +198,7 @@ def test_the_best_of_each(board: Leaderboard, setting: str, expected: list[str])
     assert left(best_per(board, setting)) == expected
     upside_down = best_per(sort(board, "selection:asc"), setting)
     assert sorted(left(upside_down)) == sorted(expected)
-    header, lines = columns(best_per(board, setting))
+    _, header, lines, _ = table_of(best_per(board, setting))
     if setting == "name":
         assert header[:2] == ["recipe", "settings"]
     else:

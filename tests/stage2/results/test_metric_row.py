@@ -19,7 +19,7 @@ from stage2.report.gathering import gather
 from stage2.results import filters
 from stage2.results.results import Results
 from stage2.results.store import Store
-from stage2.results.tables import columns, render
+from stage2.results.tables import render, table_of
 from stage2.sweep import sweep
 
 GAP = Metric(
@@ -54,7 +54,7 @@ def test_one_row_adds_a_metric_everywhere(
         assert [row["gap"] for row in by_gap.rows] == [*sorted(expected.values()), None]
         stored = {row["recipe"]: row["gap"] for row in json.loads(render(by_gap, "json"))}
         assert stored == {**expected, before.id: None}
-        header, lines = columns(by_gap)
+        _, header, lines, _ = table_of(by_gap)
         place = header.index("gap")
         assert [line[place] for line in lines] == [
             *(f"{value:.1f}" for value in sorted(expected.values())),

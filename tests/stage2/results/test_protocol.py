@@ -15,7 +15,7 @@ from stage2 import Recipe, sweep
 from stage2.results import filters
 from stage2.results.results import Results
 from stage2.results.store import Store
-from stage2.results.tables import columns, render
+from stage2.results.tables import render, table_of
 
 
 def bank_of(
@@ -168,7 +168,7 @@ def test_what_ranks_is_always_in_the_table(tmp_path: Path) -> None:
     """Also where no recipe shown has epochs, and where test ranks."""
     counts = {"train": [30, 20, 10, 10, 6, 4], "val": BALANCED, "test": BALANCED}
     board = sweep(bank_of(tmp_path / "b.h5", counts), [Recipe("ncm"), Recipe("ridge")]).board
-    header, lines = columns(board)
+    _, header, lines, _ = table_of(board)
     assert header == [
         "recipe",
         "settings",
@@ -182,4 +182,4 @@ def test_what_ranks_is_always_in_the_table(tmp_path: Path) -> None:
     assert [line[3] for line in lines] == [f"{row['selection']:.1f}" for row in board.rows]
     del counts["val"]
     board = sweep(bank_of(tmp_path / "c.h5", counts), [Recipe("ncm")]).board
-    assert "test macro" in columns(board)[0]
+    assert "test macro" in table_of(board).header

@@ -17,9 +17,10 @@ from featbank import Bank, errors
 from featbank.cli.leaderboard import FORMATS
 from stage2.engine.metrics import METRICS, Evaluation
 from stage2.methods.recipe import Recipe, expand
+from stage2.results.leaderboard import Leaderboard, _over_seeds
 from stage2.results.results import Results
 from stage2.results.store import Store
-from stage2.results.tables import Leaderboard, _over_seeds, columns, render
+from stage2.results.tables import render, table_of
 from stage2.sweep import sweep
 from tests.stage2.compare import assert_close
 from tests.stage2.results.tampering import change
@@ -164,7 +165,7 @@ def test_a_seed_that_diverged_is_not_passed_over_in_silence(bank: Bank) -> None:
     by_name = {row["name"]: row for row in board.rows}
     assert by_name["crt"]["status"] == "diverged", f"got {by_name['crt']['status']}"
     assert by_name["lws"]["status"] == "done"
-    _, lines = columns(board)
+    lines = table_of(board).lines
     (line,) = [line for line in lines if line[0] == "crt"]
     assert any("diverged" in cell for cell in line), f"got {line}: the table hides the divergence"
 
@@ -191,7 +192,7 @@ def test_runs_of_one_table_need_not_all_have_a_selected_epoch(bank: Bank) -> Non
     }
     assert {k: (row["top1"], row["selection"]) for k, row in got.items()} == expected
     assert list(dict.fromkeys(row["name"] for row in board.rows)) == ["lws", "crt", "ce"]
-    header, lines = columns(board)
+    _, header, lines, _ = table_of(board)
     cells = {line[0]: dict(zip(header, line, strict=True)) for line in lines}
     assert cells["lws"]["top-1 selected"] == "80.0"
     assert cells["crt"]["top-1 selected"] == "70.0 ± 14.1"
@@ -219,7 +220,7 @@ def test_csv_md_and_latex_parse(bank: Bank) -> None:
         assert float(got["top1"]) == expected["top1"]
         assert json.loads(got["parameters"]) == expected["parameters"]
         assert got["many"] == ""
-    header, lines = columns(board)
+    _, header, lines, _ = table_of(board)
     table = [line for line in render(board, "md").splitlines() if line.startswith("|")]
     assert len(table) == 2 + len(lines)
     assert {line.count("|") for line in table} == {len(header) + 1}
@@ -236,7 +237,7 @@ def test_csv_md_and_latex_parse(bank: Bank) -> None:
 def test_the_human_table_tells_last_beside_selected_and_a_dash_for_nothing(bank: Bank) -> None:
     """Reference: METHODS §8 and DESIGN: an empty group prints "–", never 0 or NaN."""
     board = sweep(bank, expand({"crt": {"lr": [0.3], "epochs": [2]}}, seeds=(0, 1))).board
-    header, (line,) = columns(board)
+    _, header, (line,), _ = table_of(board)
     cells = dict(zip(header, line, strict=True))
     assert cells["many"] == "–", f"got {cells['many']}"
     rows = {row["epoch"]: row for row in board.rows}

@@ -12,10 +12,11 @@ from stage2.engine.halving import Halving
 from stage2.methods.recipe import Recipe, expand
 from stage2.results.choice import choose
 from stage2.results.compare import compare
+from stage2.results.leaderboard import differences
 from stage2.results.measured import measured
 from stage2.results.results import Results
 from stage2.results.store import Run, Store
-from stage2.results.tables import differences, render
+from stage2.results.tables import render
 from stage2.sweep import plan_bank, sweep
 from tests.stage2.compare import assert_close
 from tests.stage2.synthetic import problem
