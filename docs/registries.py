@@ -16,12 +16,12 @@ from typing import Any
 from featbank.settings import Setting
 from stage2.engine import calibration
 from stage2.methods import family, samplers
+from stage2.methods.bibliography import citation
 from stage2.methods.optimisers import SCHEDULES
 from stage2.methods.presets import PRESETS
 from stage2.methods.recipe import Recipe
 from stage2.methods.recipe_settings import COMMON, settings_of
 from stage2.methods.registries import REGISTRIES, plural
-from stage2.methods.sources import SOURCES
 
 ROOT = Path(__file__).parents[1]
 MARK = re.compile(r"<!-- generated: (\w+) -->")
@@ -123,7 +123,7 @@ def _entries(kind: str, doc: Callable[[Any], str]) -> str:
 
 
 def _title(name: str, entry: Any) -> str:
-    source = prose(SOURCES[entry.source])
+    source = prose(citation(entry.source))
     return f"## {name.replace('_', chr(92) + '_')}\n\n{prose(entry.description)}.\n*{source}*"
 
 

@@ -19,10 +19,10 @@ def methods(name: str | None) -> None:
     featbank methods
     featbank methods mislas
     """
+    from stage2.methods.bibliography import citation
     from stage2.methods.optimisers import SCHEDULES
     from stage2.methods.presets import PRESETS
     from stage2.methods.registries import REGISTRIES, plural
-    from stage2.methods.sources import SOURCES
 
     if name is None:
         _list("recipes", {key: entry.description for key, entry in PRESETS.items()})
@@ -39,7 +39,7 @@ def methods(name: str | None) -> None:
         _recipe(name)
     for kind in found:
         entry = REGISTRIES[kind][name]
-        click.echo(f"{kind} {name}: {entry.description}\n  from {SOURCES[entry.source]}")
+        click.echo(f"{kind} {name}: {entry.description}\n  from {citation(entry.source)}")
         for setting in entry.settings:
             _setting(setting.name, setting.default, setting)
 
@@ -51,13 +51,13 @@ def _list(title: str, described: Mapping[str, str]) -> None:
 
 
 def _recipe(name: str) -> None:
+    from stage2.methods.bibliography import citation
     from stage2.methods.presets import PRESETS
     from stage2.methods.recipe import Recipe
     from stage2.methods.recipe_settings import settings_of
-    from stage2.methods.sources import SOURCES
 
     preset = PRESETS[name]
-    click.echo(f"recipe {name}: {preset.description}\n  from {SOURCES[preset.source]}")
+    click.echo(f"recipe {name}: {preset.description}\n  from {citation(preset.source)}")
     takes = settings_of(name, {}).settings
     for key, value in Recipe(name).settings.items():
         _setting(key, value, takes[key])

@@ -34,7 +34,7 @@ from stage1.training.settings import (
 )
 
 if TYPE_CHECKING:
-    from stage2.engine.objective import Objective
+    from stage2.objective import AutogradLoss
 
 
 @click.command()
@@ -155,7 +155,7 @@ def _silent(*_: Any) -> None:
     """Discard progress and lines: processes beside the leader print nothing."""
 
 
-def _objective(settings: TrainSettings) -> Callable[[Any], Objective] | None:
+def _objective(settings: TrainSettings) -> Callable[[Any], AutogradLoss] | None:
     """The loss by class counts; None for plain cross-entropy, which is PyTorch's own."""
     from stage2.objective import AutogradLoss, weighing_rows
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from featbank import __version__, errors
+from stage2.methods.bibliography import BIBLIOGRAPHY, Publication
 from stage2.methods.presets import PRESETS
 from stage2.methods.recipe import Recipe
 from stage2.methods.registries import REGISTRIES
-from stage2.methods.sources import BIBLIOGRAPHY, Source
 from stage2.results.searched import SAMPLER
 from stage2.results.store import Store
 
@@ -21,16 +21,16 @@ TEXTBOOK = {"loss": "ce", "sampler": "instance", "optimiser": "sgd"}
 
 CALIBRATIONS = ("temperature", "vector")
 
-FEATBANK = Source(
-    ("{The featbank authors}",),
-    2026,
-    "featbank: Train a Backbone Once, Bank Its Features Once, and Compare Every Long-Tail "
-    "Classifier on Them",
-    f"Software, version {__version__}",
+FEATBANK = Publication(
     "misc",
+    {
+        "title": "featbank: Train a Backbone Once, Bank Its Features Once, and Compare Every "
+        "Long-Tail Classifier on Them",
+        "author": "{The featbank authors}",
+        "howpublished": f"Software, version {__version__}",
+        "year": "2026",
+    },
 )
-
-_VENUE = {"inproceedings": "booktitle", "article": "journal", "misc": "howpublished"}
 
 _ESCAPED = {"á": r"{\'a}", "é": r"{\'e}", "§": r"{\S}", "&": r"\&", "%": r"\%", "_": r"\_"}
 
@@ -101,25 +101,21 @@ def uses(name: str, parameters: Mapping[str, Any]) -> Uses:
     return found
 
 
-def bibtex(source: Source, key: str) -> str:
+def bibtex(publication: Publication, key: str) -> str:
     """One entry, in ASCII; the title keeps its capitals."""
-    fields = {
-        "title": f"{{{source.title}}}",
-        "author": " and ".join(source.authors),
-        _VENUE[source.kind]: source.venue,
-        "year": str(source.year),
-        **source.more,
-    }
+    fields = {**publication.fields, "title": f"{{{publication.fields['title']}}}"}
     lines = [f"  {name} = {{{_escaped(value)}}}," for name, value in fields.items()]
-    return "\n".join([f"@{source.kind}{{{key},", *lines, "}"])
+    return "\n".join([f"@{publication.kind}{{{key},", *lines, "}"])
 
 
-def entry_key(source: Source) -> str:
+def entry_key(publication: Publication) -> str:
     """Family name, year and first word of the title: ``kang2020decoupling``."""
-    word = next(word for word in re.findall(r"\w+", source.title) if word not in ("The", "On", "A"))
-    family = source.authors[0].partition(",")[0]
-    plain = unicodedata.normalize("NFKD", f"{family}{source.year}{word}").encode("ascii", "ignore")
-    return re.sub(r"\W", "", plain.decode()).lower()
+    fields = publication.fields
+    words = re.findall(r"\w+", fields["title"])
+    word = next(word for word in words if word not in ("The", "On", "A"))
+    plain = f"{publication.families[0]}{fields['year']}{word}"
+    plain = unicodedata.normalize("NFKD", plain).encode("ascii", "ignore").decode()
+    return re.sub(r"\W", "", plain).lower()
 
 
 def _of_file(path: str) -> Uses:

@@ -6,10 +6,10 @@ import re
 
 import pytest
 
+from stage2.methods.bibliography import citation
 from stage2.methods.optimisers import SCHEDULES
 from stage2.methods.presets import PRESETS
 from stage2.methods.registries import REGISTRIES, plural
-from stage2.methods.sources import SOURCES
 from tests.conftest import ROOT
 from tests.docs.pages import PAGES, anchors, existing, expanded, links
 
@@ -50,7 +50,7 @@ def test_methods_are_told(page: str) -> None:
     for name, entry in METHODS[page].items():
         title = name.replace("_", r"\_")
         told = re.split(rf"^## {re.escape(title)}$", text, flags=re.M)[1].partition("\n## ")[0]
-        assert SOURCES[entry.source].split(",")[0] in told, name
+        assert citation(entry.source).split(",")[0] in told, name
         names = [s if isinstance(s, str) else s.name for s in entry.settings]
         for setting in (key.rpartition(".")[2] for key in names):
             assert re.search(rf"^\| `([a-z]+\.)?{re.escape(setting)}` \|", told, re.M), setting

@@ -14,7 +14,6 @@ from stage2.methods import recipe as recipes
 from stage2.methods import recipe_settings
 from stage2.methods.generators import GENERATORS
 from stage2.methods.heads import HEADS
-from stage2.methods.sources import SOURCES
 from tests.conftest import ROOT
 from tests.stage2.synthetic import Problem, problem, run
 
@@ -38,12 +37,11 @@ def _registered(
     """An entry in a registry, and so among the choices of recipes."""
     before = setting.choices
     registry[name] = entry
-    SOURCES["you"] = "you"
     object.__setattr__(setting, "choices", (*before, name))
     try:
         yield
     finally:
-        del registry[name], SOURCES["you"]
+        del registry[name]
         object.__setattr__(setting, "choices", before)
 
 
