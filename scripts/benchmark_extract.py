@@ -42,7 +42,7 @@ from featbank.bank.shards import Shards
 from featbank.devices import find_device
 from stage1.augment import normalise
 from stage1.backbones import Backbone, build_backbone
-from stage1.data.decoder import decode_images
+from stage1.data.decoder import Decoder
 from stage1.data.entries import ListEntry
 from stage1.data.images import DatasetSettings, ImageDataset, Images, Preprocessing, Split
 from stage1.data.streaming import StreamedImages
@@ -84,9 +84,9 @@ def main() -> None:
             folder, options.images, options.size
         )
         entries = [ListEntry(str(file), 0, "") for file in files]
-        form = {"image_size": options.size, "shape": (3, options.size, options.size)}
-        streamed = StreamedImages(entries, folder, **form)
-        held = decode_images(entries, folder, **form)
+        decoder = Decoder.for_images(entries, folder, image_size=options.size)
+        streamed = StreamedImages(entries, decoder)
+        held, _ = decoder.images(entries)
         runs: dict[str, Callable[[], None]] = {
             "bare": lambda: bare(models, held, device),
             "featbank": lambda: ours(models, streamed, folder, device),

@@ -1,4 +1,4 @@
-"""An image of a data set by its path, before it is decoded, and what is wrong with its file."""
+"""Images of a data set by path, before they are decoded, and the errors of their files."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from featbank.regular import Unopened, regular_status
 
 @dataclass(frozen=True)
 class ListEntry:
-    """An image: path relative to the root, label, and where it stands, a list's line or a class."""
+    """An image: path relative to the root, label, and place for messages: a list line or a class."""
 
     path: str
     label: int
     place: str
 
     def stamp(self, root: Path) -> tuple[str, int, int]:
-        """Path, bytes and time of last change (ns) of the image's file.
+        """Path, size in bytes and time of last change (ns) of the file.
 
         Raises
         ------
@@ -35,7 +35,7 @@ class ListEntry:
 
 
 class Unreadable(errors.DataError):
-    """An image that is missing or broken: the error that `decode_readable` passes over."""
+    """An image that is missing or broken; `Decoder` can skip it."""
 
 
 def missing(entry: ListEntry, root: Path) -> Unreadable:

@@ -19,8 +19,9 @@ from featbank import errors
 from featbank.bank import Bank
 from stage1.augment import normalise
 from stage1.backbones import build_backbone
-from stage1.data import streaming
 from stage1.data.datasets import load_dataset
+from stage1.data.decoder import Decoder
+from stage1.data.entries import ListEntry
 from stage1.data.images import DatasetSettings
 from stage1.extraction.extract import extract
 from stage1.inference.batchnorm import batchnorm_statistics, rebalanced
@@ -296,11 +297,11 @@ def test_each_image_is_read_once_for_all_views_and_copies(
     settings = default_settings(DatasetSettings("lists", **options), backbone="resnet8", epochs=1)
     train(settings, tmp_path / "run")
     read: list[str] = []
-    real = streaming.decode_image
+    real = Decoder.image
 
-    def watched(entry: Any, *arguments: Any, **options: Any) -> np.ndarray:
+    def watched(decoder: Decoder, entry: ListEntry) -> np.ndarray:
         read.append(entry.path)
-        return real(entry, *arguments, **options)
+        return real(decoder, entry)
 
     path = tmp_path / "bank.h5"
     with pytest.raises(ZeroDivisionError):  # when the statistics of the balanced view are there
@@ -311,7 +312,7 @@ def test_each_image_is_read_once_for_all_views_and_copies(
             balanced_batches=1,
             progress=lambda done, total: 1 // 0,
         )
-    monkeypatch.setattr(streaming, "decode_image", watched)
+    monkeypatch.setattr(Decoder, "image", watched)
     extract(tmp_path / "run", path, augmentations=3, balanced_batches=1)
     train_paths = [f"train/{i} of train.png" for i in range(5)]
     assert sorted(read[:5]) == train_paths

@@ -12,7 +12,7 @@ from PIL import Image
 
 from featbank import errors
 from stage1.data.datasets import load_dataset
-from stage1.data.decoder import decode_images, decode_readable, image_shape
+from stage1.data.decoder import Decoder
 from stage1.data.entries import ListEntry
 from stage1.data.images import DatasetSettings
 from stage1.data.lists import (
@@ -97,12 +97,19 @@ def _images(folder: Path, arrays: list[np.ndarray]) -> Path:
     return file
 
 
+def _decoded(file: Path, *, image_size: int | None = None) -> np.ndarray:
+    """All images of a list file, whose folder is the root."""
+    entries = read_list(file)
+    decoder = Decoder.for_images(entries, file.parent, image_size=image_size)
+    return decoder.images(entries)[0].numpy()
+
+
 def test_decoding_keeps_order_and_pixels(tmp_path: Path) -> None:
     """Against the arrays saved; a grey image has three equal channels."""
     rng = np.random.default_rng(0)
     colours = [rng.integers(0, 256, (6, 9, 3), np.uint8) for _ in range(20)]
     grey = rng.integers(0, 256, (6, 9), np.uint8)
-    images = decode_images(read_list(_images(tmp_path, [*colours, grey])), tmp_path).numpy()
+    images = _decoded(_images(tmp_path, [*colours, grey]))
     assert images.shape == (21, 3, 6, 9)
     assert (images[:20] == np.stack(colours).transpose(0, 3, 1, 2)).all()
     assert (images[20] == grey).all()
@@ -112,8 +119,7 @@ def test_image_size_scales_the_shorter_side_and_keeps_the_centre(tmp_path: Path)
     """Against slicing where no scaling is needed; a flat image stays flat where it is."""
     wide = np.random.default_rng(0).integers(0, 256, (10, 20, 3), np.uint8)
     tall = np.full((44, 40, 3), 77, np.uint8)
-    entries = read_list(_images(tmp_path, [wide, tall]))
-    images = decode_images(entries, tmp_path, image_size=10).numpy()
+    images = _decoded(_images(tmp_path, [wide, tall]), image_size=10)
     assert (images[0] == wide[:, 5:15].transpose(2, 0, 1)).all()
     assert (images[1] == 77).all()
 
@@ -124,18 +130,18 @@ def test_a_bad_image_is_told_with_its_line(tmp_path: Path) -> None:
     file = _images(tmp_path, arrays)
     Image.fromarray(np.zeros((8, 9, 3), np.uint8)).save(tmp_path / "1.png")
     with pytest.raises(errors.DataError, match=r"line 2: .*1\.png is 9×8, other images are 8×8"):
-        decode_images(read_list(file), tmp_path)
+        _decoded(file)
     whole = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
     Image.fromarray(whole).save(tmp_path / "1.png")
     (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:120])
     with pytest.raises(errors.DataError, match=r"line 2: .*1\.png is not a readable image"):
-        decode_images(read_list(file), tmp_path)
+        _decoded(file)
     (tmp_path / "1.png").write_text("not an image")
     with pytest.raises(errors.DataError, match=r"line 2: .*1\.png is not a readable image"):
-        decode_images(read_list(file), tmp_path)
+        _decoded(file)
     (tmp_path / "1.png").unlink()
     with pytest.raises(errors.DataError, match=r"line 2: .*1\.png does not exist"):
-        decode_images(read_list(file), tmp_path)
+        _decoded(file)
 
 
 def test_images_that_can_be_read_move_up_in_order(tmp_path: Path) -> None:
@@ -145,12 +151,12 @@ def test_images_that_can_be_read_move_up_in_order(tmp_path: Path) -> None:
     broken = {0, 1, 7, 29}
     for row in broken:
         (tmp_path / f"{row}.png").write_bytes(b"no image")
-    shape = image_shape(entries, tmp_path, image_size=None, skip=True)
-    assert shape == (3, 8, 8)
-    images, read = decode_readable(entries, tmp_path, image_size=None, shape=shape)
+    decoder = Decoder.for_images(entries, tmp_path, skip=True)
+    assert decoder.shape == (3, 8, 8)
+    images, read = decoder.images(entries, skip=True)
     assert set(np.flatnonzero(~read)) == broken
     whole = [entry for entry, ok in zip(entries, read, strict=True) if ok]
-    assert (images == decode_images(whole, tmp_path)).all()
+    assert (images == decoder.images(whole)[0]).all()
     assert images[:, 0, 0, 0].tolist() == [row for row in range(30) if row not in broken]
 
 
@@ -159,7 +165,7 @@ def test_another_size_is_no_unreadable_image(tmp_path: Path) -> None:
     entries = read_list(_images(tmp_path, [np.zeros((8, 8, 3), np.uint8)] * 2))
     Image.fromarray(np.zeros((8, 9, 3), np.uint8)).save(tmp_path / "1.png")
     with pytest.raises(errors.DataError, match=r"line 2: .*1\.png is 9×8"):
-        decode_readable(entries, tmp_path, image_size=None, shape=(3, 8, 8))
+        Decoder(tmp_path, None, (3, 8, 8)).images(entries, skip=True)
 
 
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-32"]
