@@ -8,11 +8,8 @@ from featbank.cli import completion
 from featbank.cli.terminal import say
 from featbank.errors import ConfigError, closest
 from featbank.settings import flag
-from stage1.data.catalogue import DATASETS, OPTIONS, DatasetRow
+from stage1.data.catalogue import DATASETS, OPTIONS, SPLITS, DatasetRow
 from stage1.training.settings import OPTIONS as TRAINING
-
-SPLITS = ("train", "val", "test")
-"""Splits whose sizes, under the defaults, the table shows."""
 
 
 @click.command()

@@ -1,7 +1,8 @@
-"""What becomes of the colours of a batch: changes by a factor of each image's own.
+"""Colours of a batch: changes by a factor for each image.
 
 Images are [B, C, H, W] in 0…255, of 1 channel or 3, uint8 or float32; grey ones have no colour to
-change. float32 stays unrounded; uint8 is cut to whole levels after each change, as in torchvision.
+change. float32 stays unrounded; uint8 is truncated to whole levels after each change, as in
+torchvision.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where the pixels of a batch go: crops, mirrors, affine maps and holes, one choice per image."""
+"""Geometry of a batch: crops, mirrors, affine maps and holes, one choice per image."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def pad_crop_flip(
 ) -> torch.Tensor:
     """Pad with black, crop back at a random place, and mirror with probability ½ if `flip`.
 
-    Every image draws its own place. The whole batch is one gather: output pixel (i, j) of image b
-    is padded pixel (i + dy_b, j + dx_b), with j running backwards where b is mirrored.
+    Places are drawn per image. The whole batch is one gather: output pixel (i, j) of image b is
+    padded pixel (i + dy_b, j + dx_b), with j running backwards where b is mirrored.
 
     Parameters
     ----------
@@ -109,20 +109,20 @@ def draw_boxes(
     width = (area * aspect).sqrt().round().long()
     fits = (height >= 1) & (height <= H) & (width >= 1) & (width <= W)
     first = fits.int().argmax(1, keepdim=True)
-    found = fits.any(1)
-    height = torch.where(found, height.gather(1, first)[:, 0], min(H, round(W / ratio[0])))
-    width = torch.where(found, width.gather(1, first)[:, 0], min(W, round(H * ratio[1])))
+    any_fits = fits.any(1)
+    height = torch.where(any_fits, height.gather(1, first)[:, 0], min(H, round(W / ratio[0])))
+    width = torch.where(any_fits, width.gather(1, first)[:, 0], min(W, round(H * ratio[1])))
     place = torch.rand(2, count, generator=generator, device=device)
-    top = torch.where(found, (place[0] * (H - height + 1)).long(), (H - height) // 2)
-    left = torch.where(found, (place[1] * (W - width + 1)).long(), (W - width) // 2)
+    top = torch.where(any_fits, (place[0] * (H - height + 1)).long(), (H - height) // 2)
+    left = torch.where(any_fits, (place[1] * (W - width + 1)).long(), (W - width) // 2)
     return torch.stack([top, left, height, width], 1)
 
 
 def crop_resize(images: torch.Tensor, boxes: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:
-    """Cut each image to its box, scale the piece back to H × W, and mirror it where told.
+    """Cut each image to its box, scale the crop back to H × W, and mirror it if `mirrored`.
 
-    Bilinear, pixel centres at ½, the border of the box repeated: what torchvision's `resized_crop`
-    gives where nothing shrinks, as here, but not rounded to whole grey levels.
+    Bilinear, pixel centres at ½, the border of the box repeated: the result of torchvision's
+    `resized_crop` where nothing shrinks, as here, but not rounded to whole grey levels.
 
     Parameters
     ----------
@@ -152,7 +152,7 @@ def crop_resize(images: torch.Tensor, boxes: torch.Tensor, mirrored: torch.Tenso
 
 
 def affine(images: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
-    """Move the pixels of each image by its own affine map, nearest neighbour, black outside.
+    """Map each image by an affine map, nearest neighbour, black outside.
 
     Parameters
     ----------

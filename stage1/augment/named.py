@@ -27,7 +27,7 @@ def augment(
         [B, C, H, W] uint8, left as they are; all but ``standard``, ``none`` and ``cutout`` need C
         to be 1 or 3.
     generator
-        On the device of the images; gives all choices, each image's its own.
+        On the device of the images; draws every choice, for each image separately.
 
     Returns
     -------
@@ -39,12 +39,14 @@ def augment(
 def augmented(
     images: torch.Tensor, preprocessing: Preprocessing, *, generator: torch.Generator
 ) -> tuple[torch.Tensor, ...]:
-    """`augment` once for each name of `preprocessing.augmentation`: what a model's branches see.
+    """Apply `augment` once for each name of `preprocessing.augmentation`: input of the branches.
 
     One batch is for all branches, E batches are one for each.
     """
-    each = [replace(preprocessing, augmentation=name) for name in names_of(preprocessing)]
-    return tuple(augment(images, one, generator=generator) for one in each)
+    return tuple(
+        augment(images, replace(preprocessing, augmentation=name), generator=generator)
+        for name in names_of(preprocessing)
+    )
 
 
 def names_of(preprocessing: Preprocessing) -> list[str]:
@@ -72,7 +74,7 @@ def normalise(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tenso
 def _moments(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both as [1, C, 1, 1]; kept on the device, because a GPU waits for what the host sends."""
+    """Both as [1, C, 1, 1], cached on the device: a copy from the host would stall a GPU."""
     both = torch.tensor([mean, std], device=device).view(2, 1, -1, 1, 1)
     return both[0], both[1]
 

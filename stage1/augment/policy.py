@@ -1,7 +1,7 @@
 """AutoAugment's CIFAR-10 policy [Cubuk et al. 2019] on whole batches.
 
-Images that drew the same operation are changed together, each by its own magnitude. Operations and
-magnitudes are those of torchvision's AutoAugment, which fills with black.
+Images that drew the same operation are changed together, each by the magnitude it drew. Operations
+and magnitudes are those of torchvision's AutoAugment, which fills with black.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Choice = list[tuple[str, float]]
 
 
 def draw_policy(count: int, size: tuple[int, int], *, generator: torch.Generator) -> list[Choice]:
-    """Draw what happens to each of `count` images of `size` (H, W)."""
+    """Draw the operations of each of `count` images of `size` (H, W)."""
     device = generator.device
     chosen = torch.randint(len(SUB_POLICIES), (count,), generator=generator, device=device)
     draws = torch.rand(count, 2, generator=generator, device=device)
@@ -58,7 +58,7 @@ def draw_policy(count: int, size: tuple[int, int], *, generator: torch.Generator
 
 
 def apply_policy(images: torch.Tensor, choices: list[Choice]) -> torch.Tensor:
-    """Change images [B, C, H, W] uint8, C 1 or 3, as drawn; the given batch stays as it is."""
+    """Apply drawn operations to a copy of images [B, C, H, W] uint8, C 1 or 3."""
     images = images.clone()
     for step in range(2):
         drawn = defaultdict(list)
@@ -69,8 +69,8 @@ def apply_policy(images: torch.Tensor, choices: list[Choice]) -> torch.Tensor:
         for operation, pairs in drawn.items():
             places, magnitudes = zip(*pairs, strict=True)
             rows = torch.tensor(places, device=images.device)
-            by = torch.tensor(magnitudes, dtype=torch.float64).to(images.device)
-            images[rows] = OPERATIONS[operation](images[rows], by)
+            amounts = torch.tensor(magnitudes, dtype=torch.float64).to(images.device)
+            images[rows] = OPERATIONS[operation](images[rows], amounts)
     return images
 
 
@@ -78,7 +78,7 @@ def apply_policy(images: torch.Tensor, choices: list[Choice]) -> torch.Tensor:
 def magnitude_of(operation: str, level: int | None, size: tuple[int, int]) -> float:
     """The magnitude of a level 0…9 for images of `size` (H, W), in float32 as in torchvision.
 
-    Pixels, degrees, bits, a threshold in 0…255, or what a factor differs by from 1.
+    Pixels, degrees, bits, a threshold in 0…255, or the difference of a factor from 1.
     """
     if level is None:
         return 0.0

@@ -89,8 +89,8 @@ def build_backbone(
     if problem := backbone_problem(name):
         raise errors.ConfigError(problem)
     if classifier not in CLASSIFIERS:
-        told = errors.closest(classifier, CLASSIFIERS)
-        raise errors.ConfigError(f"Unknown classifier {classifier!r}. {told}")
+        hint = errors.closest(classifier, CLASSIFIERS)
+        raise errors.ConfigError(f"Unknown classifier {classifier!r}. {hint}")
     if experts < 1:
         raise errors.ConfigError(
             f"A backbone needs at least 1 expert, got {experts}. Take 1 for none beside it."
@@ -104,7 +104,7 @@ def build_backbone(
         return model
 
     model = single() if experts == 1 else Experts(single, experts)
-    # Channels last is 1.2 to 1.6 times as fast on two CPU cores, and what tensor cores want.
+    # Channels last is 1.2 to 1.6 times as fast on two CPU cores, and the format of tensor cores.
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
@@ -121,9 +121,9 @@ def _build(name: str, **sizes: int) -> SingleBackbone:
 
 
 def backbone_problem(name: str) -> str | None:
-    """What is wrong with a backbone's name, one sentence; None if nothing is.
+    """Say in one sentence what is wrong with a backbone's name; None if nothing.
 
-    A model without a linear head is found only by building it.
+    Only building it reveals a model without a linear head.
     """
     library, _, model_name = name.partition(":")
     if library == "torchvision" and model_name:

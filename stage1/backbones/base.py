@@ -1,4 +1,4 @@
-"""What all backbones have in common: branches, each with features and a classifier above them."""
+"""The interface of backbones: branches, each with features and a classifier above them."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ class Backbone(nn.Module, ABC):
     @property
     @abstractmethod
     def branches(self) -> tuple[SingleBackbone, ...]:
-        """The branches as backbones of their own; they may share layers."""
+        """The branches as single backbones, which may share layers."""
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.parameters()).device
 
     def branch_features(self, *images: Tensor) -> tuple[Tensor, ...]:
@@ -72,8 +72,8 @@ class Backbone(nn.Module, ABC):
         if len(images) == 1:
             maps = [branches[0].early(*images)] * len(branches)
         else:
-            maps = [b.early(own) for b, own in zip(branches, images, strict=True)]
-        return tuple(b.scaled(b.deep(own)) for b, own in zip(branches, maps, strict=True))
+            maps = [b.early(batch) for b, batch in zip(branches, images, strict=True)]
+        return tuple(b.scaled(b.deep(x)) for b, x in zip(branches, maps, strict=True))
 
     def outputs(self, *images: Tensor) -> Outputs:
         """Features and logits of every branch.
@@ -96,24 +96,23 @@ class Backbone(nn.Module, ABC):
     def forward(self, images: Tensor) -> Tensor:
         """Logits [B, K] of normalised images [B, C, H, W]: `Outputs.combined`.
 
-        The softmax of experts' is the mean of their softmax outputs, so accuracy, cross-entropy and
-        calibration are the ensemble's.
+        For experts, their softmax is the mean of the experts' softmax outputs, so accuracy,
+        cross-entropy and calibration are those of the ensemble.
         """
         return self.outputs(images).combined
 
     def linear_classifiers(self) -> tuple[tuple[Tensor, Tensor], ...]:
         """Weight [K, D] and bias [K] by branch: its logits are ``features @ weight.T + bias``.
 
-        They are detached, and a linear classifier's share its memory.
+        They are detached; those of a linear classifier share its memory.
         """
         return tuple(branch.linear_classifier() for branch in self.branches)
 
     def freeze_but_last_block(self) -> None:
         """Train only the last residual stage and the classifier, as cRT does on Places-LT.
 
-        Of experts, those of each. The other parameters take no gradient, and the other modules stay
-        in eval mode in training: their BatchNorm neither uses nor follows the statistics of a
-        batch.
+        With experts, those of each. The other parameters take no gradient, and the other modules
+        stay in eval mode in training: their BatchNorm neither uses nor updates batch statistics.
 
         Raises
         ------
@@ -133,7 +132,7 @@ class Backbone(nn.Module, ABC):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """Set training or eval mode; what is frozen is in eval mode always."""
+        """Set training or eval mode; frozen modules stay in eval mode."""
         super().train(mode and not self.frozen)
         if self.frozen:
             for module in self._last_blocks():
@@ -192,15 +191,15 @@ class SingleBackbone(Backbone):
         return (self,)
 
     def early(self, images: Tensor) -> Tensor:
-        """What the deep layers take, of normalised images [B, C, H, W]."""
+        """Input of `deep` for normalised images [B, C, H, W]."""
         return images
 
     @abstractmethod
     def deep(self, maps: Tensor) -> Tensor:
-        """The layers from `early` to the classifier: [B, D]."""
+        """Run the layers from `early` to the classifier: [B, D]."""
 
     def scaled(self, x: Tensor) -> Tensor:
-        """Features [B, D] of what `deep` gives: itself, or for a cosine classifier √s·x/‖x‖."""
+        """Features [B, D] for an output x of `deep`: x, or √s·x/‖x‖ for a cosine classifier."""
         return self.classifier.scaled(x) if isinstance(self.classifier, CosineClassifier) else x
 
     def linear_classifier(self) -> tuple[Tensor, Tensor]:
@@ -215,5 +214,5 @@ class SingleBackbone(Backbone):
         """The last residual stage; None for a backbone without such stages."""
 
     def original_names(self) -> dict[str, str]:
-        """Each name of the state dict here by its name in the library the model comes from."""
+        """Names in the state dict by the names in the library the model comes from."""
         return {name: name for name in self.state_dict()}

@@ -13,9 +13,9 @@ SCALE = 30.0
 class CosineClassifier(nn.Linear):
     """Logits s·⟨w_k/‖w_k‖, x/‖x‖⟩, as in the LDAM release; a zero x or w_k has the cosine 0.
 
-    It takes features √s·x/‖x‖, which `scaled` makes of x, and multiplies them by √s·w_k/‖w_k‖: so
-    the features by themselves are ones a linear classifier can go on from. Rows of the weight start
-    uniform in (−1, 1)^D, put at length 1. There is no bias.
+    It takes features √s·x/‖x‖, as `scaled` returns them for x, and multiplies them by √s·w_k/‖w_k‖:
+    with the same features, a linear classifier of weights √s·w_k/‖w_k‖ gives the same logits. Rows
+    of the weight start uniform in (−1, 1)^D, normalised. There is no bias.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class CosineClassifier(nn.Linear):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw the weight anew, from torch's global generator."""
+        """Draw a new weight from torch's global generator."""
         self.weight.copy_(normalize(self.weight.uniform_(-1, 1), dim=1))
 
     def scaled(self, x: Tensor) -> Tensor:

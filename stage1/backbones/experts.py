@@ -13,17 +13,18 @@ from stage1.backbones.base import Backbone, SingleBackbone
 class Experts(Backbone):
     """E deep branches over shared early layers, in the layout of RIDE; the experts of SLA §4.2.
 
-    Of a CIFAR ResNet the stem and the first stage are shared, and the second and third stage and
-    the classifier are each expert's own; of other ResNets all up to ``layer2`` is shared. RIDE also
-    narrows the layers of its experts. SLA does not say so, and here they keep their width.
+    Experts of a CIFAR ResNet share the stem and the first stage, and have the second and third
+    stage and the classifier each; those of other ResNets share everything up to ``layer2``. RIDE
+    also narrows the layers of its experts. SLA does not mention it, and here they keep their width.
 
-    The experts are whole backbones that hold the same early modules: their names in the state dict
-    come once for each expert, with the same tensors.
+    The experts are whole backbones that hold the same early modules: the state dict has these
+    tensors under a name for each expert.
 
     Parameters
     ----------
     build
-        Makes a backbone with fresh weights. Called E times; the early layers of the first stay.
+        Returns a backbone with fresh weights. Called E times; the early layers of the first are
+        kept.
     count
         E ≥ 2.
 

@@ -1,4 +1,4 @@
-"""Backbones of torchvision and timm: their own modules below a classifier of ours."""
+"""Backbones of torchvision and timm: modules of these libraries below a linear classifier."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class LibraryBackbone(SingleBackbone):
         self._head = head
 
     def deep(self, maps: torch.Tensor) -> torch.Tensor:
-        """What the classifier takes, [B, D], of normalised images [B, C, H, W]."""
+        """Features [B, D] of normalised images [B, C, H, W]."""
         return self.net(maps)
 
     def last_stage(self) -> nn.Module | None:
@@ -54,9 +54,8 @@ class LibraryBackbone(SingleBackbone):
         return getattr(self.net, "layer4", None)
 
     def original_names(self) -> dict[str, str]:
-        """As in `Backbone`: without ``net.``, and the classifier under the library's name."""
-        own = list(self.state_dict())
-        names = {name.removeprefix("net."): name for name in own if name.startswith("net.")}
+        """Names without ``net.``, and the classifier under the library's name."""
+        names = {n.removeprefix("net."): n for n in self.state_dict() if n.startswith("net.")}
         return names | {f"{self._head}.{part}": f"classifier.{part}" for part in ("weight", "bias")}
 
 
@@ -169,7 +168,7 @@ def timm_backbone(name: str, *, in_channels: int, num_classes: int) -> SingleBac
 
 
 def torchvision_problem(name: str) -> str | None:
-    """What is wrong with the name of a torchvision model, one sentence; None if nothing is."""
+    """Say in one sentence what is wrong with the name of a torchvision model; None if nothing."""
     from torchvision import models
 
     known = models.list_models(module=models)
@@ -180,7 +179,7 @@ def torchvision_problem(name: str) -> str | None:
 
 
 def timm_problem(name: str) -> str | None:
-    """What is wrong with the name of a timm model, one sentence; None if nothing is."""
+    """Say in one sentence what is wrong with the name of a timm model; None if nothing."""
     try:
         import timm
     except ImportError:

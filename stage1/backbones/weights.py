@@ -1,4 +1,4 @@
-"""Weights from a file: a state dict of the same model, made here or elsewhere."""
+"""Weights from a file: a state dict of the same model, saved by featbank or another program."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stage1.backbones.base import Backbone, SingleBackbone
 from stage1.tensors import load_tensors
 
 _NESTS = ("state_dict", "model", "weights")
-"""Keys that checkpoints keep their state dict under; the last is `featbank train`'s."""
+"""Keys under which checkpoints keep their state dict; the last is that of `featbank train`."""
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
@@ -26,8 +26,8 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     ----------
     path
         A torch file of a plain state dict, or of a dict that holds one under ``state_dict``,
-        ``model`` or ``weights``; or a ``.safetensors`` file. Where all names begin with
-        ``module.``, that is taken off.
+        ``model`` or ``weights``; or a ``.safetensors`` file. A prefix ``module.`` of all names is
+        removed.
 
     Raises
     ------
@@ -74,10 +74,10 @@ def load_weights(
 ) -> bool:
     """Copy `state` into `model`, whole or not at all.
 
-    Names are the model's own or those of the library it comes from. A classifier of another number
-    of classes or another kind (only a linear one has a bias), or none, leaves the model's as it is;
-    counters of batches, which old files lack, likewise. Experts take the weights of as many
-    experts, or those of the backbone they are made of: then all begin with the same ones.
+    Names are those of the model or of the library it comes from. A classifier that is missing, or
+    has another number of classes or another kind (only a linear one has a bias), is not loaded, and
+    neither are counters of batches, which old files lack. Experts take the weights of as many
+    experts, or those of the backbone they are made of, from which all then start.
 
     Parameters
     ----------
@@ -86,11 +86,11 @@ def load_weights(
     state
         From `read_weights`.
     source
-        Where it is from, for the error.
+        File of the state, for the error.
 
     Returns
     -------
-    Whether the classifier of the state was loaded, too.
+    True if the classifier was loaded, too.
 
     Raises
     ------
@@ -101,58 +101,62 @@ def load_weights(
     if any(name.startswith("experts.") for name in state):
         prefixes = [f"experts.{e}." for e in range(len(model.branches))]
         states = [
-            {name.removeprefix(own): x for name, x in state.items() if name.startswith(own)}
-            for own in prefixes
+            {name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)}
+            for prefix in prefixes
         ]
-        # What belongs to no expert of the model is told as unexpected.
+        # Tensors of no expert of the model are reported as unexpected.
         states[0] |= {n: x for n, x in state.items() if not n.startswith(tuple(prefixes))}
     fitting = [
-        _fitting(branch, own, source=source)
-        for branch, own in zip(model.branches, states, strict=True)
+        _fitting(branch, tensors, source=source)
+        for branch, tensors in zip(model.branches, states, strict=True)
     ]
     with torch.no_grad():
         for pairs in fitting:
-            for tensor, given in pairs.values():
-                tensor.copy_(given)
+            for target, tensor in pairs.values():
+                target.copy_(tensor)
     return all("classifier.weight" in pairs for pairs in fitting)
 
 
 def _fitting(
     model: SingleBackbone, state: Mapping[str, torch.Tensor], *, source: str | os.PathLike[str]
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Tensors of the model by name, each with that of the state that belongs into it."""
-    names, own = model.original_names(), model.state_dict()
-    given = {names.get(name, name): tensor for name, tensor in state.items()}
-    weight, biased = given.get("classifier.weight"), "classifier.bias" in given
+    """Pairs (tensor of the model, tensor of the state) by the model's names.
+
+    Raises
+    ------
+    DataError
+        As `load_weights`.
+    """
+    names, targets = model.original_names(), model.state_dict()
+    tensors = {names.get(name, name): tensor for name, tensor in state.items()}
+    weight, biased = tensors.get("classifier.weight"), "classifier.bias" in tensors
     if (
         weight is None
         or weight.shape[:1] != model.classifier.weight.shape[:1]
-        or biased != ("classifier.bias" in own)
+        or biased != ("classifier.bias" in targets)
     ):
-        given.pop("classifier.weight", None)
-        given.pop("classifier.bias", None)
-        own = {name: tensor for name, tensor in own.items() if not name.startswith("classifier.")}
-    missing = [n for n in own if n not in given and not n.endswith(".num_batches_tracked")]
-    unexpected = [name for name in given if name not in own]
-    misshapen = [n for n, tensor in given.items() if n in own and own[n].shape != tensor.shape]
-    faults = [
-        _told(found, words)
-        for found, words in (
-            (missing, "missing"),
-            (unexpected, "unexpected"),
-            (misshapen, "of another shape"),
-        )
-        if found
-    ]
-    if faults:
+        for name in ("classifier.weight", "classifier.bias"):
+            tensors.pop(name, None)
+            targets.pop(name, None)
+    faults = {
+        "missing": [
+            n for n in targets if n not in tensors and not n.endswith(".num_batches_tracked")
+        ],
+        "unexpected": [n for n in tensors if n not in targets],
+        "of another shape": [
+            n for n, x in tensors.items() if n in targets and targets[n].shape != x.shape
+        ],
+    }
+    if any(faults.values()):
+        summaries = [_summary(names, fault) for fault, names in faults.items() if names]
         raise errors.DataError(
-            f"{source} does not fit backbone {model.name!r}: {'; '.join(faults)}. "
+            f"{source} does not fit backbone {model.name!r}: {'; '.join(summaries)}. "
             "Give weights of this backbone."
         )
-    return {name: (own[name], tensor) for name, tensor in given.items()}
+    return {name: (targets[name], tensor) for name, tensor in tensors.items()}
 
 
-def _told(names: Sequence[str], words: str) -> str:
+def _summary(names: Sequence[str], fault: str) -> str:
     """``2 missing (a, b)``: the count and the first three."""
     rest = ", …" if len(names) > 3 else ""
-    return f"{len(names)} {words} ({', '.join(names[:3])}{rest})"
+    return f"{len(names)} {fault} ({', '.join(names[:3])}{rest})"

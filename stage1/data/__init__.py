@@ -1,1 +1,1 @@
-"""Where images come from: data sets, lists and folders, decoded in memory or as they are used."""
+"""Sources of images: data sets, lists and folders, decoded into memory or streamed."""

@@ -14,6 +14,9 @@ from featbank import errors
 from featbank.settings import Setting, flag, options_of, value_text, wrong_values
 from stage1.data.settings import DatasetSettings
 
+SPLITS = ("train", "val", "test")
+"""Splits that a data set may come with."""
+
 OPTIONS = options_of(DatasetSettings)
 """Options of data sets, by name."""
 

@@ -11,7 +11,7 @@ from featbank.regular import Unopened, regular_status
 
 @dataclass(frozen=True)
 class ListEntry:
-    """An image: path relative to the root, label, and place for messages: a list line or a class."""
+    """An image: path below the root, label, and place for messages: a list line or a class."""
 
     path: str
     label: int

@@ -7,18 +7,17 @@ from pathlib import Path
 
 from featbank import errors
 from featbank.regular import unprintable
+from stage1.data.catalogue import SPLITS
 from stage1.data.entries import ListEntry
-
-SPLITS = ("train", "val", "test")
 
 
 def split_folders(root: Path) -> dict[str, Path]:
-    """Where each split of an image folder lies.
+    """Find the folder of each split of an image folder.
 
     Returns
     -------
-    ``train`` and, where they are there, ``val`` and ``test``; just ``train``, which is `root`
-    itself, where it holds the classes.
+    ``train`` and, where they exist, ``val`` and ``test``; only ``train``, which is `root` itself,
+    where `root` holds the classes.
 
     Raises
     ------
@@ -27,15 +26,15 @@ def split_folders(root: Path) -> dict[str, Path]:
     """
     if not root.is_dir():
         raise errors.ConfigError(f"{root} is not a folder. Give --root the folder of the images.")
-    there = set(_folders(root))
-    # A class may be called 'train', too: then there is no test beside it, and other classes are.
-    if "train" in there and ("test" in there or there <= set(SPLITS)):
-        return {split: root / split for split in SPLITS if split in there}
+    folders = set(_folders(root))
+    # A class may be called 'train', too: then it has other classes beside it, and no 'test'.
+    if "train" in folders and ("test" in folders or folders <= set(SPLITS)):
+        return {split: root / split for split in SPLITS if split in folders}
     return {"train": root}
 
 
 def class_folders(folder: Path) -> tuple[str, ...]:
-    """Names of the classes, sorted: the sub-folders that are not hidden.
+    """Sorted names of the classes: the sub-folders that are not hidden.
 
     Raises
     ------
@@ -46,23 +45,23 @@ def class_folders(folder: Path) -> tuple[str, ...]:
     for name in names:
         _check_name(name, folder)
     if len(names) < 2:
-        told = f"only one class folder, {names[0]!r}" if names else "no class folder"
-        raise errors.DataError(f"{folder} holds {told}. Give 2 or more, a sub-folder per class.")
+        number = f"only one class folder, {names[0]!r}" if names else "no class folder"
+        raise errors.DataError(f"{folder} holds {number}. Give 2 or more, a sub-folder per class.")
     return names
 
 
 def read_folder(folder: Path, root: Path, class_names: Sequence[str]) -> list[ListEntry]:
-    """The images of a split: class by class, sorted within; a class's sub-folders count, too.
+    """List the images of a split, class by class and sorted; sub-folders of a class count, too.
 
-    Files with other endings than torchvision's `IMG_EXTENSIONS` are no images, nor are hidden ones,
+    Files without an ending of torchvision's `IMG_EXTENSIONS` are skipped, and so are hidden ones,
     such as the ``._x.png`` that macOS leaves on other disks.
 
     Parameters
     ----------
     folder
-        With a sub-folder per class; not every class must have one.
+        With a sub-folder per class; a class may lack its own.
     root
-        Where the paths of the entries start.
+        Folder the paths of the entries start from.
     class_names
         K names, in label order.
 
@@ -76,14 +75,14 @@ def read_folder(folder: Path, root: Path, class_names: Sequence[str]) -> list[Li
     # torchvision takes seconds to load.
     from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
-    there = _folders(folder)
-    for name in there:
+    folders = _folders(folder)
+    for name in folders:
         if name not in class_names:
             raise errors.DataError(
                 f"{folder} has the class {name!r}, {root / 'train'} does not. Name it as there, or "
                 f"take it out.{errors.did_you_mean(name, class_names)}"
             )
-    labels = {name: class_names.index(name) for name in there}
+    labels = {name: class_names.index(name) for name in folders}
     samples = (
         make_dataset(folder, labels, extensions=IMG_EXTENSIONS, allow_empty=True) if labels else []
     )
@@ -94,7 +93,7 @@ def read_folder(folder: Path, root: Path, class_names: Sequence[str]) -> list[Li
         ListEntry(Path(path).relative_to(root).as_posix(), label, f"class {class_names[label]!r}")
         for path, label in samples
     ]
-    for name in sorted(set(there) - {class_names[entry.label] for entry in entries}):
+    for name in sorted(set(folders) - {class_names[entry.label] for entry in entries}):
         raise errors.EmptyClass(
             f"{folder / name} holds no image ({', '.join(IMG_EXTENSIONS)}). "
             "Put some in, or take the folder out."

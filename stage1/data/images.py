@@ -1,4 +1,4 @@
-"""Images with their labels: what every data set becomes, whatever it came from."""
+"""Images with labels: the form of every data set, whatever its source."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from stage1.data.settings import DatasetSettings
 from stage1.data.streaming import StreamedImages
 
 Images = torch.Tensor | StreamedImages
-"""[N, C, H, W] uint8: in memory, or decoded as they are used."""
+"""[N, C, H, W] uint8, in memory or streamed."""
 
 SAMPLE = 4096
-"""Images, evenly spaced, that the channel moments of a data set of files are taken from."""
+"""Number of images, evenly spaced, that give the channel moments of a data set of files."""
 
 
 @dataclass(frozen=True)
 class Split:
     """Images [N, C, H, W] uint8, labels [N] int64, source rows `index` [N] int64, and N paths.
 
-    `source` names what `index` points into; None is a source of the split's own. Splits of one
-    source share no row, but ``train`` is among the rows of a ``train_balanced``.
+    `source` names what `index` points into; None is a source that no other split has. Splits of
+    one source share no row, except that ``train_balanced`` contains ``train``.
     """
 
     images: Images
@@ -37,7 +37,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How uint8 images become network input.
+    """The way from uint8 images to network input.
 
     Per-channel `mean` and `std` are in pixel units (0…255); training pads by `pad` pixels, crops
     back at random, and mirrors at random if `flip`. `augmentation` is one of
@@ -56,7 +56,7 @@ class ImageDataset:
     """A data set.
 
     `settings` are resolved: every option the data set takes has its value. `splits` has ``train``,
-    ``test`` and, where there is one, ``val`` and ``train_balanced``.
+    ``test`` and, where they exist, ``val`` and ``train_balanced``.
     """
 
     settings: DatasetSettings
@@ -79,9 +79,9 @@ class ImageDataset:
 def batches_of(
     images: Images, batches: Iterable[torch.Tensor], device: torch.device
 ) -> Generator[torch.Tensor, None, None]:
-    """The images [B, C, H, W] uint8 of each batch of rows [B], on `device`.
+    """Yield the images [B, C, H, W] uint8 of each batch of rows [B], on `device`.
 
-    What is in memory is indexed where it is: `on_device` first where it is used often.
+    Images in memory are indexed where they are: move those used often with `on_device` first.
     """
     if isinstance(images, StreamedImages):
         for batch in images.batches(batches):
@@ -94,12 +94,12 @@ def batches_of(
 
 
 def on_device(images: Images, device: torch.device) -> Images:
-    """Images on the device, where they are in memory."""
+    """Move images that are in memory to the device."""
     return images if isinstance(images, StreamedImages) else images.to(device)
 
 
 def images_digest(images: Images) -> str:
-    """SHA-256 of the images; of their files' sizes and times where they are not in memory."""
+    """SHA-256 of images in memory; of streamed ones, that of their files' sizes and times."""
     if isinstance(images, StreamedImages):
         return images.digest()
     return array_digest(images.numpy())

@@ -18,7 +18,7 @@ from featbank.regular import unprintable
 from stage1.data.entries import ListEntry
 
 MAX_CLASSES = 1_000_000
-"""More classes than any data set has: a label beyond is a slip, not a reason to fill memory."""
+"""More classes than any data set has: a larger label is a typo, and must not fill the memory."""
 
 
 def read_list(path: Path, *, num_classes: int | None = None) -> list[ListEntry]:
@@ -52,9 +52,9 @@ def read_list(path: Path, *, num_classes: int | None = None) -> list[ListEntry]:
 def entries_within(
     entries: Sequence[ListEntry], root: Path, *, allow_outside: bool = False
 ) -> list[ListEntry]:
-    """The entries with paths below `root`; those that go up or start from ``/`` are rewritten so.
+    """Rewrite paths that contain ``..`` or start from ``/`` as paths below `root`.
 
-    What counts is how a path is written. A symbolic link below `root` may lead anywhere.
+    Only the path as written counts: a symbolic link below `root` may lead anywhere.
 
     Parameters
     ----------
@@ -93,7 +93,9 @@ def _leads_up(path: str) -> bool:
 
 
 def count_classes(entries_of: Mapping[str, Sequence[ListEntry]]) -> int:
-    """K of lists without class names: the highest label + 1, with warnings where that is doubtful.
+    """Count the classes of lists without class names: the highest label + 1.
+
+    Many unused classes, and splits that seem to count from 0 and from 1, are warnings.
 
     Raises
     ------
@@ -121,7 +123,7 @@ def _labels(entries: Sequence[ListEntry]) -> np.ndarray:
 
 
 def warn_of_shared(entries_of: Mapping[str, Sequence[ListEntry]]) -> None:
-    """Warn of images that two splits have in common, by their paths, as `featbank verify` does."""
+    """Warn of images that two splits share, by their paths, as `featbank verify` does."""
     places = {
         split: {os.path.normpath(entry.path): entry.place for entry in reversed(entries)}
         for split, entries in entries_of.items()
@@ -138,7 +140,7 @@ def warn_of_shared(entries_of: Mapping[str, Sequence[ListEntry]]) -> None:
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
-    """Read class names, one per line, in label order; a name that comes twice is a warning.
+    """Read class names, one per line, in label order; a repeated name is a warning.
 
     Raises
     ------

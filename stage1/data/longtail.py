@@ -1,7 +1,7 @@
-"""Making a balanced data set long-tailed, and holding balanced splits out of it first.
+"""Cut a balanced data set to a long tail, after holding balanced splits out of it.
 
-One legacy `numpy.random.RandomState` serves a whole split: NumPy keeps its stream frozen between
-versions, and the LDAM release, whose selection of CIFAR images the field shares, draws from it.
+One legacy `numpy.random.RandomState` serves a whole split: NumPy never changes its stream, and the
+LDAM release, whose selection of CIFAR images the field shares, draws from it.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def long_tail_split(
     """Hold balanced splits out of `labels`, then make the rest a long-tailed ``train`` split.
 
     With nothing held out and seed 0 this selects the images that the LDAM release selects: classes
-    in order, each class's rows shuffled, the first n_k taken. n_max is what is left in the smallest
-    class.
+    in order, each class's rows shuffled, the first n_k taken. n_max is the number of images left in
+    the smallest class.
 
     Parameters
     ----------
@@ -54,13 +54,13 @@ def long_tail_split(
         [N] int64; every class 0…K−1 occurs.
     imbalance
         IF between 1 and n_max, so that every class keeps a training image. 1 gives the balanced
-        split that the longer tails of the same seed are taken from. None keeps all that is left,
+        split that the longer tails of the same seed are taken from. None keeps all remaining rows,
         in ascending order.
     seed
         Seed of all draws.
     held_out
         Images per class of each split held out, drawn in this order; without an `imbalance` at most
-        half of a class, since its natural tail may have few, with a warning.
+        half of a class, with a warning, since classes of a natural tail may be small.
 
     Returns
     -------
@@ -70,7 +70,7 @@ def long_tail_split(
     Raises
     ------
     ConfigError
-        Where a class is too small for what is held out, or `imbalance` is out of range.
+        For a class too small to hold images out of, or an `imbalance` out of range.
     """
     rng = np.random.RandomState(seed)
     num_classes = int(labels.max()) + 1
@@ -101,7 +101,7 @@ def long_tail_split(
 def _held_sizes(
     counts: Sequence[int], per_class: int, split: str, imbalance: float | None
 ) -> list[int]:
-    """How many images of classes with `counts` are held out for a split."""
+    """Numbers of images to hold out for a split, by class."""
     smallest = min(counts)
     if imbalance is not None:
         if per_class >= smallest:

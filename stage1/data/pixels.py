@@ -1,4 +1,4 @@
-"""One image file as RGB of 8 bits: whatever Pillow reads, upright, on white, or a reason why not.
+"""Read an image file as 8-bit RGB, upright and on white, or say why it cannot be read.
 
 Pillow is loaded where images are decoded.
 """
@@ -17,28 +17,29 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _FULL_RANGE = ("PNG", "PPM", "TIFF", "JPEG2000")
-"""Formats whose 16-bit values Pillow gives in 0…65535."""
+"""Formats of which Pillow returns 16-bit values in 0…65535."""
 
 _ORIENTATION, _BITS, _PHOTOMETRIC = 0x112, 0x102, 0x106
 
 
 class Undecoded(Exception):
-    """An image that is not read; the message completes a sentence that starts with its path."""
+    """An image that cannot be read; the message completes a sentence that starts with its path."""
 
 
 def read_rgb(path: Path) -> Image.Image:
     """Decode an image to RGB, as a viewer shows it.
 
     8-bit RGB and grey keep their values. 16-bit values keep their upper 8 bits, as Pillow does
-    with 16-bit RGB. Alpha is composited on white. EXIF orientations are applied. Of several frames
-    the first is taken, with a warning for each format.
+    with 16-bit RGB. Alpha is composited on white. EXIF orientations are applied. Only the first of
+    several frames is read, with a warning for each format.
 
     Raises
     ------
     FileNotFoundError
-        Where nothing is there.
+        For a path without a file.
     Undecoded
-        For what is not a regular file, is empty, damaged or too large, or has no known range.
+        For anything but a regular file, and for one that is empty, damaged, too large, or of an
+        unknown range of values.
     """
     from PIL import Image
 
@@ -71,7 +72,7 @@ def _unreadable(error: Exception) -> Undecoded:
 
 
 def _check_size(image: Image.Image, limit: int | None) -> None:
-    """Pillow itself raises at twice its limit; threads that decode have that memory each."""
+    """Apply Pillow's limit; it raises at twice that itself, and every decoding thread needs it."""
     if limit is not None and image.width * image.height > limit:
         raise _too_large(limit)
 
@@ -81,9 +82,9 @@ def _too_large(limit: int) -> Undecoded:
 
 
 def _warn_of_frames(file: Any) -> None:
-    """Warn in the same words for all images of a format, which Python then prints once.
+    """Warn once for each format: Python prints equal warnings once.
 
-    The further pictures of an MPO, a camera's JPEG, are previews and other views.
+    The other pictures in an MPO, a camera's JPEG, are previews and further views.
     """
     if file.format != "MPO" and getattr(file, "is_animated", False):
         warnings.warn(f"Of {file.format} images with several frames, only the first is read.")
@@ -100,7 +101,7 @@ def _in_colour(file: Any) -> Image.Image:
 
 
 def _eight_bits(file: Any) -> Image.Image:
-    """The upper 8 bits of grey values that have 12 or 16."""
+    """The upper 8 bits of 12-bit or 16-bit grey values."""
     from PIL import Image
 
     # Before 11.3, Pillow opened 16-bit PNG files in the mode of 32 bits, as it still does PGM.
@@ -109,7 +110,7 @@ def _eight_bits(file: Any) -> Image.Image:
     values = np.asarray(file)
     tags = getattr(file, "tag_v2", {})
     grey = (values >> (int(np.max(tags.get(_BITS, 16))) - 8)).astype(np.uint8)
-    if tags.get(_PHOTOMETRIC) == 0:  # white is zero, which Pillow heeds at 8 bits alone
+    if tags.get(_PHOTOMETRIC) == 0:  # white is zero, which Pillow respects only at 8 bits
         grey = 255 - grey
     if "transparency" in file.info:
         grey[values == file.info["transparency"]] = 255
@@ -128,7 +129,7 @@ def _on_white(file: Any) -> Image.Image:
 
 
 def _upright(image: Image.Image, file: Image.Image) -> Image.Image:
-    """`image` turned as the EXIF orientation of `file` says; EXIF that is damaged says nothing."""
+    """Turn `image` by the EXIF orientation of `file`; damaged EXIF is ignored."""
     from PIL.Image import Transpose
 
     methods = {

@@ -12,6 +12,7 @@ import torch
 from featbank import errors
 from featbank.bank.schema import SPLITS
 from featbank.settings import flag
+from stage1.data import catalogue
 from stage1.data.catalogue import DatasetRow
 from stage1.data.decoding import decoded
 from stage1.data.folders import class_folders, read_folder, split_folders
@@ -38,22 +39,22 @@ def long_tailed(
     held_out: Mapping[str, int] | None = None,
     test: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> ImageDataset:
-    """Make arrays in memory a long-tailed data set (`stage1.data.longtail.long_tail_split`).
+    """Cut arrays in memory to a long-tailed data set (`stage1.data.longtail.long_tail_split`).
 
     Parameters
     ----------
     settings
         With `imbalance`, `data_seed` and `train_balanced`.
     train
-        Images [N, C, H, W] uint8 and labels [N]: what is long-tailed, after `held_out`.
+        Images [N, C, H, W] uint8 and labels [N], to hold images out of and cut to a long tail.
     class_names, pad, flip
         As in `ImageDataset` and `Preprocessing`.
     source
-        Name of `train`, which the rows of every split but `test` point into.
+        Name of `train`, into which the rows of every split but `test` point.
     held_out
         Images per class of splits to take from `train` first.
     test
-        The official test split, taken whole, where there is one.
+        The official test split, if any, kept whole.
     """
     images, labels = train
     assert settings.imbalance is not None
@@ -71,7 +72,7 @@ def long_tailed(
 def _rows(
     settings: DatasetSettings, labels: np.ndarray, held_out: Mapping[str, int] | None
 ) -> dict[str, np.ndarray]:
-    """Rows of `labels` by split; `train_balanced` is what `train` is with an imbalance of 1."""
+    """Rows of `labels` by split; `train_balanced` is `train` at an imbalance of 1."""
     assert settings.data_seed is not None
     rows = long_tail_split(labels, settings.imbalance, seed=settings.data_seed, held_out=held_out)
     if settings.train_balanced:
@@ -158,7 +159,7 @@ def lists(settings: DatasetSettings, row: DatasetRow) -> ImageDataset:
 def _list_files(settings: DatasetSettings, root: Path, row: DatasetRow) -> dict[str, Path]:
     """List files by split: those of the settings, else the published ones, which must exist."""
     files = {}
-    for split in ("train", "val", "test"):
+    for split in catalogue.SPLITS:
         option = f"{split}_list"
         file = getattr(settings, option)
         if file is not None:
@@ -190,9 +191,9 @@ def _warn_of_other_sizes(name: str, sizes: Mapping[str, int], row: DatasetRow) -
 def folder(settings: DatasetSettings, row: DatasetRow) -> ImageDataset:
     """Read images in a folder per class, whose sorted names are the classes.
 
-    Where the folder has no ``test`` (or ``val``), one can be held out of the training images,
-    `test_per_class` images of each class first, then `val_per_class`. The rest keeps its counts
-    unless there is an `imbalance`.
+    A folder without ``test`` (or ``val``) can have one held out of its training images, first
+    `test_per_class` images of each class, then `val_per_class`. The rest keeps its counts unless
+    there is an `imbalance`.
     """
     assert settings.root is not None
     root = Path(settings.root)
@@ -221,7 +222,7 @@ READERS: dict[str, Callable[[DatasetSettings, DatasetRow], ImageDataset]] = {
 
 
 def _held_out(settings: DatasetSettings, root: Path, folders: Mapping[str, Path]) -> dict[str, int]:
-    """How many images per class of which splits come out of the training images."""
+    """Images per class to hold out of the training images, by split."""
     held_out = {}
     for split, per_class in (("test", settings.test_per_class), ("val", settings.val_per_class)):
         if per_class:
@@ -237,7 +238,7 @@ def _held_out(settings: DatasetSettings, root: Path, folders: Mapping[str, Path]
         )
     if settings.train_balanced and settings.imbalance is None:
         raise errors.ConfigError(
-            "The --train-balanced of data set 'folder' needs --imbalance: nothing is cut away "
-            "without it."
+            "The --train-balanced of data set 'folder' needs --imbalance: without it, no image is "
+            "cut away."
         )
     return held_out
