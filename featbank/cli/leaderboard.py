@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from featbank.characters import visible, visible_lines
-from featbank.cli.options import FILE, Integer, bank_option
+from featbank.cli.options import FILE, Integer, bank_option, select_on_option
 from featbank.cli.terminal import styled_stdout
 from featbank.errors import ConfigError
 
@@ -30,11 +30,7 @@ FORMATS = ("table", "json", "csv", "md", "latex")
     help="json and csv carry every row and metric.",
 )
 @click.option("--split", help="Split whose metrics are shown. Default: test, or else val.")
-@click.option(
-    "--select-on",
-    type=click.Choice(["val", "test"]),
-    help="Split that ranks. Default: val where there is one, else test, and the table says so.",
-)
+@select_on_option("the table")
 @bank_option
 @click.option(
     "--where",

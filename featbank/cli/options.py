@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import click
 
 from featbank.errors import ConfigError
-from featbank.settings import read_number, shortened
+from featbank.settings import Setting, read_number, shortened
 
 LARGEST = 2**63 - 1
 """Of an integer without another bound."""
@@ -80,6 +80,60 @@ FILE = _File(path_type=Path)
 device_option = click.option(
     "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …"
 )
+
+
+class Registered(click.Choice):
+    """A choice among names of a registry, which is imported when they are needed.
+
+    Parameters
+    ----------
+    names
+        Imports and returns them.
+    """
+
+    def __init__(self, names: Callable[[], Iterable[str]]) -> None:
+        super().__init__(())
+        self._names = names
+
+    @property
+    def choices(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The names."""
+        return tuple(self._names())
+
+    @choices.setter
+    def choices(self, _: object) -> None:
+        """Nothing: the registry has them."""
+
+
+class SettingOption(click.Option):
+    """An option whose help is a `Setting`, which is imported when the help is shown.
+
+    Parameters
+    ----------
+    row
+        Imports and returns the setting.
+    prefix
+        Before its help.
+    """
+
+    def __init__(self, *args: Any, row: Callable[[], Setting], prefix: str = "", **attributes: Any):
+        super().__init__(*args, **attributes)
+        self._row, self._prefix = row, prefix
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        row = self._row()
+        self.help = f"{self._prefix}{row.help}, {row.expects()}. Default: {row.default}."
+        return super().get_help_record(ctx)
+
+
+def select_on_option(told: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``--select-on``; its help calls what is written `told`."""
+    return click.option(
+        "--select-on",
+        type=click.Choice(["val", "test"]),
+        help=f"Split that ranks. Default: val where there is one, else test, and {told} says so.",
+    )
+
 
 bank_option = click.option(
     "--bank", help="Beginning of a fingerprint, where the file holds several banks."

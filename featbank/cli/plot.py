@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from featbank.cli import completion
-from featbank.cli.options import FILE, bank_option, width_option
+from featbank.cli.options import FILE, bank_option, select_on_option, width_option
 from featbank.cli.terminal import say
 
 
@@ -41,11 +41,7 @@ class _Plot(click.Command):
     "something to show.",
 )
 @click.option("--split", help="Split that is drawn. Default: test; of heatmap, the one that ranks.")
-@click.option(
-    "--select-on",
-    type=click.Choice(["val", "test"]),
-    help="Split that ranks. Default: val where there is one, else test, and the caption says so.",
-)
+@select_on_option("the caption")
 @click.option("--metric", help="Of heatmap (default: macro) and setting (default: the groups).")
 @click.option(
     "--by",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from featbank.cli.options import FILE, Integer, bank_option
+from featbank.cli.options import FILE, Integer, bank_option, select_on_option
 from featbank.cli.terminal import say
 
 
@@ -19,11 +19,7 @@ from featbank.cli.terminal import say
     type=FILE,
     help="The page, .html; one that is there is replaced.",
 )
-@click.option(
-    "--select-on",
-    type=click.Choice(["val", "test"]),
-    help="Split that ranks. Default: val where there is one, else test, and the page says so.",
-)
+@select_on_option("the page")
 @bank_option
 @click.option(
     "--where",

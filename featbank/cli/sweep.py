@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -11,39 +13,47 @@ import click
 
 from featbank.cli import completion
 from featbank.cli.leaderboard import show
-from featbank.cli.options import FILE, PRECISIONS, Integer, device_option, parse_bytes
-from featbank.cli.planning import (
-    banks_and_specification,
-    parse_seeds,
-    parse_setting,
-    tell_costs,
-    tell_plan,
+from featbank.cli.options import (
+    FILE,
+    PRECISIONS,
+    Integer,
+    Registered,
+    SettingOption,
+    device_option,
+    parse_bytes,
+    select_on_option,
 )
+from featbank.cli.plan import Job, Machine, print_costs, print_plan
 from featbank.cli.progress import progress
-from featbank.cli.searching import (
-    asked_search,
-    check_options,
-    known_recipes,
-    search_options,
-    tell_halving,
-    tell_other_batches,
-    tell_search,
-    what_to_sweep,
-)
 from featbank.cli.terminal import say
 from featbank.errors import ConfigError
 from featbank.wording import number
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Sequence
-
     from featbank.bank import Bank
-    from stage2.loggers import Logger
-    from stage2.methods.recipe import Recipe
+    from featbank.settings import Setting
     from stage2.results.leaderboard import Leaderboard
-    from stage2.search import Search
     from stage2.specification import Specification
-    from stage2.specification.space import Space
+
+SEARCH_SETTINGS = {"eta": "halving", "trials": "optuna"}
+"""Settings of a search that are options as well, and whose."""
+
+
+def _searches() -> list[str]:
+    from stage2.search import SEARCHES
+
+    return ["none", *SEARCHES]
+
+
+def _row(name: str) -> Callable[[], Setting]:
+    """Look up the row of one of `SEARCH_SETTINGS`."""
+
+    def row() -> Setting:
+        from stage2.search import SEARCHES
+
+        return next(s for s in SEARCHES[SEARCH_SETTINGS[name]].settings if s.name == name)
+
+    return row
 
 
 @click.command()
@@ -55,7 +65,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--recipe",
-    "names",
+    "only",
     multiple=True,
     metavar="NAME",
     help="A recipe of `featbank methods`; repeat for more. Default: all that the bank allows, or "
@@ -63,18 +73,14 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--set",
-    "settings",
+    "overrides",
     multiple=True,
     metavar="KEY=V1,V2",
     help="Try these values, in every combination, in every recipe that takes KEY; "
     "RECIPE:KEY=V1,V2 for one recipe alone.",
 )
 @click.option("--seeds", help="Seeds, separated by commas. Default: 0,1,2.")
-@click.option(
-    "--select-on",
-    type=click.Choice(["val", "test"]),
-    help="Split that ranks. Default: val where the bank has it, else test, and the table says so.",
-)
+@select_on_option("the table")
 @device_option
 @click.option(
     "--memory",
@@ -87,7 +93,15 @@ if TYPE_CHECKING:
     help="Of the matrix products of every recipe that trains in steps. Default: each recipe's own, "
     "fp32.",
 )
-@search_options
+@click.option(
+    "--search",
+    type=Registered(_searches),
+    help="halving: of every fused group only the better part continues after epochs 1, 3, 9, …; "
+    "optuna: trials chosen by the results of earlier ones. Both by val. Default: that of the "
+    "specification, else none.",
+)
+@click.option("--eta", cls=SettingOption, row=_row("eta"), type=Integer(), prefix="Halving: ")
+@click.option("--trials", cls=SettingOption, row=_row("trials"), type=Integer(), prefix="Optuna: ")
 @click.option("--force", is_flag=True, help="Train again what the results hold already.")
 @click.option(
     "--dry-run",
@@ -118,22 +132,14 @@ if TYPE_CHECKING:
 def sweep(
     *,
     places: tuple[str, ...],
-    names: tuple[str, ...],
-    settings: tuple[str, ...],
-    seeds: str | None,
-    select_on: str | None,
+    listed: bool,
     device: str,
     memory: str | None,
-    precision: str | None,
-    search: str | None,
-    eta: int | None,
-    trials: int | None,
     force: bool,
     dry_run: bool,
     logs: tuple[str, ...],
     top: int,
-    output: Path | None,
-    listed: bool,
+    **options: Any,
 ) -> None:
     """Train every recipe on a bank in fused groups, and rank them.
 
@@ -151,222 +157,123 @@ def sweep(
         return
     from featbank.bank import Bank
 
-    banks, name = banks_and_specification(places)
-    if not places:
-        raise ConfigError("Name a bank, or a specification. featbank sweep --help tells more.")
+    specification = _specification(places, options)
+    machine = Machine.find(device, parse_bytes(memory))
+    output = specification.output or Path("results.sqlite")
+    from stage2.loggers import open_logger
+
+    how = {
+        "results": output,
+        "device": machine.device,
+        "memory": machine.memory,
+        "select_on": specification.select_on,
+        "force": force,
+        "loggers": [open_logger(text) for text in logs],
+    }
     with contextlib.ExitStack() as stack:
-        for bank in banks:  # before the seconds it takes to import PyTorch
-            Bank(bank).close()
-        own = {k: v for k, v in (("eta", eta), ("trials", trials)) if v is not None}
-        specification = _specification(
-            name,
-            banks,
-            only=names,
-            settings=settings,
-            seeds=seeds,
-            precision=precision,
-            search=search,
-            search_settings=own,
-        )
-        chosen = specification.search if specification else asked_search(search, own)
-        if specification:
-            banks = list(specification.banks)
-            select_on = select_on or specification.select_on
-            output = output or specification.output
-        opened = [stack.enter_context(Bank(bank)) for bank in banks]
-        given = parse_seeds("0,1,2" if seeds is None else seeds)
-        settings += (f"precision={precision}",) if precision else ()
-        swept = [
-            (
-                bank,
-                what_to_sweep(
-                    bank, specification, chosen, names=names, settings=settings, seeds=given
-                ),
-            )
-            for bank in opened
-        ]
-        _sweep_all(
-            swept,
-            search=chosen,
-            device=device,
-            memory=parse_bytes(memory),
-            select_on=select_on,
-            force=force,
-            dry_run=dry_run,
-            logs=logs,
-            top=top,
-            output=output or Path("results.sqlite"),
-        )
+        banks = [stack.enter_context(Bank(path)) for path in specification.banks]
+        jobs = [Job.on(bank, specification) for bank in banks]
+        for job in jobs:
+            _say_bank(job, jobs)
+            print_plan(job, machine)
+            if dry_run:
+                print_costs(job, {} if force else _statuses(job.bank, output), machine)
+        if dry_run:
+            return
+        for job in jobs[1:]:  # the features of the first are checked before anything is trained
+            _check_features(job, {} if force else _statuses(job.bank, output))
+        boards = [_train(job, how) for job in jobs]
+        for job, board in zip(jobs, boards, strict=True):
+            if len(jobs) > 1:
+                click.echo()
+            _say_bank(job, jobs)
+            show(board, "table", top=top)
+        chosen = f" --bank {banks[0].fingerprint[:12]}" if len(banks) > 1 else ""
+        say(f"Wrote {output}. Next: featbank leaderboard {output}{chosen} --format json")
 
 
-def _specification(
-    name: str | None,
-    banks: Sequence[Path],
-    *,
-    only: Sequence[str],
-    settings: Sequence[str],
-    seeds: str | None,
-    precision: str | None,
-    search: str | None,
-    search_settings: dict[str, int],
-) -> Specification | None:
-    """The specification that is asked for, as options change it."""
-    if name is None:
-        return None
+def _specification(places: Sequence[str], options: dict[str, Any]) -> Specification:
+    """The specification that the arguments and options make."""
+    from featbank.bank import Bank
+
+    banks, name = _banks_and_specification(places)
+    for path in banks:  # before the seconds it takes to import PyTorch
+        Bank(path).close()
     from stage2.specification import read_specification
 
-    overrides = {}
-    for text in settings:
-        target, key, values = parse_setting(text)
-        overrides[f"{target}:{key}" if target else key] = values
-    if precision:
-        overrides["precision"] = [precision]
-    found = read_specification(
+    search = {key: options.pop(key) for key in SEARCH_SETTINGS}
+    specification = read_specification(
         name,
         banks=banks,
-        only=only,
-        overrides=overrides,
-        seeds=parse_seeds(seeds) if seeds is not None else None,
-        search=search,
-        search_settings=search_settings,
+        search_settings={key: value for key, value in search.items() if value is not None},
+        **options,
     )
-    if not found.search:
-        check_options(None, search_settings)
-    if not found.banks:
+    if not specification.banks:
         raise ConfigError(f"{name} names no bank. Write featbank sweep BANK {name}.")
-    return found
+    return specification
 
 
-def _sweep_all(
-    swept: Sequence[tuple[Bank, list[Recipe] | Space]],
-    *,
-    search: Search | None,
-    device: str,
-    memory: int | None,
-    select_on: str | None,
-    force: bool,
-    dry_run: bool,
-    logs: Sequence[str],
-    top: int,
-    output: Path,
-) -> None:
-    """Plan and check every bank, then sweep one after another and print a table of each."""
-    import torch
+def _banks_and_specification(places: Sequence[str]) -> tuple[list[Path], str | None]:
+    """The arguments of ``featbank sweep``: bank files, and at most one specification.
 
-    from featbank.devices import find_device
-    from stage2.features.requirements import check_bank
-    from stage2.loggers import open_logger
-    from stage2.search import Halving
-    from stage2.sweep import plan_bank
-
-    loggers = [open_logger(text) for text in logs]
-    place = str(find_device(device))
-    workers = 1 if place.startswith("cuda") else torch.get_num_threads()
-    for bank, what in swept:
-        recipes = known_recipes(bank, what, search)
-        check_bank(bank, recipes)
-        groups = plan_bank(bank, recipes, device=place, memory=memory, workers=workers)
-        if len(swept) > 1:
-            say(f"{bank.path}:")
-        tell_search(what, search)
-        tell_plan(bank, recipes, groups, device=place, memory=memory)
-        if dry_run:
-            statuses = {} if force else _statuses(bank, output)
-            machine: dict[str, Any] = {"device": place, "memory": memory, "workers": workers}
-            if isinstance(search, Halving):
-                tell_halving(bank, recipes, search, statuses, **machine)
-            else:
-                finished = {recipe for recipe, status in statuses.items() if status != "stopped"}
-                tell_costs(bank, recipes, finished, **machine)
-                tell_other_batches(search)
-    if dry_run:
-        return
-    for bank, what in swept[1:]:  # the first is read before anything is trained
-        _check_features(
-            bank, known_recipes(bank, what, search), {} if force else _statuses(bank, output)
+    A specification is a ``.toml`` file, or a bare name that is no file.
+    """
+    banks: dict[Path, None] = {}
+    specifications = []
+    for place in places:
+        if not place:
+            raise ConfigError("The name of a bank is empty. Name a file.")
+        bare = re.fullmatch(r"[\w-]+", place) and not Path(place).exists()
+        if bare or place.endswith(".toml"):
+            specifications.append(place)
+        else:
+            banks[Path(place)] = None
+    if not places:
+        raise ConfigError("Name a bank, or a specification. See featbank sweep --help.")
+    if len(specifications) > 1:
+        raise ConfigError(
+            f"One specification at a time, got {' and '.join(specifications)}. "
+            "Sweep them one after another into the same results file."
         )
-    boards = [
-        (
-            bank,
-            _sweep(
-                bank,
-                what,
-                search=search,
-                output=output,
-                device=place,
-                memory=memory,
-                select_on=select_on,
-                force=force,
-                loggers=loggers,
-            ),
-        )
-        for bank, what in swept
-    ]
-    for bank, board in boards:
-        if len(swept) > 1:
-            click.echo()
-            say(f"{bank.path}:")
-        show(board, "table", top=top)
-    chosen = f" --bank {swept[0][0].fingerprint[:12]}" if len(swept) > 1 else ""
-    say(f"Wrote {output}. Next: featbank leaderboard {output}{chosen} --format json")
+    return list(banks), specifications[0] if specifications else None
 
 
-def _sweep(
-    bank: Bank,
-    what: list[Recipe] | Space,
-    *,
-    search: Search | None,
-    output: Path,
-    device: str,
-    memory: int | None,
-    select_on: str | None,
-    force: bool,
-    loggers: Sequence[Logger],
-) -> Leaderboard:
-    from stage2.adaptive import search as library_search
-    from stage2.search import Sampling
-    from stage2.sweep import sweep as library_sweep
+def _train(job: Job, how: dict[str, Any]) -> Leaderboard:
+    """Sweep one bank, and return the leaderboard of everything the results hold of it."""
+    from stage2.adaptive import search
+    from stage2.search import Halving, Sampling
+    from stage2.sweep import sweep as run
 
-    options: dict[str, Any] = {
-        "device": device,
-        "memory": memory,
-        "select_on": select_on,
-        "force": force,
-        "loggers": loggers,
-    }
-    recipes = what if isinstance(what, list) else None
+    output = how["results"]
     try:
         with progress("runs") as report:
-            if not isinstance(what, list):
-                assert isinstance(search, Sampling)
-                return library_search(
-                    bank, what, search, results=output, progress=report, **options
-                )
-            assert not isinstance(search, Sampling)
-            results = library_sweep(
-                bank,
-                what,
-                results=output,
-                halving=search,
-                keep_outcomes=False,
-                progress=report,
-                **options,
+            if job.space and isinstance(job.search, Sampling):
+                return search(job.bank, job.space, job.search, progress=report, **how)
+            halving = job.search if isinstance(job.search, Halving) else None
+            results = run(
+                job.bank, job.recipes, halving=halving, keep_outcomes=False, progress=report, **how
             )
     except KeyboardInterrupt:
-        _stopped(bank, None if search else recipes, output)
-    if results.skipped:
-        skipped = len(results.skipped)
+        _stop(job, output)
+    if skipped := len(results.skipped):
         were, them = ("was", "it") if skipped == 1 else ("were", "them")
         say(f"{number(skipped, 'run')} {were} in {output} already (--force trains {them} again).")
     return results.board
 
 
-def _check_features(bank: Bank, recipes: Sequence[Recipe], held: Container[str]) -> None:
-    """Raise where a bank has a feature that is not finite and a run is to see; `held` are done."""
+def _say_bank(job: Job, jobs: Sequence[Job]) -> None:
+    """Print the title of a bank where there are several."""
+    if len(jobs) > 1:
+        say(f"{job.bank.path}:")
+
+
+def _check_features(job: Job, statuses: dict[str, str]) -> None:
+    """Raise where a bank has a feature that is not finite and a run that is left is to see."""
     from stage2.features.experts import resolved
     from stage2.features.views import check_features
 
-    check_features(bank, [each for each in resolved(bank, recipes) if each.hash not in held])
+    waiting = [each for each in resolved(job.bank, job.recipes) if each.hash not in statuses]
+    check_features(job.bank, waiting)
 
 
 def _statuses(bank: Bank, output: Path) -> dict[str, str]:
@@ -386,18 +293,15 @@ def _list_ready() -> None:
         say(f"{name:<16} {description}")
 
 
-def _stopped(bank: Bank, recipes: Sequence[Recipe] | None, output: Path) -> NoReturn:
-    """Say what the results hold, of `recipes` where it is known which are to be trained; end."""
+def _stop(job: Job, output: Path) -> NoReturn:
+    """Print how many runs the results hold, of how many where that is known; end."""
     from stage2.results.store import Store
 
     with Store(output, create=True) as store:
-        finished = store.finished(bank.fingerprint)
-    told = f"{number(len(finished), 'run')} {'is' if len(finished) == 1 else 'are'}"
-    if recipes is not None:
-        done = sum(recipe.hash in finished for recipe in recipes)
-        told = f"{done} of {number(len(recipes), 'run')} are"
-    say(
-        f"featbank: stopped. {told} in {output}; the same command goes on from there.",
-        err=True,
-    )
+        finished = store.finished(job.bank.fingerprint)
+    runs = f"{number(len(finished), 'run')} {'is' if len(finished) == 1 else 'are'}"
+    if not job.search:
+        done = sum(recipe.hash in finished for recipe in job.recipes)
+        runs = f"{done} of {number(len(job.recipes), 'run')} are"
+    say(f"featbank: stopped. {runs} in {output}; the same command continues from there.", err=True)
     sys.exit(1)

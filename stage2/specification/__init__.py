@@ -1,10 +1,10 @@
-"""A sweep as a TOML file: read whole, checked whole, every mistake told with its line."""
+"""What a sweep compares: one form for TOML and options, every problem reported with its place."""
 
 from stage2.specification.reading import (
-    Specification,
     find_specification,
     read_specification,
     ready_specifications,
 )
+from stage2.specification.specification import Specification
 
 __all__ = ["Specification", "find_specification", "read_specification", "ready_specifications"]

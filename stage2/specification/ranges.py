@@ -17,11 +17,18 @@ from typing import Any
 import numpy as np
 
 from featbank import errors
+from featbank.settings import Setting
 
 SCALES = ("log", "linear")
-KEYS = (*SCALES, "n", "random", "seed")
 MOST = 10_000
 """Values of a range."""
+
+COUNTS = {
+    "n": Setting("n", None, "values at equal steps", low=1, high=MOST, kind=int),
+    "random": Setting("random", None, "random values", low=1, high=MOST, kind=int),
+}
+SEED = Setting("seed", 0, "of random values", low=0, high=2**63 - 1)
+KEYS = (*SCALES, *COUNTS, SEED.name)
 
 _NOTATION = "Write {log = [1e-3, 1], n = 8} or {log = [1e-3, 1], random = 20, seed = 0}"
 
@@ -37,7 +44,7 @@ class Range:
     low, high
         The ends.
     count
-        How many values.
+        Number of values.
     seed
         Of random draws; None for values at equal steps.
     """
@@ -49,27 +56,31 @@ class Range:
     seed: int | None = None
 
     def values(self, name: str) -> list[float]:
-        """The values, to six digits; draws depend on the seed and on the `name` of the setting."""
+        """The values; draws depend on the seed and on the `name` of the setting."""
         if self.seed is None:
             steps = np.linspace(0, 1, self.count) if self.count > 1 else np.zeros(1)
         else:
             steps = np.random.default_rng([self.seed, zlib.crc32(name.encode())]).random(self.count)
         if self.scale == "log":
-            found = np.exp(np.log(self.low) + steps * (np.log(self.high) - np.log(self.low)))
+            values = np.exp(np.log(self.low) + steps * (np.log(self.high) - np.log(self.low)))
         else:
-            found = self.low + steps * (self.high - self.low)
-        return [min(max(float(f"{value:.6g}"), self.low), self.high) for value in found]
+            values = self.low + steps * (self.high - self.low)
+        return list(map(self.rounded, values))
+
+    def rounded(self, value: float) -> float:
+        """A value to six digits, within the range."""
+        return min(max(float(f"{value:.6g}"), self.low), self.high)
 
 
 def read_range(table: Mapping[str, Any], *, needs_count: bool = True) -> Range:
-    """The range that a table of a specification describes.
+    """Read the range that a table of a specification describes.
 
     Parameters
     ----------
     table
         What stands in the braces.
     needs_count
-        Whether it must say how many values it has. Where it need not and does not, it has its two
+        Whether it must say how many values it has; a range that need not and does not has its two
         ends.
 
     Raises
@@ -82,35 +93,26 @@ def read_range(table: Mapping[str, Any], *, needs_count: bool = True) -> Range:
             raise errors.ConfigError(
                 f"A range has no {key!r}.{errors.did_you_mean(key, KEYS)} {_NOTATION}."
             )
-    scales = [key for key in SCALES if key in table]
-    if not needs_count and not table.keys() & {"n", "random"}:
+    if not needs_count and not table.keys() & COUNTS.keys():
         table = {**table, "n": 2}
-    counts = [key for key in ("n", "random") if key in table]
+    scales, counts = ([key for key in keys if key in table] for keys in (SCALES, COUNTS))
     if len(scales) != 1 or len(counts) != 1:
         raise errors.ConfigError(
             f"A range has one of log and linear, and one of n and random. {_NOTATION}."
         )
     (scale,), (counted,) = scales, counts
-    ends, count, seed = table[scale], table[counted], table.get("seed", 0)
+    ends = table[scale]
     if not (isinstance(ends, list) and len(ends) == 2 and all(map(_is_finite, ends))):
         raise errors.ConfigError(f"The ends of a range are two numbers, got {ends!r}. {_NOTATION}.")
     low, high = map(float, ends)
     if low >= high or (scale == "log" and low <= 0):
         wanted = "0 < low < high" if scale == "log" else "low < high"
         raise errors.ConfigError(f"A {scale} range has {wanted}, got {low:g} and {high:g}.")
-    if not _is_integer(count) or not 1 <= count <= MOST:
-        raise errors.ConfigError(
-            f"The {counted!r} of a range must be an integer ≥ 1 and ≤ {MOST}, got {count!r}."
-        )
-    if not _is_integer(seed) or seed < 0:
-        raise errors.ConfigError(f"The 'seed' of a range must be an integer ≥ 0, got {seed!r}.")
+    count = COUNTS[counted].check(table[counted], "a range")
+    seed = SEED.check(table.get("seed", SEED.default), "a range")
     if "seed" in table and counted == "n":
         raise errors.ConfigError("Only a random range has a seed. Remove it, or write random.")
     return Range(scale, low, high, count, seed if counted == "random" else None)
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_finite(value: object) -> bool:

@@ -213,7 +213,7 @@ def test_a_signal_tells_what_the_results_hold(
     assert process.returncode == 1, told
     stored = _runs_in(tmp_path / "stopped.sqlite")
     assert 0 < stored < count, stored
-    line = f"{stored} of {count} runs are in stopped.sqlite; the same command goes on from there."
+    line = f"{stored} of {count} runs are in stopped.sqlite; the same command continues from there."
     assert told == f"featbank: stopped. {line}\n"
 
 
@@ -280,7 +280,7 @@ def test_dry_run_trains_nothing(featbank: Run, toy_bank: Path, tmp_path: Path) -
         (["sweep", "toy.h5", "--recipe", "crt", "--set", "view=balancd"],
          "needs the view 'balancd'"),
         (["sweep", "toy.h5", "--recipe", "crt", "--seeds", "a"], "--seeds a is not a list"),
-        (["sweep", "toy.h5", "--recipe", "crt", "--seeds", "-1"], "The 'seed' of recipe 'crt'"),
+        (["sweep", "toy.h5", "--recipe", "crt", "--seeds", "-1"], "--seeds -1: The 'seed' of"),
         (["sweep", "toy.h5", "--recipe", "crt", "--device", "tpu9"], "Device 'tpu9'"),
         (["sweep", "toy.h5", "--recipe", "crt", "--memory", "lots"], "--memory lots is not a size"),
         (["sweep", "toy.h5", "--recipe", "crt", "--memory", "1kB"], "the memory budget is"),

@@ -117,14 +117,14 @@ def test_ready_specifications(featbank: Run, toy_bank: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Name a bank, or a specification. featbank sweep --help tells more."),
+        ([], "Name a bank, or a specification. See featbank sweep --help."),
         (["gone.toml"], "gone.toml: no such file. Name a TOML file."),
         (["toy.h5", "basline"], "no ready specification. Did you mean 'baseline'?"),
         (["baseline"], "baseline names no bank. Write featbank sweep BANK baseline."),
         (["gone.h5", "s.toml"], "gone.h5: no such file"),
         (["s.toml", "baseline"], "One specification at a time, got s.toml and baseline."),
         (["s.toml", "--recipe", "lws"], "The specification has no recipe 'lws'."),
-        (["s.toml", "--set", "lws:lr=1"], "--set lws:lr: 'lws' is not swept."),
+        (["s.toml", "--set", "lws:lr=1"], "--set lws:lr=1: 'lws' is not swept."),
         (["s.toml", "--set", "lr"], "--set lr is not KEY=V1,V2."),
         (["s.toml", "--set", "lrr=3"], "None of the recipes takes a setting 'lrr'."),
         (["s.toml", "--seeds", "x"], "--seeds x is not a list of integers."),
@@ -162,9 +162,9 @@ def test_halving(featbank: Run) -> None:
     """Reference: of three crt of the first seed two go on after epoch 1; then they alone have both
     seeds. The table lists what was stopped last; without a search it is trained."""
     told = featbank("sweep", "s.toml", "--search", "halving", "--eta", "2", "--dry-run").stdout
-    assert "one configuration in 2 goes on after epochs 1, 2, 4, …" in told
-    assert "2 epochs of 1 step, seed 0: 3 × linear; go on: 2 after 1\n" in told
-    assert "then what is left, with the other seeds: 2 runs\n" in told
+    assert "one configuration in 2 continues after epochs 1, 2, 4, …" in told
+    assert "2 epochs of 1 step, seed 0: 3 × linear; continuing: 2 after 1\n" in told
+    assert "then the survivors, with the other seeds: 2 runs\n" in told
     assert re.search(r"time: about \d+ s, within a factor of", told)
     told = featbank("sweep", "s.toml", "--search", "halving", "--eta", "2").stdout
     assert "· 6 configurations tried, 1 stopped early by halving · seeds 0, 1 ·" in told
@@ -205,19 +205,22 @@ def test_optuna(featbank: Run, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ("s.toml --eta 2", "--eta is for --search halving. Add that, or leave it out."),
-        ("toy.h5 --trials 2", "--trials is for --search optuna. Add that, or leave it out."),
-        ("s.toml --search halving --trials 2", "The search 'halving' takes no setting 'trials'."),
-        ("toy.h5 --search halving --eta 1", "The 'eta' of search 'halving' must be an integer ≥ 2"),
+        ("s.toml --eta 2", "--eta 2: 'eta' is for the search 'halving'. Choose that, or leave it"),
+        ("toy.h5 --trials 2", "--trials 2: 'trials' is for the search 'optuna'. Choose that, or"),
+        ("s.toml --search halving --trials 2", "--trials 2: 'trials' is for the search 'optuna'."),
+        (
+            "toy.h5 --search halving --eta 1",
+            "--eta 1: The 'eta' of search 'halving' must be an integer ≥ 2",
+        ),
         (
             "toy.h5 --recipe crt --set lrr=1 --search optuna",
-            "None of the recipes takes a setting 'lrr'. Did you mean 'lr'?",
+            "--set lrr=1: None of the recipes takes a setting 'lrr'. Did you mean 'lr'?",
         ),
         (
             "toy.h5 --recipe crt --set crt:lr=-1,1 --search optuna",
-            "The 'lr' of recipe 'crt' must be a float > 0, got -1.",
+            "--set crt:lr=-1,1: The 'lr' of recipe 'crt' must be a float > 0, got -1.",
         ),
-        ("toy.h5 --recipe crt --set seed=1,2 --search optuna", "A search does not choose seeds."),
+        ("toy.h5 --recipe crt --set seed=1,2 --search optuna", "--set seed=1,2: A search does"),
     ],
 )
 def test_a_wrong_search_is_told(featbank: Run, options: str, told: str) -> None:

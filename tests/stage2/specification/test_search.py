@@ -70,7 +70,7 @@ def test_what_a_search_means(
         ),
         (
             "seeds = 0\n[search]\nmethod = 'optuna'\n[recipes.lws]\nseed = [0, 1]\n",
-            "s.toml:5: A search does not choose seeds. Write seeds = [0, 1, 2] above the recipes.",
+            "s.toml:5: A search does not choose seeds. Write --seeds 0,1,2, or seeds = [0, 1, 2] ",
         ),
         (
             "[search]\nmethod = 'optuna'\n[recipes.lws]\nlr = {log = [-1, 1]}\n",

@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from featbank import Bank, errors, write_bank
+from stage2.methods.presets import PRESETS
 from stage2.methods.recipe import Recipe, expand
 from stage2.specification import Specification, read_specification, ready_specifications
 from stage2.specification.ranges import Range
@@ -30,6 +31,13 @@ def refused(folder: Path, text: str, **options: object) -> str:
     with pytest.raises(errors.ConfigError) as error:
         specification(folder, text, **options)
     return str(error.value).replace(f"{folder}/", "")
+
+
+def bare_bank(path: Path, small: Problem) -> None:
+    """Write a bank of one view, without val."""
+    x = {s: {"instance": small.x[s, "instance"]} for s in ("train", "test")}
+    y = {s: small.y[s] for s in x}
+    write_bank(path, x, y, class_names=[str(k) for k in range(6)])
 
 
 def test_what_a_specification_means(tmp_path: Path) -> None:
@@ -159,7 +167,7 @@ scale = 3
     assert bank.views == ("instance", "balanced")
     assert told[0] == "s.toml: 14 errors."
     expected = [
-        (3, "The 'seed' of the specification must be an integer ≥ 0 and ≤ 4294967295, got -1."),
+        (3, "The 'seed' of the sweep must be an integer ≥ 0 and ≤ 4294967295, got -1."),
         (4, "'select_on' must be val or test, got 'tset'. Did you mean 'test'?"),
         (5, "A specification has no 'views'. Choose from: bank, recipes, cross, settings, seeds"),
         (8, "None of the recipes takes a setting 'wieght_decay'. Did you mean 'weight_decay'?"),
@@ -172,7 +180,7 @@ scale = 3
         (16, "'batch_size' is empty. Give it a value, or leave it out."),
         (18, "Recipe 'mislas' cannot have optimiser=lbfgs: head 'mislas' is not convex."),
         (20, "Recipe 'mislas' needs the view 'balancd', bank.h5 has: instance, balanced."),
-        (22, "Recipe 'ldam' has more than one 'scale'. Write \"head.scale\" or \"loss.scale\""),
+        (22, "Recipe 'ldam' has more than one 'scale'. Write head.scale or loss.scale."),
     ]
     for line, (number, text) in zip(told[1:], expected, strict=False):
         assert line.strip().startswith(f"s.toml:{number}: {text}"), (line, number, text)
@@ -191,7 +199,7 @@ scale = 3
         ('recipes = ["crt"]\nbank = "gone.h5"', "s.toml:2: gone.h5: no such file."),
         ('recipes = ["crt"]\noutput = ["a", "b"]', "s.toml:2: 'output' must be a path, got"),
         ('recipes = ["crt"]\nseeds = []', "s.toml:2: 'seeds' is empty."),
-        ('recipes = ["crt"]\nseeds = true', "s.toml:2: The 'seed' of the specification must be"),
+        ('recipes = ["crt"]\nseeds = true', "s.toml:2: The 'seed' of the sweep must be"),
         ('recipes = ["crt"]\nsettings = 1', "s.toml:2: [settings] must be a table of settings"),
         ("cross.lr = nan", "s.toml:1: The 'lr' of recipe 'ce' must be a float > 0, got nan."),
         ("cross.lr = 1979-05-27", "s.toml:1: The 'lr' of recipe 'ce' must be a float > 0, got "),
@@ -238,9 +246,7 @@ def test_every_recipe_is_checked_on_every_bank(tmp_path: Path, small: Problem) -
     """Reference: one bank lacks a view, the other val; both are told."""
     with small.bank(tmp_path / "a.h5"):
         pass
-    x = {s: {"instance": small.x[s, "instance"]} for s in ("train", "test")}
-    y = {s: small.y[s] for s in x}
-    write_bank(tmp_path / "b.h5", x, y, class_names=[str(k) for k in range(6)])
+    bare_bank(tmp_path / "b.h5", small)
     text = 'bank = ["a.h5", "b.h5"]\nselect_on = "val"\nrecipes = ["crt", "mislas", "glag"]\n'
     told = refused(tmp_path, text)
     assert told.startswith("s.toml: 3 errors.")
@@ -267,7 +273,8 @@ def test_experts(tmp_path: Path, small: Problem) -> None:
 
 
 def test_the_command_line_overrides(tmp_path: Path) -> None:
-    """Reference: `expand` on the grid that is left; what it gets wrong is told without a line."""
+    """Reference: `expand` on the grid that is left; what is wrong is reported with the option, and
+    reads the same without a file."""
     text = "[recipes.crt]\nlr = [0.1, 0.2]\n[recipes.lws]\n[recipes.ncm]\n"
     found = specification(
         tmp_path,
@@ -278,15 +285,69 @@ def test_the_command_line_overrides(tmp_path: Path) -> None:
     )
     expected = expand({"crt": {"lr": [0.5], "epochs": [1, 2]}, "ncm": {}}, seeds=[7])
     assert set(found.recipes) == set(expected)
+    options = {"overrides": ["epochs=1,2", "crt:lr=0.5"], "seeds": "7"}
+    assert list(read_specification(only=["crt", "ncm"], **options).recipes) == expected
     for options, message in (
         ({"only": ["lsw"]}, "The specification has no recipe 'lsw'. Did you mean 'lws'?"),
-        ({"overrides": {"lr": ["fast"]}}, "must be a float > 0, got 'fast'."),
-        ({"overrides": {"lrr": ["1"]}}, "None of the recipes takes a setting 'lrr'."),
-        ({"overrides": {"mislas:lr": ["1"]}}, "--set mislas:lr: 'mislas' is not swept."),
-        ({"seeds": [-1]}, "The 'seed' of recipe 'crt' must be an integer ≥ 0"),
+        (
+            {"overrides": {"lr": ["fast"]}},
+            "--set lr=fast: The 'lr' of recipe 'crt' must be a float",
+        ),
+        ({"overrides": {"lrr": ["1"]}}, "--set lrr=1: None of the recipes takes a setting 'lrr'."),
+        ({"overrides": {"mislas:lr": ["1"]}}, "--set mislas:lr=1: 'mislas' is not swept."),
+        ({"seeds": [-1]}, "--seeds -1: The 'seed' of the sweep must be an integer ≥ 0"),
     ):
         told = refused(tmp_path, text, **options)
         assert message in told, told
+        if "only" not in options:
+            with pytest.raises(errors.ConfigError) as error:
+                read_specification(only=["crt", "lws", "ncm"], **options)
+            assert str(error.value) == told
+
+
+def test_all_errors_of_options_at_once(bank: Bank) -> None:
+    """Reference: the options by eye; a value that several recipes share is reported once."""
+    with pytest.raises(errors.SeveralErrors) as error:
+        read_specification(
+            banks=[bank.path],
+            only=["crt", "lsw", "lws"],
+            overrides=["lr=-1", "crt:head=linaer", "lr", "ldam:tau=1"],
+            precision="fp8",
+            seeds="0,x",
+            search="optuna",
+            search_settings={"eta": 1},
+        )
+    title, *lines = error.value.lines
+    assert title == "8 errors."
+    for line, start in zip(
+        lines,
+        (
+            "--eta 1: 'eta' is for the search 'halving'. Choose that, or leave it out.",
+            "--set lr is not KEY=V1,V2. ",
+            "--seeds 0,x is not a list of integers. ",
+            "--set ldam:tau=1: 'ldam' is not swept. ",
+            "--set crt:head=linaer: The 'head' of recipe 'crt' must be one of linear, ",
+            "--set lr=-1: The 'lr' of recipe 'crt' must be a float > 0, got -1.",
+            "--precision fp8: The 'precision' of recipe 'crt' must be one of fp32, ",
+            "Unknown recipe 'lsw'. Did you mean 'lws'?",
+        ),
+        strict=True,
+    ):
+        assert line.startswith(start), line
+
+
+def test_without_recipes_it_is_all_that_a_bank_allows(tmp_path: Path, small: Problem) -> None:
+    """Reference: the presets; a bank of one view lacks what MiSLAS sees, unless it is asked for."""
+    bare_bank(tmp_path / "b.h5", small)
+    with Bank(tmp_path / "b.h5") as bank:
+        found = read_specification(banks=[bank.path], seeds=[0], overrides=["crt:lr=0.5"])
+        lacking = {name for name, reason in found.left_out(bank).items() if "view" in reason}
+        assert "mislas" in lacking
+        usual = {name for name, preset in PRESETS.items() if not preset.variant}
+        assert {recipe.name for recipe in found.on(bank)} == usual - found.left_out(bank).keys()
+        assert Recipe("crt", lr=0.5) in found.on(bank)
+        with pytest.raises(errors.ConfigError, match="'mislas' needs the view 'balanced'"):
+            read_specification(banks=[bank.path], overrides=["mislas:lr=0.5"])
 
 
 @pytest.mark.parametrize("name", list(ready_specifications()))

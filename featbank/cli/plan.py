@@ -1,0 +1,228 @@
+"""The plan of a sweep, as it is printed: configurations, groups, memory and time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from featbank.cli.terminal import say
+from featbank.wording import number
+
+if TYPE_CHECKING:
+    from featbank.bank import Bank
+    from stage2.engine.plan import Group
+    from stage2.methods.recipe import Recipe
+    from stage2.search import Halving, Search
+    from stage2.specification import Specification
+    from stage2.specification.space import Space
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a sweep runs: a device, its memory budget in bytes or None, and CPU threads."""
+
+    device: str
+    memory: int | None
+    workers: int
+
+    @staticmethod
+    def find(device: str, memory: int | None) -> Machine:
+        """The machine that the options name."""
+        import torch
+
+        from featbank.devices import find_device
+
+        place = str(find_device(device))
+        return Machine(place, memory, 1 if place.startswith("cuda") else torch.get_num_threads())
+
+    def plan(self, bank: Bank, recipes: Sequence[Recipe]) -> list[Group]:
+        """The fused groups that a sweep of recipes trains here."""
+        from stage2.sweep import plan_bank
+
+        return plan_bank(bank, recipes, **vars(self))
+
+
+@dataclass(frozen=True)
+class Job:
+    """A bank, and what is swept on it.
+
+    Attributes
+    ----------
+    bank
+        The bank, open.
+    recipes
+        The recipes; of trials that Optuna chooses, the first batch.
+    search
+        How it searches, or None.
+    space
+        The space that Optuna searches, or None.
+    left_out
+        Recipes that the bank does not allow, with the reason.
+    """
+
+    bank: Bank
+    recipes: list[Recipe]
+    search: Search | None
+    space: Space | None
+    left_out: Mapping[str, str]
+
+    @staticmethod
+    def on(bank: Bank, specification: Specification) -> Job:
+        """The part of a specification that is swept on a bank."""
+        from stage2.adaptive import asking
+        from stage2.search import Sampling
+
+        search, left_out = specification.search, specification.left_out(bank)
+        if not isinstance(search, Sampling):
+            return Job(bank, specification.on(bank), search, None, left_out)
+        space = specification.space(bank)
+        with asking(space, search) as (_, ask):
+            _, asked = ask(search.batches[0])
+        first = list(dict.fromkeys(recipe for recipes in asked for recipe in recipes))
+        return Job(bank, first, search, space, left_out)
+
+
+def print_plan(job: Job, machine: Machine) -> None:
+    """Print how many configurations and groups there are, and what is special about them."""
+    from stage2.features.probe import probed_views
+
+    for name, reason in job.left_out.items():
+        say(f"Left out {name}: {reason}")
+    _print_search(job)
+    groups = machine.plan(job.bank, job.recipes)
+    runs, configurations = len(job.recipes), len({recipe.id for recipe in job.recipes})
+    say(
+        f"{number(configurations, 'configuration')}, {number(runs, 'run')} with "
+        f"{'its seed' if runs == 1 else 'their seeds'}, "
+        f"in {number(len(groups), 'fused group')} on {machine.device}"
+    )
+    if probed := probed_views(job.bank, job.recipes):
+        views = " and ".join(map(repr, probed))
+        say(
+            f"{job.bank.path} has no stage-1 classifier for {views}: recipes that need one start "
+            "from a linear probe"
+        )
+    for view in dict.fromkeys(view for group in groups for view in group.stream.views):
+        if streamed := _streamed(job.bank, view, machine):
+            say(f"{view}: {streamed} streamed from the bank in shuffled blocks")
+
+
+def print_costs(job: Job, statuses: Mapping[str, str], machine: Machine) -> None:
+    """Print every group that is still to run, the memory they take, and for how long.
+
+    `statuses` are those of the runs that the results hold, by the hashes of their recipes.
+    """
+    from stage2.search import Halving, Sampling
+
+    if isinstance(job.search, Halving):
+        _print_halving(job, job.search, statuses, machine)
+        return
+    waiting = [r for r in job.recipes if statuses.get(r.hash, "stopped") == "stopped"]
+    _print_present(len(job.recipes) - len(waiting), "of the runs")
+    groups = machine.plan(job.bank, waiting)
+    for group in groups:
+        say(f"  {_described(group)}")
+    _print_estimate(job.bank, groups, machine)
+    if isinstance(job.search, Sampling) and (others := len(job.search.batches) - 1):
+        follow = "1 more batch follows" if others == 1 else f"{others} more batches follow"
+        say(f"{follow}, in about that time each")
+
+
+def _print_search(job: Job) -> None:
+    """Print what a search does, in a line."""
+    from stage2.search import Halving
+
+    search = job.search
+    if isinstance(search, Halving):
+        rungs = ", ".join(map(str, search.rungs(search.first * search.eta**2 + 1)))
+        say(
+            f"halving, with the first seed: of each group one configuration in {search.eta} "
+            f"continues after epochs {rungs}, …"
+        )
+    elif search and job.space:
+        batches = search.batches
+        several = f"{len(batches)} batches of {batches[0]}" if len(batches) > 1 else "one batch"
+        say(
+            f"optuna ({search.sampler}, seed {search.seed}): {number(search.trials, 'trial')} in "
+            f"{several}, each with {number(len(job.space.seeds), 'seed')}; the first batch:"
+        )
+
+
+def _print_halving(
+    job: Job, halving: Halving, statuses: Mapping[str, str], machine: Machine
+) -> None:
+    """Print every group that halving has still to go through, its rungs, memory and time."""
+    from stage2.search.rounds import by_first_seed, others_left, shares
+
+    first, others = by_first_seed(job.recipes)
+    known = {recipe.id: statuses.get(recipe.hash) for recipe in first}
+    present = sum(status is not None for status in known.values())
+    _print_present(present, "of the runs with the first seed")
+    groups = machine.plan(job.bank, [recipe for recipe in first if known[recipe.id] is None])
+    for group in groups:
+        rungs = halving.rungs(group.stream.epochs)
+        counts = halving.counts(len(group.recipes), group.stream.epochs)
+        steps = [f"{n} after {rung}" for n, rung in zip(counts[1:], rungs, strict=True)]
+        say(f"  {_described(group)}{'; continuing: ' if steps else ''}{', '.join(steps)}")
+    waiting = [recipe for recipe in others if recipe.hash not in statuses]
+    certain = [recipe for recipe in waiting if known[recipe.id] == "done"]
+    possible = [recipe for recipe in waiting if known[recipe.id] is None]
+    if certain or possible:
+        count = len(certain) + others_left(halving, groups, possible)
+        say(f"  then the survivors, with the other seeds: {number(count, 'run')}")
+    later, sure = machine.plan(job.bank, possible), machine.plan(job.bank, certain)
+    fractions = [*shares(halving, groups, later), *[1.0] * len(sure)]
+    _print_estimate(job.bank, [*groups, *later, *sure], machine, shares=fractions)
+
+
+def _print_present(count: int, of: str) -> None:
+    """Print how many `of` some runs need not be trained."""
+    if count:
+        say(f"{count} {of} {'is' if count == 1 else 'are'} in the results already")
+
+
+def _print_estimate(bank: Bank, groups: Sequence[Group], machine: Machine, **options: Any) -> None:
+    """Print the memory that groups take, and the time; `options` of the estimate."""
+    from stage2.cost.estimate import estimate
+
+    if not groups:
+        return
+    cost = estimate(bank, groups, **vars(machine), **options)
+    features, group = (f"{max(1, round(n / 2**20)):,} MiB" for n in (cost.features, cost.group))
+    say(f"memory: {features} of features, up to {group} for a fused group")
+    say(f"time: {cost}")
+
+
+def _streamed(bank: Bank, view: str, machine: Machine) -> str:
+    """Splits of a view that do not fit in memory, with their sizes."""
+    from stage2.features.views import view_budget, view_bytes
+
+    budgets = view_budget(bank, view, device=machine.device, memory=machine.memory)
+    return ", ".join(
+        f"{split} ({view_bytes(bank, split, view) / 2**30:.2f} GiB)"
+        for split, budget in budgets.items()
+        if budget is not None
+    )
+
+
+def _described(group: Group) -> str:
+    """A group in a line: what it sees, how it trains, which heads."""
+    from stage2.features.experts import short_name
+
+    stream = group.stream
+    counts: dict[str, int] = {}
+    for tile in group.tiles:
+        counts[tile.kind.head] = counts.get(tile.kind.head, 0) + len(tile.recipes)
+    heads = ", ".join(f"{count} × {head}" for head, count in counts.items())
+    views = short_name("+".join(stream.views))
+    if stream.sampler is None:
+        return f"{views}: {heads} (nothing to train)"
+    if not stream.epochs:
+        return f"{views}, {stream.sampler}, to the optimum: {heads}"
+    generator = f" + {stream.generator}" if stream.generator else ""
+    length = f"{number(stream.epochs, 'epoch')} of {number(stream.steps, 'step')}"
+    return (
+        f"{views}, {stream.sampler}{generator}, batch {stream.batch_size}, {length}, "
+        f"seed {stream.seed}: {heads}"
+    )

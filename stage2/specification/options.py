@@ -1,0 +1,112 @@
+"""The options of a command line, as entries of a specification."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from featbank import errors
+from featbank.settings import shortened
+from stage2.methods.presets import PRESETS
+from stage2.specification.entries import Entry, Values
+from stage2.specification.problems import Origin, Problems
+
+_SETTING = re.compile(r"(?:([^:=]+):)?([^:=]+)=(.+)", re.DOTALL)
+_INTEGER = r"\s*-?[0-9]{1,99}\s*"
+_SEEDS = re.compile(f"{_INTEGER}(,{_INTEGER})*")
+
+
+@dataclass(frozen=True)
+class Override:
+    """Values that take the place of an entry's.
+
+    Attributes
+    ----------
+    recipe
+        The recipe they are for; empty for all.
+    key
+        The setting.
+    values
+        The values.
+    """
+
+    recipe: str
+    key: str
+    values: Values
+
+
+def as_written(option: str, value: object) -> Origin:
+    """The origin of an option's value: ``--set lr=0.1``."""
+    text = shortened(value)
+    return Origin(f"{option} {text[1:-1] if isinstance(value, str) else text}")
+
+
+def parse_seeds(text: str, problems: Problems) -> list[int]:
+    """The seeds of ``--seeds 0,1,2``; their range is not checked here."""
+    if not _SEEDS.fullmatch(text):
+        option = as_written("--seeds", text)
+        problems.add(Origin(), f"{option} is not a list of integers. Write --seeds 0,1,2.")
+        return []
+    return list(map(int, text.split(",")))
+
+
+def read_overrides(
+    overrides: Mapping[str, Sequence[Any]] | Iterable[str], problems: Problems
+) -> list[Override]:
+    """Overrides from ``{"RECIPE:KEY": values}``, or from the texts ``RECIPE:KEY=V1,V2``."""
+    if isinstance(overrides, Mapping):
+        texts = {f"{k}={','.join(map(str, values))}": values for k, values in overrides.items()}
+    else:
+        texts = {text: text.partition("=")[2].split(",") for text in overrides}
+    parsed = []
+    for text, items in texts.items():
+        origin = as_written("--set", text)
+        match = _SETTING.fullmatch(text)
+        if not match:
+            problems.add(
+                Origin(), f"{origin} is not KEY=V1,V2. Write --set lr=0.1,0.2, for example."
+            )
+            continue
+        values = tuple(item.strip() if isinstance(item, str) else item for item in items)
+        recipe, key = match[1] or "", match[2].strip()
+        parsed.append(Override(recipe, key, Values(values, origin, kind="text")))
+    return parsed
+
+
+def default_entries() -> list[Entry]:
+    """Every preset but the variants; a bank leaves out what it does not allow."""
+    usual = [name for name, preset in PRESETS.items() if not preset.variant]
+    return [Entry(name, Origin(), {}, optional=True) for name in usual]
+
+
+def kept_entries(entries: Sequence[Entry], names: Sequence[str], problems: Problems) -> list[Entry]:
+    """The entries of a file that ``--recipe`` keeps; all without it."""
+    known = list(dict.fromkeys(entry.name for entry in entries))
+    for name in names:
+        if name not in known:
+            hint = errors.closest(name, known)
+            problems.add(Origin(), f"The specification has no recipe {name!r}. {hint}")
+    return [entry for entry in entries if not names or entry.name in names]
+
+
+def overridden(
+    entries: Sequence[Entry], overrides: Iterable[Override], problems: Problems
+) -> list[Entry]:
+    """Entries with the values of ``--set`` in place of their own."""
+    entries = list(entries)
+    names = list(dict.fromkeys(entry.name for entry in entries))
+    for recipe, key, values in ((o.recipe, o.key, o.values) for o in overrides):
+        if recipe and recipe not in names:
+            hint = errors.closest(recipe, names)
+            problems.add(values.origin, f"{recipe!r} is not swept. {hint}")
+        for place, entry in enumerate(entries):
+            if recipe in ("", entry.name):
+                entries[place] = replace(
+                    entry,
+                    grid={**entry.grid, key: values},
+                    shared=entry.shared - {key} if recipe else entry.shared | {key},
+                    optional=entry.optional and not recipe,
+                )
+    return entries
