@@ -38,7 +38,7 @@ from stage2.engine.generation import generating
 from stage2.engine.loop import group_stream
 from stage2.engine.model import ViewData
 from stage2.engine.plan import Shape, plan
-from stage2.engine.stream import MemoryRows, Window
+from stage2.engine.rows import MemoryRows, Window
 from stage2.engine.tile import TileRun
 from stage2.methods.generators import GENERATORS, Features
 from stage2.methods.recipe import Recipe

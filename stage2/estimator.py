@@ -19,7 +19,7 @@ from featbank.devices import find_device
 from stage2.engine.loop import run_group
 from stage2.engine.model import ViewData
 from stage2.engine.plan import Shape, default_memory, plan
-from stage2.engine.stream import MemoryRows
+from stage2.engine.rows import MemoryRows
 from stage2.export.modules import head_module
 from stage2.features.probe import linear_probe
 from stage2.features.requirements import check_recipe

@@ -16,7 +16,7 @@ import torch
 from stage2.engine.halving import Halving
 from stage2.engine.loop import run_group
 from stage2.engine.outcome import Outcome
-from stage2.engine.plan import Group
+from stage2.engine.plan import FusedGroup
 from stage2.features.views import Views
 
 
@@ -24,7 +24,7 @@ class Executor(Protocol):
     """Trains groups."""
 
     def run(
-        self, groups: Iterable[Group], *, halving: Halving | None = None
+        self, groups: Iterable[FusedGroup], *, halving: Halving | None = None
     ) -> Iterator[list[Outcome]]:
         """Train and evaluate groups; with `halving` the worse configurations of each stop early."""
 
@@ -46,7 +46,7 @@ class Local:
         self._views, self._workers = views, workers
 
     def run(
-        self, groups: Iterable[Group], *, halving: Halving | None = None
+        self, groups: Iterable[FusedGroup], *, halving: Halving | None = None
     ) -> Iterator[list[Outcome]]:
         """Train and evaluate groups in their order."""
         waiting = deque(groups)

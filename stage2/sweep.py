@@ -21,7 +21,7 @@ from featbank.bank import Bank
 from featbank.devices import find_device
 from stage2.engine.halving import Halving
 from stage2.engine.outcome import Outcome
-from stage2.engine.plan import Group, Shape, plan
+from stage2.engine.plan import FusedGroup, Shape, plan
 from stage2.executor import Executor, Local
 from stage2.features.experts import resolved
 from stage2.features.probe import PROBE, probed_views
@@ -215,7 +215,7 @@ def plan_bank(
     device: str = "cpu",
     memory: int | None = None,
     workers: int = 1,
-) -> list[Group]:
+) -> list[FusedGroup]:
     """The plan of a sweep on a bank; groups of the same views follow one another.
 
     Raises
@@ -241,8 +241,10 @@ def plan_bank(
 
 
 def _unfinished(
-    planned: Callable[[Sequence[Recipe]], list[Group]], wanted: list[Recipe], finished: set[str]
-) -> list[Group]:
+    planned: Callable[[Sequence[Recipe]], list[FusedGroup]],
+    wanted: list[Recipe],
+    finished: set[str],
+) -> list[FusedGroup]:
     """The groups of a sweep that are still to run.
 
     They are cut as if nothing had run yet, so that a resumed sweep fuses what an uninterrupted one

@@ -11,7 +11,7 @@ from featbank.wording import number
 
 if TYPE_CHECKING:
     from featbank.bank import Bank
-    from stage2.engine.plan import Group
+    from stage2.engine.plan import FusedGroup
     from stage2.methods.recipe import Recipe
     from stage2.search import Halving, Search
     from stage2.specification import Specification
@@ -36,7 +36,7 @@ class Machine:
         place = str(find_device(device))
         return Machine(place, memory, 1 if place.startswith("cuda") else torch.get_num_threads())
 
-    def plan(self, bank: Bank, recipes: Sequence[Recipe]) -> list[Group]:
+    def plan(self, bank: Bank, recipes: Sequence[Recipe]) -> list[FusedGroup]:
         """The fused groups that a sweep of recipes trains here."""
         from stage2.sweep import plan_bank
 
@@ -182,7 +182,9 @@ def _print_present(count: int, of: str) -> None:
         say(f"{count} {of} {'is' if count == 1 else 'are'} in the results already")
 
 
-def _print_estimate(bank: Bank, groups: Sequence[Group], machine: Machine, **options: Any) -> None:
+def _print_estimate(
+    bank: Bank, groups: Sequence[FusedGroup], machine: Machine, **options: Any
+) -> None:
     """Print the memory that groups take, and the time; `options` of the estimate."""
     from stage2.cost.estimate import estimate
 
@@ -206,14 +208,14 @@ def _streamed(bank: Bank, view: str, machine: Machine) -> str:
     )
 
 
-def _described(group: Group) -> str:
+def _described(group: FusedGroup) -> str:
     """A group in a line: what it sees, how it trains, which heads."""
     from stage2.features.experts import short_name
 
     stream = group.stream
     counts: dict[str, int] = {}
     for tile in group.tiles:
-        counts[tile.kind.head] = counts.get(tile.kind.head, 0) + len(tile.recipes)
+        counts[tile.key.head] = counts.get(tile.key.head, 0) + len(tile.recipes)
     heads = ", ".join(f"{count} × {head}" for head, count in counts.items())
     views = short_name("+".join(stream.views))
     if stream.sampler is None:

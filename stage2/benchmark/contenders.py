@@ -15,7 +15,7 @@ from stage2.benchmark.workloads import MOMENTUM, WEIGHT_DECAY, Part, Workload
 from stage2.engine.loop import run_group
 from stage2.engine.model import ViewData
 from stage2.engine.plan import Shape, plan
-from stage2.engine.stream import MemoryRows
+from stage2.engine.rows import MemoryRows
 from stage2.methods.recipe import Recipe
 
 MODULE_HEADS = (16, 64)

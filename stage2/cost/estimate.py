@@ -14,7 +14,7 @@ import torch
 
 from featbank.bank import Bank
 from stage2.cost.sample import ITERATIONS, Sample, Unit, units_of
-from stage2.engine.plan import Group, Shape, group_bytes, plan
+from stage2.engine.plan import FusedGroup, Shape, group_bytes, plan
 from stage2.features.probe import PROBE, probed_views
 from stage2.features.views import class_counts, half_of
 from stage2.methods.heads import HEADS
@@ -50,7 +50,7 @@ class Estimate:
 
 def estimate(
     bank: Bank,
-    groups: Sequence[Group],
+    groups: Sequence[FusedGroup],
     *,
     device: str = "cpu",
     memory: int | None = None,
@@ -79,7 +79,7 @@ def estimate(
     parts = list(shares or [1.0] * len(groups))
     for view in probed_views(bank, recipes):
         (probe,) = plan([PROBE], shape, memory=half_of(memory, kind), device=kind)
-        groups = [Group(replace(probe.stream, views=(view,)), probe.tiles), *groups]
+        groups = [FusedGroup(replace(probe.stream, views=(view,)), probe.tiles), *groups]
         parts = [1.0, *parts]
     sample = Sample(bank, device, workers)
     evaluated = sum(map(bank.rows, sample.evaluated))

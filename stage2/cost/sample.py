@@ -1,8 +1,8 @@
 """Units of a sweep, timed in a few steps on some rows of the bank.
 
 A group of E epochs of S steps takes about  a + E·(S·t + w):  a to begin and to evaluate, t a step,
-w the look at val after an epoch. A *unit*, the tiles of a group that are of one kind, is run
-through the engine with few steps and epochs, from which a, t and w follow.
+w the look at val after an epoch. A *unit*, the tiles of a group that have one key, is run through
+the engine with few steps and epochs, from which a, t and w follow.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch
 from featbank.bank import Bank
 from stage2.engine.loop import run_group
 from stage2.engine.model import ViewData
-from stage2.engine.plan import Group, Kind, Stream, Tile, default_memory
-from stage2.engine.stream import MemoryRows
+from stage2.engine.plan import BatchStream, FusedGroup, Tile, TileKey, default_memory
+from stage2.engine.rows import MemoryRows
 from stage2.features.views import view_budget, view_bytes
 from stage2.methods.recipe import Recipe
 
@@ -41,16 +41,16 @@ EVALUATED_ROWS = 2048
 
 @dataclass(frozen=True)
 class Unit:
-    """The tiles of a group that are of one kind."""
+    """The tiles of a group that have one key."""
 
-    stream: Stream
+    stream: BatchStream
     tiles: tuple[Tile, ...]
 
     @property
-    def key(self) -> tuple[Stream, Kind, int]:
+    def key(self) -> tuple[BatchStream, TileKey, int]:
         """Equal for units that cost the same per configuration and step."""
         shared = replace(self.stream, seed=0, epochs=min(1, self.stream.epochs), steps=0)
-        return shared, self.tiles[0].kind, len(self.tiles[0].recipes)
+        return shared, self.tiles[0].key, len(self.tiles[0].recipes)
 
     @property
     def configs(self) -> int:
@@ -68,12 +68,12 @@ class Unit:
         return self.tiles[0].recipes[0]
 
 
-def units_of(group: Group) -> list[Unit]:
+def units_of(group: FusedGroup) -> list[Unit]:
     """The units of a group."""
-    kinds: dict[Kind, list[Tile]] = {}
+    by_key: dict[TileKey, list[Tile]] = {}
     for tile in group.tiles:
-        kinds.setdefault(tile.kind, []).append(tile)
-    return [Unit(group.stream, tuple(tiles)) for tiles in kinds.values()]
+        by_key.setdefault(tile.key, []).append(tile)
+    return [Unit(group.stream, tuple(tiles)) for tiles in by_key.values()]
 
 
 class Sample:
@@ -97,7 +97,7 @@ class Sample:
         size = 4 * stream.batch_size * self._bank.num_classes * self._bank.dim
         most = max(1, STEP_FLOPS // max(1, size))
         tiles = tuple(Tile(tile.recipes[:most]) for tile in unit.tiles[: self._workers])
-        part = Group(stream, tiles)
+        part = FusedGroup(stream, tiles)
         views = [self._view(view, train_on) for view in stream.views]
         evaluations = self._growth(*self.evaluated)
         if unit.stepped:
@@ -117,7 +117,7 @@ class Sample:
         size = sum(view_bytes(self._bank, split, view) for split in (*self.evaluated, train_on))
         return size * self._read_seconds / self._read_bytes
 
-    def reading(self, stream: Stream, memory: int | None) -> float:
+    def reading(self, stream: BatchStream, memory: int | None) -> float:
         """Seconds in which a group's streamed features pass by."""
         size = sum(
             view_bytes(self._bank, stream.train_on, view)
@@ -126,7 +126,7 @@ class Sample:
         )
         return stream.epochs * size * self._read_seconds / self._read_bytes
 
-    def features(self, stream: Stream, memory: int | None) -> int:
+    def features(self, stream: BatchStream, memory: int | None) -> int:
         """Bytes of features that a group holds, its blocks where they are streamed."""
         return sum(
             view_bytes(self._bank, split, view) if held is None else held
@@ -134,13 +134,13 @@ class Sample:
             for split, held in self._budgets(view, stream, memory).items()
         )
 
-    def _budgets(self, view: str, stream: Stream, memory: int | None) -> dict[str, int | None]:
+    def _budgets(self, view: str, stream: BatchStream, memory: int | None) -> dict[str, int | None]:
         share = (memory or default_memory(torch.device(self._device).type)) // len(stream.views)
         return view_budget(
             self._bank, view, device=self._device, memory=share, train_on=stream.train_on
         )
 
-    def _stepped(self, part: Group, views: list[ViewData], evaluations: float) -> float:
+    def _stepped(self, part: FusedGroup, views: list[ViewData], evaluations: float) -> float:
         """a + E·(S·t + w), from runs of one epoch and of up to three."""
         steps, epochs = part.stream.steps, part.stream.epochs
         few = min(2, steps)
@@ -158,7 +158,7 @@ class Sample:
         ends = max(0.0, base - few * step - watch)
         return ends * evaluations + epochs * (steps * step + watch * evaluations)
 
-    def _optimised(self, part: Group, views: list[ViewData], evaluations: float) -> float:
+    def _optimised(self, part: FusedGroup, views: list[ViewData], evaluations: float) -> float:
         """The same with iterations for steps, from two and from six of them on few rows."""
         size = 4 * len(part.recipes) * self._bank.num_classes * self._bank.dim
         rows = min(len(views[0].train.labels), max(STEP_FLOPS // size, 2 * self._bank.num_classes))
@@ -168,9 +168,9 @@ class Sample:
         growth = self._bank.rows(part.stream.train_on) / rows
         return max(0.0, base - 2 * each) * evaluations + ITERATIONS * each * growth
 
-    def _run(self, part: Group, views: list[ViewData], epochs: int, steps: int) -> float:
+    def _run(self, part: FusedGroup, views: list[ViewData], epochs: int, steps: int) -> float:
         begun = time.perf_counter()
-        group = Group(replace(part.stream, epochs=epochs, steps=steps), part.tiles)
+        group = FusedGroup(replace(part.stream, epochs=epochs, steps=steps), part.tiles)
         with warnings.catch_warnings():  # what a sample lacks, the bank may have
             warnings.simplefilter("ignore")
             run_group(group, *views, workers=self._workers)
@@ -238,9 +238,9 @@ def _first(view: ViewData, rows: int) -> ViewData:
     return replace(view, train=MemoryRows(view.train.x[:rows], view.train.labels[:rows]))
 
 
-def _bounded(part: Group, iterations: int) -> Group:
+def _bounded(part: FusedGroup, iterations: int) -> FusedGroup:
     """A group that stops after so many iterations."""
-    return Group(
+    return FusedGroup(
         part.stream,
         tuple(
             Tile(

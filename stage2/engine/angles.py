@@ -10,12 +10,14 @@ import math
 
 from torch import Tensor
 
-from stage2.engine.stream import Rows, block_rows
+from stage2.engine.rows import SplitRows, block_rows
 from stage2.methods.heads import Context, Parameters, TrainedHead
 from stage2.methods.heads.algebra import own_logits
 
 
-def best_cosines(head: TrainedHead, parameters: Parameters, rows: Rows, context: Context) -> Tensor:
+def best_cosines(
+    head: TrainedHead, parameters: Parameters, rows: SplitRows, context: Context
+) -> Tensor:
     """cosθ*_k of the training sample of class k with the largest logit z_k, [C, K].
 
     Of samples with the same logit it is the one with the largest cosine; 0 for an empty class.

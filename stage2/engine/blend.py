@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stage2.engine.rows import Window
 from stage2.engine.state import BetaState
-from stage2.engine.stream import Window
 from stage2.methods.recipe import Recipe
 
 

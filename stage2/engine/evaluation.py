@@ -41,7 +41,7 @@ class TileEvaluation:
     def calibrate(self) -> None:
         """Fit the calibrations to val, without rows of classes that have no training rows: no
         scaling makes those right, and a few of them would scale all logits away."""
-        if self.run.tile.kind.calibration == "none":
+        if self.run.tile.key.calibration == "none":
             return
         val = [view.evaluated["val"] for view in self.run.views]
         labels = val[0].labels
@@ -58,7 +58,7 @@ class TileEvaluation:
                 ]
                 ridge = [r.settings.get("calibration_ridge", 0) for r in self._recipes[configs]]
                 z, y = torch.cat(blocks)[learned], labels[learned]
-                kind = self.run.tile.kind.calibration
+                kind = self.run.tile.key.calibration
                 parts.append(calibrate(kind, z, y, ridge=torch.tensor(ridge)))
             shifts = [part.shift for part in parts if part.shift is not None]
             self._calibrations[epoch] = Calibration(

@@ -15,15 +15,15 @@ from torch import Tensor
 
 from featbank import errors
 from stage2.engine.model import ViewData
-from stage2.engine.plan import Stream
-from stage2.engine.stream import MemoryRows, Rows, Window
+from stage2.engine.plan import BatchStream
+from stage2.engine.rows import MemoryRows, SplitRows, Window
 from stage2.methods.generators import GENERATORS, Features, Generation
 
 WINDOW_BYTES = 128 << 20
 """Features made at once."""
 
 
-def generating(view: ViewData, stream: Stream) -> ViewData:
+def generating(view: ViewData, stream: BatchStream) -> ViewData:
     """The view as the recipes of a stream see it: where they make features, its training rows are
     those of the generation, and all features are in the generation's space.
 
@@ -50,14 +50,14 @@ def generating(view: ViewData, stream: Stream) -> ViewData:
     made = replace(view, train=GeneratedRows(view.train, generation), blended=generation.blended)
     if not generator.moves_features(settings):
         return made
-    evaluated = {name: SeenRows(rows, generation) for name, rows in view.evaluated.items()}
+    evaluated = {name: MovedRows(rows, generation) for name, rows in view.evaluated.items()}
     return replace(made, evaluated=evaluated, weight0=None, bias0=None)
 
 
-class SeenRows:
+class MovedRows:
     """The rows of a split as heads see them, in the space of a generation."""
 
-    def __init__(self, rows: Rows, generation: Generation) -> None:
+    def __init__(self, rows: SplitRows, generation: Generation) -> None:
         self.labels, self.copies, self.dim = rows.labels, rows.copies, rows.dim
         self._rows, self._generation = rows, generation
 
@@ -86,7 +86,7 @@ class GeneratedRows:
         self.generation = generation
         self.labels = generation.labels.repeat(rows.copies)
         self.copies, self.dim = rows.copies, rows.dim
-        self._real = SeenRows(rows, generation)
+        self._real = MovedRows(rows, generation)
 
     @property
     def device(self) -> torch.device:

@@ -21,7 +21,7 @@ from stage2.engine.generation import generating
 from stage2.engine.halving import Halving
 from stage2.engine.model import ViewData
 from stage2.engine.outcome import Outcome
-from stage2.engine.plan import Group, Kind, Stream, pieces
+from stage2.engine.plan import BatchStream, FusedGroup, TileKey, pieces
 from stage2.engine.tile import TileRun, aligned, rejoined
 from stage2.methods.samplers import index_stream
 from stage2.methods.seeding import seeded
@@ -35,7 +35,7 @@ TILE_FLOPS = 5 * 10**7
 operations then takes longer than they do."""
 
 
-def group_stream(stream: Stream, labels: Tensor, copies: int = 1) -> Iterator[Tensor]:
+def group_stream(stream: BatchStream, labels: Tensor, copies: int = 1) -> Iterator[Tensor]:
     """The row indices every recipe of a group sees in each epoch, [steps, B], from `labels` [N]."""
     assert stream.sampler is not None
     return index_stream(
@@ -51,7 +51,7 @@ def group_stream(stream: Stream, labels: Tensor, copies: int = 1) -> Iterator[Te
 
 
 def run_group(
-    group: Group, *views: ViewData, workers: int = 1, halving: Halving | None = None
+    group: FusedGroup, *views: ViewData, workers: int = 1, halving: Halving | None = None
 ) -> list[Outcome]:
     """Train and evaluate a fused group.
 
@@ -110,7 +110,7 @@ def _evaluate(
 
 
 def _train(
-    stream: Stream,
+    stream: BatchStream,
     runs: list[TileRun],
     views: Sequence[ViewData],
     each: Callable,
@@ -154,20 +154,20 @@ def _halved(runs: list[TileRun], halving: Halving) -> tuple[list[TileRun], list[
     scores = [score for run in runs for score in run.scores()]
     hashes = [recipe.hash for run in runs for recipe in run.tile.recipes]
     best = iter(halving.going_on(scores, hashes))
-    kept: dict[Kind, list[tuple[TileRun, int]]] = {}
+    kept: dict[TileKey, list[tuple[TileRun, int]]] = {}
     losers = []
     for run in runs:
         goes_on = [next(best) for _ in run.tile.recipes]
         if any(goes_on):
-            these = kept.setdefault(run.tile.kind, [])
+            these = kept.setdefault(run.tile.key, [])
             these += [(run, c) for c, on in enumerate(goes_on) if on]
         if not all(goes_on):
             left = [c for c, on in enumerate(goes_on) if not on]
             losers.append(rejoined([(run, left)]))
     tiles = []
-    for kind, configs in kept.items():
+    for key, configs in kept.items():
         flops = sum(run.step_flops // len(run.tile.recipes) for run, _ in configs)
-        most = sum(run.tile.kind == kind for run in runs)
+        most = sum(run.tile.key == key for run in runs)
         for piece in pieces(configs, min(most, -(-flops // TILE_FLOPS))):
             parts: dict[TileRun, list[int]] = {}
             for run, c in piece:

@@ -9,8 +9,8 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
+from stage2.engine.rows import MemoryRows, SplitRows
 from stage2.engine.state import ModelState
-from stage2.engine.stream import MemoryRows, Rows
 from stage2.methods.heads import HEADS, Context, Parameters
 from stage2.methods.recipe import Recipe
 
@@ -37,8 +37,8 @@ class ViewData:
         Classes [K] bool whose training rows depend on β, where a generator makes such rows.
     """
 
-    train: Rows
-    evaluated: Mapping[str, Rows]
+    train: SplitRows
+    evaluated: Mapping[str, SplitRows]
     counts: np.ndarray
     full_counts: np.ndarray
     weight0: Tensor | None = None

@@ -62,8 +62,8 @@ class Shape:
         return Shape(int(counts.sum()), dim, len(counts), int(filled))
 
 
-class Kind(NamedTuple):
-    """What the recipes of a tile have in common besides their group's stream."""
+class TileKey(NamedTuple):
+    """Settings that the recipes of a tile have in common, besides their group's batch stream."""
 
     head: str
     shared: tuple[Any, ...]
@@ -74,10 +74,10 @@ class Kind(NamedTuple):
     average: str | None
 
     @staticmethod
-    def of(recipe: Recipe) -> Kind:
-        """The kind of a recipe."""
+    def of(recipe: Recipe) -> TileKey:
+        """The key of a recipe."""
         s = recipe.settings
-        return Kind(
+        return TileKey(
             s["head"],
             tuple(recipe.part("head")[name] for name in HEADS[s["head"]].shared),
             s.get("optimiser"),
@@ -89,8 +89,8 @@ class Kind(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Stream:
-    """What the recipes of a group have in common; enough to draw their batches.
+class BatchStream:
+    """Settings that the recipes of a group have in common: enough to draw their batches.
 
     Attributes
     ----------
@@ -118,21 +118,21 @@ class Stream:
     seed: int = 0
 
     @staticmethod
-    def of(recipe: Recipe, shape: Shape) -> Stream:
+    def of(recipe: Recipe, shape: Shape) -> BatchStream:
         """The stream of a recipe on a training split of this shape."""
         s = recipe.settings
         if not recipe.trained:
-            return Stream(recipe.views, s["train_on"])
+            return BatchStream(recipe.views, s["train_on"])
         settings = tuple(sorted(recipe.part("sampler").items()))
         if not recipe.stepped:
-            return Stream(recipe.views, s["train_on"], s["sampler"], settings)
+            return BatchStream(recipe.views, s["train_on"], s["sampler"], settings)
         rows, made = shape.rows, {}
         if generator := recipe.generator:
             rows = max(rows, shape.filled) if generator.fills else rows
             own = recipe.part("generator")
             made = {name: own[name] for name in own if name not in generator.own}
         batch_size = min(s["batch_size"], rows)
-        return Stream(
+        return BatchStream(
             views=recipe.views,
             train_on=s["train_on"],
             sampler=s["sampler"],
@@ -148,21 +148,21 @@ class Stream:
 
 @dataclass(frozen=True)
 class Tile:
-    """Recipes of one kind, which train in one set of stacked tensors."""
+    """Recipes of one key, which train in one set of stacked tensors."""
 
     recipes: tuple[Recipe, ...]
 
     @property
-    def kind(self) -> Kind:
-        """What they share."""
-        return Kind.of(self.recipes[0])
+    def key(self) -> TileKey:
+        """The settings they share."""
+        return TileKey.of(self.recipes[0])
 
 
 @dataclass(frozen=True)
-class Group:
+class FusedGroup:
     """Tiles that see the same batches."""
 
-    stream: Stream
+    stream: BatchStream
     tiles: tuple[Tile, ...]
 
     @property
@@ -170,7 +170,7 @@ class Group:
         """All recipes of the group."""
         return [recipe for tile in self.tiles for recipe in tile.recipes]
 
-    def halves(self) -> list[Group]:
+    def halves(self) -> list[FusedGroup]:
         """Two groups with half of every tile each; itself alone where it is a single recipe."""
         if len(self.recipes) == 1:
             return [self]
@@ -180,7 +180,7 @@ class Group:
             first.append(Tile(tile.recipes[:middle]))
             second.append(Tile(tile.recipes[middle:]))
         halves = ([tile for tile in half if tile.recipes] for half in (first, second))
-        return [Group(self.stream, tuple(half)) for half in halves]
+        return [FusedGroup(self.stream, tuple(half)) for half in halves]
 
 
 def plan(
@@ -191,7 +191,7 @@ def plan(
     whole: int | None = None,
     device: str = "cpu",
     workers: int = 1,
-) -> list[Group]:
+) -> list[FusedGroup]:
     """Cut a sweep into fused groups and tiles.
 
     Parameters
@@ -214,9 +214,9 @@ def plan(
     ConfigError
         Where not even one configuration fits, or has more than `MOST_STEPS`.
     """
-    streams: dict[Stream, list[Recipe]] = {}
+    streams: dict[BatchStream, list[Recipe]] = {}
     for recipe in dict.fromkeys(recipes):
-        streams.setdefault(Stream.of(recipe, shape), []).append(recipe)
+        streams.setdefault(BatchStream.of(recipe, shape), []).append(recipe)
     groups = []
     for stream, members in streams.items():
         _check_steps(stream, members[0])
@@ -231,19 +231,19 @@ def plan(
         limit = int(fits if device == "cuda" else min(fits, GROUP_CONFIGS))
         tile = limit if device == "cuda" else max(1, CACHE_BYTES // each)
         for part in _pieces(members, limit):
-            kinds: dict[Kind, list[Recipe]] = {}
+            by_key: dict[TileKey, list[Recipe]] = {}
             for recipe in part:
-                kinds.setdefault(Kind.of(recipe), []).append(recipe)
+                by_key.setdefault(TileKey.of(recipe), []).append(recipe)
             tiles = [
                 Tile(tuple(piece))
-                for same in kinds.values()
+                for same in by_key.values()
                 for piece in _pieces(same, tile, at_least=workers)
             ]
-            groups.append(Group(stream, tuple(tiles)))
+            groups.append(FusedGroup(stream, tuple(tiles)))
     return groups
 
 
-def _check_steps(stream: Stream, recipe: Recipe) -> None:
+def _check_steps(stream: BatchStream, recipe: Recipe) -> None:
     if stream.epochs * stream.steps > MOST_STEPS:
         raise errors.ConfigError(
             f"Recipe {recipe.name!r} has {stream.epochs:,} epochs of {stream.steps:,} steps, at "
@@ -258,12 +258,12 @@ def default_memory(device: str) -> int:
     return (whole_memory() or UNTOLD_MEMORY) // 2
 
 
-def group_bytes(group: Group, shape: Shape) -> int:
+def group_bytes(group: FusedGroup, shape: Shape) -> int:
     """Bytes that a group may hold beside its features."""
     return HELD * sum(_working_set(recipe, group.stream, shape) for recipe in group.recipes)
 
 
-def _working_set(recipe: Recipe, stream: Stream, shape: Shape) -> int:
+def _working_set(recipe: Recipe, stream: BatchStream, shape: Shape) -> int:
     """Bytes that one configuration works on in a step."""
     size = HEADS[recipe.head].size(recipe.part("head"), shape.dim, shape.classes)
     numbers = len(stream.views) * size.parameters

@@ -13,9 +13,9 @@ from stage2.engine.blend import Betas
 from stage2.engine.metrics import class_accuracy
 from stage2.engine.model import Model, ViewData
 from stage2.engine.optimum import optimum
-from stage2.engine.plan import Stream, Tile
+from stage2.engine.plan import BatchStream, Tile
+from stage2.engine.rows import Window, block_rows
 from stage2.engine.state import TileState, select
-from stage2.engine.stream import Window, block_rows
 from stage2.engine.tally import label_rank
 from stage2.engine.trainer import Trainer
 
@@ -47,7 +47,7 @@ class TileRun:
     def __init__(
         self,
         tile: Tile,
-        stream: Stream,
+        stream: BatchStream,
         views: Sequence[ViewData],
         state: TileState | None = None,
     ) -> None:
@@ -161,7 +161,7 @@ class TileRun:
                 model.logits(p, x[rows])
                 for model, p, x in zip(self.models, parameters, views, strict=True)
             ]
-            yield rows, z[0] if len(z) == 1 else _average(z, self.tile.kind.average)
+            yield rows, z[0] if len(z) == 1 else _average(z, self.tile.key.average)
 
     def _extend(self, curve: str, values: Tensor) -> None:
         """Add the values [C] of an epoch to a curve."""

@@ -15,8 +15,8 @@ from stage2.engine.angles import angle_factors, best_cosines
 from stage2.engine.blend import Betas, finished, own_features
 from stage2.engine.kernel import KERNELS, LossRows, loss_and_gradient
 from stage2.engine.model import Model
-from stage2.engine.plan import Stream
-from stage2.engine.stream import Window
+from stage2.engine.plan import BatchStream
+from stage2.engine.rows import Window
 from stage2.methods.family import Moment
 from stage2.methods.heads import Batch, trained_head
 from stage2.methods.losses import LOSSES
@@ -31,7 +31,7 @@ class Trainer:
     it continues.
     """
 
-    def __init__(self, model: Model, stream: Stream) -> None:
+    def __init__(self, model: Model, stream: BatchStream) -> None:
         self.model, self.stream = model, stream
         self.recipes, data = model.recipes, model.data
         self.head = trained_head(self.recipes[0].head)

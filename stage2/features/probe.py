@@ -26,7 +26,7 @@ from torch import Tensor
 from featbank.bank import Bank
 from stage2.engine.model import ViewData
 from stage2.engine.optimum import optimum
-from stage2.engine.stream import READ_BYTES
+from stage2.engine.rows import READ_BYTES
 from stage2.methods.heads import Context
 from stage2.methods.recipe import Recipe
 

@@ -14,8 +14,8 @@ from featbank.bank import Bank
 from featbank.bank.checks import check_finite
 from featbank.devices import torch_threads
 from stage2.engine.model import ViewData
-from stage2.engine.plan import Group, default_memory
-from stage2.engine.stream import BlockStream, MemoryRows, Rows
+from stage2.engine.plan import FusedGroup, default_memory
+from stage2.engine.rows import MemoryRows, SplitRows, StreamedRows
 from stage2.features.probe import linear_probe, probed_views
 from stage2.methods.recipe import Recipe
 
@@ -64,7 +64,7 @@ class Views:
                 self.probes[view] = linear_probe(data)
             self._loaded.clear()  # what is loaded from here on has the probe
 
-    def of(self, group: Group) -> list[ViewData]:
+    def of(self, group: FusedGroup) -> list[ViewData]:
         """The views of a group."""
         views, split = group.stream.views, group.stream.train_on
         wanted = [(view, split, self._memory // len(views)) for view in views]
@@ -121,7 +121,7 @@ def load_view(
         Where a feature is NaN or infinite: checksums do not tell, and training would.
     """
     finite = set() if finite is None else finite
-    rows: dict[str, Rows] = {}
+    rows: dict[str, SplitRows] = {}
     budgets = view_budget(bank, view, device=device, memory=memory, train_on=train_on)
     for split, budget in budgets.items():
         copies, _, dim = bank.shape(split, view)
@@ -132,7 +132,7 @@ def load_view(
                 _refuse_not_finite(bank, split, view)
             rows[split] = MemoryRows(x.to(device), labels.repeat(copies), copies=copies)
         else:
-            rows[split] = BlockStream(BankView(bank, split, view), labels, budget=budget)
+            rows[split] = StreamedRows(BankFeatures(bank, split, view), labels, budget=budget)
             if (split, view) not in finite:
                 _refuse_not_finite(bank, split, view)
         finite.add((split, view))
@@ -228,8 +228,8 @@ def half_of(memory: int | None, kind: str) -> int:
     return (memory or default_memory(kind)) // 2
 
 
-class BankView:
-    """The features of a split and view, as `BlockStream` reads them."""
+class BankFeatures:
+    """The features of a split and view, as `StreamedRows` reads them."""
 
     def __init__(self, bank: Bank, split: str, view: str) -> None:
         self._bank, self._place = bank, (split, view)

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from featbank.bank import Bank
 from stage2.engine.halving import Halving
-from stage2.engine.plan import Group, Stream
+from stage2.engine.plan import BatchStream, FusedGroup
 from stage2.methods.recipe import Recipe
 
 
@@ -32,7 +32,9 @@ def by_first_seed(recipes: Sequence[Recipe]) -> tuple[list[Recipe], list[Recipe]
     return [r for r in recipes if r in first], [r for r in recipes if r not in first]
 
 
-def shares(halving: Halving, first: Sequence[Group], later: Sequence[Group]) -> list[float]:
+def shares(
+    halving: Halving, first: Sequence[FusedGroup], later: Sequence[FusedGroup]
+) -> list[float]:
     """What part of its epochs each group trains, 0 … 1.
 
     Parameters
@@ -45,7 +47,7 @@ def shares(halving: Halving, first: Sequence[Group], later: Sequence[Group]) -> 
         Groups of the other seeds of configurations of `first`: of these train as many as are left,
         whichever they are.
     """
-    found, there, left = [], Counter[Stream](), Counter[Stream]()
+    found, there, left = [], Counter[BatchStream](), Counter[BatchStream]()
     for group in first:
         configs, epochs = len(group.recipes), group.stream.epochs
         found.append(halving.share(configs, epochs) if epochs else 1.0)
@@ -54,7 +56,7 @@ def shares(halving: Halving, first: Sequence[Group], later: Sequence[Group]) -> 
     return found + [left[_seedless(group)] / there[_seedless(group)] for group in later]
 
 
-def others_left(halving: Halving, groups: Sequence[Group], others: Sequence[Recipe]) -> int:
+def others_left(halving: Halving, groups: Sequence[FusedGroup], others: Sequence[Recipe]) -> int:
     """How many of the `others` train, where halving leaves of `groups` as many as it may."""
     each = Counter(recipe.id for recipe in others)
     left = 0.0
@@ -65,5 +67,5 @@ def others_left(halving: Halving, groups: Sequence[Group], others: Sequence[Reci
     return round(left)
 
 
-def _seedless(group: Group) -> Stream:
+def _seedless(group: FusedGroup) -> BatchStream:
     return replace(group.stream, seed=0)

@@ -12,7 +12,7 @@ from torch import Tensor
 from stage1.backbones import Backbone, SingleBackbone, build_backbone
 from stage1.training.angles import best_cosines, own_cosines
 from stage2.engine import angles
-from stage2.engine.stream import MemoryRows
+from stage2.engine.rows import MemoryRows
 from stage2.methods.heads import HEADS, Context, TrainedHead
 from tests.stage2.compare import assert_close
 

@@ -33,7 +33,7 @@ from stage1.training.settings import (
 from stage1.training.train import train
 from stage2.engine import angles
 from stage2.engine.kernel import LossRows, loss_and_gradient
-from stage2.engine.stream import MemoryRows
+from stage2.engine.rows import MemoryRows
 from stage2.methods.heads import HEADS, Context, TrainedHead
 from stage2.methods.losses import LOSSES
 from stage2.objective import AutogradLoss

@@ -15,8 +15,8 @@ from stage2.engine import loop
 from stage2.engine.loop import run_group
 from stage2.engine.model import ViewData
 from stage2.engine.outcome import Outcome
-from stage2.engine.plan import Group, Shape, plan
-from stage2.engine.stream import MemoryRows
+from stage2.engine.plan import FusedGroup, Shape, plan
+from stage2.engine.rows import MemoryRows
 from stage2.methods import samplers
 from stage2.methods.recipe import Recipe
 
@@ -119,7 +119,7 @@ def index_stream(*arguments: Any, **options: Any) -> torch.Tensor:
     return torch.stack(list(samplers.index_stream(*arguments, **options)))
 
 
-def groups_of(recipes: Sequence[Recipe], made: Problem, **options: Any) -> list[Group]:
+def groups_of(recipes: Sequence[Recipe], made: Problem, **options: Any) -> list[FusedGroup]:
     """The plan of a sweep over the problem."""
     return plan(recipes, made.shape, **{"memory": MEMORY, **options})
 

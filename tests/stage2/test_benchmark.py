@@ -19,7 +19,7 @@ from stage2.benchmark.timing import Task, interleaved
 from stage2.benchmark.workloads import Part
 from stage2.engine.loop import run_group
 from stage2.engine.model import ViewData
-from stage2.engine.plan import Group
+from stage2.engine.plan import FusedGroup
 from tests.conftest import Run
 
 CPU = torch.device("cpu")
@@ -163,7 +163,7 @@ def test_the_engine_trains_the_part(monkeypatch: pytest.MonkeyPatch, test_rows: 
     """Reference: what the engine is given, and that it came to an end: 3 rates, 2 epochs of 3."""
     given = []
 
-    def spy(group: Group, data: ViewData, *, workers: int) -> None:
+    def spy(group: FusedGroup, data: ViewData, *, workers: int) -> None:
         given.append((group, data, run_group(group, data, workers=workers)))
 
     monkeypatch.setattr(contenders, "run_group", spy)

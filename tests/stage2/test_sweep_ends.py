@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from featbank import Bank
 from stage2 import Recipe, executor, sweep
 from stage2.engine.outcome import Outcome
-from stage2.engine.plan import Group, Shape, plan
-from stage2.engine.stream import Window
+from stage2.engine.plan import FusedGroup, Shape, plan
+from stage2.engine.rows import Window
 from stage2.engine.trainer import Trainer
 from stage2.results.store import Store
 from tests.stage2.compare import assert_close
@@ -36,7 +36,7 @@ def test_a_group_too_large_for_the_gpu_is_halved(
     sizes: list[int] = []
     real = executor.run_group
 
-    def tight(group: Group, *views: Any, **options: Any) -> list[Outcome]:
+    def tight(group: FusedGroup, *views: Any, **options: Any) -> list[Outcome]:
         sizes.append(len(group.recipes))
         if len(group.recipes) > 2:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")

@@ -10,7 +10,7 @@ from featbank import Bank
 from stage2.cost import sample as module
 from stage2.cost.estimate import estimate, told
 from stage2.engine.model import ViewData
-from stage2.engine.plan import Group, Shape, group_bytes
+from stage2.engine.plan import FusedGroup, Shape, group_bytes
 from stage2.features.views import class_counts, view_bytes
 from stage2.methods.recipe import Recipe, expand
 from stage2.search import Halving
@@ -26,7 +26,7 @@ def modelled(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Runs cost what the docstring of the module says; (epochs, steps) of each are noted."""
     runs = []
 
-    def run(_: object, part: Group, views: list[ViewData], epochs: int, steps: int) -> float:
+    def run(_: object, part: FusedGroup, views: list[ViewData], epochs: int, steps: int) -> float:
         runs.append((epochs, steps))
         configs = len(part.recipes)
         return configs * (ENDS + epochs * (steps * STEP + WATCH))
@@ -118,7 +118,7 @@ def test_a_sample_has_every_class(bank: Bank, monkeypatch: pytest.MonkeyPatch) -
 def test_full_batch_training(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reference: a + iterations·t by hand, with t for the sample's rows and a for evaluation."""
 
-    def run(_: object, part: Group, views: list[ViewData], epochs: int, steps: int) -> float:
+    def run(_: object, part: FusedGroup, views: list[ViewData], epochs: int, steps: int) -> float:
         (recipe,) = part.recipes
         return ENDS + recipe.settings["max_iterations"] * len(views[0].train.labels) * 1e-3
 

@@ -21,8 +21,8 @@ from stage2.engine.generation import GeneratedRows, generating
 from stage2.engine.loop import run_group
 from stage2.engine.model import ViewData
 from stage2.engine.outcome import Outcome
-from stage2.engine.plan import Group, Shape, Stream
-from stage2.engine.stream import BlockStream
+from stage2.engine.plan import BatchStream, FusedGroup, Shape
+from stage2.engine.rows import StreamedRows
 from stage2.methods.generators import GENERATORS
 from stage2.methods.heads import HEADS
 from stage2.methods.recipe import Recipe
@@ -38,7 +38,7 @@ MOVING = [name for name, entry in GENERATORS.items() if "beta_step" in entry.own
 class Replay:
     """What `reference.train` asks of an epoch: rows as the engine's windows have them, finished."""
 
-    def __init__(self, group: Group, recipe: Recipe, view: ViewData) -> None:
+    def __init__(self, group: FusedGroup, recipe: Recipe, view: ViewData) -> None:
         self.view, self.settings = generating(view, group.stream), recipe.part("generator")
         self.recipe, self.rows = recipe, self.view.train
         assert isinstance(self.rows, GeneratedRows)
@@ -219,9 +219,9 @@ def test_recipes_that_differ_in_beta_share_a_group() -> None:
     shape = Shape.of(np.array([50, 10, 5]), 8)
     same = [Recipe("glag", **{"generator.beta": b, "beta_step": d}) for b, d in _BETAS]
     apart = [Recipe("glag", **{key: value}) for key, value in _OTHER.items()]
-    streams = {Stream.of(recipe, shape) for recipe in same}
+    streams = {BatchStream.of(recipe, shape) for recipe in same}
     assert len(streams) == 1
-    assert len(streams | {Stream.of(recipe, shape) for recipe in apart}) == 1 + len(apart)
+    assert len(streams | {BatchStream.of(recipe, shape) for recipe in apart}) == 1 + len(apart)
 
 
 _OTHER: dict[str, Any] = {
@@ -308,7 +308,7 @@ def test_streamed_features_are_refused(small: Problem) -> None:
 
     (group,) = groups_of([Recipe("glag")], small)
     view = small.view()
-    streamed = BlockStream(Source(), torch.zeros(150, dtype=torch.int64), budget=1 << 20)
+    streamed = StreamedRows(Source(), torch.zeros(150, dtype=torch.int64), budget=1 << 20)
     with pytest.raises(errors.ConfigError, match="Generator 'afg' needs the training features in"):
         generating(ViewData(streamed, view.evaluated, view.counts, small.counts), group.stream)
 

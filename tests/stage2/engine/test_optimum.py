@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from featbank import errors
 from stage2.engine import optimum as optimum_module
 from stage2.engine.outcome import Outcome
-from stage2.engine.stream import MemoryRows
+from stage2.engine.rows import MemoryRows
 from stage2.methods.recipe import Recipe
 from tests.stage2 import reference
 from tests.stage2.compare import assert_close

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from featbank import errors
 from stage2.engine.loop import run_group
-from stage2.engine.plan import GROUP_CONFIGS, Group, Kind, Shape, Stream, plan
-from stage2.engine.stream import Window
+from stage2.engine.plan import GROUP_CONFIGS, BatchStream, FusedGroup, Shape, TileKey, plan
+from stage2.engine.rows import Window
 from stage2.engine.tile import TileRun
 from stage2.methods.heads import Context
 from stage2.methods.presets import PRESETS
@@ -48,11 +48,11 @@ _RECIPES = st.lists(
 )
 
 
-def _sizes(group: Group) -> dict[Kind, list[int]]:
+def _sizes(group: FusedGroup) -> dict[TileKey, list[int]]:
     """Tile sizes by kind."""
-    found: dict[Kind, list[int]] = {}
+    found: dict[TileKey, list[int]] = {}
     for tile in group.tiles:
-        found.setdefault(tile.kind, []).append(len(tile.recipes))
+        found.setdefault(tile.key, []).append(len(tile.recipes))
     return found
 
 
@@ -70,11 +70,11 @@ def test_every_recipe_exactly_once_and_only_with_its_stream(
     assert set(planned) == set(recipes), "planned recipes are not those of the sweep"
     for group in groups:
         assert len(group.recipes) <= GROUP_CONFIGS, f"got {len(group.recipes)} in a group"
-        streams = {Stream.of(recipe, SHAPE) for recipe in group.recipes}
+        streams = {BatchStream.of(recipe, SHAPE) for recipe in group.recipes}
         assert streams == {group.stream}, f"got streams {streams} in the group of {group.stream}"
         for tile in group.tiles:
-            kinds = {Kind.of(recipe) for recipe in tile.recipes}
-            assert kinds == {tile.kind}, f"got {kinds} in one tile"
+            kinds = {TileKey.of(recipe) for recipe in tile.recipes}
+            assert kinds == {tile.key}, f"got {kinds} in one tile"
         for kind, sizes in _sizes(group).items():
             assert max(sizes) - min(sizes) <= 1, f"{kind}: got tiles of {sizes}, expected equal"
             if 1 < len(sizes) < sum(sizes):
@@ -135,7 +135,7 @@ def test_what_a_tile_shares() -> None:
         )
     ]
     (group,) = plan([base, *together, *apart], SHAPE, memory=GIB)
-    assert len(group.tiles) == 1 + len(apart), f"got {[t.kind for t in group.tiles]}"
+    assert len(group.tiles) == 1 + len(apart), f"got {[t.key for t in group.tiles]}"
     assert set(group.tiles[0].recipes) == {base, *together}
 
 

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.stage2.engine.test_stream import Arrays
 from torch import Tensor
 
 from featbank.settings import Setting
 from stage2.engine.angles import angle_factors, best_cosines
 from stage2.engine.kernel import LossRows, loss_and_gradient
 from stage2.engine.loop import run_group
-from stage2.engine.stream import BlockStream, MemoryRows, Rows
+from stage2.engine.rows import MemoryRows, SplitRows, StreamedRows
 from stage2.methods.family import LossParameters
 from stage2.methods.heads import HEADS, Batch, Context, Parameters, TrainedHead
 from stage2.methods.losses import LOSSES
@@ -24,7 +25,6 @@ from stage2.methods.recipe import Recipe
 from tests.stage2 import reference
 from tests.stage2.cases import HEAD_CASES
 from tests.stage2.compare import assert_close
-from tests.stage2.engine.test_stream import Arrays
 from tests.stage2.synthetic import Problem, group_stream, groups_of, problem
 
 COUNTS = (40, 0, 17, 9, 5, 1)
@@ -59,7 +59,7 @@ class Given(TrainedHead):
         return batch.x[:, batch.x.shape[1] // 2 :]
 
 
-def _context(rows: Rows, classes: int) -> Context:
+def _context(rows: SplitRows, classes: int) -> Context:
     counts = torch.bincount(rows.labels, minlength=classes).double().numpy()
     return Context(counts, rows.dim, rows.device, rows.blocks)
 
@@ -83,7 +83,7 @@ def test_best_cosines_of_every_head(head: str, block: int, monkeypatch: pytest.M
     """Reference: `reference.py`, a loop over the rows in float64; blocks of 1, 5 and all rows."""
     made = problem(COUNTS, dim=6)
     context, parameters = _stack(head, made, 4)
-    monkeypatch.setattr("stage2.engine.stream.BLOCK_BYTES", block * 4 * 4 * len(COUNTS))
+    monkeypatch.setattr("stage2.engine.rows.BLOCK_BYTES", block * 4 * 4 * len(COUNTS))
     trained = HEADS[head]
     assert isinstance(trained, TrainedHead)
     got = best_cosines(trained, parameters, made.view().train, context)
@@ -101,7 +101,7 @@ def test_best_cosines_of_streamed_rows() -> None:
     context, parameters = _stack("linear", made, 3)
     memory = made.view().train
     assert isinstance(memory, MemoryRows)
-    stream = BlockStream(Arrays(memory.x.numpy()[None]), memory.labels, budget=3 * 4 * 6 * 16)
+    stream = StreamedRows(Arrays(memory.x.numpy()[None]), memory.labels, budget=3 * 4 * 6 * 16)
     linear = HEADS["linear"]
     assert isinstance(linear, TrainedHead)
     expected = best_cosines(linear, parameters, memory, context)
@@ -114,7 +114,7 @@ def test_blocks_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = torch.rand(50, 4), torch.arange(50) % 3
     rows = MemoryRows(x, y)
     for limit, expected in ((1, 1), (2 * 3 * 4 * 7, 7), (1 << 20, 50)):
-        monkeypatch.setattr("stage2.engine.stream.BLOCK_BYTES", limit)
+        monkeypatch.setattr("stage2.engine.rows.BLOCK_BYTES", limit)
         head = Given()
         best_cosines(head, {"scale": torch.ones(2, 1)}, rows, _context(rows, 3))
         assert max(head.blocks) == expected, f"{limit} bytes: got {head.blocks}"
@@ -126,7 +126,7 @@ def test_of_equal_logits_the_largest_cosine_counts(
     rows_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reference: by hand; whatever the blocks and the order of the rows."""
-    monkeypatch.setattr("stage2.engine.stream.BLOCK_BYTES", rows_at_once * 4 * 3)
+    monkeypatch.setattr("stage2.engine.rows.BLOCK_BYTES", rows_at_once * 4 * 3)
     #          logit, cosine     of class 0 (ties), of class 2 (a smaller logit's cosine is larger)
     of_classes = [(2.0, 0.1), (2.0, 0.6), (2.0, -0.3), (-1.0, 0.9), (-5.0, -0.8), (-7.0, 1.0)]
     labels = [0, 0, 0, 0, 2, 2]

@@ -12,7 +12,7 @@ import pytest
 from featbank import Bank, errors
 from featbank.bank.fingerprint import array_digest
 from stage2 import Recipe, sweep
-from stage2.engine.stream import BlockStream
+from stage2.engine.rows import StreamedRows
 from stage2.features.views import load_view
 from stage2.plots.embedding import embed
 from stage2.results.store import Store
@@ -83,7 +83,7 @@ def test_not_finite_in_a_stream(
     finite: set[tuple[str, str]] = set()
     with Bank(path) as bank:
         data = load_view(bank, "instance", memory=STREAMED, finite=finite)
-        assert isinstance(data.train, BlockStream)
+        assert isinstance(data.train, StreamedRows)
         monkeypatch.setattr(Bank, "blocks", lambda *_, **__: pytest.fail("read again"))
         load_view(bank, "instance", memory=STREAMED, finite=finite)
     monkeypatch.undo()

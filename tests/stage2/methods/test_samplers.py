@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import WeightedRandomSampler
 
 from featbank import errors
-from stage2.engine.plan import Shape, Stream
+from stage2.engine.plan import BatchStream, Shape
 from stage2.methods.recipe import Recipe
 from stage2.methods.samplers import SAMPLERS
 from tests.stage2.synthetic import index_stream
@@ -504,7 +504,7 @@ def test_recipes_take_the_settings_of_a_sampler() -> None:
     assert (both.part("sampler")["beta"], both.part("loss")["beta"]) == (0.99, 0.9)
     deferred = Recipe("ldam", sampler="effective", **{"sampler.defer": 8, "loss.defer": 5})
     assert (deferred.part("sampler")["defer"], deferred.part("loss")["defer"]) == (8, 5)
-    assert len({Stream.of(r, shape) for r in (plain, Recipe("ce", sampler="effective"))}) == 2
+    assert len({BatchStream.of(r, shape) for r in (plain, Recipe("ce", sampler="effective"))}) == 2
     for recipe in (plain, both, deferred, *(Recipe("las", sampler=name) for name in SAMPLERS)):
-        settings = dict(Stream.of(recipe, shape).sampler_settings)
+        settings = dict(BatchStream.of(recipe, shape).sampler_settings)
         assert stream(recipe.settings["sampler"], settings=settings).shape == (3, 5, 16)

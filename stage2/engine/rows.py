@@ -2,7 +2,7 @@
 
 A split with A augmentation copies has A·N rows: row a·N + i is copy a of item i. Training asks for
 the **windows** of an epoch: features in memory, and batches of rows among them. `MemoryRows` is one
-window. `BlockStream` keeps the rows of the rarest classes in memory and passes the others through
+window. `StreamedRows` keeps the rows of the rarest classes in memory and passes the others through
 two buffers, one of which a thread fills while the engine works on the other. An epoch trains on
 exactly the draws of its index stream; only their order differs, by a shuffle of the file's blocks
 and of all draws within a window. Draws of rows that stay in memory are spread over the windows.
@@ -60,7 +60,7 @@ class Window:
     made: Made | None = None
 
 
-class Rows(Protocol):
+class SplitRows(Protocol):
     """Rows of a split; `labels` [A·N] int64, `copies` A, features of size `dim` on a `device`."""
 
     labels: Tensor
@@ -102,7 +102,7 @@ class MemoryRows:
         yield Window(self.x, draws, self.labels[draws])
 
 
-class Source(Protocol):
+class FeatureReader(Protocol):
     """Where streamed features come from, such as a view of a bank; `shape` is (A, N, D)."""
 
     shape: tuple[int, int, int]
@@ -113,7 +113,7 @@ class Source(Protocol):
         """The rows `start` … `stop` − 1 of a copy, [n, D] of `dtype`; `out` takes them if given."""
 
 
-class BlockStream:
+class StreamedRows:
     """Features that stay in their file, read block by block within a budget.
 
     Parameters
@@ -132,7 +132,7 @@ class BlockStream:
         Where not even one block fits.
     """
 
-    def __init__(self, source: Source, labels: Tensor, *, budget: int) -> None:
+    def __init__(self, source: FeatureReader, labels: Tensor, *, budget: int) -> None:
         self.source = source
         self.copies, self._items, self.dim = source.shape
         self.labels = labels.repeat(self.copies)

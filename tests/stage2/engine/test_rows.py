@@ -15,7 +15,7 @@ from featbank.exchange import read_file
 from stage2 import Recipe, sweep
 from stage2.engine.loop import run_group
 from stage2.engine.model import ViewData
-from stage2.engine.stream import BlockStream, MemoryRows
+from stage2.engine.rows import MemoryRows, StreamedRows
 from stage2.features.views import load_view
 from stage2.methods.samplers import SAMPLERS
 from stage2.methods.seeding import seeded
@@ -57,15 +57,15 @@ class Arrays:
 
 def streamed(
     items: int = 203, *, copies: int = 1, rows: int = 40, dtype: str = "float32"
-) -> tuple[BlockStream, Arrays]:
+) -> tuple[StreamedRows, Arrays]:
     """A stream of long-tailed rows, sorted by class, that holds `rows` in each third."""
     x = np.random.default_rng(0).standard_normal((copies, items, DIM)).astype(dtype)
     labels = torch.from_numpy(np.sort(np.random.default_rng(1).geometric(0.3, items) - 1))
     source = Arrays(x)
-    return BlockStream(source, labels, budget=3 * 4 * DIM * rows), source
+    return StreamedRows(source, labels, budget=3 * 4 * DIM * rows), source
 
 
-def seen(stream: BlockStream, draws: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
+def seen(stream: StreamedRows, draws: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Features and labels of an epoch, batch by batch."""
     x, y = [], []
     for window in stream.windows(draws, seeded(seed, "windows")):
@@ -164,7 +164,7 @@ def test_draws_in_memory_are_spread_over_the_epoch() -> None:
 
 def test_going_through_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reference: the array, in order, float16 as float32, whatever the size of a read."""
-    monkeypatch.setattr("stage2.engine.stream.READ_BYTES", 4 * DIM * 30)
+    monkeypatch.setattr("stage2.engine.rows.READ_BYTES", 4 * DIM * 30)
     stream, source = streamed(copies=2, dtype="float16")
     blocks = list(stream.blocks())
     assert len(blocks) > 4
@@ -212,9 +212,9 @@ def test_what_needs_no_order_is_the_same(small: Problem) -> None:
 
 
 def _streamed_view(data: ViewData, chunk_rows: int = 4) -> ViewData:
-    def stream(rows: MemoryRows, budget_rows: int = 16) -> BlockStream:
+    def stream(rows: MemoryRows, budget_rows: int = 16) -> StreamedRows:
         source = Arrays(rows.x.numpy()[None], chunk_rows=chunk_rows)
-        return BlockStream(source, rows.labels, budget=12 * rows.dim * budget_rows)
+        return StreamedRows(source, rows.labels, budget=12 * rows.dim * budget_rows)
 
     return ViewData(
         stream(data.train),
@@ -261,7 +261,7 @@ def test_a_sweep_streams_what_does_not_fit(tmp_path: Path) -> None:
     made = problem((5000, 2000, 800, 300, 80, 40), dim=64, seed=1, spread=0.4)
     with made.bank(tmp_path / "bank.h5") as bank:
         recipes = [Recipe("crt", epochs=5), Recipe("balanced_softmax", epochs=5), Recipe("ncm")]
-        assert isinstance(load_view(bank, "instance", memory=2 << 20).train, BlockStream)
+        assert isinstance(load_view(bank, "instance", memory=2 << 20).train, StreamedRows)
         whole = sweep(bank, recipes)
         parts = sweep(bank, recipes, memory=2 << 20)
         for a, b in zip(whole.outcomes, parts.outcomes, strict=True):
@@ -286,7 +286,7 @@ def test_accuracy_on_real_features_is_the_same(
         data = load_view(bank, "instance")
         n, dim = data.train.x.shape
         source = Arrays(data.train.x.numpy()[None], chunk_rows=4)
-        stream = BlockStream(source, data.train.labels, budget=3 * 4 * dim * (n // 24))
+        stream = StreamedRows(source, data.train.labels, budget=3 * 4 * dim * (n // 24))
         windows = stream.windows(group_stream_of(bank, recipes[0], data)[0], seeded(0, "windows"))
         assert len(list(windows)) >= 10
         accuracy = {}
