@@ -1,4 +1,4 @@
-"""Several processes train as one: torchrun with two processes on the CPU."""
+"""Several processes train as one: two on the CPU, forked or under torchrun."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,7 +27,9 @@ from stage1.processes.distributed import Group, process_group
 from stage1.training.checkpoint import load_checkpoint
 from stage1.training.fit import draws_of
 from stage1.training.settings import learning_rate
+from stage1.training.unfinished import State, Unfinished
 from tests.conftest import ROOT
+from tests.stage1.processes import launch_two
 
 _OPTIONS = (
     "--dataset digits-lt --imbalance 100 --augmentation none --device cpu --lr 0.02 "
@@ -52,8 +54,13 @@ def torchrun(*arguments: str, code: int) -> str:
     return done.stdout
 
 
-def fork_two(arguments: list[str], output: Path) -> list[int]:
-    """The same by forks of this process: their process numbers."""
+def fork_two(
+    arguments: list[str], output: Path, *, first: Callable[[], None] | None = None
+) -> list[int]:
+    """Run a command in two forks of this process, which call `first`: their process numbers.
+
+    What they print to stdout goes into files named as `output`, with the suffix ``.0`` or ``.1``.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -66,6 +73,8 @@ def fork_two(arguments: list[str], output: Path) -> list[int]:
             os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             sys.stdout = output.with_suffix(f".{rank}").open("w")
+            if first:
+                first()
             main(arguments)
         except SystemExit as exit:
             sys.stdout.flush()
@@ -81,9 +90,9 @@ def codes_of(children: list[int]) -> list[int]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two processes, and beside it what they printed, in ``told.0`` and ``told.1``."""
+    """A run of two processes, and beside it ``printed.0`` and ``printed.1``."""
     folder = tmp_path_factory.mktemp("whole")
-    assert codes_of(fork_two([*OPTIONS, "-o", f"{folder}/run"], folder / "told")) == [0, 0]
+    assert codes_of(fork_two([*OPTIONS, "-o", f"{folder}/run"], folder / "printed")) == [0, 0]
     return folder / "run"
 
 
@@ -129,26 +138,39 @@ def test_two_processes_match_one_that_takes_both_halves(whole: Path) -> None:
 
 def test_the_leader_alone_prints(whole: Path) -> None:
     """Reference: by hand."""
-    told = whole.with_name("told.0").read_text().splitlines()
-    assert whole.with_name("told.1").read_text() == ""
-    assert told[1].endswith("resnet8 on cpu and 1 more like it")
-    assert [line.split("  ")[0] for line in told[2:5]] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
-    assert told[-1].startswith(f"Wrote {whole}/checkpoint.pt")
+    lines = whole.with_name("printed.0").read_text().splitlines()
+    assert whole.with_name("printed.1").read_text() == ""
+    assert lines[1].endswith("resnet8 on cpu and 1 more like it")
+    assert [line.split("  ")[0] for line in lines[2:5]] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
+    assert lines[-1].startswith(f"Wrote {whole}/checkpoint.pt")
 
 
-def test_killed_processes_go_on_under_torchrun(whole: Path, tmp_path: Path) -> None:
-    """Reference: the run that was left alone, bit by bit; one process cannot go on with it."""
+def _die_after_saving() -> None:
+    """The process that saves the state of the first epoch is killed right then."""
+    save = Unfinished.save
+
+    def save_and_die(self: Unfinished, state: State) -> None:
+        save(self, state)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    Unfinished.save = save_and_die  # type: ignore[method-assign]
+
+
+def test_killed_processes_resume_under_torchrun(whole: Path, tmp_path: Path) -> None:
+    """Reference: the run that was left alone, bit by bit; one process cannot resume it."""
     run = tmp_path / "run"
-    children = fork_two([*OPTIONS, "-o", str(run)], tmp_path / "told")
-    while not (run / "unfinished" / "state.pt").exists():
-        time.sleep(0.005)
-    for child in children:
-        os.kill(child, signal.SIGKILL)
-    assert codes_of(children) == [-signal.SIGKILL] * 2
+    leader, other = fork_two(
+        [*OPTIONS, "-o", str(run)], tmp_path / "printed", first=_die_after_saving
+    )
+    assert codes_of([leader]) == [-signal.SIGKILL]
+    os.kill(other, signal.SIGKILL)
+    assert codes_of([other]) != [0]
     with pytest.raises(errors.OutputExists, match=r"\(processes 2 → 1\)"):
         CliRunner().invoke(train, [*OPTIONS[1:], "-o", str(run)], catch_exceptions=False)
-    told = torchrun(*OPTIONS, "-o", str(run), code=0)
-    assert told.count(f"Resuming {run} after epoch") == told.count("epoch 3/3") == 1, told
+    output = tmp_path / "resumed"
+    assert launch_two([*OPTIONS, "-o", run], output) == 0
+    text = output.read_text()
+    assert text.count(f"Resuming {run} after epoch 1 of 3") == text.count("epoch 3/3") == 1, text
     expected = load_checkpoint(whole)[1].weights
     for name, tensor in load_checkpoint(run)[1].weights.items():
         assert tensor.equal(expected[name]), f"{name} differs"
@@ -156,11 +178,11 @@ def test_killed_processes_go_on_under_torchrun(whole: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.long
-def test_an_error_is_told_once_and_ends_all(tmp_path: Path) -> None:
+def test_an_error_is_printed_once_and_ends_all(tmp_path: Path) -> None:
     """Reference: the one line, although both processes find it."""
-    told = torchrun(*OPTIONS, "--batch-size", "31", "-o", str(tmp_path / "run"), code=1)
-    assert told.count("featbank: A batch of 31 cannot be shared by 2 processes.") == 1, told
-    assert "Give --batch-size 30, for example." in told
+    text = torchrun(*OPTIONS, "--batch-size", "31", "-o", str(tmp_path / "run"), code=1)
+    assert text.count("featbank: A batch of 31 cannot be shared by 2 processes.") == 1, text
+    assert "Give --batch-size 30, for example." in text
     assert not (tmp_path / "run").exists()
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +25,7 @@ from stage1.inference.batchnorm import batchnorm_statistics, rebalanced
 from stage1.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from stage1.training.settings import default_settings
 from stage1.training.train import train
+from tests.stage1.processes import launch_two
 
 MakeLists = Callable[..., dict[str, Any]]
 
@@ -224,39 +222,25 @@ def test_an_overflow_of_float16_is_told_as_such(digits_run: Path, tmp_path: Path
     assert {file.name for file in tmp_path.iterdir()} == {"run", "bank.h5"}
 
 
-def torchrun(*arguments: object, processes: int = 2) -> subprocess.CompletedProcess[str]:
-    """Run `featbank` as several processes, on the CPU."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(processes), "-m", "featbank", *map(str, arguments)]
-    return subprocess.run(
-        command,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
 def test_two_processes_write_the_bank_of_one(digits_run: Path, tmp_path: Path) -> None:
     """Reference: one process with as many threads. One of them reports; an error ends both."""
     one, two = tmp_path / "one.h5", tmp_path / "two.h5"
     options = ["--augmentations", "10", "--balanced-batches", "4", "--device", "cpu"]
     extract(digits_run, one, augmentations=10, balanced_batches=4, device="cpu")
-    done = torchrun("extract", digits_run, "-o", two, *options)
-    assert done.returncode == 0, done.stderr
+    command, printed = ["extract", digits_run, "-o", two, *options], tmp_path / "printed"
+    assert launch_two(command, printed) == 0
     with Bank(one) as expected, Bank(two) as bank:
         assert bank.fingerprint == expected.fingerprint
         assert bank.provenance == expected.provenance
-    assert done.stdout.count("Extracting 150 val images") == 1
-    assert done.stdout.count("Wrote") == 1
-    assert "images: 3830 of 3830" in done.stdout
+    text = printed.read_text()
+    assert text.count("Extracting 150 val images") == text.count("Wrote") == 1
+    assert "images: 3830 of 3830" in text
+    printed.unlink()
     assert {file.name for file in tmp_path.iterdir()} == {"one.h5", "two.h5"}
-    again = torchrun("extract", digits_run, "-o", two, *options)
-    assert again.returncode == 1
-    told = [line for line in again.stderr.splitlines() if line.startswith("featbank: ")]
-    assert told == [f"featbank: {two} exists. Choose another name or --overwrite."]
-    assert again.stdout == ""
+    assert launch_two(command, printed) == 1
+    assert [line for line in printed.read_text().splitlines() if "featbank: " in line] == [
+        f"featbank: {two} exists. Choose another name or --overwrite."
+    ]
 
 
 @torch.no_grad()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,17 +68,18 @@ def _stop(settings: TrainSettings, run: Path, epoch: int, **options: Any) -> Non
 
 
 def _kill(settings: TrainSettings, run: Path, *, after: int) -> None:
-    """Train in a fork of this process; SIGKILL it once the log has `after` lines."""
+    """Train in a fork of this process, which is killed when it reports epoch `after`."""
+
+    def report(line: str) -> None:
+        if line.startswith(f"epoch {after}/"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
     child = os.fork()
     if not child:
         try:
-            train(settings, run)
+            train(settings, run, report=report)
         finally:
             os._exit(1)
-    log = run / "unfinished" / "log.jsonl"
-    while not log.exists() or len(log.read_text().splitlines()) < after:
-        time.sleep(0.005)
-    os.kill(child, signal.SIGKILL)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 
 
