@@ -1,9 +1,9 @@
-"""Blocks of whole rows that a dataset is read in."""
+"""Blocks of whole rows that a dataset is read in, and progress from block to block."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import h5py
@@ -16,6 +16,15 @@ BLOCK_BYTES = 1 << 24
 
 Place = tuple[Any, ...]
 """A block of a dataset: a slice of rows, after the copy if the dataset holds features."""
+
+Progress = Callable[[int, int], None]
+"""Called with (MiB done, MiB in all) until all is done."""
+
+
+def report(progress: Progress | None, done: int, total: int) -> None:
+    """Report `done` of `total` bytes, unless that is all of them."""
+    if progress and done >> 20 < total >> 20:
+        progress(done >> 20, total >> 20)
 
 
 def block_rows(dataset: h5py.Dataset) -> int:

@@ -1,41 +1,39 @@
-"""One pass over a bank: every stored byte is read once, and what `verify` judges is kept."""
+"""One pass over a bank that reads every stored byte once and keeps what `verify` needs."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from featbank import errors
-from featbank.bank.blocks import Place
+from featbank.bank.blocks import Place, Progress, report
 from featbank.bank.file import Bank
 from featbank.bank.fingerprint import RowDigest
 from featbank.bank.schema import EVALUATED, FLAGS
-
-Progress = Callable[[int, int], None]
 
 _COLUMN = re.compile(r"[^/]+/(label|index)")
 
 
 @dataclass
 class BadRows:
-    """Rows of one copy of a dataset that must not be as they are: how many, and the first."""
+    """Rows of one copy of a dataset with a `defect`: the first row, and the count."""
 
     first: int
     count: int
-    what: str
+    defect: str
 
 
 @dataclass
 class Content:
-    """What a pass over a bank leaves behind.
+    """Results of a pass over a bank.
 
-    Of a dataset that could not be read whole, `damaged` has the errors, and there are no column,
-    path hashes and digest.
+    A dataset that could not be read whole has errors in `damaged`, and no column, path hashes or
+    digest.
     """
 
     columns: dict[str, np.ndarray] = field(default_factory=dict)
@@ -45,7 +43,7 @@ class Content:
     digests: dict[str, str] = field(default_factory=dict)
     """The recomputed SHA-256 by dataset."""
     damaged: dict[str, list[str]] = field(default_factory=dict)
-    """Errors of reading by dataset."""
+    """Read errors by dataset."""
     bad_rows: dict[tuple[str, int], BadRows] = field(default_factory=dict)
     """By dataset and copy."""
     repeats: dict[str, np.ndarray] = field(default_factory=dict)
@@ -53,10 +51,10 @@ class Content:
     size: int = 0
     """Bytes read."""
     seconds: float = 0.0
-    """Time it took."""
+    """Time of the pass."""
 
 
-def read_content(bank: Bank, progress: Progress) -> Content:
+def read_content(bank: Bank, progress: Progress | None) -> Content:
     """Read every dataset of a bank, block by block.
 
     Memory is bounded by three blocks and 8 bytes for each label, index, path and, one view at a
@@ -67,33 +65,32 @@ def read_content(bank: Bank, progress: Progress) -> Content:
     bank
         An open bank.
     progress
-        Takes (MiB read, MiB in all) at each block but the last.
+        Called with (MiB read, MiB in all) at each block but the last.
     """
-    content, begun = Content(), time.perf_counter()
-    total = sum(map(bank.nbytes, bank.datasets)) >> 20
+    content, start = Content(), time.perf_counter()
+    total = sum(map(bank.nbytes, bank.datasets))
     with ThreadPoolExecutor(1) as hashing:
 
         def blocks(name: str) -> Iterator[tuple[Place, np.ndarray]]:
             for place, block in _hashed_blocks(bank, name, content, hashing):
-                if (done := content.size >> 20) < total:
-                    progress(done, total)
+                report(progress, content.size, total)
                 yield place, block
 
-        features = {view: [f"{s}/{view}/feature" for s in bank.splits] for view in bank.views}
         for name in bank.datasets:
             if not name.endswith("/feature"):
                 _read_column(name, blocks(name), content)
-        for names in features.values():  # by view: the hashes of one view are held at a time
+        for view in bank.views:  # the hashes of one view are held at a time
+            names = [f"{split}/{view}/feature" for split in bank.splits]
             rows = {name: _read_features(name, blocks(name), content) for name in names}
             content.repeats |= _repeats(rows)
-    content.seconds = time.perf_counter() - begun
+    content.seconds = time.perf_counter() - start
     return content
 
 
 def _hashed_blocks(
     bank: Bank, name: str, content: Content, hashing: ThreadPoolExecutor
 ) -> Iterator[tuple[Place, np.ndarray]]:
-    """Go through a dataset; its digest is computed in a thread while the next block is read."""
+    """Yield the blocks of a dataset; a thread hashes one while the next is read."""
     digest = RowDigest(*bank.stored(name))
     hashed: Future[None] | None = None
     for place in bank.places(name):
@@ -103,7 +100,7 @@ def _hashed_blocks(
             yield from _sound_chunks(bank, name, place, content)
             continue
         if hashed:
-            hashed.result()  # so that one block waits at most
+            hashed.result()  # at most one block waits
         hashed = hashing.submit(digest.update, block)
         content.size += block.nbytes
         yield place, block
@@ -116,7 +113,7 @@ def _hashed_blocks(
 def _sound_chunks(
     bank: Bank, name: str, place: Place, content: Content
 ) -> Iterator[tuple[Place, np.ndarray]]:
-    """What can be read of a damaged block; the rest is put down as damaged."""
+    """Yield the readable chunks of a damaged block, and record the others as damaged."""
     for chunk in bank.chunk_places(name, place):
         try:
             block = bank.at(name, chunk)
@@ -129,7 +126,7 @@ def _sound_chunks(
 
 
 def _read_column(name: str, blocks: Iterable[tuple[Place, np.ndarray]], content: Content) -> None:
-    """Keep labels, indices and hashes of paths; look at the values of a model."""
+    """Keep labels, indices and hashes of paths; check the values of a model."""
     kept = [np.zeros(0, np.int64)]
     for place, block in blocks:
         if _COLUMN.fullmatch(name):
@@ -140,8 +137,8 @@ def _read_column(name: str, blocks: Iterable[tuple[Place, np.ndarray]], content:
         elif name.endswith(FLAGS):
             _add_bad(content, name, place, "neither 0 nor 1", block > 1)
         elif name.endswith("/variance"):
-            wrong = ~(block >= 0) | np.isinf(block)
-            _add_bad(content, name, place, "negative, NaN or infinite", wrong)
+            bad = ~(block >= 0) | np.isinf(block)
+            _add_bad(content, name, place, "negative, NaN or infinite", bad)
         elif block.dtype.kind == "f":
             _add_bad(content, name, place, "NaN or infinite", ~np.isfinite(block))
     if name in content.damaged:
@@ -155,7 +152,7 @@ def _read_column(name: str, blocks: Iterable[tuple[Place, np.ndarray]], content:
 def _read_features(
     name: str, blocks: Iterable[tuple[Place, np.ndarray]], content: Content
 ) -> np.ndarray:
-    """Look for values that are not finite; return a hash of each row that could be read."""
+    """Check that values are finite; return a hash of each row that could be read."""
     hashes = [np.zeros(0, np.int64)]
     for place, block in blocks:
         _add_bad(content, name, place, "NaN or infinite", _not_finite(block))
@@ -163,15 +160,15 @@ def _read_features(
     return np.concatenate(hashes)
 
 
-def _add_bad(content: Content, name: str, place: Place, what: str, wrong: np.ndarray) -> None:
-    """Count the rows of a block that the mask `wrong` [n, …] marks."""
-    if not wrong.any():
+def _add_bad(content: Content, name: str, place: Place, defect: str, bad: np.ndarray) -> None:
+    """Count the rows of a block that have a value marked in the mask `bad` [n, …]."""
+    if not bad.any():
         return
-    *copy, rows = place
-    bad = np.flatnonzero(wrong.reshape(len(wrong), -1).any(axis=1))
+    *copy, block = place
+    rows = np.flatnonzero(bad.reshape(len(bad), -1).any(axis=1))
     key = name, copy[0] if copy else 0
-    first = BadRows(rows.start + int(bad[0]), 0, what)
-    content.bad_rows.setdefault(key, first).count += bad.size
+    first = BadRows(block.start + int(rows[0]), 0, defect)
+    content.bad_rows.setdefault(key, first).count += rows.size
 
 
 def _not_finite(block: np.ndarray) -> np.ndarray:
@@ -194,12 +191,12 @@ def _not_text(texts: np.ndarray) -> np.ndarray:
 
 
 def _hashes(texts: np.ndarray) -> np.ndarray:
-    """Python's keyed 64-bit hash of each of the byte texts [n]."""
+    """Python's keyed 64-bit hashes of byte texts [n]."""
     return np.fromiter(map(hash, texts.tolist()), np.int64, len(texts))
 
 
 def _repeats(rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Which rows of val and test have the features of a row of train, from the hashes of a view."""
+    """Rows of val and test whose hash of features occurs in train, by dataset of one view."""
     train = next(hashes for name, hashes in rows.items() if name.startswith("train/"))
     return {
         name: np.flatnonzero(np.isin(hashes, train))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,9 @@ import numpy as np
 
 from featbank import errors
 from featbank.bank import schema
+from featbank.bank.blocks import Progress, report
 from featbank.bank.file import Bank
 from featbank.bank.writer import BankWriter
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -124,8 +123,7 @@ def write_pieces(
                     for block in piece.blocks(view, copy):
                         target.append(block)
                         done += block.nbytes
-                        if progress and done >> 20 < total >> 20:
-                            progress(done >> 20, total >> 20)
+                        report(progress, done, total)
         _write_models(writer, banks)
 
 

@@ -13,10 +13,10 @@ import numpy as np
 
 from featbank import errors
 from featbank.bank import schema
+from featbank.bank.blocks import Progress
 from featbank.bank.checks import check_disjoint, check_paths_apart
 from featbank.bank.copying import (
     Pieces,
-    Progress,
     feature_bytes,
     origin,
     refuse_inputs,

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from featbank import errors
+from featbank.bank.blocks import Progress
 from featbank.bank.checks import check_disjoint, check_paths_apart
 from featbank.bank.classes import HoldOut, class_counts, hold_out
 from featbank.bank.copying import (
     Piece,
-    Progress,
     feature_bytes,
     origin,
     refuse_inputs,

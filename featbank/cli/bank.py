@@ -265,7 +265,7 @@ def _described(name: str, view: Mapping[str, Any]) -> str:
 
 def _show_check(check: Check) -> None:
     status = check.status.upper() if check.status in ("failed", "skipped") else check.status
-    lines = check.found
+    lines = check.findings
     if len(lines) > _SHOWN:
         lines = (*lines[:_SHOWN], f"… and {len(lines) - _SHOWN} more (--json lists all)")
     lines = (*lines, *check.figures) if lines else (check.detail,)  # a detail has the figures
@@ -280,7 +280,12 @@ def _verdict(bank: Path, checks: list[Check], passed: bool) -> dict[str, Any]:
         "fingerprint": _fingerprint_of(bank),
         "passed": passed,
         "checks": [
-            {name: getattr(check, name) for name in ("name", "status", "detail", "found")}
+            {
+                "name": check.name,
+                "status": check.status,
+                "detail": check.detail,
+                "found": check.findings,
+            }
             for check in checks
         ],
     }

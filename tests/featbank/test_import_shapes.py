@@ -138,7 +138,7 @@ def test_a_classifier_that_does_not_fit(
     assert "the classifier on instance is" not in shown
     (check,) = (check for check in verify(tmp_path / "b.h5") if check.name == "classifier")
     assert check.status == "note"
-    assert [found.split(":")[0] for found in check.found] == ["other"]
+    assert [found.split(":")[0] for found in check.findings] == ["other"]
     assert "passed 14 checks" in featbank("verify", "b.h5").stdout
 
 

@@ -86,7 +86,7 @@ def flip(path: Path, name: str, chunk: int = 0, byte: int = 5) -> None:
 
 def by_status(checks: list[Check], status: str) -> dict[str, tuple[str, ...]]:
     """What checks of a status found, by their name."""
-    return {check.name: check.found for check in checks if check.status == status}
+    return {check.name: check.findings for check in checks if check.status == status}
 
 
 def test_a_whole_bank_passes(bank: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_whole_bank_passes(bank: Path) -> None:
         "index", "splits", "paths", "classes", "classifier", "batchnorm", "repeats",
     ]  # fmt: skip
     assert {check.status for check in checks} == {"ok"}, checks
-    assert all(check.detail and not check.found for check in checks)
+    assert all(check.detail and not check.findings for check in checks)
     details = {check.name: check.detail for check in checks}
     # (222 + 100 + 100) rows × 2 views × 2 copies
     assert "1,688 rows" in details["features"]
@@ -319,7 +319,7 @@ def test_a_bank_that_cannot_be_opened(bank: Path) -> None:
         del file["train/label"]
     (check,) = verify(bank)
     assert (check.name, check.status) == ("structure", "failed")
-    assert "train/label is missing" in check.found[0]
+    assert "train/label is missing" in check.findings[0]
     for path in (bank.with_name("gone.h5"), bank.parent):
         with pytest.raises(errors.NotABank, match=path.name):
             verify(path)
