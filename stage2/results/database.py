@@ -1,12 +1,12 @@
-"""A results file, opened: how SQLite is made to read and write it, and what its errors mean.
+"""Opening a results file in SQLite, and translating SQLite's errors.
 
-SQLite in WAL mode: a killed sweep loses at most the group it was in, readers see whole groups, and
-several sweeps may write one file.
+SQLite runs in WAL mode: a killed sweep loses at most the group it was in, readers see whole groups,
+and several sweeps may write one file.
 
 Where no -wal file with content lies beside it, a file that is only read is opened as ``immutable``:
 SQLite then writes nothing, neither to the file nor beside it, so read-only folders and full disks
-are no obstacle. As it takes no locks, `Database.read` looks afterwards whether somebody has begun
-to write, and if so reads again.
+are no obstacle. As it takes no locks, `Database.read` checks afterwards whether another process has
+begun to write, and if so reads again.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 from featbank import errors
+from featbank.regular import kind_of
 from stage2.results import schema
-from stage2.results.rows import Rows
+from stage2.results.rows import StoredRows
 from stage2.results.schema import transaction
 
 WAIT = 60.0
 """Seconds to wait for another process that writes."""
 
 LONGEST = 1 << 28
-"""Bytes of a value that are still read."""
+"""Most bytes of a value that are read."""
 
 ATTEMPTS = 20
-"""How often a file is read that is written to meanwhile."""
+"""How often a file is read again that was written to meanwhile."""
 
 _COPY = "Copy it again from where it came from"
 _REMEDY = (
@@ -40,21 +40,21 @@ _REMEDY = (
 )
 
 _FAILURES = (sqlite3.Error, UnicodeDecodeError)
-"""What reading a file raises; the second where SQLite's own message quotes damaged text."""
+"""Errors of reading a file; the second where a message of SQLite quotes damaged text."""
 
 Result = TypeVar("Result")
 State = tuple[int, ...]
 
 
 class Database:
-    """A results file, opened.
+    """An open results file.
 
     Parameters
     ----------
     path
         The file; None for results in memory.
     create
-        Open it for writing: make it where it is absent, bring it to this schema where it is older.
+        Open it for writing: create it where it is absent, migrate it where its schema is older.
 
     Attributes
     ----------
@@ -78,7 +78,7 @@ class Database:
             _configure(self.connection)
             schema.make(self.connection)
             return
-        absent = _find(path, create) is None
+        absent = not _exists(path, create)
         try:
             self._open(path)
         except BaseException as error:
@@ -86,13 +86,13 @@ class Database:
                 clear(path)
             with contextlib.suppress(OSError):
                 if create and absent and path.stat().st_size == 0:
-                    path.unlink()  # nothing was made, so nothing is left
+                    path.unlink()  # nothing was stored, so leave nothing
             if isinstance(error, _FAILURES):
                 raise refusal(path, error, writing=create) from None
             raise
 
     def read(self, query: Callable[[sqlite3.Connection], Result]) -> Result:
-        """What a query finds, all of it at one moment."""
+        """Run a query on one snapshot of the file."""
         for _ in range(ATTEMPTS):
             result, failure = self._attempt(query)
             if self.path is None or not self._is_written(self.path):
@@ -110,17 +110,17 @@ class Database:
     def _attempt(
         self, query: Callable[[sqlite3.Connection], Result]
     ) -> tuple[tuple[Result] | None, Exception | None]:
-        """What a query finds, or how it fails."""
+        """Run a query once: its result in a tuple, or its error."""
         inside = self.connection.in_transaction
-        moment = contextlib.nullcontext() if inside else transaction(self.connection, "DEFERRED")
+        snapshot = contextlib.nullcontext() if inside else transaction(self.connection, "DEFERRED")
         try:
-            with moment:
+            with snapshot:
                 return (query(self.connection),), None
         except errors.FeatbankError as error:
             return None, error
         except _FAILURES as error:
             if "decode" in str(error) and self.connection.text_factory is str:
-                self.connection.text_factory = _lenient  # the query names what is not UTF-8
+                self.connection.text_factory = _lenient  # so that the query names the damaged row
                 return self._attempt(query)
             if self.path is None:
                 return None, error
@@ -128,7 +128,7 @@ class Database:
 
     @contextlib.contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
-        """All of what is done inside is stored, or none."""
+        """Store everything that is written inside, or nothing."""
         try:
             with transaction(self.connection, "IMMEDIATE"):
                 yield self.connection
@@ -139,17 +139,17 @@ class Database:
             raise refusal(self.path, error, writing=True) from None
 
     def close(self) -> None:
-        """Close the file; where writing failed, without files of SQLite's beside it."""
+        """Close the file; where writing failed, remove SQLite's files beside it."""
         self.connection.close()
         if self._failed and self.path is not None:
             clear(self.path)
 
     def _is_written(self, path: Path) -> bool:
-        """Whether somebody has written to an immutable file since it was opened."""
+        """Whether an immutable file was written to since it was opened."""
         return self._state is not None and self._state != _state(path)
 
     def _open(self, path: Path) -> None:
-        """Open the file; anew where somebody began to write to it meanwhile."""
+        """Open the file; again where another process began to write to it meanwhile."""
         for attempt in range(ATTEMPTS):
             try:
                 self._connect(path)
@@ -165,7 +165,7 @@ class Database:
             mode = "rw"  # a killed writer's, which SQLite must roll back
         elif not self._create and (state := _state(path))[-1] == 0:
             mode, self._state = "ro&immutable=1", state
-        # a URI, as SQLite takes some plain names for something else than a file
+        # a URI, as SQLite takes some plain names for something other than a file
         uri = f"{Path(os.path.realpath(path)).as_uri()}?mode={mode}"
         self.connection = sqlite3.connect(uri, uri=True, timeout=WAIT)
         try:
@@ -177,7 +177,7 @@ class Database:
 
 
 def refusal(path: Path, error: Exception, *, writing: bool = False) -> Exception:
-    """What it means that SQLite cannot use a file."""
+    """Our error for one of SQLite's."""
     name = getattr(error, "sqlite_errorname", "")
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")):
         return errors.OutputBusy(
@@ -207,8 +207,8 @@ def _unwritable(path: Path, name: str, error: Exception) -> Exception:
 def _unreadable(path: Path, error: Exception) -> Exception:
     if _wal_size(path):
         return errors.ConfigError(
-            f"{path} has its newest results in {_beside(path, '-wal').name}, and what SQLite needs "
-            "beside them to read them cannot be written: the folder is read-only or its disk full. "
+            f"{path} has its newest results in {_beside(path, '-wal').name}, and the index that "
+            "SQLite needs beside it cannot be written: the folder is read-only or its disk full. "
             "Copy both files to another folder and read them there."
         )
     return OSError(
@@ -216,10 +216,10 @@ def _unreadable(path: Path, error: Exception) -> Exception:
     )
 
 
-def _find(path: Path, create: bool) -> os.stat_result | None:
-    """The file at a path, None where there is none and it may be made."""
+def _exists(path: Path, create: bool) -> bool:
+    """Whether there is a readable file at a path; False where it may be created."""
     try:
-        found = path.stat()  # follows links
+        path.stat()  # follows links
     except (FileNotFoundError, NotADirectoryError):
         if not create:
             raise errors.ConfigError(
@@ -227,24 +227,23 @@ def _find(path: Path, create: bool) -> os.stat_result | None:
             ) from None
         if not path.parent.is_dir():
             raise errors.ConfigError(f"{path.parent} is not a folder. Create it first.") from None
-        return None
+        return False
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise errors.ConfigError(
             f"{ascii(str(path))[1:-1]} cannot be opened ({reason}). Choose another name."
         ) from None
-    if not stat.S_ISREG(found.st_mode):
-        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or device"
+    if kind := kind_of(path):
         raise errors.ConfigError(f"{path} is {kind}, not a results file. Choose another name.")
     if not os.access(path, os.R_OK):
         raise errors.ConfigError(
             f"{path} cannot be opened (Permission denied). Ask its owner, or choose another name."
         )
-    return found
+    return True
 
 
 def _configure(database: sqlite3.Connection, *, query_only: bool = False) -> None:
-    """Run nothing that a file brings, and read nothing of absurd size."""
+    """Refuse to run code that a file brings, and to read values of absurd size."""
     database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST)
     for setting in ("trusted_schema = OFF", "cell_size_check = ON", "foreign_keys = ON"):
         database.execute(f"PRAGMA {setting}")
@@ -253,30 +252,30 @@ def _configure(database: sqlite3.Connection, *, query_only: bool = False) -> Non
 
 
 def _check(database: sqlite3.Connection, path: Path, create: bool) -> None:
-    """Make the tables of a new file, bring those of an old one up where it is written to."""
+    """Create the tables of a new file; migrate those of an old one that is written to."""
     if create and schema.is_empty(database):
         schema.make(database)
     elif schema.is_empty(database):
         raise errors.ConfigError(f"{path} is empty. Sweep into it, or choose another.")
     if lost := schema.lost_marks(database):
-        told = " and ".join(f"{name} {value}" for name, value in lost.items())
+        marks = " and ".join(f"{name} {value}" for name, value in lost.items())
         raise errors.ConfigError(
-            f"{path} has the tables of a results file, but not its {told}, which a dump leaves "
-            "out. Copy the file itself, or set both with PRAGMA."
+            f"{path} has the tables of a results file, but not its {marks}, which a dump omits. "
+            "Copy the file itself, or set both with PRAGMA."
         )
     if schema.application_of(database) != schema.APPLICATION:
         raise errors.ConfigError(f"{path} is a database of something else. Choose another name.")
     _check_schema(database, path)
     (state,) = database.execute("PRAGMA integrity_check(1)").fetchone()
-    if state != "ok":  # a page or a key that is lost would read as rows that never were
+    if state != "ok":  # a lost page or key would read as rows that never existed
         with contextlib.suppress(*_FAILURES):
-            Rows(database, path).check()  # names the run, where it is one
+            StoredRows(database, path).check()  # names the run, where a run is damaged
         raise sqlite3.DatabaseError(state.splitlines()[-1])
     if create:
         _use_wal(database)
         schema.migrate(database)
-        _check_schema(database, path)  # another process may have brought it further
-    Rows(database, path).check_references()
+        _check_schema(database, path)  # another process may have migrated it further
+    StoredRows(database, path).check_references()
 
 
 def _check_schema(database: sqlite3.Connection, path: Path) -> None:
@@ -307,10 +306,11 @@ def _use_wal(database: sqlite3.Connection) -> None:
 
 
 def clear(path: Path) -> None:
-    """Remove what SQLite leaves beside a file on a full disk, unless it has content or is in use.
+    """Remove the files that SQLite leaves beside a file on a full disk, unless they have content or
+    are in use.
 
-    It needs the -shm file that it could not make to see that nobody else has the file open; in
-    exclusive mode it does without, and with the lock that it then holds nobody can open the file.
+    SQLite needs the -shm file, which it could not create, to see that no other process has the file
+    open. In exclusive mode it does without, and holds a lock with which no other can open it.
     """
     index = _beside(path, "-shm")
     if not index.exists():
@@ -329,10 +329,10 @@ def clear(path: Path) -> None:
 
 
 def _state(path: Path) -> State:
-    """What changes when a file is written to; the size of its -wal file is the last."""
+    """Numbers that change when a file is written to, last the size of its -wal file."""
     try:
-        found = path.stat()
-        return found.st_ino, found.st_size, found.st_mtime_ns, _wal_size(path)
+        status = path.stat()
+        return status.st_ino, status.st_size, status.st_mtime_ns, _wal_size(path)
     except FileNotFoundError:
         return (0,)
 
@@ -345,7 +345,7 @@ def _wal_size(path: Path) -> int:
 
 
 def _beside(path: Path, ending: str) -> Path:
-    """A file of SQLite's beside the one a path leads to."""
+    """A file of SQLite's beside the one that a path leads to."""
     return Path(f"{os.path.realpath(path)}{ending}")
 
 
@@ -354,7 +354,7 @@ def _lenient(data: bytes) -> str:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a file begins as a results file does."""
+    """Whether a file has the header of a results file."""
     if not path.is_file():
         return False
     with path.open("rb") as file:

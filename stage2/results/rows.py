@@ -1,7 +1,7 @@
 """The rows of a results file, checked as they are read: content first, then digest.
 
 A damaged row is one error that names the run, the column and the remedy. Rows from before schema 5
-have no digest: of them the content is checked, and that a run's hashes are those of its settings.
+have no digest: their content is checked, and that a run's hashes are those of its settings.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
-
-import numpy as np
 
 from featbank import errors
 from featbank.bank.schema import EVALUATED
@@ -36,15 +34,27 @@ _RUN: dict[str, Callable[[Any], Any]] = {
     "versions": content.versions,
     "finished": content.number,
 }
-"""What the columns of a run may hold."""
+"""The checks of a run's short columns."""
 
+Record = Callable[[], dict[str, Any]]
+"""Reads the record of a row's bank."""
+
+_LONG: dict[str, Callable[[Any, tuple[str, ...], Record], Any]] = {
+    "labels": lambda value, key, record: content.labels(value, record()),
+    "curves": lambda value, key, record: content.curves(value),
+    "traces": lambda value, key, record: content.traces(value, record()),
+    "per_class": lambda value, key, record: content.per_class(value, record()),
+    "correct": lambda value, key, record: content.correct(value, record()["rows"].get(key[2], 0)),
+    "details": lambda value, key, record: content.details(value, record()),
+}
+"""The decoders of the long columns, `stage2.results.schema.HEAVY`."""
 
 _IDENTITY = ("recipe", "id", "name", "seed", "parameters")
 _BY_PLACE = "ORDER BY recipe, split, epoch"
 
 
-class Evaluated(NamedTuple):
-    """Where a run was evaluated, its metrics there, and the row's digest."""
+class StoredEvaluation(NamedTuple):
+    """The split and epoch of an evaluation, its metrics, and the digest of its row."""
 
     place: tuple[str, str]
     metrics: dict[str, float | None]
@@ -53,8 +63,8 @@ class Evaluated(NamedTuple):
 
 @dataclass(frozen=True)
 class RunRow:
-    """The columns of a run that tables need; `recipe` hashes settings and seed, `versions` names
-    the libraries that had a part in it."""
+    """The columns of a run that tables need; `recipe` hashes settings and seed, `versions` has the
+    libraries that took part."""
 
     recipe: str
     id: str
@@ -73,7 +83,7 @@ def digest_of(table: str, row: Mapping[str, Value], evaluations: Sequence[Value]
 
 
 @dataclass(frozen=True)
-class Rows:
+class StoredRows:
     """The rows of a results file.
 
     Parameters
@@ -81,76 +91,64 @@ class Rows:
     database
         Its connection.
     path
-        What errors call it.
+        Its name in errors.
     """
 
     database: sqlite3.Connection
     path: Path
 
     def banks(self) -> dict[str, dict[str, Any]]:
-        """What is known of every bank, by fingerprint."""
-        found = {}
+        """The records of all banks by fingerprint."""
+        records = {}
         for *light, digest in self._select("bank", (*LIGHT["bank"], "digest"), "ORDER BY rowid"):
             column = "fingerprint"
             try:
                 fingerprint = content.digits(light[0])
                 column = "about"
-                found[fingerprint] = content.about(light[1])
+                records[fingerprint] = content.about(light[1])
                 column = ""
                 _compare("bank", light, digest)
-            except content.Unexpected as wrong:
-                self._refuse_bank(light[0], column, wrong)
-        return found
+            except content.Unexpected as problem:
+                self._refuse_bank(light[0], column, problem)
+        return records
 
     def bank(self, fingerprint: str) -> dict[str, Any]:
-        """What is known of one bank."""
+        """The record of one bank."""
         banks = self.banks()
         if fingerprint not in banks:
             raise self._absent(f"bank {fingerprint[:12]}")
         return banks[fingerprint]
 
-    def labels(self, fingerprint: str, split: str) -> np.ndarray | None:
-        """The labels of val or test of a bank, int32 [N]; None where written before schema 4."""
-        known = self.bank(fingerprint)
-        row = self._row("bank", ("labels", "digest"), (fingerprint,))
-        try:
-            _compare_heavy("bank", (fingerprint,), row[:1], row[1])
-            labels = None if row[0] is None else content.labels(row[0], known)
-        except content.Unexpected as wrong:
-            self._refuse_bank(fingerprint, "labels", wrong)
-        if labels is not None and split not in labels:
-            raise self._absent(f"{split} of bank {fingerprint[:12]}")
-        return None if labels is None else labels[split]
-
-    def evaluations(self, fingerprint: str) -> dict[str, list[Evaluated]]:
-        """The metrics of every evaluation on a bank, by recipe, in the order of their places."""
-        found: dict[str, list[Evaluated]] = {}
+    def evaluations(self, fingerprint: str) -> dict[str, list[StoredEvaluation]]:
+        """The evaluations on a bank by recipe, in the order of their places."""
+        by_recipe: dict[str, list[StoredEvaluation]] = {}
         columns = (*LIGHT["evaluation"], "digest")
         for row in self._select("evaluation", columns, f"WHERE bank = ? {_BY_PLACE}", fingerprint):
             light, digest = row[:-1], row[-1]
-            _, recipe, split, epoch, metrics = light
+            _, recipe, split, epoch, text = light
             try:
-                own = content.metrics(metrics)
+                metrics = content.metrics(text)
                 if split not in EVALUATED or epoch not in content.EPOCHS:
                     raise content.Unexpected("has no split and epoch that are measured")
                 _compare("evaluation", light, digest)
-            except content.Unexpected as wrong:
-                self._refuse_evaluation(row[:4], "metrics", wrong)
-            found.setdefault(recipe, []).append(Evaluated((split, epoch), own, digest))
-        return found
+            except content.Unexpected as problem:
+                self._refuse("evaluation", row[:4], "metrics", problem)
+            evaluation = StoredEvaluation((split, epoch), metrics, digest)
+            by_recipe.setdefault(recipe, []).append(evaluation)
+        return by_recipe
 
     def digests(self, fingerprint: str) -> dict[str, list[Value]]:
-        """The digests of every recipe's evaluations on a bank, in the order of their places."""
-        found: dict[str, list[Value]] = {}
+        """The digests of the evaluations on a bank by recipe, in the order of their places."""
+        by_recipe: dict[str, list[Value]] = {}
         for recipe, digest in self._select(
             "evaluation", ("recipe", "digest"), f"WHERE bank = ? {_BY_PLACE}", fingerprint
         ):
-            found.setdefault(recipe, []).append(digest)
-        return found
+            by_recipe.setdefault(recipe, []).append(digest)
+        return by_recipe
 
     def runs(self, fingerprint: str, digests: Mapping[str, Sequence[Value]]) -> list[RunRow]:
         """The runs on a bank, by name, id and seed; `digests` are those of their evaluations."""
-        found = []
+        runs = []
         columns = (*LIGHT["run"], "digest")
         rest = "WHERE bank = ? ORDER BY name, id, seed"
         for *light, digest in self._select("run", columns, rest, fingerprint):
@@ -168,64 +166,48 @@ class Rows:
                     content.identity(*(row[column] for column in _IDENTITY))
                 column = ""
                 _compare("run", light, digest, evaluations)
-            except content.Unexpected as wrong:
-                self._refuse_run(light[2], light[4], column, wrong)
-            found.append(RunRow(**{name: row[name] for name in RunRow.__annotations__}))
-        return found
+            except content.Unexpected as problem:
+                self._refuse_run(light[2], light[4], column, problem)
+            runs.append(RunRow(**{name: row[name] for name in RunRow.__annotations__}))
+        return runs
 
-    def of_run(self, fingerprint: str, recipe: str, column: str) -> Any:
-        """The ``curves`` or ``traces`` of a run."""
-        key = (fingerprint, recipe)
-        *heavy, digest, id_, seed = self._row("run", (*HEAVY["run"], "digest", "id", "seed"), key)
-        value = heavy[HEAVY["run"].index(column)]
+    def long(self, table: str, key: tuple[str, ...], column: str) -> Any:
+        """Decode a long column of the row with a key; None where older schemas lacked it."""
+        *values, digest = self._row(table, (*HEAVY[table], "digest"), key)
+        value = values[HEAVY[table].index(column)]
         try:
-            _compare_heavy("run", key, heavy, digest)
-            if column == "curves":
-                return content.curves(value)
-            return {} if value is None else content.traces(value, self.bank(fingerprint))
-        except content.Unexpected as wrong:
-            self._refuse_run(id_, seed, column, wrong)
-
-    def of_evaluation(self, place: tuple[str, str, str, str], column: str) -> Any:
-        """The ``per_class``, ``correct`` or ``details`` of an evaluation."""
-        *heavy, digest = self._row("evaluation", (*HEAVY["evaluation"], "digest"), place)
-        value = heavy[HEAVY["evaluation"].index(column)]
-        known = self.bank(place[0])
-        try:
-            _compare_heavy("evaluation", place, heavy, digest)
-            if column == "per_class":
-                return content.per_class(value, known)
-            if column == "correct":
-                return content.correct(value, known["rows"].get(place[2], 0))
-            return {} if value is None else content.details(value, known)
-        except content.Unexpected as wrong:
-            self._refuse_evaluation(place, column, wrong)
+            _compare_heavy(table, key, values, digest)
+            if value is None and not has(1, table, column):
+                return None
+            return _LONG[column](value, key, lambda: self.bank(key[0]))
+        except content.Unexpected as problem:
+            self._refuse(table, key, column, problem)
 
     def check(self) -> None:
         """Raise for the first row of a table that is damaged, and for rows that belong to none."""
         for fingerprint in self.banks():
-            found = self.evaluations(fingerprint)
-            self.runs(fingerprint, {r: [each.digest for each in own] for r, own in found.items()})
+            evaluations = self.evaluations(fingerprint).items()
+            self.runs(fingerprint, {r: [each.digest for each in rows] for r, rows in evaluations})
 
     def check_references(self) -> None:
         """Raise for a run of a bank, or an evaluation of a run, that the file does not have."""
-        found = self.database.execute("PRAGMA foreign_key_check").fetchone()
-        if not found:
+        orphan = self.database.execute("PRAGMA foreign_key_check").fetchone()
+        if not orphan:
             return
-        self.check()  # a key that was changed: its row says more
-        table, rowid, parent, _ = found
+        self.check()  # where a key was changed, the error of its row says more
+        table, rowid, parent, _ = orphan
         row = self.database.execute(
             f"SELECT bank, {'id, seed' if table == 'run' else 'recipe, split'} FROM {table} "
             "WHERE rowid = ?",
             (rowid,),
         ).fetchone()
         raise errors.ConfigError(
-            f"{self.path} is damaged: it has a row of {table} ({', '.join(map(_told, row))}) whose "
-            f"{parent} is not there. C{_COPY}, or sweep into another one."
+            f"{self.path} is damaged: it has a row of {table} ({', '.join(map(_shown, row))}) "
+            f"whose {parent} is not there. C{_COPY}, or sweep into another one."
         )
 
     def unchecked(self) -> int:
-        """How many runs have no digest, as they were written before schema 5."""
+        """The number of runs without a digest, which were written before schema 5."""
         where = "WHERE digest IS NULL" if self._has("run", "digest") else ""
         return self.database.execute(f"SELECT count(*) FROM run {where}").fetchone()[0]
 
@@ -247,31 +229,32 @@ class Rows:
             raise self._absent(f"{table} {', '.join(part[:12] for part in key)}")
         return row
 
-    def _absent(self, what: str) -> errors.ConfigError:
-        return errors.ConfigError(f"{self.path} has no results of {what}. Sweep it first.")
+    def _absent(self, row: str) -> errors.ConfigError:
+        return errors.ConfigError(f"{self.path} has no results of {row}. Sweep it first.")
 
-    def _refuse_bank(self, fingerprint: Any, column: str, wrong: Exception) -> NoReturn:
+    def _refuse_bank(self, fingerprint: Any, column: str, problem: Exception) -> NoReturn:
         again = "weep into another one" if column == "fingerprint" else "weep this bank again"
         raise errors.ConfigError(
-            f"{self.path}: the row of bank {_told(fingerprint)[:12]} is damaged: "
-            f"{_column(column)}{wrong}. S{again}, or c{_COPY}."
+            f"{self.path}: the row of bank {_shown(fingerprint)[:12]} is damaged: "
+            f"{_column(column)}{problem}. S{again}, or c{_COPY}."
         )
 
     def _refuse_run(
-        self, id_: Any, seed: Any, column: str, wrong: Exception, *, of: str = ""
+        self, id_: Any, seed: Any, column: str, problem: Exception, *, of: str = ""
     ) -> NoReturn:
         raise errors.ConfigError(
-            f"{self.path}: run {_told(id_)}, seed {_told(seed)}, is damaged: "
-            f"{_column(column)}{of}{wrong}. Sweep it again with --force, or c{_COPY}."
+            f"{self.path}: run {_shown(id_)}, seed {_shown(seed)}, is damaged: "
+            f"{_column(column)}{of}{problem}. Sweep it again with --force, or c{_COPY}."
         )
 
-    def _refuse_evaluation(self, place: Sequence[Any], column: str, wrong: Exception) -> NoReturn:
-        bank, recipe, split, epoch = place
+    def _refuse(self, table: str, key: Sequence[Any], column: str, problem: Exception) -> NoReturn:
+        if table == "bank":
+            self._refuse_bank(key[0], column, problem)
         id_, seed = self.database.execute(
-            "SELECT id, seed FROM run WHERE bank = ? AND recipe = ?", (bank, recipe)
-        ).fetchone() or (f"of recipe {_told(recipe)[:12]}", "unknown")
-        of = f"of {_told(split)}, {_told(epoch)} epoch, "
-        self._refuse_run(id_, seed, column, wrong, of=of)
+            "SELECT id, seed FROM run WHERE bank = ? AND recipe = ?", key[:2]
+        ).fetchone() or (f"of recipe {_shown(key[1])[:12]}", "unknown")
+        of = f"of {_shown(key[2])}, {_shown(key[3])} epoch, " if table == "evaluation" else ""
+        self._refuse_run(id_, seed, column, problem, of=of)
 
 
 def _compare(
@@ -304,7 +287,7 @@ def _column(name: str) -> str:
     return f"column {name} " if name else "its row "
 
 
-def _told(value: Any) -> str:
+def _shown(value: Any) -> str:
     """A value that may be anything, on one line."""
     plain = isinstance(value, str) and value.isprintable() and len(value) < 100
     return value if plain else ascii(value)[:60]

@@ -1,7 +1,7 @@
 """``results.sqlite``: one row per (bank, recipe), one more per split and epoch it was measured at.
 
-The tables are in `stage2.results.schema`, how the file is opened in `stage2.results.database`, and
-how a row is checked in `stage2.results.rows`.
+The tables are in `stage2.results.schema`, opening the file is in `stage2.results.database`, and
+checking its rows in `stage2.results.rows`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from stage2.methods.recipe import Recipe
 from stage2.results.database import Database
 from stage2.results.digests import Value
 from stage2.results.protocol import coverage
-from stage2.results.rows import Rows, RunRow, digest_of
+from stage2.results.rows import RunRow, StoredRows, digest_of
 
 Result = TypeVar("Result")
 
@@ -48,8 +48,8 @@ class Store:
     path
         The file, whatever its name; None for results in memory, which `close` drops.
     create
-        Open it for writing: make it where it is absent, bring it to schema 5 where it is older. A
-        file that is only read is left as it is.
+        Open it for writing: create it where it is absent, migrate it to schema 5 where it is older.
+        A file that is only read is left as it is.
 
     Raises
     ------
@@ -63,14 +63,14 @@ class Store:
     def __init__(self, path: str | os.PathLike[str] | None, *, create: bool = False) -> None:
         self.path = Path("results in memory" if path is None else path)
         self._file = Database(None if path is None else self.path, create=create)
-        if count := self._read(Rows.unchecked):
+        if count := self._read(StoredRows.unchecked):
             warnings.warn(
                 f"{self.path}: runs written before results had digests are read unchecked; it has "
                 f"{count} of them."
             )
 
     def add_bank(self, bank: Bank) -> None:
-        """Remember what tables need to know of a bank; what was known of it is replaced."""
+        """Store the record of a bank, which tables need; an earlier one is replaced."""
         about = {
             "path": str(bank.path),
             "num_classes": bank.num_classes,
@@ -102,7 +102,7 @@ class Store:
     def add_runs(self, fingerprint: str, runs: Iterable[Mapping[str, Any]]) -> None:
         """Store finished runs, all or none: mappings with ``recipe``, ``status``,
         ``selected_epoch``, ``curves``, ``seconds``, ``device``, ``versions``, ``evaluations``, and
-        ``traces`` where there are some (arrays by name, first axis the epochs)."""
+        optionally ``traces`` (arrays by name, first axis the epochs)."""
         with self._file.write() as database:
             for run in runs:
                 key = (fingerprint, run["recipe"].hash)
@@ -116,21 +116,20 @@ class Store:
     def statuses(self, fingerprint: str) -> dict[str, str]:
         """``done``, ``diverged`` or ``stopped`` of every run on a bank, by its recipe's hash."""
 
-        def query(rows: Rows) -> dict[str, str]:
+        def query(rows: StoredRows) -> dict[str, str]:
             runs = rows.runs(fingerprint, rows.digests(fingerprint))
             return {run.recipe: run.status for run in runs}
 
         return self._read(query)
 
     def finished(self, fingerprint: str, *, with_stopped: bool = True) -> set[str]:
-        """Hashes of the recipes that have a result on a bank; those that halving stopped may not
-        count."""
+        """Hashes of the recipes with a result on a bank, also of those that halving stopped."""
         statuses = self.statuses(fingerprint)
         return {r for r, status in statuses.items() if with_stopped or status != "stopped"}
 
     def banks(self) -> dict[str, dict[str, Any]]:
-        """What is known of every bank, by fingerprint."""
-        return self._read(Rows.banks)
+        """The records of all banks by fingerprint."""
+        return self._read(StoredRows.banks)
 
     def one_bank(self, prefix: str | None = None) -> tuple[str, dict[str, Any]]:
         """Fingerprint and record of the one bank whose fingerprint begins with `prefix`.
@@ -141,66 +140,73 @@ class Store:
             Where none or several do.
         """
         banks = self.banks()
-        found = [f for f in banks if f.startswith(prefix or "")]
-        if len(found) != 1:
+        matches = [f for f in banks if f.startswith(prefix or "")]
+        if len(matches) != 1:
             names = ", ".join(f"{f[:12]} ({about['path']})" for f, about in banks.items()) or "none"
             problem = "matches" if prefix else "holds results of"
             raise errors.ConfigError(
-                f"{self.path}: {prefix or 'the file'} {problem} {len(found)} banks. "
+                f"{self.path}: {prefix or 'the file'} {problem} {len(matches)} banks. "
                 f"Choose one with --bank: {names}."
             )
-        return found[0], banks[found[0]]
+        return matches[0], banks[matches[0]]
 
     def runs(self, fingerprint: str) -> list[Run]:
         """All runs on a bank with their metrics."""
 
-        def query(rows: Rows) -> list[Run]:
-            found = rows.evaluations(fingerprint)
-            digests = {recipe: [each.digest for each in own] for recipe, own in found.items()}
-            metrics = {r: {each.place: each.metrics for each in own} for r, own in found.items()}
+        def query(rows: StoredRows) -> list[Run]:
+            by_recipe = rows.evaluations(fingerprint)
+            digests = {r: [each.digest for each in stored] for r, stored in by_recipe.items()}
             return [
-                Run(**vars(row), metrics=metrics.get(row.recipe, {}))
+                Run(
+                    **vars(row), metrics={e.place: e.metrics for e in by_recipe.get(row.recipe, ())}
+                )
                 for row in rows.runs(fingerprint, digests)
             ]
 
         return self._read(query)
 
     def traces(self, fingerprint: str, recipe: str) -> dict[str, np.ndarray]:
-        """What a run kept of its epochs, by name; none under schemas 1 and 2.
+        """Arrays over the epochs of a run by name; none under schemas 1 and 2.
 
-        ``beta`` [epochs, K] float32 is the β that an adaptive generator made each epoch's rows
-        with, NaN for classes without one; its first row is where it started.
+        ``beta`` [epochs, K] float32 is the β with which an adaptive generator made each epoch's
+        rows, NaN for classes without one; its first row is the start.
         """
-        return self._read(lambda rows: rows.of_run(fingerprint, recipe, "traces"))
+        return self._long("run", (fingerprint, recipe), "traces") or {}
 
     def labels(self, fingerprint: str, split: str) -> np.ndarray | None:
         """The labels of val or test of a bank, int64 [N]; None where written before schema 4."""
-        labels = self._read(lambda rows: rows.labels(fingerprint, split))
-        return None if labels is None else labels.astype(np.int64)
+        labels = self._long("bank", (fingerprint,), "labels")
+        if labels is None:
+            return None
+        if split not in labels:
+            raise errors.ConfigError(
+                f"{self.path} has no results of {split} of bank {fingerprint[:12]}. Sweep it first."
+            )
+        return labels[split].astype(np.int64)
 
     def curves(self, fingerprint: str, recipe: str) -> dict[str, np.ndarray]:
         """The curves of a run by name, one number per epoch; see `stage2.engine.tile.Outcome`."""
-        return self._read(lambda rows: rows.of_run(fingerprint, recipe, "curves"))
+        return self._long("run", (fingerprint, recipe), "curves")
 
     def per_class(self, fingerprint: str, recipe: str, split: str, epoch: str) -> np.ndarray:
         """Accuracy of each class in percent, float64 [K]; NaN for a class without rows."""
-        place = (fingerprint, recipe, split, epoch)
-        return self._read(lambda rows: rows.of_evaluation(place, "per_class"))
+        return self._long("evaluation", (fingerprint, recipe, split, epoch), "per_class")
 
     def correct(self, fingerprint: str, recipe: str, split: str, epoch: str) -> np.ndarray:
         """Whether a recipe classified each row of a split correctly, [N] bool."""
-        place = (fingerprint, recipe, split, epoch)
-        return self._read(lambda rows: rows.of_evaluation(place, "correct"))
+        return self._long("evaluation", (fingerprint, recipe, split, epoch), "correct")
 
     def details(
         self, fingerprint: str, recipe: str, split: str, epoch: str
     ) -> dict[str, np.ndarray]:
-        """The arrays of an evaluation, `stage2.engine.metrics.DETAILS`; none under schema 1."""
-        place = (fingerprint, recipe, split, epoch)
-        return self._read(lambda rows: rows.of_evaluation(place, "details"))
+        """The arrays of an evaluation, `stage2.engine.details.DETAILS`; none under schema 1."""
+        return self._long("evaluation", (fingerprint, recipe, split, epoch), "details") or {}
 
-    def _read(self, query: Callable[[Rows], Result]) -> Result:
-        return self._file.read(lambda database: query(Rows(database, self.path)))
+    def _long(self, table: str, key: tuple[str, ...], column: str) -> Any:
+        return self._read(lambda rows: rows.long(table, key, column))
+
+    def _read(self, query: Callable[[StoredRows], Result]) -> Result:
+        return self._file.read(lambda database: query(StoredRows(database, self.path)))
 
     def close(self) -> None:
         """Close the file."""
@@ -214,7 +220,7 @@ class Store:
 
 
 def _run_row(key: tuple[str, str], run: Mapping[str, Any]) -> dict[str, Value]:
-    """A run as its table keeps it, without its digest."""
+    """A run as its table stores it, without its digest."""
     recipe: Recipe = run["recipe"]
     traces = run.get("traces")
     return {
@@ -238,7 +244,7 @@ def _run_row(key: tuple[str, str], run: Mapping[str, Any]) -> dict[str, Value]:
 def _evaluation_rows(
     key: tuple[str, str], evaluations: Mapping[tuple[str, str], Evaluation]
 ) -> list[dict[str, Value]]:
-    """A run's evaluations as their table keeps them, in the order that its digest has them in."""
+    """A run's evaluations as their table stores them, in the order of the run's digest."""
     return [
         {
             "bank": key[0],
@@ -257,12 +263,12 @@ def _evaluation_rows(
 def _insert(
     table: str, row: Mapping[str, Value], *, evaluations: Sequence[Value] = ()
 ) -> tuple[str, tuple[Value, ...]]:
-    """The statement that stores a row with its digest, and its values."""
+    """The statement that inserts a row with its digest, and its values."""
     stored = {**row, "digest": digest_of(table, row, evaluations)}
     places = ", ".join("?" * len(stored))
     return f"INSERT INTO {table} ({', '.join(stored)}) VALUES ({places})", (*stored.values(),)
 
 
 def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """Arrays as safetensors, which takes bytes as they lie: a view would come back scrambled."""
+    """Arrays as safetensors, made contiguous: it takes memory as is, which scrambles a view."""
     return save({name: np.asarray(values, order="C") for name, values in arrays.items()})

@@ -238,10 +238,10 @@ def test_what_is_not_a_plain_file(tmp_path: Path, create: bool) -> None:
     """Reference: one line at once; a pipe is not waited for."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
-    for place, told in (("pipe", "a pipe or device"), ("folder", "a folder")):
+    for place, told in (("pipe", "a named pipe"), ("folder", "a folder")):
         with pytest.raises(errors.ConfigError, match=f"{place} is {told}, not a results file"):
             Store(tmp_path / place, create=create)
-    with pytest.raises(errors.ConfigError, match="/dev/null is a pipe or device"):
+    with pytest.raises(errors.ConfigError, match="/dev/null is a device"):
         Store("/dev/null", create=create)
     for name in ("n" * 300, "a\0b"):
         with pytest.raises(errors.ConfigError, match="cannot be opened"):
