@@ -1,15 +1,14 @@
 """The digest of a row of a results file: 64 bytes, two SHA-256.
 
-The second is of the row's key and its long columns (`stage2.results.schema.HEAVY`), which tables do
-without; so they can be checked without reading them. The first is of the table's name, the other
-columns (`LIGHT`), the second, and for a run of the digests of its evaluations in the order of split
-and epoch. So a value that changed shows, a row under another key, and an evaluation that is gone or
-another.
+The second covers the row's key and its long columns (`stage2.results.schema.HEAVY`), the first the
+table's name, the other columns (`LIGHT`), the second half, and for a run the digests of its
+evaluations in the order of split and epoch. So leaderboards check rows without reading their long
+columns, and changed values, moved keys, and missing or replaced evaluations are detected.
 
 The table's name and the columns of a key or of `LIGHT` are joined by U+001F, which none of them
 contains, as UTF-8: texts as they are, integers in decimal, floats in the fewest decimals that read
-back as the same, NULL as nothing. Of a long column come its length in bytes, a colon and the bytes;
-NULL is a hyphen.
+back as the same, NULL as nothing. A long column is its length in bytes, a colon and the bytes; NULL
+is a hyphen.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 Value = str | bytes | int | float | None
-"""What SQLite keeps."""
+"""A value in SQLite."""
 
 HALF = 32
 """Bytes of half a digest."""

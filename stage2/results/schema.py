@@ -1,8 +1,8 @@
-"""The tables of a results file: made, brought up from older schemas, and checked to be just these.
+"""The tables of a results file: created, migrated from older schemas, and checked to be just these.
 
-A file from anyone is opened, so our tables must be those that some version of featbank made, to the
-letter, and nothing beside them may compute something on reading or writing, as a view, a trigger, a
-generated column or a virtual table would. Plain tables and indexes of others are let be.
+A file may come from anyone, so our tables must be those that some version of featbank created, to
+the letter, and nothing beside them may compute on reading or writing, as a view, a trigger, a
+generated column or a virtual table would. Other plain tables and indexes are allowed.
 """
 
 from __future__ import annotations
@@ -26,17 +26,18 @@ LIGHT = {
     ),
     "evaluation": ("bank", "recipe", "split", "epoch", "metrics"),
 }
-"""Columns under the first half of a row's digest, in its order; see `stage2.results.digests`."""
+"""Columns under the first half of a row's digest, in order; see `stage2.results.digests`."""
 
 KEYS = {"bank": 1, "run": 2, "evaluation": 4}
-"""How many of the columns of `LIGHT` are a table's key."""
+"""The number of columns of `LIGHT` that are a table's key."""
 
 HEAVY = {
     "bank": ("labels",),
     "run": ("curves", "traces"),
     "evaluation": ("per_class", "correct", "details"),
 }
-"""Columns under the second half, which tables do without."""
+"""Columns under the second half, which leaderboards do not need; `stage2.results.rows` decodes
+them."""
 
 _ADDED = {("evaluation", "details"): 2, ("run", "traces"): 3, ("bank", "labels"): 4}
 """Columns that later schemas added, each BLOB; schema 5 added ``digest`` to every table."""
@@ -47,7 +48,7 @@ _MIGRATIONS = (
     ("ALTER TABLE bank ADD COLUMN labels BLOB",),
     tuple(f"ALTER TABLE {table} ADD COLUMN digest BLOB" for table in TABLES),
 )
-"""What makes schema 2 of 1, 3 of 2, 4 of 3, and 5 of 4."""
+"""The steps from schema 1 to 2, 2 to 3, 3 to 4, and 4 to 5."""
 
 _MADE = {
     "bank": """CREATE TABLE bank (
@@ -91,7 +92,7 @@ _MADE = {
 )
 """,
 }
-"""Digests stand before the arrays: what lies behind a long value is slow to reach."""
+"""Digests stand before the arrays: columns behind a long value are slow to reach."""
 
 _FIRST = {
     "bank": ("fingerprint TEXT PRIMARY KEY, about TEXT NOT NULL", ""),
@@ -116,19 +117,19 @@ _NAMED = re.compile(r"--[^\n]*|/\*.*?\*/|'[^']*'|\"[^\"]*\"|`[^`]*`|\[[^\]]*\]",
 """Comments, texts and quoted names in a declaration."""
 
 _COMPUTES = re.compile(r"\b(VIRTUAL|AS|CHECK|REFERENCES)\b", re.IGNORECASE)
-"""What lets a table do more than hold rows."""
+"""Words that let a table do more than hold rows."""
 
 _EXPRESSION = -2
-"""SQLite's number of a column of an index that is computed."""
+"""SQLite's number for a computed column of an index."""
 
 
 def schema_of(database: sqlite3.Connection) -> int:
-    """The schema that a results file says it has."""
+    """The schema that a results file claims."""
     return database.execute("PRAGMA user_version").fetchone()[0]
 
 
 def application_of(database: sqlite3.Connection) -> int:
-    """Whose file it says it is; `APPLICATION` is a results file."""
+    """The application that a file claims; `APPLICATION` for results files."""
     return database.execute("PRAGMA application_id").fetchone()[0]
 
 
@@ -138,14 +139,14 @@ def has(schema: int, table: str, column: str) -> bool:
 
 
 def is_empty(database: sqlite3.Connection) -> bool:
-    """Whether a file has neither an owner nor a table, as one that was just made."""
+    """Whether a file has neither an application nor a table, as a new one."""
     with transaction(database, "DEFERRED"):
         (count,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
         return count == 0 and application_of(database) == 0
 
 
 def make(database: sqlite3.Connection) -> None:
-    """Make the tables, unless another process has just done so."""
+    """Create the tables, unless another process has just done so."""
     with transaction(database, "IMMEDIATE"):
         if database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             return
@@ -156,9 +157,9 @@ def make(database: sqlite3.Connection) -> None:
 
 
 def migrate(database: sqlite3.Connection) -> None:
-    """Bring an older file to this schema, all steps or none.
+    """Migrate an older file to this schema, all steps or none.
 
-    Its rows get no digest: nothing would tell whether they are still what was written.
+    Its rows get no digest: it could not show whether they are still as written.
     """
     if schema_of(database) >= SCHEMA:
         return
@@ -171,7 +172,7 @@ def migrate(database: sqlite3.Connection) -> None:
 
 
 def foreign_to(database: sqlite3.Connection) -> str | None:
-    """What a file has that no results file of its schema has, in words; None where all is right."""
+    """Describe something that no results file of this schema has; None where all is fine."""
     tables = {}
     everything = "SELECT type, name, tbl_name, sql FROM sqlite_master"
     for kind, name, table, sql in database.execute(everything).fetchall():
@@ -194,7 +195,7 @@ def foreign_to(database: sqlite3.Connection) -> str | None:
 
 
 def lost_marks(database: sqlite3.Connection) -> dict[str, int]:
-    """What the header of a results file says and that of a dump of it, read back, does not."""
+    """Marks of a results file's header that a dump, read back, has lost."""
     declared = dict(database.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'"))
     if application_of(database) != 0 or not declared.keys() >= set(TABLES):
         return {}
@@ -205,26 +206,26 @@ def lost_marks(database: sqlite3.Connection) -> dict[str, int]:
 
 
 def _is_plain_index(database: sqlite3.Connection, name: str, table: str) -> bool:
-    """Whether an index is of columns alone, of all rows, and forbids no row of ours."""
+    """Whether an index is of columns alone and of all rows, and forbids none of our rows."""
     of_columns = all(
         column != _EXPRESSION
         for (column,) in database.execute("SELECT cid FROM pragma_index_xinfo(?)", (name,))
     )
     listed = 'SELECT partial, "unique" FROM pragma_index_list(?) WHERE name = ?'
-    found = database.execute(listed, (table, name)).fetchone() or (True, True)
-    return of_columns and not found[0] and not (found[1] and table in TABLES)
+    partial, unique = database.execute(listed, (table, name)).fetchone() or (True, True)
+    return of_columns and not partial and not (unique and table in TABLES)
 
 
 @contextlib.contextmanager
 def transaction(database: sqlite3.Connection, kind: str) -> Iterator[None]:
-    """All of what is done inside, or none."""
+    """Commit everything done inside, or nothing."""
     with database:
         database.execute(f"BEGIN {kind}")
         yield
 
 
 def _forms(table: str, schema: int) -> set[str]:
-    """How a table of a schema is declared; of this one, where it was made or brought up."""
+    """Declarations of a table in a schema; in the current one, as created and as migrated."""
     columns, constraints = _FIRST[table]
     added = [column for (owner, column) in _ADDED if owner == table]
     later = [f", {name} BLOB" for name in (*added, "digest") if has(schema, table, name)]
@@ -233,6 +234,6 @@ def _forms(table: str, schema: int) -> set[str]:
 
 
 def _plain(sql: str) -> str:
-    """A declaration without comments, and with a space where there was any."""
+    """A declaration without comments, and with single spaces."""
     words = re.sub(r"\s+", " ", re.sub(r"--[^\n]*", " ", sql))
     return re.sub(r" ?([(),]) ?", r"\1", words).strip()
