@@ -92,6 +92,8 @@ LIGHT = (
     "stage1.inference.options",
     "stage1.training.presets",
     "stage1.training.settings",
+    "stage2.methods.precisions",
+    "stage2.search",
 )
 """Modules of rows, which load nothing heavy: `tests/featbank/test_cli.py` measures it."""
 

@@ -9,11 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featbank.cli.options import FILE, PRECISIONS, Integer, device_option, parse_bytes
+from featbank.cli.options import (
+    FILE,
+    Integer,
+    device_option,
+    parse_bytes,
+    setting_option,
+)
 from featbank.cli.progress import progress
 from featbank.cli.terminal import styled_stdout
 from featbank.errors import ConfigError
 from featbank.settings import shortened
+from stage2.methods.precisions import PRECISION
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -56,11 +63,11 @@ MOST_CONFIGURATIONS = 10_000
     help="Epochs timed, of the recipe's 10; times are scaled to 10. Default: by shape.",
 )
 @click.option("--steps", type=Integer(1, 1_000_000), help="Steps timed, in the place of epochs.")
-@click.option(
-    "--precision",
-    default="fp32",
+@setting_option(
+    PRECISION,
+    default=PRECISION.default,
     show_default=True,
-    type=PRECISIONS,
+    type=click.Choice(PRECISION.choices),
     help="Of the engine's products, and of the ceilings.",
 )
 @click.option(

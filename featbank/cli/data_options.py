@@ -3,54 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from featbank.cli import completion
-from featbank.cli.options import Finite, Integer
-from featbank.settings import Setting, flag
+from featbank.cli.options import Command, Decorator, setting_options
 from stage1.data.catalogue import DATASETS, OPTIONS, defaults_help, takers
 
-Command = Callable[..., Any]
 
-_TYPES: Mapping[type, Any] = {int: Integer(), float: Finite(), str: str}
-
-
-def setting_options(
-    settings: Mapping[str, Setting],
-    helps: Mapping[str, str] = MappingProxyType({}),
-    *,
-    flags: Mapping[str, str] = MappingProxyType({}),
-) -> Callable[[Command], Command]:
-    """Decorator that adds an option for each setting, None or False where it is not given.
-
-    Parameters
-    ----------
-    settings
-        By name.
-    helps
-        Help of a setting, defaults included, where it is not its own.
-    flags
-        Names on the command line, where they are not those of the settings.
-    """
-
-    def decorate(command: Command) -> Command:
-        for name, setting in reversed([*settings.items()]):
-            names = [flags.get(name, flag(name)), name]
-            kind = {"is_flag": True} if setting.type is bool else {"type": _TYPES[setting.type]}
-            text = helps.get(name, f"{setting.help} [default: {setting.default_text}]")
-            command = click.option(*names, **kind, help=text)(command)
-        return command
-
-    return decorate
-
-
-def dataset_options(
-    *, default: str = "", without: str = "", **helps: str
-) -> Callable[[Command], Command]:
+def dataset_options(*, default: str = "", without: str = "", **helps: str) -> Decorator:
     """Decorator that adds ``--dataset`` and the options of data sets.
 
     Parameters

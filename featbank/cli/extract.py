@@ -11,10 +11,9 @@ import click
 from featbank.cli.data_options import (
     chosen_options,
     dataset_options,
-    setting_options,
     silence_pillow,
 )
-from featbank.cli.options import FILE, device_option
+from featbank.cli.options import FILE, device_option, setting_options
 from featbank.cli.progress import progress
 from featbank.cli.terminal import say
 from featbank.errors import ConfigError

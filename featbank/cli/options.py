@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import click
 
 from featbank.errors import ConfigError
-from featbank.settings import Setting, read_number, shortened
+from featbank.settings import Setting, flag, read_number, shortened
+
+Command = Callable[..., Any]
+Decorator = Callable[[Command], Command]
 
 LARGEST = 2**63 - 1
 """Of an integer without another bound."""
@@ -82,56 +86,66 @@ device_option = click.option(
 )
 
 
-class Registered(click.Choice):
-    """A choice among names of a registry, which is imported when they are needed.
+_TYPES: Mapping[type, Any] = {int: Integer(), float: Finite(), str: str}
+
+
+def setting_option(setting: Setting, *names: str, help: str = "", **attributes: Any) -> Decorator:
+    """Decorator that adds an option for a setting; the library checks its value.
 
     Parameters
     ----------
+    setting
+        The row: its type, help and default are the option's.
     names
-        Imports and returns them.
+        Names of the option, where they are not the setting's.
+    help
+        The help, default included, where it is not the setting's.
+    attributes
+        Others of the option.
     """
-
-    def __init__(self, names: Callable[[], Iterable[str]]) -> None:
-        super().__init__(())
-        self._names = names
-
-    @property
-    def choices(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The names."""
-        return tuple(self._names())
-
-    @choices.setter
-    def choices(self, _: object) -> None:
-        """Nothing: the registry has them."""
+    kind = {"is_flag": True} if setting.type is bool else {"type": _TYPES[setting.type]}
+    return click.option(
+        *(names or (flag(setting.name),)),
+        setting.name,
+        help=help or f"{setting.help} [default: {setting.default_text}]",
+        **{**kind, **attributes},
+    )
 
 
-class SettingOption(click.Option):
-    """An option whose help is a `Setting`, which is imported when the help is shown.
+def setting_options(
+    settings: Mapping[str, Setting],
+    helps: Mapping[str, str] = MappingProxyType({}),
+    *,
+    flags: Mapping[str, str] = MappingProxyType({}),
+) -> Decorator:
+    """Decorator that adds an option for each setting, None or False where it is not given.
 
     Parameters
     ----------
-    row
-        Imports and returns the setting.
-    prefix
-        Before its help.
+    settings
+        By name.
+    helps
+        Help of a setting, defaults included, where it is not its own.
+    flags
+        Names on the command line, where they are not those of the settings.
     """
 
-    def __init__(self, *args: Any, row: Callable[[], Setting], prefix: str = "", **attributes: Any):
-        super().__init__(*args, **attributes)
-        self._row, self._prefix = row, prefix
+    def decorate(command: Command) -> Command:
+        for name, setting in reversed([*settings.items()]):
+            option = setting_option(setting, flags.get(name, flag(name)), help=helps.get(name, ""))
+            command = option(command)
+        return command
 
-    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        row = self._row()
-        self.help = f"{self._prefix}{row.help}, {row.expects()}. Default: {row.default}."
-        return super().get_help_record(ctx)
+    return decorate
 
 
-def select_on_option(told: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """``--select-on``; its help calls what is written `told`."""
+def select_on_option(product: str) -> Decorator:
+    """Decorator that adds ``--select-on`` to a command that writes a `product`."""
     return click.option(
         "--select-on",
         type=click.Choice(["val", "test"]),
-        help=f"Split that ranks. Default: val where there is one, else test, and {told} says so.",
+        help="Split that ranks. Default: val where there is one, else test, and "
+        f"{product} says so.",
     )
 
 
@@ -148,7 +162,7 @@ width_option = click.option(
 )
 
 
-def val_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def val_options(command: Command) -> Command:
     """The options that hold a val out of train."""
     fraction = click.option(
         "--val-fraction",
@@ -165,9 +179,6 @@ def val_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 MOST_BYTES = 1 << 60
-
-PRECISIONS = click.Choice(["fp32", "tf32", "bf16"])
-"""Those of `stage2.methods.precision`, which is not imported for it: PyTorch comes with it."""
 
 
 def parse_bytes(text: str | None) -> int | None:

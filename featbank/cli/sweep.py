@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -15,45 +15,33 @@ from featbank.cli import completion
 from featbank.cli.leaderboard import show
 from featbank.cli.options import (
     FILE,
-    PRECISIONS,
     Integer,
-    Registered,
-    SettingOption,
     device_option,
     parse_bytes,
     select_on_option,
+    setting_option,
+    setting_options,
 )
 from featbank.cli.plan import Job, Machine, print_costs, print_plan
 from featbank.cli.progress import progress
 from featbank.cli.terminal import say
 from featbank.errors import ConfigError
 from featbank.wording import number
+from stage2.methods.precisions import PRECISION
+from stage2.search import SEARCHES
 
 if TYPE_CHECKING:
     from featbank.bank import Bank
-    from featbank.settings import Setting
     from stage2.results.leaderboard import Leaderboard
     from stage2.specification import Specification
 
-SEARCH_SETTINGS = {"eta": "halving", "trials": "optuna"}
-"""Settings of a search that are options as well, and whose."""
-
-
-def _searches() -> list[str]:
-    from stage2.search import SEARCHES
-
-    return ["none", *SEARCHES]
-
-
-def _row(name: str) -> Callable[[], Setting]:
-    """Look up the row of one of `SEARCH_SETTINGS`."""
-
-    def row() -> Setting:
-        from stage2.search import SEARCHES
-
-        return next(s for s in SEARCHES[SEARCH_SETTINGS[name]].settings if s.name == name)
-
-    return row
+SEARCH_OPTIONS = {
+    setting.name: (name, setting)
+    for name, search in SEARCHES.items()
+    for setting in search.settings
+    if setting.name in ("eta", "trials")
+}
+"""Settings of searches that are options as well, and whose they are."""
 
 
 @click.command()
@@ -87,21 +75,26 @@ def _row(name: str) -> Callable[[], Setting]:
     help="Budget, such as 2GiB, half for features and half for a fused group; features that do not "
     "fit are streamed from the bank. Default: half of RAM, or 80 % of the GPU's.",
 )
-@click.option(
-    "--precision",
-    type=PRECISIONS,
+@setting_option(
+    PRECISION,
+    type=click.Choice(PRECISION.choices),
     help="Of the matrix products of every recipe that trains in steps. Default: each recipe's own, "
-    "fp32.",
+    f"{PRECISION.default}.",
 )
 @click.option(
     "--search",
-    type=Registered(_searches),
+    type=click.Choice(["none", *SEARCHES]),
     help="halving: of every fused group only the better part continues after epochs 1, 3, 9, …; "
     "optuna: trials chosen by the results of earlier ones. Both by val. Default: that of the "
     "specification, else none.",
 )
-@click.option("--eta", cls=SettingOption, row=_row("eta"), type=Integer(), prefix="Halving: ")
-@click.option("--trials", cls=SettingOption, row=_row("trials"), type=Integer(), prefix="Optuna: ")
+@setting_options(
+    {name: setting for name, (_, setting) in SEARCH_OPTIONS.items()},
+    {
+        name: f"{setting.help} ({search}). Default: {setting.default}."
+        for name, (search, setting) in SEARCH_OPTIONS.items()
+    },
+)
 @click.option("--force", is_flag=True, help="Train again what the results hold already.")
 @click.option(
     "--dry-run",
@@ -201,7 +194,7 @@ def _specification(places: Sequence[str], options: dict[str, Any]) -> Specificat
         Bank(path).close()
     from stage2.specification import read_specification
 
-    search = {key: options.pop(key) for key in SEARCH_SETTINGS}
+    search = {key: options.pop(key) for key in SEARCH_OPTIONS}
     specification = read_specification(
         name,
         banks=banks,

@@ -15,10 +15,9 @@ from featbank.cli import completion
 from featbank.cli.data_options import (
     chosen_options,
     dataset_options,
-    setting_options,
     silence_pillow,
 )
-from featbank.cli.options import FILE
+from featbank.cli.options import FILE, setting_options
 from featbank.cli.progress import progress_beside_lines
 from featbank.cli.terminal import say
 from featbank.errors import ConfigError, OutputExists

@@ -14,13 +14,6 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-PRECISIONS = {
-    "fp32": "24 bits",
-    "tf32": "11 bits; several times faster on NVIDIA GPUs from Ampere on",
-    "bf16": "8 bits; twice as fast again",
-}
-"""Significant bits of a factor, by name."""
-
 _CURRENT: ContextVar[str] = ContextVar("precision", default="fp32")
 
 _TF32_DROPS = 13
@@ -29,7 +22,7 @@ _TF32_DROPS = 13
 
 @contextlib.contextmanager
 def precision(name: str) -> Iterator[None]:
-    """Within it, `product` works at the precision `name` of `PRECISIONS`."""
+    """Within it, `product` works at the precision `name` of `stage2.methods.precisions`."""
     token = _CURRENT.set(name)
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = name == "tf32"

@@ -9,7 +9,7 @@ from typing import Any
 from featbank import errors
 from featbank.settings import Setting
 from stage2.methods.optimisers import OPTIMISERS, SCHEDULES
-from stage2.methods.precision import PRECISIONS
+from stage2.methods.precisions import PRECISION
 from stage2.methods.presets import PRESETS
 from stage2.methods.registries import REGISTRIES, settings_of_part
 
@@ -66,12 +66,7 @@ STEPS = (
     Setting("epochs", 10, "passes over the data", low=1),
     Setting("batch_size", 128, "rows of a step", low=1),
     Setting("steps_per_epoch", None, "steps of an epoch; ⌊N/B⌋ if not given", low=1, kind=int),
-    Setting(
-        "precision",
-        "fp32",
-        "of the factors of matrix products; sums and parameters are float32",
-        choices=tuple(PRECISIONS),
-    ),
+    PRECISION,
     SEED,
 )
 """Settings of every recipe that trains step by step."""

@@ -18,9 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featbank.cli import options
 from featbank.cli.progress import progress
-from stage2.methods.precision import PRECISIONS
 from tests.conftest import Run, Toy
 
 
@@ -215,11 +213,6 @@ def test_a_signal_tells_what_the_results_hold(
     assert 0 < stored < count, stored
     line = f"{stored} of {count} runs are in stopped.sqlite; the same command continues from there."
     assert told == f"featbank: stopped. {line}\n"
-
-
-def test_the_commands_offer_the_precisions_there_are() -> None:
-    """Reference: the registry of stage 2, which the commands do not import at the start."""
-    assert list(options.PRECISIONS.choices) == list(PRECISIONS)
 
 
 def test_progress_tells_rate_and_time_left(

@@ -62,7 +62,7 @@ def test_without_pytorch() -> None:
     code = (
         "import sys; from featbank.cli import main\n"
         "try: main(prog_name='featbank')\n"
-        "except SystemExit: print(sorted({'torch', 'stage2'} & set(sys.modules)))"
+        "except SystemExit: print(sorted({'torch', 'numpy'} & set(sys.modules)))"
     )
     words = ("train --preset mis", "sweep bank.h5 ba", "datasets i", "plot b")
     for text in words:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stage2.methods.precision import PRECISIONS, precision, product
+from stage2.methods.precision import precision, product
+from stage2.methods.precisions import PRECISIONS
 from stage2.methods.recipe import Recipe
 from tests.stage2.compare import assert_close
 from tests.stage2.synthetic import Problem, run

@@ -16,7 +16,8 @@ from stage2.engine.kernel import KERNELS, LossRows
 from stage2.methods.family import LossParameters, Moment
 from stage2.methods.heads import HEADS, Batch, Context, Parameters, TrainedHead, algebra
 from stage2.methods.losses import LOSSES
-from stage2.methods.precision import PRECISIONS, precision, product
+from stage2.methods.precision import precision, product
+from stage2.methods.precisions import PRECISIONS
 from tests.stage2 import reference
 from tests.stage2.cases import HEAD_CASES, MOMENT
 from tests.stage2.compare import assert_close, assert_relative
