@@ -1,10 +1,10 @@
-"""A bank of ten GiB: opening, reading with checksums, and training on it within two GiB.
+"""A bank of ten GiB: opening, reading with checksums, and training on it within two GiB of memory.
 
-Claim (two cores, no GPU, the file in the page cache): a bank of 10 GiB opens in under 50 ms, all
-its checks included; reading it with checksums runs at 45 % or more of a plain read() of the same
-bytes; and training on its 8 GiB of features within 2 GiB of memory runs at 60 % or more of the
-speed of training on them in memory. docs/performance.md has the figures; this script measures them,
-and needs 11 GiB of disk and 20 GiB of memory:
+Claim (two cores, no GPU, the file in the page cache): a bank of 10 GiB opens in under 50 ms,
+including all structural checks; reading it with checksums runs at 45 % or more of the speed of a
+plain read() of the same bytes; and training on its 8 GiB of features within 2 GiB of memory runs at
+60 % or more of the speed of training on them in memory. docs/performance.md has the figures. The
+script needs 11 GiB of disk and 20 GiB of memory:
 
     .venv/bin/python scripts/benchmark_bank.py [--folder /tmp] [--gib 8] [--repeats 3]
 
@@ -22,6 +22,9 @@ import time
 from pathlib import Path
 
 import numpy as np
+from measuring import ratios, seconds_of, spread
+
+from featbank import Bank, BankWriter
 
 DIM, CLASSES, BLOCK = 2048, 100, 4096
 BUDGET = 2 << 30
@@ -41,10 +44,10 @@ print(json.dumps({
 
 
 def main() -> None:
-    """Print what was measured beside what is claimed."""
+    """Print each figure beside its claim."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("/tmp"))
-    parser.add_argument("--gib", type=float, default=8, help="training features; a quarter on top")
+    parser.add_argument("--gib", type=float, default=8, help="of training features")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     path = options.folder / f"benchmark-{options.gib:g}.h5"
@@ -56,8 +59,6 @@ def main() -> None:
 
 
 def _write(path: Path, rows: int) -> None:
-    from featbank import BankWriter
-
     rng = np.random.default_rng(0)
     means = 0.1 * rng.standard_normal((CLASSES, DIM), dtype=np.float32)
     share = 0.01 ** (np.arange(CLASSES) / (CLASSES - 1))
@@ -67,7 +68,7 @@ def _write(path: Path, rows: int) -> None:
         "test": np.repeat(np.arange(CLASSES), 50),
         "train_balanced": np.arange(rows // 4) % CLASSES,
     }
-    begun = time.perf_counter()
+    start_time = time.perf_counter()
     with BankWriter(path, [str(k) for k in range(CLASSES)], dim=DIM) as writer:
         for split, labels in splits.items():
             writer.split(split, labels)
@@ -76,54 +77,47 @@ def _write(path: Path, rows: int) -> None:
                 y = labels[start : start + BLOCK]
                 noise = rng.standard_normal((len(y), DIM), dtype=np.float32)
                 features.append(noise + means[y])
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - start_time
     size = path.stat().st_size
     print(f"wrote {size / 2**30:.1f} GiB in {seconds:.0f} s, {size / seconds / 1e6:.0f} MB/s")
 
 
 def _opening(path: Path, repeats: int) -> None:
-    from featbank import Bank
-
-    milliseconds = []
-    for _ in range(5 * repeats):
-        begun = time.perf_counter()
-        Bank(path).close()
-        milliseconds.append(1e3 * (time.perf_counter() - begun))
+    seconds = [seconds_of(lambda: Bank(path).close()) for _ in range(5 * repeats)]
     size = path.stat().st_size / 2**30
-    print(f"open {size:.1f} GiB: {statistics.median(milliseconds):.0f} ms (claim: under 50)")
+    print(f"open {size:.1f} GiB: {1e3 * statistics.median(seconds):.0f} ms (claim: under 50)")
 
 
 def _reading(path: Path, repeats: int) -> None:
-    """A GiB into one buffer, with checksums and without, in turn; the first round warms up."""
-    from featbank import Bank
-
+    """Read a GiB into one buffer, with checksums and plain in turn; the first round warms up."""
     with Bank(path) as bank, path.open("rb", buffering=0) as file:
         rows = min(bank.shape("train")[1], (1 << 30) // (4 * DIM))
         for step, threads in ((bank.block_rows("train"), 1), (rows, 2)):
             buffer = np.zeros((step, DIM), np.float32)
-            ratios = []
+            speeds = []
             for _ in range(repeats + 1):
-                begun = time.perf_counter()
+                start_time = time.perf_counter()
                 file.seek(0)
                 for _ in range(0, rows, step):
                     file.readinto(buffer)
-                plain = time.perf_counter() - begun
-                begun = time.perf_counter()
+                plain = time.perf_counter() - start_time
+                start_time = time.perf_counter()
                 for start in range(0, rows - step + 1, step):
                     bank.read("train", "instance", start, start + step, out=buffer, threads=threads)
-                ratios.append(plain / (time.perf_counter() - begun))
+                speeds.append(plain / (time.perf_counter() - start_time))
             print(
                 f"read with checksums, {step * DIM * 4 >> 20} MiB at a time by {threads} threads: "
-                f"{_spread(ratios[1:])} of a plain read (claim: 0.45)"
+                f"{spread(speeds[1:], 2)} of the speed of a plain read (claim: 0.45)"
             )
 
 
 def _training(path: Path, repeats: int) -> None:
-    """One recipe, the worst case: others of its group would share what is read for it.
+    """Train one recipe, the worst case: the recipes of a group share what is read.
 
-    Each run has a process of its own, so that its peak memory is its own.
+    Each run has its own process, so that its peak memory can be measured.
     """
-    ratios, last = [], {}
+    seconds: dict[str, list[float]] = {"memory": [], "stream": []}
+    last = {}
     for _ in range(repeats):
         for kind, budget in (("memory", 64 << 30), ("stream", BUDGET)):
             done = subprocess.run(
@@ -131,17 +125,14 @@ def _training(path: Path, repeats: int) -> None:
                 check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1],
             )  # fmt: skip
             last[kind] = json.loads(done.stdout)
-        ratios.append(last["memory"]["seconds"] / last["stream"]["seconds"])
+            seconds[kind].append(last[kind]["seconds"])
     print(
-        f"train: streamed at {_spread(ratios)} of the speed in memory (claim: 0.60), "
-        f"{last['stream']['seconds']:.0f} s against {last['memory']['seconds']:.0f}, peak "
-        f"{last['stream']['gib']:.2f} GiB against {last['memory']['gib']:.2f}, top-1 "
-        f"{last['stream']['top1']:.1f} against {last['memory']['top1']:.1f}"
+        f"train: streamed at {spread(ratios(seconds['memory'], seconds['stream']), 2)} of the "
+        f"speed in memory (claim: 0.60), {last['stream']['seconds']:.0f} s against "
+        f"{last['memory']['seconds']:.0f}, peak {last['stream']['gib']:.2f} GiB against "
+        f"{last['memory']['gib']:.2f}, top-1 {last['stream']['top1']:.1f} against "
+        f"{last['memory']['top1']:.1f}"
     )
-
-
-def _spread(ratios: list[float]) -> str:
-    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}…{max(ratios):.2f})"
 
 
 if __name__ == "__main__":

@@ -1,24 +1,24 @@
-"""Extraction: what it costs beside the bare forward passes, and beside the usual ways.
+"""Extraction: its overhead over the bare forward passes, and that of the usual ways.
 
-Claim: with two views from one decode pass, extraction to a checked, digested, resumable bank takes
-at most 10 % longer than the bare forward passes of both views on a CPU; a GPU is busy for at least
-90 % of the time. docs/performance.md has the figures; this script measures them:
+Claim: with two views from one decoding pass, extraction to a checksummed, resumable bank takes at
+most 10 % longer than the bare forward passes of both views on a CPU; a GPU is busy for at least
+90 % of the time. docs/performance.md has the figures.
 
     .venv/bin/python scripts/benchmark_extract.py [--backbone resnet32] [--size 32] [--images 2048]
         [--files FOLDER] [--device auto] [--threads 2] [--workers 2] [--repeats 3]
 
-They take turns, and overheads are within a repeat:
+The variants alternate, and overheads are within a repeat:
 
-- bare: the model under either view's BatchNorm statistics on batches that are ready; no files.
-- featbank: `stage1.extraction.assemble.compute` from image files to a bank, both views; balanced
-  statistics are there. ``memory`` is the same from images in memory, as CIFAR is.
-- loader: a DataLoader with worker processes (PIL, ToTensor, Normalize), one view, then np.save; two
-  views are two runs of it.
-- batch-wise: as thingsvision does it: a DataLoader, a forward pass with a hook on the layer, each
-  batch to NumPy into a list, np.vstack and save; one view a run.
+- bare: the model under each view's BatchNorm statistics on prepared batches; no files.
+- featbank: `stage1.extraction.assemble.compute` from image files to a bank, both views, with the
+  balanced statistics computed beforehand. ``memory`` starts from images in memory, like CIFAR.
+- loader: a DataLoader with worker processes (PIL, ToTensor, Normalize), then np.save; one run per
+  view.
+- batch-wise: as in thingsvision: a DataLoader, a forward pass with a hook on the layer, each batch
+  appended to a list as NumPy, np.vstack and save; one run per view.
 
-Images are random, smoothed so that JPEG files (--size 64 and more) have about the usual bytes; up
-to 64 pixels they are PNG files. `--files` takes images of any folder instead.
+Images are random, smoothed so that JPEG files (--size above 64) have a typical size; up to 64
+pixels they are PNG files. `--files` uses the images of a folder instead.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ import contextlib
 import os
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from measuring import alternate
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
@@ -60,7 +60,7 @@ PREPROCESSING = Preprocessing(
 
 
 def main() -> None:
-    """Print images per second of all, and what they take beside the bare forward passes."""
+    """Print images per second and overhead over the bare forward passes of all variants."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backbone", default="resnet32")
     parser.add_argument("--size", type=int, default=32, help="pixels of a side")
@@ -94,48 +94,42 @@ def main() -> None:
             "loader": lambda: usual(models["instance"], files, folder, options, hook=False),
             "batch-wise": lambda: usual(models["instance"], files, folder, options, hook=True),
         }
-        for run in runs.values():
-            run()
         print(
             f"{options.backbone}, {len(files)} images of {options.size}×{options.size} on "
             f"{device}, {options.threads} threads, {options.workers} workers"
         )
-        seconds: dict[str, list[float]] = {what: [] for what in runs}
-        for _ in range(options.repeats):
-            for what, run in runs.items():
-                begun = time.perf_counter()
-                run()
-                seconds[what].append(time.perf_counter() - begun)
+        seconds = alternate(runs, options.repeats)
     report(seconds, len(files))
 
 
 def report(seconds: dict[str, list[float]], images: int) -> None:
-    """Print medians over the repeats; a view alone is set against half of the bare time."""
-    print(f"{'':18}{'images/s':>9}{'over bare':>11}   (range)")
-    for what, spent in seconds.items():
-        for views in (1, 2) if what in ("loader", "batch-wise") else (2,):
-            taken = [time * views if what in ("loader", "batch-wise") else time for time in spent]
-            over = [
+    """Print medians over the repeats; a single view is compared with half of the bare time."""
+    print(f"{'':18}{'images/s':>9}{'overhead':>11}   (range)")
+    for name, times in seconds.items():
+        per_view = name in ("loader", "batch-wise")
+        for views in (1, 2) if per_view else (2,):
+            total = [time * views if per_view else time for time in times]
+            overhead = [
                 100 * (time / (bare * views / 2) - 1)
-                for time, bare in zip(taken, seconds["bare"], strict=True)
+                for time, bare in zip(total, seconds["bare"], strict=True)
             ]
             print(
-                f"{what + (', 1 view' if views == 1 else ', 2 views'):18}"
-                f"{images / statistics.median(taken):9,.0f}{statistics.median(over):10.1f} %"
-                f"   ({min(over):.1f} … {max(over):.1f})"
+                f"{name + (', 1 view' if views == 1 else ', 2 views'):18}"
+                f"{images / statistics.median(total):9,.0f}{statistics.median(overhead):10.1f} %"
+                f"   ({min(overhead):.1f} … {max(overhead):.1f})"
             )
 
 
 def find_files(folder: Path | None, images: int) -> list[Path]:
-    """At most `images` files of a folder."""
+    """The first `images` image files of a folder."""
     if folder is None:
         return []
-    kinds = (".png", ".jpg", ".jpeg", ".webp")
-    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in kinds)[:images]
+    suffixes = (".png", ".jpg", ".jpeg", ".webp")
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in suffixes)[:images]
 
 
 def write_files(folder: Path, images: int, size: int) -> list[Path]:
-    """Random images: PNG files up to 64 pixels, JPEG above."""
+    """Write random images: PNG files up to 64 pixels, JPEG above."""
     rng = np.random.default_rng(0)
     files = []
     for i in range(images):
@@ -147,7 +141,7 @@ def write_files(folder: Path, images: int, size: int) -> list[Path]:
 
 @torch.inference_mode()
 def bare(models: dict[str, Backbone], images: torch.Tensor, device: torch.device) -> None:
-    """Both forward passes of batches that are normalised and on the device before."""
+    """Both forward passes of batches that are already normalised and on the device."""
     ready = [normalise(batch.to(device), PREPROCESSING) for batch in images[:BATCH].split(BATCH)]
     for batch in images.split(BATCH):
         for model in models.values():
@@ -157,7 +151,7 @@ def bare(models: dict[str, Backbone], images: torch.Tensor, device: torch.device
 
 
 def ours(models: dict[str, Backbone], images: Images, folder: Path, device: torch.device) -> None:
-    """From images to a bank, shards beside it."""
+    """Extract images to a bank, with its shards."""
     labels = torch.zeros(len(images), dtype=torch.int64)
     split = Split(images, labels, np.arange(len(images)))
     names = tuple(map(str, range(100)))

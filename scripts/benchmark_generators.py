@@ -1,38 +1,38 @@
-"""Drawing features: generators beside Distribution Calibration as it was released, and beside
-training on what they make.
+"""Feature generators against the released Distribution Calibration, and against training.
 
 Claim: rows of the tail samples of CIFAR-100-LT (D = 64) are drawn 50 times as fast as by the
-release, which calibrates each sample and calls `numpy.random.multivariate_normal` for it, and with
-D = 512 hundreds of times. On the shape of ImageNet-LT, 1.28 million rows an epoch, the AFG takes
-less than 1 GiB beside the features, and less time than a linear classifier takes to train on them.
-docs/performance.md has the figures; this script measures them:
+released code, which calibrates each sample and calls `numpy.random.multivariate_normal` for it,
+and hundreds of times as fast with D = 512. On the shape of ImageNet-LT, 1.28 million rows per
+epoch, the AFG needs less than 1 GiB besides the features, and less time than a linear classifier
+needs to train on its rows. docs/performance.md has the figures.
 
     .venv/bin/python scripts/benchmark_generators.py [FEATURES.npz] [--counts COUNTS.json]
         [--dim 64] [--repeats 5] [--windows 4] [--threads 2]
 
-Without FEATURES.npz (x_train_instance [N, D], y_train [N]) random features of the same shape
-(N = 10,847, K = 100) take its place. COUNTS.json is a list of ImageNet-LT's 1,000 class counts;
-without it a curve of the same sum, largest and smallest count does.
+Without FEATURES.npz (x_train_instance [N, D], y_train [N]), random features of the same shape
+(N = 10,847, K = 100) are used. COUNTS.json is a list of ImageNet-LT's 1,000 class counts; without
+it, a curve with the same sum, largest and smallest count is used.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
 
 import numpy as np
 import torch
+from measuring import ratios, seconds_of, spread
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from featbank.devices import torch_threads
 from stage2.benchmark import Workload, find_workload, with_counts
-from stage2.benchmark.timing import peak_memory, reset_peak_memory, torch_threads
+from stage2.benchmark.timing import peak_memory, reset_peak_memory
 from stage2.engine.blend import finished
 from stage2.engine.generation import generating
 from stage2.engine.loop import group_stream
@@ -47,7 +47,7 @@ from stage2.methods.seeding import seeded
 CPU = torch.device("cpu")
 BETA = 0.6
 EPOCHS = 10
-"""Of the generators in one stretch, which is then as long as a tenth of the release's or more."""
+"""Timed together for a generator, so that a measurement takes at least a tenth of the release's."""
 TAIL = 20
 """Classes with fewer samples are calibrated."""
 
@@ -82,7 +82,7 @@ def _cifar(path: Path | None, dim: int) -> Features:
 
 
 def _random(workload: Workload) -> Features:
-    """Signed features around a mean of each class."""
+    """Signed features around class means."""
     random = torch.Generator().manual_seed(0)
     counts = torch.from_numpy(workload.counts)
     y = torch.arange(workload.classes).repeat_interleave(counts)
@@ -94,41 +94,36 @@ def _random(workload: Workload) -> Features:
 
 
 def against_numpy(features: Features, repeats: int) -> None:
-    """Time an epoch's rows of all tail samples, in turn: by the generators, ten epochs at a time,
-    as Distribution Calibration was released, and by its calls of `multivariate_normal` alone."""
+    """Time an epoch's rows of all tail samples, alternating between the generators (ten epochs at a
+    time), the released Distribution Calibration, and its `multivariate_normal` calls alone."""
     ours = {name: _generator(name, features) for name in ("dc", "afg")}
-    share = _rows_of_sources(features)
-    samples = _Samples.of(features, share)
-    contenders = {
-        **ours,
-        "released": samples.released,
-        "multivariate_normal": samples.calls_alone(),
-    }
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for draw in contenders.values():
-        draw()  # a first call pays for the start of libraries
+    rows = _rows_of_sources(features)
+    samples = _Samples.of(features, rows)
+    others = {"released": samples.released, "multivariate_normal": samples.calls_alone()}
+    times: dict[str, list[float]] = {name: [] for name in (*ours, *others)}
+    for draw in (*ours.values(), *others.values()):
+        draw()  # a first call pays for loading libraries
     for _ in range(repeats):
-        for name, draw in contenders.items():
-            often = EPOCHS if name in ours else 1
-            times[name].append(1000 * _seconds(draw, often))
-    print(
-        f"CIFAR-100-LT shape, {share.sum()} rows of {len(share)} tail samples, {repeats} runs, ms"
-    )
-    for name, each in times.items():
-        print(f"  {name:<20} {_told(each)}")
+        for name, draw in ours.items():
+            times[name].append(1000 * _seconds(draw, EPOCHS))
+        for name, draw in others.items():
+            times[name].append(1000 * _seconds(draw, 1))
+    print(f"CIFAR-100-LT shape, {rows.sum()} rows of {len(rows)} tail samples, {repeats} runs, ms")
+    for name, milliseconds in times.items():
+        print(f"  {name:<20} {spread(milliseconds)}")
     for name in ours:
-        for other in ("released", "multivariate_normal"):
-            ratios = [a / b for a, b in zip(times[other], times[name], strict=True)]
-            print(f"  {other} / {name}: {_told(ratios)}")
+        for other in others:
+            print(f"  {other} / {name}: {spread(ratios(times[other], times[name]))}")
 
 
 def _generator(name: str, features: Features) -> Callable[[], None]:
-    """Draws of all tail rows; class statistics and support sets are there before, β is applied."""
+    """Drawing of all tail rows and applying β, with class statistics and support sets prepared."""
     settings = {setting.name: setting.default for setting in GENERATORS[name].settings}
     generation = GENERATORS[name].prepare(settings, features)
     tail = torch.from_numpy(features.counts < TAIL)
-    made = (torch.arange(len(generation.labels)) >= len(features.labels)) & tail[generation.labels]
-    draws, random = made.nonzero().view(1, -1), torch.Generator().manual_seed(0)
+    generated = torch.arange(len(generation.labels)) >= len(features.labels)
+    draws = (generated & tail[generation.labels]).nonzero().view(1, -1)
+    random = torch.Generator().manual_seed(0)
 
     def draw() -> None:
         blend = generation.make(draws, 0, random).blend
@@ -141,7 +136,7 @@ def _generator(name: str, features: Features) -> Callable[[], None]:
 
 
 def _rows_of_sources(features: Features) -> np.ndarray:
-    """How many rows of an epoch come from each tail sample, in the order of the training rows."""
+    """Number of rows of an epoch made from each tail sample, in the order of the training rows."""
     y, counts = features.labels.numpy(), features.counts.astype(int)
     rare = np.flatnonzero(counts[y] < TAIL)
     share, more = np.divmod(counts.max() - counts, np.maximum(counts, 1))
@@ -151,8 +146,8 @@ def _rows_of_sources(features: Features) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Samples:
-    """Tail samples x̂ [n, D], rows to draw of each [n], and of the other classes means and
-    covariances, as lists of arrays."""
+    """Tail samples x̂ [n, D], rows to draw of each [n], and the means and covariances of the other
+    classes as lists of arrays."""
 
     points: np.ndarray
     rows: np.ndarray
@@ -161,7 +156,7 @@ class _Samples:
 
     @staticmethod
     def of(features: Features, rows: np.ndarray) -> _Samples:
-        """In float64."""
+        """Samples and statistics in float64."""
         x, y = features.x.numpy().astype(np.float64), features.labels.numpy()
         base = np.flatnonzero(features.counts >= TAIL)
         means = [x[y == k].mean(0) for k in base]
@@ -180,14 +175,14 @@ class _Samples:
         return mean, np.mean(np.array(self.covariances)[near], axis=0) + 0.21
 
     def released(self) -> None:
-        """Calibrate each sample, draw its rows in one call, and put them together."""
+        """Calibrate each sample, draw its rows in one call, and concatenate them."""
         drawn = []
         for point, rows in self._each():
             drawn.append(np.random.multivariate_normal(*self.calibrated(point), rows))
         np.concatenate(drawn)
 
     def calls_alone(self) -> Callable[[], None]:
-        """The same calls, with means and covariances there before."""
+        """The same `multivariate_normal` calls, with means and covariances computed beforehand."""
         calls = [(*self.calibrated(point), rows) for point, rows in self._each()]
 
         def draw() -> None:
@@ -198,7 +193,7 @@ class _Samples:
 
 
 def against_training(workload: Workload, windows: int) -> None:
-    """Time some windows of an epoch, made and trained on in turn, and scale them to the epoch."""
+    """Time generating windows of an epoch and training on them, and extrapolate to the epoch."""
     features = _random(workload)
     recipe = Recipe(
         "crt",
@@ -215,52 +210,45 @@ def against_training(workload: Workload, windows: int) -> None:
 
     reset_peak_memory(CPU)
     held = peak_memory(CPU)
-    begun = time.perf_counter()
+    start = time.perf_counter()
     view = generating(bank, group.stream)
-    prepared = time.perf_counter() - begun
+    preparation = time.perf_counter() - start
     beta = torch.where(torch.from_numpy(features.counts < TAIL), BETA, 0.0)
     [draws] = group_stream(group.stream, view.train.labels)
-    for _, _window in zip(range(2), _made(view, draws, beta), strict=False):
-        pass  # the second is made while the first is held, as in training
+    for _, _window in zip(range(2), _windows(view, draws, beta), strict=False):
+        pass  # the second is generated while the first is held, as in training
     memory = peak_memory(CPU) - held
 
     run = TileRun(group.tiles[0], group.stream, (view,))
     run.begin_epoch(0)
-    making, training = [], []
-    epoch = _made(view, draws, beta)
+    generation, training = [], []
+    epoch = _windows(view, draws, beta)
     for _ in range(windows):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         window = next(epoch)
         middle = time.perf_counter()
         run.train(0, window, Event())
-        each = draws.numel() / window.y.numel()
-        making.append((middle - begun) * each)
-        training.append((time.perf_counter() - middle) * each)
-    ratios = [t / m for t, m in zip(training, making, strict=True)]
-    print(f"ImageNet-LT shape, {draws.numel()} rows an epoch, from {windows} of {each:.0f} windows")
-    print(f"  statistics and support sets, once: {prepared:.1f} s")
-    print(f"  making the rows of an epoch: {_told(making)} s")
-    print(f"  training a linear classifier on them: {_told(training)} s")
-    print(f"  training / making: {_told(ratios)}")
-    print(f"  peak memory beside the features: {memory / 2**30:.2f} GiB")
+        scale = draws.numel() / window.y.numel()
+        generation.append((middle - start) * scale)
+        training.append((time.perf_counter() - middle) * scale)
+    print(f"ImageNet-LT shape, {draws.numel()} rows an epoch, {windows} of {scale:.0f} windows")
+    print(f"  statistics and support sets, once: {preparation:.1f} s")
+    print(f"  generating the rows of an epoch: {spread(generation)} s")
+    print(f"  training a linear classifier on them: {spread(training)} s")
+    print(f"  training / generating: {spread(ratios(training, generation))}")
+    print(f"  peak memory besides the features: {memory / 2**30:.2f} GiB")
 
 
-def _made(view: ViewData, draws: Tensor, beta: Tensor) -> Iterator[Window]:
+def _windows(view: ViewData, draws: Tensor, beta: Tensor) -> Iterator[Window]:
     """An epoch's windows as the classifier sees them."""
     for window in view.train.windows(draws, seeded(0, "windows"), 0):
         yield finished(window, beta)
 
 
-def _seconds(run: Callable[[], None], often: int) -> float:
-    time.sleep(0.1)  # threads of the run before spin on for a while
-    begun = time.perf_counter()
-    for _ in range(often):
-        run()
-    return (time.perf_counter() - begun) / often
-
-
-def _told(values: Sequence[float]) -> str:
-    return f"median {statistics.median(values):.1f} ({min(values):.1f} … {max(values):.1f})"
+def _seconds(run: Callable[[], None], calls: int) -> float:
+    """Seconds per call."""
+    time.sleep(0.1)  # threads of the run before keep spinning for a while
+    return seconds_of(lambda: [run() for _ in range(calls)]) / calls
 
 
 if __name__ == "__main__":

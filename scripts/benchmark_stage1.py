@@ -1,14 +1,15 @@
-"""Stage 1: images per second of training, beside the usual loop over a DataLoader.
+"""Stage 1: training speed in images per second, against the usual loop over a DataLoader.
 
-Claim: the same ResNet-32 with the same SGD sees more images per second when a data set of CIFAR's
-size lies on the device as bytes and is augmented there, batch by batch, than when torchvision's
-four transforms (crop, mirror, to tensor, normalise) prepare it image by image in worker processes.
-docs/performance.md has the figures; this script measures them:
+Claim: the same ResNet-32 with the same SGD processes more images per second when a data set of
+CIFAR's size is kept on the device as bytes and augmented there in whole batches than when four
+torchvision transforms (crop, mirror, to tensor, normalise) prepare each image in worker processes.
+docs/performance.md has the figures.
 
     .venv/bin/python scripts/benchmark_stage1.py [--backbone resnet32] [--device auto]
         [--precision fp32] [--steps 20] [--repeats 5] [--workers 2] [--threads 2]
 
-The two take turns; ratios are within a repeat. The images are random: their content costs nothing.
+The two alternate, and ratios are within a repeat. The images are random; their content does not
+matter for the time.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import statistics
 import time
 
 import numpy as np
 import torch
+from measuring import spread
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
@@ -39,8 +40,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backbone", default="resnet32")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"], help="of ours")
-    parser.add_argument("--steps", type=int, default=20, help="of a stretch")
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"], help="of featbank")
+    parser.add_argument("--steps", type=int, default=20, help="per measurement")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2, help="of the DataLoader")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -75,10 +76,7 @@ def main() -> None:
             f"{repeat + 1}: featbank {ours:,.0f} images/s, DataLoader {usual:,.0f} images/s, "
             f"{ours / usual:.2f} times"
         )
-    print(
-        f"median {statistics.median(ratios):.2f} times ({min(ratios):.2f} … {max(ratios):.2f}), "
-        f"{options.repeats} repeats"
-    )
+    print(f"featbank / DataLoader: {spread(ratios, 2)}, {options.repeats} repeats")
 
 
 def featbank_rate(
@@ -97,7 +95,7 @@ def featbank_rate(
 
 
 class _Images(Dataset):
-    """Images in memory, through torchvision's transforms one by one, as its CIFAR data sets are."""
+    """Images in memory, transformed one by one as in torchvision's CIFAR data sets."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
         from torchvision import transforms

@@ -1,15 +1,16 @@
-"""Draws docs/rooms.svg: the rooms of stage 1 and stage 2, and who imports whom, from the code.
+"""Draw docs/rooms.svg from the code: the rooms of stage 1 and stage 2, and their imports.
 
     python scripts/draw_rooms.py
 
-A room stands below all that import it; an arrow that follows from others is not drawn, and a circle
-is an error. tests/test_imports.py draws the picture as well, and compares.
+A room is below all rooms that import it. Arrows implied by others are left out; an import cycle
+is an error. tests/test_imports.py compares the picture with the code.
 """
 
 from __future__ import annotations
 
 import ast
 from collections import defaultdict
+from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
@@ -17,21 +18,28 @@ ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "docs" / "rooms.svg"
 STAGES = ("stage1", "stage2")
 WIDE, HIGH, GAP, RISE = 118, 30, 14, 62
-"""Size of a room, the gap beside it and the height of a floor, in pixels."""
+"""Width and height of a room, the gap between rooms and the height of a level, in pixels."""
+STYLE = (
+    "line{stroke:#9aa5b1;stroke-width:1;marker-end:url(#a)}rect{fill:#eef2f7;stroke:#52606d}"
+    "text{font:12px sans-serif;text-anchor:middle;fill:#1f2933}.t{font-weight:bold}"
+)
+MARKER = (
+    '<marker id="a" viewBox="0 0 6 6" refX="6" refY="3" markerWidth="6" markerHeight="6" '
+    'orient="auto"><path d="M0 0L6 3L0 6z" fill="#9aa5b1"/></marker>'
+)
 
 Arrows = dict[str, set[str]]
+Places = dict[str, tuple[float, float]]
 
 
 def arrows_of(package: str) -> Arrows:
-    """What each room of a package imports of it; a module at its top is a room of its own."""
-    found: Arrows = defaultdict(set)
+    """Rooms of the package that each room imports; a module at the top level is a room."""
+    arrows: Arrows = defaultdict(set)
     for file in sorted((ROOT / package).rglob("*.py")):
-        parts = file.relative_to(ROOT / package).with_suffix("").parts
-        if parts == ("__init__",):
-            continue
-        room = parts[0]
-        found[room] |= {to for to in _imported(file, package) if to != room}
-    return dict(found)
+        room, *_ = file.relative_to(ROOT / package).with_suffix("").parts
+        if room != "__init__":
+            arrows[room] |= _imported(file, package) - {room}
+    return dict(arrows)
 
 
 def _imported(file: Path, package: str) -> set[str]:
@@ -51,36 +59,36 @@ def _is_room(package: str, name: str) -> bool:
 
 
 def floors(arrows: Arrows) -> dict[str, int]:
-    """The floor of each room: 0 where it imports none, else one above the highest it imports.
+    """Level of each room: 0 if it imports none, else one above the highest that it imports.
 
     Raises
     ------
     ValueError
-        For a circle, with its rooms.
+        For an import cycle, with its rooms.
     """
-    found: dict[str, int] = {}
+    levels: dict[str, int] = {}
 
-    def floor(room: str, below: tuple[str, ...]) -> int:
-        if room in below:
-            raise ValueError(" → ".join((*below[below.index(room) :], room)))
-        if room not in found:
-            under = [floor(to, (*below, room)) for to in sorted(arrows.get(room, ()))]
-            found[room] = 1 + max(under, default=-1)
-        return found[room]
+    def level(room: str, above: tuple[str, ...]) -> int:
+        if room in above:
+            raise ValueError(" → ".join((*above[above.index(room) :], room)))
+        if room not in levels:
+            imported = [level(to, (*above, room)) for to in sorted(arrows.get(room, ()))]
+            levels[room] = 1 + max(imported, default=-1)
+        return levels[room]
 
     for room in sorted(arrows):
-        floor(room, ())
-    return found
+        level(room, ())
+    return levels
 
 
 def direct(arrows: Arrows) -> Arrows:
-    """The arrows that no chain of others says already."""
-    reach: Arrows = {}
+    """Arrows that no chain of other arrows implies."""
+    reachable: Arrows = {}
 
     def below(room: str) -> set[str]:
-        if room not in reach:
-            reach[room] = set().union(*({to} | below(to) for to in arrows.get(room, ())), set())
-        return reach[room]
+        if room not in reachable:
+            reachable[room] = set().union(*({to} | below(to) for to in arrows.get(room, ())))
+        return reachable[room]
 
     return {
         room: {to for to in targets if not any(to in below(other) for other in targets)}
@@ -90,50 +98,52 @@ def direct(arrows: Arrows) -> Arrows:
 
 def picture() -> str:
     """The SVG of all stages, side by side."""
-    parts, left, top = [], 20, 0
-    drawn = []
-    for package in STAGES:
-        arrows = arrows_of(package)
-        level = floors(arrows)
-        rows = [[r for r in sorted(level) if level[r] == n] for n in range(max(level.values()) + 1)]
-        drawn.append((package, direct(arrows), rows))
-        top = max(top, len(rows))
-    height = top * RISE + 40
-    for package, arrows, rows in drawn:
-        width = max(len(row) for row in rows) * (WIDE + GAP) - GAP
-        place = {
-            room: (
-                left + (width - len(row) * (WIDE + GAP) + GAP) / 2 + i * (WIDE + GAP),
-                height - 40 - n * RISE,
-            )
-            for n, row in enumerate(rows)
-            for i, room in enumerate(row)
-        }
+    stages = {package: _rows(arrows_of(package)) for package in STAGES}
+    height = max(map(len, stages.values())) * RISE + 40
+    parts, left = [], 20
+    for package, rows in stages.items():
+        width = max(map(len, rows)) * (WIDE + GAP) - GAP
         parts.append(f'<text x="{left + width / 2}" y="{height - 6}" class="t">{package}</text>')
-        for room, targets in sorted(arrows.items()):
-            for to in sorted(targets):
-                (x, y), (a, b) = place[room], place[to]
-                parts.append(
-                    f'<line x1="{x + WIDE / 2}" y1="{y + HIGH}" x2="{a + WIDE / 2}" y2="{b}"/>'
-                )
-        for room, (x, y) in sorted(place.items()):
-            parts.append(f'<rect x="{x}" y="{y}" width="{WIDE}" height="{HIGH}" rx="4"/>')
-            parts.append(f'<text x="{x + WIDE / 2}" y="{y + 19}">{escape(room)}</text>')
+        parts += _stage(direct(arrows_of(package)), _places(rows, left, width, height))
         left += width + 50
-    style = (
-        "line{stroke:#9aa5b1;stroke-width:1;marker-end:url(#a)}rect{fill:#eef2f7;stroke:#52606d}"
-        "text{font:12px sans-serif;text-anchor:middle;fill:#1f2933}.t{font-weight:bold}"
-    )
-    marker = (
-        '<marker id="a" viewBox="0 0 6 6" refX="6" refY="3" markerWidth="6" markerHeight="6" '
-        'orient="auto"><path d="M0 0L6 3L0 6z" fill="#9aa5b1"/></marker>'
-    )
     body = "\n".join(parts)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left - 30} {height}" '
-        f'width="{left - 30}" height="{height}">\n<style>{style}</style>\n<defs>{marker}</defs>\n'
+        f'width="{left - 30}" height="{height}">\n<style>{STYLE}</style>\n<defs>{MARKER}</defs>\n'
         f"{body}\n</svg>\n"
     )
+
+
+def _rows(arrows: Arrows) -> list[list[str]]:
+    """Rooms by level, from the ground up."""
+    levels = floors(arrows)
+    return [
+        [room for room in sorted(levels) if levels[room] == n]
+        for n in range(max(levels.values()) + 1)
+    ]
+
+
+def _places(rows: list[list[str]], left: int, width: int, height: int) -> Places:
+    """Upper left corner of each room; rows are centred."""
+    return {
+        room: (
+            left + (width - len(row) * (WIDE + GAP) + GAP) / 2 + i * (WIDE + GAP),
+            height - 40 - n * RISE,
+        )
+        for n, row in enumerate(rows)
+        for i, room in enumerate(row)
+    }
+
+
+def _stage(arrows: Arrows, places: Places) -> Iterator[str]:
+    """Arrows and boxes of a stage."""
+    for room, targets in sorted(arrows.items()):
+        for to in sorted(targets):
+            (x, y), (a, b) = places[room], places[to]
+            yield f'<line x1="{x + WIDE / 2}" y1="{y + HIGH}" x2="{a + WIDE / 2}" y2="{b}"/>'
+    for room, (x, y) in sorted(places.items()):
+        yield f'<rect x="{x}" y="{y}" width="{WIDE}" height="{HIGH}" rx="4"/>'
+        yield f'<text x="{x + WIDE / 2}" y="{y + 19}">{escape(room)}</text>'
 
 
 if __name__ == "__main__":

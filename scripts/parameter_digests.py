@@ -2,8 +2,9 @@
 
     python scripts/parameter_digests.py bank.h5 > new.txt
 
-Two commits train the same, bit for bit, where they print the same lines: run it in a work tree of
-each and compare the outputs. Presets that the bank does not allow are named as left out.
+Two commits that print the same lines train the same parameters, bit for bit: run the script in a
+work tree of each and compare the outputs. A preset that the bank does not support is skipped with
+the reason.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ EPOCHS = 3
 def digest(recipe: Recipe, bank: str) -> str:
     """SHA-256 of all parameters at the last epoch, by name."""
     (outcome,) = sweep(bank, [recipe], device="cpu", workers=1).outcomes
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for name, values in sorted(outcome.parameters.items()):
-        found.update(name.encode() + values.detach().contiguous().numpy().tobytes())
-    return found.hexdigest()[:16]
+        sha256.update(name.encode() + values.detach().contiguous().numpy().tobytes())
+    return sha256.hexdigest()[:16]
 
 
 def main(bank: str) -> None:
@@ -34,8 +35,8 @@ def main(bank: str) -> None:
     torch.set_num_threads(1)
     for name in PRESETS:
         try:
-            steps = {"epochs": EPOCHS} if "epochs" in Recipe(name).settings else {}
-            print(name, digest(Recipe(name, **steps), bank), flush=True)
+            settings = {"epochs": EPOCHS} if "epochs" in Recipe(name).settings else {}
+            print(name, digest(Recipe(name, **settings), bank), flush=True)
         except errors.FeatbankError as error:
             print(name, "left out:", str(error).partition(". ")[0][:60], flush=True)
 
