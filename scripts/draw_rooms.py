@@ -1,4 +1,4 @@
-"""Draw docs/rooms.svg from the code: the rooms of stage 1 and stage 2, and their imports.
+"""Draw docs/rooms.svg from the code: the rooms of each package, and who imports whom within it.
 
     python scripts/draw_rooms.py
 
@@ -16,9 +16,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "docs" / "rooms.svg"
-STAGES = ("stage1", "stage2")
-WIDE, HIGH, GAP, RISE = 118, 30, 14, 62
-"""Width and height of a room, the gap between rooms and the height of a level, in pixels."""
+BANDS = (("stage1", "stage2"), ("featbank",))
+"""Packages side by side, and below them the one that both import."""
+PACKAGES = tuple(package for band in BANDS for package in band)
+WIDE, HIGH, GAP, RISE, FOOT = 118, 30, 14, 62, 54
+"""Width and height of a room, gap between rooms, height of a level and of the last one with the
+package below it, in pixels."""
 STYLE = (
     "line{stroke:#9aa5b1;stroke-width:1;marker-end:url(#a)}rect{fill:#eef2f7;stroke:#52606d}"
     "text{font:12px sans-serif;text-anchor:middle;fill:#1f2933}.t{font-weight:bold}"
@@ -37,7 +40,7 @@ def arrows_of(package: str) -> Arrows:
     arrows: Arrows = defaultdict(set)
     for file in sorted((ROOT / package).rglob("*.py")):
         room, *_ = file.relative_to(ROOT / package).with_suffix("").parts
-        if room != "__init__":
+        if not room.startswith("__"):
             arrows[room] |= _imported(file, package) - {room}
     return dict(arrows)
 
@@ -97,19 +100,22 @@ def direct(arrows: Arrows) -> Arrows:
 
 
 def picture() -> str:
-    """The SVG of all stages, side by side."""
-    stages = {package: _rows(arrows_of(package)) for package in STAGES}
-    height = max(map(len, stages.values())) * RISE + 40
-    parts, left = [], 20
-    for package, rows in stages.items():
-        width = max(map(len, rows)) * (WIDE + GAP) - GAP
-        parts.append(f'<text x="{left + width / 2}" y="{height - 6}" class="t">{package}</text>')
-        parts += _stage(direct(arrows_of(package)), _places(rows, left, width, height))
-        left += width + 50
+    """The SVG of all packages."""
+    parts, right, bottom = [], 0, 0
+    for band in BANDS:
+        packages = {package: _rows(arrows_of(package)) for package in band}
+        left, bottom = 20, bottom + max(map(len, packages.values())) * RISE + FOOT
+        for package, rows in packages.items():
+            width = max(map(len, rows)) * (WIDE + GAP) - GAP
+            title = f'<text x="{left + width / 2}" y="{bottom - 6}" class="t">{package}</text>'
+            rooms = _rooms(direct(arrows_of(package)), _places(rows, left, width, bottom))
+            parts += [title, *rooms]
+            left += width + 50
+        right = max(right, left - 30)
     body = "\n".join(parts)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left - 30} {height}" '
-        f'width="{left - 30}" height="{height}">\n<style>{STYLE}</style>\n<defs>{MARKER}</defs>\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {right} {bottom}" '
+        f'width="{right}" height="{bottom}">\n<style>{STYLE}</style>\n<defs>{MARKER}</defs>\n'
         f"{body}\n</svg>\n"
     )
 
@@ -123,20 +129,20 @@ def _rows(arrows: Arrows) -> list[list[str]]:
     ]
 
 
-def _places(rows: list[list[str]], left: int, width: int, height: int) -> Places:
+def _places(rows: list[list[str]], left: int, width: int, bottom: int) -> Places:
     """Upper left corner of each room; rows are centred."""
     return {
         room: (
             left + (width - len(row) * (WIDE + GAP) + GAP) / 2 + i * (WIDE + GAP),
-            height - 40 - n * RISE,
+            bottom - FOOT - n * RISE,
         )
         for n, row in enumerate(rows)
         for i, room in enumerate(row)
     }
 
 
-def _stage(arrows: Arrows, places: Places) -> Iterator[str]:
-    """Arrows and boxes of a stage."""
+def _rooms(arrows: Arrows, places: Places) -> Iterator[str]:
+    """Arrows and boxes of a package."""
     for room, targets in sorted(arrows.items()):
         for to in sorted(targets):
             (x, y), (a, b) = places[room], places[to]
