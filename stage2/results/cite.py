@@ -13,11 +13,11 @@ from stage2.methods.bibliography import BIBLIOGRAPHY, Publication
 from stage2.methods.presets import PRESETS
 from stage2.methods.recipe import Recipe
 from stage2.methods.registries import REGISTRIES
-from stage2.results.searched import SAMPLER
+from stage2.results.configurations import SAMPLER
 from stage2.results.store import Store
 
 TEXTBOOK = {"loss": "ce", "sampler": "instance", "optimiser": "sgd"}
-"""Parts that a recipe needs no citation for."""
+"""Parts of a recipe that need no citation."""
 
 CALIBRATIONS = ("temperature", "vector")
 
@@ -35,11 +35,11 @@ FEATBANK = Publication(
 _ESCAPED = {"á": r"{\'a}", "é": r"{\'e}", "§": r"{\S}", "&": r"\&", "%": r"\%", "_": r"\_"}
 
 Uses = dict[str, list[str]]
-"""What each source is cited for, by its key: ``{"crt": ["recipe crt", "head linear"]}``."""
+"""The reasons to cite each source, by its key: ``{"crt": ["recipe crt", "head linear"]}``."""
 
 
 def cite(wanted: Iterable[str]) -> str:
-    """BibTeX of featbank and of what `wanted` uses; each entry under a line of its uses.
+    """BibTeX of featbank and of all that `wanted` uses; each entry under a line with its uses.
 
     Parameters
     ----------
@@ -50,16 +50,12 @@ def cite(wanted: Iterable[str]) -> str:
     Raises
     ------
     ConfigError
-        For what is none of these, or a results file without a run.
+        For any other name, and for a results file without a run.
     """
-    found: Uses = {}
-    for name in wanted:
-        for key, reasons in (_of_file(name) if Path(name).is_file() else _of_name(name)).items():
-            known = found.setdefault(key, [])
-            known += [reason for reason in reasons if reason not in known]
+    cited = _merged(_of_file(name) if Path(name).is_file() else _of_name(name) for name in wanted)
     entries = [bibtex(FEATBANK, "featbank")]
-    for key in sorted(found, key=_order):
-        used = f"% {', '.join(found[key])}\n"
+    for key in sorted(cited, key=_order):
+        used = f"% {', '.join(cited[key])}\n"
         if key in BIBLIOGRAPHY:
             entries.append(used + bibtex(BIBLIOGRAPHY[key], entry_key(BIBLIOGRAPHY[key])))
         else:  # a method of the user's own
@@ -68,8 +64,8 @@ def cite(wanted: Iterable[str]) -> str:
 
 
 def uses(name: str, parameters: Mapping[str, Any]) -> Uses:
-    """The sources of a recipe: of its preset, of its parts but those of `TEXTBOOK`, of its views,
-    its calibration, and of what its settings switch on (a bound on the norm, a deferral).
+    """The sources of a recipe: of its preset, its parts but those of `TEXTBOOK`, its views, its
+    calibration, and of methods that its settings switch on (a bound on the norm, a deferral).
 
     Parameters
     ----------
@@ -78,27 +74,27 @@ def uses(name: str, parameters: Mapping[str, Any]) -> Uses:
     parameters
         Its settings, all of them.
     """
-    found: Uses = {}
+    cited: Uses = {}
     if name in PRESETS:
-        found.setdefault(PRESETS[name].source, []).append(f"recipe {name}")
+        cited.setdefault(PRESETS[name].source, []).append(f"recipe {name}")
     for part, registry in REGISTRIES.items():
         chosen = parameters.get(part, "none")
         if chosen in registry and TEXTBOOK.get(part) != chosen:
-            found.setdefault(registry[chosen].source, []).append(f"{part} {chosen}")
+            cited.setdefault(registry[chosen].source, []).append(f"{part} {chosen}")
     view = parameters.get("view", "")
     if "balanced" in view:
-        found.setdefault("mislas", []).append("view balanced")
+        cited.setdefault("mislas", []).append("view balanced")
     if "expert" in view:
         for key in ("ride", "sla"):
-            found.setdefault(key, []).append("views of experts")
+            cited.setdefault(key, []).append("views of experts")
     if parameters.get("calibration") in CALIBRATIONS:
-        found.setdefault("temperature", []).append(f"calibration {parameters['calibration']}")
+        cited.setdefault("temperature", []).append(f"calibration {parameters['calibration']}")
     for setting in ("max_norm", "max_norm_fraction"):
         if parameters.get(setting) is not None:
-            found.setdefault("ltwb", []).append(setting)
+            cited.setdefault("ltwb", []).append(setting)
     if any(value for key, value in parameters.items() if key.rpartition(".")[2] == "defer"):
-        found.setdefault("ldam", []).append("defer")
-    return found
+        cited.setdefault("ldam", []).append("defer")
+    return cited
 
 
 def bibtex(publication: Publication, key: str) -> str:
@@ -118,45 +114,47 @@ def entry_key(publication: Publication) -> str:
     return re.sub(r"\W", "", plain).lower()
 
 
+def _merged(uses: Iterable[Uses]) -> Uses:
+    """Uses as one, each reason once."""
+    merged: Uses = {}
+    for each in uses:
+        for key, reasons in each.items():
+            merged[key] = list(dict.fromkeys([*merged.get(key, []), *reasons]))
+    return merged
+
+
 def _of_file(path: str) -> Uses:
-    found: Uses = {}
     with Store(path) as store:
-        banks = store.banks()
-        runs = [run for bank in banks for run in store.runs(bank)]
+        runs = [run for bank in store.banks() for run in store.runs(bank)]
     if not runs:
         raise errors.ConfigError(f"{path} holds no finished run. Run `featbank sweep` again.")
-    for name, parameters in {run.id: (run.name, run.parameters) for run in runs}.values():
-        for key, reasons in uses(name, parameters).items():
-            known = found.setdefault(key, [])
-            known += [reason for reason in reasons if reason not in known]
+    configurations = {run.id: (run.name, run.parameters) for run in runs}.values()
+    cited = _merged(uses(name, parameters) for name, parameters in configurations)
     if any(run.status == "stopped" for run in runs):
-        found["halving"] = ["search halving"]
+        cited["halving"] = ["search halving"]
     if any(SAMPLER in run.versions for run in runs):
-        found |= {key: ["search optuna"] for key in ("optuna", "tpe")}
-    return found
+        cited |= {key: ["search optuna"] for key in ("optuna", "tpe")}
+    return cited
 
 
 def _of_name(name: str) -> Uses:
-    found: Uses = uses(name, Recipe(name).settings) if name in PRESETS else {}
-    for part, registry in REGISTRIES.items():
-        if name in registry:
-            reasons = found.setdefault(registry[name].source, [])
-            reasons += [] if f"{part} {name}" in reasons else [f"{part} {name}"]
+    parts = [
+        {registry[name].source: [f"{part} {name}"]}
+        for part, registry in REGISTRIES.items()
+        if name in registry
+    ]
+    cited = _merged([uses(name, Recipe(name).settings) if name in PRESETS else {}, *parts])
     if name in CALIBRATIONS:
-        found.setdefault("temperature", []).append(f"calibration {name}")
-    if not found and name in BIBLIOGRAPHY:
-        found[name] = [name]
-    if not found:
-        known = {
-            *PRESETS,
-            *CALIBRATIONS,
-            *BIBLIOGRAPHY,
-            *(key for r in REGISTRIES.values() for key in r),
-        }
+        cited.setdefault("temperature", []).append(f"calibration {name}")
+    if not cited and name in BIBLIOGRAPHY:
+        cited[name] = [name]
+    if not cited:
+        methods = [key for registry in REGISTRIES.values() for key in registry]
         raise errors.ConfigError(
-            f"{name!r} is neither a results file nor a method. {_hint(name, known)}"
+            f"{name!r} is neither a results file nor a method. "
+            f"{_hint(name, {*PRESETS, *CALIBRATIONS, *BIBLIOGRAPHY, *methods})}"
         )
-    return found
+    return cited
 
 
 def _hint(name: str, known: Iterable[str]) -> str:

@@ -205,7 +205,9 @@ def bank_of(store: Store, bank: str | None) -> tuple[str | None, Path | None]:
     with Bank(bank) as opened:
         fingerprint = opened.fingerprint
     if fingerprint not in store.banks():
-        raise errors.ConfigError(f"{store.path} has no results on {bank}. Name its own bank.")
+        raise errors.ConfigError(
+            f"{store.path} has no results on {bank}. Name the bank that was swept."
+        )
     return fingerprint, Path(bank)
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from stage2.results.store import Run
+
+SAMPLER = "optuna"
+"""The library whose version is stored with the runs that it chose."""
 
 _ENDS = {"diverged": "diverged", "stopped": "was stopped by halving"}
 
@@ -33,7 +37,7 @@ class Configuration:
 
     @property
     def done(self) -> list[Run]:
-        """The runs that came to their end."""
+        """The runs that are done."""
         return [run for run in self.runs if run.status == "done"]
 
     @property
@@ -44,9 +48,21 @@ class Configuration:
 
     @property
     def unfinished(self) -> str:
-        """What kept seeds from an end, in words; empty where all are done."""
+        """The reasons why seeds are not done, in words; empty where all are."""
         parts = []
         for status, words in _ENDS.items():
             if seeds := [str(run.seed) for run in self.runs if run.status == status]:
                 parts.append(f"{words} with seed {', '.join(seeds)}")
         return " and ".join(parts)
+
+
+def search_note(configurations: Collection[Configuration]) -> str:
+    """The end of "n configurations tried": how many of them halving stopped, and how many were
+    chosen by the results of others; empty without a search."""
+    stopped = sum(each.status == "stopped" for each in configurations)
+    chosen = sum(any(SAMPLER in run.versions for run in each.runs) for each in configurations)
+    note = f", {stopped} stopped early by halving" if stopped else ""
+    if chosen:
+        share = "all" if chosen == len(configurations) else str(chosen)
+        note += f", {share} chosen adaptively by Optuna"
+    return note

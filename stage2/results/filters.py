@@ -1,4 +1,4 @@
-"""What of a leaderboard is shown: conditions on its rows, the best of each kind, another order."""
+"""Filters and orders of a leaderboard: conditions on its rows, the best of each kind, sorting."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from stage2.results.leaderboard import Leaderboard, Row
 from stage2.results.ranking import in_order
 
 Values = Mapping[str, Any]
-"""What a condition can ask of a configuration, by name."""
+"""The values of a configuration that conditions compare, by name."""
 
 DEEPEST = 50
-"""Parentheses and ``not`` within one another."""
+"""Most levels of nested parentheses and ``not``."""
 
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq,
@@ -41,15 +41,15 @@ _LIKE = "Write it like head=lws and (lr<0.1 or not sampler=instance)."
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """A comparison of a named value with one that is written in the condition."""
+class Relation:
+    """A named value compared with one that is written in the condition."""
 
     name: str
     sign: str
     written: str
 
     def holds(self, values: Values) -> bool:
-        """Whether it holds; never where a configuration has no such value.
+        """Whether it holds; it never does where a configuration has no such value.
 
         Raises
         ------
@@ -70,7 +70,7 @@ class Comparison:
         return compare(value, self._number(isinstance(value, bool)))
 
     def _number(self, boolean: bool) -> float | None:
-        """What is written, as a number or a truth value; None for ``none``."""
+        """The written value as a number or a boolean; None for ``none``."""
         if self.written == "none":
             return None if self.sign in ("=", "==", "!=") else float("nan")
         if boolean and self.written in ("true", "false"):
@@ -92,12 +92,12 @@ class Combination:
     parts: tuple[Condition, ...]
 
     def holds(self, values: Values) -> bool:
-        """Whether it holds; every part is looked at, so that none of its errors waits."""
+        """Whether it holds; all parts are evaluated, so that each error is reported at once."""
         held = [part.holds(values) for part in self.parts]
         return {"and": all(held), "or": any(held), "not": not held[0]}[self.word]
 
 
-Condition = Comparison | Combination
+Condition = Relation | Combination
 
 
 def parse(text: str) -> Condition:
@@ -109,7 +109,7 @@ def parse(text: str) -> Condition:
     Raises
     ------
     ConfigError
-        Where it is none.
+        For a text that is not a condition.
     """
     return _Parser(text).read()
 
@@ -124,26 +124,26 @@ def where(board: Leaderboard, text: str) -> Leaderboard:
     Raises
     ------
     ConfigError
-        For what is no condition, for unknown names, and where no configuration meets it.
+        For a text that is not a condition, for unknown names, and where no configuration meets it.
     """
     condition = parse(text)
     values = {rows[0]["recipe"]: values_of(board, rows) for rows in board.configurations()}
-    comparisons = list(_comparisons(condition))
-    for comparison in comparisons:
-        _require_known(comparison.name, values.values())
-    kept = {recipe for recipe, own in values.items() if condition.holds(own)}
-    told = " ".join(text.split())
+    relations = list(_relations(condition))
+    for relation in relations:
+        _require_known(relation.name, values.values())
+    kept = {recipe for recipe, by_name in values.items() if condition.holds(by_name)}
+    written = " ".join(text.split())
     if not kept:
         raise errors.ConfigError(
-            f"None of {len(values)} configurations meets {shortened(told)}."
-            f"{_reason(comparisons, list(values.values()))}"
+            f"None of {len(values)} configurations meets {shortened(written)}."
+            f"{_reason(relations, list(values.values()))}"
         )
-    by_result = any(comparison.name in METRICS for comparison in comparisons)
+    by_result = any(relation.name in METRICS for relation in relations)
     seen = f", by its {board.rows[0]['split']} figures" if by_result else ""
     return replace(
         board,
         rows=[row for row in board.rows if row["recipe"] in kept],
-        terms=board.terms.noting(f"filtered: {told} ({len(kept)} of {len(values)}{seen})"),
+        terms=board.terms.noting(f"filtered: {written} ({len(kept)} of {len(values)}{seen})"),
     )
 
 
@@ -159,9 +159,9 @@ def best_per(board: Leaderboard, name: str) -> Leaderboard:
         raise errors.ConfigError(f"{name} is a metric, not a setting. Order by it with --sort.")
     values = {rows[0]["recipe"]: values_of(board, rows) for rows in board.configurations()}
     _require_known(name, values.values())
-    for own in values.values():
-        _refuse_shared(name, own)
-    return board.best_per(name, {recipe: own.get(name) for recipe, own in values.items()})
+    for by_name in values.values():
+        _refuse_shared(name, by_name)
+    return board.best_per(name, {recipe: v.get(name) for recipe, v in values.items()})
 
 
 def sort(board: Leaderboard, by: str) -> Leaderboard:
@@ -192,7 +192,7 @@ def sort(board: Leaderboard, by: str) -> Leaderboard:
 
 
 def values_of(board: Leaderboard, rows: Sequence[Row]) -> dict[str, Any]:
-    """What a condition can ask of a configuration, given its rows."""
+    """The values of a configuration that conditions compare, from its rows."""
     row = board.ranked(rows)
     parameters = row["parameters"]
     values = {name: row[name] for name in ("name", "recipe", "status", "selection", *METRICS)}
@@ -204,16 +204,16 @@ def values_of(board: Leaderboard, rows: Sequence[Row]) -> dict[str, Any]:
     return values | {k: parameters[full] for k, full in aliases.items() if full in parameters}
 
 
-def _comparisons(condition: Condition) -> Iterable[Comparison]:
-    if isinstance(condition, Comparison):
+def _relations(condition: Condition) -> Iterable[Relation]:
+    if isinstance(condition, Relation):
         yield condition
     else:
         for part in condition.parts:
-            yield from _comparisons(part)
+            yield from _relations(part)
 
 
 def _require_known(name: str, values: Iterable[Values]) -> None:
-    known = {key for own in values for key in own}
+    known = {key for by_name in values for key in by_name}
     if name not in known and not any(key.endswith(f".{name}") for key in known):
         raise errors.ConfigError(
             f"No configuration has a {name!r}. {errors.closest(name, sorted(known))}"
@@ -229,10 +229,10 @@ def _refuse_shared(name: str, values: Values) -> None:
         )
 
 
-def _reason(comparisons: Iterable[Comparison], values: Sequence[Values]) -> str:
-    """The values there are, where a condition asks for a text that is none of them."""
-    for each in comparisons:
-        texts = {own[each.name] for own in values if isinstance(own.get(each.name), str)}
+def _reason(relations: Iterable[Relation], values: Sequence[Values]) -> str:
+    """The existing values, where a condition asks for a text that is none of them."""
+    for each in relations:
+        texts = {v[each.name] for v in values if isinstance(v.get(each.name), str)}
         if texts and each.sign in ("=", "==") and each.written not in texts:
             return f" {each.name}: {errors.closest(each.written, sorted(texts))}"
     return " Loosen the condition."
@@ -275,18 +275,18 @@ class _Parser:
             self._fail(f"is nested more than {DEEPEST} deep")
         if self._is_word("not"):
             self.place += 1
-            found: Condition = Combination("not", (self._one(),))
+            condition: Condition = Combination("not", (self._one(),))
         elif self._next() == ("bracket", "("):
             self.place += 1
-            found = self._either()
+            condition = self._either()
             self._take("a closing parenthesis", lambda kind, text: text == ")")
         else:
             name = self._take("a name", lambda kind, text: kind == "word")
             sign = self._take("one of = != < <= > >=", lambda kind, text: text in _OPERATORS)
             value = self._take("a value", lambda kind, text: kind in ("word", "quoted"))
-            found = Comparison(name, sign, value)
+            condition = Relation(name, sign, value)
         self.depth -= 1
-        return found
+        return condition
 
     def _next(self) -> tuple[str, str]:
         return self.tokens[self.place] if self.place < len(self.tokens) else ("end", "")
@@ -305,5 +305,5 @@ class _Parser:
         return text[1:-1] if kind == "quoted" else text
 
     def _fail(self, problem: str) -> NoReturn:
-        told = shortened(" ".join(self.text.split()))
-        raise errors.ConfigError(f"The condition {told} {problem}. {_LIKE}")
+        written = shortened(" ".join(self.text.split()))
+        raise errors.ConfigError(f"The condition {written} {problem}. {_LIKE}")

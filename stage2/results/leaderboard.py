@@ -15,7 +15,7 @@ from stage2.features.experts import short_name
 from stage2.methods.recipe import Recipe
 from stage2.methods.recipe_settings import settings_of
 from stage2.results.configurations import Configuration
-from stage2.results.protocol import Protocol
+from stage2.results.protocol import Protocol, is_calibrated
 from stage2.results.ranking import in_order
 from stage2.results.store import Run
 
@@ -62,7 +62,7 @@ class Leaderboard:
     @property
     def _optimism(self) -> str:
         """The reasons why figures of val are better than they would be elsewhere."""
-        fitted = any(is_calibrated(row) for row in self.rows)
+        fitted = any(map(is_calibrated, self.rows))
         reasons = ["which selected"] if self.select_on == "val" else []
         reasons += ["to which calibrations were fitted"] if fitted else []
         return f", {' and '.join(reasons)}: optimistic" if reasons else ""
@@ -108,11 +108,6 @@ def board_of(configurations: Iterable[Configuration], terms: Protocol) -> Leader
     """Rank configurations under the terms of a protocol."""
     ordered = _ordered(_rows(configuration, terms) for configuration in configurations)
     return Leaderboard([row for rows in ordered for row in rows], terms)
-
-
-def is_calibrated(row: Mapping[str, Any]) -> bool:
-    """Whether a configuration has a calibration, which was fitted to val."""
-    return row["parameters"].get("calibration", "none") != "none"
 
 
 def why_unranked(rows: Sequence[Row]) -> str:

@@ -1,4 +1,4 @@
-"""The protocol line: what a table, a figure or a report says about how its figures came about."""
+"""The protocol line below tables, figures and reports: the conditions under which they hold."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from stage2.methods.recipe import Recipe
 
 @dataclass(frozen=True)
 class Protocol:
-    """How the figures of a results file came about.
+    """The conditions under which the figures of a results file hold.
 
     Attributes
     ----------
     fingerprint, about
-        Of the bank: its fingerprint, and what the results know of it (`Store.add_bank`).
+        The bank's fingerprint, and its record in the results (`Store.add_bank`).
     split, select_on
         The split whose metrics are shown, and the one that ranks.
     tried
-        How many configurations the file holds.
+        Number of configurations in the file.
     searched
-        What a search did to them, in words (`stage2.results.searched.told_search`).
+        How a search chose them, in words (`stage2.results.configurations.search_note`).
     notes
-        What was done to the rows since, such as a filter.
+        Operations on the rows since, such as a filter.
     """
 
     fingerprint: str
@@ -57,7 +57,7 @@ class Protocol:
         rows
             The rows shown, as of `stage2.results.tables.Leaderboard`.
         units
-            What stands before the notes: what the figures are.
+            Parts before the notes that say what the figures are.
         """
         trained = [row for row in rows if "loss" in row["parameters"]]
         seeds = sorted({seed for row in trained for seed in row["seeds"]})
@@ -72,41 +72,45 @@ class Protocol:
         return " · ".join([*parts, *units, *self.notes])
 
     def _start(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-        """What stood for a stage-1 classifier that the bank lacks, where a row began from it."""
+        """The stand-in for a stage-1 classifier that the bank lacks, where a row starts from it."""
         probed = self.about.get("probed", [])  # absent from older files, whose banks all had one
-        used = [view for view in probed if any(_begins_from(row, view) for row in rows)]
+        used = [view for view in probed if any(_starts_from(row, view) for row in rows)]
         if not used:
             return []
-        some = "" if probed == self.about["views"] else f" of {', '.join(used)}"
-        return [f"stage-1 classifier{some}: linear probe"]
+        views = "" if probed == self.about["views"] else f" of {', '.join(used)}"
+        return [f"stage-1 classifier{views}: linear probe"]
 
     def _how_selected(self, rows: Sequence[Mapping[str, Any]]) -> str:
         if self.select_on != "val":
             return ""
-        calibrated = any(row["parameters"].get("calibration", "none") != "none" for row in rows)
-        told = "macro accuracy" + (" before calibration" if calibrated else "")
+        before = " before calibration" if any(map(is_calibrated, rows)) else ""
+        rule = f"macro accuracy{before}"
         if seen := self.about.get("seen", {}).get("val"):
             rows_of_val = self.about["rows"]["val"]
-            some = "its rows" if seen == rows_of_val else f"{seen} of its {rows_of_val} rows"
-            told += f"; stage 1 has seen {some}"
-        return f" ({told})"
+            share = "its rows" if seen == rows_of_val else f"{seen} of its {rows_of_val} rows"
+            rule += f"; stage 1 has seen {share}"
+        return f" ({rule})"
 
     def _classes(self) -> list[str]:
-        """Tested classes that nothing was learned about, or that cannot be selected on; groups by
-        other counts than those of train."""
-        told = []
+        """Classes without rows in train or val; groups by other counts than those of train."""
+        notes = []
         classes = self.about.get("classes", {})  # absent from older files
         if untrained := self.about.get("untrained", {}).get(self.split):
             total, have = classes[self.split], "has" if untrained == 1 else "have"
             where = "tested classes" if self.split == "test" else "classes of val"
-            told.append(f"{untrained} of {total} {where} {have} no training row")
+            notes.append(f"{untrained} of {total} {where} {have} no training row")
         missing = self.about.get("missing_in_val")
         if missing and self.select_on == "val" and self.split == "test":
             tested = classes["test"]
-            told.append(f"val has {tested - missing} of {tested} tested classes")
+            notes.append(f"val has {tested - missing} of {tested} tested classes")
         if not np.array_equal(full_counts(self.about), self.about["train_counts"]):
-            told.append("groups by the counts before val was held out of train")
-        return told
+            notes.append("groups by the counts before val was held out of train")
+        return notes
+
+
+def is_calibrated(row: Mapping[str, Any]) -> bool:
+    """Whether a configuration has a calibration, which was fitted to val."""
+    return row["parameters"].get("calibration", "none") != "none"
 
 
 def measured_splits(about: Mapping[str, Any]) -> list[str]:
@@ -115,12 +119,12 @@ def measured_splits(about: Mapping[str, Any]) -> list[str]:
 
 
 def full_counts(about: Mapping[str, Any]) -> np.ndarray:
-    """Training counts [K] of a bank before rows were held out: they make the groups."""
+    """Training counts [K] of a bank before rows were held out; the groups are by these."""
     return np.asarray(about.get("full_counts", about["train_counts"]))
 
 
 def coverage(labels: Mapping[str, np.ndarray], train_counts: np.ndarray) -> dict[str, Any]:
-    """Which classes the splits that results are measured on share with train and with each other.
+    """Count the classes that the measured splits share with train and with each other.
 
     Parameters
     ----------
@@ -131,23 +135,23 @@ def coverage(labels: Mapping[str, np.ndarray], train_counts: np.ndarray) -> dict
 
     Returns
     -------
-    What `Store.add_bank` keeps: ``classes`` and ``untrained`` by split, how many have rows there
-    and how many of these have none in train; ``missing_in_val``, tested classes without val rows.
+    Part of the bank's record: by split the ``classes`` with rows there, and of these the
+    ``untrained`` without rows in train; ``missing_in_val``, tested classes without val rows.
     """
-    there = {split: np.unique(y) for split, y in labels.items() if y.size}
-    found: dict[str, Any] = {
-        "classes": {split: len(classes) for split, classes in there.items()},
+    present = {split: np.unique(y) for split, y in labels.items() if y.size}
+    record: dict[str, Any] = {
+        "classes": {split: len(classes) for split, classes in present.items()},
         "untrained": {
-            split: int((train_counts[classes] == 0).sum()) for split, classes in there.items()
+            split: int((train_counts[classes] == 0).sum()) for split, classes in present.items()
         },
     }
-    if there.keys() >= {"val", "test"}:
-        found["missing_in_val"] = len(np.setdiff1d(there["test"], there["val"]))
-    return found
+    if present.keys() >= {"val", "test"}:
+        record["missing_in_val"] = len(np.setdiff1d(present["test"], present["val"]))
+    return record
 
 
-def _begins_from(row: Mapping[str, Any], view: str) -> bool:
-    """Whether a configuration begins from the stage-1 classifier of a view."""
+def _starts_from(row: Mapping[str, Any], view: str) -> bool:
+    """Whether a configuration starts from the stage-1 classifier of a view."""
     try:
         recipe = Recipe(row["name"], **row["parameters"])
     except errors.ConfigError:  # stored by a version that knew other names

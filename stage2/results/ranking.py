@@ -1,8 +1,8 @@
 """The order of a table: best first; values that rounding cannot tell apart stand by name.
 
-The same sweep on another number of threads, or on another processor, sums in another order, and
-its figures differ in their last digits. A table that followed these digits would change its order
-from machine to machine.
+The same sweep with another number of threads, or on another processor, sums in another order, and
+its figures differ in their last digits. A table sorted by these digits would change its order from
+machine to machine.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ def in_order(
     Parameters
     ----------
     items
-        What is sorted.
+        Any.
     value
         The figure of an item; those with None come last, by name.
     name
-        What orders equal items.
+        The key that orders equal items.
     tie
-        How far below the best of them values count as equal to it.
+        Values that differ from the best of them by at most this count as equal to it.
     ascending
         Smallest first; by default largest first.
     """

@@ -1,4 +1,4 @@
-"""One bank of a results file, read once: what every table, figure, report and comparison shows."""
+"""One bank of a results file, read once: the view behind all tables, figures and reports."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Self
 import numpy as np
 
 from featbank import errors
-from stage2.results.configurations import Configuration
+from stage2.results.configurations import Configuration, search_note
 from stage2.results.leaderboard import Leaderboard, board_of, why_unranked
 from stage2.results.protocol import Protocol, full_counts, measured_splits
-from stage2.results.searched import told_search
 from stage2.results.store import Run, Store
 
 
@@ -36,7 +35,7 @@ class Results:
     Attributes
     ----------
     fingerprint, about
-        Of the bank: its fingerprint, and what the results know of it.
+        The bank's fingerprint, and its record in the results.
     configurations
         By id.
     split, select_on
@@ -67,7 +66,7 @@ class Results:
             raise errors.ConfigError(
                 f"{store.path} holds no finished run. Run `featbank sweep` again."
             )
-        self.configurations = {id_: Configuration(tuple(own)) for id_, own in runs.items()}
+        self.configurations = {id_: Configuration(tuple(seeds)) for id_, seeds in runs.items()}
         self._rank(split, select_on)
 
     def on(self, split: str) -> Self:
@@ -106,21 +105,21 @@ class Results:
         ConfigError
             Where it means none or several, or a recipe of which no configuration has a rank.
         """
-        names = {own.name for own in self.configurations.values()}
+        names = {each.name for each in self.configurations.values()}
         if name in names:
             return self._best(name)
         ids = [name] if name in self.configurations else []
-        ids = ids or [own for own in self.configurations if own.startswith(name)]
+        ids = ids or [id_ for id_ in self.configurations if id_.startswith(name)]
         if not ids:
             known = sorted(names) if "-" not in name else sorted(self.configurations)
             raise errors.ConfigError(
                 f"{self.path} has no configuration {name!r}. {errors.closest(name, known)}"
             )
         if len(ids) > 1:
-            some = ", ".join(sorted(ids)[:5]) + (", …" if len(ids) > 5 else "")
+            first = ", ".join(sorted(ids)[:5]) + (", …" if len(ids) > 5 else "")
             raise errors.ConfigError(
                 f"{len(ids)} configurations of {self.path} begin with {name!r}. "
-                f"Write more of one: {some}."
+                f"Write more of one: {first}."
             )
         return self.configurations[ids[0]]
 
@@ -142,13 +141,12 @@ class Results:
                     f"{self.path} has no results on {name!r}. It has: {', '.join(measured)}."
                 )
         self.select_on = select_on or ("val" if "val" in measured else "test")
-        searched = told_search(self.configurations.values())
         terms = Protocol(
             self.fingerprint,
             self.about,
             self.split,
             self.select_on,
             len(self.configurations),
-            searched,
+            search_note(self.configurations.values()),
         )
         self.board: Leaderboard = board_of(self.configurations.values(), terms)
