@@ -122,7 +122,7 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
         if len(self.classes_) < 2:
             raise ValueError(f"{type(self).__name__} needs 2 classes or more, got 1 class.")
         counts = np.bincount(labels).astype(np.float64)
-        recipe, dim = self._recipe(), x.shape[1]
+        recipe, dim = self._recipe(counts), x.shape[1]
         check_recipe(recipe, counts, dim)
         device = find_device(self.device)
         rows = MemoryRows(torch.tensor(x, device=device), torch.tensor(labels, device=device))
@@ -162,7 +162,7 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
         with torch.no_grad():
             return self.head_(torch.tensor(x, dtype=torch.float64))
 
-    def _recipe(self) -> Recipe:
+    def _recipe(self, counts: NDArray[np.float64]) -> Recipe:
         """The recipe with its seed; raise `ConfigError` where it wants more than X and y."""
         settings = {"view": "instance", **self._parameters}
         recipe = Recipe(self.recipe, **settings)
@@ -179,10 +179,12 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
                 raise errors.ConfigError(
                     f"{type(self).__name__} takes no setting {name!r}: it knows X and y. {remedy}"
                 )
-        if recipe.generator and recipe.part("generator").get("beta_step"):
+        generator = recipe.generator
+        need = generator.needs_val(recipe.part("generator"), counts) if generator else None
+        if need is not None:
             raise errors.ConfigError(
-                f"Recipe {recipe.name!r} moves β by the accuracy on val, {type(self).__name__} has "
-                "no val. Fix β with beta_step=0."
+                f"Recipe {recipe.name!r} {need.why}, {type(self).__name__} has no val. Choose "
+                f"{need.without}."
             )
         if not recipe.stepped:
             return recipe

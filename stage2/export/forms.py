@@ -15,25 +15,24 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
+from stage2.methods.generators.tukey import STAGE1
 from stage2.methods.heads.knn import NO_VOTES
 from stage2.methods.heads.transforms import TRANSFORMS, empty_behind
 
 Allowed = Callable[[Any], bool]
 
-PLAIN = {"power": 1.0, "unit": False}
-"""Options of every form: the space of features as stage 1 made them."""
-
 SPACE: dict[str, Allowed] = {
     "power": lambda value: isinstance(value, float) and 0 < value < math.inf,
     "unit": lambda value: isinstance(value, bool),
 }
-"""What these may be."""
+"""Options of every form, those of `stage2.methods.generators.tukey.Space`, and their values."""
 
 
 class Form(nn.Module):
@@ -59,7 +58,7 @@ class Form(nn.Module):
 
     def __init__(self, tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> None:
         super().__init__()
-        self.options = {**PLAIN, **options}
+        self.options = {**asdict(STAGE1), **options}
         self.power, self.to_unit = self.options["power"], self.options["unit"]
         for name in self.shapes:
             values = tensors[name].detach().clone().contiguous()

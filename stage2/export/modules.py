@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import asdict
 
 import torch
 
 from featbank import errors
 from stage2.export.forms import FORMS, Affine, AveragedHeads, Form, HeadModule
+from stage2.methods.generators.tukey import STAGE1, Space
 from stage2.methods.heads import HEADS, Context, Parameters
 from stage2.methods.recipe import Recipe
 
@@ -60,7 +61,7 @@ def _of_view(recipe: Recipe, view: str, parameters: Parameters) -> Parameters:
     }
 
 
-def _form(recipe: Recipe, parameters: Parameters, context: Context, space: dict[str, Any]) -> Form:
+def _form(recipe: Recipe, parameters: Parameters, context: Context, space: Space) -> Form:
     """The head on one view, behind the space of features it was trained in."""
     reduction = HEADS[recipe.head].form(parameters, recipe.part("head"), context)
     if reduction is None:
@@ -68,18 +69,17 @@ def _form(recipe: Recipe, parameters: Parameters, context: Context, space: dict[
             f"Head {recipe.head!r} of recipe {recipe.name!r} has no form to export. Give the head "
             "a method `form`, or export a recipe with another head."
         )
-    return FORMS[reduction.form](reduction.tensors, {**reduction.options, **space})
+    return FORMS[reduction.form](reduction.tensors, {**reduction.options, **asdict(space)})
 
 
-def _space(recipe: Recipe) -> dict[str, Any]:
-    """The options of the space that a recipe's generator made its head see; none for its own."""
-    own = recipe.part("generator") if recipe.generator else {}
-    if recipe.generator is None or not recipe.generator.moves_features(own):
-        return {}
-    name = recipe.settings["generator"]
-    if name != "tailcalib" and own.get("output_space") != "tukey":
+def _space(recipe: Recipe) -> Space:
+    """The space of features that the heads of a recipe see."""
+    if recipe.generator is None:
+        return STAGE1
+    space = recipe.generator.space(recipe.part("generator"))
+    if space is None:
         raise errors.ConfigError(
-            f"Generator {name!r} of recipe {recipe.name!r} shows its head features of a space that "
-            "has no form to export. Add it to stage2/export/modules.py."
+            f"Generator {recipe.settings['generator']!r} of recipe {recipe.name!r} trains heads on "
+            "features of a space that an exported head cannot have. Export a recipe with another."
         )
-    return {"power": float(own["tukey"]), "unit": name == "tailcalib"}
+    return space

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from featbank import errors
-from featbank.bank import Bank, class_groups
+from featbank.bank import Bank
 from featbank.memory import size_text
 from stage2.engine.plan import default_memory
 from stage2.features.experts import averages
@@ -33,7 +33,7 @@ def check_bank(bank: Bank, recipes: Iterable[Recipe]) -> None:
         _check_calibration(bank, recipe)
         counts = counts_of(recipe.settings["train_on"])
         check_recipe(recipe, counts, bank.dim)
-        _check_beta(bank, recipe, counts)
+        _check_generator_val(bank, recipe, counts)
         for view in recipe.views:
             if view not in bank.views:
                 raise errors.ConfigError(
@@ -80,11 +80,16 @@ def _check_generator(recipe: Recipe) -> None:
         return
     own = recipe.part("generator")
     if generator.moves_features(own):
-        raw = "--set output_space=raw, or " if "output_space" in own else ""
+        stays = (
+            f"--set {setting.name}={choice}, or "
+            for setting in generator.settings
+            for choice in setting.choices
+            if not generator.moves_features({**own, setting.name: choice})
+        )
         raise errors.ConfigError(
             f"Recipe {recipe.name!r} needs the stage-1 classifier, which does not fit the "
             f"features that generator {recipe.settings['generator']!r} makes. "
-            f"Use {raw}a head that begins fresh."
+            f"Use {next(stays, '')}a head that begins fresh."
         )
 
 
@@ -117,22 +122,21 @@ def _check_calibration(bank: Bank, recipe: Recipe) -> None:
         )
 
 
-def _check_beta(bank: Bank, recipe: Recipe, counts: np.ndarray) -> None:
-    """Raise where β of no class can move, for want of its val rows; `counts` [K] of training."""
-    own = recipe.part("generator") if recipe.generator else {}
-    if not own.get("beta_step"):
+def _check_generator_val(bank: Bank, recipe: Recipe, counts: np.ndarray) -> None:
+    """Raise where a generator needs rows of val that are not there; `counts` [K] of training."""
+    generator = recipe.generator
+    need = generator.needs_val(recipe.part("generator"), counts) if generator else None
+    if need is None:
         return
     remedy = (
-        "Fix β with --set beta_step=0, or hold val out with `featbank split BANK --val-fraction "
+        f"Choose --set {need.without}, or hold val out with `featbank split BANK --val-fraction "
         "0.2`."
     )
-    moves = f"Recipe {recipe.name!r} moves β by the accuracy on val"
+    who = f"Recipe {recipe.name!r} {need.why}"
     if "val" not in bank.evaluated:
-        raise errors.ConfigError(f"{moves}, {bank.path} has no val. {remedy}")
-    groups = class_groups(counts)
-    tail = np.any([groups[name] for name in own["tail"].split("+")], axis=0) & (counts > 0)
-    if tail.any() and not class_counts(bank, "val")[tail].any():
+        raise errors.ConfigError(f"{who}, {bank.path} has no val. {remedy}")
+    if need.classes.any() and not class_counts(bank, "val")[need.classes].any():
         raise errors.ConfigError(
-            f"{moves}, {bank.path} has no val row of the {tail.sum()} classes that have a β. "
-            f"{remedy}"
+            f"{who}, {bank.path} has no val row of the {need.classes.sum()} classes that this "
+            f"concerns. {remedy}"
         )

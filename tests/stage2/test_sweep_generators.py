@@ -83,7 +83,7 @@ def test_beta_needs_val_rows_of_its_classes(small: Problem, tmp_path: Path) -> N
     x = {key: rows[large] if key[0] == "val" else rows for key, rows in small.x.items()}
     cut = replace(small, x=x, y={**small.y, "val": small.y["val"][large]})
     with cut.bank(tmp_path / "bank.h5") as bank:
-        with pytest.raises(errors.ConfigError, match=r"no val row of the 3 classes that have a β"):
+        with pytest.raises(errors.ConfigError, match=r"no val row of the 3 classes that this"):
             sweep(bank, [Recipe("glag", **SHORT)], device="cpu")
         sweep(bank, [Recipe("glag", tail="medium+few", **SHORT)], device="cpu")
 

@@ -8,6 +8,7 @@ from stage2.methods.generators.interface import (
     Generation,
     Generator,
     Made,
+    NeedsVal,
     Second,
 )
 from stage2.methods.generators.mixing import Mixup, Remix
@@ -24,4 +25,13 @@ GENERATORS: dict[str, Generator] = {
     "remix": Remix(),
 }
 
-__all__ = ["GENERATORS", "Blend", "Features", "Generation", "Generator", "Made", "Second"]
+__all__ = [
+    "GENERATORS",
+    "Blend",
+    "Features",
+    "Generation",
+    "Generator",
+    "Made",
+    "NeedsVal",
+    "Second",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,12 +15,15 @@ from stage2.methods.generators.calibrated import (
     Calibrated,
     Spaces,
     add_noise,
+    classes_of,
     output_space,
+    seen_space,
     tail_classes,
 )
 from stage2.methods.generators.drawing import draw_each
 from stage2.methods.generators.filling import Sources
-from stage2.methods.generators.interface import Features, Generation, Generator, Settings
+from stage2.methods.generators.interface import Features, Generation, Generator, NeedsVal, Settings
+from stage2.methods.generators.tukey import Space
 
 
 class AFG(Generator):
@@ -58,6 +62,15 @@ class AFG(Generator):
         TAIL,
     )
     own = ("beta", "beta_step")
+
+    def space(self, settings: Settings) -> Space:
+        return seen_space(settings)
+
+    def needs_val(self, settings: Settings, counts: np.ndarray) -> NeedsVal | None:
+        if not settings["beta_step"]:
+            return None
+        tail = classes_of(settings["tail"], counts)
+        return NeedsVal("moves β by the accuracy on val", tail, "beta_step=0")
 
     def prepare(self, settings: Settings, features: Features) -> Generation:
         tail = tail_classes("afg", features, settings["tail"])

@@ -22,7 +22,7 @@ from stage2.methods.generators.drawing import by_class, draw_each, normals, spre
 from stage2.methods.generators.filling import Sources
 from stage2.methods.generators.gaussians import BLOCK_ROWS, Map, OwnGaussians, unchanged
 from stage2.methods.generators.interface import Blend, Features, Settings
-from stage2.methods.generators.tukey import inverse_tukey, tukey
+from stage2.methods.generators.tukey import STAGE1, Space, inverse_tukey, tukey
 from stage2.methods.neighbors import supports
 
 SUPPORT = Setting("support", 2, "classes nearest to a sample that lend it their statistics", low=1)
@@ -45,6 +45,11 @@ their draws are one product."""
 
 KEPT_BYTES = 64 << 20
 """What `Kept` may take."""
+
+
+def seen_space(settings: Settings) -> Space:
+    """The space that heads see by the settings ``output_space`` and ``tukey``."""
+    return Space(settings["tukey"]) if settings["output_space"] == "tukey" else STAGE1
 
 
 def output_space(default: str) -> Setting:
@@ -86,12 +91,13 @@ class Spaces:
         """Those of the settings ``tukey``, ``statistics`` and ``output_space``."""
         there = partial(tukey, power=settings["tukey"])
         back = partial(inverse_tukey, power=settings["tukey"])
-        raw_statistics = settings["statistics"] == "raw"
+        statistics = unchanged if settings["statistics"] == "raw" else there
+        real = seen_space(settings)
         if settings["output_space"] == "raw":
-            plain = unchanged if raw_statistics else back
-            return Spaces(there, unchanged if raw_statistics else there, unchanged, back, plain)
-        plain = there if raw_statistics else unchanged
-        return Spaces(there, unchanged if raw_statistics else there, there, unchanged, plain)
+            plain = unchanged if statistics is unchanged else back
+            return Spaces(there, statistics, real, back, plain)
+        plain = there if statistics is unchanged else unchanged
+        return Spaces(there, statistics, real, unchanged, plain)
 
 
 @dataclass(frozen=True)
@@ -308,12 +314,17 @@ class Calibrated(OwnGaussians):
         return Kept(self.center(sources)[:, None], factors)
 
 
+def classes_of(tail: str, counts: np.ndarray) -> np.ndarray:
+    """The classes [K] bool with samples in the groups `tail`, joined by +."""
+    groups = class_groups(counts)
+    return np.any([groups[name] for name in tail.split("+")], axis=0) & (counts > 0)
+
+
 def tail_classes(name: str, features: Features, tail: str) -> Tensor:
-    """The classes [K] bool of the groups `tail`; warns where there is none."""
-    groups, names = class_groups(features.counts), tail.split("+")
-    wanted = np.any([groups[group] for group in names], axis=0) & (features.counts > 0)
+    """`classes_of` the training counts; warns where there is none."""
+    wanted = classes_of(tail, features.counts)
     if not wanted.any():
-        rules = " or ".join(GROUPS[group] for group in names)
+        rules = " or ".join(GROUPS[group] for group in tail.split("+"))
         warnings.warn(
             f"Generator {name!r} calibrates no class: none has {rules}. All are filled from their "
             "own Gaussians."

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from featbank.settings import Setting
+from stage2.methods.generators.tukey import STAGE1, Space
 
 Settings = Mapping[str, Any]
 """A generator's own settings."""
@@ -147,6 +148,25 @@ class Generation(ABC):
         return x
 
 
+@dataclass(frozen=True)
+class NeedsVal:
+    """Why and of which classes a generator needs val.
+
+    Attributes
+    ----------
+    why
+        What it does, a clause with a recipe as its subject: "moves β by the accuracy on val".
+    classes
+        Classes [K] bool whose rows of val it uses.
+    without
+        A setting at which it needs none, ``beta_step=0``.
+    """
+
+    why: str
+    classes: np.ndarray
+    without: str
+
+
 class Generator(ABC):
     """A feature generator of the registry; a line in `GENERATORS` makes it known."""
 
@@ -160,9 +180,17 @@ class Generator(ABC):
     mixes: ClassVar[bool] = False
     """Whether made rows have two labels."""
 
+    def space(self, settings: Settings) -> Space | None:
+        """The space of the features that heads see; None for one that no exported head can have."""
+        return STAGE1
+
     def moves_features(self, settings: Settings) -> bool:
-        """Whether heads see features of another space than stage 1 made."""
-        return settings.get("output_space") == "tukey"
+        """Whether heads see features of another space than that of stage 1."""
+        return self.space(settings) != STAGE1
+
+    def needs_val(self, settings: Settings, counts: np.ndarray) -> NeedsVal | None:
+        """What it needs of val, for training counts [K]; None where it needs no val."""
+        return None
 
     @abstractmethod
     def prepare(self, settings: Settings, features: Features) -> Generation:

@@ -15,11 +15,12 @@ from stage2.methods.generators.calibrated import (
     Calibrated,
     Spaces,
     output_space,
+    seen_space,
     tail_classes,
 )
 from stage2.methods.generators.filling import Sources
 from stage2.methods.generators.interface import Features, Generation, Generator, Settings
-from stage2.methods.generators.tukey import tukey
+from stage2.methods.generators.tukey import Space, tukey
 
 
 class EquallyCalibrated(Calibrated):
@@ -56,6 +57,9 @@ class DC(Generator):
         TAIL,
     )
 
+    def space(self, settings: Settings) -> Space:
+        return seen_space(settings)
+
     def prepare(self, settings: Settings, features: Features) -> Generation:
         return EquallyCalibrated(
             "dc",
@@ -83,16 +87,14 @@ class TailCalib(Generator):
         Setting("alpha", 0.0, "α added to every entry of the covariance", low=0),
     )
 
-    def moves_features(self, settings: Settings) -> bool:
-        return True
+    def space(self, settings: Settings) -> Space:
+        return Space(settings["tukey"], unit=True)
 
     def prepare(self, settings: Settings, features: Features) -> Generation:
         def transformed(x: Tensor) -> Tensor:
             return tukey(normalize(x, dim=1), settings["tukey"])
 
-        def seen(x: Tensor) -> Tensor:
-            return normalize(transformed(x), dim=1)
-
+        seen = self.space(settings)
         return EquallyCalibrated(
             "tailcalib",
             features,

@@ -1,8 +1,11 @@
-"""Tukey's ladder of powers, for features of either sign."""
+"""Tukey's ladder of powers, for features of either sign, and the spaces it leads to."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor
+from torch.nn.functional import normalize
 
 
 def tukey(x: Tensor, power: float) -> Tensor:
@@ -20,3 +23,28 @@ def inverse_tukey(x: Tensor, power: float) -> Tensor:
     if power == 0.5:
         return x * x.abs()
     return x.abs().pow_(1 / power).copysign_(x)
+
+
+@dataclass(frozen=True)
+class Space:
+    """A space of features: T(x) = sign(x)|x|^λ of stage 1's, by default these themselves.
+
+    Attributes
+    ----------
+    power
+        λ > 0.
+    unit
+        Whether features are normalised to length 1 before T and after it.
+    """
+
+    power: float = 1.0
+    unit: bool = False
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Features of stage 1 [n, D] in this space."""
+        x = tukey(normalize(x, dim=1) if self.unit else x, self.power)
+        return normalize(x, dim=1) if self.unit else x
+
+
+STAGE1 = Space()
+"""Features as they are in the bank."""
