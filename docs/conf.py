@@ -1,4 +1,4 @@
-"""The site of these pages, built by scripts/docs: Sphinx and MyST; no network to read it."""
+"""Sphinx configuration of the site that scripts/docs builds; it can be read offline."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sphinx.application import Sphinx
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
-from registries import expand  # noqa: E402 (from the folder of the pages)
+from registries import expand  # noqa: E402 (in this folder)
 
 from featbank import __version__  # noqa: E402
 
@@ -38,15 +38,15 @@ napoleon_use_ivar = True
 
 
 def _page(app: Sphinx, name: str, source: list[str]) -> None:
-    """What is generated, links to files that are no pages, figures that stay on one line."""
+    """Insert generated parts, unlink files outside the site, keep ``1.0 ± 0.1`` on one line."""
     text = expand(source[0]).replace("](../README.md", "](overview.md")
     text = re.sub(r"(?<=\d) ± (?=\d)", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}", text)
     source[0] = re.sub(r"\[([^\]]+)\]\((?:\.\./(?!\w+\.md)[^)]+|LICENSE)\)", r"\1", text)
 
 
-def _attributes(*given: Any) -> None:
-    """Attributes that share a description, ``num_classes, dim``: one entry each."""
-    lines: list[str] = given[-1]
+def _attributes(*arguments: Any) -> None:
+    """Split attributes that share a description, ``num_classes, dim``, into an entry each."""
+    lines: list[str] = arguments[-1]
     if "Attributes" not in lines:
         return
     first = lines.index("Attributes") + 2
@@ -58,13 +58,13 @@ def _attributes(*given: Any) -> None:
             entries[-1].append(line)
     lines[first:] = [
         line
-        for names, *told in entries
+        for names, *description in entries
         for attribute in names.split(", ")
-        for line in (attribute, *told)
+        for line in (attribute, *description)
     ]
 
 
 def setup(app: Sphinx) -> None:
-    """Called by Sphinx."""
+    """Connect the two functions above; Sphinx calls this."""
     app.connect("source-read", _page)
     app.connect("autodoc-process-docstring", _attributes, priority=100)  # before napoleon

@@ -1,7 +1,7 @@
-"""Pages of the site that are written from the code: the methods, from registries and docstrings.
+"""Parts of the site generated from the code: the pages on methods, from registries and docstrings.
 
-A page says where with a comment, ``<!-- generated: heads -->``; the pages themselves are plain
-Markdown that reads without the site.
+A comment in a page, such as ``<!-- generated: heads -->``, marks the place. The pages themselves
+are plain Markdown, readable without the site.
 """
 
 from __future__ import annotations
@@ -28,56 +28,38 @@ MARK = re.compile(r"<!-- generated: (\w+) -->")
 
 
 def expand(text: str) -> str:
-    """A page with all that is generated in its place."""
+    """Replace the marks in a page by what is generated for them."""
     return MARK.sub(lambda mark: PAGES[mark[1]](), text)
 
 
 def prose(docstring: str) -> str:
-    """A docstring as Markdown: what is not code is escaped, literal blocks become fences."""
-    written = []
+    """A docstring as Markdown: text outside code spans is escaped, literal blocks become fences."""
+    paragraphs = []
     for paragraph in re.split(r"\n\n(?! )", docstring.strip()):
         body, colons, literal = paragraph.partition("::\n\n")
         spans = re.split(r"(`+[^`]+`+)", body + (":" if colons else ""))
         spans[::2] = [re.sub(r"([\\*_<>\[\]|~])", r"\\\1", text) for text in spans[::2]]
-        written.append("".join(spans))
+        paragraphs.append("".join(spans))
         if colons:
-            written.append(f"```text\n{inspect.cleandoc(literal)}\n```")
-    return "\n\n".join(written)
-
-
-def _heads() -> str:
-    return _entries("head", lambda head: _doc(type(head)))
-
-
-def _losses() -> str:
-    formula = prose(_doc(family))
-    return formula + "\n\n" + _entries("loss", lambda loss: _doc(loss.function))
-
-
-def _samplers() -> str:
-    return _entries("sampler", _sampler_doc)
-
-
-def _sampler_doc(sampler: samplers.Sampler) -> str:
-    """How often each class is drawn and, where it has a way of its own, how."""
-    own = sampler.draw
-    return _doc(sampler.function) + (f"\n\n{_doc(own)}" if own else "")
-
-
-def _generators() -> str:
-    return _entries("generator", lambda generator: _doc(type(generator)))
+            paragraphs.append(f"```text\n{inspect.cleandoc(literal)}\n```")
+    return "\n\n".join(paragraphs)
 
 
 def _optimisers() -> str:
-    listed = "\n".join(f"- `{name}`: {prose(formula)}" for name, formula in SCHEDULES.items())
+    schedules = "\n".join(f"- `{name}`: {prose(text)}" for name, text in SCHEDULES.items())
     entries = _entries("optimiser", _doc)
-    return f"{entries}\n\n## Schedules\n\nFactor of the learning rate, T epochs.\n\n{listed}"
+    return f"{entries}\n\n## Schedules\n\nFactor of the learning rate, T epochs.\n\n{schedules}"
+
+
+def _sampler_doc(sampler: samplers.Sampler) -> str:
+    """How often each class is drawn, and the sampler's own order of drawing if it has one."""
+    return "\n\n".join(map(_doc, filter(None, (sampler.function, sampler.draw))))
 
 
 def _calibration() -> str:
     (setting,) = (setting for setting in COMMON if setting.name == "calibration")
-    told = [_doc(calibration), _doc(calibration.Calibration), _doc(calibration.calibrate)]
-    text = "\n\n".join(prose(doc.partition("\nParameters\n")[0]) for doc in told)
+    things = (calibration, calibration.Calibration, calibration.calibrate)
+    text = "\n\n".join(prose(_doc(thing).partition("\nParameters\n")[0]) for thing in things)
     return f"{text}\n\n{_table([(setting.name, setting.default, setting)])}"
 
 
@@ -96,47 +78,48 @@ def _resolved(name: str) -> list[tuple[str, Any, Setting]]:
 
 
 def _fixed(settings: Mapping[str, Any]) -> str:
-    """What a preset sets, its parts as links."""
-    told = []
+    """Settings of a preset, its parts as links."""
+    items = []
     for key, value in settings.items():
         linked = key in REGISTRIES and value != "none"
         shown = f"[{value}]({plural(key)}.md#{value})" if linked else f"`{value}`"
-        told.append(f"{key.replace('_', chr(92) + '_')} {shown}")
-    return "Sets: " + ", ".join(told) + "."
+        items.append(f"{prose(key)} {shown}")
+    return "Sets: " + ", ".join(items) + "."
 
 
 def _reported(paper: Mapping[str, float]) -> str:
     if not paper:
         return ""
-    told = "; ".join(f"{benchmark}: {top1} %" for benchmark, top1 in paper.items())
-    return f"\n\nTop-1 in its paper: {told}."
+    figures = "; ".join(f"{benchmark}: {top1} %" for benchmark, top1 in paper.items())
+    return f"\n\nTop-1 in its paper: {figures}."
 
 
 def _entries(kind: str, doc: Callable[[Any], str]) -> str:
-    told = []
+    entries = []
     for name, entry in REGISTRIES[kind].items():
         text = f"{_title(name, entry)}\n\n{prose(doc(entry))}"
         if entry.settings:
             text += "\n\n" + _table((s.name, s.default, s) for s in entry.settings)
-        told.append(text)
-    return "\n\n".join(told)
+        entries.append(text)
+    return "\n\n".join(entries)
 
 
 def _title(name: str, entry: Any) -> str:
     source = prose(citation(entry.source))
-    return f"## {name.replace('_', chr(92) + '_')}\n\n{prose(entry.description)}.\n*{source}*"
+    return f"## {prose(name)}\n\n{prose(entry.description)}.\n*{source}*"
 
 
 def _table(rows: Iterable[tuple[str, Any, Setting]]) -> str:
     lines = ["| setting | default | range | meaning |", "| --- | --- | --- | --- |"]
     for name, value, setting in rows:
-        told = "derived" if value is None else f"`{value}`"
-        lines.append(f"| `{name}` | {told} | {prose(setting.expects())} | {prose(setting.help)} |")
+        default = "derived" if value is None else f"`{value}`"
+        range_, meaning = prose(setting.expects()), prose(setting.help)
+        lines.append(f"| `{name}` | {default} | {range_} | {meaning} |")
     return "\n".join(lines)
 
 
 def _readme() -> str:
-    """The README, its links as seen from the folder of the pages."""
+    """The README, with links relative to the folder of the pages."""
     text = (ROOT / "README.md").read_text()
     return re.sub(r"\]\(docs/", "](", text)
 
@@ -148,11 +131,13 @@ def _doc(thing: type | ModuleType | Callable[..., Any]) -> str:
 PAGES: dict[str, Callable[[], str]] = {
     "readme": _readme,
     "recipes": _recipes,
-    "heads": _heads,
-    "losses": _losses,
-    "samplers": _samplers,
-    "generators": _generators,
+    "heads": lambda: _entries("head", lambda head: _doc(type(head))),
+    "losses": lambda: (
+        f"{prose(_doc(family))}\n\n{_entries('loss', lambda loss: _doc(loss.function))}"
+    ),
+    "samplers": lambda: _entries("sampler", _sampler_doc),
+    "generators": lambda: _entries("generator", lambda generator: _doc(type(generator))),
     "optimisers": _optimisers,
     "calibration": _calibration,
 }
-"""What a comment in a page stands for."""
+"""Texts by the names used in the marks."""

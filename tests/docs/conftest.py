@@ -1,10 +1,11 @@
-"""Small files under the names that README and docs use, made once for all workers."""
+"""Small files under the names that README and docs use, written once for all workers."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -26,14 +27,14 @@ EXPERTS = ("expert0/instance", "expert1/instance", "expert2/instance")
 
 @pytest.fixture
 def one_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stage 1 ends after one epoch, whatever a command asks for."""
-    ask = stage1_settings.default_settings
+    """Stop stage 1 after one epoch, whatever a command asks for."""
+    original = stage1_settings.default_settings
 
-    def shortened(*words: object, **options: object) -> stage1_settings.TrainSettings:
-        asked = ask(*words, **options)  # type: ignore[arg-type]
-        return dataclasses.replace(asked, epochs=1, warmup=0)
+    def shortened(*arguments: object, **options: object) -> stage1_settings.TrainSettings:
+        settings = original(*arguments, **options)  # type: ignore[arg-type]
+        return dataclasses.replace(settings, epochs=1, warmup=0)
 
-    for module in (stage1_settings, train):  # each command has a name for it
+    for module in (stage1_settings, train):  # the command imported it by name
         monkeypatch.setattr(module, "default_settings", shortened)
 
 
@@ -44,32 +45,31 @@ def materials(
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
-    """A folder with all that the commands of the pages read; not to be written to."""
+    """A folder with every file that the commands of the pages read; do not write to it."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
     folder /= "materials"
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
-            begun = folder.with_name("begun")
-            shutil.rmtree(begun, ignore_errors=True)
-            begun.mkdir()
+            unfinished = folder.with_name("unfinished")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir()
             with monkeypatch.context() as patch:
-                patch.chdir(begun)
+                patch.chdir(unfinished)
                 _make(make_toy)
-            begun.rename(folder)
+            unfinished.rename(folder)
     return folder
 
 
 def run(*words: str) -> str:
-    """A command in the current folder; what it printed."""
-    done = CliRunner().invoke(main, words)
-    crashed = done.exception is not None and not isinstance(done.exception, SystemExit)
-    if crashed or done.exit_code:
-        raise AssertionError(f"{words} exited with {done.exit_code}: {done.output}") from (
-            done.exception
+    """Run a command in the current folder and return its output."""
+    result = CliRunner().invoke(main, words)
+    if result.exception:
+        raise AssertionError(f"{words} exited with {result.exit_code}: {result.output}") from (
+            result.exception
         )
-    return done.stdout
+    return result.stdout
 
 
 def _make(make_toy: Callable[..., Toy]) -> None:
@@ -77,30 +77,11 @@ def _make(make_toy: Callable[..., Toy]) -> None:
     shutil.copytree("runs/digits", "runs/r32")
     run("extract", "runs/digits", "-o", "bank.h5")
     recipes = ("crt", "lws", "mislas", "tau_norm", "glag", "balanced_softmax")
+    options = "--set epochs=4 --set lws:lr=0.05,0.2 --seeds 0,1 -o results.sqlite"
     named = [word for name in recipes for word in ("--recipe", name)]
-    few = (
-        "--set",
-        "epochs=4",
-        "--set",
-        "lws:lr=0.05,0.2",
-        "--seeds",
-        "0,1",
-        "-o",
-        "results.sqlite",
-    )
-    run("sweep", "bank.h5", *named, *few)
+    run("sweep", "bank.h5", *named, *shlex.split(options))
     run("export", "results.sqlite", "mislas", "-o", "head.safetensors")
-    run(
-        "sweep",
-        "bank.h5",
-        "smoothing-grid",
-        "--set",
-        "epochs=1",
-        "--seeds",
-        "0",
-        "-o",
-        "grid.sqlite",
-    )
+    run(*shlex.split("sweep bank.h5 smoothing-grid --set epochs=1 --seeds 0 -o grid.sqlite"))
     run("sweep", "bank.h5", "tau-curve", "-o", "tau.sqlite")
     Path("demo").mkdir()
     for name in ("bank.h5", "results.sqlite"):
@@ -114,9 +95,9 @@ def _make(make_toy: Callable[..., Toy]) -> None:
     without_val = make_toy((60, 45, 30, 28, 26), splits=("train", "test"))
     without_val.write(Path("without-val.h5"))
     run("split", "without-val.h5", "--shards", "3", "-o", "shards")
-    found = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/sweeps.md").read_text(), re.S)
-    (whole,) = (text for text in found if "[recipes." in text)
-    Path("sweep.toml").write_text(whole)
+    examples = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/sweeps.md").read_text(), re.S)
+    (specification,) = (text for text in examples if "[recipes." in text)
+    Path("sweep.toml").write_text(specification)
 
 
 def _make_arrays(toy: Toy) -> None:

@@ -1,4 +1,4 @@
-"""README and docs as the tests read them: fenced blocks, their marks, links and anchors."""
+"""Parsing of README and docs for the tests: fenced blocks, their marks, links and anchors."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from tests.conftest import ROOT
 PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))
 PAGES.insert(0, "README.md")
 RUN = ("sh", "console", "python")
-"""Languages of blocks that are run."""
+"""Languages of blocks that the tests run."""
 SHOWN = ("", "text", "toml", "{toctree}", "{eval-rst}")
-"""Languages of blocks that are not."""
+"""Languages of other blocks."""
 MARK = re.compile(r"<!-- not run:(.*)-->")
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: where its first line stands, and why it is not run, or None."""
+    """A fenced block: the number of its first line, and the reason not to run it, or None."""
 
     page: str
     line: int
@@ -35,7 +35,7 @@ class Block:
 
     @property
     def commands(self) -> list[list[str]]:
-        """The words of each command; of a console, those behind a ``$``."""
+        """Words of each command; in a console block, of the lines that start with ``$``."""
         lines = self.text.replace("\\\n", " ").splitlines()
         if self.language == "console":
             lines = [line[2:] for line in lines if line.startswith("$ ")]
@@ -44,30 +44,30 @@ class Block:
 
 
 def blocks(page: str) -> Iterator[Block]:
-    """The blocks of a page in order."""
-    opened: tuple[int, str, str | None] | None = None
+    """Blocks of a page in order."""
+    fence: tuple[int, str, str | None] | None = None  # line, language and mark of an open block
     mark = None
-    held: list[str] = []
+    lines: list[str] = []
     for number, line in enumerate((ROOT / page).read_text().splitlines(), start=1):
-        if opened is None and line.startswith("```"):
-            opened, held = (number + 1, line[3:], mark), []
-        elif opened is not None and line == "```":
-            text = "".join(f"{row}\n" for row in held)
-            yield Block(page, opened[0], opened[1], text, opened[2])
-            opened = None
-        elif opened is not None:
-            held.append(line)
-        found = MARK.fullmatch(line)
-        mark = found[1].strip() if found else None
-    assert opened is None, f"{page}:{opened} is not closed"
+        if fence is None and line.startswith("```"):
+            fence, lines = (number + 1, line[3:], mark), []
+        elif fence is not None and line == "```":
+            text = "".join(f"{row}\n" for row in lines)
+            yield Block(page, fence[0], fence[1], text, fence[2])
+            fence = None
+        elif fence is not None:
+            lines.append(line)
+        match = MARK.fullmatch(line)
+        mark = match[1].strip() if match else None
+    assert fence is None, f"{page}:{fence} is not closed"
 
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
-MEANT = [block for block in BLOCKS if block.language in RUN]
+CODE = [block for block in BLOCKS if block.language in RUN]
 
 
 def expanded(page: str) -> str:
-    """A page with what the site generates in it."""
+    """Text of a page with the parts that the site generates."""
     sys.path.insert(0, str(ROOT / "docs"))
     try:
         from registries import expand
@@ -78,17 +78,17 @@ def expanded(page: str) -> str:
 
 
 def without_code(text: str) -> str:
-    """A page without fenced blocks and code spans, whose brackets are no links."""
+    """Text without fenced blocks and code spans, whose brackets are not links."""
     return re.sub(r"`[^`\n]+`", "", re.sub(r"^```.*?^```$", "", text, flags=re.S | re.M))
 
 
 def links(text: str) -> list[str]:
-    """Relative links of a page, images among them."""
+    """Relative links of a page, including images."""
     return re.findall(r"\]\((?!https?:)([^)\s]+)\)", without_code(text))
 
 
 def anchors(text: str) -> set[str]:
-    """Anchors of a page's headings: small letters, hyphens for blanks, no punctuation."""
+    """Anchors of a page's headings: lower case, hyphens for blanks, no punctuation."""
     outside = re.sub(r"^```.*?^```$", "", text, flags=re.S | re.M)
     titles = re.findall(r"^#+ (.+)$", outside, re.M)
     plain = (title.replace("`", "").replace("\\", "").lower() for title in titles)
@@ -96,5 +96,5 @@ def anchors(text: str) -> set[str]:
 
 
 def existing(page: str, target: str) -> Path:
-    """The file a link of a page leads to."""
+    """File that a link of a page points to."""
     return ((ROOT / page).parent / target).resolve() if target else ROOT / page

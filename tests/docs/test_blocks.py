@@ -1,4 +1,4 @@
-"""Every command and Python block of README and docs, as it stands, in a folder of its own."""
+"""Every command and Python block of README and docs runs as written, in its own folder."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from featbank.cli import main
 from featbank.errors import ConfigError
 from tests.conftest import ROOT, Toy
 from tests.docs.conftest import run
-from tests.docs.pages import BLOCKS, MEANT, RUN, SHOWN, Block
+from tests.docs.pages import BLOCKS, CODE, RUN, SHOWN, Block
 
-SHELL = [block for block in MEANT if block.mark is None and block.language != "python"]
-PYTHON = [block for block in MEANT if block.mark is None and block.language == "python"]
-LEFT_OUT = [block for block in MEANT if block.mark is not None]
+SHELL = [block for block in CODE if block.mark is None and block.language != "python"]
+PYTHON = [block for block in CODE if block.mark is None and block.language == "python"]
+LEFT_OUT = [block for block in CODE if block.mark is not None]
 
 
 @pytest.fixture
 def folder(
     materials: Path, tmp_path: Path, one_epoch: None, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """A copy of the materials, and the current folder."""
+    """A copy of the materials as the current folder."""
     copy = tmp_path / "page"
     shutil.copytree(materials, copy)
     monkeypatch.chdir(copy)
@@ -44,7 +44,7 @@ def folder(
 
 @pytest.mark.parametrize("block", SHELL, ids=str)
 def test_commands(block: Block, folder: Path) -> None:
-    """Reference: the page: each command ends with exit code 0, and what it writes is there."""
+    """Reference: the page: each command ends with exit code 0 and writes its output."""
     if "featbank verify bank.h5\nfeatbank split" in block.text:
         shutil.copy("without-val.h5", "bank.h5")
     elif "mine.h5" in block.text and "featbank import" not in block.text:
@@ -69,21 +69,21 @@ def test_commands(block: Block, folder: Path) -> None:
 
 
 def _featbank(words: list[str]) -> None:
-    """A command with what the shell does for it: patterns, and its output into a file."""
+    """Run a command as a shell would: expand patterns, redirect output."""
     target = None
     if ">" in words:
         words, target = words[: words.index(">")], words[words.index(">") + 1]
     expanded: list[str] = []
     for word in words[1:]:
         expanded += sorted(map(str, Path().glob(word))) if "*" in word else [word]
-    told = run(*expanded)
-    assert told
+    output = run(*expanded)
+    assert output
     if target:
-        Path(target).write_text(told)
+        Path(target).write_text(output)
 
 
 def _bash(text: str, home: Path) -> None:
-    """A block in a shell of its own, which stops at the first error."""
+    """Run a block in its own shell, which stops at the first error."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-e", "-u", "-o", "pipefail", "-c", text],
@@ -97,9 +97,9 @@ def _bash(text: str, home: Path) -> None:
 
 @pytest.mark.parametrize("block", PYTHON, ids=str)
 def test_python(block: Block, folder: Path, make_toy: Callable[..., Toy]) -> None:
-    """Reference: the page: each block runs, after those of the page that it continues."""
+    """Reference: the page: each block runs, after the blocks it builds on."""
     names: dict[str, Any] = {}
-    if "LOSSES[" in block.text:  # an entry for the module
+    if "LOSSES[" in block.text:  # to be added to the module
         names = dict(vars(losses_module))
     elif "GridSearchCV" in block.text:
         toy = make_toy()
@@ -120,12 +120,12 @@ def test_python(block: Block, folder: Path, make_toy: Callable[..., Toy]) -> Non
 
 
 def _before(block: Block, containing: str) -> Block:
-    (found,) = [b for b in PYTHON if b.page == block.page and containing in b.text]
-    return found
+    (earlier,) = [b for b in PYTHON if b.page == block.page and containing in b.text]
+    return earlier
 
 
 def _save_features() -> tuple[torch.nn.Module, Callable[[Image.Image], torch.Tensor]]:
-    """The blocks of docs/features.md, with a small torchvision model of random weights."""
+    """Run the blocks of docs/features.md with a small torchvision model of random weights."""
     torch.manual_seed(0)
     model = resnet18(weights=None)
     model.fc = torch.nn.Identity()
@@ -138,7 +138,7 @@ def _save_features() -> tuple[torch.nn.Module, Callable[[Image.Image], torch.Ten
 
 
 def test_features_of_a_model(folder: Path) -> None:
-    """Reference: the forward pass of single images, in the order of their folders' names."""
+    """Reference: the forward pass of single images, in the order of the folder names."""
     model, transform = _save_features()
     run("import", "--train", "train_x.npy", "train_y.npy", "--dtype", "float32", "-o", "own.h5")
     with Bank("own.h5") as bank:
@@ -152,10 +152,10 @@ def test_features_of_a_model(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("block", LEFT_OUT, ids=str)
-def test_what_is_not_run(block: Block) -> None:
+def test_blocks_that_are_not_run(block: Block) -> None:
     """Reference: the command line: options and choices of each command are known; Python compiles.
 
-    The ids of this test are the list of what is not run, and each block's mark tells why.
+    The ids of this test list the blocks that are not run; each mark gives the reason.
     """
     assert block.mark, f"{block} is not run, and its mark gives no reason"
     if block.language == "python":
@@ -170,7 +170,7 @@ def test_what_is_not_run(block: Block) -> None:
 
 
 def _parse(words: list[str]) -> None:
-    """Parse a command, behind ``torchrun … -m`` as well, without running it."""
+    """Parse a command without running it, also after ``torchrun … -m``."""
     assert words[0] in ("featbank", "torchrun"), words
     arguments = words[words.index("featbank") + 1 :]
     context = click.Context(main, info_name="featbank")
@@ -180,13 +180,13 @@ def _parse(words: list[str]) -> None:
 
 
 def test_every_block_is_known() -> None:
-    """Reference: the languages that are run, and those that are shown."""
+    """Reference: the languages that are run, and those that are only shown."""
     for block in BLOCKS:
         assert block.language in (*RUN, *SHOWN), f"{block}: {block.language}"
         assert block.mark is None or block.language in RUN, f"{block} would not be run anyway"
 
 
-def test_a_wrong_option_is_found() -> None:
+def test_a_wrong_option_is_reported() -> None:
     """Reference: an unknown option, a wrong choice, an unknown command, a mark without reason."""
     for text in (
         "featbank sweep bank.h5 --recipes crt",
@@ -196,4 +196,4 @@ def test_a_wrong_option_is_found() -> None:
         with pytest.raises((click.UsageError, ConfigError)):
             _parse(text.split())
     with pytest.raises(AssertionError, match="gives no reason"):
-        test_what_is_not_run(Block("README.md", 1, "sh", "featbank info bank.h5\n", ""))
+        test_blocks_that_are_not_run(Block("README.md", 1, "sh", "featbank info bank.h5\n", ""))

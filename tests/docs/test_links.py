@@ -1,4 +1,4 @@
-"""Links and anchors of README and docs lead somewhere; generated pages say what the code does."""
+"""Links and anchors of README and docs exist; generated pages agree with the code."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ METHODS = {
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_links_lead_somewhere(page: str) -> None:
-    """Reference: the files beside the page, and the headings in them."""
+def test_links_exist(page: str) -> None:
+    """Reference: the files beside the page, and their headings."""
     for link in links(expanded(page)):
         target, _, anchor = link.partition("#")
-        found = existing(page, target)
-        assert found.exists(), f"{page}: {link}"
+        file = existing(page, target)
+        assert file.exists(), f"{page}: {link}"
         if anchor:
-            headings = anchors(expanded(str(found.relative_to(ROOT))))
+            headings = anchors(expanded(str(file.relative_to(ROOT))))
             assert anchor in headings, f"{page}: {link} is none of {sorted(headings)}"
 
 
 def test_every_page_is_in_the_contents() -> None:
-    """Reference: the pages; those of the site's contents, and README's links to docs."""
+    """Reference: the files of the pages."""
     listed = set()
     for page in ("docs/index.md", "docs/methods.md"):
         for block in re.findall(r"```\{toctree\}\n(.*?)```", (ROOT / page).read_text(), re.S):
@@ -42,18 +42,18 @@ def test_every_page_is_in_the_contents() -> None:
 
 
 @pytest.mark.parametrize("page", METHODS)
-def test_methods_are_told(page: str) -> None:
-    """Reference: the registries: every name is a heading, every source and setting is there."""
+def test_methods_are_documented(page: str) -> None:
+    """Reference: the registries: every name is a heading with its source and settings."""
     text = expanded(f"docs/methods/{page}.md")
     headings = {title.replace("\\", "") for title in re.findall(r"^## (.+)$", text, re.M)}
     assert headings - {"Schedules"} == set(METHODS[page])
     for name, entry in METHODS[page].items():
         title = name.replace("_", r"\_")
-        told = re.split(rf"^## {re.escape(title)}$", text, flags=re.M)[1].partition("\n## ")[0]
-        assert citation(entry.source).split(",")[0] in told, name
+        section = re.split(rf"^## {re.escape(title)}$", text, flags=re.M)[1].partition("\n## ")[0]
+        assert citation(entry.source).split(",")[0] in section, name
         names = [s if isinstance(s, str) else s.name for s in entry.settings]
         for setting in (key.rpartition(".")[2] for key in names):
-            assert re.search(rf"^\| `([a-z]+\.)?{re.escape(setting)}` \|", told, re.M), setting
+            assert re.search(rf"^\| `([a-z]+\.)?{re.escape(setting)}` \|", section, re.M), setting
     if page == "optimisers":
         assert all(f"- `{name}`: " in text for name in SCHEDULES)
 
@@ -68,7 +68,7 @@ def test_formulas_survive() -> None:
     assert "```text\nmean        (1−β)x̂ + β Σ_j ω_j μ_j\n" in afg
 
 
-def test_numbers_of_the_papers_are_told() -> None:
+def test_published_numbers_are_shown() -> None:
     """Reference: `PRESETS`."""
     text = expanded("docs/methods/recipes.md")
     for preset in PRESETS.values():
