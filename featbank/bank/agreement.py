@@ -1,7 +1,7 @@
-"""How often a stage-1 classifier is right on the rows it was trained on, beside chance.
+"""Accuracy of a stage-1 classifier on the rows it was trained on, compared with chance.
 
-Classes in another order, the classifier of another view, a missing bias or features of another
-scale all leave the arrays well-formed; only this figure shows them.
+With classes in another order, the classifier of another view, a missing bias or features of another
+scale, arrays are still well-formed; only this accuracy reveals the mistake.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ BLOCK_BYTES = 1 << 25
 """Features and logits held at a time."""
 
 MOST_WORK = 1 << 38
-"""Multiplications that are spent; of larger train splits, blocks spread over all rows are taken."""
+"""The most multiplications to spend; larger train splits are sampled in blocks spread evenly."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Shares of train rows that a classifier gets right.
+    """Accuracies of a classifier on rows of train.
 
-    `right` is of all rows looked at, `by_class` the mean over the classes that have some. Chance is
-    1/K for both; only `by_class` is judged by it, because naming the largest class always is right
-    on its share of a long-tailed train split, whatever K.
+    `right` is the accuracy over the rows sampled, `by_class` the mean over the classes that have
+    some. Chance is 1/K for both; only `by_class` is compared with it, because a classifier that
+    always predicts the largest class is right on its share of a long-tailed train split, whatever
+    K.
     """
 
-    looked_at: int
+    sampled: int
     rows: int
     right: float
     by_class: float
@@ -38,14 +39,14 @@ class Agreement:
 
     @property
     def near_chance(self) -> bool:
-        """Whether it is at most a tenth of the way from chance to perfect."""
+        """Whether `by_class` is at most a tenth of the way from chance to 1."""
         chance = 1 / self.num_classes
         return self.by_class <= chance + 0.1 * (1 - chance)
 
     def __str__(self) -> str:
         rows = f"{self.rows:,}"
-        if self.looked_at < self.rows:
-            rows = f"{self.looked_at:,} of {rows}"
+        if self.sampled < self.rows:
+            rows = f"{self.sampled:,} of {rows}"
         return (
             f"right on {_percent(self.right)} of {rows} train row{'s' * (self.rows != 1)} "
             f"(chance {_percent(1 / self.num_classes)}), {_percent(self.by_class)} averaged by "
@@ -67,39 +68,39 @@ def agreement(
     *,
     name: str,
 ) -> Agreement | None:
-    """How often a classifier is right, block by block; None without rows.
+    """Measure the accuracy of a classifier block by block; None without rows.
 
     Parameters
     ----------
     read
-        Gives the features [n, D] of the rows start … stop − 1.
+        Returns the features [n, D] of the rows start … stop − 1.
     labels
         [N] integers in 0…K−1.
     weight, bias
         [K, D] and [K], or None for zeros.
     name
-        Of the features, for the error.
+        Name of the features in errors.
 
     Raises
     ------
     NotFinite
-        Where a feature is NaN, infinite or too large for float32.
+        If a feature is NaN, infinite or too large for float32.
     """
     classes, dim = weight.shape
-    turned = np.ascontiguousarray(weight.astype(np.float32).T)
+    transposed = np.ascontiguousarray(weight.astype(np.float32).T)
     offset = np.float32(0) if bias is None else bias.astype(np.float32)
     right, seen = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
     for start, stop in _spread(len(labels), classes, dim):
         x = as_stored(read(start, stop), np.dtype(np.float32), name, first_row=start)
         with np.errstate(over="ignore", invalid="ignore"):
-            predicted = (x @ turned + offset).argmax(axis=1)
+            predicted = (x @ transposed + offset).argmax(axis=1)
         y = labels[start:stop]
         seen += np.bincount(y, minlength=classes)
         right += np.bincount(y[predicted == y], minlength=classes)
     if not seen.any():
         return None
     return Agreement(
-        looked_at=int(seen.sum()),
+        sampled=int(seen.sum()),
         rows=len(labels),
         right=float(right.sum() / seen.sum()),
         by_class=float((right[seen > 0] / seen[seen > 0]).mean()),
@@ -108,7 +109,7 @@ def agreement(
 
 
 def _spread(rows: int, classes: int, dim: int) -> Iterator[tuple[int, int]]:
-    """Blocks of rows: all of them, or 256 short ones spread evenly where all are too much work."""
+    """Yield blocks of all rows, or 256 short ones spread evenly if all are too much work."""
     step = max(1, BLOCK_BYTES // (4 * (classes + dim)))
     most = max(1, MOST_WORK // (classes * dim))
     if rows <= most:

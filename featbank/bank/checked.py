@@ -1,7 +1,8 @@
-"""An HDF5 file from anyone, of which only what is safe and whole can be reached.
+"""Safe access to an HDF5 file from any source: only what is safe and complete can be read.
 
-Names are those of `featbank.bank.schema`. They lead through hard links to datasets that lie in this
-file, in chunks that carry checksums and are all there, and to attributes of fixed length.
+Names are those of `featbank.bank.schema`. They are resolved through hard links alone, to datasets
+stored in this file in chunks that have checksums and are all present, and to attributes of fixed
+length.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class CheckedFile:
     Attributes
     ----------
     datasets
-        What has been asked for and found in order, by name.
+        Datasets that were requested and passed their checks, by name.
 
     Raises
     ------
@@ -44,30 +45,30 @@ class CheckedFile:
         if path.is_dir():
             raise errors.NotABank(f"{path} is a folder. Give the bank, a file.")
         if not path.is_file():
-            what = "is not a file" if path.exists() else "no such file"
-            raise errors.NotABank(f"{path}: {what}. Check the path.")
+            problem = "is not a file" if path.exists() else "no such file"
+            raise errors.NotABank(f"{path}: {problem}. Check the path.")
         try:
             # Banks change by being replaced, never in place: there is nothing to lock.
             self._file = h5py.File(path, "r", locking=False)
-        except Exception as error:  # whatever broken bytes lead the HDF5 library to
+        except Exception as error:  # damaged bytes may raise anything in the HDF5 library
             raise _unreadable(path, error) from None
         if self._file.userblock_size:
             self.close()
             raise self.corrupt("it begins with something else")
         self._descriptor = self._file.id.get_vfd_handle()
-        self._size = os.fstat(self._descriptor).st_size  # not the path's: it may be replaced
+        self._size = os.fstat(self._descriptor).st_size  # the path may be replaced meanwhile
         self.datasets: dict[str, h5py.Dataset] = {}
         self._objects: dict[str, h5py.Group | h5py.Dataset] = {"": self._file}
         self._places: dict[int, str] = {}
         self._readers: dict[str, ChunkReader] = {}
 
     def check_root(self) -> None:
-        """Raise where the file's own header is not a bank's."""
+        """Raise unless the header of the root group is safe."""
         self._check_header("the root", h5py.h5o.get_info(self._file.id))
 
     @property
     def attributes(self) -> h5py.AttributeManager:
-        """Attributes of the root, to be read with `number`, `text` and `hash`."""
+        """Attributes of the root group, for `number`, `text` and `hash`."""
         return self._file.attrs
 
     def close(self) -> None:
@@ -75,13 +76,13 @@ class CheckedFile:
         self._file.close()
 
     def has(self, name: str) -> bool:
-        """Whether there is something under `name`."""
+        """Whether the file has a group or dataset with this name."""
         parent, _, last = name.rpartition("/")
         group = self._object(parent) if parent == "" or self.has(parent) else None
         return isinstance(group, h5py.Group) and group.id.links.exists(last.encode())
 
     def members(self, name: str) -> list[str]:
-        """Names in a group, each fit to be a part of a path."""
+        """Names in a group; raise unless each can be part of a path."""
         group = self._object(name)
         if not isinstance(group, h5py.Group):
             raise self.corrupt(f"{name} is not a group")
@@ -93,7 +94,7 @@ class CheckedFile:
         return list(group)
 
     def dataset(self, name: str) -> h5py.Dataset:
-        """The dataset `name`, as the schema wants it: type, axes, storage, every chunk there."""
+        """The dataset `name`; raise unless type, axes and storage follow the schema."""
         if name in self.datasets:
             return self.datasets[name]
         dataset = self._object(name)
@@ -101,8 +102,8 @@ class CheckedFile:
             raise self.corrupt(f"{name} is not a dataset")
         layout = schema.layout_of(name)
         dtype = dataset.dtype
-        found = "S" if dtype.kind == "S" else str(dtype)
-        if found not in layout.dtypes or dataset.ndim != layout.axes:
+        kind = "S" if dtype.kind == "S" else str(dtype)
+        if kind not in layout.dtypes or dataset.ndim != layout.axes:
             wanted = " or ".join(layout.dtypes).replace("S", "fixed-length bytes")
             raise self.corrupt(
                 f"{name} has type {dtype} and {dataset.ndim} axes, not {wanted} and {layout.axes}"
@@ -115,14 +116,14 @@ class CheckedFile:
         return dataset
 
     def require_shape(self, name: str, shape: tuple[int | None, ...]) -> None:
-        """Raise where the dataset `name` has another shape; None stands for any length but 0."""
-        found = self.dataset(name).shape
-        if any(n < 1 if m is None else n != m for n, m in zip(found, shape, strict=True)):
+        """Raise unless the dataset `name` has this shape; None stands for any length but 0."""
+        stored = self.dataset(name).shape
+        if any(n < 1 if m is None else n != m for n, m in zip(stored, shape, strict=True)):
             wanted = ", ".join("A ≥ 1" if n is None else str(n) for n in shape)
-            raise self.corrupt(f"{name} has shape {list(found)}, not [{wanted}]")
+            raise self.corrupt(f"{name} has shape {list(stored)}, not [{wanted}]")
 
     def read(self, name: str) -> np.ndarray:
-        """All of the dataset `name`."""
+        """Read the dataset `name`."""
         dataset = self.dataset(name)
         try:
             return dataset[()]
@@ -130,13 +131,13 @@ class CheckedFile:
             raise self.corrupt(f"{name}: {errors.first_line(error)}") from None
 
     def chunks(self, name: str) -> ChunkReader:
-        """The chunks of the features `name`."""
+        """Reader of the chunks of the features `name`."""
         if name not in self._readers:
             self._readers[name] = ChunkReader(self._descriptor, self._size, self.dataset(name))
         return self._readers[name]
 
     def texts(self, name: str) -> list[str]:
-        """The texts of the dataset `name`."""
+        """Read the texts of the dataset `name`."""
         texts = []
         for row, text in enumerate(self.read(name).tolist()):
             try:
@@ -146,7 +147,7 @@ class CheckedFile:
         return texts
 
     def json(self, name: str) -> dict[str, Any]:
-        """The JSON object in the dataset `name`."""
+        """Read the JSON object in the dataset `name`."""
         try:
             document = json.loads(self.read(name).tobytes())
         except (ValueError, RecursionError) as error:
@@ -156,29 +157,29 @@ class CheckedFile:
         return document
 
     def number(self, attributes: h5py.AttributeManager, name: str) -> int:
-        """An attribute that is an integer."""
+        """Read an attribute that is an integer."""
         return int(self._attribute(attributes, name, "i"))
 
     def text(self, attributes: h5py.AttributeManager, name: str) -> str:
-        """An attribute that is a text."""
+        """Read an attribute that is a text."""
         try:
             return bytes(self._attribute(attributes, name, "S")).decode()
         except UnicodeDecodeError:
             raise self.corrupt(f"the attribute {name!r} is not UTF-8") from None
 
     def hash(self, attributes: h5py.AttributeManager, name: str) -> str:
-        """An attribute that is a SHA-256 in hex."""
+        """Read an attribute that is a SHA-256 in hex."""
         text = self.text(attributes, name)
         if not re.fullmatch("[0-9a-f]{64}", text):
             raise self.corrupt(f"the attribute {name!r} is not 64 hexadecimal digits")
         return text
 
-    def corrupt(self, what: str) -> errors.Corrupt:
-        """The error that says `what` is damaged."""
-        return errors.Corrupt(f"{self.path} is damaged: {what}. Restore or rebuild it.")
+    def corrupt(self, defect: str) -> errors.Corrupt:
+        """An error that reports a defect of the file."""
+        return errors.Corrupt(f"{self.path} is damaged: {defect}. Restore or rebuild it.")
 
     def _object(self, name: str) -> h5py.Group | h5py.Dataset:
-        """What `name` stands for, reached through hard links only; no dataset is virtual."""
+        """The object `name`, reached through hard links alone; never a virtual dataset."""
         if name in self._objects:
             return self._objects[name]
         parent, _, last = name.rpartition("/")
@@ -192,7 +193,10 @@ class CheckedFile:
         return self._objects[name]
 
     def _check_header(self, name: str, about: h5py.h5o.ObjInfo) -> None:
-        """The header has a checksum, and it is safe to open: a virtual dataset opens others."""
+        """Raise unless a header has a checksum and declares no virtual dataset.
+
+        Opening a virtual dataset would open the files it is made of.
+        """
         try:
             layouts = header.layout_classes(self._descriptor, about.addr)
         except header.HeaderError as error:
@@ -200,10 +204,10 @@ class CheckedFile:
         if header.VIRTUAL in layouts:
             raise errors.Unsafe(f"{self.path}: {name} is made of other datasets. Refused.")
         if about.type == h5py.h5o.TYPE_DATASET and len(layouts) != 1:
-            raise self.corrupt(f"{name}: its header does not tell one layout")
+            raise self.corrupt(f"{name}: its header does not declare one layout")
 
     def _check_storage(self, name: str, dataset: h5py.Dataset) -> None:
-        """Nothing outside the file, no filter but the checksum, no chunk missing."""
+        """Raise unless all chunks are in this file, with a checksum and no other filter."""
         options = dataset.id.get_create_plist()
         if dataset.external:
             raise errors.Unsafe(f"{self.path}: {name} is stored in another file. Refused.")
@@ -213,7 +217,7 @@ class CheckedFile:
                 f"{self.path}: {name} goes through a filter other than fletcher32. Refused."
             )
         if 0 in dataset.shape:
-            if max(dataset.shape) > self._size:  # as many rows, or copies, of nothing
+            if max(dataset.shape) > self._size:  # a huge number of empty rows or copies
                 raise self.corrupt(f"{name} has shape {list(dataset.shape)}")
             return
         if not filters or not dataset.chunks:
@@ -238,37 +242,37 @@ class CheckedFile:
             )
         whole = math.prod(dataset.chunks) * dataset.dtype.itemsize + SUM_BYTES
         if dataset.ndim == schema.FEATURE_AXES:
-            # Their many chunks are looked at one by one when they are read.
+            # Reading checks each of these many chunks.
             if dataset.id.get_storage_size() != wanted * whole:
-                raise self.corrupt(f"{name}: there are chunks of less, or more, than {whole} bytes")
+                raise self.corrupt(f"{name}: some chunks do not have {whole} bytes")
             return
 
-        def broken(chunk: h5py.h5d.StoreInfo) -> h5py.h5d.StoreInfo | None:
+        def damaged(chunk: h5py.h5d.StoreInfo) -> h5py.h5d.StoreInfo | None:
             return chunk if chunk.size != whole or chunk.filter_mask else None
 
-        if found := dataset.id.chunk_iter(broken):
+        if chunk := dataset.id.chunk_iter(damaged):
             raise self.corrupt(
-                f"{name}: the chunk at {list(found.chunk_offset)} has {found.size} bytes and the "
-                f"filter mask {found.filter_mask}, not {whole} and 0"
+                f"{name}: the chunk at {list(chunk.chunk_offset)} has {chunk.size} bytes and the "
+                f"filter mask {chunk.filter_mask}, not {whole} and 0"
             )
 
     def _attribute(self, attributes: h5py.AttributeManager, name: str, kind: str) -> Any:
-        """A single value of fixed length: a text in a heap has no checksum."""
+        """Read an attribute that is a single value of fixed length: heaps have no checksum."""
         try:
             stored = attributes.get_id(name)
             if stored.shape == () and stored.dtype.kind == kind:
                 return attributes[name]
-            found = f"has type {stored.dtype} and shape {stored.shape}"
+            form = f"type {stored.dtype} and shape {stored.shape}"
         except KeyError:
             raise self.corrupt(f"the attribute {name!r} is missing") from None
         except Exception as error:
             raise self.corrupt(f"the attribute {name!r}: {errors.first_line(error)}") from None
         wanted = "fixed-length text" if kind == "S" else "integer"
-        raise self.corrupt(f"the attribute {name!r} {found}, not a single {wanted}")
+        raise self.corrupt(f"the attribute {name!r} has {form}, not a single {wanted}")
 
 
 def _unreadable(path: Path, error: Exception) -> errors.BankError:
-    """What it means that the HDF5 library cannot open a file."""
+    """The error for a file that the HDF5 library cannot open."""
     reason = errors.first_line(error)
     if "truncated file" in reason:
         return errors.Truncated(f"{path} is cut short ({reason}). Restore or rebuild it.")

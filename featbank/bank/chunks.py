@@ -1,8 +1,8 @@
-"""Reading features chunk by chunk, straight from the file into their place.
+"""Reading features chunk by chunk, straight from the file into the caller's array.
 
-The HDF5 library reads a chunk into a buffer, checks it and copies it out, one chunk at a time. Here
-the operating system reads into the caller's array, and the checksums are taken there, a few chunks
-at a time, by two threads if wanted: same bytes, same check, in less time.
+The HDF5 library reads one chunk at a time into a buffer, checks it and copies it. Here the
+operating system reads a few chunks at once into the caller's array, where their checksums are
+computed, by several threads if requested: the same bytes and the same check in less time.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import h5py
 import numpy as np
 
 THREADS = min(2, os.cpu_count() or 1)
-"""For a whole view; more would wait for the interpreter's lock."""
+"""Threads that read a whole view; more would wait for the interpreter's lock."""
 
 SUM_BYTES = 4
-"""Bytes of the checksum behind a chunk."""
+"""Bytes of the checksum that follows a chunk."""
 
 _TOGETHER = 4
-"""Chunks read by one call: more leave the processor's cache, fewer keep threads waiting for the
+"""Chunks read by one call: more exceed the processor's cache, fewer make threads wait for the
 interpreter's lock."""
 
 _ROWS, _COLUMNS = 64, 128
@@ -30,7 +30,7 @@ _BLOCK = _ROWS * _COLUMNS
 
 
 class ChunkError(Exception):
-    """A chunk that is not what was written; the message says which rows and why."""
+    """A chunk that differs from what was written; the message names its rows and the reason."""
 
 
 class ChunkReader:
@@ -39,7 +39,7 @@ class ChunkReader:
     Parameters
     ----------
     descriptor
-        Of the open file.
+        File descriptor of the open file.
     size
         Bytes of the file.
     dataset
@@ -69,7 +69,7 @@ class ChunkReader:
         Raises
         ------
         ChunkError
-            Where a chunk is not there or its checksum fails.
+            If a chunk is missing or its checksum fails.
         """
         runs = list(self._runs(copy, start, stop))
         parts = [runs[i::threads] for i in range(min(threads, len(runs)))]
@@ -93,13 +93,13 @@ class ChunkReader:
                 list(pool.map(work, parts))
 
     def _checksum(self) -> Fletcher32:
-        """The calling thread's own; its memory is used again and again."""
+        """The checksum of the calling thread, which reuses its memory."""
         if not hasattr(self._of_thread, "checksum"):
             self._of_thread.checksum = Fletcher32(self._bytes, most=_TOGETHER)
         return self._of_thread.checksum
 
     def _runs(self, copy: int, start: int, stop: int) -> Iterator[range]:
-        """Chunks that lie one after another in the file; one that is wanted in part, by itself."""
+        """Yield runs of chunks that are adjacent in the file; a partly read chunk is by itself."""
         chunk, end = start // self._rows, -(-stop // self._rows)
         while chunk < end:
             run = chunk + 1
@@ -115,15 +115,15 @@ class ChunkReader:
             chunk = run
 
     def _read_run(self, copy: int, chunks: range, rows: np.ndarray, checksum: Fletcher32) -> None:
-        """Read chunks that lie one after another into `rows` [n, D]."""
+        """Read adjacent chunks into `rows` [n, D]."""
         stored = np.empty(len(chunks), "<u4")
         pieces = rows.reshape(len(chunks), -1)
         buffers = [b for pair in zip(pieces, stored[:, None], strict=True) for b in pair]
         place = int(self._places[copy, chunks[0]])
-        got = os.preadv(self._file, [b.data for b in buffers], place) if place >= 0 else 0
-        good = same_sums(checksum(pieces), stored)
-        if got != len(chunks) * (self._bytes + SUM_BYTES) or not good.all():
-            first = chunks[int(good.argmin())] * self._rows
+        count = os.preadv(self._file, [b.data for b in buffers], place) if place >= 0 else 0
+        sound = same_sums(checksum(pieces), stored)
+        if count != len(chunks) * (self._bytes + SUM_BYTES) or not sound.all():
+            first = chunks[int(sound.argmin())] * self._rows
             last = min(first + self._rows, self._items) - 1
             raise ChunkError(f"rows {first}…{last} of copy {copy}: the checksum fails")
 
@@ -133,15 +133,16 @@ class Fletcher32:
 
     With w_i the n words of 16 bits, big-endian: s₁ = Σ w_i and s₂ = Σ (n − i)·w_i, i from 0, both
     modulo 65535; the checksum is 65536·s₂ + s₁. Swapping the bytes of a word multiplies it by 256
-    modulo 65535, so words are summed as they lie in memory. They are laid out in blocks of 64 × 128
-    float32, whose row and column sums, matrix products, stay below 2²⁴ and so are exact.
+    modulo 65535, so words are summed in the byte order of memory. They are arranged in blocks of
+    64 × 128 float32, whose row and column sums, computed as matrix products, stay below 2²⁴ and so
+    are exact.
 
     Parameters
     ----------
     size
         Bytes of a chunk.
     most
-        Chunks of one call.
+        The most chunks of one call.
     """
 
     def __init__(self, size: int, *, most: int = 1) -> None:
@@ -166,7 +167,7 @@ class Fletcher32:
 
 
 def same_sums(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Where checksums agree [c]; each half is a number modulo 65535, where 0 is 65535."""
+    """Mask [c] of equal checksums; each half counts modulo 65535, so 0 equals 65535."""
     return np.logical_and(
         (one >> 16) % 65535 == (other >> 16) % 65535,
         (one & 0xFFFF) % 65535 == (other & 0xFFFF) % 65535,

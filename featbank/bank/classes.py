@@ -1,4 +1,4 @@
-"""Classes of a bank: counts, and the groups many / medium / few that follow from them."""
+"""Classes of a bank: counts, the groups many / medium / few, and rows held out of each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from featbank import errors
 from featbank.wording import listed, number
 
 GROUPS = {"many": "n > 100", "medium": "20 ≤ n ≤ 100", "few": "n < 20"}
-"""The field's groups by training count n, the thresholds as every table states them."""
+"""The usual groups by training count n, with their thresholds as tables state them."""
 
 
 def class_counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
@@ -27,32 +27,32 @@ def class_groups(train_counts: np.ndarray) -> dict[str, np.ndarray]:
 
 
 MOST_UNUSED = 100_000
-"""Classes that labels alone may make where most of them have no row."""
+"""The most classes that labels alone may define if most of them have no row."""
 
 
 def mostly_unused(used: int, num_classes: int) -> bool:
-    """Whether fewer than half of K classes have a row: then labels may be ids, or one a slip."""
+    """Whether fewer than half of K classes have a row: labels may be ids, or one is a slip."""
     return 2 * used < num_classes
 
 
 def other_bases(labels: Mapping[str, np.ndarray]) -> Iterator[str]:
-    """A question for each split whose labels are those of another, one higher."""
+    """Yield a question for each split whose labels seem to count from 1, unlike another's."""
     ends = {split: (int(y.min()), int(y.max())) for split, y in labels.items() if y.size}
-    for (one, (low, high)), (other, (least, most)) in itertools.permutations(ends.items(), 2):
-        if (low, least, most) == (0, 1, high + 1):
+    for (split, (low, high)), (other, range_) in itertools.permutations(ends.items(), 2):
+        if low == 0 and range_ == (1, high + 1):
             yield (
-                f"{one} labels go from 0 to {high}, {other} labels from 1 to {most}: does "
+                f"{split} labels go from 0 to {high}, {other} labels from 1 to {high + 1}: does "
                 f"{other} count from 1?"
             )
 
 
 def require_samples(train_counts: np.ndarray, who: str, remedy: str) -> None:
-    """Raise where a class has no training sample.
+    """Raise if a class has no training sample.
 
     Raises
     ------
     EmptyClass
-        Naming `who` needs them, the first empty classes, and the `remedy`.
+        Naming `who` needs the samples, the first empty classes, and the `remedy`.
     """
     empty = np.flatnonzero(np.asarray(train_counts) == 0)
     if empty.size:
@@ -67,14 +67,14 @@ SEEN_VAL = (
     "calibration is fitted to them. For a val of its own, train with `featbank train "
     "--val-per-class`; if stage 1 never saw these rows, add --seen none."
 )
-"""What to say where a val is held out of rows that stage 1 was trained on."""
+"""Warning about a val split whose rows stage 1 was trained on."""
 
 
 @dataclass(frozen=True)
 class HoldOut:
-    """How many rows of each class leave train for val: never more than half of a class.
+    """Number of rows of each class to move from train to val, at most half of a class.
 
-    Exactly one of the two is given.
+    Either `per_class` or `fraction` is given.
 
     Attributes
     ----------
@@ -83,7 +83,7 @@ class HoldOut:
     fraction
         A share of every class, 0 < share ≤ ½, rounded; at least one row.
     seed
-        Of the draw.
+        Seed of the draw.
     """
 
     per_class: int | None = None
@@ -108,35 +108,35 @@ class HoldOut:
     def sizes(self, counts: np.ndarray) -> np.ndarray:
         """Rows to hold out of classes with `counts` [K] rows: [K] int64."""
         half = counts // 2
-        if self.fraction is None:  # the number asked for may not fit 64 bits
+        if self.fraction is None:  # per_class may not fit 64 bits
             return np.minimum(half, min(self.per_class or 1, int(half.max(initial=0))))
         return np.minimum(half, np.maximum(np.rint(self.fraction * counts).astype(np.int64), 1))
 
     @property
     def settings(self) -> dict[str, float]:
-        """What a bank's provenance keeps of it."""
+        """Entries for the provenance of a bank."""
         if self.fraction is None:
             return {"val_per_class": self.per_class or 0, "seed": self.seed}
         return {"val_fraction": self.fraction, "seed": self.seed}
 
     def describe(self, held: np.ndarray, counts: np.ndarray) -> str:
-        """Say in words what was held out: `held` rows of `counts` in each class, [K]."""
+        """Describe what was held out: `held` rows of `counts` in each class, both [K]."""
         if self.fraction is None:
             rule = f"{self.per_class} per class"
         else:
             share = f"{100 * self.fraction:g}" if self.fraction >= 1e-4 else "less than 0.01"
             rule = f"{share} % of each class, at least 1"
-        told = f"{number(int(held.sum()), 'row')} held out of train, {rule}, seed {self.seed}"
+        text = f"{number(int(held.sum()), 'row')} held out of train, {rule}, seed {self.seed}"
         if fewer := int(((held < (self.per_class or 1)) & (held > 0)).sum()):
             smaller = number(fewer, "smaller class", "smaller classes")
-            told += f"; {smaller} gave at most half of {'its' if fewer == 1 else 'their'} rows"
+            text += f"; {smaller} gave at most half of {'its' if fewer == 1 else 'their'} rows"
         if none := int(((held == 0) & (counts > 0)).sum()):
-            told += f"; {number(none, 'class', 'classes')} of one row gave none"
-        return told
+            text += f"; {number(none, 'class', 'classes')} of one row gave none"
+        return text
 
 
 def hold_out(labels: np.ndarray, num_classes: int, how: HoldOut) -> tuple[np.ndarray, np.ndarray]:
-    """Draw rows of every class for another split.
+    """Draw rows of every class to hold out.
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ def hold_out(labels: np.ndarray, num_classes: int, how: HoldOut) -> tuple[np.nda
     num_classes
         K.
     how
-        How many of each class.
+        How many rows of each class to draw.
 
     Returns
     -------
@@ -154,7 +154,7 @@ def hold_out(labels: np.ndarray, num_classes: int, how: HoldOut) -> tuple[np.nda
     Raises
     ------
     EmptyClass
-        Where no class has a second row.
+        If no class has a second row.
     """
     rng = np.random.default_rng(how.seed)
     counts = class_counts(labels, num_classes)

@@ -1,8 +1,8 @@
-"""Content digests: what makes two banks the same bank.
+"""Digests of content, by which two banks are the same bank.
 
-Every dataset has a SHA-256 over its type, shape and bytes. The fingerprint of a bank is the
-SHA-256 over the sorted (name, digest) pairs of all datasets but the provenance: the same content
-has the same fingerprint, whoever wrote it and when.
+Every dataset has a SHA-256 over its type, shape and bytes. The fingerprint of a bank is the SHA-256
+over the sorted (name, digest) pairs of all datasets except the provenance, so that equal content
+has an equal fingerprint, whoever wrote it and when.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def array_digest(array: np.ndarray) -> str:
 
 
 class RowDigest:
-    """The digest of an array that arrives in row blocks, in order."""
+    """The digest of an array that arrives in blocks of rows, in order."""
 
     def __init__(self, dtype: np.dtype, shape: tuple[int, ...]) -> None:
         kind = np.dtype(dtype).newbyteorder("<").str

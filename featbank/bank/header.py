@@ -1,8 +1,9 @@
-"""How a dataset is stored, told from the bytes of its object header.
+"""The storage layout of a dataset, parsed from the bytes of its object header.
 
-Opening a virtual dataset makes the HDF5 library open the files it is made of, so the header is read
-before, without the library: HDF5 File Format Specification 3.0, sections IV.A.1.b (object header of
-version 2) and IV.A.2.i (data layout message). Only version 2 has a checksum; banks have no other.
+When the HDF5 library opens a virtual dataset, it opens the files that the dataset is made of. So
+the header is parsed first, without the library: HDF5 File Format Specification 3.0, sections
+IV.A.1.b (object header of version 2) and IV.A.2.i (data layout message). Banks have headers of
+version 2 alone, the only ones with a checksum.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import struct
 from collections.abc import Iterator
 
 VIRTUAL = 3
-"""Layout class of a dataset made of parts of others."""
+"""Layout class of a virtual dataset, which is made of parts of others."""
 
 _LAYOUT, _CONTINUATION = 0x08, 0x10
 _MOST_BLOCKS, _MOST_BYTES = 64, 1 << 16
@@ -20,16 +21,16 @@ _TIMES, _PHASES, _ORDERED = 0x20, 0x10, 0x04
 
 
 class HeaderError(Exception):
-    """Bytes that are no object header of version 2."""
+    """Not an object header of version 2."""
 
 
 def layout_classes(descriptor: int, address: int) -> set[int]:
-    """Layout classes told by the object header at `address` of an open file: a dataset's is one.
+    """Layout classes that the object header at `address` declares: one, for a sound dataset.
 
     Raises
     ------
     HeaderError
-        Where the header is broken or of another version.
+        If the header is damaged or of another version.
     """
     try:
         return {data[1] for kind, data in _messages(descriptor, address) if kind == _LAYOUT}
@@ -38,7 +39,7 @@ def layout_classes(descriptor: int, address: int) -> set[int]:
 
 
 def _messages(descriptor: int, address: int) -> Iterator[tuple[int, bytes]]:
-    """Messages of an object header, type and data, those of continuation blocks included."""
+    """Yield the messages of an object header and its continuation blocks: type and data."""
     start = os.pread(descriptor, 32, address)
     signature, version, flags = struct.unpack_from("<4sBB", start)
     if (signature, version) != (b"OHDR", 2):

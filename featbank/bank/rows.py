@@ -1,4 +1,4 @@
-"""Features on their way into a bank: checked, then written in whole chunks."""
+"""Writing features into a bank: checked, then stored in whole chunks."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from featbank.bank.checks import check_finite, check_numbers
 from featbank.bank.fingerprint import RowDigest
 
 READ_BACK = 16
-"""Chunks that are read back at a time for the digest."""
+"""Chunks read back at a time for the digest."""
 
 
 class FeatureRows:
-    """The rows of one view: copy 0 rows 0…N−1, then copy 1, …; or rows of all copies at a time.
+    """The rows of one view, appended copy by copy or for all copies at a time.
 
-    The digest goes over rows in the first of these orders. What came in that order is added as it
-    is written; the rest is read back at the end.
+    The digest covers the rows copy by copy. Rows appended in that order are hashed as they are
+    written, the others are read back at the end.
     """
 
     def __init__(self, dataset: h5py.Dataset, name: str, write: Callable[..., None]) -> None:
@@ -32,7 +32,7 @@ class FeatureRows:
         self._received, self._written = [0] * copies, [0] * copies
 
     def append(self, block: np.ndarray) -> None:
-        """Add the next rows [n, D], or the next rows of every copy [A, n, D].
+        """Append the next rows [n, D], or the next rows of every copy [A, n, D].
 
         They must be finite and fit the bank's type.
         """
@@ -43,10 +43,10 @@ class FeatureRows:
             raise errors.DataError(
                 f"{self.name}: a block has shape {list(block.shape)}, the bank needs [rows, {dim}]."
             )
-        there, room = max(self._received), rows
+        received, room = max(self._received), rows
         if not every:
-            there, room = sum(self._received), copies * rows
-        if there + block.shape[-2] > room:
+            received, room = sum(self._received), copies * rows
+        if received + block.shape[-2] > room:
             raise errors.DataError(f"{self.name}: more than {copies} × {rows} rows arrived.")
         for copy, piece in enumerate(block) if every else self._by_copy(block):
             first = self._received[copy]
@@ -56,7 +56,7 @@ class FeatureRows:
             self._write_whole_chunks(copy)
 
     def finish(self) -> str:
-        """Check that every row came; return the digest."""
+        """Check that every row arrived; return the digest."""
         copies, rows, _ = self._dataset.shape
         if sum(self._received) != copies * rows:
             raise errors.DataError(
@@ -73,7 +73,7 @@ class FeatureRows:
         return digest
 
     def _by_copy(self, block: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """The next rows [n, D] in pieces of one copy each: of the first that lacks rows."""
+        """Cut rows [n, D] into pieces that complete one copy after another."""
         _, rows, _ = self._dataset.shape
         while len(block):
             copy = next(a for a, received in enumerate(self._received) if received < rows)
@@ -98,12 +98,13 @@ class FeatureRows:
 
 
 def as_stored(block: np.ndarray, dtype: np.dtype, name: str, *, first_row: int = 0) -> np.ndarray:
-    """Features [n, D] in the type a bank stores them in.
+    """Features [n, D] in the type that a bank stores.
 
     Raises
     ------
     NotFinite
-        For NaN, infinity, or a value the type cannot hold, with its row counted from `first_row`.
+        For NaN, infinity, or a value that the type cannot hold, with its row counted from
+        `first_row`.
     """
     check_finite(block, name, first_row=first_row)
     with np.errstate(over="ignore"):

@@ -1,13 +1,13 @@
-"""The bank format, schema 2: what a bank contains, and under which names.
+"""The bank format, schema 2: the datasets and attributes of a bank.
 
 ::
 
     /                         attributes: format, schema, complete, num_classes, dim, fingerprint
-    /provenance          [n]  uint8: a JSON document, how the bank was made
+    /provenance          [n]  uint8: a JSON document that records how the bank was made
     /classes/name        [K]  fixed-length UTF-8 bytes
     /classes/train_count [K]  int64, samples of each class in the train split
     /<split>/label       [N]  int64, 0…K−1
-    /<split>/index       [N]  int64, row in the source data; its attribute `source` names that data
+    /<split>/index       [N]  int64, row in the source data, which its attribute `source` names
     /<split>/path        [N]  fixed-length UTF-8 bytes (optional)
     /<split>/seen        [N]  uint8, whether stage 1 was trained on the row (optional, schema 2)
     /<split>/held_out    [N]  uint8, whether the row was taken out of train (optional, schema 2)
@@ -15,11 +15,11 @@
     /classifier/<view>/weight [K, D], bias [K]    float32, the stage-1 classifier (optional)
     /batchnorm/<view>/<layer>/mean, variance      float32, BatchNorm statistics (optional)
 
-``complete`` is 0 until everything else is on disk. Every dataset is chunked, carries a fletcher32
+``complete`` is 0 until everything else is on disk. Every dataset is chunked, with a fletcher32
 checksum per chunk and the attribute ``sha256``, the digest of its content
-(`featbank.bank.fingerprint`). Numbers are int64 attributes, texts fixed-length byte attributes: a
-variable-length attribute lives in a heap without a checksum, where a flipped bit goes unnoticed.
-docs/format.md says the same for readers and writers in other languages.
+(`featbank.bank.fingerprint`). Numbers are int64 attributes, texts fixed-length byte attributes:
+variable-length attributes are stored in a heap without a checksum, where a flipped bit goes
+unnoticed. docs/format.md describes the format for readers and writers in other languages.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from dataclasses import dataclass
 
 FORMAT = "featbank"
 SCHEMA = 2
-"""A bank without the columns of schema 2 is written as schema 1, for older readers."""
+"""A bank without columns of schema 2 is written as schema 1, for older readers."""
 
 LIBVER = ("v110", "v110")
 
 SPLITS = ("train", "val", "test", "train_balanced")
 EVALUATED = ("val", "test")
-"""Splits results are measured on."""
+"""Splits that results are measured on."""
 
 FLAGS = ("seen", "held_out")
-"""Columns of 0 and 1, one per row of a split; a bank that has one is of schema 2."""
+"""Columns of 0 and 1, one per row of a split; a bank with one has schema 2."""
 
 SPLIT_COLUMNS = ("label", "index", "path", *FLAGS)
 DTYPES = ("float32", "float16")
 
 CHUNK_BYTES = 1 << 18
-"""Size of a chunk: 256 KiB pass through the processor's cache, checksum included, about as fast as
-a plain read, and are small enough to be shuffled by (scripts/benchmark_bank.py)."""
+"""Size of a chunk: 256 KiB fit the processor's cache, so that reading with checksums is about as
+fast as a plain read, and are small enough to shuffle by (scripts/benchmark_bank.py)."""
 
 FEATURE_AXES = 3
 
@@ -57,7 +57,7 @@ _VIEW = re.compile(rf"{_NAME}(/{_NAME})?")
 
 @dataclass(frozen=True)
 class Layout:
-    """What a dataset must be: one of the types `dtypes` (``S`` for bytes of any length), `axes`."""
+    """Required type and axes of a dataset; the type ``S`` is bytes of any length."""
 
     dtypes: tuple[str, ...]
     axes: int
@@ -78,12 +78,12 @@ _LAYOUTS = {
 
 
 def layout_of(name: str) -> Layout:
-    """The layout of the dataset `name`, such as ``train/label``."""
+    """Layout of the dataset `name`, such as ``train/label``."""
     return next(layout for pattern, layout in _LAYOUTS.items() if re.fullmatch(pattern, name))
 
 
 def is_name(name: str) -> bool:
-    """Whether `name` can be one part of a path in a bank: letters, digits, ``_``, ``.``, ``-``."""
+    """Whether `name` can be a part of a path in a bank: letters, digits, ``_``, ``.``, ``-``."""
     return bool(re.fullmatch(_NAME, name))
 
 
@@ -99,7 +99,7 @@ def chunk_rows(rows: int, row_bytes: int) -> int:
 
 
 def chunk_shape(name: str, shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
-    """Chunk of the dataset `name`: whole rows; of features [A, N, D], rows of one copy."""
+    """Shape of the chunks of the dataset `name`: whole rows, in features [A, N, D] of one copy."""
     lead = (1,) if name.endswith("/feature") else ()
     rows, *rest = shape[len(lead) :]
     return (*lead, chunk_rows(rows, math.prod(rest) * itemsize), *rest)

@@ -1,8 +1,8 @@
-"""What there is to know of a bank without reading its features."""
+"""Summary and history of a bank, without reading its features."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from featbank.bank.file import Bank
 
 
 def summary(bank: Bank) -> dict[str, Any]:
-    """Describe a bank in JSON values, complete: what `featbank info --json` prints."""
+    """Describe a bank in JSON values, as `featbank info --json` prints them."""
     return {
         "path": str(bank.path),
         "size": bank.path.stat().st_size,
@@ -54,65 +54,63 @@ def _split(bank: Bank, split: str) -> dict[str, Any]:
 
 
 def _view(bank: Bank, view: str) -> dict[str, Any]:
-    own = view in bank.classifiers
+    classifiers = (name for name in (view, "instance") if name in bank.classifiers)
     return {
         "copies": {split: bank.copies(split, view) for split in bank.splits},
-        "classifier": view if own else "instance" if "instance" in bank.classifiers else None,
+        "classifier": next(classifiers, None),
         "batchnorm_layers": len(bank.batchnorm(view)),
     }
 
 
 def history(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """How a bank was made, newest step first: (what, told) pairs for people.
+    """Describe how a bank was made, newest step first, as pairs of a title and a text.
 
-    Knows what `featbank extract`, `import`, `merge` and `split` leave; of anything else, who made
-    it.
+    Knows the records of `featbank extract`, `import`, `merge` and `split`; of anything else, only
+    who made it.
     """
-    steps: list[tuple[str, str]] = []
+    lines: list[tuple[str, str]] = []
     step: object = provenance
     while isinstance(step, Mapping):
-        steps += _step(step)
+        lines += _step(step)
         parts = step.get("parts")
         parts = parts if isinstance(parts, list) and parts else [step.get("from")]
         step = None
         if isinstance(parts[0], Mapping):
             more = f" and {len(parts) - 1} more" if len(parts) > 1 else ""
-            digest = str(parts[0].get("fingerprint"))[:12]
-            steps.append(("from", f"{parts[0].get('path')} ({digest}…){more}"))
+            origin = f"{parts[0].get('path')} ({_digest(parts[0], 'fingerprint')})"
+            lines.append(("from", origin + more))
             step = parts[0].get("provenance")
-    return steps
+    return lines
 
 
 def _step(step: Mapping[str, Any]) -> list[tuple[str, str]]:
-    told = [("made by", str(step.get("made_by", "unknown")))]
-    chosen: list[str] = [
-        k for k in ("val_per_class", "val_fraction", "seed", "shard", "shards") if k in step
-    ]
-    if chosen:
-        told.append(("settings", _told({key: step[key] for key in chosen})))
+    settings = ("val_per_class", "val_fraction", "seed", "shard", "shards")
+    lines = [("made by", str(step.get("made_by", "unknown"))), ("settings", _text(step, settings))]
     if "run" in step:
-        digest = str(step.get("checkpoint_sha256"))[:12]
-        told.append(("run", f"{step['run']}, checkpoint {digest}…"))
+        checkpoint = _digest(step, "checkpoint_sha256")
+        lines.append(("run", f"{step['run']}, checkpoint {checkpoint}"))
     if "weights" in step:
-        digest = str(step.get("weights_sha256"))[:12]
-        told.append(("weights", f"{step['weights']}, SHA-256 {digest}…"))
-        names = [name for name in ("backbone", "normalisation", "augmentation") if name in step]
-        told.append(("model", _told({name: step[name] for name in names})))
+        lines.append(("weights", f"{step['weights']}, SHA-256 {_digest(step, 'weights_sha256')}"))
+        lines.append(("model", _text(step, ("backbone", "normalisation", "augmentation"))))
     stage1 = step.get("stage1")
-    if isinstance(stage1, Mapping) and isinstance(stage1.get("settings"), Mapping):
-        training = stage1["settings"]
-        names = [name for name in ("backbone", "epochs", "mixup", "seed") if name in training]
-        told.append(("training", _told({name: training[name] for name in names})))
-    for what in ("dataset", "augmentations"):
-        if isinstance(step.get(what), Mapping):
-            named_first = sorted(step[what].items(), key=lambda item: item[0] != "name")
-            told.append((what, _told(dict(named_first))))
+    training = stage1.get("settings") if isinstance(stage1, Mapping) else None
+    lines.append(("training", _text(training, ("backbone", "epochs", "mixup", "seed"))))
+    for title in ("dataset", "augmentations"):
+        lines.append((title, _text(step.get(title))))
     views = step.get("views")
     for view, made in views.items() if isinstance(views, Mapping) else ():
-        if isinstance(made, Mapping) and made:
-            told.append((str(view), _told(made)))
-    return told
+        lines.append((str(view), _text(made)))
+    return [(title, text) for title, text in lines if text]
 
 
-def _told(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in settings.items() if value is not None)
+def _digest(record: Mapping[str, Any], name: str) -> str:
+    return f"{str(record.get(name))[:12]}…"
+
+
+def _text(record: object, names: Iterable[str] = ()) -> str:
+    """``epochs 200, seed 0``: values of a record, by default all; empty for anything else."""
+    if not isinstance(record, Mapping):
+        return ""
+    every = sorted(record, key=lambda name: name != "name")  # the name comes first
+    values = {name: record.get(name) for name in names or every}
+    return ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)

@@ -1,4 +1,4 @@
-"""The place a bank will take: locked against a second writer, published in one step."""
+"""The file that a bank is written to: locked against other writers, published in one step."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from filelock import FileLock, Timeout
 
 from featbank import errors
 from featbank.files import publish
+from featbank.memory import size_text
 
 
 class Target:
-    """A file in the making: `part` beside `path`, exclusively this process's.
+    """A file in the making: `part` beside `path`, locked by this process.
 
-    The lock ends with the process, however that ends; a part file that a killed run left is
-    written over by the next.
+    The lock ends with the process, however that ends; the next run overwrites a part file that a
+    killed run left.
 
     Raises
     ------
     OutputExists
-        Where the target is there and `overwrite` is not set.
+        If the target exists and `overwrite` is not set.
     OutputBusy
-        Where another process is writing it.
+        If another process is writing it.
     ConfigError
-        Where the target is a folder or a device, or its folder is missing.
+        If the target is a folder or a device, or its folder is missing.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, overwrite: bool) -> None:
@@ -45,28 +46,28 @@ class Target:
                 f"Another run is writing {self.path}. Wait for it, or choose another name."
             ) from None
         try:
-            self._refuse_existing()  # another run may have put it there meanwhile
+            self._refuse_existing()  # another run may have published it meanwhile
         except errors.OutputExists:
             self._unlock()
             raise
 
     def reserve(self, size: int) -> None:
-        """Raise `NoSpace` where the folder's disk has less than `size` bytes left."""
+        """Raise `NoSpace` if the disk of the folder has less than `size` bytes left."""
         free = shutil.disk_usage(self.path.parent).free
         if size > free:
             raise errors.NoSpace(
-                f"{self.path} needs {_told(size)} more, its disk has {_told(free)} free. "
+                f"{self.path} needs {size_text(size)} more, its disk has {size_text(free)} free. "
                 "Free space, choose another folder, or store float16."
             )
 
     def publish(self) -> None:
-        """Put the finished part file on disk and in its place."""
+        """Flush the finished part file to disk and move it into place."""
         self._refuse_existing()
         publish(self.part, self.path)
         self._unlock()
 
     def discard(self) -> None:
-        """Remove the part file, unless it is another run's; the target stays as it was."""
+        """Remove the part file, unless it is another run's; the target is unchanged."""
         if self._lock.is_locked:
             self.part.unlink(missing_ok=True)
             self._unlock()
@@ -78,7 +79,3 @@ class Target:
     def _unlock(self) -> None:
         Path(self._lock.lock_file).unlink(missing_ok=True)  # first, while it is still ours
         self._lock.release()
-
-
-def _told(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB" if size >= 1 << 30 else f"{size / 2**20:.1f} MiB"

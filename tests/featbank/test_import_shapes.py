@@ -207,8 +207,8 @@ def test_large_train_splits_are_sampled(budget: int, monkeypatch: pytest.MonkeyP
     assert all(a < b <= c for (a, b), (c, _) in itertools.pairwise(read))
     assert abs(fit.right - 0.8) < 0.05
     assert fit.by_class == pytest.approx(fit.right, abs=0.05)
-    assert (fit.looked_at == 1000) == (budget > 5_000)
-    assert f"of {fit.looked_at:,} of 1,000 train rows" in str(fit) or budget > 5_000
+    assert (fit.sampled == 1000) == (budget > 5_000)
+    assert f"of {fit.sampled:,} of 1,000 train rows" in str(fit) or budget > 5_000
     assert agreement(rows, y[:0], np.eye(4), None, name="x") is None
     with pytest.raises(errors.NotFinite, match="x: NaN or infinity in row 0"):
         agreement(lambda a, b: np.full((b - a, 4), np.nan), y, np.eye(4), None, name="x")

@@ -114,7 +114,12 @@ def test_the_history_of_a_rearranged_bank(
 
 @pytest.mark.parametrize(
     "provenance",
-    [{}, {"made_by": 3, "views": [1], "parts": [], "from": "x", "stage1": None}, {"parts": [7]}],
+    [
+        {},
+        {"made_by": 3, "views": [1], "parts": [], "from": "x", "stage1": None},
+        {"parts": [7]},
+        {"dataset": 3},
+    ],
 )
 def test_any_provenance_can_be_shown(
     featbank: Run, make_toy: Callable[..., Toy], tmp_path: Path, provenance: dict
