@@ -1,7 +1,9 @@
-"""What the page carries of one configuration beyond its line on the leaderboard."""
+"""The data of single configurations that the page carries beside the leaderboard."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,57 +12,105 @@ from featbank.bank import class_groups
 from stage2.results.measured import Measured
 
 POINTS = 120
-"""Epochs of a curve that are carried: longer ones are thinned, evenly."""
+"""Epochs of a curve that are carried; longer ones are thinned evenly."""
 
 CONFUSED = 60
-"""Cells of the confusion matrix that are carried, most frequent first."""
+"""Pairs of confused classes that are carried, most frequent first."""
 
-_SEVERAL_EPOCHS = "no run trained over epochs, or the results were written by an older version"
 _OLDER = "the results were written by an older version: sweep again"
 _CLOSER = "kept where val selects, by this version on"
 
-SHOWN = {
-    "per_class": ("accuracy by class", "no configuration finished"),
-    "reliability": ("reliability diagrams", _OLDER),
-    "confidence": ("confidence by group", _CLOSER),
-    "weight_norm": ("weight norms", "no head with one weight vector per class"),
-    "confusions": ("confused classes", _CLOSER),
-    "curves": ("training curves", _SEVERAL_EPOCHS),
-    "shift": ("test-prior shift", _OLDER),
-    "beta": ("β trajectories", "no generator moved β"),
+
+@dataclass(frozen=True)
+class Section:
+    """A figure of the page about single configurations.
+
+    Attributes
+    ----------
+    label
+        Its name for people.
+    missing
+        The reason why no configuration may have its data.
+    of
+        Its data, which JSON can carry, from the arrays of a configuration and the training counts
+        [K]; None where there are none.
+    """
+
+    label: str
+    missing: str
+    of: Callable[[Measured, np.ndarray], Any]
+
+
+def _array(name: str, decimals: int) -> Callable[[Measured, np.ndarray], Any]:
+    """The data of a section that shows one of `stage2.engine.details.DETAILS`."""
+
+    def of(arrays: Measured, counts: np.ndarray) -> Any:
+        values = arrays.details.get(name)
+        return None if values is None or np.isnan(values).all() else plain(values, decimals)
+
+    return of
+
+
+def _confusions(arrays: Measured, counts: np.ndarray) -> Any:
+    return arrays.details.get("confusions", np.empty(0))[:CONFUSED].tolist() or None
+
+
+def _curves(arrays: Measured, counts: np.ndarray) -> Any:
+    return {name: _curve(values) for name, values in arrays.curves.items() if values.size} or None
+
+
+def _shift(arrays: Measured, counts: np.ndarray) -> Any:
+    names = ("shift_forward", "shift_backward")
+    if not arrays.details.keys() >= set(names):
+        return None
+    return [plain(arrays.details[name], 2) for name in names]
+
+
+SECTIONS = {
+    "per_class": Section(
+        "accuracy by class",
+        "no configuration finished",
+        lambda arrays, counts: plain(arrays.per_class, 1),
+    ),
+    "reliability": Section("reliability diagrams", _OLDER, _array("reliability", 2)),
+    "confidence": Section("confidence by group", _CLOSER, _array("confidence", 0)),
+    "weight_norm": Section(
+        "weight norms",
+        "no head with one weight vector per class",
+        _array("weight_norm", 4),
+    ),
+    "confusions": Section("confused classes", _CLOSER, _confusions),
+    "curves": Section(
+        "training curves",
+        "no run trained over epochs, or the results were written by an older version",
+        _curves,
+    ),
+    "shift": Section("test-prior shift", _OLDER, _shift),
+    "beta": Section(
+        "β trajectories",
+        "no generator moved β",
+        lambda arrays, counts: None if arrays.beta is None else _beta(arrays.beta, counts),
+    ),
 }
-"""What details there are: what the page calls them, and why they may be missing."""
+"""The sections, by the names that the page asks for."""
 
 
-def details_of(found: Measured, counts: np.ndarray) -> dict[str, Any]:
-    """The details by the names of `SHOWN`, those that there are.
+def details_of(arrays: Measured, counts: np.ndarray) -> dict[str, Any]:
+    """The data of a configuration by the names of `SECTIONS`, as far as there are any.
 
     Parameters
     ----------
-    found
+    arrays
         Means over the seeds.
     counts
         Training counts [K].
     """
-    own: dict[str, Any] = {"per_class": plain(found.per_class, 1)}
-    arrays = found.details
-    for name, decimals in (("reliability", 2), ("confidence", 0), ("weight_norm", 4)):
-        if name in arrays and np.isfinite(arrays[name]).any():
-            own[name] = plain(arrays[name], decimals)
-    if len(arrays.get("confusions", ())):
-        own["confusions"] = arrays["confusions"][:CONFUSED].tolist()
-    if {"shift_forward", "shift_backward"} <= arrays.keys():
-        own["shift"] = [plain(arrays[f"shift_{way}"], 2) for way in ("forward", "backward")]
-    curves = {name: _curve(values) for name, values in found.curves.items() if values.size}
-    if curves:
-        own["curves"] = curves
-    if found.beta is not None:
-        own["beta"] = _beta(found.beta, counts)
-    return own
+    data = {name: section.of(arrays, counts) for name, section in SECTIONS.items()}
+    return {name: values for name, values in data.items() if values is not None}
 
 
 def _curve(values: np.ndarray) -> dict[str, Any]:
-    """Epochs from 1, and mean of a curve [seeds, epochs] over the seeds that ran that long."""
+    """Epochs from 1, and the mean of a curve [seeds, epochs] over the seeds that ran so long."""
     kept = _thinned(values.shape[1])
     mean = np.ma.masked_invalid(values[:, kept]).mean(0).filled(np.nan)
     return {"epoch": (kept + 1).tolist(), "mean": plain(mean, 4)}
@@ -87,9 +137,10 @@ def _thinned(epochs: int) -> np.ndarray:
 
 
 def plain(values: np.ndarray, decimals: int) -> list[Any]:
-    """An array as lists that JSON can carry: rounded, None for what is not finite."""
-    rounded = np.round(np.asarray(values, np.float64), decimals).astype(object)
-    rounded[~np.isfinite(np.asarray(values, np.float64))] = None
-    if decimals == 0:
-        rounded = np.vectorize(lambda v: None if v is None else int(v), otypes=[object])(rounded)
-    return rounded.tolist()
+    """An array as lists that JSON can carry: rounded, None for values that are not finite."""
+    values = np.asarray(values, np.float64)
+    finite = np.isfinite(values)
+    rounded = np.where(finite, values, 0).round(decimals)
+    numbers = rounded.astype(float if decimals else int).astype(object)
+    numbers[~finite] = None
+    return numbers.tolist()

@@ -1,5 +1,5 @@
-"""What the page of a results file shows, as data that JSON can carry: the whole leaderboard, and
-details of its best configurations."""
+"""Gathering the page's data, which JSON can carry: the whole leaderboard, and details of its best
+configurations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from featbank.bank import GROUPS, class_groups
 from stage2.engine.details import SHIFT_RATIOS
 from stage2.engine.metrics import RANKING
 from stage2.features.experts import short_name
-from stage2.report.details import SHOWN, details_of
+from stage2.report.details import SECTIONS, details_of
 from stage2.results import filters
 from stage2.results.cite import cite
 from stage2.results.grids import varied
@@ -45,12 +45,12 @@ def gather(
     condition
         Only configurations that meet it, `stage2.results.filters.where`.
     top
-        How many configurations bring their details: the best of every recipe, then the next best.
+        How many configurations have their details: the best of every recipe, then the next best.
 
     Raises
     ------
     ConfigError
-        For a condition that is none.
+        For a text that is not a condition.
     """
     board, split, about = results.board, results.split, results.about
     if condition is not None:
@@ -58,13 +58,13 @@ def gather(
     ranked = [board.ranked(rows) for rows in board.configurations()]
     done = [row for row in ranked if row["status"] == "done"]
     before, why = _before(done)
-    chosen = _most_telling(done, top, before)
+    chosen = _with_details(done, top, before)
     counts = results.counts
     details = {}
     for row in chosen:
-        found = measured(results, results.configurations[row["recipe"]], row["epoch"])
-        details[row["recipe"]] = details_of(found, counts)
-    present = {name for own in details.values() for name in own}
+        arrays = measured(results, results.configurations[row["recipe"]], row["epoch"])
+        details[row["recipe"]] = details_of(arrays, counts)
+    present = {name for data in details.values() for name in data}
     settings, columns = _settings(board), _columns(board)
     return {
         "title": results.path.name,
@@ -83,7 +83,7 @@ def gather(
         "classes": {
             "names": results.class_names,
             "counts": counts.tolist(),
-            "group": _group_of(counts),
+            "group": np.select([*class_groups(counts).values()], [*GROUPS], "").tolist(),
         },
         "columns": [_header(column, board) for column in columns],
         "settings": settings,
@@ -92,7 +92,9 @@ def gather(
         "before": {"id": before["recipe"], "why": why} if before else None,
         "shiftRatios": list(SHIFT_RATIOS),
         "missing": [
-            f"{told} ({reason})" for name, (told, reason) in SHOWN.items() if name not in present
+            f"{section.label} ({section.missing})"
+            for name, section in SECTIONS.items()
+            if name not in present
         ],
         "cite": cite([str(results.path)]),
     }
@@ -127,7 +129,7 @@ def _header(column: Column, board: Leaderboard) -> dict[str, Any]:
 def _row(
     board: Leaderboard, rows: Sequence[Row], columns: Sequence[Column], settings: Sequence[str]
 ) -> dict[str, Any]:
-    """A configuration's line: who it is, its numbers as [mean, std over seeds], its settings."""
+    """A configuration's line: its names, its numbers as [mean, std over seeds], its settings."""
     ranked = board.ranked(rows)
     return {
         "id": ranked["recipe"],
@@ -139,12 +141,12 @@ def _row(
             column.key: [rounded(number) for number in column.value(board, rows)]
             for column in columns
         },
-        "settings": [_told(name, ranked["parameters"].get(name)) for name in settings],
+        "settings": [_setting(name, ranked["parameters"].get(name)) for name in settings],
     }
 
 
 def _settings(board: Leaderboard) -> list[str]:
-    """Settings of which some recipe has several values, those with the most values first."""
+    """Settings that a recipe varies, those with the most values first."""
     most: dict[str, int] = {}
     for recipe in dict.fromkeys(row["name"] for row in board.rows):
         for name, values in varied([row for row in board.rows if row["name"] == recipe]).items():
@@ -152,7 +154,7 @@ def _settings(board: Leaderboard) -> list[str]:
     return sorted(most, key=lambda name: -most[name])
 
 
-def _told(name: str, value: Any) -> Any:
+def _setting(name: str, value: Any) -> Any:
     """A setting's value as a number, a text, or None."""
     if name == "view" and value is not None:
         return short_name(value)
@@ -161,8 +163,8 @@ def _told(name: str, value: Any) -> Any:
     return None if value is None else str(value)
 
 
-def _most_telling(done: Sequence[Row], top: int, before: Row | None) -> list[Row]:
-    """At most `top` rows: what stands for before, the best of every recipe, then the next best."""
+def _with_details(done: Sequence[Row], top: int, before: Row | None) -> list[Row]:
+    """At most `top` rows: the best, `before`, the best of every recipe, then the next best."""
     first: dict[str, Row] = {}
     for row in done:
         first.setdefault(row["name"], row)
@@ -171,7 +173,7 @@ def _most_telling(done: Sequence[Row], top: int, before: Row | None) -> list[Row
 
 
 def _before(done: Sequence[Row]) -> tuple[Row | None, str]:
-    """What the best configuration is compared with, and why it is that one."""
+    """The configuration that the best is compared with, and the reason for it."""
     if len(done) < 2:
         return None, ""
     best, others = done[0], done[1:]
@@ -195,12 +197,6 @@ def _is_stage1(row: Row) -> bool:
     )
 
 
-def _group_of(counts: np.ndarray) -> list[str]:
-    """The group of each class."""
-    groups = class_groups(counts)
-    return [next(name for name in groups if groups[name][k]) for k in range(len(counts))]
-
-
 def rounded(value: float | None) -> float | None:
-    """Three decimals, which no figure of the page shows more of."""
+    """A value to three decimals, the most that the page shows."""
     return None if value is None or not np.isfinite(value) else round(float(value), 3)

@@ -39,7 +39,7 @@ def report(
     Raises
     ------
     ConfigError
-        For a name that does not end in .html, a folder that is not there, and as of `gather`.
+        For a name that does not end in .html, a missing folder, and as of `gather`.
     """
     path = Path(output)
     if path.suffix.lower() not in (".html", ".htm"):
@@ -56,7 +56,7 @@ def report(
 
 
 def render(data: Mapping[str, Any]) -> str:
-    """The page of gathered data."""
+    """The page as HTML, from gathered data."""
     folder = files("stage2.report") / "template"
     parts = {
         "TITLE": html.escape(visible_lines(data["title"])),
@@ -66,11 +66,11 @@ def render(data: Mapping[str, Any]) -> str:
         "SCRIPT": "\n".join((folder / name).read_text("utf-8") for name in SCRIPTS),
     }
     template = (folder / "page.html").read_text("utf-8")
-    return re.sub(r"<!-- ([A-Z]+) -->", lambda found: parts[found[1]], template)
+    return re.sub(r"<!-- ([A-Z]+) -->", lambda mark: parts[mark[1]], template)
 
 
 def _visible(data: Any) -> Any:
-    """Data whose texts turn no direction of writing and hide nothing."""
+    """Data with all control characters of its texts made visible."""
     if isinstance(data, str):
         return visible_lines(data)
     if isinstance(data, Mapping):
@@ -79,7 +79,7 @@ def _visible(data: Any) -> Any:
 
 
 def embedded(data: Any) -> str:
-    """JSON without a sign that HTML reads: nothing in it can end its element."""
+    """JSON without characters that HTML interprets: nothing in it can end its element."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.translate({ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"})
 

@@ -11,7 +11,7 @@ import pytest
 
 from featbank import errors
 from featbank.bank import class_groups
-from stage2.report.details import POINTS, SHOWN, _beta, _curve, plain
+from stage2.report.details import POINTS, SECTIONS, _beta, _curve, plain
 from stage2.report.gathering import gather
 from stage2.results.leaderboard import differences
 from stage2.results.results import Results
@@ -137,7 +137,7 @@ def test_what_is_not_there_is_told(store: Store) -> None:
     assert "training curves" in told
     assert "β trajectories (no generator moved β)" in told
     assert "reliability" not in told
-    assert {"per_class", "reliability", "shift"} <= SHOWN.keys()
+    assert {"per_class", "reliability", "shift"} <= SECTIONS.keys()
 
 
 def test_nothing_but_diverged_runs(results: Path, tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_nothing_but_diverged_runs(results: Path, tmp_path: Path) -> None:
         data = gather(Results(store))
     assert (len(data["rows"]), data["details"], data["before"]) == (21, {}, None)
     assert data["rows"][0]["values"]["selection"] == [None, None]
-    assert len(data["missing"]) == len(SHOWN)
+    assert len(data["missing"]) == len(SECTIONS)
 
 
 def test_curves_are_thinned_and_beta_is_grouped() -> None:
