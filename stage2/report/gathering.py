@@ -120,7 +120,7 @@ def _header(column: Column, board: Leaderboard) -> dict[str, Any]:
     return {
         "key": column.key,
         "label": label,
-        "told": tooltip,
+        "tooltip": tooltip,
         "less": metric.lower_is_better,
         "decimals": metric.decimals,
     }
@@ -134,7 +134,7 @@ def _row(
     return {
         "id": ranked["recipe"],
         "name": ranked["name"],
-        "told": differences(ranked),
+        "changes": differences(ranked),
         "seeds": len(ranked["seeds"]),
         "status": ranked["status"],
         "values": {

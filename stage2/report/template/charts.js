@@ -92,10 +92,10 @@ function tabulate(figure, [header, rows] = [[], []]) {
       element("th", { scope: "col", className: i ? "" : "text", textContent: text, style: "padding:8px 10px" })));
     const body = rows.slice(0, 500).map((cells) => element("tr", {}, ...cells.map((cell, i) =>
       element(i ? "td" : "th", { textContent: brief(cell ?? null), ...(i ? {} : { scope: "row" }) }))));
-    const told = `${figure.dataset.title}${rows.length > 500 ? `: first 500 of ${rows.length} lines` : ""}`;
-    const table = element("table", {}, element("caption", {}, element("span", { textContent: told })),
+    const text = `${figure.dataset.title}${rows.length > 500 ? `: first 500 of ${rows.length} lines` : ""}`;
+    const table = element("table", {}, element("caption", {}, element("span", { textContent: text })),
       element("thead", {}, head), element("tbody", {}, ...body));
-    const box = element("div", { className: "scroll", tabIndex: 0, role: "region", ariaLabel: told }, table);
+    const box = element("div", { className: "scroll", tabIndex: 0, role: "region", ariaLabel: text }, table);
     details.querySelector(".scroll")?.remove();
     details.append(box);
   };

@@ -85,15 +85,15 @@ CHARTS.classes = () => ({
   ...byClass("per_class", `accuracy on ${DATA.split}, %`, 1),
   caption: `Accuracy of each class on ${DATA.split}, largest class left, with the training counts below` +
     (ORDER.length > 12 ? "; lines are means over neighbouring classes. " : ". ") +
-    "A good classifier lifts the right end without letting the left end fall." + groupTold(),
+    "A good classifier lifts the right end without letting the left end fall." + groupMeans(),
 });
 
-function groupTold() {
-  const told = ["before", "after"].filter((role) => state[role]).map((role) => {
+function groupMeans() {
+  const text = ["before", "after"].filter((role) => state[role]).map((role) => {
     const row = ROWS.get(state[role]);
     return `${role} ${GROUPS.filter((g) => value(row, g) !== null).map((g) => `${g} ${number(value(row, g))}`).join(", ")}`;
   });
-  return ` Means in %: ${told.join("; ")}.`;
+  return ` Means in %: ${text.join("; ")}.`;
 }
 
 CHARTS.norms = () => {
@@ -128,13 +128,13 @@ CHARTS.reliability = () => {
     layout[`xaxis${nth(i)}`] = axis("confidence, %", { domain: domain.x, anchor: y, range: [0, 100], showgrid: false, dtick: 20 });
     layout[`yaxis${nth(i)}`] = axis(i && !narrow() ? "" : "accuracy, %", { domain: domain.y, anchor: x, range: [0, 100], dtick: 20 });
   });
-  const told = pair.map(([role, id]) => `${role} ${number(value(ROWS.get(id), "ece"))} %`).join(", ");
+  const text = pair.map(([role, id]) => `${role} ${number(value(ROWS.get(id), "ece"))} %`).join(", ");
   return {
     traces,
     layout: layoutOf(panelHeight(pair.length), { ...layout, annotations, shapes, barmode: "overlay", bargap: 0,
       legend: { orientation: "h", x: 0, y: 1, yref: "container", yanchor: "top" },
       margin: { l: 56, r: 16, t: narrow() ? 110 : 84, b: 52 } }),
-    caption: `Accuracy of rows by their confidence on ${DATA.split}. Bars on the diagonal are calibrated, hatched gaps above a bar are overconfidence, gaps below its top underconfidence. Expected calibration error: ${told}.`,
+    caption: `Accuracy of rows by their confidence on ${DATA.split}. Bars on the diagonal are calibrated, hatched gaps above a bar are overconfidence, gaps below its top underconfidence. Expected calibration error: ${text}.`,
     numbers: [["confidence, %", ...pair.flatMap(([role]) => [`${role}: rows`, `${role}: confidence`, `${role}: accuracy`])],
       pair.length ? pair[0][2][0].map((_, b, all) => [`${brief((100 * b) / all.length)}–${brief((100 * (b + 1)) / all.length)}`,
         ...pair.flatMap(([, , own]) => own.map((line) => line[b]))]) : []],

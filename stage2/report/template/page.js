@@ -135,9 +135,9 @@ function removeWhatIsMissing() {
     if (!present.has(figure.dataset.needs)) figure.remove();
   }
   const missing = [...DATA.missing];
-  const drop = (name, told) => {
+  const drop = (name, reason) => {
     document.querySelector(`[data-plot="${name}"]`).remove();
-    missing.push(told);
+    missing.push(reason);
   };
   const ranked = DATA.rows.some((row) => value(row, "selection") !== null);
   if (!ranked) ["groups", "parallel", "heat"].forEach((name) => drop(name, `${TITLES[name]} (no configuration finished)`));
@@ -161,7 +161,7 @@ function fillHead() {
   const both = (key) => (value(best, key) === null ? "–" : `${number(value(best, key))} %`);
   $("tiles").replaceChildren(
     value(best, "selection") === null ? tile("Best configuration", "–", "none finished")
-      : tile("Best configuration", best.name, best.told || "usual settings"),
+      : tile("Best configuration", best.name, best.changes || "usual settings"),
     tile(`${DATA.selectOn} macro`, both("selection"), "of the best, which ranks"),
     tile(`${DATA.split} macro`, both("macro"), `${DATA.epoch} epoch`),
     tile("Few-shot classes", both("few"), DATA.groups.few),

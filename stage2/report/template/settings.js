@@ -2,19 +2,19 @@ const AXES = 4;
 
 /* The axes of the parallel coordinates: recipe, the settings that vary most, results. */
 function axes() {
-  const found = [];
+  const list = [];
   const recipes = [...new Set(DATA.rows.map((row) => row.name))];
-  if (recipes.length > 1) found.push(textAxis("recipe", (row) => row.name));
+  if (recipes.length > 1) list.push(textAxis("recipe", (row) => row.name));
   for (const name of DATA.settings.slice(0, AXES)) {
     const read = (row) => setting(row, name);
     const texts = DATA.rows.some((row) => typeof read(row) === "string");
-    found.push(texts ? textAxis(name, (row) => brief(read(row))) : numberAxis(name, read));
+    list.push(texts ? textAxis(name, (row) => brief(read(row))) : numberAxis(name, read));
   }
   for (const key of ["few", "ece", "selection"]) {
     const column = DATA.columns.find((each) => each.key === key);
-    if (column) found.push(numberAxis(column.label, (row) => value(row, key), true));
+    if (column) list.push(numberAxis(column.label, (row) => value(row, key), true));
   }
-  return found;
+  return list;
 }
 
 function textAxis(label, read) {
@@ -45,9 +45,9 @@ function numberAxis(label, read, result = false) {
 
 function even(low, high) {
   const step = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20].find((each) => (high - low) / each <= 6) || 50;
-  const found = [];
-  for (let x = Math.ceil(low / step) * step; x <= high; x += step) found.push(Number(x.toFixed(2)));
-  return found;
+  const ticks = [];
+  for (let x = Math.ceil(low / step) * step; x <= high; x += step) ticks.push(Number(x.toFixed(2)));
+  return ticks;
 }
 
 const PARALLEL = { axes: [], rows: [] };
@@ -59,8 +59,8 @@ CHARTS.parallel = () => {
   const scores = rows.map((row) => value(row, "selection"));
   const sorted = [...scores].sort((a, b) => a - b);
   const picked = rows.map((row) => (state.picked.has(row.id) ? 1 : 0));
-  const some = picked.some(Boolean);
-  const line = some
+  const highlighted = picked.some(Boolean);
+  const line = highlighted
     ? { color: picked, cmin: 0, cmax: 1, colorscale: [[0, colour("line")], [1, colour("before")]] }
     : { color: scores, cmin: sorted[Math.floor(sorted.length / 20)], cmax: sorted[sorted.length - 1],
         colorscale: [[0, translucent(colour("soft"), 1)], [0.6, colour("medium")], [1, colour("after")]] };
@@ -81,12 +81,12 @@ CHARTS.parallel = () => {
       unselected: { line: { color: colour("line"), opacity: 0.25 } },
     }] : [],
     layout: layoutOf(420, { margin: { l: edge, r: 56, t: 56, b: 28 }, showlegend: false }),
-    caption: "Each line is a configuration, " + (some ? "highlighted rows of the leaderboard stand out. "
+    caption: "Each line is a configuration, " + (highlighted ? "highlighted rows of the leaderboard stand out. "
       : `bluer the better its ${DATA.selectOn} macro. `) +
       "Drag along an axis to brush: only lines through every brush stay in the leaderboard and in the other plots; a click on the axis takes a brush away. " +
       "From the keyboard the filter of the leaderboard does the same. Look for axes where all good lines pass through one place." +
       (DATA.settings.length > AXES ? ` The ${AXES} of ${DATA.settings.length} varied settings with the most values have an axis.` : "") +
-      (best ? ` Best: ${best.id}${best.told ? `, ${best.told}` : ""}.` : ""),
+      (best ? ` Best: ${best.id}${best.changes ? `, ${best.changes}` : ""}.` : ""),
     numbers: [["configuration", ...PARALLEL.axes.map((each) => each.label)],
       rows.filter(brushed).map((row) => [row.id, ...PARALLEL.axes.map((each) => {
         const tick = each.ticks.find(([at]) => at === each.place(row));

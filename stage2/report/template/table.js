@@ -2,8 +2,8 @@ const LINES = 20;
 
 function drawHead() {
   const line = element("tr");
-  const add = (key, label, told, text) => {
-    const button = element("button", { type: "button", textContent: label.replace(" ", "\n"), title: told });
+  const add = (key, label, tooltip, text) => {
+    const button = element("button", { type: "button", textContent: label.replace(" ", "\n"), title: tooltip });
     button.addEventListener("click", () => sortBy(key));
     const cell = element("th", { scope: "col", className: text ? "text" : "" }, button);
     cell.dataset.key = key;
@@ -11,8 +11,8 @@ function drawHead() {
   };
   add("name", "recipe", "name and id of the configuration", true);
   add("rank", "rank", `place by ${DATA.selectOn} macro`);
-  add("told", "settings", "where it differs from its recipe's usual settings", true);
-  for (const column of DATA.columns) add(column.key, column.label, column.told);
+  add("changes", "settings", "where it differs from its recipe's usual settings", true);
+  for (const column of DATA.columns) add(column.key, column.label, column.tooltip);
   add("seeds", "seeds", "how many seeds were run");
   document.querySelector("#table thead").replaceChildren(line);
 }
@@ -55,7 +55,7 @@ function drawTable() {
   $("place").textContent = `Page ${state.page + 1} of ${pages}`;
   $("previous").disabled = state.page === 0;
   $("next").disabled = state.page === pages - 1;
-  tellCount(rows.length);
+  showCount(rows.length);
 }
 
 function line(row, best) {
@@ -67,7 +67,7 @@ function line(row, best) {
   const cells = [
     element("th", { scope: "row" }, element("label", {}, box, name)),
     element("td", { textContent: value(row, "selection") === null ? "–" : row.rank + 1 }),
-    element("td", { className: "text settings", textContent: row.told || "as usual" }),
+    element("td", { className: "text settings", textContent: row.changes || "as usual" }),
     ...DATA.columns.map((column) => measure(row, column, best[column.key])),
     element("td", { textContent: row.seeds }),
   ];
@@ -84,7 +84,7 @@ function measure(row, { key, decimals: digits }, best) {
   return cell;
 }
 
-function tellCount(shown) {
+function showCount(shown) {
   const all = thousands(DATA.rows.length);
   const reasons = [];
   if (state.tests.length) reasons.push("filter");
@@ -103,7 +103,7 @@ function pick(id, on) {
   for (const box of document.querySelectorAll("#table tbody input")) {
     box.closest("tr").className = box.checked ? "picked" : "";
   }
-  tellCount(visible().length);
+  showCount(visible().length);
   drawPlots();
 }
 

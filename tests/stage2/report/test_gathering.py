@@ -28,7 +28,7 @@ def test_the_leaderboard_is_whole_and_in_order(store: Store) -> None:
     assert data["protocol"] == board.protocol
     assert [row["id"] for row in data["rows"]] == [row["recipe"] for row in ranked]
     for row, own in zip(data["rows"], ranked, strict=True):
-        assert row["told"] == differences(own)
+        assert row["changes"] == differences(own)
         assert row["seeds"] == len(own["seeds"])
         for name in ("macro", "many", "few", "ece", "nll", "selection"):
             for got, key in zip(row["values"][name], (name, f"{name}_std"), strict=True):

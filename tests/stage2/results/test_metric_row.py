@@ -67,7 +67,7 @@ def test_one_row_adds_a_metric_everywhere(
         assert column == {
             "key": "gap",
             "label": "gap",
-            "told": "difference between the best and the worst class, %",
+            "tooltip": "difference between the best and the worst class, %",
             "less": True,
             "decimals": 1,
         }
