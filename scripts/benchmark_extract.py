@@ -50,7 +50,7 @@ from stage1.extraction.assemble import BankRows, Extraction, compute
 from stage1.inference.batchnorm import batchnorm_statistics
 from stage1.inference.evaluate import BATCH
 from stage1.inference.options import VIEWS, FeatureOptions
-from stage1.processes.distributed import Group
+from stage1.processes.distributed import ProcessGroup
 from stage1.processes.repeatable import repeatable
 
 MEAN, STD = (0.507, 0.487, 0.441), (0.267, 0.256, 0.276)
@@ -164,7 +164,7 @@ def ours(models: dict[str, Backbone], images: Images, folder: Path, device: torc
             work,
             shards,
             models,
-            group=Group(0, 1, device),
+            group=ProcessGroup(0, 1, device),
             bank=BankRows(work, writer),
             report=lambda line: None,
             progress=lambda done, total: None,

@@ -1,4 +1,4 @@
-"""Torch files of tensors and plain types, as checkpoints and weights are."""
+"""Torch files of tensors and plain types, such as checkpoints and weights."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def save_tensors(path: Path, document: dict[str, Any]) -> None:
     OSError
         Where it cannot be written.
     """
-    # A file of Python's: of one that torch opens, the system's error is lost.
+    # Opened by Python: where torch opens the file, the error of the system is lost.
     with replacing(path) as part, part.open("wb") as file:
         try:
             torch.save(document, file)
-        except RuntimeError as error:  # what torch makes of a failed write
+        except RuntimeError as error:  # torch turns a failed write into this
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
@@ -35,12 +35,12 @@ def load_tensors(path: Path, kind: str, remedy: str) -> Any:
     Raises
     ------
     DataError
-        For a file that torch cannot read, or that holds anything but tensors and plain types:
-        that it is not a readable `kind`, and the `remedy`.
+        For a file that torch cannot read, or that holds anything but tensors and plain types, with
+        the `kind` it should be and the `remedy`.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # the restricted unpickler raises whatever broken bytes lead it to
+    except Exception:  # damaged bytes make the restricted unpickler raise anything
         raise errors.DataError(
             f"{path} is not a readable {kind}: no torch file, or damaged, or with more in it than "
             f"tensors and plain types. {remedy}"

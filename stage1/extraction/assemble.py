@@ -19,7 +19,7 @@ from stage1.inference.batchnorm import batchnorm_statistics, rebalanced
 from stage1.inference.features import Part, features_of, parts_of, view_names
 from stage1.inference.options import VIEWS, FeatureOptions
 from stage1.processes.behind import Behind
-from stage1.processes.distributed import Group
+from stage1.processes.distributed import ProcessGroup
 
 Report = Callable[[str], None]
 
@@ -104,7 +104,7 @@ def compute(
     shards: Shards,
     models: Mapping[str, Backbone],
     *,
-    group: Group,
+    group: ProcessGroup,
     bank: BankRows | None,
     report: Report,
     progress: Callable[[int, int], None],

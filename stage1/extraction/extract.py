@@ -34,7 +34,7 @@ from stage1.extraction.shaping import check_options, checked_views, shaped_by
 from stage1.extraction.subject import Origin, Subject, Trained
 from stage1.inference.batchnorm import BATCH, default_batches
 from stage1.inference.options import SHARD_ROWS, VIEWS, FeatureOptions
-from stage1.processes.distributed import Group, leader_first, process_group
+from stage1.processes.distributed import ProcessGroup, leader_first, process_group
 from stage1.processes.repeatable import repeatable
 from stage1.processes.together import meet, together
 from stage1.training.checkpoint import versions
@@ -187,7 +187,7 @@ def _origin(source: str | os.PathLike[str] | Frozen, root: str | None) -> Origin
 
 
 def _provenance(
-    subject: Subject, dataset: DatasetSettings, options: FeatureOptions, group: Group
+    subject: Subject, dataset: DatasetSettings, options: FeatureOptions, group: ProcessGroup
 ) -> dict[str, Any]:
     copies = options.augmentations
     balanced = {"batches": options.balanced_batches, "batch_size": BATCH, "seed": options.seed}
@@ -204,7 +204,7 @@ def _provenance(
 
 
 @contextlib.contextmanager
-def _keeping(shards: Shards, group: Group, report: Callable[[str], None]) -> Iterator[None]:
+def _keeping(shards: Shards, group: ProcessGroup, report: Callable[[str], None]) -> Iterator[None]:
     """Where the work is stopped or fails for want of something, tell what stays of it.
 
     Stopped from the keyboard, other processes than the leader leave without a word.

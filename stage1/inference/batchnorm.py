@@ -1,4 +1,4 @@
-"""BatchNorm statistics: reading them, and re-estimating them for the `balanced` view."""
+"""BatchNorm statistics: read, and re-estimated for the `balanced` view."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ def rebalanced(
 ) -> Backbone:
     """A copy of `model` with BatchNorm statistics of class-balanced batches [MiSLAS §3.3, AdaBN].
 
-    Statistics are reset, then averaged over `batches` batches, all with the same weight; images
-    are augmented as in training, dropout is off. Weights, BatchNorm's own among them, stay. MiSLAS
-    does this while it trains stage 2; here it is done once, before.
+    Statistics are reset, then averaged over `batches` batches with equal weight; images are
+    augmented as in training, dropout is off. All weights stay, those of BatchNorm too. MiSLAS does
+    this while it trains stage 2; here it is done once, before.
 
     Parameters
     ----------
     model
-        Left as it is.
+        Not changed.
     split
-        Training images; each draw takes a class that has any, then one of its images.
+        Training images; each draw takes a class that occurs, then one of its images.
     batches
         M ≥ 1 batches of `BATCH` images.
     seed

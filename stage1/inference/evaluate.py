@@ -41,7 +41,7 @@ def accuracies(
     predictions, labels
         [N] int64.
     train_counts
-        [K] int64, which put the classes into groups.
+        [K] int64, which define the groups of classes.
 
     Returns
     -------

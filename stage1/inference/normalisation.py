@@ -19,7 +19,7 @@ CHANNEL_MOMENTS: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
 }
-"""Channel means and deviations of pixels in 0…1, red, green, blue: what pretrained models had."""
+"""Channel means and deviations of pixels in 0…1, red, green, blue, as of pretrained models."""
 
 NORMALISATIONS = ("data", *CHANNEL_MOMENTS)
 """The names; ``data`` is for the moments of the training images."""
@@ -34,12 +34,12 @@ def default_normalisation(backbone: str, channels: int) -> str:
 
 
 def normalised_by(preprocessing: Preprocessing, name: str) -> Preprocessing:
-    """`preprocessing`, which has the moments of the data, with those of `name`.
+    """Replace the moments of `preprocessing`, which are those of the data, by those of `name`.
 
     Raises
     ------
     ConfigError
-        For images that have not as many channels.
+        For images with another number of channels.
     """
     if name == "data":
         return preprocessing

@@ -1,4 +1,4 @@
-"""Work on a thread of its own, behind the thread that computes."""
+"""Work on a second thread, behind the one that computes."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Self
 
 WAITING = 2
-"""Calls that may wait or run before the next has to."""
+"""Calls that may be queued or running before the next has to wait."""
 
 
 class Behind:
     """Calls made one after another on one thread, in order.
 
-    Use as a context manager: leaving it waits for all calls. After one fails no other is made; its
-    error is raised by the next `call`, or on leaving.
+    Use as a context manager: leaving it waits for all calls. After a failed call no other is made;
+    the next `call`, or leaving, raises its error.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class Behind:
         self._failed = False
 
     def call(self, function: Callable[..., None], *arguments: Any) -> None:
-        """Have `function` called; wait while `WAITING` calls are ahead of it."""
+        """Queue a call of `function`; wait while `WAITING` calls are ahead of it."""
         while self._open and (len(self._open) >= WAITING or self._open[0].done()):
             self._open.popleft().result()
         self._open.append(self._pool.submit(self._run, function, arguments))

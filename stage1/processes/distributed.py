@@ -1,4 +1,4 @@
-"""Several processes as one: what `torchrun` starts, told from a process that runs alone."""
+"""The processes that `torchrun` starts, or a single process, as one group."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from featbank import errors
 from featbank.devices import find_device
 
 PATIENCE = 5
-"""Seconds another process than the leader waits with an error of its own."""
+"""Seconds that a process other than the leader waits before it raises an error."""
 
 _LONGEST = timedelta(hours=4)
-"""Longest wait of the others, while the leader evaluates; torchrun ends them where it fails."""
+"""Longest wait of the others while the leader evaluates; if it fails, torchrun ends them."""
 
 
 @dataclass(frozen=True)
-class Group:
+class ProcessGroup:
     """The processes of a run: this one is `rank` of 0…`size`−1 and computes on `device`."""
 
     rank: int
@@ -34,22 +34,22 @@ class Group:
 
     @property
     def leads(self) -> bool:
-        """Whether this process is the one that writes and reports."""
+        """True for the one process that writes and reports."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait for all processes."""
         if self.size > 1:
             distributed.barrier()
 
     def total(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The sum of the processes' tensors, in all of them."""
+        """Sum the tensors of all processes, in place, in each of them."""
         if self.size > 1:
             distributed.all_reduce(tensor)
         return tensor
 
     def parallel(self, model: nn.Module) -> nn.Module:
-        """`model` with gradients averaged over the processes; it begins with the leader's state."""
+        """`model` with gradients averaged over the processes, in the state of the leader's."""
         if self.size == 1:
             return model
         return DistributedDataParallel(
@@ -58,16 +58,16 @@ class Group:
 
 
 def leads() -> bool:
-    """Whether this process writes and reports, before there is a group."""
+    """True for the process that writes and reports, before there is a group."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 @contextlib.contextmanager
 def leader_first() -> Iterator[None]:
-    """Let an error that all processes have be told by the leader alone.
+    """Let only the leader report an error that all processes raise.
 
-    The others wait with theirs: where the leader fails, too, torchrun ends them meanwhile. Stopped
-    from the keyboard, they leave without a word.
+    The others wait before they raise: if the leader fails, too, torchrun ends them meanwhile. On
+    Ctrl-C they exit silently.
     """
     try:
         yield
@@ -82,41 +82,42 @@ def leader_first() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def process_group(device: str) -> Iterator[Group]:
-    """The group this process belongs to: that of `torchrun`, else itself alone.
+def process_group(device: str) -> Iterator[ProcessGroup]:
+    """The group of this process: that of `torchrun`, else the process alone.
 
     Parameters
     ----------
     device
-        As `featbank.devices.find_device` takes it. With ``auto`` or ``cuda``, each process has the
-        GPU of its local rank.
+        As in `featbank.devices.find_device`. With ``auto`` or ``cuda``, each process has the GPU of
+        its local rank.
 
     Raises
     ------
     ConfigError
-        For a device that is not there, one GPU named for several processes, or fewer GPUs than
-        local processes.
+        For a missing device, one GPU named for several processes, or fewer GPUs than local
+        processes.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield Group(0, 1, find_device(device))
+        yield ProcessGroup(0, 1, find_device(device))
         return
-    where = _own_device(device)
-    if where.type == "cuda":
-        torch.cuda.set_device(where)
-    backend = "nccl" if where.type == "cuda" else "gloo"
+    local = _local_device(device)
+    if local.type == "cuda":
+        torch.cuda.set_device(local)
+    backend = "nccl" if local.type == "cuda" else "gloo"
     distributed.init_process_group(
-        backend, timeout=_LONGEST, device_id=where if where.type == "cuda" else None
+        backend, timeout=_LONGEST, device_id=local if local.type == "cuda" else None
     )
-    yield Group(distributed.get_rank(), size, where)
+    yield ProcessGroup(distributed.get_rank(), size, local)
     # Not after an error: the others may hang in a step, and destroying would wait for them.
     distributed.destroy_process_group()
 
 
-def _own_device(device: str) -> torch.device:
+def _local_device(device: str) -> torch.device:
+    """The device of this process among those of `torchrun` on this machine."""
     if device == "cpu" or not torch.cuda.is_available():
         return find_device(device)
-    local, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    rank, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
     if ":" in device:
         raise errors.ConfigError(
             f"--device {device} is one GPU, and torchrun started several processes. "
@@ -124,9 +125,9 @@ def _own_device(device: str) -> torch.device:
         )
     if device not in ("auto", "cuda"):
         return find_device(device)
-    if local >= there:
+    if rank >= gpus:
         raise errors.ConfigError(
-            f"torchrun started more processes here than there are GPUs, {there}. "
-            f"Give --nproc-per-node {there}."
+            f"torchrun started more processes here than there are GPUs, {gpus}. "
+            f"Give --nproc-per-node {gpus}."
         )
-    return torch.device("cuda", local)
+    return torch.device("cuda", rank)

@@ -1,4 +1,4 @@
-"""The rules that make a computation repeatable on its device."""
+"""Settings of PyTorch that make a computation repeatable on its device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 
 @contextlib.contextmanager
 def repeatable() -> Iterator[None]:
-    """Within: cuDNN is deterministic and multiplies in float32, not TF32."""
-    flags = torch.backends.cudnn.flags
-    with flags(enabled=True, deterministic=True, allow_tf32=False):
+    """Make cuDNN deterministic, and let it multiply in float32, not TF32."""
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
         yield

@@ -1,4 +1,4 @@
-"""The processes of a run agree: all go on, or one tells what is wrong and all end."""
+"""Agreement of the processes of a run: all continue, or one reports the error and all end."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Iterator
 
 from torch import distributed
 
-from stage1.processes.distributed import Group
+from stage1.processes.distributed import ProcessGroup
 
 
 @contextlib.contextmanager
-def together(group: Group) -> Iterator[None]:
-    """Work that every process does in about the same time: they leave it together.
+def together(group: ProcessGroup) -> Iterator[None]:
+    """Run work that takes every process about the same time; all leave the block together.
 
     Raises
     ------
     SystemExit
-        Where another process failed, or several and this is not the first of them: that one raises
-        its error, the others end without a word.
+        Where another process failed first by rank: that one raises its error, the others end
+        silently.
     """
     try:
         yield
@@ -28,8 +28,8 @@ def together(group: Group) -> Iterator[None]:
     meet(group)
 
 
-def meet(group: Group, *, failed: bool = False) -> None:
-    """Wait for all processes; `SystemExit` as in `together`, and where one is gone."""
+def meet(group: ProcessGroup, *, failed: bool = False) -> None:
+    """Wait for all processes; `SystemExit` as in `together`, and where one has ended."""
     if group.size == 1:
         return
     states = [failed] * group.size

@@ -1,4 +1,4 @@
-"""Angles of training images to the weight of their class, for the `sla` loss [SLA eq. 9–12]."""
+"""Angles of training images to the weights of their classes, for the loss `sla` [SLA eq. 9–12]."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from stage1.backbones import Backbone
 
 
 @torch.no_grad()
-def own_cosines(features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    """cosθ between features [B, D] and the weight [K, D] of each one's class, [B], no gradient.
+def class_cosines(features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    """cosθ between features [B, D] and the weight [K, D] of their classes, [B], no gradient.
 
-    0 where either is 0. A linear classifier's bias plays no part, and for a cosine classifier the
-    cosine is that of its own logits.
+    0 where either is 0. The bias of a linear classifier is ignored; for a cosine classifier the
+    cosine is that of its logits.
     """
     x, w = features.to(weight.dtype), weight[labels]  # features may be bfloat16 of autocast
     return (normalize(x, dim=1) * normalize(w, dim=1)).sum(1).clamp_(-1, 1)
@@ -29,12 +29,12 @@ def best_cosines(
 ) -> Tensor:
     """cosθ*_k of the training image of class k with the largest logit z_k, by branch.
 
-    Of images with the same logit it is the one with the largest cosine.
+    Among images with equal logits, the largest cosine counts.
 
     Parameters
     ----------
     model
-        Seen in eval mode; it is in the mode of before afterwards.
+        Evaluated in eval mode; its mode is restored.
     batches
         Normalised images [B, C, H, W] on the model's device, N in all; each is needed once.
     labels
@@ -58,12 +58,12 @@ def best_cosines(
             y = labels[done : done + len(images)]
             done += len(y)
             for e, (features, z) in enumerate(zip(*model.outputs(images), strict=True)):
-                own = z.gather(1, y[:, None]).squeeze(1).float()
-                own_cosine = own_cosines(features, weights[e], y).float()
-                largest = logit[e].scatter_reduce(0, y, own, "amax")
-                # A larger logit than before makes the old cosine void; an equal one does not.
+                z_y = z.gather(1, y[:, None]).squeeze(1).float()
+                cosine_y = class_cosines(features, weights[e], y).float()
+                largest = logit[e].scatter_reduce(0, y, z_y, "amax")
+                # A logit larger than all before makes the old cosine void; an equal one does not.
                 cosine[e].masked_fill_(largest > logit[e], -math.inf)
-                candidates = own_cosine.masked_fill(own < largest[y], -math.inf)
+                candidates = cosine_y.masked_fill(z_y < largest[y], -math.inf)
                 cosine[e].scatter_reduce_(0, y, candidates, "amax")
                 logit[e] = largest
     finally:

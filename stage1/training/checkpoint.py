@@ -1,4 +1,4 @@
-"""The checkpoint: what a training run leaves for extraction.
+"""The checkpoint of a training run, which extraction starts from.
 
 A file of tensors and plain types, read with ``weights_only=True``: a checkpoint can hold no code.
 """
@@ -26,16 +26,16 @@ CHECKPOINT = "checkpoint.pt"
 """Name of the checkpoint in its run folder."""
 
 _FORMAT, _SCHEMA = "featbank stage 1", 2
-"""Schema 2 has `epoch`, and settings that versions before it refuse; 1 is read as well."""
+"""Schema 2 has `epoch`, and settings that earlier versions refuse; schema 1 is read as well."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained backbone with all that is known of it.
+    """A trained backbone and its training.
 
     `weights` is a state dict on the CPU; `train_counts` has K integers; `image_shape` is (C, H, W);
-    `accuracy` holds the `accuracies` of stage1.inference.evaluate by split, of these weights;
-    `epoch` (from 1) is the one they are of, the last where there is none.
+    `accuracy` holds the `accuracies` of stage1.inference.evaluate of these weights by split;
+    `epoch` (from 1) is that of the weights, None for the last.
     """
 
     weights: dict[str, torch.Tensor]
@@ -66,15 +66,15 @@ def state_of(model: Backbone) -> dict[str, torch.Tensor]:
 
 
 def set_state(model: Backbone, weights: dict[str, torch.Tensor]) -> None:
-    """Load what `state_of` gave."""
+    """Load a state dict from `state_of`."""
     state = OrderedDict(weights)
-    # Versions of the modules, without which torchvision's MNASNets load nothing.
+    # The versions of modules, without which torchvision's MNASNets load nothing.
     state._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
     model.load_state_dict(state)
 
 
 def versions() -> dict[str, str]:
-    """Versions of what shapes the numbers."""
+    """Versions of the software that the numbers depend on."""
     return {
         "featbank": __version__,
         "torch": str(torch.__version__),
@@ -101,14 +101,14 @@ def load_checkpoint(run: str | os.PathLike[str]) -> tuple[Path, Checkpoint]:
 
     Returns
     -------
-    The file, and what it holds.
+    The file and its checkpoint.
 
     Raises
     ------
     ConfigError
         For a path without a checkpoint.
     DataError
-        For a file that is not one, is damaged, or holds anything but tensors and plain types.
+        For another file, a damaged one, or one that holds anything but tensors and plain types.
     """
     path = Path(run) / CHECKPOINT if Path(run).is_dir() else Path(run)
     if not path.is_file():
@@ -126,7 +126,7 @@ def load_checkpoint(run: str | os.PathLike[str]) -> tuple[Path, Checkpoint]:
         document["preprocessing"] = Preprocessing(**document["preprocessing"])
         backbone = document["settings"]["backbone"]
         if backbone in ("resnet50", "resnet152") and "stem.weight" in document["weights"]:
-            # Before torchvision's took them, these names were the CIFAR ResNets of that depth.
+            # In earlier versions, these names were the CIFAR ResNets of that depth.
             document["settings"]["backbone"] = f"cifar-{backbone}"
         document["settings"] = settings_from(document["settings"])
         checkpoint = Checkpoint(**document)

@@ -1,18 +1,17 @@
-"""The lines in which training is told."""
+"""Progress lines of a training run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from stage1.data.images import ImageDataset
 from stage1.data.streaming import StreamedImages
-from stage1.processes.distributed import Group
+from stage1.processes.distributed import ProcessGroup
 from stage1.training.settings import TrainSettings
 
 
-def describe(dataset: ImageDataset, settings: TrainSettings, group: Group) -> str:
-    """What is trained on what."""
+def describe(dataset: ImageDataset, settings: TrainSettings, group: ProcessGroup) -> str:
+    """Line on the data set, the model and the device of a run."""
     counts, shape = dataset.train_counts, "×".join(map(str, dataset.image_shape))
     sizes = ", ".join(f"{len(split.labels)} {name}" for name, split in dataset.splits.items())
     streamed = isinstance(dataset.splits["train"].images, StreamedImages)
@@ -27,19 +26,8 @@ def describe(dataset: ImageDataset, settings: TrainSettings, group: Group) -> st
     )
 
 
-def epoch_teller(
-    report: Callable[[str], None], every: int, epochs: int
-) -> Callable[[dict[str, Any]], None]:
-    """What reports the line of every so many epochs, and of the last."""
-
-    def tell(epoch: dict[str, Any]) -> None:
-        if epoch["epoch"] % every == 0 or epoch["epoch"] == epochs:
-            report(_epoch_line(epoch, epochs))
-
-    return tell
-
-
-def _epoch_line(epoch: dict[str, Any], epochs: int) -> str:
+def epoch_line(epoch: dict[str, Any], epochs: int) -> str:
+    """Line on an epoch of a run of `epochs`."""
     measured = "".join(
         f"  {split} {epoch[f'{split}_accuracy']:.1f} %"
         for split in ("train", "val", "test")
@@ -52,8 +40,8 @@ def _epoch_line(epoch: dict[str, Any], epochs: int) -> str:
 
 
 def accuracy_line(split: str, values: dict[str, float | None]) -> str:
-    """The accuracies of a split."""
-    told = (
+    """Line on the accuracies of a split."""
+    shown = (
         f"{name} {'–' if value is None else f'{value:.1f} %'}" for name, value in values.items()
     )
-    return f"{split}: {'  '.join(told)}"
+    return f"{split}: {'  '.join(shown)}"

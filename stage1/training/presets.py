@@ -8,8 +8,8 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Preset:
-    """A row of `PRESETS`: what it is, and the fields of `TrainSettings` that it sets."""
+class PublishedSettings:
+    """A row of `PRESETS`: a description, and the fields of `TrainSettings` that it sets."""
 
     description: str
     settings: Mapping[str, Any]
@@ -27,8 +27,10 @@ _MISLAS_CIFAR: dict[str, Any] = {
 }
 
 
-def _mislas_large(data: str, *, backbone: str, epochs: int, weight_decay: float = 5e-4) -> Preset:
-    return Preset(
+def _mislas_large(
+    data: str, *, backbone: str, epochs: int, weight_decay: float = 5e-4
+) -> PublishedSettings:
+    return PublishedSettings(
         f"{data} [MiSLAS]",
         {
             "backbone": backbone,
@@ -43,12 +45,12 @@ def _mislas_large(data: str, *, backbone: str, epochs: int, weight_decay: float 
     )
 
 
-PRESETS: dict[str, Preset] = {
-    "mislas-cifar": Preset(
+PRESETS: dict[str, PublishedSettings] = {
+    "mislas-cifar": PublishedSettings(
         "CIFAR-10-LT and CIFAR-100-LT [MiSLAS]",
         _MISLAS_CIFAR,
     ),
-    "sla-cifar": Preset(
+    "sla-cifar": PublishedSettings(
         "CIFAR-10-LT and CIFAR-100-LT, three experts [SLA], else as mislas-cifar",
         {
             **_MISLAS_CIFAR,
@@ -57,7 +59,7 @@ PRESETS: dict[str, Preset] = {
             "loss": "sla",
         },
     ),
-    "los-cifar100": Preset(
+    "los-cifar100": PublishedSettings(
         "CIFAR-100-LT [LOS, LTWB]",
         {
             "backbone": "cifar-resnet34",
@@ -70,7 +72,7 @@ PRESETS: dict[str, Preset] = {
             "mixup": 0.0,
         },
     ),
-    "crt-imagenet-lt": Preset(
+    "crt-imagenet-lt": PublishedSettings(
         "ImageNet-LT [cRT]",
         {
             "backbone": "resnet50",

@@ -11,7 +11,7 @@ from featbank import errors
 from featbank.files import writing
 
 NAMES = ("loss", "lr", "train_accuracy", "val_accuracy", "test_accuracy", "images_per_second")
-"""Fields of an epoch's line in the log that are scalars."""
+"""Scalars among the fields of an epoch's line in the log."""
 
 
 def check_tensorboard() -> None:
@@ -25,14 +25,14 @@ def check_tensorboard() -> None:
 
 
 @contextlib.contextmanager
-def scalars(folder: Path, *, begin: int) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Yield what writes the scalars of an epoch, on disk at once; `begin` epochs are there.
+def scalars(folder: Path, *, start: int) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Yield a function that writes the scalars of an epoch to disk; `start` epochs are written.
 
-    What a run that was killed wrote of later epochs is hidden by TensorBoard.
+    TensorBoard hides later epochs, which a killed run may have written.
     """
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(folder, purge_step=begin + 1 if begin else None) as writer:
+    with SummaryWriter(folder, purge_step=start + 1 if start else None) as writer:
 
         def write(epoch: Mapping[str, Any]) -> None:
             with writing(folder):

@@ -1,12 +1,13 @@
-"""Training a backbone: from settings to a run folder with a checkpoint and a log."""
+"""Train a backbone: from settings to a run folder with a checkpoint and a log."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from stage1.data.datasets import load_dataset
 from stage1.data.images import ImageDataset
 from stage1.inference.evaluate import accuracies, predict
 from stage1.inference.normalisation import normalised_by
-from stage1.processes.distributed import Group, process_group
+from stage1.processes.distributed import ProcessGroup, process_group
 from stage1.processes.repeatable import repeatable
 from stage1.training.checkpoint import (
     CHECKPOINT,
@@ -30,8 +31,8 @@ from stage1.training.checkpoint import (
     state_of,
     versions,
 )
-from stage1.training.fit import AngularObjective, Objective, cross_entropy, fit, sgd
-from stage1.training.lines import accuracy_line, describe, epoch_teller
+from stage1.training.fit import AngularLoss, BatchLoss, cross_entropy, fit, sgd
+from stage1.training.lines import accuracy_line, describe, epoch_line
 from stage1.training.scalars import check_tensorboard, scalars
 from stage1.training.settings import TrainSettings
 from stage1.training.unfinished import (
@@ -39,7 +40,7 @@ from stage1.training.unfinished import (
     State,
     Unfinished,
     Weights,
-    shaped_by,
+    run_key,
     state_file,
 )
 
@@ -48,7 +49,7 @@ def train(
     settings: TrainSettings,
     run: str | os.PathLike[str],
     *,
-    objective: Callable[[np.ndarray], Objective | AngularObjective] | None = None,
+    objective: Callable[[np.ndarray], BatchLoss | AngularLoss] | None = None,
     report: Callable[[str], None] = lambda line: None,
     report_every: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -57,30 +58,30 @@ def train(
 ) -> Path:
     """Train a backbone; write ``checkpoint.pt`` and ``log.jsonl`` to the folder `run`.
 
-    The same settings give the same weights on one device, also where the run was stopped or killed
-    and went on from the state that is kept every few epochs. The ``test`` split is measured once,
-    at the end; nothing is selected on it. Under ``torchrun``, every process calls this, and rank 0
-    alone writes and reports.
+    The same settings give the same weights on one device, even if the run was stopped or killed and
+    resumed from the state that is saved every few epochs. The ``test`` split is measured once, at
+    the end; nothing is selected on it. Under ``torchrun``, every process calls this, and only rank
+    0 writes and reports.
 
     Parameters
     ----------
     settings
         From `stage1.training.settings.default_settings`.
     run
-        The folder of the run; made if missing. An unfinished run of the same settings goes on.
+        The folder of the run, created if missing. An unfinished run of the same settings resumes.
     objective
-        Takes the training counts [K] and gives the loss that the settings name; cross-entropy
+        Takes the training counts [K] and returns the loss that the settings name; cross-entropy
         needs none.
     report
-        Takes lines: about the data, after each epoch, and of each split measured at the end.
+        Takes lines on the data, on epochs, and on each split measured at the end.
     report_every
-        Epochs between two such lines; the last epoch always has its own.
+        Report every n-th epoch and the last.
     progress
         Takes (images done, images in all) of the run, after each step.
     tensorboard
         Write scalars to the folder ``tensorboard`` of the run.
     overwrite
-        Start anew; replace the run that is there, once this one is complete.
+        Start over; the existing run is replaced once this one is complete.
 
     Returns
     -------
@@ -119,109 +120,120 @@ def train(
         loss = objective(dataset.train_counts) if objective else cross_entropy
         report(describe(dataset, settings, group))
         model = _build(settings, dataset, initial).to(group.device)
-        optimiser = sgd(model, settings)
-        unfinished = Unfinished(
-            run,
-            shaped_by(
-                settings,
-                train_counts=tuple(dataset.train_counts.tolist()),
-                class_names=dataset.class_names,
-                device=group.device,
-                processes=group.size,
-            ),
-        )
-        state = None if overwrite else unfinished.read()
-        if state is not None:
-            try:
-                set_state(model, state.current.tensors)
-                optimiser.load_state_dict(state.optimiser)
-            except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-                raise unfinished.damaged(error) from None
-            report(f"Resuming {run} after epoch {state.current.epoch} of {settings.epochs}")
-        log = list(state.log) if state else []
+        unfinished = Unfinished(run, run_key(settings, dataset, group))
+        work = _Run(settings, dataset, model, sgd(model, settings), unfinished)
+        if not overwrite:
+            work.resume(report)
         epochs = fit(
             model,
             dataset.splits["train"],
             dataset.preprocessing,
             settings=settings,
             objective=loss,
-            optimiser=optimiser,
-            begin=len(log),
+            optimiser=work.optimiser,
+            start=len(work.log),
             group=group,
             progress=progress,
         )
         group.wait()  # until all have read the state
         if group.leads:
-            with unfinished.going_on(log, epochs=settings.epochs, report=report) as write:
-                folder = unfinished.folder / TENSORBOARD
-                with (
-                    scalars(folder, begin=len(log))
-                    if tensorboard
-                    else contextlib.nullcontext(_silent) as plot
-                ):
-                    checkpoint = _lead(
-                        epochs,
-                        model,
-                        dataset,
-                        settings=settings,
-                        log=log,
-                        best=state.best if state else None,
-                        tell=(write, plot, epoch_teller(report, report_every, settings.epochs)),
-                        save=lambda weights, best: unfinished.save(
-                            State(weights, optimiser.state_dict(), log, best)
-                        ),
-                    )
-                unfinished.publish(path, lambda file: save_checkpoint(file, checkpoint))
-            for split, values in checkpoint.accuracy.items():
-                report(accuracy_line(split, values))
+            work.lead(epochs, path, report, report_every=report_every, tensorboard=tensorboard)
         else:
             deque(epochs, maxlen=0)
         group.wait()
     return path
 
 
-def _lead(
-    epochs: Iterator[dict[str, Any]],
-    model: Backbone,
-    dataset: ImageDataset,
-    *,
-    settings: TrainSettings,
-    log: list[dict[str, Any]],
-    best: Weights | None,
-    tell: Sequence[Callable[[dict[str, Any]], None]],
-    save: Callable[[Weights, Weights | None], None],
-) -> Checkpoint:
-    """Go through the epochs: measure, tell, save; what is left of them is the checkpoint."""
-    for epoch in epochs:
-        number, val = epoch["epoch"], None
-        if "val" in dataset.splits:
-            val = _measure(model, dataset, "val")
+@dataclass
+class _Run:
+    """A run in progress: `log` has the lines of its finished epochs, `best` its best weights."""
+
+    settings: TrainSettings
+    dataset: ImageDataset
+    model: Backbone
+    optimiser: torch.optim.SGD
+    unfinished: Unfinished
+    log: list[dict[str, Any]] = field(default_factory=list)
+    best: Weights | None = None
+
+    def resume(self, report: Callable[[str], None]) -> None:
+        """Start from the state of the unfinished run, if there is one."""
+        state = self.unfinished.read()
+        if state is None:
+            return
+        try:
+            set_state(self.model, state.current.tensors)
+            self.optimiser.load_state_dict(state.optimiser)
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise self.unfinished.damaged(error) from None
+        self.log, self.best = list(state.log), state.best
+        run, epoch = self.unfinished.folder.parent, state.current.epoch
+        report(f"Resuming {run} after epoch {epoch} of {self.settings.epochs}")
+
+    def lead(
+        self,
+        epochs: Iterator[dict[str, Any]],
+        path: Path,
+        report: Callable[[str], None],
+        *,
+        report_every: int,
+        tensorboard: bool,
+    ) -> None:
+        """Run the epochs as the leading process: measure, log and save; write the checkpoint."""
+        total, start = self.settings.epochs, len(self.log)
+        plots: AbstractContextManager[Callable[[dict[str, Any]], None]] = nullcontext(_silent)
+        if tensorboard:
+            plots = scalars(self.unfinished.folder / TENSORBOARD, start=start)
+        with self.unfinished.keeping(self.log, epochs=total, report=report) as write:
+            with plots as plot:
+                for epoch in epochs:
+                    current = self._measured(epoch)
+                    last = current.epoch == total
+                    if last:
+                        checkpoint = self._checkpoint(self.best or current)
+                        epoch["test_accuracy"] = checkpoint.accuracy["test"]["top1"]
+                        epoch["kept_epoch"] = checkpoint.epoch
+                    self.log.append(epoch)
+                    write(epoch)
+                    plot(epoch)
+                    if last or current.epoch % report_every == 0:
+                        report(epoch_line(epoch, total))
+                    if not last and current.epoch % self.settings.checkpoint_every == 0:
+                        optimiser = self.optimiser.state_dict()
+                        self.unfinished.save(State(current, optimiser, self.log, self.best))
+            self.unfinished.publish(path, lambda file: save_checkpoint(file, checkpoint))
+        for split, values in checkpoint.accuracy.items():
+            report(accuracy_line(split, values))
+
+    def _measured(self, epoch: dict[str, Any]) -> Weights:
+        """Weights after an epoch, with their accuracy on val, if any; keep the best."""
+        val = None
+        if "val" in self.dataset.splits:
+            val = _measure(self.model, self.dataset, "val")
             epoch["val_accuracy"] = val["top1"]
-        current = Weights(number, state_of(model), val)
-        if settings.keep == "best" and (best is None or _top1(current) > _top1(best)):
-            best = current
-        if number == settings.epochs:
-            kept = best or current
-            set_state(model, kept.tensors)
-            accuracy = {} if kept.val is None else {"val": kept.val}
-            accuracy["test"] = _measure(model, dataset, "test")
-            epoch |= {"test_accuracy": accuracy["test"]["top1"], "kept_epoch": kept.epoch}
-        log.append(epoch)
-        for to in tell:
-            to(epoch)
-        if number % settings.checkpoint_every == 0 and number < settings.epochs:
-            save(current, best)
-    return Checkpoint(
-        weights=kept.tensors,
-        class_names=dataset.class_names,
-        train_counts=tuple(dataset.train_counts.tolist()),
-        image_shape=dataset.image_shape,
-        preprocessing=dataset.preprocessing,
-        settings=settings,
-        accuracy=accuracy,
-        versions=versions(),
-        epoch=kept.epoch,
-    )
+        current = Weights(epoch["epoch"], state_of(self.model), val)
+        if self.settings.keep == "best" and (
+            self.best is None or _top1(current) > _top1(self.best)
+        ):
+            self.best = current
+        return current
+
+    def _checkpoint(self, kept: Weights) -> Checkpoint:
+        """Checkpoint of the weights that are kept, measured on test."""
+        set_state(self.model, kept.tensors)
+        accuracy = {} if kept.val is None else {"val": kept.val}
+        accuracy["test"] = _measure(self.model, self.dataset, "test")
+        return Checkpoint(
+            weights=kept.tensors,
+            class_names=self.dataset.class_names,
+            train_counts=tuple(self.dataset.train_counts.tolist()),
+            image_shape=self.dataset.image_shape,
+            preprocessing=self.dataset.preprocessing,
+            settings=self.settings,
+            accuracy=accuracy,
+            versions=versions(),
+            epoch=kept.epoch,
+        )
 
 
 def _load(settings: TrainSettings) -> ImageDataset:
@@ -250,7 +262,7 @@ def _build(
     return model
 
 
-def _check_shares(settings: TrainSettings, group: Group) -> None:
+def _check_shares(settings: TrainSettings, group: ProcessGroup) -> None:
     if over := settings.batch_size % group.size:
         nearest = max(settings.batch_size - over, group.size)
         raise errors.ConfigError(
@@ -260,7 +272,7 @@ def _check_shares(settings: TrainSettings, group: Group) -> None:
 
 
 def _with_digest(settings: TrainSettings, weights: Path) -> TrainSettings:
-    """`settings` with the SHA-256 of the weights' file, which must be the one they name, if any."""
+    """Add the SHA-256 of the weights' file; it must be the one that the settings name, if any."""
     digest = file_digest(weights)
     if settings.weights_sha256 not in (None, digest):
         raise errors.DataError(
@@ -283,4 +295,4 @@ def _top1(weights: Weights) -> float:
 
 
 def _silent(*_: Any) -> None:
-    """Take anything, tell nothing."""
+    """Discard what is reported."""

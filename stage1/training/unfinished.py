@@ -1,7 +1,7 @@
-"""A run that is not finished: what is kept of it while it trains, and how it goes on.
+"""Unfinished runs: the state that is kept while training, and resuming from it.
 
-Its folder holds ``state.pt``, the state after some epoch; ``log.jsonl``, a line per epoch, to be
-followed while it grows; and ``tensorboard``, where that is asked for.
+The folder of an unfinished run holds ``state.pt``, the state after an epoch; ``log.jsonl``, which
+grows by a line per epoch; and, on request, ``tensorboard``.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import torch
 
 from featbank import errors
 from featbank.files import publish, replacing, writing
+from stage1.data.images import ImageDataset
+from stage1.processes.distributed import ProcessGroup
 from stage1.tensors import load_tensors, save_tensors
 from stage1.training.settings import TrainSettings
 
@@ -33,9 +35,13 @@ TENSORBOARD = "tensorboard"
 """Name of the folder of TensorBoard's event files."""
 
 _FORMAT, _SCHEMA = "featbank unfinished stage 1", 1
+# Settings that do not change the result.
 _FREE = {"device", "checkpoint_every", "loss_settings", "dataset", "weights"}
 _FREE_OF_DATA = {"root", "download", "stream", "allow_outside"}
-_TOLD = 4
+_SHOWN = 4
+"""Differences that an error lists."""
+
+REMEDY = "Use --overwrite to start over, or choose another folder."
 
 
 @dataclass(frozen=True)
@@ -49,9 +55,9 @@ class Weights:
 
 @dataclass(frozen=True)
 class State:
-    """After an epoch: with the settings, all that the next ones depend on.
+    """State after an epoch: with the settings, everything that later epochs depend on.
 
-    `log` has the lines of `current.epoch` epochs; `best` is what ``keep`` best has found.
+    `log` has the lines of `current.epoch` epochs; `best` are the best weights so far, for ``keep``.
     """
 
     current: Weights
@@ -60,18 +66,11 @@ class State:
     best: Weights | None
 
 
-def shaped_by(
-    settings: TrainSettings,
-    *,
-    train_counts: tuple[int, ...],
-    class_names: tuple[str, ...],
-    device: torch.device,
-    processes: int,
-) -> dict[str, Any]:
-    """What a run's result depends on, by name: a run of another cannot go on from its state.
+def run_key(settings: TrainSettings, dataset: ImageDataset, group: ProcessGroup) -> dict[str, Any]:
+    """Values that the result of a run depends on, by name: only equal keys can resume a state.
 
-    Where the images are, the number of a GPU and how often the state is kept are not among it; the
-    content of the weights' file is.
+    The place of the images, the number of a GPU and the interval between states are not among them;
+    the content of the weights' file is.
     """
     fields, data = vars(settings), vars(settings.dataset)
     return {
@@ -79,43 +78,42 @@ def shaped_by(
         **{f"{settings.loss} {name}": value for name, value in settings.loss_settings.items()},
         **{name: value for name, value in data.items() if name not in _FREE_OF_DATA},
         "dataset": data["name"],
-        **{f"training images of class {k}": n for k, n in enumerate(train_counts)},
-        **{f"name of class {k}": name for k, name in enumerate(class_names)},
-        "device": device.type,
-        "processes": processes,
+        **{f"training images of class {k}": n for k, n in enumerate(dataset.train_counts.tolist())},
+        **{f"name of class {k}": name for k, name in enumerate(dataset.class_names)},
+        "device": group.device.type,
+        "processes": group.size,
         "torch": str(torch.__version__),
     }
 
 
 class Unfinished:
-    """The unfinished run in the folder `run`, whose result depends on `shape`."""
+    """The unfinished run in the folder `run`; `key` is its `run_key`."""
 
-    def __init__(self, run: Path, shape: Mapping[str, Any]) -> None:
-        self._run, self._shape = run, dict(shape)
+    def __init__(self, run: Path, key: Mapping[str, Any]) -> None:
+        self._run, self._key = run, dict(key)
         self.folder = run / FOLDER
         self._state = state_file(run)
         self._kept = 0
 
     def read(self) -> State | None:
-        """The state that is there, if any.
+        """Read the state, if there is one.
 
         Raises
         ------
         OutputExists
-            Where it is that of another run: what differs.
+            For the state of a run with another key, with the differences.
         DataError
-            For a file that is damaged.
+            For a damaged file.
         """
         if not self._state.exists():
             return None
-        remedy = "Take --overwrite to start anew, or another folder."
-        document = load_tensors(self._state, "state of an unfinished run", remedy)
+        document = load_tensors(self._state, "state of an unfinished run", REMEDY)
         try:
             if (document["format"], document["schema"]) != (_FORMAT, _SCHEMA):
                 raise errors.DataError(
-                    f"{self._state} is of another version of featbank, or not of it. {remedy}"
+                    f"{self._state} is of another version of featbank, or not of it. {REMEDY}"
                 )
-            differences = list(_differences(document["shape"], self._shape))
+            differences = list(_differences(document["shape"], self._key))
             state = State(
                 Weights(**document["current"]),
                 document["optimiser"],
@@ -127,28 +125,25 @@ class Unfinished:
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise self.damaged(error) from None
         if differences:
-            more = len(differences) - _TOLD
-            told = "; ".join(differences[:_TOLD]) + (f"; and {more} more" if more > 0 else "")
+            more = len(differences) - _SHOWN
+            shown = "; ".join(differences[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
             raise errors.OutputExists(
-                f"{self._run} has an unfinished run of other settings ({told}). {remedy}"
+                f"{self._run} has an unfinished run of other settings ({shown}). {REMEDY}"
             )
         self._kept = state.current.epoch
         return state
 
     def damaged(self, error: Exception) -> errors.DataError:
-        """The error for a state that does not hold together."""
-        return errors.DataError(
-            f"{self._state} is damaged ({errors.first_line(error)}). "
-            "Take --overwrite to start anew, or another folder."
-        )
+        """Error for a state that is inconsistent."""
+        return errors.DataError(f"{self._state} is damaged ({errors.first_line(error)}). {REMEDY}")
 
     @contextlib.contextmanager
-    def going_on(
+    def keeping(
         self, log: list[dict[str, Any]], *, epochs: int, report: Callable[[str], None]
     ) -> Iterator[Callable[[dict[str, Any]], None]]:
-        """Yield what writes a line of the log, which begins with `log`.
+        """Yield a function that writes a line to the log, which starts with `log`.
 
-        Where the work ends early, what is kept is told; nothing is left where nothing is.
+        If the work ends early, report the epochs that are kept, or leave nothing if there are none.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -169,15 +164,15 @@ class Unfinished:
                 if not isinstance(error, errors.NotFinite):
                     report(
                         f"{self._kept} of {epochs} epochs stay in {self.folder}. "
-                        "The same command, without --overwrite, goes on from there."
+                        "The same command without --overwrite resumes from there."
                     )
             else:
                 self._remove()
             raise
 
     def save(self, state: State) -> None:
-        """Put `state` in place of the one before."""
-        document = {"format": _FORMAT, "schema": _SCHEMA, "shape": self._shape}
+        """Replace the state on disk."""
+        document = {"format": _FORMAT, "schema": _SCHEMA, "shape": self._key}
         document |= {
             "current": vars(state.current),
             "optimiser": state.optimiser,
@@ -188,9 +183,9 @@ class Unfinished:
         self._kept = state.current.epoch
 
     def publish(self, checkpoint: Path, save: Callable[[Path], None]) -> None:
-        """Give log and scalars their places, then the checkpoint, which makes the run complete.
+        """Move log and scalars to the run folder, then the checkpoint, which completes the run.
 
-        It is saved here first: where the disk is full, the run has nothing of this one.
+        It is saved beside the state first, so that a full disk leaves the run folder unchanged.
         """
         saved = self.folder / checkpoint.name
         save(saved)
@@ -210,18 +205,14 @@ class Unfinished:
 
 
 def state_file(run: Path) -> Path:
-    """Where the state of an unfinished run is."""
+    """File of the state of an unfinished run."""
     return run / FOLDER / "state.pt"
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     for name in dict.fromkeys(itertools.chain(now, before)):
         if (old := before.get(name)) != (new := now.get(name)):
-            yield f"{name} {_told(old)} → {_told(new)}"
-
-
-def _told(value: Any) -> str:
-    return "none" if value is None else str(value)
+            yield f"{name} {'none' if old is None else old} → {'none' if new is None else new}"
 
 
 def _line(epoch: Mapping[str, Any]) -> str:

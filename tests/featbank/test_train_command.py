@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from featbank import errors
 from featbank.cli.train import train
 from stage1.training.checkpoint import Checkpoint, load_checkpoint
+from stage1.training.fit import BatchLoss
 from stage1.training.settings import default_settings
-from stage1.training.train import Objective
 from stage1.training.train import train as run_training
 from stage2.methods.losses import LOSSES
 from stage2.objective import AutogradLoss
@@ -33,13 +33,13 @@ def trained(run: Path, *options: str) -> Checkpoint:
     return load_checkpoint(run)[1]
 
 
-def balanced(counts: np.ndarray) -> Objective:
+def balanced(counts: np.ndarray) -> BatchLoss:
     """Balanced softmax by PyTorch."""
     log_counts = torch.from_numpy(counts).log().float()
     return lambda logits, labels, epoch: F.cross_entropy(logits + log_counts, labels)
 
 
-def smoothed(counts: np.ndarray) -> Objective:
+def smoothed(counts: np.ndarray) -> BatchLoss:
     """Label-aware smoothing, concave from 0.3 to 0.1, over all classes, by PyTorch."""
     n = torch.from_numpy(counts).float()
     epsilon = 0.1 + 0.2 * torch.sin((n - n.min()) / (n.max() - n.min()) * torch.pi / 2)
@@ -82,7 +82,7 @@ def test_gradual_follows_the_epochs(tmp_path: Path) -> None:
     got = trained(tmp_path / "got", "--loss", "gradual", *options).weights
     seen: list[int] = []
 
-    def gradual(counts: np.ndarray) -> Objective:
+    def gradual(counts: np.ndarray) -> BatchLoss:
         log_prior = torch.from_numpy(counts / counts.sum()).log().float()
 
         def loss(logits: torch.Tensor, labels: torch.Tensor, epoch: int) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stage1.backbones import Backbone, SingleBackbone, build_backbone
-from stage1.training.angles import best_cosines, own_cosines
+from stage1.training.angles import best_cosines, class_cosines
 from stage2.engine import angles
 from stage2.engine.rows import MemoryRows
 from stage2.methods.heads import HEADS, Context, TrainedHead
@@ -115,13 +115,13 @@ def test_the_model_keeps_its_statistics_and_its_mode_after_an_error() -> None:
     assert all(model.state_dict()[name].equal(tensor) for name, tensor in before.items())
 
 
-def test_own_cosines() -> None:
+def test_class_cosines() -> None:
     """Reference: the formula in float64, lengths of any size; 0 of zero vectors, no gradient."""
     draws = torch.Generator().manual_seed(0)
     x = torch.randn(12, 6, generator=draws) * torch.logspace(-3, 3, 12)[:, None]
     w = torch.randn(5, 6, generator=draws) * torch.tensor([1e-2, 1, 1e2, 3, 5])[:, None]
     x[4], w[3] = 0, 0
-    got = own_cosines(x.requires_grad_(), w, LABELS)
+    got = class_cosines(x.requires_grad_(), w, LABELS)
     assert not got.requires_grad
     a, b = x.detach().double(), w.double()[LABELS]
     lengths = a.norm(dim=1) * b.norm(dim=1)
@@ -139,5 +139,5 @@ def test_classifiers_of_one_direction_have_one_cosine() -> None:
     values = []
     for model in (linear.eval(), cosine.eval()):
         ((weight, _),) = model.linear_classifiers()
-        values.append(own_cosines(model.features(images), weight, LABELS))
+        values.append(class_cosines(model.features(images), weight, LABELS))
     assert_close(values[1], values[0], 1e-6, "cosines")

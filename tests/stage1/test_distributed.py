@@ -23,7 +23,7 @@ from stage1.augment import augment
 from stage1.backbones import build_backbone
 from stage1.data.datasets import load_dataset
 from stage1.data.images import DatasetSettings
-from stage1.processes.distributed import Group, process_group
+from stage1.processes.distributed import ProcessGroup, process_group
 from stage1.training.checkpoint import load_checkpoint
 from stage1.training.fit import draws_of
 from stage1.training.settings import learning_rate
@@ -116,7 +116,7 @@ def test_two_processes_match_one_that_takes_both_halves(whole: Path) -> None:
     for epoch in range(3):
         optimiser.param_groups[0]["lr"] = learning_rate(settings, epoch)
         first.train()
-        draws = draws_of(0, epoch, Group(0, 1, torch.device("cpu")))
+        draws = draws_of(0, epoch, ProcessGroup(0, 1, torch.device("cpu")))
         losses = []
         for rows in torch.randperm(N, generator=draws.order)[: N // B * B].split(B):
             second.load_state_dict(first.state_dict())

@@ -20,7 +20,7 @@ from stage1.data.images import Preprocessing, Split
 from stage1.inference.batchnorm import rebalanced
 from stage1.inference.evaluate import accuracies
 from stage1.inference.features import Part, features_of
-from stage1.processes.distributed import Group
+from stage1.processes.distributed import ProcessGroup
 from stage1.training.checkpoint import load_checkpoint
 from stage1.training.fit import batch_loss, cross_entropy, draws_of, fit
 from stage1.training.settings import TrainSettings, default_settings
@@ -28,7 +28,7 @@ from tests.stage2.compare import assert_close
 
 K = 5
 PLAIN = Preprocessing((128.0,), (64.0,), pad=1, flip=False, augmentation="none")
-ALONE = Group(0, 1, torch.device("cpu"))
+ALONE = ProcessGroup(0, 1, torch.device("cpu"))
 
 
 def _split(rows: int = 40) -> Split:

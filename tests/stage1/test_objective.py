@@ -18,9 +18,9 @@ from stage1.backbones import Backbone, build_backbone
 from stage1.data.datasets import load_dataset
 from stage1.data.images import DatasetSettings, Preprocessing, Split
 from stage1.inference.batchnorm import draw_balanced
-from stage1.processes.distributed import Group
+from stage1.processes.distributed import ProcessGroup
 from stage1.processes.repeatable import repeatable
-from stage1.training.angles import best_cosines, own_cosines
+from stage1.training.angles import best_cosines, class_cosines
 from stage1.training.checkpoint import load_checkpoint
 from stage1.training.fit import draws_of, fit
 from stage1.training.settings import (
@@ -39,7 +39,7 @@ from stage2.methods.losses import LOSSES
 from stage2.objective import AutogradLoss
 from tests.stage2.compare import assert_relative
 
-ALONE = Group(0, 1, torch.device("cpu"))
+ALONE = ProcessGroup(0, 1, torch.device("cpu"))
 PLAIN = Preprocessing(mean=(120.0,), std=(60.0,), pad=1, flip=True)
 
 
@@ -244,7 +244,7 @@ def test_sla_of_experts_is_that_of_stage_2(classifier: str) -> None:
     assert rows.angle is not None
     for e, (weight, bias) in enumerate(model.linear_classifiers()):
         x, z = outputs.features[e], outputs.logits[e].detach().requires_grad_()
-        cosine = own_cosines(x, weight, labels)
+        cosine = class_cosines(x, weight, labels)
         got = objective(z, labels, 0, cosine=cosine, best=best[e])
         got.backward()
 

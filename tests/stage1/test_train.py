@@ -19,7 +19,7 @@ from stage1.augment import augment, mixup
 from stage1.backbones import Backbone, build_backbone
 from stage1.data.datasets import load_dataset
 from stage1.data.images import DatasetSettings, Preprocessing, Split
-from stage1.processes.distributed import Group
+from stage1.processes.distributed import ProcessGroup
 from stage1.training.checkpoint import load_checkpoint, state_of
 from stage1.training.fit import draws_of, fit
 from stage1.training.settings import default_settings
@@ -49,7 +49,7 @@ def test_steps_match_sgd_written_out(changes: dict[str, Any]) -> None:
     velocity = {name: torch.zeros_like(w) for name, w in slow.named_parameters()}
     losses = []
     for epoch in range(2):
-        draws = draws_of(0, epoch, Group(0, 1, torch.device("cpu")))
+        draws = draws_of(0, epoch, ProcessGroup(0, 1, torch.device("cpu")))
         order = torch.randperm(50, generator=draws.order)
         for step in range(3):
             rows = order[16 * step : 16 * step + 16]

@@ -132,7 +132,7 @@ def test_what_is_kept_is_told(make_lists: MakeLists, tmp_path: Path) -> None:
         train(settings, run, report=report)
     assert lines[-1] == (
         f"2 of 5 epochs stay in {run}/unfinished. "
-        "The same command, without --overwrite, goes on from there."
+        "The same command without --overwrite resumes from there."
     )
     assert sorted(p.name for p in (run / "unfinished").iterdir()) == ["log.jsonl", "state.pt"]
 
@@ -160,7 +160,7 @@ def test_other_settings_do_not_go_on(
         train(run=run, **changed)
     assert str(caught.value) == (
         f"{run} has an unfinished run of other settings ({told}). "
-        "Take --overwrite to start anew, or another folder."
+        "Use --overwrite to start over, or choose another folder."
     )
     assert (run / "unfinished" / "state.pt").read_bytes() == before
     train(run=run, overwrite=True, **changed)
@@ -179,7 +179,7 @@ def test_other_images_processes_and_versions_do_not_go_on(
     with pytest.raises(errors.OutputExists, match=counts):
         train(other, run)
     monkeypatch.setattr(torch, "__version__", "9.9")
-    with pytest.raises(errors.OutputExists, match=r"\(torch .* → 9\.9\)\. Take --overwrite"):
+    with pytest.raises(errors.OutputExists, match=r"\(torch .* → 9\.9\)\. Use --overwrite"):
         train(_few(make_lists(train=labels, test=[0, 1])), run)
 
 
@@ -208,7 +208,7 @@ def test_a_broken_state_is_told(make_lists: MakeLists, tmp_path: Path) -> None:
             train(settings, run)
         message = str(caught.value)
         assert message.startswith(str(file))
-        assert message.endswith("Take --overwrite to start anew, or another folder.")
+        assert message.endswith("Use --overwrite to start over, or choose another folder.")
         assert "\n" not in message
         assert file.read_bytes() == before
         return message
