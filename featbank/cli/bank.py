@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featbank.cli.options import FILE, Integer, val_options
+from featbank.cli.options import FILE, Integer, output_option, overwrite_option, val_options
 from featbank.cli.terminal import say
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _BANK = click.argument("bank", type=FILE)
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-_OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace existing files.")
+_OVERWRITE = overwrite_option("Replace existing files.")
 
 _SHOWN = 8
 """Defects of one check that the screen shows; ``--json`` has all."""
@@ -101,7 +101,7 @@ def verify(*, bank: Path, as_json: bool) -> None:
 
 @click.command()
 @click.argument("banks", nargs=-1, required=True, type=FILE)
-@click.option("-o", "--output", required=True, type=FILE, help="The bank.")
+@output_option("The bank.")
 @_OVERWRITE
 def merge(*, banks: tuple[Path, ...], output: Path, overwrite: bool) -> None:
     """Merge banks: shards one after another, or views of the same rows side by side.
@@ -133,21 +133,15 @@ def merge(*, banks: tuple[Path, ...], output: Path, overwrite: bool) -> None:
 @click.command()
 @_BANK
 @val_options
-@click.option("--seed", type=Integer(0), help="Seed of the draw of val. Default: 0.")
+@click.option("--seed", type=Integer(0), help="Seed of the draw of val. [default: 0]")
 @click.option(
     "--seen",
     type=click.Choice(["train", "none"]),
-    help="Rows that stage 1 was trained on; none for a frozen pretrained model. Default: train "
-    "where there is a stage-1 classifier.",
+    help="Rows that stage 1 was trained on; none for a frozen pretrained model. [default: train "
+    "where there is a stage-1 classifier]",
 )
 @click.option("--shards", type=Integer(2), help="Number of banks to cut into.")
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=FILE,
-    help="The bank; with --shards the folder, made where it is missing.",
-)
+@output_option("The bank; with --shards the folder, made where it is missing.")
 @_OVERWRITE
 def split(
     *,

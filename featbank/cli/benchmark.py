@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,8 @@ from featbank.cli.options import (
     FILE,
     Integer,
     device_option,
-    parse_bytes,
+    format_option,
+    memory_option,
     setting_option,
 )
 from featbank.cli.progress import progress
@@ -49,20 +49,20 @@ MOST_CONFIGURATIONS = 10_000
     help="Numbers of configurations trained together.",
 )
 @device_option
-@click.option("--threads", type=Integer(1, 1024), help="CPU threads. Default: PyTorch's.")
+@click.option("--threads", type=Integer(1, 1024), help="CPU threads. [default: PyTorch's]")
 @click.option(
     "--repeats",
     default=2,
     show_default=True,
     type=Integer(1, 1000),
-    help="Times everything is measured, in turn.",
+    help="Times that everything is measured, in turn.",
 )
 @click.option(
     "--epochs",
     type=Integer(1, 10),
-    help="Epochs timed, of the recipe's 10; times are scaled to 10. Default: by shape.",
+    help="Epochs timed, of the recipe's 10; times are scaled to 10. [default: by shape]",
 )
-@click.option("--steps", type=Integer(1, 1_000_000), help="Steps timed, in the place of epochs.")
+@click.option("--steps", type=Integer(1, 1_000_000), help="Steps timed, in place of epochs.")
 @setting_option(
     PRECISION,
     default=PRECISION.default,
@@ -70,35 +70,15 @@ MOST_CONFIGURATIONS = 10_000
     type=click.Choice(PRECISION.choices),
     help="Of the engine's products, and of the ceilings.",
 )
-@click.option(
-    "--memory", help="Budget of a fused group and its features, such as 2GiB. Default: as sweep's."
-)
+@memory_option("Budget of a fused group and its features, such as 2GiB. [default: as in sweep]")
 @click.option(
     "--counts",
     type=FILE,
-    help="JSON list of class counts in the place of the shape's own.",
+    help="JSON list of class counts in place of the shape's own.",
 )
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="json carries every number.",
-)
+@format_option("json carries every number.", ("table", "json"))
 def benchmark(
-    *,
-    shapes: tuple[str, ...],
-    configurations: str,
-    device: str,
-    threads: int | None,
-    repeats: int,
-    epochs: int | None,
-    steps: int | None,
-    precision: str,
-    memory: str | None,
-    counts: Path | None,
-    form: str,
+    *, shapes: tuple[str, ...], configurations: str, counts: Path | None, form: str, **options: Any
 ) -> None:
     """Measure the engine beside the usual loops and this machine's ceilings.
 
@@ -109,7 +89,7 @@ def benchmark(
     featbank benchmark
     featbank benchmark --shape imagenet-lt --configurations 16,64 --format json
     """
-    numbers = _numbers(configurations)
+    options["configurations"] = _numbers(configurations)
     from stage2.benchmark import benchmark as measure
     from stage2.benchmark import find_workload, with_counts
 
@@ -118,25 +98,13 @@ def benchmark(
         if len(workloads) > 1:
             raise ConfigError(f"--counts {counts} is for one shape. Give one --shape with it.")
         workloads = [with_counts(workloads[0], counts)]
-    measured = partial(
-        measure,
-        configurations=numbers,
-        device=device,
-        threads=threads,
-        repeats=repeats,
-        epochs=epochs,
-        steps=steps,
-        memory=parse_bytes(memory),
-        precision=precision,
-    )
     if form == "json":
-        click.echo(
-            json.dumps([measured(workload) for workload in workloads], indent=2, ensure_ascii=False)
-        )
+        results = [measure(workload, **options) for workload in workloads]
+        click.echo(json.dumps(results, indent=2, ensure_ascii=False))
         return
     for workload in workloads:
         with progress("runs") as report:
-            result = measured(workload, progress=report)
+            result = measure(workload, progress=report, **options)
         show(result)
 
 

@@ -1,6 +1,6 @@
 """All commands and their group: they parse, call the library and print.
 
-Heavy imports stand inside the commands, so that ``featbank --help`` answers at once.
+Heavy imports are inside the commands, so that ``featbank --help`` answers at once.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 import click
@@ -19,32 +20,39 @@ import click
 from featbank import __version__
 from featbank.characters import visible
 from featbank.cli import stop
-from featbank.cli.bank import info, merge, split, verify
-from featbank.cli.benchmark import benchmark
-from featbank.cli.cite import cite
-from featbank.cli.compare import compare
-from featbank.cli.datasets import datasets
-from featbank.cli.demo import demo
-from featbank.cli.embed import embed
-from featbank.cli.export import export
-from featbank.cli.exporting import export_features
-from featbank.cli.extract import extract
-from featbank.cli.importing import import_
-from featbank.cli.leaderboard import leaderboard
-from featbank.cli.methods import methods
-from featbank.cli.plot import plot
-from featbank.cli.predict import predict
-from featbank.cli.report import report
-from featbank.cli.sweep import sweep
 from featbank.cli.terminal import guarded_streams, say
-from featbank.cli.train import train
 from featbank.errors import FeatbankError, first_line
+
+COMMANDS = (
+    "train.train",
+    "extract.extract",
+    "importing.import_",
+    "exporting.export_features",
+    "bank.info",
+    "bank.verify",
+    "bank.merge",
+    "bank.split",
+    "sweep.sweep",
+    "leaderboard.leaderboard",
+    "report.report",
+    "compare.compare",
+    "plot.plot",
+    "embed.embed",
+    "export.export",
+    "predict.predict",
+    "methods.methods",
+    "cite.cite",
+    "datasets.datasets",
+    "demo.demo",
+    "benchmark.benchmark",
+)
+"""Every command as module and name, in the order of the road."""
 
 _LONGEST = 2_000
 """Characters of an error's line."""
 
 _LONG_WORD = re.compile(r"\S{300,}")
-"""A value or name that nobody reads in full: the line shows its beginning and end."""
+"""A value or name too long to read: the line shows its start and end."""
 
 
 class _Group(click.Group):
@@ -73,7 +81,7 @@ class _Group(click.Group):
 
 @contextlib.contextmanager
 def _one_line() -> Iterator[None]:
-    """End the process where an error comes: 2 for what was wrong, 1 for work that failed."""
+    """Turn an error into one line and an exit code: 2 for wrong input, 1 for work that failed."""
     try:
         yield
     except FeatbankError as error:
@@ -86,16 +94,16 @@ def _one_line() -> Iterator[None]:
         raise  # click prints the help
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "featbank"
-        told = error.format_message().removesuffix(".")
-        _report(f"{told}{'' if told.endswith('?') else '.'} See {path} --help.")
+        fact = error.format_message().removesuffix(".")
+        _report(f"{fact}{'' if fact.endswith('?') else '.'} See {path} --help.")
         sys.exit(2)
     except KeyboardInterrupt:
         stop()
     except (OSError, MemoryError) as error:
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-            _report(f"{_told(error)}. Name another file.")
+            _report(f"{_message(error)}. Name another file.")
             sys.exit(2)
-        _report(f"the work failed: {_told(error)}")
+        _report(f"the work failed: {_message(error)}")
         sys.exit(1)
     except RuntimeError as error:
         if not _is_out_of_memory(error):
@@ -109,21 +117,21 @@ def _report(text: str) -> None:
 
 
 def _shortened(text: str) -> str:
-    """A text whose long words, and itself, are cut to what anyone reads."""
+    """A text cut to a readable length, and so its long words."""
     text = _LONG_WORD.sub(lambda word: f"{word[0][:120]}…{word[0][-80:]}", text)
     half = _LONGEST // 2
     return text if len(text) <= _LONGEST else f"{text[:half]} … {text[-half:]}"
 
 
-def _told(error: BaseException) -> str:
-    """An error's message on one line; what kind it is, where it says nothing."""
+def _message(error: BaseException) -> str:
+    """An error's message on one line, or its type where it has none."""
     if isinstance(error, MemoryError) and not str(error).strip():
         return "out of memory. Free some, or give a smaller --memory where the command has it."
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether PyTorch, which is not imported for it, found too little memory."""
+    """Whether PyTorch ran out of memory; it is not imported to ask."""
     return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
@@ -136,27 +144,6 @@ def main() -> None:
     """
 
 
-for _command in (
-    train,
-    extract,
-    import_,
-    export_features,
-    info,
-    verify,
-    merge,
-    split,
-    sweep,
-    leaderboard,
-    report,
-    compare,
-    plot,
-    embed,
-    export,
-    predict,
-    methods,
-    cite,
-    datasets,
-    demo,
-    benchmark,
-):
-    main.add_command(_command)
+for _place in COMMANDS:
+    _module, _name = _place.split(".")
+    main.add_command(getattr(import_module(f"featbank.cli.{_module}"), _name))

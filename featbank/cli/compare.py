@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from featbank.cli.leaderboard import FORMATS, print_tables
-from featbank.cli.options import FILE, Integer
+from featbank.cli.leaderboard import print_tables
+from featbank.cli.options import FILE, Integer, epoch_option, format_option
 
 
 @click.command()
 @click.argument("results", type=FILE)
 @click.argument("names", nargs=-1, metavar="[A B…]")
-@click.option("--split", help="Split whose rows are compared. Default: test, or else val.")
-@click.option(
-    "--epoch",
-    type=click.Choice(["last", "selected"]),
-    help="Default: the one that ranks, selected with val and last without.",
-)
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(FORMATS),
-    default="table",
-    show_default=True,
-    help="json carries everything, csv a row per measure.",
-)
+@click.option("--split", help="Split whose rows are compared. [default: test, or else val]")
+@epoch_option("selected with val and last without")
+@format_option("json carries everything, csv a row per measure.")
 @click.option(
     "--bank",
     metavar="FILE|FINGERPRINT",
-    help="The bank's file or the beginning of its fingerprint, where the results are of several "
+    help="The bank's file or the first digits of its fingerprint, where the results are of several "
     "banks.",
 )
 @click.option(
@@ -38,36 +28,33 @@ from featbank.cli.options import FILE, Integer
     type=Integer(100, 1_000_000),
     default=2_000,
     show_default=True,
-    help="Of the bootstrap.",
+    help="Resamples of the bootstrap.",
 )
-@click.option("--seed", type=Integer(0), default=0, show_default=True, help="Of them.")
+@click.option("--seed", type=Integer(0), default=0, show_default=True, help="Seed of resampling.")
 @click.option(
     "--classes",
     type=Integer(0),
     default=10,
     show_default=True,
-    help="How many of the classes that differ most are told.",
+    help="How many of the classes that differ most are shown.",
 )
 def compare(
     *,
     results: Path,
     names: tuple[str, ...],
     split: str | None,
-    epoch: str | None,
     form: str,
     bank: str | None,
-    resamples: int,
-    seed: int,
-    classes: int,
+    **options: Any,
 ) -> None:
     """Test whether configurations differ on the same rows, and by how much.
 
-    A configuration is an id such as crt-1a2b3c4d, the beginning of one, or a recipe's name: its
-    best configuration on the leaderboard. Several are compared with the first, p values corrected
+    A configuration is an id such as crt-1a2b3c4d, its first digits, or a recipe's name: its best
+    configuration on the leaderboard. Several are compared with the first, with p values corrected
     after Holm; without any, the best of every recipe with the best of all.
 
-    Over several seeds rows are the units of one exact test, which with one seed is McNemar's.
-    Intervals are of a bootstrap over rows.
+    Over several seeds the rows are the units of one exact test, which with one seed is McNemar's.
+    Intervals come from a bootstrap over rows.
 
     \b
     featbank compare results.sqlite crt mislas
@@ -82,13 +69,7 @@ def compare(
     with Store(results) as store:
         prefix, file = bank_of(store, bank)
         compared = compared_with(
-            Results(store, bank=prefix, split=split),
-            names,
-            file=file,
-            epoch=epoch,
-            resamples=resamples,
-            seed=seed,
-            classes=classes,
+            Results(store, bank=prefix, split=split), names, file=file, **options
         )
     if form != "table":
         click.echo(render_comparison(compared, form))

@@ -1,12 +1,17 @@
-"""What the shell completes beyond click's own: names that are known without loading PyTorch."""
+"""Shell completion beyond click's own, of names that are known without loading PyTorch."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
+
+from stage1.data.catalogue import DATASETS
+from stage1.training.presets import PRESETS
 
 PLOTS = (
     "groups",
@@ -21,40 +26,29 @@ PLOTS = (
     "curves",
     "beta",
 )
-"""Those of `stage2.plots`, which is not imported for it: PyTorch comes with it."""
+"""Kinds of `stage2.plots`, which is not imported here: PyTorch comes with it."""
 
 
-def datasets(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Names for ``--dataset`` and ``featbank datasets``."""
-    from stage1.data.catalogue import DATASETS
-
-    return [name for name in DATASETS if name.startswith(incomplete)]
+def _names(registry: Iterable[str]) -> Callable[[Any, Any, str], list[str]]:
+    """Build a completer for the names of a registry."""
+    return lambda context, parameter, start: [n for n in registry if n.startswith(start)]
 
 
-def plots(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Kinds of ``featbank plot``."""
-    return [name for name in PLOTS if name.startswith(incomplete)]
-
-
-def presets(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Names for ``--preset``."""
-    from stage1.training.presets import PRESETS
-
-    return [name for name in PRESETS if name.startswith(incomplete)]
+datasets, presets, plots = _names(DATASETS), _names(PRESETS), _names(PLOTS)
 
 
 def places(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """Banks, specifications and folders, and once there is a bank the ready specifications."""
-    begun = Path(incomplete)
-    folder, start = (begun, "") if incomplete.endswith("/") else (begun.parent, begun.name)
-    found = [
+    """Banks, specifications and folders; ready specifications once a bank is named."""
+    path = Path(incomplete)
+    folder, start = (path, "") if incomplete.endswith("/") else (path.parent, path.name)
+    names = [
         f"{path}/" if path.is_dir() else str(path)
         for path in sorted(folder.glob(f"{start}*"))
         if path.is_dir() or path.suffix in (".h5", ".toml")
     ]
     if context.params.get("places"):
         ready = resources.files("featbank") / "sweeps"
-        found += sorted(Path(item.name).stem for item in ready.iterdir())
-    return [CompletionItem(text) for text in found if text.startswith(incomplete)]
+        names += sorted(Path(item.name).stem for item in ready.iterdir())
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from featbank.cli.leaderboard import show
-from featbank.cli.options import FILE, device_option
+from featbank.cli.options import device_option, output_option
 from featbank.cli.progress import progress
 from featbank.cli.terminal import say, styled_stdout
 
@@ -32,13 +32,11 @@ SEEDS = (0, 1, 2)
 
 
 @click.command()
-@click.option(
-    "-o",
-    "--output",
+@output_option(
+    "Folder for what the demo makes; an earlier demo's files in it are replaced.",
+    required=False,
     default="featbank-demo",
     show_default=True,
-    type=FILE,
-    help="Folder for what the demo makes; an earlier demo's files in it are replaced.",
 )
 @device_option
 def demo(output: Path, device: str) -> None:

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from featbank.cli.options import FILE, Finite, Integer, width_option
+from featbank.cli.options import FILE, Finite, Integer, output_option, width_option
 from featbank.cli.terminal import say
 
 
 @click.command()
 @click.argument("bank", type=FILE)
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=FILE,
-    help="The file, .pdf, .png, .svg or .csv; one that is there is replaced.",
-)
+@output_option("The file, .pdf, .png, .svg or .csv; an existing one is replaced.")
 @click.option(
     "--classes",
     metavar="NAMES",
     help="Names, indices, or GROUP:N for N classes of many, medium or few, separated by commas. "
-    "Default: three of each group.",
+    "[default: three of each group]",
 )
-@click.option("--split", help="Default: test, or else val or train.")
-@click.option("--view", help="Default: instance, or else the first view.")
+@click.option("--split", help="[default: test, or else val or train]")
+@click.option("--view", help="[default: instance, or else the first view]")
 @click.option(
-    "--perplexity", type=Finite(), help="About how many neighbours a row has. Default: 30, or less."
+    "--perplexity",
+    type=Finite(),
+    help="About how many neighbours a row has. [default: 30, or less]",
 )
 @click.option(
     "--per-class",
@@ -42,21 +39,10 @@ from featbank.cli.terminal import say
     default=0,
     show_default=True,
     type=Integer(0, 2**32 - 1),
-    help="Of the draw of rows.",
+    help="Seed of that draw.",
 )
 @width_option
-def embed(
-    *,
-    bank: Path,
-    output: Path,
-    classes: str | None,
-    split: str | None,
-    view: str | None,
-    perplexity: float | None,
-    per_class: int,
-    seed: int,
-    width: float,
-) -> None:
+def embed(*, bank: Path, output: Path, width: float, **options: Any) -> None:
     """Draw features of chosen classes in the plane, by t-SNE.
 
     \b
@@ -71,14 +57,5 @@ def embed(
 
     form_of(output, EMBEDDED)  # before the minutes that t-SNE may take
     with Bank(bank) as opened:
-        embedding = tsne(
-            opened,
-            classes=classes,
-            split=split,
-            view=view,
-            perplexity=perplexity,
-            per_class=per_class,
-            seed=seed,
-        )
-        write_embedding(embedding, opened, output, width=width)
+        write_embedding(tsne(opened, **options), opened, output, width=width)
     say(f"Wrote {output}.")

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from featbank.cli.options import FILE, Integer, bank_option, device_option, parse_bytes
+from featbank.cli.options import (
+    FILE,
+    Integer,
+    bank_option,
+    device_option,
+    epoch_option,
+    memory_option,
+    output_option,
+)
 from featbank.cli.terminal import say
 from featbank.errors import ConfigError
 
@@ -14,44 +23,18 @@ from featbank.errors import ConfigError
 @click.command()
 @click.argument("results", type=FILE)
 @click.argument("recipe")
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=FILE,
-    help="The file, .safetensors.",
-)
-@click.option(
-    "--onnx",
-    type=FILE,
-    help="Write ONNX too, to this file. Needs featbank[onnx].",
-)
+@output_option("The file, .safetensors.")
+@click.option("--onnx", type=FILE, help="Write ONNX too, to this file. Needs featbank[onnx].")
 @bank_option
 @click.option("--features", type=FILE, help="The bank, where it has moved since.")
-@click.option("--seed", type=Integer(), help="One of the seeds swept. Default: the first.")
-@click.option(
-    "--epoch",
-    type=click.Choice(["last", "selected"]),
-    help="Default: the one that ranks, selected where the bank has val.",
-)
+@click.option("--seed", type=Integer(), help="One of the seeds swept. [default: the first]")
+@epoch_option("selected where the bank has val")
 @device_option
-@click.option("--memory", help="Budget, such as 2GiB, as in a sweep that streamed its features.")
-def export(
-    *,
-    results: Path,
-    recipe: str,
-    output: Path,
-    onnx: Path | None,
-    bank: str | None,
-    features: Path | None,
-    seed: int | None,
-    epoch: str | None,
-    device: str,
-    memory: str | None,
-) -> None:
+@memory_option("Budget, such as 2GiB, as in a sweep that streamed its features.")
+def export(*, results: Path, recipe: str, output: Path, onnx: Path | None, **options: Any) -> None:
     """Write the head of a configuration of a results file.
 
-    RECIPE is an id of the leaderboard (crt-1a2b3c4d), the beginning of one, or the name of a
+    RECIPE is an id of the leaderboard (crt-1a2b3c4d), its first digits, or the name of a
     recipe: its best configuration. Results keep no weights: it is trained again, and checked
     against what they hold.
 
@@ -64,22 +47,11 @@ def export(
             raise ConfigError(f"{path} does not end in {ending}. Call it {path.stem}{ending}.")
     from stage2.export.retraining import export_head
 
-    done = export_head(
-        results,
-        recipe,
-        output,
-        onnx=onnx,
-        bank=bank,
-        features=features,
-        seed=seed,
-        epoch=epoch,
-        device=device,
-        memory=parse_bytes(memory),
-    )
+    done = export_head(results, recipe, output, onnx=onnx, **options)
     facts = done.facts
-    changed = {split: rows for split, rows in done.changed.items() if rows}
-    told = " and ".join(f"{rows} of {split}'s rows" for split, rows in changed.items())
-    agrees = f"but for {told}, which another rounding tipped over" if told else "row by row"
+    changed = {split: count for split, count in done.changed.items() if count}
+    rows = " and ".join(f"{count} of {split}'s rows" for split, count in changed.items())
+    agrees = f"but for {rows}, which another rounding tipped over" if rows else "row by row"
     say(
         f"Trained {facts.recipe['id']} again, seed {facts.seed}, {facts.epoch} epoch: "
         f"it classifies as in {results}, {agrees}."

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from featbank.cli.options import FILE
+from featbank.cli.options import FILE, output_option, overwrite_option
 from featbank.cli.terminal import say
 
 
 @click.command("export-features")
 @click.argument("bank", type=FILE)
-@click.option("-o", "--output", required=True, type=FILE, help="The folder.")
-@click.option("--overwrite", is_flag=True, help="Replace an earlier export.")
+@output_option("The folder.")
+@overwrite_option("Replace an earlier export.")
 def export_features(*, bank: Path, output: Path, overwrite: bool) -> None:
     """Write a bank to a folder of .npy files, for programs that read no HDF5.
 

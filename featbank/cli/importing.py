@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from featbank.cli.options import FILE, Integer, val_options
+from featbank.cli.options import FILE, Integer, output_option, overwrite_option, val_options
 from featbank.cli.terminal import say
 from featbank.errors import ConfigError
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from featbank.exchange import Arrays
 
 _PAIR = (str, str)
+_SPLITS = ("train", "val", "test", "train_balanced")
 
 
 @click.command("import")
@@ -79,7 +79,7 @@ _PAIR = (str, str)
     "--seen",
     type=click.Choice(["train", "train+val", "none"]),
     help="Rows that stage 1 was trained on; none for a frozen pretrained model. A given val counts "
-    "as not seen without train+val. Default: train where there is a stage-1 classifier.",
+    "as not seen without train+val. [default: train where there is a stage-1 classifier]",
 )
 @click.option(
     "--copies",
@@ -88,33 +88,25 @@ _PAIR = (str, str)
     help="Features with three axes are A augmentation copies, [A, N, D].",
 )
 @click.option("--dtype", type=click.Choice(["float32", "float16"]), help="[default: as given]")
-@click.option("-o", "--output", type=FILE, help="The bank.")
-@click.option("--overwrite", is_flag=True, help="Replace an existing bank.")
+@output_option("The bank.", required=False)
+@overwrite_option("Replace an existing bank.")
 @click.option("--dry-run", is_flag=True, help="Show what is understood, and write nothing.")
 def import_(
     *,
     file: Path | None,
-    train: tuple[str, str] | None,
-    val: tuple[str, str] | None,
-    test: tuple[str, str] | None,
-    train_balanced: tuple[str, str] | None,
     views: tuple[tuple[str, str, str], ...],
     classifier: tuple[str, str] | None,
     view_classifiers: tuple[tuple[str, str, str], ...],
     class_names: Path | None,
-    kind: str | None,
-    renumber: bool,
-    max_classes: int,
-    label_base: int,
     val_per_class: int | None,
     val_fraction: float | None,
     val_seed: int | None,
     seen: str | None,
-    copies: int | None,
     dtype: str | None,
     output: Path | None,
     overwrite: bool,
     dry_run: bool,
+    **options: Any,
 ) -> None:
     """Make a bank from arrays made elsewhere: timm, CLIP, DINO, a colleague's.
 
@@ -147,40 +139,23 @@ def import_(
 
     if output is None and not dry_run:
         raise ConfigError("No output was given. Add -o bank.h5, or --dry-run to write nothing.")
+    pairs = {split: pair for split in _SPLITS if (pair := options.pop(split))}
     holding_out = _hold_out(val_per_class, val_fraction, val_seed)
-    if holding_out and val:
+    if holding_out and "val" in pairs:
         raise ConfigError(
             "There is a val split already, --val. Leave out --val-per-class and --val-fraction."
         )
     if output is not None and output.exists():
-        given = [
+        places = [
             *(str(path) for path in (file, class_names) if path),
-            *(p for pair in (train, val, test, train_balanced, classifier) for p in pair or ()),
-            *(x for _, _, x in views),
-            *(p for _, *pair in view_classifiers for p in pair),
+            *(place for pair in (*pairs.values(), classifier or ()) for place in pair),
+            *(place for _, _, place in views),
+            *(place for _, *pair in view_classifiers for place in pair),
         ]
-        refuse_inputs(output, [path for place in given for path in exchange.files_of(place)])
-    arrays = _read_whole(
-        file,
-        {
-            "--train": train,
-            "--val": val,
-            "--test": test,
-            "--train-balanced": train_balanced,
-            "--view": views,
-            "--classifier": classifier,
-            "--view-classifier": view_classifiers,
-            "--class-names": class_names,
-            "--labels": kind,
-            "--renumber": renumber,
-            "--label-base": label_base,
-            "--copies": copies,
-        },
-    )
-    pairs = {"train": train, "val": val, "test": test, "train_balanced": train_balanced}
+        refuse_inputs(output, [path for place in places for path in exchange.files_of(place)])
+    arrays = _read_whole(file)
     for split, pair in pairs.items():
-        if pair:
-            exchange.add_pair(arrays, split, *pair)
+        exchange.add_pair(arrays, split, *pair)
     for view, split, place in views:
         exchange.add_view(arrays, split, view, place)
     if classifier:
@@ -188,17 +163,10 @@ def import_(
     for view, weight, bias in view_classifiers:
         exchange.add_classifier(arrays, weight, bias, view=view)
     names = read_class_names(class_names) if class_names else None
-    exchange.settle(
-        arrays,
-        class_names=names,
-        label_base=label_base,
-        kind=kind,
-        renumber=renumber,
-        copies=copies,
-        max_classes=max_classes,
-    )
-    options = {"label_base": label_base, "labels": kind, "renumber": renumber, "copies": copies}
-    used: dict[str, object] = {name: value for name, value in options.items() if value}
+    exchange.settle(arrays, class_names=names, **options)
+    options["labels"] = options.pop("kind")
+    recorded = ("label_base", "labels", "renumber", "copies")
+    used: dict[str, object] = {name: options[name] for name in recorded if options[name]}
     if seen:
         exchange.mark_seen(arrays, seen.split("+") if seen != "none" else ())
     if holding_out:
@@ -227,15 +195,25 @@ def import_(
     say(f"Wrote {output}. Next: featbank info {output}")
 
 
-def _read_whole(file: Path | None, options: Mapping[str, object]) -> Arrays:
-    """Arrays of FILE, none without it; an export says all that `options` would."""
+def _read_whole(file: Path | None) -> Arrays:
+    """Arrays of FILE, none without it; an export says all that the options of arrays would."""
     from featbank import exchange
 
     if file is None:
         return exchange.Arrays()
     if not exchange.is_export(file):
         return exchange.read_file(file)
-    if given := [name for name, value in options.items() if value]:
+    context = click.get_current_context()
+    described = (
+        *_SPLITS,
+        *("views", "classifier", "view_classifiers", "class_names"),
+        *("kind", "renumber", "label_base", "copies"),
+    )
+    if given := [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name in described and context.params[parameter.name]
+    ]:
         raise ConfigError(
             f"{file} is an export of a bank, which says all that {', '.join(given)} would. Leave "
             "that out, or give its arrays alone, as with --train X Y."
@@ -244,7 +222,7 @@ def _read_whole(file: Path | None, options: Mapping[str, object]) -> Arrays:
 
 
 def _hold_out(per_class: int | None, fraction: float | None, seed: int | None) -> HoldOut | None:
-    """Which rows are to be held out of train, None where none are."""
+    """The rows to hold out of train, or None."""
     from featbank.bank import HoldOut
 
     if per_class is not None and fraction is not None:
@@ -252,7 +230,7 @@ def _hold_out(per_class: int | None, fraction: float | None, seed: int | None) -
     if per_class is None and fraction is None:
         if seed is not None:
             raise ConfigError(
-                "--val-seed is about a val that is held out. Give --val-per-class or "
+                "--val-seed is for a val that is held out. Give --val-per-class or "
                 "--val-fraction, or leave it out."
             )
         return None

@@ -9,27 +9,18 @@ from typing import TYPE_CHECKING
 import click
 
 from featbank.characters import visible, visible_lines
-from featbank.cli.options import FILE, Integer, bank_option, select_on_option
+from featbank.cli.options import FILE, Integer, bank_option, format_option, select_on_option
 from featbank.cli.terminal import styled_stdout
 from featbank.errors import ConfigError
 
 if TYPE_CHECKING:
     from stage2.results.leaderboard import Leaderboard
 
-FORMATS = ("table", "json", "csv", "md", "latex")
-
 
 @click.command()
 @click.argument("results", type=FILE)
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(FORMATS),
-    default="table",
-    show_default=True,
-    help="json and csv carry every row and metric.",
-)
-@click.option("--split", help="Split whose metrics are shown. Default: test, or else val.")
+@format_option("json and csv carry every row and metric.")
+@click.option("--split", help="Split whose metrics are shown. [default: test, or else val]")
 @select_on_option("the table")
 @bank_option
 @click.option(
@@ -47,9 +38,9 @@ FORMATS = ("table", "json", "csv", "md", "latex")
     "--sort",
     "order",
     metavar="METRIC[:asc|:desc]",
-    help="Order by a metric, best first. Default: as ranked by --select-on.",
+    help="Order by a metric, best first. [default: as ranked by --select-on]",
 )
-@click.option("--top", type=Integer(1), help="Lines of table, md and latex. Default: all.")
+@click.option("--top", type=Integer(1), help="Lines of table, md and latex. [default: all]")
 def leaderboard(
     *,
     results: Path,

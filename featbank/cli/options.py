@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -81,11 +81,6 @@ class _File(click.Path):
 FILE = _File(path_type=Path)
 
 
-device_option = click.option(
-    "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …"
-)
-
-
 _TYPES: Mapping[type, Any] = {int: Integer(), float: Finite(), str: str}
 
 
@@ -139,20 +134,15 @@ def setting_options(
     return decorate
 
 
-def select_on_option(product: str) -> Decorator:
-    """Decorator that adds ``--select-on`` to a command that writes a `product`."""
-    return click.option(
-        "--select-on",
-        type=click.Choice(["val", "test"]),
-        help="Split that ranks. Default: val where there is one, else test, and "
-        f"{product} says so.",
-    )
-
+FORMATS = ("table", "json", "csv", "md", "latex")
+"""Forms that a table of results can be printed in."""
 
 bank_option = click.option(
-    "--bank", help="Beginning of a fingerprint, where the file holds several banks."
+    "--bank", help="First digits of a fingerprint, where the file holds several banks."
 )
-
+device_option = click.option(
+    "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …"
+)
 width_option = click.option(
     "--width",
     default=7.0,
@@ -160,6 +150,47 @@ width_option = click.option(
     type=Finite(2, 40),
     help="Inches; 3.3 for a column.",
 )
+
+
+def output_option(help: str, *, required: bool = True, **attributes: Any) -> Decorator:
+    """``--output``."""
+    return click.option("-o", "--output", required=required, type=FILE, help=help, **attributes)
+
+
+def overwrite_option(help: str) -> Decorator:
+    """``--overwrite``."""
+    return click.option("--overwrite", is_flag=True, help=help)
+
+
+def format_option(help: str, formats: Sequence[str] = FORMATS) -> Decorator:
+    """``--format``."""
+    return click.option(
+        "--format",
+        "form",
+        type=click.Choice(formats),
+        default=formats[0],
+        show_default=True,
+        help=help,
+    )
+
+
+def epoch_option(rule: str) -> Decorator:
+    """``--epoch``; its help states the `rule` that says which epoch ranks."""
+    return click.option(
+        "--epoch",
+        type=click.Choice(["last", "selected"]),
+        help=f"[default: the one that ranks, {rule}]",
+    )
+
+
+def select_on_option(product: str) -> Decorator:
+    """``--select-on`` of a command that writes a `product`."""
+    return click.option(
+        "--select-on",
+        type=click.Choice(["val", "test"]),
+        help="Split that ranks. [default: val where there is one, else test; "
+        f"{product} says which]",
+    )
 
 
 def val_options(command: Command) -> Command:
@@ -200,3 +231,8 @@ def parse_bytes(text: str | None) -> int | None:
             "Write --memory 2GiB, or leave it out."
         )
     return int(size)
+
+
+def memory_option(help: str) -> Decorator:
+    """``--memory``, in bytes."""
+    return click.option("--memory", callback=lambda _, __, text: parse_bytes(text), help=help)

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from featbank.cli import completion
-from featbank.cli.options import FILE, bank_option, select_on_option, width_option
+from featbank.cli.options import (
+    FILE,
+    bank_option,
+    output_option,
+    select_on_option,
+    width_option,
+)
 from featbank.cli.terminal import say
 
 
@@ -24,46 +31,28 @@ class _Plot(click.Command):
 @click.command(cls=_Plot)
 @click.argument("kind", shell_complete=completion.plots)
 @click.argument("results", type=FILE)
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=FILE,
-    help="The file, .pdf, .png or .svg; one that is there is replaced.",
-)
+@output_option("The file, .pdf, .png or .svg; an existing one is replaced.")
 @click.option(
     "--recipe",
     "recipes",
     multiple=True,
     metavar="NAME",
-    help="A recipe, or the beginning of a configuration's id; repeat for more. Of a recipe the "
-    "best configuration is drawn; all of them in heatmap, setting and beta. Default: all that have "
-    "something to show.",
+    help="A recipe, or the first digits of a configuration's id; repeat for more. Of a recipe the "
+    "best configuration is drawn; all of them in heatmap, setting and beta. [default: all that "
+    "have something to show]",
 )
-@click.option("--split", help="Split that is drawn. Default: test; of heatmap, the one that ranks.")
+@click.option("--split", help="Split to draw. [default: test; heatmap: the one that ranks]")
 @select_on_option("the caption")
-@click.option("--metric", help="Of heatmap (default: macro) and setting (default: the groups).")
+@click.option("--metric", help="Of heatmap and setting. [default: heatmap macro; setting: groups]")
 @click.option(
     "--by",
     multiple=True,
     metavar="SETTING",
-    help="The setting of setting; the two of heatmap, x and y. Default: those with most values.",
+    help="The setting of setting; the two of heatmap, x and y. [default: those with most values]",
 )
 @bank_option
 @width_option
-def plot(
-    *,
-    kind: str,
-    results: Path,
-    output: Path,
-    recipes: tuple[str, ...],
-    split: str | None,
-    select_on: str | None,
-    metric: str | None,
-    by: tuple[str, ...],
-    bank: str | None,
-    width: float,
-) -> None:
+def plot(*, kind: str, results: Path, output: Path, **options: Any) -> None:
     """Draw what a results file holds, for a paper.
 
     \b
@@ -76,16 +65,5 @@ def plot(
     from stage2.results.store import Store
 
     with Store(results) as store:
-        draw(
-            kind,
-            store,
-            output,
-            bank=bank,
-            recipes=recipes,
-            width=width,
-            split=split,
-            select_on=select_on,
-            metric=metric,
-            by=by,
-        )
+        draw(kind, store, output, **options)
     say(f"Wrote {output}.")

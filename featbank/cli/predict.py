@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from featbank.cli.options import FILE
+from featbank.cli.options import FILE, output_option
 from featbank.cli.terminal import say
 from featbank.errors import ConfigError
 
@@ -15,17 +15,11 @@ from featbank.errors import ConfigError
 @click.command()
 @click.argument("head", type=FILE)
 @click.argument("features", type=FILE, nargs=-1, required=True)
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=FILE,
-    help="The file: .npz of arrays, or .csv of a line per row.",
-)
-@click.option("--split", help="Of a bank. Default: test, or else val.")
+@output_option("The file: .npz of arrays, or .csv of a line per row.")
+@click.option("--split", help="Split of a bank. [default: test, or else val]")
 @click.option(
     "--view",
-    help="Of a bank, in place of the view the head was trained on; A+B for a head of two.",
+    help="View of a bank, in place of the one the head was trained on; A+B for a head of two.",
 )
 def predict(
     *, head: Path, features: tuple[Path, ...], output: Path, split: str | None, view: str | None
@@ -55,17 +49,19 @@ def predict(
     check_output(output)
     loaded = load_head(head)
     if arrays:
-        found = predict_arrays(loaded, arrays)
+        predictions = predict_arrays(loaded, arrays)
     else:
         from featbank.bank import Bank
 
         with Bank(features[0]) as bank:
             views = view.split("+") if view else None
-            found = predict_bank(loaded, bank, split=split, views=views)
-    for note in found.notes:
+            predictions = predict_bank(loaded, bank, split=split, views=views)
+    for note in predictions.notes:
         warnings.warn(note)
-    found.write(output)
+    predictions.write(output)
     accuracy = ""
-    if found.labels is not None and len(found.labels):
-        accuracy = f", {100 * (found.classes == found.labels).mean():.1f} % of them right"
-    say(f"Classified {len(found.classes)} rows{accuracy}. Wrote {output}.")
+    if predictions.labels is not None and len(predictions.labels):
+        accuracy = (
+            f", {100 * (predictions.classes == predictions.labels).mean():.1f} % of them right"
+        )
+    say(f"Classified {len(predictions.classes)} rows{accuracy}. Wrote {output}.")

@@ -6,19 +6,13 @@ from pathlib import Path
 
 import click
 
-from featbank.cli.options import FILE, Integer, bank_option, select_on_option
+from featbank.cli.options import FILE, Integer, bank_option, output_option, select_on_option
 from featbank.cli.terminal import say
 
 
 @click.command()
 @click.argument("results", type=FILE)
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=FILE,
-    help="The page, .html; one that is there is replaced.",
-)
+@output_option("The page, .html; an existing one is replaced.")
 @select_on_option("the page")
 @bank_option
 @click.option(

@@ -14,10 +14,10 @@ import click
 from featbank.cli import completion
 from featbank.cli.leaderboard import show
 from featbank.cli.options import (
-    FILE,
     Integer,
     device_option,
-    parse_bytes,
+    memory_option,
+    output_option,
     select_on_option,
     setting_option,
     setting_options,
@@ -56,8 +56,8 @@ SEARCH_OPTIONS = {
     "only",
     multiple=True,
     metavar="NAME",
-    help="A recipe of `featbank methods`; repeat for more. Default: all that the bank allows, or "
-    "that the specification names.",
+    help="A recipe of `featbank methods`; repeat for more. [default: all that the bank allows, "
+    "or that the specification names]",
 )
 @click.option(
     "--set",
@@ -67,31 +67,30 @@ SEARCH_OPTIONS = {
     help="Try these values, in every combination, in every recipe that takes KEY; "
     "RECIPE:KEY=V1,V2 for one recipe alone.",
 )
-@click.option("--seeds", help="Seeds, separated by commas. Default: 0,1,2.")
+@click.option("--seeds", help="Seeds, separated by commas. [default: 0,1,2]")
 @select_on_option("the table")
 @device_option
-@click.option(
-    "--memory",
-    help="Budget, such as 2GiB, half for features and half for a fused group; features that do not "
-    "fit are streamed from the bank. Default: half of RAM, or 80 % of the GPU's.",
+@memory_option(
+    "Budget, such as 2GiB, half for features and half for a fused group; features that do not "
+    "fit are streamed from the bank. [default: half of RAM, or 80 % of the GPU's]"
 )
 @setting_option(
     PRECISION,
     type=click.Choice(PRECISION.choices),
-    help="Of the matrix products of every recipe that trains in steps. Default: each recipe's own, "
-    f"{PRECISION.default}.",
+    help="Of the matrix products of every recipe that trains in steps. [default: each recipe's "
+    f"own, {PRECISION.default}]",
 )
 @click.option(
     "--search",
     type=click.Choice(["none", *SEARCHES]),
     help="halving: of every fused group only the better part continues after epochs 1, 3, 9, …; "
-    "optuna: trials chosen by the results of earlier ones. Both by val. Default: that of the "
-    "specification, else none.",
+    "optuna: trials chosen by the results of earlier ones. Both by val. [default: that of "
+    "the specification, else none]",
 )
 @setting_options(
     {name: setting for name, (_, setting) in SEARCH_OPTIONS.items()},
     {
-        name: f"{setting.help} ({search}). Default: {setting.default}."
+        name: f"{setting.help} ({search}). [default: {setting.default}]"
         for name, (search, setting) in SEARCH_OPTIONS.items()
     },
 )
@@ -115,11 +114,8 @@ SEARCH_OPTIONS = {
     type=Integer(1),
     help="Lines of the table at the end.",
 )
-@click.option(
-    "-o",
-    "--output",
-    type=FILE,
-    help="Results file; what it holds is not trained again. Default: results.sqlite.",
+@output_option(
+    "Results file; what it holds is not trained again. [default: results.sqlite]", required=False
 )
 @click.option("--list", "listed", is_flag=True, help="List the ready specifications, and stop.")
 def sweep(
@@ -127,7 +123,7 @@ def sweep(
     places: tuple[str, ...],
     listed: bool,
     device: str,
-    memory: str | None,
+    memory: int | None,
     force: bool,
     dry_run: bool,
     logs: tuple[str, ...],
@@ -151,7 +147,7 @@ def sweep(
     from featbank.bank import Bank
 
     specification = _specification(places, options)
-    machine = Machine.find(device, parse_bytes(memory))
+    machine = Machine.find(device, memory)
     output = specification.output or Path("results.sqlite")
     from stage2.loggers import open_logger
 

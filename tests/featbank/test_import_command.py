@@ -384,8 +384,8 @@ def test_splits_that_may_be_from_one_place(featbank: Run, inputs: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--val-seed", 0], "--val-seed is about a val that is held out. Give --val-per-class or"),
-        (["--val-seed", 7, "--val", "ft.npy", "lab.npy"], "--val-seed is about a val"),
+        (["--val-seed", 0], "--val-seed is for a val that is held out. Give --val-per-class or"),
+        (["--val-seed", 7, "--val", "ft.npy", "lab.npy"], "--val-seed is for a val"),
         (
             ["--val-per-class", 1, "--val-fraction", 0.1],
             "--val-per-class and --val-fraction are both given. Give one of the two.",
