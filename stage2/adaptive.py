@@ -1,7 +1,7 @@
-"""Trials that Optuna chooses, asked for in batches: each batch is one fused sweep.
+"""Trials suggested by Optuna in batches, each of which is one fused sweep.
 
-The results are the memory. A search that is run again asks for the same trials, is told what the
-store holds, and trains only what it does not.
+The results file is the memory: a search that is run again suggests the same trials, reads from the
+store the values of those already in it, and trains only the others.
 """
 
 from __future__ import annotations
@@ -36,28 +36,28 @@ def search(
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Leaderboard:
-    """Try what Optuna asks for, and rank it.
+    """Train the trials that Optuna suggests, and rank them.
 
-    A trial's value is the macro accuracy on val of the selected epoch, averaged over the seeds; of
-    a recipe without epochs, that of its end. A trial of which a seed diverged is told as pruned,
-    which counts as worse than any value.
+    A trial's value is the macro accuracy on val at the selected epoch, or at the end of a recipe
+    without epochs, averaged over the seeds. A trial with a seed that diverged is reported to Optuna
+    as pruned, which counts as worse than any value.
 
     Parameters
     ----------
     bank
         An open bank with a val split.
     space
-        Where to look, from `stage2.specification.Specification.space`.
+        The search space, from `stage2.specification.Specification.space`.
     sampling
-        How many trials, and how they are chosen.
+        Number of trials, and how they are chosen.
     results
-        The results file; trials that it holds are not trained again.
+        The results file; trials in it are not trained again.
     force
-        Train them again all the same.
+        Train them again nevertheless.
     progress
-        Called with (runs done, runs to do), those the file holds among them.
+        Called with (runs done, runs to do); runs already in the file count as done.
     **options
-        Of `stage2.sweep.sweep`: ``device``, ``memory``, ``workers``, ``select_on``, …
+        Options of `stage2.sweep.sweep`: ``device``, ``memory``, ``workers``, ``select_on``, …
 
     Returns
     -------
@@ -83,7 +83,8 @@ def search(
                 results=results,
                 force=force,
                 keep_outcomes=False,
-                libraries=() if sampling.sampler == "random" else ("optuna",),  # the table tells
+                # Tables mark runs that list Optuna as chosen by val; random trials are not.
+                libraries=() if sampling.sampler == "random" else ("optuna",),
                 progress=_counted(progress, done, len(batch), later),
                 **options,
             )
@@ -92,13 +93,13 @@ def search(
             with Store(results) as store:
                 runs = {run.recipe: run for run in store.runs(bank.fingerprint)}
             for trial, recipes in zip(trials, asked, strict=True):
-                _tell(study, trial, [runs[recipe.hash] for recipe in recipes])
+                _report(study, trial, [runs[recipe.hash] for recipe in recipes])
     return swept.board
 
 
 @contextlib.contextmanager
 def asking(space: Space, sampling: Sampling) -> Iterator[tuple[optuna.Study, Callable]]:
-    """A study, and the function that asks it for so many trials and their recipes.
+    """A study, and a function that asks it for a number of trials and their recipes.
 
     Raises
     ------
@@ -114,7 +115,7 @@ def asking(space: Space, sampling: Sampling) -> Iterator[tuple[optuna.Study, Cal
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # a line per study and trial otherwise
     samplers = {
-        # Its constant liar keeps the trials of a batch apart, whose values are not known yet.
+        # Constant liar keeps the trials of a batch apart while their values are unknown.
         "tpe": lambda: optuna.samplers.TPESampler(seed=sampling.seed, constant_liar=True),
         "random": lambda: optuna.samplers.RandomSampler(seed=sampling.seed),
     }
@@ -122,7 +123,7 @@ def asking(space: Space, sampling: Sampling) -> Iterator[tuple[optuna.Study, Cal
 
     def ask(count: int) -> tuple[list[optuna.Trial], list[list[Recipe]]]:
         trials, asked = [], []
-        for _ in range(count):  # a trial has its values before the next one is asked for
+        for _ in range(count):  # a trial gets its settings before the next one is asked for
             trials.append(study.ask())
             asked.append(space.recipes(trials[-1]))
         return trials, asked
@@ -133,8 +134,8 @@ def asking(space: Space, sampling: Sampling) -> Iterator[tuple[optuna.Study, Cal
         optuna.logging.set_verbosity(verbosity)
 
 
-def _tell(study: optuna.Study, trial: optuna.Trial, runs: Sequence[Run]) -> None:
-    """Tell the mean over the seeds."""
+def _report(study: optuna.Study, trial: optuna.Trial, runs: Sequence[Run]) -> None:
+    """Report a trial's value to the study."""
     import optuna  # an extra
 
     values = [_value(run) for run in runs]
@@ -146,7 +147,7 @@ def _tell(study: optuna.Study, trial: optuna.Trial, runs: Sequence[Run]) -> None
 
 
 def _value(run: Run) -> float | None:
-    """Macro accuracy on val of the selected epoch, or of the end of what has none."""
+    """Macro accuracy on val at the selected epoch, or at the end where none is selected."""
     measured = run.metrics.get(("val", "selected")) or run.metrics.get(("val", "last"), {})
     return measured.get("macro") if run.status == "done" else None
 
@@ -154,7 +155,7 @@ def _value(run: Run) -> float | None:
 def _counted(
     progress: Callable[[int, int], None] | None, before: int, batch: int, later: int
 ) -> Callable[[int, int], None] | None:
-    """Progress over all batches, from that of one."""
+    """The progress callback of one batch, which reports progress over all batches."""
     if progress is None:
         return None
     return lambda done, total: progress(before + batch - total + done, before + batch + later)

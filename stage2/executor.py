@@ -1,7 +1,8 @@
-"""Who trains the planned groups of a sweep.
+"""Executors, which train the planned groups of a sweep.
 
-The unit is the fused group, never a single recipe. Another executor is another class with `run`:
-it gets groups, and gives the outcomes of each as it is done, in any order.
+The unit of work is the fused group, never a single recipe. An executor is a class with `run`: it
+takes groups and yields the outcomes of each as it completes, in any order. A group is plain data,
+its recipes and their batch stream, and so are its outcomes.
 """
 
 from __future__ import annotations
@@ -26,18 +27,18 @@ class Executor(Protocol):
     def run(
         self, groups: Iterable[FusedGroup], *, halving: Halving | None = None
     ) -> Iterator[list[Outcome]]:
-        """Train and evaluate groups; with `halving` the worse configurations of each stop early."""
+        """Train and evaluate groups; `halving` stops the worse configurations of each early."""
 
 
 class Local:
-    """This process, one group after another.
+    """Trains in this process, one group after another.
 
-    A group for which a GPU's memory does not suffice is halved, and larger ones after it.
+    A group that exceeds the GPU's memory is split in half, and so are later ones larger than that.
 
     Parameters
     ----------
     views
-        Where features come from.
+        The features.
     workers
         CPU threads.
     """
@@ -48,7 +49,7 @@ class Local:
     def run(
         self, groups: Iterable[FusedGroup], *, halving: Halving | None = None
     ) -> Iterator[list[Outcome]]:
-        """Train and evaluate groups in their order."""
+        """Train and evaluate groups in the given order."""
         waiting = deque(groups)
         largest: float = math.inf
         while waiting:

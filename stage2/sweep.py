@@ -1,4 +1,4 @@
-"""The stage-2 road in one file: recipes → plan → fused training → results."""
+"""Stage 2 from end to end: recipes → probes → plan → executor → results."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ from stage2.search.rounds import by_first_seed, others_left, val_problem
 
 @dataclass(frozen=True)
 class SweepResults:
-    """What a sweep did.
+    """The results of a sweep.
 
     Attributes
     ----------
     outcomes
-        Of the recipes trained now, parameters included.
+        Outcomes of the recipes trained by this call, parameters included.
     skipped
-        Recipes that had a result already.
+        Recipes that already had a result.
     left_out
-        Recipes that were not trained with further seeds, as halving stopped their configuration.
+        Recipes with further seeds of configurations that halving stopped; they were not trained.
     board
         The leaderboard of the whole results file.
     probes
-        What recipes trained now began from where the bank has no stage-1 classifier: the linear
-        probe of each of their views, weight [K, D] and bias [K].
+        The linear probes, weight [K, D] and bias [K] by view, that recipes started from because the
+        bank has no stage-1 classifier.
     """
 
     outcomes: list[Outcome]
@@ -79,24 +79,24 @@ def sweep(
 ) -> SweepResults:
     """Train and evaluate recipes on a bank, fused.
 
-    Where a recipe begins from the stage-1 classifier and the bank has none, it begins from a linear
-    probe (`stage2.features.probe`), trained before all groups.
+    A recipe that starts from the stage-1 classifier starts from a linear probe where the bank has
+    none (`stage2.features.probe`); probes are trained before all groups.
 
-    On a bank of experts a recipe on the view ``instance`` is one on ``expert0/instance`` and all
-    others, outputs averaged (`stage2.features.experts`); results are of the recipe so resolved.
+    On a bank of experts a recipe on the view ``instance`` becomes one on the ``instance`` view of
+    every expert, outputs averaged (`stage2.features.experts`); results belong to that recipe.
 
-    A group for which a GPU's memory does not suffice is halved, and larger ones after it. Ctrl-C
-    ends the sweep between two steps; finished groups are in the results.
+    A group that exceeds the GPU's memory is split in half, and so are later ones larger than that.
+    Ctrl-C ends the sweep between two steps; finished groups are in the results.
 
     Parameters
     ----------
     bank
         An open bank or its path.
     recipes
-        What to compare.
+        The recipes to compare.
     results
-        The SQLite file that takes each group's results when it is done; what it holds already is
-        not trained again. Without it, results live in memory only.
+        The SQLite file to which each group's results are added when it is done; recipes with a
+        result in it are not trained again. Without it, results are in memory only.
     device
         ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:1``.
     memory
@@ -108,18 +108,18 @@ def sweep(
     select_on
         Split that ranks; see `stage2.results.tables.leaderboard`.
     halving
-        Stop the worse configurations of each fused group on the way, by their macro accuracy on
-        val with the first of their seeds; only those that are left train with the others, in full.
-        What was stopped before stays so; a sweep without halving trains it.
+        Stop the worse configurations of each fused group early, by their macro accuracy on val with
+        the first of their seeds; only those left at the end train with the other seeds, in full.
+        Configurations that an earlier sweep stopped stay so; a sweep without halving trains them.
     force
-        Train again what is there.
+        Train recipes again that already have a result.
     keep_outcomes
-        Keep outcomes with their parameters in memory. A long sweep into a file need not.
+        Keep outcomes with their parameters in memory; a long sweep into a file may drop them.
     libraries
-        Libraries that had a part in it: their versions are stored with those of torch and Python.
+        Further libraries whose versions are stored beside those of torch and Python.
     loggers
         Called with each group of results once it is stored, and with the leaderboard at the end
-        (`stage2.loggers`); one that fails is warned of and ends nothing.
+        (`stage2.loggers`); a logger that fails causes a warning and ends nothing.
     progress
         Called with (configurations done, configurations to do).
 
@@ -130,7 +130,7 @@ def sweep(
     Raises
     ------
     ConfigError, DataError
-        Before anything is trained, where the bank lacks what a recipe needs.
+        Before anything is trained, where the bank lacks something that a recipe needs.
     """
     with contextlib.ExitStack() as stack:
         if not isinstance(bank, Bank):
@@ -152,14 +152,14 @@ def sweep(
         views = Views(bank, place, memory, workers)
         views.prepare([recipe for recipe in wanted if recipe.hash not in finished])
         executor: Executor = Local(views, workers)
-        told = Loggers(loggers)
-        record = _Record(store, bank.fingerprint, place, libraries, told, progress)
+        listeners = Loggers(loggers)
+        record = _Record(store, bank.fingerprint, place, libraries, listeners, progress)
+        planned = partial(plan_bank, bank, device=place, memory=memory, workers=workers)
 
-        def train(some: list[Recipe], halving: Halving | None = None, later: int = 0) -> None:
-            plan = partial(plan_bank, bank, device=place, memory=memory, workers=workers)
-            record.expect(sum(recipe.hash not in finished for recipe in some), later)
-            for group in executor.run(_unfinished(plan, some, finished), halving=halving):
-                record.take(group)
+        def train(chosen: list[Recipe], halving: Halving | None = None, later: int = 0) -> None:
+            record.expect(sum(recipe.hash not in finished for recipe in chosen), later)
+            for group in executor.run(_unfinished(planned, chosen, finished), halving=halving):
+                record.add(group)
                 outcomes.extend(group if keep_outcomes else [])
 
         outcomes: list[Outcome] = []
@@ -167,8 +167,7 @@ def sweep(
         if halving:
             first, others = by_first_seed(wanted)
             waiting = [recipe for recipe in others if recipe.hash not in finished]
-            groups = plan_bank(bank, first, device=place, memory=memory, workers=workers)
-            train(first, halving, others_left(halving, groups, waiting))
+            train(first, halving, others_left(halving, planned(first), waiting))
             statuses = store.statuses(bank.fingerprint)
             left = {recipe.id for recipe in first if statuses[recipe.hash] == "done"}
             left_out = [recipe for recipe in others if recipe.id not in left]
@@ -176,14 +175,14 @@ def sweep(
         else:
             train(wanted)
         board = Results(store, bank=bank.fingerprint, select_on=select_on).board
-        told.end(bank.fingerprint, board)
+        listeners.end(bank.fingerprint, board)
         skipped = [recipe for recipe in wanted if recipe.hash in finished]
         return SweepResults(outcomes, skipped, left_out, board, views.probes)
 
 
 @dataclass
 class _Record:
-    """Where finished groups go: into the store, to the loggers, into the progress."""
+    """Passes finished groups to the store, the loggers and the progress bar."""
 
     store: Store
     fingerprint: str
@@ -195,11 +194,11 @@ class _Record:
     total: int = 0
 
     def expect(self, runs: int, later: int) -> None:
-        """So many runs come now, and so many after them."""
+        """Announce the runs of the next round, and an estimate of those in later rounds."""
         self.total = self.done + runs + later
 
-    def take(self, group: Sequence[Outcome]) -> None:
-        """Keep the outcomes of a group."""
+    def add(self, group: Sequence[Outcome]) -> None:
+        """Record the outcomes of a group."""
         runs = (_stored(outcome, self.device, self.libraries) for outcome in group)
         self.store.add_runs(self.fingerprint, runs)
         self.loggers.log(self.fingerprint, group)
@@ -216,12 +215,12 @@ def plan_bank(
     memory: int | None = None,
     workers: int = 1,
 ) -> list[FusedGroup]:
-    """The plan of a sweep on a bank; groups of the same views follow one another.
+    """The plan of a sweep on a bank; groups on the same views are adjacent.
 
     Raises
     ------
     ConfigError
-        Where the budget is too small for a recipe, or for the linear probe it begins from.
+        Where the budget is too small for a recipe, or for the linear probe it starts from.
     """
     kind = torch.device(device).type
     budget = half_of(memory, kind)
@@ -232,11 +231,11 @@ def plan_bank(
     for recipe in recipes:
         splits.setdefault(recipe.settings["train_on"], []).append(recipe)
     groups = []
-    for split, some in splits.items():
+    for split, members in splits.items():
         shape = Shape.of(class_counts(bank, split), bank.dim)
-        for views in {recipe.views: None for recipe in some if recipe.generator}:
+        for views in {recipe.views: None for recipe in members if recipe.generator}:
             check_in_memory(bank, views, device, memory, split)
-        groups += plan(some, shape, memory=budget, whole=memory, device=kind, workers=workers)
+        groups += plan(members, shape, memory=budget, whole=memory, device=kind, workers=workers)
     return sorted(groups, key=lambda group: (group.stream.views, group.stream.train_on))
 
 
@@ -247,9 +246,9 @@ def _unfinished(
 ) -> list[FusedGroup]:
     """The groups of a sweep that are still to run.
 
-    They are cut as if nothing had run yet, so that a resumed sweep fuses what an uninterrupted one
-    fuses and ends with the same numbers to the last bit. Only what is left of a group that another
-    sweep had a part of is planned anew.
+    They are cut as if nothing had run yet, so that a resumed sweep fuses the same recipes as an
+    uninterrupted one and ends with the same numbers to the last bit. Only the rest of a group of
+    which another sweep trained a part is planned anew.
     """
     fresh, left = [], []
     for group in planned(wanted):

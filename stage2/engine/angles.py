@@ -1,7 +1,7 @@
 """Angles of training samples to the weight of their class, for the `sla` loss [SLA eq. 9–12].
 
-Samples weigh κ = exp(τ(cosθ*_y − cosθ)), more where they lie farther from their class's weight than
-the class's best sample does: the training sample of the class with the largest logit for it.
+A sample counts κ = exp(τ(cosθ*_y − cosθ)) times: the more, the larger its angle θ to the weight of
+its class. θ*_y is the angle of the class's best sample, the one with the largest logit for it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def best_cosines(
 ) -> Tensor:
     """cosθ*_k of the training sample of class k with the largest logit z_k, [C, K].
 
-    Of samples with the same logit it is the one with the largest cosine; 0 for an empty class.
+    Of samples with equal logits, the largest cosine; 0 for an empty class.
     """
     first = next(iter(parameters.values()))
     configs, classes = len(first), len(context.counts)
@@ -35,7 +35,7 @@ def best_cosines(
             own = own_logits(z, label)
             own_cosine = head.cosine(parameters, batch, z, label)
             largest = logit.scatter_reduce(0, index, own, "amax")
-            # A larger logit than before makes the old cosine void; an equal one does not.
+            # A larger logit than before voids the old cosine, an equal one does not.
             cosine.masked_fill_(largest > logit, -math.inf)
             at_best = own == largest.gather(0, index)
             candidates = own_cosine.masked_fill(~at_best, -math.inf)

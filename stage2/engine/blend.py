@@ -1,8 +1,9 @@
-"""β of configurations: how it moves, and what rows that depend on it are for each of them.
+"""β of configurations: how it moves, and the rows that depend on it.
 
-A made row is base + β_y·direction, and only that much is a configuration's own: all random draws
-lie in base and direction, which a group shares. Where the configurations of a tile have the same β,
-a window is finished once for all of them; where they differ, each batch is, for each of them.
+A generated row is base + β_y·direction. All random draws are in base and direction, which the
+configurations of a group share; only β is their own. Where the configurations of a tile have the
+same β, a window is finished once for all of them; where it differs, every batch is finished for
+each configuration.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Betas:
     blended
         Classes [K] bool that have a β.
     state
-        To continue from; by default β is at the beginning.
+        To continue from; by default β has its initial value.
 
     Attributes
     ----------
@@ -93,7 +94,7 @@ class Betas:
 
 
 def finished(window: Window, beta: Tensor) -> Window:
-    """A window for configurations that have the same `beta` [K]."""
+    """The window of configurations that have the same `beta` [K]."""
     assert window.made is not None
     blend = window.made.blend
     assert blend is not None
@@ -103,15 +104,17 @@ def finished(window: Window, beta: Tensor) -> Window:
 
 
 def own_features(window: Window, rows: Tensor, y: Tensor, beta: Tensor) -> Tensor:
-    """A batch for configurations that differ in `beta` [C, K]: the `rows` [B] with labels `y` [B]
-    of a window as each configuration sees them, [B, C, D]."""
+    """The features [B, C, D] of a batch for configurations that differ in `beta` [C, K].
+
+    The batch is the `rows` [B] of a window, with labels `y` [B].
+    """
     assert window.made is not None
     blend = window.made.blend
     assert blend is not None
-    slot = rows - len(window.x)
-    same, own = (slot < 0).nonzero().view(-1), (slot >= 0).nonzero().view(-1)
+    slot = rows - len(window.x)  # rows beyond those of `x` are rows of the blend
+    same, blended = (slot < 0).nonzero().view(-1), (slot >= 0).nonzero().view(-1)
     x = blend.base.new_empty(len(rows), len(beta), blend.base.shape[1])
     x[same] = window.x[rows[same], None]
-    base, direction = blend.base[slot[own], None], blend.direction[slot[own], None]
-    x[own] = blend.finish(torch.addcmul(base, direction, beta.t()[y[own], :, None]))
+    base, direction = blend.base[slot[blended], None], blend.direction[slot[blended], None]
+    x[blended] = blend.finish(torch.addcmul(base, direction, beta.t()[y[blended], :, None]))
     return x

@@ -1,6 +1,6 @@
 """Scaling of logits on val: one temperature, or a scale and a shift per class [Guo et al. 2017 §4].
 
-It follows any head: the head stays as it is, and u = a·z + b takes the place of its logits z.
+It applies to any head: the head stays as it is, and u = a·z + b replaces its logits z.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from stage2.methods.family import LossParameters
 from stage2.methods.lbfgs import minimise
 
 BLOCK_NUMBERS = 1 << 21
-"""Logits in double precision at a time."""
+"""Logits in double precision per block of rows."""
 
 TOLERANCE = 1e-6
 """Largest gradient entry of the mean negative log-likelihood at the end."""
@@ -43,15 +43,16 @@ def calibrate(
     ----------
     kind
         ``temperature``: one a = 1/T > 0 per configuration. ``vector``: a_k > 0 and b_k of every
-        class, begun at the temperature, with the penalty λ Σ_k [log²(a_k·T) + b_k²]. Nothing is
-        known of a class without rows: it keeps a = 1/T and b = 0, and takes no part in the
-        likelihood, which would push it down. Published vector scaling has λ = 0.
+        class, starting from the temperature, with the penalty λ Σ_k [log²(a_k·T) + b_k²]. A class
+        without rows keeps a = 1/T and b = 0, and is left out of the likelihood, which would push it
+        down: val has no evidence about it. Published vector scaling has λ = 0.
     z, y
         Logits [N, C, K] and labels [N] of the val split.
     ridge
         λ ≥ 0 of each configuration [C], for ``vector``; 0 by default.
     max_iterations
-        Of L-BFGS. Where val can be separated, the optimum lies at infinity; then this ends it.
+        Iterations of L-BFGS at most. Where val is separable, the optimum lies at infinity and this
+        ends the search.
     """
     configs, classes = z.shape[1:]
     if kind == "temperature":
@@ -59,7 +60,9 @@ def calibrate(
         return Calibration(log_scale.exp().float())
     temperature = calibrate("temperature", z, y, max_iterations=max_iterations).scale.double()
     known, labels = y.unique(return_inverse=True)
-    found = _minimum(
+    # θ = log a_k·T and b of the classes with rows, from θ = b = 0: the temperature itself. The
+    # penalty is then λ‖(θ, b)‖².
+    solution = _minimum(
         z[:, :, known],
         labels,
         torch.zeros(configs, 2 * len(known)),
@@ -68,46 +71,51 @@ def calibrate(
         max_iterations=max_iterations,
     )
     scale, shift = temperature.repeat(1, classes), torch.zeros_like(z[0], dtype=torch.float64)
-    scale[:, known] *= found[:, : len(known)].exp()
-    shift[:, known] = found[:, len(known) :]
+    scale[:, known] *= solution[:, : len(known)].exp()
+    shift[:, known] = solution[:, len(known) :]
     return Calibration(scale.float(), shift.float())
 
 
 def _minimum(
     z: Tensor,
     y: Tensor,
-    begin: Tensor,
+    start: Tensor,
     *,
     scale: Tensor | None = None,
     ridge: Tensor | None = None,
     max_iterations: int,
 ) -> Tensor:
-    """Minimise over log scales θ, u = `scale`·exp(θ)·z (+ b), from `begin` on: θ [C, 1], or θ and b
-    [C, 2K]."""
+    """Minimise the mean negative log-likelihood of u = `scale`·exp(θ)·z + b, starting from `start`.
+
+    A point is θ [C, 1] without b, or θ and b [C, 2K]. Scales are searched by their logarithm, which
+    keeps them positive. With g = ∂L/∂u of `loss_and_gradient` and a = `scale`·exp(θ)::
+
+        ∂L/∂θ_k = Σ_rows g_k·z_k·a_k  (summed over k for a single θ),    ∂L/∂b_k = Σ_rows g_k
+    """
     configs, classes = z.shape[1:]
-    several = begin.shape[1] > 1
+    by_class = start.shape[1] > 1
     rows = LossRows.stack(
         [LossParameters()] * configs, classes, device=z.device, dtype=torch.float64
     )
     size = max(1, BLOCK_NUMBERS // (configs * classes))
-    begin = begin.to(z.device, torch.float64)
-    penalty = None if ridge is None else ridge.to(begin)[:, None]
+    start = start.to(z.device, torch.float64)
+    penalty = None if ridge is None else ridge.to(start)[:, None]
 
     def evaluate(point: Tensor) -> tuple[Tensor, Tensor]:
-        width = classes if several else 1
+        width = classes if by_class else 1
         a = point[:, :width].exp() if scale is None else scale * point[:, :width].exp()
-        calibration = Calibration(a, point[:, width:] if several else None)
+        calibration = Calibration(a, point[:, width:] if by_class else None)
         value, gradient = torch.zeros_like(point[:, 0]), torch.zeros_like(point)
-        for start in range(0, len(z), size):
-            block = z[start : start + size].double()
-            share = len(block) / len(z)
+        for first in range(0, len(z), size):
+            block = z[first : first + size].double()
+            share = len(block) / len(z)  # the kernel gives the mean over its rows
             part, slope = loss_and_gradient(
-                calibration(block.clone()), y[start : start + size], rows
+                calibration(block.clone()), y[first : first + size], rows
             )
             value += share * part
-            by_class = (slope * block).sum(0) * a
-            gradient[:, :width] += share * (by_class if several else by_class.sum(1, keepdim=True))
-            if several:
+            by_theta = (slope * block).sum(0) * a
+            gradient[:, :width] += share * (by_theta if by_class else by_theta.sum(1, keepdim=True))
+            if by_class:
                 gradient[:, width:] += share * slope.sum(0)
         if penalty is not None:
             value += (penalty * point.square()).sum(1)
@@ -116,8 +124,8 @@ def _minimum(
 
     return minimise(
         evaluate,
-        begin,
-        tolerance=torch.full_like(begin[:, 0], TOLERANCE),
+        start,
+        tolerance=torch.full_like(start[:, 0], TOLERANCE),
         max_iterations=max_iterations,
         history=10,
     ).point

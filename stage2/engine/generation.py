@@ -1,8 +1,8 @@
-"""Made features in training: the windows of an epoch, made as they are drawn.
+"""Generated features in training: an epoch is generated window by window, as it is drawn.
 
 A window is a fixed number of bytes of features, whatever the memory budget and the tiles, and its
-random numbers follow from the seed, the epoch and its place in the epoch: the same seed makes the
-same features. All recipes of a group see one window.
+random numbers follow from the seed, the epoch and its place in the epoch: the same seed generates
+the same features. All recipes of a group share the window.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from stage2.engine.rows import MemoryRows, SplitRows, Window
 from stage2.methods.generators import GENERATORS, Features, Generation
 
 WINDOW_BYTES = 128 << 20
-"""Features made at once."""
+"""Bytes of features generated at once."""
 
 
 def generating(view: ViewData, stream: BatchStream) -> ViewData:
-    """The view as the recipes of a stream see it: where they make features, its training rows are
-    those of the generation, and all features are in the generation's space.
+    """The view as the recipes of a stream see it.
+
+    Where they generate features, its training rows are those of the generation, and all features
+    are in the generation's space.
 
     Raises
     ------
@@ -55,7 +57,7 @@ def generating(view: ViewData, stream: BatchStream) -> ViewData:
 
 
 class MovedRows:
-    """The rows of a split as heads see them, in the space of a generation."""
+    """The rows of a split, moved to the space of a generation."""
 
     def __init__(self, rows: SplitRows, generation: Generation) -> None:
         self.labels, self.copies, self.dim = rows.labels, rows.copies, rows.dim
@@ -67,20 +69,20 @@ class MovedRows:
         return self._rows.device
 
     def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Go through all rows in order: features [n, D] and labels [n]."""
+        """All rows in order: features [n, D] and labels [n]."""
         for x, y in self._rows.blocks():
             yield self._generation.space(x), y
 
     def windows(
         self, draws: Tensor, generator: torch.Generator, epoch: int = 0
     ) -> Iterator[Window]:
-        """The epoch of the rows themselves."""
+        """The windows of the rows, moved."""
         for window in self._rows.windows(draws, generator, epoch):
             yield replace(window, x=self._generation.space(window.x))
 
 
 class GeneratedRows:
-    """The rows of a generation, made when an epoch draws them."""
+    """The rows of a generation, generated when an epoch draws them."""
 
     def __init__(self, rows: MemoryRows, generation: Generation) -> None:
         self.generation = generation
@@ -94,13 +96,13 @@ class GeneratedRows:
         return self._real.device
 
     def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The training rows that nobody made, as heads see them."""
+        """The training rows that are not generated, in the generation's space."""
         return self._real.blocks()
 
     def windows(
         self, draws: Tensor, generator: torch.Generator, epoch: int = 0
     ) -> Iterator[Window]:
-        """The epoch as it was drawn, made window by window."""
+        """The epoch as it was drawn, generated window by window."""
         seed = int(torch.randint(2**62, (), generator=generator))
         random = torch.Generator(self.device).manual_seed(seed)
         steps = max(1, WINDOW_BYTES // (4 * self.dim * draws.shape[1]))

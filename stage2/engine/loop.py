@@ -1,6 +1,8 @@
-"""The training loop: a fused group from its first batch to its evaluations.
+"""The training loop: a fused group from its first batch to its outcomes.
 
-An epoch is a slice of the group's index stream; every tile walks it.
+All tiles of a group train on the same batches. The loop is therefore over the group's windows, in
+the order of its index stream, and each window is handed to every tile before the next one is made
+or read: features pass through memory once, however many tiles there are.
 """
 
 from __future__ import annotations
@@ -27,16 +29,15 @@ from stage2.methods.samplers import index_stream
 from stage2.methods.seeding import seeded
 
 THREADED_FLOPS = 10**9
-"""Floating-point operations of a step from which a lone tile shares its products among threads."""
-
+"""Floating-point operations per step above which a lone tile splits its products among threads."""
 
 TILE_FLOPS = 5 * 10**7
-"""Floating-point operations of a step below which what halving leaves of tiles is joined: calling
-operations then takes longer than they do."""
+"""Floating-point operations per step up to which the remains of halved tiles are joined: below it
+the overhead of calling operations exceeds their own time."""
 
 
 def group_stream(stream: BatchStream, labels: Tensor, copies: int = 1) -> Iterator[Tensor]:
-    """The row indices every recipe of a group sees in each epoch, [steps, B], from `labels` [N]."""
+    """Row indices [steps, B] of each epoch for all recipes of a group, from its labels [N]."""
     assert stream.sampler is not None
     return index_stream(
         stream.sampler,
@@ -58,14 +59,14 @@ def run_group(
     Parameters
     ----------
     group
-        From the planner.
+        From `stage2.engine.plan.plan`.
     views
         The group's views, in the order of its stream.
     workers
         CPU threads; tiles run side by side, one thread each, and a lone large tile uses them all.
     halving
-        Stop the worse configurations on the way, by their best macro accuracy on val, which the
-        views then have. A group that is not trained in steps is left as it is.
+        Stop the worse configurations early, by their best macro accuracy so far on val, a split
+        that the views must have. It does not apply to groups that are not trained in steps.
 
     Returns
     -------
@@ -92,7 +93,7 @@ def run_group(
 
 
 def _timed(outcomes: Sequence[Outcome], seconds: float) -> list[Outcome]:
-    """Outcomes of a group with their share of its time, by the epochs that they trained."""
+    """Outcomes of a group with their shares of its time, in proportion to the epochs trained."""
     stepped = outcomes[0].recipe.stepped
     parts = [len(outcome.curves["loss"]) if stepped else 1 for outcome in outcomes]
     return [
@@ -118,10 +119,16 @@ def _train(
     *,
     halving: Halving | None = None,
 ) -> tuple[list[TileRun], list[Outcome]]:
-    """Walk the group's index stream, on every view: tiles of what is left, and what was stopped."""
+    """Train on every view.
+
+    Returns
+    -------
+    Tiles of the configurations that trained to the end, and outcomes of those that halving stopped.
+    """
     rungs = halving.rungs(stream.epochs) if halving else []
     left: list[Outcome] = []
     labels = views[0].train.labels[: len(views[0].train.labels) // views[0].train.copies]
+    # One generator per view, all with the same seed: streamed views shuffle their blocks alike.
     shufflers = [seeded(stream.seed, "windows") for _ in views]
     for epoch, rows in enumerate(group_stream(stream, labels, views[0].train.copies)):
         draws = rows.to(views[0].train.device)
@@ -150,20 +157,25 @@ def _train(
 
 
 def _halved(runs: list[TileRun], halving: Halving) -> tuple[list[TileRun], list[TileRun]]:
-    """Tiles of the configurations that go on, and tiles of those that do not."""
+    """Tiles of the configurations that continue, and tiles of those that stop.
+
+    Small remains of tiles with one key are joined into as few tiles as keep a step above
+    `TILE_FLOPS`, and never into more than there were.
+    """
     scores = [score for run in runs for score in run.scores()]
     hashes = [recipe.hash for run in runs for recipe in run.tile.recipes]
-    best = iter(halving.going_on(scores, hashes))
+    continuing = iter(halving.continuing(scores, hashes))
     kept: dict[TileKey, list[tuple[TileRun, int]]] = {}
     losers = []
     for run in runs:
-        goes_on = [next(best) for _ in run.tile.recipes]
-        if any(goes_on):
-            these = kept.setdefault(run.tile.key, [])
-            these += [(run, c) for c, on in enumerate(goes_on) if on]
-        if not all(goes_on):
-            left = [c for c, on in enumerate(goes_on) if not on]
-            losers.append(rejoined([(run, left)]))
+        continues = [next(continuing) for _ in run.tile.recipes]
+        if any(continues):
+            winners = kept.setdefault(run.tile.key, [])
+            winners += [(run, c) for c, better in enumerate(continues) if better]
+        if not all(continues):
+            losers.append(
+                rejoined([(run, [c for c, better in enumerate(continues) if not better])])
+            )
     tiles = []
     for key, configs in kept.items():
         flops = sum(run.step_flops // len(run.tile.recipes) for run, _ in configs)
@@ -180,10 +192,10 @@ def _halved(runs: list[TileRun], halving: Halving) -> tuple[list[TileRun], list[
 def _threads(workers: int, runs: list[TileRun], stopped: Event) -> Iterator[Callable]:
     """A map over tiles that uses `workers` threads.
 
-    Tiles run side by side, each on one thread: small operations lose more to the barriers of a
-    shared thread pool than they gain, and on a busy machine they lose everything. Only a lone tile
-    whose products are large is better off with all threads inside each operation. Where the map is
-    left by an exception, such as Ctrl-C, tiles stop at their next step.
+    Tiles run side by side, each on one thread: small operations lose more at the barriers of a
+    shared thread pool than they gain, and far more on a busy machine. Only a lone tile with large
+    products runs faster with all threads inside each operation. Where an exception such as Ctrl-C
+    leaves the context, tiles stop at their next step.
     """
     before = torch.get_num_threads()
     pool = None

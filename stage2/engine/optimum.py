@@ -21,7 +21,7 @@ from stage2.methods.recipe import Recipe
 from stage2.methods.samplers import SAMPLERS
 
 BLOCK_NUMBERS = 1 << 20
-"""Logits in double precision at a time."""
+"""Logits in double precision per block of rows."""
 
 
 def optimum(
@@ -45,23 +45,23 @@ def optimum(
     Parameters in float32, and how the minimisation went.
     """
     settings = [recipe.settings for recipe in recipes]
-    objective = _Objective(recipes, start, context, copies)
-    found = minimise(
+    objective = _FullBatchObjective(recipes, start, context, copies)
+    minimum = minimise(
         objective,
         torch.cat([values.double().flatten(1) for values in start.values()], 1),
         tolerance=objective.column([s["gradient_norm"] for s in settings]),
         max_iterations=max(s["max_iterations"] for s in settings),
         history=max(s["history"] for s in settings),
     )
-    _warn(recipes, found)
-    return {n: p.float() for n, p in objective.parameters(found.point).items()}, found
+    _warn(recipes, minimum)
+    return {n: p.float() for n, p in objective.parameters(minimum.point).items()}, minimum
 
 
-def _warn(recipes: Sequence[Recipe], found: Minimum) -> None:
-    """Say where the stated gradient norm was not reached."""
+def _warn(recipes: Sequence[Recipe], minimum: Minimum) -> None:
+    """Warn of recipes that did not reach their gradient norm."""
     short = [
         (norms[-1], len(norms) - 1, recipe)
-        for norms, recipe in zip(found.norms, recipes, strict=True)
+        for norms, recipe in zip(minimum.norms, recipes, strict=True)
         if not norms[-1] <= recipe.settings["gradient_norm"]
     ]
     if short:
@@ -73,7 +73,7 @@ def _warn(recipes: Sequence[Recipe], found: Minimum) -> None:
         )
 
 
-class _Objective:
+class _FullBatchObjective:
     """Values [C] and gradients [C, P] of the objectives at a point [C, P]."""
 
     def __init__(
@@ -125,7 +125,7 @@ class _Objective:
                 yield self._context.batch(rows.double()), labels
 
     def _weights(self, recipe: Recipe, copies: int) -> Tensor:
-        """What a row of each class weighs [K]: its share of the sampler's draws."""
+        """Weight of a row of each class [K]: its share of the sampler's draws."""
         counts = self._context.counts
         sampler = SAMPLERS[recipe.settings["sampler"]]
         shares = sampler.distribution(counts, recipe.part("sampler"))
@@ -133,7 +133,8 @@ class _Objective:
         return self.column((shares / (counts * copies).clip(1)).tolist())
 
     def _loss_rows(self, recipes: Sequence[Recipe]) -> LossRows:
-        """The losses; those normalised by weights are so over all rows, not block by block."""
+        """The losses. Those normalised by the weights of a batch are normalised over all rows here:
+        blocks of rows are not batches."""
         counts = self._context.counts
         shares = self._row_weight.cpu().numpy() * counts
         rows = []

@@ -26,29 +26,28 @@ T = TypeVar("T")
 
 CACHE_BYTES = 14 << 20
 """Working set of a tile on a CPU, about one core's share of the last-level cache: logits and
-gradient of a step, parameters and their velocity. Smaller tiles lose to the cost of calling
-operations, which two threads of one interpreter also queue for."""
+gradient of a step, parameters and their velocity. Smaller tiles lose time to the overhead of
+calling operations, during which they also hold the interpreter's lock."""
 
 HELD = 2
-"""How many times its working set a configuration may hold of memory: operations in between, and
-what allocators lose between blocks of different sizes. Measured with D = 2,048 and K = 1,000: 1.3
-for `linear`, 1.2 for `cosine`, 1.9 for `mlp`."""
+"""Memory of a configuration as a multiple of its working set, for temporaries and fragmentation.
+Measured with D = 2,048 and K = 1,000: 1.3 for `linear`, 1.2 for `cosine`, 1.9 for `mlp`."""
 
 MOST_STEPS = 20_000_000
-"""Of one run: a schedule is kept for all of them."""
+"""Steps of one run at most: the learning rate of each is held in memory."""
 
 UNTOLD_MEMORY = 8 << 30
-"""Bytes that a machine is taken to have where the system does not tell."""
+"""Bytes of memory assumed where the system does not report them."""
 
 GROUP_CONFIGS = 128
-"""Configurations of a group on a CPU: results are stored group by group, so this bounds what a
-killed sweep loses."""
+"""Configurations of a group on a CPU at most: results are stored group by group, so this bounds the
+work that a killed sweep loses."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a view: N training rows, D features, K classes; rows where all classes are filled up
-    to the largest."""
+    """Sizes of a view: N training rows, D features, K classes; and the rows there are once every
+    class is filled up to the largest."""
 
     rows: int
     dim: int
@@ -95,15 +94,15 @@ class BatchStream:
     Attributes
     ----------
     views
-        Which features; several for recipes that average a head on each.
+        Views of the bank; several for recipes that average a head on each.
     train_on
-        The split they learn from.
+        The split they are trained on.
     sampler, sampler_settings
         None for a group with nothing to train.
     generator, generator_settings
-        None where no features are made; the settings are those that decide the draws.
+        None where no features are generated; the settings are those that affect the draws.
     epochs, steps, batch_size, seed
-        Shape and seed of the index stream; 0 epochs where it is not trained in steps.
+        Shape and seed of the index stream; 0 epochs where nothing is trained in steps.
     """
 
     views: tuple[str, ...]
@@ -129,8 +128,8 @@ class BatchStream:
         rows, made = shape.rows, {}
         if generator := recipe.generator:
             rows = max(rows, shape.filled) if generator.fills else rows
-            own = recipe.part("generator")
-            made = {name: own[name] for name in own if name not in generator.own}
+            settings_of = recipe.part("generator").items()
+            made = {name: value for name, value in settings_of if name not in generator.own}
         batch_size = min(s["batch_size"], rows)
         return BatchStream(
             views=recipe.views,
@@ -171,12 +170,12 @@ class FusedGroup:
         return [recipe for tile in self.tiles for recipe in tile.recipes]
 
     def halves(self) -> list[FusedGroup]:
-        """Two groups with half of every tile each; itself alone where it is a single recipe."""
+        """Two groups, each with half of every tile; a group of one recipe stays whole."""
         if len(self.recipes) == 1:
             return [self]
         first, second = [], []
         for number, tile in enumerate(self.tiles):
-            middle = (len(tile.recipes) + number % 2) // 2  # odd ones out go to either in turn
+            middle = (len(tile.recipes) + number % 2) // 2  # the odd one goes to each in turn
             first.append(Tile(tile.recipes[:middle]))
             second.append(Tile(tile.recipes[middle:]))
         halves = ([tile for tile in half if tile.recipes] for half in (first, second))
@@ -199,15 +198,15 @@ def plan(
     recipes
         The sweep; duplicates are dropped.
     shape
-        Sizes of the split they learn from.
+        Sizes of the split they are trained on.
     memory
         Bytes that parameters, logits and optimiser state of one group may take.
     whole
-        The budget that `memory` is half of, where it is; messages name it.
+        The user's budget, where `memory` is half of it; error messages quote it.
     device
         ``cpu`` or ``cuda``.
     workers
-        Tiles that run side by side on a CPU; a group has at least so many where it can.
+        Tiles that run side by side on a CPU; a group gets at least that many if it has the recipes.
 
     Raises
     ------
@@ -220,16 +219,16 @@ def plan(
     groups = []
     for stream, members in streams.items():
         _check_steps(stream, members[0])
-        each = max(_working_set(recipe, stream, shape) for recipe in members)
-        fits = memory // (HELD * each)
+        size = max(_working_set(recipe, stream, shape) for recipe in members)
+        fits = memory // (HELD * size)
         if fits < 1:
             halved = "" if whole is None else ", half of it for features"
             raise errors.ConfigError(
-                f"One configuration needs {size_text(HELD * each)}, the memory budget is "
+                f"One configuration needs {size_text(HELD * size)}, the memory budget is "
                 f"{size_text(whole or memory)}{halved}. Raise --memory or lower the batch size."
             )
         limit = int(fits if device == "cuda" else min(fits, GROUP_CONFIGS))
-        tile = limit if device == "cuda" else max(1, CACHE_BYTES // each)
+        tile = limit if device == "cuda" else max(1, CACHE_BYTES // size)
         for part in _pieces(members, limit):
             by_key: dict[TileKey, list[Recipe]] = {}
             for recipe in part:
@@ -252,14 +251,14 @@ def _check_steps(stream: BatchStream, recipe: Recipe) -> None:
 
 
 def default_memory(device: str) -> int:
-    """Half of the machine's memory, or four fifths of what is free on the GPU, in bytes."""
+    """Half of the machine's memory, or four fifths of the GPU's free memory, in bytes."""
     if device == "cuda":
         return torch.cuda.mem_get_info()[0] * 4 // 5
     return (whole_memory() or UNTOLD_MEMORY) // 2
 
 
 def group_bytes(group: FusedGroup, shape: Shape) -> int:
-    """Bytes that a group may hold beside its features."""
+    """Upper bound of the bytes that a group holds besides its features."""
     return HELD * sum(_working_set(recipe, group.stream, shape) for recipe in group.recipes)
 
 
@@ -271,11 +270,11 @@ def _working_set(recipe: Recipe, stream: BatchStream, shape: Shape) -> int:
         return 8 * numbers * (2 * recipe.settings["history"] + 8)
     per_row = size.per_row
     if generator := recipe.generator:
-        # Rows with two labels go through the loss twice; with β, features, what they are made of,
-        # and stage-1 logits of its own.
-        own = 3 * shape.dim + shape.classes
-        per_row += size.per_row * generator.mixes + own * bool(generator.own)
-    # Of a batch what its rows take; parameters, velocity, gradient and best epoch.
+        # Rows with two labels pass through the loss twice. With β a configuration has features of
+        # its own, the base and direction they are made of, and the stage-1 logits of these.
+        with_beta = 3 * shape.dim + shape.classes
+        per_row += size.per_row * generator.mixes + with_beta * bool(generator.own)
+    # The rows of a batch; and four copies of the parameters: these, velocity, gradient, best.
     return 4 * (stream.batch_size * per_row + 4 * numbers)
 
 

@@ -1,11 +1,11 @@
 """Rows of a split, in memory or streamed from a file in shuffled blocks.
 
-A split with A augmentation copies has A·N rows: row a·N + i is copy a of item i. Training asks for
-the **windows** of an epoch: features in memory, and batches of rows among them. `MemoryRows` is one
-window. `StreamedRows` keeps the rows of the rarest classes in memory and passes the others through
-two buffers, one of which a thread fills while the engine works on the other. An epoch trains on
-exactly the draws of its index stream; only their order differs, by a shuffle of the file's blocks
-and of all draws within a window. Draws of rows that stay in memory are spread over the windows.
+A split with A augmentation copies has A·N rows: row a·N + i is copy a of item i. Training iterates
+over the **windows** of an epoch: features in memory, and batches of rows among them. `MemoryRows`
+has a single window. `StreamedRows` keeps the rows of the rarest classes in memory and reads the
+others into two buffers in turn; a thread fills one while the engine trains on the other. An epoch
+trains on exactly the draws of its index stream, in another order: the file's blocks are shuffled,
+and so are all draws within a window. Draws of rows that stay in memory are spread over the windows.
 """
 
 from __future__ import annotations
@@ -25,33 +25,32 @@ from featbank.memory import size_text
 from stage2.methods.generators import Made
 
 READ_BYTES = 1 << 24
-"""Features read at a time where a split is gone through in order."""
-
+"""Bytes of features per read where a split is read in order."""
 
 BLOCK_BYTES = 4 << 20
-"""Logits of a block of rows on a CPU; 128 times as much on a GPU, where small blocks would read the
-weights of a large tile again and again."""
+"""Bytes of logits per block of rows on a CPU; 128 times as many on a GPU, where small blocks would
+reread the weights of a large tile again and again."""
 
 
 def block_rows(numbers: int, device: torch.device) -> int:
-    """How many rows to go forward with at once, where each has so many logits in all."""
+    """Rows per block, for `numbers` logits per row."""
     return max(1, BLOCK_BYTES * (128 if device.type == "cuda" else 1) // (4 * numbers))
 
 
 @dataclass(frozen=True)
 class Window:
-    """A part of an epoch.
+    """Consecutive batches of an epoch whose features are in memory.
 
     Attributes
     ----------
     x
-        Features in memory [n, D].
+        Features [n, D].
     rows
         Batches [steps, B] of rows of `x`.
     y
         Their labels [steps, B].
     made
-        What a generator says of the rows of `x`, where one made them.
+        The generator's own account of `x`, where one made it.
     """
 
     x: Tensor
@@ -77,11 +76,11 @@ class SplitRows(Protocol):
     def windows(
         self, draws: Tensor, generator: torch.Generator, epoch: int = 0
     ) -> Iterator[Window]:
-        """Epoch `epoch`, which draws the rows `draws` [steps, B]; `generator` may shuffle it."""
+        """The windows of an epoch with the draws [steps, B]; `generator` shuffles and generates."""
 
 
 class MemoryRows:
-    """Features `x` [A·N, D] float32 and `labels` [A·N], whole on one device."""
+    """Features `x` [A·N, D] float32 and `labels` [A·N], all in the memory of one device."""
 
     def __init__(self, x: Tensor, labels: Tensor, *, copies: int = 1) -> None:
         self.x, self.labels, self.copies, self.dim = x, labels, copies, x.shape[1]
@@ -103,14 +102,14 @@ class MemoryRows:
 
 
 class FeatureReader(Protocol):
-    """Where streamed features come from, such as a view of a bank; `shape` is (A, N, D)."""
+    """Reads features from a file, such as a view of a bank; `shape` is (A, N, D)."""
 
     shape: tuple[int, int, int]
     chunk_rows: int
     dtype: str
 
     def read(self, copy: int, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
-        """The rows `start` … `stop` − 1 of a copy, [n, D] of `dtype`; `out` takes them if given."""
+        """Rows `start` … `stop` − 1 of a copy, [n, D] of `dtype`; into `out` if given."""
 
 
 class StreamedRows:
@@ -121,10 +120,10 @@ class StreamedRows:
     source
         The features.
     labels
-        [N] int64 on the device the features are wanted on.
+        [N] int64, on the device where training takes place.
     budget
-        Bytes of features held at a time: a third for the rows of the rarest classes, a third for
-        each of two buffers.
+        Bytes of features in memory: a third for the rows of the rarest classes, and a third for
+        each of the two buffers.
 
     Raises
     ------
@@ -167,14 +166,14 @@ class StreamedRows:
     def windows(
         self, draws: Tensor, generator: torch.Generator, epoch: int = 0
     ) -> Iterator[Window]:
-        """The epoch's draws, in the order in which shuffled blocks bring them to memory."""
+        """The windows of the epoch, in the order in which shuffled blocks are read."""
         size = draws.shape[1]
         layout = _Layout(size, len(self._kept), self._buffer_rows)
         x = self._prepared(layout)
         drawn = self._plan(draws.flatten().cpu(), layout, generator)
         with ThreadPoolExecutor(1) as pool:
             ready = pool.submit(self._fill, x, drawn.loads[0], layout.buffers[0])
-            carried = 0  # draws of the last window that did not fill a batch
+            carried = 0  # draws at the end of the last window that did not fill a batch
             for number, end in enumerate(drawn.ends):
                 ready.result()
                 if number + 1 < len(drawn.ends):
@@ -197,21 +196,21 @@ class StreamedRows:
         return torch.bincount(labels)[labels].argsort(stable=True)[:count].sort().values
 
     def _prepared(self, layout: _Layout) -> Tensor:
-        """The memory of a training [n, D], with the kept rows in their place."""
+        """The features in memory [n, D], the kept rows already in place."""
         if self._memory is None or len(self._memory) < layout.rows:
             self._memory = torch.empty(layout.rows, self.dim, device=self.device)
             self._fill(self._memory, self._kept, layout.kept)
         return self._memory
 
     def _plan(self, draws: Tensor, layout: _Layout, generator: torch.Generator) -> _Epoch:
-        """Which rows each window loads, and where every draw finds its row."""
+        """Assign draws to windows, and lay out where each finds its row in memory."""
         kept = torch.full((len(self.labels),), -1)
         kept[self._kept] = torch.arange(len(self._kept))
         stays = kept[draws] >= 0
         wanted, which = draws[~stays].unique(return_inverse=True)
         block = wanted // self._items * self._blocks_per_copy + wanted % self._items // self._chunk
         order = torch.randperm(self.copies * self._blocks_per_copy, generator=generator)
-        by_block = order[block].argsort(stable=True)  # rows in the order they are read in
+        by_block = order[block].argsort(stable=True)  # rows in the order of reading
         _, in_block = order[block][by_block].unique_consecutive(return_counts=True)
         starts = _window_starts(in_block.tolist(), self._buffer_rows)
         bounds = torch.tensor([*starts, len(wanted)])
@@ -223,7 +222,7 @@ class StreamedRows:
         window[~stays] = torch.bucketize(loaded, bounds[1:], right=True)
         within = loaded - bounds[window[~stays]]
         places[~stays] = within + torch.tensor(layout.buffers)[window[~stays] % 2]
-        # A draw of a kept row goes to a window with the probability of that window's share.
+        # A draw of a kept row goes to a random window, in proportion to the draws loaded for it.
         share = torch.bincount(window[~stays], minlength=len(starts)).double().cumsum(0)
         share = share / share[-1] if share[-1] else torch.ones_like(share)
         chance = torch.rand(int(stays.sum()), generator=generator, dtype=torch.float64)
@@ -256,7 +255,8 @@ class StreamedRows:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where things lie in a training's memory: two carries of a batch, kept rows, two buffers."""
+    """Offsets of the rows in memory: two carries of up to a batch, for even and odd windows; kept
+    rows; two buffers."""
 
     batch: int
     kept_rows: int
@@ -282,7 +282,8 @@ class _Layout:
 
 @dataclass(frozen=True)
 class _Epoch:
-    """Draws [n] in the order of training, the place of each, each window's end, rows to load."""
+    """Draws [n] in the order of training, the place of each in memory, where each window ends, and
+    the rows it loads."""
 
     draws: Tensor
     places: Tensor
@@ -291,7 +292,7 @@ class _Epoch:
 
 
 def _window_starts(sizes: list[int], limit: int) -> list[int]:
-    """First row of each window: blocks of these `sizes` in order, as many as `limit` allows."""
+    """First row of each window: consecutive blocks of these `sizes`, at most `limit` rows."""
     starts, start, end = [0], 0, 0
     for size in sizes:
         if end + size - start > limit:

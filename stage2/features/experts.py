@@ -1,7 +1,7 @@
-"""Views of several experts [SLA §4.2, RIDE]: which ones a recipe means, and their short name.
+"""Views of several experts [SLA §4.2, RIDE]: the views that a recipe stands for, and a short name.
 
 A bank of E experts has the views ``expert0/NAME`` … of the statistics NAME, and no view ``NAME``. A
-recipe on ``NAME`` then is one on all experts: a head on the features of each, outputs averaged.
+recipe on ``NAME`` is then one on all experts: a head on the features of each, outputs averaged.
 """
 
 from __future__ import annotations
@@ -17,41 +17,42 @@ _EXPERT = re.compile(r"expert(\d+)/(.+)")
 
 
 def averaged(bank: Bank, view: str) -> str:
-    """The views of a bank that a recipe's setting `view` means.
+    """The views of a bank that a recipe's setting `view` stands for.
 
-    Where the bank has no view ``NAME``, those of its experts stand for it, joined by ``+``. What is
-    neither is left as it is.
+    Where the bank has no view ``NAME``, it is replaced by those of its experts, joined by ``+``.
+    A name that has neither is kept.
     """
     return "+".join(name for part in view.split("+") for name in _views_of(bank, part))
 
 
 def resolved(bank: Bank, recipes: Iterable[Recipe]) -> list[Recipe]:
-    """Recipes with the views that they mean on a bank; each once."""
-    found: dict[Recipe, None] = {}
+    """Recipes with their views on a bank spelled out, without duplicates."""
+    recipes_on_bank: dict[Recipe, None] = {}
     for recipe in recipes:
         view = averaged(bank, recipe.settings["view"])
         same = view == recipe.settings["view"]
-        found[recipe if same else Recipe(recipe.name, **{**recipe.settings, "view": view})] = None
-    return list(found)
+        spelled_out = recipe if same else Recipe(recipe.name, **{**recipe.settings, "view": view})
+        recipes_on_bank[spelled_out] = None
+    return list(recipes_on_bank)
 
 
 def averages(bank: Bank) -> list[str]:
-    """The statistics of which a bank has views by experts only: names that stand for an average,
+    """Statistics of which a bank has views of experts only: their names stand for an average,
     ``instance`` first."""
-    found = {match[2]: None for view in bank.views if (match := _EXPERT.fullmatch(view))}
-    return sorted(found.keys() - set(bank.views), key=lambda name: (name != "instance", name))
+    statistics = {match[2] for view in bank.views if (match := _EXPERT.fullmatch(view))}
+    return sorted(statistics - set(bank.views), key=lambda name: (name != "instance", name))
 
 
 def short_name(view: str) -> str:
     """A name for tables, ``expert0+1+2/instance`` for three joined views of one statistics."""
-    told = []
+    parts = []
     for statistics, views in groupby(view.split("+"), _statistics):
         if statistics:
             numbers = "+".join(_EXPERT.sub(r"\1", name) for name in views)
-            told.append(f"expert{numbers}/{statistics}")
+            parts.append(f"expert{numbers}/{statistics}")
         else:
-            told += views
-    return "+".join(told)
+            parts += views
+    return "+".join(parts)
 
 
 def _views_of(bank: Bank, name: str) -> list[str]:

@@ -21,16 +21,16 @@ from stage2.methods.recipe import Recipe
 
 
 class Views:
-    """The views that a sweep has loaded, those of one group at a time, with their classifiers.
+    """Loads the views of one group at a time, with their classifiers or linear probes.
 
     Parameters
     ----------
     bank
-        Where they come from.
+        An open bank.
     device, memory
         As for `load_view`; the views of a group share `memory`.
     workers
-        CPU threads of a linear probe.
+        CPU threads for linear probes.
 
     Attributes
     ----------
@@ -46,23 +46,23 @@ class Views:
         self.probes: dict[str, tuple[Tensor, Tensor]] = {}
 
     def prepare(self, recipes: Sequence[Recipe]) -> None:
-        """Read what recipes are about to be trained on, and train the linear probes they need.
+        """Check the features that recipes use, and train the linear probes they start from.
 
         Raises
         ------
         NotFinite
-            For features that are NaN or infinite, before anything is trained on any.
+            For features that are NaN or infinite, before any training.
         """
         probed = [v for v in probed_views(self._bank, recipes) if v not in self.probes]
         places = {(recipe.views, recipe.settings["train_on"]) for recipe in recipes}
-        if len(places) > 1:  # of one alone the features are looked at as they are loaded
+        if len(places) > 1:  # a single one is checked as it is loaded
             self._finite |= check_features(self._bank, recipes)
         for view in probed:
             self._keep([(view, "train", self._memory)])
             data = self._load(view, "train", self._memory)
             with torch_threads(self._workers):
                 self.probes[view] = linear_probe(data)
-            self._loaded.clear()  # what is loaded from here on has the probe
+            self._loaded.clear()  # views loaded from here on have the probe
 
     def of(self, group: FusedGroup) -> list[ViewData]:
         """The views of a group."""
@@ -102,23 +102,23 @@ def load_view(
     Parameters
     ----------
     bank, view
-        Which features.
+        The features.
     device
-        Where they are wanted.
+        The device to train on.
     memory
         As for `sweep`.
     train_on
-        The split that recipes learn from.
+        The split that recipes are trained on.
     finite
-        Splits and views whose features are known to be finite, so that streamed ones are gone
-        through only once; those of this view are added.
+        Splits and views whose features are known to be finite, so that streamed ones are checked
+        only once; those of this view are added.
 
     Raises
     ------
     ConfigError
         Where the budget is too small to stream.
     NotFinite
-        Where a feature is NaN or infinite: checksums do not tell, and training would.
+        Where a feature is NaN or infinite, which checksums do not detect.
     """
     finite = set() if finite is None else finite
     rows: dict[str, SplitRows] = {}
@@ -154,12 +154,12 @@ def load_view(
 
 
 def _all_finite(x: Tensor) -> bool:
-    """Whether all of `x` is finite, without a mask of its size."""
+    """Whether all of `x` is finite, without allocating a mask of its size."""
     return not x.numel() or all(math.isfinite(end) for end in map(float, x.aminmax()))
 
 
 def _refuse_not_finite(bank: Bank, split: str, view: str) -> None:
-    """Go through the features of a split and view; raise at the first that is not finite."""
+    """Read the features of a split and view; raise at the first that is not finite."""
     for copy in range(bank.copies(split, view)):
         name = f"{bank.path}: {split}/{view}, copy {copy}"
         for start, block in bank.blocks(split, view, copy=copy):
@@ -168,7 +168,7 @@ def _refuse_not_finite(bank: Bank, split: str, view: str) -> None:
 
 
 def check_features(bank: Bank, recipes: Sequence[Recipe]) -> set[tuple[str, str]]:
-    """Go through all features that recipes are to be trained and measured on.
+    """Check all features that recipes are to be trained and measured on.
 
     Returns
     -------
@@ -201,10 +201,10 @@ def view_budget(
     memory: int | None = None,
     train_on: str = "train",
 ) -> dict[str, int | None]:
-    """Bytes of features that each split of a view may hold in memory; None where all fit.
+    """Bytes of features that each split of a view may hold in memory; None where all of them fit.
 
-    Half of `memory` is for features. Training, which reads its features again and again, gets what
-    the other splits leave, and those together at most a quarter.
+    Half of `memory` is for features. The other splits together get at most a quarter of that half;
+    training, which rereads its features every epoch, gets the rest.
     """
     left = half_of(memory, torch.device(device).type)
     spare = left // 4
@@ -224,7 +224,7 @@ def view_bytes(bank: Bank, split: str, view: str) -> int:
 
 
 def half_of(memory: int | None, kind: str) -> int:
-    """What features may take, and as much again a fused group."""
+    """Half of the budget in bytes: one half is for features, the other for a fused group."""
     return (memory or default_memory(kind)) // 2
 
 

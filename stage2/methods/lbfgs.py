@@ -1,8 +1,8 @@
 """Limited-memory BFGS over the full batch, for C independent problems at once.
 
-Every problem has its own curvature pairs, step length and end; what they share is the evaluation of
-the objective, one pass over the data for all. The line search is the bisection of Lewis & Overton
-2013 for the weak Wolfe conditions, which needs no interpolation and so no branches per problem.
+Every problem has its own curvature pairs and step length and ends on its own; they share the
+evaluations of the objective, each one pass over the data. The line search is the bisection of Lewis
+& Overton 2013 for the weak Wolfe conditions: no interpolation, so no branches per problem.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ TRIALS = 40
 
 
 class LBFGS:
-    """What a recipe states with ``optimiser=lbfgs``: the optimum instead of a schedule.
+    """The optimum instead of a schedule, ``optimiser=lbfgs``.
 
     The objective is the loss expected under the sampler's distribution, plus half the weight decay
     times the squared length of the parameters. It has one minimum only where the loss is convex in
-    the logits and these are affine in the parameters, so other recipes are refused. Batches,
-    learning rates, epochs and seeds do not exist for it.
+    the logits and these are affine in the parameters; other recipes are refused. There are no
+    batches, learning rates, epochs or seeds.
     """
 
     source = "lbfgs"
@@ -44,7 +44,7 @@ class LBFGS:
 
 @dataclass(frozen=True)
 class Minimum:
-    """Where C minimisations ended.
+    """The ends of C minimisations.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class Minimum:
         [C, P].
     values, norms
         Objective and largest gradient entry at the start and after each iteration, one list per
-        problem, up to its own end.
+        problem, up to where it ended.
     """
 
     point: Tensor
@@ -75,17 +75,17 @@ def minimise(
     function
         Values [C] and gradients [C, P] at a point [C, P].
     start
-        [C, P], float64 where tolerances below 1e-4 are to be met.
+        [C, P]; float64 for tolerances below 1e-4.
     tolerance
         Largest gradient entry at which each problem ends, [C].
     max_iterations, history
-        Bounds of iterations and of curvature pairs.
+        Iterations and curvature pairs at most.
 
     Returns
     -------
     Minimum
-        A problem that its line search cannot improve, or whose value is not finite, stays where it
-        is; its last norm tells.
+        A problem whose line search finds no improvement, or whose value is not finite, stays where
+        it is; its last norm is then above the tolerance.
     """
     x = start.clone()
     value, gradient = function(x)
@@ -100,8 +100,8 @@ def minimise(
         step = torch.ones_like(value)
         if iteration == 0:
             step = 1 / gradient.abs().sum(1).clamp_min(1)
-        begin = x, value, gradient
-        (point, new, slope), moved = _line_search(function, begin, direction, step)
+        start_of_line = x, value, gradient
+        (point, new, slope), moved = _line_search(function, start_of_line, direction, step)
         pairs.add(point - x, slope - gradient)
         x, value, gradient = point, new, slope
         values.append(value)
@@ -119,16 +119,25 @@ def _cut(curve: list[Tensor], lengths: list[int]) -> list[list[float]]:
 
 def _line_search(
     function: Callable[[Tensor], tuple[Tensor, Tensor]],
-    begin: tuple[Tensor, Tensor, Tensor],
+    start: tuple[Tensor, Tensor, Tensor],
     direction: Tensor,
     step: Tensor,
 ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
     """A point along `direction` that meets the weak Wolfe conditions, per problem.
 
-    From a point, its value and its gradient, `begin`, to those of the new one, and which problems
-    moved.
+    A step that does not descend enough bounds the step length from above, one where the slope is
+    still steep from below; it is doubled until there is an upper bound, and then bisected.
+
+    Parameters
+    ----------
+    start
+        A point, its value and its gradient.
+
+    Returns
+    -------
+    The same of the new point, and which problems moved [C].
     """
-    x, value, gradient = begin
+    x, value, gradient = start
     descent = (gradient * direction).sum(1)
     low, high = torch.zeros_like(step), torch.full_like(step, torch.inf)
     moving = descent < 0
@@ -140,8 +149,8 @@ def _line_search(
         lower = new <= value + ARMIJO * step * descent
         flat = (slope * direction).sum(1) >= CURVATURE * descent
         better = moving & lower  # the best so far, should no step meet both conditions
-        for kept, found in zip(best, (point, new, slope), strict=True):
-            kept[better] = found[better]
+        for kept, tried in zip(best, (point, new, slope), strict=True):
+            kept[better] = tried[better]
         moved |= better
         moving = moving & ~(lower & flat)
         if not bool(moving.any()):
@@ -163,7 +172,7 @@ class _Pairs:
         self._scale = torch.ones_like(like[:, 0])
 
     def add(self, s: Tensor, y: Tensor) -> None:
-        """Keep a pair; for a problem without positive curvature along it, as if it were not."""
+        """Add a pair; it has no effect on problems without positive curvature along it."""
         along = (s * y).sum(1)
         size = y.square().sum(1)
         positive = along > 1e-12 * size

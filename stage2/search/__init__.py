@@ -1,7 +1,7 @@
 """Searching beyond grids: successive halving, and Optuna in batches that train fused.
 
-What a sweep should look for is a `Halving` or a `Sampling`; `stage2.sweep.sweep` takes the one,
-`stage2.adaptive.search` the other. Neither ever looks at test.
+A search is a `Halving`, for `stage2.sweep.sweep`, or a `Sampling`, for `stage2.adaptive.search`.
+Neither ever looks at test.
 """
 
 from stage2.engine.halving import Halving

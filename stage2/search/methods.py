@@ -1,4 +1,4 @@
-"""What a search may be, by the names of ``[search]`` and ``--search``."""
+"""Search methods, by the names they have under ``[search]`` and ``--search``."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from stage2.engine.halving import Halving
 
 @dataclass(frozen=True)
 class Sampling:
-    """Trials that Optuna asks for, a batch at a time.
+    """Trials that Optuna suggests, a batch at a time.
 
     Attributes
     ----------
     trials
-        How many configurations are tried.
+        Configurations to try.
     batch
-        How many of them train together; what they reached is known to those asked for afterwards.
+        Trials that train together; their values inform the batches after them.
     sampler
         ``tpe``, the tree-structured Parzen estimator [Bergstra 2011], or ``random``.
     seed
-        Of the sampler: the same seed asks for the same trials.
+        The sampler's seed: the same seed suggests the same trials.
 
     Raises
     ------
@@ -40,8 +40,8 @@ class Sampling:
     settings: ClassVar[tuple[Setting, ...]] = (
         Setting("trials", 60, "configurations tried", low=1, high=100_000),
         Setting("batch", 16, "trials that train together", low=1, high=100_000),
-        Setting("sampler", "tpe", "what asks for them", choices=("tpe", "random")),
-        Setting("seed", 0, "of the sampler", low=0, high=2**32 - 1),
+        Setting("sampler", "tpe", "how trials are suggested", choices=("tpe", "random")),
+        Setting("seed", 0, "seed of the sampler", low=0, high=2**32 - 1),
     )
 
     def __post_init__(self) -> None:
@@ -50,7 +50,7 @@ class Sampling:
 
     @property
     def batches(self) -> list[int]:
-        """Sizes of the batches, the last as small as it comes out.
+        """Sizes of the batches; the last takes the rest.
 
         >>> Sampling(trials=40, batch=16).batches
         [16, 16, 8]
@@ -66,7 +66,7 @@ SEARCHES: dict[str, type[Halving | Sampling]] = {"halving": Halving, "optuna": S
 
 
 def make_search(method: str, settings: Mapping[str, Any]) -> Search:
-    """A search by its name, with what differs from the defaults.
+    """A search by its name, with the settings that differ from the defaults.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""What a halving sweep trains, in two rounds.
+"""The two rounds of a halving sweep.
 
-First every configuration with one seed, halved; then what is left with its other seeds, in full: a
-mean over seeds is never one over some of them.
+First every configuration trains with one seed, halved; then those left train with their other
+seeds, in full, so that a mean over seeds always covers all of them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from stage2.methods.recipe import Recipe
 
 
 def val_problem(bank: Bank) -> str | None:
-    """What is wrong where a search has no val to go by; None where it has."""
+    """The problem of a search on a bank without a val split; None where there is one."""
     if "val" in bank.evaluated:
         return None
     return (
@@ -27,7 +27,7 @@ def val_problem(bank: Bank) -> str | None:
 
 
 def by_first_seed(recipes: Sequence[Recipe]) -> tuple[list[Recipe], list[Recipe]]:
-    """Of each configuration the first recipe, and all others."""
+    """The first recipe of each configuration, and all others."""
     first = set({recipe.id: recipe for recipe in reversed(recipes)}.values())
     return [r for r in recipes if r in first], [r for r in recipes if r not in first]
 
@@ -35,7 +35,7 @@ def by_first_seed(recipes: Sequence[Recipe]) -> tuple[list[Recipe], list[Recipe]
 def shares(
     halving: Halving, first: Sequence[FusedGroup], later: Sequence[FusedGroup]
 ) -> list[float]:
-    """What part of its epochs each group trains, 0 … 1.
+    """Share of its epochs that each group trains, 0 … 1.
 
     Parameters
     ----------
@@ -44,26 +44,26 @@ def shares(
     first
         Groups of the first seed, which are halved.
     later
-        Groups of the other seeds of configurations of `first`: of these train as many as are left,
-        whichever they are.
+        Groups of the other seeds of the configurations in `first`, of which as many train as are
+        left, whichever they are.
     """
-    found, there, left = [], Counter[BatchStream](), Counter[BatchStream]()
+    parts, configs_of, left = [], Counter[BatchStream](), Counter[BatchStream]()
     for group in first:
         configs, epochs = len(group.recipes), group.stream.epochs
-        found.append(halving.share(configs, epochs) if epochs else 1.0)
-        there[_seedless(group)] += configs
+        parts.append(halving.share(configs, epochs) if epochs else 1.0)
+        configs_of[_seedless(group)] += configs
         left[_seedless(group)] += halving.counts(configs, epochs)[-1] if epochs else configs
-    return found + [left[_seedless(group)] / there[_seedless(group)] for group in later]
+    return parts + [left[_seedless(group)] / configs_of[_seedless(group)] for group in later]
 
 
 def others_left(halving: Halving, groups: Sequence[FusedGroup], others: Sequence[Recipe]) -> int:
-    """How many of the `others` train, where halving leaves of `groups` as many as it may."""
-    each = Counter(recipe.id for recipe in others)
+    """Number of the `others` that train if halving leaves as many of `groups` as it may."""
+    seeds = Counter(recipe.id for recipe in others)
     left = 0.0
     for group in groups:
         configs, epochs = len(group.recipes), group.stream.epochs
         remaining = halving.counts(configs, epochs)[-1] if epochs else configs
-        left += sum(each[recipe.id] for recipe in group.recipes) * remaining / configs
+        left += sum(seeds[recipe.id] for recipe in group.recipes) * remaining / configs
     return round(left)
 
 
