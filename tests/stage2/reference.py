@@ -158,14 +158,11 @@ def las_smoothing(s: Settings, n: Tensor) -> Tensor:
 
 def smoothed(z: Tensor, y: Tensor, epsilon: Tensor, over: str) -> Tensor:
     """Cross-entropy with the target (1−ε_y)·1[k=y] + ε_y·o_k, row by row, [B]."""
-    rows = []
-    for z_i, y_i in zip(z, y.tolist(), strict=True):
-        classes, eps = len(z_i), epsilon[y_i]
-        other = eps / classes if over == "uniform" else eps / (classes - 1)
-        target = other.repeat(classes)
-        target[y_i] = 1 - eps + (eps / classes if over == "uniform" else 0)
-        rows.append(-(target * torch.log_softmax(z_i, 0)).sum())
-    return torch.stack(rows)
+    classes, eps = z.shape[1], epsilon[y]
+    other = eps / classes if over == "uniform" else eps / (classes - 1)
+    target = other[:, None].repeat(1, classes)
+    target[torch.arange(len(y)), y] = 1 - eps + (eps / classes if over == "uniform" else 0)
+    return -(target * torch.log_softmax(z, 1)).sum(1)
 
 
 def _per_row(u: Tensor, y: Tensor) -> Tensor:
@@ -192,14 +189,13 @@ def _sigmoid_focal(z: Tensor, y: Tensor, s: Settings) -> Tensor:
 
 
 def _softmax_bce(z: Tensor, y: Tensor) -> Tensor:
-    rows = []
-    for z_i, y_i in zip(z, y.tolist(), strict=True):
-        log_p, total = torch.log_softmax(z_i, 0), torch.zeros_like(z_i[0])
-        for k in range(len(z_i)):
-            others = torch.cat([log_p[:k], log_p[k + 1 :]])
-            total = total - (log_p[k] if k == y_i else others.logsumexp(0))  # 1 − p_k is their sum
-        rows.append(total / len(z_i))
-    return torch.stack(rows)
+    log_p, total = torch.log_softmax(z, 1), torch.zeros_like(z[:, 0])
+    for k in range(z.shape[1]):
+        others = torch.cat([log_p[:, :k], log_p[:, k + 1 :]], 1)
+        total = total - torch.where(
+            y == k, log_p[:, k], others.logsumexp(1)
+        )  # Σ = 1 − p_k
+    return total / z.shape[1]
 
 
 def _balanced_softmax(z: Tensor, y: Tensor, n: Tensor) -> Tensor:
@@ -238,13 +234,12 @@ def divergence(
         return s[name] if end is None else s[name] + (end - s[name]) * epoch / max(1, epochs - 1)
 
     alpha, temperature = now("distil_weight"), now("temperature")
-    rows = []
-    for z_i, y_i, z0_i in zip(z, y.tolist(), teacher.to(z.dtype), strict=True):
-        group = "many" if n[y_i] > 100 else "few" if n[y_i] < 20 else "medium"
-        p, p0 = torch.softmax(z_i / temperature, 0), torch.softmax(z0_i / temperature, 0)
-        kl = sum(p0[k] * torch.log(p0[k] / p[k]) for k in range(len(p)))
-        rows.append(kl * alpha * temperature**2 * (group in s["distil_groups"].split("+")))
-    return torch.stack(rows)
+    p, p0 = torch.softmax(z / temperature, 1), torch.softmax(teacher.to(z.dtype) / temperature, 1)
+    kl = (p0 * torch.log(p0 / p)).sum(1)
+    groups = s["distil_groups"].split("+")
+    group = ["many" if n_k > 100 else "few" if n_k < 20 else "medium" for n_k in n.tolist()]
+    chosen = torch.tensor([name in groups for name in group], dtype=z.dtype)
+    return kl * alpha * temperature**2 * chosen[y]
 
 
 def loss(

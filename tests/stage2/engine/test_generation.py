@@ -31,7 +31,7 @@ from tests.stage2 import reference
 from tests.stage2.compare import assert_close
 from tests.stage2.synthetic import Problem, group_stream, groups_of, problem, run
 
-SHORT = {"epochs": 5, "batch_size": 16}
+SHORT = {"epochs": 4, "batch_size": 24}
 MOVING = [name for name, entry in GENERATORS.items() if "beta_step" in entry.own]
 
 
