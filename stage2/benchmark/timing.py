@@ -74,15 +74,20 @@ def interleaved(
     peaks: list[list[int]] = [[] for _ in tasks]
     first = [_seconds(task, replace(task.part, epochs=1, steps=1), device) for task in tasks]
     later: list[list[float]] = [[] for _ in tasks]
-    for repeat in range(repeats):
-        for i, task in enumerate(tasks):
-            gc.collect()  # what others left behind must not be given back in this task's time
-            reset_peak_memory(device)
-            held = peak_memory(device)
-            later[i].append(_seconds(task, task.part, device))
-            peaks[i].append(peak_memory(device) - held)
-            if progress:
-                progress(repeat * len(tasks) + i + 1, repeats * len(tasks))
+    gc.collect()
+    gc.freeze()  # what is there now need not be searched again before every task
+    try:
+        for repeat in range(repeats):
+            for i, task in enumerate(tasks):
+                gc.collect()  # what others left behind must not be given back in this task's time
+                reset_peak_memory(device)
+                held = peak_memory(device)
+                later[i].append(_seconds(task, task.part, device))
+                peaks[i].append(peak_memory(device) - held)
+                if progress:
+                    progress(repeat * len(tasks) + i + 1, repeats * len(tasks))
+    finally:
+        gc.unfreeze()
     return [
         Timing(
             task=task,
