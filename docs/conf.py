@@ -39,7 +39,7 @@ napoleon_use_ivar = True
 
 def _page(app: Sphinx, name: str, source: list[str]) -> None:
     """Insert generated parts, unlink files outside the site, keep ``1.0 ± 0.1`` on one line."""
-    text = expand(source[0]).replace("](../README.md", "](overview.md")
+    text = expand(source[0]).replace("../README.md", "overview.md")
     text = re.sub(r"(?<=\d) ± (?=\d)", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}", text)
     source[0] = re.sub(r"\[([^\]]+)\]\((?:\.\./(?!\w+\.md)[^)]+|LICENSE)\)", r"\1", text)
 
