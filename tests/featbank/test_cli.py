@@ -11,14 +11,16 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from featbank.cli import main
 from featbank.cli.progress import progress
+from stage2.results.store import Store
 from tests.conftest import Run, Toy
 
 
@@ -150,69 +152,61 @@ def test_without_val_every_table_says_selected_on_test(
     assert {row["epoch"] for row in rows_of(featbank, "results.sqlite")} == {"last"}
 
 
-def test_a_killed_sweep_resumes_to_the_same_table(
-    installed: Run, make_toy: Callable[..., Toy], tmp_path: Path
-) -> None:
+def _sweep_and_signal(number: signal.Signals, *arguments: str) -> tuple[int, str]:
+    """Sweep in a fork of this process, which gets a signal once it has stored its first results.
+
+    Returns
+    -------
+    Its exit code, of a killed one the negative number of the signal, and what it wrote to stderr.
+    """
+    child = os.fork()
+    if not child:
+        add_runs = Store.add_runs
+
+        def add_and_signal(self: Store, *runs: Any) -> None:
+            add_runs(self, *runs)
+            os.kill(os.getpid(), number)
+
+        try:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
+            Store.add_runs = add_and_signal  # type: ignore[method-assign]
+            sys.stdout, sys.stderr = open(os.devnull, "w"), open("stderr", "w")  # noqa: SIM115
+            main(["sweep", *arguments])
+        except SystemExit as exit:
+            sys.stderr.flush()
+            os._exit(int(exit.code or 0))
+        finally:
+            os._exit(99)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), Path("stderr").read_text()
+
+
+def test_a_killed_sweep_resumes_to_the_same_table(featbank: Run, toy_bank: Path) -> None:
     """SIGKILL after the first results; the same command ends with the uninterrupted table."""
-    make_toy().write(tmp_path / "b.h5")
     sweep = (
-        "sweep", "b.h5", "--recipe", "crt", "--recipe", "lws", "--recipe", "disalign",
-        "--set", "lr=0.01,0.02,0.05,0.1", "--set", "batch_size=16", "--set", "epochs=30",
-        "--seeds", "0,1,2,3",
+        str(toy_bank), "--recipe", "crt", "--recipe", "lws", "--recipe", "disalign",
+        "--set", "lr=0.01,0.1", "--set", "epochs=5", "--seeds", "0,1",
     )  # fmt: skip
-    installed(*sweep, "-o", "whole.sqlite")
-    command = [str(Path(sys.executable).with_name("featbank")), *sweep, "-o", "killed.sqlite"]
-    stored = 48
-    while stored == 48:  # a busy machine may hear of the first results after the last
-        (tmp_path / "killed.sqlite").unlink(missing_ok=True)
-        process = subprocess.Popen(
-            command,
-            cwd=tmp_path,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        while process.poll() is None and not _runs_in(tmp_path / "killed.sqlite"):
-            time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        stored = _runs_in(tmp_path / "killed.sqlite")
-    assert stored, "the sweep ended without results"
-    assert (
-        f"{stored} runs were in killed.sqlite already"
-        in installed(*sweep, "-o", "killed.sqlite").stdout
-    )
-    assert rows_of(installed, "killed.sqlite") == rows_of(installed, "whole.sqlite")
+    featbank("sweep", *sweep, "-o", "whole.sqlite")
+    code, _ = _sweep_and_signal(signal.SIGKILL, *sweep, "-o", "killed.sqlite")
+    assert code == -signal.SIGKILL
+    stored = _runs_in(Path("killed.sqlite"))
+    assert 0 < stored < 12
+    text = featbank("sweep", *sweep, "-o", "killed.sqlite").stdout
+    assert f"{stored} runs were in killed.sqlite already" in text
+    assert rows_of(featbank, "killed.sqlite") == rows_of(featbank, "whole.sqlite")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_tells_what_the_results_hold(
-    number: signal.Signals, make_toy: Callable[..., Toy], tmp_path: Path
+def test_a_signal_reports_what_the_results_hold(
+    number: signal.Signals, featbank: Run, toy_bank: Path
 ) -> None:
     """A signal after the first results: one line with the number of stored runs, exit 1."""
-    make_toy().write(tmp_path / "b.h5")
-    count = 60  # on a busy machine a few runs pass before this test hears of the first
-    seeds = ",".join(map(str, range(count)))
-    handler = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
-    command = [
-        str(Path(sys.executable).with_name("featbank")), "sweep", "b.h5", "--recipe", "crt",
-        "--set", "batch_size=16", "--set", "epochs=200", "--seeds", seeds,
-        "-o", "stopped.sqlite",
-    ]  # fmt: skip
-    process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    signal.signal(signal.SIGINT, handler)
-    while process.poll() is None and not _runs_in(tmp_path / "stopped.sqlite"):
-        time.sleep(0.02)
-    process.send_signal(number)
-    told = process.communicate()[1]
-    assert process.returncode == 1, told
-    stored = _runs_in(tmp_path / "stopped.sqlite")
-    assert 0 < stored < count, stored
-    line = f"{stored} of {count} runs are in stopped.sqlite; the same command continues from there."
-    assert told == f"featbank: stopped. {line}\n"
+    sweep = (str(toy_bank), "--recipe", "crt", "--set", "epochs=2", "--seeds", "0,1,2")
+    code, text = _sweep_and_signal(number, *sweep, "-o", "stopped.sqlite")
+    stored = _runs_in(Path("stopped.sqlite"))
+    assert 0 < stored < 3
+    line = f"{stored} of 3 runs are in stopped.sqlite; the same command continues from there."
+    assert (code, text) == (1, f"featbank: stopped. {line}\n")
 
 
 def test_progress_tells_rate_and_time_left(
@@ -231,13 +225,8 @@ def test_progress_tells_rate_and_time_left(
 
 
 def _runs_in(path: Path) -> int:
-    if not path.exists():
-        return 0
-    try:
-        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as db:
-            return db.execute("SELECT count(*) FROM run").fetchone()[0]
-    except sqlite3.OperationalError:  # the tables are not there yet
-        return 0
+    with sqlite3.connect(path) as db:
+        return db.execute("SELECT count(*) FROM run").fetchone()[0]
 
 
 def test_dry_run_trains_nothing(featbank: Run, toy_bank: Path, tmp_path: Path) -> None:
