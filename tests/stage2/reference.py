@@ -192,9 +192,7 @@ def _softmax_bce(z: Tensor, y: Tensor) -> Tensor:
     log_p, total = torch.log_softmax(z, 1), torch.zeros_like(z[:, 0])
     for k in range(z.shape[1]):
         others = torch.cat([log_p[:, :k], log_p[:, k + 1 :]], 1)
-        total = total - torch.where(
-            y == k, log_p[:, k], others.logsumexp(1)
-        )  # Σ = 1 − p_k
+        total = total - torch.where(y == k, log_p[:, k], others.logsumexp(1))  # Σ = 1 − p_k
     return total / z.shape[1]
 
 
