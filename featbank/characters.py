@@ -1,20 +1,19 @@
-"""Names from files of anyone as they may be shown: on a terminal, in Markdown, LaTeX and CSV."""
+"""Escape names from untrusted files for a terminal, Markdown, LaTeX and CSV."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-_OBEYED = re.compile(
+_CONTROL = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
     "\ufff9-\ufffb\ufffe\uffff\ud800-\udfff\U000e0000-\U000e007f]"
 )
-"""Control characters of C0 and C1, line ends, what turns the direction of writing, what is not
-seen, halves of characters, and what is none. The joiners of Persian and of emoji (U+200C, U+200D)
-stay."""
+"""Control characters of C0 and C1, line ends, changes of writing direction, invisible characters,
+surrogates and noncharacters. The joiners of Persian and of emoji (U+200C, U+200D) stay."""
 
 _MARKDOWN = re.compile(r"[\\|`*]|<(?=[A-Za-z/!?])|(?<=\])[(\[]")
-"""What makes a cell, a span, HTML or a link of a text; a plain ``n < 20`` stays."""
+"""Marks of cells, spans, HTML and links; a plain ``n < 20`` stays."""
 
 _LATEX = str.maketrans(
     {character: f"\\{character}" for character in "_%&#${}"}
@@ -28,16 +27,16 @@ _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
 def visible(text: str) -> str:
-    r"""A text on one line, with every character that a terminal would obey as its escape.
+    r"""A text on one line, with its control characters as escapes.
 
     >>> visible("ape\x1b[2J\n")
     'ape\\x1b[2J\\n'
     """
-    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def clipped(text: str, most: int) -> str:
-    r"""A name as a picture or a sentence has room for it: visible, and cut to `most` characters.
+    r"""A name for a picture or a sentence: visible, and cut to `most` characters.
 
     >>> clipped("a very long\nname", 10)
     'a very lo…'
@@ -47,21 +46,21 @@ def clipped(text: str, most: int) -> str:
 
 
 def visible_lines(text: str) -> str:
-    """The same, but line ends and tabs stay."""
+    """As `visible`, but line ends and tabs stay."""
     return "\n".join("\t".join(map(visible, line.split("\t"))) for line in text.split("\n"))
 
 
 def in_markdown(text: str) -> str:
-    r"""A text that Markdown shows as it is.
+    r"""Escape a text for Markdown.
 
     >>> in_markdown("a|b <script>")
     'a\\|b \\<script>'
     """
-    return _MARKDOWN.sub(lambda found: f"\\{found[0]}", visible(text))
+    return _MARKDOWN.sub(lambda match: f"\\{match[0]}", visible(text))
 
 
 def in_latex(text: str) -> str:
-    r"""A text that LaTeX shows as it is.
+    r"""Escape a text for LaTeX.
 
     >>> in_latex("50 % a_b")
     '50 \\% a\\_b'
@@ -70,13 +69,13 @@ def in_latex(text: str) -> str:
 
 
 def in_csv(value: Any) -> Any:
-    """A cell that no spreadsheet runs: a text that would begin a formula has an apostrophe before
-    it, as OWASP advises. Numbers, also those in texts, stay.
+    """Guard a cell against spreadsheets: a text that would start a formula gets an apostrophe
+    before it, as OWASP advises. Numbers stay, also as texts.
 
     >>> in_csv("=1+1"), in_csv("-0.5"), in_csv(-0.5)
     ("'=1+1", '-0.5', -0.5)
     """
     if not isinstance(value, str):
         return value
-    runs = value.startswith(_FORMULA) and not _NUMBER.fullmatch(value)
-    return f"'{visible(value)}" if runs else visible(value)
+    formula = value.startswith(_FORMULA) and not _NUMBER.fullmatch(value)
+    return f"'{visible(value)}" if formula else visible(value)

@@ -1,4 +1,4 @@
-"""One setting: its type, range, default and meaning, and the sentence for a value that is wrong."""
+"""A setting: its type, range, default and meaning, and the sentence for a wrong value."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any, Literal
 from featbank import errors
 
 LARGEST = {int: 10**9, float: 3.4e38}
-"""Of a number that says no bound of its own: what fits into int32 and float32."""
+"""Bounds of numbers that have none of their own, which fit into int32 and float32."""
 
 _LONGEST = 80
-"""Characters of a wrong value that its sentence repeats."""
+"""Characters of a wrong value that its sentence quotes."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Setting:
     name
         As written on the command line, in JSON and in Python.
     default
-        Value where nobody gives one; it also tells the type. None stands for "derived", and then
-        `kind` tells the type.
+        Value where none is given; its type is the setting's. None stands for "derived", and then
+        `kind` is the type.
     help
         One line: meaning, and unit where there is one.
     low, high
@@ -37,11 +37,11 @@ class Setting:
     choices
         The allowed texts.
     kind
-        The type, where the default does not tell it.
+        The type, where it is not that of the default.
     role
-        What it does besides, at any value but the default: ``schedule`` changes what it belongs to
-        over the epochs of training, ``epoch`` does so from the epoch that it names, ``constraint``
-        bounds what is trained; the default of ``head`` stands for the head's setting of this name.
+        What it does at any value but the default: ``schedule`` changes what it belongs to over the
+        epochs of training, ``epoch`` does so from the epoch that it names, ``constraint`` bounds
+        what is trained; the default of ``head`` stands for the head's setting of this name.
     default_help
         Text for the default in help, where the value says too little: ``the images' own size``.
     """
@@ -69,7 +69,7 @@ class Setting:
         return self.kind or type(self.default)
 
     def problem(self, value: Any, owner: str) -> str | None:
-        """What is wrong with `value`, in one sentence, or None.
+        """Describe what is wrong with `value` in one sentence, or return None.
 
         ``The 'tau' of recipe 'tau_norm' must be a float ≥ 0, got -1.``
         """
@@ -82,9 +82,9 @@ class Setting:
             right = isinstance(value, self.type) and (not self.choices or value in self.choices)
         if right:
             return None
-        told = f"{value:g}" if isinstance(value, float) else shortened(value)
+        text = f"{value:g}" if isinstance(value, float) else shortened(value)
         meant = errors.did_you_mean(value, self.choices) if isinstance(value, str) else ""
-        return f"The {self.name!r} of {owner} must be {self._expected(value)}, got {told}.{meant}"
+        return f"The {self.name!r} of {owner} must be {self._expected(value)}, got {text}.{meant}"
 
     def check(self, value: Any, owner: str) -> Any:
         """Return `value` in the setting's type.
@@ -109,7 +109,7 @@ class Setting:
         return self.check(value, owner)
 
     def expects(self) -> str:
-        """What a value must be, in words: ``a float > 0``."""
+        """Describe what a value must be: ``a float > 0``."""
         if self.choices:
             return "one of " + ", ".join(self.choices)
         word = {bool: "true or false", int: "an integer", float: "a float", str: "a text"}
@@ -126,7 +126,7 @@ class Setting:
         return " ".join([word[self.type], " and ".join(bounds)]).strip()
 
     def _expected(self, value: Any) -> str:
-        """What a value must be; where it exceeds a bound of all numbers, that bound as well."""
+        """Describe what a value must be, with the bound of all numbers where it exceeds that."""
         most = self._most
         if most is None or not isinstance(value, int | float) or not most < abs(value) < math.inf:
             return self.expects()
@@ -135,7 +135,7 @@ class Setting:
 
     @property
     def _most(self) -> float | None:
-        """The bound of a number that has none of its own."""
+        """The bound of a number that has no other."""
         return LARGEST.get(self.type) if self.high is None and self.below is None else None
 
     def _in_range(self, value: float) -> bool:
@@ -192,9 +192,9 @@ def value_text(value: object) -> str:
 
 
 def read_number(text: str, kind: type) -> Any:
-    """The int or float that a text writes in ASCII digits; None where it writes none.
+    """Read an int or float written in ASCII digits; None for any other text.
 
-    Of an integer of more digits than Python reads only the sign is kept: it is beyond any bound.
+    An integer of more digits than Python reads keeps only its sign: it is beyond any bound.
     """
     if not text.isascii() or "_" in text:
         return None
@@ -208,8 +208,8 @@ def read_number(text: str, kind: type) -> Any:
 
 
 def shortened(value: object) -> str:
-    """A wrong value as a sentence repeats it."""
-    if isinstance(value, int) and abs(value) > 10**_LONGEST:  # Python writes out none of thousands
+    """A wrong value as a sentence quotes it."""
+    if isinstance(value, int) and abs(value) > 10**_LONGEST:  # Python formats none of thousands
         return f"an integer of more than {_LONGEST} digits"
     text = repr(value)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
@@ -221,9 +221,9 @@ def flag(option: str) -> str:
 
 
 def wrong_values(settings: Iterable[Setting], values: Mapping[str, Any], owner: str) -> list[str]:
-    """A sentence for each of the `values` that its setting does not allow."""
-    found = [s.problem(values[s.name], owner) for s in settings if s.name in values]
-    return [problem for problem in found if problem]
+    """Sentences for the `values` that their settings do not allow."""
+    problems = (s.problem(values[s.name], owner) for s in settings if s.name in values)
+    return [problem for problem in problems if problem]
 
 
 def scheduled(settings: Iterable[Setting], values: Mapping[str, Any]) -> bool:
@@ -236,12 +236,12 @@ def scheduled(settings: Iterable[Setting], values: Mapping[str, Any]) -> bool:
 
 
 def resolved(settings: Iterable[Setting], given: Mapping[str, Any], owner: str) -> dict[str, Any]:
-    """Values of `settings`: those `given`, checked, and the defaults of the rest.
+    """Values of `settings`: those `given`, checked, and defaults for the rest.
 
     Raises
     ------
     ConfigError
-        For a wrong value, or a name that is none of the settings.
+        For a wrong value, or a name that no setting has.
     """
     by_name = {setting.name: setting for setting in settings}
     for name in given:

@@ -1,4 +1,4 @@
-"""Text files that a user writes: lines of image lists, and class names."""
+"""Text files that users write: image lists and class names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from featbank import errors
 from featbank.regular import Unopened, reason, regular_status, unprintable
 
 _ENCODINGS = {
-    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark it begins with
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark it starts with
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
@@ -18,14 +18,14 @@ _ENCODINGS = {
 
 
 def read_class_names(path: Path) -> list[str]:
-    """Read class names, one per line, in label order, without blanks and empty lines at the end.
+    """Read class names, one per line, in label order; blank lines at the end are dropped.
 
     Raises
     ------
     ConfigError
         For a missing file.
     DataError
-        As `read_lines`, for a file without a name, and for an empty line or a NUL, with its line.
+        As `read_lines`; for a file without names, and for an empty line or a NUL, with its line.
     """
     remedy = "Give one class name per line, in label order."
     names = [line.strip() for line in _lines(path, "file of class names", remedy)]
@@ -37,7 +37,7 @@ def read_class_names(path: Path) -> list[str]:
         if not name:
             raise errors.DataError(
                 f"{path}: line {number} is empty. Every line is the name of a class: fill it in, "
-                "or drop it."
+                "or remove it."
             )
         if "\0" in name:
             raise errors.DataError(
@@ -56,21 +56,21 @@ def read_lines(path: Path, kind: str, remedy: str) -> list[str]:
     kind
         What the file is, for messages: ``list file``.
     remedy
-        What it should hold, a sentence.
+        Sentence on what it should hold.
 
     Raises
     ------
     ConfigError
         For a missing file.
     DataError
-        For what is not a regular file or not text, and for a control character, with its line.
+        For anything but a regular text file, and for a control character, with its line.
     """
     lines = _lines(path, kind, remedy)
     for number, line in enumerate(lines, 1):
         if character := unprintable(line):
             raise errors.DataError(
-                f"{path} line {number} has the control character {character!r}. Take it out; "
-                "where it is part of a file's name, rename the file."
+                f"{path} line {number} has the control character {character!r}. Remove it; "
+                "if it is part of a file's name, rename the file."
             )
     return lines
 
@@ -93,5 +93,5 @@ def _decoded(content: bytes) -> list[str]:
     encodings = (name for mark, name in _ENCODINGS.items() if content.startswith(mark))
     text = content.decode(next(encodings, "utf-8"))
     lines = text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
-    # Files joined by `cat` have a mark at the start of each.
+    # Files joined by `cat` have a mark at the start of each part.
     return [line.removeprefix("\ufeff") for line in lines] if text else []

@@ -1,4 +1,4 @@
-"""Words that several messages share."""
+"""Phrases that several messages share."""
 
 from __future__ import annotations
 

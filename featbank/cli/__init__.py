@@ -1,5 +1,5 @@
 """The command line. Its commands are imported when it is called, so that Ctrl-C during the imports
-ends it in one line, too.
+ends it in one line as well.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-"""What stops a command, both in the same way."""
+"""Signals that stop a command."""
 
 
 class _CommandLine:
@@ -40,9 +40,9 @@ main = _CommandLine()
 
 
 def stop() -> NoReturn:
-    """Say that the command was stopped, and end it; of several processes only the leader says so.
+    """Report that the command was stopped, and end it; of several processes only the leader does.
 
-    Another signal ends it at once.
+    A second signal ends it at once.
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL)
@@ -52,10 +52,10 @@ def stop() -> NoReturn:
 
 
 class _Interrupts:
-    """Handlers of `SIGNALS` that raise KeyboardInterrupt, and know that they did.
+    """Handlers of `SIGNALS` that raise KeyboardInterrupt, and remember that they did.
 
-    An interrupt that hits a callback of the interpreter is lost there with a traceback, which
-    happens during imports: it then comes a second time, a moment later.
+    An interrupt in a callback of the interpreter is lost there with a traceback, which happens
+    during imports: it is then raised again a moment later.
     """
 
     def __init__(self) -> None:
@@ -63,13 +63,13 @@ class _Interrupts:
         self._process = os.getpid()
         self._unraisable = sys.unraisablehook
         for number in SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell's background jobs do
+            if signal.getsignal(number) is not signal.SIG_IGN:  # a shell's background job
                 signal.signal(number, self._interrupt)
         signal.signal(signal.SIGALRM, self._interrupt)
         sys.unraisablehook = self._lost
 
     def _interrupt(self, number: int, frame: FrameType | None) -> NoReturn:
-        if os.getpid() != self._process:  # a child that was forked has no line to say
+        if os.getpid() != self._process:  # a forked child reports nothing
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self.came = True

@@ -1,4 +1,4 @@
-"""``featbank info``, ``verify``, ``merge`` and ``split``: seeing banks, and rearranging them."""
+"""``featbank info``, ``verify``, ``merge`` and ``split``: inspect and rearrange banks."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON obj
 _OVERWRITE = overwrite_option("Replace existing files.")
 
 _SHOWN = 8
-"""Defects of one check that the screen shows; ``--json`` has all."""
+"""Defects of a check that are shown; ``--json`` has all."""
 
 _LISTED = 3
-"""Views that are named in one line as well; more are counted there."""
+"""Views that are named in the line of features; more are counted."""
 
 
 @click.command()
@@ -40,23 +40,23 @@ def info(*, bank: Path, as_json: bool) -> None:
     from featbank.bank.summary import history, summary
 
     with Bank(bank) as b:
-        told = summary(b)
+        facts = summary(b)
     if as_json:
-        click.echo(json.dumps(told, indent=2))
+        click.echo(json.dumps(facts, indent=2))
         return
     say(
-        f"{bank}  ({told['size'] / 2**20:.1f} MiB, schema {told['schema']}, "
-        f"fingerprint {told['fingerprint'][:12]})"
+        f"{bank}  ({facts['size'] / 2**20:.1f} MiB, schema {facts['schema']}, "
+        f"fingerprint {facts['fingerprint'][:12]})"
     )
-    _show_classes(told)
-    _show_splits(told["splits"])
-    names = list(told["views"])
+    _show_classes(facts)
+    _show_splits(facts["splits"])
+    names = list(facts["views"])
     views = f"views: {', '.join(names)}" if len(names) <= _LISTED else f"{len(names)} views"
-    say(f"features    D = {told['dim']}, {told['dtype']}, {views}")
+    say(f"features    D = {facts['dim']}, {facts['dtype']}, {views}")
     width = max(map(len, ["instance", *names])) + 1
-    for name, view in told["views"].items():
+    for name, view in facts["views"].items():
         say(f"  {name:<{width}} {_described(name, view)}")
-    for step, text in history(told["provenance"]):
+    for step, text in history(facts["provenance"]):
         indent = "" if step == "made by" else "  "
         say(f"{indent + step:<11} {text}")
 
@@ -67,7 +67,7 @@ def info(*, bank: Path, as_json: bool) -> None:
 def verify(*, bank: Path, as_json: bool) -> None:
     """Read every byte of a bank and list everything that is wrong with it.
 
-    A note is worth knowing and no defect. Exit code 2 where a check failed.
+    A note is worth knowing but no defect. Exit code 2 where a check failed.
 
     \b
     featbank verify bank.h5
@@ -95,8 +95,8 @@ def verify(*, bank: Path, as_json: bool) -> None:
         )
     if not as_json:
         notes = sum(check.status == "note" for check in checks)
-        told = f", {notes} with a note" if notes else ""
-        say(f"{bank} passed {len(checks)} checks{told}.")
+        with_notes = f", {notes} with a note" if notes else ""
+        say(f"{bank} passed {len(checks)} checks{with_notes}.")
 
 
 @click.command()
@@ -122,7 +122,7 @@ def merge(*, banks: tuple[Path, ...], output: Path, overwrite: bool) -> None:
         "shards": "the rows of {n} shards, one after another",
         "views": "the views of {n} banks, side by side",
     }[merged.kind].format(n=len(banks))
-    say(f"Wrote {output}: {how}. {_fingerprint_told(output)}")
+    say(f"Wrote {output}: {how}. {_fingerprint_line(output)}")
     if merged.borrowed:
         say(
             f"Note: {', '.join(merged.borrowed)} had no stage-1 classifier and now has the "
@@ -156,9 +156,9 @@ def split(
 ) -> None:
     """Hold a val split out of train, or cut a bank into shards.
 
-    Held-out rows keep their index, which points to the source rows of train. Many, medium and few
-    stay as they were: classes are grouped by train and val together. Shards are named
-    bank-0of4.h5, …; `featbank merge` joins them to the same bank again.
+    Held-out rows keep their index, which points to the source rows of train. The groups many,
+    medium and few stay as they were: they count train and val together. Shards are named
+    bank-0of4.h5, …; `featbank merge` joins them into the same bank again.
 
     \b
     featbank split bank.h5 --val-per-class 5 -o with-val.h5
@@ -177,7 +177,7 @@ def split(
         )
     if shards is not None:
         if seed is not None or seen is not None:
-            raise ConfigError("--seed and --seen are about val. Leave them out with --shards.")
+            raise ConfigError("--seed and --seen are for val. Leave them out with --shards.")
         with progress("MiB written") as report:
             paths = split_shards(bank, output, shards, overwrite=overwrite, progress=report)
         together = output / f"{bank.stem}-*of{shards}.h5"
@@ -188,7 +188,7 @@ def split(
         return
     how = HoldOut(val_per_class, val_fraction, seed or 0)
     with progress("MiB written") as report:
-        told = split_val(
+        held_out = split_val(
             bank,
             output,
             how,
@@ -196,25 +196,25 @@ def split(
             overwrite=overwrite,
             progress=report,
         )
-    say(f"Wrote {output}: {told}. {_fingerprint_told(output)}")
+    say(f"Wrote {output}: {held_out}. {_fingerprint_line(output)}")
     with Bank(output) as written:
         if written.seen("val").any():
             say(f"Note: {SEEN_VAL}")
 
 
-def _show_classes(told: Mapping[str, Any]) -> None:
-    most, least = max(told["train_counts"]), min(told["train_counts"])
+def _show_classes(facts: Mapping[str, Any]) -> None:
+    most, least = max(facts["train_counts"]), min(facts["train_counts"])
     ratio = f"{most / least:.0f}" if least else "∞: a class is empty"
     say(
-        f"classes     K = {told['num_classes']}, training samples {most} … {least} "
+        f"classes     K = {facts['num_classes']}, training samples {most} … {least} "
         f"(imbalance {ratio})"
     )
-    for name, group in told["groups"].items():
+    for name, group in facts["groups"].items():
         say(
             f"  {name:<9} {len(group['classes']):>4} classes, {group['samples']} samples "
             f"({group['rule']})"
         )
-    if told["full_counts"] != told["train_counts"]:
+    if facts["full_counts"] != facts["train_counts"]:
         say("  grouped by train and the rows held out of it together")
 
 
@@ -227,7 +227,7 @@ def _show_splits(splits: Mapping[str, Any]) -> None:
             split["source"],
             *(["with paths"] if split["paths"] else []),
             *(["held out of train"] if split["held_out"] else []),
-            *([_told_seen(split)] if split["seen"] and name != "train" else []),
+            *([_seen_text(split)] if split["seen"] and name != "train" else []),
         ]
         source = ", ".join(notes)
         figures = f"{split['rows']:>14} {split['classes']:>8} {per_class:>12}"
@@ -236,8 +236,8 @@ def _show_splits(splits: Mapping[str, Any]) -> None:
         say("  val           none: comparisons on this bank are selected on test")
 
 
-def _told_seen(split: Mapping[str, Any]) -> str:
-    """Whether stage 1 was trained on the rows of a split."""
+def _seen_text(split: Mapping[str, Any]) -> str:
+    """How many rows of a split stage 1 was trained on."""
     return ("" if split["seen"] == split["rows"] else f"{split['seen']} rows ") + "seen by stage 1"
 
 
@@ -286,7 +286,7 @@ def _verdict(bank: Path, checks: list[Check], passed: bool) -> dict[str, Any]:
 
 
 def _fingerprint_of(path: Path) -> str | None:
-    """The fingerprint of a bank, None where it cannot be opened."""
+    """The fingerprint of a bank, or None where it cannot be opened."""
     from featbank.bank import Bank
     from featbank.errors import BankError
 
@@ -297,5 +297,5 @@ def _fingerprint_of(path: Path) -> str | None:
         return None
 
 
-def _fingerprint_told(path: Path) -> str:
+def _fingerprint_line(path: Path) -> str:
     return f"Fingerprint {str(_fingerprint_of(path))[:12]}."

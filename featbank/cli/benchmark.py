@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 MOST_CONFIGURATIONS = 10_000
-"""That are trained together."""
+"""Configurations that are trained together."""
 
 
 @click.command()
@@ -82,8 +82,8 @@ def benchmark(
 ) -> None:
     """Measure the engine beside the usual loops and this machine's ceilings.
 
-    Trains random features of a benchmark's shape: linear heads under cross-entropy, SGD, 10 epochs.
-    Everything runs in one process and in turn.
+    Trains on random features of a benchmark's shape: linear heads, cross-entropy, SGD, 10 epochs.
+    Everything runs in one process, in turn.
 
     \b
     featbank benchmark
@@ -122,7 +122,7 @@ def _numbers(text: str) -> list[int]:
 
 
 def show(result: dict[str, Any]) -> None:
-    """Print what `stage2.benchmark.benchmark` returned, with what it says in words."""
+    """Print a result of `stage2.benchmark.benchmark` as a table, and in words."""
     from rich.console import Console
 
     console = Console(file=styled_stdout(), highlight=False)
@@ -172,7 +172,7 @@ def _table(result: dict[str, Any], largest: int) -> Table:
 
 
 def _sentences(result: dict[str, Any], best: dict[str, Any]) -> list[str]:
-    """What was measured of the machine, and what the row `best` says beside it."""
+    """Sentences on the machine, and on how the row `best` compares with it."""
     floor = best["floor"]
     fused = [row for row in result["measurements"] if row["name"].startswith("fused")]
     memory = result["feature_bytes"] + max(row["memory_bytes"] for row in fused)

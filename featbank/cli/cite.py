@@ -10,7 +10,7 @@ import click
 def cite(*, wanted: tuple[str, ...]) -> None:
     """Print BibTeX of the methods that results files or named methods use, and of featbank.
 
-    A results file counts with every recipe in it. A line above each entry tells what it is cited
+    A results file stands for every recipe in it. A line above each entry says what it is cited
     for; BibTeX skips it. Cross-entropy, plain batches and SGD are not cited.
 
     \b

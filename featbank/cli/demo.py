@@ -1,4 +1,4 @@
-"""``featbank demo``: the whole road on data that needs no download."""
+"""``featbank demo``: the whole road, on data that needs no download."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GRIDS: dict[str, dict[str, list[float]]] = {
     "logit_adjust": {"tau": [i / 10 for i in range(31)]},
     "ncm": {},
 }
-"""What the demo sweeps: 205 configurations."""
+"""Grids of the demo: 205 configurations."""
 
 SEEDS = (0, 1, 2)
 
@@ -54,7 +54,7 @@ def demo(output: Path, device: str) -> None:
     from stage2.methods.recipe import expand
     from stage2.sweep import sweep
 
-    begun = time.perf_counter()
+    started = time.perf_counter()
     run, bank, results = output / "stage1", output / "bank.h5", output / "results.sqlite"
     output.mkdir(parents=True, exist_ok=True)
 
@@ -82,11 +82,11 @@ def demo(output: Path, device: str) -> None:
 
     _step(4, "Rank them")
     show(swept.board.best(), "table")
-    click.echo(f"\nDone in {time.perf_counter() - begun:.0f} seconds. What the demo left:")
+    click.echo(f"\nDone in {time.perf_counter() - started:.0f} seconds. The demo wrote:")
     for path, what in (
         (checkpoint, "the backbone"),
         (bank, f"its features: featbank info {bank}"),
-        (results, f"every result: featbank leaderboard {results}"),
+        (results, f"all results: featbank leaderboard {results}"),
     ):
         say(f"  {path}  {what}")
 

@@ -17,9 +17,9 @@ from featbank.cli.terminal import say
 def export_features(*, bank: Path, output: Path, overwrite: bool) -> None:
     """Write a bank to a folder of .npy files, for programs that read no HDF5.
 
-    The places mirror the bank's names: train/label.npy [N], train/instance/feature.npy [N, D],
-    classifier/instance/weight.npy [K, D], classes/name.txt, …; bank.json says the rest.
-    `featbank import` reads the folder back, all but BatchNorm statistics, which stay out.
+    Files are named as in the bank: train/label.npy [N], train/instance/feature.npy [N, D],
+    classifier/instance/weight.npy [K, D], classes/name.txt, …; bank.json has the rest.
+    `featbank import` reads the folder back, except BatchNorm statistics, which are not exported.
 
     \b
     featbank export-features bank.h5 -o features

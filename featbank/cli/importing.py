@@ -53,7 +53,7 @@ _SPLITS = ("train", "val", "test", "train_balanced")
     "--labels",
     "kind",
     type=click.Choice(["names", "numbers"]),
-    help="What labels are. [default: numbers where all are whole numbers, else names]",
+    help="How labels are written. [default: numbers where all are whole numbers, else names]",
 )
 @click.option(
     "--renumber", is_flag=True, help="Number the ids that occur, by size; ids become class names."
@@ -64,14 +64,14 @@ _SPLITS = ("train", "val", "test", "train_balanced")
     metavar="K",
     default=100_000,
     show_default=True,
-    help="How many classes numbers alone may make where most have no row.",
+    help="Classes that numeric labels may define where most have no row.",
 )
 @click.option(
     "--label-base",
     type=Integer(0, 1),
     default=0,
     show_default=True,
-    help="What labels count from: 1 in MATLAB.",
+    help="First label: 1 in MATLAB.",
 )
 @val_options
 @click.option("--val-seed", type=Integer(0), metavar="S", help="Seed of their draw. [default: 0]")
@@ -90,7 +90,7 @@ _SPLITS = ("train", "val", "test", "train_balanced")
 @click.option("--dtype", type=click.Choice(["float32", "float16"]), help="[default: as given]")
 @output_option("The bank.", required=False)
 @overwrite_option("Replace an existing bank.")
-@click.option("--dry-run", is_flag=True, help="Show what is understood, and write nothing.")
+@click.option("--dry-run", is_flag=True, help="Show how the arrays are read, and write nothing.")
 def import_(
     *,
     file: Path | None,
@@ -114,12 +114,12 @@ def import_(
     or column in one, feats.npz:x_train. X and Y may be folders with one .npy per image. Labels are
     numbers or class names. Features may have axes of length 1; copies need --copies.
 
-    FILE may be a folder that featbank export-features wrote: it is read back as it was, all but
+    FILE may be a folder that featbank export-features wrote: it is read back as it was, except
     BatchNorm statistics.
 
     FILE given alone names its keys x_train, y_train, x_test, …, further views x_train_balanced,
     the classifier w0 and b0, a view's w0_balanced and b0_balanced; or it is a table with the
-    columns embedding and label, and if wanted split, index and path.
+    columns embedding and label, and optionally split, index and path.
 
     \b
     featbank import --train x.npy y.npy --test xt.npy yt.npy --classifier w.npy b.npy -o bank.h5

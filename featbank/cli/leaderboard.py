@@ -56,7 +56,7 @@ def leaderboard(
 ) -> None:
     """Rank the recipes of a results file.
 
-    A condition asks for metrics at the epoch that ranks. A configuration without a setting meets no
+    A condition compares metrics at the epoch that ranks. A configuration without a setting meets no
     comparison of it; `not lr<0.1` also keeps those that have no lr.
 
     \b

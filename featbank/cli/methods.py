@@ -13,7 +13,7 @@ from featbank.settings import Setting
 @click.command()
 @click.argument("name", required=False)
 def methods(name: str | None) -> None:
-    """List recipes, heads, losses, samplers, generators and schedules, or tell what NAME takes.
+    """List recipes, heads, losses, samplers, generators and schedules, or show what NAME takes.
 
     \b
     featbank methods
@@ -29,15 +29,15 @@ def methods(name: str | None) -> None:
         for kind, registry in REGISTRIES.items():
             _list(plural(kind), {key: entry.description for key, entry in registry.items()})
         _list("schedules", SCHEDULES)
-        click.echo("featbank methods NAME tells what one takes, and where it comes from.")
+        click.echo("featbank methods NAME shows what one takes, and where it comes from.")
         return
-    found = [kind for kind, registry in REGISTRIES.items() if name in registry]
-    if name not in PRESETS and not found:
+    kinds = [kind for kind, registry in REGISTRIES.items() if name in registry]
+    if name not in PRESETS and not kinds:
         known = sorted({*PRESETS, *(key for registry in REGISTRIES.values() for key in registry)})
         raise ConfigError(f"No method is called {name!r}. {closest(name, known)}")
     if name in PRESETS:
         _recipe(name)
-    for kind in found:
+    for kind in kinds:
         entry = REGISTRIES[kind][name]
         click.echo(f"{kind} {name}: {entry.description}\n  from {citation(entry.source)}")
         for setting in entry.settings:
@@ -66,5 +66,5 @@ def _recipe(name: str) -> None:
 
 
 def _setting(key: str, value: object, setting: Setting) -> None:
-    told = "derived" if value is None else value
-    click.echo(f"  {key:<16} {told!s:<14} {setting.help} ({setting.expects()})")
+    text = "derived" if value is None else value
+    click.echo(f"  {key:<16} {text!s:<14} {setting.help} ({setting.expects()})")

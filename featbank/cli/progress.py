@@ -11,7 +11,7 @@ from featbank.cli.terminal import say, styled_stdout
 
 SECONDS_BETWEEN_LINES = 5
 SECONDS_OF_SILENCE = 60
-"""Where the work prints lines of its own, elsewhere than on a terminal: silence before one here."""
+"""Silence before a progress line where the work prints lines of its own, without a terminal."""
 
 Advance = Callable[[int, int], None]
 
@@ -31,7 +31,7 @@ def progress(what: str) -> Iterator[Advance]:
 def progress_beside_lines(what: str) -> Iterator[tuple[Advance, Callable[[str], None]]]:
     """Yield the function of `progress`, and one that prints a line.
 
-    What the first call says is done was there before, and does not count for the rate.
+    The work that the first call reports as done was there before and does not count for the rate.
     """
     if sys.stdout.isatty():
         with _bar(what, resumes=True) as advance:
@@ -53,48 +53,48 @@ def _bar(what: str, *, resumes: bool = False) -> Iterator[Advance]:
         task = bar.add_task(what, total=None, rate="")
         pace = _Pace(resumes=resumes)
         yield lambda done, total: bar.update(
-            task, completed=done, total=total, rate=_told(pace.rate(done, time.monotonic()))
+            task, completed=done, total=total, rate=_rate_text(pace.rate(done, time.monotonic()))
         )
 
 
 class _Pace:
-    """The rate since the work began, or since it went on."""
+    """Rate since the work started, or since it was resumed."""
 
     def __init__(self, *, resumes: bool) -> None:
-        self.begun = time.monotonic()
-        self._there = None if resumes else 0
+        self.started = time.monotonic()
+        self._before = None if resumes else 0
 
     def rate(self, done: int, now: float) -> float:
-        """Per second, `done` at the time `now`."""
-        if self._there is None:
-            self.begun, self._there = now, done
-        return (done - self._there) / max(now - self.begun, 1e-9)
+        """Units per second, with `done` of them at the time `now`."""
+        if self._before is None:
+            self.started, self._before = now, done
+        return (done - self._before) / max(now - self.started, 1e-9)
 
 
 class _Lines:
-    """At most one line in so many `seconds`."""
+    """Progress lines, at most one every so many `seconds`."""
 
     def __init__(
         self, what: str, *, resumes: bool = False, seconds: float = SECONDS_BETWEEN_LINES
     ) -> None:
         self._what, self._seconds = what, seconds
         self._pace = _Pace(resumes=resumes)
-        self._last = self._pace.begun
+        self._last = self._pace.started
 
     def say(self, line: str) -> None:
-        """Print a line that is not about progress; it counts as one."""
+        """Print a line of the work itself; it counts as one of progress."""
         self._last = time.monotonic()
         say(line)
 
     def advance(self, done: int, total: int, *, due: bool = False) -> None:
-        """Print how far the work is, where it is time to or `due`."""
+        """Print the progress where a line is due, or asked for with `due`."""
         now = time.monotonic()
         rate = self._pace.rate(done, now)
         if due or now - self._last > self._seconds:
             self._last = time.monotonic()
             left = f", {(total - done) / rate:.0f} s left" if rate > 0 and done < total else ""
-            say(f"{self._what}: {done} of {total}, {_told(rate)}{left}")
+            say(f"{self._what}: {done} of {total}, {_rate_text(rate)}{left}")
 
 
-def _told(rate: float) -> str:
+def _rate_text(rate: float) -> str:
     return f"{rate:.3g} per second"

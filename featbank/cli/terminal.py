@@ -1,9 +1,8 @@
-"""What a command prints: visible, in the stream's own encoding, and never half in silence.
+"""Output of commands: visible, in the stream's encoding, and never lost in silence.
 
-While a command runs, `guarded_streams` stands between it and stdout and stderr. Names come from
-files of anyone, so what a terminal would obey is shown as an escape; a character that the stream
-cannot show is replaced; a closed pipe ends the command without a word, and a stdout that cannot be
-written ends it in one line.
+While a command runs, `guarded_streams` wraps stdout and stderr. Names come from untrusted files, so
+control characters are shown as escapes; characters that the stream cannot encode are replaced; a
+closed pipe ends the command silently, and a stdout that cannot be written ends it in one line.
 """
 
 from __future__ import annotations
@@ -23,28 +22,28 @@ _PLAIN = {
     **{"≤": "<=", "≥": ">=", "…": "...", "–": "-", "−": "-", "—": "-", "±": "+-", "×": "x"},
     **{"→": "->", "▶": ">", "·": "-", "─": "-", "━": "-", "│": "|", "\u00a0": " ", "τ": "tau"},
 }
-"""What stands for our own signs where a stream cannot show them; for any other, a question mark."""
+"""Replacements of our own signs where a stream cannot encode them; any other becomes ``?``."""
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Print one line, whatever is in the names that it tells of."""
+    """Print one line, with control characters in names made visible."""
     click.echo(visible(text), err=err)
 
 
 def styled_stdout() -> TextIO:
-    """The stdout for rich, which writes escape sequences of its own; its texts must be visible."""
+    """Stdout for rich, which writes escape sequences of its own; make its texts visible first."""
     return sys.stdout.styled if isinstance(sys.stdout, _Stream) else sys.stdout
 
 
 @contextlib.contextmanager
 def guarded_streams() -> Iterator[None]:
-    """Stand between a command and its stdout and stderr."""
+    """Wrap stdout and stderr while a command runs."""
     stdout, stderr = sys.stdout, sys.stderr
-    own = open(os.devnull, "w") if stderr is None else None  # noqa: SIM115  # closed below
-    sys.stderr = _Stream(own or stderr, _ignored)
+    devnull = open(os.devnull, "w") if stderr is None else None  # noqa: SIM115  # closed below
+    sys.stderr = _Stream(devnull or stderr, _ignored)
     try:
         if stdout is None:
-            _end("stdout is closed. Redirect it to /dev/null where nobody is to read it.")
+            _end("stdout is closed. Redirect it to /dev/null if nobody reads it.")
         sys.stdout = _Stream(stdout, _end_of_stdout)
         try:
             yield
@@ -52,21 +51,21 @@ def guarded_streams() -> Iterator[None]:
             sys.stdout.flush()
     finally:
         sys.stdout, sys.stderr = stdout, stderr
-        if own:
-            own.close()
+        if devnull:
+            devnull.close()
 
 
 class _Stream(io.TextIOBase):
-    """A text stream that is written to as said above.
+    """A text stream that writes as described above.
 
-    It has no ``buffer``: click would write UTF-8 there, whatever the encoding.
+    It has no ``buffer``: click would write UTF-8 to it, whatever the encoding.
 
     Parameters
     ----------
     stream
-        What is written to.
+        The stream underneath.
     failed
-        Called with the stream and the error of a write.
+        Called with the stream and the error where a write fails.
     escapes
         Whether control characters become visible.
     """
@@ -78,7 +77,7 @@ class _Stream(io.TextIOBase):
 
     @property
     def styled(self) -> TextIO:
-        """The same stream for who writes escape sequences on purpose."""
+        """The same stream, for escape sequences that are written on purpose."""
         return _Stream(self._stream, self._failed, escapes=False)  # type: ignore[return-value]
 
     @property
@@ -110,7 +109,7 @@ class _Stream(io.TextIOBase):
 
 
 def _encodable(text: str, encoding: str) -> str:
-    """The text with a replacement for each character that an encoding does not have."""
+    """The text with each character replaced that an encoding does not have."""
     try:
         text.encode(encoding)
     except UnicodeEncodeError:
@@ -129,7 +128,7 @@ def _has(encoding: str, character: str) -> bool:
 def _end_of_stdout(stream: TextIO, error: OSError) -> NoReturn:
     place = _place(stream)
     _silence(stream)
-    if isinstance(error, BrokenPipeError):  # who reads has seen enough
+    if isinstance(error, BrokenPipeError):  # the reader has seen enough
         sys.exit(1)
     _end(f"{place} could not be written ({error.strerror or error}). Choose another place.")
 
@@ -140,19 +139,19 @@ def _end(fact: str) -> NoReturn:
 
 
 def _ignored(stream: TextIO, error: OSError) -> None:
-    _silence(stream)  # there is no place left to say it
+    _silence(stream)  # nowhere is left to report it
 
 
 def _silence(stream: TextIO) -> None:
-    """Let what is still in a stream's buffer go nowhere: the interpreter writes it at its exit."""
+    """Discard what is left in a stream's buffer, which the interpreter would write at its exit."""
     with contextlib.suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, stream.fileno())
+        os.close(devnull)
 
 
 def _place(stream: TextIO) -> str:
-    """The file that a stream is redirected to, where the system tells."""
+    """The file that a stream is redirected to, where the system knows it."""
     with contextlib.suppress(OSError, ValueError):
         path = os.readlink(f"/proc/self/fd/{stream.fileno()}")
         return path if path.startswith("/") else "stdout"

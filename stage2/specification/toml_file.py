@@ -1,8 +1,9 @@
-"""A TOML file with the lines of what stands in it: `tomllib` gives values, and no lines."""
+"""A TOML file with the lines of its keys and values, which `tomllib` does not give."""
 
 from __future__ import annotations
 
 import bisect
+import itertools
 import re
 import tomllib
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ _LONG_KEY = re.compile(
     r"""(?:^|[\[{,])[ \t]*(?:(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){32}""",
     re.MULTILINE,
 )
-"""A dotted key of more parts; `tomllib` takes a time that grows as their square."""
+"""A dotted key of 32 parts or more; `tomllib` takes time that grows as their square."""
 
 _BLANK = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
 _STRING = re.compile(
@@ -37,18 +38,18 @@ _SCALAR = re.compile(r"[^,\]}#\r\n]+")
 
 @dataclass(frozen=True)
 class TomlFile:
-    """A file that was read.
+    """A TOML file that was read.
 
     Attributes
     ----------
     name
         As messages call it.
     text
-        The file.
+        Its text.
     values
-        What it says.
+        Its values.
     lines
-        Where, see `place_lines`.
+        Their lines, see `place_lines`.
     """
 
     name: str
@@ -63,11 +64,9 @@ class TomlFile:
         return self.lines.get(place, 1)
 
     def opening(self) -> str:
-        """The comment it opens with, on one line."""
-        found = re.match(r"(?:#[^\n]*\n)*", self.text)
-        assert found
-        lines = (line.removeprefix("#").strip() for line in found[0].splitlines())
-        return " ".join(lines).strip()
+        """The comment at its top, on one line."""
+        comment = itertools.takewhile(lambda line: line[:1] == "#", self.text.splitlines())
+        return " ".join(line.removeprefix("#").strip() for line in comment).strip()
 
 
 def read_toml(file: Path, name: str) -> TomlFile:
@@ -94,7 +93,7 @@ def read_toml(file: Path, name: str) -> TomlFile:
         reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
         raise errors.ConfigError(f"{name}: {reason}. Name a TOML file.") from None
     except tomllib.TOMLDecodeError as error:
-        raise errors.ConfigError(f"{name}:{_told(error, text)} This is not TOML.") from None
+        raise errors.ConfigError(f"{name}:{_parse_error(error, text)} This is not TOML.") from None
     except RecursionError:
         raise errors.ConfigError(
             f"{name}: nested too deeply, more than {DEEPEST} deep. Write it flat."
@@ -107,11 +106,11 @@ def read_toml(file: Path, name: str) -> TomlFile:
 
 
 def _is_flat(values: Any) -> bool:
-    """Whether nothing is nested deeper than `DEEPEST`."""
+    """Whether no value is nested deeper than `DEEPEST`."""
     level = [values]
     for _ in range(DEEPEST):
-        inner = [each.values() if isinstance(each, dict) else each for each in level]
-        level = [each for some in inner for each in some if isinstance(each, dict | list)]
+        inner = (table.values() if isinstance(table, dict) else table for table in level)
+        level = [v for values in inner for v in values if isinstance(v, dict | list)]
     return not level
 
 
@@ -121,7 +120,7 @@ def _has_small_integers(value: Any) -> bool:
     return not isinstance(value, int) or abs(value) < 2**63
 
 
-def _told(error: tomllib.TOMLDecodeError, text: str) -> str:
+def _parse_error(error: tomllib.TOMLDecodeError, text: str) -> str:
     """``4: Invalid value.``, from ``Invalid value (at line 4, column 6)``."""
     fact, line, _ = re.fullmatch(
         r"(.*?)(?: \(at (?:line (\d+), column (\d+)|end of document)\))?",
@@ -131,12 +130,12 @@ def _told(error: tomllib.TOMLDecodeError, text: str) -> str:
 
 
 def place_lines(text: str) -> dict[Place, int]:
-    """The line, counted from 1, on which each table, key and array element begins.
+    """The line, counted from 1, on which each table, key and array element starts.
 
     Parameters
     ----------
     text
-        TOML that `tomllib` has read: what is wrong in it is not told here.
+        TOML that `tomllib` has read: it is valid.
     """
     scan = _Scan(text)
     scan.document()
@@ -144,13 +143,13 @@ def place_lines(text: str) -> dict[Place, int]:
 
 
 class _Scan:
-    """A walk over the text that follows its brackets, strings and keys, and reads no value."""
+    """A scan of the text that follows brackets, strings and keys, and parses no value."""
 
     def __init__(self, text: str) -> None:
         self.lines: dict[Place, int] = {}
         self._text, self._at = text, 0
         self._newlines = [match.start() for match in re.finditer("\n", text)]
-        self._tables: dict[Place, int] = {}  # how many tables an array of tables has so far
+        self._tables: dict[Place, int] = {}  # tables of an array of tables so far
 
     def document(self) -> None:
         table: Place = ()
@@ -163,7 +162,7 @@ class _Scan:
                 self._pair(table)
 
     def _header(self, brackets: int) -> Place:
-        """``[a.b]`` or ``[[a.b]]``: the place of the table that it opens."""
+        """Scan ``[a.b]`` or ``[[a.b]]``, and return the place of the table that it opens."""
         line = self._line()
         self._at += brackets
         *around, last = self._key()
@@ -185,7 +184,7 @@ class _Scan:
         return (*place, self._tables[place] - 1) if place in self._tables else place
 
     def _pair(self, table: Place) -> None:
-        """``a.b = value`` within a table."""
+        """Scan ``a.b = value`` within a table."""
         line, place = self._line(), table
         for key in self._key():
             place = (*place, key)
@@ -194,7 +193,7 @@ class _Scan:
         self._value(place)
 
     def _key(self) -> list[str]:
-        """The parts of a dotted key."""
+        """Scan a dotted key, and return its parts."""
         parts = []
         while True:
             character = self._next()
@@ -234,7 +233,7 @@ class _Scan:
             self._at += 1
 
     def _next(self) -> str:
-        """The next character that is neither blank nor comment; empty at the end."""
+        """Skip blanks and comments, and return the next character; empty at the end."""
         match = _BLANK.match(self._text, self._at)
         assert match
         self._at = match.end()
