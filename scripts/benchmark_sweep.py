@@ -31,7 +31,7 @@ from featbank.devices import torch_threads
 from stage2 import sweep
 from stage2.benchmark import find_workload
 from stage2.benchmark.loops import plain_loop
-from stage2.benchmark.workloads import Part
+from stage2.benchmark.workloads import TimedPart
 from stage2.methods.recipe import expand
 
 GRID = (
@@ -96,7 +96,7 @@ def _plain_loop(path: Path) -> float:
         x, y = map(torch.from_numpy, bank.load("train"))
     workload = find_workload("cifar100-lt")
     with torch_threads(1):
-        return seconds_of(lambda: plain_loop(x, y, workload, Part(10, workload.epoch_steps)))
+        return seconds_of(lambda: plain_loop(x, y, workload, TimedPart(10, workload.epoch_steps)))
 
 
 def _featbank() -> Path:

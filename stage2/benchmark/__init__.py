@@ -1,11 +1,11 @@
-"""What the engine takes per configuration, beside the usual loops and the machine's own ceilings.
+"""The engine's time per configuration, beside the usual loops and the machine's own ceilings.
 
-Everything runs in one process and in turn, repeat after repeat, so that whatever else the machine
-does falls on all alike. Features are random. A part of the recipe is timed and scaled to the whole,
-steps and test rows alike.
+Everything runs in one process and in turn, repeat after repeat, so that other load on the machine
+affects all alike. Features are random. A part of the recipe is timed and scaled to the whole, steps
+and test rows alike.
 
-``workloads`` has the shapes and the floor, ``loops`` the loops that people write, ``ceilings`` what
-the machine can do, ``timing`` the clock, ``comparison`` puts them side by side.
+``workloads`` has the shapes and the floor, ``loops`` the loops that people write, ``ceilings`` the
+limits of the machine, ``timing`` the clock; ``comparison`` puts them side by side.
 """
 
 from stage2.benchmark.comparison import benchmark

@@ -1,4 +1,4 @@
-"""What the machine can do: large products, products of the engine's own shapes, a large copy."""
+"""The limits of the machine: large products, products of the engine's own shapes, a large copy."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from stage2.benchmark.workloads import SIDE_BY_SIDE, Workload
 from stage2.methods.precision import precision as products_at
 
 USUAL_CACHE = 32 << 20
-"""Bytes of the last-level cache where the system does not tell them."""
+"""Bytes of the last-level cache where the system does not report them."""
 
 MOST_ROUNDS = 2000
-"""Products of one measurement, where they are so small that it would last long."""
+"""Products of one measurement at most, for products so small that more would take long."""
 
 
 def ceilings(
@@ -66,9 +66,10 @@ def ceilings(
 def _own_products(
     workload: Workload, device: torch.device, dtype: torch.dtype, threads: int, *, about: int
 ) -> tuple[Callable[[], None], int, str]:
-    """Logits z = x·Wᵀ and gradient zᵀ·x of many heads over and over, their FLOPs, their shape.
+    """A function that computes logits z = x·Wᵀ and gradients zᵀ·x of many heads repeatedly; its
+    FLOPs; and the shapes as text.
 
-    A GPU is given as many heads as keep W below 1 GiB, and 256 at most.
+    A GPU gets as many heads as keep W below 1 GiB, at most 256.
     """
     batch, dim, classes = workload.batch_size, workload.dim, workload.classes
     heads = SIDE_BY_SIDE
@@ -103,7 +104,7 @@ def _own_products(
 
 
 def cache_bytes(device: torch.device) -> int:
-    """The last-level cache of a device."""
+    """Bytes of a device's last-level cache."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).L2_cache_size
     try:

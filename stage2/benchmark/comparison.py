@@ -15,7 +15,7 @@ from featbank.devices import find_device
 from stage2.benchmark.ceilings import cache_bytes, ceilings
 from stage2.benchmark.contenders import Bench, fused, usual_loops
 from stage2.benchmark.timing import Timing, interleaved
-from stage2.benchmark.workloads import EPOCHS, Part, Workload
+from stage2.benchmark.workloads import EPOCHS, TimedPart, Workload
 from stage2.engine.plan import default_memory
 
 
@@ -39,18 +39,18 @@ def benchmark(
     workload
         From `find_workload`.
     configurations
-        Numbers of configurations that are trained together.
+        Numbers of configurations to train together.
     device
         ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
     threads
         CPU threads; by default as many as PyTorch has been given.
     repeats
-        Times everything is measured.
+        Number of measurements of everything.
     epochs, steps
-        How much of the recipe is timed, one of the two; by default the workload's steps.
+        The part of the recipe to time, by one of the two; by default the workload's steps.
     precision
-        Of the engine's products and of the ceilings, by the names of `stage2.methods.precision`;
-        the loops stay at float32.
+        That of the engine's products and of the ceilings, as in `stage2.methods.precision`; the
+        loops stay at float32.
     memory
         Budget in bytes, as for `stage2.sweep`.
     progress
@@ -58,14 +58,14 @@ def benchmark(
 
     Returns
     -------
-    Plain data for JSON. Seconds are those of one configuration's whole recipe. Whatever is measured
-    in every repeat is a mapping of ``median``, ``min`` and ``max``, and ratios are those within a
+    Plain data for JSON. Seconds are for the whole recipe of one configuration. Quantities measured
+    in every repeat are mappings with ``median``, ``min`` and ``max``; ratios are taken within a
     repeat.
 
     Raises
     ------
     ConfigError
-        For a device this machine does not have, or features that do not fit in memory.
+        For a device that this machine lacks, or features that do not fit in memory.
     """
     place = find_device(device)
     threads = 1 if place.type == "cuda" else threads or torch.get_num_threads()
@@ -76,7 +76,7 @@ def benchmark(
     machine = ceilings(workload, place, threads=threads, precision=precision)
     bench = Bench(workload, x, y, threads, budget // 2, precision)
     evaluated = replace(part, test_rows=_test_rows(workload, part))
-    trainings = [fused(bench, c, each) for c in configurations for each in (part, evaluated)]
+    trainings = [fused(bench, c, timed) for c in configurations for timed in (part, evaluated)]
     trainings += usual_loops(bench, part)
     timings = interleaved([*machine, *trainings], repeats, place, progress)
     rates = {timing.task.name: timing for timing in timings[: len(machine)]}
@@ -109,7 +109,7 @@ def benchmark(
 
 
 def _features(workload: Workload, device: torch.device, budget: int) -> tuple[Tensor, Tensor]:
-    """Random features [N, D] of length about 8, as a backbone's are, and shuffled labels [N]."""
+    """Random features [N, D] of norm about 8, as from a backbone, and shuffled labels [N]."""
     rows, dim = workload.rows, workload.dim
     if 4 * rows * dim > budget // 2:
         raise errors.ConfigError(
@@ -123,8 +123,8 @@ def _features(workload: Workload, device: torch.device, budget: int) -> tuple[Te
     return x, y.to(device)[order]
 
 
-def _test_rows(workload: Workload, part: Part) -> int:
-    """Test rows in the proportion in which `part` has steps."""
+def _test_rows(workload: Workload, part: TimedPart) -> int:
+    """Test rows in proportion to the steps of `part`."""
     return max(1, round(workload.test_rows * part.all_steps / workload.steps))
 
 
@@ -134,7 +134,7 @@ def _measurements(
     trainings: Sequence[Timing],
     cache: int,
 ) -> list[dict[str, Any]]:
-    """One row per training: its times, and what they are beside the floor and the engine."""
+    """One row per training: its times, and their ratios to the floor and to the engine."""
     best = max((t for t in trainings if t.task.name == "fused"), key=lambda t: t.task.amount)
     rows = []
     for timing in trainings:
@@ -165,10 +165,9 @@ def _measurements(
 def _floor(
     workload: Workload, rates: Mapping[str, Timing], timing: Timing, cache: int
 ) -> dict[str, Any]:
-    """The floor of a configuration, and the share of it that a training reached.
+    """The floor of a configuration, and its share of a training's time.
 
-    ``share_of_products`` has the rate of products of the engine's own shapes in the place of that
-    of a large one.
+    ``share_of_products`` replaces the rate of a large product by that of the engine's own shapes.
     """
     moved = workload.moved(int(timing.task.amount), cache)
     products = [workload.flops * s for s in rates["product"].seconds]

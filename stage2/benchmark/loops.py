@@ -1,7 +1,7 @@
-"""How linear heads are usually trained on features: the loops the engine is measured against.
+"""The usual loops that train linear heads on features, to measure the engine against.
 
-They are written as people write them, with autograd and one optimiser, and share nothing with the
-engine but the recipe of `stage2.benchmark.workloads`.
+They are written as people write them, with autograd and one optimiser, and share only the recipe of
+`stage2.benchmark.workloads` with the engine.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from stage2.benchmark.workloads import EPOCHS, MOMENTUM, RATES, WEIGHT_DECAY, Part, Workload
+from stage2.benchmark.workloads import EPOCHS, MOMENTUM, RATES, WEIGHT_DECAY, TimedPart, Workload
 
 Epochs = Iterable[Iterable[tuple[Tensor, Tensor]]]
 """Batches (x [B, D], y [B]) of each epoch."""
@@ -26,7 +26,7 @@ def learning_rates(configs: int) -> list[float]:
     return np.geomspace(*RATES, configs).tolist()
 
 
-def plain_loop(x: Tensor, y: Tensor, workload: Workload, part: Part) -> nn.Module:
+def plain_loop(x: Tensor, y: Tensor, workload: Workload, part: TimedPart) -> nn.Module:
     """One head, features `x` [N, D] and labels `y` [N] in memory on their device."""
     head = nn.Linear(workload.dim, workload.classes).to(x.device)
     batches = _from_memory(x, y, workload.batch_size, part)
@@ -35,7 +35,7 @@ def plain_loop(x: Tensor, y: Tensor, workload: Workload, part: Part) -> nn.Modul
 
 
 def loader_loop(
-    x: Tensor, y: Tensor, workload: Workload, device: torch.device, part: Part
+    x: Tensor, y: Tensor, workload: Workload, device: torch.device, part: TimedPart
 ) -> nn.Module:
     """One head, batches from a shuffling DataLoader over tensors in main memory, no workers."""
     head = nn.Linear(workload.dim, workload.classes).to(device)
@@ -54,9 +54,9 @@ def loader_loop(
     return head
 
 
-def module_dict(x: Tensor, y: Tensor, workload: Workload, heads: int, part: Part) -> nn.Module:
+def module_dict(x: Tensor, y: Tensor, workload: Workload, heads: int, part: TimedPart) -> nn.Module:
     """Many heads over one batch, the sum of their losses and one optimiser with a parameter group
-    per head: how DINOv2 evaluates linear probes."""
+    per head, as DINOv2 evaluates linear probes."""
     probes = nn.ModuleDict(
         {f"head{i}": nn.Linear(workload.dim, workload.classes) for i in range(heads)}
     )
@@ -76,9 +76,9 @@ def module_dict(x: Tensor, y: Tensor, workload: Workload, heads: int, part: Part
 def logistic_regression(x: Tensor, y: Tensor, threads: int) -> object:
     """scikit-learn's LogisticRegression (lbfgs, at most 100 iterations) at the same penalty.
 
-    Its C is 1 / (weight decay · N), because it sums losses where SGD averages them.
+    Its C is 1 / (weight decay · N), because it sums losses and SGD averages them.
     """
-    from sklearn.exceptions import ConvergenceWarning  # here, because only this one needs it
+    from sklearn.exceptions import ConvergenceWarning  # heavy, and used here alone
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
 
@@ -105,7 +105,7 @@ def _train(
         schedule.step()
 
 
-def _from_memory(x: Tensor, y: Tensor, batch_size: int, part: Part) -> Iterator[Iterator]:
+def _from_memory(x: Tensor, y: Tensor, batch_size: int, part: TimedPart) -> Iterator[Iterator]:
     for _ in range(part.epochs):
         order = torch.randperm(len(x), device=x.device)[: part.steps * batch_size]
         yield ((x[rows], y[rows]) for rows in order.split(batch_size))

@@ -13,38 +13,38 @@ from pathlib import Path
 
 import torch
 
-from stage2.benchmark.workloads import Part
+from stage2.benchmark.workloads import TimedPart
 
 
 @dataclass(frozen=True)
 class Task:
-    """Something to time.
+    """A task to time.
 
     Attributes
     ----------
     name, description
-        For people.
+        For the table.
     run
-        Does it once.
+        Runs it once, for the given part.
     amount
-        Configurations it trains, floating-point operations it does, or bytes it moves.
+        Configurations that it trains, floating-point operations or bytes moved.
     part
-        What `run` is given: how much to train.
+        The part of the recipe to train.
     scale
-        What its seconds are multiplied by: the recipe's steps over the part's.
+        Factor from its seconds to those of the recipe: the recipe's steps over the part's.
     """
 
     name: str
     description: str
-    run: Callable[[Part], object]
+    run: Callable[[TimedPart], object]
     amount: float
-    part: Part = field(default=Part(1, 1))
+    part: TimedPart = field(default=TimedPart(1, 1))
     scale: float = 1.0
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What a task took.
+    """Time and memory of a task.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class Timing:
     start
         Seconds by which the first step exceeded the average one: compiling, tuning, set-up.
     memory
-        Peak bytes beyond what was held before; 0 where the system does not tell.
+        Peak bytes above those held before; 0 where the system does not report them.
     """
 
     task: Task
@@ -70,16 +70,16 @@ def interleaved(
     device: torch.device,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Timing]:
-    """Time tasks in turn, `repeats` times, after one step of each that is timed apart."""
+    """Time tasks in turn, `repeats` times, after a first step of each that is timed separately."""
     peaks: list[list[int]] = [[] for _ in tasks]
     first = [_seconds(task, replace(task.part, epochs=1, steps=1), device) for task in tasks]
     later: list[list[float]] = [[] for _ in tasks]
     gc.collect()
-    gc.freeze()  # what is there now need not be searched again before every task
+    gc.freeze()  # objects that exist now need no search before every task
     try:
         for repeat in range(repeats):
             for i, task in enumerate(tasks):
-                gc.collect()  # what others left behind must not be given back in this task's time
+                gc.collect()  # so that garbage of other tasks is not freed in this one's time
                 reset_peak_memory(device)
                 held = peak_memory(device)
                 later[i].append(_seconds(task, task.part, device))
@@ -99,7 +99,7 @@ def interleaved(
     ]
 
 
-def _seconds(task: Task, part: Part, device: torch.device) -> float:
+def _seconds(task: Task, part: TimedPart, device: torch.device) -> float:
     _synchronise(device)
     begun = time.perf_counter()
     task.run(part)
@@ -113,18 +113,18 @@ def _synchronise(device: torch.device) -> None:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Measure the peak from here on."""
+    """Start measuring the peak anew."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak is what is held now
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: sets the peak to the present size
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes allocated on a GPU, or resident in this process; 0 where the system does not tell."""
+    """Bytes allocated on a GPU, or resident in this process; 0 where the system reports none."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with contextlib.suppress(OSError):
-        if found := re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text()):
-            return 1024 * int(found[1])
+        if peak := re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text()):
+            return 1024 * int(peak[1])
     return 0

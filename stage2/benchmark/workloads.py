@@ -1,4 +1,4 @@
-"""The shapes that are measured, and the floor under what they can take.
+"""The shapes to measure, and the floor of their time.
 
 The recipe is a linear head under cross-entropy, SGD with momentum 0.9 and weight decay 5e-4, a
 cosine schedule over 10 epochs. The floor of a configuration is the larger of its FLOPs over the
@@ -19,15 +19,15 @@ EPOCHS = 10
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
 RATES = (0.01, 0.1)
-"""Smallest and largest learning rate where several configurations are trained."""
+"""Smallest and largest learning rate of several configurations."""
 
 SIDE_BY_SIDE = 16
 """Configurations that make one large product."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """What is timed of the recipe: epochs, steps of each, and test rows evaluated, if any."""
+class TimedPart:
+    """The timed part of the recipe: epochs, steps of each, and test rows evaluated, if any."""
 
     epochs: int
     steps: int
@@ -35,7 +35,7 @@ class Part:
 
     @property
     def all_steps(self) -> int:
-        """Of all its epochs."""
+        """Steps of all epochs."""
         return self.epochs * self.steps
 
 
@@ -46,13 +46,13 @@ class Workload:
     Attributes
     ----------
     name
-        As on the command line.
+        Name on the command line.
     counts
         Training counts [K].
     dim, batch_size, test_rows
         D, B, and the rows of an evaluation.
     cpu_steps, gpu_steps
-        Steps that are timed by default; 0 where the shape is too large for a CPU.
+        Steps timed by default; 0 where the shape is too large for a CPU.
     """
 
     name: str
@@ -80,21 +80,22 @@ class Workload:
 
     @property
     def steps(self) -> int:
-        """Of the whole recipe."""
+        """Steps of the whole recipe."""
         return EPOCHS * self.epoch_steps
 
     @property
     def flops(self) -> int:
-        """Of one configuration, 4·B·D·K a step: two products, none for the frozen features'
-        gradient."""
+        """Floating-point operations of one configuration, 4·B·D·K a step: two products, as frozen
+        features need no gradient."""
         return 4 * self.steps * self.batch_size * self.dim * self.classes
 
     def moved(self, configs: int, cache: int) -> float:
         """Bytes that each of `configs` configurations must move past a cache of `cache` bytes.
 
-        No order of the work saves them. Parameters and velocity are read and written each step
-        where those of `SIDE_BY_SIDE` configurations exceed the cache, else the result is written
-        once. Features are read each epoch where they exceed it, else once, for all configurations.
+        This is a minimum over all orders of the work. Parameters and velocity are read and written
+        in every step where those of `SIDE_BY_SIDE` configurations exceed the cache; otherwise the
+        result is written once. Features are read in every epoch where they exceed it, otherwise
+        once, for all configurations together.
         """
         n, d, k = self.rows, self.dim, self.classes
         rows_read = self.steps * self.batch_size if 4 * n * d > cache else n
@@ -102,8 +103,8 @@ class Workload:
         written = 16 * k * d * self.steps if state > cache else 4 * k * d
         return 4 * d * rows_read / configs + written
 
-    def part(self, device: str, epochs: int | None = None, steps: int | None = None) -> Part:
-        """The part of the recipe that is timed on a ``cpu`` or ``cuda``.
+    def part(self, device: str, epochs: int | None = None, steps: int | None = None) -> TimedPart:
+        """The part of the recipe to time on ``cpu`` or ``cuda``.
 
         Raises
         ------
@@ -119,8 +120,8 @@ class Workload:
                 f"Shape {self.name} is measured on a GPU. Choose another shape, or give steps."
             )
         if wanted < self.epoch_steps:
-            return Part(1, wanted)
-        return Part(wanted // self.epoch_steps, self.epoch_steps)
+            return TimedPart(1, wanted)
+        return TimedPart(wanted // self.epoch_steps, self.epoch_steps)
 
 
 def long_tail(largest: int, smallest: int, classes: int, bend: float = 1.0) -> np.ndarray:
@@ -138,7 +139,7 @@ WORKLOADS = {
         Workload("inaturalist2018", long_tail(1000, 2, 8142, 0.5163655), 2048, 512, 24_426, 0, 85),
     )
 }
-"""By name; the bends make N, n_max and n_min those of the data sets."""
+"""Workloads by name; with these bends, N, n_max and n_min are those of the data sets."""
 
 
 def find_workload(name: str) -> Workload:

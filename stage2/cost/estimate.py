@@ -1,7 +1,7 @@
-"""How long a sweep will take, and in what memory.
+"""An estimate of a sweep's time and memory.
 
-Its units (`stage2.cost.sample`) are timed in a few steps each, the largest first, until a second is
-over; the rest takes as long, for what it has to compute, as what was timed.
+A few steps of its units (`stage2.cost.sample`) are timed, the largest units first, for about a
+second; the time of the others is scaled from these by the operations they compute.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from stage2.features.views import class_counts, half_of
 from stage2.methods.heads import HEADS
 
 CALL_FLOPS = 10**6
-"""What a step of a tile costs besides its numbers, in operations that would take as long."""
+"""Fixed overhead of a tile's step, in floating-point operations that take as long."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """How long a sweep will take.
+    """The estimate of a sweep.
 
     Attributes
     ----------
     seconds
-        The estimate.
+        Duration.
     measured
-        Share of the work whose steps were run, 0 … 1; the rest is scaled from it.
+        Share of the work of which steps were timed, 0 … 1; the rest is scaled from it.
     features, group
-        Bytes that the features of a group, and the largest group itself, may take.
+        Bytes that the features of a group, and the largest group itself, take at most.
     """
 
     seconds: float
@@ -43,9 +43,9 @@ class Estimate:
     group: int
 
     def __str__(self) -> str:
-        """``about 3 min``, with how far to trust it."""
+        """``about 3 min``, with its uncertainty."""
         factor = "2" if self.measured > 0.5 else "3"
-        return f"about {told(self.seconds)}, within a factor of {factor} if nothing else runs"
+        return f"about {duration(self.seconds)}, within a factor of {factor} if nothing else runs"
 
 
 def estimate(
@@ -63,13 +63,13 @@ def estimate(
     Parameters
     ----------
     bank, groups
-        What is to run, one group at least, from `stage2.sweep.plan_bank`.
+        The bank and the groups to run, at least one, from `stage2.sweep.plan_bank`.
     device, memory, workers
-        As for `stage2.sweep.sweep`; `device` is one that exists.
+        As for `stage2.sweep.sweep`; `device` must exist.
     budget
-        Seconds after which no further unit is measured.
+        Seconds after which no further unit is timed.
     shares
-        What part of each group is trained, 0 … 1, where a search leaves some of it out.
+        Share of each group that is trained, 0 … 1, where a search stops configurations early.
     """
     begun = time.perf_counter()
     workers = 1 if device.startswith("cuda") else workers or torch.get_num_threads()
@@ -110,7 +110,7 @@ def estimate(
     )
 
 
-def told(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """``40 s``, ``12 min``, ``3.5 h``."""
     for limit, unit, size in ((90, "s", 1), (5400, "min", 60)):
         if seconds < limit:
@@ -119,12 +119,12 @@ def told(seconds: float) -> str:
 
 
 def _work(unit: Unit, shape: Shape, evaluated: int) -> float:
-    """What a unit computes, in floating-point operations, roughly."""
-    size = HEADS[unit.one.head].size(unit.one.part("head"), shape.dim, shape.classes)
-    each = 4 * size.parameters + 30 * size.per_row  # of a row
+    """Floating-point operations of a unit, roughly."""
+    size = HEADS[unit.recipe.head].size(unit.recipe.part("head"), shape.dim, shape.classes)
+    per_row = 4 * size.parameters + 30 * size.per_row
     stream = unit.stream
     if unit.stepped:
         steps = stream.epochs * stream.steps
-        return steps * (unit.configs * stream.batch_size * each + len(unit.tiles) * CALL_FLOPS)
-    rows = ITERATIONS * shape.rows if unit.one.trained else evaluated
-    return unit.configs * rows * each + len(unit.tiles) * CALL_FLOPS
+        return steps * (unit.configs * stream.batch_size * per_row + len(unit.tiles) * CALL_FLOPS)
+    rows = ITERATIONS * shape.rows if unit.recipe.trained else evaluated
+    return unit.configs * rows * per_row + len(unit.tiles) * CALL_FLOPS

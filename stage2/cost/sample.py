@@ -1,8 +1,8 @@
-"""Units of a sweep, timed in a few steps on some rows of the bank.
+"""Units of a sweep, timed for a few steps on a sample of the bank's rows.
 
-A group of E epochs of S steps takes about  a + E·(S·t + w):  a to begin and to evaluate, t a step,
-w the look at val after an epoch. A *unit*, the tiles of a group that have one key, is run through
-the engine with few steps and epochs, from which a, t and w follow.
+A group of E epochs of S steps takes about  a + E·(S·t + w):  a for setting up and evaluating, t for
+a step, w for the accuracy on val after an epoch. A *unit*, the tiles of a group that have one key,
+is run through the engine with few steps and epochs, from which a, t and w follow.
 """
 
 from __future__ import annotations
@@ -23,20 +23,19 @@ from stage2.features.views import view_budget, view_bytes
 from stage2.methods.recipe import Recipe
 
 SAMPLE_BYTES = 16 << 20
-"""Features of a split that are read for it."""
+"""Bytes of features sampled from a split."""
 
 STEP_FLOPS = 2 * 10**9
-"""Floating-point operations of a step from which a tile is measured with fewer configurations."""
+"""Floating-point operations per step above which a tile is timed with fewer configurations."""
 
 STEPS_SECONDS = 0.1
-"""How long the steps of a unit are measured, where its epoch has as many."""
+"""Time for which the steps of a unit are measured, where its epoch has enough of them."""
 
 ITERATIONS = 150
-"""What a full-batch optimiser is taken to need; each is a pass over the features or a little
-more."""
+"""Iterations assumed of a full-batch optimiser, each a pass over the features or slightly more."""
 
 EVALUATED_ROWS = 2048
-"""Rows of val and test that are gone through for it."""
+"""Rows sampled from val and test at most."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Unit:
 
     @property
     def configs(self) -> int:
-        """How many configurations it has."""
+        """Number of configurations."""
         return sum(len(tile.recipes) for tile in self.tiles)
 
     @property
@@ -63,8 +62,8 @@ class Unit:
         return self.stream.epochs > 0
 
     @property
-    def one(self) -> Recipe:
-        """A recipe that stands for all."""
+    def recipe(self) -> Recipe:
+        """The first recipe, which represents all."""
         return self.tiles[0].recipes[0]
 
 
@@ -77,7 +76,7 @@ def units_of(group: FusedGroup) -> list[Unit]:
 
 
 class Sample:
-    """Some rows of a bank as views for the engine, and how long reading them takes."""
+    """A sample of a bank's rows as views for the engine, and the time that reading takes."""
 
     def __init__(self, bank: Bank, device: str, workers: int) -> None:
         self._bank, self._device, self._workers = bank, device, workers
@@ -86,7 +85,7 @@ class Sample:
         self.evaluated = bank.evaluated
 
     def rows(self, split: str) -> int:
-        """How many rows of a split it has."""
+        """Number of rows sampled from a split."""
         fit = SAMPLE_BYTES // (4 * self._bank.dim)
         fit = min(fit, EVALUATED_ROWS) if split in self.evaluated else fit
         return min(self._bank.rows(split), max(fit, 2 * self._bank.num_classes))
@@ -102,23 +101,23 @@ class Sample:
         evaluations = self._growth(*self.evaluated)
         if unit.stepped:
             whole = self._stepped(part, views, evaluations)
-        elif unit.one.trained:
+        elif unit.recipe.trained:
             whole = self._optimised(part, views, evaluations)
         else:
             whole = self._run(part, views, 0, 0)
-            if self._growth(train_on) > 1:  # what more training rows cost: neighbours, moments
+            if self._growth(train_on) > 1:  # the cost of training rows: neighbours, moments
                 double = self._run(part, [_doubled(view) for view in views], 0, 0)
                 whole += max(0.0, double - whole) * (self._growth(train_on) - 1)
             whole *= evaluations
         return whole * len(tiles) * unit.configs / len(part.recipes)
 
     def loading(self, view: str, train_on: str) -> float:
-        """Seconds in which a view is read into memory."""
+        """Seconds for reading a view into memory."""
         size = sum(view_bytes(self._bank, split, view) for split in (*self.evaluated, train_on))
         return size * self._read_seconds / self._read_bytes
 
     def reading(self, stream: BatchStream, memory: int | None) -> float:
-        """Seconds in which a group's streamed features pass by."""
+        """Seconds for reading a group's streamed features in every epoch."""
         size = sum(
             view_bytes(self._bank, stream.train_on, view)
             for view in stream.views
@@ -127,7 +126,7 @@ class Sample:
         return stream.epochs * size * self._read_seconds / self._read_bytes
 
     def features(self, stream: BatchStream, memory: int | None) -> int:
-        """Bytes of features that a group holds, its blocks where they are streamed."""
+        """Bytes of features that a group holds in memory, streamed or not."""
         return sum(
             view_bytes(self._bank, split, view) if held is None else held
             for view in stream.views
@@ -151,7 +150,7 @@ class Sample:
             many = min(steps, 4 * many)
             longer = self._run(part, views, 1, many)
         step = max(0.0, longer - base) / (many - few) if many > few else 0.0
-        watch = 0.0  # of a single epoch it is among the ends
+        watch = 0.0  # that of a single epoch is part of `ends`
         if (more := min(3, epochs)) > 1:
             epoch = (self._run(part, views, more, few) - base) / (more - 1)
             watch = max(0.0, epoch - few * step)
@@ -159,7 +158,7 @@ class Sample:
         return ends * evaluations + epochs * (steps * step + watch * evaluations)
 
     def _optimised(self, part: FusedGroup, views: list[ViewData], evaluations: float) -> float:
-        """The same with iterations for steps, from two and from six of them on few rows."""
+        """The same with iterations in place of steps, from two and from six of them on few rows."""
         size = 4 * len(part.recipes) * self._bank.num_classes * self._bank.dim
         rows = min(len(views[0].train.labels), max(STEP_FLOPS // size, 2 * self._bank.num_classes))
         few = [_first(view, rows) for view in views]
@@ -171,13 +170,13 @@ class Sample:
     def _run(self, part: FusedGroup, views: list[ViewData], epochs: int, steps: int) -> float:
         begun = time.perf_counter()
         group = FusedGroup(replace(part.stream, epochs=epochs, steps=steps), part.tiles)
-        with warnings.catch_warnings():  # what a sample lacks, the bank may have
+        with warnings.catch_warnings():  # the bank may well have what the sample lacks
             warnings.simplefilter("ignore")
             run_group(group, *views, workers=self._workers)
         return time.perf_counter() - begun
 
     def _growth(self, *splits: str) -> float:
-        """How many times the rows of the sample the bank has."""
+        """Rows of the bank as a multiple of those of the sample."""
         rows = sum(self._bank.rows(split) for split in splits)
         return rows / sum(self.rows(split) for split in splits)
 
@@ -192,7 +191,7 @@ class Sample:
             np.full(shape, 1e-3, np.float32),
             np.zeros(shape[0], np.float32),
         )
-        self._views[view, train_on] = ViewData(
+        data = ViewData(
             train=train,
             evaluated=rows,
             counts=counts.astype(np.float64),
@@ -200,10 +199,11 @@ class Sample:
             weight0=torch.from_numpy(weight).to(self._device),
             bias0=torch.from_numpy(bias).to(self._device),
         )
-        return self._views[view, train_on]
+        return self._views.setdefault((view, train_on), data)
 
     def _memory_rows(self, split: str, view: str) -> MemoryRows:
-        """Rows from all over a split, first one of every class that the split has."""
+        """Rows from all over a split, first one of every class; relabelled where a class is missing
+        from the sample."""
         begun = time.perf_counter()
         wanted, total = self.rows(split), self._bank.rows(split)
         pieces = 1 if wanted == total else 8
@@ -239,16 +239,7 @@ def _first(view: ViewData, rows: int) -> ViewData:
 
 
 def _bounded(part: FusedGroup, iterations: int) -> FusedGroup:
-    """A group that stops after so many iterations."""
-    return FusedGroup(
-        part.stream,
-        tuple(
-            Tile(
-                tuple(
-                    Recipe(r.name, **{**r.settings, "max_iterations": iterations})
-                    for r in tile.recipes
-                )
-            )
-            for tile in part.tiles
-        ),
-    )
+    """The group with a bound of the iterations."""
+    bound = {"max_iterations": iterations}
+    tiles = [[Recipe(r.name, **{**r.settings, **bound}) for r in t.recipes] for t in part.tiles]
+    return FusedGroup(part.stream, tuple(Tile(tuple(recipes)) for recipes in tiles))

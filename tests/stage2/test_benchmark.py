@@ -16,7 +16,7 @@ from featbank import errors
 from stage2.benchmark import WORKLOADS, Workload, contenders, find_workload, loops, timing
 from stage2.benchmark.ceilings import MOST_ROUNDS, ceilings
 from stage2.benchmark.timing import Task, interleaved
-from stage2.benchmark.workloads import Part
+from stage2.benchmark.workloads import TimedPart
 from stage2.engine.loop import run_group
 from stage2.engine.model import ViewData
 from stage2.engine.plan import FusedGroup
@@ -73,15 +73,15 @@ def test_the_floor_counts_what_a_cache_cannot_hold() -> None:
 @pytest.mark.parametrize(
     ("epochs", "steps", "expected"),
     [
-        (None, None, Part(2, 84)),
-        (3, None, Part(3, 84)),
-        (None, 5, Part(1, 5)),
-        (None, 84, Part(1, 84)),
-        (None, 10**6, Part(10, 84)),
+        (None, None, TimedPart(2, 84)),
+        (3, None, TimedPart(3, 84)),
+        (None, 5, TimedPart(1, 5)),
+        (None, 84, TimedPart(1, 84)),
+        (None, 10**6, TimedPart(10, 84)),
     ],
 )
 def test_a_part_of_the_recipe_is_timed(
-    epochs: int | None, steps: int | None, expected: Part
+    epochs: int | None, steps: int | None, expected: TimedPart
 ) -> None:
     """Reference: whole epochs where there is one, else the steps asked for."""
     assert WORKLOADS["cifar100-lt"].part("cpu", epochs, steps) == expected
@@ -98,13 +98,13 @@ def test_tasks_run_in_turn_on_one_clock(monkeypatch: pytest.MonkeyPatch) -> None
     """Reference: a clock that only the tasks advance, 3 s at the start and 2 s or 10 s a step."""
     now, seen, told = [0.0], [], []
 
-    def run(name: str, pace: float, part: Part) -> None:
+    def run(name: str, pace: float, part: TimedPart) -> None:
         now[0] += pace * part.all_steps + (0 if name in dict(seen) else 3)
         seen.append((name, part.all_steps))
 
     monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
     tasks = [
-        Task("a", "", lambda part: run("a", 2, part), 4, Part(2, 5), 8.0),
+        Task("a", "", lambda part: run("a", 2, part), 4, TimedPart(2, 5), 8.0),
         Task("b", "", lambda part: run("b", 10, part), 1),
     ]
     a, b = interleaved(tasks, 2, CPU, lambda *counts: told.append(counts))
@@ -117,7 +117,7 @@ def test_tasks_run_in_turn_on_one_clock(monkeypatch: pytest.MonkeyPatch) -> None
 
 MEMORY_OF_TASKS = """
 import torch
-from stage2.benchmark.timing import Part, Task, interleaved
+from stage2.benchmark.timing import TimedPart, Task, interleaved
 
 def found(*tasks):
     return [timing.memory >> 20 for timing in interleaved(tasks, 2, torch.device("cpu"))]
@@ -128,7 +128,7 @@ def fill(mib):
 others = [torch.ones(128 << 18)]
 freeing = lambda part: others.clear() if part.all_steps > 1 else None
 print(*found(Task("", "", fill(256), 1), Task("", "", fill(64), 1)))
-print(*found(Task("", "", freeing, 1, Part(1, 2)), Task("", "", fill(64), 1)))
+print(*found(Task("", "", freeing, 1, TimedPart(1, 2)), Task("", "", fill(64), 1)))
 """
 
 
@@ -151,7 +151,7 @@ def test_ceilings_leave_pytorch_as_it_was(precision: str) -> None:
     before = torch.get_num_threads(), torch.backends.cuda.matmul.allow_tf32
     product, own, copy = ceilings(workload, CPU, threads=2, precision=precision)
     for task in (own, copy):
-        task.run(Part(1, 1))
+        task.run(TimedPart(1, 1))
     assert (torch.get_num_threads(), torch.backends.cuda.matmul.allow_tf32) == before
     assert product.amount == 2 * 2048**3
     each = 2 * (2 * 20 * 4 * 16 * 3)  # logits and gradient of 16 heads
@@ -169,7 +169,7 @@ def test_the_engine_trains_the_part(monkeypatch: pytest.MonkeyPatch, test_rows: 
     monkeypatch.setattr(contenders, "run_group", spy)
     workload = find_workload("90,4,3,10")
     bench = contenders.Bench(workload, torch.randn(90, 4), torch.arange(90) % 3, 1, 1 << 30, "fp32")
-    task = contenders.fused(bench, 3, Part(2, 3, test_rows))
+    task = contenders.fused(bench, 3, TimedPart(2, 3, test_rows))
     task.run(task.part)
     assert task.scale == 90 / 6, "10 epochs of 9 steps, 6 of them timed"
     rates = [recipe.settings["lr"] for group, _, _ in given for recipe in group.recipes]
@@ -191,7 +191,7 @@ def test_the_loops_learn() -> None:
     workload = find_workload("500,8,5,50")
     y = torch.arange(500) % 5
     x = torch.randn(500, 8) + 6 * torch.eye(5, 8)[y]
-    part = Part(5, 10)
+    part = TimedPart(5, 10)
     models: dict[str, Any] = {
         "plain": loops.plain_loop(x, y, workload, part),
         "loader": loops.loader_loop(x, y, workload, CPU, part),
@@ -217,7 +217,7 @@ def test_the_usual_loops_take_the_parts_steps(monkeypatch: pytest.MonkeyPatch) -
         lambda part: loops.module_dict(x, y, workload, 2, part),
     ):
         taken.clear()
-        run(Part(2, 3))
+        run(TimedPart(2, 3))
         assert len(taken) == 6, f"got {len(taken)} steps, expected 6"
 
 

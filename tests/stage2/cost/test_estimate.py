@@ -8,7 +8,7 @@ import pytest
 
 from featbank import Bank
 from stage2.cost import sample as module
-from stage2.cost.estimate import estimate, told
+from stage2.cost.estimate import duration, estimate
 from stage2.engine.model import ViewData
 from stage2.engine.plan import FusedGroup, Shape, group_bytes
 from stage2.features.views import class_counts, view_bytes
@@ -162,4 +162,4 @@ def test_a_real_sweep_takes_about_as_long(bank: Bank) -> None:
 def test_times_are_told_in_words() -> None:
     """Reference: by hand."""
     times = {0.2: "1 s", 41.4: "41 s", 200: "3 min", 5000: "83 min", 9000: "2.5 h"}
-    assert {seconds: told(seconds) for seconds in times} == times
+    assert {seconds: duration(seconds) for seconds in times} == times
