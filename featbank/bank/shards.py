@@ -1,9 +1,9 @@
-"""The finished parts of an unfinished bank: what a killed extraction leaves for the next run.
+"""Shards: finished parts of an unfinished bank, from which a killed extraction resumes.
 
-They lie in a folder beside the target, ``.<name of the target>.shards``. ``key.json`` tells what
-shapes their content. ``<part>.shard`` is a SHA-256 over the key and what follows, then the arrays
-as safetensors; it gets its name when it is on disk. So a shard that is cut short, changed in any
-byte or made under another key is told from a finished one, and made again.
+They are stored in a folder beside the target, ``.<name of the target>.shards``. ``key.json`` holds
+everything that determines their content. ``<part>.shard`` is a SHA-256 over the key and the
+payload, then the payload, the arrays as safetensors; it gets its name once it is on disk. So a
+shard that is truncated, changed in any byte or made under another key is recognised and made again.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ class Shards:
     Parameters
     ----------
     target
-        The bank they will make.
+        The bank they become.
     key
-        Everything that shapes their content: JSON values by field, None for a field that does not
-        apply.
+        Everything that determines their content: JSON values by field, None for a field that does
+        not apply.
     report
-        Takes a line where shards that are there cannot be used.
+        Called with a line if existing shards cannot be used.
     join
-        Use what another process opened, and leave all that is there.
+        Use the shards that another process opened, and remove nothing.
 
     Raises
     ------
     Mismatch
-        Where a process that joins has another key.
+        If a process that joins has another key.
     OSError
-        Where the folder cannot be written.
+        If the folder cannot be written.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Shards:
     ) -> None:
         self.folder = target.with_name(f".{target.name}.shards")
         self._report = report
-        key = json.loads(json.dumps(key))  # as it comes back from disk
+        key = json.loads(json.dumps(key))  # as it is read back from disk
         document = json.dumps(key, sort_keys=True).encode()
         self._key_digest = hashlib.sha256(document).digest()
         if join:
@@ -83,16 +83,16 @@ class Shards:
 
     @property
     def names(self) -> set[str]:
-        """Names of the shards that are there, before any is checked."""
+        """Names of the existing shards, not yet checked."""
         return {path.stem for path in self.folder.glob("*.shard")}
 
     @property
     def size(self) -> int:
-        """Bytes of the shards that are there."""
+        """Bytes of the existing shards."""
         return sum(path.stat().st_size for path in self.folder.glob("*.shard"))
 
     def read(self, name: str) -> dict[str, np.ndarray] | None:
-        """The arrays of a finished shard, or None where it has to be made."""
+        """Read the arrays of a finished shard; None if it has to be made."""
         path = self._path(name)
         try:
             content = path.read_bytes()
@@ -107,12 +107,12 @@ class Shards:
         return load(bytes(payload))
 
     def write(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """Put a shard on disk; it is there whole or not at all."""
+        """Write a shard, which appears whole or not at all."""
         payload = save({field: np.ascontiguousarray(array) for field, array in arrays.items()})
         self._publish(self._path(name).name, self._digest(payload), payload)
 
     def remove(self) -> None:
-        """Remove them all, and the folder."""
+        """Remove all shards and their folder."""
         shutil.rmtree(self.folder)
 
     def _path(self, name: str) -> Path:
@@ -131,12 +131,12 @@ class Shards:
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else error
             raise OSError(
-                f"{self.folder / name} could not be written ({reason}). Mend that and "
+                f"{self.folder / name} could not be written ({reason}). Fix the cause and "
                 "run again: finished shards are kept."
             ) from None
 
     def _difference(self, key: Mapping[str, Any]) -> str:
-        """How the key on disk differs from `key`; empty where it does not."""
+        """Difference between the key on disk and `key`, in words; empty if they are equal."""
         try:
             earlier = dict(json.loads((self.folder / "key.json").read_bytes()))
         except (OSError, ValueError, TypeError):
@@ -151,6 +151,6 @@ class Shards:
 
 
 def _short(value: Any) -> str:
-    """A value in a message: digests by their first digits."""
+    """A value for a message: of a digest, the first digits."""
     text = "none" if value is None else str(value)
     return f"{text[:8]}…" if len(text) > 48 else text

@@ -1,5 +1,8 @@
-"""Writing a bank: everything goes to a part file beside the target, which takes its place only
-when it is complete and on disk. A killed writer leaves the target as it was."""
+"""Writing a bank to a part file beside the target.
+
+The part file replaces the target once it is complete and on disk. A killed writer leaves the target
+unchanged.
+"""
 
 from __future__ import annotations
 
@@ -35,37 +38,37 @@ from featbank.bank.target import Target
 from featbank.wording import number
 
 FILL = {"i": -1, "f": np.nan}
-"""What a row that was never written holds, by kind of type."""
+"""Content of rows that were never written, by kind of type."""
 
 
 class BankWriter:
     """Write a bank block by block.
 
-    Use as a context manager: leaving it publishes the bank, an exception discards it.
+    A context manager: leaving it publishes the bank, an exception discards it.
 
     Parameters
     ----------
     path
-        The target. It must not exist unless `overwrite`.
+        The bank to write. It must not exist unless `overwrite`.
     class_names
         K names, in label order.
     dim
         Feature size D.
     dtype
-        ``float32`` or ``float16``, of all features.
+        Type of all features, ``float32`` or ``float16``.
     provenance
-        Anything JSON can hold: how the features were made.
+        A record of how the features were made, in JSON values.
     overwrite
-        Replace an existing target.
+        Replace an existing bank.
 
     Raises
     ------
     OutputExists, OutputBusy, NoSpace
-        Where the target cannot be written.
+        If the bank cannot be written.
     DataError, ConfigError
-        Where what is written cannot be a bank.
+        If the arrays do not make a bank.
     OSError
-        Where writing fails, on a full disk for example.
+        If writing fails, on a full disk for example.
     """
 
     def __init__(
@@ -88,7 +91,7 @@ class BankWriter:
         if dim < 1:
             raise errors.DataError(f"{self.path}: features of size {dim}. A bank needs D ≥ 1.")
         self._target = Target(path, overwrite=overwrite)
-        self._owed = 0  # bytes of features announced and not yet written
+        self._pending = 0  # bytes of features announced and not yet written
         self._digests: dict[str, str] = {}
         self._labels: dict[str, np.ndarray] = {}
         self._index: dict[str, np.ndarray] = {}
@@ -110,14 +113,14 @@ class BankWriter:
                 ):
                     attributes[name] = np.int64(value)
             self._put("provenance", np.frombuffer(_as_json(provenance or {}), np.uint8))
-            del self._digests["provenance"]  # the same content is the same bank, whoever made it
+            del self._digests["provenance"]  # equal content is the same bank, whoever made it
             self._put("classes/name", as_bytes(class_names, "classes/name"))
         except BaseException:
             self.discard()
             raise
 
     def reserve(self, size: int) -> None:
-        """Raise `NoSpace` where the disk has less than `size` bytes left."""
+        """Raise `NoSpace` if the disk has less than `size` bytes left."""
         self._target.reserve(size)
 
     def split(
@@ -131,26 +134,26 @@ class BankWriter:
         seen: np.ndarray | bool | None = None,
         held_out: np.ndarray | None = None,
     ) -> None:
-        """Begin a split.
+        """Start a split.
 
         Parameters
         ----------
         split
-            Its name, one of `schema.SPLITS`.
+            One of `schema.SPLITS`.
         labels
             [N] integers in 0…K−1.
         index
             [N] rows in the source data, each once; 0…N−1 by default.
         paths
-            N texts, the images' places.
+            N texts, the images' paths.
         source
-            Name of the source data `index` points into; the split's own by default. Splits of one
-            source must not share rows.
+            Name of the source data that `index` points into; by default the split's name. Splits
+            with the same source must not share rows.
         seen
-            [N] bool, or one for all rows: whether stage 1 was trained on them; without it readers
-            go by whether there is a classifier (`featbank.bank.Bank.seen`).
+            [N] bool, or one bool for all rows: whether stage 1 was trained on them; by default
+            readers infer it from the classifier (`featbank.bank.Bank.seen`).
         held_out
-            [N] bool: whether a row was taken out of train after features were made.
+            [N] bool: whether a row was taken out of train after features were extracted.
         """
         check_choice("split", split, schema.SPLITS)
         if split in self._labels:
@@ -174,7 +177,7 @@ class BankWriter:
             self._file[f"{split}/index"].attrs["source"] = source_name
 
     def features(self, split: str, view: str, *, copies: int = 1) -> FeatureRows:
-        """Open the features [A, N, D] of a view, to be appended copy by copy or all at a time."""
+        """Start the features [A, N, D] of a view, to be appended copy by copy or all at once."""
         check_view_name(view)
         if split not in self._labels:
             raise errors.ConfigError(f"{self.path}: {split} has no labels yet. Give them first.")
@@ -183,8 +186,8 @@ class BankWriter:
         shape = (copies, len(self._labels[split]), self.dim)
         name = f"{split}/{view}/feature"
         self._check_new(name)
-        self._owed += math.prod(shape) * self.dtype.itemsize
-        self.reserve(self._owed)
+        self._pending += math.prod(shape) * self.dtype.itemsize
+        self.reserve(self._pending)
         with self._writing():
             dataset = self._file.create_dataset(
                 name,
@@ -199,7 +202,7 @@ class BankWriter:
         return feature_rows
 
     def classifier(self, view: str, weight: np.ndarray, bias: np.ndarray | None = None) -> None:
-        """Store the stage-1 classifier of a view: `weight` [K, D], `bias` [K] (zero if absent)."""
+        """Store the stage-1 classifier of a view: `weight` [K, D] and `bias` [K], by default 0."""
         bias = np.zeros(self.num_classes, np.float32) if bias is None else bias
         for part, array, shape in (
             ("weight", weight, (self.num_classes, self.dim)),
@@ -219,7 +222,7 @@ class BankWriter:
         self._modelled.append(("batchnorm", view))
 
     def close(self) -> None:
-        """Check that all rows came, mark the bank complete, and move it to its place."""
+        """Check that all rows arrived, mark the bank complete, and move it into place."""
         if "train" not in self._labels:
             raise errors.DataError(f"{self.path}: no train split. A bank needs one.")
         self._check_views()
@@ -236,9 +239,9 @@ class BankWriter:
             self._target.publish()
 
     def discard(self) -> None:
-        """Remove the part file; the target stays as it was."""
+        """Remove the part file; the target is unchanged."""
         with contextlib.suppress(OSError, RuntimeError, AttributeError):
-            self._file.close()  # fails, too, on a full disk, or where it could not be opened
+            self._file.close()  # fails on a full disk, and if it could not be opened
         self._target.discard()
 
     def __enter__(self) -> BankWriter:
@@ -248,7 +251,7 @@ class BankWriter:
         if kind is not None:
             self.discard()
             return
-        if not self._file:  # closed, or discarded, before
+        if not self._file:  # closed or discarded already
             return
         try:
             self.close()
@@ -257,7 +260,7 @@ class BankWriter:
             raise
 
     def _check_views(self) -> None:
-        """Every split must have every view, and train at least one."""
+        """Raise unless every split has the views of train, and models belong to views."""
         views: dict[str, set[str]] = {split: set() for split in self._labels}
         for rows in self._open_features:
             split, _, rest = rows.name.partition("/")
@@ -267,11 +270,11 @@ class BankWriter:
             check_model_view(kind, view, views["train"], f"{self.path}: ")
 
     def _check_new(self, name: str) -> None:
-        """Raise where the features `name` are there, or their view holds another or lies in one."""
-        place = name.removesuffix("feature")
+        """Raise if a view is given twice, contains another or is part of one."""
+        group = name.removesuffix("feature")
         for other in self._open_features:
-            there = other.name.removesuffix("feature")
-            if place.startswith(there) or there.startswith(place):
+            other_group = other.name.removesuffix("feature")
+            if group.startswith(other_group) or other_group.startswith(group):
                 raise errors.ConfigError(
                     f"{self.path}: {name} is given beside {other.name}. Give each view once, and "
                     "none within another."
@@ -306,11 +309,11 @@ class BankWriter:
     def _write_block(self, dataset: h5py.Dataset, place: tuple, block: np.ndarray) -> None:
         with self._writing():
             dataset[place] = block
-        self._owed -= block.nbytes
+        self._pending -= block.nbytes
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Say in one line what failed where the disk does not take what is written."""
+        """Report in one line why writing failed."""
         try:
             yield
         except (OSError, RuntimeError) as error:
@@ -318,7 +321,7 @@ class BankWriter:
             if isinstance(error, OSError) and error.errno:
                 reason = os.strerror(error.errno)
             raise OSError(
-                f"{self.path} could not be written ({reason}). The target is as it was; make room "
+                f"{self.path} could not be written ({reason}). The target is unchanged: make room "
                 "and run again."
             ) from None
 
@@ -328,6 +331,6 @@ def _as_json(document: Mapping[str, Any]) -> bytes:
         return json.dumps(dict(document), sort_keys=True).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise errors.DataError(
-            f"The provenance cannot be stored as JSON ({error}). Give a dictionary of texts, "
+            f"The provenance cannot be stored as JSON ({error}). Give a dictionary of strings, "
             "numbers, lists and dictionaries."
         ) from None

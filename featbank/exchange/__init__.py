@@ -1,4 +1,4 @@
-"""Arrays from and to other people's files: what `featbank import` and `export-features` do."""
+"""Arrays in other file formats, in and out: `featbank import` and `export-features`."""
 
 from featbank.exchange.arrays import Arrays
 from featbank.exchange.collect import add_classifier, add_pair, add_view, read_file

@@ -1,4 +1,4 @@
-"""The axes of features as people save them: [N, D], axes of length 1, copies, or tokens."""
+"""The axes of features as users save them: [N, D], axes of length 1, copies, or tokens."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from featbank.wording import number
 
 
 def settled(x: Any, name: str, rows: int, copies: int | None) -> Any:
-    """Features of `rows` labels as [N, D], or as [A, N, D] with `copies` = A > 1; none is read.
+    """Bring features of `rows` labels to [N, D], or [A, N, D] with `copies` = A > 1, unread.
 
     Axes of length 1 are dropped: [N, 1, D], [N, D, 1, 1] and [1, N, D] are [N, D].
 
     Raises
     ------
     DataError
-        For any other axes, with what they look like.
+        For any other axes, with their probable meaning.
     """
     if x.ndim <= 2:
         return x
@@ -25,7 +25,7 @@ def settled(x: Any, name: str, rows: int, copies: int | None) -> Any:
         return x if copies != 1 else x[0]
     if shape[0] == rows:
         single = [axis for axis in range(1, x.ndim) if shape[axis] == 1]
-        single = single[: x.ndim - 2]  # of features [N, 1] the last stays
+        single = single[: x.ndim - 2]  # features [N, 1] keep their last axis
         if x.ndim - len(single) == 2:
             return x.squeeze(tuple(single))
     elif x.ndim == 3 and shape[:2] == [1, rows]:
@@ -37,7 +37,7 @@ def settled(x: Any, name: str, rows: int, copies: int | None) -> Any:
 
 
 def _meaning(x: Any, rows: int) -> str:
-    """What the axes look like, and what to do about it."""
+    """The probable meaning of the axes, and the remedy."""
     shape = list(x.shape)
     if x.ndim == 3 and shape[1] == rows:
         either = ", or pool them if the first axis is rows and the second tokens or time"

@@ -1,4 +1,4 @@
-"""Columns of a table become arrays: vectors from lists or texts, or from numbered columns."""
+"""Turning columns of a table into arrays: texts, and vectors from texts or numbered columns."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from featbank import errors
 from featbank.settings import shortened
 
 LONGEST_TEXT = 4096
-"""Characters of a cell that is no vector, as of a path."""
+"""The most characters of a cell that is no vector, such as a path."""
 
 
 def arrange(path: Path, header: Sequence[str]) -> dict[str, list[str]]:
-    """Keys of a table, each with the columns that make it up.
+    """Group the columns of a table by key.
 
-    Columns that differ by a number counting up from 0 or 1 are one key, the name they share
-    (``embedding`` where they are numbers alone); every other column is a key of its own.
+    Columns that differ by a number counting up from 0 or 1 share a key, their common name
+    (``embedding`` if they are numbers alone); every other column is a key by itself.
 
     Raises
     ------
     DataError
-        Where a column comes twice.
+        If a column comes twice.
 
     Examples
     --------
@@ -45,12 +45,12 @@ def arrange(path: Path, header: Sequence[str]) -> dict[str, list[str]]:
         for name, columns in numbered.items()
         if len(columns) > 1 and name not in counts and _counts_up(sorted(columns))
     }
-    gathered = {column for columns in groups.values() for column in columns}
-    return {**{column: [column] for column in header if column not in gathered}, **groups}
+    grouped = {column for columns in groups.values() for column in columns}
+    return {**{column: [column] for column in header if column not in grouped}, **groups}
 
 
 def parsed(place: str, texts: Sequence[str]) -> np.ndarray:
-    """Vectors [N, D] float32 where the first text is one, else the texts [N]."""
+    """Parse texts as vectors [N, D] float32 if the first is one, else keep the texts [N]."""
     if texts and is_vector(texts[0]):
         return stacked(place, map(_cells, texts))
     longest = max(range(len(texts)), key=lambda row: len(texts[row]), default=0)
@@ -60,7 +60,7 @@ def parsed(place: str, texts: Sequence[str]) -> np.ndarray:
 
 
 def text_array(place: str, texts: Sequence[object]) -> np.ndarray:
-    """Texts as an array [N]; NumPy drops a NUL at the end, which may be all that tells two apart.
+    """Texts as an array [N]. A NUL is refused: NumPy would drop it at the end of a text.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def text_array(place: str, texts: Sequence[object]) -> np.ndarray:
 
 
 def stacked(place: str, vectors: Iterable[Sequence[str]]) -> np.ndarray:
-    """Rows of texts as numbers [N, D] float32."""
+    """Parse rows of texts as numbers [N, D] float32."""
     rows: list[np.ndarray] = []
     for n, cells in enumerate(vectors):
         try:
@@ -88,7 +88,7 @@ def stacked(place: str, vectors: Iterable[Sequence[str]]) -> np.ndarray:
 
 
 def check_text(place: str, row: int, length: int) -> None:
-    """Raise where a label, path or split is longer than any: all rows would take its room."""
+    """Raise if a text is implausibly long: every row of the array would take as much room."""
     if length > LONGEST_TEXT:
         raise errors.DataError(
             f"{place}: the text in row {row} has {length:,} characters, at most {LONGEST_TEXT:,} "
@@ -97,7 +97,7 @@ def check_text(place: str, row: int, length: int) -> None:
 
 
 def check_length(place: str, row: int, length: int, expected: int) -> None:
-    """Raise where a vector has another length than the first."""
+    """Raise if a vector does not have the length of the first."""
     if length != expected:
         raise errors.DataError(
             f"{place}: the vector in row {row} has {length} numbers, the first has {expected}. "
@@ -114,7 +114,7 @@ def _cells(text: str) -> list[str]:
 
 
 def is_vector(text: str) -> bool:
-    """Whether a cell is a vector written as a text."""
+    """Whether a cell is the text of a vector."""
     if text.strip().startswith("["):
         return True
     try:

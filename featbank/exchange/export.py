@@ -1,4 +1,4 @@
-"""A bank as plain files, for programs that read NumPy but no HDF5."""
+"""Exporting a bank as plain files, for programs that read NumPy but not HDF5."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ from featbank.files import part_of, writing
 def export_features(
     bank: str | os.PathLike[str], output: str | os.PathLike[str], *, overwrite: bool = False
 ) -> None:
-    """Write a bank to a folder of ``.npy`` files whose places mirror the bank's names.
+    """Write a bank to a folder of ``.npy`` files whose paths mirror the names in the bank.
 
-    ``train/label.npy`` [N], ``train/index.npy`` [N], and where the bank has them
-    ``train/path.txt`` and the marks ``train/seen.npy`` and ``train/held_out.npy`` [N] bool;
+    ``train/label.npy`` [N], ``train/index.npy`` [N], and if the bank has them ``train/path.txt``
+    and the marks ``train/seen.npy`` and ``train/held_out.npy`` [N] bool;
     ``train/instance/feature.npy`` [N, D] (or [A, N, D] with A > 1 copies) in the stored type,
     ``classifier/instance/weight.npy`` [K, D] and ``bias.npy`` [K], ``classes/name.txt``,
-    ``classes/train_count.npy`` [K], and ``bank.json``, which says what the bank is. BatchNorm
-    statistics stay out.
+    ``classes/train_count.npy`` [K], and ``bank.json``, which describes the bank. BatchNorm
+    statistics are left out.
 
     Parameters
     ----------
     bank
         The bank.
     output
-        The folder; it takes its place only when it is complete.
+        The folder, which appears only when it is complete.
     overwrite
         Replace a folder that an earlier export made.
 
     Raises
     ------
     OutputExists
-        Where the folder is there, and `overwrite` is not set or it is no export.
+        If the folder exists, and `overwrite` is not set or it is no export.
     ConfigError
-        Where there is no folder to put it in, or the folder to be replaced holds the bank.
+        If its parent folder is missing, or the folder to be replaced holds the bank.
     NotFinite
-        Where a feature is NaN or infinite.
+        If a feature is NaN or infinite.
     OSError
-        Where it cannot be written.
+        If the folder cannot be written.
     """
     output = Path(output)
     if not output.parent.is_dir():
@@ -108,7 +108,7 @@ def _write(bank: Bank, folder: Path) -> None:
 
 
 def _about(bank: Bank) -> dict[str, Any]:
-    """What ``bank.json`` says; ``seen`` and ``held_out`` are numbers of rows that are marked."""
+    """Content of ``bank.json``; ``seen`` and ``held_out`` are numbers of marked rows."""
     splits: dict[str, dict[str, Any]] = {
         split: {"rows": bank.rows(split), "source": bank.source(split)} for split in bank.splits
     }
@@ -139,7 +139,7 @@ def _save_lines(path: Path, lines: Sequence[str]) -> None:
 
 
 def _save_features(path: Path, bank: Bank, split: str, view: str) -> None:
-    """Block by block: features need not fit in memory."""
+    """Write features block by block, as they may not fit in memory."""
     copies, rows, dim = bank.shape(split, view)
     header = {
         "descr": np.lib.format.dtype_to_descr(np.dtype(bank.dtype)),

@@ -1,4 +1,4 @@
-"""A folder that `featbank.exchange.export_features` wrote, read back."""
+"""Reading a folder that `featbank.exchange.export_features` wrote."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from featbank.wording import number
 
 
 def is_export(path: Path) -> bool:
-    """Whether a path is a folder with a ``bank.json``."""
+    """Whether a path is an export: a folder with a ``bank.json``."""
     return path.is_dir() and (path / "bank.json").exists()
 
 
 def read_export(folder: Path) -> Arrays:
     """Read labels, indices, paths, marks, features, classifiers and class names of an export.
 
-    Features stay on disk. BatchNorm statistics are in no export.
+    Features stay on disk. Exports have no BatchNorm statistics.
 
     Raises
     ------
@@ -94,7 +94,7 @@ def _lines(path: Path) -> list[str]:
     """Lines as they were written, blanks included."""
     require_file(path)
     try:
-        text = path.read_bytes().decode()  # every CR as it is
+        text = path.read_bytes().decode()  # keeps every CR
     except UnicodeDecodeError:
         raise errors.DataError(f"{path} is not UTF-8. Export the bank again.") from None
     return text.removesuffix("\n").split("\n") if text else []

@@ -14,11 +14,11 @@ from featbank.wording import number
 
 
 def read_folder(folder: Path) -> tuple[np.ndarray, list[str]]:
-    """Stack a folder's files by name, numbers by value: image2 before image10.
+    """Stack the files of a folder, sorted by name with numbers by value: image2 before image10.
 
     Returns
     -------
-    Rows [N, D], or [N] where the files are single numbers, and the N names without suffix.
+    Rows [N, D], or [N] if the files are single numbers, and the N names without suffix.
 
     Raises
     ------
@@ -45,12 +45,12 @@ def read_folder(folder: Path) -> tuple[np.ndarray, list[str]]:
 
 
 def read_folder_pair(features: Path, labels: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Features [N, D], labels [N] and names of two folders whose files go together by name.
+    """Read features [N, D], labels [N] and names from two folders, matching files by name.
 
     Raises
     ------
     DataError
-        As `read_folder`, and where a file has no partner.
+        As `read_folder`, and if a file has no partner.
     """
     for folder in (features, labels):
         if not folder.is_dir():
@@ -65,7 +65,7 @@ def read_folder_pair(features: Path, labels: Path) -> tuple[np.ndarray, np.ndarr
 def require_same_names(
     one: object, names: Sequence[str], other: object, others: Sequence[str]
 ) -> None:
-    """Raise where two folders do not hold the same images."""
+    """Raise unless two folders hold the same images."""
     for here, there, missing in (
         (one, other, set(names) - set(others)),
         (other, one, set(others) - set(names)),

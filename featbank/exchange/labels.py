@@ -1,7 +1,7 @@
-"""Labels as people keep them become labels 0…K−1: whole numbers of any type and base, or names.
+"""Numbering labels 0…K−1 from what users save: whole numbers of any type and base, or names.
 
-A text is a number only if it is written as a whole number. Texts keep their identity: two
-different ones are never one class unless ``--labels numbers`` says so.
+A text is a number only if it is written as a whole number. Two different texts are never the same
+class unless ``--labels numbers`` is given.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _REAL = re.compile(
 Labels = Mapping[str, np.ndarray]
 
 
-def as_labels(array: np.ndarray, what: str) -> np.ndarray:
-    """Labels [N] as int64, or as texts, where they are texts.
+def as_labels(array: np.ndarray, name: str) -> np.ndarray:
+    """Labels [N] as int64, or as texts if they are texts.
 
     Raises
     ------
@@ -33,16 +33,16 @@ def as_labels(array: np.ndarray, what: str) -> np.ndarray:
     """
     array = as_vector(np.asarray(array))
     if array.ndim != 1 or array.dtype.kind not in "SU":
-        return as_integers(array, what)
+        return as_integers(array, name)
     if not array.size:
         return np.zeros(0, np.int64)
-    texts = as_texts(array, what)
+    texts = as_texts(array, name)
     blank = np.char.strip(texts) == ""
     rows = np.flatnonzero(blank)
     if rows.size:
         rest = "" if blank.all() else f"; {_described(np.char.strip(texts), ~blank)}"
         raise errors.DataError(
-            f"{what}: row {rows[0]} is empty ({number(rows.size, 'such row')}){rest}. Fill "
+            f"{name}: row {rows[0]} is empty ({number(rows.size, 'such row')}){rest}. Fill "
             "it in, or drop the row."
         )
     return texts
@@ -56,7 +56,7 @@ def number_labels(
     kind: str | None = None,
     renumber: bool = False,
 ) -> tuple[dict[str, np.ndarray], Sequence[str] | None]:
-    """Labels of all splits as int64 counted from 0, and the class names.
+    """Number the labels of all splits from 0, as int64, and return the class names.
 
     Parameters
     ----------
@@ -65,12 +65,12 @@ def number_labels(
     names
         K class names in label order; without them, names are numbered in sorted order.
     base
-        What integer labels count from, 0 or 1.
+        The lowest integer label, 0 or 1.
     kind
-        ``names`` or ``numbers``, to take all labels as that. By default texts are looked up in
-        `names`, are numbers where all are and no two give one number, and are names where none is.
+        ``names`` or ``numbers``, to treat all labels as such. By default texts are looked up in
+        `names`; otherwise they are numbers if all are and no two are equal, and names if none is.
     renumber
-        Number the ids that occur by size; the ids become the class names.
+        Number the ids that occur in ascending order; the ids become the class names.
 
     Raises
     ------
@@ -83,12 +83,12 @@ def number_labels(
     if renumber and (base or names is not None):
         other = "--label-base" if base else "--class-names"
         raise errors.ConfigError(
-            f"--renumber and {other} both say which class a label is. Give one of them."
+            f"--renumber and {other} both define which class a label is. Give one of them."
         )
     if kind == "names":  # a flag's text is True, not 1
         labels = {s: y.astype(str) if y.dtype == bool else y for s, y in labels.items()}
     known = {split: as_labels(y, f"{split} labels") for split, y in labels.items()}
-    if kind != "numbers":  # of numbers, blanks say nothing
+    if kind != "numbers":  # around numbers, blanks are irrelevant
         _check_blanks(known)
     known = {s: np.char.strip(y) if y.dtype.kind == "U" else y for s, y in known.items()}
     if kind == "names":
@@ -101,7 +101,7 @@ def number_labels(
         if renumber:
             return _renumbered(known)
         if kind is None and names is not None:
-            _check_places(known, names, base)
+            _check_ambiguous(known, names, base)
         return {split: _lowered(y, base, split) for split, y in known.items()}, names
     if base:
         raise errors.DataError(
@@ -114,11 +114,11 @@ def number_labels(
 
 
 def _check_blanks(labels: Labels) -> None:
-    """Raise where the blanks around two texts are all that tells them apart."""
-    seen: dict[str, str] = {}
+    """Raise if two texts differ only by surrounding blanks."""
+    spellings: dict[str, str] = {}
     for y in labels.values():
         for text in np.unique(y).tolist() if y.dtype.kind == "U" else ():
-            if (other := seen.setdefault(text.strip(), text)) != text:
+            if (other := spellings.setdefault(text.strip(), text)) != text:
                 raise errors.DataError(
                     f"Labels {shortened(other)} and {shortened(text)} differ by blanks alone. "
                     "Write them the same way if they are one class, in other words if they are "
@@ -127,12 +127,12 @@ def _check_blanks(labels: Labels) -> None:
 
 
 def _are_numbers(labels: Labels, names: Sequence[str] | None) -> bool:
-    """Whether labels are numbers, or names: decided for all splits together.
+    """Whether labels are numbers rather than names, decided for all splits together.
 
     Raises
     ------
     DataError
-        Where they may be either, naming what speaks for each.
+        If they may be either, with examples of each.
     """
     texts = {split: np.unique(y) for split, y in labels.items() if y.dtype.kind == "U"}
     integers = {split: np.unique(y) for split, y in labels.items() if y.dtype.kind == "i"}
@@ -155,7 +155,7 @@ def _are_numbers(labels: Labels, names: Sequence[str] | None) -> bool:
         _check_merged(distinct, [n for y in integers.values() for n in y.tolist()])
         return True
     if names is not None and not counted:
-        return False  # the lookup says which is missing
+        return False  # the lookup reports the missing name
     if whole or counted:
         raise errors.DataError(_mixture(labels))
     if all(_REAL.fullmatch(text) for text in distinct):
@@ -167,10 +167,10 @@ def _are_numbers(labels: Labels, names: Sequence[str] | None) -> bool:
 
 
 def _check_merged(texts: Sequence[str], integers: Sequence[int]) -> None:
-    """Raise where two ways to write a number occur, of which either may be a name."""
-    seen = {str(number): str(number) for number in integers}
+    """Raise if a number is written in two ways, which may be two names."""
+    spellings = {str(integer): str(integer) for integer in integers}
     for text in texts:
-        if (other := seen.setdefault(plain(text), text)) != text:
+        if (other := spellings.setdefault(plain(text), text)) != text:
             raise errors.DataError(
                 f"Labels {shortened(other)} and {shortened(text)} are the same number and "
                 "different texts. Give --labels names if they are two classes, --labels numbers "
@@ -179,61 +179,63 @@ def _check_merged(texts: Sequence[str], integers: Sequence[int]) -> None:
 
 
 def _check_spelling(labels: Labels) -> None:
-    """Raise where integers, to be taken as names, are written otherwise in the texts of a split."""
+    """Raise if one split has an integer, another the same number as a text spelt differently."""
     integers = {
         str(i) for y in labels.values() if y.dtype.kind == "i" for i in np.unique(y).tolist()
     }
     for split, y in labels.items():
         texts = np.unique(y).tolist() if integers and y.dtype.kind == "U" else []
         for text in filter(WHOLE.fullmatch, texts):
-            if (number := plain(text)) in integers and number != text:
+            if (integer := plain(text)) in integers and integer != text:
                 raise errors.DataError(
-                    f"{split}: label {shortened(text)} is another split's integer {number}, "
+                    f"{split}: label {shortened(text)} is another split's integer {integer}, "
                     "written otherwise. Save both as texts, or both as integers."
                 )
 
 
-def _check_places(labels: Labels, names: Sequence[str], base: int) -> None:
-    """Raise where integers may be places among the class names, or class names themselves."""
+def _check_ambiguous(labels: Labels, names: Sequence[str], base: int) -> None:
+    """Raise if integers may either count the class names or be class names."""
     ids = np.unique(np.concatenate(list(labels.values()))).tolist()
-    places = {name: k + base for k, name in enumerate(names)}
-    moved = [i for i in ids if places.get(str(i), i) != i]
-    if moved and all(str(i) in places for i in ids):
+    classes = {name: k + base for k, name in enumerate(names)}
+    ambiguous = [i for i in ids if classes.get(str(i), i) != i]
+    if ambiguous and all(str(i) in classes for i in ids):
+        label = ambiguous[0]
         raise errors.DataError(
-            f"Label {moved[0]} is also a class name, that of class {places[str(moved[0])]}. Give "
+            f"Label {label} is also a class name, that of class {classes[str(label)]}. Give "
             "--labels names if labels are class names, --labels numbers if they count them."
         )
 
 
 def _mixture(labels: Labels) -> str:
-    """Names among numbers, or numbers among names: the rarer is what stands out."""
+    """Describe a mixture of names and numbers, the rarer kind with its rows."""
     for split, y in labels.items():
         if y.dtype.kind == "U" and len({_kind(text) for text in y.tolist()}) > 1:
             return (
                 f"{split} labels: {_described(y, np.ones(len(y), bool))}. Repair the odd ones, or "
                 "give --labels names if all are names."
             )
-    counted = {split: y for split, y in labels.items() if y.size}
-    told = [
-        f"{split} labels are {_kind(y[0])}s such as {_first(y)}" for split, y in counted.items()
+    kinds = [
+        f"{split} labels are {_kind(y[0])}s such as {_first(y)}"
+        for split, y in labels.items()
+        if y.size
     ]
-    return f"{', '.join(told)}. Give names everywhere or numbers everywhere, or --labels names."
+    return f"{', '.join(kinds)}. Give names everywhere or numbers everywhere, or --labels names."
 
 
-def _described(texts: np.ndarray, which: np.ndarray) -> str:
-    """``59 rows are names such as 'cat', row 0 is the number '7'``, of the texts in a mask."""
-    rows: dict[str, list[int]] = {}
-    for row in np.flatnonzero(which).tolist():
-        rows.setdefault(_kind(texts[row]), []).append(row)
-    said: list[str] = []
-    for kind, of_kind in sorted(rows.items(), key=lambda item: -len(item[1])):
-        first, count = of_kind[0], len(of_kind)
-        if count > 1 and not said:
-            said.append(f"{count} rows are {kind}s such as {shortened(str(texts[first]))}")
+def _described(texts: np.ndarray, mask: np.ndarray) -> str:
+    """``59 rows are names such as 'cat', row 0 is the number '7'``, for the texts in a mask."""
+    rows_of: dict[str, list[int]] = {}
+    for row in np.flatnonzero(mask).tolist():
+        rows_of.setdefault(_kind(texts[row]), []).append(row)
+    parts: list[str] = []
+    for kind, rows in sorted(rows_of.items(), key=lambda item: -len(item[1])):
+        example, count = shortened(str(texts[rows[0]])), len(rows)
+        if count > 1 and not parts:
+            parts.append(f"{count} rows are {kind}s such as {example}")
         else:
             more = f" ({count} such rows)" if count > 1 else ""
-            said.append(f"row {first} is the {kind} {shortened(str(texts[first]))}{more}")
-    return ", ".join(said)
+            parts.append(f"row {rows[0]} is the {kind} {example}{more}")
+    return ", ".join(parts)
 
 
 def _kind(label: object) -> str:
@@ -260,14 +262,14 @@ def _renumbered(labels: Labels) -> tuple[dict[str, np.ndarray], list[str]]:
 
 
 def _numbered(labels: np.ndarray, names: Sequence[str], split: str) -> np.ndarray:
-    place = {name: k for k, name in enumerate(names)}
-    if len(place) < len(names):
-        twice = next(name for k, name in enumerate(names) if place[name] != k)
+    classes = {name: k for k, name in enumerate(names)}
+    if len(classes) < len(names):
+        twice = next(name for k, name in enumerate(names) if classes[name] != k)
         raise errors.DataError(f"Class name {twice!r} comes twice. Labels by name need each once.")
     for row, name in enumerate(labels.tolist()):
-        if name not in place:
+        if name not in classes:
             raise errors.DataError(
                 f"{split}: label {shortened(name)} in row {row} is not among the class names. "
                 f"They begin {', '.join(names[:3])}.{errors.did_you_mean(name, names)}"
             )
-    return np.array([place[name] for name in labels.tolist()], dtype=np.int64)
+    return np.array([classes[name] for name in labels.tolist()], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""MATLAB's ``.mat``: versions 4 to 7 through SciPy, 7.3, which is HDF5, through h5py."""
+"""MATLAB's ``.mat``: versions 4 to 7 through SciPy; version 7.3, which is HDF5, through h5py."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from featbank.exchange.arrayfile import ArrayFile
 
 
 def mat(path: Path) -> ArrayFile:
-    """Open ``.mat``; arrays have the axes that MATLAB shows."""
+    """Open ``.mat``; arrays have the axes they have in MATLAB."""
     return _version_73(path) if h5py.is_hdf5(path) else _version_7(path)
 
 
 def _version_7(path: Path) -> ArrayFile:
-    from scipy import io  # takes longer to import than to read a small file
+    from scipy import io  # slower to import than a small file to read
 
     def read(name: str) -> np.ndarray:
         array = io.loadmat(path, variable_names=[name])[name]
         if array.dtype.kind == "U":
-            array = np.char.rstrip(array, " ")  # rows of characters are filled up with blanks
+            array = np.char.rstrip(array, " ")  # rows of characters are padded with blanks
         return _numbers(path, name, _texts(array) if array.dtype == object else array)
 
     return ArrayFile(path, tuple(name for name, _, _ in io.whosmat(path)), read)
@@ -42,7 +42,7 @@ def _version_73(path: Path) -> ArrayFile:
 
 
 def _is_plain(file: h5py.File, name: str) -> bool:
-    """Whether a variable is an array in this very file: links may lead to any other file."""
+    """Whether a variable is an array stored in this file: a link may lead to any other file."""
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
         return False
     item = file[name]
@@ -50,7 +50,7 @@ def _is_plain(file: h5py.File, name: str) -> bool:
 
 
 def _texts(cells: np.ndarray) -> np.ndarray:
-    """A cell array of texts as an array of texts; any other stays as it is."""
+    """A cell array of texts as an array of texts; any other is unchanged."""
     if not all(isinstance(cell, np.ndarray) and cell.dtype.kind == "U" for cell in cells.flat):
         return cells
     if any(cell.size > 1 for cell in cells.flat):

@@ -1,4 +1,4 @@
-"""What an import understood, shown on one screen and kept as provenance."""
+"""Report of an import on one screen, and its provenance."""
 
 from __future__ import annotations
 
@@ -18,69 +18,63 @@ from featbank.files import file_digest
 from featbank.wording import listed, number
 
 HASHED_BYTES = 1 << 30
-"""Larger source files are named in the provenance, but not hashed."""
+"""Larger source files are named in the provenance but not hashed."""
 
 
 def report(arrays: Arrays) -> list[str]:
     """One line per array with its place, then classes, class sizes, classifier, notes and hints."""
-    fits, rows = agreements(arrays), []
+    fits = agreements(arrays)
+    rows = []
     for split, views in arrays.features.items():
-        for view, x in views.items():
-            rows.append(
-                (f"{split}/{view}", _told_features(x), arrays.places.get(f"{split}/{view}"))
-            )
-        told = _told_labels(arrays.labels[split], arrays.num_classes)
-        rows.append((f"{split}/label", told, arrays.places.get(f"{split}/label")))
+        rows += [(f"{split}/{view}", _features_text(x)) for view, x in views.items()]
+        rows.append((f"{split}/label", _labels_text(arrays.labels[split], arrays.num_classes)))
     for view, (weight, bias) in arrays.classifier.items():
-        told = " × ".join(map(str, weight.shape)) + (", no bias" if bias is None else "")
-        told += "".join(f"; {fit}" for v, fit in fits.items() if v == view)
-        rows.append((f"classifier/{view}", told, arrays.places.get(f"classifier/{view}/weight")))
-    for view, fit in fits.items():
-        if view not in arrays.classifier:
-            rows.append((f"  on {view}", str(fit), None))
+        text = " × ".join(map(str, weight.shape)) + (", no bias" if bias is None else "")
+        rows.append((f"classifier/{view}", f"{text}; {fits[view]}" if view in fits else text))
+    others = [view for view in fits if view not in arrays.classifier]
+    rows += [(f"  on {view}", str(fits[view])) for view in others]
     names = arrays.class_names if arrays.class_names is not None else ["numbers"]
-    rows.append(("classes", f"K = {arrays.num_classes}: {listed(names, 5)}", None))
-    rows += [
-        ("class sizes", _told_counts(arrays), None),
-        *(("note", n, None) for n in arrays.notes),
-    ]
-    rows += [("hint", hint, None) for hint in hints(arrays)]
-    rows += [
-        ("hint", f"the classifier on {view} is {NEAR_CHANCE}", None)
-        for view, fit in fits.items()
-        if fit.near_chance
-    ]
-    width = max(len(name) for name, _, _ in rows)
-    return [f"{name:<{width}}  {told}" + (f"  ← {p}" if p else "") for name, told, p in rows]
+    rows.append(("classes", f"K = {arrays.num_classes}: {listed(names, 5)}"))
+    rows.append(("class sizes", _counts_text(arrays)))
+    rows += [("note", note) for note in arrays.notes]
+    rows += [("hint", hint) for hint in hints(arrays)]
+    near_chance = [view for view, fit in fits.items() if fit.near_chance]
+    rows += [("hint", f"the classifier on {view} is {NEAR_CHANCE}") for view in near_chance]
+    width = max(len(title) for title, _ in rows)
+    lines = []
+    for title, text in rows:
+        place = arrays.places.get(title) or arrays.places.get(f"{title}/weight")
+        lines.append(f"{title:<{width}}  {text}" + (f"  ← {place}" if place else ""))
+    return lines
 
 
 def hints(arrays: Arrays) -> list[str]:
-    """What looks odd, but may be right."""
+    """Oddities that may be right."""
     labels = [y for y in arrays.labels.values() if y.size]
-    told = []
+    lines = []
     if labels and min(map(np.min, labels)) == 1:
-        told.append("no row has label 0; if the labels count from 1, add --label-base 1")
-    bases = other_bases(arrays.labels) if arrays.class_names is None else ()
-    told += [*bases, *_sparse(arrays), *_not_in_train(arrays)]
-    told += _odd_names(arrays.class_names or ())
+        lines.append("no row has label 0; if the labels count from 1, add --label-base 1")
+    if arrays.class_names is None:
+        lines += other_bases(arrays.labels)
+    lines += [*_sparse(arrays), *_not_in_train(arrays), *_odd_names(arrays.class_names or ())]
     if "val" not in arrays.labels:
-        told.append(
+        lines.append(
             "no val: comparisons will be selected on test; --val-per-class or --val-fraction makes "
             "one"
         )
     of_train = "val" in arrays.held_out and bool(arrays.classifier)
     if np.any(arrays.seen.get("val", of_train)):
-        told.append(SEEN_VAL)
+        lines.append(SEEN_VAL)
     elif "val" in arrays.held_out and "train" not in arrays.seen:
-        told.append(
+        lines.append(
             "if the backbone was trained on these rows, val is no clean one: add --seen train; if "
             "not, --seen none says so"
         )
-    return told
+    return lines
 
 
 def agreements(arrays: Arrays) -> dict[str, Agreement]:
-    """How often the classifier of each view is right on train; a view may have instance's."""
+    """Accuracy of the classifier of each view on train, by default that of instance."""
     fits = {}
     for view, x in arrays.features["train"].items():
         stored = arrays.classifier.get(view, arrays.classifier.get("instance"))
@@ -99,7 +93,7 @@ def agreements(arrays: Arrays) -> dict[str, Agreement]:
 
 
 def provenance(arrays: Arrays, **options: Any) -> dict[str, Any]:
-    """Where every array came from, the options that were used, and the files' SHA-256."""
+    """Record of the place of every array, the options used, and the SHA-256 of the files."""
     files = sorted({locate(place)[0] for place in arrays.places.values()})
     small = [file for file in files if file.is_file() and file.stat().st_size <= HASHED_BYTES]
     return {
@@ -119,22 +113,23 @@ def _sparse(arrays: Arrays) -> Iterator[str]:
 
 
 def _not_in_train(arrays: Arrays) -> Iterator[str]:
-    there = np.unique(arrays.labels["train"])
+    names, train = arrays.class_names, arrays.labels["train"]
     for split, labels in arrays.labels.items():
-        if (new := np.setdiff1d(labels, there)).size:
-            names = arrays.class_names
-            called = new if names is None else [names[k] for k in new]
-            yield f"{split} has classes without a row in train: {listed(called, 5)}"
+        if (new := np.setdiff1d(labels, train)).size:
+            classes = new if names is None else [names[k] for k in new]
+            yield f"{split} has classes without a row in train: {listed(classes, 5)}"
+
+
+_MISSING = ("nan", "none", "null", "na", "n/a", "?")
 
 
 def _odd_names(names: Sequence[str]) -> Iterator[str]:
-    seen: dict[str, str] = {}
+    spellings: dict[str, str] = {}
     for name in names:
-        if (other := seen.setdefault(name.casefold(), name)) == name:
-            continue
-        yield f"classes {other!r} and {name!r} differ by case alone"
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        yield f"class names that come twice: {listed(twice, 5)}"
+        if (other := spellings.setdefault(name.casefold(), name)) != name:
+            yield f"classes {other!r} and {name!r} differ by case alone"
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        yield f"class names that come twice: {listed(repeated, 5)}"
     for name in names:
         if name.casefold() in _MISSING:
             yield f"a class is named {name!r}; if its rows have no label, drop them"
@@ -142,28 +137,26 @@ def _odd_names(names: Sequence[str]) -> Iterator[str]:
         yield f"class names are byte strings as Python prints them: {listed(printed, 5)}"
 
 
-_MISSING = ("nan", "none", "null", "na", "n/a", "?")
-
-
-def _told_features(x: Any) -> str:
+def _features_text(x: Any) -> str:
     copies = f"{x.shape[0]} copies of " if x.ndim == 3 and x.shape[0] > 1 else ""
     return f"{copies}{x.shape[-2]} × {x.shape[-1]} {x.dtype}"
 
 
-def _told_labels(labels: np.ndarray, num_classes: int) -> str:
+def _labels_text(labels: np.ndarray, num_classes: int) -> str:
     if not labels.size:
         return "no rows"
-    seen = len(np.unique(labels))
-    return f"{labels.min()} … {labels.max()}, {seen} of {num_classes} classes seen"
+    used = len(np.unique(labels))
+    return f"{labels.min()} … {labels.max()}, {used} of {num_classes} classes seen"
 
 
-def _told_counts(arrays: Arrays) -> str:
+def _counts_text(arrays: Arrays) -> str:
     counts = class_counts(arrays.labels["train"], arrays.num_classes)
     empty = np.flatnonzero(counts == 0)
     least = counts[counts > 0].min() if counts.any() else 0
-    told = f"{counts.max(initial=0)} … {least} training rows"
-    has = f"{number(empty.size, 'class', 'classes')} {'has' if empty.size == 1 else 'have'}"
-    none = f"; {has} none: {listed(empty, 10)}" if empty.size else ""
+    text = f"{counts.max(initial=0)} … {least} training rows"
     if least:
-        told += f" (imbalance {counts.max() / least:.3g})"
-    return told + none
+        text += f" (imbalance {counts.max() / least:.3g})"
+    if empty.size:
+        classes = number(empty.size, "class has", "classes have")
+        text += f"; {classes} none: {listed(empty, 10)}"
+    return text

@@ -26,11 +26,11 @@ from featbank.memory import whole_memory
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _LONGEST_CELL = 1 << 26
 _MOST_CHARACTERS = 1 << 30
-"""Of a block of vectors that are written as texts, all as long as the longest."""
+"""The most characters of a block of vectors in texts, each padded to the longest."""
 
 
 def csv_table(path: Path) -> ArrayFile:
-    """Open ``.csv`` or ``.tsv``, its first line the names of the columns.
+    """Open ``.csv`` or ``.tsv``; the first line names the columns.
 
     Vectors are texts, ``[0.1, 0.2]`` or ``0.1 0.2``, or spread over numbered columns.
     """
@@ -68,7 +68,7 @@ def _csv_lines(path: Path) -> Iterator[list[str]]:
 
 
 def _csv_rows(path: Path) -> Iterator[list[str]]:
-    """Rows below the header, each as long as the header."""
+    """Yield the rows below the header; raise unless each is as long as the header."""
     lines = _csv_lines(path)
     header = next(lines)
     for n, row in enumerate(lines):
@@ -81,9 +81,9 @@ def _csv_rows(path: Path) -> Iterator[list[str]]:
 
 
 def _parquet_columns(path: Path, file: Any, names: Sequence[str]) -> list[np.ndarray]:
-    """Columns of a file, read together: each reading goes through all there are."""
+    """Read columns of a file together, in one pass."""
     size, room = 4 * file.metadata.num_rows * len(names), whole_memory()
-    if room is not None and size > room:  # runs of one value take no room in the file
+    if room is not None and size > room:  # runs of equal values take no room in the file
         raise errors.DataError(
             f"{path}: {file.metadata.num_rows:,} rows of {len(names):,} columns need at least "
             f"{size / 2**30:,.1f} GiB, the machine has {room / 2**30:,.1f}. Cut the file."
@@ -92,12 +92,12 @@ def _parquet_columns(path: Path, file: Any, names: Sequence[str]) -> list[np.nda
     rows = 0
     for batch in file.iter_batches(columns=list(names)):
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
-            place, own = f"{path}:{name}", blocks[name]
-            own.append(_arrow_array(place, column, rows))
-            if own[-1].ndim > 1:
-                check_length(place, rows, own[-1].shape[1], own[0].shape[1])
+            place, block = f"{path}:{name}", _arrow_array(f"{path}:{name}", column, rows)
+            blocks[name].append(block)
+            if block.ndim > 1:
+                check_length(place, rows, block.shape[1], blocks[name][0].shape[1])
         rows += len(batch)
-    return [_joined(f"{path}:{name}", own) for name, own in blocks.items()]
+    return [_joined(f"{path}:{name}", arrays) for name, arrays in blocks.items()]
 
 
 def _joined(place: str, blocks: Sequence[np.ndarray]) -> np.ndarray:
@@ -108,7 +108,7 @@ def _joined(place: str, blocks: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _check_texts(place: str, column: Any, first_row: int) -> None:
-    """Raise where the texts of a block, a dictionary's decoded, take more room than they should."""
+    """Raise if a text of a block, or of its dictionary, is implausibly long."""
     import pyarrow as pa
     from pyarrow import compute
 
@@ -130,7 +130,7 @@ def _check_texts(place: str, column: Any, first_row: int) -> None:
 
 
 def _arrow_array(place: str, column: Any, first_row: int) -> np.ndarray:
-    """A block of a column: numbers [n], texts [n], or vectors [n, D]."""
+    """A block of a column as an array: numbers [n], texts [n], or vectors [n, D]."""
     import pyarrow as pa
     from pyarrow import compute
 

@@ -1,11 +1,11 @@
-"""PyTorch's files: tensors come through, pickled code does not."""
+"""Tensors in PyTorch's files and in safetensors; pickled code is refused."""
 
 from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from pickle import UnpicklingError  # what PyTorch raises where it refuses
+from pickle import UnpicklingError  # PyTorch's refusal
 from typing import Any
 
 import numpy as np
@@ -21,14 +21,14 @@ _PLAIN = (int, float, str)
 
 
 def tensor_file(path: Path) -> ArrayFile:
-    """Open ``.safetensors``, or ``.pt`` with a tensor, or dicts and lists of tensors.
+    """Open ``.safetensors``, or ``.pt`` with a tensor or with dicts and lists of tensors.
 
     The keys of nested dicts and lists are joined by ``.``.
 
     Raises
     ------
     DataError
-        Where the file holds anything that only pickled code can restore.
+        If the file holds anything that only pickled code can restore.
     """
     return _safetensors(path) if path.suffix.lower() == ".safetensors" else _torch(path)
 
@@ -56,7 +56,7 @@ def _safetensors(path: Path) -> ArrayFile:
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Tensors and plain lists of numbers or texts, by name; single values are passed over."""
+    """Yield tensors and plain lists of numbers or texts by name; skip single values."""
     if isinstance(value, torch.Tensor):
         yield name, value
     elif isinstance(value, list) and value and all(isinstance(v, _PLAIN) for v in value):
@@ -67,7 +67,7 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _list_array(values: list[int | float | str], name: str) -> np.ndarray:
-    """A list as an array; NumPy would make texts of numbers beside texts."""
+    """A list as an array. A mixture is refused: NumPy would turn its numbers into texts."""
     texts = sum(isinstance(value, str) for value in values)
     if 0 < texts < len(values):
         raise errors.DataError(
@@ -89,6 +89,6 @@ def _to_numpy(value: torch.Tensor | np.ndarray) -> np.ndarray:
         array = value.float().numpy()
     if array.ndim > 2 or (array.ndim == 2 and 1 not in array.shape):
         return array
-    # a vector may be labels, and those must know how coarse they were
+    # a vector may hold labels, which are refused if the stored type was too coarse for them
     kept = stored_as(str(value.dtype).removeprefix("torch."), 2 / torch.finfo(value.dtype).eps)
     return array.astype(kept)

@@ -268,7 +268,7 @@ def test_ids_are_renumbered(featbank: Run, tmp_path: Path) -> None:
         assert bank.provenance["renumber"] is True
     (tmp_path / "n.txt").write_text("12\n13\n")
     for other in (["--label-base", 1], ["--class-names", "n.txt"]):
-        assert "both say which class" in imported(featbank, ids, *options, *other, code=2).stderr
+        assert "both define which class" in imported(featbank, ids, *options, *other, code=2).stderr
 
 
 def test_the_number_of_classes_has_a_bound(featbank: Run) -> None:
