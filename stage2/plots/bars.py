@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from featbank.bank import GROUPS
 from stage2.plots.figure import (
     GRID,
     GROUP_COLOURS,
@@ -15,6 +14,7 @@ from stage2.plots.figure import (
     new_figure,
 )
 from stage2.plots.picture import Picture
+from stage2.results.protocol import THRESHOLDS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,10 +51,10 @@ def groups(picture: Picture) -> Figure:
                 panel.errorbar(
                     row[name], place, xerr=spread, color="black", elinewidth=0.8, capsize=1.5
                 )
-            told = f"{row[name]:.1f}" + ("" if narrow or spread is None else f" ± {spread:.1f}")
+            text = f"{row[name]:.1f}" + ("" if narrow or spread is None else f" ± {spread:.1f}")
             end = row[name] + (spread or 0)
             panel.annotate(
-                told, (end, place), (3, 0), textcoords="offset points", va="center", fontsize=6
+                text, (end, place), (3, 0), textcoords="offset points", va="center", fontsize=6
             )
         panel.set_title(name, loc="left", color=GROUP_COLOURS[name], fontweight="bold")
         panel.set(
@@ -75,6 +75,6 @@ def groups(picture: Picture) -> Figure:
         "whiskers: ± one standard deviation over seeds"
         if any(row["macro_std"] is not None for row in rows)
         else "",
-        ", ".join(f"{name}: {rule}" for name, rule in GROUPS.items()),
+        THRESHOLDS,
     )
     return figure

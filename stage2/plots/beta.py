@@ -1,4 +1,4 @@
-"""How adaptive generators moved β."""
+"""The β of adaptive generators."""
 
 from __future__ import annotations
 
@@ -59,17 +59,17 @@ class _Trajectory:
 
     @property
     def room(self) -> float:
-        """How boldly a class may be drawn, from 1 towards 0 as there are more of them."""
+        """The weight of a class's marks: 1 for few classes, towards 0 for many."""
         return min(1.0, 100 / len(self.counts))
 
     @property
     def crowded(self) -> bool:
-        """Whether classes are drawn as pixels in pdf and svg, too; axes and text never are."""
+        """Whether classes are drawn as pixels also in pdf and svg; axes and text never are."""
         return len(self.counts) > 500
 
 
 def beta(picture: Picture) -> Figure:
-    """Draw how adaptive generators moved β: over the epochs, and at the end by class size.
+    """Draw the β of adaptive generators: over the epochs, and at the end by class size.
 
     Left one line per class and the means of many, medium and few; right one point per class and
     the mean of classes of about its size. (Medians would jump: β moves by whole steps.) A row for
@@ -87,8 +87,8 @@ def beta(picture: Picture) -> Figure:
     figure = new_figure(picture.width, 0.1 + 2.1 * len(shown))
     axes = figure.subplots(len(shown), 2, squeeze=False, sharex="col", sharey=True)
     settings = [each.runs[0].parameters for each in shown]
-    told = [differing(each, settings) for each in settings]
-    for (left, right), each, differences in zip(axes, shown, told, strict=True):
+    titles = [differing(each, settings) for each in settings]
+    for (left, right), each, differences in zip(axes, shown, titles, strict=True):
         _over_epochs(left, each, colours)
         _by_size(right, each, colours)
         left.set_title(each.title, loc="left")
@@ -105,41 +105,41 @@ def beta(picture: Picture) -> Figure:
         label_counts(bar.ax.yaxis, low, high)
     named = {line.get_label(): line for left in axes[:, 0] for line in left.lines}
     legend(figure, list(named.values()))
-    caption(figure, *_told(picture.results.fingerprint, shown))
+    caption(figure, *_explanation(picture.results.fingerprint, shown))
     return figure
 
 
 def _trajectories(picture: Picture) -> list[_Trajectory]:
-    """β of at most `MOST` configurations that have one and are asked for, best on val first."""
+    """β of at most `MOST` of the configurations asked for that have one, best on val first."""
     results, counts = picture.results, picture.results.counts
-    found: dict[str, list[Run]] = {}
-    for own in results.configurations.values():
-        if runs := [run for run in own.done if np.isfinite(_beta(results, run)).any()]:
-            found[own.id] = runs
-    if not found:
+    moved: dict[str, list[Run]] = {}
+    for configuration in results.configurations.values():
+        if runs := [run for run in configuration.done if np.isfinite(_beta(results, run)).any()]:
+            moved[configuration.id] = runs
+    if not moved:
         raise errors.ConfigError(
             f"No run in {results.path} moved β. Sweep a recipe whose beta_step is above 0, such as "
             "glag, on a bank with val."
         )
-    chosen = _chosen(results, [runs[0] for runs in found.values()], picture.recipes)
-    chosen.sort(key=lambda name: -_val_macro(found[name]))
+    chosen = _chosen(results, [runs[0] for runs in moved.values()], picture.recipes)
+    chosen.sort(key=lambda id_: -_val_macro(moved[id_]))
     if chosen[MOST:]:
         warn_left_out(chosen, MOST)
     shown = []
-    for name in chosen[:MOST]:
-        values = np.stack([_beta(results, run) for run in found[name]])
+    for id_ in chosen[:MOST]:
+        values = np.stack([_beta(results, run) for run in moved[id_]])
         has = np.isfinite(values).all((0, 1)) & (counts > 0)
-        shown.append(_Trajectory(found[name], values[..., has], counts[has]))
+        shown.append(_Trajectory(moved[id_], values[..., has], counts[has]))
     return shown
 
 
 def _beta(results: Results, run: Run) -> np.ndarray:
-    """β of a run [epochs, K], NaN for classes without; nothing where it moved none."""
+    """β of a run [epochs, K], NaN for classes without; empty where none moved."""
     return results.store.traces(results.fingerprint, run.recipe).get("beta", np.empty(0))
 
 
 def _chosen(results: Results, runs: Sequence[Run], recipes: Sequence[str]) -> list[str]:
-    """The ids among `runs`, one of each configuration, that `recipes` ask for; all for none."""
+    """The ids among `runs`, one of each configuration, that `recipes` match; all for none."""
     chosen: dict[str, None] = {}
     for wanted in recipes:
         ids = matching(wanted, {run.id: run.name for run in runs})
@@ -157,7 +157,7 @@ def _val_macro(runs: Sequence[Run]) -> float:
     return float(np.mean([run.metrics["val", "selected"][RANKING] for run in runs]))
 
 
-def _told(fingerprint: str, shown: Sequence[_Trajectory]) -> list[str]:
+def _explanation(fingerprint: str, shown: Sequence[_Trajectory]) -> list[str]:
     parts = [f"bank {fingerprint[:12]}", "β of each class moved by its accuracy on val"]
     if any(len(each.runs) > 1 for each in shown):
         parts += ["means over seeds, bars from the lowest to the highest seed"]
@@ -168,7 +168,7 @@ def _told(fingerprint: str, shown: Sequence[_Trajectory]) -> list[str]:
 
 
 def _over_epochs(axes: Axes, each: _Trajectory, colours: ScalarMappable) -> None:
-    """One line per class, mean over seeds, small classes above large ones; the groups' means."""
+    """Draw a line per class, mean over seeds, small classes above large ones, and group means."""
     from matplotlib.collections import LineCollection
 
     mean = each.beta.mean(0)
@@ -194,7 +194,7 @@ def _over_epochs(axes: Axes, each: _Trajectory, colours: ScalarMappable) -> None
 
 
 def _by_size(axes: Axes, each: _Trajectory, colours: ScalarMappable) -> None:
-    """β of the last epoch against the training count, one point per class; a running mean."""
+    """Draw β of the last epoch by training count, a point per class, and a running mean."""
     last = each.beta[:, -1]
     mean, n = last.mean(0), each.counts
     bars: dict[str, Any] = {

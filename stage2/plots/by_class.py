@@ -1,4 +1,4 @@
-"""What differs from class to class, from the largest class to the smallest."""
+"""Values by class, from the largest class to the smallest."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ _LONGEST = 28
 
 @dataclass(frozen=True)
 class _Value:
-    """What is drawn: its name, and how it is taken, [K]."""
+    """A value of each class: its name, and a function that reads it [K]."""
 
     name: str
-    of: Callable[[Measured], np.ndarray]
+    read: Callable[[Measured], np.ndarray]
 
 
 def classes(picture: Picture) -> Figure:
@@ -56,7 +56,7 @@ def classes(picture: Picture) -> Figure:
     Points are classes, lines running means.
     """
     choice = picture.choose(MOST)
-    accuracy = _Value("accuracy, %", lambda each: each.per_class)
+    accuracy = _Value("accuracy, %", lambda arrays: arrays.per_class)
     return _draw(choice, picture.width, accuracy, choice.protocol())
 
 
@@ -68,19 +68,19 @@ def norms(picture: Picture) -> Figure:
     results = picture.results
     choice = picture.choose(
         MOST,
-        having=lambda own, row: "weight_norm" in measured(results, own, row["epoch"]).details,
+        having=lambda each, row: "weight_norm" in measured(results, each, row["epoch"]).details,
     )
     if not choice.shown:
         raise errors.ConfigError(
             f"No head asked for in {results.path} has a weight per class. Choose one such as crt "
             "with --recipe."
         )
-    norm = _Value("‖w‖ of a class's weights", lambda each: each.details["weight_norm"])
+    norm = _Value("‖w‖ of a class's weights", lambda arrays: arrays.details["weight_norm"])
     return _draw(choice, picture.width, norm, f"{choice.epoch()} · {choice.conditions()}")
 
 
-def _draw(choice: Choice, width: float, value: _Value, told: str) -> Figure:
-    """A value of each class: training counts above, points and running means below."""
+def _draw(choice: Choice, width: float, value: _Value, protocol: str) -> Figure:
+    """Draw a value of each class: training counts above, points and running means below."""
     results = choice.results
     counts = results.counts
     order = np.argsort(-counts, kind="stable")
@@ -94,8 +94,8 @@ def _draw(choice: Choice, width: float, value: _Value, told: str) -> Figure:
     window = max(1, len(counts) // 20 * 2 + 1)
     lines = []
     for place, each in enumerate(choice.shown):
-        one = measured(results, each.configuration, each.epoch)
-        values = value.of(one)[order]
+        arrays = measured(results, each.configuration, each.epoch)
+        values = value.read(arrays)[order]
         colour = COLOURS[place % len(COLOURS)]
         below.scatter(
             ranks,
@@ -130,7 +130,7 @@ def _draw(choice: Choice, width: float, value: _Value, told: str) -> Figure:
     legend(figure, lines)
     caption(
         figure,
-        told,
+        protocol,
         "mean over seeds",
         "" if few else f"points: classes, lines: running mean over {window} classes",
     )
@@ -138,7 +138,7 @@ def _draw(choice: Choice, width: float, value: _Value, told: str) -> Figure:
 
 
 def _counts_above(axes: Axes, counts: np.ndarray) -> None:
-    """Training counts [K], in order, as a strip."""
+    """Draw training counts [K], in order, as a strip."""
     from matplotlib.ticker import FuncFormatter, NullLocator
 
     positive = np.maximum(counts, 1)
@@ -153,7 +153,7 @@ def _counts_above(axes: Axes, counts: np.ndarray) -> None:
 
 
 def _boundaries(axes: Axes, counts: np.ndarray) -> None:
-    """Lines between many, medium and few, and their names in the upper strip."""
+    """Draw lines between many, medium and few, and their names in the upper strip."""
     groups = class_groups(counts)
     for name, members in groups.items():
         places = np.flatnonzero(members)

@@ -1,4 +1,4 @@
-"""How sure a classifier is of rows of many, medium and few."""
+"""The confidence of classifiers in rows of many, medium and few."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featbank.bank import GROUPS
-from stage2.plots.figure import COLOURS, GRID, caption, fitted, legend, panels
+from stage2.plots.figure import COLOURS, GRID, caption, fitted, legend, panels, panels_across
 from stage2.plots.picture import Picture
 from stage2.results.choice import measured_all
+from stage2.results.protocol import THRESHOLDS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,19 +36,17 @@ _DIAMOND: dict[str, Any] = {
 def confidence(picture: Picture) -> Figure:
     """Draw violins of the confidence in rows of many, medium and few [MiSLAS Fig. 3].
 
-    The left half of a violin are wrong rows, the right half right ones; parameters as of
-    `stage2.plots.plot`.
+    The left half of a violin are wrong rows, the right half right ones.
     """
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     choice, width = picture.choose(MOST), picture.width
-    found = measured_all(choice, "confidence")
-    across = min(len(found), max(1, int(width / _NARROWEST)))
-    figure, axes = panels(len(found), width, narrowest=_NARROWEST, height=2.0, sharey=True)
-    shapes = [_shapes(each.details["confidence"]) for each in found]
-    for place, ([panel], each, own) in enumerate(zip(axes, choice.shown, shapes, strict=True)):
-        _violins(panel, own)
+    violins = [_shapes(each.details["confidence"]) for each in measured_all(choice, "confidence")]
+    across = panels_across(len(violins), width, _NARROWEST)
+    figure, axes = panels(len(violins), width, narrowest=_NARROWEST, height=2.0, sharey=True)
+    for place, ([panel], each, shapes) in enumerate(zip(axes, choice.shown, violins, strict=True)):
+        _violins(panel, shapes)
         panel.set_title(fitted(each.label, width / across), loc="left")
         if place % across == 0:
             panel.set_ylabel("confidence, %")
@@ -63,29 +62,28 @@ def confidence(picture: Picture) -> Figure:
         choice.protocol(),
         "rows of all seeds, confidence: the largest probability",
         "each violin is as wide as its fullest bin; a line above its diamond: overconfident",
-        ", ".join(f"{name}: {rule}" for name, rule in GROUPS.items()),
+        THRESHOLDS,
     )
     return figure
 
 
 def _shapes(counts: np.ndarray) -> dict[str, np.ndarray]:
     """Shares of rows of each group that has some, [wrong or right, bins], from counts [3, 2, B]."""
-    return {
-        name: own / own.sum() for name, own in zip(GROUPS, counts, strict=True) if own.sum() > 0
-    }
+    by_group = zip(GROUPS, counts, strict=True)
+    return {name: rows / rows.sum() for name, rows in by_group if rows.sum() > 0}
 
 
 def _violins(axes: Axes, shapes: dict[str, np.ndarray]) -> None:
-    """One violin per group, histograms back to back; mean confidence and accuracy."""
+    """Draw a violin per group, histograms back to back, with mean confidence and accuracy."""
     for place, shares in enumerate(shapes.values()):
         bins = shares.shape[1]
         edges = np.linspace(0, 100, bins + 1)
         wide = 0.46 * shares / shares.max()
-        for sign, own, colour in ((-1, wide[0], WRONG), (1, wide[1], RIGHT)):
+        for sign, half, colour in ((-1, wide[0], WRONG), (1, wide[1], RIGHT)):
             axes.fill_betweenx(
                 edges,
                 place,
-                place + sign * np.append(own, own[-1]),
+                place + sign * np.append(half, half[-1]),
                 step="post",
                 color=colour,
                 alpha=0.85,

@@ -1,4 +1,4 @@
-"""The classes that are most often taken for one another."""
+"""Confusion matrices of the classes that are most often confused."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from featbank import errors
 from featbank.bank import GROUPS, class_groups
 from featbank.characters import clipped
 from stage2.engine.details import CONFUSIONS
-from stage2.plots.figure import GROUP_COLOURS, caption, fitted, letters, panels
+from stage2.plots.figure import GROUP_COLOURS, caption, fitted, letters, panels, panels_across
 from stage2.plots.picture import Picture
 from stage2.results.choice import Choice, measured_all
-from stage2.results.confused import confused
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,31 +27,33 @@ CLASSES = 12
 _LONGEST = 16
 """Characters of a class name."""
 
+_NARROWEST = 3.2
+"""Inches of a panel."""
+
 
 def confusion(picture: Picture) -> Figure:
-    """Draw which classes are taken for which: the most confused ones, largest class first.
+    """Draw the confusion matrix of the most confused classes, largest class first.
 
-    Parameters as of `stage2.plots.plot`; by default the best configuration is drawn.
+    Without recipes the best configuration is drawn.
     """
     choice, width = picture.choose(MOST if picture.recipes else 1), picture.width
-    found = _matrices(choice)
+    matrices = _matrices(choice)
     names = [clipped(name, _LONGEST) for name in choice.results.class_names]
-    groups = class_groups(choice.results.counts)
-    longest = letters(names[k] for classes, _ in found for k in classes)
+    groups = np.select([*class_groups(choice.results.counts).values()], [*GROUPS], "")
+    longest = letters(names[k] for classes, _ in matrices for k in classes)
     margin = 0.4 + 0.06 * longest  # names and an axis label
-    across = min(len(found), max(1, int(width / 3.2)))
+    across = panels_across(len(matrices), width, _NARROWEST)
     cell = min(0.27, (width / across - margin - 0.1) / CLASSES)
-    height = margin + cell * max(len(classes) for classes, _ in found) + 0.3
-    figure, axes = panels(len(found), width, narrowest=3.2, height=height)
+    height = margin + cell * max(len(classes) for classes, _ in matrices) + 0.3
+    figure, axes = panels(len(matrices), width, narrowest=_NARROWEST, height=height)
     for place, ([panel], (classes, matrix), each) in enumerate(
-        zip(axes, found, choice.shown, strict=True)
+        zip(axes, matrices, choice.shown, strict=True)
     ):
         _matrix(panel, matrix, cell > 0.13)
         for axis in (panel.xaxis, panel.yaxis):
             axis.set_ticks(range(len(classes)), [names[k] for k in classes])
             for label, k in zip(axis.get_ticklabels(), classes, strict=True):
-                group = next(name for name in GROUPS if groups[name][k])
-                label.set_color(GROUP_COLOURS[group])
+                label.set_color(GROUP_COLOURS[groups[k]])
         turned = longest > 3
         panel.tick_params(axis="x", rotation=90 if turned else 0)
         panel.set(xlabel="predicted", ylabel="true" if place % across == 0 else "")
@@ -70,24 +71,63 @@ def confusion(picture: Picture) -> Figure:
 
 def _matrices(choice: Choice) -> list[tuple[np.ndarray, np.ndarray]]:
     """The most confused classes and their matrix of each configuration."""
-    found = []
+    matrices = []
     results, counts = choice.results, choice.results.counts
-    for one in measured_all(choice, "confusions"):
-        own = one.configuration
+    for arrays in measured_all(choice, "confusions"):
+        configuration = arrays.configuration
         labels = results.store.labels(results.fingerprint, choice.split)
-        assert labels is not None  # they are of the same schema
-        rows = len(own.done) * np.bincount(labels, minlength=len(counts))
-        confusions = one.details["confusions"]
+        assert labels is not None  # files with confusions have them
+        rows = len(configuration.done) * np.bincount(labels, minlength=len(counts))
+        confusions = arrays.details["confusions"]
         if not len(confusions):
             raise errors.ConfigError(
-                f"{own.id} confuses no classes of {choice.split}. Choose another with --recipe."
+                f"{configuration.id} confuses no classes of {choice.split}. Choose another with "
+                "--recipe."
             )
-        found.append(confused(confusions, one.per_class, rows, counts, CLASSES))
-    return found
+        matrices.append(confused(confusions, arrays.per_class, rows, counts, CLASSES))
+    return matrices
+
+
+def confused(
+    confusions: np.ndarray, per_class: np.ndarray, rows: np.ndarray, counts: np.ndarray, most: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose the most confused classes and compute their confusion matrix.
+
+    Parameters
+    ----------
+    confusions
+        Class, predicted class and rows of pairs [M, 3], most frequent first.
+    per_class
+        Accuracy of each class in percent [K].
+    rows
+        Rows of each class [K] that `confusions` counts, all seeds together.
+    counts
+        Training counts [K].
+    most
+        How many classes; two at least.
+
+    Returns
+    -------
+    Indices of n ≤ `most` classes, those of the most frequent pairs, by training samples, most
+    first; and the share of each one's rows that is predicted as each [n, n], percent, NaN for a
+    pair that is not among `confusions`.
+    """
+    taken: set[int] = set()
+    for k, other, _ in confusions.tolist():
+        if len(taken | {k, other}) <= most:
+            taken |= {k, other}
+    classes = np.array(sorted(taken, key=lambda k: (-counts[k], k)), int)
+    place = {int(k): i for i, k in enumerate(classes)}
+    matrix = np.full((len(classes), len(classes)), np.nan)
+    np.fill_diagonal(matrix, per_class[classes])
+    for k, other, wrong in confusions.tolist():
+        if k in place and other in place:
+            matrix[place[k], place[other]] = 100 * wrong / rows[k]
+    return classes, matrix
 
 
 def _matrix(axes: Axes, matrix: np.ndarray, roomy: bool) -> None:
-    """Shares in percent [n, n]: confusions in reds, the accuracy on the diagonal in grey."""
+    """Draw shares in percent [n, n]: confusions in reds, the accuracy on the diagonal in grey."""
     from matplotlib import colormaps
 
     diagonal = np.eye(len(matrix), dtype=bool)
@@ -98,9 +138,9 @@ def _matrix(axes: Axes, matrix: np.ndarray, roomy: bool) -> None:
     for (y, x), value in np.ndenumerate(matrix):
         if np.isfinite(value) and roomy:
             dark = x != y and value > 0.65 * high
-            told = f"{value:.0f}" if value >= 1 else f"{value:.1f}".removeprefix("0")
+            text = f"{value:.0f}" if value >= 1 else f"{value:.1f}".removeprefix("0")
             colour = "white" if dark else "black"
-            axes.text(x, y, told, ha="center", va="center", fontsize=6, color=colour)
+            axes.text(x, y, text, ha="center", va="center", fontsize=6, color=colour)
     axes.set_xticks(np.arange(len(matrix) - 1) + 0.5, minor=True)
     axes.set_yticks(np.arange(len(matrix) - 1) + 0.5, minor=True)
     axes.grid(which="minor", color="white", linewidth=0.8)

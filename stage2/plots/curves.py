@@ -44,22 +44,22 @@ def curves(picture: Picture) -> Figure:
     Heads that do not train are left out.
     """
     results, width = picture.results, picture.width
-    choice = picture.choose(MOST, having=lambda own, _: _trained(results, own))
+    choice = picture.choose(MOST, having=lambda each, _: _trained(results, each))
     if not choice.shown:
         raise errors.ConfigError(
             f"Nothing asked for in {results.path} trains in epochs. Choose a recipe such as crt."
         )
-    found = {
+    by_label = {
         each.label: measured(results, each.configuration, each.epoch).curves
         for each in choice.shown
     }
-    names = [name for name in _NAMES if any(name in own for own in found.values())]
+    names = [name for name in _NAMES if any(name in lines for lines in by_label.values())]
     figure, axes = panels(len(names), width, narrowest=2.2, height=2.0)
     handles: dict[str, Any] = {}
     for [panel], name in zip(axes, names, strict=True):
-        for place, (label, own) in enumerate(found.items()):
-            if name in own:
-                handles[label] = _with_band(panel, own[name], line_style(place))
+        for place, (label, lines) in enumerate(by_label.items()):
+            if name in lines:
+                handles[label] = _with_band(panel, lines[name], line_style(place))
         panel.set(xlabel="epoch" if "gradient_norm" not in names else "epoch or iteration")
         panel.set_ylabel(_NAMES[name])
         low, high = panel.dataLim.y0, panel.dataLim.y1
@@ -67,12 +67,12 @@ def curves(picture: Picture) -> Figure:
             panel.set_yscale("log")
         whole_numbers(panel.xaxis)
         panel.grid(axis="y", **GRID)
-    legend(figure, [handles[label] for label in found], list(found))
+    legend(figure, [handles[label] for label in by_label], list(by_label))
     caption(
         figure,
         choice.conditions(),
         "lines: means over seeds, bands: from the lowest to the highest seed",
-        "losses of different kinds have different scales" if len(found) > 1 else "",
+        "losses of different kinds have different scales" if len(by_label) > 1 else "",
     )
     return figure
 
@@ -80,22 +80,16 @@ def curves(picture: Picture) -> Figure:
 def shift(picture: Picture) -> Figure:
     """Draw accuracy under long-tailed, uniform and inversely long-tailed test priors [SADE]."""
     choice = picture.choose(MOST)
-    found = measured_all(choice, "shift_forward")
-    labels = [each.label for each in choice.shown]
+    arrays = measured_all(choice, "shift_forward")
     figure, [[panel]] = panels(1, picture.width, narrowest=1, height=2.3)
     ticks = [*(f"{r}" for r in SHIFT_RATIOS[::-1]), "1", *(f"{r}" for r in SHIFT_RATIOS)]
     x = np.arange(len(ticks))
     lines = []
-    for place, (label, one) in enumerate(zip(labels, found, strict=True)):
-        y = np.concatenate(
-            [
-                one.details["shift_forward"][::-1],
-                [np.nanmean(one.per_class)],
-                one.details["shift_backward"],
-            ]
-        )
+    for place, (shown, each) in enumerate(zip(choice.shown, arrays, strict=True)):
+        forward, backward = each.details["shift_forward"], each.details["shift_backward"]
+        y = np.concatenate([forward[::-1], [np.nanmean(each.per_class)], backward])
         look = line_style(place) | {"marker": MARKERS[place], "markersize": 3}
-        lines += panel.plot(x, y, linewidth=1.2, label=label, **look)
+        lines += panel.plot(x, y, linewidth=1.2, label=shown.label, **look)
     middle = len(SHIFT_RATIOS)
     panel.axvline(middle, color="0.6", linewidth=0.6, linestyle=(0, (2, 2)), zorder=0)
     panel.set_xticks(x, ticks)
@@ -115,14 +109,14 @@ def shift(picture: Picture) -> Figure:
     return figure
 
 
-def _trained(results: Results, own: Configuration) -> bool:
+def _trained(results: Results, configuration: Configuration) -> bool:
     """Whether a configuration has a curve."""
-    curves = results.store.curves(results.fingerprint, own.runs[0].recipe)
+    curves = results.store.curves(results.fingerprint, configuration.runs[0].recipe)
     return any(map(len, curves.values()))
 
 
 def _with_band(axes: Axes, values: np.ndarray, look: dict[str, Any]) -> Any:
-    """The mean of [seeds, epochs] and the range over seeds; the line."""
+    """Draw the mean of [seeds, epochs] and the range over seeds; return the line."""
     epochs = np.arange(1, values.shape[1] + 1)
     low, high = np.nanmin(values, 0), np.nanmax(values, 0)
     axes.fill_between(epochs, low, high, color=look["color"], alpha=0.18, linewidth=0)

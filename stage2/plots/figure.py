@@ -1,4 +1,4 @@
-"""What all plots share: their look, panels, captions and legends."""
+"""The frame of all plots: look, panels, captions, legends, and writing the file."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ STYLE: dict[Any, Any] = {
     "ytick.major.size": 2.5,
     "legend.fontsize": 7,
     "legend.frameon": False,
-    "text.parse_math": False,  # a $ in a name is one
+    "text.parse_math": False,  # a $ in a name is a dollar
     "svg.fonttype": "none",  # text that can be searched and edited
     "pdf.fonttype": 42,
     "savefig.dpi": 300,
 }
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
-"""Of configurations, told apart by the colour-blind (Okabe and Ito)."""
+"""Of configurations, distinguishable by the colour-blind (Okabe and Ito)."""
 
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 
@@ -71,7 +71,7 @@ def form_of(output: str | os.PathLike[str], forms: Sequence[str] = FORMATS) -> s
     Raises
     ------
     ConfigError
-        For another ending, or a folder that is not there.
+        For another ending, or a missing folder.
     """
     path = Path(output)
     form = path.suffix[1:].lower()
@@ -111,7 +111,7 @@ def make_visible(figure: Figure) -> None:
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
             for formatter in (axis.get_major_formatter(), axis.get_minor_formatter()):
-                if isinstance(formatter, FuncFormatter):  # names of ticks, anew whenever drawn
+                if isinstance(formatter, FuncFormatter):  # names ticks each time they are drawn
                     formatter.func = _visible_ticks(formatter.func)
 
 
@@ -121,18 +121,18 @@ def _visible_ticks(name: Callable[..., str]) -> Callable[..., str]:
 
 @contextlib.contextmanager
 def _warnings_in_a_line(form: str) -> Iterator[None]:
-    """Turn the warnings of matplotlib, one for each character, into at most one of ours."""
+    """Replace matplotlib's warnings, one for each character, by at most one of ours."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
     lacking, narrow = set(), False
     for each in caught:
-        told = str(each.message)
-        if glyph := re.match(r"Glyph (\d+) ", told):
+        text = str(each.message)
+        if glyph := re.match(r"Glyph (\d+) ", text):
             lacking.add(glyph[1])
-        elif "constrained_layout" in told:
+        elif "constrained_layout" in text:
             narrow = True
-        elif not told.startswith("Matplotlib"):  # of whole scripts, after their characters
+        elif not text.startswith("Matplotlib"):  # follows those of a script's characters
             warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
     if narrow:
         warnings.warn("the figure has too little room for its texts. Give a larger --width.")
@@ -154,6 +154,11 @@ def new_figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def panels_across(count: int, width: float, narrowest: float) -> int:
+    """How many of `count` panels, each at least so many inches wide, stand side by side."""
+    return min(count, max(1, int(width / narrowest)))
 
 
 def panels(
@@ -181,7 +186,7 @@ def panels(
     -------
     The figure, and the axes of each panel.
     """
-    across = min(count, max(1, int(width / narrowest)))
+    across = panels_across(count, width, narrowest)
     down = math.ceil(count / across)
     figure = new_figure(width, 0.2 + height * down)
     axes = figure.subplots(
@@ -191,28 +196,28 @@ def panels(
         gridspec_kw={"height_ratios": list(heights) * down},
         **shared,
     )
-    found = [
+    by_panel = [
         [axes[rows * (place // across) + row, place % across] for row in range(rows)]
         for place in range(across * down)
     ]
-    for unused in found[count:]:
+    for unused in by_panel[count:]:
         for each in unused:
             each.remove()
-    return figure, found[:count]
+    return figure, by_panel[:count]
 
 
 def caption(figure: Figure, *parts: str) -> None:
-    """Write the protocol and what is to be seen below a figure."""
-    told = " · ".join(part for part in parts if part)
+    """Write the protocol and an explanation below a figure."""
+    text = " · ".join(part for part in parts if part)
     for kept in (r" (?=·)", r"(?<=\d,) (?=\d)", r"(?<=[<>≤]) ", r" (?=[<>≤])"):
-        told = re.sub(kept, "\u00a0", told)  # where no line ends
-    lines = textwrap.wrap(told, int(19.5 * figure.get_figwidth()))
+        text = re.sub(kept, "\u00a0", text)  # no line ends here
+    lines = textwrap.wrap(text, int(19.5 * figure.get_figwidth()))
     figure.supxlabel("\n".join(lines), fontsize=6.5, color=QUIET)
     figure.set_figheight(figure.get_figheight() + 0.12 * len(lines))
 
 
 def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str] | None = None) -> None:
-    """A legend above a figure, in as many columns as fit."""
+    """Draw a legend above a figure, in as many columns as fit."""
     names = list(labels) if labels else [str(handle.get_label()) for handle in handles]
     widest = max(map(len, names))
     columns = min(len(names), max(1, int(figure.get_figwidth() / (0.45 + 0.055 * widest))))
@@ -221,12 +226,12 @@ def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str] | None 
 
 
 def fitted(text: str, inches: float) -> str:
-    """A title folded to a width."""
+    """A title wrapped to a width."""
     return textwrap.fill(text, max(10, int(16 * inches)))
 
 
 def label_counts(axis: Axis, low: int, high: int) -> None:
-    """Training counts along a logarithmic axis as plain numbers."""
+    """Label training counts along a logarithmic axis with plain numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,)))
@@ -235,7 +240,7 @@ def label_counts(axis: Axis, low: int, high: int) -> None:
 
 
 def whole_numbers(axis: Axis) -> None:
-    """Ticks at whole numbers only."""
+    """Put ticks at whole numbers only."""
     from matplotlib.ticker import MaxNLocator
 
     axis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
@@ -251,7 +256,7 @@ def running_mean(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def thick_line(axes: Axes, x: np.ndarray, y: np.ndarray, **style: Any) -> Any:
-    """A line with a white edge, which stands out among points and other lines."""
+    """Draw a line with a white edge, which stands out among points and other lines."""
     from matplotlib.patheffects import withStroke
 
     edge = withStroke(linewidth=2.5, foreground="white")

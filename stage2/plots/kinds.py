@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A kind of plot.
+class PlotKind:
+    """A kind of plot: a row of `KINDS`.
 
     Attributes
     ----------
     draw
-        Draws it.
+        Draws the figure.
     description
-        What it shows, for people.
+        One line for people.
     options
-        What it takes beside results, recipes and a width.
+        The options it takes beside results, recipes and a width.
     on_selection
-        It shows the split that ranks, unless another is asked for.
+        Show the split that ranks, unless another is asked for.
     """
 
     draw: Callable[[Picture], Figure]
@@ -50,18 +50,40 @@ class Kind:
 _GRID = ("split", "select_on", "metric", "by")
 
 KINDS = {
-    "groups": Kind(groups, "macro, many, medium and few as bars, of the best of each recipe"),
-    "classes": Kind(classes, "accuracy by class, sorted by training count"),
-    "reliability": Kind(reliability, "reliability diagrams with ECE"),
-    "confidence": Kind(confidence, "violins of the confidence by group"),
-    "heatmap": Kind(heatmap, "a metric over two settings of a recipe", _GRID, on_selection=True),
-    "setting": Kind(setting, "macro, many, medium and few over one setting of a recipe", _GRID),
-    "norms": Kind(norms, "norms of the classifier's weights by class", ("select_on",)),
-    "shift": Kind(shift, "accuracy under shifted test priors"),
-    "confusion": Kind(confusion, "the classes that are most often taken for one another"),
-    "curves": Kind(curves, "training loss and val accuracy over the epochs", ("select_on",)),
-    "beta": Kind(beta, "how adaptive generators moved β: over the epochs, and by class size", ()),
+    "groups": PlotKind(
+        groups,
+        "macro, many, medium and few of the best of each recipe as bars; whiskers over seeds",
+    ),
+    "classes": PlotKind(classes, "accuracy by class, sorted by training count, with running means"),
+    "reliability": PlotKind(reliability, "reliability diagrams side by side, ECE in the titles"),
+    "confidence": PlotKind(
+        confidence,
+        "violins of the confidence by group, for wrong and right rows (MiSLAS Fig. 3)",
+    ),
+    "heatmap": PlotKind(
+        heatmap,
+        "a metric over two settings of a recipe (MiSLAS Fig. 5)",
+        _GRID,
+        on_selection=True,
+    ),
+    "setting": PlotKind(
+        setting, "macro, many, medium and few over one setting of a recipe, such as τ", _GRID
+    ),
+    "norms": PlotKind(
+        norms, "norms of the classifier's weights by class (MiSLAS Fig. 2)", ("select_on",)
+    ),
+    "shift": PlotKind(shift, "accuracy under shifted test priors (SADE)"),
+    "confusion": PlotKind(confusion, "the twelve classes most often confused with one another"),
+    "curves": PlotKind(
+        curves,
+        "training loss and val accuracy over the epochs; bands over seeds",
+        ("select_on",),
+    ),
+    "beta": PlotKind(
+        beta, "how adaptive generators moved β, over the epochs and by class size", ()
+    ),
 }
+"""Every kind of plot by name; help, documentation and checks of options follow."""
 
 
 def plot(
@@ -97,8 +119,8 @@ def plot(
     width
         Inches.
     split
-        What is measured on; by default ``test`` where the bank has it, for ``heatmap`` the split
-        that selects.
+        The split that is shown; by default ``test`` where the bank has it, for ``heatmap`` the one
+        that ranks.
     select_on
         The split that ranks configurations, as of `stage2.results.results.Results`.
     metric
@@ -114,10 +136,9 @@ def plot(
     """
     if kind not in KINDS:
         raise errors.ConfigError(f"Unknown plot {kind!r}. {errors.closest(kind, list(KINDS))}")
-    asked = {"split": split, "select_on": select_on, "metric": metric, "by": by}
-    given = {name: value for name, value in asked.items() if value}
-    for name in given:
-        if name not in KINDS[kind].options:
+    options = {"split": split, "select_on": select_on, "metric": metric, "by": by}
+    for name, value in options.items():
+        if value and name not in KINDS[kind].options:
             takes = ", ".join(other for other in KINDS if name in KINDS[other].options)
             raise errors.ConfigError(
                 f"The plot {kind!r} takes no {name.replace('_', '-')}. It is for: {takes}."

@@ -1,4 +1,4 @@
-"""What a figure is drawn from."""
+"""The input of every kind of plot."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ Having = Callable[[Configuration, Row], bool]
 
 @dataclass(frozen=True)
 class Picture:
-    """What is drawn; see `stage2.plots.plot`.
+    """Results and options that a figure is drawn from; see `stage2.plots.plot`.
 
     Attributes
     ----------
     results
-        One bank's, on the split that is drawn.
+        Those of one bank, on the split that is drawn.
     recipes
-        Which of them; all for none.
+        The recipes or configurations asked for; all for none.
     width
         Inches.
     metric, by
-        Of the kinds that take them.
+        Options of the kinds that take them.
     """
 
     results: Results

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stage2.plots.figure import COLOURS, GRID, QUIET, caption, fitted, legend, panels
+from stage2.plots.figure import COLOURS, GRID, QUIET, caption, fitted, legend, panels, panels_across
 from stage2.plots.picture import Picture
 from stage2.results.choice import measured_all
 
@@ -24,9 +24,9 @@ def reliability(picture: Picture) -> Figure:
     """Draw accuracy against confidence, with the rows of each bin below and ECE in the title."""
     choice = picture.choose(MOST)
     width = picture.width
-    found = measured_all(choice, "reliability")
-    count = len(found)
-    across = min(count, max(1, int(width / _NARROWEST)))
+    arrays = measured_all(choice, "reliability")
+    count = len(arrays)
+    across = panels_across(count, width, _NARROWEST)
     figure, axes = panels(
         count,
         width,
@@ -36,13 +36,13 @@ def reliability(picture: Picture) -> Figure:
         heights=(3.2, 1),
         sharex=True,
     )
-    for place, ((above, below), each, one) in enumerate(
-        zip(axes, choice.shown, found, strict=True)
+    for place, ((above, below), shown, each) in enumerate(
+        zip(axes, choice.shown, arrays, strict=True)
     ):
-        _diagram(above, below, one.details["reliability"])
-        spread = each.row["ece_std"]
-        told = f"ECE {each.row['ece']:.1f}" + (f" ± {spread:.1f}" if spread is not None else "")
-        above.set_title(f"{fitted(each.label, width / across)}\n{told} %", loc="left", fontsize=7.5)
+        _diagram(above, below, each.details["reliability"])
+        spread = shown.row["ece_std"]
+        ece = f"ECE {shown.row['ece']:.1f}" + (f" ± {spread:.1f}" if spread is not None else "")
+        above.set_title(f"{fitted(shown.label, width / across)}\n{ece} %", loc="left", fontsize=7.5)
         above.tick_params(labelleft=place % across == 0)
         if place % across == 0:
             above.set_ylabel("accuracy, %")
@@ -69,7 +69,7 @@ def reliability(picture: Picture) -> Figure:
 
 
 def _diagram(above: Axes, below: Axes, diagram: np.ndarray) -> None:
-    """One diagram [3, bins] and the share of rows in each bin."""
+    """Draw a diagram [3, bins] and the share of rows in each bin."""
     rows, confidence, accuracy = diagram
     bins = len(rows)
     left = np.arange(bins) * 100 / bins

@@ -1,4 +1,4 @@
-"""How a result follows the settings: a heat map of two, a curve over one."""
+"""A metric over the values of settings: a heat map of two, a curve over one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featbank import errors
-from featbank.bank import GROUPS
 from stage2.engine.metrics import METRICS, RANKING
 from stage2.plots.figure import (
     DASHES,
@@ -20,10 +19,12 @@ from stage2.plots.figure import (
     legend,
     letters,
     panels,
+    panels_across,
 )
 from stage2.plots.picture import Picture
 from stage2.results.grids import Grid, grids
 from stage2.results.leaderboard import Row, setting_text
+from stage2.results.protocol import THRESHOLDS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,7 +58,7 @@ def heatmap(picture: Picture) -> Figure:
     tall = max(len(grid.values[1]) for grid in shown)
     height = min(4.5, max(1.6, 0.6 + _LINE * tall))
     figure, axes = panels(len(shown), width, narrowest=_NARROWEST, height=height)
-    across = min(len(shown), max(1, int(width / _NARROWEST)))
+    across = panels_across(len(shown), width, _NARROWEST)
     lower = METRICS[metric].lower_is_better
     for [panel], grid, cells in zip(axes, shown, values, strict=True):
         image = panel.imshow(
@@ -69,7 +70,7 @@ def heatmap(picture: Picture) -> Figure:
             vmax=high,
         )
         room = (width / across - 1.3) / len(grid.values[0])
-        if room > 0.06 * len(_told(high)) and (height - 0.5) / tall > 0.12:
+        if room > 0.06 * len(_number(high)) and (height - 0.5) / tall > 0.12:
             _numbers(panel, cells, low, high, lower)
         y, x = np.unravel_index((np.nanargmin if lower else np.nanargmax)(cells), cells.shape)
         _frame(panel, float(x), float(y))
@@ -131,7 +132,7 @@ def setting(picture: Picture) -> Figure:
         f"{metric}: {METRICS[metric].description}" if metric else "mean per-class accuracy",
         "each point is the best over the other settings" if _several(shown) else "",
         "bands: ± one standard deviation over seeds" if spread else "",
-        "" if metric else ", ".join(f"{name}: {rule}" for name, rule in GROUPS.items()),
+        "" if metric else THRESHOLDS,
     )
     return figure
 
@@ -144,18 +145,18 @@ def _grids(picture: Picture, rows: Sequence[Row], count: int, metric: str) -> li
             f"No metric is called {metric!r}. {errors.closest(metric, METRICS)}"
         )
     rows = [row for row in rows if row[metric] is not None]
-    found = grids(rows, count, picture.by)
-    if not found:
+    by_recipe = grids(rows, count, picture.by)
+    if not by_recipe:
         several = "two settings" if count == 2 else "a setting"
         raise errors.ConfigError(
             f"No recipe asked for in {picture.results.path} varies {several}. Sweep a grid, such "
             "as --set lr=0.05,0.1,0.2" + (" --set weight_decay=0,5e-4." if count == 2 else ".")
         )
-    return found[: MOST if picture.recipes else 1]
+    return by_recipe[: MOST if picture.recipes else 1]
 
 
 def _rows(shown: Sequence[Grid]) -> list[Row]:
-    """What is drawn."""
+    """The rows that are drawn."""
     return [row for grid in shown for row in grid.best.values()]
 
 
@@ -170,22 +171,22 @@ def _cells(grid: Grid, metric: str) -> np.ndarray:
     return np.array([[grid.best.get((a, b), {}).get(metric, np.nan) for a in x] for b in y], float)
 
 
-def _told(value: float) -> str:
+def _number(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
 def _numbers(axes: Axes, cells: np.ndarray, low: float, high: float, lower: bool) -> None:
-    """The values in the cells, white on dark ones."""
+    """Write the values into the cells, white on dark ones."""
     span = max(high - low, 1e-9)
     for (y, x), value in np.ndenumerate(cells):
         if np.isfinite(value):
             bright = (high - value if lower else value - low) / span
             colour = "black" if bright > 0.55 else "white"
-            axes.text(x, y, _told(value), ha="center", va="center", fontsize=6.5, color=colour)
+            axes.text(x, y, _number(value), ha="center", va="center", fontsize=6.5, color=colour)
 
 
 def _frame(axes: Axes, x: float, y: float) -> None:
-    """A frame around a cell."""
+    """Draw a frame around a cell."""
     from matplotlib.patches import Rectangle
 
     for colour, thick in (("white", 2.6), ("black", 1.2)):
@@ -194,16 +195,16 @@ def _frame(axes: Axes, x: float, y: float) -> None:
 
 
 def _ticks(axis: Axis, grid: Grid, place: int, most: float) -> None:
-    """Name a setting and its values; where `most` characters do not hold one, some are left out."""
+    """Name a setting and its values; of values longer than `most` characters only every n-th."""
     name, values = grid.settings[place], grid.values[place]
-    told = [setting_text(name, value) for value in values]
-    step = 1 if most > letters(told) else max(1, round((letters(told) + 1) / max(most, 0.4)))
-    axis.set_ticks(range(0, len(told), step), told[::step])
+    texts = [setting_text(name, value) for value in values]
+    step = 1 if most > letters(texts) else max(1, round((letters(texts) + 1) / max(most, 0.4)))
+    axis.set_ticks(range(0, len(texts), step), texts[::step])
     axis.set_label_text(name)
 
 
 def _curve(axes: Axes, x: np.ndarray, rows: Sequence[Row], curve: str) -> Any:
-    """The means of a metric, with a band; the line."""
+    """Draw the means of a metric with a band; return the line."""
     place = list(GROUP_COLOURS).index(curve) if curve in GROUP_COLOURS else 0
     colour = list(GROUP_COLOURS.values())[place]
     mean = np.array([row[curve] for row in rows])
@@ -222,7 +223,7 @@ def _curve(axes: Axes, x: np.ndarray, rows: Sequence[Row], curve: str) -> Any:
 
 
 def _scale(axes: Axes, x: np.ndarray) -> None:
-    """A logarithmic axis where values grow by ratios."""
+    """Make the axis logarithmic where values grow by ratios."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     if x.min() > 0 and x.max() / x.min() >= 20:

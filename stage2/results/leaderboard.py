@@ -9,13 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from featbank import errors
-from featbank.bank import GROUPS
 from stage2.engine.metrics import METRICS, RANKING, UNCALIBRATED
 from stage2.features.experts import short_name
 from stage2.methods.recipe import Recipe
 from stage2.methods.recipe_settings import settings_of
 from stage2.results.configurations import Configuration
-from stage2.results.protocol import Protocol, is_calibrated
+from stage2.results.protocol import THRESHOLDS, Protocol, is_calibrated
 from stage2.results.ranking import in_order
 from stage2.results.store import Run
 
@@ -53,8 +52,7 @@ class Leaderboard:
     def protocol(self) -> str:
         """One line: bank, selection, configurations tried and how a search chose them, seeds, group
         thresholds, and filters and orders applied since."""
-        thresholds = ", ".join(f"{name}: {rule}" for name, rule in GROUPS.items())
-        units = ["mean ± std over seeds", "accuracy and ECE in %", thresholds]
+        units = ["mean ± std over seeds", "accuracy and ECE in %", THRESHOLDS]
         if self.terms.split == "val":
             units.insert(0, f"figures of val{self._optimism}")
         return self.terms.line(self.rows, *units)

@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 
 from featbank import errors
+from featbank.bank import GROUPS
 from featbank.bank.schema import EVALUATED
 from featbank.wording import number
 from stage2.methods.recipe import Recipe
+
+THRESHOLDS = ", ".join(f"{name}: {rule}" for name, rule in GROUPS.items())
+"""The groups by training count, for people."""
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import pytest
 
 from featbank import errors
 from stage2.methods.recipe import Recipe
+from stage2.plots.confusion import confused
 from stage2.results.choice import choose
-from stage2.results.confused import confused
 from stage2.results.grids import best_of_each, grids, varied
 from stage2.results.results import Results
 from stage2.results.store import Store
