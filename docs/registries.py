@@ -1,4 +1,4 @@
-"""Parts of the site generated from the code: the pages on methods, from registries and docstrings.
+"""Parts of the site generated from the code, from registries and docstrings.
 
 A comment in a page, such as ``<!-- generated: heads -->``, marks the place. The pages themselves
 are plain Markdown, readable without the site.
@@ -15,6 +15,7 @@ from typing import Any
 
 from featbank.settings import Setting
 from stage2.engine import calibration
+from stage2.engine.metrics import METRICS
 from stage2.methods import family, samplers
 from stage2.methods.bibliography import citation
 from stage2.methods.optimisers import SCHEDULES
@@ -22,6 +23,7 @@ from stage2.methods.presets import PRESETS
 from stage2.methods.recipe import Recipe
 from stage2.methods.recipe_settings import COMMON, settings_of
 from stage2.methods.registries import REGISTRIES, plural
+from stage2.plots import KINDS
 
 ROOT = Path(__file__).parents[1]
 MARK = re.compile(r"<!-- generated: (\w+) -->")
@@ -128,6 +130,23 @@ def _doc(thing: type | ModuleType | Callable[..., Any]) -> str:
     return inspect.cleandoc(thing.__doc__ or "")
 
 
+def _metrics() -> str:
+    rows = []
+    for name, metric in METRICS.items():
+        better = "lower" if metric.lower_is_better else "higher"
+        rows.append(f"| `{name}` | {prose(metric.description)} | {better} |")
+    return "\n".join(["| metric | meaning | better |", "| --- | --- | --- |", *rows])
+
+
+def _plots() -> str:
+    rows = []
+    for name, kind in KINDS.items():
+        options = " ".join(f"`--{option.replace('_', '-')}`" for option in kind.options)
+        rows.append(f"| `{name}` | {prose(kind.description)} | {options or '–'} |")
+    header = ["| kind | shows | options beside the common ones |", "| --- | --- | --- |"]
+    return "\n".join([*header, *rows])
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "readme": _readme,
     "recipes": _recipes,
@@ -139,5 +158,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "generators": lambda: _entries("generator", lambda generator: _doc(type(generator))),
     "optimisers": _optimisers,
     "calibration": _calibration,
+    "metrics": _metrics,
+    "plots": _plots,
 }
 """Texts by the names used in the marks."""
