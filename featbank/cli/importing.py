@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,7 +134,6 @@ def import_(
     featbank import --train crops.npy y.npy --copies 10 -o bank.h5
     """
     from featbank import exchange
-    from featbank.bank import write_bank
     from featbank.bank.copying import refuse_inputs
     from featbank.texts import read_class_names
 
@@ -145,57 +145,50 @@ def import_(
         raise ConfigError(
             "There is a val split already, --val. Leave out --val-per-class and --val-fraction."
         )
+    classifiers = [*([("instance", *classifier)] if classifier else []), *view_classifiers]
     if output is not None and output.exists():
         places = [
             *(str(path) for path in (file, class_names) if path),
-            *(place for pair in (*pairs.values(), classifier or ()) for place in pair),
+            *itertools.chain.from_iterable(pairs.values()),
             *(place for _, _, place in views),
-            *(place for _, *pair in view_classifiers for place in pair),
+            *(place for _, *pair in classifiers for place in pair),
         ]
         refuse_inputs(output, [path for place in places for path in exchange.files_of(place)])
-    arrays = _read_whole(file)
+    arrays = _read_file(file)
     for split, pair in pairs.items():
         exchange.add_pair(arrays, split, *pair)
     for view, split, place in views:
         exchange.add_view(arrays, split, view, place)
-    if classifier:
-        exchange.add_classifier(arrays, *classifier)
-    for view, weight, bias in view_classifiers:
+    for view, weight, bias in classifiers:
         exchange.add_classifier(arrays, weight, bias, view=view)
     names = read_class_names(class_names) if class_names else None
     exchange.settle(arrays, class_names=names, **options)
-    options["labels"] = options.pop("kind")
-    recorded = ("label_base", "labels", "renumber", "copies")
-    used: dict[str, object] = {name: options[name] for name in recorded if options[name]}
     if seen:
         exchange.mark_seen(arrays, seen.split("+") if seen != "none" else ())
     if holding_out:
         exchange.hold_out_val(arrays, holding_out)
-        used |= holding_out.settings
     for line in exchange.report(arrays):
         say(line)
     if dry_run or output is None:
         say("Nothing was written: this was a dry run.")
         return
-    write_bank(
-        output,
-        arrays.features,
-        arrays.labels,
-        class_names=arrays.class_names,
-        classifier=arrays.classifier,
-        index=arrays.index,
-        paths=arrays.paths,
-        sources=arrays.sources,
-        seen=arrays.seen,
-        held_out=arrays.held_out,
-        dtype=dtype,
-        provenance=exchange.provenance(arrays, **used),
-        overwrite=overwrite,
-    )
+    options["labels"] = options.pop("kind")
+    recorded = {n: options[n] for n in ("label_base", "labels", "renumber", "copies") if options[n]}
+    recorded |= holding_out.settings if holding_out else {}
+    provenance = exchange.provenance(arrays, **recorded)
+    _write(output, arrays, dtype=dtype, provenance=provenance, overwrite=overwrite)
     say(f"Wrote {output}. Next: featbank info {output}")
 
 
-def _read_whole(file: Path | None) -> Arrays:
+def _write(output: Path, arrays: Arrays, **options: Any) -> None:
+    from featbank.bank import write_bank
+
+    names = ("class_names", "classifier", "index", "paths", "sources", "seen", "held_out")
+    contents = {name: getattr(arrays, name) for name in names}
+    write_bank(output, arrays.features, arrays.labels, **contents, **options)
+
+
+def _read_file(file: Path | None) -> Arrays:
     """Arrays of FILE, none without it; an export says all that the options of arrays would."""
     from featbank import exchange
 

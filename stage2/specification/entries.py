@@ -85,6 +85,15 @@ class Entry:
     shared: frozenset[str] = field(default_factory=frozenset)
     optional: bool = False
 
+    def with_values(self, key: str, values: Values, *, own: bool) -> Entry:
+        """The entry with other values of a setting, its `own` or those of all recipes."""
+        return replace(
+            self,
+            grid={**self.grid, key: values},
+            shared=self.shared - {key} if own else self.shared | {key},
+            optional=self.optional and not own,
+        )
+
     def with_views(self, bank: Bank) -> Entry:
         """The entry with its views resolved on a bank: an average has settings of its own."""
         preset = PRESETS[self.name].settings.get("view", VIEW.default)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from featbank import errors
@@ -18,23 +17,8 @@ _INTEGER = r"\s*-?[0-9]{1,99}\s*"
 _SEEDS = re.compile(f"{_INTEGER}(,{_INTEGER})*")
 
 
-@dataclass(frozen=True)
-class Override:
-    """Values that take the place of an entry's.
-
-    Attributes
-    ----------
-    recipe
-        The recipe they are for; empty for all.
-    key
-        The setting.
-    values
-        The values.
-    """
-
-    recipe: str
-    key: str
-    values: Values
+Override = tuple[str, str, Values]
+"""A recipe, or nothing for all; a setting; its values."""
 
 
 def as_written(option: str, value: object) -> Origin:
@@ -54,25 +38,20 @@ def parse_seeds(text: str, problems: Problems) -> list[int]:
 
 def read_overrides(
     overrides: Mapping[str, Sequence[Any]] | Iterable[str], problems: Problems
-) -> list[Override]:
-    """Overrides from ``{"RECIPE:KEY": values}``, or from the texts ``RECIPE:KEY=V1,V2``."""
+) -> Iterator[Override]:
+    """Read ``{"RECIPE:KEY": values}``, or the texts ``RECIPE:KEY=V1,V2``."""
     if isinstance(overrides, Mapping):
         texts = {f"{k}={','.join(map(str, values))}": values for k, values in overrides.items()}
     else:
         texts = {text: text.partition("=")[2].split(",") for text in overrides}
-    parsed = []
     for text, items in texts.items():
         origin = as_written("--set", text)
-        match = _SETTING.fullmatch(text)
-        if not match:
-            problems.add(
-                Origin(), f"{origin} is not KEY=V1,V2. Write --set lr=0.1,0.2, for example."
-            )
-            continue
-        values = tuple(item.strip() if isinstance(item, str) else item for item in items)
-        recipe, key = match[1] or "", match[2].strip()
-        parsed.append(Override(recipe, key, Values(values, origin, kind="text")))
-    return parsed
+        if match := _SETTING.fullmatch(text):
+            values = tuple(item.strip() if isinstance(item, str) else item for item in items)
+            yield match[1] or "", match[2].strip(), Values(values, origin, kind="text")
+        else:
+            wrong = f"{origin} is not KEY=V1,V2. Write --set lr=0.1,0.2, for example."
+            problems.add(Origin(), wrong)
 
 
 def default_entries() -> list[Entry]:
@@ -95,18 +74,15 @@ def overridden(
     entries: Sequence[Entry], overrides: Iterable[Override], problems: Problems
 ) -> list[Entry]:
     """Entries with the values of ``--set`` in place of their own."""
-    entries = list(entries)
     names = list(dict.fromkeys(entry.name for entry in entries))
-    for recipe, key, values in ((o.recipe, o.key, o.values) for o in overrides):
+    for recipe, key, values in overrides:
         if recipe and recipe not in names:
             hint = errors.closest(recipe, names)
             problems.add(values.origin, f"{recipe!r} is not swept. {hint}")
-        for place, entry in enumerate(entries):
-            if recipe in ("", entry.name):
-                entries[place] = replace(
-                    entry,
-                    grid={**entry.grid, key: values},
-                    shared=entry.shared - {key} if recipe else entry.shared | {key},
-                    optional=entry.optional and not recipe,
-                )
-    return entries
+        entries = [
+            entry.with_values(key, values, own=bool(recipe))
+            if recipe in ("", entry.name)
+            else entry
+            for entry in entries
+        ]
+    return list(entries)

@@ -51,8 +51,7 @@ class Reader:
         self._problems = problems
         for key in self._document:
             if key not in KEYS:
-                hint = errors.closest(key, KEYS)
-                problems.add(self.origin(key), f"A specification has no {key!r}. {hint}")
+                self._note(f"A specification has no {key!r}. {errors.closest(key, KEYS)}", key)
         self.search = self._search(method, settings)
 
     def origin(self, *place: str | int) -> Origin:
@@ -92,11 +91,8 @@ class Reader:
         value = self._document.get("select_on")
         if value is None or value in EVALUATED:
             return value
-        self._problems.add(
-            self.origin("select_on"),
-            f"'select_on' must be val or test, got {value!r}. "
-            f"{errors.closest(str(value), EVALUATED)}",
-        )
+        hint = errors.closest(str(value), EVALUATED)
+        self._note(f"'select_on' must be val or test, got {value!r}. {hint}", "select_on")
         return None
 
     def entries(self) -> list[Entry]:
@@ -109,10 +105,7 @@ class Reader:
         elif isinstance(recipes, list) and all(isinstance(name, str) for name in recipes):
             named = [(name, ("recipes", i), {}) for i, name in enumerate(recipes)]
         else:
-            self._problems.add(
-                self.origin("recipes"),
-                "'recipes' must be a list of names, or tables [recipes.NAME].",
-            )
+            self._note("'recipes' must be a list of names, or tables [recipes.NAME].", "recipes")
         if "cross" in self._document:
             named.append((CROSSED, ("cross",), self._document["cross"]))
         entries = []
@@ -125,10 +118,11 @@ class Reader:
                 common = frozenset(shared.keys() - grid.keys())
                 entries.append(Entry(name, self.origin(*where), {**shared, **grid}, common))
         if not entries and not len(self._problems):
-            self._problems.add(
-                self.origin(), 'No recipe is named. Write recipes = ["crt", "lws"], for example.'
-            )
+            self._note('No recipe is named. Write recipes = ["crt", "lws"], for example.')
         return entries
+
+    def _note(self, message: str, *place: str | int) -> None:
+        self._problems.add(self.origin(*place), message)
 
     def _search(self, method: str | None, settings: Mapping[str, Any]) -> Search | None:
         """The table ``[search]``, or a `method` and `settings` in its place."""
@@ -136,7 +130,7 @@ class Reader:
         named = table.get("method") if isinstance(table, dict) else None
         if "search" in self._document and not isinstance(named, str):
             methods = " or ".join(f'method = "{name}"' for name in SEARCHES)
-            self._problems.add(self.origin("search"), f"[search] names no method. Write {methods}.")
+            self._note(f"[search] names no method. Write {methods}.", "search")
             return None
         asked = ((named, self.origin("search", "method")), (method, Origin()))
         for name, origin in asked:
@@ -162,7 +156,7 @@ class Reader:
         value = self._document.get(key, default)
         values = value if isinstance(value, list | tuple) else [value]
         if key in self._document and not values:
-            self._problems.add(self.origin(key), f"{key!r} is empty. Name one, or leave it out.")
+            self._note(f"{key!r} is empty. Name one, or leave it out.", key)
         return values
 
     def _texts(self, key: str, expected: str, most: int | None = None) -> list[str]:
@@ -170,9 +164,7 @@ class Reader:
         values = self._list(key)
         wrong = any(not isinstance(v, str) or not v or "\0" in v for v in values)
         if wrong or (most and len(values) > most):
-            self._problems.add(
-                self.origin(key), f"{key!r} must be {expected}, got {self._document[key]!r}."
-            )
+            self._note(f"{key!r} must be {expected}, got {self._document[key]!r}.", key)
             return []
         return list(values)
 
@@ -180,9 +172,7 @@ class Reader:
         """Values by setting; ``loss.scale = 1`` and ``"loss.scale" = 1`` are the same."""
         if not isinstance(table, dict):
             title = f"[{'.'.join(map(str, place))}]"
-            self._problems.add(
-                self.origin(*place), f"{title} must be a table of settings, got {table!r}."
-            )
+            self._note(f"{title} must be a table of settings, got {table!r}.", *place)
             return {}
         grid: dict[str, Values] = {}
         for key, value in table.items():
@@ -200,13 +190,13 @@ class Reader:
             try:
                 span = read_range(value, needs_count=not isinstance(self.search, Sampling))
             except errors.ConfigError as error:
-                self._problems.add(origin, f"{key!r}: {error}")
+                self._note(f"{key!r}: {error}", *place)
                 return None
             kind = "range" if span.seed is None else "random"
             return Values(tuple(span.values(key)), origin, kind=kind, span=span)
         if isinstance(value, list):
             if not value:
-                self._problems.add(origin, f"{key!r} is empty. Give it a value, or leave it out.")
+                self._note(f"{key!r} is empty. Give it a value, or leave it out.", *place)
                 return None
             origins = tuple(self.origin(*place, i) for i in range(len(value)))
             return Values(tuple(value), origin, origins)

@@ -19,7 +19,6 @@ from stage2.search import Sampling
 from stage2.search.rounds import val_problem
 from stage2.specification.entries import Entry, Values
 from stage2.specification.options import (
-    Override,
     as_written,
     default_entries,
     kept_entries,
@@ -88,10 +87,10 @@ def read_specification(
         entries = kept_entries(reader.entries(), only, problems)
     else:
         entries = [Entry(name, Origin(), {}) for name in dict.fromkeys(only)] or default_entries()
-    changes = read_overrides(overrides, problems)
+    changes = list(read_overrides(overrides, problems))
     if precision is not None:
-        values = Values((precision,), as_written("--precision", precision), kind="text")
-        changes.append(Override("", "precision", values))
+        origin = as_written("--precision", precision)
+        changes.append(("", "precision", Values((precision,), origin, kind="text")))
     named_banks, named_output, named_selection = reader.banks(), reader.output(), reader.selection()
     specification = Specification(
         name=file.name,

@@ -52,6 +52,7 @@ class Specification:
     output: Path | None
     search: Search | None = None
     entries: tuple[Entry, ...] = field(repr=False, default=())
+    _checked: dict[str, list[Recipe]] = field(repr=False, compare=False, default_factory=dict)
 
     def on(self, bank: Bank) -> list[Recipe]:
         """The recipes with their views on a bank; where Optuna chooses them, some of them.
@@ -61,10 +62,11 @@ class Specification:
         ConfigError
             With everything that the bank lacks.
         """
-        problems = Problems(self.name)
-        recipes = self.check(problems, bank)
-        problems.check()
-        return recipes
+        if bank.fingerprint not in self._checked:
+            problems = Problems(self.name)
+            self.check(problems, bank)
+            problems.check()
+        return list(self._checked[bank.fingerprint])
 
     def space(self, bank: Bank) -> Space:
         """The space that Optuna searches on a bank, checked as `on` does."""
@@ -73,8 +75,11 @@ class Specification:
 
     def check(self, problems: Problems, bank: Bank | None = None) -> list[Recipe]:
         """Expand the entries, on a bank where there is one, and note every problem."""
-        entries = self._entries_on(bank) if bank else self.entries
-        return recipes_of(entries_to_check(entries, self.search), self.seeds, problems, bank)
+        entries = entries_to_check(self._entries_on(bank) if bank else self.entries, self.search)
+        recipes = recipes_of(entries, self.seeds, problems, bank)
+        if bank and not len(problems):
+            self._checked[bank.fingerprint] = recipes
+        return recipes
 
     def left_out(self, bank: Bank) -> dict[str, str]:
         """Recipes that nobody asked for and a bank does not allow, each with the reason."""
