@@ -149,7 +149,7 @@ class Tally:
         ]
 
     def _totals(self, weight_norm: Tensor | None) -> Totals:
-        """What metrics and details are computed from, on the host."""
+        """Copy to the host the sums that metrics and details are computed from."""
         rows = torch.bincount(self.labels, minlength=self.num_classes).cpu().numpy()
         by_class = self._by_class.view(3, self.num_classes, self.configs).transpose(1, 2)
         right, label_logits, squares = by_class.contiguous().cpu().numpy()  # [C, K] each

@@ -26,7 +26,7 @@ LOGGERS: dict[str, Callable[[str], Logger]] = {
     "wandb": WeightsAndBiases,
     "mlflow": MLflow,
 }
-"""Every logger by name; each is made of a folder, a project or an experiment."""
+"""Every logger by name, made from a folder, a project or an experiment."""
 
 
 def open_logger(text: str) -> Logger:

@@ -24,7 +24,7 @@ class MLflow:
     Parameters
     ----------
     target
-        The experiment, which is made where it is absent.
+        The experiment, which is created where it is absent.
 
     Raises
     ------
@@ -43,7 +43,7 @@ class MLflow:
         self._client = MlflowClient
 
     def log(self, records: Sequence[Record]) -> None:
-        """Make a run for each: settings, curves by epoch, final metrics; diverged ones failed."""
+        """Create a run for each: settings, curves by epoch, final metrics; diverged ones failed."""
         from mlflow.entities import Metric, Param
 
         client, experiment = self._open()
@@ -51,8 +51,7 @@ class MLflow:
         for record in records:
             tags = {"group": record.group, "bank": record.facts["bank"], "status": record.status}
             run = client.create_run(experiment, run_name=record.name, tags=tags).info.run_id
-            told = {"recipe": record.recipe, "seed": record.seed, **record.settings}
-            params = [Param(name, str(value)) for name, value in told.items()]
+            params = [Param(name, str(value)) for name, value in record.parameters.items()]
             metrics = [
                 Metric(name, value, now, step)
                 for name, values in record.curves.items()
@@ -67,15 +66,15 @@ class MLflow:
             client.set_terminated(run, "FAILED" if record.status == "diverged" else "FINISHED")
 
     def end(self, bank: str, board: Leaderboard) -> None:
-        """Make or update a run ``leaderboard-BANK`` with the table as a file."""
+        """Create or update a run ``leaderboard-BANK`` with the table as a file."""
         client, experiment = self._open()
         name = f"leaderboard-{bank[:12]}"
-        found = client.search_runs([experiment], f"attributes.run_name = '{name}'", max_results=1)
-        run = (found[0] if found else client.create_run(experiment, run_name=name)).info.run_id
+        known = client.search_runs([experiment], f"attributes.run_name = '{name}'", max_results=1)
+        run = (known[0] if known else client.create_run(experiment, run_name=name)).info.run_id
         client.log_text(run, render(board, "md"), "leaderboard.md")
         client.set_terminated(run)
 
     def _open(self) -> tuple[MlflowClient, str]:
         client = self._client()
-        found = client.get_experiment_by_name(self.experiment)
-        return client, found.experiment_id if found else client.create_experiment(self.experiment)
+        known = client.get_experiment_by_name(self.experiment)
+        return client, known.experiment_id if known else client.create_experiment(self.experiment)

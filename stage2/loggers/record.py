@@ -1,4 +1,4 @@
-"""What a logger is told of a finished run, and the protocol that loggers follow."""
+"""The record of a finished run that loggers take, and the protocol they follow."""
 
 from __future__ import annotations
 
@@ -45,9 +45,14 @@ class Record:
     metrics: dict[str, float]
     facts: dict[str, Any]
 
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Recipe, seed and settings."""
+        return {"recipe": self.recipe, "seed": self.seed, **self.settings}
+
     @classmethod
     def of(cls, fingerprint: str, outcome: Outcome) -> Record:
-        """What is logged of an outcome on a bank."""
+        """The record of an outcome on a bank."""
         recipe = outcome.recipe
         return cls(
             name=f"{recipe.id}-seed{recipe.seed}",
@@ -75,33 +80,33 @@ class Record:
 
 
 class Logger(Protocol):
-    """Follows a sweep. Results are in the results file before a logger hears of them."""
+    """Follows a sweep. Results are in the results file before a logger receives them."""
 
     def log(self, records: Sequence[Record]) -> None:
-        """Take the runs of a group that is finished and stored."""
+        """Log the runs of a group that is finished and stored."""
 
     def end(self, bank: str, board: Leaderboard) -> None:
-        """Take the leaderboard of a bank, given by its fingerprint, at the end of a sweep; a search
+        """Log the leaderboard of a bank, given by its fingerprint, at the end of a sweep; a search
         is several sweeps."""
 
 
 class Loggers:
-    """The loggers of a sweep: one that fails is warned of once and not called again."""
+    """The loggers of a sweep: one that fails causes a warning and is not called again."""
 
     def __init__(self, loggers: Iterable[Logger]) -> None:
         self._left = list(loggers)
 
     def log(self, fingerprint: str, outcomes: Sequence[Outcome]) -> None:
-        """Tell all loggers of a stored group."""
+        """Pass a stored group to all loggers."""
         if self._left:
             records = [Record.of(fingerprint, outcome) for outcome in outcomes]
-            self._tell("log", records)
+            self._call("log", records)
 
     def end(self, fingerprint: str, board: Leaderboard) -> None:
-        """Tell all loggers that the sweep is done."""
-        self._tell("end", fingerprint, board)
+        """Pass the leaderboard to all loggers at the end of the sweep."""
+        self._call("end", fingerprint, board)
 
-    def _tell(self, method: str, *values: Any) -> None:
+    def _call(self, method: str, *values: Any) -> None:
         for logger in list(self._left):
             try:
                 getattr(logger, method)(*values)

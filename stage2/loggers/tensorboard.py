@@ -47,10 +47,10 @@ class TensorBoard:
                 for name, values in record.curves.items():
                     for step, value in values.items():
                         writer.add_scalar(name, value, step)
-                told = {"recipe": record.recipe, "seed": record.seed, **record.settings}
-                told |= {"group": record.group, "status": record.status, **record.facts}
+                parameters = record.parameters | record.facts
+                parameters |= {"group": record.group, "status": record.status}
                 writer.add_hparams(
-                    {name: "none" if value is None else value for name, value in told.items()},
+                    {n: "none" if value is None else value for n, value in parameters.items()},
                     record.metrics,
                     run_name=".",
                 )

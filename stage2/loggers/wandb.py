@@ -36,23 +36,22 @@ class WeightsAndBiases:
         self.entity = entity or None
 
     def log(self, records: Sequence[Record]) -> None:
-        """Make a run for each: curves by epoch, metrics in its summary."""
+        """Create a run for each: curves by epoch, metrics in its summary."""
         for record in records:
-            told = {"recipe": record.recipe, "seed": record.seed, **record.settings}
             run = self._begin(
                 name=record.name,
                 group=record.group,
                 job_type="sweep",
-                config={**told, "bank": record.facts["bank"]},
+                config={**record.parameters, "bank": record.facts["bank"]},
             )
-            for step in sorted({step for values in record.curves.values() for step in values}):
-                here = {n: own[step] for n, own in record.curves.items() if step in own}
-                run.log(here, step=step)
+            for step in sorted({step for curve in record.curves.values() for step in curve}):
+                values = {n: curve[step] for n, curve in record.curves.items() if step in curve}
+                run.log(values, step=step)
             run.summary.update({**record.metrics, **record.facts, "status": record.status})
             run.finish(exit_code=1 if record.status == "diverged" else 0)
 
     def end(self, bank: str, board: Leaderboard) -> None:
-        """Make or update a run ``leaderboard-BANK`` with the table."""
+        """Create or update a run ``leaderboard-BANK`` with the table."""
         import wandb
 
         table = table_of(board)
@@ -61,12 +60,12 @@ class WeightsAndBiases:
         run.log({"leaderboard": wandb.Table(columns=table.header, data=table.lines)})
         run.finish()
 
-    def _begin(self, **what: Any) -> Any:
+    def _begin(self, **options: Any) -> Any:
         import wandb
 
         return wandb.init(
             project=self.project,
             entity=self.entity,
             settings=wandb.Settings(silent=True, console="off"),
-            **what,
+            **options,
         )

@@ -27,6 +27,7 @@ from stage2.plots.figure import (
     new_figure,
     save,
 )
+from stage2.results.protocol import THRESHOLDS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,7 +43,7 @@ FEWEST = 4
 """Rows that t-SNE needs."""
 
 PERPLEXITY = 30.0
-"""At most, where none is asked for: a third of the rows is the bound for few."""
+"""The default; a third of the rows where that is less."""
 
 _LONGEST = 28
 """Characters of a class name in the picture."""
@@ -53,7 +54,7 @@ COLOURS = (
     *("#332288", "#CC6677", "#117733", "#88CCEE", "#882255", "#DDCC77", "#44AA99", "#AA4499"),
     *("#999933", "#D55E00", "#0072B2", "#000000"),
 )
-"""Of classes, told apart by the colour-blind (Tol's muted scheme, and three more)."""
+"""Of classes, distinguishable by the colour-blind (Tol's muted scheme, and three more)."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Embedding:
     rows, labels
         Place in the split and class of each, [N].
     split, view
-        Where the rows are from.
+        The source of the rows.
     perplexity, seed
         Of t-SNE, and of the draw of rows.
     """
@@ -100,15 +101,15 @@ def embed(
     classes
         As of `chosen_classes`.
     split, view
-        By default ``test``, or else ``val`` or ``train``; ``instance``, or else the first view.
+        By default ``test``, else ``val``, else ``train``; and ``instance``, else the first view.
     perplexity
         About how many neighbours a row has, ≥ 1 and below the number of rows; by default 30, or a
         third of the rows where that is less.
     per_class
         Rows of a class at most, drawn at random, ≥ 1.
     seed
-        Of the draw. t-SNE draws nothing, it starts from the first two components: one seed gives
-        one picture.
+        Of the draw. t-SNE itself is deterministic, as it starts from the first two components: one
+        seed gives one picture.
 
     Raises
     ------
@@ -128,13 +129,13 @@ def embed(
     features, labels = bank.load(split, view)
     check_finite(features, f"{bank.path}: {split}/{view}")
     rng = np.random.default_rng(seed)
-    rows = np.concatenate([_some(np.flatnonzero(labels == k), per_class, rng) for k in chosen])
+    rows = np.concatenate([_sample(np.flatnonzero(labels == k), per_class, rng) for k in chosen])
     if len(rows) < FEWEST:
-        there = int(np.isin(labels, chosen).sum())
-        remedy = "Raise --per-class" if there >= FEWEST else "Choose more with --classes"
-        drawn = f", {len(rows)} of them drawn" if there > len(rows) else ""
+        present = int(np.isin(labels, chosen).sum())
+        remedy = "Raise --per-class" if present >= FEWEST else "Choose more with --classes"
+        drawn = f", {len(rows)} of them drawn" if present > len(rows) else ""
         raise errors.ConfigError(
-            f"The chosen classes have {there} rows in {split}{drawn}; t-SNE needs {FEWEST}. "
+            f"The chosen classes have {present} rows in {split}{drawn}; t-SNE needs {FEWEST}. "
             f"{remedy}."
         )
     near = min(PERPLEXITY, (len(rows) - 1) / 3) if perplexity is None else perplexity
@@ -162,35 +163,34 @@ def chosen_classes(bank: Bank, text: str | None = None) -> list[int]:
     Raises
     ------
     ConfigError
-        For what names no class.
+        For a text that names no class.
     """
     groups = bank.groups()
     default = ",".join(f"{name}:3" for name, members in groups.items() if members.any())
-    found: dict[int, None] = {}
-    for part in (text or default).split(","):
-        own = part.strip()
-        group, _, count = own.rpartition(":")
-        if own in bank.class_names:
-            found[bank.class_names.index(own)] = None
-        elif _is_index(own) and int(own) < bank.num_classes:
-            found[int(own)] = None
+    chosen: set[int] = set()
+    for part in map(str.strip, (text or default).split(",")):
+        group, _, count = part.rpartition(":")
+        if part in bank.class_names:
+            chosen.add(bank.class_names.index(part))
+        elif _is_index(part) and int(part) < bank.num_classes:
+            chosen.add(int(part))
         elif group in groups and _is_index(count) and int(count) > 0:
-            found |= dict.fromkeys(_spaced(bank.train_counts, groups[group], int(count)))
+            chosen |= {*_spaced(bank.train_counts, groups[group], int(count))}
             if not groups[group].any():
                 raise errors.ConfigError(
-                    f"{bank.path} has no class with {GROUPS[group]}. Leave {own} out of --classes."
+                    f"{bank.path} has no class with {GROUPS[group]}. Leave {part} out of --classes."
                 )
         else:
             raise errors.ConfigError(
-                f"{bank.path} has no class {own!r}. "
+                f"{bank.path} has no class {part!r}. "
                 f"Write a name, an index below {bank.num_classes} or many:3."
-                f"{errors.did_you_mean(own, bank.class_names)}"
+                f"{errors.did_you_mean(part, bank.class_names)}"
             )
-    return sorted(found, key=lambda k: (-bank.train_counts[k], k))
+    return sorted(chosen, key=lambda k: (-bank.train_counts[k], k))
 
 
 def _is_index(text: str) -> bool:
-    """Whether a text is a number as one writes it; Python reads no thousands of digits."""
+    """Whether a text is a decimal number, short enough for `int`."""
     return text.isascii() and text.isdecimal() and len(text) < 10
 
 
@@ -202,7 +202,7 @@ def write_embedding(
     Raises
     ------
     ConfigError
-        Where the file ends in none of .pdf, .png, .svg and .csv.
+        For a file that does not end in .pdf, .png, .svg or .csv.
     """
     if form_of(output, EMBEDDED) == "csv":
         with replacing(Path(output)) as part:
@@ -249,15 +249,15 @@ def draw(embedding: Embedding, bank: Bank, width: float = WIDTH) -> Figure:
         f"{len(shown)} of {bank.num_classes} classes",
         f"{reduced}t-SNE of perplexity {embedding.perplexity:g}, rows of seed {embedding.seed}: "
         "neighbours stay close, distances between clusters and their sizes mean nothing",
-        ", ".join(f"{name}: {rule}" for name, rule in GROUPS.items()),
+        THRESHOLDS,
     )
-    figure.draw_without_rendering()  # places the axes, and so the names
+    figure.draw_without_rendering()  # places the axes, which the names need
     _name(axes, embedding, bank, shown)
     return figure
 
 
 def _name(axes: Axes, embedding: Embedding, bank: Bank, shown: list[int]) -> None:
-    """A name at the median of each class, moved up or down where it would cover another."""
+    """Write a name at the median of each class, moved up or down where it would cover another."""
     veil = {"boxstyle": "round,pad=0.1", "facecolor": "white", "alpha": 0.6, "linewidth": 0}
     taken: list[tuple[float, float, float, float]] = []
     for place, k in enumerate(shown):
@@ -291,29 +291,27 @@ def _darker(colour: str) -> tuple[float, ...]:
 
 
 def _free(box: Sequence[float], up: float, taken: list[tuple[float, float, float, float]]) -> bool:
-    """Whether a box, moved up, covers none of others, all (left, bottom, right, top)."""
+    """Whether a box, moved up, overlaps none of the others, all (left, bottom, right, top)."""
     x0, y0, x1, y1 = box
     return not any(x0 < c and a < x1 and y0 + up < d and b < y1 + up for a, b, c, d in taken)
 
 
 def _spaced(counts: np.ndarray, members: np.ndarray, count: int) -> list[int]:
     """`count` classes of a group, evenly spaced from its largest to its smallest."""
-    own = np.flatnonzero(members)
-    own = own[np.argsort(-counts[own], kind="stable")]
-    if len(own) <= count:
-        return own.tolist()
-    return own[np.linspace(0, len(own) - 1, count).round().astype(int)].tolist()
+    ordered = np.flatnonzero(members)
+    ordered = ordered[np.argsort(-counts[ordered], kind="stable")]
+    places = np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int)
+    return ordered[places].tolist()
 
 
-def _some(rows: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
-    """At most so many of the rows, in order."""
+def _sample(rows: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw at most so many of the rows, in order."""
     return rows if len(rows) <= most else np.sort(rng.choice(rows, most, replace=False))
 
 
 def _group_of(bank: Bank) -> list[str]:
     """The group of each class."""
-    groups = bank.groups()
-    return [next(name for name in groups if groups[name][k]) for k in range(bank.num_classes)]
+    return np.select([*bank.groups().values()], [*GROUPS], "").tolist()
 
 
 def _table(embedding: Embedding, bank: Bank) -> str:

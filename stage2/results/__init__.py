@@ -1,1 +1,1 @@
-"""What comes out: the store of results, and the tables made of it."""
+"""Results: the file, one view of it, and the tables made from it."""
