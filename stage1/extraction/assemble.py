@@ -1,4 +1,4 @@
-"""The assembly of a bank from shards: those that are there are taken, the others made."""
+"""Assembly of a bank from shards: existing ones are reused, the others computed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from featbank.bank.shards import Shards
 from stage1.backbones import Backbone
 from stage1.data.images import ImageDataset, Preprocessing, batches_of, on_device
 from stage1.inference.batchnorm import batchnorm_statistics, rebalanced
-from stage1.inference.features import Part, features_of, parts_of, view_names
+from stage1.inference.features import RowRange, features_of, row_ranges, view_names
 from stage1.inference.options import VIEWS, FeatureOptions
 from stage1.processes.behind import Behind
 from stage1.processes.distributed import ProcessGroup
@@ -26,7 +26,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Extraction:
-    """What is extracted: the features of `dataset` under `model` and `options`."""
+    """Request for the features of `dataset` under `model` and `options`."""
 
     dataset: ImageDataset
     model: Backbone
@@ -39,26 +39,26 @@ class Extraction:
         return [view for name in self.options.views for view in view_names(self.model, name)]
 
     @property
-    def parts(self) -> list[Part]:
-        """All parts, in a bank's order."""
+    def ranges(self) -> list[RowRange]:
+        """All ranges of rows, in the order of a bank."""
         width = len(self.views) * self.model.dim
-        return parts_of(self.dataset.splits, self.options, width=width)
+        return row_ranges(self.dataset.splits, self.options, width=width)
 
 
 def begin(work: Extraction, shards: Shards, writer: BankWriter, *, report: Report) -> None:
-    """Look for room, and estimate the BatchNorm statistics of the balanced view: a shard too.
+    """Reserve disk space; estimate the BatchNorm statistics of the balanced view, a shard too.
 
     Raises
     ------
     NoSpace
         Where the disk cannot hold shards and bank side by side.
     """
-    parts, balanced = work.parts, "balanced" in work.options.views
-    images = sum(part.images for part in parts)
+    ranges, balanced = work.ranges, "balanced" in work.options.views
+    images = sum(rows.images for rows in ranges)
     size = images * len(work.views) * work.model.dim * writer.dtype.itemsize
     writer.reserve(max(0, 2 * size - shards.size))
     if there := len(shards.names):
-        report(f"Resuming: {there} of {len(parts) + balanced} shards are there")
+        report(f"Resuming: {there} of {len(ranges) + balanced} shards are there")
     if not balanced or shards.read("batchnorm") is not None:
         return
     batches = work.options.balanced_batches
@@ -76,7 +76,7 @@ def begin(work: Extraction, shards: Shards, writer: BankWriter, *, report: Repor
 
 
 class BankRows:
-    """The bank's splits, open for their parts in order."""
+    """Splits of a bank, open for ranges of rows in order."""
 
     def __init__(self, work: Extraction, writer: BankWriter) -> None:
         self._rows: dict[str, dict[str, FeatureRows]] = {}
@@ -93,10 +93,10 @@ class BankRows:
                 view: writer.features(name, view, copies=copies) for view in work.views
             }
 
-    def append(self, part: Part, features: Mapping[str, np.ndarray]) -> None:
-        """Add a part's features [A, rows, D] by view."""
-        for view, rows in self._rows[part.split].items():
-            rows.append(features[view])
+    def append(self, rows: RowRange, features: Mapping[str, np.ndarray]) -> None:
+        """Add the features [A, rows, D] of a range by view."""
+        for view, stored in self._rows[rows.split].items():
+            stored.append(features[view])
 
 
 def compute(
@@ -109,84 +109,83 @@ def compute(
     report: Report,
     progress: Callable[[int, int], None],
 ) -> None:
-    """Make this process's shards that are missing, and add all of them to `bank`, if given.
+    """Compute the missing shards of this process; add all of its shards to `bank`, if given.
 
-    Reading, computing and writing go on at the same time: files are decoded ahead, and a thread
-    checks, rounds, digests and writes what is computed.
+    Reading, computing and writing overlap: files are decoded ahead, and a thread checks, rounds,
+    digests and writes computed features.
 
     Raises
     ------
     DataError, OSError
     """
-    parts = work.parts
-    mine = parts[group.rank :: group.size]
-    elsewhere = [part for part in parts if part not in mine]
-    missing = {part.name for part in mine if shards.read(part.name) is None}
-    total, own, others = sum(part.images for part in parts), 0, 0
+    mine = work.ranges[group.rank :: group.size]
+    others = [rows for rows in work.ranges if rows not in mine]
+    missing = {rows.name for rows in mine if shards.read(rows.name) is None}
+    total, done, done_by_others = sum(rows.images for rows in work.ranges), 0, 0
 
     def advance(images: int) -> None:
-        nonlocal own
-        own += images
-        progress(own + others, total)
+        nonlocal done
+        done += images
+        progress(done + done_by_others, total)
 
-    def keep(part: Part, arrived: Callable[[], dict[str, np.ndarray]]) -> None:
-        features = {
-            view: _stored(block, work.options, f"{part.split}/{view}/feature", part.start)
-            for view, block in arrived().items()
+    def keep(rows: RowRange, features: Callable[[], dict[str, np.ndarray]]) -> None:
+        stored = {
+            view: _stored(block, work.options, f"{rows.split}/{view}/feature", rows.start)
+            for view, block in features().items()
         }
-        shards.write(part.name, features)
+        shards.write(rows.name, stored)
         if bank:
-            bank.append(part, features)
+            bank.append(rows, stored)
 
-    def take(part: Part) -> None:
+    def reuse(rows: RowRange) -> None:
         if bank:
-            bank.append(part, finished(shards, part))
+            bank.append(rows, finished(shards, rows))
 
     with Behind() as behind:
         for name, split in work.dataset.splits.items():
             seed, copies = work.options.augmentation_seed(name), work.options.copies(name)
-            what = "" if seed is None else f"{copies} augmented copies of "
-            report(f"Extracting {what}{len(split.labels)} {name} images: {', '.join(work.views)}")
-            here = [part for part in mine if part.split == name]
-            rows = (rows for part in here if part.name in missing for rows in part.batches)
+            kind = "" if seed is None else f"{copies} augmented copies of "
+            report(f"Extracting {kind}{len(split.labels)} {name} images: {', '.join(work.views)}")
+            here = [rows for rows in mine if rows.split == name]
+            batches = (batch for rows in here if rows.name in missing for batch in rows.batches)
             device = work.model.device
-            images = batches_of(on_device(split.images, device), rows, device)
+            images = batches_of(on_device(split.images, device), batches, device)
             with contextlib.closing(images):
-                for part in here:
+                for rows in here:
                     if group.size > 1:
                         there = shards.names
-                        others = sum(p.images for p in elsewhere if p.name in there)
-                    if part.name not in missing:
-                        advance(part.images)
-                        behind.call(take, part)
+                        done_by_others = sum(r.images for r in others if r.name in there)
+                    if rows.name not in missing:
+                        advance(rows.images)
+                        behind.call(reuse, rows)
                         continue
-                    arrived = features_of(
-                        part,
+                    features = features_of(
+                        rows,
                         images,
                         models,
                         preprocessing=work.preprocessing,
                         augmentation_seed=seed,
                         progress=advance,
                     )
-                    behind.call(keep, part, arrived)
+                    behind.call(keep, rows, features)
 
 
-def finished(shards: Shards, part: Part) -> dict[str, np.ndarray]:
-    """A part's features by view, from its shard.
+def finished(shards: Shards, rows: RowRange) -> dict[str, np.ndarray]:
+    """Features of a range by view, from its shard.
 
     Raises
     ------
     OSError
-        Where the shard was there, and is no more.
+        For a shard that has disappeared.
     """
-    features = shards.read(part.name)
+    features = shards.read(rows.name)
     if features is None:
-        raise OSError(f"Shard {part.name} of {shards.folder} was changed meanwhile. Run again.")
+        raise OSError(f"Shard {rows.name} of {shards.folder} was changed meanwhile. Run again.")
     return features
 
 
 def models_of(work: Extraction, shards: Shards) -> dict[str, Backbone]:
-    """The model under each BatchNorm statistics, those of ``balanced`` from their shard."""
+    """The model by BatchNorm statistics; those of ``balanced`` are read from their shard."""
     models = {name: work.model for name in work.options.views}
     if "balanced" in models:
         statistics = shards.read("batchnorm")
@@ -198,10 +197,10 @@ def models_of(work: Extraction, shards: Shards) -> dict[str, Backbone]:
 
 
 def write_models(writer: BankWriter, models: Mapping[str, Backbone], *, classifiers: bool) -> None:
-    """Write BatchNorm statistics and, where they are trained, classifiers.
+    """Write BatchNorm statistics and, with `classifiers`, the classifiers.
 
-    Re-estimation leaves the classifier as it is, so one under ``instance`` serves both views of a
-    model of one branch; those of experts have it under each view.
+    Re-estimation does not change the classifier, so the one under ``instance`` serves both views of
+    a model of one branch; experts have one under each view.
     """
     pairs = {}
     for name, model in models.items():

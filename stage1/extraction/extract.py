@@ -1,8 +1,8 @@
-"""Extraction: a model and a data set become a bank.
+"""Extract features: a model and a data set become a bank.
 
-The work is cut into parts, and each is on disk beside the target as soon as it is done
-(`featbank.bank.shards`). A run that ends early, however it ends, leaves them; the same call goes on
-from there, to the bank of an uninterrupted run, bit by bit.
+The work is cut into ranges of rows, and each is saved beside the target when it is done
+(`featbank.bank.shards`). A run that is stopped or killed leaves these shards; the same call resumes
+from them, to the bank of an uninterrupted run, bit by bit.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from stage1.data.settings import DatasetSettings
 from stage1.extraction.assemble import (
     BankRows,
     Extraction,
+    Report,
     begin,
     compute,
     finished,
@@ -30,7 +31,7 @@ from stage1.extraction.assemble import (
     write_models,
 )
 from stage1.extraction.frozen import Frozen, Pretrained
-from stage1.extraction.shaping import check_options, checked_views, shaped_by
+from stage1.extraction.shaping import checked, feature_key
 from stage1.extraction.subject import Origin, Subject, Trained
 from stage1.inference.batchnorm import BATCH, default_batches
 from stage1.inference.options import SHARD_ROWS, VIEWS, FeatureOptions
@@ -58,13 +59,13 @@ def extract(
 ) -> None:
     """Write the features of every split to `bank`, in the order of the data set.
 
-    Images are decoded once for all views and copies; they are decoded, computed on and written at
-    the same time. The processes of `torchrun` share the work, and the leading one writes the bank:
-    the bank of one process, where all round alike (on CPUs: have as many threads).
+    Images are decoded once for all views and copies, while other images are computed and written.
+    The processes of `torchrun` share the work, and the leading one writes the bank. It is the bank
+    of a single process if all round alike (on CPUs: with as many threads).
 
     The classifier is stored under ``instance`` and serves ``balanced`` too: re-estimation changes
-    BatchNorm statistics only. Experts have each view once per branch, ``expert0/instance``, with
-    its classifier. Where pretrained weights have no classifier of K classes, the bank has none.
+    only BatchNorm statistics. Experts have each view once per branch, ``expert0/instance``, with
+    its classifier. If pretrained weights have no classifier of K classes, the bank has none.
 
     Parameters
     ----------
@@ -81,7 +82,7 @@ def extract(
         A ≥ 1 copies of the train split, each image augmented as in training; 0 for one plain copy.
         The other splits are always plain.
     root
-        Where the data set of a run is now, if it has moved since training.
+        Folder of the data set of a run, if it has moved since training.
     balanced_batches
         M ≥ 1 class-balanced batches; by default one pass over the training images, at least 64.
     seed
@@ -92,22 +93,22 @@ def extract(
         Replace an existing target.
     shard_rows
         Most images in a shard, each copy counted, a multiple of `stage1.inference.options.BATCH`.
-        It has fewer where their features take more than `SHARD_BYTES` of stage1.inference.features,
-        but at least one such batch of each copy.
+        A shard has fewer if their features take more than `SHARD_BYTES` of
+        stage1.inference.features, but at least one such batch of each copy.
     report
-        Takes a line for each stage of the work.
+        Takes lines on the stages of the work.
     progress
         Takes (images done, images in all), each copy of an image counted.
 
     Raises
     ------
     SystemExit
-        In processes of `torchrun`, where another failed and tells why.
+        In processes of `torchrun`, where another failed and reports the error.
     OutputExists, OutputBusy, NoSpace, ConfigError, DataError
     Mismatch
         Where the data set is not the one of the checkpoint.
     OSError
-        Where the disk does not take what is written; finished shards stay.
+        Where the disk cannot be written; finished shards stay.
     """
     with contextlib.ExitStack() as stack:
         with leader_first():
@@ -115,67 +116,55 @@ def extract(
         if not group.leads:
             report, progress = (lambda line: None), (lambda done, total: None)
         stack.enter_context(repeatable())
+        writer = None
         with together(group):
-            options = FeatureOptions(
-                views=checked_views(views),
-                dtype=dtype,
-                augmentations=augmentations,
-                balanced_batches=balanced_batches,
-                seed=seed,
-                shard_rows=shard_rows,
+            options = checked(
+                FeatureOptions(
+                    tuple(views), dtype, augmentations, balanced_batches, seed, shard_rows
+                )
             )
-            check_options(options)
             origin = _origin(source, root)
             if group.leads:
-                Target(bank, overwrite=overwrite).discard()  # told before the data is loaded
-            report(f"Loading {origin.dataset.name}")
-            dataset = load_dataset(origin.dataset)
-            subject = origin.subject(dataset)
-            if balanced_batches is None:
-                batches = default_batches(len(dataset.splits["train"].labels))
-                options = dataclasses.replace(options, balanced_batches=batches)
-            model = subject.model.to(group.device)
-            work = Extraction(dataset, model, subject.preprocessing, options)
-            key = {**subject.key, **shaped_by(options, dataset, group.device)}
+                Target(bank, overwrite=overwrite).discard()  # an error before the data is loaded
+            subject, work = _loaded(origin, options, group, report)
+            key = {**subject.key, **feature_key(work.options, work.dataset, group.device)}
             if group.leads:
-                writer = stack.enter_context(
-                    BankWriter(
-                        bank,
-                        dataset.class_names,
-                        dim=model.dim,
-                        dtype=dtype,
-                        overwrite=overwrite,
-                        provenance=_provenance(subject, origin.dataset, options, group),
-                    )
-                )
+                provenance = _provenance(subject, origin.dataset, work.options, group)
+                writer = _writer(bank, work, provenance, overwrite=overwrite)
+                stack.enter_context(writer)
                 shards = Shards(writer.path, key, report=report)
                 with _keeping(shards, group, report):
                     begin(work, shards, writer, report=report)
         if not group.leads:
             shards = Shards(Path(bank), key, join=True)
         with _keeping(shards, group, report):
-            models = models_of(work, shards)
-            rows = BankRows(work, writer) if group.leads else None
-            compute(
+            _fill(
                 work,
                 shards,
-                models,
+                writer=writer,
+                classifiers=subject.classifier,
                 group=group,
-                bank=rows if group.size == 1 else None,
                 report=report,
                 progress=progress,
             )
-            meet(group)
-            if rows and group.size > 1:
-                for part in work.parts:
-                    rows.append(part, finished(shards, part))
-            if group.leads:
-                write_models(writer, models, classifiers=subject.classifier)
-        leads = group.leads
-    if leads:
+    if writer:
         shards.remove()
     if subject.remark:
         report(subject.remark)
+
+
+def _loaded(
+    origin: Origin, options: FeatureOptions, group: ProcessGroup, report: Report
+) -> tuple[Subject, Extraction]:
+    """Load the data set; the model, and the work with every option resolved."""
+    report(f"Loading {origin.dataset.name}")
+    dataset = load_dataset(origin.dataset)
+    subject = origin.subject(dataset)
+    if options.balanced_batches is None:
+        batches = default_batches(len(dataset.splits["train"].labels))
+        options = dataclasses.replace(options, balanced_batches=batches)
+    model = subject.model.to(group.device)
+    return subject, Extraction(dataset, model, subject.preprocessing, options)
 
 
 def _origin(source: str | os.PathLike[str] | Frozen, root: str | None) -> Origin:
@@ -184,6 +173,42 @@ def _origin(source: str | os.PathLike[str] | Frozen, root: str | None) -> Origin
     if root is not None:
         raise errors.ConfigError("A pretrained model has no run. Give the root with its data set.")
     return Pretrained.open(source)
+
+
+def _writer(
+    bank: str | os.PathLike[str], work: Extraction, provenance: dict[str, Any], *, overwrite: bool
+) -> BankWriter:
+    return BankWriter(
+        bank,
+        work.dataset.class_names,
+        dim=work.model.dim,
+        dtype=work.options.dtype,
+        overwrite=overwrite,
+        provenance=provenance,
+    )
+
+
+def _fill(
+    work: Extraction,
+    shards: Shards,
+    *,
+    writer: BankWriter | None,
+    classifiers: bool,
+    group: ProcessGroup,
+    report: Report,
+    progress: Callable[[int, int], None],
+) -> None:
+    """Compute the shards; the process with the writer puts all of them into the bank."""
+    models = models_of(work, shards)
+    rows = BankRows(work, writer) if writer else None
+    direct = rows if group.size == 1 else None
+    compute(work, shards, models, group=group, bank=direct, report=report, progress=progress)
+    meet(group)
+    if rows and not direct:
+        for row_range in work.ranges:
+            rows.append(row_range, finished(shards, row_range))
+    if writer:
+        write_models(writer, models, classifiers=classifiers)
 
 
 def _provenance(
@@ -205,15 +230,15 @@ def _provenance(
 
 @contextlib.contextmanager
 def _keeping(shards: Shards, group: ProcessGroup, report: Callable[[str], None]) -> Iterator[None]:
-    """Where the work is stopped or fails for want of something, tell what stays of it.
+    """If the work is stopped, or lacks disk or memory, report the shards that are kept.
 
-    Stopped from the keyboard, other processes than the leader leave without a word.
+    On Ctrl-C, processes other than the leader exit silently.
     """
     try:
         yield
     except (OSError, MemoryError, KeyboardInterrupt, errors.OutputError) as error:
         if there := len(shards.names):
-            report(f"{there} finished shards stay in {shards.folder}. Run again to go on.")
+            report(f"{there} finished shards stay in {shards.folder}. Run again to resume.")
         if isinstance(error, KeyboardInterrupt) and not group.leads:
             raise SystemExit(1) from None
         raise

@@ -47,12 +47,12 @@ class Pretrained:
         return cls(request, digest, state, streamed(request.dataset))
 
     def subject(self, dataset: ImageDataset) -> Subject:
-        """The model under the weights; their classifier counts where it is one of K classes.
+        """Build the model; the classifier of the weights is used if it has K classes.
 
         Raises
         ------
         ConfigError
-            For images that the backbone or the normalisation is not for.
+            For images that the backbone or the normalisation cannot take.
         DataError
             For weights of another model.
         """
@@ -67,17 +67,20 @@ class Pretrained:
             )
         classifier = load_weights(model, self.state, source=request.weights)
         model.check_images(dataset.image_shape)
-        told = {"backbone": request.backbone, "normalisation": normalisation}
+        model_key = {
+            "backbone": request.backbone,
+            "normalisation": normalisation,
+            "augmentation": request.augmentation,
+        }
         return Subject(
             model=model.eval(),
             preprocessing=preprocessing,
             classifier=classifier,
-            key={"weights": self.digest, **told, "augmentation": request.augmentation},
+            key={"weights": self.digest, **model_key},
             provenance={
                 "weights": request.weights,
                 "weights_sha256": self.digest,
-                **told,
-                "augmentation": request.augmentation,
+                **model_key,
                 "preprocessing": dataclasses.asdict(preprocessing),
             },
             remark=_CLASSIFIER if classifier else _NO_CLASSIFIER.format(len(dataset.class_names)),

@@ -1,8 +1,8 @@
-"""What shapes features beside model and data: the options of extraction, and the shards' key."""
+"""Options of extraction: their checks, and their part in the key of shards."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
 from typing import Any
 
 import torch
@@ -17,14 +17,19 @@ from stage1.inference.options import BATCH, VIEWS, FeatureOptions
 from stage1.training.checkpoint import versions
 
 
-def check_options(options: FeatureOptions) -> None:
-    """Check type and numbers.
+def checked(options: FeatureOptions) -> FeatureOptions:
+    """Check views, type and numbers; return the options with each view once, in order.
 
     Raises
     ------
     ConfigError
-        Naming every wrong number at once.
+        For an unknown view or none, and naming every wrong number at once.
     """
+    for view in options.views:
+        if view not in VIEWS:
+            raise errors.ConfigError(f"Unknown view {view!r}. {errors.closest(view, VIEWS)}")
+    if not options.views:
+        raise errors.ConfigError(f"No view was given. Choose from: {', '.join(VIEWS)}.")
     check_choice("dtype", options.dtype, schema.DTYPES)
     problems = wrong_values(options_of(FeatureOptions).values(), vars(options), "extraction")
     if not problems and options.shard_rows % BATCH:
@@ -34,30 +39,16 @@ def check_options(options: FeatureOptions) -> None:
         ]
     if problems:
         raise errors.ConfigError(" ".join(problems))
+    views = tuple(view for view in VIEWS if view in options.views)
+    return dataclasses.replace(options, views=views)
 
 
-def checked_views(views: Sequence[str]) -> tuple[str, ...]:
-    """The views in their own order, each once.
-
-    Raises
-    ------
-    ConfigError
-        For an unknown one, or none.
-    """
-    for view in views:
-        if view not in VIEWS:
-            raise errors.ConfigError(f"Unknown view {view!r}. {errors.closest(view, [*VIEWS])}")
-    if not views:
-        raise errors.ConfigError(f"No view was given. Choose from: {', '.join(VIEWS)}.")
-    return tuple(view for view in VIEWS if view in views)
-
-
-def shaped_by(
+def feature_key(
     options: FeatureOptions, dataset: ImageDataset, device: torch.device
 ) -> dict[str, Any]:
-    """What features depend on beside the model, by field: the rest of the shards' key.
+    """Values that features depend on beside the model, by name: the rest of the key of shards.
 
-    Devices round differently, and CPUs by their vector width and number of threads.
+    Rounding depends on the device, on CPUs also on the vector width and the number of threads.
     """
     if device.type == "cuda":
         computer = f"cuda, {torch.cuda.get_device_name(device)}"

@@ -1,4 +1,4 @@
-"""What is extracted from: a trained run, or a pretrained model that no run is needed for."""
+"""Models to extract features from: a trained run, or a pretrained model without a run."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from stage1.training.checkpoint import Checkpoint, load_checkpoint
 
 @dataclass(frozen=True)
 class Subject:
-    """A model with the way its images are prepared, and what is told of both.
+    """A model with the preprocessing of its images, and records of both.
 
     Attributes
     ----------
     model
         In eval mode, on the CPU.
     classifier
-        Whether its classifier is trained, and belongs into the bank.
+        True if its classifier is trained, and goes into the bank.
     key
-        What its features depend on beside the images, by field, None where it does not apply.
+        Values that its features depend on beside the images, by name.
     provenance
-        What the bank tells of it.
+        Its record in the bank.
     remark
-        A line for the end of the work, if any.
+        A line to report at the end, if any.
     """
 
     model: Backbone
@@ -46,14 +46,14 @@ class Subject:
 
 
 class Origin(Protocol):
-    """Where a subject comes from; its files are read before the data set is loaded."""
+    """Source of a subject; its files are read before the data set is loaded."""
 
     @property
     def dataset(self) -> DatasetSettings:
-        """The data set, streamed where it can be."""
+        """The data set, streamed if possible."""
 
     def subject(self, dataset: ImageDataset) -> Subject:
-        """The subject for the loaded data set; raises where the two do not fit."""
+        """Build the subject; raises if it does not fit the loaded data set."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Trained:
 
     @classmethod
     def open(cls, run: str | os.PathLike[str], root: str | None) -> Trained:
-        """Read the checkpoint; `root` is where the data set is now, if it has moved.
+        """Read the checkpoint; `root` is the folder of a data set that has moved.
 
         Raises
         ------
@@ -87,7 +87,7 @@ class Trained:
         Raises
         ------
         Mismatch
-            Where the data set is not the one of the checkpoint, as far as can be told.
+            For a data set that differs from the one of the checkpoint.
         """
         checkpoint = self.checkpoint
         here = normalised_by(dataset.preprocessing, checkpoint.settings.normalisation)
@@ -111,7 +111,7 @@ class Trained:
 
 
 def streamed(settings: DatasetSettings) -> DatasetSettings:
-    """`settings` with images decoded as they are used, where they can be: each is used once."""
+    """`settings` with streaming where the data set allows it: each image is used once."""
     if "stream" in DATASETS[settings.name].options:
         return dataclasses.replace(settings, stream=True)
     return settings
@@ -120,7 +120,7 @@ def streamed(settings: DatasetSettings) -> DatasetSettings:
 def _check_same_data(
     dataset: ImageDataset, preprocessing: Preprocessing, checkpoint: Checkpoint, path: Path
 ) -> None:
-    for what, here, there in (
+    for name, here, there in (
         ("image shape", dataset.image_shape, checkpoint.image_shape),
         ("class names", dataset.class_names, checkpoint.class_names),
         ("training counts", tuple(dataset.train_counts.tolist()), checkpoint.train_counts),
@@ -129,7 +129,7 @@ def _check_same_data(
     ):
         if here != there:
             raise errors.Mismatch(
-                f"The data set's {what} differ from those that {path} was trained with "
+                f"The data set's {name} differ from those that {path} was trained with "
                 f"({_short(here)}, not {_short(there)}). Give the data of that run."
             )
 
@@ -139,5 +139,5 @@ def _rounded(preprocessing: Preprocessing) -> tuple[int, ...]:
 
 
 def _short(values: Sequence[object]) -> str:
-    told = ", ".join(str(value) for value in values[:4])
-    return f"{told}, … ({len(values)})" if len(values) > 4 else told
+    shown = ", ".join(str(value) for value in values[:4])
+    return f"{shown}, … ({len(values)})" if len(values) > 4 else shown

@@ -1,4 +1,4 @@
-"""The features of a split, part by part: what they depend on, and how a part is computed."""
+"""Features of a split, computed by ranges of rows."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from stage1.data.images import Preprocessing, Split
 from stage1.inference.options import BATCH, FeatureOptions
 
 SHARD_BYTES = 32 << 20
-"""Most bytes of float32 features a part may have, unless one batch of images has more."""
+"""Most bytes of float32 features of a range, unless one batch of images has more."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """Rows `start`…`stop`−1 of a split, all copies."""
+class RowRange:
+    """Rows `start`…`stop`−1 of a split, all copies: the content of a shard."""
 
     split: str
     copies: int
@@ -29,24 +29,26 @@ class Part:
 
     @property
     def name(self) -> str:
-        """As its shard is called: ``train-4096``."""
+        """Name of the shard: ``train-4096``."""
         return f"{self.split}-{self.start}"
 
     @property
     def images(self) -> int:
-        """Images that go through the network, each copy counted."""
+        """Number of images to compute, each copy counted."""
         return self.copies * (self.stop - self.start)
 
     @property
     def batches(self) -> tuple[torch.Tensor, ...]:
-        """The rows of each batch: batches do not depend on the cutting into parts."""
+        """Rows of each batch: batches do not depend on the cutting into ranges."""
         return torch.arange(self.start, self.stop).split(BATCH)
 
 
-def parts_of(splits: Mapping[str, Split], options: FeatureOptions, *, width: int) -> list[Part]:
-    """Cut splits into parts, in their order.
+def row_ranges(
+    splits: Mapping[str, Split], options: FeatureOptions, *, width: int
+) -> list[RowRange]:
+    """Cut splits into ranges, in order.
 
-    A part has at most `FeatureOptions.shard_rows` feature rows, copies counted, and `SHARD_BYTES`,
+    A range has at most `FeatureOptions.shard_rows` feature rows, copies counted, and `SHARD_BYTES`,
     but at least one batch of images.
 
     Parameters
@@ -54,23 +56,25 @@ def parts_of(splits: Mapping[str, Split], options: FeatureOptions, *, width: int
     width
         Features of an image, over all views.
     """
-    parts = []
+    ranges = []
     for name, split in splits.items():
         copies, N = options.copies(name), len(split.labels)
         rows = min(options.shard_rows, SHARD_BYTES // (4 * width)) // copies
         rows = max(1, rows // BATCH) * BATCH
-        parts += [Part(name, copies, start, min(start + rows, N)) for start in range(0, N, rows)]
-    return parts
+        ranges += [
+            RowRange(name, copies, start, min(start + rows, N)) for start in range(0, N, rows)
+        ]
+    return ranges
 
 
 def view_names(model: Backbone, statistics: str) -> list[str]:
-    """Names of a model's views, by branch: ``instance``, or ``expert0/instance``, …"""
+    """Views of a model by branch: ``instance``, or ``expert0/instance``, …"""
     return [f"{branch}/{statistics}" if branch else statistics for branch in model.branch_names]
 
 
 @torch.inference_mode()
 def features_of(
-    part: Part,
+    rows_of: RowRange,
     batches: Iterator[torch.Tensor],
     models: Mapping[str, Backbone],
     *,
@@ -78,35 +82,35 @@ def features_of(
     augmentation_seed: int | None = None,
     progress: Callable[[int], None] = lambda images: None,
 ) -> Callable[[], dict[str, np.ndarray]]:
-    """Features [A, rows, D] float32 of a part by view; all views see the same images.
+    """Start computing the features [A, rows, D] float32 of a range by view, from the same images.
 
     Parameters
     ----------
     batches
-        Gives the images [B, C, H, W] uint8 of `Part.batches` next, on the models' device.
+        Yields the images [B, C, H, W] uint8 of `RowRange.batches` next, on the models' device.
     models
         By name of their BatchNorm statistics, in eval mode.
     augmentation_seed
-        If given, images are augmented as in training. Each batch draws from a stream of its own,
-        seeded by this, the copy and its first row: a part does not depend on those before it.
+        If given, images are augmented as in training. Each batch has its generator, seeded by this,
+        the copy and its first row: a range does not depend on those before it.
     progress
-        Takes the number of images of each batch that is done, copies counted.
+        Takes the number of images of each finished batch, copies counted.
 
     Returns
     -------
-    A function that gives them. On a GPU the work may be under way still, and it waits.
+    A function that returns the features. On a GPU it waits for work that is still in progress.
     """
     device = next(iter(models.values())).device
-    shape = part.copies, part.stop - part.start
+    shape = rows_of.copies, rows_of.stop - rows_of.start
     blocks = {
         view: torch.empty(*shape, model.dim, device=device)
         for name, model in models.items()
         for view in view_names(model, name)
     }
-    for rows, images in zip(part.batches, islice(batches, len(part.batches)), strict=True):
+    for rows, images in zip(rows_of.batches, islice(batches, len(rows_of.batches)), strict=True):
         first = int(rows[0])
-        place = slice(first - part.start, first - part.start + len(rows))
-        for copy in range(part.copies):
+        place = slice(first - rows_of.start, first - rows_of.start + len(rows))
+        for copy in range(rows_of.copies):
             if augmentation_seed is None:
                 x: tuple[torch.Tensor, ...] = (normalise(images, preprocessing),)
             else:
@@ -115,26 +119,26 @@ def features_of(
                 generator = torch.Generator(device).manual_seed(seed)
                 x = augmented(images, preprocessing, generator=generator)
             for name, model in models.items():
-                found = zip(view_names(model, name), model.branch_features(*x), strict=True)
-                for view, features in found:
+                views = view_names(model, name)
+                for view, features in zip(views, model.branch_features(*x), strict=True):
                     blocks[view][copy, place] = features
-        progress(part.copies * len(rows))
+        progress(rows_of.copies * len(rows))
     return _on_host(blocks)
 
 
 def _on_host(blocks: Mapping[str, torch.Tensor]) -> Callable[[], dict[str, np.ndarray]]:
-    """Start the way of tensors to the host; the function waits until they are there."""
+    """Start copying tensors to the host; the function waits until they have arrived."""
     if next(iter(blocks.values())).device.type == "cpu":
         return lambda: {name: block.numpy() for name, block in blocks.items()}
     hosts = {
         name: torch.empty(block.shape, pin_memory=True).copy_(block, non_blocking=True)
         for name, block in blocks.items()
     }
-    there = torch.cuda.Event(blocking=True)
-    there.record()
+    copied = torch.cuda.Event(blocking=True)
+    copied.record()
 
-    def arrived() -> dict[str, np.ndarray]:
-        there.synchronize()
+    def arrays() -> dict[str, np.ndarray]:
+        copied.synchronize()
         return {name: host.numpy() for name, host in hosts.items()}
 
-    return arrived
+    return arrays

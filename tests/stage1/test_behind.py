@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from stage1.data.images import Split
-from stage1.inference.features import SHARD_BYTES, parts_of
+from stage1.inference.features import SHARD_BYTES, row_ranges
 from stage1.inference.options import FeatureOptions
 from stage1.processes.behind import WAITING, Behind
 
@@ -57,7 +57,7 @@ def test_parts_are_bounded_and_cover_every_row_once(copies: int, width: int) -> 
     """Reference: the rows counted one by one; a part above the bounds is one batch of images."""
     split = Split(torch.empty(0), torch.zeros(5000, dtype=torch.int64), np.arange(5000))
     options = FeatureOptions(("instance",), "float32", copies, 64, 0, 4096)
-    parts = parts_of({"train": split, "val": split}, options, width=width)
+    parts = row_ranges({"train": split, "val": split}, options, width=width)
     for name, expected in (("train", copies), ("val", 1)):
         here = [part for part in parts if part.split == name]
         rows = np.concatenate([rows for part in here for rows in part.batches])
