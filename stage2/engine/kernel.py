@@ -11,7 +11,7 @@ which is affine in p_k apart from the true class:
         A = ω(f − S f' p_y)      O = −ω f ε·o      E = −ω f·(q_y − ε·o) + ω S f' p_y
 
 So one exponential and one multiply-add per logit suffice, whatever the losses in the group. The two
-losses of K binary terms have a kernel each; all of `KERNELS` are called alike.
+losses of K binary terms have a kernel each; all of `KERNELS` have the same signature.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from stage2.methods.family import EXCLUDED, LossParameters
 
 @dataclass(frozen=True)
 class Distillation:
-    """The C' configurations that learn from stage 1 as well.
+    """The C' configurations that also learn from the logits of stage 1.
 
     Attributes
     ----------
     configs
-        Which of the C they are, [C'] int64.
+        Their indices among the C, [C'] int64.
     strength, temperature
         α and T, [C'].
     classes
@@ -50,14 +50,14 @@ class Distillation:
 
 @dataclass(frozen=True)
 class LossRows:
-    """Loss parameters of C configurations; None where every configuration is neutral.
+    """Loss parameters of C configurations; None where all of them have the neutral value.
 
     Attributes
     ----------
     scale, shift
         a and m, [C, K].
     margin, weight, smoothing
-        Δ, ω and ε by class, [K, C]: a batch's labels pick rows.
+        Δ, ω and ε by class, [K, C], so that the labels of a batch index rows.
     elsewhere, at_label
         o_k for k ≠ y and for k = y, [C].
     gamma
@@ -67,7 +67,7 @@ class LossRows:
     frozen_gamma
         Exponent of the factor (1−p_y)^γ that carries no gradient, [C].
     angle
-        τ of `stage2.engine.angles.angle_factors`, [C]; its caller gives them to a kernel as κ.
+        τ of `stage2.engine.angles.angle_factors`, [C], whose results are the κ of a kernel.
     distil
         The configurations with α > 0.
     """
@@ -117,8 +117,8 @@ class LossRows:
             configs = [c for c, row in enumerate(rows) if row.distil > 0]
             if not configs:
                 return None
-            taken = [rows[c].distil_classes for c in configs]
-            classes = np.stack([np.ones(num_classes) if t is None else t for t in taken], axis=1)
+            masks = [rows[c].distil_classes for c in configs]
+            classes = np.stack([np.ones(num_classes) if m is None else m for m in masks], axis=1)
             return Distillation(
                 configs=torch.tensor(configs, device=device),
                 strength=per_config([rows[c].distil for c in configs]),
@@ -162,12 +162,12 @@ def loss_and_gradient(
     rows
         The losses.
     kappa
-        Factor κ ≥ 0 of each sample's loss, constant to the gradient, [B, C]; it does not touch the
+        Factor κ ≥ 0 of each sample's loss, constant to the gradient, [B, C]; it does not scale the
         distillation.
     teacher
-        Stage-1 logits z⁰ where a configuration distils, [B, 1, K] or each one's own [B, C, K].
+        Stage-1 logits z⁰ where a configuration distils, [B, 1, K], or [B, C, K] where they differ.
     row_weight
-        What a row counts instead of 1/B, [B].
+        Weight of each row instead of 1/B, [B].
 
     Returns
     -------
@@ -238,16 +238,16 @@ def softmax_bce(
 ) -> tuple[Tensor, Tensor]:
     """L = ω κ [−log p_y − Σ_{k≠y} log(1−p_k)], binary terms of p = softmax(z).
 
-    Called as `loss_and_gradient`. Let * be the class of the largest logit. No other has p_k > ½, so
-    only 1−p_* needs care, and the softmax s without * gives it: log p_*/(1−p_*) is
-    z_* − logsumexp_{k≠*} z_k, and p_k = (1−p_*)·s_k. With the odds o_k = p_k/(1−p_k), their sum O
-    over k ≠ y, *, and t = p_* where y ≠ *, else 0,
+    Signature as `loss_and_gradient`. Let * be the class of the largest logit. No other class has
+    p_k > ½, so only 1−p_* can lose its digits. The softmax s without * avoids that:
+    log p_*/(1−p_*) = z_* − logsumexp_{k≠*} z_k, and p_k = (1−p_*)·s_k. With the odds
+    o_k = p_k/(1−p_k), their sum O over k ≠ y, *, and t = p_* where y ≠ *, else 0,
 
         ∂L/∂z_k = p_k·(2 + o_k − O) − t·s_k      k ≠ y, *
         ∂L/∂z_* = p_*·(2 − O)                    where y ≠ *
         ∂L/∂z_y = p_y·(1 − O) − t·s_y − 1        where y ≠ *, else −(1−p_*) − p_*·O
 
-    in which no terms cancel each other as p_* comes close to 1.
+    in which no terms cancel as p_* approaches 1.
     """
     _only_weights(rows)
     label = _label_index(z, y)
@@ -292,7 +292,7 @@ def sigmoid_focal(
 ) -> tuple[Tensor, Tensor]:
     """L = −ω κ Σ_k (1−p_k)^γ log p_k, p_y = sigmoid(z_y) and p_k = sigmoid(−z_k) for k ≠ y.
 
-    Called as `loss_and_gradient`.
+    Signature as `loss_and_gradient`.
     """
     _only_weights(rows)
     label = _label_index(z, y)
@@ -310,16 +310,16 @@ KERNELS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
     "softmax_bce": softmax_bce,
     "sigmoid_focal": sigmoid_focal,
 }
-"""By the names of `Loss.kernel`."""
+"""Every kernel, by the name that `Loss.kernel` gives it."""
 
 
 def _label_index(z: Tensor, y: Tensor) -> Tensor:
-    """Where the label's entries of z are, [B, C, 1]."""
+    """Index of the labels' entries of z along the classes, [B, C, 1]."""
     return y.view(-1, 1, 1).expand(-1, z.shape[1], 1)
 
 
 def _adjusted(z: Tensor, y: Tensor, rows: LossRows) -> Tensor:
-    """u = a·z + m − Δ_y·1[k=y], in the place of z."""
+    """u = a·z + m − Δ_y·1[k=y], in place."""
     if rows.scale is not None and rows.shift is not None:
         torch.addcmul(rows.shift, z, rows.scale, out=z)
     elif rows.scale is not None:
@@ -333,7 +333,7 @@ def _adjusted(z: Tensor, y: Tensor, rows: LossRows) -> Tensor:
 
 
 def row_shares(z: Tensor, row_weight: Tensor | None) -> Tensor | float:
-    """What each row counts, [B, 1], or one number for all."""
+    """Share of each row in the average, [B, 1], or one number for all."""
     return 1 / len(z) if row_weight is None else row_weight.unsqueeze(1)
 
 
@@ -345,15 +345,15 @@ def _row_weights(
     if rows.weight is not None:
         weight = share * rows.weight.index_select(0, y)
         total = weight.sum(0)
-        # A batch of left-out classes only has no weight at all: its loss is 0, not 0/0.
+        # A batch with weight 0 throughout has the loss 0, not 0/0.
         weight = weight / torch.where(rows.by_weights & (total > 0), total, 1.0)
     return weight if kappa is None else weight * kappa
 
 
 def _filled(value: Tensor | float, like: Tensor) -> Tensor:
-    """One number, or a tensor that broadcasts, as [B, C]."""
-    some = value if isinstance(value, Tensor) else like.new_full((1, 1), value)
-    return some.expand_as(like)
+    """A number, or a tensor that broadcasts, expanded to [B, C]."""
+    values = value if isinstance(value, Tensor) else like.new_full((1, 1), value)
+    return values.expand_as(like)
 
 
 def _miss(log_py: Tensor) -> Tensor:
@@ -378,10 +378,8 @@ def distillation(
 
 
 def _sigmoid_term(z: Tensor, gamma: Tensor | None) -> tuple[Tensor, Tensor]:
-    """−p^γ log(1−p) for p = sigmoid(z), the loss of a class that is not the label, and its slope.
-
-    The label's own is that of −z. The slope is p^γ·(p − γ(1−p) log(1−p)).
-    """
+    """−p^γ log(1−p) for p = sigmoid(z), the loss of a class other than the label, and its slope
+    p^γ·(p − γ(1−p) log(1−p)). The term of the label is the same at −z, with the slope negated."""
     log_p, loss = logsigmoid(z), logsigmoid(-z).neg_()
     p = log_p.exp()
     if gamma is None:
@@ -393,4 +391,4 @@ def _sigmoid_term(z: Tensor, gamma: Tensor | None) -> tuple[Tensor, Tensor]:
 
 def _only_weights(rows: LossRows) -> None:
     others = (rows.scale, rows.shift, rows.margin, rows.smoothing, rows.frozen_gamma, rows.distil)
-    assert all(value is None for value in others), "this kernel knows ω and γ alone"
+    assert all(value is None for value in others), "this kernel has ω and γ only"

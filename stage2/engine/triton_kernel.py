@@ -1,8 +1,9 @@
 """The loss family and the SGD step as one Triton kernel each, for a GPU.
 
-Same results as `stage2.engine.kernel.loss_and_gradient` and `stage2.methods.optimisers.SGD`, to
-the rounding of float32. A step then moves every logit into the GPU once and out once, 8 bytes each,
-where the eager kernel's passes move 32 to 60; and 20 bytes a parameter, where SGD's move 24 to 48.
+The results are those of `stage2.engine.kernel.loss_and_gradient` and of
+`stage2.methods.optimisers.SGD` up to the rounding of float32. A step reads and writes every logit
+once, 8 bytes, where the passes of the eager kernel move 32 to 60; and it moves 20 bytes per
+parameter, where those of SGD move 24 to 48.
 """
 
 from __future__ import annotations
@@ -21,23 +22,23 @@ from stage2.methods.family import LossParameters
 from stage2.methods.optimisers import SGD
 
 IN_REGISTERS = 16384
-"""Longest row of logits that a program holds in registers; a longer one is read twice."""
+"""Longest row of logits that a program holds in registers; longer rows are read twice."""
 
 PART = 4096
-"""Classes of a longer row that a program takes at a time."""
+"""Classes of a longer row that a program processes at a time."""
 
 SGD_BLOCK = 1024
-"""Parameters of one program of the SGD step."""
+"""Parameters per program of the SGD step."""
 
 
 @cache
 def available(device: torch.device) -> bool:
-    """Whether the kernels run on `device`, one of CUDA's, and agree there with the eager one."""
+    """Whether the kernels run on `device`, a GPU, and agree there with the eager ones."""
     if device.type != "cuda" or find_spec("triton") is None:
         return False
     try:
         problem = None if _agrees(device) else "its results are not those of PyTorch"
-    except Exception as error:  # no C compiler, no Python headers, a GPU too old: it varies
+    except Exception as error:  # no C compiler, no Python headers, a GPU too old, and others
         reason = str(error).strip().partition("\n")[0]
         problem = f"{type(error).__name__}: {reason}; what is missing is often a C compiler"
     if problem:
@@ -49,7 +50,7 @@ def available(device: torch.device) -> bool:
 
 
 def _agrees(device: torch.device) -> bool:
-    """Whether a loss, its gradient and a step are what the eager code makes of them."""
+    """Whether a loss, its gradient and an SGD step agree with the eager code."""
     y = torch.arange(8, device=device)
     z = torch.linspace(-3, 3, 8 * 2 * 10, device=device).sin().view(8, 2, 10)
     focal = LossParameters(gamma=1.5, weight=np.arange(1.0, 11.0), by_weights=True)
@@ -65,7 +66,7 @@ def _agrees(device: torch.device) -> bool:
 
 
 class FusedSGD(SGD):
-    """SGD in one pass over each parameter."""
+    """SGD in a single pass over each parameter."""
 
     def _update(self, name: str, p: Tensor, gradient: Tensor, lr: Tensor) -> None:
         sgd_step(
@@ -81,10 +82,10 @@ class FusedSGD(SGD):
 
 
 def geometry(num_classes: int) -> tuple[int, int, int]:
-    """Rows (b, c) of one program, classes it takes at a time, and its warps, for K classes.
+    """Rows (b, c) per program, classes processed at a time, and warps, for K classes.
 
-    Sixteen to 32 logits a thread for long rows; short ones are bundled to 1,024 logits, so that
-    there are not more programs than the GPU can start while the logits go through its memory.
+    Long rows have 16 to 32 logits per thread. Short rows are bundled to 1,024 logits, so that
+    launching programs does not take longer than moving the logits through memory.
     """
     if num_classes > IN_REGISTERS:
         return 1, PART, 8
@@ -102,12 +103,12 @@ def loss_and_gradient(
     teacher: Tensor | None = None,
     row_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`stage2.engine.kernel.loss_and_gradient`, called as that.
+    """`stage2.engine.kernel.loss_and_gradient`, with its signature.
 
-    Logits are float32, or bfloat16 where none distils: the distillation is computed eagerly. Row
-    weights sum to 1.
+    Logits are float32, or bfloat16 where no configuration distils: the distillation is computed
+    eagerly. Row weights sum to 1.
     """
-    # Triton is not to be had everywhere, and takes a while to import.
+    # Triton is not available everywhere, and slow to import.
     from stage2.engine.triton_programs import loss_kernel
 
     batch, configs, num_classes = z.shape
@@ -153,7 +154,7 @@ def loss_and_gradient(
 
 
 def _weight_sum(y: Tensor, rows: LossRows, row_weight: Tensor | None) -> Tensor | None:
-    """Σω over the batch, as its rows count, [C]."""
+    """Σω over the batch, rows by their weights, [C]."""
     if rows.weight is None:
         return None
     weight = rows.weight.index_select(0, y)
@@ -184,7 +185,7 @@ def sgd_step(
     nesterov
         1 where a configuration uses Nesterov's momentum and 0 elsewhere, [C]; None where none does.
     anchor
-        What the decay pulls towards, shaped like `p` or [1, …] for all; None for 0.
+        The values that decay pulls towards, shaped like `p`, or [1, …] for all; None for 0.
     """
     from stage2.engine.triton_programs import sgd_kernel  # as above
 

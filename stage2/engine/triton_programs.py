@@ -1,12 +1,12 @@
-"""What `stage2.engine.triton_kernel` runs on the GPU, in Triton.
+"""The Triton programs of `stage2.engine.triton_kernel`.
 
-A program of the loss kernel owns ROWS rows (b, c) of the logits, in the order they lie in memory.
-Where a row fits into registers it is read once and written once; a longer one is read twice, its
-partition Σe gathered on the way with a running maximum. The algebra is that of
+A program of the loss kernel processes ROWS rows (b, c) of the logits, in memory order. A row that
+fits into registers is read once and written once; a longer one is read twice, and its partition
+function Σe is accumulated in the first pass with a running maximum. The algebra is that of
 `stage2.engine.kernel`, in float32 whatever type the logits are stored in.
 """
 
-# ruff: noqa: PLR0917 - Triton's functions know no keyword-only parameters.
+# ruff: noqa: PLR0917 - Triton functions have no keyword-only parameters.
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def loss_kernel(
     frozen_gamma: tl.tensor,
     kappa: tl.tensor,  # [B, C]
     row_weight: tl.tensor,  # [B]
-    size: tl.tensor,  # what an average over the batch divides by
+    size: tl.tensor,  # divisor of an average over the batch
     count: tl.tensor,  # B·C
     configs: tl.tensor,  # C
     K: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """Loss of ROWS rows, and their logits turned into gradients."""
+    """Compute the loss of ROWS rows, and replace their logits by gradients."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     alive = row < count
     b, c = row // configs, row % configs

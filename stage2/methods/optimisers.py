@@ -62,7 +62,7 @@ class Optimiser(ABC):
     multipliers
         Learning-rate multipliers [C] of single parameters.
     anchors
-        What weight decay pulls single parameters towards, broadcastable to them; 0 where missing.
+        Values that weight decay pulls parameters towards, broadcastable to them; 0 where missing.
     biases
         The parameters that ``decay_bias=False`` spares.
     state
@@ -201,7 +201,7 @@ class AdamW(Optimiser):
         """One step at the learning rates `lr` [C]; `gradients` are overwritten."""
         # m̂/(√ŝ + ε) = r·m/(√s + ε√(1−β₂ᵗ)) with r = √(1−β₂ᵗ)/(1−β₁ᵗ).
         steps = self.state["steps"].add_(1)
-        # What trains together has taken as many steps: one exponent for all.
+        # Configurations that train together have taken the same number of steps t.
         first, second = (1 - self._betas ** steps[0]).unbind()
         root = second.sqrt()
         self._ratio = (root / first).to(lr.dtype)

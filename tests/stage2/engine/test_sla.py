@@ -19,7 +19,7 @@ from stage2.engine.kernel import LossRows, loss_and_gradient
 from stage2.engine.loop import run_group
 from stage2.engine.rows import MemoryRows, SplitRows, StreamedRows
 from stage2.methods.family import LossParameters
-from stage2.methods.heads import HEADS, Batch, Context, Parameters, TrainedHead
+from stage2.methods.heads import HEADS, Batch, Context, Parameters, TrainedHead, trained_head
 from stage2.methods.losses import LOSSES
 from stage2.methods.recipe import Recipe
 from tests.stage2 import reference
@@ -84,8 +84,7 @@ def test_best_cosines_of_every_head(head: str, block: int, monkeypatch: pytest.M
     made = problem(COUNTS, dim=6)
     context, parameters = _stack(head, made, 4)
     monkeypatch.setattr("stage2.engine.rows.BLOCK_BYTES", block * 4 * 4 * len(COUNTS))
-    trained = HEADS[head]
-    assert isinstance(trained, TrainedHead)
+    trained = trained_head(head)
     got = best_cosines(trained, parameters, made.view().train, context)
     data = made.double()
     for c in range(4):
@@ -102,8 +101,7 @@ def test_best_cosines_of_streamed_rows() -> None:
     memory = made.view().train
     assert isinstance(memory, MemoryRows)
     stream = StreamedRows(Arrays(memory.x.numpy()[None]), memory.labels, budget=3 * 4 * 6 * 16)
-    linear = HEADS["linear"]
-    assert isinstance(linear, TrainedHead)
+    linear = trained_head("linear")
     expected = best_cosines(linear, parameters, memory, context)
     got = best_cosines(linear, parameters, stream, replace(context, blocks=stream.blocks))
     assert_close(got, expected, 1e-6, "streamed")
