@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.stage2.engine.test_stream import Arrays
 from torch import Tensor
 
 from featbank.settings import Setting
@@ -25,6 +24,7 @@ from stage2.methods.recipe import Recipe
 from tests.stage2 import reference
 from tests.stage2.cases import HEAD_CASES
 from tests.stage2.compare import assert_close
+from tests.stage2.engine.test_rows import Arrays
 from tests.stage2.synthetic import Problem, group_stream, groups_of, problem
 
 COUNTS = (40, 0, 17, 9, 5, 1)
