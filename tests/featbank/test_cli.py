@@ -46,11 +46,11 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     )
     times = []
     for _ in range(3):
-        begun = _seconds_of_children()
+        started = _seconds_of_children()
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=False
         )
-        times.append(_seconds_of_children() - begun)
+        times.append(_seconds_of_children() - started)
         assert done.returncode == 0, done.stderr
     assert "train → extract (or import) → sweep → leaderboard" in done.stdout
     assert min(times) < 0.5, times
@@ -209,7 +209,7 @@ def test_a_signal_reports_what_the_results_hold(
     assert (code, text) == (1, f"featbank: stopped. {line}\n")
 
 
-def test_progress_tells_rate_and_time_left(
+def test_progress_shows_rate_and_time_left(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reference: 3 of 4 done after six seconds are 0.5 per second and two seconds more."""
@@ -231,9 +231,9 @@ def _runs_in(path: Path) -> int:
 
 def test_dry_run_trains_nothing(featbank: Run, toy_bank: Path, tmp_path: Path) -> None:
     """The plan is printed, and no results file appears."""
-    told = featbank("sweep", toy_bank, "--recipe", "crt", "--dry-run").stdout
-    assert "1 configuration, 3 runs with their seeds, in 3 fused groups" in told
-    assert "class_aware, batch 222, 10 epochs of 1 step, seed 2: 1 × linear" in told
+    output = featbank("sweep", toy_bank, "--recipe", "crt", "--dry-run").stdout
+    assert "1 configuration, 3 runs with their seeds, in 3 fused groups" in output
+    assert "class_aware, batch 222, 10 epochs of 1 step, seed 2: 1 × linear" in output
     assert not (tmp_path / "results.sqlite").exists()
 
 
@@ -294,13 +294,13 @@ def test_bad_input_is_one_line_and_exit_2(
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
-def test_methods_tells_what_a_recipe_takes(featbank: Run) -> None:
+def test_methods_shows_what_a_recipe_takes(featbank: Run) -> None:
     """Settings with default, meaning and range, and the numbers the paper reports."""
-    told = featbank("methods", "mislas").stdout
-    assert "delta_lr" in told
-    assert "0.2" in told
-    assert "a float ≥ 0 and ≤ 1" in told
-    assert "reported on CIFAR-100-LT IF 100 ResNet-32: 47.0 %" in told
+    output = featbank("methods", "mislas").stdout
+    assert "delta_lr" in output
+    assert "0.2" in output
+    assert "a float ≥ 0 and ≤ 1" in output
+    assert "reported on CIFAR-100-LT IF 100 ResNet-32: 47.0 %" in output
     listed = [line.split()[0] for line in featbank("methods").stdout.splitlines() if line[0] == " "]
     assert {"balanced_softmax", "disalign", "class_aware", "adamw"} <= set(listed)
     for name in set(listed) - {"cosine_prestep", "cosine_step", "multistep", "constant"}:

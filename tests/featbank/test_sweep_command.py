@@ -49,27 +49,27 @@ def names_of(featbank: Run, results: str, *options: str) -> set[str]:
 @pytest.mark.usefixtures("folder")
 def test_a_specification_runs(featbank: Run) -> None:
     """Reference: the same sweep by options; the second time everything is there already."""
-    told = featbank("sweep", "s.toml").stdout
-    assert "6 configurations, 9 runs with their seeds, in 3 fused groups on cpu" in told
-    assert "Wrote here.sqlite. Next: featbank leaderboard here.sqlite --format json" in told
+    output = featbank("sweep", "s.toml").stdout
+    assert "6 configurations, 9 runs with their seeds, in 3 fused groups on cpu" in output
+    assert "Wrote here.sqlite. Next: featbank leaderboard here.sqlite --format json" in output
     options = "--recipe crt --recipe tau_norm --set lr=0.1,0.2,0.4 --set epochs=2 --seeds 0,1"
     featbank("sweep", "toy.h5", *options.split(), "--set", "tau=0,0.5,1", "-o", "other.sqlite")
     assert names_of(featbank, "here.sqlite") == names_of(featbank, "other.sqlite")
     assert "9 runs were in here.sqlite already" in featbank("sweep", "s.toml").stdout
 
 
-def test_a_dry_run_tells_what_it_costs(featbank: Run, folder: Path) -> None:
+def test_a_dry_run_prints_what_it_costs(featbank: Run, folder: Path) -> None:
     """Groups, memory and time; nothing is written, and what is done already does not count."""
-    told = featbank("sweep", "s.toml", "--dry-run").stdout
-    assert "6 configurations, 9 runs with their seeds, in 3 fused groups on cpu" in told
-    assert "class_aware, batch 222, 2 epochs of 1 step, seed 1: 3 × linear" in told
-    assert re.search(r"memory: 1 MiB of features, up to 1 MiB for a fused group", told), told
-    assert re.search(r"time: about \d+ s, within a factor of [23] if nothing else runs", told)
+    output = featbank("sweep", "s.toml", "--dry-run").stdout
+    assert "6 configurations, 9 runs with their seeds, in 3 fused groups on cpu" in output
+    assert "class_aware, batch 222, 2 epochs of 1 step, seed 1: 3 × linear" in output
+    assert re.search(r"memory: 1 MiB of features, up to 1 MiB for a fused group", output), output
+    assert re.search(r"time: about \d+ s, within a factor of [23] if nothing else runs", output)
     assert not (folder / "here.sqlite").exists()
     featbank("sweep", "s.toml", "--recipe", "crt")
-    told = featbank("sweep", "s.toml", "--dry-run").stdout
-    assert "6 of the runs are in the results already" in told
-    assert "linear" not in told.partition("already")[2]
+    output = featbank("sweep", "s.toml", "--dry-run").stdout
+    assert "6 of the runs are in the results already" in output
+    assert "linear" not in output.partition("already")[2]
     featbank("sweep", "s.toml")
     assert "time:" not in featbank("sweep", "s.toml", "--dry-run").stdout
     assert "time:" in featbank("sweep", "s.toml", "--dry-run", "--force").stdout
@@ -78,12 +78,12 @@ def test_a_dry_run_tells_what_it_costs(featbank: Run, folder: Path) -> None:
 @pytest.mark.usefixtures("folder")
 def test_options_override(featbank: Run) -> None:
     """Reference: the counts by hand; the file's own recipes, fewer of them, with other values."""
-    told = featbank(
+    output = featbank(
         "sweep", "toy.h5", "s.toml", "--recipe", "crt", "--set", "crt:lr=0.3", "--seeds", "5,6,7",
         "--precision", "bf16", "--select-on", "test", "-o", "o.sqlite",
     ).stdout  # fmt: skip
-    assert "1 configuration, 3 runs with their seeds" in told
-    assert "selected on test" in told
+    assert "1 configuration, 3 runs with their seeds" in output
+    assert "selected on test" in output
     (row, *_) = json.loads(featbank("leaderboard", "o.sqlite", "--format", "json").stdout)
     parameters = row["parameters"]
     assert (parameters["lr"], parameters["precision"], parameters["epochs"]) == (0.3, "bf16", 2)
@@ -92,12 +92,12 @@ def test_options_override(featbank: Run) -> None:
 def test_several_banks(featbank: Run, folder: Path, make_toy: Callable[..., Toy]) -> None:
     """Each has its plan and its table; the leaderboard then wants one of them."""
     make_toy((50, 20, 9)).write(folder / "b.h5")
-    told = featbank("sweep", "toy.h5", "b.h5", "s.toml", "--seeds", "0").stdout
-    titles = [line for line in told.splitlines() if line in ("toy.h5:", "b.h5:")]
+    output = featbank("sweep", "toy.h5", "b.h5", "s.toml", "--seeds", "0").stdout
+    titles = [line for line in output.splitlines() if line in ("toy.h5:", "b.h5:")]
     assert titles == ["toy.h5:", "b.h5:", "toy.h5:", "b.h5:"]
-    banks = re.findall(r"bank ([0-9a-f]{12})", told)
+    banks = re.findall(r"bank ([0-9a-f]{12})", output)
     assert len(set(banks)) == 2
-    assert f"featbank leaderboard here.sqlite --bank {banks[0]} --format json" in told
+    assert f"featbank leaderboard here.sqlite --bank {banks[0]} --format json" in output
     for bank in banks:
         assert len(names_of(featbank, "here.sqlite", "--bank", bank)) == 6
     assert featbank("sweep", "toy.h5", "b.h5", "--recipe", "ncm", "--dry-run").stdout.count(":\n")
@@ -110,8 +110,8 @@ def test_ready_specifications(featbank: Run, toy_bank: Path) -> None:
     assert "baseline" in names
     for name in names:
         trained = [] if name == "tau-curve" else ["--set", "epochs=2"]
-        told = featbank("sweep", toy_bank, name, *trained, "--seeds", "0").stdout
-        assert "Wrote results.sqlite" in told, (name, told)
+        output = featbank("sweep", toy_bank, name, *trained, "--seeds", "0").stdout
+        assert "Wrote results.sqlite" in output, (name, output)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_bad_input_is_one_line(
     assert sorted(p.name for p in folder.iterdir()) == before
 
 
-def test_all_errors_are_told(featbank: Run, folder: Path) -> None:
+def test_all_errors_are_listed(featbank: Run, folder: Path) -> None:
     """Each on a line of its own below the count."""
     text = SPECIFICATION.replace("lr =", "rl =").replace("tau =", "tua =").replace("= 2", "= 0")
     (folder / "s.toml").write_text(text)
@@ -159,15 +159,15 @@ def test_all_errors_are_told(featbank: Run, folder: Path) -> None:
 
 @pytest.mark.usefixtures("folder")
 def test_halving(featbank: Run) -> None:
-    """Reference: of three crt of the first seed two go on after epoch 1; then they alone have both
-    seeds. The table lists what was stopped last; without a search it is trained."""
-    told = featbank("sweep", "s.toml", "--search", "halving", "--eta", "2", "--dry-run").stdout
-    assert "one configuration in 2 continues after epochs 1, 2, 4, …" in told
-    assert "2 epochs of 1 step, seed 0: 3 × linear; continuing: 2 after 1\n" in told
-    assert "then the survivors, with the other seeds: 2 runs\n" in told
-    assert re.search(r"time: about \d+ s, within a factor of", told)
-    told = featbank("sweep", "s.toml", "--search", "halving", "--eta", "2").stdout
-    assert "· 6 configurations tried, 1 stopped early by halving · seeds 0, 1 ·" in told
+    """Reference: of three crt of the first seed two continue after epoch 1; only they then have
+    both seeds. The table lists what was stopped last; without a search it is trained."""
+    output = featbank("sweep", "s.toml", "--search", "halving", "--eta", "2", "--dry-run").stdout
+    assert "one configuration in 2 continues after epochs 1, 2, 4, …" in output
+    assert "2 epochs of 1 step, seed 0: 3 × linear; continuing: 2 after 1\n" in output
+    assert "then the survivors, with the other seeds: 2 runs\n" in output
+    assert re.search(r"time: about \d+ s, within a factor of", output)
+    output = featbank("sweep", "s.toml", "--search", "halving", "--eta", "2").stdout
+    assert "· 6 configurations tried, 1 stopped early by halving · seeds 0, 1 ·" in output
     rows = json.loads(featbank("leaderboard", "here.sqlite", "--format", "json").stdout)
     assert rows[-1]["status"] == "stopped"
     assert rows[-1]["seeds"] == [0]
@@ -188,22 +188,24 @@ def test_optuna(featbank: Run, folder: Path) -> None:
         "[settings]", "[search]\nmethod = 'optuna'\ntrials = 5\nbatch = 3\n[settings]"
     )
     (folder / "o.toml").write_text(text)
-    told = featbank("sweep", "o.toml", "--dry-run").stdout
-    assert "optuna (tpe, seed 0): 5 trials in 2 batches of 3, each with 2 seeds; the first" in told
-    assert "1 more batch follows, in about that time" in told
+    output = featbank("sweep", "o.toml", "--dry-run").stdout
+    assert (
+        "optuna (tpe, seed 0): 5 trials in 2 batches of 3, each with 2 seeds; the first" in output
+    )
+    assert "1 more batch follows, in about that time" in output
     assert not (folder / "here.sqlite").exists()
-    told = featbank("sweep", "o.toml").stdout
-    assert "· 5 configurations tried, all chosen adaptively by Optuna · seeds 0, 1 ·" in told
+    output = featbank("sweep", "o.toml").stdout
+    assert "· 5 configurations tried, all chosen adaptively by Optuna · seeds 0, 1 ·" in output
     more = featbank("sweep", "o.toml", "--trials", "7").stdout
     assert "· 7 configurations tried, all chosen" in more
     choices = "--recipe crt --set lr=0.1,0.2 --set crt:epochs=1,2 --seeds 0 -o c.sqlite"
-    told = featbank("sweep", "toy.h5", *choices.split(), "--search", "optuna", "--trials", "9")
-    assert re.search(r"· [234] configurations tried, all chosen", told.stdout)
+    output = featbank("sweep", "toy.h5", *choices.split(), "--search", "optuna", "--trials", "9")
+    assert re.search(r"· [234] configurations tried, all chosen", output.stdout)
 
 
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ("s.toml --eta 2", "--eta 2: 'eta' is for the search 'halving'. Choose that, or leave it"),
         ("toy.h5 --trials 2", "--trials 2: 'trials' is for the search 'optuna'. Choose that, or"),
@@ -223,10 +225,10 @@ def test_optuna(featbank: Run, folder: Path) -> None:
         ("toy.h5 --recipe crt --set seed=1,2 --search optuna", "--set seed=1,2: A search does"),
     ],
 )
-def test_a_wrong_search_is_told(featbank: Run, options: str, told: str) -> None:
+def test_a_wrong_search_is_one_line(featbank: Run, options: str, message: str) -> None:
     """Exit 2 and one line."""
     error = featbank("sweep", *options.split(), code=2).stderr
-    assert error.startswith(f"featbank: {told}"), error
+    assert error.startswith(f"featbank: {message}"), error
     assert error.count("\n") == 1
 
 
@@ -237,8 +239,8 @@ def test_the_page(featbank: Run, make_toy: Callable[..., Toy], tmp_path: Path) -
     example, *searches = [text for kind, text in BLOCKS if kind == "toml"]
     example = example.replace("epochs = 10", "epochs = 2").replace("[4, 8]", "[0, 1]")
     (tmp_path / "sweep.toml").write_text(example)
-    told = featbank("sweep", "sweep.toml", "--dry-run").stdout
-    assert told.startswith("108 configurations, 280 runs "), told
+    output = featbank("sweep", "sweep.toml", "--dry-run").stdout
+    assert output.startswith("108 configurations, 280 runs "), output
     for search in searches:
         table = tomllib.loads(search)["search"]
         assert make_search(table.pop("method"), table) in (Halving(), Sampling())
@@ -269,9 +271,9 @@ def test_a_later_bank_is_looked_at_before_the_first_is_trained(
 def test_one_is_singular(featbank: Run, toy_bank: Path) -> None:
     """Reference: grammar."""
     options = ["--recipe", "crt", "--seeds", 3, "--set", "epochs=1", "-o", "one.sqlite"]
-    told = featbank("sweep", toy_bank, *options, "--dry-run").stdout
-    assert "1 configuration, 1 run with its seed, in 1 fused group on cpu" in told
-    assert "1 epoch of 1 step, seed 3" in told
+    output = featbank("sweep", toy_bank, *options, "--dry-run").stdout
+    assert "1 configuration, 1 run with its seed, in 1 fused group on cpu" in output
+    assert "1 epoch of 1 step, seed 3" in output
     featbank("sweep", toy_bank, *options)
     assert "1 run was in one.sqlite already (--force trains it again)." in (
         featbank("sweep", toy_bank, *options).stdout

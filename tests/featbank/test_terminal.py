@@ -62,7 +62,7 @@ def hostile(featbank: Run, make_toy: Callable[..., Toy]) -> str:
 
 
 def test_names_are_shown_and_never_obeyed(featbank: Run, hostile: str) -> None:
-    """Every command that prints names, in every format; the names can still be told apart."""
+    """Every command that prints names, in every format; names stay distinct."""
     for form in ("table", "json", "csv", "md", "latex"):
         text = featbank("compare", hostile, "ncm", "tau_norm", "--format", form).stdout
         assert not obeyed(text), (form, obeyed(text))
@@ -74,11 +74,11 @@ def test_names_are_shown_and_never_obeyed(featbank: Run, hostile: str) -> None:
     path = Path("evil\x1b[2J\nfeatbank: all is well.h5")
     path.write_bytes(Path("b.h5").read_bytes()[:100])
     for command in (("info", path), ("sweep", path), ("leaderboard", path), ("embed", path)):
-        told = featbank(*command, *(("-o", "e.csv") if "embed" in command else ()), code=2).stderr
-        assert told.count("\n") == 1, told
-        assert not obeyed(told), told
-    told = featbank("embed", "b.h5", "-o", "\x1b[31mred\u2066.csv", "--per-class", 9).stdout
-    assert told == "Wrote \\x1b[31mred\\u2066.csv.\n"
+        output = featbank(*command, *(("-o", "e.csv") if "embed" in command else ()), code=2).stderr
+        assert output.count("\n") == 1, output
+        assert not obeyed(output), output
+    output = featbank("embed", "b.h5", "-o", "\x1b[31mred\u2066.csv", "--per-class", 9).stdout
+    assert output == "Wrote \\x1b[31mred\\u2066.csv.\n"
 
 
 def test_csv_files_run_nothing(featbank: Run, hostile: str) -> None:
@@ -148,10 +148,10 @@ def test_pipes_files_and_encodings(tmp_path: Path) -> None:
         assert done.stderr == b"", done
         assert done.stdout.count(b"\n") == 1, done
     done = shell("featbank datasets > /dev/full", tmp_path)
-    told = done.stderr.decode()
+    output = done.stderr.decode()
     assert done.returncode == 1
-    assert told.count("\n") == 1
-    assert "featbank: the work failed: /dev/full could not be written (No space left" in told
+    assert output.count("\n") == 1
+    assert "featbank: the work failed: /dev/full could not be written (No space left" in output
     done = shell("featbank --help >&-", tmp_path)
     assert (done.returncode, done.stderr.count(b"\n")) == (1, 1), done
     assert b"stdout is closed" in done.stderr
@@ -208,8 +208,8 @@ def test_a_signal_during_the_imports_is_one_line(
         time.sleep(0.001)
     time.sleep(seconds)
     process.send_signal(number)
-    shown, told = process.communicate(timeout=60)
-    assert (shown, told, process.returncode) == (b"", b"featbank: stopped.\n", 1)
+    shown, output = process.communicate(timeout=60)
+    assert (shown, output, process.returncode) == (b"", b"featbank: stopped.\n", 1)
 
 
 def _catches(process: int, number: signal.Signals) -> bool:
@@ -220,7 +220,7 @@ def _catches(process: int, number: signal.Signals) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [
         (OSError(), "OSError"),
         (OSError("\n"), "OSError"),
@@ -230,7 +230,7 @@ def _catches(process: int, number: signal.Signals) -> bool:
     ],
 )
 def test_work_that_failed_says_how(
-    error: Exception, told: str, featbank: Run, monkeypatch: pytest.MonkeyPatch
+    error: Exception, message: str, featbank: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`the work failed:` is followed by something, on the same line."""
 
@@ -240,12 +240,12 @@ def test_work_that_failed_says_how(
     monkeypatch.setattr("stage2.results.cite.cite", failing)
     shown = featbank("cite", "crt", code=1).stderr
     assert shown.startswith("featbank: the work failed: "), shown
-    assert told in shown, shown
+    assert message in shown, shown
     assert shown.count("\n") == 1, shown
 
 
 def test_several_errors_are_a_line_each(featbank: Run, make_toy: Callable[..., Toy]) -> None:
-    """Also where one of them tells of a name with line ends."""
+    """Also where one of them quotes a name with line ends."""
     make_toy().write(Path("b.h5"))
     Path("s.toml").write_text('"a\\nfeatbank: fine" = 1\n[recipes."x\\u001b[2J"]\n')
     lines = featbank("sweep", "b.h5", "s.toml", code=2).stderr.splitlines()

@@ -47,7 +47,7 @@ def test_what_a_search_means(
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("search = 3\n", "s.toml:1: [search] names no method. Write method = "),
         ("[search]\neta = 3\n", "s.toml:1: [search] names no method. Write method = "),
@@ -91,15 +91,15 @@ def test_what_a_search_means(
         ),
     ],
 )
-def test_what_is_wrong_is_told_with_its_line(text: str, told: str, tmp_path: Path) -> None:
+def test_an_error_has_its_line(text: str, message: str, tmp_path: Path) -> None:
     """Reference: the line by eye."""
     text = text if "recipes" in text else text + GRID
     with pytest.raises(errors.ConfigError) as error:
         _read(tmp_path, text)
-    assert str(error.value).replace(f"{tmp_path}/", "").startswith(told)
+    assert str(error.value).replace(f"{tmp_path}/", "").startswith(message)
 
 
-def test_a_bank_without_val_is_told(tmp_path: Path, without_val: Problem) -> None:
+def test_a_bank_without_val_is_an_error(tmp_path: Path, without_val: Problem) -> None:
     """Reference: the line of the search."""
     without_val.bank(tmp_path / "bank.h5").close()
     text = f"bank = 'bank.h5'\n[search]\nmethod = 'halving'\n{GRID}"
@@ -190,7 +190,7 @@ def test_a_space_may_be_larger_than_a_grid(bank: Bank, tmp_path: Path) -> None:
     more = "\n".join(f"{name} = {list(range(1, 11))}" for name in ("epochs", "warmup"))
     more += f"\nsmooth_head = {ten}\nsmooth_tail = {ten}\n"
     text = f"[search]\nmethod = 'optuna'\n[recipes.mislas]\n{ranges}\n{more}"
-    found = _read(tmp_path, text, banks=[bank.path])
-    assert len({recipe.id for recipe in found.recipes}) <= 80
+    spec = _read(tmp_path, text, banks=[bank.path])
+    assert len({recipe.id for recipe in spec.recipes}) <= 80
     with pytest.raises(errors.ConfigError, match="300,000,000 runs"):
         _read(tmp_path, text, banks=[bank.path], search="none")

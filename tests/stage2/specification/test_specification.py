@@ -1,4 +1,4 @@
-"""Specifications: what they mean, and everything that is wrong with them, at once."""
+"""Specifications: their meaning, and all their errors at once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def specification(folder: Path, text: str, **options: object) -> Specification:
 
 
 def refused(folder: Path, text: str, **options: object) -> str:
-    """What is told of a text, without its folder."""
+    """The error of a text, without its folder."""
     with pytest.raises(errors.ConfigError) as error:
         specification(folder, text, **options)
     return str(error.value).replace(f"{folder}/", "")
@@ -42,7 +42,7 @@ def bare_bank(path: Path, small: Problem) -> None:
 
 def test_what_a_specification_means(tmp_path: Path) -> None:
     """Reference: `expand` on the same grids; paths are relative to the file."""
-    found = specification(
+    spec = specification(
         tmp_path,
         """# A test. It has two sentences.
         seeds = [3, 5]
@@ -83,22 +83,22 @@ def test_what_a_specification_means(tmp_path: Path) -> None:
             seeds=[3, 5],
         ),
     ]
-    assert set(found.recipes) == set(expected)
-    assert len(found.recipes) == 12 + 3 + 2 + 2 * (2 * (2 + 2 * 2) * 2) + 1
-    assert found.description == "A test. It has two sentences."
-    assert found.output == tmp_path / "out/r.sqlite"
-    assert (found.seeds, found.select_on, found.banks) == ((3, 5), "val", ())
+    assert set(spec.recipes) == set(expected)
+    assert len(spec.recipes) == 12 + 3 + 2 + 2 * (2 * (2 + 2 * 2) * 2) + 1
+    assert spec.description == "A test. It has two sentences."
+    assert spec.output == tmp_path / "out/r.sqlite"
+    assert (spec.seeds, spec.select_on, spec.banks) == ((3, 5), "val", ())
 
 
 def test_lists_of_names_and_of_tables(tmp_path: Path) -> None:
     """Reference: the recipes by hand; a preset over two grids is both, and seeds default to 0–2."""
-    found = specification(tmp_path, 'recipes = ["crt", "ncm"]')
-    assert set(found.recipes) == {Recipe("ncm"), *(Recipe("crt", seed=s) for s in range(3))}
+    spec = specification(tmp_path, 'recipes = ["crt", "ncm"]')
+    assert set(spec.recipes) == {Recipe("ncm"), *(Recipe("crt", seed=s) for s in range(3))}
     text = "seeds = 0\n[[recipes.crt]]\nlr = 0.1\n[[recipes.crt]]\nlr = 0.3\nepochs = 2\n"
-    found = specification(tmp_path, text)
-    assert set(found.recipes) == {Recipe("crt", lr=0.1), Recipe("crt", lr=0.3, epochs=2)}
-    found = specification(tmp_path, '[recipes.ldam]\n"head.scale" = 9\nseed = [4, 6]')
-    assert set(found.recipes) == {Recipe("ldam", **{"head.scale": 9.0}, seed=s) for s in (4, 6)}
+    spec = specification(tmp_path, text)
+    assert set(spec.recipes) == {Recipe("crt", lr=0.1), Recipe("crt", lr=0.3, epochs=2)}
+    spec = specification(tmp_path, '[recipes.ldam]\n"head.scale" = 9\nseed = [4, 6]')
+    assert set(spec.recipes) == {Recipe("ldam", **{"head.scale": 9.0}, seed=s) for s in (4, 6)}
 
 
 def test_ranges() -> None:
@@ -125,19 +125,19 @@ def test_random_values_are_drawn_together(tmp_path: Path) -> None:
     batch_size = {log = [16, 512], random = 6}
     epochs = [1, 2]
     """
-    found = specification(tmp_path, text).recipes
-    points = {(r.settings["lr"], r.settings["weight_decay"]) for r in found}
-    assert len(found) == 12, f"got {len(found)}"
+    recipes = specification(tmp_path, text).recipes
+    points = {(r.settings["lr"], r.settings["weight_decay"]) for r in recipes}
+    assert len(recipes) == 12, f"got {len(recipes)}"
     assert len(points) == 6, f"got {points}"
-    assert all(isinstance(r.settings["batch_size"], int) for r in found)
-    assert specification(tmp_path, text).recipes == found
-    told = refused(tmp_path, text.replace("random = 6, seed", "random = 5, seed"))
-    assert "s.toml:2: Recipe 'crt' has 6 of lr, 5 of weight_decay, 6 of batch_size: random" in told
+    assert all(isinstance(r.settings["batch_size"], int) for r in recipes)
+    assert specification(tmp_path, text).recipes == recipes
+    error = refused(tmp_path, text.replace("random = 6, seed", "random = 5, seed"))
+    assert "s.toml:2: Recipe 'crt' has 6 of lr, 5 of weight_decay, 6 of batch_size: random" in error
 
 
 def test_all_errors_at_once(bank: Bank, tmp_path: Path) -> None:
     """Reference: the lines of a file with one defect each, counted by hand."""
-    told = refused(
+    error = refused(
         tmp_path,
         """\
 bank = "bank.h5"
@@ -165,7 +165,7 @@ scale = 3
 """,
     ).splitlines()
     assert bank.views == ("instance", "balanced")
-    assert told[0] == "s.toml: 14 errors."
+    assert error[0] == "s.toml: 14 errors."
     expected = [
         (3, "The 'seed' of the sweep must be an integer ≥ 0 and ≤ 4294967295, got -1."),
         (4, "'select_on' must be val or test, got 'tset'. Did you mean 'test'?"),
@@ -182,9 +182,9 @@ scale = 3
         (20, "Recipe 'mislas' needs the view 'balancd', bank.h5 has: instance, balanced."),
         (22, "Recipe 'ldam' has more than one 'scale'. Write head.scale or loss.scale."),
     ]
-    for line, (number, text) in zip(told[1:], expected, strict=False):
+    for line, (number, text) in zip(error[1:], expected, strict=False):
         assert line.strip().startswith(f"s.toml:{number}: {text}"), (line, number, text)
-    assert len(told) - 1 == len(expected)
+    assert len(error) - 1 == len(expected)
 
 
 @pytest.mark.parametrize(
@@ -225,39 +225,39 @@ scale = 3
 )
 def test_one_error_is_one_line(text: str, message: str, tmp_path: Path) -> None:
     """Reference: the message, with its line and remedy."""
-    told = refused(tmp_path, text)
-    assert message in told, told
-    assert "\n" not in told, told
+    error = refused(tmp_path, text)
+    assert message in error, error
+    assert "\n" not in error, error
 
 
 @pytest.mark.parametrize("table", ["", "[recipes.lws]\n"])
 def test_thousands_of_errors_take_no_time(table: str, tmp_path: Path) -> None:
     """Reference: the first twenty in the order of the file, and the time of a few."""
     keys = "".join(f"q{n} = {n}\n" for n in range(60_000))
-    begun = time.perf_counter()
-    title, *told = refused(tmp_path, table + keys).splitlines()
-    assert time.perf_counter() - begun < 10  # of a busy machine; alone it takes one
+    started = time.perf_counter()
+    title, *error = refused(tmp_path, table + keys).splitlines()
+    assert time.perf_counter() - started < 10  # of a busy machine; alone it takes one
     assert title.endswith("more than 20 errors.")
-    assert len(told) == 20
-    assert all(f"'q{n}'" in line for n, line in enumerate(told))
+    assert len(error) == 20
+    assert all(f"'q{n}'" in line for n, line in enumerate(error))
 
 
 def test_every_recipe_is_checked_on_every_bank(tmp_path: Path, small: Problem) -> None:
-    """Reference: one bank lacks a view, the other val; both are told."""
+    """Reference: one bank lacks a view, the other val; both are reported."""
     with small.bank(tmp_path / "a.h5"):
         pass
     bare_bank(tmp_path / "b.h5", small)
     text = 'bank = ["a.h5", "b.h5"]\nselect_on = "val"\nrecipes = ["crt", "mislas", "glag"]\n'
-    told = refused(tmp_path, text)
-    assert told.startswith("s.toml: 3 errors.")
-    assert "s.toml:2: b.h5 cannot select on 'val'. Choose from: test." in told
-    assert "s.toml:3: Recipe 'mislas' needs the view 'balanced', b.h5 has: instance." in told
-    assert "s.toml:3: Recipe 'glag' moves β by the accuracy on val, b.h5 has no val." in told
+    error = refused(tmp_path, text)
+    assert error.startswith("s.toml: 3 errors.")
+    assert "s.toml:2: b.h5 cannot select on 'val'. Choose from: test." in error
+    assert "s.toml:3: Recipe 'mislas' needs the view 'balanced', b.h5 has: instance." in error
+    assert "s.toml:3: Recipe 'glag' moves β by the accuracy on val, b.h5 has no val." in error
     with pytest.raises(errors.ConfigError, match="needs the view 'balanced'"):
         read_specification(tmp_path / "s.toml", banks=[tmp_path / "b.h5"])
-    found = read_specification(tmp_path / "s.toml", banks=[tmp_path / "a.h5"])
-    assert found.banks == (tmp_path / "a.h5",)
-    assert len(found.recipes) == 9
+    spec = read_specification(tmp_path / "s.toml", banks=[tmp_path / "a.h5"])
+    assert spec.banks == (tmp_path / "a.h5",)
+    assert len(spec.recipes) == 9
 
 
 def test_experts(tmp_path: Path, small: Problem) -> None:
@@ -265,10 +265,10 @@ def test_experts(tmp_path: Path, small: Problem) -> None:
     x = {s: dict.fromkeys(EXPERTS, small.x[s, "instance"]) for s in small.y}
     write_bank(tmp_path / "e.h5", x, small.y, class_names=[str(k) for k in range(6)])
     text = 'seeds = [0]\n[settings]\naverage = ["logits", "probabilities"]\n[recipes.crt]\n'
-    found = specification(tmp_path, text)
-    assert len(found.recipes) == 1
+    spec = specification(tmp_path, text)
+    assert len(spec.recipes) == 1
     with Bank(tmp_path / "e.h5") as bank:
-        views = {(r.settings["view"], r.settings["average"]) for r in found.on(bank)}
+        views = {(r.settings["view"], r.settings["average"]) for r in spec.on(bank)}
     assert views == {("+".join(EXPERTS), how) for how in ("logits", "probabilities")}
 
 
@@ -276,7 +276,7 @@ def test_the_command_line_overrides(tmp_path: Path) -> None:
     """Reference: `expand` on the grid that is left; what is wrong is reported with the option, and
     reads the same without a file."""
     text = "[recipes.crt]\nlr = [0.1, 0.2]\n[recipes.lws]\n[recipes.ncm]\n"
-    found = specification(
+    spec = specification(
         tmp_path,
         text,
         only=["crt", "ncm"],
@@ -284,7 +284,7 @@ def test_the_command_line_overrides(tmp_path: Path) -> None:
         seeds=[7],
     )
     expected = expand({"crt": {"lr": [0.5], "epochs": [1, 2]}, "ncm": {}}, seeds=[7])
-    assert set(found.recipes) == set(expected)
+    assert set(spec.recipes) == set(expected)
     options = {"overrides": ["epochs=1,2", "crt:lr=0.5"], "seeds": "7"}
     assert list(read_specification(only=["crt", "ncm"], **options).recipes) == expected
     for options, message in (
@@ -297,12 +297,12 @@ def test_the_command_line_overrides(tmp_path: Path) -> None:
         ({"overrides": {"mislas:lr": ["1"]}}, "--set mislas:lr=1: 'mislas' is not swept."),
         ({"seeds": [-1]}, "--seeds -1: The 'seed' of the sweep must be an integer ≥ 0"),
     ):
-        told = refused(tmp_path, text, **options)
-        assert message in told, told
+        error = refused(tmp_path, text, **options)
+        assert message in error, error
         if "only" not in options:
-            with pytest.raises(errors.ConfigError) as error:
+            with pytest.raises(errors.ConfigError) as raised:
                 read_specification(only=["crt", "lws", "ncm"], **options)
-            assert str(error.value) == told
+            assert str(raised.value) == error
 
 
 def test_all_errors_of_options_at_once(bank: Bank) -> None:
@@ -340,12 +340,12 @@ def test_without_recipes_it_is_all_that_a_bank_allows(tmp_path: Path, small: Pro
     """Reference: the presets; a bank of one view lacks what MiSLAS sees, unless it is asked for."""
     bare_bank(tmp_path / "b.h5", small)
     with Bank(tmp_path / "b.h5") as bank:
-        found = read_specification(banks=[bank.path], seeds=[0], overrides=["crt:lr=0.5"])
-        lacking = {name for name, reason in found.left_out(bank).items() if "view" in reason}
+        spec = read_specification(banks=[bank.path], seeds=[0], overrides=["crt:lr=0.5"])
+        lacking = {name for name, reason in spec.left_out(bank).items() if "view" in reason}
         assert "mislas" in lacking
         usual = {name for name, preset in PRESETS.items() if not preset.variant}
-        assert {recipe.name for recipe in found.on(bank)} == usual - found.left_out(bank).keys()
-        assert Recipe("crt", lr=0.5) in found.on(bank)
+        assert {recipe.name for recipe in spec.on(bank)} == usual - spec.left_out(bank).keys()
+        assert Recipe("crt", lr=0.5) in spec.on(bank)
         with pytest.raises(errors.ConfigError, match="'mislas' needs the view 'balanced'"):
             read_specification(banks=[bank.path], overrides=["mislas:lr=0.5"])
 
@@ -353,14 +353,14 @@ def test_without_recipes_it_is_all_that_a_bank_allows(tmp_path: Path, small: Pro
 @pytest.mark.parametrize("name", list(ready_specifications()))
 def test_a_ready_specification_plans(name: str, bank: Bank) -> None:
     """Reference: the bank with both views, val and a classifier; each opens with what it shows."""
-    found = read_specification(name, banks=[bank.path])
-    assert plan_bank(bank, found.on(bank))
+    spec = read_specification(name, banks=[bank.path])
+    assert plan_bank(bank, spec.on(bank))
     assert ready_specifications()[name]
-    assert "et al." in found.description or "GLAG" in found.description
+    assert "et al." in spec.description or "GLAG" in spec.description
 
 
 def test_ready_specifications_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reference: the issue's list; a file of the same name comes first, a wrong name is told."""
+    """Reference: the issue's list; a file of the same name wins, a wrong name is an error."""
     wanted = "all-heads baseline glag-ablation los-delta mislas-ablation smoothing-grid tau-curve"
     assert list(ready_specifications()) == wanted.split()
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Lines of TOML places, and what a broken file is told."""
+"""Lines of TOML places, and the errors of broken files."""
 
 from __future__ import annotations
 
@@ -76,12 +76,12 @@ LINES: dict[Place, int] = {
 def places_of(value: Any, place: Place = ()) -> set[Place]:
     """Every key and array index of a value."""
     inner = value.items() if isinstance(value, dict) else enumerate(value)
-    found = set()
+    places = set()
     for key, item in inner:
-        found.add((*place, key))
+        places.add((*place, key))
         if isinstance(item, dict | list):
-            found |= places_of(item, (*place, key))
-    return found
+            places |= places_of(item, (*place, key))
+    return places
 
 
 def test_the_example() -> None:
@@ -242,10 +242,10 @@ def test_a_byte_order_mark(tmp_path: Path) -> None:
     """Reference: the same file without the mark that some editors write."""
     file = tmp_path / "s.toml"
     file.write_bytes(b"\xef\xbb\xbf# Marked.\r\nseeds = [4]\r\n")
-    found = read_toml(file, "s")
-    assert found.values == {"seeds": [4]}
-    assert found.opening() == "Marked."
-    assert found.line(("seeds",)) == 2
+    toml = read_toml(file, "s")
+    assert toml.values == {"seeds": [4]}
+    assert toml.opening() == "Marked."
+    assert toml.line(("seeds",)) == 2
 
 
 def test_the_opening_comment(tmp_path: Path) -> None:
