@@ -116,6 +116,15 @@ def as_bytes(texts: Sequence[str], name: str) -> np.ndarray:
     return np.array(encoded, dtype="S")
 
 
+def is_utf8(text: bytes) -> bool:
+    """Whether bytes are a text in UTF-8."""
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def as_float32(array: np.ndarray, name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Numbers of a model as float32; raise unless they are finite and have this shape."""
     array = check_numbers(np.asarray(array), name)

@@ -12,6 +12,7 @@ import numpy as np
 
 from featbank import errors
 from featbank.bank.blocks import Place, Progress, report
+from featbank.bank.checks import is_utf8
 from featbank.bank.file import Bank
 from featbank.bank.fingerprint import RowDigest
 from featbank.bank.schema import EVALUATED, FLAGS
@@ -179,15 +180,7 @@ def _not_finite(block: np.ndarray) -> np.ndarray:
 
 def _not_text(texts: np.ndarray) -> np.ndarray:
     """Mask [n] of the byte texts [n] that are not UTF-8."""
-
-    def bad(text: bytes) -> bool:
-        try:
-            text.decode()
-        except UnicodeDecodeError:
-            return True
-        return False
-
-    return np.fromiter(map(bad, texts.tolist()), bool, len(texts))
+    return ~np.fromiter(map(is_utf8, texts.tolist()), bool, len(texts))
 
 
 def _hashes(texts: np.ndarray) -> np.ndarray:

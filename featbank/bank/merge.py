@@ -14,7 +14,7 @@ import numpy as np
 from featbank import errors
 from featbank.bank import schema
 from featbank.bank.blocks import Progress
-from featbank.bank.checks import check_disjoint, check_paths_apart
+from featbank.bank.checks import check_disjoint, check_paths_apart, first_repeated
 from featbank.bank.copying import (
     Pieces,
     feature_bytes,
@@ -168,27 +168,26 @@ def _check_views(banks: Sequence[Bank]) -> None:
         for split in one.splits:
             _require(one, other, f"the source of {split}", one.source(split), other.source(split))
             columns = [f"{split}/{name}" for name in ("label", "index", *schema.FLAGS)]
-            digests = (
+            here, there = (
                 {name: bank.digest(name) for name in columns if name in bank.datasets}
                 for bank in (one, other)
             )
-            _require_equal_digests(one, next(digests), other, next(digests))
+            _require_equal_digests(one, here, other, there)
             paths = one.paths(split), other.paths(split)
             if None not in paths and paths[0] != paths[1]:
                 raise _mismatch(one, other, f"{split}/path")
-        theirs = _model_digests(other)
-        shared = {name: digest for name, digest in _model_digests(one).items() if name in theirs}
-        _require_equal_digests(one, shared, other, {name: theirs[name] for name in shared})
+        here, there = _model_digests(one), _model_digests(other)
+        shared = {name: digest for name, digest in here.items() if name in there}
+        _require_equal_digests(one, shared, other, {name: there[name] for name in shared})
 
 
 def _joined_index(banks: Sequence[Bank], split: str) -> np.ndarray:
     """Indices [N] of all banks; raise if one occurs twice."""
     parts = [bank.index(split) for bank in banks]
     index = np.concatenate(parts)
-    values, first = np.unique(index, return_index=True)
-    if len(values) < len(index):
-        again = int(np.setdiff1d(np.arange(len(index)), first)[0])
-        before = int(first[np.searchsorted(values, index[again])])
+    again = first_repeated(index)
+    if again is not None:
+        before = int((index == index[again]).argmax())
         ends = np.cumsum([len(part) for part in parts])
         there, here = np.searchsorted(ends, (before, again), side="right")
         row = again - (ends[here] - len(parts[here]))

@@ -18,19 +18,7 @@ import h5py
 import numpy as np
 
 from featbank import errors
-from featbank.bank import schema
-from featbank.bank.checks import (
-    as_bytes,
-    as_float32,
-    check_choice,
-    check_disjoint,
-    check_model_view,
-    check_same_length,
-    check_view_name,
-    check_views,
-    checked_index,
-    checked_labels,
-)
+from featbank.bank import checks, schema
 from featbank.bank.classes import class_counts
 from featbank.bank.fingerprint import array_digest, fingerprint
 from featbank.bank.rows import FeatureRows
@@ -83,7 +71,7 @@ class BankWriter:
     ) -> None:
         self.path = Path(path)
         self.num_classes, self.dim = len(class_names), dim
-        self.dtype = np.dtype(check_choice("dtype", dtype, schema.DTYPES))
+        self.dtype = np.dtype(checks.check_choice("dtype", dtype, schema.DTYPES))
         if self.num_classes < 2:
             raise errors.DataError(
                 f"{self.path}: {number(self.num_classes, 'class', 'classes')}. A bank needs 2."
@@ -114,7 +102,7 @@ class BankWriter:
                     attributes[name] = np.int64(value)
             self._put("provenance", np.frombuffer(_as_json(provenance or {}), np.uint8))
             del self._digests["provenance"]  # equal content is the same bank, whoever made it
-            self._put("classes/name", as_bytes(class_names, "classes/name"))
+            self._put("classes/name", checks.as_bytes(class_names, "classes/name"))
         except BaseException:
             self.discard()
             raise
@@ -155,17 +143,17 @@ class BankWriter:
         held_out
             [N] bool: whether a row was taken out of train after features were extracted.
         """
-        check_choice("split", split, schema.SPLITS)
+        checks.check_choice("split", split, schema.SPLITS)
         if split in self._labels:
             raise errors.ConfigError(f"{self.path}: the split {split!r} comes twice. Give it once.")
-        labels = checked_labels(np.asarray(labels), split, self.num_classes)
+        labels = checks.checked_labels(np.asarray(labels), split, self.num_classes)
         rows = np.arange(len(labels)) if index is None else np.asarray(index)
-        check_same_length(split, labels=labels, index=rows)
-        rows = checked_index(rows, split)
-        source_name = as_bytes([source or split], f"{split}/index, its source")[0]
+        checks.check_same_length(split, labels=labels, index=rows)
+        rows = checks.checked_index(rows, split)
+        source_name = checks.as_bytes([source or split], f"{split}/index, its source")[0]
         if paths is not None:
-            check_same_length(split, labels=labels, path=paths)
-            self._put(f"{split}/path", as_bytes(paths, f"{split}/path"))
+            checks.check_same_length(split, labels=labels, path=paths)
+            self._put(f"{split}/path", checks.as_bytes(paths, f"{split}/path"))
         for name, flags in (("seen", seen), ("held_out", held_out)):
             if flags is not None:
                 self._put_flags(f"{split}/{name}", np.asarray(flags), labels)
@@ -178,7 +166,7 @@ class BankWriter:
 
     def features(self, split: str, view: str, *, copies: int = 1) -> FeatureRows:
         """Start the features [A, N, D] of a view, to be appended copy by copy or all at once."""
-        check_view_name(view)
+        checks.check_view_name(view)
         if split not in self._labels:
             raise errors.ConfigError(f"{self.path}: {split} has no labels yet. Give them first.")
         if copies < 1:
@@ -226,7 +214,7 @@ class BankWriter:
         if "train" not in self._labels:
             raise errors.DataError(f"{self.path}: no train split. A bank needs one.")
         self._check_views()
-        check_disjoint(self._index, self._sources)
+        checks.check_disjoint(self._index, self._sources)
         counts = class_counts(self._labels["train"], self.num_classes)
         self._put("classes/train_count", counts)
         with self._writing():
@@ -265,9 +253,9 @@ class BankWriter:
         for rows in self._open_features:
             split, _, rest = rows.name.partition("/")
             views[split].add(rest.removesuffix("/feature"))
-        check_views(views, f"{self.path}: ")
+        checks.check_views(views, f"{self.path}: ")
         for kind, view in self._modelled:
-            check_model_view(kind, view, views["train"], f"{self.path}: ")
+            checks.check_model_view(kind, view, views["train"], f"{self.path}: ")
 
     def _check_new(self, name: str) -> None:
         """Raise if a view is given twice, contains another or is part of one."""
@@ -284,7 +272,7 @@ class BankWriter:
         if flags.dtype != bool:
             raise errors.DataError(f"{name} has type {flags.dtype}. It must be bool.")
         flags = np.broadcast_to(flags, labels.shape) if flags.ndim == 0 else flags
-        check_same_length(name, labels=labels, flags=flags)
+        checks.check_same_length(name, labels=labels, flags=flags)
         self._put(name, flags.astype(np.uint8))
         with self._writing():
             self._file.attrs["schema"] = np.int64(schema.SCHEMA)
@@ -292,7 +280,7 @@ class BankWriter:
     def _put_model(self, name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
         if name in self._digests:
             raise errors.ConfigError(f"{self.path}: {name} comes twice. Give it once.")
-        self._put(name, as_float32(array, name, shape))
+        self._put(name, checks.as_float32(array, name, shape))
 
     def _put(self, name: str, array: np.ndarray) -> None:
         options: dict[str, Any] = {}

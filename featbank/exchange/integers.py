@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from featbank import errors
+from featbank.bank.checks import is_utf8
 from featbank.settings import shortened
 from featbank.wording import number
 
@@ -63,7 +64,7 @@ def as_texts(array: np.ndarray, name: str) -> np.ndarray:
     try:
         return np.char.decode(array, "utf-8")
     except UnicodeDecodeError:
-        row = next(row for row, text in enumerate(array) if not _is_utf8(text))
+        row = next(row for row, text in enumerate(array) if not is_utf8(text))
         raise errors.DataError(
             f"{name}: {bytes(array[row])!r} in row {row} is not UTF-8. Save the texts as UTF-8."
         ) from None
@@ -163,11 +164,3 @@ def _ones_hint(array: np.ndarray) -> str:
     if none.size:
         return f" Row {none[0]} is all zeros ({number(none.size, 'such row')}), so it has no label."
     return " Of one-hot rows take argmax(axis=1)."
-
-
-def _is_utf8(text: bytes) -> bool:
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

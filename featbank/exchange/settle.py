@@ -9,22 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from featbank import errors
+from featbank.bank import checks
 from featbank.bank.arrays import MOST_CLASSES
-from featbank.bank.checks import (
-    apart,
-    as_bytes,
-    as_copies,
-    as_float32,
-    check_disjoint,
-    check_model_view,
-    check_paths_apart,
-    check_same_length,
-    check_same_splits,
-    check_view_name,
-    check_views,
-    checked_index,
-    checked_labels,
-)
 from featbank.bank.classes import MOST_UNUSED, mostly_unused
 from featbank.exchange import axes
 from featbank.exchange.arrays import Arrays, SelectedRows
@@ -66,7 +52,7 @@ def settle(
     """
     if "train" not in arrays.features:
         raise errors.ConfigError("No training features were given. Give --train X Y, or one file.")
-    check_same_splits(arrays.features, arrays.labels)
+    checks.check_same_splits(arrays.features, arrays.labels)
     if arrays.exported:
         arrays.labels = {s: as_integers(y, f"{s} labels") for s, y in arrays.labels.items()}
     else:
@@ -87,9 +73,9 @@ def settle(
 def check_index(arrays: Arrays) -> None:
     """Raise unless source rows are valid and apart."""
     for split, index in arrays.index.items():
-        check_same_length(split, labels=arrays.labels[split], index=index)
-        checked_index(index, split)
-    check_disjoint(arrays.index, {s: arrays.sources.get(s, s) for s in arrays.index})
+        checks.check_same_length(split, labels=arrays.labels[split], index=index)
+        checks.checked_index(index, split)
+    checks.check_disjoint(arrays.index, {s: arrays.sources.get(s, s) for s in arrays.index})
 
 
 def _check_order(arrays: Arrays, names: Sequence[str] | None, renumber: bool) -> None:
@@ -119,8 +105,8 @@ def _settle_axes(arrays: Arrays, copies: int | None) -> None:
 def _check_features(arrays: Arrays) -> None:
     train = arrays.features["train"]
     for view in train:
-        check_view_name(view)
-    check_views(arrays.features)
+        checks.check_view_name(view)
+    checks.check_views(arrays.features)
     dim = next(iter(train.values())).shape[-1:]
     for split, views in arrays.features.items():
         labels = arrays.labels[split]
@@ -133,7 +119,8 @@ def _check_features(arrays: Arrays) -> None:
                     f"{len(labels)} labels. They look transposed: give them as [N, D], a row per "
                     "label."
                 )
-            check_same_length(split, labels=labels, **{view: as_copies(x, split, view)[0]})
+            one_copy = checks.as_copies(x, split, view)[0]
+            checks.check_same_length(split, labels=labels, **{view: one_copy})
             if x.shape[-1:] != dim:
                 raise errors.DataError(
                     f"{split}/{view}: features have D = {x.shape[-1]}, train has {dim[0]}. All "
@@ -157,9 +144,9 @@ def _check_classifier(arrays: Arrays) -> None:
                     f"have D = {dim}, and there are K = {classes} classes. {remedy} give weight "
                     "[K, D] and bias [K]."
                 )
-        check_model_view("classifier", view, train)
+        checks.check_model_view("classifier", view, train)
         for name, array, shape in parts:
-            as_float32(array, f"classifier/{view}/{name}", shape)
+            checks.as_float32(array, f"classifier/{view}/{name}", shape)
 
 
 def _check_labels(arrays: Arrays, base: int) -> None:
@@ -179,7 +166,7 @@ def _check_labels(arrays: Arrays, base: int) -> None:
             )
         if arrays.class_names is None:
             _check_range(arrays, split)
-        checked_labels(labels, split, classes)
+        checks.checked_labels(labels, split, classes)
 
 
 def _check_range(arrays: Arrays, split: str) -> None:
@@ -215,7 +202,7 @@ def _check_num_classes(arrays: Arrays, most: int) -> None:
         count = number(classes, "class", "classes")
         raise errors.DataError(f"The labels have {count}. A bank needs 2.")
     if arrays.class_names is not None:
-        as_bytes(arrays.class_names, "class names")
+        checks.as_bytes(arrays.class_names, "class names")
 
 
 def _settle_paths(arrays: Arrays) -> None:
@@ -223,18 +210,19 @@ def _settle_paths(arrays: Arrays) -> None:
     places = {split: arrays.places.get(f"{split}/instance") for split in arrays.paths}
     folders = {split: Path(place) for split, place in places.items() if place}
     folders = {split: folder for split, folder in folders.items() if folder.is_dir()}
-    if any(set(arrays.paths[one]) & set(arrays.paths[other]) for one, other in apart(folders)):
+    pairs = checks.apart(folders)
+    if any(set(arrays.paths[one]) & set(arrays.paths[other]) for one, other in pairs):
         for split, folder in folders.items():
             arrays.paths[split] = [f"{folder.as_posix()}/{name}" for name in arrays.paths[split]]
     for split, paths in arrays.paths.items():
-        check_same_length(split, labels=arrays.labels[split], path=paths)
-        as_bytes(paths, f"{split}/path")
-    check_paths_apart(arrays.paths)
+        checks.check_same_length(split, labels=arrays.labels[split], path=paths)
+        checks.as_bytes(paths, f"{split}/path")
+    checks.check_paths_apart(arrays.paths)
 
 
 def _check_places(arrays: Arrays) -> None:
     """Raise if two splits that must be apart have their features in the same place."""
-    for one, other in apart(arrays.features):
+    for one, other in checks.apart(arrays.features):
         views = itertools.product(arrays.features[one].items(), arrays.features[other].items())
         for (view, x), (other_view, z) in views:
             if isinstance(x, SelectedRows) and isinstance(z, SelectedRows):
