@@ -106,7 +106,8 @@ class Sample:
         else:
             whole = self._run(part, views, 0, 0)
             if self._growth(train_on) > 1:  # the cost of training rows: neighbours, moments
-                double = self._run(part, [_doubled(view) for view in views], 0, 0)
+                twice = torch.arange(len(views[0].train.labels)).repeat(2)
+                double = self._run(part, [_with_rows(view, twice) for view in views], 0, 0)
                 whole += max(0.0, double - whole) * (self._growth(train_on) - 1)
             whole *= evaluations
         return whole * len(tiles) * unit.configs / len(part.recipes)
@@ -161,7 +162,7 @@ class Sample:
         """The same with iterations in place of steps, from two and from six of them on few rows."""
         size = 4 * len(part.recipes) * self._bank.num_classes * self._bank.dim
         rows = min(len(views[0].train.labels), max(STEP_FLOPS // size, 2 * self._bank.num_classes))
-        few = [_first(view, rows) for view in views]
+        few = [_with_rows(view, torch.arange(rows)) for view in views]
         base, longer = (self._run(_bounded(part, bound), few, 0, 0) for bound in (2, 6))
         each = max(0.0, longer - base) / 4
         growth = self._bank.rows(part.stream.train_on) / rows
@@ -225,17 +226,10 @@ class Sample:
         )
 
 
-def _doubled(view: ViewData) -> ViewData:
-    """A view with every training row twice."""
+def _with_rows(view: ViewData, rows: torch.Tensor) -> ViewData:
+    """A view with these of its training rows."""
     assert isinstance(view.train, MemoryRows)
-    x, labels = view.train.x, view.train.labels
-    return replace(view, train=MemoryRows(x.repeat(2, 1), labels.repeat(2)))
-
-
-def _first(view: ViewData, rows: int) -> ViewData:
-    """A view with its first training rows."""
-    assert isinstance(view.train, MemoryRows)
-    return replace(view, train=MemoryRows(view.train.x[:rows], view.train.labels[:rows]))
+    return replace(view, train=MemoryRows(view.train.x[rows], view.train.labels[rows]))
 
 
 def _bounded(part: FusedGroup, iterations: int) -> FusedGroup:

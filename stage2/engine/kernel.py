@@ -227,18 +227,10 @@ def loss_and_gradient(
     return loss, gradient
 
 
-def softmax_bce(
-    z: Tensor,
-    y: Tensor,
-    rows: LossRows,
-    *,
-    kappa: Tensor | None = None,
-    teacher: Tensor | None = None,
-    row_weight: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """L = ω κ [−log p_y − Σ_{k≠y} log(1−p_k)], binary terms of p = softmax(z).
+def softmax_bce(z: Tensor, y: Tensor, rows: LossRows) -> tuple[Tensor, Tensor]:
+    """L = −log p_y − Σ_{k≠y} log(1−p_k) of each row, binary terms of p = softmax(z).
 
-    Signature as `loss_and_gradient`. Let * be the class of the largest logit. No other class has
+    Let * be the class of the largest logit. No other class has
     p_k > ½, so only 1−p_* can lose its digits. The softmax s without * avoids that:
     log p_*/(1−p_*) = z_* − logsumexp_{k≠*} z_k, and p_k = (1−p_*)·s_k. With the odds
     o_k = p_k/(1−p_k), their sum O over k ≠ y, *, and t = p_* where y ≠ *, else 0,
@@ -249,7 +241,6 @@ def softmax_bce(
 
     in which no terms cancel as p_* approaches 1.
     """
-    _only_weights(rows)
     label = _label_index(z, y)
     largest = z.argmax(2, keepdim=True)
     right = (largest == label).squeeze(2)
@@ -270,45 +261,49 @@ def softmax_bce(
     bend = odds.mul_(p)
     missed = torch.log1p(-p_y) - p.neg_().log1p_().sum(2)
 
-    weight = _row_weights(y, rows, row_shares(z, row_weight), kappa)
     loss = missed - torch.where(right, log_top, z_y - others + 2 * log_rest)
     wrong = torch.where(right, 0.0, p_top)
     slope = rest * (2 - total_odds) - wrong
     at_y = torch.where(right, -rest - p_top * total_odds, p_y * (1 - total_odds) - wrong * s_y - 1)
     gradient = s.mul_(slope.unsqueeze(2)).add_(bend)
     gradient.scatter_(2, largest, (p_top * (2 - total_odds)).unsqueeze(2))
-    gradient.scatter_(2, label, at_y.unsqueeze(2))
-    return (weight * loss).sum(0), gradient.mul_(_filled(weight, loss).unsqueeze(2))
+    return loss, gradient.scatter_(2, label, at_y.unsqueeze(2))
 
 
-def sigmoid_focal(
-    z: Tensor,
-    y: Tensor,
-    rows: LossRows,
-    *,
-    kappa: Tensor | None = None,
-    teacher: Tensor | None = None,
-    row_weight: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """L = −ω κ Σ_k (1−p_k)^γ log p_k, p_y = sigmoid(z_y) and p_k = sigmoid(−z_k) for k ≠ y.
-
-    Signature as `loss_and_gradient`.
-    """
-    _only_weights(rows)
+def sigmoid_focal(z: Tensor, y: Tensor, rows: LossRows) -> tuple[Tensor, Tensor]:
+    """L = −Σ_k (1−p_k)^γ log p_k of rows, p_y = sigmoid(z_y) and p_k = sigmoid(−z_k) for k ≠ y."""
     label = _label_index(z, y)
     gamma = None if rows.gamma is None else rows.gamma[:, None]
     own, own_slope = _sigmoid_term(-z.gather(2, label), gamma)
     terms, slopes = _sigmoid_term(z.scatter_(2, label, EXCLUDED), gamma)
-    weight = _row_weights(y, rows, row_shares(z, row_weight), kappa)
-    loss = terms.sum(2) + own.squeeze(2)
-    gradient = slopes.scatter_(2, label, -own_slope)
-    return (weight * loss).sum(0), gradient.mul_(_filled(weight, loss).unsqueeze(2))
+    return terms.sum(2) + own.squeeze(2), slopes.scatter_(2, label, -own_slope)
+
+
+def _binary(terms: Callable[[Tensor, Tensor, LossRows], tuple[Tensor, Tensor]]) -> Callable:
+    """A kernel with the signature of `loss_and_gradient`, from losses [B, C] and gradients of rows."""
+
+    def kernel(
+        z: Tensor,
+        y: Tensor,
+        rows: LossRows,
+        *,
+        kappa: Tensor | None = None,
+        teacher: Tensor | None = None,
+        row_weight: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        others = (rows.scale, rows.shift, rows.margin, rows.smoothing, rows.frozen_gamma)
+        assert all(value is None for value in (*others, rows.distil)), "only ω and γ apply"
+        loss, gradient = terms(z, y, rows)
+        weight = _row_weights(y, rows, row_shares(z, row_weight), kappa)
+        return (weight * loss).sum(0), gradient.mul_(_filled(weight, loss).unsqueeze(2))
+
+    return kernel
 
 
 KERNELS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
     "family": loss_and_gradient,
-    "softmax_bce": softmax_bce,
-    "sigmoid_focal": sigmoid_focal,
+    "softmax_bce": _binary(softmax_bce),
+    "sigmoid_focal": _binary(sigmoid_focal),
 }
 """Every kernel, by the name that `Loss.kernel` gives it."""
 
@@ -387,8 +382,3 @@ def _sigmoid_term(z: Tensor, gamma: Tensor | None) -> tuple[Tensor, Tensor]:
     focus = log_p.mul_(gamma).exp_()
     slope = torch.sub(1, p).mul_(gamma).mul_(loss).add_(p).mul_(focus)
     return loss.mul_(focus), slope
-
-
-def _only_weights(rows: LossRows) -> None:
-    others = (rows.scale, rows.shift, rows.margin, rows.smoothing, rows.frozen_gamma, rows.distil)
-    assert all(value is None for value in others), "this kernel has ω and γ only"
