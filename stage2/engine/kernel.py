@@ -280,7 +280,7 @@ def sigmoid_focal(z: Tensor, y: Tensor, rows: LossRows) -> tuple[Tensor, Tensor]
 
 
 def _binary(terms: Callable[[Tensor, Tensor, LossRows], tuple[Tensor, Tensor]]) -> Callable:
-    """A kernel with the signature of `loss_and_gradient`, from losses [B, C] and gradients of rows."""
+    """A kernel called as `loss_and_gradient`, from the losses [B, C] and gradients of rows."""
 
     def kernel(
         z: Tensor,
