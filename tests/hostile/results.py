@@ -105,17 +105,17 @@ def everything(path: Path) -> str:
 
 
 def _stored(store: Store) -> Any:
-    found: list[Any] = [store.banks()]
+    content: list[Any] = [store.banks()]
     for bank, about in store.banks().items():
-        found += [store.statuses(bank)]
-        found += [store.labels(bank, split) for split in about["rows"] if split != "train"]
+        content += [store.statuses(bank)]
+        content += [store.labels(bank, split) for split in about["rows"] if split != "train"]
         for run in store.runs(bank):
-            found += [[*vars(run).values()][:-1], sorted(run.metrics.items())]
-            found += [store.curves(bank, run.recipe), store.traces(bank, run.recipe)]
+            content += [[*vars(run).values()][:-1], sorted(run.metrics.items())]
+            content += [store.curves(bank, run.recipe), store.traces(bank, run.recipe)]
             for split, epoch in run.metrics:
                 place = (bank, run.recipe, split, epoch)
-                found += [store.per_class(*place), store.correct(*place), store.details(*place)]
-    return found
+                content += [store.per_class(*place), store.correct(*place), store.details(*place)]
+    return content
 
 
 def _shown(store: Store, path: Path) -> Any:

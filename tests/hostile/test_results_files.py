@@ -104,32 +104,32 @@ def mutated(value: Any, draw: random.Random) -> Any:
     if isinstance(value, bytes):
         return _other_arrays(value, draw)
     if isinstance(value, str) and value.startswith("{") and draw.random() < 0.8:
-        found = json.loads(value)
-        _change_within(found, draw)
-        return json.dumps(found)
+        content = json.loads(value)
+        _change_within(content, draw)
+        return json.dumps(content)
     if isinstance(value, str) and value:
         place = draw.randrange(len(value))
         return value[:place] + draw.choice('\x00\n9}-"é\u202e') + value[place + 1 :]
     return draw.choice(JUNK)
 
 
-def _change_within(found: Any, draw: random.Random) -> None:
+def _change_within(content: Any, draw: random.Random) -> None:
     """Replace, remove or rename one member of a JSON value, however deep."""
-    keys = list(found) if isinstance(found, dict) else list(range(len(found)))
+    keys = list(content) if isinstance(content, dict) else list(range(len(content)))
     if not keys:
         return
     key = draw.choice(keys)
-    if isinstance(found[key], dict | list) and found[key] and draw.random() < 0.7:
-        _change_within(found[key], draw)
+    if isinstance(content[key], dict | list) and content[key] and draw.random() < 0.7:
+        _change_within(content[key], draw)
         return
-    value = found.pop(key)
+    value = content.pop(key)
     how = draw.randrange(4)
-    if how == 0 and isinstance(found, dict):
-        found[f"{key}x"] = value
-    elif how and isinstance(found, dict):
-        found[key] = draw.choice(MEMBERS)
+    if how == 0 and isinstance(content, dict):
+        content[f"{key}x"] = value
+    elif how and isinstance(content, dict):
+        content[key] = draw.choice(MEMBERS)
     elif how:
-        found.insert(key, draw.choice(MEMBERS))
+        content.insert(key, draw.choice(MEMBERS))
 
 
 def _other_arrays(value: bytes, draw: random.Random) -> bytes:
@@ -194,13 +194,13 @@ def outcomes(source: Path, folder: Path, cases: Sequence[Case]) -> Counter[str]:
         damage(path, case)
         return "equal" if everything(path) == content else "different"
 
-    found = in_children(attempt, cases, per_child=100)
-    for case, outcome in zip(cases, found, strict=True):
+    ends = in_children(attempt, cases, per_child=100)
+    for case, outcome in zip(cases, ends, strict=True):
         if outcome.kind != "returned":
             assert "FeatbankError" in outcome.bases, (case, outcome)
             assert outcome.told.isprintable(), (case, outcome)
             assert str(path) in outcome.told, (case, outcome)
-    return Counter(o.told if o.kind == "returned" else "refused" for o in found)
+    return Counter(o.told if o.kind == "returned" else "refused" for o in ends)
 
 
 def cases(kinds: Iterable[str], count: int) -> list[Case]:
@@ -217,21 +217,21 @@ FORGED = ("junk, agreeing", "mutated, agreeing")
 
 def test_damage_is_reported_or_harmless(sound: Path, tmp_path: Path) -> None:
     """Reference: what an intact copy holds; a changed file says the same or nothing."""
-    found = outcomes(sound, tmp_path, cases(WRITTEN, SHORT))
-    assert not found["different"], found
-    assert found["refused"] > found["equal"], found  # a bit may lie where nothing is
+    counts = outcomes(sound, tmp_path, cases(WRITTEN, SHORT))
+    assert not counts["different"], counts
+    assert counts["refused"] > counts["equal"], counts  # a bit may lie where nothing is
 
 
 def test_forged_content_never_crashes(sound: Path, tmp_path: Path) -> None:
     """Reference: one line of a FeatbankError, or a table of what is there."""
-    found = outcomes(sound, tmp_path, cases(FORGED, SHORT))
-    assert found["refused"] > SHORT, found
+    counts = outcomes(sound, tmp_path, cases(FORGED, SHORT))
+    assert counts["refused"] > SHORT, counts
 
 
 def test_older_files_never_crash(older: Path, tmp_path: Path) -> None:
     """Reference: as forged content: their rows have no digest."""
-    found = outcomes(older, tmp_path, cases(WRITTEN, SHORT))
-    assert found["refused"] > SHORT, found
+    counts = outcomes(older, tmp_path, cases(WRITTEN, SHORT))
+    assert counts["refused"] > SHORT, counts
 
 
 @pytest.mark.long
@@ -264,11 +264,11 @@ def test_a_changed_column_names_its_run(
         database.execute(f"UPDATE {table} SET {column} = ? WHERE {where}", (_near(value),))
     with pytest.raises(errors.ConfigError) as caught:
         everything(path)
-    told = str(caught.value)
-    assert told.startswith(f"{path}")
+    message = str(caught.value)
+    assert message.startswith(f"{path}")
     if column not in ("bank", "recipe", "id", "seed", "fingerprint"):  # what the name is made of
-        assert name in told, told
-    assert "opy the file again from where it came from" in told, told
+        assert name in message, message
+    assert "opy the file again from where it came from" in message, message
 
 
 def _near(value: Any) -> Any:

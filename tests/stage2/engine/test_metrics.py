@@ -70,7 +70,7 @@ def logits() -> tuple[np.ndarray, np.ndarray]:
 def test_accuracies_are_those_of_sklearn(logits: tuple[np.ndarray, np.ndarray]) -> None:
     """Reference: sklearn accuracy_score, balanced_accuracy_score, recall_score, top_k."""
     z, y = logits
-    for c, found in enumerate(evaluate(z, y)):
+    for c, evaluation in enumerate(evaluate(z, y)):
         guess = z[:, c].argmax(1)
         recall = 100 * sk.recall_score(y, guess, average=None)
         expected = {
@@ -82,22 +82,22 @@ def test_accuracies_are_those_of_sklearn(logits: tuple[np.ndarray, np.ndarray]) 
             "few": recall[[5, 6]].mean(),
         }
         for name, value in expected.items():
-            assert_close(found.metrics[name], value, 1e-9, f"{name} of classifier {c}")
-        assert_close(found.per_class, recall, 1e-9, "per class")
-        assert np.array_equal(found.correct, guess == y), "correctness bits"
-        assert set(found.metrics) == set(METRICS), f"got {set(found.metrics)}"
+            assert_close(evaluation.metrics[name], value, 1e-9, f"{name} of classifier {c}")
+        assert_close(evaluation.per_class, recall, 1e-9, "per class")
+        assert np.array_equal(evaluation.correct, guess == y), "correctness bits"
+        assert set(evaluation.metrics) == set(METRICS), f"got {set(evaluation.metrics)}"
 
 
 def test_likelihood_and_brier(logits: tuple[np.ndarray, np.ndarray]) -> None:
     """Reference: sklearn log_loss and brier_score_loss on SciPy's float64 softmax."""
     z, y = logits
-    for c, found in enumerate(evaluate(z, y)):
+    for c, evaluation in enumerate(evaluate(z, y)):
         log_p = log_softmax(z[:, c].astype(np.float64), axis=1)
         p = np.exp(log_p)
         expected = sk.log_loss(y, p, labels=range(CLASSES))
-        assert_relative(found.metrics["nll"], expected, 1e-6, f"nll of classifier {c}")
+        assert_relative(evaluation.metrics["nll"], expected, 1e-6, f"nll of classifier {c}")
         brier = sk.brier_score_loss(y, p, labels=range(CLASSES), scale_by_half=False)
-        assert_relative(found.metrics["brier"], brier, 1e-6, f"brier of classifier {c}")
+        assert_relative(evaluation.metrics["brier"], brier, 1e-6, f"brier of classifier {c}")
 
 
 def test_calibration_and_accuracy_are_those_of_torchmetrics(
@@ -106,7 +106,7 @@ def test_calibration_and_accuracy_are_those_of_torchmetrics(
     """Reference: torchmetrics, on probabilities; no confidence lies on an edge here."""
     z, y = logits
     labels = torch.from_numpy(y)
-    for c, found in enumerate(evaluate(z, y)):
+    for c, evaluation in enumerate(evaluate(z, y)):
         p = torch.from_numpy(softmax(z[:, c].astype(np.float64), axis=1))
         references = {
             "ece": MulticlassCalibrationError(CLASSES, n_bins=BINS, norm="l1"),
@@ -117,11 +117,11 @@ def test_calibration_and_accuracy_are_those_of_torchmetrics(
         }
         for name, reference in references.items():
             expected = 100 * float(reference(p, labels))
-            assert_close(found.metrics[name], expected, 1e-4, f"{name} of classifier {c}")
+            assert_close(evaluation.metrics[name], expected, 1e-4, f"{name} of classifier {c}")
         for group, mask in class_groups(TRAIN).items():
             rows = torch.from_numpy(mask[y])
             ece = 100 * float(references["ece"](p[rows], labels[rows]))
-            assert_close(found.metrics[f"ece_{group}"], ece, 1e-4, f"ECE of {group}")
+            assert_close(evaluation.metrics[f"ece_{group}"], ece, 1e-4, f"ECE of {group}")
 
 
 def slow_reliability(confidence: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -152,22 +152,24 @@ def test_calibration_errors_and_reliability_diagrams(
     """Reference: `slow_reliability`, bins (lo, hi], over all rows and over those of each group."""
     z, y = logits
     assert BINS == 15, f"got {BINS}, expected 15"
-    for c, found in enumerate(evaluate(z, y)):
+    for c, evaluation in enumerate(evaluate(z, y)):
         p = softmax(z[:, c].astype(np.float64), axis=1)
         confidence, right = p.max(1), p.argmax(1) == y
         ece, mce = slow_calibration(confidence, right)
-        assert_close(found.metrics["ece"], ece, 1e-4, f"ECE of classifier {c}")
-        assert_close(found.metrics["mce"], mce, 1e-4, f"MCE of classifier {c}")
+        assert_close(evaluation.metrics["ece"], ece, 1e-4, f"ECE of classifier {c}")
+        assert_close(evaluation.metrics["mce"], mce, 1e-4, f"MCE of classifier {c}")
         masks = {"": np.ones(CLASSES, bool)}
         masks |= {f"_{group}": mask for group, mask in class_groups(TRAIN).items()}
         for end, mask in masks.items():
             rows = mask[y]
             expected = slow_reliability(confidence[rows], right[rows])
-            got = found.details[f"reliability{end}"]
+            got = evaluation.details[f"reliability{end}"]
             assert np.array_equal(np.isnan(got), np.isnan(expected)), f"empty bins of {end!r}"
             assert_close(np.nan_to_num(got), np.nan_to_num(expected), 1e-4, f"reliability{end}")
             ece, _ = slow_calibration(confidence[rows], right[rows])
-            assert_close(found.metrics[f"ece{end}"], ece, 1e-4, f"ECE of {end!r}, classifier {c}")
+            assert_close(
+                evaluation.metrics[f"ece{end}"], ece, 1e-4, f"ECE of {end!r}, classifier {c}"
+            )
 
 
 @pytest.mark.parametrize("edge", [1, 2, 3, 4, 5, 6, 8, 10, 12])  # where Σ exp(z − max z) is exact
@@ -188,28 +190,28 @@ def test_a_confidence_on_an_edge_belongs_to_the_bin_below(edge: int) -> None:
     confidence = np.array([edge / BINS, softmax(above.astype(np.float64)).max()])
     ece, mce = slow_calibration(confidence, np.array([True, False]))
     both = np.stack([z, above])[:, None]
-    (found,) = evaluate(both, np.array([0, 15]), np.full(16, 5))
-    assert_close(found.metrics["ece"], ece, 1e-4, f"ECE with a confidence of {edge}/15")
-    assert_close(found.metrics["mce"], mce, 1e-4, f"MCE with a confidence of {edge}/15")
+    (evaluation,) = evaluate(both, np.array([0, 15]), np.full(16, 5))
+    assert_close(evaluation.metrics["ece"], ece, 1e-4, f"ECE with a confidence of {edge}/15")
+    assert_close(evaluation.metrics["mce"], mce, 1e-4, f"MCE with a confidence of {edge}/15")
 
 
 def test_confidence_one_and_certain_errors() -> None:
     """Reference: by hand. Confidence 1 is in the last bin; half of it right is a gap of 50."""
     z = np.zeros((4, 1, 3), np.float32)
     z[:, 0, 1] = 200
-    (found,) = evaluate(z, np.array([1, 1, 0, 2]), np.array([200, 50, 5]))
+    (evaluation,) = evaluate(z, np.array([1, 1, 0, 2]), np.array([200, 50, 5]))
     expected = {"ece": 50.0, "mce": 50.0, "nll": 100.0, "brier": 1.0, "top1": 50.0}
     for name, value in expected.items():
-        assert_close(found.metrics[name], value, 1e-9, name)
-    assert found.details["reliability"][:, -1].tolist() == [4, 100, 50]
+        assert_close(evaluation.metrics[name], value, 1e-9, name)
+    assert evaluation.details["reliability"][:, -1].tolist() == [4, 100, 50]
 
 
 def test_the_least_confidence_is_in_the_first_bin() -> None:
     """Reference: by hand. 20 equal logits: 1/20 each, and of equals the first is the guess."""
-    (found,) = evaluate(np.zeros((3, 1, 20)), np.array([0, 4, 5]), np.full(20, 50))
-    assert_close(found.details["reliability"][:, 0], [3, 5, 100 / 3], 1e-5, "first bin")
-    assert found.correct.tolist() == [True, False, False]
-    assert_close(found.metrics["nll"], np.log(20), 1e-6, "nll")
+    (evaluation,) = evaluate(np.zeros((3, 1, 20)), np.array([0, 4, 5]), np.full(20, 50))
+    assert_close(evaluation.details["reliability"][:, 0], [3, 5, 100 / 3], 1e-5, "first bin")
+    assert evaluation.correct.tolist() == [True, False, False]
+    assert_close(evaluation.metrics["nll"], np.log(20), 1e-6, "nll")
 
 
 @pytest.mark.parametrize("blocks", [[1] * 403, [7] * 57, [64] * 6, [402], [1, 200, 3, 90], [403]])
@@ -261,11 +263,11 @@ def test_neighbours_do_not_matter(logits: tuple[np.ndarray, np.ndarray]) -> None
     """Reference: each classifier by itself; a neighbour may be NaN."""
     z, y = logits
     broken = np.concatenate([z[:, :1], np.full_like(z[:, :1], np.nan), z[:, 1:]], axis=1)
-    found = evaluate(broken, y)
+    evaluations = evaluate(broken, y)
     for c, place in enumerate((0, 2, 3)):
         (alone,) = evaluate(z[:, c : c + 1], y)
-        assert_same(found[place], alone, "beside others")
-    lost = found[1]
+        assert_same(evaluations[place], alone, "beside others")
+    lost = evaluations[1]
     assert lost.metrics["nll"] is None, f"got {lost.metrics['nll']}"
     assert lost.metrics["ece"] is None, f"got {lost.metrics['ece']}"
     assert lost.metrics["top1"] == 0, f"got {lost.metrics['top1']}: NaN is never right"
@@ -273,8 +275,8 @@ def test_neighbours_do_not_matter(logits: tuple[np.ndarray, np.ndarray]) -> None
 
 def test_thresholds_of_the_groups() -> None:
     """Reference: METHODS §8, n > 100, 20 ≤ n ≤ 100, n < 20, at 101, 100, 20 and 19."""
-    found = class_groups(np.array([101, 100, 20, 19, 0]))
-    names = {name: np.flatnonzero(mask).tolist() for name, mask in found.items()}
+    groups = class_groups(np.array([101, 100, 20, 19, 0]))
+    names = {name: np.flatnonzero(mask).tolist() for name, mask in groups.items()}
     expected = {"many": [0], "medium": [1, 2], "few": [3, 4]}
     assert names == expected, f"got {names}, expected {expected}"
 
@@ -285,7 +287,7 @@ def test_a_group_without_classes_and_a_class_without_rows() -> None:
     z = np.zeros((4, 1, 4), np.float32)
     for row, guess in enumerate((0, 2, 1, 0)):
         z[row, 0, guess] = 3
-    (found,) = evaluate(z, y, np.array([500, 400, 10, 300]))
+    (evaluation,) = evaluate(z, y, np.array([500, 400, 10, 300]))
     expected = {
         "many": (50 + 100 + 0) / 3,
         "medium": None,
@@ -296,16 +298,18 @@ def test_a_group_without_classes_and_a_class_without_rows() -> None:
         "ece_few": None,  # its only class is not tested
     }
     for name, value in expected.items():
-        got = found.metrics[name]
+        got = evaluation.metrics[name]
         assert got == pytest.approx(value) if value is not None else got is None, (
             f"{name}: got {got}, expected {value}"
         )
-    assert np.isnan(found.per_class[2]), f"got {found.per_class[2]}, expected NaN"
-    assert_close(found.per_class[[0, 1, 3]], [50, 100, 0], 1e-12, "per class")
-    assert np.isnan(found.details["logit_magnitude"]).tolist() == [False, False, True, False]
-    assert (found.details["reliability_few"][0] == 0).all()
-    assert np.isnan(found.details["reliability_few"][1:]).all()
-    assert_close(found.metrics["ece_many"], found.metrics["ece"], 1e-12, "all rows are of many")
+    assert np.isnan(evaluation.per_class[2]), f"got {evaluation.per_class[2]}, expected NaN"
+    assert_close(evaluation.per_class[[0, 1, 3]], [50, 100, 0], 1e-12, "per class")
+    assert np.isnan(evaluation.details["logit_magnitude"]).tolist() == [False, False, True, False]
+    assert (evaluation.details["reliability_few"][0] == 0).all()
+    assert np.isnan(evaluation.details["reliability_few"][1:]).all()
+    assert_close(
+        evaluation.metrics["ece_many"], evaluation.metrics["ece"], 1e-12, "all rows are of many"
+    )
 
 
 def test_macro_accuracy_of_the_epoch_selection(logits: tuple[np.ndarray, np.ndarray]) -> None:
@@ -349,8 +353,8 @@ def test_top5_with_few_classes() -> None:
         assert_close(few.metrics["top5"], 100.0, 0.0, f"top5 of {classes} classes")
     z = np.zeros((2, 1, 8))
     z[:, 0] = [2, 7, 6, 5, 4, 3, 1, 0]  # class 0 is sixth, class 1 first
-    (found,) = evaluate(z, y, np.full(8, 9))
-    assert_close(found.metrics["top5"], 50.0, 0.0, "top5")
+    (evaluation,) = evaluate(z, y, np.full(8, 9))
+    assert_close(evaluation.metrics["top5"], 50.0, 0.0, "top5")
 
 
 def test_equal_logits_stand_in_the_order_of_the_classes() -> None:
@@ -364,10 +368,12 @@ def test_equal_logits_stand_in_the_order_of_the_classes() -> None:
     rank, own = label_rank(torch.from_numpy(z), torch.from_numpy(y))
     assert np.array_equal(rank.numpy(), place)
     assert np.array_equal(own.numpy(), z[np.arange(500), :, y])
-    for c, found in enumerate(evaluate(z, y, np.full(9, 30))):
-        assert np.array_equal(found.correct, z[:, c].argmax(1) == y)
-        assert np.array_equal(found.correct, (torch.from_numpy(z[:, c]).argmax(1)).numpy() == y)
-        assert_close(found.metrics["top5"], 100 * (place[:, c] < 5).mean(), 1e-9, "top5")
+    for c, evaluation in enumerate(evaluate(z, y, np.full(9, 30))):
+        assert np.array_equal(evaluation.correct, z[:, c].argmax(1) == y)
+        assert np.array_equal(
+            evaluation.correct, (torch.from_numpy(z[:, c]).argmax(1)).numpy() == y
+        )
+        assert_close(evaluation.metrics["top5"], 100 * (place[:, c] < 5).mean(), 1e-9, "top5")
 
 
 def test_a_logit_of_minus_infinity_is_a_probability_of_zero() -> None:
@@ -378,12 +384,12 @@ def test_a_logit_of_minus_infinity_is_a_probability_of_zero() -> None:
     p[np.arange(40), p.argmin(1)] = 0
     with np.errstate(divide="ignore"):
         z = np.log(2 * p)[:, None]  # 2p, as a sum over two experts
-    (found,) = evaluate(z, y, np.full(6, 30))
+    (evaluation,) = evaluate(z, y, np.full(6, 30))
     p /= p.sum(1, keepdims=True)
-    assert_close(found.metrics["nll"], -np.log(p[np.arange(40), y]).mean(), 1e-6, "nll")
-    assert_close(found.metrics["top1"], 100.0, 0.0, "top1")
+    assert_close(evaluation.metrics["nll"], -np.log(p[np.arange(40), y]).mean(), 1e-6, "nll")
+    assert_close(evaluation.metrics["top1"], 100.0, 0.0, "top1")
     brier = sk.brier_score_loss(y, p, labels=range(6), scale_by_half=False)
-    assert_close(found.metrics["brier"], brier, 1e-6, "brier")
+    assert_close(evaluation.metrics["brier"], brier, 1e-6, "brier")
 
 
 def test_large_logits_lose_nothing() -> None:
@@ -391,19 +397,19 @@ def test_large_logits_lose_nothing() -> None:
     rng = np.random.default_rng(4)
     y = rng.integers(0, 5, 200)
     z = (1e4 + rng.integers(-4, 5, (200, 1, 5)) / 4).astype(np.float32)
-    (found,) = evaluate(z, y, np.full(5, 30))
+    (evaluation,) = evaluate(z, y, np.full(5, 30))
     log_p = log_softmax(z[:, 0].astype(np.float64), axis=1)
-    assert_relative(found.metrics["nll"], -log_p[np.arange(200), y].mean(), 1e-6, "nll")
+    assert_relative(evaluation.metrics["nll"], -log_p[np.arange(200), y].mean(), 1e-6, "nll")
 
 
 def test_logit_magnitude_and_deviation(logits: tuple[np.ndarray, np.ndarray]) -> None:
     """Reference: NumPy, class by class, in float64 [LOS]; the deviation is over n, not n − 1."""
     z, y = logits
-    for c, found in enumerate(evaluate(z, y, blocks=[150, 17])):
+    for c, evaluation in enumerate(evaluate(z, y, blocks=[150, 17])):
         for k in range(CLASSES):
             own, others = z[y == k, c, k].astype(float), z[y != k, c, k].astype(float)
             magnitude = own.mean() - others.mean()
-            details = found.details
+            details = evaluation.details
             what = f"of class {k}, classifier {c}"
             assert_relative(details["logit_magnitude"][k], magnitude, 1e-5, f"magnitude {what}")
             deviation = own.std() / magnitude
@@ -413,18 +419,18 @@ def test_logit_magnitude_and_deviation(logits: tuple[np.ndarray, np.ndarray]) ->
 def test_one_row_of_a_class_has_no_deviation() -> None:
     """Reference: by hand."""
     z = np.array([[3, 1], [0, 2], [1, 4]], float)[:, None]
-    (found,) = evaluate(z, np.array([0, 1, 1]), np.array([5, 5]))
-    assert_close(found.details["logit_magnitude"], [3 - 0.5, 3 - 1], 1e-6, "magnitude")
-    assert_close(found.details["logit_deviation"], [0, 1 / 2], 1e-6, "deviation")
+    (evaluation,) = evaluate(z, np.array([0, 1, 1]), np.array([5, 5]))
+    assert_close(evaluation.details["logit_magnitude"], [3 - 0.5, 3 - 1], 1e-6, "magnitude")
+    assert_close(evaluation.details["logit_deviation"], [0, 1 / 2], 1e-6, "deviation")
 
 
 def test_the_arrays_are_those_of_the_list(logits: tuple[np.ndarray, np.ndarray]) -> None:
     """Reference: `DETAILS`; a head's weight norms go through."""
     z, y = logits
     norm = torch.rand(3, CLASSES)
-    for c, found in enumerate(evaluate(z, y, weight_norm=norm, closer=True)):
-        assert set(found.details) == set(DETAILS), f"got {set(found.details)}"
-        assert np.array_equal(found.details["weight_norm"], norm[c].numpy())
+    for c, evaluation in enumerate(evaluate(z, y, weight_norm=norm, closer=True)):
+        assert set(evaluation.details) == set(DETAILS), f"got {set(evaluation.details)}"
+        assert np.array_equal(evaluation.details["weight_norm"], norm[c].numpy())
     few = evaluate(z, y)[0].details
     assert set(DETAILS) - set(few) == {"weight_norm", "confidence", "confusions"}
 
@@ -436,15 +442,17 @@ def test_histograms_of_confidence(
     """Reference: numpy.histogram of SciPy's float64 softmax, group by group; its bins are [lo, hi)
     and ours (lo, hi], but no confidence lies on an edge here."""
     z, y = logits
-    for c, found in enumerate(evaluate(z, y, blocks=blocks, closer=True)):
+    for c, evaluation in enumerate(evaluate(z, y, blocks=blocks, closer=True)):
         p = softmax(z[:, c].astype(np.float64), axis=1)
         right = p.argmax(1) == y
-        assert found.details["confidence"].shape == (3, 2, 50)
+        assert evaluation.details["confidence"].shape == (3, 2, 50)
         for g, mask in enumerate(class_groups(TRAIN).values()):
             for hit in (0, 1):
                 some = p.max(1)[mask[y] & (right == hit)]
                 rows, _ = np.histogram(some, bins=50, range=(0, 1))
-                assert np.array_equal(found.details["confidence"][g, hit], rows), f"{c} {g} {hit}"
+                assert np.array_equal(evaluation.details["confidence"][g, hit], rows), (
+                    f"{c} {g} {hit}"
+                )
 
 
 @pytest.mark.parametrize("blocks", [(), (1, 150, 60)])
@@ -453,11 +461,11 @@ def test_confusions_are_those_of_sklearn(
 ) -> None:
     """Reference: sklearn confusion_matrix off its diagonal, most frequent first."""
     z, y = logits
-    for c, found in enumerate(evaluate(z, y, blocks=blocks, closer=True)):
+    for c, evaluation in enumerate(evaluate(z, y, blocks=blocks, closer=True)):
         matrix = sk.confusion_matrix(y, z[:, c].argmax(1), labels=range(CLASSES))
         np.fill_diagonal(matrix, 0)
         expected = sorted((-rows, k, j) for (k, j), rows in np.ndenumerate(matrix) if rows)
-        got = [(-rows, k, j) for k, j, rows in found.details["confusions"].tolist()]
+        got = [(-rows, k, j) for k, j, rows in evaluation.details["confusions"].tolist()]
         assert got == expected, f"classifier {c}: got {got[:3]}"
 
 
@@ -466,8 +474,8 @@ def test_no_more_than_200_confusions() -> None:
     pairs = [(k, j) for k in range(30) for j in range(30) if k != j]
     often = np.array(pairs + pairs[400:500])
     z = np.eye(30, dtype=np.float32)[often[:, 1]][:, None]
-    (found,) = evaluate(z, often[:, 0], np.arange(30), closer=True)
-    got = found.details["confusions"]
+    (evaluation,) = evaluate(z, often[:, 0], np.arange(30), closer=True)
+    got = evaluation.details["confusions"]
     assert got.shape == (200, 3)
     assert [tuple(pair) for pair in got[:, :2].tolist()] == pairs[400:500] + pairs[:100]
     assert got[:, 2].tolist() == [2] * 100 + [1] * 100
@@ -488,24 +496,24 @@ def test_accuracy_under_shifted_priors(logits: tuple[np.ndarray, np.ndarray]) ->
     z, y = logits
     counts = np.array([20, 150, 3, 101, 60, 19, 100])
     order = [1, 3, 6, 4, 0, 5, 2]
-    for c, found in enumerate(evaluate(z, y, counts)):
+    for c, evaluation in enumerate(evaluate(z, y, counts)):
         for i, ratio in enumerate(SHIFT_RATIOS):
             for direction, way in (("forward", order), ("backward", order[::-1])):
-                expected = slow_shift(found.correct, y, way, ratio)
+                expected = slow_shift(evaluation.correct, y, way, ratio)
                 what = f"{direction} {ratio} of classifier {c}"
-                assert_close(found.details[f"shift_{direction}"][i], expected, 1e-9, what)
-                alone = shifted_accuracy(found.per_class, counts, ratio, direction)
+                assert_close(evaluation.details[f"shift_{direction}"][i], expected, 1e-9, what)
+                alone = shifted_accuracy(evaluation.per_class, counts, ratio, direction)
                 assert_close(alone, expected, 1e-9, what)
-        macro = shifted_accuracy(found.per_class, counts, 1, "backward")
-        assert_close(macro, found.metrics["macro"], 1e-9, "ratio 1")
+        macro = shifted_accuracy(evaluation.per_class, counts, 1, "backward")
+        assert_close(macro, evaluation.metrics["macro"], 1e-9, "ratio 1")
 
 
 def test_shifted_priors_of_untested_classes_and_of_one_class() -> None:
     """Reference: by hand; a class without rows is left out, its place is not."""
-    found = shifted_accuracy(np.array([100.0, np.nan, 0.0]), np.array([9, 5, 1]), 4, "forward")
-    assert_close(found, 100 * 1 / (1 + 1 / 4), 1e-12, "forward 4")
-    found = shifted_accuracy(np.array([30.0]), np.array([9]), 4, "backward")
-    assert_close(found, 30.0, 1e-12, "one class")
+    accuracy = shifted_accuracy(np.array([100.0, np.nan, 0.0]), np.array([9, 5, 1]), 4, "forward")
+    assert_close(accuracy, 100 * 1 / (1 + 1 / 4), 1e-12, "forward 4")
+    accuracy = shifted_accuracy(np.array([30.0]), np.array([9]), 4, "backward")
+    assert_close(accuracy, 30.0, 1e-12, "one class")
 
 
 @pytest.mark.parametrize(("ratio", "direction"), [(0.5, "forward"), (np.nan, "forward"), (2, "up")])

@@ -148,7 +148,7 @@ def test_wandb(bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     swept = sweep(bank, RECIPES[:1], loggers=[open_logger("wandb:long-tail")])
     ((name, record),) = _records(swept, bank).items()
-    found: dict[str, Any] = {}
+    by_name: dict[str, Any] = {}
     for file in (tmp_path / "wandb").glob("offline-run-*/*.wandb"):
         read = []
         for data in _leveldb_records(file.read_bytes()[7:]):
@@ -156,9 +156,9 @@ def test_wandb(bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             entry.ParseFromString(data)
             read.append(entry)
         (run,) = [entry.run for entry in read if entry.WhichOneof("record_type") == "run"]
-        found[run.display_name] = run, read
-    assert set(found) == {name, f"leaderboard-{bank.fingerprint[:12]}"}
-    run, read = found[name]
+        by_name[run.display_name] = run, read
+    assert set(by_name) == {name, f"leaderboard-{bank.fingerprint[:12]}"}
+    run, read = by_name[name]
     assert (run.project, run.run_group) == ("long-tail", record.group)
     config = {item.key: item.value_json for item in run.config.update}
     assert config["bank"] == f'"{bank.fingerprint}"'
@@ -216,7 +216,7 @@ def _leveldb_records(data: bytes) -> list[bytes]:
     """Records of a LevelDB log: blocks of 32 KiB (the first less what stands before it), each
     fragment with a CRC (4 bytes), its length (2) and type (1: full, 2: first, 3: middle, 4: last).
     """
-    found, begun, at, left = [], b"", 0, (1 << 15) - 7
+    records, begun, at, left = [], b"", 0, (1 << 15) - 7
     while at + 7 <= len(data):
         if left < 7:
             at, left = at + left, 1 << 15
@@ -225,6 +225,6 @@ def _leveldb_records(data: bytes) -> list[bytes]:
         begun += data[at + 7 : at + 7 + length]
         at, left = at + 7 + length, left - 7 - length
         if kind in (1, 4):
-            found.append(begun)
+            records.append(begun)
             begun = b""
-    return found
+    return records

@@ -158,7 +158,7 @@ def test_recipes_by_name_and_by_beginning_of_the_id(tmp_path: Path) -> None:
     write(tmp_path / "r.sqlite", [moved(recipe, WALKS[0]) for recipe in recipes], COUNTS)
     crt, other, lws, variant = (recipe.id for recipe in recipes)
     with Store(tmp_path / "r.sqlite") as store:
-        for wanted, found in (
+        for wanted, ids in (
             (["lws"], {lws}),
             (["crt"], {crt, other}),
             ([crt[:-2]], {crt}),
@@ -168,7 +168,7 @@ def test_recipes_by_name_and_by_beginning_of_the_id(tmp_path: Path) -> None:
         ):
             rows = _panels(beta(Picture(Results(store), tuple(wanted))).axes)
             titles = [left.get_title(loc="left") for left, _ in rows]
-            assert sorted(titles) == sorted(f"{name} · seed 0" for name in found), wanted
+            assert sorted(titles) == sorted(f"{name} · seed 0" for name in ids), wanted
         with pytest.raises(errors.ConfigError, match="no 'lsw' that moved β. Did you mean 'lws'?"):
             beta(Picture(Results(store), tuple(["lsw"])))
 

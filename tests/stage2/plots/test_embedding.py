@@ -41,25 +41,25 @@ def bank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bank]:
 
 def test_it_is_scikit_learn_on_principal_components(bank: Bank) -> None:
     """Reference: scikit-learn's PCA and TSNE on the rows as they lie in the bank, by hand."""
-    found = embed(bank, classes="many:2,few:1", perplexity=10, seed=3)
+    embedding = embed(bank, classes="many:2,few:1", perplexity=10, seed=3)
     x, y = bank.load("test")
     rows = np.flatnonzero(np.isin(y, [0, 1, 4]))
-    assert np.array_equal(found.rows, rows)
-    assert np.array_equal(found.labels, y[rows])
+    assert np.array_equal(embedding.rows, rows)
+    assert np.array_equal(embedding.labels, y[rows])
     with threadpool_limits(1):
         reduced = PCA(50, svd_solver="full").fit_transform(x[rows].astype(np.float64))
         wanted = TSNE(perplexity=10, init="pca", random_state=3).fit_transform(reduced)
-    assert_close(found.points, wanted, 1e-5, "points")
+    assert_close(embedding.points, wanted, 1e-5, "points")
 
 
 def test_neighbours_stay_and_classes_stay_apart(bank: Bank) -> None:
     """Reference: trustworthiness by scikit-learn, and the class of the nearest point."""
-    found = embed(bank)
+    embedding = embed(bank)
     x, _ = bank.load("test")
-    assert trustworthiness(x[found.rows], found.points, n_neighbors=5) > 0.85
-    far = ((found.points[:, None] - found.points) ** 2).sum(2)
+    assert trustworthiness(x[embedding.rows], embedding.points, n_neighbors=5) > 0.85
+    far = ((embedding.points[:, None] - embedding.points) ** 2).sum(2)
     np.fill_diagonal(far, np.inf)
-    assert (found.labels[far.argmin(1)] == found.labels).mean() > 0.99
+    assert (embedding.labels[far.argmin(1)] == embedding.labels).mean() > 0.99
 
 
 def test_a_seed_gives_one_picture(bank: Bank) -> None:
@@ -73,7 +73,7 @@ def test_a_seed_gives_one_picture(bank: Bank) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [
         (None, [0, 1, 2, 3, 4, 5, 6]),
         ("few:2", [4, 6]),
@@ -83,32 +83,32 @@ def test_a_seed_gives_one_picture(bank: Bank) -> None:
         ("ant,0", [0]),
     ],
 )
-def test_classes(text: str | None, found: list[int], bank: Bank) -> None:
+def test_classes(text: str | None, expected: list[int], bank: Bank) -> None:
     """Reference: the training counts by hand, most first; a group's are evenly spaced."""
-    assert chosen_classes(bank, text) == found
+    assert chosen_classes(bank, text) == expected
 
 
 def test_a_table(bank: Bank, tmp_path: Path) -> None:
     """Reference: the embedding, to the six digits that are written."""
-    found = embed(bank, classes="cat,gnu", perplexity=5)
-    write_embedding(found, bank, tmp_path / "e.csv")
+    embedding = embed(bank, classes="cat,gnu", perplexity=5)
+    write_embedding(embedding, bank, tmp_path / "e.csv")
     rows = list(csv.DictReader(io.StringIO((tmp_path / "e.csv").read_text())))
-    assert [int(row["row"]) for row in rows] == found.rows.tolist()
+    assert [int(row["row"]) for row in rows] == embedding.rows.tolist()
     assert {(row["class"], row["name"], row["group"]) for row in rows} == {
         ("2", "cat", "medium"),
         ("6", "gnu", "few"),
     }
     points = [[float(row["x"]), float(row["y"])] for row in rows]
-    assert_close(points, found.points, 1e-4, "points")
+    assert_close(points, embedding.points, 1e-4, "points")
 
 
 def test_a_picture(bank: Bank, tmp_path: Path) -> None:
     """Reference: every row a point of its class; names do not cover one another; the caption."""
-    found = embed(bank, perplexity=5)
-    figure = draw(found, bank, 3.3)
+    embedding = embed(bank, perplexity=5)
+    figure = draw(embedding, bank, 3.3)
     (axes,) = figure.axes
     for k, points in enumerate(axes.collections):
-        assert_close(points.get_offsets(), found.points[found.labels == k], 1e-6, NAMES[k])
+        assert_close(points.get_offsets(), embedding.points[embedding.labels == k], 1e-6, NAMES[k])
     assert [text.get_text() for text in axes.texts] == NAMES
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in axes.texts]
@@ -117,15 +117,15 @@ def test_a_picture(bank: Bank, tmp_path: Path) -> None:
     caption = figure.get_supxlabel().replace("\u00a0", " ").replace("\n", " ")
     for words in (bank.fingerprint[:12], "test, view instance", "210 rows of 7 of 7", "seed 0"):
         assert words in caption
-    write_embedding(found, bank, tmp_path / "e.svg")
+    write_embedding(embedding, bank, tmp_path / "e.svg")
     assert "gnu" in (tmp_path / "e.svg").read_text()
 
 
 def test_labels_on_one_spot_are_moved_apart(bank: Bank) -> None:
     """Reference: the boxes of the names where all classes lie on the same points."""
-    found = embed(bank, perplexity=5)
-    found.points[:] = np.random.default_rng(0).normal(size=found.points.shape)
-    figure = draw(found, bank, 3.3)
+    embedding = embed(bank, perplexity=5)
+    embedding.points[:] = np.random.default_rng(0).normal(size=embedding.points.shape)
+    figure = draw(embedding, bank, 3.3)
     boxes = [text.get_window_extent() for text in figure.axes[0].texts]
     for place, box in enumerate(boxes):
         assert not any(box.overlaps(other) for other in boxes[:place]), NAMES[place]

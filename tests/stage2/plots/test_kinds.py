@@ -125,8 +125,8 @@ def test_groups(store: Store) -> None:
     for axes, name in zip(figure.axes, names, strict=True):
         bars = [patch.get_width() for patch in axes.patches]
         assert_close(bars, [row[name] for row in rows], 1e-12, name)
-        told = [text.get_text().split(" ±")[0] for text in axes.texts]
-        assert told == [f"{row[name]:.1f}" for row in rows]
+        texts = [text.get_text().split(" ±")[0] for text in axes.texts]
+        assert texts == [f"{row[name]:.1f}" for row in rows]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
         each.label for each in choose(Results(store)).shown
     ]
@@ -156,8 +156,8 @@ def test_reliability(store: Store) -> None:
     assert_close(tops, confidence[filled], 1e-9, "confidence")
     assert_close([bar.get_height() for bar in below.patches], rows, 1e-9, "rows")
     row = choose(Results(store), recipes=["crt"]).rows[0]
-    told = above.get_title(loc="left")
-    assert told.endswith(f"ECE {row['ece']:.1f} ± {row['ece_std']:.1f} %")
+    title = above.get_title(loc="left")
+    assert title.endswith(f"ECE {row['ece']:.1f} ± {row['ece_std']:.1f} %")
 
 
 def test_confidence(store: Store) -> None:
@@ -178,13 +178,13 @@ def test_heatmap(store: Store) -> None:
     figure = drawn("heatmap", store, recipes=["crt"], by=["weight_decay"])
     axes = figure.axes[0]
     fingerprint, _ = store.one_bank()
-    found: dict[tuple[float, float], list[float]] = {}
+    by_settings: dict[tuple[float, float], list[float]] = {}
     for run in store.runs(fingerprint):
         if run.name == "crt":
             macro = run.metrics["val", "selected"]["macro"]
             key = run.parameters["lr"], run.parameters["weight_decay"]
-            found.setdefault(key, []).append(macro or 0.0)
-    wanted = [[np.mean(found[lr, decay]) for decay in (0.0, 5e-4)] for lr in (0.05, 0.1, 0.4)]
+            by_settings.setdefault(key, []).append(macro or 0.0)
+    wanted = [[np.mean(by_settings[lr, decay]) for decay in (0.0, 5e-4)] for lr in (0.05, 0.1, 0.4)]
     (image,) = axes.images
     assert_close(image.get_array(), wanted, 1e-12, "cells")
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("weight_decay", "lr")
@@ -227,10 +227,10 @@ def test_shift(store: Store) -> None:
 def test_curves(store: Store) -> None:
     """Reference: means over seeds of the stored curves; what does not train is left out."""
     loss, macro = drawn("curves", store).axes
-    own = of(store, "crt").curves
+    curves = of(store, "crt").curves
     for axes, name in ((loss, "loss"), (macro, "val_macro")):
         (line,) = axes.lines
-        assert_close(line.get_ydata(), own[name].mean(0), 1e-9, name)
+        assert_close(line.get_ydata(), curves[name].mean(0), 1e-9, name)
         assert_close(line.get_xdata(), [1, 2, 3], 0.0, "epochs")
     with pytest.raises(errors.ConfigError, match="Nothing asked for in .* trains in epochs"):
         drawn("curves", store, recipes=["ncm"])

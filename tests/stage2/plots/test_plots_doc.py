@@ -20,9 +20,9 @@ COMMANDS = re.findall(r"^featbank (.+)$", TEXT, re.MULTILINE)
 def test_commands(command: str) -> None:
     """Reference: click reads them, and the kind takes their options."""
     name, *arguments = shlex.split(command)
-    found = main.commands[name]
-    assert isinstance(found, click.Command)
-    options = found.make_context(name, arguments).params
+    subcommand = main.commands[name]
+    assert isinstance(subcommand, click.Command)
+    options = subcommand.make_context(name, arguments).params
     if name == "plot":
-        given = {option for option in ("split", "select_on", "metric", "by") if options[option]}
-        assert given <= set(KINDS[options["kind"]].options)
+        used = {option for option in ("split", "select_on", "metric", "by") if options[option]}
+        assert used <= set(KINDS[options["kind"]].options)

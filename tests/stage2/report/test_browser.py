@@ -135,9 +135,9 @@ def test_it_loads_in_silence(page: Any) -> None:
         "p.getAttribute('aria-label')])"
     )
     assert len(plots) == 11, plots
-    for name, drawn, told in plots:
+    for name, drawn, caption in plots:
         assert drawn, name
-        assert len(told) > 80, f"{name}: {told}"
+        assert len(caption) > 80, f"{name}: {caption}"
     assert "Not shown" not in page.find_element("id", "missing").text
 
 
@@ -218,7 +218,7 @@ def test_ticked_rows_stand_out_in_the_plots(fresh: Any) -> None:
         "const bars = document.querySelector('[data-plot=groups] .plot').data[0];"
         "return [bars.customdata, bars.marker.opacity]"
     )
-    assert {own: alpha for own, alpha in zip(*bars, strict=True) if alpha == 1}.keys() == {name}
+    assert {bar: alpha for bar, alpha in zip(*bars, strict=True) if alpha == 1}.keys() == {name}
     assert fresh.execute_script("return $('after').value") == name
     widths = fresh.execute_script(
         "return document.querySelector('[data-plot=shift] .plot').data.map((t) => t.line.width)"

@@ -1,4 +1,4 @@
-"""What the page is told: the leaderboard as it is, details as they were measured."""
+"""The data of the page: the leaderboard as it is, details as they were measured."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def test_the_leaderboard_is_whole_and_in_order(store: Store) -> None:
     ranked = [board.ranked(rows) for rows in board.configurations()]
     assert data["protocol"] == board.protocol
     assert [row["id"] for row in data["rows"]] == [row["recipe"] for row in ranked]
-    for row, own in zip(data["rows"], ranked, strict=True):
-        assert row["changes"] == differences(own)
-        assert row["seeds"] == len(own["seeds"])
+    for row, expected in zip(data["rows"], ranked, strict=True):
+        assert row["changes"] == differences(expected)
+        assert row["seeds"] == len(expected["seeds"])
         for name in ("macro", "many", "few", "ece", "nll", "selection"):
             for got, key in zip(row["values"][name], (name, f"{name}_std"), strict=True):
-                assert got == (None if own[key] is None else pytest.approx(own[key], abs=5e-4))
+                assert got == pytest.approx(expected[key], abs=5e-4), key
     lasts = {row["recipe"]: row["top1"] for row in board.rows if row["epoch"] == "last"}
     for row in data["rows"]:
         assert row["values"]["top1_last"][0] == pytest.approx(lasts[row["id"]], abs=5e-4)
@@ -45,12 +45,12 @@ def test_settings_are_those_that_vary_within_a_recipe(store: Store) -> None:
     data = gather(Results(store))
     assert set(data["settings"]) == {"lr", "weight_decay", "smooth_tail", "tau"}
     assert data["settings"][0] == "lr", "four values"
-    told = {
+    by_recipe = {
         row["name"]: dict(zip(data["settings"], row["settings"], strict=True))
         for row in data["rows"]
     }
-    assert told["tau_norm"]["lr"] is None
-    assert told["crt"]["lr"] in (0.001, 0.01, 0.1, 0.5)
+    assert by_recipe["tau_norm"]["lr"] is None
+    assert by_recipe["crt"]["lr"] in (0.001, 0.01, 0.1, 0.5)
 
 
 def test_details_are_as_measured(store: Store) -> None:
@@ -58,26 +58,26 @@ def test_details_are_as_measured(store: Store) -> None:
     data = gather(Results(store), top=100)
     results = Results(store)
     fingerprint = results.fingerprint
-    runs = {id_: own.runs for id_, own in results.configurations.items()}
+    runs = {id_: each.runs for id_, each in results.configurations.items()}
     assert data["details"].keys() == runs.keys()
     assert not data["missing"]
     (name,) = [id for id in runs if id.startswith("ce-")]
     stored = [store.details(fingerprint, run.recipe, "test", "selected") for run in runs[name]]
-    own = data["details"][name]
+    details = data["details"][name]
     np.testing.assert_allclose(
-        own["weight_norm"], np.mean([d["weight_norm"] for d in stored], 0), atol=1e-4
+        details["weight_norm"], np.mean([d["weight_norm"] for d in stored], 0), atol=1e-4
     )
     np.testing.assert_array_equal(
-        own["confidence"], np.sum([d["confidence"] for d in stored], axis=0)
+        details["confidence"], np.sum([d["confidence"] for d in stored], axis=0)
     )
-    rows, *_ = np.array(own["reliability"], float)
+    rows, *_ = np.array(details["reliability"], float)
     assert rows.sum() == 2 * 80, "ten test rows per class, two seeds"
-    for way, line in zip(("forward", "backward"), own["shift"], strict=True):
+    for way, line in zip(("forward", "backward"), details["shift"], strict=True):
         np.testing.assert_allclose(line, np.mean([d[f"shift_{way}"] for d in stored], 0), atol=6e-3)
     correct = [store.correct(fingerprint, run.recipe, "test", "selected") for run in runs[name]]
     wrong = sum(int((~seed).sum()) for seed in correct)
-    assert sum(rows for _, _, rows in own["confusions"]) == wrong
-    assert own["curves"]["loss"]["epoch"] == [1, 2, 3]
+    assert sum(rows for _, _, rows in details["confusions"]) == wrong
+    assert details["curves"]["loss"]["epoch"] == [1, 2, 3]
 
 
 def test_the_best_of_every_recipe_brings_its_details_first(store: Store) -> None:
@@ -133,10 +133,10 @@ def test_conditions_and_selection_are_those_of_the_leaderboard(store: Store) -> 
 def test_what_is_not_there_is_told(store: Store) -> None:
     """A recipe that is fitted in closed form has neither curves nor β."""
     data = gather(Results(store), condition="name=tau_norm")
-    told = " ".join(data["missing"])
-    assert "training curves" in told
-    assert "β trajectories (no generator moved β)" in told
-    assert "reliability" not in told
+    missing = " ".join(data["missing"])
+    assert "training curves" in missing
+    assert "β trajectories (no generator moved β)" in missing
+    assert "reliability" not in missing
     assert {"per_class", "reliability", "shift"} <= SECTIONS.keys()
 
 
@@ -157,17 +157,17 @@ def test_curves_are_thinned_and_beta_is_grouped() -> None:
     counts = np.asarray(COUNTS)
     beta = rng.random((2, 1000, len(counts)))
     beta[..., 0] = np.nan
-    own = _beta(beta, counts)
-    kept = np.asarray(own["epoch"]) - 1
+    section = _beta(beta, counts)
+    kept = np.asarray(section["epoch"]) - 1
     assert (kept[0], kept[-1], len(kept)) == (0, 999, POINTS)
     few = class_groups(counts)["few"]
-    mean, low, high = own["groups"]["few"]
+    mean, low, high = section["groups"]["few"]
     members = beta.mean(0)[kept][:, few]
     np.testing.assert_allclose(mean, members.mean(1), atol=6e-4)
     np.testing.assert_allclose(low, np.percentile(members, 10, axis=1), atol=6e-4)
     np.testing.assert_allclose(high, np.percentile(members, 90, axis=1), atol=6e-4)
-    assert "many" not in own["groups"], "its one class has no β"
-    assert own["last"][0] is None
+    assert "many" not in section["groups"], "its one class has no β"
+    assert section["last"][0] is None
     short = _curve(np.array([[1.0, 2.0, 4.0], [3.0, np.nan, np.nan]]))
     assert short == {"epoch": [1, 2, 3], "mean": [2.0, 2.0, 4.0]}, "seeds of several lengths"
 

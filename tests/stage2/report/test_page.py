@@ -41,9 +41,9 @@ class Elements(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        own = dict(attrs)
-        self.addresses += [own[key] or "" for key in ("src", "href") if key in own]
-        self._open = (own.get("id") or "program") if tag == "script" else None
+        attributes = dict(attrs)
+        self.addresses += [attributes[key] or "" for key in ("src", "href") if key in attributes]
+        self._open = (attributes.get("id") or "program") if tag == "script" else None
 
     def handle_endtag(self, tag: str) -> None:
         self._open = None
@@ -121,7 +121,7 @@ def test_two_thousand_configurations_fit(tmp_path: Path) -> None:
         metrics = dict(zip(METRICS, rng.uniform(0, 100, len(METRICS)), strict=True))
         # only the best bring details to the page
         metrics["macro"] = 100 - place / 100
-        own = details if place < 12 else {"reliability": details["reliability"]}
+        carried = details if place < 12 else {"reliability": details["reliability"]}
         for seed in range(3):
             recipe = Recipe("crt", lr=0.01 + 0.001 * place, epochs=90, seed=seed)
             runs.append(
@@ -135,7 +135,7 @@ def test_two_thousand_configurations_fit(tmp_path: Path) -> None:
                     "versions": {},
                     "evaluations": {
                         ("test", "last"): Evaluation(
-                            metrics, per_class if place < 12 else per_class[:1], right, own
+                            metrics, per_class if place < 12 else per_class[:1], right, carried
                         )
                     },
                     "traces": {"beta": rng.random((90, classes), np.float32)} if place < 12 else {},
@@ -161,8 +161,8 @@ def test_the_command(featbank: Run, results: Path, tmp_path: Path) -> None:
     data = json.loads(Elements((tmp_path / "r.html").read_text()).scripts["data"])
     assert {row["name"] for row in data["rows"]} == {"crt"}
     assert len(data["details"]) == 3
-    told = " ".join(featbank("report", "--help").stdout.split())
-    assert "featbank report results.sqlite -o report.html" in told
+    text = " ".join(featbank("report", "--help").stdout.split())
+    assert "featbank report results.sqlite -o report.html" in text
 
 
 @pytest.mark.parametrize(
@@ -184,9 +184,9 @@ def test_bad_input_is_one_line_and_exit_2(
     """No traceback, a remedy, and no file that was not there before."""
     (tmp_path / "text.sqlite").write_text("not a database, though long enough to be read as one")
     (tmp_path / "folder.html").mkdir()
-    given = [str(results) if argument == "RESULTS" else argument for argument in arguments]
+    words = [str(results) if argument == "RESULTS" else argument for argument in arguments]
     before = sorted(p.name for p in tmp_path.iterdir())
-    error = featbank("report", *given, code=2).stderr
+    error = featbank("report", *words, code=2).stderr
     assert message in error, error
     assert error.count("\n") == 1, error
     assert sorted(p.name for p in tmp_path.iterdir()) == before

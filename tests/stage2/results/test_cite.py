@@ -177,8 +177,8 @@ def test_a_results_file_counts_with_its_searches(
     write(path, [moved(Recipe("crt"), None), moved(Recipe("crt", lr=0.2), None)], (9, 3))
     plain = set(parsed(cite([str(path)])))
     change(path, f"UPDATE run SET {changed} WHERE id = ?", (Recipe("crt").id,))
-    found = set(parsed(cite([str(path)])))
-    assert found - plain == {entry_key(BIBLIOGRAPHY[key]) for key in expected}
+    cited = set(parsed(cite([str(path)])))
+    assert cited - plain == {entry_key(BIBLIOGRAPHY[key]) for key in expected}
 
 
 def test_a_method_has_one_entry_under_all_its_parts() -> None:

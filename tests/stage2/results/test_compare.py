@@ -150,9 +150,9 @@ def test_resampling_has_the_variance_of_class_means() -> None:
     weights = np.array([[0.25, 0.25, 0.25, 0.25], [0.1, 0.2, 0.7, 0.0]])
     place = random.permutation(len(labels))
     drawn = resampled(values[place], labels[place], weights, 40_000, random)
-    own = [values[labels == k] for k in range(4)]
-    mean = weights @ [x.mean() for x in own]
-    variance = weights[:, :3] ** 2 @ [x.var(ddof=1) / len(x) for x in own[:3]]
+    by_class = [values[labels == k] for k in range(4)]
+    mean = weights @ [x.mean() for x in by_class]
+    variance = weights[:, :3] ** 2 @ [x.var(ddof=1) / len(x) for x in by_class[:3]]
     assert_close((drawn.mean(1) - mean) / np.sqrt(variance), [0, 0], 0.02, "mean")
     assert_close(drawn.var(1) / variance, [1, 1], 0.03, "variance")
 
@@ -374,7 +374,7 @@ def test_the_bank_is_found_or_asked_for(
             compared_by()
         with pytest.raises(errors.ConfigError, match="has no results on .*bank.h5"):
             compared_by(tmp_path / "bank.h5")
-        with Bank(elsewhere) as own:
-            store.add_bank(own)
+        with Bank(elsewhere) as moved:
+            store.add_bank(moved)
         elsewhere.unlink()
         assert compared_by() == expected

@@ -48,7 +48,7 @@ def board() -> Leaderboard:
         rows(Recipe("focal", view="balanced", nesterov=True), 35.0, ece=1.0),
         rows(Recipe("crt", lr=5.0), None),
     ]
-    return Leaderboard([row for some in made for row in some], TERMS)
+    return Leaderboard([row for pair in made for row in pair], TERMS)
 
 
 def left(board: Leaderboard) -> list[str]:
@@ -97,17 +97,17 @@ def test_conditions(board: Leaderboard, condition: str, expected: list[str] | No
         return
     kept = where(board, condition)
     assert left(kept) == expected
-    assert all(len(some) == 2 for some in kept.configurations()), "both epochs stay"
+    assert all(len(rows) == 2 for rows in kept.configurations()), "both epochs stay"
 
 
 def test_the_protocol_tells_of_it(board: Leaderboard) -> None:
     """Reference: by hand: the condition, how many, and that figures of the split were looked at."""
-    told = where(board, "head = \n lws").protocol
-    assert told.endswith("n < 20 · filtered: head = lws (2 of 7)"), told
-    told = where(board, "top1>0 and lr<1").protocol
-    assert told.endswith("· filtered: top1>0 and lr<1 (5 of 7, by its test figures)"), told
-    told = best_per(where(board, "lr<1"), "head").protocol
-    assert told.endswith(" · filtered: lr<1 (5 of 7) · best of each head"), told
+    protocol = where(board, "head = \n lws").protocol
+    assert protocol.endswith("n < 20 · filtered: head = lws (2 of 7)"), protocol
+    protocol = where(board, "top1>0 and lr<1").protocol
+    assert protocol.endswith("· filtered: top1>0 and lr<1 (5 of 7, by its test figures)"), protocol
+    protocol = best_per(where(board, "lr<1"), "head").protocol
+    assert protocol.endswith(" · filtered: lr<1 (5 of 7) · best of each head"), protocol
     assert board.best().protocol.endswith("n < 20 · best of each recipe")
     assert sort(board, "ece").protocol.endswith("n < 20 · sorted by ece on test")
     assert where(board, "head=lws").protocol in render(where(board, "head=lws"), "md")
@@ -175,12 +175,12 @@ def test_conditions_bind_as_in_python(text: str, head: str, lr: float, epochs: i
 @given(st.text("ab=!<>()'\" \nandort0.", max_size=30))
 def test_a_text_is_a_condition_or_one_sentence(text: str) -> None:
     """Reference: no other error, whatever is typed."""
-    told = ""
+    message = ""
     try:
         parse(text)
     except errors.ConfigError as error:
-        told = str(error)
-    assert "\n" not in told
+        message = str(error)
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize(

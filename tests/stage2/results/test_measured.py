@@ -39,25 +39,25 @@ def test_means_over_seeds(results: Path, split: str, epoch: str) -> None:
     """Reference: the stored arrays of each seed, averaged; a bin's average weighted by its rows."""
     with Store(results) as store:
         crt = Results(store).find("crt")
-        found = measured(Results(store, split=split), crt, epoch)
+        arrays = measured(Results(store, split=split), crt, epoch)
         places = [(store.one_bank()[0], run.recipe, split, epoch) for run in crt.runs]
         details = [store.details(*place) for place in places]
         per_class = [store.per_class(*place) for place in places]
         losses = [store.curves(store.one_bank()[0], run.recipe)["loss"] for run in crt.runs]
-    assert_close(found.per_class, np.mean(per_class, 0), 1e-12, "per class")
+    assert_close(arrays.per_class, np.mean(per_class, 0), 1e-12, "per class")
     assert_close(
-        found.details["weight_norm"], np.mean([d["weight_norm"] for d in details], 0), 1e-6
+        arrays.details["weight_norm"], np.mean([d["weight_norm"] for d in details], 0), 1e-6
     )
-    assert np.array_equal(found.curves["loss"], np.stack(losses))
-    assert (found.epoch, found.beta) == (epoch, None)
+    assert np.array_equal(arrays.curves["loss"], np.stack(losses))
+    assert (arrays.epoch, arrays.beta) == (epoch, None)
     rows, confidence, right = (np.stack([d["reliability"][i] for d in details]) for i in range(3))
-    got = found.details["reliability"]
+    got = arrays.details["reliability"]
     assert np.array_equal(got[0], rows.sum(0))
     assert np.isnan(got[1:, got[0] == 0]).all()
     for b in np.flatnonzero(got[0]):
         for line, values in ((1, confidence), (2, right)):
-            some = rows[:, b] > 0
-            expected = (rows[some, b] * values[some, b]).sum() / rows[:, b].sum()
+            filled = rows[:, b] > 0
+            expected = (rows[filled, b] * values[filled, b]).sum() / rows[:, b].sum()
             assert_close(got[line, b], expected, 1e-9, f"bin {b}")
 
 
@@ -77,19 +77,19 @@ def test_rows_are_added_over_seeds(results: Path, bank: Bank) -> None:
     """Reference: by hand: three seeds see each test row once; confusions of a pair add up."""
     with Store(results) as store:
         crt = Results(store).find("crt")
-        found = measured(Results(store), crt).details
+        details = measured(Results(store), crt).details
         each = [
             store.details(store.one_bank()[0], run.recipe, "test", "selected")[
                 "confusions"
             ].tolist()
             for run in crt.runs
         ]
-    assert found["confidence"].sum() == 3 * bank.rows("test")
+    assert details["confidence"].sum() == 3 * bank.rows("test")
     wrong = {(k, j) for pairs in each for k, j, _ in pairs}
-    for k, j, rows in found["confusions"].tolist():
+    for k, j, rows in details["confusions"].tolist():
         assert rows == sum(n for pairs in each for a, b, n in pairs if (a, b) == (k, j))
-    assert {(k, j) for k, j, _ in found["confusions"].tolist()} == wrong
-    assert sorted(found["confusions"][:, 2], reverse=True) == found["confusions"][:, 2].tolist()
+    assert {(k, j) for k, j, _ in details["confusions"].tolist()} == wrong
+    assert sorted(details["confusions"][:, 2], reverse=True) == details["confusions"][:, 2].tolist()
 
 
 def test_what_ranks_is_looked_at_closer(results: Path) -> None:

@@ -62,7 +62,7 @@ def test_a_probe_is_named_where_a_row_shown_needed_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("classes", "told"),
+    ("classes", "note"),
     [
         ({"train": [9, 9, 9, 0, 0, 9]}, "2 of 6 tested classes have no training row"),
         ({"train": [9, 9, 0, 9, 9, 9]}, "1 of 6 tested classes has no training row"),
@@ -72,13 +72,13 @@ def test_a_probe_is_named_where_a_row_shown_needed_one(tmp_path: Path) -> None:
     ],
 )
 def test_classes_that_cannot_be_learned_or_selected_on(
-    tmp_path: Path, classes: dict[str, list[int]], told: str | None
+    tmp_path: Path, classes: dict[str, list[int]], note: str | None
 ) -> None:
     """A class that only test has, and one that val lacks, is in the line."""
     bank = bank_of(tmp_path / "b.h5", {**classes, "test": BALANCED})
     protocol = sweep(bank, [Recipe("ncm")]).board.protocol
-    if told:
-        assert f" · {told} · " in protocol, protocol
+    if note:
+        assert f" · {note} · " in protocol, protocol
     else:
         assert "tested classes" not in protocol
 

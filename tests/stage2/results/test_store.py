@@ -80,12 +80,12 @@ def test_traces_round_trip(small: Problem, bank: Bank, tmp_path: Path) -> None:
         store.add_runs(bank.fingerprint, runs)
     with Store(tmp_path / "results.sqlite") as store:
         listed = {(r.id, r.seed): r.recipe for r in store.runs(bank.fingerprint)}
-        for given, some in zip(runs, (traces, {}, {}), strict=True):
-            recipe: Recipe = given["recipe"]
+        for row, expected in zip(runs, (traces, {}, {}), strict=True):
+            recipe: Recipe = row["recipe"]
             assert listed[recipe.id, recipe.seed] == recipe.hash
             got = store.traces(bank.fingerprint, recipe.hash)
-            assert set(got) == set(some), f"got {set(got)}"
-            for name, values in some.items():
+            assert set(got) == set(expected), f"got {set(got)}"
+            for name, values in expected.items():
                 assert got[name].dtype == values.dtype, f"{name}: {got[name].dtype}"
                 assert np.array_equal(got[name], values, equal_nan=True), f"{name}: {got[name]}"
     with sqlite3.connect(tmp_path / "results.sqlite") as db:
@@ -505,13 +505,13 @@ def test_two_sweeps_write_one_file(small: Problem, tmp_path: Path) -> None:
     """Reference: each sweep by itself; the processes begin at once, on a file that is not there,
     and share some recipes."""
     small.bank(tmp_path / "bank.h5").close()
-    own = [range(5), range(3, 8)]
+    ranges = [range(5), range(3, 8)]
     processes = get_context("spawn")
     start = processes.Barrier(2)
     path = tmp_path / "results.sqlite"
     both = [
         processes.Process(target=_sweep_into, args=(path, tmp_path / "bank.h5", seeds, start))
-        for seeds in own
+        for seeds in ranges
     ]
     for process in both:
         process.start()
