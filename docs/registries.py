@@ -13,7 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from featbank.settings import Setting
+from featbank.settings import Setting, flag
+from stage1.data.catalogue import DATASETS, SPLITS
 from stage2.engine import calibration
 from stage2.engine.metrics import METRICS
 from stage2.methods import family, samplers
@@ -147,6 +148,17 @@ def _plots() -> str:
     return "\n".join([*header, *rows])
 
 
+def _datasets() -> str:
+    rows = []
+    for name, row in DATASETS.items():
+        sizes = [f"{row.images[s]:,}" if s in row.images else "–" for s in SPLITS]
+        needs = " ".join(f"`{flag(option)}`" for option in row.needs)
+        cells = [f"`{name}`", f"{row.classes:,}" if row.classes else "–", *sizes]
+        rows.append(f"| {' | '.join(cells)} | {needs or '–'} | {prose(row.description)} |")
+    header = ["", "classes", *SPLITS, "needs", "images"]
+    return "\n".join([f"| {' | '.join(header)} |", "| --- " * len(header) + "|", *rows])
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "readme": _readme,
     "recipes": _recipes,
@@ -158,6 +170,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "generators": lambda: _entries("generator", lambda generator: _doc(type(generator))),
     "optimisers": _optimisers,
     "calibration": _calibration,
+    "datasets": _datasets,
     "metrics": _metrics,
     "plots": _plots,
 }

@@ -83,13 +83,13 @@ def demo(output: Path, device: str) -> None:
     _step(4, "Rank them")
     show(swept.board.best(), "table")
     click.echo(f"\nDone in {time.perf_counter() - started:.0f} seconds. The demo wrote:")
-    for path, what in (
+    for path, content in (
         (checkpoint, "the backbone"),
         (bank, f"its features: featbank info {bank}"),
         (results, f"all results: featbank leaderboard {results}"),
     ):
-        say(f"  {path}  {what}")
+        say(f"  {path}  {content}")
 
 
-def _step(number: int, what: str) -> None:
-    click.secho(f"\n{number}. {what}", file=styled_stdout(), bold=True)
+def _step(number: int, title: str) -> None:
+    click.secho(f"\n{number}. {title}", file=styled_stdout(), bold=True)

@@ -8,11 +8,7 @@ from typing import Any
 
 import click
 
-from featbank.cli.data_options import (
-    chosen_options,
-    dataset_options,
-    silence_pillow,
-)
+from featbank.cli.data_options import chosen_options, dataset_options, silence_pillow
 from featbank.cli.options import FILE, device_option, setting_options
 from featbank.cli.progress import progress
 from featbank.cli.terminal import say
@@ -23,8 +19,8 @@ from stage1.data.settings import DatasetSettings
 from stage1.extraction.settings import Frozen
 from stage1.inference.options import VIEWS, FeatureOptions
 
-FEATURES = options_of(FeatureOptions)
-del FEATURES["shard_rows"]
+FEATURES = {n: s for n, s in options_of(FeatureOptions).items() if n != "shard_rows"}
+"""Settings of extraction that are options: the size of shards is for tests."""
 
 
 @click.command()
@@ -44,7 +40,7 @@ del FEATURES["shard_rows"]
 )
 @setting_options(FEATURES)
 @device_option
-@click.option("--overwrite", is_flag=True, help="Replace the bank that is there. [default: no]")
+@click.option("--overwrite", is_flag=True, help="Replace an existing bank. [default: no]")
 @setting_options(options_of(Frozen))
 @dataset_options(
     default="that of RUN",
@@ -63,9 +59,9 @@ def extract(
 ) -> None:
     """Write the features of RUN, a run folder or its checkpoint, to a bank.
 
-    Or those of a pretrained model, which needs no run: --weights, --backbone and --dataset in place
-    of RUN. Where the weights have no classifier of the data set's number of classes, the bank has
-    none, and stage 2 starts from a linear probe.
+    A pretrained model needs no RUN: give --weights, --backbone and --dataset instead. If the
+    weights have no classifier of the data set's number of classes, the bank has none, and stage 2
+    starts from a linear probe.
 
     An extraction that is stopped or killed keeps what is finished; the same command resumes it.
     Under torchrun, the processes share the work.

@@ -12,11 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featbank.cli import completion
-from featbank.cli.data_options import (
-    chosen_options,
-    dataset_options,
-    silence_pillow,
-)
+from featbank.cli.data_options import chosen_options, dataset_options, silence_pillow
 from featbank.cli.options import FILE, setting_options
 from featbank.cli.progress import progress_beside_lines
 from featbank.cli.terminal import say
@@ -25,12 +21,7 @@ from stage1.data.catalogue import OPTIONS as DATASET
 from stage1.data.catalogue import defaults_help
 from stage1.data.settings import DatasetSettings
 from stage1.training.presets import PRESETS
-from stage1.training.settings import (
-    OPTIONS,
-    TrainSettings,
-    default_settings,
-    deferral_epoch,
-)
+from stage1.training.settings import OPTIONS, TrainSettings, default_settings, deferral_epoch
 
 if TYPE_CHECKING:
     from stage2.objective import AutogradLoss
@@ -41,8 +32,7 @@ if TYPE_CHECKING:
 @click.option(
     "--preset",
     shell_complete=completion.presets,
-    help="Published settings, which options given beside it override: "
-    f"{', '.join(PRESETS)}. [default: none]",
+    help=f"Published settings, which other options override: {', '.join(PRESETS)}. [default: none]",
 )
 @setting_options(
     OPTIONS,
@@ -59,8 +49,8 @@ if TYPE_CHECKING:
 @click.option(
     "--drw",
     is_flag=True,
-    help="Deferred re-weighting: the weights of --loss weighted, class_balanced or cb_focal act "
-    "from the epoch of --deferral on. [default: no]",
+    help="Deferred re-weighting: the class weights of a --loss that has the setting defer, such as "
+    "class_balanced, act from the epoch of --deferral on. [default: no]",
 )
 @click.option(
     "--tensorboard",
@@ -83,7 +73,7 @@ if TYPE_CHECKING:
 @click.option(
     "--overwrite",
     is_flag=True,
-    help="Start over and replace the run, and the --bank, that is there. [default: no]",
+    help="Start over, and replace an existing run and --bank. [default: no]",
 )
 def train(
     *,

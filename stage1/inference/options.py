@@ -28,8 +28,8 @@ class FeatureOptions:
     augmentations: int = option(
         0,
         "Augmented copies of each training image, in place of the plain one. The features of "
-        "train take as many times the room; 4 copies win back most of what is lost by not "
-        "augmenting anew in every epoch of stage 2.",
+        "train take as many times the room; 4 copies give most of the gain of fresh augmentation "
+        "in every epoch of stage 2.",
         low=0,
     )
     balanced_batches: int | None = option(
