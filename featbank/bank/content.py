@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -17,7 +18,7 @@ from featbank.bank.file import Bank
 from featbank.bank.fingerprint import RowDigest
 from featbank.bank.schema import EVALUATED, FLAGS
 
-_COLUMN = re.compile(r"[^/]+/(label|index)")
+_COLUMN = re.compile(r"[^/]+/(label|index|path)")
 
 
 @dataclass
@@ -33,14 +34,11 @@ class BadRows:
 class Content:
     """Results of a pass over a bank.
 
-    A dataset that could not be read whole has errors in `damaged`, and no column, path hashes or
-    digest.
+    A dataset that could not be read whole has errors in `damaged`, and no column or digest.
     """
 
     columns: dict[str, np.ndarray] = field(default_factory=dict)
-    """Labels and indices [N] by dataset."""
-    paths: dict[str, np.ndarray] = field(default_factory=dict)
-    """A hash of each path [N] by split."""
+    """Labels, indices, and hashes of paths, [N] by dataset."""
     digests: dict[str, str] = field(default_factory=dict)
     """The recomputed SHA-256 by dataset."""
     damaged: dict[str, list[str]] = field(default_factory=dict)
@@ -72,18 +70,25 @@ def read_content(bank: Bank, progress: Progress | None) -> Content:
     total = sum(map(bank.nbytes, bank.datasets))
     with ThreadPoolExecutor(1) as hashing:
 
-        def blocks(name: str) -> Iterator[tuple[Place, np.ndarray]]:
+        def blocks(name: str) -> Iterator[np.ndarray]:
             for place, block in _hashed_blocks(bank, name, content, hashing):
                 report(progress, content.size, total)
-                yield place, block
+                _count_bad_rows(content, name, place, block)
+                yield block
+
+        def joined(name: str, convert: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+            return np.concatenate([np.zeros(0, np.int64), *map(convert, blocks(name))])
 
         for name in bank.datasets:
-            if not name.endswith("/feature"):
-                _read_column(name, blocks(name), content)
+            if _COLUMN.fullmatch(name):
+                column = joined(name, _hashes if name.endswith("/path") else np.asarray)
+                if name not in content.damaged:
+                    content.columns[name] = column
+            elif not name.endswith("/feature"):
+                deque(blocks(name), maxlen=0)
         for view in bank.views:  # the hashes of one view are held at a time
             names = [f"{split}/{view}/feature" for split in bank.splits]
-            rows = {name: _read_features(name, blocks(name), content) for name in names}
-            content.repeats |= _repeats(rows)
+            content.repeats |= _repeats({name: joined(name, _row_hashes) for name in names})
     content.seconds = time.perf_counter() - start
     return content
 
@@ -126,66 +131,40 @@ def _sound_chunks(
             yield chunk, block
 
 
-def _read_column(name: str, blocks: Iterable[tuple[Place, np.ndarray]], content: Content) -> None:
-    """Keep labels, indices and hashes of paths; check the values of a model."""
-    kept = [np.zeros(0, np.int64)]
-    for place, block in blocks:
-        if _COLUMN.fullmatch(name):
-            kept.append(block)
-        elif name.endswith("/path"):
-            kept.append(_hashes(block))
-            _add_bad(content, name, place, "not UTF-8", _not_text(block))
-        elif name.endswith(FLAGS):
-            _add_bad(content, name, place, "neither 0 nor 1", block > 1)
-        elif name.endswith("/variance"):
-            bad = ~(block >= 0) | np.isinf(block)
-            _add_bad(content, name, place, "negative, NaN or infinite", bad)
-        elif block.dtype.kind == "f":
-            _add_bad(content, name, place, "NaN or infinite", ~np.isfinite(block))
-    if name in content.damaged:
+def _count_bad_rows(content: Content, name: str, place: Place, block: np.ndarray) -> None:
+    """Count the rows of a block that have a defect, and note the first."""
+    defect, mask = _defect(name, block)
+    if not mask.any():
         return
-    if _COLUMN.fullmatch(name):
-        content.columns[name] = np.concatenate(kept)
-    elif name.endswith("/path"):
-        content.paths[name.removesuffix("/path")] = np.concatenate(kept)
-
-
-def _read_features(
-    name: str, blocks: Iterable[tuple[Place, np.ndarray]], content: Content
-) -> np.ndarray:
-    """Check that values are finite; return a hash of each row that could be read."""
-    hashes = [np.zeros(0, np.int64)]
-    for place, block in blocks:
-        _add_bad(content, name, place, "NaN or infinite", _not_finite(block))
-        hashes.append(_hashes(block.view(f"S{block[0].nbytes}").ravel()))
-    return np.concatenate(hashes)
-
-
-def _add_bad(content: Content, name: str, place: Place, defect: str, bad: np.ndarray) -> None:
-    """Count the rows of a block that have a value marked in the mask `bad` [n, …]."""
-    if not bad.any():
-        return
-    *copy, block = place
-    rows = np.flatnonzero(bad.reshape(len(bad), -1).any(axis=1))
+    *copy, rows = place
+    bad = np.flatnonzero(mask.reshape(len(mask), -1).any(axis=1))
     key = name, copy[0] if copy else 0
-    first = BadRows(block.start + int(rows[0]), 0, defect)
-    content.bad_rows.setdefault(key, first).count += rows.size
+    first = BadRows(rows.start + int(bad[0]), 0, defect)
+    content.bad_rows.setdefault(key, first).count += bad.size
 
 
-def _not_finite(block: np.ndarray) -> np.ndarray:
+def _defect(name: str, block: np.ndarray) -> tuple[str, np.ndarray]:
+    """The defect that values of a dataset may have, and a mask [n, …] of those that have it."""
+    if name.endswith("/path"):
+        return "not UTF-8", ~np.fromiter(map(is_utf8, block.tolist()), bool, len(block))
+    if name.endswith(FLAGS):
+        return "neither 0 nor 1", block > 1
+    if name.endswith("/variance"):
+        return "negative, NaN or infinite", ~(block >= 0) | np.isinf(block)
     if block.dtype == np.float16:  # all exponent bits set; four times as fast as np.isfinite
-        return (block.view(np.uint16) & 0x7C00) == 0x7C00
-    return ~np.isfinite(block)
-
-
-def _not_text(texts: np.ndarray) -> np.ndarray:
-    """Mask [n] of the byte texts [n] that are not UTF-8."""
-    return ~np.fromiter(map(is_utf8, texts.tolist()), bool, len(texts))
+        return "NaN or infinite", (block.view(np.uint16) & 0x7C00) == 0x7C00
+    finite = np.isfinite(block) if block.dtype.kind == "f" else np.ones(len(block), bool)
+    return "NaN or infinite", ~finite
 
 
 def _hashes(texts: np.ndarray) -> np.ndarray:
     """Python's keyed 64-bit hashes of byte texts [n]."""
     return np.fromiter(map(hash, texts.tolist()), np.int64, len(texts))
+
+
+def _row_hashes(block: np.ndarray) -> np.ndarray:
+    """Hashes of the rows of features [n, D]."""
+    return _hashes(block.view(f"S{block[0].nbytes}").ravel())
 
 
 def _repeats(rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

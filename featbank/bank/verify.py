@@ -158,18 +158,19 @@ def _splits(bank: Bank, content: Content) -> Check:
 
 
 def _paths(bank: Bank, content: Content) -> Check:
-    named = [split for split in bank.splits if f"{split}/path" in bank.datasets]
-    names = [f"{split}/path" for split in named]
+    paths, unread = _by_split("path", bank, content)
+    names = [f"{split}/path" for split in bank.splits if f"{split}/path" in bank.datasets]
     findings = _bad_values(names, content)
-    for one, other in checks.apart(content.paths):
-        shared = np.flatnonzero(np.isin(content.paths[other], content.paths[one]))
+    for one, other in checks.apart(paths):
+        shared = np.flatnonzero(np.isin(paths[other], paths[one]))
         if shared.size:
             place = (slice(shared[0], shared[0] + 1),)
             text = bank.at(f"{other}/path", place)[0].decode(errors="replace")
             count = number(shared.size, "path")
             findings.append(f"{one} and {other} share {count}, such as {text!r}")
-    detail = f"of {', '.join(named)}, none in two splits" if named else "none stored"
-    return _judged("paths", detail, findings, unread=set(names).intersection(content.damaged))
+    splits = ", ".join(name.removesuffix("/path") for name in names)
+    detail = f"of {splits}, none in two splits" if names else "none stored"
+    return _judged("paths", detail, findings, unread=unread)
 
 
 def _classes(bank: Bank, content: Content) -> Check:
@@ -263,7 +264,7 @@ def _by_split(column: str, bank: Bank, content: Content) -> tuple[dict[str, np.n
     """The column of each split that could be read, and the datasets that could not."""
     names = {split: f"{split}/{column}" for split in bank.splits}
     values = {s: content.columns[name] for s, name in names.items() if name in content.columns}
-    return values, [name for split, name in names.items() if split not in values]
+    return values, [name for name in names.values() if name in content.damaged]
 
 
 def _complaints(
