@@ -15,8 +15,8 @@ from stage2.methods.losses import LOSSES
 
 
 @dataclass(frozen=True)
-class Preset:
-    """A named recipe.
+class RecipePreset:
+    """A row of `PRESETS`: a named recipe.
 
     Attributes
     ----------
@@ -105,39 +105,68 @@ def _mislas(
 
 def _variants(
     name: str, source: str, settings: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Preset]:
+) -> dict[str, RecipePreset]:
     return {
-        f"{name}-{suffix}": Preset(values, f"{name} at its settings for {suffix}", source, True)
+        f"{name}-{suffix}": RecipePreset(
+            values, f"{name} at its settings for {suffix}", source, True
+        )
         for suffix, values in settings.items()
     }
 
 
-PRESETS: dict[str, Preset] = {
-    "crt": Preset(
+def _of_losses() -> dict[str, RecipePreset]:
+    """A fresh linear classifier under every loss that no paper's preset is named after."""
+    return {
+        name: RecipePreset(
+            {"head": "linear", "loss": name, **_STAGE2},
+            f"fresh classifier: {loss.description}",
+            loss.source,
+        )
+        for name, loss in LOSSES.items()
+        if name not in _PAPERS
+    }
+
+
+def _of_heads() -> dict[str, RecipePreset]:
+    """Every head but `linear` that no paper's preset is named after, under cross-entropy."""
+    taken = {*_PAPERS, "linear"}
+    return {
+        name: RecipePreset(
+            {"head": name, **({"loss": "ce", **_STAGE2} if head.trained else {})},
+            head.description,
+            head.source,
+        )
+        for name, head in HEADS.items()
+        if name not in taken
+    }
+
+
+_PAPERS: dict[str, RecipePreset] = {
+    "crt": RecipePreset(
         _CRT,
         "classifier re-training on class-aware batches",
         "crt",
         paper={"ImageNet-LT ResNet-50": 47.3, "CIFAR-100-LT IF 100 ResNet-32, mixup": 45.1},
     ),
-    "lws": Preset(
+    "lws": RecipePreset(
         _LWS,
         "learnable weight scaling",
         "crt",
         paper={"ImageNet-LT ResNet-50": 47.7, "CIFAR-100-LT IF 100 ResNet-32, mixup": 44.2},
     ),
-    "mislas": Preset(
+    "mislas": RecipePreset(
         _mislas(0.4, 0.1, 0.2),
         "label-aware smoothing and weight scaling (settings of CIFAR-100-LT, imbalance 100)",
         "mislas",
         paper={"CIFAR-100-LT IF 100 ResNet-32": 47.0, "ImageNet-LT ResNet-50": 52.7},
     ),
-    "disalign": Preset(
+    "disalign": RecipePreset(
         {"head": "disalign", "loss": "weighted", "rho": 1.2, **_STAGE2, "batch_size": 256},
         "confidence-weighted calibration under generalised re-weighting",
         "disalign",
         paper={"ImageNet-LT ResNet-50": 51.3},
     ),
-    "los": Preset(
+    "los": RecipePreset(
         {
             "head": "linear",
             "init": "stage1",
@@ -152,7 +181,7 @@ PRESETS: dict[str, Preset] = {
         "los",
         paper={"CIFAR-100-LT IF 100 ResNet-34": 54.9, "ImageNet-LT ResNeXt-50": 54.4},
     ),
-    "balanced_softmax": Preset(
+    "balanced_softmax": RecipePreset(
         {
             "head": "linear",
             "loss": "balanced_softmax",
@@ -166,7 +195,7 @@ PRESETS: dict[str, Preset] = {
         "balms",
         paper={"CIFAR-100-LT IF 100 ResNet-34": 52.23},
     ),
-    "ldam": Preset(
+    "ldam": RecipePreset(
         {
             "head": "cosine",
             "head.scale": 30.0,
@@ -178,7 +207,7 @@ PRESETS: dict[str, Preset] = {
         "ldam",
         paper={"CIFAR-100-LT IF 100 ResNet-34": 52.94},
     ),
-    "sla": Preset(
+    "sla": RecipePreset(
         {
             "head": "linear",
             "init": "stage1",
@@ -191,38 +220,26 @@ PRESETS: dict[str, Preset] = {
         "sla",
         paper={"CIFAR-100-LT IF 100 ResNet-32, three experts": 54.6},
     ),
-    "glag": Preset(
+    "glag": RecipePreset(
         _GLAG,
         "weight scaling on generated features, distilled on classes that are not rare",
         "glag",
         paper={"CIFAR-100-LT IF 100 ResNet-32": 51.7},
     ),
-    "ltwb": Preset(_LTWB, "max-norm constraint and class-balanced binary cross-entropy", "ltwb"),
-    "oracle": Preset(
+    "ltwb": RecipePreset(
+        _LTWB, "max-norm constraint and class-balanced binary cross-entropy", "ltwb"
+    ),
+    "oracle": RecipePreset(
         {"head": "linear", "loss": "ce", "train_on": "train_balanced", **_STAGE2},
         "the bound of any classifier: a linear one trained on balanced data",
         "disalign",
     ),
-    **{
-        name: Preset(
-            {"head": "linear", "loss": name, **_STAGE2},
-            f"fresh classifier: {loss.description}",
-            loss.source,
-        )
-        for name, loss in LOSSES.items()
-        if name not in ("balanced_softmax", "ldam", "los", "sla")
-    },
-    **{
-        name: Preset({"head": name, "loss": "ce", **_STAGE2}, head.description, head.source)
-        for name, head in ((name, HEADS[name]) for name in ("cosine", "tde", "mlp"))
-    },
-    **{
-        name: Preset({"head": name}, head.description, head.source)
-        for name, head in HEADS.items()
-        if not head.trained
-    },
+}
+"""Settings that a paper or its release fixes."""
+
+_VARIANTS: dict[str, RecipePreset] = {
     **_variants("crt", "crt", {"cifar": {**_CRT, **_CIFAR}}),
-    "ltwb-released": Preset(
+    "ltwb-released": RecipePreset(
         {**_LTWB, "max_norm_when": "epoch"},
         "ltwb with rows shortened once an epoch, as released",
         "ltwb",
@@ -244,4 +261,6 @@ PRESETS: dict[str, Preset] = {
         },
     ),
 }
+
+PRESETS: dict[str, RecipePreset] = {**_PAPERS, **_of_losses(), **_of_heads(), **_VARIANTS}
 """Every preset by name."""
