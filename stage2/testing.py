@@ -12,7 +12,7 @@ a stack with its configurations alone, and the rest with what the interfaces pro
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from typing import Any
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from featbank.errors import EmptyClass
-from featbank.settings import resolved
+from featbank.settings import Setting, resolved
 from stage2.engine.kernel import KERNELS, LossRows
 from stage2.methods.family import Loss, LossParameters, Moment
 from stage2.methods.heads import Batch, Context, Head, Parameters, TrainedHead
@@ -31,7 +31,25 @@ COUNTS = np.array([40.0, 17.0, 9.0, 4.0, 1.0])
 DIM, ROWS = 6, 7
 STEP, WITHIN = 1e-6, 1e-6
 """Of a central difference, and what it may differ from a gradient in proportion to the largest."""
+MOST_ENTRIES = 400
+"""Entries of a parameter whose gradient is compared with differences."""
+
 OWN_FEATURES = "the head does not take features of each configuration's own, Batch.x [B, C, D]"
+
+
+def settings_to_check(settings: Iterable[Setting]) -> list[dict[str, Any]]:
+    """Settings at which a part is checked: the defaults, and each setting by itself at its other
+    choices, or at the ends of its range."""
+    cases: list[dict[str, Any]] = [{}]
+    for setting in settings:
+        values: Iterable[Any] = setting.choices
+        if setting.type is bool:
+            values = (False, True)
+        elif setting.type in (int, float):
+            ends = (setting.low, setting.high)
+            values = [setting.type(end) for end in ends if end is not None]
+        cases += [{setting.name: value} for value in values if value != setting.default]
+    return cases
 
 
 def check_loss(loss: Loss, settings: Mapping[str, Any] | None = None) -> None:
@@ -46,9 +64,13 @@ def check_loss(loss: Loss, settings: Mapping[str, Any] | None = None) -> None:
     loss
         An entry for `stage2.methods.losses.LOSSES`.
     settings
-        Its settings where they are not the defaults.
+        Its settings where they are not the defaults; by default all of `settings_to_check`.
     """
-    given = dict(settings or {})
+    if settings is None:
+        for case in settings_to_check(loss.settings):
+            check_loss(loss, case)
+        return
+    given = dict(settings)
     takes = {setting.name for setting in loss.settings}
     for moment in (Moment(0, 8), Moment(3, 8), Moment(7, 8)):
         _check_values(loss, given, moment)
@@ -78,10 +100,14 @@ def check_head(head: Head, settings: Mapping[str, Any] | None = None) -> None:
     head
         An entry for `stage2.methods.heads.HEADS`.
     settings
-        Its settings where they are not the defaults.
+        Its settings where they are not the defaults; by default all of `settings_to_check`.
     """
+    if settings is None:
+        for case in settings_to_check(head.settings):
+            check_head(head, case)
+        return
     context, x, y = _problem()
-    values = resolved(head.settings, settings or {}, f"head {type(head).__name__!r}")
+    values = resolved(head.settings, settings, f"head {type(head).__name__!r}")
     stack = [{**values, "seed": seed} for seed in (0, 1, 0)]
     parameters = head.init(stack, context)
     for name, value in parameters.items():
@@ -143,8 +169,9 @@ def _check_gradients(
     assert set(slopes) <= set(moved), f"it has no parameters {set(slopes) - set(moved)}"
     for name, slope in slopes.items():
         assert slope.shape == moved[name].shape, f"the gradient of {name} is {tuple(slope.shape)}"
-        found = _differences(partial(_with, value, moved, name), moved[name])
-        _close(slope, found, WITHIN, f"gradient of {name}")
+        entries = _spread(moved[name][0].numel())
+        expected = _differences(partial(_with, value, moved, name), moved[name], entries)
+        _close(slope.flatten(1)[:, entries], expected, WITHIN, f"gradient of {name}")
 
 
 def _check_own_features(
@@ -217,8 +244,9 @@ def _check_values(loss: Loss, settings: dict[str, Any], moment: Moment) -> None:
 
     values, gradient = kernel(z.clone(), y, rows, teacher=teacher)
     assert bool(values.isfinite().all()), f"the loss is {values[0]}"
-    found = _differences(value, z.transpose(0, 1)).transpose(0, 1)
-    _close(gradient, found, WITHIN, "gradient of the loss")
+    entries = list(range(z[:, 0].numel()))
+    expected = _differences(value, z.transpose(0, 1), entries).view(2, ROWS, -1).transpose(0, 1)
+    _close(gradient, expected, WITHIN, "gradient of the loss")
     alone = LossRows.stack([loose], len(COUNTS), dtype=torch.float64)
     own, _ = kernel(z[:, :1].clone(), y, alone, teacher=teacher[:, :1])
     _close(own, values[:1], 1e-12, "loss alone")
@@ -232,15 +260,21 @@ def _check_parameters(row: LossParameters, classes: int) -> None:
             assert np.isfinite(value).all(), f"{field.name} is {value}"
 
 
-def _differences(value: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
-    """Central differences of `value` [C] at a point [C, …], where no C depends on another."""
-    found = torch.zeros_like(at).reshape(len(at), -1)
-    for i in range(found.shape[1]):
-        offset = torch.zeros_like(found)
+def _differences(value: Callable[[Tensor], Tensor], at: Tensor, entries: Sequence[int]) -> Tensor:
+    """Central differences of `value` [C] along `entries` of a point [C, …], one for each
+    configuration; no configuration depends on another."""
+    slopes = []
+    for i in entries:
+        offset = torch.zeros(len(at), at[0].numel(), dtype=at.dtype)
         offset[:, i] = STEP
         offset = offset.view(at.shape)
-        found[:, i] = (value(at + offset) - value(at - offset)) / (2 * STEP)
-    return found.view(at.shape)
+        slopes.append((value(at + offset) - value(at - offset)) / (2 * STEP))
+    return torch.stack(slopes, 1)
+
+
+def _spread(size: int) -> list[int]:
+    """The entries of a parameter that are compared: all, or `MOST_ENTRIES` at equal distances."""
+    return torch.linspace(0, size - 1, min(size, MOST_ENTRIES)).long().tolist()
 
 
 def _close(got: Tensor, expected: Tensor, within: float, what: str) -> None:
