@@ -18,10 +18,10 @@ import torch
 from PIL import Image
 from torchvision.models import ResNet18_Weights, resnet18
 
-import stage2.methods.losses as losses_module
 from featbank import Bank
 from featbank.cli import main
 from featbank.errors import ConfigError
+from stage2.methods import losses, samplers
 from tests.conftest import ROOT, Toy
 from tests.docs.conftest import run
 from tests.docs.pages import BLOCKS, CODE, RUN, SHOWN, Block
@@ -104,29 +104,18 @@ def _bash(text: str, home: Path) -> None:
 def test_python(block: Block, folder: Path, make_toy: Callable[..., Toy]) -> None:
     """Reference: the page: each block runs, after the blocks it builds on."""
     names: dict[str, Any] = {}
-    if "LOSSES[" in block.text:  # to be added to the module
-        names = dict(vars(losses_module))
+    if added := re.search(r"^(LOSSES|SAMPLERS)\[", block.text, re.M):  # an entry for its module
+        module = {"LOSSES": losses, "SAMPLERS": samplers}[added[1]]
+        names = {**vars(module), added[1]: dict(getattr(module, added[1]))}
     elif "GridSearchCV" in block.text:
         toy = make_toy()
         names = {"X": toy.features["train"]["instance"], "y": toy.labels["train"]}
     elif "load_checkpoint" in block.text:
         names = {"images": torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8)}
-    elif "check_head(Shift())" in block.text:
-        exec(_before(block, "class Shift").text, names)
     elif block.text.startswith("save_features("):
         _save_features()
         return
-    before = dict(losses_module.LOSSES)
-    try:
-        exec(compile(block.text, str(block), "exec"), names)
-    finally:
-        losses_module.LOSSES.clear()
-        losses_module.LOSSES.update(before)
-
-
-def _before(block: Block, containing: str) -> Block:
-    (earlier,) = [b for b in PYTHON if b.page == block.page and containing in b.text]
-    return earlier
+    exec(compile(block.text, str(block), "exec"), names)
 
 
 def _save_features() -> tuple[torch.nn.Module, Callable[[Image.Image], torch.Tensor]]:

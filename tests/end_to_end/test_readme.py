@@ -8,11 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
 from scipy import io
 
 from featbank import Bank, write_bank
-from stage2.methods.losses import LOSSES
 from tests.conftest import ROOT, Run, Toy
 
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
@@ -62,16 +60,3 @@ def test_what_a_bank_promises(featbank: Run, make_toy: Callable[..., Toy], tmp_p
     with Bank("bank.h5") as bank, Bank("whole.h5") as whole, Bank("with-val.h5") as held:
         assert bank.fingerprint == whole.fingerprint
         assert "val" in held.splits
-
-
-def test_adding_a_loss(featbank: Run, toy_bank: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lines of the example make a loss that can be swept."""
-    import stage2.methods.losses as module
-
-    before = dict(LOSSES)
-    try:
-        exec(block("python", "inverse_shift"), vars(module))
-        assert LOSSES["inverse_shift"](np.array([4, 2, 1])).shift.tolist() == [-0.25, -0.5, -1.0]
-    finally:
-        LOSSES.clear()
-        LOSSES.update(before)

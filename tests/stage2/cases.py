@@ -1,8 +1,10 @@
-"""Every loss and head of METHODS §3–4 with settings that reach each branch of their formulas."""
+"""The losses and trained heads that `reference.py` has, at settings that reach each branch."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from stage2.methods.recipe import Recipe
 
 LOSS_CASES: dict[str, list[dict[str, Any]]] = {
     "ce": [{}],
@@ -105,3 +107,8 @@ HEAD_CASES: dict[str, list[dict[str, Any]]] = {
     "mlp": [{"hidden": 5}],
 }
 """Settings by trained head."""
+
+
+def has_formula(recipe: Recipe) -> bool:
+    """Whether `reference.py` can train it."""
+    return recipe.head in HEAD_CASES and recipe.settings["loss"] in LOSS_CASES

@@ -51,6 +51,11 @@ RECIPES = [
 """Every head, every way of comparing, calibrations, averages and spaces of generators."""
 
 
+def named(recipe: Recipe) -> str:
+    """A recipe in the name of a test, by its head."""
+    return f"{recipe.head}-{recipe.id}"
+
+
 def exported(recipe: Recipe, made: Problem, *, epoch: str = "last") -> tuple[Any, Outcome]:
     """A trained recipe as a module, and what the engine says of it."""
     (outcome,) = run([recipe], made).values()
@@ -90,7 +95,7 @@ def made() -> Problem:
 @pytest.mark.parametrize(
     ("recipe", "epoch"),
     [(r, epoch) for r in RECIPES for epoch in (("last", "selected") if r.stepped else ("last",))],
-    ids=lambda value: value if isinstance(value, str) else value.id,
+    ids=lambda value: value if isinstance(value, str) else named(value),
 )
 def test_a_module_says_what_the_engine_says(recipe: Recipe, epoch: str, made: Problem) -> None:
     """Reference: the engine's own measurements of the same rows, which read the logits: right or
@@ -110,7 +115,7 @@ def test_a_module_says_what_the_engine_says(recipe: Recipe, epoch: str, made: Pr
             assert found.metrics[name] == pytest.approx(value, rel=1e-4, abs=1e-4), name
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.id)
+@pytest.mark.parametrize("recipe", RECIPES, ids=named)
 def test_a_file_gives_the_module_back(recipe: Recipe, made: Problem, tmp_path: Path) -> None:
     """Bit by bit, with all that is told of it; twice the same bytes."""
     made = problem() if recipe.head == "logit_adjust" else made
@@ -142,7 +147,7 @@ def test_a_linear_head_is_w_and_b(made: Problem, tmp_path: Path) -> None:
     assert told["recipe"]["settings"]["head"] == "lws"
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.id)
+@pytest.mark.parametrize("recipe", RECIPES, ids=named)
 def test_gradients_reach_the_features(recipe: Recipe, made: Problem) -> None:
     """Reference: finite differences in float64 (`torch.autograd.gradcheck`)."""
     made = problem() if recipe.head == "logit_adjust" else made
@@ -246,7 +251,7 @@ ONNX = [recipe for recipe in RECIPES if recipe.generator or "+" in recipe.settin
 ONNX = [ONNX[1], ONNX[-1], Recipe("knn"), Recipe("tde", heads=4, **SHORT)]
 
 
-@pytest.mark.parametrize("recipe", ONNX, ids=lambda recipe: recipe.id)
+@pytest.mark.parametrize("recipe", ONNX, ids=named)
 def test_onnx(recipe: Recipe, made: Problem, tmp_path: Path) -> None:
     """Reference: ONNX Runtime says what the module says, for any number of rows."""
     pytest.importorskip("onnxscript")

@@ -12,6 +12,7 @@ import torch
 from featbank import errors
 from stage2.methods.family import LossParameters, Moment
 from stage2.methods.losses import LOSSES
+from stage2.testing import settings_to_check
 from tests.stage2 import reference
 from tests.stage2.cases import LOSS_CASES
 from tests.stage2.compare import assert_close, assert_relative
@@ -180,7 +181,7 @@ def test_distillation_goes_from_its_first_value_to_its_last() -> None:
 @pytest.mark.parametrize("loss", LOSSES)
 def test_only_scheduled_losses_depend_on_the_epoch(loss: str) -> None:
     """Reference: the parameters over 6 epochs; `changes`, by which the loop refreshes a loss."""
-    for case in LOSS_CASES[loss]:
+    for case in LOSS_CASES.get(loss) or settings_to_check(LOSSES[loss].settings):
         rows = [LOSSES[loss](COUNTS, case, Moment(t, 6)) for t in range(6)]
         same = all(
             np.array_equal(getattr(row, name), getattr(rows[0], name))
@@ -192,7 +193,7 @@ def test_only_scheduled_losses_depend_on_the_epoch(loss: str) -> None:
         assert LOSSES[loss].changes(case) == (not same), f"{loss} {case} is the same: {same}"
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", LOSS_CASES)
 def test_kernels_and_what_losses_need(loss: str) -> None:
     """Reference: METHODS §4; two losses have their own kernel, one learns from stage 1."""
     own = {"cb_bce": "softmax_bce", "sigmoid_focal": "sigmoid_focal"}

@@ -25,7 +25,7 @@ LABELS = torch.tensor([k for k, n in COUNTS.items() for _ in range(n)])
 LABELS = LABELS[torch.randperm(len(LABELS), generator=torch.Generator().manual_seed(0))]
 ROWS = len(LABELS)
 SIZES = np.array([COUNTS.get(k, 0) for k in range(7)])  # n_k [K]
-DEFERRED = [name for name in SAMPLERS if name != "instance"]
+DEFERRED = [n for n, entry in SAMPLERS.items() if "defer" in {s.name for s in entry.settings}]
 
 WEIGHTED: list[tuple[str, dict[str, Any], Callable[[float], float]]] = [
     ("sqrt", {}, lambda n: n**-0.5),
@@ -429,9 +429,9 @@ def test_distribution_is_the_formula_and_the_long_run(
 
 def test_distribution_follows_counts_alone() -> None:
     """Reference: defaults where nothing is given; integer and float counts alike."""
-    for name, sampler in SAMPLERS.items():
+    for sampler in SAMPLERS.values():
         first, again = (sampler.distribution(n) for n in (SIZES, SIZES.astype(np.float64)))
-        if name == "progressive":
+        if sampler.scheduled:
             assert first is again is None
         else:
             np.testing.assert_array_equal(first, again)
@@ -441,11 +441,11 @@ def test_distribution_follows_counts_alone() -> None:
 def test_no_distribution_where_it_changes(sampler: str) -> None:
     """Reference: a deferred sampler has two distributions, a progressive one as many as epochs."""
     assert SAMPLERS[sampler].distribution(SIZES, {"defer": 1}) is None
-    if sampler != "progressive":
+    if not SAMPLERS[sampler].scheduled:
         assert SAMPLERS[sampler].distribution(SIZES, {"defer": 0}) is not None
 
 
-@pytest.mark.parametrize("name", [n for n in SAMPLERS if n != "progressive"])
+@pytest.mark.parametrize("name", [n for n, entry in SAMPLERS.items() if not entry.scheduled])
 def test_distribution_at_the_edges(name: str) -> None:
     """Reference: by hand; one class, equal counts, and counts a million apart."""
     only, equal, far = (
