@@ -20,14 +20,16 @@ from scipy import io
 from featbank import Bank
 from featbank.cli import main, train
 from stage1.training import settings as stage1_settings
+from stage2.engine.plan import BatchStream, Shape
+from stage2.methods.recipe import Recipe
 from tests.conftest import ROOT, Toy
 
 EXPERTS = ("expert0/instance", "expert1/instance", "expert2/instance")
 
 
 @pytest.fixture
-def one_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stop stage 1 after one epoch, whatever a command asks for."""
+def few_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop stage 1 after one epoch and stage 2 after four, whatever a command asks for."""
     original = stage1_settings.default_settings
 
     def shortened(*arguments: object, **options: object) -> stage1_settings.TrainSettings:
@@ -36,12 +38,19 @@ def one_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for module in (stage1_settings, train):  # the command imported it by name
         monkeypatch.setattr(module, "default_settings", shortened)
+    stream_of = BatchStream.of
+
+    def short(recipe: Recipe, shape: Shape) -> BatchStream:
+        stream = stream_of(recipe, shape)
+        return dataclasses.replace(stream, epochs=min(stream.epochs, 4))
+
+    monkeypatch.setattr(BatchStream, "of", staticmethod(short))
 
 
 @pytest.fixture
 def materials(
     make_toy: Callable[..., Toy],
-    one_epoch: None,
+    few_epochs: None,
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:

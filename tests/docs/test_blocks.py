@@ -33,7 +33,7 @@ LEFT_OUT = [block for block in CODE if block.mark is not None]
 
 @pytest.fixture
 def folder(
-    materials: Path, tmp_path: Path, one_epoch: None, monkeypatch: pytest.MonkeyPatch
+    materials: Path, tmp_path: Path, few_epochs: None, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """A copy of the materials as the current folder."""
     copy = tmp_path / "page"
