@@ -171,7 +171,7 @@ def _floor(
     """
     moved = workload.moved(int(timing.task.amount), cache)
     products = [workload.flops * s for s in rates["product"].seconds]
-    own = [workload.flops * s for s in rates["own_products"].seconds]
+    own_products = [workload.flops * s for s in rates["own_products"].seconds]
     traffic = [moved * s for s in rates["copy"].seconds]
     floor = [max(pair) for pair in zip(products, traffic, strict=True)]
     return {
@@ -181,7 +181,9 @@ def _floor(
         "memory_seconds": _spread(traffic),
         "seconds": _spread(floor),
         "share": _spread([f / s for f, s in zip(floor, timing.seconds, strict=True)]),
-        "share_of_products": _spread([o / s for o, s in zip(own, timing.seconds, strict=True)]),
+        "share_of_products": _spread(
+            [o / s for o, s in zip(own_products, timing.seconds, strict=True)]
+        ),
     }
 
 

@@ -92,19 +92,19 @@ def interleaved(
         Timing(
             task=task,
             seconds=[task.scale * s / task.amount for s in seconds],
-            start=max(0.0, begun - statistics.median(seconds) / task.part.all_steps),
+            start=max(0.0, started - statistics.median(seconds) / task.part.all_steps),
             memory=max(0, *memory),
         )
-        for task, begun, seconds, memory in zip(tasks, first, later, peaks, strict=True)
+        for task, started, seconds, memory in zip(tasks, first, later, peaks, strict=True)
     ]
 
 
 def _seconds(task: Task, part: TimedPart, device: torch.device) -> float:
     _synchronise(device)
-    begun = time.perf_counter()
+    started = time.perf_counter()
     task.run(part)
     _synchronise(device)
-    return time.perf_counter() - begun
+    return time.perf_counter() - started
 
 
 def _synchronise(device: torch.device) -> None:

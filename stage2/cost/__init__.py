@@ -1,1 +1,1 @@
-"""What a sweep will cost: its time and memory, measured on a sample before it runs."""
+"""The cost of a sweep in time and memory, measured on a sample before it runs."""

@@ -71,7 +71,7 @@ def estimate(
     shares
         Share of each group that is trained, 0 … 1, where a search stops configurations early.
     """
-    begun = time.perf_counter()
+    started = time.perf_counter()
     workers = 1 if device.startswith("cuda") else workers or torch.get_num_threads()
     recipes = [recipe for group in groups for recipe in group.recipes]
     shape = Shape.of(class_counts(bank, "train"), bank.dim)
@@ -87,7 +87,7 @@ def estimate(
     work = {place: _work(unit, shape, evaluated) for place, unit in units.items()}
     rates: dict[tuple, float] = {}  # thread-seconds by unit of work
     for place, unit in sorted(units.items(), key=lambda item: -work[item[0]]):
-        if rates and time.perf_counter() - begun > budget:
+        if rates and time.perf_counter() - started > budget:
             break
         if unit.key not in rates:
             rates[unit.key] = sample.seconds(unit) / work[place]

@@ -169,12 +169,12 @@ class Sample:
         return max(0.0, base - 2 * each) * evaluations + ITERATIONS * each * growth
 
     def _run(self, part: FusedGroup, views: list[ViewData], epochs: int, steps: int) -> float:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         group = FusedGroup(replace(part.stream, epochs=epochs, steps=steps), part.tiles)
         with warnings.catch_warnings():  # the bank may well have what the sample lacks
             warnings.simplefilter("ignore")
             run_group(group, *views, workers=self._workers)
-        return time.perf_counter() - begun
+        return time.perf_counter() - started
 
     def _growth(self, *splits: str) -> float:
         """Rows of the bank as a multiple of those of the sample."""
@@ -205,14 +205,14 @@ class Sample:
     def _memory_rows(self, split: str, view: str) -> MemoryRows:
         """Rows from all over a split, first one of every class; relabelled where a class is missing
         from the sample."""
-        begun = time.perf_counter()
+        started = time.perf_counter()
         wanted, total = self.rows(split), self._bank.rows(split)
         pieces = 1 if wanted == total else 8
         starts = [i * total // pieces for i in range(pieces)]
         size = wanted // pieces
         x = np.concatenate([self._bank.read(split, view, a, a + size) for a in starts])
         self._read_bytes += x.size * 4
-        self._read_seconds += time.perf_counter() - begun
+        self._read_seconds += time.perf_counter() - started
         labels = self._bank.labels(split)
         y = np.concatenate([labels[a : a + size] for a in starts])
         missing = np.setdiff1d(labels, y)

@@ -1,1 +1,1 @@
-"""How it is trained: the planner, the loop and the kernel."""
+"""Fused training: the planner, the loop and the kernels."""

@@ -48,8 +48,8 @@ class Betas:
         self._blended, self._step = blended, step[:, None] * blended
         self._moving = bool(step.any())
         if state is None:
-            begin = torch.tensor([s["beta"] for s in settings], device=blended.device)
-            values = begin[:, None] * blended
+            initial = torch.tensor([s["beta"] for s in settings], device=blended.device)
+            values = initial[:, None] * blended
             state = BetaState(
                 values=values,
                 accuracy=torch.full_like(values, torch.nan),

@@ -56,17 +56,12 @@ def generating(view: ViewData, stream: BatchStream) -> ViewData:
     return replace(made, evaluated=evaluated, weight0=None, bias0=None)
 
 
-class MovedRows:
+class MovedRows(SplitRows):
     """The rows of a split, moved to the space of a generation."""
 
     def __init__(self, rows: SplitRows, generation: Generation) -> None:
         self.labels, self.copies, self.dim = rows.labels, rows.copies, rows.dim
         self._rows, self._generation = rows, generation
-
-    @property
-    def device(self) -> torch.device:
-        """Where features and labels are."""
-        return self._rows.device
 
     def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """All rows in order: features [n, D] and labels [n]."""
@@ -81,7 +76,7 @@ class MovedRows:
             yield replace(window, x=self._generation.space(window.x))
 
 
-class GeneratedRows:
+class GeneratedRows(SplitRows):
     """The rows of a generation, generated when an epoch draws them."""
 
     def __init__(self, rows: MemoryRows, generation: Generation) -> None:
@@ -89,11 +84,6 @@ class GeneratedRows:
         self.labels = generation.labels.repeat(rows.copies)
         self.copies, self.dim = rows.copies, rows.dim
         self._real = MovedRows(rows, generation)
-
-    @property
-    def device(self) -> torch.device:
-        """Where features and labels are."""
-        return self._real.device
 
     def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The training rows that are not generated, in the generation's space."""

@@ -74,8 +74,8 @@ class Halving:
         """
         ends = [0, *self.rungs(epochs), epochs]
         trained = sum(
-            count * (end - begin)
-            for count, begin, end in zip(
+            count * (end - start)
+            for count, start, end in zip(
                 self.counts(configs, epochs), ends[:-1], ends[1:], strict=True
             )
         )

@@ -72,7 +72,7 @@ def run_group(
     -------
     One outcome per recipe, in the group's order.
     """
-    begun = time.perf_counter()
+    started = time.perf_counter()
     stopped = Event()
     views = tuple(generating(view, group.stream) for view in views)
     runs = [TileRun(tile, group.stream, views) for tile in group.tiles]
@@ -87,7 +87,7 @@ def run_group(
         for split in views[0].evaluated:
             _evaluate(split, evaluations, views, each)
         outcomes = [*left, *itertools.chain(*each(TileEvaluation.outcomes, evaluations))]
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - started
     by_recipe = dict(zip((o.recipe for o in outcomes), _timed(outcomes, seconds), strict=True))
     return [by_recipe[recipe] for recipe in group.recipes]
 

@@ -55,7 +55,7 @@ class ViewData:
 
     @cached_property
     def context(self) -> Context:
-        """What heads may know of it."""
+        """The view as heads see it."""
         train = self.train
         return Context(self.counts, train.dim, train.device, train.blocks, self.weight0, self.bias0)
 

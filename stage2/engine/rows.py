@@ -11,6 +11,7 @@ and so are all draws within a window. Draws of rows that stay in memory are spre
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -59,8 +60,8 @@ class Window:
     made: Made | None = None
 
 
-class SplitRows(Protocol):
-    """Rows of a split; `labels` [A·N] int64, `copies` A, features of size `dim` on a `device`."""
+class SplitRows(ABC):
+    """Rows of a split: `labels` [A·N] int64, `copies` A, and features of size `dim`."""
 
     labels: Tensor
     copies: int
@@ -68,30 +69,28 @@ class SplitRows(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where features and labels are."""
+        """The device of labels and features."""
+        return self.labels.device
 
+    @abstractmethod
     def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Go through all rows in order: features [n, D] and labels [n]."""
+        """All rows in order: features [n, D] float32 and labels [n]."""
 
+    @abstractmethod
     def windows(
         self, draws: Tensor, generator: torch.Generator, epoch: int = 0
     ) -> Iterator[Window]:
         """The windows of an epoch with the draws [steps, B]; `generator` shuffles and generates."""
 
 
-class MemoryRows:
+class MemoryRows(SplitRows):
     """Features `x` [A·N, D] float32 and `labels` [A·N], all in the memory of one device."""
 
     def __init__(self, x: Tensor, labels: Tensor, *, copies: int = 1) -> None:
         self.x, self.labels, self.copies, self.dim = x, labels, copies, x.shape[1]
 
-    @property
-    def device(self) -> torch.device:
-        """Where features and labels are."""
-        return self.x.device
-
     def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """All rows at once."""
+        """All rows, in one block."""
         yield self.x, self.labels
 
     def windows(
@@ -112,7 +111,7 @@ class FeatureReader(Protocol):
         """Rows `start` … `stop` − 1 of a copy, [n, D] of `dtype`; into `out` if given."""
 
 
-class StreamedRows:
+class StreamedRows(SplitRows):
     """Features that stay in their file, read block by block within a budget.
 
     Parameters
@@ -148,13 +147,8 @@ class StreamedRows:
         self._kept = self._rarest(min(third, len(self.labels)))
         self._memory: Tensor | None = None
 
-    @property
-    def device(self) -> torch.device:
-        """Where features and labels are."""
-        return self.labels.device
-
     def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Go through all rows in order: features [n, D] float32 and labels [n]."""
+        """All rows in order, `READ_BYTES` at a time."""
         step = max(1, READ_BYTES // (4 * self.dim * self._chunk)) * self._chunk
         for copy in range(self.copies):
             for start in range(0, self._items, step):

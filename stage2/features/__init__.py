@@ -1,1 +1,1 @@
-"""Where a recipe meets a bank: views, probes, experts, and what is required of both."""
+"""Recipes on a bank: its views, linear probes and experts, and the requirements of recipes."""

@@ -15,7 +15,7 @@ from stage2.methods.heads.interface import Parameters
 from stage2.methods.lbfgs import LBFGS
 
 OptimiserState = dict[str, Any]
-"""What steps change besides the parameters: tensors [C, …], or such tensors by parameter."""
+"""Tensors [C, …] that steps change besides the parameters, or mappings of such by parameter."""
 
 SCHEDULES = {
     "cosine": "½(1+cos πt/T) over epochs t = 0…T−1",

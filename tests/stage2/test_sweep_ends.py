@@ -1,4 +1,4 @@
-"""How a sweep ends when it cannot go on as planned: out of memory, Ctrl-C."""
+"""The end of a sweep that cannot continue as planned: out of memory, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_ctrl_c_leaves_finished_groups_and_ends_soon(
     bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     """Reference: the store; an interrupt in the second group leaves the first, whole, and the same
-    sweep goes on from there."""
+    sweep resumes from there."""
     recipes = [Recipe("crt", lr=lr, seed=s, **SHORT) for s in (0, 1) for lr in (0.1, 0.2)]
     calls = itertools.count()
     real = Trainer.train

@@ -85,7 +85,7 @@ def _left_by_hand(outcomes: list[Outcome], halving: Halving) -> dict[Recipe, int
         (1 << 30, 1, Halving(eta=4, first=5)),
     ],
 )
-def test_the_better_go_on_as_without_halving(memory: int, workers: int, halving: Halving) -> None:
+def test_survivors_are_as_without_halving(memory: int, workers: int, halving: Halving) -> None:
     """Reference: the run in full, whose curves are compared by hand at every rung; parameters and
     metrics of what is left to the tolerance of a different company, curves of the rest."""
     made, full = _in_full()
@@ -137,8 +137,8 @@ def test_counts_and_share(configs: int, epochs: int, eta: int, first: int) -> No
     assert_close(halving.share(configs, epochs), trained / (configs * epochs), 1e-12)
 
 
-def test_what_diverged_does_not_go_on() -> None:
-    """Reference: one of three goes on, and two have left the finite numbers."""
+def test_what_diverged_does_not_continue() -> None:
+    """Reference: one of three continues, the other two have diverged."""
     made = problem(val=12)
     recipes = [Recipe("ce", loss="cb_bce", **SHORT, lr=lr) for lr in (1e38, 0.1, 3e38)]
     (group,) = groups_of(recipes, made)
