@@ -14,10 +14,6 @@ import numpy as np
 import pytest
 
 from featbank import Bank, errors
-<<<<<<< Updated upstream
-=======
-from featbank.cli.options import FORMATS
->>>>>>> Stashed changes
 from stage2.engine.metrics import METRICS, Evaluation
 from stage2.methods.recipe import Recipe, expand
 from stage2.results.leaderboard import Leaderboard, _over_seeds
