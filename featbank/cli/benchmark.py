@@ -17,7 +17,7 @@ from featbank.cli.options import (
     setting_option,
 )
 from featbank.cli.progress import progress
-from featbank.cli.terminal import styled_stdout
+from featbank.cli.terminal import console
 from featbank.errors import ConfigError
 from featbank.settings import shortened
 from stage2.methods.precisions import PRECISION
@@ -123,17 +123,12 @@ def _numbers(text: str) -> list[int]:
 
 def show(result: dict[str, Any]) -> None:
     """Print a result of `stage2.benchmark.benchmark` as a table, and in words."""
-    from rich.console import Console
-
-    console = Console(file=styled_stdout(), highlight=False)
-    if not console.is_terminal:  # a file or a pipe has no width to fold lines at
-        console.width = 200
+    output = console()
     trained = [row for row in result["measurements"] if row["floor"]]
     best = max(trained, key=lambda row: row["configurations"])
-    console.print(_title(result))
-    console.print(_table(result, best["configurations"]))
-    for sentence in _sentences(result, best):
-        console.print(sentence)
+    table = _table(result, best["configurations"])
+    for part in (_title(result), table, *_sentences(result, best)):
+        output.print(part)
 
 
 def _title(result: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ import click
 
 from featbank.characters import visible, visible_lines
 from featbank.cli.options import FILE, Integer, bank_option, format_option, select_on_option
-from featbank.cli.terminal import styled_stdout
+from featbank.cli.terminal import console
 from featbank.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -108,17 +108,14 @@ def print_tables(
         Title, header, lines, and how many columns, from the left, are texts.
     """
     from rich import box
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(file=styled_stdout())
-    if not console.is_terminal:  # a file or a pipe has no width to fold lines at
-        console.width = 200
-    folds = not console.is_terminal
+    output = console()
+    whole = not output.is_terminal
     for title, header, lines, texts in tables:
         if title:
-            console.print(escape(visible(title)), highlight=False, soft_wrap=folds)
+            output.print(escape(visible(title)), soft_wrap=whole)
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         for place, name in enumerate(header):
             right = place >= texts
@@ -130,5 +127,5 @@ def print_tables(
             )
         for line in lines:
             table.add_row(*(escape(visible(cell)) for cell in line))
-        console.print(table)
-    console.print(escape(visible_lines(below)), highlight=False, soft_wrap=folds)
+        output.print(table)
+    output.print(escape(visible_lines(below)), soft_wrap=whole)

@@ -18,11 +18,11 @@ Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
 
 LARGEST = 2**63 - 1
-"""Of an integer without another bound."""
+"""Bound of integers that have no other."""
 
 
 class _Number(click.FloatRange):
-    """A number, written in ASCII digits; one without bounds has no range to describe."""
+    """A number in ASCII digits; without bounds, it has no range to describe."""
 
     kind: ClassVar[str]
 
@@ -31,18 +31,18 @@ class _Number(click.FloatRange):
         self._bounded = low is not None or high is not None
         self.name = f"{self.kind} range" if self._bounded else self.kind
 
-    def _check(self, number: float, told: str, *place: Any) -> None:
-        """Refuse a number out of the bounds; the message calls it `told`."""
+    def _check(self, number: float, text: str, *place: Any) -> None:
+        """Refuse a number out of bounds; the message quotes it as `text`."""
         low, high = self.min, self.max
         if (low is not None and number < low) or (high is not None and number > high):
-            self.fail(f"{told} is not in the range {self._describe_range()}.", *place)
+            self.fail(f"{text} is not in the range {self._describe_range()}.", *place)
 
     def _describe_range(self) -> str:
         return super()._describe_range() if self._bounded else ""
 
 
 class Integer(_Number):
-    """An integer; of a wrong one the message shows the beginning."""
+    """An integer; messages quote the start of a wrong one."""
 
     kind = "integer"
 
@@ -64,13 +64,13 @@ class Finite(_Number):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = read_number(value, float) if isinstance(value, str) else value
         if number is None or not math.isfinite(number):
-            self.fail(f"{shortened(value)} is no finite number.", param, ctx)
+            self.fail(f"{shortened(value)} is not a finite number.", param, ctx)
         self._check(number, f"{number:g}", param, ctx)
         return number
 
 
 class _File(click.Path):
-    """The name of a file, which is not empty: an empty one would be the current folder."""
+    """The name of a file, not empty: an empty one would be the current folder."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "":
@@ -194,7 +194,7 @@ def select_on_option(product: str) -> Decorator:
 
 
 def val_options(command: Command) -> Command:
-    """The options that hold a val out of train."""
+    """Add the options that hold a val out of train."""
     fraction = click.option(
         "--val-fraction",
         type=Finite(),

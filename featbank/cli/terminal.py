@@ -12,11 +12,14 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import NoReturn, TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 import click
 
 from featbank.characters import visible, visible_lines
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _PLAIN = {
     **{"≤": "<=", "≥": ">=", "…": "...", "–": "-", "−": "-", "—": "-", "±": "+-", "×": "x"},
@@ -28,6 +31,16 @@ _PLAIN = {
 def say(text: str, *, err: bool = False) -> None:
     """Print one line, with control characters in names made visible."""
     click.echo(visible(text), err=err)
+
+
+def console() -> Console:
+    """A console of rich on stdout; for a file or a pipe, wide enough to fold no line."""
+    from rich.console import Console
+
+    output = Console(file=styled_stdout(), highlight=False)
+    if not output.is_terminal:
+        output.width = 200
+    return output
 
 
 def styled_stdout() -> TextIO:

@@ -42,10 +42,10 @@ def recipes_of(
     expansion = _Expansion(seeds, problems, bank)
     recipes = dict.fromkeys(itertools.chain.from_iterable(map(expansion.recipes, entries)))
     shared = {key: entry.grid[key].origin for entry in entries for key in entry.shared}
-    for key in shared.keys() - expansion.taken:
-        if expansion.known and not expansion.may_average(key):
+    for key, origin in shared.items():
+        if expansion.known and key not in expansion.taken and not expansion.may_average(key):
             hint = errors.closest(key, sorted(expansion.known))
-            problems.add(shared[key], f"None of the recipes takes a setting {key!r}. {hint}")
+            problems.add(origin, f"None of the recipes takes a setting {key!r}. {hint}")
     return list(recipes)
 
 

@@ -154,7 +154,7 @@ def test_memory_is_bounded_by_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (["--shards", 2, "--seen", "none"], "--seed and --seen are for val"),
         (["--val-fraction", 0.6], "A fraction of 0.6 of each class cannot be held out."),
         (["--val-fraction", 0], "A fraction of 0 of each class cannot be held out."),
-        (["--val-fraction", "nan"], "'nan' is no finite number."),
+        (["--val-fraction", "nan"], "'nan' is not a finite number."),
         (["--val-fraction", 0.1, "--val-per-class", 1], "Give one of them."),
         (["--val-per-class", 1, "-o", "b.h5", "--overwrite"], "b.h5 is read as well."),
         (["--val-per-class", 1, "-o", "with-val.h5"], "with-val.h5 exists."),
