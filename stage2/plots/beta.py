@@ -20,7 +20,8 @@ from stage2.plots.figure import (
     whole_numbers,
 )
 from stage2.plots.picture import Picture
-from stage2.results.choice import differing, matching, warn_left_out
+from stage2.results.choice import differing, warn_left_out
+from stage2.results.configurations import matching
 from stage2.results.results import Results
 from stage2.results.store import Run
 
@@ -121,8 +122,13 @@ def _trajectories(picture: Picture) -> list[_Trajectory]:
             f"No run in {results.path} moved β. Sweep a recipe whose beta_step is above 0, such as "
             "glag, on a bank with val."
         )
-    chosen = _chosen(results, [runs[0] for runs in moved.values()], picture.recipes)
-    chosen.sort(key=lambda id_: -_val_macro(moved[id_]))
+    names = {id_: runs[0].name for id_, runs in moved.items()}
+    chosen = [
+        id_
+        for wanted in dict.fromkeys(picture.recipes or names.values())
+        for id_ in matching(wanted, names, f"{results.path} has no {wanted!r} that moved β.")
+    ]
+    chosen = sorted(dict.fromkeys(chosen), key=lambda id_: -_val_macro(moved[id_]))
     if chosen[MOST:]:
         warn_left_out(chosen, MOST)
     shown = []
@@ -136,20 +142,6 @@ def _trajectories(picture: Picture) -> list[_Trajectory]:
 def _beta(results: Results, run: Run) -> np.ndarray:
     """β of a run [epochs, K], NaN for classes without; empty where none moved."""
     return results.store.traces(results.fingerprint, run.recipe).get("beta", np.empty(0))
-
-
-def _chosen(results: Results, runs: Sequence[Run], recipes: Sequence[str]) -> list[str]:
-    """The ids among `runs`, one of each configuration, that `recipes` match; all for none."""
-    chosen: dict[str, None] = {}
-    for wanted in recipes:
-        ids = matching(wanted, {run.id: run.name for run in runs})
-        if not ids:
-            known = dict.fromkeys([*(run.name for run in runs), *(run.id for run in runs)])
-            raise errors.ConfigError(
-                f"{results.path} has no {wanted!r} that moved β. {errors.closest(wanted, known)}"
-            )
-        chosen |= dict.fromkeys(ids)
-    return list(chosen) if recipes else [run.id for run in runs]
 
 
 def _val_macro(runs: Sequence[Run]) -> float:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import textwrap
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from featbank import errors
 from stage2.engine.details import DETAILS
-from stage2.results.configurations import Configuration
+from stage2.results.configurations import Configuration, matching
 from stage2.results.leaderboard import Row, setting_text, why_unranked
 from stage2.results.measured import Measured, measured
 from stage2.results.results import Results
@@ -110,12 +110,11 @@ def choose(
     board = results.board
     every = [board.ranked(rows) for rows in board.configurations()]
     asked = _asked(results, every, recipes, best)
-    if all(row["selection"] is None for row in asked):
+    rows = [row for row in asked if row["selection"] is not None]
+    if not rows:
         raise errors.ConfigError(
             f"Every configuration asked for in {results.path} {why_unranked(asked)}"
         )
-    ids = {row["recipe"] for row in asked if row["selection"] is not None}
-    rows = [row for row in every if row["recipe"] in ids]  # best first
     if having is not None:
         rows = [row for row in rows if having(results.configurations[row["recipe"]], row)]
     if most and rows[most:]:
@@ -178,25 +177,11 @@ def differing(parameters: dict[str, Any], among: Sequence[dict[str, Any]]) -> st
     return textwrap.shorten(" ".join(texts), LONGEST, placeholder=" …")
 
 
-def matching(wanted: str, names: Mapping[str, str]) -> list[str]:
-    """Ids of the recipe `wanted`, or else those that begin so; `names` are recipes by id."""
-    ids = [id_ for id_, name in names.items() if name == wanted]  # crt, without crt-cifar
-    return ids or [id_ for id_ in names if id_.startswith(wanted)]
-
-
 def _asked(results: Results, rows: Sequence[Row], recipes: Sequence[str], best: bool) -> list[Row]:
-    """The rows that are asked for, each once; `rows` are ranked, those that diverged last."""
-    names = dict.fromkeys(row["name"] for row in rows)
-    kept: dict[str, Row] = {}
-    for wanted in recipes or names:
-        ids = matching(wanted, {row["recipe"]: row["name"] for row in rows})
-        matches = [row for row in rows if row["recipe"] in ids]
-        if best and wanted in names:
-            matches = matches[:1]
-        if not matches:
-            known = names if "-" not in wanted else [row["recipe"] for row in rows]
-            raise errors.ConfigError(
-                f"{results.path} has no configuration {wanted!r}. {errors.closest(wanted, known)}"
-            )
-        kept |= {row["recipe"]: row for row in matches}
-    return list(kept.values())
+    """The rows that are asked for; `rows` are ranked, those that diverged last."""
+    names = {row["recipe"]: row["name"] for row in rows}
+    asked: set[str] = set()
+    for wanted in recipes or dict.fromkeys(names.values()):
+        ids = matching(wanted, names, f"{results.path} has no configuration {wanted!r}.")
+        asked |= {*(ids[:1] if best and wanted in names.values() else ids)}
+    return [row for row in rows if row["recipe"] in asked]

@@ -279,9 +279,8 @@ def _correct(
     correct: dict[int | None, np.ndarray] = {}
     for run in configuration.runs:
         seed = run.seed if "epochs" in run.parameters else None  # a setting of those with steps
-        at = epoch if (results.split, epoch) in run.metrics else "last"
-        place = (results.fingerprint, run.recipe, results.split, at)
-        correct[seed] = results.store.correct(*place)
+        split, at = results.split, run.measured_at(results.split, epoch)
+        correct[seed] = results.store.correct(results.fingerprint, run.recipe, split, at)
     return correct
 
 

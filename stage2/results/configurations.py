@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from featbank import errors
 from stage2.results.store import Run
 
 SAMPLER = "optuna"
@@ -66,3 +67,19 @@ def search_note(configurations: Collection[Configuration]) -> str:
         share = "all" if chosen == len(configurations) else str(chosen)
         note += f", {share} chosen adaptively by Optuna"
     return note
+
+
+def matching(wanted: str, names: Mapping[str, str], lacking: str) -> list[str]:
+    """Ids of the recipe `wanted`, or else those that begin so; `names` are recipes by id.
+
+    Raises
+    ------
+    ConfigError
+        Where there are none: `lacking`, the fact, and a suggestion.
+    """
+    ids = [id_ for id_, name in names.items() if name == wanted]  # crt, without crt-cifar
+    ids = ids or [id_ for id_ in names if id_.startswith(wanted)]
+    if not ids:
+        known = names if "-" in wanted else set(names.values())
+        raise errors.ConfigError(f"{lacking} {errors.closest(wanted, sorted(known))}")
+    return ids

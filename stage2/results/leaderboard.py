@@ -148,8 +148,7 @@ def _metric(run: Run, split: str, epoch: str, metric: str) -> float | None:
 
     None where it was not measured: older files lack newer metrics.
     """
-    at_last = run.metrics.get((split, "last"), {})
-    return run.metrics.get((split, epoch), at_last).get(metric)
+    return run.metrics.get((split, run.measured_at(split, epoch)), {}).get(metric)
 
 
 def _selection(run: Run, select_on: str, epoch: str) -> float | None:

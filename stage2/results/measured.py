@@ -59,8 +59,7 @@ def measured(results: Results, configuration: Configuration, epoch: str = "selec
         raise errors.ConfigError(
             f"{configuration.id} {configuration.unfinished}. Choose another configuration."
         )
-    if (split, epoch) not in runs[0].metrics:
-        epoch = "last"
+    epoch = runs[0].measured_at(split, epoch)
     if (split, epoch) not in runs[0].metrics:
         splits = ", ".join(dict.fromkeys(name for name, _ in runs[0].metrics))
         raise errors.ConfigError(

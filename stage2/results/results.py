@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 
 from featbank import errors
-from stage2.results.configurations import Configuration, search_note
+from stage2.results.configurations import Configuration, matching, search_note
 from stage2.results.leaderboard import Leaderboard, board_of, why_unranked
 from stage2.results.protocol import Protocol, full_counts, measured_splits
 from stage2.results.store import Run, Store
@@ -105,16 +105,12 @@ class Results:
         ConfigError
             Where it means none or several, or a recipe of which no configuration has a rank.
         """
-        names = {each.name for each in self.configurations.values()}
-        if name in names:
+        names = {id_: each.name for id_, each in self.configurations.items()}
+        if name in names.values():
             return self._best(name)
-        ids = [name] if name in self.configurations else []
-        ids = ids or [id_ for id_ in self.configurations if id_.startswith(name)]
-        if not ids:
-            known = sorted(names) if "-" not in name else sorted(self.configurations)
-            raise errors.ConfigError(
-                f"{self.path} has no configuration {name!r}. {errors.closest(name, known)}"
-            )
+        if name in names:
+            return self.configurations[name]
+        ids = matching(name, names, f"{self.path} has no configuration {name!r}.")
         if len(ids) > 1:
             first = ", ".join(sorted(ids)[:5]) + (", …" if len(ids) > 5 else "")
             raise errors.ConfigError(

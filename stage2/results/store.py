@@ -37,6 +37,10 @@ class Run(RunRow):
 
     metrics: dict[tuple[str, str], dict[str, float | None]]
 
+    def measured_at(self, split: str, epoch: str) -> str:
+        """An epoch, or ``last`` where the run has no selected one."""
+        return epoch if (split, epoch) in self.metrics else "last"
+
 
 class Store:
     """Results on disk; a context manager.
