@@ -19,7 +19,7 @@ from stage1.backbones import Backbone, Outputs, build_backbone
 from stage1.data.images import Preprocessing, Split
 from stage1.inference.batchnorm import rebalanced
 from stage1.inference.evaluate import accuracies
-from stage1.inference.features import Part, features_of
+from stage1.inference.features import RowRange, features_of
 from stage1.processes.distributed import ProcessGroup
 from stage1.training.checkpoint import load_checkpoint
 from stage1.training.fit import batch_loss, cross_entropy, draws_of, fit
@@ -56,8 +56,8 @@ def test_a_step_follows_the_sum_of_the_experts_losses() -> None:
     torch.stack([F.cross_entropy(z, split.labels) for z in logits]).sum().backward()
     optimiser.step()
     for name, weight in reference.named_parameters():
-        found = model.get_parameter(name).double()
-        assert_close(found, weight, 2e-5, name)
+        actual = model.get_parameter(name).double()
+        assert_close(actual, weight, 2e-5, name)
 
 
 def test_each_expert_sees_its_own_augmentation_and_one_mixture() -> None:
@@ -87,8 +87,8 @@ def test_each_expert_sees_its_own_augmentation_and_one_mixture() -> None:
 def test_copies_and_statistics_are_augmented_as_each_expert_was() -> None:
     """Reference: with none+cutout, the first expert is as with none, the second is not."""
     split, model = _split(16), _model(2).eval()
-    part = Part("train", 1, 0, 16)
-    found = {}
+    part = RowRange("train", 1, 0, 16)
+    trained = {}
     for name in ("none", "none+cutout"):
         pre = Preprocessing((128.0,), (64.0,), pad=1, flip=False, augmentation=name)
         images = split.images
@@ -97,8 +97,8 @@ def test_copies_and_statistics_are_augmented_as_each_expert_was() -> None:
             part, iter([images]), {"instance": model}, preprocessing=pre, augmentation_seed=0
         )()
         balanced = rebalanced(model, split, preprocessing=pre, batches=1, seed=0)
-        found[name] = made, balanced.state_dict()
-    (plain, plain_state), (own, own_state) = found.values()
+        trained[name] = made, balanced.state_dict()
+    (plain, plain_state), (own, own_state) = trained.values()
     assert_close(own["expert0/instance"], plain["expert0/instance"], 1e-6)
     assert np.abs(own["expert1/instance"] - plain["expert1/instance"]).max() > 1e-3
     deep = "blocks.1.norm1.running_mean"
@@ -130,7 +130,7 @@ class Angular:
         """For each expert and class, by a loop over images, in float64."""
         model = copy.deepcopy(self.model).double().eval()
         x = normalise(self.split.images, PLAIN).double()  # type: ignore[arg-type]
-        found = []
+        cosines = []
         for features, logits, (weight, _) in zip(
             *model.outputs(x), model.linear_classifiers(), strict=True
         ):
@@ -139,8 +139,8 @@ class Angular:
                 rows = [row for row in range(len(x)) if self.split.labels[row] == k]
                 row = max(rows, key=lambda row: float(logits[row, k]))
                 best.append(F.cosine_similarity(features[row], weight[k], dim=0))
-            found.append(torch.stack(best))
-        return found
+            cosines.append(torch.stack(best))
+        return cosines
 
 
 def test_angles_are_measured_once_an_epoch_and_end_mixup() -> None:
@@ -164,9 +164,9 @@ def test_one_command_trains_extracts_and_evaluates(tmp_path: Path) -> None:
     run, bank_path = tmp_path / "run", tmp_path / "bank.h5"
     options = ["--dataset", "digits-lt", "--preset", "sla-cifar", "--backbone", "resnet8"]
     options += ["--epochs", "2", "--batch-size", "64", "-o", str(run), "--bank", str(bank_path)]
-    told = CliRunner().invoke(command, options, catch_exceptions=False)
-    assert told.exit_code == 0, told.output
-    assert told.output.splitlines()[-1].startswith(f"Wrote {bank_path}. Next: featbank sweep")
+    result = CliRunner().invoke(command, options, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines()[-1].startswith(f"Wrote {bank_path}. Next: featbank sweep")
     _, checkpoint = load_checkpoint(run)
     with Bank(bank_path) as bank:
         names = [f"expert{e}/{view}" for e in range(3) for view in ("balanced", "instance")]
@@ -178,8 +178,8 @@ def test_one_command_trains_extracts_and_evaluates(tmp_path: Path) -> None:
             z = x.astype(np.float64) @ weight.T + bias
             p = np.exp(z - z.max(1, keepdims=True))
             mean = mean + p / p.sum(1, keepdims=True)
-        found = accuracies(np.asarray(mean).argmax(1), y, train_counts=bank.train_counts)
-    assert found == pytest.approx(checkpoint.accuracy["test"])
+        measured = accuracies(np.asarray(mean).argmax(1), y, train_counts=bank.train_counts)
+    assert measured == pytest.approx(checkpoint.accuracy["test"])
 
 
 def test_a_bank_that_is_there_is_told_before_training(tmp_path: Path) -> None:
@@ -204,6 +204,6 @@ def test_a_bank_that_is_there_is_told_before_training(tmp_path: Path) -> None:
 )
 def test_wrong_settings(changes: dict[str, Any], line: str) -> None:
     """Reference: the line."""
-    with pytest.raises(errors.ConfigError) as told:
+    with pytest.raises(errors.ConfigError) as caught:
         _settings(**changes)
-    assert str(told.value).startswith(line)
+    assert str(caught.value).startswith(line)
