@@ -216,7 +216,7 @@ def test_written_in_blocks_of_any_size(tmp_path: Path) -> None:
 
 
 def test_written_in_blocks_of_all_copies(tmp_path: Path) -> None:
-    """Reference: the bank `write_bank` writes, of several chunks a copy; wrong blocks are told."""
+    """Reference: the bank `write_bank` writes, several chunks a copy; wrong blocks are refused."""
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(3, 900, 256)).astype(np.float32), np.arange(900) % 3
     write_bank(tmp_path / "whole.h5", {"train": {"instance": x}}, {"train": y})
@@ -269,9 +269,9 @@ def test_balanced_view_shares_the_classifier(tmp_path: Path) -> None:
     )
     with Bank(tmp_path / "b.h5") as bank:
         assert bank.views == ("instance", "balanced")
-        found = bank.classifier("balanced")
-        assert found is not None
-        np.testing.assert_array_equal(found[1], bias)
+        classifier = bank.classifier("balanced")
+        assert classifier is not None
+        np.testing.assert_array_equal(classifier[1], bias)
 
 
 def test_an_exception_leaves_no_file(tmp_path: Path) -> None:

@@ -31,14 +31,14 @@ def bank(make_toy: Callable[..., Toy], tmp_path: Path, monkeypatch: pytest.Monke
 def test_the_example_reads_a_bank(bank: Path) -> None:
     """The document's Python, h5py and hashlib alone, gets features, digests and fingerprint."""
     (example,) = re.findall(r"```python\n(.*?)```", DOC, re.DOTALL)
-    found: dict = {}
-    exec(example, found)
+    names: dict = {}
+    exec(example, names)
     with Bank(bank) as b:
-        assert found["digests"] == b.digests
-        assert found["stored"] == b.fingerprint
+        assert names["digests"] == b.digests
+        assert names["stored"] == b.fingerprint
         features, labels = b.load("train")
-        np.testing.assert_array_equal(found["features"], features)
-        np.testing.assert_array_equal(found["labels"], labels)
+        np.testing.assert_array_equal(names["features"], features)
+        np.testing.assert_array_equal(names["labels"], labels)
 
 
 def test_the_example_finds_a_changed_value(bank: Path) -> None:

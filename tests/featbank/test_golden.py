@@ -51,14 +51,14 @@ every_type = pytest.mark.parametrize("dtype", make.FILES)
 
 def read_plainly(file: h5py.File) -> dict[str, np.ndarray]:
     """Every dataset, with h5py alone."""
-    found = {}
+    arrays = {}
 
     def add(name: str, item: object) -> None:
         if isinstance(item, h5py.Dataset):
-            found[name] = item[()]
+            arrays[name] = item[()]
 
     file.visititems(add)
-    return found
+    return arrays
 
 
 @every_type
@@ -92,10 +92,10 @@ def test_read_by_todays_reader(dtype: str) -> None:
                     features, _ = bank.load(split, view, copy=copy)
                     np.testing.assert_array_equal(features, np.array(rows, dtype))
         for view in bank.views:
-            found = bank.classifier(view)
-            assert found is not None
-            np.testing.assert_array_equal(found[0], np.array(make.WEIGHT, np.float32))
-            np.testing.assert_array_equal(found[1], np.array(make.BIAS, np.float32))
+            classifier = bank.classifier(view)
+            assert classifier is not None
+            np.testing.assert_array_equal(classifier[0], np.array(make.WEIGHT, np.float32))
+            np.testing.assert_array_equal(classifier[1], np.array(make.BIAS, np.float32))
         assert bank.classifiers == ("instance",)
         assert bank.batchnorm("expert0/balanced") == {}
         statistics = bank.batchnorm("instance")
@@ -117,8 +117,8 @@ def test_todays_writer_gives_the_same_fingerprint(dtype: str, tmp_path: Path) ->
 def test_read_with_plain_h5py(dtype: str) -> None:
     """Names, types, checksums and attributes are those in `featbank.bank.schema`'s docstring."""
     with h5py.File(make.FILES[dtype]) as file:
-        found = read_plainly(file)
-        types = {name: array.dtype for name, array in found.items()}
+        arrays = read_plainly(file)
+        types = {name: array.dtype for name, array in arrays.items()}
         assert types == {n: np.dtype(t.replace("dtype", dtype)) for n, t in DATASETS.items()}
         assert dict(file.attrs) == {
             "format": b"featbank",
@@ -132,13 +132,13 @@ def test_read_with_plain_h5py(dtype: str) -> None:
             assert file[name].fletcher32, name
             assert file[name].attrs["sha256"].dtype == "S64", name
         assert file["val/index"].attrs["source"] == b"images"
-    assert json.loads(found["provenance"].tobytes()) == make.PROVENANCE
-    assert [name.decode() for name in found["classes/name"]] == make.CLASS_NAMES
-    assert found["classes/train_count"].tolist() == [3, 1, 1]
-    assert found["train/path"][3].decode() == "1/ä.png"
-    assert found["test/instance/feature"].shape == (1, 3, 2)
+    assert json.loads(arrays["provenance"].tobytes()) == make.PROVENANCE
+    assert [name.decode() for name in arrays["classes/name"]] == make.CLASS_NAMES
+    assert arrays["classes/train_count"].tolist() == [3, 1, 1]
+    assert arrays["train/path"][3].decode() == "1/ä.png"
+    assert arrays["test/instance/feature"].shape == (1, 3, 2)
     np.testing.assert_array_equal(
-        found["train/instance/feature"], np.array(make.FEATURES["train"]["instance"], dtype)
+        arrays["train/instance/feature"], np.array(make.FEATURES["train"]["instance"], dtype)
     )
 
 

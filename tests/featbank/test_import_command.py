@@ -109,13 +109,13 @@ def test_options_and_archive_agree(featbank: Run, arrays: Path) -> None:
     (arrays / "names.txt").write_text("cat\ndog\nowl\n")
     names = ("--class-names", "names.txt")
     featbank("import", "all.npz", *names, "-o", "a.h5")
-    told = featbank(
+    output = featbank(
         "import", "--train", "x.npy", "y.npy", "--test", "xt.npy", "y.npy",
         "--view", "balanced", "train", "xb.npy", "--view", "balanced", "test", "xbt.npy",
         "--classifier", "w.npy", "b.npy", "--view-classifier", "balanced", "wb.npy", "b.npy",
         *names, "-o", "b.h5",
     ).stdout  # fmt: skip
-    lines = [" ".join(line.split()) for line in told.splitlines()]
+    lines = [" ".join(line.split()) for line in output.splitlines()]
     fit = "right on 25.0 % of 4 train rows (chance 33.3 %), 33.3 % averaged by class"
     for line in (
         "train/balanced 4 × 2 float32 ← xb.npy",
@@ -125,7 +125,7 @@ def test_options_and_archive_agree(featbank: Run, arrays: Path) -> None:
         "classes K = 3: cat, dog, owl",
         "class sizes 2 … 1 training rows (imbalance 2)",
     ):
-        assert line in lines, told
+        assert line in lines, output
     with Bank(arrays / "a.h5") as a, Bank(arrays / "b.h5") as b:
         assert a.fingerprint == b.fingerprint
         assert b.class_names == ["cat", "dog", "owl"]
@@ -141,12 +141,12 @@ def test_held_out_val(featbank: Run, arrays: Path) -> None:
     """Val rows leave train in every view, and keep their source rows."""
     y = np.array([0, 0, 1, 1])
     np.save(arrays / "y2.npy", y)
-    told = featbank(
+    output = featbank(
         "import", "--train", "a.npy", "y2.npy", "--view", "balanced", "train", "xb.npy",
         "--copies", 2, "--val-per-class", 1, "--val-seed", 3, "-o", "b.h5",
     ).stdout  # fmt: skip
-    assert "val: 2 rows held out of train, 1 per class, seed 3" in told
-    assert "2 copies of 2 × 2 float32" in told
+    assert "val: 2 rows held out of train, 1 per class, seed 3" in output
+    assert "2 copies of 2 × 2 float32" in output
     with Bank(arrays / "b.h5") as bank:
         rows = {split: bank.index(split) for split in ("train", "val")}
         assert sorted(np.concatenate(list(rows.values()))) == [0, 1, 2, 3]
@@ -169,9 +169,9 @@ def test_labels_from_one_and_by_name(featbank: Run, arrays: Path) -> None:
     featbank("import", "--train", "m.mat:X", "m.mat:y", "--label-base", 1, *names, "-o", "m.h5")
     featbank("import", "--train", "x.npy", "names.npy", "-o", "t.h5")
     assert len({fingerprint(arrays / name) for name in ("n.h5", "m.h5", "t.h5")}) == 1
-    told = featbank("import", "--train", "x.npy", "y1.npy", "--dry-run").stdout
-    assert "if the labels count from 1, add --label-base 1" in told
-    assert "1 class has none: 0" in told
+    output = featbank("import", "--train", "x.npy", "y1.npy", "--dry-run").stdout
+    assert "if the labels count from 1, add --label-base 1" in output
+    assert "1 class has none: 0" in output
 
 
 def test_dry_run_writes_nothing(featbank: Run, arrays: Path) -> None:
@@ -264,9 +264,9 @@ def test_real_features(featbank: Run, tmp_path: Path, real_features: Path) -> No
             classifier={"instance": (data["w0"], data["b0"])},
         )
     assert fingerprint(tmp_path / "bank.h5") == fingerprint(tmp_path / "expected.h5")
-    told = featbank("import", real_features, "--val-per-class", 2, "--dry-run").stdout
-    assert "val: 200 rows held out of train" in told
-    assert "498 … 3 training rows" in told
+    output = featbank("import", real_features, "--val-per-class", 2, "--dry-run").stdout
+    assert "val: 200 rows held out of train" in output
+    assert "498 … 3 training rows" in output
 
 
 @pytest.fixture
@@ -405,9 +405,9 @@ def test_a_given_val_may_be_seen(featbank: Run, inputs: Path) -> None:
     """Not seen unless it is said, with a note where that is not sure."""
     val = [*GIVEN, "--val", "ft.npy", "lab.npy", "--classifier", "W.npy", "B.npy"]
     for seen, rows, noted in (("train+val", 4, False), ("train", 0, True), ("none", 0, False)):
-        told = featbank("import", *val, "--seen", seen, "-o", f"{seen}.h5").stdout
-        assert ("if it was, give --seen train+val" in told) == noted
-        assert ("stage 1 was probably trained on the rows of val" in told) == (rows > 0)
+        output = featbank("import", *val, "--seen", seen, "-o", f"{seen}.h5").stdout
+        assert ("if it was, give --seen train+val" in output) == noted
+        assert ("stage 1 was probably trained on the rows of val" in output) == (rows > 0)
         with Bank(inputs / f"{seen}.h5") as bank:
             assert bank.seen("val").sum() == rows
             assert bank.seen("train").all() == (seen != "none")
@@ -415,8 +415,8 @@ def test_a_given_val_may_be_seen(featbank: Run, inputs: Path) -> None:
 
 def test_more_val_rows_than_any_class_has(featbank: Run, inputs: Path) -> None:
     """Half of each class."""
-    told = featbank("import", *GIVEN, "--val-per-class", 2**63 - 1, "-o", "b.h5").stdout
-    assert "smaller class" in told
+    output = featbank("import", *GIVEN, "--val-per-class", 2**63 - 1, "-o", "b.h5").stdout
+    assert "smaller class" in output
     with Bank(inputs / "b.h5") as bank:
         assert bank.rows("val") == sum(n // 2 for n in np.bincount(Y))
 

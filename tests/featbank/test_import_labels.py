@@ -1,4 +1,4 @@
-"""What labels are: numbers or names, each text its own class, or a question to the user."""
+"""Labels of an import: numbers or names, each text a class, or a question to the user."""
 
 from __future__ import annotations
 
@@ -146,11 +146,11 @@ def test_splits_are_taken_together(featbank: Run) -> None:
         (["elk", "owl"], ["elk", "owl "], "differ by blanks alone"),
     ):
         assert message in imported(featbank, train, test=test, code=2).stderr
-    told = imported(featbank, ["elk", "Elk", "nan", "b'owl'"], test=["elk", "ibis"]).stdout
-    assert "class names are byte strings as Python prints them: b'owl'" in told
-    assert "test has classes without a row in train: ibis" in told
-    assert "classes 'Elk' and 'elk' differ by case alone" in told
-    assert "a class is named 'nan'" in told
+    output = imported(featbank, ["elk", "Elk", "nan", "b'owl'"], test=["elk", "ibis"]).stdout
+    assert "class names are byte strings as Python prints them: b'owl'" in output
+    assert "test has classes without a row in train: ibis" in output
+    assert "classes 'Elk' and 'elk' differ by case alone" in output
+    assert "a class is named 'nan'" in output
 
 
 def test_class_names_are_looked_up_first(featbank: Run, tmp_path: Path) -> None:
@@ -281,16 +281,16 @@ def test_the_number_of_classes_has_a_bound(featbank: Run) -> None:
     with Bank("b.h5") as bank:
         assert bank.num_classes == 250_001
     imported(featbank, np.arange(100_002))
-    told = imported(featbank, [3, 900, 3]).stdout
-    assert "2 of 901 classes are used; if the labels are ids, add --renumber" in told
+    output = imported(featbank, [3, 900, 3]).stdout
+    assert "2 of 901 classes are used; if the labels are ids, add --renumber" in output
 
 
 def test_splits_that_count_from_different_numbers(featbank: Run, tmp_path: Path) -> None:
     """A hint, or where K is known an error that says which split."""
-    told = imported(featbank, [0, 1, 2], val=[1, 3, 2]).stdout
-    assert "train labels go from 0 to 2, val labels from 1 to 3: does val count from 1?" in told
-    told = imported(featbank, [1, 2, 3], val=[0, 2]).stdout
-    assert "val labels go from 0 to 2, train labels from 1 to 3: does train count from 1?" in told
+    output = imported(featbank, [0, 1, 2], val=[1, 3, 2]).stdout
+    assert "train labels go from 0 to 2, val labels from 1 to 3: does val count from 1?" in output
+    output = imported(featbank, [1, 2, 3], val=[0, 2]).stdout
+    assert "val labels go from 0 to 2, train labels from 1 to 3: does train count from 1?" in output
     (tmp_path / "n.txt").write_text("elk\nowl\nibis\n")
     error = imported(featbank, [0, 1, 2], "--class-names", "n.txt", val=[1, 3], code=2).stderr
     assert "val seems to count from 1: subtract 1 there" in error

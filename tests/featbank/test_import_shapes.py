@@ -102,16 +102,16 @@ def test_the_classifier_is_tried_on_train(featbank: Run, tmp_path: Path, toy: To
     x, (weight, bias) = toy.features["train"]["instance"], toy.classifier
     right = (x @ weight.T + bias).argmax(1) == toy.labels["train"]
     by_class = np.mean([right[toy.labels["train"] == k].mean() for k in range(10)])
-    told = (
+    figures = (
         f"right on {100 * right.mean():.1f} % of 171 train rows (chance 10.0 %), "
         f"{100 * by_class:.1f} % averaged by class"
     )
     assert by_class > 0.6
     shown = featbank("import", *TRAIN, *CLASSIFIER, "-o", "b.h5").stdout
-    assert told in shown
+    assert figures in shown
     assert "near chance" not in shown
     (check,) = (check for check in verify(tmp_path / "b.h5") if check.name == "classifier")
-    assert (check.status, f"instance: {told}" in check.detail) == ("ok", True)
+    assert (check.status, f"instance: {figures}" in check.detail) == ("ok", True)
 
 
 @pytest.mark.parametrize("fault", ["order", "scale", "view", "bias"])
@@ -138,7 +138,7 @@ def test_a_classifier_that_does_not_fit(
     assert "the classifier on instance is" not in shown
     (check,) = (check for check in verify(tmp_path / "b.h5") if check.name == "classifier")
     assert check.status == "note"
-    assert [found.split(":")[0] for found in check.findings] == ["other"]
+    assert [finding.split(":")[0] for finding in check.findings] == ["other"]
     assert "passed 14 checks" in featbank("verify", "b.h5").stdout
 
 

@@ -303,7 +303,7 @@ def test_labels_as_people_keep_them() -> None:
 
 
 def test_names_become_numbers() -> None:
-    """Sorted over all splits, or in the order given; the closest name is told."""
+    """Sorted over all splits, or in the order given; the closest name is suggested."""
     labels = {"train": np.array(["owl ", " cat"]), "test": np.array(["ant"])}
     numbered, names = number_labels(labels, None)
     assert names == ["ant", "cat", "owl"]

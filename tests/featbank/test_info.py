@@ -66,25 +66,25 @@ def test_the_screen(featbank: Run, bank: Path) -> None:
 
 def test_json_has_everything(featbank: Run, bank: Path) -> None:
     """Compared with the bank itself."""
-    told = json.loads(featbank("info", "b.h5", "--json").stdout)
+    summary = json.loads(featbank("info", "b.h5", "--json").stdout)
     with Bank(bank) as b:
-        assert told["fingerprint"] == b.fingerprint
-        assert told["train_counts"] == told["full_counts"] == b.train_counts.tolist()
-        assert told["class_names"] == b.class_names
-        assert told["provenance"] == EXTRACTED
-        assert (told["num_classes"], told["dim"], told["schema"]) == (5, 8, 1)
-        assert told["dtype"] == "float16"
-        assert told["size"] == bank.stat().st_size
+        assert summary["fingerprint"] == b.fingerprint
+        assert summary["train_counts"] == summary["full_counts"] == b.train_counts.tolist()
+        assert summary["class_names"] == b.class_names
+        assert summary["provenance"] == EXTRACTED
+        assert (summary["num_classes"], summary["dim"], summary["schema"]) == (5, 8, 1)
+        assert summary["dtype"] == "float16"
+        assert summary["size"] == bank.stat().st_size
         for name, mask in b.groups().items():
-            group = told["groups"][name]
+            group = summary["groups"][name]
             assert group["classes"] == np.flatnonzero(mask).tolist()
             assert group["samples"] == b.train_counts[mask].sum()
-    assert told["splits"]["val"] == {
+    assert summary["splits"]["val"] == {
         "rows": 100, "classes": 5, "per_class": [20, 20], "source": "val", "paths": True,
         "seen": 0, "held_out": 0,
     }  # fmt: skip
-    assert told["views"]["instance"]["copies"] == {"train": 4, "val": 1, "test": 1}
-    assert told["views"]["balanced"] == {
+    assert summary["views"]["instance"]["copies"] == {"train": 4, "val": 1, "test": 1}
+    assert summary["views"]["balanced"] == {
         "copies": {"train": 1, "val": 1, "test": 1},
         "classifier": "instance",
         "batchnorm_layers": 7,

@@ -101,9 +101,9 @@ def test_views_side_by_side(part: Part, tmp_path: Path) -> None:
             np.testing.assert_array_equal(bank.load(split, "e0/instance")[0], X + 200)
             assert bank.paths(split) == names[split]
         assert bank.classifiers == ("instance", "e0/instance")
-        found = bank.classifier("e0/instance")
-        assert found is not None
-        np.testing.assert_array_equal(found[0], 2 * W)
+        classifier = bank.classifier("e0/instance")
+        assert classifier is not None
+        np.testing.assert_array_equal(classifier[0], 2 * W)
 
 
 def test_views_of_one_extraction_share_the_classifier(part: Part, tmp_path: Path) -> None:
@@ -112,9 +112,9 @@ def test_views_of_one_extraction_share_the_classifier(part: Part, tmp_path: Path
     banks = [part("1", view="balanced", **model), part("2", view="instance", **model)]
     assert merge(banks, tmp_path / "o.h5") == Merged("views", ())
     with Bank(tmp_path / "o.h5") as bank:
-        found = bank.classifier("balanced")
-        assert found is not None
-        np.testing.assert_array_equal(found[1], [0, 1, 2])
+        classifier = bank.classifier("balanced")
+        assert classifier is not None
+        np.testing.assert_array_equal(classifier[1], [0, 1, 2])
     alone = tmp_path / "alone.h5"
     merge([banks[0], part("3", view="other", **model)], alone)
     with Bank(alone) as bank:  # the instance view's classifier, without that view
@@ -256,18 +256,18 @@ def test_command_tells_which_case_it_was(featbank: Run, part: Part) -> None:
     """One line for shards, one more where a view gets another's classifier."""
     part("1", slice(0, 5))
     part("2", slice(5, 10))
-    told = featbank("merge", "1.h5", "2.h5", "-o", "o.h5").stdout
+    output = featbank("merge", "1.h5", "2.h5", "-o", "o.h5").stdout
     with Bank("o.h5") as bank:
-        assert told == (
+        assert output == (
             "Wrote o.h5: the rows of 2 shards, one after another. "
             f"Fingerprint {bank.fingerprint[:12]}.\n"
         )
     part("w", slice(0, 5), view="clip", classifier={"clip": (W, None)})
     part("c", slice(0, 5), view="dino")
     part("i", slice(0, 5), view="instance", classifier={"instance": (W, None)})
-    told = featbank("merge", "w.h5", "c.h5", "i.h5", "-o", "o.h5", "--overwrite").stdout
-    assert "the views of 3 banks, side by side" in told
-    assert "Note: dino had no stage-1 classifier and now has the instance view's." in told
+    output = featbank("merge", "w.h5", "c.h5", "i.h5", "-o", "o.h5", "--overwrite").stdout
+    assert "the views of 3 banks, side by side" in output
+    assert "Note: dino had no stage-1 classifier and now has the instance view's." in output
 
 
 def test_shards_whose_splits_share_images_are_refused(

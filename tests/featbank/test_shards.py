@@ -33,7 +33,7 @@ def open_shards(tmp_path: Path, lines: list[str]) -> Callable[..., Shards]:
 def test_a_later_run_reads_what_was_written(
     open_shards: Callable[..., Shards], lines: list[str]
 ) -> None:
-    """Types, shapes and values come back; what was not written is None; nothing is told."""
+    """Types, shapes and values come back; a shard never written is None; nothing is reported."""
     open_shards().write("train-0-0", ARRAYS)
     again = open_shards()
     read = again.read("train-0-0")
@@ -100,7 +100,7 @@ def test_a_shard_of_another_key_does_not_count(
 def test_another_key_starts_anew_and_names_the_fields(
     open_shards: Callable[..., Shards], lines: list[str], changes: dict[str, Any], words: str
 ) -> None:
-    """Old shards go; where there were none, nothing is told."""
+    """Old shards are removed; without any, nothing is reported."""
     open_shards()
     assert open_shards(seed=3).names == set()
     assert lines == []

@@ -133,16 +133,16 @@ def test_memory_is_bounded_by_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyP
         return rows
 
     monkeypatch.setattr(Bank, "read", spy)
-    told: list[tuple[int, int]] = []
-    split_val(bank, tmp_path / "v.h5", HoldOut(2), progress=lambda *done: told.append(done))
+    reports: list[tuple[int, int]] = []
+    split_val(bank, tmp_path / "v.h5", HoldOut(2), progress=lambda *done: reports.append(done))
     assert max(sizes) <= block
     assert sum(sizes) >= x.nbytes
-    split_shards(bank, tmp_path / "shards", 3, progress=lambda *done: told.append(done))
+    split_shards(bank, tmp_path / "shards", 3, progress=lambda *done: reports.append(done))
     assert max(sizes) <= block
     for n in range(2):  # 3.4 MiB
-        assert (n, 3) in told
-    assert {total for _, total in told} == {3}
-    assert max(done for done, _ in told) == 2
+        assert (n, 3) in reports
+    assert {total for _, total in reports} == {3}
+    assert max(done for done, _ in reports) == 2
 
 
 @pytest.mark.parametrize(
@@ -199,10 +199,10 @@ def test_held_out_rows_may_not_stay_in_train_balanced(
 
 def test_command(featbank: Run, bank: Path) -> None:
     """Both ways, as the help shows them, and the line that joins the shards again."""
-    told = featbank("split", "b.h5", "--val-per-class", 2, "-o", "v.h5").stdout
-    assert told.startswith("Wrote v.h5: 10 rows held out of train, 2 per class, seed 0. Fi")
-    told = featbank("split", "v.h5", "--shards", 4, "-o", "new/shards").stdout
-    assert told == (
+    output = featbank("split", "b.h5", "--val-per-class", 2, "-o", "v.h5").stdout
+    assert output.startswith("Wrote v.h5: 10 rows held out of train, 2 per class, seed 0. Fi")
+    output = featbank("split", "v.h5", "--shards", 4, "-o", "new/shards").stdout
+    assert output == (
         "Wrote new/shards/v-0of4.h5 … v-3of4.h5: 4 shards. "
         "Join them with: featbank merge new/shards/v-*of4.h5 -o BANK\n"
     )
@@ -255,7 +255,7 @@ def test_at_most_half_of_a_class_goes(tmp_path: Path, how: HoldOut, held: list[i
     """Every class of two rows or more is in val and stays in train, and groups stay as they were:
     20 rows are medium although 10 of them are left."""
     before, after = bank_of(tmp_path / "b.h5"), tmp_path / "v.h5"
-    told = split_val(before, after, how)
+    text = split_val(before, after, how)
     with Bank(before) as old, Bank(after) as new:
         assert np.bincount(new.labels("val"), minlength=8).tolist() == held
         assert new.full_counts.tolist() == old.train_counts.tolist() == list(SIZES)
@@ -263,8 +263,8 @@ def test_at_most_half_of_a_class_goes(tmp_path: Path, how: HoldOut, held: list[i
             np.testing.assert_array_equal(new.groups()[name], mask)
         assert new.schema == 2
         assert old.schema == 1
-    assert told.startswith(f"{sum(held)} rows held out of train, ")
-    assert "; 1 class of one row gave none" in told
+    assert text.startswith(f"{sum(held)} rows held out of train, ")
+    assert "; 1 class of one row gave none" in text
     assert {check.status for check in verify(after)} == {"ok", "note"}
 
 
@@ -292,7 +292,7 @@ def test_val_is_as_seen_as_train_was(
     options = ["--val-per-class", 2, *(["--seen", seen] if seen else [])]
     model = ["--classifier", "arrays/classifier/instance/weight.npy"]
     model += ["arrays/classifier/instance/bias.npy"]
-    told = [
+    outputs = [
         featbank("split", "b.h5", *options, "-o", "v.h5").stdout,
         featbank(
             "import", "--train", "arrays/train/instance/feature.npy", "arrays/train/label.npy",
@@ -300,7 +300,7 @@ def test_val_is_as_seen_as_train_was(
             "-o", "i.h5",
         ).stdout,
     ]  # fmt: skip
-    for name, text in zip(("v.h5", "i.h5"), told, strict=True):
+    for name, text in zip(("v.h5", "i.h5"), outputs, strict=True):
         assert ("stage 1 was probably trained on the rows of val" in text) == expected, text
         asks = "if the backbone was trained on these rows" in text
         assert asks == (name == "i.h5" and not classifier and seen is None), text
@@ -329,8 +329,8 @@ def test_a_flag_that_is_neither_0_nor_1_is_damage(tmp_path: Path, column: str) -
 def test_a_huge_number_is_half_of_each_class(featbank: Run, bank: Path) -> None:
     """As any number that no class can spare, up to what 64 bits hold; from Python any."""
     out = bank.with_name("v.h5")
-    told = featbank("split", bank, "--val-per-class", 2**63 - 1, "-o", out).stdout
-    assert "5 smaller classes gave at most half of their rows" in told
+    output = featbank("split", bank, "--val-per-class", 2**63 - 1, "-o", out).stdout
+    assert "5 smaller classes gave at most half of their rows" in output
     split_val(bank, bank.with_name("w.h5"), HoldOut(2**70))
     for path in (out, bank.with_name("w.h5")):
         with Bank(path) as b:

@@ -85,7 +85,7 @@ def flip(path: Path, name: str, chunk: int = 0, byte: int = 5) -> None:
 
 
 def by_status(checks: list[Check], status: str) -> dict[str, tuple[str, ...]]:
-    """What checks of a status found, by their name."""
+    """Findings of the checks with a status, by name."""
     return {check.name: check.findings for check in checks if check.status == status}
 
 
@@ -157,8 +157,8 @@ def test_float16_infinity(make_toy: Callable[..., Toy], tmp_path: Path) -> None:
     assert not by_status(verify(path), "failed")
     for row, value in ((8, np.inf), (6, -np.inf), (4, np.nan)):
         sealed(path, changed("train/instance/feature", np.s_[0, row, 1], np.float16(value)))
-        (found,) = by_status(verify(path), "failed")["features"]
-        assert found.endswith(f"first {row}"), found
+        (finding,) = by_status(verify(path), "failed")["features"]
+        assert finding.endswith(f"first {row}"), finding
 
 
 @pytest.mark.parametrize(
@@ -214,11 +214,11 @@ def test_what_cannot_be_read_is_skipped(bank: Path, name: str, skipped: list[str
     checks = verify(bank)
     assert list(by_status(checks, "failed")) == ["checksums"]
     assert list(by_status(checks, "skipped")) == skipped
-    assert all(name in found[0] for found in by_status(checks, "skipped").values())
+    assert all(name in findings[0] for findings in by_status(checks, "skipped").values())
 
 
 def test_classes_that_differ_are_a_note(bank: Path) -> None:
-    """A class of test that train lacks, and one that val lacks: told, not failed."""
+    """A class of test that train lacks, and one that val lacks: a note, no failure."""
 
     def change(file: h5py.File) -> None:
         file["train/label"][:] = np.minimum(file["train/label"][:], 3)
@@ -284,7 +284,7 @@ def test_banks_without_options_and_rows(tmp_path: Path) -> None:
 
 def test_many_blocks_give_the_same_verdict(bank: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of a chunk each, chunks of a few rows: digests match, rows are counted right, and
-    damage is told by the chunk."""
+    damage is reported by chunk."""
     from featbank.bank import blocks, schema
 
     monkeypatch.setattr(schema, "CHUNK_BYTES", 300)
@@ -304,7 +304,7 @@ def test_many_blocks_give_the_same_verdict(bank: Path, monkeypatch: pytest.Monke
     flip(bank, "train/instance/feature", chunk=2)
     flip(bank, "train/instance/feature", chunk=8)
     failed = by_status(verify(bank), "failed")  # of the blocks, only these chunks are lost
-    assert [found.split(":")[0] for found in failed["checksums"]] == [
+    assert [finding.split(":")[0] for finding in failed["checksums"]] == [
         "train/instance/feature, rows 18…26 of copy 0",
         "train/instance/feature, rows 18…26 of copy 1",
     ]
@@ -331,11 +331,13 @@ def test_command_on_a_whole_bank(featbank: Run, bank: Path) -> None:
     assert lines[-1] == f"{bank} passed 14 checks."
     assert all(re.match(r"ok      \w+ +\S", line) for line in lines[:-1]), lines
     assert len(lines) == 15
-    told = json.loads(featbank("verify", bank, "--json").stdout)
+    verdict = json.loads(featbank("verify", bank, "--json").stdout)
     with Bank(bank) as b:
-        assert told["fingerprint"] == b.fingerprint
-    assert (told["path"], told["passed"]) == (str(bank), True)
-    assert [set(check) for check in told["checks"]] == [{"name", "status", "detail", "found"}] * 14
+        assert verdict["fingerprint"] == b.fingerprint
+    assert (verdict["path"], verdict["passed"]) == (str(bank), True)
+    assert [set(check) for check in verdict["checks"]] == [
+        {"name", "status", "detail", "found"}
+    ] * 14
 
 
 def test_command_lists_all_that_is_wrong(featbank: Run, bank: Path) -> None:
@@ -361,10 +363,10 @@ def test_command_lists_all_that_is_wrong(featbank: Run, bank: Path) -> None:
     assert lines[6].strip().startswith("val/instance/feature, copy 1: 1 row NaN")
     done = featbank("verify", bank, "--json", code=2)
     assert done.stderr.count("\n") == 1
-    told = json.loads(done.stdout)
-    assert told["passed"] is False
-    assert {check["status"] for check in told["checks"]} <= set(STATUSES)
-    failed = [check["name"] for check in told["checks"] if check["status"] == "failed"]
+    verdict = json.loads(done.stdout)
+    assert verdict["passed"] is False
+    assert {check["status"] for check in verdict["checks"]} <= set(STATUSES)
+    failed = [check["name"] for check in verdict["checks"] if check["status"] == "failed"]
     assert failed == ["features", "labels", "batchnorm"]
 
 
@@ -384,9 +386,9 @@ def test_command_where_opening_fails(featbank: Run, bank: Path) -> None:
     with h5py.File(bank, "r+") as file:
         file.attrs["schema"] = np.int64(99)
     done = featbank("verify", bank, "--json", code=2)
-    told = json.loads(done.stdout)
-    assert (told["fingerprint"], told["passed"], len(told["checks"])) == (None, False, 1)
-    assert "has schema 99" in told["checks"][0]["found"][0]
+    verdict = json.loads(done.stdout)
+    assert (verdict["fingerprint"], verdict["passed"], len(verdict["checks"])) == (None, False, 1)
+    assert "has schema 99" in verdict["checks"][0]["found"][0]
     assert "failed 1 of 1 checks: structure" in done.stderr
 
 
@@ -407,10 +409,10 @@ def test_texts_of_a_file_do_not_reach_the_terminal_raw(featbank: Run, bank: Path
 def test_real_features(featbank: Run, real_features: Path) -> None:
     """CIFAR-100's known duplicates between train and test show as a note, and nothing else."""
     featbank("import", real_features, "-o", "b.h5")
-    told = json.loads(featbank("verify", "b.h5", "--json").stdout)
-    assert {c["name"] for c in told["checks"] if c["status"] != "ok"} == {"repeats"}
-    (repeats,) = (c for c in told["checks"] if c["name"] == "repeats")
-    assert [found.split(" ")[:2] for found in repeats["found"]] == [
+    verdict = json.loads(featbank("verify", "b.h5", "--json").stdout)
+    assert {c["name"] for c in verdict["checks"] if c["status"] != "ok"} == {"repeats"}
+    (repeats,) = (c for c in verdict["checks"] if c["name"] == "repeats")
+    assert [finding.split(" ")[:2] for finding in repeats["found"]] == [
         ["test/instance/feature:", "5"],
         ["test/balanced/feature:", "5"],
     ]

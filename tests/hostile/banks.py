@@ -1,4 +1,4 @@
-"""A bank that has everything a bank can have, and everything that can be read from a bank."""
+"""A bank with everything a bank can have, and a reader of all its content."""
 
 from __future__ import annotations
 
@@ -49,31 +49,31 @@ def write_full(
 
 
 def everything(path: Path) -> dict[str, Any]:
-    """Open a bank and read all there is."""
+    """Open a bank and read all its content."""
     with Bank(path) as bank:
-        found: dict[str, Any] = {
+        content: dict[str, Any] = {
             name: getattr(bank, name)
             for name in "splits views num_classes dim class_names fingerprint".split()  # noqa: SIM905
         }
-        found |= {"provenance": bank.provenance, "digests": bank.digests}
-        found |= {"classifiers": bank.classifiers, "train_counts": bank.train_counts.tolist()}
+        content |= {"provenance": bank.provenance, "digests": bank.digests}
+        content |= {"classifiers": bank.classifiers, "train_counts": bank.train_counts.tolist()}
         for split in bank.splits:
-            found[f"{split}/label"] = bank.labels(split).tolist()
-            found[f"{split}/index"] = bank.index(split).tolist()
-            found[f"{split}/source"] = bank.source(split)
-            found[f"{split}/path"] = bank.paths(split)
+            content[f"{split}/label"] = bank.labels(split).tolist()
+            content[f"{split}/index"] = bank.index(split).tolist()
+            content[f"{split}/source"] = bank.source(split)
+            content[f"{split}/path"] = bank.paths(split)
             for view in bank.views:
-                copies, rows, _ = found[f"{split}/{view}"] = bank.shape(split, view)
-                found[f"{split}/{view}/type"] = bank.dtype
+                copies, rows, _ = content[f"{split}/{view}"] = bank.shape(split, view)
+                content[f"{split}/{view}/type"] = bank.dtype
                 for copy in range(copies):
                     block = bank.read(split, view, 0, rows, copy=copy)
-                    found[f"{split}/{view}/{copy}"] = block.tobytes()
+                    content[f"{split}/{view}/{copy}"] = block.tobytes()
         for view in bank.views:
-            found[f"{view}/classifier"] = [a.tobytes() for a in bank.classifier(view) or ()]
-            found[f"{view}/batchnorm"] = {
+            content[f"{view}/classifier"] = [a.tobytes() for a in bank.classifier(view) or ()]
+            content[f"{view}/batchnorm"] = {
                 layer: [a.tobytes() for a in pair] for layer, pair in bank.batchnorm(view).items()
             }
-    return found
+    return content
 
 
 def opened(path: Path) -> h5py.File:
@@ -102,14 +102,14 @@ def assert_refused(path: Path, kind: type[errors.BankError], says: str) -> None:
 
 
 def assert_refused_in_time(path: Path, kind: type[errors.BankError], says: str) -> None:
-    """The same, of files that could end, stop or fill the process that reads them."""
-    found = in_child(lambda: str(everything(path)))
-    assert_one_line(path, found.kind, found.told, kind, says)
+    """The same in a child process, for files that could kill, block or fill their reader."""
+    outcome = in_child(lambda: str(everything(path)))
+    assert_one_line(path, outcome.kind, outcome.text, kind, says)
 
 
-def assert_one_line(path: Path, found: str, told: str, kind: type, says: str) -> None:
-    """The error `found`, which says `told`, is of this kind and says this of the file."""
-    assert found == kind.__name__, f"{found}: {told}"
-    assert says in told, told
-    assert path.name in told, told
-    assert "\n" not in told, told
+def assert_one_line(path: Path, error: str, text: str, kind: type, says: str) -> None:
+    """The error has this kind, and its text one line that names the file and says this."""
+    assert error == kind.__name__, f"{error}: {text}"
+    assert says in text, text
+    assert path.name in text, text
+    assert "\n" not in text, text

@@ -1,4 +1,4 @@
-"""Doing something in a child process: whatever a hostile file does to it, the tests go on."""
+"""Running actions in a child process, so that the tests survive whatever a hostile file does."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Case = TypeVar("Case")
 
 @dataclass(frozen=True)
 class Outcome:
-    """How it ended: ``returned``, the name of the exception, or of the signal that killed it."""
+    """The end of an action; `kind` is ``returned``, or the name of the exception or signal."""
 
     kind: str
-    told: str = ""
-    """What was returned, or what the exception says."""
+    text: str = ""
+    """The value returned, or the message of the exception."""
     bases: tuple[str, ...] = ()
     """The exception's class and its bases, by name."""
 
@@ -37,15 +37,15 @@ def in_child(action: Callable[[], str]) -> Outcome:
 def in_children(
     action: Callable[[Case], str], cases: Sequence[Case], *, per_child: int = 25
 ) -> list[Outcome]:
-    """Run `action` on every case, in forks of this process that do some cases each.
+    """Run `action` on every case, in forks of this process that take some cases each.
 
-    A case has at most `SECONDS`, then it ends with SIGALRM, and `MEMORY` more bytes. After one that
-    kills its process, a new child goes on.
+    A case may take `SECONDS`, when SIGALRM ends it, and `MEMORY` more bytes. After a case that
+    kills its process, a new child continues.
     """
-    found: list[Outcome] = []
-    while len(found) < len(cases):
-        found += _in_one_child(action, cases[len(found) : len(found) + per_child])
-    return found
+    outcomes: list[Outcome] = []
+    while len(outcomes) < len(cases):
+        outcomes += _in_one_child(action, cases[len(outcomes) : len(outcomes) + per_child])
+    return outcomes
 
 
 def limit_file_size(most: int) -> None:
@@ -61,11 +61,13 @@ def _in_one_child(action: Callable[[Case], str], cases: Sequence[Case]) -> list[
         _work(action, cases, writer)
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
-        found = [Outcome(kind, told, tuple(bases)) for kind, told, bases in map(json.loads, pipe)]
+        outcomes = [
+            Outcome(kind, text, tuple(bases)) for kind, text, bases in map(json.loads, pipe)
+        ]
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
-        found.append(Outcome(signal.Signals(os.WTERMSIG(status)).name))
-    return found
+        outcomes.append(Outcome(signal.Signals(os.WTERMSIG(status)).name))
+    return outcomes
 
 
 def _work(action: Callable[[Case], str], cases: Sequence[Case], writer: int) -> None:

@@ -1,4 +1,4 @@
-"""Small banks that declare terabytes, or chunks that are not what their rows need.
+"""Small banks that declare terabytes, or chunks of a size that their rows do not have.
 
 Each is read in a child process with little memory, in little time.
 """
@@ -124,6 +124,6 @@ BOMBS = [
 
 @pytest.mark.parametrize(("attack", "kind", "says"), BOMBS)
 def test_a_bomb(bank: Path, attack: Callable[[Path], None], kind: type, says: str) -> None:
-    """What declares more than it has is refused before memory is taken."""
+    """A bank that declares more than it has is refused before memory is allocated."""
     attack(bank)
     assert_refused_in_time(bank, kind, says)

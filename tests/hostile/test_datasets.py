@@ -1,4 +1,4 @@
-"""Datasets of another type, shape, storage or content than the schema says."""
+"""Datasets with another type, shape, storage or content than the schema requires."""
 
 from __future__ import annotations
 

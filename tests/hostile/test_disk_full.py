@@ -1,4 +1,4 @@
-"""A disk that fills up while a bank is written: one line, exit code 1, and the target as it was.
+"""A disk that fills up while a bank is written: one line, exit code 1, target unchanged.
 
 The limit on file sizes (RLIMIT_FSIZE) fails a write just as a full disk does, at any byte. Each
 writer is a process of its own, as a crash may come as late as at its exit.
@@ -89,19 +89,19 @@ def folder(arrays: Path, tmp_path: Path) -> Path:
 def sizes(arrays: Path, tmp_path_factory: pytest.TempPathFactory) -> Sizes:
     """Both writers work in a folder where both failed before."""
     folder = Path(shutil.copytree(arrays, tmp_path_factory.mktemp("sizes") / "work"))
-    found = []
+    sizes = []
     for command in (IN_PYTHON, COMMAND):
         fails_cleanly(command, folder, 50_000)
         done = limited(command, folder, resource.RLIM_INFINITY)
         assert (done.returncode, done.stderr) == (0, ""), done
         assert everything(folder / "b.h5")["train/instance"] == (1, 3000, 64)
         assert sorted(os.listdir(folder)) == ["b.h5", "x.npy", "y.npy"]
-        found.append((folder / "b.h5").stat().st_size)
-    return Sizes(*found)
+        sizes.append((folder / "b.h5").stat().st_size)
+    return Sizes(*sizes)
 
 
 def fails_cleanly(command: Sequence[object], folder: Path, size: int) -> None:
-    """Where files cannot exceed `size`, the command says so and leaves the older bank."""
+    """A command whose files cannot exceed `size` says so and keeps the older bank."""
     before = (folder / "b.h5").read_bytes()
     done = limited(command, folder, size)
     assert done.returncode == 1, (size, done)
@@ -121,7 +121,7 @@ SHARES = {
     "in the last chunk": 0.98,
     "one byte before the end": 1,
 }
-"""Part of the bank that is written, by what then fails."""
+"""Share of the bank written before an operation fails, by operation."""
 
 
 def limit_of(share: float, whole: int) -> int:

@@ -73,13 +73,13 @@ def extraction(run: Path, bank: Path) -> list[str]:
 
 def content(path: Path) -> dict[str, object]:
     """Every dataset, provenance too, and the fingerprint."""
-    found: dict[str, object] = {}
+    content: dict[str, object] = {}
     with h5py.File(path) as file:
-        found["fingerprint"] = file.attrs["fingerprint"]
+        content["fingerprint"] = file.attrs["fingerprint"]
         file.visititems(
-            lambda name, item: found.update({name: item[()]} if hasattr(item, "dtype") else {})
+            lambda name, item: content.update({name: item[()]} if hasattr(item, "dtype") else {})
         )
-    return found
+    return content
 
 
 def finished(bank: Path) -> dict[str, tuple[int, int]]:
@@ -140,11 +140,11 @@ def test_a_disk_that_takes_no_more_is_told_and_finished_shards_stay(
     whole, bank, output = tmp_path / "whole.h5", tmp_path / "bank.h5", tmp_path / "output.txt"
     assert code_of(fork(extraction(run, whole))) == 0
     assert code_of(fork(extraction(run, bank), output=output, file_size=1_720_000)) == 1
-    *_, kept, told = output.read_text().splitlines()
+    *_, kept, error = output.read_text().splitlines()
     shards = finished(bank)
     assert len(shards) > 3
     assert kept.startswith(f"{len(shards)} finished shards stay in {tmp_path}/.bank.h5.shards")
-    assert told.startswith(f"featbank: the work failed: {bank} could not be written")
+    assert error.startswith(f"featbank: the work failed: {bank} could not be written")
     assert code_of(fork(extraction(run, bank), output=output)) == 0
     assert "Resuming: 4 of 5 shards are there" in output.read_text()
     np.testing.assert_equal(content(bank), content(whole))

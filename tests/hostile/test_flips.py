@@ -18,7 +18,7 @@ Bit = tuple[int, int]
 
 
 def read_flipped(path: Path, bits: Iterable[Bit]) -> Counter[str]:
-    """How often reading all of a bank with one of `bits` flipped ended in which way."""
+    """Count the outcomes of reading a bank with each of `bits` flipped."""
     sound, content = path.read_bytes(), everything(path)
     damaged = path.with_name("damaged.h5")
 
@@ -29,12 +29,12 @@ def read_flipped(path: Path, bits: Iterable[Bit]) -> Counter[str]:
         damaged.write_bytes(data)
         return "equal" if everything(damaged) == content else "different"
 
-    found = in_children(read, bits := list(bits))
-    for bit, outcome in zip(bits, found, strict=True):
-        harmless = outcome.told == "equal" or "BankError" in outcome.bases
-        assert harmless and "\n" not in outcome.told, (bit, outcome)  # noqa: PT018
+    outcomes = in_children(read, bits := list(bits))
+    for bit, outcome in zip(bits, outcomes, strict=True):
+        harmless = outcome.text == "equal" or "BankError" in outcome.bases
+        assert harmless and "\n" not in outcome.text, (bit, outcome)  # noqa: PT018
     return Counter(
-        outcome.told if outcome.kind == "returned" else outcome.kind for outcome in found
+        outcome.text if outcome.kind == "returned" else outcome.kind for outcome in outcomes
     )
 
 

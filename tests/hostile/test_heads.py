@@ -106,8 +106,8 @@ def lying_header(data: bytes, rng: random.Random) -> bytes:
     elif change == 4:
         header[name] = rng.choice(JUNK[:3] + JUNK[9:])
     text = json.dumps(header).encode()
-    told = len(text) if change < 5 else rng.choice([0, 2**63, 10**8, len(text) - 1])
-    return struct.pack("<Q", told) + text + rest
+    length = len(text) if change < 5 else rng.choice([0, 2**63, 10**8, len(text) - 1])
+    return struct.pack("<Q", length) + text + rest
 
 
 def repacked(data: bytes, edit: Callable[[dict[str, Any]], Any]) -> bytes:

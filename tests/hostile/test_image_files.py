@@ -82,9 +82,9 @@ def test_no_image_is_named_with_its_line_or_left_out(
     (root.parent / "train.txt").write_text("a.png 0\nx.png 1\nb.png 1\n")
     outcome = in_child(lambda: str(load(root, stream=streamed).train_counts.tolist()))
     assert outcome.kind == "Unreadable", outcome
-    assert outcome.told.count("\n") == 0
+    assert outcome.text.count("\n") == 0
     with pytest.raises(errors.DataError, match=rf"train\.txt line 2: .*/x\.png {says}.*\. \w"):
-        raise errors.DataError(outcome.told)
+        raise errors.DataError(outcome.text)
     with pytest.warns(UserWarning, match=r"left out, 1 in all: .* line 2 \(x\.png\)\.$"):
         counts = load(root, stream=streamed, skip_unreadable=True).train_counts
     assert counts.tolist() == [1, 1]
@@ -114,7 +114,7 @@ def test_a_text_file_that_is_none(root: Path, option: str, kind: str) -> None:
     outcome = in_child(lambda: str(load(root, **{option: str(root.parent / "x.txt")})))
     assert outcome.kind == "DataError", outcome
     with pytest.raises(errors.DataError, match=rf"x\.txt {says}.*\. Give "):
-        raise errors.DataError(outcome.told)
+        raise errors.DataError(outcome.text)
 
 
 LEAVING = ["../secret.png", "sub/../../secret.png", "./.././secret.png", "..", "/etc/hostname"]
@@ -211,8 +211,8 @@ def test_a_folder_that_is_called_as_an_image(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "train/dog/2.png")
     outcome = in_child(lambda: str(load_dataset(settings)))
     assert outcome.kind == "Unreadable"
-    assert "class 'dog': " in outcome.told
-    assert "is a named pipe" in outcome.told
+    assert "class 'dog': " in outcome.text
+    assert "is a named pipe" in outcome.text
 
 
 def test_folders_of_windows(root: Path) -> None:

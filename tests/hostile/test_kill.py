@@ -1,4 +1,4 @@
-"""A writer killed at any moment: the target is what it was, or what it should become."""
+"""A writer killed at any moment: the target is the old bank or the new one, both whole."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ def start(path: Path, seed: int, *, moment: int | None = None) -> tuple[int, int
 
 def contents(path: Path) -> tuple[list[dict], int]:
     """All that two writers write, and how many functions one calls."""
-    found, calls = [], 0
+    contents, calls = [], 0
     for seed in (0, 1):
         calls, _ = start(path, seed)
-        found.append(everything(path))
-    return found, calls
+        contents.append(everything(path))
+    return contents, calls
 
 
 def kill_many(folder: Path, kills: int, *, old: bool) -> None:

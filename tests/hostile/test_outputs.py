@@ -82,10 +82,10 @@ def limited(folder: Path, command: tuple[str, ...], size: int) -> tuple[int, str
             raise done.exception
         return json.dumps([done.exit_code, done.stderr])
 
-    found = in_child(work)
-    assert found.kind == "returned", found
-    code, told = json.loads(found.told)
-    return code, told
+    outcome = in_child(work)
+    assert outcome.kind == "returned", outcome
+    code, stderr = json.loads(outcome.text)
+    return code, stderr
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -104,16 +104,16 @@ def test_a_full_disk(command: tuple[str, ...], made: Path, tmp_path: Path) -> No
     folder = Path(shutil.copytree(made, tmp_path / "work"))
     out = folder / command[-1]
     if command[0] == "export-features":
-        code, told = limited(folder, command, resource.RLIM_INFINITY)
-        assert code == 0, told
+        code, stderr = limited(folder, command, resource.RLIM_INFINITY)
+        assert code == 0, stderr
     elif out.suffix == ".h5":
         shutil.copy(folder / "bank.h5", out)
     else:
         out.write_bytes(b"what was there")
     before = contents(folder)
-    code, told = limited(folder, command, LIMIT if "results.sqlite" in command else 300)
-    assert (code, told.count("\n")) == (1, 1), told
-    assert f"featbank: the work failed: {command[-1]} could not be written (" in told, told
+    code, stderr = limited(folder, command, LIMIT if "results.sqlite" in command else 300)
+    assert (code, stderr.count("\n")) == (1, 1), stderr
+    assert f"featbank: the work failed: {command[-1]} could not be written (" in stderr, stderr
     assert contents(folder) == before
 
 
@@ -128,9 +128,9 @@ def test_a_head_on_a_full_disk(made: Path, tmp_path: Path) -> None:
         save_head(out, head, head.facts)
         return ""
 
-    found = in_child(work)
-    assert found.kind == "OSError", found
-    assert f"{out} could not be written (File too large)" in found.told
+    outcome = in_child(work)
+    assert outcome.kind == "OSError", outcome
+    assert f"{out} could not be written (File too large)" in outcome.text
     assert os.listdir(tmp_path) == ["out.safetensors"]
     assert out.read_bytes() == b"what was there"
 
@@ -139,9 +139,9 @@ def test_an_output_that_is_a_folder(made: Path, tmp_path: Path) -> None:
     """The same line where the name is taken by a folder, or its folder is read-only or gone."""
     folder = Path(shutil.copytree(made, tmp_path / "work"))
     (folder / "out.pdf").mkdir()
-    code, told = limited(folder, (*WRITERS["plot"][:-1], "out.pdf"), resource.RLIM_INFINITY)
-    assert (code, told.count("\n")) == (1, 1), told
-    assert "out.pdf could not be written (Is a directory)" in told
+    code, stderr = limited(folder, (*WRITERS["plot"][:-1], "out.pdf"), resource.RLIM_INFINITY)
+    assert (code, stderr.count("\n")) == (1, 1), stderr
+    assert "out.pdf could not be written (Is a directory)" in stderr
     assert sorted(os.listdir(folder / "out.pdf")) == []
     assert not [name for name in os.listdir(folder) if name.endswith(".part")]
 

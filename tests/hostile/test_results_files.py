@@ -198,8 +198,8 @@ def outcomes(source: Path, folder: Path, cases: Sequence[Case]) -> Counter[str]:
     for case, outcome in zip(cases, ends, strict=True):
         if outcome.kind != "returned":
             assert "FeatbankError" in outcome.bases, (case, outcome)
-            assert outcome.told.isprintable(), (case, outcome)
-            assert str(path) in outcome.told, (case, outcome)
+            assert outcome.text.isprintable(), (case, outcome)
+            assert str(path) in outcome.text, (case, outcome)
     return Counter(o.told if o.kind == "returned" else "refused" for o in ends)
 
 

@@ -238,8 +238,8 @@ def test_what_is_not_a_plain_file(tmp_path: Path, create: bool) -> None:
     """Reference: one line at once; a pipe is not waited for."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
-    for place, told in (("pipe", "a named pipe"), ("folder", "a folder")):
-        with pytest.raises(errors.ConfigError, match=f"{place} is {told}, not a results file"):
+    for place, kind in (("pipe", "a named pipe"), ("folder", "a folder")):
+        with pytest.raises(errors.ConfigError, match=f"{place} is {kind}, not a results file"):
             Store(tmp_path / place, create=create)
     with pytest.raises(errors.ConfigError, match="/dev/null is a device"):
         Store("/dev/null", create=create)
@@ -298,14 +298,14 @@ def test_permissions_of_another_user(sound: Path) -> None:
                 Store(path, create=True)
             return "same" if everything(path) == content else "different"
 
-        for case, mode, told in (
+        for case, mode, text in (
             ("read", 0o644, "same"),
             ("read", 0o600, f"{path} cannot be opened (Permission denied)"),
             ("write", 0o644, f"{path} cannot be written: the file or its folder is read-only"),
         ):
             path.chmod(mode)
             (outcome,) = in_children(attempt, [case])
-            assert outcome.told.startswith(told), outcome
+            assert outcome.text.startswith(text), outcome
         assert os.listdir(folder) == ["r.sqlite"]
 
 

@@ -63,8 +63,8 @@ def test_a_new_run_leaves_nothing(tmp_path: Path, limit: int, name: str) -> None
     outcome = trained(tmp_path / "run", limit=limit)
     assert "OSError" in outcome.bases, outcome
     file = tmp_path / "run" / "unfinished" / name
-    assert outcome.told.startswith(f"{file} could not be written (File too large)"), outcome
-    assert outcome.told.count("\n") == 0
+    assert outcome.text.startswith(f"{file} could not be written (File too large)"), outcome
+    assert outcome.text.count("\n") == 0
     assert os.listdir(tmp_path) == []
 
 
@@ -91,7 +91,7 @@ def test_the_state_before_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(stage1.training.train, "save_checkpoint", full)
     outcome = trained(tmp_path / "run", limit=resource.RLIM_INFINITY)
     assert outcome.kind == "OSError", outcome
-    assert "checkpoint.pt could not be written (File too large)" in outcome.told
+    assert "checkpoint.pt could not be written (File too large)" in outcome.text
     assert sorted(files(tmp_path / "run")) == [
         "unfinished",
         "unfinished/log.jsonl",
@@ -108,6 +108,6 @@ def test_scalars_that_cannot_be_written(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     outcome = trained(tmp_path / "run", limit=500, tensorboard=True)
     assert outcome.kind == "OSError", outcome
-    assert "could not be written" in outcome.told
-    assert str(tmp_path / "run") in outcome.told
+    assert "could not be written" in outcome.text
+    assert str(tmp_path / "run") in outcome.text
     assert os.listdir(tmp_path) == []

@@ -46,7 +46,7 @@ def test_the_rest_is_zeros(sound: bytes, tmp_path: Path, kept: int) -> None:
 
 
 def test_four_bytes_too_many(sound: bytes, tmp_path: Path) -> None:
-    """What was appended is no part of the bank, and does it no harm."""
+    """Appended bytes are no part of the bank and do no harm."""
     path = tmp_path / "long.h5"
     path.write_bytes(sound)
     content = everything(path)

@@ -49,7 +49,7 @@ def start(write: Callable[[Path, int], None], path: Path, seed: int, at: float) 
 
 
 def race(write: Callable[[Path, int], None], path: Path) -> list[int]:
-    """How two writers end that begin at the same moment."""
+    """Outcomes of two writers that start at the same moment."""
     at = time.monotonic() + 0.05
     children = [start(write, path, seed, at) for seed in (0, 1)]
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
@@ -137,8 +137,8 @@ def test_a_reader_keeps_the_bank_it_opened(tmp_path: Path) -> None:
     with Bank(path) as bank:
         write_over(path, 1)
         for view in bank.views:
-            found = bank.read("train", view, 0, ROWS, copy=1).tobytes()
-            assert found == before[f"train/{view}/1"]
+            content = bank.read("train", view, 0, ROWS, copy=1).tobytes()
+            assert content == before[f"train/{view}/1"]
         assert bank.labels("train").tolist() == before["train/label"]
     after = everything(path)
     assert after["fingerprint"] != before["fingerprint"]

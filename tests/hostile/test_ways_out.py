@@ -193,7 +193,7 @@ def test_a_group_in_itself_is_never_entered(bank: Path) -> None:
     """Below a view nothing but its features is looked at."""
     before = everything(bank)
     group_in_itself(bank)
-    assert in_child(lambda: str(everything(bank) == before)).told == "True"
+    assert in_child(lambda: str(everything(bank) == before)).text == "True"
 
 
 def test_nothing_else_is_looked_at(bank: Path) -> None:
@@ -205,4 +205,4 @@ def test_nothing_else_is_looked_at(bank: Path) -> None:
         file["train/instance/notes"] = json.dumps({"a": 1})
         for i in range(40):  # more than its header has room for
             file[FEATURE].attrs[f"note {i}"] = np.ones(20)
-    assert in_child(lambda: str(everything(bank) == before)).told == "True"
+    assert in_child(lambda: str(everything(bank) == before)).text == "True"
