@@ -1,22 +1,25 @@
-"""A metric is one row: all that shows metrics follows from it."""
+"""A metric and an array are one row each: all that stores and shows them follows from it."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from featbank import Bank
+from featbank import Bank, errors
 from featbank.cli import main
+from stage2.engine.details import DETAILS, Detail, total
 from stage2.engine.metrics import METRICS, Metric
 from stage2.loggers import Record
 from stage2.methods.recipe import Recipe, expand
 from stage2.plots import plot
 from stage2.report.gathering import gather
 from stage2.results import filters
+from stage2.results.measured import measured
 from stage2.results.results import Results
 from stage2.results.store import Store
 from stage2.results.tables import render, table_of
@@ -76,3 +79,25 @@ def test_one_row_adds_a_metric_everywhere(
         assert "gap on test" in drawn.read_text()
     table = CliRunner().invoke(main, ["leaderboard", str(path), "--sort", "gap", "--top", "1"])
     assert f"{min(expected.values()):.1f}" in table.output
+
+
+def test_one_row_adds_an_array(bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reference: the rows that each seed has right; another shape is refused on reading."""
+    hits = Detail("hits", "right rows", lambda t: t.per_class * t.rows / 100, over_seeds=total)
+    monkeypatch.setitem(DETAILS, "hits", hits)
+    path = tmp_path / "r.sqlite"
+    sweep(bank, expand({"crt": {"epochs": [1]}}, seeds=(0, 1)), results=path)
+    with Store(path) as store:
+        results = Results(store)
+        crt = results.find("crt")
+        right = [
+            store.correct(results.fingerprint, run.recipe, "test", "selected").sum()
+            for run in crt.runs
+        ]
+        got = measured(results, crt).details["hits"]
+        assert (got.shape, got.sum()) == ((bank.num_classes,), pytest.approx(sum(right)))
+        monkeypatch.setitem(DETAILS, "hits", replace(hits, shape=((7,),)))
+        with pytest.raises(
+            errors.ConfigError, match=r"has hits of the shape \(6,\) instead of \(7,"
+        ):
+            measured(results, crt)
