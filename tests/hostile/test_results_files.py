@@ -200,7 +200,7 @@ def outcomes(source: Path, folder: Path, cases: Sequence[Case]) -> Counter[str]:
             assert "FeatbankError" in outcome.bases, (case, outcome)
             assert outcome.text.isprintable(), (case, outcome)
             assert str(path) in outcome.text, (case, outcome)
-    return Counter(o.told if o.kind == "returned" else "refused" for o in ends)
+    return Counter(o.text if o.kind == "returned" else "refused" for o in ends)
 
 
 def cases(kinds: Iterable[str], count: int) -> list[Case]:
