@@ -28,6 +28,8 @@ _LONG_KEY = re.compile(
 )
 """A dotted key of 32 parts or more; `tomllib` takes time that grows as their square."""
 
+_LARGE_INTEGER = "{} has an integer of more than 64 bits. Write a float."
+
 _BLANK = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
 _STRING = re.compile(
     r'"""(?:[^\\]|\\.)*?"""+|' + r"'''.*?'''+|" + r'"(?:[^"\\]|\\.)*"|' + r"'[^']*'", re.DOTALL
@@ -83,8 +85,10 @@ def read_toml(file: Path, name: str) -> TomlFile:
         if (size := file.stat().st_size) > LARGEST:
             raise errors.ConfigError(f"{name} has {size:,} bytes, at most {LARGEST:,}. Shorten it.")
         text = file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
-        if _LONG_KEY.search(text) or not _is_flat(values := tomllib.loads(text)):
+        if _LONG_KEY.search(text):
             raise RecursionError
+        values = tomllib.loads(text)
+        _check_values(values, name)
     except UnicodeDecodeError as error:
         raise errors.ConfigError(
             f"{name} is not UTF-8 text (byte {error.start}). Save it as UTF-8."
@@ -99,25 +103,20 @@ def read_toml(file: Path, name: str) -> TomlFile:
             f"{name}: nested too deeply, more than {DEEPEST} deep. Write it flat."
         ) from None
     except ValueError:  # Python reads integers up to some length only
-        values = None
-    if values is None or not _has_small_integers(values):
-        raise errors.ConfigError(f"{name} has an integer of more than 64 bits. Write a float.")
+        raise errors.ConfigError(_LARGE_INTEGER.format(name)) from None
     return TomlFile(name, text, values, place_lines(text))
 
 
-def _is_flat(values: Any) -> bool:
-    """Whether no value is nested deeper than `DEEPEST`."""
-    level = [values]
+def _check_values(values: dict[str, Any], name: str) -> None:
+    """Raise for values nested deeper than `DEEPEST`, and for integers of more than 64 bits."""
+    level: list[Any] = [values]
     for _ in range(DEEPEST):
-        inner = (table.values() if isinstance(table, dict) else table for table in level)
-        level = [v for values in inner for v in values if isinstance(v, dict | list)]
-    return not level
-
-
-def _has_small_integers(value: Any) -> bool:
-    if isinstance(value, dict | list):
-        return all(map(_has_small_integers, value.values() if isinstance(value, dict) else value))
-    return not isinstance(value, int) or abs(value) < 2**63
+        inner = [v for t in level for v in (t.values() if isinstance(t, dict) else t)]
+        if any(isinstance(value, int) and abs(value) >= 2**63 for value in inner):
+            raise errors.ConfigError(_LARGE_INTEGER.format(name))
+        level = [value for value in inner if isinstance(value, dict | list)]
+    if level:
+        raise RecursionError
 
 
 def _parse_error(error: tomllib.TOMLDecodeError, text: str) -> str:
@@ -164,19 +163,17 @@ class _Scan:
     def _header(self, brackets: int) -> Place:
         """Scan ``[a.b]`` or ``[[a.b]]``, and return the place of the table that it opens."""
         line = self._line()
-        self._at += brackets
-        *around, last = self._key()
-        self._at = self._text.index("]", self._at) + brackets
         place: Place = ()
-        for key in around:
-            place = self._newest((*place, key))
+        self._at += brackets
+        keys = self._key()
+        self._at = self._text.index("]", self._at) + brackets
+        for depth, key in enumerate(keys, 1):
+            place = (*place, key)
             self.lines.setdefault(place, line)
-        place = (*place, last)
-        self.lines.setdefault(place, line)
-        if brackets == 2:
-            self._tables[place] = self._tables.get(place, 0) + 1
-        place = self._newest(place)
-        self.lines.setdefault(place, line)
+            if depth == len(keys) and brackets == 2:
+                self._tables[place] = self._tables.get(place, 0) + 1
+            place = self._newest(place)
+            self.lines.setdefault(place, line)
         return place
 
     def _newest(self, place: Place) -> Place:
