@@ -153,16 +153,16 @@ def sweep(
         views.prepare([recipe for recipe in wanted if recipe.hash not in finished])
         executor: Executor = Local(views, workers)
         listeners = Loggers(loggers)
-        record = _Record(store, bank.fingerprint, place, libraries, listeners, progress)
+        record = _Record(
+            store, bank.fingerprint, place, libraries, listeners, progress, keep=keep_outcomes
+        )
         planned = partial(plan_bank, bank, device=place, memory=memory, workers=workers)
 
         def train(chosen: list[Recipe], halving: Halving | None = None, later: int = 0) -> None:
             record.expect(sum(recipe.hash not in finished for recipe in chosen), later)
             for group in executor.run(_unfinished(planned, chosen, finished), halving=halving):
                 record.add(group)
-                outcomes.extend(group if keep_outcomes else [])
 
-        outcomes: list[Outcome] = []
         left_out: list[Recipe] = []
         if halving:
             first, others = by_first_seed(wanted)
@@ -177,7 +177,7 @@ def sweep(
         board = Results(store, bank=bank.fingerprint, select_on=select_on).board
         listeners.end(bank.fingerprint, board)
         skipped = [recipe for recipe in wanted if recipe.hash in finished]
-        return SweepResults(outcomes, skipped, left_out, board, views.probes)
+        return SweepResults(record.outcomes, skipped, left_out, board, views.probes)
 
 
 @dataclass
@@ -190,6 +190,8 @@ class _Record:
     libraries: Sequence[str]
     loggers: Loggers
     progress: Callable[[int, int], None] | None
+    keep: bool
+    outcomes: list[Outcome] = field(default_factory=list)
     done: int = 0
     total: int = 0
 
@@ -202,6 +204,7 @@ class _Record:
         runs = (_stored(outcome, self.device, self.libraries) for outcome in group)
         self.store.add_runs(self.fingerprint, runs)
         self.loggers.log(self.fingerprint, group)
+        self.outcomes += group if self.keep else []
         self.done += len(group)
         if self.progress:
             self.progress(self.done, self.total)
