@@ -21,13 +21,13 @@ from stage2.methods.generators.calibrated import (
     tail_classes,
 )
 from stage2.methods.generators.drawing import draw_each
-from stage2.methods.generators.filling import Sources
+from stage2.methods.generators.filling import Origins
 from stage2.methods.generators.interface import Features, Generation, Generator, NeedsVal, Settings
 from stage2.methods.generators.tukey import Space
 
 
 class AFG(Generator):
-    """Each sample of a rare class, x̂ = T(x), becomes a Gaussian that near classes lend to.
+    """Each sample of a rare class, x̂ = T(x), becomes a Gaussian to which near classes lend.
 
     With S the support classes nearest to x̂ among those with more samples, ω_j ∝ n_j/d_j and d_j the
     distance of x̂ to μ_j [GLAG eq. 8–9]::
@@ -39,7 +39,7 @@ class AFG(Generator):
     own = x̂ + N(0, Σ_y), lent = Σ_j ω_j μ_j + N(0, Σ_j ω_j Σ_j), base = own + noise and
     direction = lent − own.
 
-    β begins at ``beta`` for every class; with ``beta_step`` δ > 0 it rises by δ when the accuracy
+    β starts at ``beta`` for every class; with ``beta_step`` δ > 0 it rises by δ when the accuracy
     of its class on val rose over an epoch, falls by δ when it fell, and stays within [0, 1].
     """
 
@@ -48,7 +48,7 @@ class AFG(Generator):
     settings = (
         SUPPORT,
         TUKEY,
-        Setting("beta", 0.6, "β: share that is lent, at the beginning", low=0, high=1),
+        Setting("beta", 0.6, "β: share that is lent, at the start", low=0, high=1),
         Setting("beta_step", 0.05, "how far β moves after an epoch; 0 fixes it", low=0, high=1),
         Setting("gamma", 0.1, "γ added to the covariance of calibrated draws", low=0),
         Setting(
@@ -85,17 +85,18 @@ class _AFG(Calibrated):
         self._gamma = {settings["gamma_form"]: settings["gamma"]}
 
     def weights(self, distance: Tensor, counts: Tensor, found: Tensor) -> Tensor:
-        # A class at no distance takes all the weight; the bound keeps ω finite.
+        # A class at distance 0 takes all the weight; the bounds keep ω finite.
         lent = torch.where(found, counts / distance.clamp_min(1e-30), 0.0)
         return lent / lent.sum(1, keepdim=True).clamp_min(1e-300)
 
-    def center(self, source: Tensor) -> Tensor:
-        return self.lent_mean(source)
+    def center(self, rows: Tensor) -> Tensor:
+        return self.lent_mean(rows)
 
     def calibrated(
-        self, sources: Sources, lent: Tensor, random: torch.Generator
+        self, origins: Origins, lent: Tensor, random: torch.Generator
     ) -> tuple[Tensor, ...]:
-        base = sources.each(self.sample(sources.row))
+        # base = x̂ + N(0, Σ_y) + noise; direction = lent − (x̂ + N(0, Σ_y)), without the noise.
+        base = origins.each(self.sample(origins.row))
 
         def draw(k: int, rows: slice, random: torch.Generator) -> None:
             own = base[rows]
@@ -103,5 +104,5 @@ class _AFG(Calibrated):
             lent[rows].sub_(own)
             add_noise(own, random, **self._gamma)
 
-        draw_each(draw, list(sources.classes()), random, numbers=base.numel())
+        draw_each(draw, list(origins.classes()), random, numbers=base.numel())
         return base, lent

@@ -1,4 +1,15 @@
-"""Gaussians of rare classes, calibrated with the statistics of the classes near to each sample."""
+"""Gaussians of rare classes, calibrated with the statistics of the classes nearest to each sample.
+
+A made row of a `tail` class y starts from one of its samples x. With S(x) the support classes of x
+and weights ω_j that add to 1, it is lent a draw from
+
+    N(center(x), Σ_{j∈S(x)} ω_j Σ_j + noise)
+
+by two roads to the same distribution. `Kept` holds for every sample one factor F [r, D] with
+FᵀF = Σ_j ω_j Σ_j + noise, so that a draw is center + εF with ε ~ N(0, I_r). Where these factors
+would take too much memory, the draw is assembled by lenders instead: center + Σ_j √ω_j ε_j F_j
+with independent ε_j, as a sum of independent Gaussians has the sum of their covariances.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +30,7 @@ from featbank.bank import GROUPS, class_groups
 from featbank.settings import Setting
 from stage2.methods.generators import drawing
 from stage2.methods.generators.drawing import by_class, draw_each, normals, spread
-from stage2.methods.generators.filling import Sources
+from stage2.methods.generators.filling import Origins
 from stage2.methods.generators.gaussians import BLOCK_ROWS, Map, OwnGaussians, unchanged
 from stage2.methods.generators.interface import Blend, Features, Settings
 from stage2.methods.generators.tukey import STAGE1, Space, inverse_tukey, tukey
@@ -40,11 +51,11 @@ TAIL = Setting(
     choices=("few", "medium+few"),
 )
 SPARE = 1.25
-"""Rows made for one that is wanted, at most, so that all sources of a class have as many: then
-their draws are one product."""
+"""Most rows made per wanted row so that all origins of a class get equally many: their draws are
+then one batched product."""
 
 KEPT_BYTES = 64 << 20
-"""What `Kept` may take."""
+"""Memory that `Kept` may take."""
 
 
 def seen_space(settings: Settings) -> Space:
@@ -64,20 +75,20 @@ def output_space(default: str) -> Setting:
 
 @dataclass(frozen=True)
 class Spaces:
-    """The spaces features go through, as maps of rows [n, D].
+    """Maps between the spaces of features, on rows [n, D].
 
     Attributes
     ----------
     sample
-        From features to where a sample x̂ is calibrated.
+        From features to the space in which a sample x̂ is calibrated.
     statistics
-        From features to where μ_k and Σ_k are taken.
+        From features to the space of μ_k and Σ_k.
     real
-        From features to what heads see.
+        From features to the space that heads see.
     finish
-        From calibrated draws to what heads see; elementwise where these depend on β.
+        From calibrated draws to the space that heads see; elementwise where these depend on β.
     plain
-        From draws of a class's own Gaussian to what heads see.
+        From draws of a class's own Gaussian to the space that heads see.
     """
 
     sample: Map
@@ -88,7 +99,7 @@ class Spaces:
 
     @staticmethod
     def of(settings: Settings) -> Spaces:
-        """Those of the settings ``tukey``, ``statistics`` and ``output_space``."""
+        """The maps for the settings ``tukey``, ``statistics`` and ``output_space``."""
         there = partial(tukey, power=settings["tukey"])
         back = partial(inverse_tukey, power=settings["tukey"])
         statistics = unchanged if settings["statistics"] == "raw" else there
@@ -102,43 +113,43 @@ class Spaces:
 
 @dataclass(frozen=True)
 class Kept:
-    """What is kept of n sources where that is little: then a draw takes r ≤ D numbers whatever the
-    sizes of the lenders.
+    """Means and factors of n origins, where these are small: a draw then takes r ≤ D numbers,
+    whatever the sizes of the lenders.
 
     Attributes
     ----------
     center
         [n, 1, D]: `Calibrated.center`.
     factor
-        [n, r, D]: F with FᵀF = Σ_j ω_j Σ_j with the noise that is added to it.
+        [n, r, D]: F with FᵀF = Σ_j ω_j Σ_j + noise.
     """
 
     center: Tensor
     factor: Tensor
 
     def draw(self, drawn: Tensor, place: Tensor, count: Tensor, random: torch.Generator) -> None:
-        """Draw from N(center, FᵀF) of the sources `place` [G], `count` [G] rows of each, to `drawn`
-        [T, D]."""
+        """Write draws from N(center, FᵀF) to `drawn` [T, D], `count` [G] rows of each of the
+        origins `place` [G]."""
         rank, dim = self.factor.shape[1:]
         lots = self._lots(place, count)
 
         def lot(number: int, random: torch.Generator) -> None:
-            most = max(sources * each for _, sources, each, _ in lots[number])
+            most = max(origins * each for _, origins, each, _ in lots[number])
             noise = drawn.new_empty(most, rank)
-            for first, sources, each, row in lots[number]:
-                rows = sources * each
+            for first, origins, each, row in lots[number]:
+                rows = origins * each
                 torch.baddbmm(
-                    self.center[first : first + sources],
-                    noise[:rows].normal_(generator=random).view(sources, each, rank),
-                    self.factor[first : first + sources],
-                    out=drawn[row : row + rows].view(sources, each, dim),
+                    self.center[first : first + origins],
+                    noise[:rows].normal_(generator=random).view(origins, each, rank),
+                    self.factor[first : first + origins],
+                    out=drawn[row : row + rows].view(origins, each, dim),
                 )
 
         spread(lot, len(lots), random)
 
     def _lots(self, place: Tensor, count: Tensor) -> list[list[tuple[int, int, int, int]]]:
-        """Products to be done together: the first of sources that follow one another, how many,
-        how many rows of each, and the first of these rows."""
+        """Batched products, in lots for one thread each. A product is of adjacent origins with
+        equal counts: its first origin, their number, the rows of each, and its first row."""
         same = (place[1:] == place[:-1] + 1) & (count[1:] == count[:-1])
         cuts = [0, *((~same).nonzero().view(-1) + 1).tolist(), len(place)]
         firsts, rows = place.tolist(), (count.cumsum(0) - count).tolist()
@@ -153,22 +164,23 @@ class Kept:
 
 
 class Calibrated(OwnGaussians):
-    """Made rows of the classes `tail` are calibrated, those of others from their own Gaussian.
+    """Made rows of the classes `tail` are calibrated; those of others follow their own Gaussian.
 
     Parameters
     ----------
     name
-        The generator, for warnings.
+        Of the generator, for warnings.
     features, spaces
-        The training features and what they go through.
+        The training features and their maps.
     tail
         Classes [K] bool.
     support
-        Classes that each sample is calibrated with, where there are so many.
+        Classes that each sample is calibrated with, if there are as many.
     among
-        ``larger``: of those that have more samples than its own; ``all``: its own included.
+        Candidates: ``larger``, the classes with more samples than its own, or ``all``, its own
+        included.
     noise
-        Of what is lent, as for `add_noise`.
+        Added to what is lent, as by `add_noise`.
     """
 
     def __init__(
@@ -184,54 +196,55 @@ class Calibrated(OwnGaussians):
     ) -> None:
         super().__init__(features, spaces.statistics, spaces.plain, last=tail)
         self.spaces, self._tail, self._noise = spaces, tail, noise
-        sources = self.order[(tail & (self.missing > 0))[features.labels[self.order]]]
-        self._place = torch.full_like(features.labels, -1)  # of a training row among the sources
-        self._place[sources] = torch.arange(len(sources), device=sources.device)
-        y = features.labels[sources]
+        origins = self.order[(tail & (self.missing > 0))[features.labels[self.order]]]
+        self._place = torch.full_like(features.labels, -1)  # index of a training row in `origins`
+        self._place[origins] = torch.arange(len(origins), device=origins.device)
+        y = features.labels[origins]
         counts = torch.from_numpy(features.counts).to(y.device)
         near = [
             supports(self.sample(rows), label, self.gaussians.means, counts, support, among=among)
-            for rows, label in zip(sources.split(BLOCK_ROWS), y.split(BLOCK_ROWS), strict=True)
+            for rows, label in zip(origins.split(BLOCK_ROWS), y.split(BLOCK_ROWS), strict=True)
         ]
         distance, self._support = (torch.cat(of) for of in zip(*near, strict=True))
         found = self._support >= 0
         self._weight = self.weights(distance, counts[self._support], found).float()
         self.lenders = found.sum(1)
         _warn_of_few(name, y, found, support)
-        self._kept = self._small_enough(sources)
+        self._kept = self._small_enough(origins)
 
     @abstractmethod
     def weights(self, distance: Tensor, counts: Tensor, found: Tensor) -> Tensor:
-        """ω of the support classes of each source [n, S], float64, from their distances and
-        training counts; rows add to 1 over those that were `found`, bool, and are 0 elsewhere."""
+        """ω of the support classes of each origin [n, S], float64, from their distances and
+        training counts. Each row adds to 1 over the classes that were `found`, bool, and is 0
+        elsewhere."""
 
     @abstractmethod
-    def center(self, source: Tensor) -> Tensor:
-        """The mean of what is lent to the training rows `source` [n], [n, D]."""
+    def center(self, rows: Tensor) -> Tensor:
+        """The mean of what is lent to the training `rows` [n], [n, D]."""
 
     @abstractmethod
     def calibrated(
-        self, sources: Sources, lent: Tensor, random: torch.Generator
+        self, origins: Origins, lent: Tensor, random: torch.Generator
     ) -> tuple[Tensor, ...]:
-        """Draws of new rows: the base and the direction of each, [T, D], or the draws alone.
+        """Draws of new rows [T, D], or where these depend on β, a base and a direction of each.
 
-        `lent` [T, D] are draws from N(center, Σ_j ω_j Σ_j) with noise, to be overwritten.
+        `lent` [T, D] holds draws from N(center, Σ_j ω_j Σ_j + noise) and may be overwritten.
         """
 
     def space(self, x: Tensor) -> Tensor:
         return self.spaces.real(x)
 
-    def rounded(self, sources: Sources) -> Sources:
+    def rounded(self, origins: Origins) -> Origins:
         if not self._kept:
-            return sources
-        most = torch.zeros_like(self.missing).scatter_reduce_(0, sources.y, sources.count, "amax")
-        count = torch.where(self._tail, most, 0).index_select(0, sources.y).maximum(sources.count)
-        few = int(count.sum()) <= SPARE * int(sources.count.sum())
-        return replace(sources, count=count) if few else sources
+            return origins
+        most = torch.zeros_like(self.missing).scatter_reduce_(0, origins.y, origins.count, "amax")
+        count = torch.where(self._tail, most, 0).index_select(0, origins.y).maximum(origins.count)
+        few = int(count.sum()) <= SPARE * int(origins.count.sum())
+        return replace(origins, count=count) if few else origins
 
-    def draw(self, x: Tensor, sources: Sources, random: torch.Generator) -> Blend | None:
-        others = int((~self._tail[sources.y]).sum())
-        plain, rare = sources[:others], sources[others:]
+    def draw(self, x: Tensor, origins: Origins, random: torch.Generator) -> Blend | None:
+        others = int((~self._tail[origins.y]).sum())  # they come first, by `last` of `Filling`
+        plain, rare = origins[:others], origins[others:]
         first = int(plain.count.sum())
         if first:
             super().draw(x[:first], plain, random)
@@ -249,27 +262,27 @@ class Calibrated(OwnGaussians):
             drawn.copy_(self.spaces.finish(base))
         return None
 
-    def sample(self, source: Tensor) -> Tensor:
-        """x̂ of the training rows [n], [n, D]."""
-        return self.spaces.sample(self.features.x.index_select(0, source))
+    def sample(self, rows: Tensor) -> Tensor:
+        """x̂ of the training `rows` [n], [n, D]."""
+        return self.spaces.sample(self.features.x.index_select(0, rows))
 
-    def _lend(self, lent: Tensor, sources: Sources, random: torch.Generator) -> None:
-        """Draw what is lent to `sources`, to `lent` [T, D]."""
-        place = self.place(sources.row)
+    def _lend(self, lent: Tensor, origins: Origins, random: torch.Generator) -> None:
+        """Write draws of what is lent to `origins` to `lent` [T, D]."""
+        place = self.place(origins.row)
         if self._kept:
-            self._kept.draw(lent, place, sources.count, random)
+            self._kept.draw(lent, place, origins.count, random)
         else:
-            lent.copy_(sources.each(self.center(sources.row)))
-            self._add_lent(lent, sources.each(place), random)
+            lent.copy_(origins.each(self.center(origins.row)))
+            self._add_lent(lent, origins.each(place), random)
             add_noise(lent, random, **self._noise)
 
-    def place(self, source: Tensor) -> Tensor:
-        """Where the training rows [n] are among the sources, [n]."""
-        return self._place.index_select(0, source)
+    def place(self, rows: Tensor) -> Tensor:
+        """The indices of the training `rows` [n] among the origins, [n]."""
+        return self._place.index_select(0, rows)
 
-    def lent_mean(self, source: Tensor) -> Tensor:
-        """Σ_j ω_j μ_j over the support of the training rows [n], [n, D]."""
-        place, means = self.place(source), self.gaussians.means
+    def lent_mean(self, rows: Tensor) -> Tensor:
+        """Σ_j ω_j μ_j over the support of the training `rows` [n], [n, D]."""
+        place, means = self.place(rows), self.gaussians.means
         weight, support = self._weight[place], self._support[place]
         total = means.new_zeros(len(place), means.shape[1])
         for slot in range(support.shape[1]):
@@ -277,25 +290,30 @@ class Calibrated(OwnGaussians):
         return total
 
     def _add_lent(self, drawn: Tensor, place: Tensor, random: torch.Generator) -> None:
-        """Add draws from N(0, Σ_j ω_j Σ_j) over the support of each source [T] to `drawn` [T, D]:
-        one product for all that a class lends."""
+        """Add draws from N(0, Σ_j ω_j Σ_j) over the support of each row's origin, `place` [T], to
+        `drawn` [T, D]."""
+        # √ω_j ε F_j is drawn lender by lender, one product for all rows a class lends to. Each is
+        # written to the slot of the support in which the lender stands, so that threads never meet
+        # in one row; the slots are then added in a fixed order.
         support, scale = self._support[place], self._weight[place].sqrt_()
         dim = self.features.x.shape[1]
         slots = self.features.x.new_zeros(support.shape[1], len(place), dim)
         row, slot = (scale > 0).nonzero(as_tuple=True)
         lender, scale = support[row, slot], scale[row, slot]
 
-        def lend(k: int, those: Tensor, random: torch.Generator) -> None:
-            own = slots.new_zeros(len(those), dim)
-            self.gaussians.add_draws(k, random, to=own, scale=scale[those])
-            slots[slot[those], row[those]] = own
+        def lend(k: int, loans: Tensor, random: torch.Generator) -> None:
+            draws = slots.new_zeros(len(loans), dim)
+            self.gaussians.add_draws(k, random, to=draws, scale=scale[loans])
+            slots[slot[loans], row[loans]] = draws
 
         draw_each(lend, list(by_class(lender)), random, numbers=len(row) * dim)
-        for one in slots:
-            drawn.add_(one)
+        for draws in slots:
+            drawn.add_(draws)
 
-    def _small_enough(self, sources: Tensor) -> Kept | None:
-        """What is kept of the training rows `sources` [n]; None if much."""
+    def _small_enough(self, origins: Tensor) -> Kept | None:
+        """Means and factors of the training rows `origins` [n]; None beyond `KEPT_BYTES`."""
+        # The stack of all √ω_j F_j and the noise's factor is F, as FᵀF = Σ_j ω_j F_jᵀF_j + noise.
+        # Where it has more than D rows, R of F = QR takes its place: RᵀR = FᵀF.
         dim, supports_of = self.features.x.shape[1], self._support.tolist()
         ranks = [sum(self.gaussians.rank(k) for k in of if k >= 0) for of in supports_of]
         more = dim if self._noise.get("diagonal") else bool(self._noise.get("full"))
@@ -311,17 +329,17 @@ class Calibrated(OwnGaussians):
             if len(factor) > dim:
                 factor = torch.linalg.qr(factor, mode="r").R
             factors[place, : len(factor)] = factor
-        return Kept(self.center(sources)[:, None], factors)
+        return Kept(self.center(origins)[:, None], factors)
 
 
 def classes_of(tail: str, counts: np.ndarray) -> np.ndarray:
-    """The classes [K] bool with samples in the groups `tail`, joined by +."""
+    """The classes [K] bool that have samples and belong to the groups `tail`, joined by +."""
     groups = class_groups(counts)
     return np.any([groups[name] for name in tail.split("+")], axis=0) & (counts > 0)
 
 
 def tail_classes(name: str, features: Features, tail: str) -> Tensor:
-    """`classes_of` the training counts; warns where there is none."""
+    """`classes_of` the training counts; warns if there is none."""
     wanted = classes_of(tail, features.counts)
     if not wanted.any():
         rules = " or ".join(GROUPS[group] for group in tail.split("+"))
@@ -344,7 +362,7 @@ def add_noise(
 
 
 def noise_factor(dim: int, *, diagonal: float = 0.0, full: float = 0.0) -> Tensor:
-    """F with FᵀF = diagonal·I + full·11ᵀ, of as many rows as it takes, [r, dim]."""
+    """F [r, dim] with FᵀF = diagonal·I + full·11ᵀ; r is 0, 1, dim or dim + 1."""
     rows = [torch.full((1, dim), math.sqrt(full))] if full else []
     if diagonal:
         rows.append(math.sqrt(diagonal) * torch.eye(dim))
@@ -352,7 +370,7 @@ def noise_factor(dim: int, *, diagonal: float = 0.0, full: float = 0.0) -> Tenso
 
 
 def _warn_of_few(name: str, y: Tensor, found: Tensor, support: int) -> None:
-    """Say of which classes the samples have fewer support classes than were asked for."""
+    """Warn of the classes whose samples have fewer support classes than were asked for."""
     short = found.sum(1) < support
     if not bool(short.any()):
         return

@@ -1,4 +1,4 @@
-"""Random numbers and products on the threads PyTorch has been given, the same for any number."""
+"""Random draws on the threads PyTorch may use; their number does not change what is drawn."""
 
 from __future__ import annotations
 
@@ -17,41 +17,41 @@ from torch import Tensor
 Places = TypeVar("Places", Tensor, slice)
 
 CHUNK = 1 << 18
-"""Normal numbers of one stream: PyTorch itself draws them on one thread."""
+"""Normal numbers drawn from one generator; PyTorch fills a tensor from one on a single thread."""
 
 LARGE = 1 << 22
-"""Numbers from which pieces of work are spread over threads; below, calls cost more than work."""
+"""Numbers from which work is spread over threads; dispatching fewer costs more than it saves."""
 
 
-_given: ContextVar[int | None] = ContextVar("threads that `spread` may use", default=None)
+_THREADS: ContextVar[int | None] = ContextVar("threads that `spread` may use", default=None)
 
 
 @contextlib.contextmanager
-def threads_of_ours(numbers: int) -> Iterator[None]:
-    """Where few `numbers` are made, PyTorch's operations take one thread each and only `spread`
-    takes all: PyTorch's threads spin for milliseconds between operations, on the cores of ours."""
+def own_threads(numbers: int) -> Iterator[None]:
+    """Run PyTorch's operations on one thread each while few `numbers` are made, and only `spread`
+    on all: between operations PyTorch's threads spin for milliseconds on the cores of ours."""
     before = torch.get_num_threads()
     if numbers >= LARGE or before == 1:
         yield
         return
     torch.set_num_threads(1)
-    token = _given.set(before)
+    token = _THREADS.set(before)
     try:
         yield
     finally:
-        _given.reset(token)
+        _THREADS.reset(token)
         torch.set_num_threads(before)
 
 
 def by_class(y: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """The classes of labels [R], ascending, and the places of each."""
+    """The classes among labels [R], in ascending order, and the places of each."""
     order = y.argsort(stable=True)
     classes, counts = y.index_select(0, order).unique_consecutive(return_counts=True)
     yield from zip(classes.tolist(), order.split(counts.tolist()), strict=True)
 
 
 def normals(rows: int, size: int, random: torch.Generator) -> Tensor:
-    """N(0, 1), [rows, size]; a large draw in chunks with a generator each."""
+    """Draws from N(0, 1), [rows, size]; many of them in chunks, each with its own generator."""
     drawn = torch.empty(rows, size, device=random.device)
     if drawn.is_cuda or drawn.numel() <= CHUNK:
         return drawn.normal_(generator=random)
@@ -67,9 +67,9 @@ def draw_each(
     *,
     numbers: int,
 ) -> None:
-    """Call `draw` with each class, its places, and a generator of its own.
+    """Call `draw` with each class, its places and a generator of its own.
 
-    Where the pieces draw many `numbers` in all, they run side by side, one thread each.
+    If the pieces draw many `numbers` in all, they run in parallel, one thread each.
     """
     spread(
         lambda number, random: draw(*pieces[number], random),
@@ -86,28 +86,32 @@ def spread(
     *,
     threads: int | None = None,
 ) -> None:
-    """Call `draw` with 0 … count − 1, on as many threads as PyTorch has been given, each with a
-    generator seeded from `random`; on a GPU one after the other with `random` itself."""
+    """Call `draw` with 0 … count − 1 on as many threads as PyTorch may use.
+
+    Each call gets a generator seeded from `random` before the first starts, so neither the number
+    of threads nor their order changes a draw. On a GPU the calls share `random`, one by one.
+    """
     if random.device.type == "cuda":
         for number in range(count):
             draw(number, random)
         return
     seeds = torch.randint(2**62, (count,), generator=random).tolist()
 
-    def one(number: int) -> None:
+    def call(number: int) -> None:
         draw(number, torch.Generator().manual_seed(seeds[number]))
 
-    threads = threads or _given.get() or torch.get_num_threads()
+    threads = threads or _THREADS.get() or torch.get_num_threads()
     if min(threads, count) < 2:
         for number in range(count):
-            one(number)
+            call(number)
     else:
-        list(_pool(threads, os.getpid()).map(one, range(count)))
+        list(_pool(threads, os.getpid()).map(call, range(count)))
 
 
 @functools.lru_cache(maxsize=1)
 def _pool(threads: int, process: int) -> ThreadPoolExecutor:
-    """Threads of one PyTorch thread each; kept, because to start them costs as much as a draw."""
+    """A pool whose threads use one PyTorch thread each; cached, as starting it costs as much as a
+    draw. A forked `process` gets its own."""
     before = torch.get_num_threads()
     pool = ThreadPoolExecutor(threads, initializer=_alone)
     started = Barrier(threads)
@@ -117,7 +121,7 @@ def _pool(threads: int, process: int) -> ThreadPoolExecutor:
 
 
 def _alone() -> None:
-    """Do all work of this thread on it."""
+    """Let PyTorch do all work of this thread on this thread."""
     torch.set_num_threads(1)
-    torch.get_num_threads()  # the first call of a thread takes over what was set last, by any
-    _given.set(1)
+    torch.get_num_threads()  # the first call in a thread adopts what any thread set last
+    _THREADS.set(1)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from featbank import errors
 from stage2.methods.generators.drawing import draw_each, normals
-from stage2.methods.generators.filling import Filling, Sources
+from stage2.methods.generators.filling import Filling, Origins
 from stage2.methods.generators.interface import (
     Blend,
     Features,
@@ -135,9 +135,9 @@ class OwnGaussians(Filling):
     Parameters
     ----------
     statistics
-        From features to where μ_k and Σ_k are taken.
+        From features to the space of μ_k and Σ_k.
     plain
-        From there to what heads see.
+        From there to the space that heads see.
     last
         As for `Filling`.
     """
@@ -153,13 +153,13 @@ class OwnGaussians(Filling):
         self.gaussians = ClassGaussians(features, self.samples, statistics)
         self._plain = plain
 
-    def draw(self, x: Tensor, sources: Sources, random: torch.Generator) -> Blend | None:
-        def own(k: int, those: slice, random: torch.Generator) -> None:
-            drawn = x[those]
+    def draw(self, x: Tensor, origins: Origins, random: torch.Generator) -> Blend | None:
+        def fill(k: int, rows: slice, random: torch.Generator) -> None:
+            drawn = x[rows]
             drawn.copy_(self.gaussians.means[k])
             self.gaussians.add_draws(k, random, to=drawn)
             if self._plain is not unchanged:
                 drawn.copy_(self._plain(drawn))
 
-        draw_each(own, list(sources.classes()), random, numbers=x.numel())
+        draw_each(fill, list(origins.classes()), random, numbers=x.numel())
         return None

@@ -18,7 +18,7 @@ from stage2.methods.generators.calibrated import (
     seen_space,
     tail_classes,
 )
-from stage2.methods.generators.filling import Sources
+from stage2.methods.generators.filling import Origins
 from stage2.methods.generators.interface import Features, Generation, Generator, Settings
 from stage2.methods.generators.tukey import Space, tukey
 
@@ -29,12 +29,12 @@ class EquallyCalibrated(Calibrated):
     def weights(self, distance: Tensor, counts: Tensor, found: Tensor) -> Tensor:
         return found.double() / found.sum(1, keepdim=True).clamp_min(1)
 
-    def center(self, source: Tensor) -> Tensor:
-        lenders = self.lenders[self.place(source), None]
-        return self.lent_mean(source).mul_(lenders).add_(self.sample(source)).div_(lenders + 1)
+    def center(self, rows: Tensor) -> Tensor:
+        lenders = self.lenders[self.place(rows), None]
+        return self.lent_mean(rows).mul_(lenders).add_(self.sample(rows)).div_(lenders + 1)
 
     def calibrated(
-        self, sources: Sources, lent: Tensor, random: torch.Generator
+        self, origins: Origins, lent: Tensor, random: torch.Generator
     ) -> tuple[Tensor, ...]:
         return (lent,)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from featbank.settings import Setting
 from stage2.methods import neighbors
-from stage2.methods.generators.filling import Filling, Sources
+from stage2.methods.generators.filling import Filling, Origins
 from stage2.methods.generators.interface import Features, Generation, Generator, Settings
 
 
@@ -29,37 +29,37 @@ class Smote(Generator):
 
 
 class Segments(Filling):
-    """Rows on the segments from samples to their neighbours."""
+    """Rows on the segments between samples and their neighbours."""
 
     def __init__(self, features: Features, k: int) -> None:
         super().__init__(features)
-        found = {}
+        neighbours = {}
         for y in self.missing.nonzero().view(-1).tolist():
             rows = self.rows(y)
-            found[y] = rows, rows[nearest_others(features.x[rows], k)]
-        widest = max((near.shape[1] for _, near in found.values()), default=1)
+            neighbours[y] = rows, rows[nearest_others(features.x[rows], k)]
+        widest = max((near.shape[1] for _, near in neighbours.values()), default=1)
         self._near = features.labels.new_empty(len(features.labels), widest)
-        """Training rows, the nearest first; as many of a class as `_width` says."""
+        """Neighbours of each training row, nearest first; of a class k the first `_width[k]`."""
         self._width = torch.ones_like(self.missing)
-        for y, (rows, near) in found.items():
+        for y, (rows, near) in neighbours.items():
             self._width[y] = near.shape[1]
             self._near[rows, : near.shape[1]] = near
 
-    def draw(self, x: Tensor, sources: Sources, random: torch.Generator) -> None:
-        y, source = sources.each(sources.y), sources.each(sources.row)
-        choice, along = torch.rand(2, len(source), generator=random, device=x.device)
-        near = self._near[source, (choice * self._width[y]).long()]
+    def draw(self, x: Tensor, origins: Origins, random: torch.Generator) -> None:
+        y, row = origins.each(origins.y), origins.each(origins.row)
+        choice, along = torch.rand(2, len(row), generator=random, device=x.device)
+        near = self._near[row, (choice * self._width[y]).long()]
         samples = self.features.x
-        torch.index_select(samples, 0, source, out=x)
+        torch.index_select(samples, 0, row, out=x)
         x.lerp_(samples.index_select(0, near), along[:, None])
 
 
 def nearest_others(x: Tensor, k: int) -> Tensor:
-    """Indices [n, min(k, n−1)] of the rows nearest to each row of `x` [n, D], itself left out by
-    its index; of a single row its own, [1, 1].
+    """Indices [n, min(k, n−1)] of the rows nearest to each row of `x` [n, D], the row itself left
+    out by its index; the row itself if there is only one, [1, 1].
     """
-    _, found = neighbors.search(x, x, k + 1, "l2")
-    itself = found == torch.arange(len(x), device=found.device)[:, None]
-    # stable: itself goes last; a row with k+1 duplicates before it is not among those found
+    _, nearest = neighbors.search(x, x, k + 1, "l2")
+    itself = nearest == torch.arange(len(x), device=nearest.device)[:, None]
+    # A stable sort moves the row itself to the end. It may be missing, behind k + 1 duplicates.
     order = itself.byte().argsort(dim=1, stable=True)
-    return found.gather(1, order)[:, : max(1, min(k, len(x) - 1))]
+    return nearest.gather(1, order)[:, : max(1, min(k, len(x) - 1))]

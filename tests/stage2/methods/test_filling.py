@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from stage2.methods.generators.filling import Filling, Sources
+from stage2.methods.generators.filling import Filling, Origins
 from stage2.methods.generators.interface import Blend, Features
 from stage2.methods.generators.tukey import inverse_tukey, tukey
 from tests.stage2.compare import array, assert_close
@@ -28,10 +28,10 @@ counts = st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(any)
 class Copying(Filling):
     """Makes copies of the samples, negative, so that a made row tells its source."""
 
-    def draw(self, x: Tensor, sources: Sources, random: torch.Generator) -> Blend | None:
-        same = torch.equal(self.features.labels[sources.row], sources.y)
+    def draw(self, x: Tensor, origins: Origins, random: torch.Generator) -> Blend | None:
+        same = torch.equal(self.features.labels[origins.row], origins.y)
         assert same, "a source of another class"
-        x.copy_(-sources.each(self.features.x[sources.row]))
+        x.copy_(-origins.each(self.features.x[origins.row]))
         return None
 
 
@@ -84,7 +84,7 @@ def test_sources_take_turns(sizes: list[int], copies: int, start: int) -> None:
 
 
 def test_epochs_begin_where_the_last_ended() -> None:
-    """Reference: 4 of 5 samples are sources in an epoch, the left-out one is another each time."""
+    """Reference: 4 of 5 samples are origins in an epoch, the left-out one is another each time."""
     filling = Copying(numbered((9, 5)))
     unused = []
     for epoch in range(5):
@@ -164,11 +164,11 @@ def test_blended_rows_find_their_slots() -> None:
     class Blending(Copying):
         blended = torch.arange(len(COUNTS)) == 2
 
-        def draw(self, x: Tensor, sources: Sources, random: torch.Generator) -> Blend:
-            others = int((sources.y != 2).sum())
-            assert bool((sources.y[others:] == 2).all()), "class 2 is not last"
-            super().draw(x, sources[:others], random)
-            blend = sources[others:]
+        def draw(self, x: Tensor, origins: Origins, random: torch.Generator) -> Blend:
+            others = int((origins.y != 2).sum())
+            assert bool((origins.y[others:] == 2).all()), "class 2 is not last"
+            super().draw(x, origins[:others], random)
+            blend = origins[others:]
             base = -blend.each(self.features.x[blend.row])
             return Blend(base, torch.ones_like(base), blend.each(blend.y), torch.neg)
 
@@ -190,9 +190,9 @@ def test_spare_rows_are_seen_by_none() -> None:
     """Reference: the same without spare rows."""
 
     class Rounding(Copying):
-        def rounded(self, sources: Sources) -> Sources:
-            assert bool((sources.count > 0).all())
-            return replace(sources, count=sources.count + 1 + sources.row % 3)
+        def rounded(self, origins: Origins) -> Origins:
+            assert bool((origins.count > 0).all())
+            return replace(origins, count=origins.count + 1 + origins.row % 3)
 
     filling, plain = Rounding(numbered(COUNTS, copies=2)), Copying(numbered(COUNTS, copies=2))
     draws = torch.randint(2 * len(filling.labels), (6, 9), generator=generator(2))
@@ -205,11 +205,11 @@ def test_spare_rows_are_seen_by_none() -> None:
 def test_sources(each: list[tuple[int, int]]) -> None:
     """Reference: Python's lists."""
     y, count = (torch.tensor([pair[i] for pair in sorted(each)]).long() for i in (0, 1))
-    sources = Sources(y, torch.arange(len(y)), count)
+    origins = Origins(y, torch.arange(len(y)), count)
     rows = [row for row, number in enumerate(count.tolist()) for _ in range(number)]
-    assert sources.each(sources.row).tolist() == rows
-    labels = sources.each(y).tolist()
-    spans = dict(sources.classes())
+    assert origins.each(origins.row).tolist() == rows
+    labels = origins.each(y).tolist()
+    spans = dict(origins.classes())
     assert list(spans) == sorted(set(labels))
     for k, span in spans.items():
         assert labels[span] == [k] * labels.count(k)
