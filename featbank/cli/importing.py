@@ -202,13 +202,13 @@ def _read_file(file: Path | None) -> Arrays:
         *("views", "classifier", "view_classifiers", "class_names"),
         *("kind", "renumber", "label_base", "copies"),
     )
-    if given := [
+    if used := [
         parameter.opts[0]
         for parameter in context.command.params
         if parameter.name in described and context.params[parameter.name]
     ]:
         raise ConfigError(
-            f"{file} is an export of a bank, which says all that {', '.join(given)} would. Leave "
+            f"{file} is an export of a bank, which says all that {', '.join(used)} would. Leave "
             "that out, or give its arrays alone, as with --train X Y."
         )
     return exchange.read_export(file)

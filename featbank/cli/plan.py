@@ -45,7 +45,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Job:
-    """A bank, and what is swept on it.
+    """A bank, and the part of a specification that is swept on it.
 
     Attributes
     ----------
@@ -84,7 +84,7 @@ class Job:
 
 
 def print_plan(job: Job, machine: Machine) -> None:
-    """Print how many configurations and groups there are, and what is special about them."""
+    """Print the numbers of configurations and groups, linear probes, and streamed views."""
     from stage2.features.probe import probed_views
 
     for name, reason in job.left_out.items():
@@ -130,7 +130,7 @@ def print_costs(job: Job, statuses: Mapping[str, str], machine: Machine) -> None
 
 
 def _print_search(job: Job) -> None:
-    """Print what a search does, in a line."""
+    """Print a line on the search."""
     from stage2.search import Halving
 
     search = job.search
@@ -209,7 +209,7 @@ def _streamed(bank: Bank, view: str, machine: Machine) -> str:
 
 
 def _described(group: FusedGroup) -> str:
-    """A group in a line: what it sees, how it trains, which heads."""
+    """A group in a line: its views, training and heads."""
     from stage2.features.experts import short_name
 
     stream = group.stream

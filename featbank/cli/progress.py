@@ -17,40 +17,40 @@ Advance = Callable[[int, int], None]
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Advance]:
+def progress(title: str) -> Iterator[Advance]:
     """Yield a function to be called with (done, total)."""
     if sys.stdout.isatty():
-        with _bar(what) as advance:
+        with _bar(title) as advance:
             yield advance
     else:
-        lines = _Lines(what)
+        lines = _Lines(title)
         yield lambda done, total: lines.advance(done, total, due=done == total)
 
 
 @contextmanager
-def progress_beside_lines(what: str) -> Iterator[tuple[Advance, Callable[[str], None]]]:
+def progress_beside_lines(title: str) -> Iterator[tuple[Advance, Callable[[str], None]]]:
     """Yield the function of `progress`, and one that prints a line.
 
     The work that the first call reports as done was there before and does not count for the rate.
     """
     if sys.stdout.isatty():
-        with _bar(what, resumes=True) as advance:
+        with _bar(title, resumes=True) as advance:
             yield advance, say
     else:
-        lines = _Lines(what, resumes=True, seconds=SECONDS_OF_SILENCE)
+        lines = _Lines(title, resumes=True, seconds=SECONDS_OF_SILENCE)
         yield lines.advance, lines.say
 
 
 @contextmanager
-def _bar(what: str, *, resumes: bool = False) -> Iterator[Advance]:
+def _bar(title: str, *, resumes: bool = False) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as TimeLeft
 
     rate = TextColumn("{task.fields[rate]}")
-    columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), rate, TimeLeft()
+    columns = TextColumn(title), BarColumn(), MofNCompleteColumn(), rate, TimeLeft()
     with Progress(*columns, console=Console(file=styled_stdout()), transient=True) as bar:
-        task = bar.add_task(what, total=None, rate="")
+        task = bar.add_task(title, total=None, rate="")
         pace = _Pace(resumes=resumes)
         yield lambda done, total: bar.update(
             task, completed=done, total=total, rate=_rate_text(pace.rate(done, time.monotonic()))
@@ -75,9 +75,9 @@ class _Lines:
     """Progress lines, at most one every so many `seconds`."""
 
     def __init__(
-        self, what: str, *, resumes: bool = False, seconds: float = SECONDS_BETWEEN_LINES
+        self, title: str, *, resumes: bool = False, seconds: float = SECONDS_BETWEEN_LINES
     ) -> None:
-        self._what, self._seconds = what, seconds
+        self._title, self._seconds = title, seconds
         self._pace = _Pace(resumes=resumes)
         self._last = self._pace.started
 
@@ -93,7 +93,7 @@ class _Lines:
         if due or now - self._last > self._seconds:
             self._last = time.monotonic()
             left = f", {(total - done) / rate:.0f} s left" if rate > 0 and done < total else ""
-            say(f"{self._what}: {done} of {total}, {_rate_text(rate)}{left}")
+            say(f"{self._title}: {done} of {total}, {_rate_text(rate)}{left}")
 
 
 def _rate_text(rate: float) -> str:

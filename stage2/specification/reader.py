@@ -1,4 +1,4 @@
-"""A TOML document on its way to a specification; options take the place of what it says."""
+"""A reader of specifications in TOML; options take the place of its keys."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CROSSED = "ce"
 
 
 class Reader:
-    """Reads the keys of a document; what is wrong is noted in `problems`.
+    """Reads the keys of a document, and notes what is wrong in `problems`.
 
     Parameters
     ----------
