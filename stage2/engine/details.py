@@ -48,7 +48,7 @@ class Detail:
     label
         Its name for people, in the plural.
     meaning
-        What it holds.
+        A phrase for people.
     of
         Computes it from `stage2.engine.metrics.Totals`, an array for each of C configurations; None
         where there is none.
@@ -139,7 +139,7 @@ def confusions(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> n
     Parameters
     ----------
     labels, predicted
-        Of the rows that are wrong [N].
+        Labels and predicted classes of the wrong rows [N].
     num_classes
         K.
     """

@@ -35,7 +35,7 @@ class Totals:
         Full training counts [K] of the bank, and the classes [K] bool of each group; None and empty
         where they are unknown.
     correct
-        Whether each row was classified correctly [C, N] bool.
+        Correctly classified rows [C, N] bool.
     per_class
         Accuracy of each class in percent [C, K], NaN for a class without rows.
     top5, nll, brier
@@ -79,7 +79,7 @@ class Metric:
     label
         Title of its column.
     meaning
-        What it measures, for people, without the unit.
+        A phrase for people, without the unit.
     of
         Computes it from `Totals` [C]; None or NaN where there is nothing to average.
     unit
@@ -227,7 +227,7 @@ class Evaluation:
     per_class
         Accuracy of each class in percent [K], NaN for a class without rows.
     correct
-        Whether each row was classified correctly [N] bool.
+        Correctly classified rows [N] bool.
     details
         Arrays by the names of `stage2.engine.details.DETAILS`.
     """
@@ -263,7 +263,7 @@ def class_accuracy(correct: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     Parameters
     ----------
     correct
-        Whether each configuration classified each row correctly, [C, N] bool.
+        Correctly classified rows [C, N] bool.
     labels
         [N] int64.
     num_classes

@@ -24,7 +24,7 @@ class Record:
     group
         The configuration's id, which its seeds share.
     recipe, seed, status
-        Of the run; ``done``, ``diverged`` or ``stopped``.
+        Recipe, seed and status of the run: ``done``, ``diverged`` or ``stopped``.
     settings
         Every setting but the seed: numbers, truth values, texts and None.
     curves

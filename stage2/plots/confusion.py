@@ -104,7 +104,7 @@ def confused(
     counts
         Training counts [K].
     most
-        How many classes; two at least.
+        Number of classes, at least two.
 
     Returns
     -------

@@ -54,7 +54,7 @@ COLOURS = (
     *("#332288", "#CC6677", "#117733", "#88CCEE", "#882255", "#DDCC77", "#44AA99", "#AA4499"),
     *("#999933", "#D55E00", "#0072B2", "#000000"),
 )
-"""Of classes, distinguishable by the colour-blind (Tol's muted scheme, and three more)."""
+"""Colours of classes, distinguishable by the colour-blind (Tol's muted scheme, and three more)."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Embedding:
     split, view
         The source of the rows.
     perplexity, seed
-        Of t-SNE, and of the draw of rows.
+        The perplexity of t-SNE, and the seed of the draw of rows.
     """
 
     points: np.ndarray
@@ -108,8 +108,7 @@ def embed(
     per_class
         Rows of a class at most, drawn at random, ≥ 1.
     seed
-        Of the draw. t-SNE itself is deterministic, as it starts from the first two components: one
-        seed gives one picture.
+        Seed of the draw. t-SNE itself is deterministic, as it starts from the first two components.
 
     Raises
     ------

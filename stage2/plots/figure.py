@@ -51,7 +51,7 @@ STYLE: dict[Any, Any] = {
 }
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
-"""Of configurations, distinguishable by the colour-blind (Okabe and Ito)."""
+"""Colours of configurations, distinguishable by the colour-blind (Okabe and Ito)."""
 
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 
@@ -62,7 +62,7 @@ GROUP_COLOURS = {"macro": "#4D4D4D", "many": "#0072B2", "medium": "#009E73", "fe
 GRID: dict[str, Any] = {"color": "0.9", "linewidth": 0.5, "zorder": 0}
 
 QUIET = "0.3"
-"""Of captions and reference lines."""
+"""Grey of captions and reference lines."""
 
 
 def form_of(output: str | os.PathLike[str], forms: Sequence[str] = FORMATS) -> str:

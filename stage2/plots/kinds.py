@@ -124,7 +124,7 @@ def plot(
     select_on
         The split that ranks configurations, as of `stage2.results.results.Results`.
     metric
-        Of ``heatmap`` and ``setting``.
+        The metric of ``heatmap`` and ``setting``.
     by
         The settings of ``heatmap`` and ``setting``.
 

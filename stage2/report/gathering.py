@@ -45,7 +45,7 @@ def gather(
     condition
         Only configurations that meet it, `stage2.results.filters.where`.
     top
-        How many configurations have their details: the best of every recipe, then the next best.
+        Number of configurations with details: the best of every recipe, then the next best.
 
     Raises
     ------

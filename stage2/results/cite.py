@@ -70,7 +70,7 @@ def uses(name: str, parameters: Mapping[str, Any]) -> Uses:
     Parameters
     ----------
     name
-        Of its preset.
+        The name of its preset.
     parameters
         Its settings, all of them.
     """

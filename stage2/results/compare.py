@@ -71,7 +71,7 @@ class Comparison:
     measures
         ``top1``, ``macro``, and of ``many``, ``medium``, ``few`` those that have rows.
     p
-        Of the test over all seeds.
+        p of the test over all seeds.
     p_holm
         Adjusted for the number of comparisons.
     seeds
@@ -154,15 +154,15 @@ def compare(
     epoch
         ``last`` or ``selected``; by default the one that ranks, selected with val and last without.
     resamples, seed
-        Of the bootstrap.
+        Number of bootstrap resamples, and the seed of the draw.
     classes
-        How many of the classes that differ most are listed.
+        Number of the classes that differ most to list.
 
     Raises
     ------
     ConfigError
         For names that mean none, several or the same configuration, unfinished ones, a split
-        without results, seeds of which none is common, a bank that is gone or another.
+        without results, no common seed, and a bank file that is missing or another bank's.
     """
     board, split = results.board, results.split
     chosen = [results.find(name) for name in names] if names else _best_of_each(results)
@@ -265,8 +265,8 @@ def _split(results: Results, file: Path | None) -> _Split:
     with Bank(place) as bank:
         if bank.fingerprint != fingerprint:
             raise errors.ConfigError(
-                f"{place} is another bank now than that of the results, {fingerprint[:12]}. "
-                "Name that one's file with --bank."
+                f"{place} is now another bank than {fingerprint[:12]} of the results. "
+                "Name the file of that bank with --bank."
             )
         return _Split(bank.labels(results.split), counts, names)
 

@@ -41,9 +41,9 @@ def grids(rows: Sequence[Row], count: int, by: Sequence[str] = ()) -> list[Grid]
     Parameters
     ----------
     rows
-        Of the leaderboard, best first, one per configuration.
+        Rows of the leaderboard, best first, one per configuration.
     count
-        How many settings.
+        Number of settings.
     by
         The first of them; the others are those with most values.
 

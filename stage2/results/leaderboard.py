@@ -199,7 +199,7 @@ def setting_text(name: str, value: Any) -> str:
 def _ordered(configurations: Iterable[list[Row]]) -> list[list[Row]]:
     """The rows of each configuration, best first; of those without a rank, the stopped first.
 
-    Of equal ones the uncalibrated stands first: calibration did not make the other as good.
+    Among equals the uncalibrated stands first: calibration did not make the other as good.
     """
 
     def name(rows: list[Row]) -> tuple[bool, bool, str]:

@@ -133,7 +133,7 @@ def coverage(labels: Mapping[str, np.ndarray], train_counts: np.ndarray) -> dict
     Parameters
     ----------
     labels
-        Of val and test, [N] each, as far as they have rows.
+        Labels of val and test, [N] each, as far as they have rows.
     train_counts
         Training counts [K].
 

@@ -25,7 +25,7 @@ import numpy as np
 import scipy
 
 LEVEL = 95
-"""Of the intervals, percent."""
+"""Confidence level of the intervals, percent."""
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
@@ -79,7 +79,7 @@ def resampled(
     differences, labels
         Integers [N], and the class of each.
     weights
-        Of the class means, [M, K].
+        Weights of the class means, [M, K].
     """
     total = np.zeros((len(weights), resamples))
     order = np.argsort(labels, kind="stable")

@@ -370,7 +370,7 @@ def test_the_bank_is_found_or_asked_for(
         assert compared_by(elsewhere) == expected
         with without_val.bank(tmp_path / "bank.h5"):
             pass
-        with pytest.raises(errors.ConfigError, match="is another bank now"):
+        with pytest.raises(errors.ConfigError, match="is now another bank than"):
             compared_by()
         with pytest.raises(errors.ConfigError, match="has no results on .*bank.h5"):
             compared_by(tmp_path / "bank.h5")
