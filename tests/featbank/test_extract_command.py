@@ -132,10 +132,10 @@ def test_refusals(
 ) -> None:
     """Reference: the one line; nothing is written or loaded."""
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(errors.ConfigError) as told:
+    with pytest.raises(errors.ConfigError) as caught:
         invoke(*options, "-o", "bank.h5")
-    assert str(told.value).startswith(line), f"got {told.value}"
-    assert "\n" not in str(told.value)
+    assert str(caught.value).startswith(line), f"got {caught.value}"
+    assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -148,10 +148,10 @@ def test_weights_of_another_model(weights: Path, images: Path, tmp_path: Path) -
         ("resnet10", "digits-lt"),
     ):
         options = ["--weights", weights, "--backbone", backbone, "--dataset", *data]
-        with pytest.raises(errors.DataError) as told:
+        with pytest.raises(errors.DataError) as caught:
             invoke(*options, "-o", tmp_path / "bank.h5")
-        assert str(told.value).startswith(f"{weights} does not fit backbone {backbone!r}: ")
-        assert "\n" not in str(told.value)
+        assert str(caught.value).startswith(f"{weights} does not fit backbone {backbone!r}: ")
+        assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -27,7 +27,7 @@ def invoke(*options: str) -> Result:
 
 
 def trained(run: Path, *options: str) -> Checkpoint:
-    """What `featbank train` leaves on the digits."""
+    """Checkpoint of `featbank train` on the digits."""
     result = invoke("--dataset", "digits-lt", *options, "-o", str(run))
     assert result.exit_code == 0, result.output
     return load_checkpoint(run)[1]
@@ -76,7 +76,7 @@ def test_a_loss_trains_as_written_in_pytorch(
 def test_gradual_follows_the_epochs(tmp_path: Path) -> None:
     """Reference: α(t) log π with α = 2^{t/3} − 1 of epochs t = 0, 1, 2, by PyTorch.
 
-    The third run is stopped after its second epoch, and goes on: bit by bit the first.
+    The third run is stopped after its second epoch, and resumes: bit by bit the first.
     """
     options = ("--epochs", "3", "--warmup", "0", "--lr", "0.01", "--checkpoint-every", "2")
     got = trained(tmp_path / "got", "--loss", "gradual", *options).weights
@@ -181,15 +181,15 @@ def test_a_preset_and_what_overrides_it(tmp_path: Path) -> None:
 )
 def test_refusals(options: tuple[str, ...], line: str, tmp_path: Path) -> None:
     """Reference: the one line; nothing is written or loaded."""
-    with pytest.raises(errors.ConfigError) as told:
+    with pytest.raises(errors.ConfigError) as caught:
         invoke("--dataset", "digits-lt", *options, "-o", str(tmp_path / "run"))
-    assert str(told.value).startswith(line), f"got {told.value}"
-    assert "\n" not in str(told.value)
+    assert str(caught.value).startswith(line), f"got {caught.value}"
+    assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_class_without_images(tmp_path: Path) -> None:
-    """Reference: the class is told before training; left out by choice, the run ends well."""
+    """Reference: the class is reported before training; left out by choice, the run ends well."""
     lines = []
     for row, label in enumerate((0, 0, 2, 2)):
         Image.fromarray(np.full((8, 8, 3), 40 * row, np.uint8)).save(tmp_path / f"{row}.png")

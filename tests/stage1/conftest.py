@@ -1,4 +1,4 @@
-"""What the stage-1 tests share: small images on disk, one short training run."""
+"""Fixtures of the stage-1 tests: small images on disk, one short training run."""
 
 from __future__ import annotations
 

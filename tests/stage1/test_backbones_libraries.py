@@ -144,7 +144,7 @@ def test_what_is_no_backbone_of_torchvision(name: str, sentence: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_images_that_do_not_fit_are_told() -> None:
+def test_images_that_do_not_fit_are_reported() -> None:
     """Reference: a ViT takes 224 pixels only; the check leaves mode and buffers as they are."""
     with torch.device("meta"):
         model = build_backbone("torchvision:vit_b_32", in_channels=3, num_classes=2)

@@ -43,13 +43,13 @@ def test_a_state_dict_is_found(nest: tuple[str, ...], prefix: str, tmp_path: Pat
 
 
 def test_safetensors_are_read(tmp_path: Path) -> None:
-    """Reference: the state dict that was saved; a file cut short is told."""
+    """Reference: the state dict that was saved; a file cut short is reported."""
     state = {name: tensor.contiguous() for name, tensor in _model().state_dict().items()}
     path = tmp_path / "model.safetensors"
     save_file(state, path)
-    found = read_weights(path)
-    assert found.keys() == state.keys()
-    assert all(found[name].equal(tensor) for name, tensor in state.items())
+    read = read_weights(path)
+    assert read.keys() == state.keys()
+    assert all(read[name].equal(tensor) for name, tensor in state.items())
     path.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(errors.DataError, match="not a readable safetensors file"):
         read_weights(path)

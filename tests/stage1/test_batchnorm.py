@@ -50,13 +50,13 @@ def test_statistics_match_a_slow_reference(model: CifarResNet, digits: ImageData
     drawn = [draw_balanced(split.labels, BATCH, generator=generator) for _ in range(5)]
     for rows in drawn:
         reference(augment(split.images[rows], digits.preprocessing, generator=generator))
-    found = batchnorm_statistics(_rebalanced(model, digits))
-    assert set(found) == set(seen)
+    statistics = batchnorm_statistics(_rebalanced(model, digits))
+    assert set(statistics) == set(seen)
     for name, inputs in seen.items():
         mean = torch.stack([x.mean((0, 2, 3)) for x in inputs]).mean(0)
         variance = torch.stack([x.var((0, 2, 3)) for x in inputs]).mean(0)
-        np.testing.assert_allclose(found[name][0], mean, rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(found[name][1], variance, rtol=1e-4)
+        np.testing.assert_allclose(statistics[name][0], mean, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(statistics[name][1], variance, rtol=1e-4)
 
 
 def load_checkpoint_copy(model: CifarResNet) -> CifarResNet:
@@ -85,7 +85,7 @@ def test_statistics_are_deterministic_for_a_seed(model: CifarResNet, digits: Ima
     assert all((first[name][0] != other[name][0]).any() for name in first)
 
 
-def test_a_backbone_without_batchnorm_is_told(digits: ImageDataset) -> None:
+def test_a_backbone_without_batchnorm_is_reported(digits: ImageDataset) -> None:
     """It has no balanced view, and the sentence says so."""
     model = CifarResNet(1, in_channels=1, num_classes=10)
     for module in list(model.modules()):

@@ -55,9 +55,11 @@ def test_files_that_are_no_checkpoint(digits_run: Path, tmp_path: Path) -> None:
     whole, bad = (digits_run / "checkpoint.pt").read_bytes(), tmp_path / "bad.pt"
     for content in (b"", b"hello", *(whole[: len(whole) * i // 10] for i in range(1, 10))):
         bad.write_bytes(content)
-        with pytest.raises(errors.DataError, match=r"bad\.pt is not a readable checkpoint") as told:
+        with pytest.raises(
+            errors.DataError, match=r"bad\.pt is not a readable checkpoint"
+        ) as caught:
             load_checkpoint(bad)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(caught.value)
     with zipfile.ZipFile(bad, "w") as archive:
         archive.writestr("a", "b")
     with pytest.raises(errors.DataError, match="is not a readable checkpoint"):
@@ -85,15 +87,17 @@ def test_files_that_are_no_checkpoint(digits_run: Path, tmp_path: Path) -> None:
 def test_a_document_that_does_not_hold_together(
     digits_run: Path, tmp_path: Path, key: str, value: object
 ) -> None:
-    """Each change to a good document is told as damage, in one line."""
+    """Each change to a good document is reported as damage, in one line."""
     document = torch.load(digits_run / "checkpoint.pt", weights_only=True)
     torch.save({**document, key: value}, tmp_path / "bad.pt")
-    with pytest.raises(errors.DataError, match=r"bad\.pt is damaged \(.*\)\. Train again") as told:
+    with pytest.raises(
+        errors.DataError, match=r"bad\.pt is damaged \(.*\)\. Train again"
+    ) as caught:
         load_checkpoint(tmp_path / "bad.pt")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
 
 
-def test_a_newer_schema_is_told(digits_run: Path, tmp_path: Path) -> None:
+def test_a_newer_schema_is_reported(digits_run: Path, tmp_path: Path) -> None:
     """The version that wrote it knows more than this one."""
     document = torch.load(digits_run / "checkpoint.pt", weights_only=True)
     torch.save({**document, "schema": 3}, tmp_path / "new.pt")

@@ -158,7 +158,7 @@ def test_real_cifar_images_by_lists(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_wrong_options_are_told(settings: DatasetSettings, words: str) -> None:
+def test_wrong_options_are_reported(settings: DatasetSettings, words: str) -> None:
     """One sentence each, with the value and the remedy."""
     with pytest.raises(errors.ConfigError, match=words):
         load_dataset(settings)

@@ -43,7 +43,7 @@ def test_the_table_has_a_line_for_each_data_set(featbank: Callable) -> None:
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_a_name_tells_where_it_looks_and_what_it_takes(featbank: Callable, name: str) -> None:
+def test_a_name_shows_where_it_looks_and_what_it_takes(featbank: Callable, name: str) -> None:
     """Reference: every option and default of the registry's row."""
     row, shown = DATASETS[name], featbank("datasets", name).stdout
     assert row.place in shown
@@ -65,14 +65,14 @@ def test_every_option_of_a_data_set_is_a_setting_that_some_data_set_takes() -> N
 
 def test_a_wrong_name_is_one_line(featbank: Callable) -> None:
     """The name that may be meant."""
-    told = featbank("datasets", "imagenet", code=2).stderr
-    assert told == ("featbank: No data set is called 'imagenet'. Did you mean 'imagenet-lt'?\n")
+    shown = featbank("datasets", "imagenet", code=2).stderr
+    assert shown == ("featbank: No data set is called 'imagenet'. Did you mean 'imagenet-lt'?\n")
 
 
 def test_from_a_folder_to_the_oracle(featbank: Callable, images: Path) -> None:
     """Reference: of 13 and 12 files two are for test and one for val, so n_max is 9.
 
-    The broken one of the 13 is told and is in no split; the bank is one that `verify` passes.
+    The broken one of the 13 is reported and in no split; the bank is one that `verify` passes.
     """
     left_out = r"left out, 1 in all: class 'dark' \(dark/x\.png\)\.$"
     with pytest.warns(UserWarning, match=left_out):
@@ -89,5 +89,5 @@ def test_from_a_folder_to_the_oracle(featbank: Callable, images: Path) -> None:
         assert list(bank.class_names) == ["dark", "light"]
         assert set(bank.paths("train") or ()) < set(bank.paths("train_balanced") or ())
     assert counts == {"train": [8, 3], "val": [1, 1], "test": [2, 2], "train_balanced": [8, 9]}
-    told = featbank("sweep", "bank.h5", "--recipe", "oracle", "-o", "r.sqlite").stdout
-    assert "Wrote r.sqlite" in told
+    shown = featbank("sweep", "bank.h5", "--recipe", "oracle", "-o", "r.sqlite").stdout
+    assert "Wrote r.sqlite" in shown

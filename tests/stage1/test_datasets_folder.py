@@ -168,9 +168,9 @@ def test_an_image_left_out_of_both_training_splits_is_counted_once(make: Make) -
     with pytest.warns(UserWarning, match="are left out") as caught:
         dataset = load(root, skip_unreadable=True, **options)
     assert len(caught) == 1
-    told = str(caught[0].message)
-    assert "4 in all: " in told
-    assert told.endswith("class 'a' of train, 'a' of test, 'a' of train_balanced.")
+    message = str(caught[0].message)
+    assert "4 in all: " in message
+    assert message.endswith("class 'a' of train, 'a' of test, 'a' of train_balanced.")
     assert dataset.train_counts.tolist() == [0, 3]
 
 

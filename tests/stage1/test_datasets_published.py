@@ -54,7 +54,7 @@ def test_lists_are_found_by_their_published_names(
 ) -> None:
     """Reference: K and file names as published; the lists' own path is not kept, so data can move.
 
-    Other sizes are told, since this may be a part of the data set.
+    Other sizes are a warning: this may be a part of the data set.
     """
     root = _published(make_lists, files)
     with pytest.warns(UserWarning, match=f"not {name} as published: they have 3 train images, not"):
@@ -106,7 +106,7 @@ def test_images_that_do_not_fit_into_memory_are_streamed(
         assert all(isinstance(split.images, kind) for split in splits), available
 
 
-def test_skipping_tells_the_first_three_places_and_the_classes_that_are_lost(
+def test_skipping_shows_the_first_three_places_and_the_classes_that_are_lost(
     make_lists: MakeLists,
 ) -> None:
     """Reference: the pixels of the lists without those lines."""
@@ -121,12 +121,12 @@ def test_skipping_tells_the_first_three_places_and_the_classes_that_are_lost(
     with pytest.warns(UserWarning, match="are left out") as caught:
         rest = load_dataset(DatasetSettings("lists", skip_unreadable=True, **options))
     assert len(caught) == 1
-    told = str(caught[0].message)
-    assert "4 in all: " in told
+    message = str(caught[0].message)
+    assert "4 in all: " in message
     places = [f"train.txt line {line} (train/{line - 1} of train.png)" for line in (1, 3, 5)]
-    assert all(place in told for place in places)
-    assert "line 6" not in told
-    assert told.endswith("…. No image is left of class '1' of train.")
+    assert all(place in message for place in places)
+    assert "line 6" not in message
+    assert message.endswith("…. No image is left of class '1' of train.")
     train = rest.splits["train"]
     assert train.index.tolist() == [1, 3]
     assert (train.images == whole.splits["train"].images[[1, 3]]).all()
@@ -146,7 +146,7 @@ def test_nothing_that_can_be_read_is_an_error(
         load_dataset(settings)
 
 
-def test_the_sizes_of_the_long_tails_are_those_told() -> None:
+def test_the_sizes_of_the_long_tails_are_those_reported() -> None:
     """Reference: the profile of each data set's defaults, and the digits themselves."""
     digits = load_dataset(DatasetSettings("digits-lt"))
     sizes = {name: len(split.labels) for name, split in digits.splits.items()}

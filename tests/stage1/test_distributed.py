@@ -39,7 +39,7 @@ OPTIONS = ["train", *_OPTIONS.split()]
 
 
 def torchrun(*arguments: str, code: int) -> str:
-    """What `featbank` prints under torchrun with two processes, and torchrun itself."""
+    """Output of `featbank` under torchrun with two processes, and of torchrun itself."""
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
         [*start, "-m", "featbank", *arguments],

@@ -26,7 +26,7 @@ SHARED = {
     "cifar-resnet34": ("net.conv1.", "net.bn1.", "net.layer1.", "net.layer2."),
     "torchvision:wide_resnet50_2": ("net.conv1.", "net.bn1.", "net.layer1.", "net.layer2."),
 }
-"""What the experts of a backbone share: names by hand, after the layout of RIDE."""
+"""Modules that the experts of a backbone share: names by hand, after the layout of RIDE."""
 
 
 def experts(name: str = "resnet8", count: int = 3, **options: Any) -> Backbone:
@@ -175,10 +175,10 @@ def test_weights_that_do_not_fit(
     model, source = experts(), experts(count=count)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     state = change({name: tensor + 1 for name, tensor in source.state_dict().items()})
-    with pytest.raises(errors.DataError) as told:
+    with pytest.raises(errors.DataError) as caught:
         load_weights(model, state, source="w.pt")
-    assert fault in str(told.value)
-    assert "\n" not in str(told.value)
+    assert fault in str(caught.value)
+    assert "\n" not in str(caught.value)
     assert all(model.state_dict()[name].equal(tensor) for name, tensor in before.items())
 
 
@@ -224,9 +224,9 @@ def test_images_are_checked() -> None:
 )
 def test_refusals(name: str, count: int, sentence: str) -> None:
     """Reference: the sentences."""
-    with torch.device("meta"), pytest.raises(errors.ConfigError) as told:
+    with torch.device("meta"), pytest.raises(errors.ConfigError) as caught:
         build_backbone(name, in_channels=3, num_classes=2, experts=count)
-    assert str(told.value) == sentence
+    assert str(caught.value) == sentence
 
 
 @NEEDS_TIMM

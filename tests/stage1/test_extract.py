@@ -66,16 +66,16 @@ def test_features_and_classifier_give_the_models_logits(digits_run: Path, bank_f
         assert np.abs(bank.load("test")[0] - bank.load("test", "balanced")[0]).max() > 1e-3
 
 
-def test_provenance_tells_how_the_bank_was_made(digits_run: Path, bank_file: Path) -> None:
+def test_provenance_shows_how_the_bank_was_made(digits_run: Path, bank_file: Path) -> None:
     """Against the checkpoint's digest and settings; the same call gives the same content."""
     with Bank(bank_file) as bank:
-        told, fingerprint = bank.provenance, bank.fingerprint
+        provenance, fingerprint = bank.provenance, bank.fingerprint
     digest = hashlib.sha256((digits_run / "checkpoint.pt").read_bytes()).hexdigest()
-    assert told["checkpoint_sha256"] == digest
-    assert told["stage1"]["settings"]["epochs"] == 3
-    assert told["dataset"]["imbalance"] == 50
-    assert told["views"]["balanced"] == {"batches": 4, "batch_size": 128, "seed": 7}
-    assert {"featbank", "torch", "python"} <= set(told["versions"])
+    assert provenance["checkpoint_sha256"] == digest
+    assert provenance["stage1"]["settings"]["epochs"] == 3
+    assert provenance["dataset"]["imbalance"] == 50
+    assert provenance["views"]["balanced"] == {"batches": 4, "batch_size": 128, "seed": 7}
+    assert {"featbank", "torch", "python"} <= set(provenance["versions"])
     again = bank_file.with_name("again.h5")
     extract(digits_run / "checkpoint.pt", again, balanced_batches=4, seed=7)
     with Bank(again) as bank:
@@ -139,7 +139,7 @@ def test_another_data_set_than_the_checkpoints_is_refused(
         ({"root": "/x"}, "does not take --root"),
     ],
 )
-def test_wrong_options_are_told(
+def test_wrong_options_are_reported(
     digits_run: Path, tmp_path: Path, options: dict[str, Any], words: str
 ) -> None:
     """One sentence each, and nothing is written."""

@@ -30,7 +30,7 @@ DIGITS = DatasetSettings("digits-lt")
 
 
 def resnet18(path: Path, num_classes: int = 1000) -> models.ResNet:
-    """torchvision's model with random weights, moved from where they begin; saved to `path`."""
+    """torchvision's model with random weights, moved from their initial values; saved to `path`."""
     torch.manual_seed(0)
     model = models.resnet18(num_classes=num_classes).eval()
     for name, value in model.state_dict().items():
@@ -74,10 +74,10 @@ def test_features_are_torchvisions(make_lists: MakeLists, tmp_path: Path) -> Non
     options = make_lists(train=[0, 1, 1, 0, 1], test=[1, 0])
     weights = tmp_path / "resnet18.pth"
     model = resnet18(weights)
-    told: list[str] = []
+    lines: list[str] = []
     request = Frozen(str(weights), "resnet18", DatasetSettings("lists", **options))
-    extract(request, tmp_path / "bank.h5", balanced_batches=1, report=told.append)
-    assert told[-1] == (
+    extract(request, tmp_path / "bank.h5", balanced_batches=1, report=lines.append)
+    assert lines[-1] == (
         "The weights have no classifier of 2 classes, so the bank has none: stage 2 starts from a "
         "linear probe."
     )
@@ -100,10 +100,10 @@ def test_a_classifier_of_as_many_classes_is_banked(make_lists: MakeLists, tmp_pa
     """Reference: torchvision's `fc`, and its logits in float64."""
     options = make_lists(train=[0, 1, 2, 0], test=[1, 0])
     model = resnet18(tmp_path / "w.pth", num_classes=3)
-    told: list[str] = []
+    lines: list[str] = []
     request = Frozen(str(tmp_path / "w.pth"), "resnet18", DatasetSettings("lists", **options))
-    extract(request, tmp_path / "bank.h5", views=["instance"], report=told.append)
-    assert told[-1] == (
+    extract(request, tmp_path / "bank.h5", views=["instance"], report=lines.append)
+    assert lines[-1] == (
         "The bank has the classifier of the weights: its classes must be the data set's."
     )
     with Bank(tmp_path / "bank.h5") as bank:
@@ -144,14 +144,14 @@ def test_pixels_are_normalised_as_torchvision_does(
     CLIP's are of its paper's release, to three digits.
     """
     given = Preprocessing((1.0, 2.0, 3.0), (4.0, 5.0, 6.0), 2, flip=True)
-    found = normalised_by(given, name)
+    preprocessing = normalised_by(given, name)
     images = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
     expected = v2.functional.normalize(images.double() / 255, *moments)
-    mean, std = (torch.tensor(m).view(-1, 1, 1) for m in (found.mean, found.std))
+    mean, std = (torch.tensor(m).view(-1, 1, 1) for m in (preprocessing.mean, preprocessing.std))
     torch.testing.assert_close((images.double() - mean) / std, expected, rtol=0, atol=5e-3)
     for row, digits in zip(CHANNEL_MOMENTS[name], moments, strict=True):
         np.testing.assert_allclose(row, digits, atol=6e-4 if name == "clip" else 0)
-    assert (found.pad, found.flip) == (2, True)
+    assert (preprocessing.pad, preprocessing.flip) == (2, True)
     assert normalised_by(given, "data") == given
     grey = Preprocessing((1.0,), (4.0,), 2, flip=True)
     with pytest.raises(errors.ConfigError) as caught:
@@ -190,22 +190,22 @@ def test_work_goes_on_where_it_was_stopped(resnet8: Path, tmp_path: Path) -> Non
             raise KeyboardInterrupt
 
     def run_again(request: Frozen) -> list[str]:
-        told: list[str] = []
+        lines: list[str] = []
         with pytest.raises(KeyboardInterrupt):
-            extract(request, tmp_path / "b.h5", **options, progress=stop, report=told.append)
-        return told
+            extract(request, tmp_path / "b.h5", **options, progress=stop, report=lines.append)
+        return lines
 
     run_again(request)
     for change, field in (
         ({"augmentation": "cutout"}, "augmentation"),
         ({"backbone": "cifar-resnet8"}, "backbone"),
     ):
-        told = run_again(Frozen(**{**vars(request), **change}))
-        assert any("are not used" in line and field in line for line in told), told
+        lines = run_again(Frozen(**{**vars(request), **change}))
+        assert any("are not used" in line and field in line for line in lines), lines
     run_again(request)
-    told = []
-    extract(request, tmp_path / "b.h5", **options, report=told.append)
-    assert any(line.startswith("Resuming: ") for line in told), told
+    lines = []
+    extract(request, tmp_path / "b.h5", **options, report=lines.append)
+    assert any(line.startswith("Resuming: ") for line in lines), lines
     with Bank(tmp_path / "whole.h5") as whole, Bank(tmp_path / "b.h5") as bank:
         assert bank.fingerprint == whole.fingerprint
         assert bank.provenance["normalisation"] == "data"
@@ -241,7 +241,7 @@ def test_copies_are_augmented_as_asked(resnet8: Path, tmp_path: Path) -> None:
         ({"backbone": "resnet18"}, "does not fit backbone 'resnet18': .* missing"),
     ],
 )
-def test_wrong_requests_are_told(
+def test_wrong_requests_are_reported(
     resnet8: Path, tmp_path: Path, change: dict[str, Any], words: str
 ) -> None:
     """Reference: one line each, and nothing is written."""

@@ -259,12 +259,12 @@ def test_lists_that_share_images(tmp_path: Path, recwarn: pytest.WarningsRecorde
         (tmp_path / f"{split}.txt").write_text(text)
         entries_of[split] = read_list(tmp_path / f"{split}.txt")
     warn_of_shared(entries_of)
-    told = [str(warning.message) for warning in recwarn]
-    assert len(told) == 2
-    assert "train and test share 2 images, such as b (" in told[0]
-    assert "train.txt line 2, " in told[0]
-    assert "test.txt line 2)" in told[0]
-    assert "val and test share 1 image, such as d (" in told[1]
+    messages = [str(warning.message) for warning in recwarn]
+    assert len(messages) == 2
+    assert "train and test share 2 images, such as b (" in messages[0]
+    assert "train.txt line 2, " in messages[0]
+    assert "test.txt line 2)" in messages[0]
+    assert "val and test share 1 image, such as d (" in messages[1]
     recwarn.clear()
     warn_of_shared({split: entries_of[split] for split in ("train", "val")})
     assert not recwarn.list

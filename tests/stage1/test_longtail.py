@@ -112,8 +112,8 @@ def test_a_natural_tail_gives_at_most_half_of_a_class() -> None:
     assert np.bincount(labels[splits["val"]], minlength=5).tolist() == [2, 2, 1, 0, 0]
     assert np.bincount(labels[splits["train"]], minlength=5).tolist() == [12, 3, 2, 1, 1]
     assert sorted(np.concatenate(list(splits.values()))) == list(range(37))
-    told = [str(warning.message) for warning in caught]
-    assert told[0] == (
+    messages = [str(warning.message) for warning in caught]
+    assert messages[0] == (
         "test: 4 of 5 classes have fewer than 12 images and gave half of them, not 6; 1 gave none."
     )
     with pytest.raises(errors.ConfigError, match="No class has an image to spare for val"):

@@ -1,4 +1,4 @@
-"""What stage 1 minimises, and the rows it draws for it."""
+"""Losses that stage 1 minimises, and the rows it draws for them."""
 
 from __future__ import annotations
 
@@ -193,9 +193,9 @@ def test_settings_of_before_there_were_losses_are_read() -> None:
 )
 def test_a_wrong_setting_gets_one_sentence(changes: dict[str, Any], sentence: str) -> None:
     """Reference: the house's form."""
-    with pytest.raises(errors.ConfigError) as told:
+    with pytest.raises(errors.ConfigError) as caught:
         default_settings("digits-lt", **changes)
-    assert sentence in str(told.value)
+    assert sentence in str(caught.value)
 
 
 def noise(classifier: str, experts: int = 1) -> tuple[Backbone, torch.Tensor, torch.Tensor]:

@@ -156,10 +156,10 @@ def test_alpha_is_composited_on_white(tmp_path: Path, mode: str) -> None:
     image.putalpha(Image.fromarray(ALPHA[..., 0]))
     assert image.mode == mode
     colour = np.asarray(image.convert("RGBA"))[..., :3]
-    for found in loaded(saved(tmp_path / ("a.tif" if mode == "PA" else "a.png"), image)):
-        np.testing.assert_allclose(found, on_white(colour, ALPHA), atol=1)
-        assert (found[ALPHA[..., 0] == 255] == colour[ALPHA[..., 0] == 255]).all()
-        assert (found[ALPHA[..., 0] == 0] == 255).all()
+    for array in loaded(saved(tmp_path / ("a.tif" if mode == "PA" else "a.png"), image)):
+        np.testing.assert_allclose(array, on_white(colour, ALPHA), atol=1)
+        assert (array[ALPHA[..., 0] == 255] == colour[ALPHA[..., 0] == 255]).all()
+        assert (array[ALPHA[..., 0] == 0] == 255).all()
 
 
 @pytest.mark.parametrize("suffix", ["webp", "gif", "png"])
@@ -170,9 +170,9 @@ def test_transparent_parts_of_other_formats_are_white(tmp_path: Path, suffix: st
     if suffix == "png":  # a palette with an opacity for each colour
         image = image.quantize(4)
     options = {"lossless": True} if suffix == "webp" else {}
-    found = pixels(saved(tmp_path / f"a.{suffix}", image, **options))
-    assert (found[:2, :2] == 255).all()
-    assert (found[3:] == (40, 80, 120)).all()
+    array = pixels(saved(tmp_path / f"a.{suffix}", image, **options))
+    assert (array[:2, :2] == 255).all()
+    assert (array[3:] == (40, 80, 120)).all()
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "1", "I;16"])
@@ -191,9 +191,9 @@ def test_a_transparent_colour_of_16_bits(tmp_path: Path) -> None:
     values = repeated(GREY16).astype(">u2")
     path = tmp_path / "a.png"
     path.write_bytes(png(values, colour=2, transparency=values[4, 1].tobytes()))
-    found = pixels(path)
-    assert (found[4, 1] == 255).all()
-    assert (found[0] == repeated(GREY16 >> 8)[0]).all()
+    array = pixels(path)
+    assert (array[4, 1] == 255).all()
+    assert (array[0] == repeated(GREY16 >> 8)[0]).all()
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "tif"])
@@ -221,8 +221,8 @@ def test_other_colour_spaces_are_converted(tmp_path: Path, mode: str) -> None:
         image.info.clear()
     else:
         image = flat.convert(mode)
-    found = pixels(saved(tmp_path / "a.tif", image))
-    np.testing.assert_allclose(found[4, 4].astype(int), (180, 90, 60), atol=4)
+    array = pixels(saved(tmp_path / "a.tif", image))
+    np.testing.assert_allclose(array[4, 4].astype(int), (180, 90, 60), atol=4)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -240,11 +240,11 @@ def test_orientations_are_applied(tmp_path: Path, suffix: str, orientation: int)
     assert turned.size == ((24, 16) if orientation < 5 else (16, 24))
     assert (pixels(path) == np.asarray(turned)).all()
     if suffix == "png":
-        for found in loaded(path):
-            assert (found == np.asarray(turned)).all()
-        for found in loaded(path, image_size=10):
+        for array in loaded(path):
+            assert (array == np.asarray(turned)).all()
+        for array in loaded(path, image_size=10):
             fit = ImageOps.fit(turned, (10, 10), Image.Resampling.BILINEAR)
-            assert (found == np.asarray(fit)).all()
+            assert (array == np.asarray(fit)).all()
 
 
 @pytest.mark.parametrize(

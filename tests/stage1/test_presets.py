@@ -62,6 +62,6 @@ def test_a_preset_sets_fields_of_the_settings() -> None:
 
 def test_an_unknown_preset() -> None:
     """Reference: the sentence, with the nearest name."""
-    with pytest.raises(errors.ConfigError) as told:
+    with pytest.raises(errors.ConfigError) as caught:
         default_settings("cifar10-lt", preset="mislas-cifar10")
-    assert str(told.value) == "Unknown preset 'mislas-cifar10'. Did you mean 'mislas-cifar'?"
+    assert str(caught.value) == "Unknown preset 'mislas-cifar10'. Did you mean 'mislas-cifar'?"

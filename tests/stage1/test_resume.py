@@ -1,4 +1,4 @@
-"""Extraction that ends early: what is finished stays, and the next run goes on from there."""
+"""Extraction that ends early: finished shards stay, and the next run resumes from them."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_shards_of_other_work_are_not_used(
     change: Any,
     words: str,
 ) -> None:
-    """The line names what changed; all is made anew, as without the shards."""
+    """The line names the change; everything is computed again, as without the shards."""
     options: dict[str, Any] = {"balanced_batches": 2, "augmentations": 1, "shard_rows": 256}
     run, path = tmp_path / "run", tmp_path / "bank.h5"
     shutil.copytree(digits_run, run)
@@ -171,10 +171,10 @@ def test_shards_of_other_work_are_not_used(
     lines: list[str] = []
     made.clear()
     extract(run, path, **options, report=lines.append)
-    told = [line for line in lines if "Shards" in line]
-    assert len(told) == 1
-    assert told[0].startswith("Shards of an earlier run are not used: the ")
-    assert told[0].endswith(". Starting anew.")
+    reset = [line for line in lines if "Shards" in line]
+    assert len(reset) == 1
+    assert reset[0].startswith("Shards of an earlier run are not used: the ")
+    assert reset[0].endswith(". Starting anew.")
     assert not any("Resuming" in line for line in lines)
     assert "train-0" in made
 
@@ -205,7 +205,7 @@ def test_damaged_shards_are_made_again(digits_run: Path, tmp_path: Path, made: l
 
 
 def test_a_second_run_is_refused_and_touches_nothing(digits_run: Path, tmp_path: Path) -> None:
-    """Though it would remove the shards, being of another dtype; the first goes on."""
+    """Though it would remove the shards, being of another dtype; the first continues."""
     path, files = tmp_path / "bank.h5", []
 
     def second(done: int, total: int) -> None:

@@ -14,11 +14,11 @@ TEXT = (ROOT / "docs/stage1.md").read_text()
 
 
 def section(title: str) -> str:
-    """What stands under a heading."""
+    """Text under a heading."""
     return TEXT.split(f"## {title}\n")[1].split("\n## ")[0]
 
 
-def test_presets_are_told() -> None:
+def test_presets_are_reported() -> None:
     """Reference: `PRESETS`, line by line."""
     rows = [
         [cell.strip() for cell in line.split("|")[1:-1]]
@@ -43,10 +43,10 @@ def test_presets_are_told() -> None:
         }
 
 
-def test_names_are_told() -> None:
+def test_names_are_reported() -> None:
     """Reference: the tables of augmentations, of losses that are refused, and backbones' names."""
-    told = re.findall("`([a-z-]+)`", section("Augmentation"))
-    assert [name for name in told if name in AUGMENTATIONS] == list(AUGMENTATIONS)
+    names_listed = re.findall("`([a-z-]+)`", section("Augmentation"))
+    assert [name for name in names_listed if name in AUGMENTATIONS] == list(AUGMENTATIONS)
     assert re.findall("`([a-z_]+)`", section("Losses"))[:1] == [
         name for name, loss in LOSSES.items() if loss.unsuited
     ]

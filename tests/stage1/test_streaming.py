@@ -44,9 +44,9 @@ def test_streamed_batches_are_those_of_memory(make_lists: MakeLists) -> None:
     assert isinstance(held, torch.Tensor)
     assert files.shape == held.shape
     rows = torch.randint(18, (50,), generator=torch.Generator().manual_seed(0)).split(4)
-    found = [*batches_of(files, rows, CPU)]
-    assert len(found) == 13
-    for batch, row in zip(found, rows, strict=True):
+    batches = [*batches_of(files, rows, CPU)]
+    assert len(batches) == 13
+    for batch, row in zip(batches, rows, strict=True):
         assert (batch == held[row]).all()
 
 

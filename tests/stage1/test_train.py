@@ -148,7 +148,7 @@ def test_a_run_that_is_there_stays(digits_run: Path) -> None:
 
 
 def test_a_failed_run_leaves_nothing(tmp_path: Path) -> None:
-    """No folder, no part file; a file in the place of the folder is told."""
+    """No folder, no part file; a file in the place of the folder is reported."""
     with pytest.raises(errors.NotFinite):
         train(default_settings("digits-lt", epochs=1, lr=1e9), tmp_path / "run")
     with pytest.raises(errors.ConfigError, match="Device 'tpu'"):
@@ -199,9 +199,9 @@ def test_the_best_needs_a_val_split(make_lists: MakeLists, tmp_path: Path) -> No
     """Reference: the line, before training; nothing is left."""
     dataset = DatasetSettings("lists", **make_lists(train=[0, 1], test=[0, 1]))
     settings = default_settings(dataset, epochs=1, backbone="resnet8", keep="best")
-    with pytest.raises(errors.ConfigError) as told:
+    with pytest.raises(errors.ConfigError) as caught:
         train(settings, tmp_path / "run")
-    assert str(told.value) == (
+    assert str(caught.value) == (
         "--keep best needs a val split, and lists has none. "
         "Give --val-per-class or --val-list, or leave --keep out."
     )
@@ -222,7 +222,7 @@ def test_a_compiled_run_matches_a_plain_one(tmp_path: Path) -> None:
 
 
 def test_scalars_for_tensorboard(tmp_path: Path) -> None:
-    """Reference: the log, after a run that was stopped and went on."""
+    """Reference: the log, after a run that was stopped and resumed."""
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     settings = default_settings("digits-lt", epochs=4, warmup=0, checkpoint_every=2)
 
@@ -244,8 +244,8 @@ def test_scalars_for_tensorboard(tmp_path: Path) -> None:
     names = ["loss", "lr", "train_accuracy", "val_accuracy", "test_accuracy", "images_per_second"]
     assert sorted(events.Tags()["scalars"]) == sorted(names)
     for name in names:
-        found = {event.step: event.value for event in events.Scalars(name)}
-        assert found == pytest.approx({line["epoch"]: line[name] for line in log if name in line})
+        plotted = {event.step: event.value for event in events.Scalars(name)}
+        assert plotted == pytest.approx({line["epoch"]: line[name] for line in log if name in line})
 
 
 def test_tensorboard_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,7 +256,7 @@ def test_tensorboard_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_step_that_does_not_compile_is_told(
+def test_a_step_that_does_not_compile_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reference: the line; nothing is left."""

@@ -43,12 +43,12 @@ def _result(run: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def _assert_same(run: Path, whole: Path) -> None:
-    (found, log), (expected, expected_log) = _result(run), _result(whole)
+    (resumed, log), (expected, expected_log) = _result(run), _result(whole)
     assert log == expected_log
     for name, tensor in expected.pop("weights").items():
-        assert found["weights"][name].equal(tensor), f"{name} differs"
-    del found["weights"]
-    assert found == expected
+        assert resumed["weights"][name].equal(tensor), f"{name} differs"
+    del resumed["weights"]
+    assert resumed == expected
     assert sorted(path.name for path in run.iterdir()) == ["checkpoint.pt", "log.jsonl"]
 
 
@@ -117,8 +117,8 @@ def test_dropout_goes_on_as_it_would_have(make_lists: MakeLists, tmp_path: Path)
     _assert_same(tmp_path / "run", tmp_path / "whole")
 
 
-def test_what_is_kept_is_told(make_lists: MakeLists, tmp_path: Path) -> None:
-    """Reference: by hand; before the first state nothing is left, after it the folder is told."""
+def test_what_is_kept_is_reported(make_lists: MakeLists, tmp_path: Path) -> None:
+    """Reference: by hand; before the first state nothing is left, after it the folder is named."""
     settings, run = _few(make_lists(train=[0, 1, 1, 0], test=[0, 1])), tmp_path / "run"
     _stop(settings, run, 1)
     assert not run.exists()
@@ -138,7 +138,7 @@ def test_what_is_kept_is_told(make_lists: MakeLists, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "differences"),
     [
         ({"lr": 0.05}, "lr 0.1 → 0.05"),
         ({"epochs": 7, "weight_decay": 0.0}, "epochs 5 → 7; weight_decay 0.0002 → 0.0"),
@@ -146,9 +146,9 @@ def test_what_is_kept_is_told(make_lists: MakeLists, tmp_path: Path) -> None:
     ],
 )
 def test_other_settings_do_not_go_on(
-    changes: dict[str, Any], told: str, make_lists: MakeLists, tmp_path: Path
+    changes: dict[str, Any], differences: str, make_lists: MakeLists, tmp_path: Path
 ) -> None:
-    """Reference: the line; the state stays until --overwrite, which starts anew."""
+    """Reference: the line; the state stays until --overwrite, which starts over."""
     options, run = make_lists(train=[0, 1, 1, 0], test=[0, 1]), tmp_path / "run"
     _stop(_few(options), run, 3)
     before = (run / "unfinished" / "state.pt").read_bytes()
@@ -159,7 +159,7 @@ def test_other_settings_do_not_go_on(
     with pytest.raises(errors.OutputExists) as caught:
         train(run=run, **changed)
     assert str(caught.value) == (
-        f"{run} has an unfinished run of other settings ({told}). "
+        f"{run} has an unfinished run of other settings ({differences}). "
         "Use --overwrite to start over, or choose another folder."
     )
     assert (run / "unfinished" / "state.pt").read_bytes() == before
@@ -195,14 +195,14 @@ def test_what_does_not_shape_the_result_may_change(make_lists: MakeLists, tmp_pa
     assert all(weights[0][name].equal(tensor) for name, tensor in weights[1].items())
 
 
-def test_a_broken_state_is_told(make_lists: MakeLists, tmp_path: Path) -> None:
+def test_a_broken_state_is_reported(make_lists: MakeLists, tmp_path: Path) -> None:
     """Cut short, another torch file, parts missing or of another shape: one line, all stays."""
     settings, run = _few(make_lists(train=[0, 1, 1, 0], test=[0, 1])), tmp_path / "run"
     _stop(settings, run, 3)
     file = run / "unfinished" / "state.pt"
     whole, document = file.read_bytes(), torch.load(file, weights_only=True)
 
-    def told() -> str:
+    def refusal() -> str:
         before = file.read_bytes()
         with pytest.raises(errors.DataError) as caught:
             train(settings, run)
@@ -214,7 +214,7 @@ def test_a_broken_state_is_told(make_lists: MakeLists, tmp_path: Path) -> None:
         return message
 
     file.write_bytes(whole[: len(whole) // 2])
-    assert "is not a readable state of an unfinished run" in told()
+    assert "is not a readable state of an unfinished run" in refusal()
     current = document["current"]
     for broken in (
         {"a": 1},
@@ -225,15 +225,15 @@ def test_a_broken_state_is_told(make_lists: MakeLists, tmp_path: Path) -> None:
         {**document, "log": None},
     ):
         torch.save(broken, file)
-        assert "is damaged (" in told()
+        assert "is damaged (" in refusal()
     torch.save({**document, "schema": 9}, file)
-    assert "is of another version of featbank" in told()
+    assert "is of another version of featbank" in refusal()
 
 
 def test_a_finished_run_stays_until_the_new_one_is_complete(
     make_lists: MakeLists, tmp_path: Path
 ) -> None:
-    """Reference: its bytes; the unfinished one beside it goes on without --overwrite."""
+    """Reference: its bytes; the unfinished one beside it resumes without --overwrite."""
     options, run = make_lists(train=[0, 1, 1, 0], test=[0, 1]), tmp_path / "run"
     train(_few(options), run)
     before = {path.name: path.read_bytes() for path in run.iterdir()}
