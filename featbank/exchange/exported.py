@@ -13,6 +13,7 @@ from featbank.bank import schema
 from featbank.bank.checks import check_same_length
 from featbank.exchange.arrayfile import require_file
 from featbank.exchange.arrays import Arrays
+from featbank.exchange.collect import add_classifier
 from featbank.exchange.formats import read_array
 from featbank.wording import number
 
@@ -30,7 +31,7 @@ def read_export(folder: Path) -> Arrays:
     Raises
     ------
     DataError
-        For a file that is missing, unreadable, or does not fit the others.
+        For a file that is missing or unreadable, or does not fit the others.
     """
     about = _about(folder / "bank.json")
     names = folder / "classes" / "name.txt"
@@ -55,11 +56,7 @@ def read_export(folder: Path) -> Arrays:
             arrays.add_features(split, view, _read(place), str(place))
     for view in about["classifiers"]:
         weight, bias = (folder / "classifier" / view / f"{part}.npy" for part in ("weight", "bias"))
-        arrays.classifier[view] = (_read(weight), _read(bias))
-        arrays.places |= {
-            f"classifier/{view}/weight": str(weight),
-            f"classifier/{view}/bias": str(bias),
-        }
+        add_classifier(arrays, str(weight), str(bias), view=view)
     if about.get("batchnorm"):
         arrays.notes.append("the BatchNorm statistics of the bank are in no export")
     return arrays

@@ -330,7 +330,7 @@ def test_a_model_of_no_view(tmp_path: Path, store: Any, message: str) -> None:
     ],
 )
 def test_provenance_that_is_no_json(tmp_path: Path, provenance: Any, message: str) -> None:
-    """A name that could not be read back is refused."""
+    """A provenance that could not be read back is refused."""
     with pytest.raises(errors.DataError, match=message):
         small(tmp_path / "b.h5", provenance=provenance)
     assert list(tmp_path.iterdir()) == []
