@@ -58,7 +58,7 @@ def _company(recipes: list[Recipe]) -> list[Recipe]:
 )
 def test_real_features_alone_in_a_pair_and_among_64(names: tuple[str, ...], real: Problem) -> None:
     """Reference: the run alone; parameters to 1e-4, top-1 and macro to 0.05 points."""
-    recipes = [Recipe(name, epochs=10) for name in names]
+    recipes = [Recipe(name, epochs=3) for name in names]
     company = _company(recipes)
     assert len(set(company)) == 64, f"got {len(set(company))} recipes, expected 64"
     among = run(company, real, workers=2)

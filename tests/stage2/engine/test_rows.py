@@ -281,7 +281,7 @@ def test_accuracy_on_real_features_is_the_same(
     arrays.features["train"]["instance"] = arrays.features["train"]["instance"][by_class]
     arrays.labels["train"] = arrays.labels["train"][by_class]
     write_bank(tmp_path / "b.h5", arrays.features, arrays.labels, classifier=arrays.classifier)
-    recipes = [Recipe(name, seed=seed, epochs=10) for seed in range(5)]
+    recipes = [Recipe(name, seed=seed, epochs=4) for seed in range(5)]
     with Bank(tmp_path / "b.h5") as bank:
         data = load_view(bank, "instance")
         n, dim = data.train.x.shape
