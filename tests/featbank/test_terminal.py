@@ -48,7 +48,7 @@ def shell(line: str, folder: Path, **environment: str) -> subprocess.CompletedPr
         cwd=folder,
         env={**os.environ, **environment},
         capture_output=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
 
@@ -208,7 +208,7 @@ def test_a_signal_during_the_imports_is_one_line(
         time.sleep(0.001)
     time.sleep(seconds)
     process.send_signal(number)
-    shown, output = process.communicate(timeout=60)
+    shown, output = process.communicate(timeout=300)
     assert (shown, output, process.returncode) == (b"", b"featbank: stopped.\n", 1)
 
 

@@ -39,8 +39,8 @@ def in_children(
 ) -> list[Outcome]:
     """Run `action` on every case, in forks of this process that take some cases each.
 
-    A case may take `SECONDS`, when SIGALRM ends it, and `MEMORY` more bytes. After a case that
-    kills its process, a new child continues.
+    A case may take `SECONDS` of a processor, when SIGPROF ends it (SIGALRM, where it hangs), and
+    `MEMORY` more bytes. After a case that kills its process, a new child continues.
     """
     outcomes: list[Outcome] = []
     while len(outcomes) < len(cases):
@@ -72,13 +72,15 @@ def _in_one_child(action: Callable[[Case], str], cases: Sequence[Case]) -> list[
 
 def _work(action: Callable[[Case], str], cases: Sequence[Case], writer: int) -> None:
     try:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        for number in (signal.SIGALRM, signal.SIGPROF):
+            signal.signal(number, signal.SIG_DFL)
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limit = pages * resource.getpagesize() + MEMORY
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         with os.fdopen(writer, "wb") as pipe:
             for case in cases:
-                signal.alarm(SECONDS)
+                signal.setitimer(signal.ITIMER_PROF, SECONDS)
+                signal.alarm(10 * SECONDS)
                 pipe.write(json.dumps(_outcome(action, case)).encode() + b"\n")
                 pipe.flush()
     finally:

@@ -56,7 +56,7 @@ def limited(command: Sequence[object], folder: Path, size: int) -> subprocess.Co
         },
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
 

@@ -506,7 +506,7 @@ def test_two_sweeps_write_one_file(small: Problem, tmp_path: Path) -> None:
     and share some recipes."""
     small.bank(tmp_path / "bank.h5").close()
     ranges = [range(5), range(3, 8)]
-    processes = get_context("spawn")
+    processes = get_context("fork")
     start = processes.Barrier(2)
     path = tmp_path / "results.sqlite"
     both = [

@@ -234,9 +234,9 @@ def test_one_error_is_one_line(text: str, message: str, tmp_path: Path) -> None:
 def test_thousands_of_errors_take_no_time(table: str, tmp_path: Path) -> None:
     """Reference: the first twenty in the order of the file, and the time of a few."""
     keys = "".join(f"q{n} = {n}\n" for n in range(60_000))
-    started = time.perf_counter()
+    started = time.process_time()
     title, *error = refused(tmp_path, table + keys).splitlines()
-    assert time.perf_counter() - started < 10  # of a busy machine; alone it takes one
+    assert time.process_time() - started < 10  # one on a quiet machine
     assert title.endswith("more than 20 errors.")
     assert len(error) == 20
     assert all(f"'q{n}'" in line for n, line in enumerate(error))
