@@ -36,10 +36,10 @@ _RUN: dict[str, Callable[[Any], Any]] = {
 }
 """The checks of a run's short columns."""
 
-Record = Callable[[], dict[str, Any]]
-"""Reads the record of a row's bank."""
+ReadRecord = Callable[[], dict[str, Any]]
+"""A function that reads the record of a row's bank."""
 
-_LONG: dict[str, Callable[[Any, tuple[str, ...], Record], Any]] = {
+_LONG: dict[str, Callable[[Any, tuple[str, ...], ReadRecord], Any]] = {
     "labels": lambda value, key, record: content.labels(value, record()),
     "curves": lambda value, key, record: content.curves(value),
     "traces": lambda value, key, record: content.traces(value, record()),
