@@ -100,11 +100,11 @@ def test_lists_keep_their_order_and_paths(make_lists: MakeLists, tmp_path: Path)
     options = make_lists(train=[3, 0, 0, 1], test=[1, 0])
     settings = default_settings(DatasetSettings("lists", **options), backbone="resnet8", epochs=1)
     train(settings, tmp_path / "run")
-    extract(tmp_path / "run", tmp_path / "a.h5")
+    extract(tmp_path / "run", tmp_path / "a.h5", balanced_batches=2)
     Path(options["root"]).rename(tmp_path / "moved")
     with pytest.raises(errors.ConfigError, match="is not a folder"):
         extract(tmp_path / "run", tmp_path / "b.h5")
-    extract(tmp_path / "run", tmp_path / "b.h5", root=str(tmp_path / "moved"))
+    extract(tmp_path / "run", tmp_path / "b.h5", root=str(tmp_path / "moved"), balanced_batches=2)
     with Bank(tmp_path / "a.h5") as bank, Bank(tmp_path / "b.h5") as moved:
         assert bank.labels("train").tolist() == [3, 0, 0, 1]
         assert bank.index("train").tolist() == [0, 1, 2, 3]

@@ -54,7 +54,14 @@ def _company(recipes: list[Recipe]) -> list[Recipe]:
 
 @pytest.mark.parametrize(
     "names",
-    [("crt", "lws"), ("mislas",), ("disalign",), ("los",), ("balanced_softmax",), ("ldam",)],
+    [
+        ("crt", "lws"),
+        ("ldam",),
+        *(  # test_company_256.py has them among 256
+            pytest.param((name,), marks=pytest.mark.long)
+            for name in ("mislas", "disalign", "los", "balanced_softmax")
+        ),
+    ],
 )
 def test_real_features_alone_in_a_pair_and_among_64(names: tuple[str, ...], real: Problem) -> None:
     """Reference: the run alone; parameters to 1e-4, top-1 and macro to 0.05 points."""
