@@ -86,7 +86,8 @@ def _over_seeds(runs: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 def _stacked(runs: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Curves by name, [seeds, epochs]; shorter ones (L-BFGS) end in NaN."""
-    return {
-        name: np.array([*zip_longest(*(curves[name] for curves in runs), fillvalue=np.nan)]).T
-        for name in runs[0]
-    }
+    stacked = {}
+    for name in runs[0]:
+        by_epoch = zip_longest(*(curves[name] for curves in runs), fillvalue=np.nan)
+        stacked[name] = np.array([*by_epoch]).reshape(-1, len(runs)).T
+    return stacked

@@ -11,7 +11,7 @@ from featbank import Bank
 from stage2.engine.details import merged_reliability, reliability
 from stage2.engine.metrics import BINS
 from stage2.methods.recipe import Recipe
-from stage2.results.measured import measured
+from stage2.results.measured import _stacked, measured
 from stage2.results.results import Results
 from stage2.results.store import Store
 from stage2.sweep import sweep
@@ -116,3 +116,11 @@ def test_the_way_of_beta(results: Path) -> None:
         beta = measured(Results(store), glag).beta
     assert beta is not None
     assert np.array_equal(beta, np.stack(traces), equal_nan=True)
+
+
+def test_curves_of_several_lengths() -> None:
+    """Reference: by hand; L-BFGS ends when it has converged, and a curve may be empty."""
+    long, short, empty = np.array([3.0, 2, 1]), np.array([5.0]), np.empty(0)
+    got = _stacked([{"loss": long, "none": empty}, {"loss": short, "none": empty}])
+    assert np.array_equal(got["loss"], [[3, 2, 1], [5, np.nan, np.nan]], equal_nan=True)
+    assert got["none"].shape == (2, 0)
