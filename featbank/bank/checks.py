@@ -56,7 +56,7 @@ def checked_index(index: np.ndarray, split: str) -> np.ndarray:
     if (repeated := first_repeated(index)) is not None:
         raise errors.DataError(
             f"{split}: index {index[repeated]} in row {repeated} occurs before. "
-            "Every row comes from a source row of its own."
+            "Each row needs a source row that no other row has."
         )
     if index.size and index.max() > np.iinfo(np.int64).max:
         raise errors.DataError(f"{split}: index {index.max()} does not fit 64 bits with sign.")
@@ -169,7 +169,9 @@ def check_same_length(split: str, **columns: Any) -> None:
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         counts = ", ".join(f"{length} in {name}" for name, length in lengths.items())
-        raise errors.DataError(f"{split}: row counts disagree: {counts}. Every row needs each.")
+        raise errors.DataError(
+            f"{split}: row counts disagree: {counts}. Every row needs one of each."
+        )
 
 
 def check_choice(kind: str, value: str, choices: Sequence[str]) -> str:

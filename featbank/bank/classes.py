@@ -64,7 +64,7 @@ def require_samples(train_counts: np.ndarray, who: str, remedy: str) -> None:
 
 SEEN_VAL = (
     "stage 1 was probably trained on the rows of val: their figures will be too good, and no "
-    "calibration is fitted to them. For a val of its own, train with `featbank train "
+    "calibration is fitted to them. For a val that stage 1 never saw, train with `featbank train "
     "--val-per-class`; if stage 1 never saw these rows, add --seen none."
 )
 """Warning about a val split whose rows stage 1 was trained on."""

@@ -58,7 +58,7 @@ def read_export(folder: Path) -> Arrays:
         weight, bias = (folder / "classifier" / view / f"{part}.npy" for part in ("weight", "bias"))
         add_classifier(arrays, str(weight), str(bias), view=view)
     if about.get("batchnorm"):
-        arrays.notes.append("the BatchNorm statistics of the bank are in no export")
+        arrays.notes.append("exports have no BatchNorm statistics; those of the bank are left out")
     return arrays
 
 

@@ -67,8 +67,8 @@ def hints(arrays: Arrays) -> list[str]:
         lines.append(SEEN_VAL)
     elif "val" in arrays.held_out and "train" not in arrays.seen:
         lines.append(
-            "if the backbone was trained on these rows, val is no clean one: add --seen train; if "
-            "not, --seen none says so"
+            "if the backbone was trained on these rows, val is not clean: add --seen train; "
+            "otherwise add --seen none"
         )
     return lines
 

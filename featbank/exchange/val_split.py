@@ -23,7 +23,7 @@ def mark_seen(arrays: Arrays, splits: Collection[str]) -> None:
     """
     if "val" in splits and "val" not in arrays.labels:
         raise errors.ConfigError(
-            "--seen train+val is about a val that is given. Give --val X Y, or --seen train: a "
+            "--seen train+val needs a val split of the input. Give --val X Y, or --seen train: a "
             "val held out of train counts as train does."
         )
     arrays.seen["train"] = "train" in splits

@@ -390,7 +390,7 @@ def test_splits_that_may_be_from_one_place(featbank: Run, inputs: Path) -> None:
             ["--val-per-class", 1, "--val-fraction", 0.1],
             "--val-per-class and --val-fraction are both given. Give one of the two.",
         ),
-        (["--seen", "train+val"], "--seen train+val is about a val that is given"),
+        (["--seen", "train+val"], "--seen train+val needs a val split of the input"),
         (["--seen", "train+val", "--val-per-class", 1], "counts as train does"),
     ],
 )
