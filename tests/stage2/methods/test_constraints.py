@@ -48,8 +48,8 @@ def _train(
         parameters,
         settings,
         head.lr_multipliers(settings),
-        head.anchors(settings, context),
-        head.biases,
+        anchors=head.anchors(settings, context),
+        biases=head.biases,
     )
     x, y = next(iter(context.blocks()))
     limits = {when: head.limits(settings, context, when) for when in ("step", "epoch")}
