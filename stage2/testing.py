@@ -1,12 +1,13 @@
-"""The contract of heads and losses, for those of featbank and for your own.
+"""The contract of heads and losses, featbank's and your own.
 
     >>> from stage2.methods.heads import HEADS
     >>> from stage2.testing import check_head
     >>> check_head(HEADS["linear"])
 
-The tests run both checks over the registries, so a new entry is held to them as it stands. They
-know no formula: they compare analytic gradients with differences of the values in double precision,
-a stack with its configurations alone, and the rest with what the interfaces promise.
+The tests run both checks over the registries, so a new entry is covered at once. They know
+no formulas: they compare analytic gradients with differences of the values in double
+precision, a stack with each of its configurations alone, and the rest with what the interfaces
+promise.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from stage2.methods.heads import Batch, Context, Head, Parameters, TrainedHead
 COUNTS = np.array([40.0, 17.0, 9.0, 4.0, 1.0])
 DIM, ROWS = 6, 7
 STEP, WITHIN = 1e-6, 1e-6
-"""Of a central difference, and what it may differ from a gradient in proportion to the largest."""
+"""Of a central difference, and its largest error relative to the largest gradient."""
 MOST_ENTRIES = 400
 """Entries of a parameter whose gradient is compared with differences."""
 
@@ -55,9 +56,9 @@ def settings_to_check(settings: Iterable[Setting]) -> list[dict[str, Any]]:
 def check_loss(loss: Loss, settings: Mapping[str, Any] | None = None) -> None:
     """Assert that a loss keeps the contract.
 
-    Its parameters are finite and have one entry per class, also where all counts are equal; a class
+    Its parameters are finite with one entry per class, even if all counts are equal; a class
     without samples is refused, or left out with ``empty_classes=ignore``; values are finite and
-    gradients right, alone and beside another configuration, in the middle of training too.
+    gradients right, alone and beside another configuration, at any time of training.
 
     Parameters
     ----------
@@ -90,10 +91,10 @@ def check_loss(loss: Loss, settings: Mapping[str, Any] | None = None) -> None:
 def check_head(head: Head, settings: Mapping[str, Any] | None = None) -> None:
     """Assert that a head keeps the contract.
 
-    Its parameters are stacked along the configurations, logits are finite, new at every call and
-    the same alone as in a stack, in single and double precision; of a trained head, the gradients
-    are those of its logits, configurations may see features of their own, and cosines, limits and
-    decay concern parameters it has.
+    Its parameters are stacked along the configurations; its logits are finite, new at every call,
+    and the same alone as in a stack, in single and double precision. The gradients of a trained
+    head are those of its logits, its configurations may see features of their own, and it names
+    only parameters that it has.
 
     Parameters
     ----------
@@ -204,7 +205,7 @@ def _check_own_features(
 def _results(
     head: TrainedHead, parameters: Parameters, batch: Batch, grad: Tensor, y: Tensor
 ) -> dict[str, Tensor]:
-    """All that depends on a batch, by what it is, each [C, …]."""
+    """Everything that depends on a batch, by name, each [C, …]."""
     z = head.logits(parameters, batch)
     cosines = head.cosine(parameters, batch, z.clone(), y)
     slopes = head.gradients(parameters, batch, grad.clone())
@@ -213,7 +214,7 @@ def _results(
 
 
 def _moved(parameters: Parameters, generator: torch.Generator) -> Parameters:
-    """Parameters off their start, in double precision."""
+    """Parameters moved off their start, in double precision."""
     return {
         name: value.double() + 0.1 * torch.randn(value.shape, generator=generator).double()
         for name, value in parameters.items()
@@ -223,7 +224,7 @@ def _moved(parameters: Parameters, generator: torch.Generator) -> Parameters:
 def _with(
     value: Callable[[Parameters], Tensor], parameters: Parameters, name: str, at: Tensor
 ) -> Tensor:
-    """The value where one of the parameters is another."""
+    """The value with one of the parameters replaced."""
     return value({**parameters, name: at})
 
 
@@ -234,7 +235,7 @@ def _check_values(loss: Loss, settings: dict[str, Any], moment: Moment) -> None:
     y = torch.arange(ROWS) % len(COUNTS)
     z = 3 * torch.randn(ROWS, 2, len(COUNTS), generator=generator).double()
     teacher = torch.randn(ROWS, 2, len(COUNTS), generator=generator).double()
-    # What carries no gradient is checked where it changes nothing.
+    # κ carries no gradient; without it differences and gradients agree.
     loose = replace(row, frozen_gamma=0.0, angle=0.0)
     rows = LossRows.stack([loose, LossParameters()], len(COUNTS), dtype=torch.float64)
     kernel = KERNELS[loss.kernel]

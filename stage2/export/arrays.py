@@ -39,7 +39,7 @@ def read_features(place: Path) -> np.ndarray:
     Raises
     ------
     ConfigError
-        Where there is no such file.
+        If there is no such file.
     DataError
         For a file that is damaged or holds something else.
     """
@@ -65,29 +65,29 @@ def read_features(place: Path) -> np.ndarray:
 
 
 def _settled(x: np.ndarray) -> np.ndarray:
-    """`x` without axes of length 1, where that makes [N, D] of it."""
+    """`x` without axes of length 1, if that leaves [N, D]."""
     if x.ndim < 3:
         return x
     first = x.ndim == 3 and len(x) == 1 and 1 not in x.shape[1:]
     try:
         return axes.settled(x, "", x.shape[1] if first else len(x), None)
-    except errors.DataError:  # it speaks of labels, of which there are none here
+    except errors.DataError:  # its message is about labels, which there are none of here
         return x
 
 
 def _npy_problem(path: Path, key: str) -> str | None:
-    """What is wrong with an .npy file, in words; None where it can be read."""
+    """The problem of an .npy file, in words; None if it can be read."""
     with path.open("rb") as file:
         return _array_problem(file, path.stat().st_size, "an .npy file")
 
 
 def _npz_problem(path: Path, key: str) -> str | None:
-    """What is wrong with the array of an .npz file that is asked for."""
+    """The problem of the requested array of an .npz file."""
     if not path.stat().st_size:
         return "is empty"
     if not zipfile.is_zipfile(path):
         with path.open("rb") as file:
-            cut = file.read(2) == b"PK"  # its list of contents stands at the end
+            cut = file.read(2) == b"PK"  # the list of contents is at the end
         if cut:
             return "is cut short: copy it again"
         return "is not an .npz file"
@@ -98,13 +98,13 @@ def _npz_problem(path: Path, key: str) -> str | None:
                 with archive.open(member) as file:
                     if problem := _array_problem(file, member.file_size, "of plain arrays"):
                         return problem
-                    while file.read(1 << 20):  # to the end, where its checksum is looked at
+                    while file.read(1 << 20):  # to the end, where the checksum is verified
                         pass
     return None
 
 
 def _array_problem(file: IO[bytes], size: int, kind: str) -> str | None:
-    """What is wrong with an array of `size` bytes in NumPy's format."""
+    """The problem of an array of `size` bytes in NumPy's format."""
     begin = file.read(len(_MAGIC))
     if begin != _MAGIC:
         return f"is {'not ' + kind if size else 'empty'}"
@@ -117,7 +117,7 @@ def _array_problem(file: IO[bytes], size: int, kind: str) -> str | None:
 
 
 def _content_problem(file: IO[bytes], size: int, version: tuple[int, ...]) -> str | None:
-    """The same, from the header's version on."""
+    """The problem of the part that follows the header's version."""
     try:
         shape, _, dtype = _HEADERS[version](file)  # type: ignore[index]  # looked at before
     except Exception:  # whatever the header leads Python to

@@ -1,4 +1,4 @@
-"""Heads as PyTorch modules: what a trained head is once nothing is left of the engine.
+"""Heads as PyTorch modules that no longer need the engine.
 
 A head becomes one of a few **forms** on the features x of a view [B, D]:
 
@@ -38,8 +38,8 @@ SPACE: dict[str, Allowed] = {
 class Form(nn.Module):
     """A classifier on the features of one view, [B, D] → logits [B, K].
 
-    Before all else features go to the space a generator made heads see: with ``power`` λ ≠ 1
-    through Tukey's transform sign(x)|x|^λ, with ``unit`` to length 1 before it and after.
+    Features are first moved to the space in which a generator let the head see them: with ``power``
+    λ ≠ 1 by Tukey's transform sign(x)|x|^λ, with ``unit`` normalised to length 1 before and after.
 
     Parameters
     ----------
@@ -50,11 +50,11 @@ class Form(nn.Module):
     """
 
     shapes: ClassVar[dict[str, str]]
-    """Axes of each tensor; those that are no axis of the class list or the features are free."""
+    """Axes of each tensor; K, D and 1 are given by the head, the others are free."""
     constants: ClassVar[tuple[str, ...]] = ()
-    """Tensors that are no parameters."""
+    """Tensors that are not parameters."""
     allowed: ClassVar[dict[str, Allowed]] = {}
-    """What each option may be."""
+    """Test of each option's value."""
 
     def __init__(self, tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> None:
         super().__init__()
@@ -80,9 +80,9 @@ class Form(nn.Module):
 
 
 class Affine(Form):
-    """z = Wt(x) + b; t cuts x into ``parts`` and gives each length 1, or leaves it for 0 parts.
+    """z = Wt(x) + b; t cuts x into ``parts`` of length 1 each, or leaves it as it is for 0 parts.
 
-    ``empty`` classes, where there are any, come behind all others.
+    ``empty`` classes, if there are any, rank behind all others.
     """
 
     shapes: ClassVar[dict[str, str]] = {"weight": "KD", "bias": "K", "empty": "K"}
@@ -150,8 +150,8 @@ class Gated(Form):
 
 
 class _Compared(Form):
-    """What compares t(x) with ``keys``: by cosine, or by squared distance from an ``origin``, which
-    keeps what a common offset would leave to rounding."""
+    """Compares t(x) with ``keys``, by cosine or by squared distance. Distances are taken from an
+    ``origin``, as a common offset would leave little but rounding of them."""
 
     allowed: ClassVar[dict[str, Allowed]] = {
         "transform": lambda value: value in TRANSFORMS,

@@ -1,11 +1,11 @@
 """``head.safetensors``: an exported head, and `load_head`, which makes a module of it.
 
-Tensors have the names of their form (`stage2.export.forms`), after ``VIEW.`` where there are
-several views; a calibration's are ``calibration.scale`` and ``calibration.shift``. The rest is JSON
-in the file's metadata under ``featbank-head``: the fields of `HeadFacts`, ``schema``, ``forms`` and
-``average``. One entry, as safetensors writes several in any order: the same head is the same bytes.
-Everything is checked before a module is made of it; ``digest`` is SHA-256 of all the rest, so that
-no changed bit goes unnoticed. Heads of schema 1 have none.
+Tensors are named as in their form (`stage2.export.forms`), with ``VIEW.`` before the name if there
+are several views; those of a calibration are ``calibration.scale`` and ``calibration.shift``. The
+rest is JSON in the file's metadata under ``featbank-head``: the fields of `HeadFacts`, ``schema``,
+``forms`` and ``average``. It is a single entry because safetensors writes several in any order, and
+the same head is to be the same bytes. Everything is checked before a module is made; ``digest`` is
+the SHA-256 of everything else, so no changed bit goes unnoticed. Heads of schema 1 have none.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ _CALIBRATION = ("calibration.scale", "calibration.shift")
 
 @dataclass(frozen=True)
 class HeadFacts:
-    """What a head file tells beside its weights.
+    """The contents of a head file besides its weights.
 
     Attributes
     ----------
     class_names
         K names, in the order of the logits.
     views, dim
-        The views of the bank that it takes, in this order, and D.
+        The views of the bank that the head takes, in this order, and D.
     bank
         Fingerprint of the bank it was trained on.
     recipe
@@ -88,12 +88,12 @@ class LoadedHeads(AveragedHeads):
 def save_head(
     path: str | os.PathLike[str], module: HeadModule | AveragedHeads, facts: HeadFacts
 ) -> None:
-    """Write a head, whole or not at all.
+    """Write a head file atomically.
 
     Raises
     ------
     OSError
-        Where it cannot be written.
+        If it cannot be written.
     """
     forms, average, parameters = _parts(module, facts.views)
     tensors = {name: values.detach().cpu() for name, values in parameters.items()}
@@ -107,8 +107,8 @@ def save_head(
 def load_head(path: str | os.PathLike[str]) -> LoadedHead | LoadedHeads:
     """An exported head as a module: features [B, D] float32 to logits [B, K].
 
-    Of several views it takes a tuple of features, in the order of ``facts.views``. Weights are
-    parameters, so that it can be fine-tuned; `facts` tells classes, recipe and metrics.
+    A head of several views takes a tuple of features, in the order of ``facts.views``. Weights are
+    parameters, so that it can be fine-tuned; `facts` holds classes, recipe and metrics.
 
     Parameters
     ----------
@@ -118,12 +118,12 @@ def load_head(path: str | os.PathLike[str]) -> LoadedHead | LoadedHeads:
     Raises
     ------
     ConfigError
-        For a file that is missing, no head, of a newer schema, or broken.
+        For a file that is missing, not a head, of a newer schema, or damaged.
 
     Warns
     -----
     UserWarning
-        For a head without a digest, of which a changed weight would not be noticed.
+        For a head without a digest, in which a changed weight would go unnoticed.
     """
     path = Path(path)
     if kind := kind_of(path):
@@ -160,7 +160,7 @@ def load_head(path: str | os.PathLike[str]) -> LoadedHead | LoadedHeads:
 
 
 def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
-    """What a head tells, as JSON, and its tensors."""
+    """The JSON document of a head, and its tensors."""
     try:
         with safe_open(path, "pt") as file:
             told = (file.metadata() or {}).get(KEY)
@@ -181,7 +181,7 @@ def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
 
 
 def _check_digest(document: Any, schema: int, tensors: Mapping[str, Tensor]) -> None:
-    """Raise `ValueError` for a document of other fields, or a digest that is not of the rest."""
+    """Raise `ValueError` for unknown fields, or a digest that does not match the rest."""
     known = {"schema", "forms", "average", *(field.name for field in fields(HeadFacts))}
     if schema != UNCHECKED:
         known.add("digest")
@@ -196,7 +196,7 @@ def _check_digest(document: Any, schema: int, tensors: Mapping[str, Tensor]) -> 
 
 
 def _digest(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of what a head tells and of its tensors, in hex."""
+    """SHA-256 of a head's document and tensors, in hex."""
     digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode())
     for name in sorted(tensors):
         values = tensors[name].contiguous()
@@ -208,7 +208,7 @@ def _digest(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
 def _parts(
     module: HeadModule | AveragedHeads, views: Sequence[str]
 ) -> tuple[list[dict[str, Any]], str, dict[str, Tensor]]:
-    """Forms, what is averaged, and tensors by their names in the file."""
+    """Forms, what is averaged, and tensors by name, as the file holds them."""
     forms = module.forms if isinstance(module, AveragedHeads) else [module.form]
     average = module.average if isinstance(module, AveragedHeads) else "none"
     names = {form: name for name, form in FORMS.items()}
@@ -226,7 +226,7 @@ def _parts(
 def _module(
     facts: HeadFacts, forms: list[Any], average: str, tensors: dict[str, Tensor]
 ) -> LoadedHead | LoadedHeads:
-    """The module, from parts that are all checked; `ValueError` says what is wrong."""
+    """The module, of parts that are all checked; raises `ValueError` for one that is wrong."""
     views, classes = facts.views, len(facts.class_names)
     several = len(views) > 1
     if not classes or facts.dim < 1:
@@ -264,7 +264,7 @@ def _averages(several: bool) -> tuple[str, ...]:
 def _form(
     told: dict[str, Any], tensors: dict[str, Tensor], prefix: str, sizes: Mapping[str, int]
 ) -> nn.Module:
-    """One view's form; its tensors are taken out of `tensors`."""
+    """The form of one view; its tensors are popped from `tensors`."""
     kind = told.pop("form")
     if kind not in FORMS:
         raise ValueError(f"form {kind!r} is none of {', '.join(FORMS)}")
@@ -294,7 +294,7 @@ def _form(
 def _check(
     name: str, values: Tensor, dtype: torch.dtype, shapes: Sequence[tuple[int, ...]]
 ) -> None:
-    """Raise where a tensor has another type, none of the `shapes`, or no finite numbers."""
+    """Raise if a tensor has another type, none of the `shapes`, or values that are not finite."""
     if values.dtype != dtype:
         raise ValueError(f"{name} is {values.dtype}, not {dtype}")
     if tuple(values.shape) not in shapes:
@@ -305,7 +305,7 @@ def _check(
 
 
 def _value(document: Mapping[str, Any], name: str, kind: Any) -> Any:
-    """A value of the document, of the type that its field is declared to have."""
+    """A value of the document; raises `ValueError` unless it has the declared type."""
     value, wanted = document[name], str(kind).partition("[")[0]
     if type(value).__name__ != wanted:
         raise ValueError(f"{name} is no {wanted}")

@@ -26,7 +26,7 @@ BLOCK_BYTES = 1 << 24
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a head says of N rows.
+    """The output of a head for N rows.
 
     Attributes
     ----------
@@ -37,9 +37,9 @@ class Predictions:
     class_names
         K names.
     labels
-        True classes [N] int64, where a bank of the same classes tells them.
+        True classes [N] int64, from a bank with the same classes; None otherwise.
     notes
-        What is to be known: in what the bank is another than the head's.
+        Ways in which the bank differs from the head's.
     """
 
     logits: np.ndarray
@@ -50,12 +50,12 @@ class Predictions:
     notes: list[str]
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write ``.npz`` with these arrays, or ``.csv`` with a line per row.
+        """Write ``.npz`` with these arrays, or ``.csv`` with one line per row.
 
         Raises
         ------
         ConfigError
-            For another ending, or a folder that is not there.
+            For another suffix, or a missing folder.
         """
         path = Path(path)
         check_output(path)
@@ -87,7 +87,7 @@ class Predictions:
 
 
 def check_output(path: Path) -> None:
-    """Raise `ConfigError` where predictions cannot be written to `path`."""
+    """Raise `ConfigError` if predictions cannot be written to `path`."""
     if path.suffix not in FORMATS:
         raise errors.ConfigError(
             f"{path} does not end in a format of predictions. Choose from: {', '.join(FORMATS)}."
@@ -103,14 +103,14 @@ def predict_bank(
     split: str | None = None,
     views: Sequence[str] | None = None,
 ) -> Predictions:
-    """Predictions on a split of a bank, on `views` in place of the head's own.
+    """Predictions on a split of a bank, from `views` in place of the head's own.
 
-    The split is by default ``test``, or else ``val``, as of a leaderboard.
+    The default split is ``test``, or else ``val``, as in a leaderboard.
 
     Raises
     ------
     ConfigError
-        Where D or the number of views is another, or the bank lacks split or view.
+        If D or the number of views differs, or the bank lacks the split or a view.
     """
     facts = head.facts
     views = list(views or facts.views)
@@ -149,14 +149,14 @@ def predict_arrays(head: LoadedHead | LoadedHeads, paths: Sequence[Path]) -> Pre
     Parameters
     ----------
     paths
-        As of `stage2.export.arrays.read_features`.
+        As for `stage2.export.arrays.read_features`.
 
     Raises
     ------
     ConfigError
-        Where D or the number of files is another.
+        If D or the number of files differs.
     DataError
-        For a file that is no such array.
+        For a file that is not such an array.
     NotFinite
         For features, or logits of them, that are not finite.
     """
@@ -197,13 +197,13 @@ def _predictions(
     labels: np.ndarray | None,
     notes: list[str],
 ) -> Predictions:
-    """Go through blocks of rows [n, D], one array per view."""
+    """Classify blocks of rows [n, D], one array per view."""
     names = head.facts.class_names
-    found = [torch.empty(0, len(names))]
+    parts = [torch.empty(0, len(names))]
     rows = 0
     with torch.no_grad():
         for xs in blocks:
-            with np.errstate(over="ignore"):  # what becomes infinity is refused below
+            with np.errstate(over="ignore"):  # infinities are refused below
                 features = tuple(torch.from_numpy(x.astype(np.float32)) for x in xs)
             for x in features:
                 if (bad := _not_finite(x)) is not None:
@@ -216,9 +216,9 @@ def _predictions(
                     f"The logits of row {rows + bad} are NaN or infinity. Check that the features "
                     "are of the head's backbone, and the head is as it was exported."
                 )
-            found.append(logits)
+            parts.append(logits)
             rows += len(features[0])
-    logits = torch.cat(found)
+    logits = torch.cat(parts)
     return Predictions(
         logits=logits.numpy(),
         probabilities=logits.softmax(1).numpy(),

@@ -1,7 +1,7 @@
-"""The winner leaves the results: a stored configuration, trained again and written as a head.
+"""Exporting a stored configuration: it is trained again and written as a head.
 
 A results file keeps no weights. Training is deterministic and takes seconds, so the configuration
-is trained again on its bank, and must come to what is stored of it.
+is trained again on its bank, and must reproduce what is stored of it.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from stage2.results.store import Run, Store
 from stage2.sweep import sweep
 
 ROWS = 0.005
-"""Share of a split's rows that may be classified otherwise than in the results: other processors
-and numbers of threads round otherwise, and a row on the border of two classes tips over."""
+"""Share of a split's rows that may be classified differently from the results: other processors and
+numbers of threads round differently, and a row on the border of two classes may tip over."""
 
 NLL = 1e-3
-"""How much the mean negative log-likelihood may differ, absolutely and relatively."""
+"""Allowed difference of the mean negative log-likelihood, absolute and relative."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class Exported:
     Attributes
     ----------
     module, facts
-        The head, and what its file tells.
+        The head, and the other contents of its file.
     changed
-        Rows of each split that are classified otherwise than in the results.
+        Rows of each split that are classified differently from the results.
     """
 
     module: HeadModule | AveragedHeads
@@ -78,26 +78,26 @@ def export_head(
     name
         As `stage2.results.configurations.find_configuration` takes it.
     output
-        The file, ``.safetensors``; one that is there is replaced.
+        The file, ``.safetensors``; an existing one is replaced.
     onnx
         Write the head as ONNX too.
     bank
-        Beginning of a fingerprint, where the results hold several banks.
+        Start of a fingerprint, if the results hold several banks.
     features
-        Where the bank is, if it has moved.
+        The bank, if it has moved.
     seed
         One of the stored seeds; by default the first.
     epoch
         ``last`` or ``selected``; by default the one that ranks, ``selected`` where there is one.
     device, memory
-        As `stage2.sweep`. A bank that was streamed needs the same `memory` for the same draws.
+        As for `stage2.sweep`. A bank that was streamed needs the same `memory` for the same draws.
 
     Raises
     ------
     ConfigError
-        Where nothing can be exported, or training comes to something else than the results hold.
+        If nothing can be exported, or training does not reproduce the results.
     Mismatch
-        Where the bank is not the one of the results.
+        If the bank is not the one the results are from.
     """
     for target in (output, onnx):
         if target is not None and not (folder := Path(target).parent).is_dir():
@@ -185,7 +185,7 @@ def _recipe_of(found: Configuration, run: Run) -> Recipe:
 
 
 def _place(results: Results, found: Configuration, features: str | os.PathLike[str] | None) -> Path:
-    """Where the bank is."""
+    """The path of the bank."""
     place = Path(features if features is not None else results.about["path"])
     if features is None and not place.exists():
         raise errors.ConfigError(
@@ -198,7 +198,7 @@ def _place(results: Results, found: Configuration, features: str | os.PathLike[s
 def _changed(
     results: Results, found: Configuration, run: Run, outcome: Outcome, epoch: str
 ) -> dict[str, int]:
-    """Rows of each split that are classified otherwise than stored; raise where it is too many."""
+    """Rows of each split that are classified differently from the results; raise if too many."""
     changed = {}
     for (split, when), evaluation in outcome.evaluations.items():
         if when != epoch:
@@ -225,7 +225,7 @@ def _changed(
 def _context(
     bank: Bank, recipe: Recipe, view: str, probes: dict[str, tuple[Tensor, Tensor]]
 ) -> Context:
-    """What a form may need of a view: the classifier it began from, and the training rows."""
+    """What a form may need of a view: the classifier heads start from, and the training rows."""
     split = recipe.settings["train_on"]
 
     def blocks() -> Iterator[tuple[Tensor, Tensor]]:

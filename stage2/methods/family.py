@@ -1,4 +1,4 @@
-"""The loss family: what a loss is made of, so that all of them share one kernel.
+"""The loss family: the parameters of a loss, by which all losses share one kernel.
 
 For a sample (x, y) with logits z, in the notation of Kini et al. 2021 extended by label smoothing,
 focusing and distillation::
@@ -26,12 +26,12 @@ from featbank.bank import require_samples
 from featbank.settings import Setting, resolved, scheduled
 
 EXCLUDED = -1e4
-"""Additive term m_k of a class that takes no part: exp of it is 0, and it stays finite."""
+"""Additive term m_k of a class that is left out: its exponential is 0, and it is finite."""
 
 
 @dataclass(frozen=True)
 class LossParameters:
-    """One row of the family; arrays are [K] float64, None stands for the neutral value.
+    """One row of the family; arrays are [K] float64, and None means neutral.
 
     Attributes
     ----------
@@ -40,17 +40,17 @@ class LossParameters:
     shift
         m_k, adds to the logit; neutral 0.
     margin
-        Δ_y, taken from the true class's logit; neutral 0.
+        Δ_y, subtracted from the true class's logit; neutral 0.
     weight
         ω_y ≥ 0; neutral 1.
     smoothing
         ε_y in [0, 1]; neutral 0.
     others
-        Smoothed mass goes to the K−1 other classes instead of to all K.
+        Whether smoothed mass goes to the K−1 other classes instead of to all K.
     gamma
         γ ≥ 0, focusing exponent.
     by_weights
-        Divide by the batch's Σω_y instead of by B.
+        Whether to divide by the batch's Σω_y instead of by B.
     frozen_gamma
         Exponent of a factor (1−p_y)^γ in κ, which carries no gradient.
     angle
@@ -58,7 +58,7 @@ class LossParameters:
     distil, temperature
         α ≥ 0 and T > 0 of the distillation.
     distil_classes
-        Classes [K] bool whose samples it takes; None for all.
+        Classes [K] bool whose samples are distilled; None for all.
     """
 
     scale: np.ndarray | None = None
@@ -78,7 +78,7 @@ class LossParameters:
 
 @dataclass(frozen=True)
 class Moment:
-    """Where training stands, for a loss that changes on its way: `epoch` t of `epochs` T, t < T."""
+    """A point of training, for parts that change over it: `epoch` t of `epochs` T, t < T."""
 
     epoch: int = 0
     epochs: int = 1
@@ -90,7 +90,7 @@ EMPTY_CLASSES = Setting(
     "what a class without a training sample means: an error, or left out of the loss",
     choices=("error", "ignore"),
 )
-"""A setting of every loss that needs a sample in every class."""
+"""Setting of every loss that needs a sample in every class."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class Loss:
         Raises
         ------
         EmptyClass
-            Where a class has no sample, the loss needs its log or inverse, and `empty_classes` is
+            If a class has no sample, the loss needs its log or inverse, and ``empty_classes`` is
             not ``ignore``.
         """
         values = resolved(self.settings, settings or {}, f"loss {self.function.__name__!r}")
@@ -171,7 +171,7 @@ class Loss:
 
 
 def _spread(row: LossParameters, empty: np.ndarray) -> LossParameters:
-    """A row for the classes that have samples, put in its place among all K."""
+    """A row for the classes that have samples, extended to all K."""
 
     def place(values: np.ndarray | None, fill: float) -> np.ndarray | None:
         if values is None:

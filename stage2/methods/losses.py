@@ -120,7 +120,7 @@ def sla(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossPar
 
 
 def distil(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossParameters:
-    """Cross-entropy, and distillation from stage 1 for the samples of some groups [GLAG eq. 11]."""
+    """Cross-entropy, with distillation from stage 1 for samples of some groups [GLAG eq. 11]."""
     groups = class_groups(counts)
     return LossParameters(
         distil=_towards(settings["distil_weight"], settings["distil_weight_end"], moment),
@@ -140,9 +140,9 @@ def ldam(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossPa
     """Label-distribution-aware margin, max_margin·(n_k/n_min)^{−1/4} on the cosine [LDAM eq. 13].
 
     On logits z = s·cos the margin is s times as large. The `cosine` head brings the s, so that the
-    head's softmax is the one the loss trained; a recipe takes the loss's s from its head. From
-    epoch `defer` on (if it is > 0), the weights of `class_balanced` act as well: deferred
-    re-weighting, DRW.
+    head's softmax is the one that the loss trained; a recipe takes the loss's s from its head.
+    From epoch ``defer`` > 0 the weights of `class_balanced` act as well: deferred re-weighting,
+    DRW.
     """
     scale = 30.0 if settings["scale"] is None else settings["scale"]
     margin = scale * settings["max_margin"] * (counts / counts.min()) ** -0.25

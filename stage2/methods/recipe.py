@@ -76,24 +76,24 @@ class Recipe:
 
     @property
     def trained(self) -> bool:
-        """Whether its head has something to train."""
+        """Whether its head is trained, rather than found in closed form."""
         return HEADS[self.head].trained
 
     @property
     def stepped(self) -> bool:
-        """Whether it is trained in steps; any other recipe has one result for all seeds."""
+        """Whether it is trained in steps; any other recipe gives the same result for all seeds."""
         return self.trained and not OPTIMISERS[self.settings["optimiser"]].full_batch
 
     @property
     def needs_classifier(self) -> bool:
-        """Whether its head or loss begins from the stage-1 classifier."""
+        """Whether its head or loss uses the stage-1 classifier."""
         if HEADS[self.head].needs_classifier(self.part("head")):
             return True
         return self.trained and LOSSES[self.settings["loss"]].needs_classifier
 
     @property
     def generator(self) -> Generator | None:
-        """Its feature generator, where it has one."""
+        """Its feature generator, or None."""
         return GENERATORS.get(self.settings.get("generator", "none"))
 
     @property
@@ -108,23 +108,23 @@ class Recipe:
 
     @cached_property
     def id(self) -> str:
-        """Stands for the configuration, whatever its seed."""
+        """Identifies the configuration, whatever its seed."""
         return f"{self.name}-{settings_hash(self.name, self.parameters)[:8]}"
 
     @cached_property
     def hash(self) -> str:
-        """Stands for the configuration and its seed: 64 hex digits."""
+        """Identifies the configuration and its seed: 64 hex digits."""
         return settings_hash(self.name, self.settings)
 
     def part(self, part: str) -> dict[str, Any]:
-        """The own settings of ``head``, ``loss``, ``sampler``, ``generator`` or ``optimiser``; a
-        head's have the seed too."""
+        """The settings of a part alone, ``head``, ``loss``, ``sampler``, ``generator`` or
+        ``optimiser``; those of a head include the seed."""
         values = _own(self.settings, part)
         return {**values, "seed": self.seed} if part == "head" else values
 
     def __repr__(self) -> str:
-        told = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
-        return f"Recipe({self.name!r}, {told})"
+        settings = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
+        return f"Recipe({self.name!r}, {settings})"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Recipe) and self.hash == other.hash
@@ -138,22 +138,22 @@ def expand(
 ) -> list[Recipe]:
     """Every combination of every recipe's grid, for every seed.
 
-    Settings that choose a part (``head``, ``loss``, ``generator``, …) decide which others apply,
-    and a combination leaves out those it does not take. A combination that is not trained in steps
-    comes once, not once per seed.
+    Settings that choose a part (``head``, ``loss``, ``generator``, …) decide which others apply; a
+    combination omits those it does not take. A combination that is not trained in steps appears
+    once, not once per seed.
 
     Parameters
     ----------
     grids
-        Values to try, ``{recipe: {setting: values}}``; texts are read as on a command line.
+        Values to try, ``{recipe: {setting: values}}``; texts are parsed as on a command line.
     seeds
-        The seeds, where the grid has no ``seed`` of its own.
+        The seeds, unless the grid itself has a ``seed``.
 
     Raises
     ------
     ConfigError
-        As `Recipe`, for a setting that no combination of no recipe takes, and for more runs than
-        `MOST_RUNS`.
+        As `Recipe`; for a setting that no combination of any recipe takes; and for more than
+        `MOST_RUNS` runs.
     """
     for name, grid in grids.items():
         for key, values in grid.items():
@@ -188,23 +188,23 @@ def expand(
 
 
 def check_runs(counts: Iterable[int]) -> None:
-    """Raise `ConfigError` where grids of these sizes have too many runs to be planned."""
+    """Raise `ConfigError` if grids of these sizes have too many runs to be planned."""
     runs = sum(counts)
     if runs > MOST_RUNS:
-        told = f"{runs:,}" if runs < 10**18 else f"about 1e{math.log10(runs):.0f}"
+        size = f"{runs:,}" if runs < 10**18 else f"about 1e{math.log10(runs):.0f}"
         raise errors.ConfigError(
-            f"The sweep has {told} runs, at most {MOST_RUNS:,} are planned at once. Take fewer "
+            f"The sweep has {size} runs, at most {MOST_RUNS:,} are planned at once. Take fewer "
             "values or seeds, draw random values, or sweep in parts into the same results file."
         )
 
 
 def _seeds(grid: Mapping[str, Any], seeds: Sequence[int]) -> int:
-    """How many runs each combination of a grid has."""
+    """Number of runs of each combination of a grid."""
     return 1 if "seed" in grid else len(seeds)
 
 
 def settings_hash(name: str, settings: Mapping[str, Any]) -> str:
-    """What stands for a recipe of these settings: 64 hex digits."""
+    """The hash of a recipe with these settings: 64 hex digits."""
     return hashlib.sha256(json.dumps([name, settings], sort_keys=True).encode()).hexdigest()
 
 
@@ -230,7 +230,7 @@ def _resolve(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _require_effect(name: str, values: Mapping[str, Any], takes: Takes) -> None:
-    """Raise where no step moves anything, or a setting acts after the last epoch."""
+    """Raise if every step has learning rate 0, or a setting would act after the last epoch."""
     epochs = values["epochs"]
     if not learning_rates({**values, "epochs": min(epochs, 3)}, 1).any():
         raise errors.ConfigError(
@@ -246,7 +246,7 @@ def _require_effect(name: str, values: Mapping[str, Any], takes: Takes) -> None:
 
 
 def _require_convex(name: str, values: Mapping[str, Any], takes: Takes) -> None:
-    """Raise where a recipe has no one optimum that full-batch training would find."""
+    """Raise if the recipe has no single optimum for full-batch training to find."""
     loss, sampler = LOSSES[values["loss"]], SAMPLERS[values["sampler"]]
     reasons = [
         (not HEADS[values["head"]].convex, f"head {values['head']!r} is not convex"),

@@ -81,7 +81,7 @@ class Takes:
     settings
         By the name they have in the recipe: ``part.name`` where two parts share a name.
     aliases
-        The same settings by every name that may be written: ``loss.gamma`` for a plain ``gamma``.
+        The key in `settings` for every accepted spelling: ``loss.gamma`` for a plain ``gamma``.
     """
 
     settings: dict[str, Setting]
@@ -110,12 +110,12 @@ class Takes:
 
 
 def settings_of(name: str, parameters: Mapping[str, Any]) -> Takes:
-    """What the recipe `name` takes when `parameters` may have replaced its parts.
+    """The settings of recipe `name`, some of whose parts `parameters` may replace.
 
     Raises
     ------
     ConfigError
-        For a recipe or a part that there is not.
+        For an unknown recipe or part.
     """
     if name not in PRESETS:
         raise errors.ConfigError(f"Unknown recipe {name!r}. {errors.closest(name, list(PRESETS))}")

@@ -1,12 +1,12 @@
-"""Index streams: which training row each step of each epoch sees.
+"""Index streams: the training rows of each step of each epoch.
 
-A stream is drawn epoch by epoch from the recipe's seed, on the CPU: the same seed gives the same
-batches on a laptop and on a GPU. Recipes of a fused group share one stream, so their
-comparison is paired. An empty class is never drawn.
+A stream is drawn epoch by epoch from the recipe's seed, on the CPU, so that the same seed gives the
+same batches on a laptop and on a GPU. Recipes of a fused group share one stream, which makes their
+comparison paired. An empty class is never drawn.
 
-A sampler is how often it draws each class, a function of the class counts n_k; unless it has its
-own way to draw, a class is then drawn by those frequencies and a row uniformly within the class,
-with replacement. To add one of that kind, write its function and its entry in `SAMPLERS`.
+A sampler says how often each class is drawn, as a function of the class counts n_k. Unless it draws
+in a way of its own, a class is then drawn with those frequencies and a row uniformly within the
+class, with replacement. To add such a sampler, write its function and its entry in `SAMPLERS`.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class Sampler:
     function
         ``(counts [K] float64, all ≥ 1, settings, moment) → class frequencies [K]``, up to a factor.
     description, source
-        One line; citation key of `featbank methods`.
+        One line; key of `stage2.methods.bibliography`, or the citation itself.
     settings
         What it takes.
     draw
-        ``(labels [N], epochs, draws, settings, generator) → rows [draws] of each epoch`` of a
-        sampler that does more than `with_replacement`, which draws for the others.
+        ``(labels [N], epochs, draws, settings, generator) → rows [draws] of each epoch``, for a
+        sampler that draws in a way of its own; the others draw by `with_replacement`.
     scheduled
         Whether the frequencies depend on the epoch whatever its settings.
     """
@@ -56,12 +56,11 @@ class Sampler:
     def distribution(
         self, counts: np.ndarray, settings: dict[str, Any] | None = None
     ) -> np.ndarray | None:
-        """Share of each class in a long stream, for training counts n_k [K].
+        """Expected share of each class in a stream, for training counts n_k [K].
 
         Returns
         -------
-        Probabilities [K] float64, 0 for an empty class; None where they change over the epochs,
-        which they do for `progressive` and with ``defer`` > 0.
+        Probabilities [K] float64, 0 for an empty class; None if they change over the epochs.
         """
         values = resolved(self.settings, settings or {}, "sampler")
         if self.scheduled or scheduled(self.settings, values):
@@ -98,9 +97,9 @@ def index_stream(
     copies
         A augmentation copies of each row: a draw takes one at random, row + N·copy.
     settings
-        The sampler's own. With ``defer`` d > 0 the first d epochs are those of `instance` of the
-        same seed, and the others those the sampler has without it: deferred re-sampling, DRS
-        [LDAM].
+        Of the sampler. With ``defer`` d > 0 the first d epochs are those of `instance` with the
+        same seed, and later epochs those that the sampler draws without ``defer``: deferred
+        re-sampling, DRS [LDAM].
 
     Yields
     ------
@@ -155,11 +154,10 @@ def power(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> np.nd
 def progressive(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> np.ndarray:
     """From the data's frequencies to equal ones, (1−λ)·n_k/N + λ/K [cRT eq. 2].
 
-    In epoch t = 1…T, ``ramp=released`` has λ = (t−1)/(T−1), which begins at the data's frequencies
-    and ends at equal ones; ``paper`` has λ = t/T. A single epoch is a beginning: the released λ is
-    then 0, as in the release, whose steps are ``linspace(0, 1, T)``. K counts the classes that have
-    rows. The release goes through each class in reshuffled cycles; here, as in the paper, a row is
-    drawn uniformly within its class.
+    In epoch t = 1…T, ``ramp=released`` has λ = (t−1)/(T−1), from the data's frequencies to equal
+    ones; ``paper`` has λ = t/T. With a single epoch the released λ is 0, as in the release, whose
+    steps are ``linspace(0, 1, T)``. K counts the classes that have rows. The release draws the rows
+    of each class in reshuffled cycles; here, as in the paper, they are drawn uniformly.
     """
     last = moment.epochs - 1
     mixed = moment.epoch / last if last else 0.0
@@ -169,7 +167,7 @@ def progressive(counts: np.ndarray, settings: dict[str, Any], moment: Moment) ->
 
 
 def reverse(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> np.ndarray:
-    """n_max/n_k, the rarest class most often [BBN §4.2, the reversed sampler]."""
+    """n_max/n_k: the rarest class is drawn most often [BBN §4.2, the reversed sampler]."""
     return counts.max() / counts
 
 
@@ -192,13 +190,13 @@ def with_replacement(
     settings: dict[str, Any],
     generator: torch.Generator,
 ) -> Iterator[Tensor]:
-    """Class by the sampler's frequencies in the epoch, item uniform in the class."""
+    """Classes by the sampler's frequencies in the epoch, rows uniformly within a class."""
     _, counts, starts, rows = _by_class(labels)
     for epoch in range(epochs):
         weight = sampler.function(counts.double().numpy(), settings, Moment(epoch, epochs))
         share = np.cumsum(weight)
         edges = torch.from_numpy(np.append(0, share / share[-1]))  # class k is [edge k, edge k+1)
-        # One number chooses both: the class it falls into and, by how far into it, the item.
+        # One number chooses both: the class by where it falls, the row by its place within that.
         at = torch.rand(draws, generator=generator, dtype=torch.float64)
         which = torch.searchsorted(edges[1:], at, right=True)
         into = (at - edges[which]) / edges.diff()[which]
@@ -209,7 +207,7 @@ def with_replacement(
 def permutations(
     labels: Tensor, epochs: int, draws: int, settings: dict[str, Any], generator: torch.Generator
 ) -> Iterator[Tensor]:
-    """A fresh permutation per epoch; more draws than rows go on with the next permutation."""
+    """A fresh permutation per epoch, followed by another where there are more draws than rows."""
     rounds = -(-draws // len(labels))
     for _ in range(epochs):
         order = torch.rand(rounds, len(labels), generator=generator).argsort(-1)
@@ -219,7 +217,7 @@ def permutations(
 def balanced_draws(
     labels: Tensor, epochs: int, draws: int, settings: dict[str, Any], generator: torch.Generator
 ) -> Iterable[Tensor]:
-    """Class uniform, then item uniform, with replacement."""
+    """Classes uniformly, then rows uniformly within the class, with replacement."""
     classes, counts, starts, rows = _by_class(labels)
     which = torch.randint(len(classes), (epochs * draws,), generator=generator)
     at = torch.rand(epochs * draws, generator=generator, dtype=torch.float64) * counts[which]
@@ -229,11 +227,11 @@ def balanced_draws(
 def class_cycles(
     labels: Tensor, epochs: int, draws: int, settings: dict[str, Any], generator: torch.Generator
 ) -> Iterable[Tensor]:
-    """Cycle through the classes, `per_class` consecutive items of the class's own cycle a visit
-    [cRT].
+    """Visit the classes in cycles; a visit takes the next `per_class` rows of the class's own
+    cycle [cRT].
 
-    Class order and each class's items are reshuffled whenever their cycle ends; cycles go on over
-    the epochs, and an epoch begins with a new visit.
+    The order of the classes and of the rows in each is reshuffled whenever a cycle ends. Cycles
+    continue across epochs, and each epoch starts with a new visit.
     """
     classes, counts, starts, rows = _by_class(labels)
     per_class = settings["per_class"]
@@ -241,7 +239,7 @@ def class_cycles(
     laps = -(-epochs * visits // len(classes))
     order = torch.rand(laps, len(classes), generator=generator).argsort(1).view(-1)
     visited = order[: epochs * visits].repeat_interleave(per_class)  # class of every draw
-    # The j-th draw of a class takes place j of the class's cycles laid end to end.
+    # The j-th draw of a class takes the j-th place of its cycles laid end to end.
     by_class = visited.argsort(stable=True)
     drawn = torch.bincount(visited, minlength=len(classes))
     first = drawn.cumsum(0) - drawn
@@ -255,9 +253,9 @@ def class_cycles(
 def _shuffled_cycles(
     counts: Tensor, drawn: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Permutations of 0…n_k−1 laid end to end, enough for `drawn` items of each class.
+    """Permutations of 0…n_k−1 laid end to end, enough for `drawn` rows of each class.
 
-    Returns the items of all classes in one tensor, and where each class begins.
+    Returns the rows of all classes in one tensor, and the start of each class in it.
     """
     laps = -(-drawn // counts)
     size = laps * counts
@@ -271,7 +269,7 @@ def _shuffled_cycles(
 
 
 def _by_class(labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Classes that have samples, their counts, and where each begins in the rows by class."""
+    """Classes that have samples, their counts and starts, and the training rows by class."""
     rows = labels.argsort(stable=True)
     classes, counts = labels.unique(return_counts=True)
     return classes, counts, counts.cumsum(0) - counts, rows
