@@ -34,7 +34,7 @@ class DatasetRow:
     place
         Where the images are looked for.
     options, needs
-        Names of `OPTIONS` that it takes, and of those that must be given.
+        Names of `OPTIONS` that it takes, and of those it requires.
     defaults
         Of its options, where they are not those of `OPTIONS`.
     training

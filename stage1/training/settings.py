@@ -172,7 +172,7 @@ def default_settings(
 ) -> TrainSettings:
     """Settings for `dataset`, which may be just its name.
 
-    Its own defaults, then those of a `preset` of `stage1.training.presets`, then `changes`. A
+    The defaults of the data set, then a `preset` of `stage1.training.presets`, then `changes`. A
     warm-up that is not among the `changes` is at most a tenth of the epochs.
 
     Raises
@@ -215,7 +215,7 @@ def learning_rate(settings: TrainSettings, epoch: int) -> float:
 
 
 def deferral_epoch(settings: TrainSettings) -> int:
-    """Epoch 0…T−1 from which what is deferred acts: 160 of 200, the last at the latest."""
+    """First epoch, of 0…T−1, of deferred weights and sampling: 160 of 200, at most the last."""
     return min(round(settings.deferral * settings.epochs), settings.epochs - 1)
 
 
