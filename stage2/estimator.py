@@ -29,22 +29,22 @@ from stage2.methods.recipe import Recipe
 class LongTailClassifier(ClassifierMixin, BaseEstimator):
     """A recipe of stage 2 on features X [N, D], for pipelines, grid search and calibration.
 
-    It trains what `featbank sweep` trains, and knows the features of one view alone. A recipe that
-    begins from the stage-1 classifier begins from `coef_init` and `intercept_init` of `fit`, or
-    where they are not given from a linear probe (`stage2.features.probe`).
+    It trains what `featbank sweep` trains, on the features of a single view. A recipe that starts
+    from the stage-1 classifier starts from `coef_init` and `intercept_init` of `fit`, or without
+    them from a linear probe (`stage2.features.probe`).
 
     Parameters
     ----------
     recipe
         A preset of `stage2.methods.presets.PRESETS`.
     random_state
-        The recipe's seed where it is an integer; otherwise the seed is drawn from it, as
-        scikit-learn does.
+        The recipe's seed if it is an integer; otherwise the seed is drawn from it, as in
+        scikit-learn.
     device
-        ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:1``.
+        ``auto`` (CUDA if available), ``cpu``, ``cuda`` or ``cuda:1``.
     parameters
-        Settings of the recipe that differ from the preset, as of `stage2.Recipe`. They are checked
-        by `fit`.
+        Settings of the recipe that differ from the preset, as for `stage2.Recipe`. `fit` checks
+        them.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
     n_features_in_
         D.
     feature_names_in_
-        Names of the D columns, where X had such.
+        Names of the D columns, if X had any.
     recipe_
         The `Recipe` that was trained.
     head_
@@ -85,7 +85,7 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
         return {**super().get_params(deep), **self._parameters}
 
     def set_params(self, **params: Any) -> Self:
-        """Set parameters, or settings of the recipe whether they were given before or not."""
+        """Set parameters, or settings of the recipe, whether set before or not."""
         own = self._get_param_names()
         super().set_params(**{name: value for name, value in params.items() if name in own})
         self._parameters |= {name: value for name, value in params.items() if name not in own}
@@ -114,7 +114,7 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
             For arrays that scikit-learn does not take, fewer than two classes, or initial weights
             of another shape.
         ConfigError
-            For settings the recipe does not take, or that need more than X and y.
+            For settings that the recipe does not take, or that need more than X and y.
         """
         x, target = validate_data(self, X, y, dtype=np.float32)
         check_classification_targets(target)
@@ -163,7 +163,7 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
             return self.head_(torch.tensor(x, dtype=torch.float64))
 
     def _recipe(self, counts: NDArray[np.float64]) -> Recipe:
-        """The recipe with its seed; raise `ConfigError` where it wants more than X and y."""
+        """The recipe with its seed; raise `ConfigError` if it needs more than X and y."""
         settings = {"view": "instance", **self._parameters}
         recipe = Recipe(self.recipe, **settings)
         fixed = {"view": "instance", "train_on": "train", "calibration": "none"}
@@ -200,7 +200,7 @@ def _start(
     shape: tuple[int, int],
     device: torch.device,
 ) -> tuple[Tensor, Tensor] | tuple[()]:
-    """W₀ and b₀, where they are given."""
+    """W₀ and b₀, if they are given."""
     if coef is None:
         if intercept is not None:
             raise ValueError("intercept_init is given without coef_init. Give both.")

@@ -1,4 +1,4 @@
-"""What a recipe asks of a bank, checked before anything is trained."""
+"""Requirements of recipes on a bank, checked before anything is trained."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from stage2.methods.recipe import Recipe
 
 
 def check_bank(bank: Bank, recipes: Iterable[Recipe]) -> None:
-    """Raise where a bank lacks what a recipe needs: rows of a split, a view, a class's samples."""
+    """Raise if a bank lacks what a recipe needs: rows of a split, a view, samples of a class."""
     if not bank.evaluated:
         raise errors.ConfigError(
             f"{bank.path} has neither val nor test rows: nothing to compare on. Import one."
@@ -43,7 +43,7 @@ def check_bank(bank: Bank, recipes: Iterable[Recipe]) -> None:
 
 
 def check_recipe(recipe: Recipe, counts: np.ndarray, dim: int) -> None:
-    """Raise where a recipe cannot learn from training counts [K] and features of D = `dim`."""
+    """Raise if a recipe cannot learn from training counts [K] and features of D = `dim`."""
     head = HEADS[recipe.head]
     head.check(recipe.part("head"), dim)
     head.require(counts)
@@ -55,7 +55,7 @@ def check_recipe(recipe: Recipe, counts: np.ndarray, dim: int) -> None:
 def check_in_memory(
     bank: Bank, views: Sequence[str], device: str, memory: int | None, split: str
 ) -> None:
-    """Raise where training features would be streamed that a generator needs in memory."""
+    """Raise if training features that a generator needs in memory would be streamed."""
     share = (memory or default_memory(torch.device(device).type)) // len(views)
     for view in views:
         budget = view_budget(bank, view, device=device, memory=share, train_on=split)
@@ -74,7 +74,7 @@ def _choice(bank: Bank) -> str:
 
 
 def _check_generator(recipe: Recipe) -> None:
-    """Raise where W₀ would meet features of another space than its own."""
+    """Raise if a generator moves features to a space that W₀ does not fit."""
     generator = recipe.generator
     if not (generator and recipe.needs_classifier):
         return
@@ -94,7 +94,7 @@ def _check_generator(recipe: Recipe) -> None:
 
 
 def _check_rows(bank: Bank, recipe: Recipe) -> None:
-    """Raise where a bank has no rows of the split that a recipe learns from."""
+    """Raise if a bank has no rows of the split that a recipe learns from."""
     split = recipe.settings["train_on"]
     if split not in bank.splits or not bank.rows(split):
         raise errors.ConfigError(
@@ -104,7 +104,7 @@ def _check_rows(bank: Bank, recipe: Recipe) -> None:
 
 
 def _check_calibration(bank: Bank, recipe: Recipe) -> None:
-    """Raise where a calibration has no val to be fitted to, or one that stage 1 has seen."""
+    """Raise if a calibration has no val to be fitted to, or one that stage 1 has seen."""
     calibration = recipe.settings["calibration"]
     if calibration == "none":
         return
@@ -123,7 +123,7 @@ def _check_calibration(bank: Bank, recipe: Recipe) -> None:
 
 
 def _check_generator_val(bank: Bank, recipe: Recipe, counts: np.ndarray) -> None:
-    """Raise where a generator needs rows of val that are not there; `counts` [K] of training."""
+    """Raise if a bank lacks the rows of val that a generator needs; `counts` [K] of training."""
     generator = recipe.generator
     need = generator.needs_val(recipe.part("generator"), counts) if generator else None
     if need is None:

@@ -1,10 +1,10 @@
-"""What a feature generator is: a training set that is made as it is drawn.
+"""Feature generators: training sets that are made as they are drawn.
 
-A `Generator` with its settings is prepared on the training features of a view; the `Generation`
-that comes of it says which rows an epoch may draw, and makes the features of those that are drawn,
-window by window, so that an epoch is never in memory. Recipes that share a generator and its
-settings share what is made. Only β differs between them: a row that depends on it is made in two
-parts, `base` and `direction`, which hold all random draws, and each configuration takes
+A `Generator` is prepared, with its settings, on the training features of a view. The resulting
+`Generation` says which rows an epoch may draw and makes the features of those that are drawn,
+window by window, so that an epoch is never in memory as a whole. Recipes that share a generator and
+its settings share what is made. Only β may differ between them: a row that depends on it is made in
+two parts, `base` and `direction`, which hold all random draws, and each configuration takes
 base + β_y·direction.
 
 Axes: N items, A augmentation copies of each, M rows an epoch may draw, R rows drawn, D features, K
@@ -56,7 +56,7 @@ class Features:
 
 @dataclass(frozen=True)
 class Blend:
-    """Rows that a configuration finishes with its own β: finish(base + β_y·direction).
+    """Rows that each configuration completes with its own β: finish(base + β_y·direction).
 
     Attributes
     ----------
@@ -65,7 +65,7 @@ class Blend:
     y
         Their labels [T].
     finish
-        From the space they are made in to that of the other rows, elementwise.
+        Map from the space they are made in to that of the other rows, elementwise.
     """
 
     base: Tensor
@@ -92,20 +92,20 @@ class Second:
 
 @dataclass(frozen=True)
 class Made:
-    """Drawn rows, in whatever order is best to make them in, and maybe some that nobody drew.
+    """Drawn rows, in the order that is cheapest to make, and possibly some that were not drawn.
 
     Attributes
     ----------
     x
         Features [S, D].
     rows
-        Where each drawn row is, [R] int64: a row of `x`, or S + t for row t of `blend`.
+        Place of each drawn row, [R] int64: a row of `x`, or S + t for row t of `blend`.
     y
         Labels of the drawn rows, [R].
     blend
-        Rows that depend on β, where there are such.
+        Rows that depend on β, if there are any.
     second
-        The other label of mixed rows, where there are such.
+        The second label of mixed rows, if there are any.
     """
 
     x: Tensor
@@ -168,7 +168,7 @@ class NeedsVal:
 
 
 class Generator(ABC):
-    """A feature generator of the registry; a line in `GENERATORS` makes it known."""
+    """A feature generator; a line in `GENERATORS` registers it."""
 
     description: ClassVar[str]
     source: ClassVar[str]
@@ -176,7 +176,7 @@ class Generator(ABC):
     own: ClassVar[tuple[str, ...]] = ()
     """Settings that may differ between recipes that share what is made."""
     fills: ClassVar[bool] = True
-    """Whether it fills every class up to the largest; else an epoch draws the items themselves."""
+    """Whether it fills every class up to the largest; otherwise an epoch draws the items."""
     mixes: ClassVar[bool] = False
     """Whether made rows have two labels."""
 
