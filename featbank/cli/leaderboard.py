@@ -94,7 +94,7 @@ def show(board: Leaderboard, form: str, *, top: int | None = None) -> None:
     table = table_of(board)
     lines = [[text.replace(" ± ", "±") for text in line] for line in table.lines]
     shown = f"{len(lines)} of {total} configurations shown.\n" if len(lines) < total else ""
-    print_tables([table._replace(title="", lines=lines)], shown + board.protocol)
+    print_tables([table._replace(title="", lines=lines)], shown + table.title)
 
 
 def print_tables(

@@ -21,7 +21,7 @@ from stage2.results.grids import varied
 from stage2.results.leaderboard import Leaderboard, Row, differences
 from stage2.results.measured import measured
 from stage2.results.results import Results
-from stage2.results.tables import Column, metric_columns
+from stage2.results.tables import Column, metric_columns, starred_protocol
 
 TOP = 12
 """Configurations whose details a page carries."""
@@ -69,7 +69,7 @@ def gather(
     return {
         "title": results.path.name,
         "version": __version__,
-        "protocol": board.protocol,
+        "protocol": starred_protocol(board),
         "selectOn": board.select_on,
         "split": split,
         "epoch": "selected" if any(row["epoch"] == "selected" for row in ranked) else "last",
@@ -137,6 +137,7 @@ def _row(
         "changes": differences(ranked),
         "seeds": len(ranked["seeds"]),
         "status": ranked["status"],
+        "tied": bool(ranked["tied"] and board.terms.ties),
         "values": {
             column.key: [rounded(number) for number in column.value(board, rows)]
             for column in columns

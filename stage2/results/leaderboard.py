@@ -29,10 +29,11 @@ class Leaderboard:
     ----------
     rows
         One per configuration and epoch, best configuration first. Keys: ``recipe``, ``name``,
-        ``parameters``, ``seeds``, ``split``, ``epoch``, ``status``, ``selection`` (what ranks it,
-        percent), the metrics of `METRICS` and their ``…_std`` over seeds; None where there is
-        nothing to average. Configurations that halving stopped have no rank and stand below; they
-        were measured on val alone, when they were stopped.
+        ``parameters``, ``seeds``, ``split``, ``epoch``, ``status``, ``tied`` (whether it ties with
+        the best; None where that is unknown), ``selection`` (what ranks it, percent), the metrics
+        of `METRICS` and their ``…_std`` over seeds; None where there is nothing to average.
+        Configurations that halving stopped have no rank and stand below; they were measured on val
+        alone, when they were stopped.
     terms
         The protocol of the figures.
     per
@@ -102,9 +103,11 @@ class Leaderboard:
         return next((row for row in rows if row["epoch"] == self.terms.epoch), rows[0])
 
 
-def board_of(configurations: Iterable[Configuration], terms: Protocol) -> Leaderboard:
-    """Rank configurations under the terms of a protocol."""
-    ordered = _ordered(_rows(configuration, terms) for configuration in configurations)
+def board_of(
+    configurations: Iterable[Configuration], terms: Protocol, tied: Mapping[str, bool]
+) -> Leaderboard:
+    """Rank configurations under the terms of a protocol; `tied`, by id, with the best."""
+    ordered = _ordered(_rows(configuration, terms, tied) for configuration in configurations)
     return Leaderboard([row for rows in ordered for row in rows], terms)
 
 
@@ -115,7 +118,7 @@ def why_unranked(rows: Sequence[Row]) -> str:
     return "diverged. Sweep them with a smaller lr."
 
 
-def _rows(configuration: Configuration, terms: Protocol) -> list[Row]:
+def _rows(configuration: Configuration, terms: Protocol, tied: Mapping[str, bool]) -> list[Row]:
     """A configuration's rows, one per epoch it was measured at, averaged over its seeds."""
     status = configuration.status
     stopped = [run for run in configuration.runs if run.status == "stopped"]
@@ -134,6 +137,7 @@ def _rows(configuration: Configuration, terms: Protocol) -> list[Row]:
             "split": terms.split,
             "epoch": epoch,
             "status": status,
+            "tied": tied.get(configuration.id),
         }
         row["selection"], row["selection_std"] = _over_seeds(selection)
         for metric in METRICS:

@@ -13,6 +13,7 @@ from featbank.bank import GROUPS
 from featbank.bank.schema import EVALUATED
 from featbank.wording import number
 from stage2.methods.recipe import Recipe
+from stage2.results.optimism import Optimism
 
 THRESHOLDS = ", ".join(f"{name}: {rule}" for name, rule in GROUPS.items())
 """The groups by training count, for people."""
@@ -32,6 +33,8 @@ class Protocol:
         Number of configurations in the file.
     searched
         How a search chose them, in words (`stage2.results.configurations.search_note`).
+    optimism
+        What choosing the best of them cost, where that is known.
     notes
         Operations on the rows since, such as a filter.
     """
@@ -42,12 +45,13 @@ class Protocol:
     select_on: str
     tried: int
     searched: str = ""
+    optimism: Optimism | None = None
     notes: tuple[str, ...] = ()
 
     @property
     def epoch(self) -> str:
         """The epoch that ranks where it was measured: none is ever picked on test."""
-        return "selected" if self.select_on == "val" else "last"
+        return ranking_epoch(self.select_on)
 
     def noting(self, note: str) -> Protocol:
         """The same with one more note."""
@@ -72,6 +76,7 @@ class Protocol:
             *self._classes(),
             f"{number(self.tried, 'configuration')} tried{self.searched}",
             f"seeds {', '.join(map(str, seeds)) or 'none'}",
+            *self._cost(),
         ]
         return " · ".join([*parts, *units, *self.notes])
 
@@ -95,6 +100,20 @@ class Protocol:
             rule += f"; stage 1 has seen {share}"
         return f" ({rule})"
 
+    @property
+    def ties(self) -> int:
+        """How many configurations tie with the best."""
+        return int(self.optimism.tied.sum()) - 1 if self.optimism else 0
+
+    def _cost(self) -> list[str]:
+        """The figure of the best configuration, corrected, and how many tie with it."""
+        if not (best := self.optimism):
+            return []
+        figure = f"best {best.figure:.1f} on {self.select_on}, {best.corrected:.1f} corrected"
+        others = len(best.tied) - 1
+        tie = f"{self.ties} of {others} others {'ties' if self.ties == 1 else 'tie'} with it"
+        return [f"{figure} for choosing", *([tie] if self.ties else [])]
+
     def _classes(self) -> list[str]:
         """Classes without rows in train or val; groups by other counts than those of train."""
         notes = []
@@ -110,6 +129,11 @@ class Protocol:
         if not np.array_equal(full_counts(self.about), self.about["train_counts"]):
             notes.append("groups by the counts before val was held out of train")
         return notes
+
+
+def ranking_epoch(select_on: str) -> str:
+    """The epoch that ranks where it was measured; it is never picked on test."""
+    return "selected" if select_on == "val" else "last"
 
 
 def is_calibrated(row: Mapping[str, Any]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import Self
 
@@ -11,7 +12,8 @@ import numpy as np
 from featbank import errors
 from stage2.results.configurations import Configuration, matching, search_note
 from stage2.results.leaderboard import Leaderboard, board_of, why_unranked
-from stage2.results.protocol import Protocol, full_counts, measured_splits
+from stage2.results.optimism import Optimism, optimism
+from stage2.results.protocol import Protocol, full_counts, measured_splits, ranking_epoch
 from stage2.results.store import Run, Store
 
 
@@ -42,6 +44,9 @@ class Results:
         As resolved.
     board
         The configurations, ranked.
+    tied, optimism
+        Whether each configuration, by id, ties with the best, and what choosing the best cost
+        (`stage2.results.optimism`); empty and None where fewer than two can be compared.
 
     Raises
     ------
@@ -67,13 +72,15 @@ class Results:
                 f"{store.path} holds no finished run. Run `featbank sweep` again."
             )
         self.configurations = {id_: Configuration(tuple(seeds)) for id_, seeds in runs.items()}
-        self._rank(split, select_on)
+        measured = measured_splits(self.about)
+        self.select_on = self._known(select_on or ("val" if "val" in measured else "test"))
+        self.tied, self.optimism = self._compared()
+        self._rank(split or measured[-1])
 
     def on(self, split: str) -> Self:
         """The same, with the metrics of another split."""
-        other = object.__new__(type(self))
-        vars(other).update(vars(self))
-        other._rank(split, self.select_on)
+        other = copy(self)
+        other._rank(split)
         return other
 
     @property
@@ -128,21 +135,51 @@ class Results:
             )
         return self.configurations[rows[0]["recipe"]]
 
-    def _rank(self, split: str | None, select_on: str | None) -> None:
-        measured = measured_splits(self.about)
-        self.split = split or measured[-1]
-        for name in (self.split, select_on or self.split):
-            if name not in measured:
-                raise errors.ConfigError(
-                    f"{self.path} has no results on {name!r}. It has: {', '.join(measured)}."
-                )
-        self.select_on = select_on or ("val" if "val" in measured else "test")
+    def _known(self, split: str) -> str:
+        """A split that was measured."""
+        if split not in (measured := measured_splits(self.about)):
+            raise errors.ConfigError(
+                f"{self.path} has no results on {split!r}. It has: {', '.join(measured)}."
+            )
+        return split
+
+    def _rank(self, split: str) -> None:
+        self.split = self._known(split)
         terms = Protocol(
             self.fingerprint,
             self.about,
-            self.split,
+            split,
             self.select_on,
             len(self.configurations),
             search_note(self.configurations.values()),
+            self.optimism,
         )
-        self.board: Leaderboard = board_of(self.configurations.values(), terms)
+        self.board: Leaderboard = board_of(self.configurations.values(), terms, self.tied)
+
+    def _compared(self) -> tuple[dict[str, bool], Optimism | None]:
+        """Whether each configuration that ranks ties with the best, and what choosing it cost.
+
+        Left out are those with vector scaling: it is fitted to the labels of val, and the rows that
+        are right after it are not those that rank.
+        """
+        labels = self.store.labels(self.fingerprint, self.select_on)
+        compared = [
+            each
+            for each in self.configurations.values()
+            if each.status == "done" and each.parameters.get("calibration") != "vector"
+        ]
+        if labels is None or len(compared) < 2:
+            return {}, None
+        correct = np.zeros((len(compared), len(labels)), np.uint8)
+        for place, configuration in enumerate(compared):
+            for run in configuration.runs:
+                split, epoch = self._ranked_at(run)
+                correct[place] += self.store.correct(self.fingerprint, run.recipe, split, epoch)
+        seeds = np.array([len(each.runs) for each in compared])
+        result = optimism(correct, labels, seeds=seeds)
+        return {each.id: bool(t) for each, t in zip(compared, result.tied, strict=True)}, result
+
+    def _ranked_at(self, run: Run) -> tuple[str, str]:
+        """The split and epoch that rank a run."""
+        place = self.select_on, ranking_epoch(self.select_on)
+        return place if place in run.metrics else (self.select_on, "last")

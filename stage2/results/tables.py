@@ -77,9 +77,10 @@ class Column:
         return row[self.name], row[f"{self.name}_std"]
 
     def text(self, board: Leaderboard, rows: Sequence[Row]) -> str:
-        """The same for people."""
+        """The same for people; a star at the figure that ranks marks a tie with the best."""
         numbers = [value for value in self.value(board, rows) if value is not None]
-        return " ± ".join(f"{value:.{self.metric.decimals}f}" for value in numbers) or "–"
+        star = "*" if self.key == "selection" and rows[0]["tied"] and board.terms.ties else ""
+        return (" ± ".join(f"{value:.{self.metric.decimals}f}" for value in numbers) or "–") + star
 
 
 def metric_columns(board: Leaderboard, table: str) -> list[Column]:
@@ -114,7 +115,12 @@ def table_of(board: Leaderboard) -> Table:
         line.append(differences(rows[0]))
         lines.append(line + [column.text(board, rows) for column in numbers])
     labels = [column.label for column in numbers]
-    return Table(board.protocol, header + labels, lines, len(header))
+    return Table(starred_protocol(board), header + labels, lines, len(header))
+
+
+def starred_protocol(board: Leaderboard) -> str:
+    """The protocol line below a table of `Column` texts: it explains their star."""
+    return board.protocol + (" · *: ties with the best" if board.terms.ties else "")
 
 
 def render(board: Leaderboard, form: str, *, top: int | None = None) -> str:

@@ -70,7 +70,8 @@ def test_filters_of_the_leaderboard(featbank: Run, results: Path) -> None:
     told = featbank(*words, "--sort", "ece", "--format", "md").stdout
     assert "4 configurations tried" in told
     assert told.endswith(
-        "· filtered: lr>0 and not head=lws (2 of 4) · best of each head · sorted by ece on test\n"
+        "· filtered: lr>0 and not head=lws (2 of 4) · best of each head · sorted by ece on test"
+        " · \\*: ties with the best\n"
     )
     assert "| recipe | head | settings |" in told
     assert len(json.loads(featbank(*words, "--format", "json").stdout)) == 2

@@ -78,6 +78,7 @@ function measure(row, { key, decimals: digits }, best) {
   const [mean, std] = row.values[key] || [null, null];
   const cell = element("td", { className: mean !== null && mean === best ? "best" : "" });
   cell.append(number(mean, digits));
+  if (key === "selection" && row.tied) cell.append("*");
   if (std !== null && $("spread").value === "std") {
     cell.append(element("span", { className: "std", textContent: `±\u00a0${number(std, digits)}` }));
   }

@@ -16,6 +16,7 @@ from stage2.report.gathering import gather
 from stage2.results.leaderboard import differences
 from stage2.results.results import Results
 from stage2.results.store import Store
+from stage2.results.tables import starred_protocol
 from tests.stage2.report.conftest import COUNTS
 from tests.stage2.results.tampering import change
 
@@ -25,11 +26,12 @@ def test_the_leaderboard_is_whole_and_in_order(store: Store) -> None:
     board = Results(store).board
     data = gather(Results(store))
     ranked = [board.ranked(rows) for rows in board.configurations()]
-    assert data["protocol"] == board.protocol
+    assert data["protocol"] == starred_protocol(board)
     assert [row["id"] for row in data["rows"]] == [row["recipe"] for row in ranked]
     for row, expected in zip(data["rows"], ranked, strict=True):
         assert row["changes"] == differences(expected)
         assert row["seeds"] == len(expected["seeds"])
+        assert row["tied"] == (expected["tied"] and board.terms.ties > 0)
         for name in ("macro", "many", "few", "ece", "nll", "selection"):
             for got, key in zip(row["values"][name], (name, f"{name}_std"), strict=True):
                 assert got == pytest.approx(expected[key], abs=5e-4), key

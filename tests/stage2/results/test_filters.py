@@ -28,7 +28,7 @@ def rows(
         row = {"recipe": recipe.id, "name": recipe.name, "parameters": recipe.parameters}
         row |= {"seeds": list(range(seeds)), "split": "test", "epoch": epoch}
         row |= {"status": "diverged" if macro is None else "done"}
-        row |= {"selection": macro, "selection_std": None}
+        row |= {"selection": macro, "selection_std": None, "tied": None}
         for name in METRICS:
             row[name] = 1.0 if epoch == "last" else metrics.get(name, macro)
             row[f"{name}_std"] = None

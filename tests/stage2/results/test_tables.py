@@ -7,6 +7,7 @@ import io
 import json
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,44 @@ def test_json_rows_are_those_of_the_design(bank: Bank) -> None:
         assert row["many"] is None, f"got {row['many']}, expected null"
         assert 0 <= row["top1"] <= 100
     assert {row["name"] for row in rows} == {"crt", "tau_norm", "ncm"}
+
+
+def test_what_ties_with_the_best_is_marked(bank: Bank) -> None:
+    """Two configurations that are right on the same half of val tie, one that is never right does
+    not; vector scaling is not compared, nor a configuration that diverged with a seed."""
+    half = np.arange(42) % 2 == 0
+    settings = {
+        "crt": (70.0, half, "done"),
+        "lws": (70.0, half, "done"),
+        "ncm": (10.0, ~half & False, "done"),
+        "mislas": (75.0, ~half, "diverged"),
+    }
+    runs = []
+    for name, (macro, correct, status) in settings.items():
+        evaluations = made_up({("val", "last"): macro, ("test", "last"): macro})
+        evaluations["val", "last"] = replace(evaluations["val", "last"], correct=correct)
+        runs.append(stored(Recipe(name), evaluations, status))
+    vector = made_up({("val", "last"): 90.0, ("test", "last"): 60.0}, macro_uncalibrated=60.0)
+    runs.append(stored(Recipe("tau_norm", calibration="vector"), vector))
+    board = board_of(bank, runs)
+    tied = {row["name"]: row["tied"] for row in board.rows}
+    assert tied == {"crt": True, "lws": True, "ncm": False, "mislas": None, "tau_norm": None}
+    table = table_of(board)
+    place = table.header.index("val macro")
+    stars = {line[0]: line[place] for line in table.lines}
+    assert stars == {
+        "crt": "70.0*",
+        "lws": "70.0*",
+        "ncm": "10.0",
+        "tau_norm": "60.0",
+        "mislas": "–",
+    }
+    assert "1 of 2 others ties with it" in table.title
+    assert table.title.endswith("*: ties with the best")
+    alone = board_of(bank, [runs[0], runs[2]])
+    assert "corrected for choosing · mean" in alone.protocol
+    assert "*" not in table_of(alone).title
+    assert "corrected" not in board_of(bank, runs[:1]).protocol
 
 
 def test_csv_md_and_latex_parse(bank: Bank) -> None:
