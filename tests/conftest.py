@@ -1,11 +1,13 @@
-"""What all tests share: one thread, small long-tailed arrays and banks, the real features."""
+"""What all tests share: one start, small long-tailed arrays and banks, the real features."""
 
 from __future__ import annotations
 
 import gc
+import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from featbank.cli import main
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
+FORM_OF_WARNINGS = warnings.formatwarning
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -34,14 +37,15 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> Iterator[None]:
+def pytest_runtest_setup() -> None:
+    """Start every test alike, whatever ran before it: random numbers, threads, form of warnings."""
     import torch  # here, as the process that hands out the tests does without
 
-    before = torch.get_num_threads()
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    warnings.formatwarning = FORM_OF_WARNINGS
 
 
 @dataclass
