@@ -11,6 +11,7 @@ import click
 
 from featbank.cli.options import FILE, Integer, output_option, overwrite_option, val_options
 from featbank.cli.terminal import say
+from featbank.wording import number
 
 if TYPE_CHECKING:
     from featbank.bank.verify import Check
@@ -211,8 +212,8 @@ def _show_classes(facts: Mapping[str, Any]) -> None:
     )
     for name, group in facts["groups"].items():
         say(
-            f"  {name:<9} {len(group['classes']):>4} classes, {group['samples']} samples "
-            f"({group['rule']})"
+            f"  {name:<9} {number(len(group['classes']), 'class', 'classes'):>12}, "
+            f"{number(group['samples'], 'sample')} ({group['rule']})"
         )
     if facts["full_counts"] != facts["train_counts"]:
         say("  grouped by train and the rows held out of it together")

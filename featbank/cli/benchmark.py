@@ -68,7 +68,7 @@ MOST_CONFIGURATIONS = 10_000
     default=PRECISION.default,
     show_default=True,
     type=click.Choice(PRECISION.choices),
-    help="Of the engine's products, and of the ceilings.",
+    help="Precision of the engine's matrix products, and of the ceilings.",
 )
 @memory_option("Budget of a fused group and its features, such as 2GiB. [default: as in sweep]")
 @click.option(

@@ -57,7 +57,9 @@ _SPLITS = ("train", "val", "test", "train_balanced")
     help="How labels are written. [default: numbers where all are whole numbers, else names]",
 )
 @click.option(
-    "--renumber", is_flag=True, help="Number the ids that occur, by size; ids become class names."
+    "--renumber",
+    is_flag=True,
+    help="Number the ids that occur 0, 1, …, in ascending order; they become class names.",
 )
 @click.option(
     "--max-classes",

@@ -43,12 +43,15 @@ class _Plot(click.Command):
 )
 @click.option("--split", help="Split to draw. [default: test; heatmap: the one that ranks]")
 @select_on_option("the caption")
-@click.option("--metric", help="Of heatmap and setting. [default: heatmap macro; setting: groups]")
+@click.option(
+    "--metric", help="Metric of heatmap and setting. [default: heatmap macro; setting: groups]"
+)
 @click.option(
     "--by",
     multiple=True,
     metavar="SETTING",
-    help="The setting of setting; the two of heatmap, x and y. [default: those with most values]",
+    help="Setting on the axis of setting, or the two on x and y of heatmap. [default: those with "
+    "most values]",
 )
 @bank_option
 @width_option

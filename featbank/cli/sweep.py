@@ -77,8 +77,8 @@ SEARCH_OPTIONS = {
 @setting_option(
     PRECISION,
     type=click.Choice(PRECISION.choices),
-    help="Of the matrix products of every recipe that trains in steps. [default: each recipe's "
-    f"own, {PRECISION.default}]",
+    help="Precision of the matrix products of every recipe that trains in steps. [default: each "
+    f"recipe's own, {PRECISION.default}]",
 )
 @click.option(
     "--search",
@@ -132,8 +132,8 @@ def sweep(
 ) -> None:
     """Train every recipe on a bank in fused groups, and rank them.
 
-    A specification is a TOML file or the name of a ready one; options take the place of what it
-    says, --recipe keeps only some of its recipes. Several banks go into one results file.
+    A specification is a TOML file or the name of a ready one. Options override it, and --recipe
+    keeps only some of its recipes. Several banks go into one results file.
 
     \b
     featbank sweep bank.h5 --recipe crt --recipe mislas --set lr=0.05,0.1,0.2 -o results.sqlite

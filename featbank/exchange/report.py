@@ -146,7 +146,7 @@ def _labels_text(labels: np.ndarray, num_classes: int) -> str:
     if not labels.size:
         return "no rows"
     used = len(np.unique(labels))
-    return f"{labels.min()} … {labels.max()}, {used} of {num_classes} classes seen"
+    return f"{labels.min()} … {labels.max()}, {used} of {num_classes} classes occur"
 
 
 def _counts_text(arrays: Arrays) -> str:

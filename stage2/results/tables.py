@@ -206,7 +206,7 @@ def _pair(compared: Compared, pair: Comparison) -> list[Table]:
             measures,
         ),
         Table(
-            "Rows that one alone has right, and p of their difference",
+            "Rows that only one of the two classifies correctly, and p of their difference",
             ["seed", "A alone", "B alone", "p"],
             seeds,
         ),

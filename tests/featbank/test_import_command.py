@@ -119,7 +119,7 @@ def test_options_and_archive_agree(featbank: Run, arrays: Path) -> None:
     fit = "right on 25.0 % of 4 train rows (chance 33.3 %), 33.3 % averaged by class"
     for line in (
         "train/balanced 4 × 2 float32 ← xb.npy",
-        "test/label 0 … 2, 3 of 3 classes seen ← y.npy",
+        "test/label 0 … 2, 3 of 3 classes occur ← y.npy",
         f"classifier/instance 3 × 2; {fit} ← w.npy",
         f"classifier/balanced 3 × 2; {fit} ← wb.npy",
         "classes K = 3: cat, dog, owl",
