@@ -76,6 +76,7 @@ def sweep(
     libraries: Sequence[str] = (),
     loggers: Iterable[Logger] = (),
     progress: Callable[[int, int], None] | None = None,
+    executor: Callable[[Views, int], Executor] = Local,
 ) -> SweepResults:
     """Train and evaluate recipes on a bank, fused.
 
@@ -122,6 +123,8 @@ def sweep(
         (`stage2.loggers`); a logger that fails causes a warning and ends nothing.
     progress
         Called with (configurations done, configurations to do).
+    executor
+        Makes what trains the groups, from the views of the bank and `workers`.
 
     Returns
     -------
@@ -151,8 +154,7 @@ def sweep(
         finished = set() if force else store.finished(bank.fingerprint, with_stopped=bool(halving))
         views = Views(bank, place, memory, workers)
         views.prepare([recipe for recipe in wanted if recipe.hash not in finished])
-        executor: Executor = Local(views, workers)
-        listeners = Loggers(loggers)
+        runner, listeners = executor(views, workers), Loggers(loggers)
         record = _Record(
             store, bank.fingerprint, place, libraries, listeners, progress, keep=keep_outcomes
         )
@@ -160,7 +162,7 @@ def sweep(
 
         def train(chosen: list[Recipe], halving: Halving | None = None, later: int = 0) -> None:
             record.expect(sum(recipe.hash not in finished for recipe in chosen), later)
-            for group in executor.run(_unfinished(planned, chosen, finished), halving=halving):
+            for group in runner.run(_unfinished(planned, chosen, finished), halving=halving):
                 record.add(group)
 
         left_out: list[Recipe] = []

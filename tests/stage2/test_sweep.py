@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from featbank import Bank, errors, write_bank
+from stage2.engine.halving import Halving
+from stage2.engine.outcome import Outcome
+from stage2.engine.plan import FusedGroup
+from stage2.executor import Local
 from stage2.features.requirements import check_bank
-from stage2.features.views import load_view
+from stage2.features.views import Views, load_view
 from stage2.methods.recipe import Recipe, expand
 from stage2.results.store import Store
 from stage2.sweep import plan_bank, sweep
@@ -29,6 +36,34 @@ def test_a_sweep_is_the_engine_on_the_bank(small: Problem, bank: Bank) -> None:
         for name, value in expected[outcome.recipe].parameters.items():
             assert_close(outcome.parameters[name], value, 1e-5, f"{name} of {outcome.recipe}")
     assert not swept.skipped
+
+
+class Remote:
+    """An executor of one's own: it takes groups last first, and as bytes, as others would be sent
+    to another machine."""
+
+    def __init__(self, views: Views, workers: int) -> None:
+        self.local = Local(views, workers)
+
+    def run(
+        self, groups: Iterable[FusedGroup], *, halving: Halving | None = None
+    ) -> Iterator[list[Outcome]]:
+        """Train each group on its own."""
+        for sent in reversed([pickle.dumps(group) for group in groups]):
+            for outcomes in self.local.run([pickle.loads(sent)], halving=halving):
+                yield pickle.loads(pickle.dumps(outcomes))
+
+
+@pytest.mark.parametrize("halving", [None, Halving(eta=2)])
+def test_another_executor_is_one_class(bank: Bank, halving: Halving | None) -> None:
+    """Reference: the local executor, to the last bit, whatever the order of groups."""
+    expected = sweep(bank, GRID, halving=halving)
+    swept = sweep(bank, GRID, halving=halving, executor=Remote)
+    assert swept.board == expected.board
+    parameters = {outcome.recipe: outcome.parameters for outcome in swept.outcomes}
+    for outcome in expected.outcomes:
+        for name, values in outcome.parameters.items():
+            assert torch.equal(parameters[outcome.recipe][name], values)
 
 
 def test_a_finished_sweep_trains_nothing(bank: Bank, tmp_path: Path) -> None:
