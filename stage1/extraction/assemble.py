@@ -108,11 +108,15 @@ def compute(
     bank: BankRows | None,
     report: Report,
     progress: Callable[[int, int], None],
-) -> None:
+) -> int:
     """Compute the missing shards of this process; add all of its shards to `bank`, if given.
 
     Reading, computing and writing overlap: files are decoded ahead, and a thread checks, rounds,
     digests and writes computed features.
+
+    Returns
+    -------
+    The images that were last reported as done; other processes may still be at work.
 
     Raises
     ------
@@ -168,6 +172,7 @@ def compute(
                         progress=advance,
                     )
                     behind.call(keep, rows, features)
+    return done + done_by_others
 
 
 def finished(shards: Shards, rows: RowRange) -> dict[str, np.ndarray]:

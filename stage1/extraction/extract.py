@@ -202,8 +202,11 @@ def _fill(
     models = models_of(work, shards)
     rows = BankRows(work, writer) if writer else None
     direct = rows if group.size == 1 else None
-    compute(work, shards, models, group=group, bank=direct, report=report, progress=progress)
+    total = sum(row_range.images for row_range in work.ranges)
+    done = compute(work, shards, models, group=group, bank=direct, report=report, progress=progress)
     meet(group)
+    if done < total:  # other processes took longer
+        progress(total, total)
     if rows and not direct:
         for row_range in work.ranges:
             rows.append(row_range, finished(shards, row_range))
