@@ -115,7 +115,7 @@ def _title(name: str, entry: Any) -> str:
 def _table(rows: Iterable[tuple[str, Any, Setting]]) -> str:
     lines = ["| setting | default | range | meaning |", "| --- | --- | --- | --- |"]
     for name, value, setting in rows:
-        default = "derived" if value is None else f"`{value}`"
+        default = "not set" if value is None else f"`{value}`"
         range_, meaning = prose(setting.expects()), prose(setting.help)
         lines.append(f"| `{name}` | {default} | {range_} | {meaning} |")
     return "\n".join(lines)

@@ -26,7 +26,7 @@ class Setting:
     name
         As written on the command line, in JSON and in Python.
     default
-        Value where none is given; its type is the setting's. None stands for "derived", and then
+        Value where none is given; its type is the setting's. None is shown as "not set", and then
         `kind` is the type.
     help
         One line: meaning, and unit where there is one.

@@ -66,5 +66,5 @@ def _recipe(name: str) -> None:
 
 
 def _setting(key: str, value: object, setting: Setting) -> None:
-    text = "derived" if value is None else value
+    text = "not set" if value is None else value
     click.echo(f"  {key:<16} {text!s:<14} {setting.help} ({setting.expects()})")
