@@ -36,9 +36,9 @@ class LBFGS:
     description = "full-batch L-BFGS to a gradient norm, for convex recipes"
     full_batch: ClassVar[bool] = True
     settings = (
-        Setting("gradient_norm", 1e-5, "largest entry of the gradient at the end", above=0),
-        Setting("max_iterations", 1000, "iterations after which it gives up", low=1),
-        Setting("history", 10, "curvature pairs kept", low=1),
+        Setting("gradient_norm", 1e-5, "largest gradient entry at convergence", above=0),
+        Setting("max_iterations", 1000, "maximum number of iterations", low=1),
+        Setting("history", 10, "number of curvature pairs kept", low=1),
     )
 
 

@@ -182,7 +182,7 @@ def los(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossPar
 
 def _ramp(start: Setting, symbol: str) -> tuple[Setting, Setting]:
     """A setting, and one for the value that it reaches in the last epoch."""
-    end = f"{symbol} of the last epoch, reached linearly; constant if not given"
+    end = f"{symbol} in the last epoch, reached linearly; constant if not set"
     name = f"{start.name}_end"
     return start, replace(
         start, name=name, default=None, help=end, kind=start.type, role="schedule"
@@ -195,20 +195,20 @@ _BETA = Setting("beta", 0.9999, "effective-number β; 0 for equal weights", low=
 _NORMALISE = Setting(
     "normalise",
     "weights",
-    "divide by the batch's sum of weights, or by its size",
+    "divide the loss by the sum of weights in the batch, or by the batch size",
     choices=("weights", "batch"),
 )
 _DEFER = Setting(
     "defer",
     0,
-    "epoch from which the weights act (deferred re-weighting); 0 from the start",
+    "first epoch with weights (deferred re-weighting); 0 from the start",
     low=0,
     role="epoch",
 )
 _OVER = Setting(
     "smooth_over",
     "uniform",
-    "smoothed mass goes to all K classes (released) or to the K−1 others (paper)",
+    "spread the smoothed mass over all K classes (released) or the K−1 others (paper)",
     choices=("uniform", "others"),
 )
 
@@ -216,10 +216,10 @@ LOSSES = {
     "ce": Loss(ce, "cross-entropy", "crt"),
     "weighted": Loss(
         weighted,
-        "generalised re-weighting by (1/n)^ρ",
+        "cross-entropy with class weights ∝ (1/n)^ρ",
         "disalign",
         (
-            Setting("rho", 1.2, "exponent ρ: 1 inverse, 0.5 square root", low=0),
+            Setting("rho", 1.2, "exponent ρ: 1 weighs by 1/n, 0.5 by 1/√n", low=0),
             _NORMALISE,
             _DEFER,
         ),
@@ -227,7 +227,7 @@ LOSSES = {
     ),
     "class_balanced": Loss(
         class_balanced,
-        "weights by effective number of samples",
+        "cross-entropy weighted by the effective number of samples",
         "class_balanced",
         (_BETA, _NORMALISE, _DEFER),
         uses_counts=True,
@@ -252,7 +252,7 @@ LOSSES = {
     ),
     "cb_bce": Loss(
         cb_bce,
-        "binary cross-entropy on softmax outputs with effective-number weights",
+        "binary cross-entropy of softmax outputs with effective-number weights",
         "ltwb",
         (_BETA,),
         uses_counts=True,
@@ -271,10 +271,10 @@ LOSSES = {
     ),
     "gradual": Loss(
         gradual,
-        "log prior that grows over the epochs",
+        "softmax with a log prior that grows over the epochs",
         "glag",
         (
-            Setting("base", 2.0, "base c of the growth", above=1),
+            Setting("base", 2.0, "base c of the exponential growth", above=1),
             Setting("strength", 1.0, "strength s (0.5 on iNaturalist)", low=0),
         ),
         scheduled=True,
@@ -282,14 +282,14 @@ LOSSES = {
     ),
     "vs": Loss(
         vs,
-        "vector scaling: multiplicative and additive terms",
+        "vector scaling: multiplicative and additive logit adjustment",
         "vs",
         (Setting("gamma", 0.15, "exponent γ of the multiplicative term", low=0), _TAU),
         uses_counts=True,
     ),
     "sla": Loss(
         sla,
-        "logit-adjusted, samples weighted by confidence and angle",
+        "logit-adjusted loss, samples weighted by confidence and angle",
         "sla",
         (
             Setting("gamma", 1.0, "exponent γ of (1−p_y)", low=0),
@@ -302,7 +302,7 @@ LOSSES = {
     ),
     "distil": Loss(
         distil,
-        "cross-entropy, distilled from stage 1 on some groups of classes",
+        "cross-entropy with distillation from stage 1 on chosen groups of classes",
         "glag",
         (
             *_ramp(Setting("distil_weight", 1.0, "weight α of the distillation", low=0), "α"),
@@ -310,7 +310,7 @@ LOSSES = {
             Setting(
                 "distil_groups",
                 "many+medium",
-                "whose samples are distilled: classes with n > 100, 20 ≤ n ≤ 100, n < 20",
+                "groups to distil: many n > 100, medium 20 ≤ n ≤ 100, few n < 20",
                 choices=("many+medium", "many", "medium", "few", "medium+few", "many+medium+few"),
             ),
         ),
@@ -320,14 +320,14 @@ LOSSES = {
     ),
     "ldam": Loss(
         ldam,
-        "margin by n^{−1/4}, optionally with deferred re-weighting",
+        "margin ∝ n^{−1/4}, optionally with deferred re-weighting",
         "ldam",
         (
             Setting("max_margin", 0.5, "largest margin, on the cosine (0.3 on iNaturalist)", low=0),
             Setting(
                 "scale",
                 None,
-                "scale s of the logits the margin belongs to; the head's own, or 30",
+                "logit scale s of the margin; if not set, the scale of the head, or 30",
                 above=0,
                 kind=float,
                 role="head",
@@ -335,7 +335,7 @@ LOSSES = {
             Setting(
                 "defer",
                 0,
-                "epoch from which class-balanced weights act; 0 never",
+                "first epoch with class-balanced weights; 0 for none",
                 low=0,
                 role="epoch",
             ),
@@ -355,7 +355,7 @@ LOSSES = {
             Setting(
                 "smooth_shape",
                 "concave",
-                "how ε goes from tail to head with n",
+                "shape of ε as a function of n, between tail and head",
                 choices=("concave", "linear", "convex", "exponential"),
             ),
             Setting("power", 1.0, "exponent p of the exponential shape", above=0),

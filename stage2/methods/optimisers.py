@@ -22,7 +22,7 @@ SCHEDULES = {
     "cosine_prestep": "the same over t = 1…T, so that the last epoch runs at 0",
     "cosine_step": "the same per step instead of per epoch",
     "multistep": "×0.1 at 80 % and again at 90 % of the epochs",
-    "constant": "unchanged",
+    "constant": "the learning rate as set, throughout",
 }
 """Every schedule by name."""
 
@@ -141,8 +141,8 @@ class SGD(Optimiser):
     description = "stochastic gradient descent with momentum"
     source = "crt"
     settings = (
-        Setting("momentum", 0.9, "momentum μ", low=0, below=1),
-        Setting("nesterov", False, "Nesterov's momentum"),
+        Setting("momentum", 0.9, "momentum coefficient μ", low=0, below=1),
+        Setting("nesterov", False, "use Nesterov momentum"),
     )
 
     def _set(self, settings: Sequence[Mapping[str, Any]]) -> None:
@@ -178,9 +178,9 @@ class AdamW(Optimiser):
     description = "Adam with decoupled weight decay"
     source = "adamw"
     settings = (
-        Setting("beta1", 0.9, "β₁, decay of the mean gradient", low=0, below=1),
-        Setting("beta2", 0.999, "β₂, decay of the mean squared gradient", low=0, below=1),
-        Setting("eps", 1e-8, "ε, added to the root of the mean square", above=0),
+        Setting("beta1", 0.9, "β₁, decay rate of the mean gradient", low=0, below=1),
+        Setting("beta2", 0.999, "β₂, decay rate of the mean squared gradient", low=0, below=1),
+        Setting("eps", 1e-8, "ε, added to the root mean square", above=0),
     )
 
     def _set(self, settings: Sequence[Mapping[str, Any]]) -> None:

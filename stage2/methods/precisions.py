@@ -14,6 +14,6 @@ PRECISIONS = {
 PRECISION = Setting(
     "precision",
     "fp32",
-    "of the factors of matrix products; sums and parameters are float32",
+    "precision of the factors in matrix products; sums and parameters stay float32",
     choices=tuple(PRECISIONS),
 )

@@ -222,7 +222,7 @@ _PAPERS: dict[str, RecipePreset] = {
     ),
     "glag": RecipePreset(
         _GLAG,
-        "weight scaling on generated features, distilled on classes that are not rare",
+        "weight scaling on generated features, with distillation on all but the rare classes",
         "glag",
         paper={"CIFAR-100-LT IF 100 ResNet-32": 51.7},
     ),
@@ -231,7 +231,7 @@ _PAPERS: dict[str, RecipePreset] = {
     ),
     "oracle": RecipePreset(
         {"head": "linear", "loss": "ce", "train_on": "train_balanced", **_STAGE2},
-        "the bound of any classifier: a linear one trained on balanced data",
+        "upper bound for any classifier: a linear one trained on balanced data",
         "disalign",
     ),
 }
@@ -241,7 +241,7 @@ _VARIANTS: dict[str, RecipePreset] = {
     **_variants("crt", "crt", {"cifar": {**_CRT, **_CIFAR}}),
     "ltwb-released": RecipePreset(
         {**_LTWB, "max_norm_when": "epoch"},
-        "ltwb with rows shortened once an epoch, as released",
+        "ltwb with its norm bound applied once per epoch, as released",
         "ltwb",
         variant=True,
     ),

@@ -20,7 +20,7 @@ def _part(kind: str, default: str, help: str) -> Setting:
     return Setting(kind, default, help, choices=names if default in names else (default, *names))
 
 
-VIEW = Setting("view", "instance", "which features of the bank; a+b averages a head on each")
+VIEW = Setting("view", "instance", "features to use from the bank; a+b averages a head on each")
 CALIBRATION = Setting(
     "calibration",
     "none",
@@ -28,44 +28,44 @@ CALIBRATION = Setting(
     choices=("none", "temperature", "vector"),
 )
 COMMON = (
-    Setting("train_on", "train", "the split it learns from", choices=("train", "train_balanced")),
+    Setting("train_on", "train", "training split", choices=("train", "train_balanced")),
     CALIBRATION,
 )
 """Settings of every recipe, trained or not."""
 
 ENSEMBLE = Setting(
-    "average", "probabilities", "what is averaged over views", choices=("probabilities", "logits")
+    "average", "probabilities", "what to average over views", choices=("probabilities", "logits")
 )
 RIDGE = Setting(
     "calibration_ridge",
     1e-2,
-    "λ of a vector calibration: pulls each class towards the temperature; 0 as published",
+    "λ of vector calibration, shrinks each class towards temperature scaling; 0 as published",
     low=0,
 )
 SEED = Setting("seed", 0, "seed of initialisation and batches", low=0, high=2**32 - 1)
 HEAD = _part("head", "linear", "the classifier")
 PARTS = (
     _part("loss", "ce", "the loss"),
-    _part("sampler", "instance", "how batches are drawn"),
-    _part("generator", "none", "features that are made and drawn as well"),
+    _part("sampler", "instance", "the sampler of training batches"),
+    _part("generator", "none", "the generator of synthetic training features"),
     _part("optimiser", "sgd", "the optimiser"),
 )
 """The parts of a recipe that trains, beside its head."""
 
 TRAINING = (
     *PARTS,
-    Setting("weight_decay", 5e-4, "weight decay, on every trained parameter", low=0),
-    Setting("decay_bias", True, "weight decay on biases too, as in every released code"),
+    Setting("weight_decay", 5e-4, "weight decay of every trained parameter", low=0),
+    Setting("decay_bias", True, "apply weight decay to biases too, as all released code does"),
 )
 """Settings of every recipe that trains."""
 
 STEPS = (
     Setting("lr", 0.1, "learning rate", above=0),
-    Setting("schedule", "cosine", "learning rate over training", choices=tuple(SCHEDULES)),
-    Setting("warmup", 0, "epochs of linear warm-up", low=0),
+    Setting("schedule", "cosine", "learning-rate schedule", choices=tuple(SCHEDULES)),
+    Setting("warmup", 0, "linear warm-up, in epochs", low=0),
     Setting("epochs", 10, "passes over the data", low=1),
-    Setting("batch_size", 128, "rows of a step", low=1),
-    Setting("steps_per_epoch", None, "steps of an epoch; ⌊N/B⌋ if not given", low=1, kind=int),
+    Setting("batch_size", 128, "rows per step", low=1),
+    Setting("steps_per_epoch", None, "steps per epoch; ⌊N/B⌋ if not set", low=1, kind=int),
     PRECISION,
     SEED,
 )

@@ -278,7 +278,7 @@ def _by_class(labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 _DEFER = Setting(
     "defer",
     0,
-    "epoch from which it acts, those before draw as instance; 0 from the start",
+    "first epoch of this sampler, earlier ones use `instance`; 0 from the start",
     low=0,
     role="epoch",
 )
@@ -287,33 +287,33 @@ SAMPLERS = {
     "instance": Sampler(instance, "every sample once per epoch", "crt", draw=permutations),
     "class_aware": Sampler(
         balanced,
-        "cycles of classes, consecutive items of each",
+        "cycles through the classes, a few consecutive rows of each",
         "crt",
-        (Setting("per_class", 4, "items of one class visit", low=1, high=100_000), _DEFER),
+        (Setting("per_class", 4, "rows drawn per visit to a class", low=1, high=100_000), _DEFER),
         draw=class_cycles,
     ),
     "class_balanced": Sampler(
-        balanced, "class uniform, then item uniform", "crt", (_DEFER,), draw=balanced_draws
+        balanced, "uniform over classes, then rows", "crt", (_DEFER,), draw=balanced_draws
     ),
-    "sqrt": Sampler(sqrt, "classes by √n", "crt", (_DEFER,)),
+    "sqrt": Sampler(sqrt, "classes in proportion to √n", "crt", (_DEFER,)),
     "power": Sampler(
         power,
-        "classes by n^q",
+        "classes in proportion to n^q",
         "crt",
         (
-            Setting("power", 0.5, "exponent q: 1 as the data are, 0 every class alike", low=-1),
+            Setting("power", 0.5, "exponent q: 1 follows the data, 0 balances the classes", low=-1),
             _DEFER,
         ),
     ),
     "progressive": Sampler(
         progressive,
-        "from the data's frequencies to equal ones over the epochs",
+        "from the class frequencies of the data to equal ones over the epochs",
         "crt",
         (
             Setting(
                 "ramp",
                 "released",
-                "share of equal frequencies in epoch t: (t−1)/(T−1) as released, t/T as in the "
+                "weight of equal frequencies in epoch t: (t−1)/(T−1) as released, t/T as in the "
                 "paper",
                 choices=("released", "paper"),
             ),
@@ -321,10 +321,10 @@ SAMPLERS = {
         ),
         scheduled=True,
     ),
-    "reversed": Sampler(reverse, "classes by 1/n", "bbn", (_DEFER,)),
+    "reversed": Sampler(reverse, "classes in proportion to 1/n", "bbn", (_DEFER,)),
     "effective": Sampler(
         effective,
-        "items by the effective number of their class",
+        "rows weighted by the effective number of their class",
         "class_balanced",
         (Setting("beta", 0.9999, "effective-number β", low=0, below=1), _DEFER),
     ),

@@ -43,18 +43,18 @@ class AFG(Generator):
     of its class on val rose over an epoch, falls by δ when it fell, and stays within [0, 1].
     """
 
-    description = "rare classes calibrated by near larger ones, β per class moved by val"
+    description = "rare classes calibrated by larger ones nearby, with β per class adapted on val"
     source = "glag"
     settings = (
         SUPPORT,
         TUKEY,
-        Setting("beta", 0.6, "β: share that is lent, at the start", low=0, high=1),
-        Setting("beta_step", 0.05, "how far β moves after an epoch; 0 fixes it", low=0, high=1),
+        Setting("beta", 0.6, "initial β, the share taken from neighbouring classes", low=0, high=1),
+        Setting("beta_step", 0.05, "change in β after each epoch; 0 keeps it fixed", low=0, high=1),
         Setting("gamma", 0.1, "γ added to the covariance of calibrated draws", low=0),
         Setting(
             "gamma_form",
             "diagonal",
-            "γ on the diagonal, or on every entry as the release of DC adds it",
+            "add γ to the diagonal, or to every entry as the release of DC does",
             choices=("diagonal", "full"),
         ),
         STATISTICS,

@@ -36,18 +36,18 @@ from stage2.methods.generators.interface import Blend, Features, Settings
 from stage2.methods.generators.tukey import STAGE1, Space, inverse_tukey, tukey
 from stage2.methods.neighbors import supports
 
-SUPPORT = Setting("support", 2, "classes nearest to a sample that lend it their statistics", low=1)
-TUKEY = Setting("tukey", 0.5, "power λ of Tukey's transform sign(x)|x|^λ; 1 is none", above=0)
+SUPPORT = Setting("support", 2, "nearest classes whose statistics calibrate a sample", low=1)
+TUKEY = Setting("tukey", 0.5, "power λ of Tukey's transform sign(x)|x|^λ; 1 disables it", above=0)
 STATISTICS = Setting(
     "statistics",
     "raw",
-    "class means and covariances of features as they are (paper) or after Tukey's transform",
+    "take class means and covariances before (paper) or after Tukey's transform",
     choices=("raw", "tukey"),
 )
 TAIL = Setting(
     "tail",
     "few",
-    "classes that are calibrated; others are drawn from their own Gaussian",
+    "groups to calibrate; other classes are drawn from their own Gaussian",
     choices=("few", "medium+few"),
 )
 SPARE = 1.25
@@ -68,7 +68,7 @@ def output_space(default: str) -> Setting:
     return Setting(
         "output_space",
         default,
-        "what heads see: features as stage 1 made them, or after Tukey's transform",
+        "feature space of the head: as stage 1 made them, or after Tukey's transform",
         choices=("raw", "tukey"),
     )
 

@@ -122,7 +122,7 @@ def _means(features: Features, space: Map) -> Tensor:
 class Gaussian(Generator):
     """Every class is filled up from its own Gaussian N(μ_k, Σ_k); n_k = 1 repeats its sample."""
 
-    description = "each class from its own Gaussian"
+    description = "samples from one Gaussian per class"
     source = "gda"
 
     def prepare(self, settings: Settings, features: Features) -> Generation:

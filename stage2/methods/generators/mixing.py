@@ -16,7 +16,7 @@ from stage2.methods.generators.interface import (
     Settings,
 )
 
-ALPHA = Setting("alpha", 1.0, "α of λ ~ Beta(α, α); small leaves most rows as they are", above=0)
+ALPHA = Setting("alpha", 1.0, "α of λ ~ Beta(α, α); small leaves rows nearly unmixed", above=0)
 
 
 class Mixup(Generator):
@@ -44,12 +44,12 @@ class Remix(Generator):
     the paper's; τ = 0 is mixup.
     """
 
-    description = "mixup that gives a mixed row to the rarer class"
+    description = "mixup that labels a mixed row with the rarer class"
     source = "remix"
     settings = (
         ALPHA,
-        Setting("kappa", 3.0, "κ, ratio of class counts from which only the rarer counts", low=1),
-        Setting("tau", 0.5, "τ; only where the other's share of the row is less", low=0, high=1),
+        Setting("kappa", 3.0, "κ, least ratio of class counts that favours the rarer", low=1),
+        Setting("tau", 0.5, "τ, bound on the other class's share for that", low=0, high=1),
     )
     fills = False
     mixes = True

@@ -46,7 +46,7 @@ class DC(Generator):
     than the sample's own; other classes are filled from their own Gaussians.
     """
 
-    description = "rare classes calibrated by the mean of near larger ones"
+    description = "rare classes calibrated by the mean of larger ones nearby"
     source = "dc"
     settings = (
         SUPPORT,
@@ -79,11 +79,11 @@ class TailCalib(Generator):
     that is what heads see. The release adds 1e-4·I to the covariance.
     """
 
-    description = "all classes calibrated by near ones, on features of length 1"
+    description = "all classes calibrated by their neighbours, on unit-length features"
     source = "tailcalib"
     settings = (
-        Setting("support", 1, "classes nearest to a sample, its own among them", low=1),
-        Setting("tukey", 0.9, "power λ of Tukey's transform sign(x)|x|^λ; 1 is none", above=0),
+        Setting("support", 1, "number of nearest classes, the sample's own included", low=1),
+        Setting("tukey", 0.9, "power λ of Tukey's transform sign(x)|x|^λ; 1 disables it", above=0),
         Setting("alpha", 0.0, "α added to every entry of the covariance", low=0),
     )
 

@@ -20,9 +20,9 @@ class Smote(Generator):
     of them, a single sample is repeated.
     """
 
-    description = "rows between a sample and one of its nearest of the same class"
+    description = "interpolation between a sample and a near neighbour of its class"
     source = "smote"
-    settings = (Setting("k", 5, "neighbours of the same class; all others where fewer", low=1),)
+    settings = (Setting("k", 5, "neighbours within the class; at most all others", low=1),)
 
     def prepare(self, settings: Settings, features: Features) -> Generation:
         return Segments(features, settings["k"])

@@ -33,11 +33,11 @@ Settings = Mapping[str, Any]
 """A head's own settings of one configuration, and its ``seed``."""
 
 MAX_NORM = (
-    Setting("max_norm", None, "longest a row of W may be", above=0, kind=float, role="constraint"),
+    Setting("max_norm", None, "upper bound on ‖w_k‖", above=0, kind=float, role="constraint"),
     Setting(
         "max_norm_fraction",
         None,
-        "f of the longest a row may be: min+f·(max−min) of the rows of W₀",
+        "f in the upper bound min+f·(max−min) on ‖w_k‖, from the row norms of W₀",
         low=0,
         kind=float,
         role="constraint",
@@ -45,7 +45,7 @@ MAX_NORM = (
     Setting(
         "max_norm_when",
         "step",
-        "rows are shortened after every step, or once an epoch as released",
+        "apply the bound after every step, or once per epoch as released",
         choices=("step", "epoch"),
     ),
 )

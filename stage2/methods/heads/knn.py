@@ -37,15 +37,15 @@ class KNN(Head):
     description = "votes of the nearest training rows"
     source = "knn"
     settings = (
-        Setting("k", 20, "neighbours, augmentation copies among them; all rows where fewer", low=1),
-        Setting("transform", "un", "what features go through", choices=tuple(TRANSFORMS)),
-        Setting("metric", "cosine", "by what rows are near", choices=("l2", "cosine")),
-        Setting("vote", "softmax", "what a row's vote weighs", choices=("uniform", "softmax")),
+        Setting("k", 20, "neighbours, augmentation copies included; at most all rows", low=1),
+        Setting("transform", "un", "transform of the features", choices=tuple(TRANSFORMS)),
+        Setting("metric", "cosine", "measure of closeness", choices=("l2", "cosine")),
+        Setting("vote", "softmax", "weight of each vote", choices=("uniform", "softmax")),
         Setting("temperature", 0.07, "T of the votes e^{cos/T} or e^{−d²/2T}", low=1e-6),
         Setting(
             "class_weight",
             "none",
-            "whether a vote is divided by the training count of its class",
+            "divide each vote by the training count of its class, or not",
             choices=("none", "balanced"),
         ),
     )

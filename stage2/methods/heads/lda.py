@@ -36,14 +36,14 @@ class LDA(AffineHead):
         Setting(
             "shrinkage",
             0.1,
-            "s: 0 the covariance as it is, 1 a multiple of I; grid 0…1",
+            "s: 0 keeps the covariance, 1 makes it a multiple of I; grid 0…1",
             low=0,
             high=1,
         ),
         Setting(
             "prior",
             "uniform",
-            "class prior: the same for all, or their share π of the training rows",
+            "class prior: equal for all, or the share π of the training rows",
             choices=("uniform", "counts"),
         ),
     )

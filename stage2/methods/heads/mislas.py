@@ -35,7 +35,7 @@ class MiSLAS(TrainedHead):
         Setting(
             "decay",
             "weight",
-            "weight decay on W and b as released, or on ΔW and Δb",
+            "apply weight decay to W and b as released, or to ΔW and Δb",
             choices=("weight", "delta"),
         ),
         *MAX_NORM,

@@ -29,7 +29,7 @@ class MLP(TrainedHead):
 
     description = "two-layer perceptron"
     source = "backpropagation"
-    settings = (Setting("hidden", 512, "units of the hidden layer", low=1), *MAX_NORM)
+    settings = (Setting("hidden", 512, "number of hidden units", low=1), *MAX_NORM)
     shared = ("hidden",)
     biases = ("hidden_bias", "bias")
 

@@ -27,8 +27,8 @@ class NCM(Head):
     description = "nearest class mean"
     source = "crt"
     settings = (
-        Setting("transform", "cl2n", "what features go through", choices=tuple(TRANSFORMS)),
-        Setting("metric", "l2", "squared distance or cosine", choices=("l2", "cosine")),
+        Setting("transform", "cl2n", "transform of the features", choices=tuple(TRANSFORMS)),
+        Setting("metric", "l2", "squared Euclidean distance or cosine", choices=("l2", "cosine")),
     )
 
     def init(self, settings: Sequence[Settings], context: Context) -> Parameters:

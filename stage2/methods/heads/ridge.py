@@ -41,7 +41,7 @@ class Ridge(AffineHead):
         Setting(
             "class_weight",
             "none",
-            "whether every row weighs the same or every class",
+            "equal weight for every row, or for every class",
             choices=("none", "balanced"),
         ),
     )

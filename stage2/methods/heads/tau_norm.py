@@ -14,11 +14,11 @@ from stage2.methods.heads.starts import stage1_linear
 class TauNorm(AffineHead):
     """z_k = (w_k/‖w_k‖^τ)·x; the bias is dropped, as released, or kept with ``keep_bias``."""
 
-    description = "stage-1 weights divided by their norm to the τ"
+    description = "stage-1 weights divided by their norm to the power τ"
     source = "crt"
     settings = (
-        Setting("tau", 1.0, "exponent τ: 0 leaves W₀, 1 normalises; grid 0…2", low=0),
-        Setting("keep_bias", False, "add b₀, unscaled"),
+        Setting("tau", 1.0, "exponent τ: 0 keeps W₀, 1 normalises its rows; grid 0…2", low=0),
+        Setting("keep_bias", False, "keep the stage-1 bias b₀, unscaled"),
     )
 
     def needs_classifier(self, settings: Settings) -> bool:

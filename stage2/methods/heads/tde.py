@@ -33,14 +33,14 @@ class TDE(TrainedHead):
     estimate of the same where batches are drawn by instance.
     """
 
-    description = "normalised classifier, without the mean feature's direction when evaluated"
+    description = "normalised classifier; evaluation removes the direction of the mean feature"
     source = "tde"
     settings = (
         Setting("init", "fresh", "fresh U(±1/√D) or the stage-1 W₀", choices=("fresh", "stage1")),
-        Setting("heads", 2, "parts H the features are cut into; divides D", low=1),
-        Setting("scale", 16.0, "τ, shared among the parts", above=0),
-        Setting("gamma", 1 / 32, "γ, added to the length of a weight", low=0),
-        Setting("alpha", 1.5, "α of the direction taken out; released 3 on ImageNet-LT", low=0),
+        Setting("heads", 2, "number of parts H the features are split into; must divide D", low=1),
+        Setting("scale", 16.0, "scale τ, divided among the parts", above=0),
+        Setting("gamma", 1 / 32, "γ, added to the norm of each weight", low=0),
+        Setting("alpha", 1.5, "α, weight of the direction removed; 3 for ImageNet-LT", low=0),
         *MAX_NORM,
     )
     shared = ("heads",)
