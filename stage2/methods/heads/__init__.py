@@ -33,7 +33,7 @@ HEADS: dict[str, Head] = {
 
 
 def trained_head(name: str) -> TrainedHead:
-    """The head of this name, one that gradient steps change."""
+    """Look up a head that is trained by gradient steps."""
     head = HEADS[name]
     assert isinstance(head, TrainedHead), f"{name} is not trained"
     return head

@@ -12,7 +12,7 @@ from stage2.methods.heads.reduction import Reduction, affine
 class AffineHead(Head):
     """z = Wx + b; `init` solves for the parameters ``weight`` [C, K, D] and ``bias`` [C, K].
 
-    A parameter ``empty`` [C, K], if there is one, marks classes that rank behind all others.
+    An optional parameter ``empty`` [C, K] marks classes that rank behind all others.
     """
 
     def logits(self, parameters: Parameters, batch: Batch) -> Tensor:

@@ -1,6 +1,6 @@
-"""Products and gathers that heads have in common, for C configurations at once.
+"""Products and gathers shared by heads, for C configurations at once.
 
-Features are [B, D], or [B, C, D] where every configuration sees its own.
+Features are [B, D], or [B, C, D] where they differ between configurations.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from torch.nn.functional import cosine_similarity
 from stage2.methods.precision import product
 
 OWN_BYTES = 1 << 20
-"""Weight rows that `own_cosines` gathers at once on a CPU; sixteen times as much on a GPU."""
+"""Bytes of weight rows that `own_cosines` gathers at once on a CPU; 16 times as many on a GPU."""
 
 
 def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x·Wᵀ + b for every configuration, [B, C, K], from W [C, K, D] and b [C, K].
 
-    Features [B, D] take one product with all rows of all W; those of [B, C, D] one batched product.
+    Features [B, D] take one product with the stacked rows of all W, features [B, C, D] a batched
+    product.
     """
     if x.dim() == 3:
         shift = None if bias is None else bias[:, None]
@@ -53,33 +54,33 @@ def own_cosines(x: Tensor, weight: Tensor, y: Tensor) -> Tensor:
     x
         Features [B, D] or [B, C, D].
     weight
-        [C, K, D], or [1, K, D] where all configurations have the same.
+        [C, K, D], or [1, K, D] where all configurations share it.
     y
         Labels [B].
 
     Returns
     -------
-    [B, C], or [B, 1] where configurations have neither of their own.
+    [B, C], or [B, 1] where configurations share both features and weight.
     """
     x = broadcast(x).transpose(0, 1)
     row_bytes = x.element_size() * max(len(x), len(weight)) * x.shape[2]
     size = max(1, OWN_BYTES * (16 if x.is_cuda else 1) // row_bytes)
     parts = [
-        cosine_similarity(rows, weight.index_select(1, own), dim=2, eps=1e-12)
-        for rows, own in zip(x.split(size, 1), y.split(size), strict=True)
+        cosine_similarity(rows, weight.index_select(1, labels), dim=2, eps=1e-12)
+        for rows, labels in zip(x.split(size, 1), y.split(size), strict=True)
     ]
     return torch.cat(parts, 1).t()
 
 
 def own_logits(z: Tensor, y: Tensor) -> Tensor:
-    """z_y of logits z [B, C, K] and labels y [B], [B, C]."""
+    """z_y [B, C], the logits of the labels y [B], from z [B, C, K]."""
     return z.gather(2, y.view(-1, 1, 1).expand(-1, z.shape[1], 1)).squeeze(2)
 
 
 def cosines_of_logits(
     z: Tensor, y: Tensor, lengths: Tensor, weight: Tensor, bias: Tensor
 ) -> Tensor:
-    """The same from the logits z = Wx + b [B, C, K]: (z_y − b_y)/(‖x‖·‖w_y‖), within [−1, 1].
+    """cos(x, w_y) [B, C] from logits z = Wx + b [B, C, K]: (z_y − b_y)/(‖x‖·‖w_y‖), in [−1, 1].
 
     Parameters
     ----------

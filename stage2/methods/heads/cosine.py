@@ -26,8 +26,8 @@ from stage2.methods.heads.starts import linear_start
 class Cosine(TrainedHead):
     """z_k = s·⟨w_k/‖w_k‖, x/‖x‖⟩, no bias.
 
-    A fresh W has rows of length 1, as the LDAM release draws them: the logits do not see the
-    length, but the size of a step does.
+    A fresh W has unit rows, as in the LDAM release: their norm does not change the logits, but it
+    does change the effective step size.
     """
 
     description = "scaled cosine between feature and class weight"
@@ -40,7 +40,7 @@ class Cosine(TrainedHead):
     )
 
     def size(self, settings: Settings, dim: int, classes: int) -> Size:
-        return Size(2 * classes * dim, 2 * classes)  # W, and the rows of W at their length
+        return Size(2 * classes * dim, 2 * classes)  # W and its normalised rows
 
     def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
         weight = linear_start(settings, context)["weight"]
@@ -54,7 +54,7 @@ class Cosine(TrainedHead):
 
     def gradients(self, parameters: Parameters, batch: Batch, grad: Tensor) -> Parameters:
         # With ŵ = w/‖w‖ and M = ∂L/∂(sŵ) = Gᵀx̂:  ∂L/∂s = Σ_k ⟨M_k, ŵ_k⟩,
-        # ∂L/∂w_k = s/‖w_k‖ · (M_k − ⟨M_k, ŵ_k⟩ ŵ_k), the part of M_k across w_k.
+        # ∂L/∂w_k = s/‖w_k‖ · (M_k − ⟨M_k, ŵ_k⟩ ŵ_k), the component of M_k orthogonal to w_k.
         weight, scale = parameters["weight"], parameters["scale"][:, :, None]
         length = weight.norm(dim=2, keepdim=True).clamp_min(1e-12)
         unit = weight / length

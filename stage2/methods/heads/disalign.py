@@ -18,8 +18,8 @@ from stage2.methods.heads.starts import uniform
 class DisAlign(TrainedHead):
     """z_k = (1 + σ(x)·α_k)·z⁰_k + σ(x)·β_k with the confidence σ(x) = sigmoid(v·x + c).
 
-    ``init=identity`` starts at the stage-1 logits (α = β = v = c = 0). ``init=released`` starts as
-    the published code does: α = 1, β = 0, v = 0.1, c ~ U(±1/√D).
+    ``init=identity`` starts from the stage-1 logits (α = β = v = c = 0), ``init=released`` as the
+    published code does: α = 1, β = 0, v = 0.1, c ~ U(±1/√D).
     """
 
     description = "confidence-weighted calibration of the stage-1 logits"
@@ -28,7 +28,7 @@ class DisAlign(TrainedHead):
         Setting(
             "init",
             "identity",
-            "α=0, v=0, or as released: α=1, v=0.1",
+            "start from α=0, v=0, or from α=1, v=0.1 as released",
             choices=("identity", "released"),
         ),
     )

@@ -1,9 +1,9 @@
-"""What a head is: logits and analytic gradients for C configurations at once.
+"""The interface of heads: logits and analytic gradients for C configurations at once.
 
 Axes: B rows of a batch, C configurations, K classes, D features. Parameters are stacked along C,
-so that one matrix product serves every configuration of a fused group. There is no gradient to the
-features, which are frozen, and no autograd: each head's few lines of algebra stand in its file and
-are checked against float64 autograd in the tests.
+so that one matrix product serves every configuration of a fused group. Features are frozen and need
+no gradient. There is no autograd: each head implements its own gradients, a few lines of algebra
+that the tests check against float64 autograd.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Parameters = dict[str, Tensor]
 """Stacked parameters by name: each [C, …]."""
 
 Settings = Mapping[str, Any]
-"""A head's own settings of one configuration, and its ``seed``."""
+"""Settings of a head in one configuration, and the configuration's ``seed``."""
 
 MAX_NORM = (
     Setting("max_norm", None, "upper bound on ‖w_k‖", above=0, kind=float, role="constraint"),
@@ -49,12 +49,12 @@ MAX_NORM = (
         choices=("step", "epoch"),
     ),
 )
-"""Settings of the constraint on the rows of W, for every head that trains a W [LTWB]."""
+"""Settings of the norm bound on the rows of W, for every head that trains a W [LTWB]."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a head may know of the bank when it is initialised.
+    """What a bank's view offers a head: counts, training rows and the stage-1 classifier.
 
     Attributes
     ----------
@@ -63,9 +63,9 @@ class Context:
     dim
         D.
     device
-        Where parameters belong.
+        Device of the parameters.
     blocks
-        Goes through the training rows: features [n, D] and labels [n], which may lie in a file.
+        Iterate over the training rows, which may lie in a file: features [n, D] and labels [n].
     weight0, bias0
         The stage-1 classifier W₀ [K, D] and b₀ [K], or None.
     """
@@ -78,12 +78,12 @@ class Context:
     bias0: Tensor | None = None
 
     def batch(self, x: Tensor, rows: Tensor | None = None, z0: Tensor | None = None) -> Batch:
-        """Features [B, D] or [B, C, D] as a batch; or the `rows` [B] of features [N, D] and, where
-        they are known, of stage-1 logits `z0` [N, K]."""
+        """Make a batch of features [B, D] or [B, C, D], or of `rows` [B] from features [N, D] and,
+        where they are known, from stage-1 logits `z0` [N, K]."""
         return Batch(self, x, rows, z0)
 
     def double(self) -> Context:
-        """The same with the stage-1 classifier in double precision, for batches that are so."""
+        """Copy with the stage-1 classifier in double precision, for double-precision batches."""
         if self.weight0 is None or self.bias0 is None:
             return self
         return replace(self, weight0=self.weight0.double(), bias0=self.bias0.double())
@@ -98,38 +98,38 @@ class Context:
 
     @property
     def classifier(self) -> tuple[Tensor, Tensor]:
-        """W₀ and b₀, of a view that has them."""
+        """W₀ and b₀; only for a view that has them."""
         assert self.weight0 is not None
         assert self.bias0 is not None
         return self.weight0, self.bias0
 
     @cached_property
     def row_lengths(self) -> tuple[float, float]:
-        """Lengths of the shortest and of the longest row of W₀."""
+        """Smallest and largest norm of a row of W₀."""
         lengths = self.classifier[0].norm(dim=1)
         return float(lengths.min()), float(lengths.max())
 
     @cached_property
     def derived(self) -> dict[str, Any]:
-        """What heads have worked out of the training rows, by head, for them to read and fill: the
-        tiles and groups of a sweep share it."""
+        """Cache by head of what heads compute from the training rows; all tiles and groups of a
+        sweep share it."""
         return {}
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of one split with what heads derive from them, each once and when it is asked for.
+    """Rows of one split and lazily computed quantities that heads derive from them.
 
-    As a rule all configurations see the same features, [B, D]. Where what makes the features
-    differs between them, every configuration sees features of its own, [B, C, D]; in training
-    alone, so that only a `TrainedHead` meets them.
+    All configurations usually see the same features, [B, D]. Where their features are made
+    differently, each configuration has its own, [B, C, D]. This happens only in training, so only
+    a `TrainedHead` has to handle it.
 
     Attributes
     ----------
     context
-        The view they belong to.
+        The view the rows belong to.
     source, rows, known_z0
-        As `Context.batch` takes them.
+        Arguments ``x``, ``rows`` and ``z0`` of `Context.batch`.
     """
 
     context: Context
@@ -144,48 +144,48 @@ class Batch:
 
     @cached_property
     def z0(self) -> Tensor:
-        """Stage-1 logits z⁰ = W₀x + b₀, [B, 1, K] or [B, C, K]: they broadcast over configurations
-        as they are."""
-        if (known := self.known_z0) is not None:
-            return (known if self.rows is None else known.index_select(0, self.rows))[:, None]
+        """Stage-1 logits z⁰ = W₀x + b₀, [B, 1, K] or [B, C, K], broadcastable over
+        configurations."""
+        if (z0 := self.known_z0) is not None:
+            return (z0 if self.rows is None else z0.index_select(0, self.rows))[:, None]
         return linear(broadcast(self.x), *self.context.classifier)
 
     @cached_property
     def unit(self) -> Tensor:
-        """Features of length 1, [B, D] or [B, C, D]."""
+        """Features normalised to length 1, [B, D] or [B, C, D]."""
         return normalize(self.x, dim=-1)
 
 
 class Size(NamedTuple):
-    """Numbers that a configuration holds: its parameters, and of each row of a batch the logits,
-    their gradient and what lies between."""
+    """Memory of a configuration in numbers: its parameters, and per row of a batch the logits,
+    their gradient and intermediate results."""
 
     parameters: int
     per_row: int
 
 
 class Head(ABC):
-    """A classifier on frozen features; as it stands one with nothing to train, finished by `init`.
+    """A classifier on frozen features; this base class has nothing to train, `init` completes it.
 
-    A subclass gets a line in `HEADS` of `stage2.methods.heads`; all else follows from there.
+    Add a subclass to `HEADS` in `stage2.methods.heads`; everything else follows from that line.
     """
 
     description: ClassVar[str]
     source: ClassVar[str]
     settings: ClassVar[tuple[Setting, ...]] = ()
     trained: ClassVar[bool] = False
-    """Whether gradient steps change it: whether it is a `TrainedHead`."""
+    """Whether it is trained by gradient steps: whether it is a `TrainedHead`."""
     uses_counts: ClassVar[bool] = False
-    """Whether it needs log n_k, and so a training sample in every class."""
+    """Whether it uses log n_k and therefore needs a training sample in every class."""
     shared: ClassVar[tuple[str, ...]] = ()
-    """Settings of which a stack has one value each: they decide shapes, or what is computed."""
+    """Settings with one value per stack, because they determine shapes or the computation."""
     reads_z0: ClassVar[bool] = False
-    """Whether its logits come from the stage-1 logits, so that it pays to know them beforehand."""
+    """Whether it reads the stage-1 logits, so that computing them in advance pays off."""
     convex: ClassVar[bool] = False
-    """Whether its logits are affine in all it trains, so that a convex loss has one optimum."""
+    """Whether its logits are affine in all trained parameters: a convex loss has one optimum."""
 
     def size(self, settings: Settings, dim: int, classes: int) -> Size:
-        """What one configuration takes; as it stands a W [K, D] and its logits."""
+        """Memory of one configuration; by default of a W [K, D] and its logits."""
         return Size(classes * dim, 2 * classes)
 
     def needs_classifier(self, settings: Settings) -> bool:
@@ -193,17 +193,17 @@ class Head(ABC):
         return settings.get("init") == "stage1"
 
     def require(self, counts: np.ndarray) -> None:
-        """Raise `EmptyClass` where training counts [K] leave the head without what it needs."""
+        """Raise `EmptyClass` if the head needs samples of every class and `counts` [K] has a 0."""
         if self.uses_counts:
-            name = type(self).__module__.rpartition(".")[2]  # a head's file bears its name
+            name = type(self).__module__.rpartition(".")[2]  # a head's module has its name
             require_samples(counts, f"Head {name!r}", "Leave the recipe out of the sweep.")
 
     def problem(self, settings: Settings, dim: int) -> str | None:
-        """How settings contradict each other or do not fit D = `dim`, in two sentences, or None."""
+        """Describe a conflict among settings or with D = `dim`: fact and remedy, or None."""
         return None
 
     def check(self, settings: Settings, dim: int) -> None:
-        """Raise `ConfigError` with the sentences of `problem`."""
+        """Raise `ConfigError` if there is a `problem`."""
         if problem := self.problem(settings, dim):
             raise errors.ConfigError(problem)
 
@@ -213,35 +213,35 @@ class Head(ABC):
 
     @abstractmethod
     def logits(self, parameters: Parameters, batch: Batch) -> Tensor:
-        """Logits [B, C, K]; a fresh tensor the caller may overwrite."""
+        """Compute logits [B, C, K], in a new tensor that the caller may overwrite."""
 
     def weight_norm(self, parameters: Parameters, context: Context) -> Tensor | None:
-        """‖w_k‖ of the classifier it amounts to, [C, K]; None where it has no row per class."""
+        """‖w_k‖ [C, K] of the equivalent linear classifier; None where there is none."""
         weight = parameters.get("weight")
         return None if weight is None else weight.flatten(2).norm(dim=2)
 
     def evaluate(self, parameters: Parameters, batch: Batch) -> Tensor:
-        """The logits results are measured on, where they are not those it is trained on."""
+        """Compute the logits for evaluation, where they differ from those in training."""
         return self.logits(parameters, batch)
 
     def form(
         self, parameters: Parameters, settings: Settings, context: Context
     ) -> Reduction | None:
-        """What one configuration is exported as, from its own parameters without the axis C; None
-        for a head that cannot be exported."""
+        """Exported form of one configuration, from its parameters without the axis C; None for a
+        head that cannot be exported."""
         return None
 
 
 class TrainedHead(Head):
-    """A head that gradient steps change.
+    """A head trained by gradient steps.
 
-    A classifier W that it trains is its parameter ``weight`` [C, K, …]: the constraint on the rows
-    of W and the angles to them follow from that.
+    If it trains a classifier W, that is its parameter ``weight`` [C, K, …]; the norm bound on the
+    rows of W and the angles to them rely on this name.
     """
 
     trained = True
     biases: ClassVar[tuple[str, ...]] = ()
-    """Parameters that are added to what the features give; they may go without weight decay."""
+    """Additive parameters, which ``decay_bias`` can exempt from weight decay."""
 
     def needs_classifier(self, settings: Settings) -> bool:
         return super().needs_classifier(settings) or settings.get("max_norm_fraction") is not None
@@ -251,18 +251,19 @@ class TrainedHead(Head):
         if absolute is None or fraction is None:
             return None
         return (
-            f"Rows of W are limited twice, by max_norm={absolute:g} and by "
+            f"The norm of the rows of W has two bounds, max_norm={absolute:g} and "
             f"max_norm_fraction={fraction:g}. Give one of the two."
         )
 
     @abstractmethod
     def gradients(self, parameters: Parameters, batch: Batch, grad: Tensor) -> Parameters:
-        """Gradients of the trained parameters from `grad` = ∂L/∂logits [B, C, K] (contiguous)."""
+        """Compute gradients of the trained parameters from `grad` = ∂L/∂logits [B, C, K]
+        (contiguous)."""
 
     def cosine(self, parameters: Parameters, batch: Batch, z: Tensor, y: Tensor) -> Tensor:
-        """Cosine between each row and the weight of its own class.
+        """Cosine between the input of the last linear layer and w_y, the weight of the label.
 
-        A row is what the last linear layer sees; a head that trains no W has that of stage 1.
+        A head that trains no W uses that of stage 1.
 
         Parameters
         ----------
@@ -273,7 +274,7 @@ class TrainedHead(Head):
 
         Returns
         -------
-        [B, C] in [−1, 1]; 0 where the row or the weight is 0.
+        [B, C] in [−1, 1]; 0 where the input or the weight is 0.
         """
         weight = parameters.get("weight")
         if weight is None:
@@ -283,14 +284,15 @@ class TrainedHead(Head):
     def limits(
         self, settings: Sequence[Settings], context: Context, when: str | None = None
     ) -> Tensor | None:
-        """How long a row of W may be [LTWB], [C]; infinite where a configuration has no limit.
+        """Upper bounds [C] on the norm of a row of W [LTWB]; infinite for a configuration without.
 
-        None where none has any. With `when`, the limits of ``step`` or of ``epoch`` alone.
+        None if no configuration has a bound. With `when`, only bounds applied per ``step`` or per
+        ``epoch``.
 
         Raises
         ------
         ConfigError
-            Where a limit is given twice.
+            Where a configuration sets both kinds of bound.
         """
         for s in settings:
             self.check(s, context.dim)
@@ -303,22 +305,22 @@ class TrainedHead(Head):
         return torch.tensor(limits, dtype=torch.float32, device=context.device)
 
     def constrain(self, parameters: Parameters, limits: Tensor) -> None:
-        """Shorten the rows of W that are longer than `limits` [C] to that length, in place."""
+        """Scale rows of W whose norm exceeds `limits` [C] down to that norm, in place."""
         weight = parameters["weight"]
         lengths = weight.norm(dim=2).clamp_min_(1e-12)
         weight.mul_((limits[:, None] / lengths).clamp_max_(1)[:, :, None])
 
     def anchors(self, settings: Sequence[Settings], context: Context) -> Parameters:
-        """Where weight decay pulls single parameters, broadcastable to them; 0 where not named."""
+        """Values that weight decay pulls parameters towards, broadcastable; 0 if not listed."""
         return {}
 
     def lr_multipliers(self, settings: Sequence[Settings]) -> dict[str, list[float]]:
-        """Learning-rate multipliers of single parameters, [C] each; 1 where not named."""
+        """Learning-rate multipliers [C] by parameter; 1 if not listed."""
         return {}
 
 
 def _limit(settings: Settings, context: Context) -> float:
-    """The longest a row of W may be under one configuration's settings."""
+    """Upper bound on the norm of a row of W in one configuration."""
     if (absolute := settings.get("max_norm")) is not None:
         return absolute
     if (fraction := settings.get("max_norm_fraction")) is None:

@@ -1,4 +1,4 @@
-"""The votes of the nearest training rows [Wu et al. 2018 §3.4]."""
+"""The k-nearest-neighbour classifier with weighted votes [Wu et al. 2018 §3.4]."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from stage2.methods.neighbors import nearest
 
 
 class KNN(Head):
-    """z_k = log of class k's share of the votes of the nearest training rows of t(x).
+    """z_k = log of class k's share of the votes of the training rows nearest to t(x).
 
     A row's vote is 1 (``vote=uniform``), or e^{cos/T} (``softmax``, the default, with the released
-    T = .07, as DINO). With ``metric=l2`` that is e^{−d²/2T}, the same where rows have length 1.
-    ``class_weight=balanced`` divides the votes of a class by its training count. Defaults are those
-    DINO reports best: cosine, k = 20.
+    T = 0.07, as in DINO). With ``metric=l2`` it is e^{−d²/2T}, equivalent for rows of length 1.
+    ``class_weight=balanced`` divides the votes of a class by its training count. The defaults are
+    those DINO reports as best: cosine, k = 20.
 
-    Exact search; a k beyond the number of rows takes them all. A class without a vote has the
-    share `NO_VOTES`, so that a likelihood stays finite. Of classes with as many votes the first is
-    named. Which of several equally distant rows is the k-th is not defined, as in scikit-learn.
+    The search is exact; a k above the number of rows uses them all. A class without votes has the
+    share `NO_VOTES`, so that a likelihood stays finite. Ties between classes go to the first.
+    Which of several equally distant rows is the k-th is undefined, as in scikit-learn.
 
-    Training rows are not copied: each call of `logits` goes through them once, for all
-    configurations, and holds a block of them at a time.
+    Training rows are not copied: each call of `logits` reads them once, for all configurations,
+    and holds one block at a time.
     """
 
     description = "votes of the nearest training rows"
@@ -71,7 +71,7 @@ class KNN(Head):
         ks, searches = parameters["k"].tolist(), parameters["search"].tolist()
         votes = torch.zeros(len(batch.x), *weight.shape, device=batch.x.device)
         for search in set(searches):
-            members = [c for c, own in enumerate(searches) if own == search]
+            members = [c for c, index in enumerate(searches) if index == search]
             furthest = max(ks[c] for c in members)
             behind, labels = _neighbours(parameters, batch, members[0], furthest)
             for c in members:
@@ -98,12 +98,12 @@ NO_VOTES = torch.finfo(torch.float32).eps
 """Share of a class without votes: where scikit-learn's log_loss clips a float32 probability."""
 
 _SEARCHES = list(itertools.product(TRANSFORMS, ("l2", "cosine")))
-"""Transform and metric of a search; configurations that share them share the search."""
+"""Every transform with every metric; configurations that share both share the search."""
 
 
 def _neighbours(parameters: Parameters, batch: Batch, c: int, k: int) -> tuple[Tensor, Tensor]:
-    """Of the k nearest training rows under configuration c: how far each is behind the nearest, in
-    cos or −d²/2, and its label; [B, k] each."""
+    """Find the k nearest training rows under configuration c: closeness (cos or −d²/2) relative to
+    that of the nearest, and label, [B, k] each."""
     transform, metric = _SEARCHES[int(parameters["search"][c])]
     cosine, center = metric == "cosine", parameters["center"][c]
 

@@ -16,21 +16,20 @@ from stage2.methods.heads.transforms import empty_behind
 
 
 class LDA(AffineHead):
-    """z_k = log N(x; μ_k, Σ_s) + log prior_k, less what is the same for every class.
+    """z_k = log N(x; μ_k, Σ_s) + log prior_k, up to terms common to all classes.
 
-    Σ_s = (1 − s)Σ + s (tr Σ/D) I with s the ``shrinkage`` and Σ the covariance within classes,
-    pooled over all N rows and divided by N. That is scikit-learn's
-    ``LinearDiscriminantAnalysis(solver="lsqr", shrinkage=s)`` for ``prior=counts``. Given other
-    priors, scikit-learn also weighs the classes' covariances by them; here ``prior=uniform`` drops
-    log π and leaves Σ alone, lest a class with one row, whose covariance is 0, weigh as much as the
-    largest.
+    Σ_s = (1 − s)Σ + s (tr Σ/D) I with s the ``shrinkage`` and Σ the within-class covariance,
+    pooled over all N rows and divided by N. With ``prior=counts`` this is scikit-learn's
+    ``LinearDiscriminantAnalysis(solver="lsqr", shrinkage=s)``. With other priors, scikit-learn also
+    weighs the covariances of the classes by them; here ``prior=uniform`` only drops log π and keeps
+    Σ, so that a class with one row, whose covariance is 0, does not weigh as much as the largest.
 
     Where Σ_s is singular (s = 0 and few rows), directions without variance are ignored, as in
-    scikit-learn; without variance in any direction Σ_s = I, the nearest class mean. A class without
-    samples is never named.
+    scikit-learn. Without variance in any direction, Σ_s = I: the nearest class mean. A class
+    without samples is never predicted.
     """
 
-    description = "Gaussian classes that share a covariance, shrunk towards a multiple of I"
+    description = "Gaussian classes with a shared covariance, shrunk towards a multiple of I"
     source = "lda"
     settings = (
         Setting(
@@ -65,7 +64,7 @@ class LDA(AffineHead):
 
 @dataclass(frozen=True)
 class _Spectrum:
-    """Class means and the covariance within classes VEVᵀ, inverted for any shrinkage.
+    """Class means and the within-class covariance VEVᵀ, inverted for any shrinkage.
 
     Attributes
     ----------
@@ -80,7 +79,7 @@ class _Spectrum:
     empty
         Whether a class has no rows [K].
     noise
-        Eigenvalues up to this are none.
+        Eigenvalues up to this count as 0.
     """
 
     values: Tensor
@@ -92,8 +91,8 @@ class _Spectrum:
     noise: float
 
     def solution(self, shrinkage: float) -> tuple[Tensor, Tensor]:
-        """W [K, D] and b [K] for a shrinkage and equal priors."""
-        # With δ_k = μ_k − x̄, up to what does not depend on k:
+        """Compute W [K, D] and b [K] for a shrinkage and equal priors."""
+        # With δ_k = μ_k − x̄, up to terms that do not depend on k:
         # −½(x − μ_k)ᵀΣ⁻¹(x − μ_k) = (x − x̄)ᵀΣ⁻¹δ_k − ½ δ_kᵀΣ⁻¹δ_k.
         shrunk = (1 - shrinkage) * self.values + shrinkage * self.values.mean()
         along = self.means * eigen_inverse(shrunk, self.noise)[:, None]
@@ -102,26 +101,26 @@ class _Spectrum:
 
 
 def _spectrum(context: Context) -> _Spectrum:
-    """From one pass over the rows; kept in context."""
-    kept = context.derived.setdefault("lda", {})
-    if not kept:
-        kept["spectrum"] = _decomposed(context)
-    return kept["spectrum"]
+    """Compute the spectrum in one pass over the rows, and cache it in the context."""
+    cache = context.derived.setdefault("lda", {})
+    if not cache:
+        cache["spectrum"] = _decomposed(context)
+    return cache["spectrum"]
 
 
 def _decomposed(context: Context) -> _Spectrum:
-    # Σ_k Σ_{i of class k} (x_i − μ_k)(x_i − μ_k)ᵀ = XᵀX − Σ_k s_k s_kᵀ/n_k, s_k the class's sum.
-    of = moments(context, [torch.ones(len(context.counts), device=context.device).double()])
-    (gram,) = of.grams
-    rows, total = of.rows.clamp_min(1), of.rows.sum()
-    within = (gram - (of.sums / rows[:, None]).t() @ of.sums) / total
+    # Σ_k Σ_{i of class k} (x_i − μ_k)(x_i − μ_k)ᵀ = XᵀX − Σ_k s_k s_kᵀ/n_k, s_k = n_k μ_k.
+    totals = moments(context, [torch.ones(len(context.counts), device=context.device).double()])
+    (gram,) = totals.grams
+    rows, total = totals.rows.clamp_min(1), totals.rows.sum()
+    within = (gram - (totals.sums / rows[:, None]).t() @ totals.sums) / total
     values, vectors = torch.linalg.eigh(within)
     noise = rounding(gram / total)
     if values[-1] <= noise:
         values = torch.ones_like(values)
-    mean = of.sums.sum(0) / total
-    empty = of.rows == 0
-    means = (of.sums / rows[:, None] - mean).masked_fill_(empty[:, None], 0)
+    mean = totals.sums.sum(0) / total
+    empty = totals.rows == 0
+    means = (totals.sums / rows[:, None] - mean).masked_fill_(empty[:, None], 0)
     return _Spectrum(
         values=values.clamp_min_(0),
         vectors=vectors,

@@ -24,8 +24,8 @@ from stage2.methods.heads.starts import stage1_linear
 class MiSLAS(TrainedHead):
     """z = s ⊙ (Wx + b) with W = W₀ + ΔW: s at the recipe's lr, W and b at lr·delta_lr.
 
-    As released: W itself is fine-tuned, the bias stands inside the scale, and weight decay acts on
-    all three. With ``decay=delta`` it acts on W − W₀ and b − b₀, as if these were what is trained.
+    As released, W itself is fine-tuned, the bias is scaled too, and weight decay acts on all three.
+    With ``decay=delta`` it acts on W − W₀ and b − b₀, as if these were the trained parameters.
     """
 
     description = "per-class scale on a classifier fine-tuned at lr·delta_lr"
@@ -57,7 +57,7 @@ class MiSLAS(TrainedHead):
         return parameters["scale"].abs() * parameters["weight"].norm(dim=2)
 
     def gradients(self, parameters: Parameters, batch: Batch, grad: Tensor) -> Parameters:
-        # With M = Gᵀx [C, K, D] and g = Σ_b G [C, K], all three follow without the logits:
+        # With M = Gᵀx [C, K, D] and g = Σ_b G [C, K], the three gradients do not need the logits:
         # ∂L/∂s_k = ⟨M_k, w_k⟩ + g_k b_k,  ∂L/∂w_k = s_k M_k,  ∂L/∂b_k = s_k g_k.
         scale = parameters["scale"]
         product, total = weight_gradient(grad, batch.x), grad.sum(0)

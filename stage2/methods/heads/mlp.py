@@ -22,12 +22,12 @@ from stage2.methods.heads.starts import fresh_linear
 
 
 class MLP(TrainedHead):
-    """z = Wh + b with h = relu(Vx + a): both layers trained, both begun as `torch.nn.Linear`.
+    """z = Wh + b with h = relu(Vx + a): both layers trained, initialised like `torch.nn.Linear`.
 
-    V and a are the parameters ``hidden_weight`` and ``hidden_bias``; `max_norm` bounds rows of W.
+    V and a are the parameters ``hidden_weight`` and ``hidden_bias``; ``max_norm`` bounds ‖w_k‖.
     """
 
-    description = "two-layer perceptron"
+    description = "perceptron with one hidden layer"
     source = "backpropagation"
     settings = (Setting("hidden", 512, "number of hidden units", low=1), *MAX_NORM)
     shared = ("hidden",)
@@ -49,7 +49,7 @@ class MLP(TrainedHead):
         return project(_hidden(parameters, batch), parameters["weight"], parameters["bias"])
 
     def gradients(self, parameters: Parameters, batch: Batch, grad: Tensor) -> Parameters:
-        # ∂L/∂W = Gᵀh and ∂L/∂h = GW; behind the relu, where h > 0, as for a linear layer.
+        # ∂L/∂W = Gᵀh and ∂L/∂h = GW, which passes the relu where h > 0; then a linear layer again.
         hidden = _hidden(parameters, batch)
         back = project(grad, parameters["weight"].transpose(1, 2)).mul_(hidden > 0)
         return {
@@ -68,5 +68,5 @@ class MLP(TrainedHead):
 
 
 def _hidden(parameters: Parameters, batch: Batch) -> Tensor:
-    """h = relu(Vx + a), [B, C, H]: features of the second layer, each configuration's own."""
+    """h = relu(Vx + a) [B, C, H], the input of the second layer."""
     return project(batch.x, parameters["hidden_weight"], parameters["hidden_bias"]).relu_()

@@ -1,7 +1,7 @@
-"""Sums over the training rows that closed-form heads are made of, in one pass and in float64.
+"""Sums over the training rows for closed-form heads, in one pass and in float64.
 
 Covariances are differences of these sums, so a direction in which rows differ by less than about
-1e-7 of their length has none.
+1e-7 of their length has variance 0.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from stage2.methods.heads.interface import Context
 
 BLOCK_ROWS = 8192
-"""Training rows taken to float64, or searched, at once."""
+"""Training rows converted to float64, or searched, at once."""
 
 PANEL = 512
 """Columns of a Gram matrix computed at a time."""
@@ -31,7 +31,7 @@ class Moments:
     rows
         Rows of each class [K], augmentation copies included.
     sums
-        Their sums [K, D].
+        Sums of the rows of each class [K, D].
     grams
         Σ_i ω_{y_i} x_i x_iᵀ [D, D] for each choice of class weights ω.
     """
@@ -42,7 +42,7 @@ class Moments:
 
 
 def moments(context: Context, weights: Sequence[Tensor]) -> Moments:
-    """Go through the training rows once; `weights` are the choices of ω [K], float64."""
+    """Sum over the training rows in one pass; `weights` are the choices of ω [K], float64."""
     classes, dim = len(context.counts), context.dim
     rows = torch.zeros(classes, dtype=torch.float64, device=context.device)
     sums = rows.new_zeros(classes, dim)
@@ -57,23 +57,23 @@ def moments(context: Context, weights: Sequence[Tensor]) -> Moments:
 
 
 def _add_gram(gram: Tensor, weighted: Tensor, x: Tensor) -> None:
-    """Add weightedᵀ·x to `gram` [D, D] on and below the diagonal: two thirds of the time of all."""
+    """Add weightedᵀ·x to `gram` [D, D] on and below the diagonal: two thirds of the full time."""
     for start in range(0, len(gram), PANEL):
         stop = start + PANEL
         gram[start:, start:stop].addmm_(weighted[:, start:].t(), x[:, start:stop])
 
 
 def pieces(context: Context) -> Iterator[tuple[Tensor, Tensor]]:
-    """The training rows, at most `BLOCK_ROWS` at a time: features [n, D] and labels [n]."""
+    """Iterate over at most `BLOCK_ROWS` training rows at a time: features [n, D], labels [n]."""
     for x, y in context.blocks():
         yield from zip(x.split(BLOCK_ROWS), y.split(BLOCK_ROWS), strict=True)
 
 
 def class_weights(context: Context, balanced: bool) -> Tensor:
-    """ω [K] float64: 1, or N/(K·n_k) with K counting the classes that have rows.
+    """Class weights ω [K] float64: 1, or N/(K·n_k) where K counts the classes with rows.
 
-    The latter is scikit-learn's ``class_weight="balanced"``: every class weighs the same, and the
-    mean over all rows is 1. An empty class has 0.
+    The latter is scikit-learn's ``class_weight="balanced"``: every class has the same total weight,
+    and the mean over all rows is 1. An empty class has weight 0.
     """
     n = context.counts
     present = n > 0
@@ -82,10 +82,10 @@ def class_weights(context: Context, balanced: bool) -> Tensor:
 
 
 def eigen_inverse(values: Tensor, noise: float) -> Tensor:
-    """1/v for each eigenvalue v, and 0 where v is no more than rounding: the pseudo-inverse."""
+    """Pseudo-inverse of eigenvalues v: 1/v, or 0 where v is no more than rounding `noise`."""
     return torch.where(values > noise, 1 / values, 0.0)
 
 
 def rounding(gram: Tensor) -> float:
-    """What float64 may leave of an eigenvalue 0 in a difference of sums as large as `gram`."""
+    """Bound on the rounding error of an eigenvalue 0 in a difference of sums as large as `gram`."""
     return 8 * torch.finfo(torch.float64).eps * float(gram.trace())

@@ -20,8 +20,9 @@ from stage2.methods.neighbors import class_distances
 class NCM(Head):
     """z_k = −‖t(x) − c_k‖², or the cosine of t(x) and c_k, with c_k the mean of t(x) over class k.
 
-    t is ``un`` (nothing), ``l2n`` (length 1) or ``cl2n`` (less the mean of all training rows, then
-    length 1); class means are not normalised again. A class without samples is never the nearest.
+    t is ``un`` (identity), ``l2n`` (unit length) or ``cl2n`` (centred on the mean of all training
+    rows, then unit length); class means are not normalised again. A class without samples is never
+    predicted.
     """
 
     description = "nearest class mean"
@@ -33,7 +34,7 @@ class NCM(Head):
 
     def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
         center = centers(settings, context)
-        transforms = {s["transform"]: own for s, own in zip(settings, center, strict=True)}
+        transforms = {s["transform"]: mean for s, mean in zip(settings, center, strict=True)}
         means_of = _class_means(transforms, context)
         means = torch.stack([means_of[s["transform"]] for s in settings])
         return {
@@ -62,9 +63,9 @@ class NCM(Head):
 
     def form(self, parameters: Parameters, settings: Settings, context: Context) -> Reduction:
         keys = comparison_keys(parameters["means"], settings["metric"])
-        kept = {name: parameters[name] for name in ("center", "empty")}
+        tensors = {name: parameters[name] for name in ("center", "empty")}
         return Reduction(
-            "means", {**kept, **keys}, {name: settings[name] for name in ("transform", "metric")}
+            "means", {**tensors, **keys}, {name: settings[name] for name in ("transform", "metric")}
         )
 
 
@@ -72,7 +73,7 @@ _NAMES = tuple(TRANSFORMS)
 
 
 def _class_means(transforms: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
-    """Means [K, D] of t(x) over the rows of each class, for transforms t and their centers [D]."""
+    """Class means [K, D] of t(x) by transform t; `transforms` gives the center [D] of each."""
     classes = len(context.counts)
     rows = torch.zeros(classes, dtype=torch.float64, device=context.device)
     totals = {

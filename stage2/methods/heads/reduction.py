@@ -1,4 +1,4 @@
-"""What trained heads reduce to: a few forms, of which `stage2.export.forms` makes modules."""
+"""Data of finished heads in a few forms, from which `stage2.export.forms` builds modules."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch.nn.functional import normalize
 
 @dataclass(frozen=True)
 class Reduction:
-    """A head of one configuration as data.
+    """The head of one configuration as data.
 
     Attributes
     ----------
     form
         A name of `stage2.export.forms.FORMS`.
     tensors, options
-        What that form takes.
+        Inputs of that form.
     """
 
     form: str
@@ -31,18 +31,18 @@ class Reduction:
 def affine(
     weight: Tensor, bias: Tensor | None = None, empty: Tensor | None = None, *, parts: int = 0
 ) -> Reduction:
-    """z = W·t(x) + b, from W [K, D], b [K] (0 if not given) and the `empty` classes [K] bool, which
-    rank behind all others; t gives each of `parts` pieces of x length 1, and is nothing for 0."""
+    """z = W·t(x) + b, with W [K, D], b [K] (default 0) and the `empty` classes [K] bool, which rank
+    behind all others; t normalises each of `parts` pieces of x, and is the identity for 0."""
     bias = weight.new_zeros(len(weight)) if bias is None else bias
     empty = torch.zeros_like(bias, dtype=torch.bool) if empty is None else empty
     return Reduction("affine", {"weight": weight, "bias": bias, "empty": empty}, {"parts": parts})
 
 
 def comparison_keys(rows: Tensor, metric: str) -> dict[str, Tensor]:
-    """The ``keys`` [n, D] with which a metric compares features, and their ``origin``, from `rows`.
+    """Turn `rows` into ``keys`` [n, D] that a metric compares features with, and their ``origin``.
 
-    For squared distances the origin is the mean of the rows: an offset that x and k share would
-    leave little but rounding of ‖x‖² + ‖k‖² − 2⟨x, k⟩.
+    For squared distances the origin is the mean of the rows: with a large offset shared by x and k,
+    ‖x‖² + ‖k‖² − 2⟨x, k⟩ would be mostly rounding error.
     """
     if metric == "cosine":
         return {"keys": normalize(rows, dim=1), "origin": torch.zeros_like(rows[0])}

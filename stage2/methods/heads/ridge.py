@@ -25,12 +25,12 @@ class Ridge(AffineHead):
 
     Closed form W = (XᵀX + λI)⁻¹XᵀY on centred X and Y; the intercept b is not penalised. λ (``l2``)
     is absolute, and 1 by default, as in scikit-learn's Ridge and RidgeClassifier: the sum over the
-    rows grows with N and the penalty does not, so that more data need less of it. ω is 1, or with
-    ``class_weight=balanced`` scikit-learn's N/(K·n_k). RidgeClassifier has targets ±1: its decision
-    values are 2z − 1.
+    rows grows with N while the penalty does not, so its effect shrinks with more data. ω is 1, or
+    scikit-learn's N/(K·n_k) with ``class_weight=balanced``. RidgeClassifier has targets ±1: its
+    decision values are 2z − 1.
 
-    The logits are regressed targets, between 0 and 1 or so and the same in sum for every row: good
-    to rank, too flat as log-probabilities. An empty class has logit 0, and is never the largest.
+    The logits are regressed targets, roughly between 0 and 1 and with the same sum for every row:
+    good for ranking, too flat as log-probabilities. An empty class has logit 0, never the largest.
     Where XᵀX + λI is singular (λ = 0), W is the solution of least norm.
     """
 
@@ -47,8 +47,8 @@ class Ridge(AffineHead):
     )
 
     def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
-        wanted = list(dict.fromkeys(s["class_weight"] for s in settings))
-        spectra = _spectra(wanted, context)
+        weightings = list(dict.fromkeys(s["class_weight"] for s in settings))
+        spectra = _spectra(weightings, context)
         shape = (len(settings), len(context.counts))
         weight = torch.empty(*shape, context.dim, device=context.device)
         bias = torch.empty(shape, device=context.device)
@@ -70,7 +70,7 @@ class _Spectrum:
     mean, share
         Weighted means of the rows [D] and of the targets [K].
     noise
-        Eigenvalues up to this are none.
+        Eigenvalues up to this count as 0.
     """
 
     values: Tensor
@@ -81,37 +81,37 @@ class _Spectrum:
     noise: float
 
     def solution(self, l2: float) -> tuple[Tensor, Tensor]:
-        """W [K, D] and b [K] for λ."""
+        """Compute W [K, D] and b [K] for λ."""
         inverse = eigen_inverse(self.values + l2, self.noise)
         weight = (self.vectors @ (self.targets * inverse[:, None])).t()
         return weight, self.share - weight @ self.mean
 
 
-def _spectra(wanted: Sequence[str], context: Context) -> dict[str, _Spectrum]:
-    """One for each of the `wanted` class weights, from one pass over the rows; kept in context."""
-    kept = context.derived.setdefault("ridge", {})
-    missing = [name for name in wanted if name not in kept]
+def _spectra(weightings: Sequence[str], context: Context) -> dict[str, _Spectrum]:
+    """Compute one per class weighting in one pass over the rows, and cache them in the context."""
+    cache = context.derived.setdefault("ridge", {})
+    missing = [name for name in weightings if name not in cache]
     if missing:
         weights = [class_weights(context, name == "balanced") for name in missing]
-        sums = moments(context, weights)
-        for name, weight, gram in zip(missing, weights, sums.grams, strict=True):
-            kept[name] = _spectrum(sums, weight, gram)
-    return kept
+        totals = moments(context, weights)
+        for name, weight, gram in zip(missing, weights, totals.grams, strict=True):
+            cache[name] = _spectrum(totals, weight, gram)
+    return cache
 
 
-def _spectrum(of: Moments, weight: Tensor, gram: Tensor) -> _Spectrum:
+def _spectrum(totals: Moments, weight: Tensor, gram: Tensor) -> _Spectrum:
     # With x̄ and ȳ the ω-weighted means and Σω over all rows, the centred sums are
     # Σ_i ω(x_i − x̄)(x_i − x̄)ᵀ = G − (Σω) x̄x̄ᵀ  and, for one-hot y,
     # Σ_i ω(x_i − x̄)(y_i − ȳ)_k = ω_k (Σ_{i of class k} x_i − n_k x̄).
-    total = weight @ of.rows
-    mean = weight @ of.sums / total
+    total = weight @ totals.rows
+    mean = weight @ totals.sums / total
     values, vectors = torch.linalg.eigh(gram - total * torch.outer(mean, mean))
-    targets = (weight[:, None] * (of.sums - torch.outer(of.rows, mean))).t()
+    targets = (weight[:, None] * (totals.sums - torch.outer(totals.rows, mean))).t()
     return _Spectrum(
         values=values.clamp_min_(0),
         vectors=vectors,
         targets=vectors.t() @ targets,
         mean=mean,
-        share=weight * of.rows / total,
+        share=weight * totals.rows / total,
         noise=rounding(gram),
     )

@@ -1,4 +1,4 @@
-"""Where training begins: fresh parameters by the recipe's seed, or the classifier of stage 1."""
+"""Initial parameters: random ones from the recipe's seed, or the classifier of stage 1."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stage2.methods.seeding import seeded
 
 
 def uniform(seed: int, shape: Sequence[int], bound: float, purpose: str) -> Tensor:
-    """Values U(−bound, bound), a function of the recipe's seed and the purpose alone."""
+    """Draw values ~ U(−bound, bound) that depend only on the recipe's seed and the purpose."""
     generator = seeded(seed, purpose)
     return torch.empty(*shape).uniform_(-bound, bound, generator=generator)
 
@@ -21,9 +21,9 @@ def uniform(seed: int, shape: Sequence[int], bound: float, purpose: str) -> Tens
 def fresh_linear(
     settings: Sequence[Settings], shape: tuple[int, int], device: torch.device, prefix: str = ""
 ) -> Parameters:
-    """A weight of `shape` [out, in] and a bias ~ U(±1/√in), as `torch.nn.Linear` begins.
+    """Initialise a weight of `shape` [out, in] and a bias ~ U(±1/√in), like `torch.nn.Linear`.
 
-    The same for equal seeds and prefixes; the prefix stands before the parameters' names.
+    Equal seeds and prefixes give equal values; `prefix` is prepended to the parameter names.
     """
     bound = 1 / math.sqrt(shape[1])
     parameters = {}
@@ -35,7 +35,7 @@ def fresh_linear(
 
 
 def linear_start(settings: Sequence[Settings], context: Context) -> Parameters:
-    """W and b by each setting ``init``: fresh, or ``stage1``."""
+    """Initialise W and b as each setting ``init`` says: ``fresh`` or ``stage1``."""
     parameters = fresh_linear(settings, (len(context.counts), context.dim), context.device)
     from_stage1 = torch.tensor([s["init"] == "stage1" for s in settings])
     if from_stage1.any():
@@ -46,7 +46,7 @@ def linear_start(settings: Sequence[Settings], context: Context) -> Parameters:
 
 
 def stage1_linear(configs: int, context: Context) -> Parameters:
-    """W₀ and b₀, once per configuration."""
+    """Copy W₀ and b₀ for each of `configs` configurations."""
     weight, bias = context.classifier
     return {
         "weight": weight.expand(configs, -1, -1).clone(),

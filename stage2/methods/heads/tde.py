@@ -1,4 +1,4 @@
-"""The normalised classifier without the pull of the mean feature [TDE §4]."""
+"""The normalised classifier with the direction of the mean feature removed [TDE §4]."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from stage2.methods.heads.starts import linear_start
 class TDE(TrainedHead):
     """z_k = τ/H·Σ_h ⟨x̂_h, ŵ_kh⟩ with x̂_h = x_h/‖x_h‖ and ŵ_kh = w_kh/(‖w_kh‖ + γ).
 
-    Features and weights are cut into H parts of D/H numbers each. Results are measured without
-    what the mean direction d of the features contributes: with x̂_h − α·cos(x_h, d_h)·d̂_h in place
-    of x̂_h. Here d is the mean of all training rows, once; as released it is a moving average
-    (μ = 0.9) over the batches of a backbone in training, which on frozen features is a noisy
-    estimate of the same where batches are drawn by instance.
+    Features and weights are split into H parts of D/H numbers each. Evaluation removes the
+    contribution of the mean direction d of the features: x̂_h − α·cos(x_h, d_h)·d̂_h replaces x̂_h.
+    Here d is the mean of all training rows. In the release it is a moving average (μ = 0.9) over
+    the batches of a backbone in training; on frozen features with instance sampling, that would be
+    a noisy estimate of the same mean.
     """
 
     description = "normalised classifier; evaluation removes the direction of the mean feature"
@@ -48,13 +48,13 @@ class TDE(TrainedHead):
     def problem(self, settings: Settings, dim: int) -> str | None:
         if dim % settings["heads"]:
             return (
-                f"Head 'tde' cannot cut D={dim} features into heads={settings['heads']} equal "
+                f"Head 'tde' cannot split D={dim} features into heads={settings['heads']} equal "
                 f"parts. Give a number of heads that divides {dim}."
             )
         return super().problem(settings, dim)
 
     def size(self, settings: Settings, dim: int, classes: int) -> Size:
-        return Size(2 * classes * dim, 2 * classes)  # W, and the rows of W at their length
+        return Size(2 * classes * dim, 2 * classes)  # W and its normalised rows
 
     def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
         for s in settings:
@@ -92,7 +92,7 @@ class TDE(TrainedHead):
         return {"weight": toward.view_as(parameters["weight"])}
 
     def form(self, parameters: Parameters, settings: Settings, context: Context) -> Reduction:
-        # The weights of `evaluate`: what ŵ has along the mean direction is taken out of it.
+        # The weights of `evaluate`: ŵ without its component along the mean direction.
         stack = {name: value[None] for name, value in parameters.items()}
         return affine(_evaluated(stack)[0], parts=len(parameters["direction"]))
 
@@ -110,8 +110,8 @@ def _lengths(parts: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
 
 
 def _evaluated(parameters: Parameters) -> Tensor:
-    """W without what it has along the mean direction, [C, K, D]."""
-    # ⟨x̂ − α⟨x̂, d̂⟩d̂, ŵ⟩ = ⟨x̂, ŵ − α⟨d̂, ŵ⟩d̂⟩: the same product with other weights.
+    """Scaled W [C, K, D] less α times its component along the mean direction."""
+    # ⟨x̂ − α⟨x̂, d̂⟩d̂, ŵ⟩ = ⟨x̂, ŵ − α⟨d̂, ŵ⟩d̂⟩: moving the removal from x̂ to ŵ.
     parts = _parts(parameters)
     _, slope = _lengths(parts, parameters)
     scaled, direction = parts * slope, parameters["direction"][:, None]
@@ -121,6 +121,6 @@ def _evaluated(parameters: Parameters) -> Tensor:
 
 
 def _unit(parameters: Parameters, batch: Batch) -> Tensor:
-    """Features whose H parts have length 1, [B, D] or [B, C, D]."""
+    """Features with each of the H parts normalised, [B, D] or [B, C, D]."""
     parts = batch.x.unflatten(-1, parameters["direction"].shape[1:])
     return normalize(parts, dim=-1).flatten(-2)

@@ -1,4 +1,4 @@
-"""What features go through before they are compared, and the class that is never named."""
+"""Transforms of features before comparison, and the ranking of classes without samples."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from torch.nn.functional import normalize
 from stage2.methods.heads.interface import Context, Settings
 
 TRANSFORMS = {
-    "un": "nothing",
-    "l2n": "length 1",
-    "cl2n": "less the mean of all training rows, then length 1",
+    "un": "identity",
+    "l2n": "unit length",
+    "cl2n": "centred on the mean of all training rows, then unit length",
 }
 """Every transform [cRT §4.1] by name."""
 
 EMPTY_BEHIND = 100.0
-"""How far the logit of a class without samples lies behind the furthest other: e^−100 is nothing,
+"""Distance of the logit of a class without samples below the smallest other: e^−100 is negligible,
 and a likelihood stays finite."""
 
 
 def transformed(x: Tensor, name: str, center: Tensor) -> Tensor:
-    """Rows `x` [n, D] through the transform `name`; `center` [D] is its row of `centers`."""
+    """Apply the transform `name` to rows `x` [n, D]; `center` [D] is a row of `centers`."""
     if name == "un":
         return x
     return normalize(x - center if name == "cl2n" else x, dim=1)
 
 
 def centers(settings: Sequence[Settings], context: Context) -> Tensor:
-    """What each setting ``transform`` subtracts, [C, D]: the mean of the training rows, or 0."""
+    """Offsets [C, D] that each ``transform`` subtracts: the mean of the training rows, or 0."""
     centered = torch.tensor([s["transform"] == "cl2n" for s in settings], device=context.device)
-    found = torch.zeros(len(settings), context.dim, device=context.device)
+    offsets = torch.zeros(len(settings), context.dim, device=context.device)
     if centered.any():
-        found[centered] = context.mean
-    return found
+        offsets[centered] = context.mean
+    return offsets
 
 
 def empty_behind(z: Tensor, empty: Tensor) -> Tensor:
-    """Logits `z` [B, C, K] with those of `empty` classes [C, K] bool behind all others."""
-    furthest = z.masked_fill(empty, torch.inf).amin(2, keepdim=True)
-    return torch.where(empty, furthest - EMPTY_BEHIND, z)
+    """Put the logits of `empty` classes [C, K] bool below all others in `z` [B, C, K]."""
+    lowest = z.masked_fill(empty, torch.inf).amin(2, keepdim=True)
+    return torch.where(empty, lowest - EMPTY_BEHIND, z)
