@@ -79,34 +79,38 @@ def optimism(
     Optimism
     """
     _, classes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    weight = 1 / (len(sizes) * sizes[classes])
+    weight = (1 / (len(sizes) * sizes[classes])).astype(np.float32)
     drawn = _drawn(len(labels), resamples, np.random.default_rng(random))
-    columns = np.column_stack([weight, (drawn * weight).T / (drawn @ weight)])
-    scores = _products(correct, columns) / np.reshape(seeds, (-1, 1)) * 100  # [R, 1 + resamples]
+    weights = np.vstack([weight, drawn * weight])  # the sample's, and those of each resample
+    scores = 100 * _weighted(correct, weights) / np.reshape(seeds, (-1, 1))  # [R, 1 + resamples]
     observed, resampled = scores[:, 0], scores[:, 1:]
     winner = int(observed.argmax())
-    left_out = (drawn == 0) * weight
-    useful = left_out.any(1)  # of a few rows a resample may take all
-    winners = resampled.argmax(0)[useful]
-    shares = correct[winners] / np.broadcast_to(seeds, len(correct))[winners, None]
-    corrected = np.average(shares, axis=1, weights=left_out[useful]) if useful.any() else np.nan
+    left_out = np.where(drawn == 0, weight, np.float32(0))
+    winners, all_seeds = resampled.argmax(0), np.broadcast_to(seeds, len(correct))
+    out_of_bag = [
+        100 * (rows @ correct[place].astype(np.float32)) / all_seeds[place] / rows.sum()
+        for place, rows in zip(winners, left_out, strict=True)
+        if rows.any()  # of a few rows a resample may take all
+    ]
     shift = resampled - observed[:, None]
     distance = np.percentile(shift.max(0) - shift, LEVEL, axis=1)
-    tied = observed.max() - observed <= distance
     figure = float(observed[winner])
-    return Optimism(winner, figure, float(np.minimum(figure, 100 * np.mean(corrected))), tied)
+    corrected = min(figure, float(np.mean(out_of_bag))) if out_of_bag else np.nan
+    return Optimism(winner, figure, corrected, figure - observed <= distance)
 
 
 def _drawn(rows: int, resamples: int, random: np.random.Generator) -> np.ndarray:
     """How often each row is in each resample, [resamples, rows] float32."""
-    places = random.integers(rows, size=(resamples, rows))
-    return np.stack([np.bincount(each, minlength=rows) for each in places]).astype(np.float32)
+    drawn = np.empty((resamples, rows), np.float32)
+    for resample in drawn:
+        resample[:] = np.bincount(random.integers(rows, size=rows), minlength=rows)
+    return drawn
 
 
-def _products(correct: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """``correct @ columns`` in float32, [R, N] × [N, M], in float64 over blocks of rows."""
-    total = np.zeros((len(correct), columns.shape[1]))
-    for start in range(0, len(columns), _BLOCK):
+def _weighted(correct: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Means of the rows of `correct` [R, N] under each of `weights` [M, N]: [R, M] float64."""
+    total = np.zeros((len(correct), len(weights)))
+    for start in range(0, weights.shape[1], _BLOCK):
         block = slice(start, start + _BLOCK)
-        total += correct[:, block].astype(np.float32) @ columns[block].astype(np.float32)
-    return total
+        total += correct[:, block].astype(np.float32) @ weights[:, block].T
+    return total / weights.sum(1, dtype=np.float64)

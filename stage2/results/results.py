@@ -170,16 +170,13 @@ class Results:
         ]
         if labels is None or len(compared) < 2:
             return {}, None
-        correct = np.zeros((len(compared), len(labels)), np.uint8)
-        for place, configuration in enumerate(compared):
-            for run in configuration.runs:
-                split, epoch = self._ranked_at(run)
-                correct[place] += self.store.correct(self.fingerprint, run.recipe, split, epoch)
+        runs = [[(run.recipe, self._ranked_at(run)) for run in each.runs] for each in compared]
+        correct = self.store.correct_seeds(self.fingerprint, self.select_on, runs)
         seeds = np.array([len(each.runs) for each in compared])
         result = optimism(correct, labels, seeds=seeds)
         return {each.id: bool(t) for each, t in zip(compared, result.tied, strict=True)}, result
 
-    def _ranked_at(self, run: Run) -> tuple[str, str]:
-        """The split and epoch that rank a run."""
-        place = self.select_on, ranking_epoch(self.select_on)
-        return place if place in run.metrics else (self.select_on, "last")
+    def _ranked_at(self, run: Run) -> str:
+        """The epoch that ranks a run."""
+        epoch = ranking_epoch(self.select_on)
+        return epoch if (self.select_on, epoch) in run.metrics else "last"

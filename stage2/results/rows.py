@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -114,10 +115,14 @@ class StoredRows:
 
     def bank(self, fingerprint: str) -> dict[str, Any]:
         """The record of one bank."""
-        banks = self.banks()
-        if fingerprint not in banks:
+        if fingerprint not in self._records:
             raise self._absent(f"bank {fingerprint[:12]}")
-        return banks[fingerprint]
+        return self._records[fingerprint]
+
+    @cached_property
+    def _records(self) -> dict[str, dict[str, Any]]:
+        """`banks`, once for all rows of a query."""
+        return self.banks()
 
     def evaluations(self, fingerprint: str) -> dict[str, list[StoredEvaluation]]:
         """The evaluations on a bank by recipe, in the order of their places."""

@@ -200,6 +200,24 @@ class Store:
         """Whether a recipe classified each row of a split correctly, [N] bool."""
         return self._long("evaluation", (fingerprint, recipe, split, epoch), "correct")
 
+    def correct_seeds(
+        self, fingerprint: str, split: str, runs: Sequence[Sequence[tuple[str, str]]]
+    ) -> np.ndarray:
+        """How many runs of each configuration classified each row of a split correctly, [R, N]
+        uint8; `runs` has recipe and epoch of the runs of each."""
+
+        def query(rows: StoredRows) -> np.ndarray:
+            correct = [
+                [
+                    rows.long("evaluation", (fingerprint, recipe, split, epoch), "correct")
+                    for recipe, epoch in configuration
+                ]
+                for configuration in runs
+            ]
+            return np.stack([np.sum(seeds, axis=0, dtype=np.uint8) for seeds in correct])
+
+        return self._read(query)
+
     def details(
         self, fingerprint: str, recipe: str, split: str, epoch: str
     ) -> dict[str, np.ndarray]:
