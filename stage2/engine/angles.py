@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stage2.engine.rows import SplitRows, block_rows
 from stage2.methods.heads import Context, Parameters, TrainedHead
-from stage2.methods.heads.algebra import own_logits
+from stage2.methods.heads.algebra import target_logits
 
 
 def best_cosines(
@@ -32,7 +32,7 @@ def best_cosines(
             batch = context.batch(part)
             z = head.logits(parameters, batch)
             index = label[:, None].expand(-1, configs)
-            own = own_logits(z, label)
+            own = target_logits(z, label)
             own_cosine = head.cosine(parameters, batch, z, label)
             largest = logit.scatter_reduce(0, index, own, "amax")
             # A larger logit than before voids the old cosine, an equal one does not.

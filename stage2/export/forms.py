@@ -24,7 +24,7 @@ from torch.nn.functional import linear, normalize
 
 from stage2.methods.generators.tukey import STAGE1
 from stage2.methods.heads.knn import NO_VOTES
-from stage2.methods.heads.transforms import TRANSFORMS, empty_behind
+from stage2.methods.heads.transforms import TRANSFORMS, rank_empty_last
 
 Allowed = Callable[[Any], bool]
 
@@ -289,7 +289,7 @@ class AveragedHeads(nn.Module):
 
 
 def _behind(z: Tensor, empty: Tensor) -> Tensor:
-    return empty_behind(z[:, None], empty[None])[:, 0]
+    return rank_empty_last(z[:, None], empty[None])[:, 0]
 
 
 def _calibrated(z: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:

@@ -13,8 +13,8 @@ from torch.nn.functional import cosine_similarity
 
 from stage2.methods.precision import product
 
-OWN_BYTES = 1 << 20
-"""Bytes of weight rows that `own_cosines` gathers at once on a CPU; 16 times as many on a GPU."""
+GATHER_BYTES = 1 << 20
+"""Bytes of weight rows that `target_cosines` gathers at once on a CPU; 16 times that on a GPU."""
 
 
 def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -46,7 +46,7 @@ def broadcast(x: Tensor) -> Tensor:
     return x if x.dim() == 3 else x[:, None]
 
 
-def own_cosines(x: Tensor, weight: Tensor, y: Tensor) -> Tensor:
+def target_cosines(x: Tensor, weight: Tensor, y: Tensor) -> Tensor:
     """cos(x_b, w_k) with k = y_b, in blocks of bounded memory.
 
     Parameters
@@ -64,7 +64,7 @@ def own_cosines(x: Tensor, weight: Tensor, y: Tensor) -> Tensor:
     """
     x = broadcast(x).transpose(0, 1)
     row_bytes = x.element_size() * max(len(x), len(weight)) * x.shape[2]
-    size = max(1, OWN_BYTES * (16 if x.is_cuda else 1) // row_bytes)
+    size = max(1, GATHER_BYTES * (16 if x.is_cuda else 1) // row_bytes)
     parts = [
         cosine_similarity(rows, weight.index_select(1, labels), dim=2, eps=1e-12)
         for rows, labels in zip(x.split(size, 1), y.split(size), strict=True)
@@ -72,7 +72,7 @@ def own_cosines(x: Tensor, weight: Tensor, y: Tensor) -> Tensor:
     return torch.cat(parts, 1).t()
 
 
-def own_logits(z: Tensor, y: Tensor) -> Tensor:
+def target_logits(z: Tensor, y: Tensor) -> Tensor:
     """z_y [B, C], the logits of the labels y [B], from z [B, C, K]."""
     return z.gather(2, y.view(-1, 1, 1).expand(-1, z.shape[1], 1)).squeeze(2)
 
@@ -90,7 +90,7 @@ def cosines_of_logits(
         [C, K, D] and [C, K].
     """
     lengths = (lengths * weight.norm(dim=2).t()[y]).clamp_min_(1e-12)
-    return (own_logits(z, y) - bias.t()[y]).div_(lengths).clamp_(-1, 1)
+    return (target_logits(z, y) - bias.t()[y]).div_(lengths).clamp_(-1, 1)
 
 
 def column(values: Sequence[float], like: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from featbank.settings import Setting
-from stage2.methods.heads.algebra import column, own_logits, project, weight_gradient
+from stage2.methods.heads.algebra import column, project, target_logits, weight_gradient
 from stage2.methods.heads.interface import (
     MAX_NORM,
     Batch,
@@ -66,7 +66,7 @@ class Cosine(TrainedHead):
         }
 
     def cosine(self, parameters: Parameters, batch: Batch, z: Tensor, y: Tensor) -> Tensor:
-        return own_logits(z, y).div_(parameters["scale"].view(-1)).nan_to_num_(0).clamp_(-1, 1)
+        return target_logits(z, y).div_(parameters["scale"].view(-1)).nan_to_num_(0).clamp_(-1, 1)
 
     def lr_multipliers(self, settings: Sequence[Settings]) -> dict[str, list[float]]:
         return {"scale": [float(s["learn_scale"]) for s in settings]}

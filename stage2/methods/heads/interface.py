@@ -23,7 +23,7 @@ from torch.nn.functional import linear, normalize
 from featbank import errors
 from featbank.bank import require_samples
 from featbank.settings import Setting
-from stage2.methods.heads.algebra import broadcast, own_cosines
+from stage2.methods.heads.algebra import broadcast, target_cosines
 from stage2.methods.heads.reduction import Reduction
 
 Parameters = dict[str, Tensor]
@@ -279,7 +279,7 @@ class TrainedHead(Head):
         weight = parameters.get("weight")
         if weight is None:
             weight = batch.context.classifier[0][None]
-        return own_cosines(batch.x, weight, y).expand(-1, z.shape[1]).clamp(-1, 1)
+        return target_cosines(batch.x, weight, y).expand(-1, z.shape[1]).clamp(-1, 1)
 
     def limits(
         self, settings: Sequence[Settings], context: Context, when: str | None = None

@@ -12,7 +12,7 @@ from featbank.settings import Setting
 from stage2.methods.heads.affine import AffineHead
 from stage2.methods.heads.interface import Batch, Context, Parameters, Settings
 from stage2.methods.heads.moments import eigen_inverse, moments, rounding
-from stage2.methods.heads.transforms import empty_behind
+from stage2.methods.heads.transforms import rank_empty_last
 
 
 class LDA(AffineHead):
@@ -59,7 +59,7 @@ class LDA(AffineHead):
         return {"weight": weight, "bias": bias, "empty": spectrum.empty.expand(shape).clone()}
 
     def logits(self, parameters: Parameters, batch: Batch) -> Tensor:
-        return empty_behind(super().logits(parameters, batch), parameters["empty"])
+        return rank_empty_last(super().logits(parameters, batch), parameters["empty"])
 
 
 @dataclass(frozen=True)

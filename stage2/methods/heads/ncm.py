@@ -13,7 +13,7 @@ from stage2.methods.heads.algebra import column
 from stage2.methods.heads.interface import Batch, Context, Head, Parameters, Settings
 from stage2.methods.heads.moments import pieces
 from stage2.methods.heads.reduction import Reduction, comparison_keys
-from stage2.methods.heads.transforms import TRANSFORMS, centers, empty_behind, transformed
+from stage2.methods.heads.transforms import TRANSFORMS, centers, rank_empty_last, transformed
 from stage2.methods.neighbors import class_distances
 
 
@@ -59,7 +59,7 @@ class NCM(Head):
                 z[:, c] = class_distances(normalize(rows, dim=1), normalize(means, dim=1), "dot")
             else:
                 z[:, c] = -class_distances(rows, means, "l2")
-        return empty_behind(z, parameters["empty"])
+        return rank_empty_last(z, parameters["empty"])
 
     def form(self, parameters: Parameters, settings: Settings, context: Context) -> Reduction:
         keys = comparison_keys(parameters["means"], settings["metric"])

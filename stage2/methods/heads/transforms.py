@@ -17,7 +17,7 @@ TRANSFORMS = {
 }
 """Every transform [cRT §4.1] by name."""
 
-EMPTY_BEHIND = 100.0
+EMPTY_MARGIN = 100.0
 """Distance of the logit of a class without samples below the smallest other: e^−100 is negligible,
 and a likelihood stays finite."""
 
@@ -38,7 +38,7 @@ def centers(settings: Sequence[Settings], context: Context) -> Tensor:
     return offsets
 
 
-def empty_behind(z: Tensor, empty: Tensor) -> Tensor:
+def rank_empty_last(z: Tensor, empty: Tensor) -> Tensor:
     """Put the logits of `empty` classes [C, K] bool below all others in `z` [B, C, K]."""
     lowest = z.masked_fill(empty, torch.inf).amin(2, keepdim=True)
-    return torch.where(empty, lowest - EMPTY_BEHIND, z)
+    return torch.where(empty, lowest - EMPTY_MARGIN, z)

@@ -221,7 +221,7 @@ def test_cosine_to_the_own_class(
     cases = HEAD_CASES[head] * 2
     parameters = {k: v.to(dtype) for k, v in moved(head, cases, context, seed=2).items()}
     for size in (1 << 20, 300):
-        monkeypatch.setattr("stage2.methods.heads.algebra.OWN_BYTES", size)
+        monkeypatch.setattr("stage2.methods.heads.algebra.GATHER_BYTES", size)
         z = HEADS[head].logits(parameters, batch)
         got = trained(head).cosine(parameters, batch, z, y)
         assert got.shape == (len(y), len(cases)), f"got {tuple(got.shape)}, expected [B, C]"
@@ -234,7 +234,7 @@ def test_cosine_to_the_own_class(
         got.add_(1)  # the caller's own
 
 
-def test_own_cosines_gather_few_weight_rows_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_target_cosines_gather_few_weight_rows_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reference: the bound itself; as many rows of B as it allows, one at least. Three
     configurations with weights of their own, and with features of their own."""
     seen: list[int] = []
@@ -250,8 +250,8 @@ def test_own_cosines_gather_few_weight_rows_at_once(monkeypatch: pytest.MonkeyPa
     ):
         for size, expected in ((1 << 20, [10]), (4 * 4 * 3 * 5, [4, 4, 2]), (1, [1] * 10)):
             seen.clear()
-            monkeypatch.setattr(algebra, "OWN_BYTES", size)
-            algebra.own_cosines(x, weight, torch.arange(10) % 4)
+            monkeypatch.setattr(algebra, "GATHER_BYTES", size)
+            algebra.target_cosines(x, weight, torch.arange(10) % 4)
             assert seen == expected, f"{size} bytes: got {seen}, expected {expected}"
 
 

@@ -153,7 +153,7 @@ def test_cosine_to_the_own_class(head: str, monkeypatch: pytest.MonkeyPatch) -> 
     w0 = context.double().weight0
     assert w0 is not None
     for size in (1 << 20, 300, 1):
-        monkeypatch.setattr(algebra, "OWN_BYTES", size)
+        monkeypatch.setattr(algebra, "GATHER_BYTES", size)
         z = HEADS[head].logits(parameters, batch)
         got = _trained(head).cosine(parameters, batch, z, y)
         assert got.shape == (30, len(cases)), f"got {tuple(got.shape)}, expected [B, C]"
