@@ -87,7 +87,7 @@ class Moment:
 EMPTY_CLASSES = Setting(
     "empty_classes",
     "error",
-    "what a class without a training sample means: an error, or left out of the loss",
+    "treat a class without training samples as an error, or leave it out of the loss",
     choices=("error", "ignore"),
 )
 """Setting of every loss that needs a sample in every class."""

@@ -24,7 +24,7 @@ VIEW = Setting("view", "instance", "features to use from the bank; a+b averages 
 CALIBRATION = Setting(
     "calibration",
     "none",
-    "fitted to val afterwards: one temperature, or a scale and shift per class",
+    "fitted on val after training: one temperature, or a scale and shift per class",
     choices=("none", "temperature", "vector"),
 )
 COMMON = (
