@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -107,7 +108,7 @@ class Protocol:
 
     def _cost(self) -> list[str]:
         """The figure of the best configuration, corrected, and how many tie with it."""
-        if not (best := self.optimism):
+        if not (best := self.optimism) or math.isnan(best.corrected):
             return []
         figure = f"best {best.figure:.1f} on {self.select_on}, {best.corrected:.1f} corrected"
         others = len(best.tied) - 1
