@@ -7,7 +7,9 @@ a bank; ``stage2`` turns a bank into results. The names below load on first use,
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from featbank.lazy import on_demand
 
 if TYPE_CHECKING:
     from featbank.bank import Bank, BankWriter, write_bank
@@ -15,10 +17,6 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Bank", "BankWriter", "__version__", "write_bank"]
 
-
-def __getattr__(name: str) -> Any:
-    if name in ("Bank", "BankWriter", "write_bank"):
-        import featbank.bank
-
-        return getattr(featbank.bank, name)
-    raise AttributeError(f"module 'featbank' has no attribute {name!r}")
+__getattr__, __dir__ = on_demand(
+    __name__, dict.fromkeys(("Bank", "BankWriter", "write_bank"), "featbank.bank")
+)

@@ -4,7 +4,9 @@
 Nothing here knows of a result.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from featbank.lazy import on_demand
 
 if TYPE_CHECKING:
     from stage1.extraction.extract import extract
@@ -12,15 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = ["extract", "train"]
 
-
-def __getattr__(name: str) -> Any:
-    """`train` and `extract`, when they are asked for: PyTorch comes with them."""
-    if name == "extract":
-        from stage1.extraction.extract import extract
-
-        return extract
-    if name == "train":
-        from stage1.training.train import train
-
-        return train
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = on_demand(
+    __name__, {"extract": "stage1.extraction.extract", "train": "stage1.training.train"}
+)

@@ -10,6 +10,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from featbank.lazy import on_demand
+
 if TYPE_CHECKING:
     from stage2.estimator import LongTailClassifier
     from stage2.export.headfile import load_head
@@ -28,22 +30,18 @@ __all__ = [
     "sweep",
 ]
 
-_MODULES = {
-    "LongTailClassifier": "stage2.estimator",
-    "Recipe": "stage2.methods.recipe",
-    "Specification": "stage2.specification",
-    "SweepResults": "stage2.sweep",
-    "load_head": "stage2.export.headfile",
-    "read_specification": "stage2.specification",
-    "ready_specifications": "stage2.specification",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """A public name, when it is asked for: PyTorch comes with it."""
-    if name in _MODULES:
-        return getattr(import_module(_MODULES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = on_demand(
+    __name__,
+    {
+        "LongTailClassifier": "stage2.estimator",
+        "Recipe": "stage2.methods.recipe",
+        "Specification": "stage2.specification",
+        "SweepResults": "stage2.sweep",
+        "load_head": "stage2.export.headfile",
+        "read_specification": "stage2.specification",
+        "ready_specifications": "stage2.specification",
+    },
+)
 
 
 class _Package(ModuleType):
@@ -51,12 +49,18 @@ class _Package(ModuleType):
 
     @property
     def sweep(self) -> Any:
-        """`stage2.sweep.sweep`."""
-        return import_module("stage2.sweep").sweep
+        """`stage2.sweep.sweep`, or what took its place."""
+        return vars(self).get("_sweep") or import_module("stage2.sweep").sweep
 
     @sweep.setter
-    def sweep(self, module: ModuleType) -> None:
-        """Ignore the module, which Python puts here once it is imported."""
+    def sweep(self, value: Any) -> None:
+        """Take the place of the function; Python itself puts the module here as it imports it."""
+        if not isinstance(value, ModuleType):
+            vars(self)["_sweep"] = value
+
+    @sweep.deleter
+    def sweep(self) -> None:
+        vars(self).pop("_sweep", None)
 
 
 sys.modules[__name__].__class__ = _Package

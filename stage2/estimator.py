@@ -183,8 +183,8 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
         need = generator.needs_val(recipe.part("generator"), counts) if generator else None
         if need is not None:
             raise errors.ConfigError(
-                f"Recipe {recipe.name!r} {need.why}, {type(self).__name__} has no val. Choose "
-                f"{need.without}."
+                f"Recipe {recipe.name!r} {need.why}, {type(self).__name__} has no val. "
+                f"{need.effect} with {need.without}."
             )
         if not recipe.stepped:
             return recipe

@@ -49,9 +49,9 @@ def compare(
 ) -> None:
     """Test whether configurations differ on the same rows, and by how much.
 
-    A configuration is an id such as crt-1a2b3c4d, its first digits, or a recipe's name: its best
-    configuration on the leaderboard. Several are compared with the first, with p values corrected
-    after Holm; without any, the best of every recipe with the best of all.
+    A configuration is an id such as crt-1a2b3c4d, the beginning of one, or a recipe's name: its
+    best configuration on the leaderboard. Several are compared with the first, with p values
+    corrected after Holm; without any, the best of every recipe with the best of all.
 
     Over several seeds the rows are the units of one exact test, which with one seed is McNemar's.
     Intervals come from a bootstrap over rows.

@@ -34,7 +34,7 @@ from featbank.errors import ConfigError
 def export(*, results: Path, recipe: str, output: Path, onnx: Path | None, **options: Any) -> None:
     """Write the head of a configuration of a results file.
 
-    RECIPE is an id of the leaderboard (crt-1a2b3c4d), its first digits, or the name of a
+    RECIPE is an id of the leaderboard (crt-1a2b3c4d), the beginning of one, or the name of a
     recipe: its best configuration. Results keep no weights: it is trained again, and checked
     against what they hold.
 

@@ -37,7 +37,7 @@ class _Plot(click.Command):
     "recipes",
     multiple=True,
     metavar="NAME",
-    help="A recipe, or the first digits of a configuration's id; repeat for more. Of a recipe the "
+    help="A recipe, or the beginning of a configuration's id; repeat for more. Of a recipe the "
     "best configuration is drawn; all of them in heatmap, setting and beta. [default: all that "
     "have something to show]",
 )

@@ -220,10 +220,11 @@ def defaults_help(setting: Setting) -> str:
 
 
 def _in_short(names: Iterable[str]) -> str:
-    """Names of data sets; all those of a reader go by the name of the reader."""
+    """Names of data sets; all those of a reader go by its name, where no data set has that name."""
     names, shown = list(names), []
     for name in names:
         reader = DATASETS[name].reader
         others = {n for n, row in DATASETS.items() if row.reader == reader} - {name}
-        shown.append(reader if others and others <= {*names} else name)
+        whole = others and others <= {*names} and reader not in DATASETS
+        shown.append(reader if whole else name)
     return ", ".join(dict.fromkeys(shown))

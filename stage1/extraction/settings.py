@@ -60,7 +60,7 @@ class Frozen:
     augmentation: str = option(
         "standard",
         "Augmentation of the copies of --augmentations and of the images behind the balanced view, "
-        "as in `featbank train`.",
+        "as in `featbank train`: standard, none, cutout, autoaugment, simclr or resized-crop.",
     )
 
     def __post_init__(self) -> None:

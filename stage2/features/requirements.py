@@ -129,8 +129,8 @@ def _check_generator_val(bank: Bank, recipe: Recipe, counts: np.ndarray) -> None
     if need is None:
         return
     remedy = (
-        f"Choose --set {need.without}, or hold val out with `featbank split BANK --val-fraction "
-        "0.2`."
+        f"{need.effect} with --set {need.without}, or hold val out with "
+        "`featbank split BANK --val-fraction 0.2`."
     )
     who = f"Recipe {recipe.name!r} {need.why}"
     if "val" not in bank.evaluated:

@@ -137,13 +137,12 @@ def _rows(configuration: Configuration, terms: Protocol, tied: Mapping[str, bool
             "split": terms.split,
             "epoch": epoch,
             "status": status,
-            "tied": tied.get(configuration.id),
         }
         row["selection"], row["selection_std"] = _over_seeds(selection)
         for metric in METRICS:
             values = [_metric(run, terms.split, epoch, metric) for run in averaged]
             row[metric], row[f"{metric}_std"] = _over_seeds(values)
-        rows.append(row)
+        rows.append({**row, "tied": tied.get(configuration.id)})
     return rows
 
 

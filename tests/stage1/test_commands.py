@@ -60,7 +60,7 @@ def _options(command: click.Command) -> dict[str, click.Option]:
 @pytest.mark.parametrize(
     ("option", "text"),
     [
-        ("root", "cifar, lists, folder: Folder of the images. [default: data (cifar); required: l"),
+        ("root", "required: imagenet-lt, places-lt, inaturalist2018, lists, folder]"),
         ("imbalance", "[default: 50 (digits-lt), 100 (cifar), else as they are]"),
         ("val_per_class", "cifar, folder: Training images held out for val. [default: 0]"),
         ("val_list", "Places_LT_val.txt (places-lt), else no val split]"),

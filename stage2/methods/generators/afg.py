@@ -70,7 +70,7 @@ class AFG(Generator):
         if not settings["beta_step"]:
             return None
         tail = classes_of(settings["tail"], counts)
-        return NeedsVal("moves β by the accuracy on val", tail, "beta_step=0")
+        return NeedsVal("moves β by the accuracy on val", tail, "beta_step=0", "Fix β")
 
     def prepare(self, settings: Settings, features: Features) -> Generation:
         tail = tail_classes("afg", features, settings["tail"])

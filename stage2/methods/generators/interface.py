@@ -158,13 +158,14 @@ class NeedsVal:
         What it does, a clause with a recipe as its subject: "moves β by the accuracy on val".
     classes
         Classes [K] bool whose rows of val it uses.
-    without
-        A setting at which it needs none, ``beta_step=0``.
+    without, effect
+        A setting at which it needs none, ``beta_step=0``, and what that does: "Fix β".
     """
 
     why: str
     classes: np.ndarray
     without: str
+    effect: str
 
 
 class Generator(ABC):
