@@ -12,7 +12,7 @@ FRESH = """
 import featbank, stage1, stage2
 featbank.errors.ConfigError, featbank.Bank, featbank.settings.Setting
 assert {*stage2.__all__} <= {*dir(stage2)}
-stage2.search.Halving, stage1.data.catalogue
+stage2.search.Halving, stage1.data, stage1.train
 import stage2.sweep
 assert stage2.sweep.__name__ == "sweep" and callable(stage2.sweep)
 """
