@@ -238,7 +238,7 @@ def _show_splits(splits: Mapping[str, Any]) -> None:
 
 
 def _seen_text(split: Mapping[str, Any]) -> str:
-    """How many rows of a split stage 1 was trained on."""
+    """The share of a split's rows that stage 1 was trained on, in words."""
     return ("" if split["seen"] == split["rows"] else f"{split['seen']} rows ") + "seen by stage 1"
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a sweep runs: a device, its memory budget in bytes or None, and CPU threads."""
+    """The machine of a sweep: a device, its memory budget in bytes or None, and CPU threads."""
 
     device: str
     memory: int | None

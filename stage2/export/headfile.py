@@ -97,9 +97,9 @@ def save_head(
     """
     forms, average, parameters = _parts(module, facts.views)
     tensors = {name: values.detach().cpu() for name, values in parameters.items()}
-    told = {"schema": SCHEMA, **vars(facts), "forms": forms, "average": average}
-    told["digest"] = _digest(told, tensors)
-    metadata = {KEY: json.dumps(told, ensure_ascii=False, allow_nan=False)}
+    document = {"schema": SCHEMA, **vars(facts), "forms": forms, "average": average}
+    document["digest"] = _digest(document, tensors)
+    metadata = {KEY: json.dumps(document, ensure_ascii=False, allow_nan=False)}
     with replacing(Path(path)) as part:
         part.write_bytes(save(tensors, metadata))
 
@@ -132,9 +132,9 @@ def load_head(path: str | os.PathLike[str]) -> LoadedHead | LoadedHeads:
         )
     if not path.is_file():
         raise errors.ConfigError(f"{path}: no such file. Make it with `featbank export`.")
-    told, tensors = _read(path)
+    text, tensors = _read(path)
     try:
-        document = json.loads(told)
+        document = json.loads(text)
         schema = _value(document, "schema", "int")
         if schema > SCHEMA:
             raise errors.ConfigError(
@@ -163,7 +163,7 @@ def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
     """The JSON document of a head, and its tensors."""
     try:
         with safe_open(path, "pt") as file:
-            told = (file.metadata() or {}).get(KEY)
+            text = (file.metadata() or {}).get(KEY)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except OSError:
         raise
@@ -172,12 +172,12 @@ def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
             f"{path} is not a safetensors file, or a damaged one. Copy it again, or make one with "
             "`featbank export`."
         ) from None
-    if told is None:
+    if text is None:
         raise errors.ConfigError(
             f"{path} is a safetensors file, but not an exported head. "
             "Make one with `featbank export`."
         )
-    return told, tensors
+    return text, tensors
 
 
 def _check_digest(document: Any, schema: int, tensors: Mapping[str, Tensor]) -> None:
@@ -212,15 +212,15 @@ def _parts(
     forms = module.forms if isinstance(module, AveragedHeads) else [module.form]
     average = module.average if isinstance(module, AveragedHeads) else "none"
     names = {form: name for name, form in FORMS.items()}
-    told: list[dict[str, Any]] = []
+    documents: list[dict[str, Any]] = []
     tensors: dict[str, Tensor] = {}
     for view, form in zip(views, forms, strict=True):
         assert isinstance(form, Form)
-        told.append({"form": names[type(form)], **form.options})
+        documents.append({"form": names[type(form)], **form.options})
         prefix = f"{view}." if len(views) > 1 else ""
         tensors |= {f"{prefix}{name}": values for name, values in form.state_dict().items()}
     calibration = zip(_CALIBRATION, (module.scale, module.shift), strict=True)
-    return told, average, tensors | {n: v for n, v in calibration if v is not None}
+    return documents, average, tensors | {n: v for n, v in calibration if v is not None}
 
 
 def _module(
@@ -234,13 +234,13 @@ def _module(
     if len(forms) != len(views) or not views or average not in _averages(several):
         raise ValueError("views, forms and average contradict each other")
     for name in ("class_names", "views"):
-        if not all(isinstance(told, str) for told in getattr(facts, name)):
+        if not all(isinstance(text, str) for text in getattr(facts, name)):
             raise ValueError(f"{name} are not all text")
     sizes = {"K": classes, "D": facts.dim, "1": 1}
     made = []
-    for view, told in zip(views, forms, strict=True):
+    for view, form in zip(views, forms, strict=True):
         prefix = f"{view}." if several else ""
-        made.append(_form(dict(told), tensors, prefix, sizes))
+        made.append(_form(dict(form), tensors, prefix, sizes))
     scale, shift = (tensors.pop(name, None) for name in _CALIBRATION)
     if scale is not None:
         _check(_CALIBRATION[0], scale, torch.float32, [(1,), (classes,)])
@@ -262,33 +262,33 @@ def _averages(several: bool) -> tuple[str, ...]:
 
 
 def _form(
-    told: dict[str, Any], tensors: dict[str, Tensor], prefix: str, sizes: Mapping[str, int]
+    options: dict[str, Any], tensors: dict[str, Tensor], prefix: str, sizes: Mapping[str, int]
 ) -> nn.Module:
     """The form of one view; its tensors are popped from `tensors`."""
-    kind = told.pop("form")
+    kind = options.pop("form")
     if kind not in FORMS:
         raise ValueError(f"form {kind!r} is none of {', '.join(FORMS)}")
     form = FORMS[kind]
     checks = {**form.allowed, **SPACE}
-    if told.keys() != checks.keys():
-        raise ValueError(f"form {kind!r} has the options {', '.join(told)}")
+    if options.keys() != checks.keys():
+        raise ValueError(f"form {kind!r} has the options {', '.join(options)}")
     for name, allowed in checks.items():
-        if not allowed(told[name]):
-            raise ValueError(f"{name} of form {kind!r} is {told[name]!r}")
-    if told.get("parts") and sizes["D"] % told["parts"]:
-        raise ValueError(f"{told['parts']} parts do not divide D = {sizes['D']}")
-    known, own = dict(sizes), {}
+        if not allowed(options[name]):
+            raise ValueError(f"{name} of form {kind!r} is {options[name]!r}")
+    if options.get("parts") and sizes["D"] % options["parts"]:
+        raise ValueError(f"{options['parts']} parts do not divide D = {sizes['D']}")
+    known, arrays = dict(sizes), {}
     for name, axes in form.shapes.items():
-        values = own[name] = tensors.pop(f"{prefix}{name}")
+        values = arrays[name] = tensors.pop(f"{prefix}{name}")
         if values.dim() == len(axes):
             for axis, size in zip(axes, values.shape, strict=True):
                 known.setdefault(axis, size)
         dtype = {"empty": torch.bool, "labels": torch.int64}.get(name, torch.float32)
         _check(f"{prefix}{name}", values, dtype, [tuple(known.get(a, -1) for a in axes)])
-    labels = own.get("labels")
+    labels = arrays.get("labels")
     if labels is not None and not (len(labels) and 0 <= labels.min() <= labels.max() < known["K"]):
         raise ValueError(f"{prefix}labels are not all in 0…{known['K'] - 1}")
-    return form(own, told)
+    return form(arrays, options)
 
 
 def _check(
@@ -298,8 +298,8 @@ def _check(
     if values.dtype != dtype:
         raise ValueError(f"{name} is {values.dtype}, not {dtype}")
     if tuple(values.shape) not in shapes:
-        told = " or ".join(map(str, shapes))
-        raise ValueError(f"{name} has shape {tuple(values.shape)}, not {told}")
+        options = " or ".join(map(str, shapes))
+        raise ValueError(f"{name} has shape {tuple(values.shape)}, not {options}")
     if dtype == torch.float32 and not values.isfinite().all():
         raise ValueError(f"{name} is not finite")
 

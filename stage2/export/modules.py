@@ -1,4 +1,4 @@
-"""What a trained recipe is as a PyTorch module: its head reduced to one of the forms."""
+"""A trained recipe as a PyTorch module: its head reduced to one of the forms."""
 
 from __future__ import annotations
 

@@ -106,11 +106,11 @@ def export_head(
         check_onnx()
     with Store(results) as store:
         stored = Results(store, bank=bank)
-        found = stored.find(name)
-        run = _run_of(found, seed)
-        epoch = _epoch_of(found, run, epoch)
-        recipe = _recipe_of(found, run)
-        with Bank(_place(stored, found, features)) as opened:
+        configuration = stored.find(name)
+        run = _run_of(configuration, seed)
+        epoch = _epoch_of(configuration, run, epoch)
+        recipe = _recipe_of(configuration, run)
+        with Bank(_place(stored, configuration, features)) as opened:
             if opened.fingerprint != stored.fingerprint:
                 raise errors.Mismatch(
                     f"{opened.path} has the fingerprint {opened.fingerprint[:12]}, the results are "
@@ -118,7 +118,7 @@ def export_head(
                 )
             trained = sweep(opened, [recipe], device=device, memory=memory)
             (outcome,) = trained.outcomes
-            changed = _changed(stored, found, run, outcome, epoch)
+            changed = _changed(stored, configuration, run, outcome, epoch)
             parameters = outcome.selected if epoch == "selected" else outcome.parameters
             module = head_module(
                 recipe,
@@ -145,58 +145,60 @@ def export_head(
     return Exported(module, facts, changed)
 
 
-def _run_of(found: Configuration, seed: int | None) -> Run:
+def _run_of(configuration: Configuration, seed: int | None) -> Run:
     """The run of a seed, the first without one."""
-    runs = {run.seed: run for run in found.runs}
-    run = found.runs[0] if seed is None else runs.get(seed)
+    runs = {run.seed: run for run in configuration.runs}
+    run = configuration.runs[0] if seed is None else runs.get(seed)
     if run is None:
         seeds = ", ".join(map(str, runs))
-        raise errors.ConfigError(f"{found.id} has no run of seed {seed}. It has: {seeds}.")
+        raise errors.ConfigError(f"{configuration.id} has no run of seed {seed}. It has: {seeds}.")
     if run.status != "done":
         raise errors.ConfigError(
-            f"{found.id} {run.status} with seed {run.seed}: there is no head to export. "
+            f"{configuration.id} {run.status} with seed {run.seed}: there is no head to export. "
             "Choose another seed or configuration."
         )
     return run
 
 
-def _epoch_of(found: Configuration, run: Run, epoch: str | None) -> str:
+def _epoch_of(configuration: Configuration, run: Run, epoch: str | None) -> str:
     """The epoch that is exported."""
     measured = {when for _, when in run.metrics}
     if epoch is not None and epoch not in measured:
         raise errors.ConfigError(
-            f"{found.id} has no {epoch} epoch: it is not trained in epochs, or its bank has no "
-            "val. Leave --epoch out."
+            f"{configuration.id} has no {epoch} epoch: it is not trained in epochs, or its bank "
+            "has no val. Leave --epoch out."
         )
     return epoch or ("selected" if "selected" in measured else "last")
 
 
-def _recipe_of(found: Configuration, run: Run) -> Recipe:
+def _recipe_of(configuration: Configuration, run: Run) -> Recipe:
     """The recipe of a run, as this version understands it."""
-    recipe = Recipe(found.name, **found.parameters)
+    recipe = Recipe(configuration.name, **configuration.parameters)
     if recipe.stepped:
-        recipe = Recipe(found.name, **found.parameters, seed=run.seed)
+        recipe = Recipe(configuration.name, **configuration.parameters, seed=run.seed)
     if recipe.hash != run.recipe:
         raise errors.ConfigError(
-            f"{found.id} was stored by a version of featbank that had other settings. "
+            f"{configuration.id} was stored by a version of featbank that had other settings. "
             "Sweep it again and export that."
         )
     return recipe
 
 
-def _place(results: Results, found: Configuration, features: str | os.PathLike[str] | None) -> Path:
+def _place(
+    results: Results, configuration: Configuration, features: str | os.PathLike[str] | None
+) -> Path:
     """The path of the bank."""
     place = Path(features if features is not None else results.about["path"])
     if features is None and not place.exists():
         raise errors.ConfigError(
-            f"The bank of {found.id} was {place}, which is not there. "
+            f"The bank of {configuration.id} was {place}, which is not there. "
             "Say where it is with --features."
         )
     return place
 
 
 def _changed(
-    results: Results, found: Configuration, run: Run, outcome: Outcome, epoch: str
+    results: Results, configuration: Configuration, run: Run, outcome: Outcome, epoch: str
 ) -> dict[str, int]:
     """Rows of each split that are classified differently from the results; raise if too many."""
     changed = {}
@@ -211,13 +213,14 @@ def _changed(
         same = abs(now - before) <= NLL * max(1, abs(before))
         if changed[split] > max(1, ROWS * len(stored)) or not same:
             raise errors.ConfigError(
-                f"{found.id}, trained again, classifies {changed[split]} of {len(stored)} rows of "
-                f"{split} otherwise than in {results.path}, NLL {now:.5g} instead of {before:.5g}. "
-                "Give --memory and --device as in that sweep, or sweep it again with --force."
+                f"{configuration.id}, trained again, classifies {changed[split]} of {len(stored)} "
+                f"rows of {split} otherwise than in {results.path}, NLL {now:.5g} instead of "
+                f"{before:.5g}. Give --memory and --device as in that sweep, or sweep it again "
+                "with --force."
             )
     if not changed:
         raise errors.ConfigError(
-            f"{found.id}, trained again, diverged. Sweep it again with --force."
+            f"{configuration.id}, trained again, diverged. Sweep it again with --force."
         )
     return changed
 
@@ -225,7 +228,7 @@ def _changed(
 def _context(
     bank: Bank, recipe: Recipe, view: str, probes: dict[str, tuple[Tensor, Tensor]]
 ) -> Context:
-    """What a form may need of a view: the classifier heads start from, and the training rows."""
+    """The parts of a view that a form may need: the stage-1 classifier and the training rows."""
     split = recipe.settings["train_on"]
 
     def blocks() -> Iterator[tuple[Tensor, Tensor]]:

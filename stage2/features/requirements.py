@@ -68,7 +68,7 @@ def check_in_memory(
 
 
 def _choice(bank: Bank) -> str:
-    """How to choose one of a bank's views, or the average over its experts'."""
+    """The options that choose one of a bank's views, or the average over its experts'."""
     average = [f"--set view={name} for the average over experts" for name in averages(bank)]
     return f"Choose with {', or '.join([*average[:1], f'--set view={bank.views[0]}'])}."
 

@@ -1,1 +1,1 @@
-"""What is compared: heads, losses, samplers, optimisers, and the recipes made of them."""
+"""The methods compared: heads, losses, samplers, optimisers, and the recipes made of them."""

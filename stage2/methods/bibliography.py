@@ -1,4 +1,4 @@
-"""Where the methods come from: ``references.bib`` beside this file, by the keys parts name."""
+"""The sources of the methods: ``references.bib`` beside this file, by the keys parts name."""
 
 from __future__ import annotations
 

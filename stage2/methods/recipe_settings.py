@@ -1,4 +1,4 @@
-"""What a recipe takes: the settings of all recipes, and those of the parts it is made of."""
+"""The settings a recipe takes: those of all recipes, and those of the parts it is made of."""
 
 from __future__ import annotations
 

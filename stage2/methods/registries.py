@@ -28,5 +28,5 @@ def plural(kind: str) -> str:
 
 
 def settings_of_part(kind: str, name: str) -> tuple[Setting, ...]:
-    """What a part takes; nothing for ``none``."""
+    """The settings of a part; none for ``none``."""
     return REGISTRIES[kind][name].settings if name != "none" else ()

@@ -157,7 +157,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def panels_across(count: int, width: float, narrowest: float) -> int:
-    """How many of `count` panels, each at least so many inches wide, stand side by side."""
+    """The number of `count` panels, each at least so many inches wide, that fit side by side."""
     return min(count, max(1, int(width / narrowest)))
 
 

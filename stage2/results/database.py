@@ -32,7 +32,7 @@ LONGEST = 1 << 28
 """Most bytes of a value that are read."""
 
 ATTEMPTS = 20
-"""How often a file is read again that was written to meanwhile."""
+"""Attempts to read a file that others write to meanwhile."""
 
 _COPY = "Copy it again from where it came from"
 _REMEDY = (

@@ -1,4 +1,4 @@
-r"""What choosing the best of many configurations cost, from which rows each classifies correctly.
+r"""The cost of choosing the best of many configurations, from the rows each classifies correctly.
 
 Row i of class k weighs w_i = 1/(K·m_k), with m_k rows of its class, so that θ_j = Σ_i w_i c_ij is
 the macro accuracy of configuration j; c_ij is the share of its seeds that classify row i correctly.
@@ -32,7 +32,7 @@ _BLOCK = 1 << 12
 
 @dataclass(frozen=True)
 class Optimism:
-    """What choosing cost.
+    """The cost of a choice.
 
     Attributes
     ----------
@@ -100,7 +100,7 @@ def optimism(
 
 
 def _drawn(rows: int, resamples: int, random: np.random.Generator) -> np.ndarray:
-    """How often each row is in each resample, [resamples, rows] float32."""
+    """Draw rows with replacement: how often each is in each resample, [resamples, rows]."""
     drawn = np.empty((resamples, rows), np.float32)
     for resample in drawn:
         resample[:] = np.bincount(random.integers(rows, size=rows), minlength=rows)

@@ -103,7 +103,7 @@ class Protocol:
 
     @property
     def ties(self) -> int:
-        """How many configurations tie with the best."""
+        """The number of configurations that tie with the best."""
         return int(self.optimism.tied.sum()) - 1 if self.optimism else 0
 
     def _cost(self) -> list[str]:

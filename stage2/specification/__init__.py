@@ -1,4 +1,4 @@
-"""What a sweep compares: one form for TOML and options, every problem reported with its place."""
+"""Configurations to compare: one form for TOML and options, each problem with its place."""
 
 from stage2.specification.reading import (
     find_specification,

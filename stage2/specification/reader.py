@@ -204,7 +204,7 @@ class Reader:
 
 
 def _search_problem(chosen: str | None, key: str, value: Any) -> str | None:
-    """What is wrong with a setting of a search."""
+    """The problem with a setting of a search, or None."""
     owners = [n for n, search in SEARCHES.items() if key in {s.name for s in search.settings}]
     if owners and chosen not in owners:
         return f"{key!r} is for the search {owners[0]!r}. Choose that, or leave it out."

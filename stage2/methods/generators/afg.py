@@ -84,9 +84,9 @@ class _AFG(Calibrated):
         self.blended = tail
         self._gamma = {settings["gamma_form"]: settings["gamma"]}
 
-    def weights(self, distance: Tensor, counts: Tensor, found: Tensor) -> Tensor:
+    def weights(self, distance: Tensor, counts: Tensor, eligible: Tensor) -> Tensor:
         # A class at distance 0 takes all the weight; the bounds keep ω finite.
-        lent = torch.where(found, counts / distance.clamp_min(1e-30), 0.0)
+        lent = torch.where(eligible, counts / distance.clamp_min(1e-30), 0.0)
         return lent / lent.sum(1, keepdim=True).clamp_min(1e-300)
 
     def center(self, rows: Tensor) -> Tensor:

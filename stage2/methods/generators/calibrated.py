@@ -206,16 +206,16 @@ class Calibrated(OwnGaussians):
             for rows, label in zip(origins.split(BLOCK_ROWS), y.split(BLOCK_ROWS), strict=True)
         ]
         distance, self._support = (torch.cat(of) for of in zip(*near, strict=True))
-        found = self._support >= 0
-        self._weight = self.weights(distance, counts[self._support], found).float()
-        self.lenders = found.sum(1)
-        _warn_of_few(name, y, found, support)
+        eligible = self._support >= 0
+        self._weight = self.weights(distance, counts[self._support], eligible).float()
+        self.lenders = eligible.sum(1)
+        _warn_of_few(name, y, eligible, support)
         self._kept = self._small_enough(origins)
 
     @abstractmethod
-    def weights(self, distance: Tensor, counts: Tensor, found: Tensor) -> Tensor:
+    def weights(self, distance: Tensor, counts: Tensor, eligible: Tensor) -> Tensor:
         """ω of the support classes of each origin [n, S], float64, from their distances and
-        training counts. Each row adds to 1 over the classes that were `found`, bool, and is 0
+        training counts. Each row adds to 1 over the classes that were `eligible`, bool, and is 0
         elsewhere."""
 
     @abstractmethod
@@ -369,9 +369,9 @@ def noise_factor(dim: int, *, diagonal: float = 0.0, full: float = 0.0) -> Tenso
     return torch.cat([torch.empty(0, dim), *rows])
 
 
-def _warn_of_few(name: str, y: Tensor, found: Tensor, support: int) -> None:
+def _warn_of_few(name: str, y: Tensor, eligible: Tensor, support: int) -> None:
     """Warn of the classes whose samples have fewer support classes than were asked for."""
-    short = found.sum(1) < support
+    short = eligible.sum(1) < support
     if not bool(short.any()):
         return
     classes = y[short].unique().tolist()

@@ -190,7 +190,7 @@ class Generator(ABC):
         return self.space(settings) != STAGE1
 
     def needs_val(self, settings: Settings, counts: np.ndarray) -> NeedsVal | None:
-        """What it needs of val, for training counts [K]; None where it needs no val."""
+        """Its need of val rows, for training counts [K]; None where it has none."""
         return None
 
     @abstractmethod

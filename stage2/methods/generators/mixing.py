@@ -80,7 +80,7 @@ class Mixing(Generation):
         return Made(mixed, torch.arange(len(y), device=y.device), y, second=second)
 
     def share(self, part: Tensor, y: Tensor, other: Tensor) -> Tensor:
-        """What y_i counts in the loss, λ_y [R], where x_i is the `part` λ [R] of the features."""
+        """The weight of y_i in the loss, λ_y [R], where x_i is the `part` λ [R] of the features."""
         n_i, n_j = self._counts[y], self._counts[other]
         common = (n_i / n_j >= self._kappa) & (part < self._tau)
         rare = (n_j / n_i >= self._kappa) & (1 - part < self._tau)  # as n_i/n_j ≤ 1/κ, but exact

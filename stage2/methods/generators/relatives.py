@@ -26,8 +26,8 @@ from stage2.methods.generators.tukey import Space, tukey
 class EquallyCalibrated(Calibrated):
     """mean (x̂ + Σ_j μ_j)/(|S| + 1), covariance Σ_j Σ_j/|S| + full·11ᵀ + diagonal·I."""
 
-    def weights(self, distance: Tensor, counts: Tensor, found: Tensor) -> Tensor:
-        return found.double() / found.sum(1, keepdim=True).clamp_min(1)
+    def weights(self, distance: Tensor, counts: Tensor, eligible: Tensor) -> Tensor:
+        return eligible.double() / eligible.sum(1, keepdim=True).clamp_min(1)
 
     def center(self, rows: Tensor) -> Tensor:
         lenders = self.lenders[self.place(rows), None]
