@@ -32,7 +32,7 @@ from stage1.extraction.assemble import (
 )
 from stage1.extraction.frozen import Frozen, Pretrained
 from stage1.extraction.shaping import checked, feature_key
-from stage1.extraction.subject import Origin, Subject, Trained
+from stage1.extraction.subject import ModelOrigin, Subject, Trained
 from stage1.inference.batchnorm import BATCH, default_batches
 from stage1.inference.options import SHARD_ROWS, VIEWS, FeatureOptions
 from stage1.processes.distributed import ProcessGroup, leader_first, process_group
@@ -154,7 +154,7 @@ def extract(
 
 
 def _loaded(
-    origin: Origin, options: FeatureOptions, group: ProcessGroup, report: Report
+    origin: ModelOrigin, options: FeatureOptions, group: ProcessGroup, report: Report
 ) -> tuple[Subject, Extraction]:
     """Load the data set; the model, and the work with every option resolved."""
     report(f"Loading {origin.dataset.name}")
@@ -167,7 +167,7 @@ def _loaded(
     return subject, Extraction(dataset, model, subject.preprocessing, options)
 
 
-def _origin(source: str | os.PathLike[str] | Frozen, root: str | None) -> Origin:
+def _origin(source: str | os.PathLike[str] | Frozen, root: str | None) -> ModelOrigin:
     if not isinstance(source, Frozen):
         return Trained.open(source, root)
     if root is not None:

@@ -45,7 +45,7 @@ class Subject:
     remark: str = ""
 
 
-class Origin(Protocol):
+class ModelOrigin(Protocol):
     """Source of a subject; its files are read before the data set is loaded."""
 
     @property

@@ -32,7 +32,7 @@ SPACE: dict[str, Allowed] = {
     "power": lambda value: isinstance(value, float) and 0 < value < math.inf,
     "unit": lambda value: isinstance(value, bool),
 }
-"""Options of every form, those of `stage2.methods.generators.tukey.Space`, and their values."""
+"""Options of every form, with their values: `stage2.methods.generators.tukey.FeatureSpace`."""
 
 
 class Form(nn.Module):

@@ -9,7 +9,7 @@ import torch
 
 from featbank import errors
 from stage2.export.forms import FORMS, Affine, AveragedHeads, Form, HeadModule
-from stage2.methods.generators.tukey import STAGE1, Space
+from stage2.methods.generators.tukey import STAGE1, FeatureSpace
 from stage2.methods.heads import HEADS, Context, Parameters
 from stage2.methods.recipe import Recipe
 
@@ -61,7 +61,7 @@ def _of_view(recipe: Recipe, view: str, parameters: Parameters) -> Parameters:
     }
 
 
-def _form(recipe: Recipe, parameters: Parameters, context: Context, space: Space) -> Form:
+def _form(recipe: Recipe, parameters: Parameters, context: Context, space: FeatureSpace) -> Form:
     """The head on one view, behind the space of features it was trained in."""
     reduction = HEADS[recipe.head].form(parameters, recipe.part("head"), context)
     if reduction is None:
@@ -72,7 +72,7 @@ def _form(recipe: Recipe, parameters: Parameters, context: Context, space: Space
     return FORMS[reduction.form](reduction.tensors, {**reduction.options, **asdict(space)})
 
 
-def _space(recipe: Recipe) -> Space:
+def _space(recipe: Recipe) -> FeatureSpace:
     """The space of features that the heads of a recipe see."""
     if recipe.generator is None:
         return STAGE1

@@ -23,7 +23,7 @@ from stage2.methods.generators.calibrated import (
 from stage2.methods.generators.drawing import draw_each
 from stage2.methods.generators.filling import Origins
 from stage2.methods.generators.interface import Features, Generation, Generator, NeedsVal, Settings
-from stage2.methods.generators.tukey import Space
+from stage2.methods.generators.tukey import FeatureSpace
 
 
 class AFG(Generator):
@@ -63,7 +63,7 @@ class AFG(Generator):
     )
     own = ("beta", "beta_step")
 
-    def space(self, settings: Settings) -> Space:
+    def space(self, settings: Settings) -> FeatureSpace:
         return seen_space(settings)
 
     def needs_val(self, settings: Settings, counts: np.ndarray) -> NeedsVal | None:

@@ -33,7 +33,7 @@ from stage2.methods.generators.drawing import by_class, draw_each, normals, spre
 from stage2.methods.generators.filling import Origins
 from stage2.methods.generators.gaussians import BLOCK_ROWS, Map, OwnGaussians, unchanged
 from stage2.methods.generators.interface import Blend, Features, Settings
-from stage2.methods.generators.tukey import STAGE1, Space, inverse_tukey, tukey
+from stage2.methods.generators.tukey import STAGE1, FeatureSpace, inverse_tukey, tukey
 from stage2.methods.neighbors import supports
 
 SUPPORT = Setting("support", 2, "nearest classes whose statistics calibrate a sample", low=1)
@@ -58,9 +58,9 @@ KEPT_BYTES = 64 << 20
 """Memory that `Kept` may take."""
 
 
-def seen_space(settings: Settings) -> Space:
+def seen_space(settings: Settings) -> FeatureSpace:
     """The space that heads see by the settings ``output_space`` and ``tukey``."""
-    return Space(settings["tukey"]) if settings["output_space"] == "tukey" else STAGE1
+    return FeatureSpace(settings["tukey"]) if settings["output_space"] == "tukey" else STAGE1
 
 
 def output_space(default: str) -> Setting:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from featbank.settings import Setting
-from stage2.methods.generators.tukey import STAGE1, Space
+from stage2.methods.generators.tukey import STAGE1, FeatureSpace
 
 Settings = Mapping[str, Any]
 """A generator's own settings."""
@@ -181,7 +181,7 @@ class Generator(ABC):
     mixes: ClassVar[bool] = False
     """Whether made rows have two labels."""
 
-    def space(self, settings: Settings) -> Space | None:
+    def space(self, settings: Settings) -> FeatureSpace | None:
         """The space of the features that heads see; None for one that no exported head can have."""
         return STAGE1
 

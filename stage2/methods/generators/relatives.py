@@ -20,7 +20,7 @@ from stage2.methods.generators.calibrated import (
 )
 from stage2.methods.generators.filling import Origins
 from stage2.methods.generators.interface import Features, Generation, Generator, Settings
-from stage2.methods.generators.tukey import Space, tukey
+from stage2.methods.generators.tukey import FeatureSpace, tukey
 
 
 class EquallyCalibrated(Calibrated):
@@ -57,7 +57,7 @@ class DC(Generator):
         TAIL,
     )
 
-    def space(self, settings: Settings) -> Space:
+    def space(self, settings: Settings) -> FeatureSpace:
         return seen_space(settings)
 
     def prepare(self, settings: Settings, features: Features) -> Generation:
@@ -87,8 +87,8 @@ class TailCalib(Generator):
         Setting("alpha", 0.0, "α added to every entry of the covariance", low=0),
     )
 
-    def space(self, settings: Settings) -> Space:
-        return Space(settings["tukey"], unit=True)
+    def space(self, settings: Settings) -> FeatureSpace:
+        return FeatureSpace(settings["tukey"], unit=True)
 
     def prepare(self, settings: Settings, features: Features) -> Generation:
         def transformed(x: Tensor) -> Tensor:

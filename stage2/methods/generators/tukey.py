@@ -26,7 +26,7 @@ def inverse_tukey(x: Tensor, power: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Space:
+class FeatureSpace:
     """A space of features: T(x) = sign(x)|x|^λ of stage 1's, by default these themselves.
 
     Attributes
@@ -46,5 +46,5 @@ class Space:
         return normalize(x, dim=1) if self.unit else x
 
 
-STAGE1 = Space()
+STAGE1 = FeatureSpace()
 """Features as they are in the bank."""
