@@ -162,7 +162,9 @@ def expand(
                     f"The grid of {key!r} for recipe {name!r} is empty. Give it a value, or leave "
                     "it out."
                 )
-    check_runs(math.prod(map(len, grid.values())) * _seeds(grid, seeds) for grid in grids.values())
+    check_runs(
+        math.prod(map(len, grid.values())) * seed_count(grid, seeds) for grid in grids.values()
+    )
     recipes: dict[Recipe, None] = {}
     taken: set[str] = set()
     known: set[str] = set()
@@ -176,9 +178,7 @@ def expand(
             for key, value in chosen.items():
                 if isinstance(value, str):
                     chosen[key] = takes.settings[takes.aliases[key]].parse(value, owner(name))
-            unseeded = "seed" in chosen or "seed" not in takes.settings
-            for seed in [{}] if unseeded else [{"seed": s} for s in seeds]:
-                recipes[Recipe(name, **chosen, **seed)] = None
+            recipes |= dict.fromkeys(with_seeds(name, chosen, takes, seeds))
     for unused in {key for grid in grids.values() for key in grid} - taken:
         raise errors.ConfigError(
             f"None of the recipes takes a setting {unused!r}. "
@@ -198,7 +198,16 @@ def check_runs(counts: Iterable[int]) -> None:
         )
 
 
-def _seeds(grid: Mapping[str, Any], seeds: Sequence[int]) -> int:
+def with_seeds(
+    name: str, values: Mapping[str, Any], takes: Takes, seeds: Sequence[int]
+) -> list[Recipe]:
+    """A configuration with every seed; once where it takes none, or has one among its values."""
+    if "seed" in values or "seed" not in takes.settings:
+        return [Recipe(name, **values)]
+    return [Recipe(name, **values, seed=seed) for seed in seeds]
+
+
+def seed_count(grid: Mapping[str, Any], seeds: Sequence[int]) -> int:
     """Number of runs of each combination of a grid."""
     return 1 if "seed" in grid else len(seeds)
 

@@ -13,7 +13,7 @@ from featbank.bank import Bank
 from featbank.settings import Setting
 from stage2.features.requirements import check_bank
 from stage2.methods.presets import PRESETS
-from stage2.methods.recipe import Recipe, check_runs
+from stage2.methods.recipe import Recipe, check_runs, seed_count, with_seeds
 from stage2.methods.recipe_settings import ENSEMBLE, settings_of
 from stage2.specification.entries import CHOOSING, Entry, Values
 from stage2.specification.problems import Origin, Problems
@@ -33,9 +33,7 @@ def recipes_of(
     With a bank, views are those it has, and recipes for which it lacks something are noted too.
     """
     try:
-        check_runs(
-            _size(entry.grid) * (1 if "seed" in entry.grid else len(seeds)) for entry in entries
-        )
+        check_runs(_size(entry.grid) * seed_count(entry.grid, seeds) for entry in entries)
     except errors.ConfigError as error:
         problems.add(Origin(), error)
         return []
@@ -117,7 +115,7 @@ class _Expansion:
         if wrong or any(value is _WRONG for value in values.values()):
             return []
         try:
-            return recipes_with_seeds(entry.name, values, self._seeds)
+            return with_seeds(entry.name, values, takes, self._seeds)
         except errors.FeatbankError as error:
             self._note(error, entry, {key: origin for key, (_, origin) in choice.items()})
             return []
@@ -170,14 +168,6 @@ class _Expansion:
         words = re.findall(r"[\w.]+", str(error))
         named = [origins[word] for word in words if word in origins]
         self._problems.add(named[0] if named else entry.origin, error)
-
-
-def recipes_with_seeds(name: str, values: Mapping[str, Any], seeds: Sequence[int]) -> list[Recipe]:
-    """A configuration with every seed; once where it has none, or one of its own."""
-    first = Recipe(name, **values)
-    if "seed" in values or "seed" not in first.settings:
-        return [first]
-    return [Recipe(name, **values, seed=seed) for seed in seeds]
 
 
 def _combinations(grid: Mapping[str, Values]) -> Iterator[Choice]:
