@@ -44,6 +44,13 @@ def _unusable(name: str, reason: str) -> errors.ConfigError:
     )
 
 
+def threads_for(device: str, threads: int | None = None) -> int:
+    """CPU threads of work on a device: one beside a GPU, else `threads`, by default PyTorch's."""
+    import torch  # as above
+
+    return 1 if device.startswith("cuda") else threads or torch.get_num_threads()
+
+
 @contextlib.contextmanager
 def torch_threads(count: int) -> Iterator[None]:
     """Let PyTorch use `count` threads."""

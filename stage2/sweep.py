@@ -18,14 +18,14 @@ from torch import Tensor
 import featbank
 from featbank import errors
 from featbank.bank import Bank
-from featbank.devices import find_device
+from featbank.devices import find_device, threads_for
 from stage2.engine.halving import Halving
 from stage2.engine.outcome import Outcome
 from stage2.engine.plan import FusedGroup, Shape, plan
 from stage2.executor import Executor, Local
 from stage2.features.experts import resolved
 from stage2.features.probe import PROBE, probed_views
-from stage2.features.requirements import check_bank, check_in_memory
+from stage2.features.requirements import check_bank, check_in_memory, selection_problem
 from stage2.features.views import Views, class_counts, half_of
 from stage2.loggers import Logger, Loggers
 from stage2.methods.recipe import Recipe
@@ -107,7 +107,7 @@ def sweep(
     workers
         CPU threads; by default as many as PyTorch has been given.
     select_on
-        Split that ranks; see `stage2.results.tables.leaderboard`.
+        Split that ranks; see `stage2.results.results.Results`.
     halving
         Stop the worse configurations of each fused group early, by their macro accuracy on val with
         the first of their seeds; only those left at the end train with the other seeds, in full.
@@ -140,15 +140,12 @@ def sweep(
             bank = stack.enter_context(Bank(bank))
         wanted = resolved(bank, recipes)
         check_bank(bank, wanted)
-        if select_on is not None and select_on not in bank.evaluated:
-            raise errors.ConfigError(
-                f"{bank.path} cannot select on {select_on!r}. "
-                f"Choose from: {', '.join(bank.evaluated)}."
-            )
+        if problem := selection_problem(bank, select_on):
+            raise errors.ConfigError(problem)
         if halving and (problem := val_problem(bank)):
             raise errors.ConfigError(problem)
         place = str(find_device(device))
-        workers = 1 if place.startswith("cuda") else workers or torch.get_num_threads()
+        workers = threads_for(place, workers)
         store = stack.enter_context(Store(results, create=True))
         store.add_bank(bank)
         finished = set() if force else store.finished(bank.fingerprint, with_stopped=bool(halving))

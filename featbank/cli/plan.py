@@ -29,12 +29,10 @@ class Machine:
     @staticmethod
     def find(device: str, memory: int | None) -> Machine:
         """The machine that the options name."""
-        import torch
-
-        from featbank.devices import find_device
+        from featbank.devices import find_device, threads_for
 
         place = str(find_device(device))
-        return Machine(place, memory, 1 if place.startswith("cuda") else torch.get_num_threads())
+        return Machine(place, memory, threads_for(place))
 
     def plan(self, bank: Bank, recipes: Sequence[Recipe]) -> list[FusedGroup]:
         """The fused groups that a sweep of recipes trains here."""

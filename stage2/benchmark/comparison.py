@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from featbank import errors
-from featbank.devices import find_device
+from featbank.devices import find_device, threads_for
 from stage2.benchmark.ceilings import cache_bytes, ceilings
 from stage2.benchmark.contenders import Bench, fused, usual_loops
 from stage2.benchmark.timing import Timing, interleaved
@@ -68,7 +68,7 @@ def benchmark(
         For a device that this machine lacks, or features that do not fit in memory.
     """
     place = find_device(device)
-    threads = 1 if place.type == "cuda" else threads or torch.get_num_threads()
+    threads = threads_for(str(place), threads)
     cache = cache_bytes(place)
     budget = memory or default_memory(place.type)
     part = workload.part(place.type, epochs, steps)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from featbank.bank import Bank
+from featbank.devices import threads_for
 from stage2.cost.sample import ITERATIONS, Sample, Unit, units_of
 from stage2.engine.plan import FusedGroup, Shape, group_bytes, plan
 from stage2.features.probe import PROBE, probed_views
@@ -72,7 +73,7 @@ def estimate(
         Share of each group that is trained, 0 … 1, where a search stops configurations early.
     """
     started = time.perf_counter()
-    workers = 1 if device.startswith("cuda") else workers or torch.get_num_threads()
+    workers = threads_for(device, workers)
     recipes = [recipe for group in groups for recipe in group.recipes]
     shape = Shape.of(class_counts(bank, "train"), bank.dim)
     kind = torch.device(device).type

@@ -42,6 +42,13 @@ def check_bank(bank: Bank, recipes: Iterable[Recipe]) -> None:
                 )
 
 
+def selection_problem(bank: Bank, select_on: str | None) -> str | None:
+    """The problem of ranking by a split on a bank, if one is named; None where it can."""
+    if select_on in (None, *bank.evaluated):
+        return None
+    return f"{bank.path} cannot select on {select_on!r}. Choose from: {', '.join(bank.evaluated)}."
+
+
 def check_recipe(recipe: Recipe, counts: np.ndarray, dim: int) -> None:
     """Raise if a recipe cannot learn from training counts [K] and features of D = `dim`."""
     head = HEADS[recipe.head]

@@ -14,6 +14,7 @@ from typing import Any
 
 from featbank import errors
 from featbank.bank import Bank
+from stage2.features.requirements import selection_problem
 from stage2.methods.recipe import Recipe
 from stage2.search import Sampling
 from stage2.search.rounds import val_problem
@@ -128,12 +129,8 @@ def _check(specification: Specification, problems: Problems, **origins: Origin) 
     for place in specification.banks:
         try:
             with Bank(place) as bank:
-                if specification.select_on not in (None, *bank.evaluated):
-                    problems.add(
-                        origins["select_on"],
-                        f"{bank.path} cannot select on {specification.select_on!r}. "
-                        f"Choose from: {', '.join(bank.evaluated)}.",
-                    )
+                if problem := selection_problem(bank, specification.select_on):
+                    problems.add(origins["select_on"], problem)
                 if specification.search and (problem := val_problem(bank)):
                     problems.add(origins["search"], problem)
                 recipes = specification.check(problems, bank)
