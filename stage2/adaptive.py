@@ -148,7 +148,7 @@ def _report(study: optuna.Study, trial: optuna.Trial, runs: Sequence[Run]) -> No
 
 def _value(run: Run) -> float | None:
     """Macro accuracy on val at the selected epoch, or at the end where none is selected."""
-    measured = run.metrics.get(("val", "selected")) or run.metrics.get(("val", "last"), {})
+    measured = run.metrics.get(("val", run.measured_at("val", "selected")), {})
     return measured.get("macro") if run.status == "done" else None
 
 

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from featbank import errors
+from featbank.wording import listed
 from stage1.backbones.base import Backbone, SingleBackbone
 from stage1.tensors import load_tensors
 
@@ -158,5 +159,4 @@ def _fitting(
 
 def _summary(names: Sequence[str], fault: str) -> str:
     """``2 missing (a, b)``: the count and the first three."""
-    rest = ", …" if len(names) > 3 else ""
-    return f"{len(names)} {fault} ({', '.join(names[:3])}{rest})"
+    return f"{len(names)} {fault} ({listed(names, 3)})"

@@ -12,6 +12,7 @@ import torch
 
 from featbank.bank.schema import SPLITS
 from featbank.memory import fits_memory
+from featbank.wording import listed
 from stage1.data.decoder import Decoder
 from stage1.data.entries import ListEntry
 from stage1.data.images import ImageDataset, Images, Split, evenly_spaced, preprocessing_for
@@ -99,9 +100,8 @@ def _images(
 
 
 def _warn_of_left_out(entries: Sequence[ListEntry], lost: Sequence[str]) -> None:
-    places = ", ".join(f"{entry.place} ({entry.path})" for entry in entries[:3])
-    more = ", …" if len(entries) > 3 else ""
+    places = listed((f"{entry.place} ({entry.path})" for entry in entries), 3)
     nothing = f" No image is left of class {', '.join(lost)}." if lost else ""
     warnings.warn(
-        f"Images that cannot be read are left out, {len(entries)} in all: {places}{more}.{nothing}"
+        f"Images that cannot be read are left out, {len(entries)} in all: {places}.{nothing}"
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from featbank import errors
+from featbank.wording import listed
 from stage2.engine.details import DETAILS
 from stage2.results.configurations import Configuration, matching
 from stage2.results.leaderboard import Row, setting_text, why_unranked
@@ -147,11 +148,10 @@ def measured_all(choice: Choice, detail: str) -> list[Measured]:
 
 def warn_left_out(ids: Sequence[str], most: int, select_on: str = "val") -> None:
     """Warn that only the first of these configurations, best first, are drawn."""
-    named = ", ".join(ids[most : most + 4]) + (", …" if ids[most + 4 :] else "")
     warnings.warn(
         f"{most} of {len(ids)} configurations {'is' if most == 1 else 'are'} drawn, the best on "
         f"{select_on}. "
-        f"Left out: {named}. Choose with --recipe."
+        f"Left out: {listed(ids[most:], 4)}. Choose with --recipe."
     )
 
 

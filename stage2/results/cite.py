@@ -12,6 +12,7 @@ from featbank import __version__, errors
 from stage2.methods.bibliography import BIBLIOGRAPHY, Publication
 from stage2.methods.presets import PRESETS
 from stage2.methods.recipe import Recipe
+from stage2.methods.recipe_settings import CALIBRATION
 from stage2.methods.registries import REGISTRIES
 from stage2.results.configurations import SAMPLER
 from stage2.results.store import Store
@@ -19,7 +20,7 @@ from stage2.results.store import Store
 TEXTBOOK = {"loss": "ce", "sampler": "instance", "optimiser": "sgd"}
 """Parts of a recipe that need no citation."""
 
-CALIBRATIONS = ("temperature", "vector")
+CALIBRATIONS = tuple(kind for kind in CALIBRATION.choices if kind != "none")
 
 FEATBANK = Publication(
     "misc",

@@ -142,7 +142,8 @@ def _rows(configuration: Configuration, terms: Protocol, tied: Mapping[str, bool
         for metric in METRICS:
             values = [_metric(run, terms.split, epoch, metric) for run in averaged]
             row[metric], row[f"{metric}_std"] = _over_seeds(values)
-        rows.append({**row, "tied": tied.get(configuration.id)})
+        row["tied"] = tied.get(configuration.id)
+        rows.append(row)
     return rows
 
 

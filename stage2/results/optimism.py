@@ -21,8 +21,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-LEVEL = 95
-"""Probability in percent with which the tied set holds the best configuration."""
+from stage2.results.significance import LEVEL
 
 RESAMPLES = 200
 

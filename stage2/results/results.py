@@ -10,6 +10,7 @@ from typing import Self
 import numpy as np
 
 from featbank import errors
+from featbank.wording import listed
 from stage2.results.configurations import Configuration, matching, search_note
 from stage2.results.leaderboard import Leaderboard, board_of, why_unranked
 from stage2.results.optimism import Optimism, optimism
@@ -119,10 +120,9 @@ class Results:
             return self.configurations[name]
         ids = matching(name, names, f"{self.path} has no configuration {name!r}.")
         if len(ids) > 1:
-            first = ", ".join(sorted(ids)[:5]) + (", …" if len(ids) > 5 else "")
             raise errors.ConfigError(
                 f"{len(ids)} configurations of {self.path} begin with {name!r}. "
-                f"Write more of one: {first}."
+                f"Write more of one: {listed(sorted(ids), 5)}."
             )
         return self.configurations[ids[0]]
 
@@ -170,13 +170,9 @@ class Results:
         ]
         if labels is None or len(compared) < 2:
             return {}, None
-        runs = [[(run.recipe, self._ranked_at(run)) for run in each.runs] for each in compared]
+        at, epoch = self.select_on, ranking_epoch(self.select_on)
+        runs = [[(run.recipe, run.measured_at(at, epoch)) for run in c.runs] for c in compared]
         correct = self.store.correct_seeds(self.fingerprint, self.select_on, runs)
         seeds = np.array([len(each.runs) for each in compared])
         result = optimism(correct, labels, seeds=seeds)
         return {each.id: bool(t) for each, t in zip(compared, result.tied, strict=True)}, result
-
-    def _ranked_at(self, run: Run) -> str:
-        """The epoch that ranks a run."""
-        epoch = ranking_epoch(self.select_on)
-        return epoch if (self.select_on, epoch) in run.metrics else "last"
