@@ -113,10 +113,7 @@ def _confusions(totals: Totals) -> list[np.ndarray] | None:
 def reliability(bins: np.ndarray) -> np.ndarray:
     """Rows, mean confidence and accuracy in percent of each bin [C, 3, 15]; NaN in an empty bin.
 
-    Parameters
-    ----------
-    bins
-        Rows, Σ confidence and correct rows of each bin [3, C, 15].
+    Parameters as of `stage2.engine.metrics.ece`.
     """
     rows, confidence, right = bins
     with np.errstate(invalid="ignore"):

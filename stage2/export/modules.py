@@ -24,7 +24,7 @@ def head_module(
     recipe
         What was trained.
     parameters
-        Of one configuration, as `stage2.engine.tile.Outcome` has them.
+        Of one configuration, as `stage2.engine.outcome.Outcome` has them.
     contexts
         Of its views, in their order.
 

@@ -76,7 +76,7 @@ def export_head(
     results
         A results file.
     name
-        As `stage2.results.configurations.find_configuration` takes it.
+        As `stage2.results.results.Results.find` takes it.
     output
         The file, ``.safetensors``; an existing one is replaced.
     onnx

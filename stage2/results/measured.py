@@ -30,7 +30,7 @@ class Measured:
         seeds as their rows say.
     curves
         One row per seed and one column per epoch, [seeds, epochs], by the names of
-        `stage2.engine.tile.Outcome`.
+        `stage2.engine.outcome.Outcome`.
     beta
         β of each epoch and class [seeds, epochs, K], NaN for classes without; None where it is not
         moved.

@@ -64,7 +64,7 @@ class Protocol:
         Parameters
         ----------
         rows
-            The rows shown, as of `stage2.results.tables.Leaderboard`.
+            The rows shown, as of `stage2.results.leaderboard.Leaderboard`.
         units
             Parts before the notes that say what the figures are.
         """

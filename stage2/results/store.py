@@ -189,7 +189,7 @@ class Store:
         return labels[split].astype(np.int64)
 
     def curves(self, fingerprint: str, recipe: str) -> dict[str, np.ndarray]:
-        """The curves of a run by name, one number per epoch; see `stage2.engine.tile.Outcome`."""
+        """Curves of a run by name, one number per epoch; see `stage2.engine.outcome.Outcome`."""
         return self._long("run", (fingerprint, recipe), "curves")
 
     def per_class(self, fingerprint: str, recipe: str, split: str, epoch: str) -> np.ndarray:
@@ -203,8 +203,8 @@ class Store:
     def correct_seeds(
         self, fingerprint: str, split: str, runs: Sequence[Sequence[tuple[str, str]]]
     ) -> np.ndarray:
-        """How many runs of each configuration classified each row of a split correctly, [R, N]
-        uint8; `runs` has recipe and epoch of the runs of each."""
+        """Count the runs of each configuration that classified each row of a split correctly,
+        [R, N] uint8; `runs` has recipe and epoch of the runs of each."""
 
         def query(rows: StoredRows) -> np.ndarray:
             correct = [

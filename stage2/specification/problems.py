@@ -11,7 +11,7 @@ MOST = 20
 
 
 class Origin(NamedTuple):
-    """Where a value comes from.
+    """The place that a value comes from.
 
     Attributes
     ----------

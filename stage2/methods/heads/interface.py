@@ -54,7 +54,7 @@ MAX_NORM = (
 
 @dataclass(frozen=True)
 class Context:
-    """What a bank's view offers a head: counts, training rows and the stage-1 classifier.
+    """A bank's view as heads see it: counts, training rows and the stage-1 classifier.
 
     Attributes
     ----------
