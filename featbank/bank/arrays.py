@@ -33,6 +33,7 @@ def write_bank(
     sources: Mapping[str, str] | None = None,
     seen: Mapping[str, np.ndarray | bool] | None = None,
     held_out: Mapping[str, np.ndarray] | None = None,
+    from_test: Mapping[str, np.ndarray] | None = None,
     dtype: str | None = None,
     provenance: Mapping[str, Any] | None = None,
     overwrite: bool = False,
@@ -63,6 +64,8 @@ def write_bank(
         by default on those of train, if there is a classifier.
     held_out
         ``{split: [N] bool}``: whether rows were taken out of train after features were extracted.
+    from_test
+        ``{split: [N] bool}``: whether rows were taken out of test.
     dtype
         ``float32`` or ``float16``; by default float16 if every input is, else float32.
     provenance, overwrite
@@ -109,6 +112,7 @@ def write_bank(
                 source=(sources or {}).get(split),
                 seen=(seen or {}).get(split),
                 held_out=(held_out or {}).get(split),
+                from_test=(from_test or {}).get(split),
             )
             for view, copies in views.items():
                 rows = writer.features(split, view, copies=len(copies))

@@ -72,7 +72,7 @@ SEEN_VAL = (
 
 @dataclass(frozen=True)
 class HoldOut:
-    """Number of rows of each class to move from train to val, at most half of a class.
+    """Number of rows of each class to move from train or test to val, at most half of a class.
 
     Either `per_class` or `fraction` is given.
 
@@ -119,14 +119,14 @@ class HoldOut:
             return {"val_per_class": self.per_class or 0, "seed": self.seed}
         return {"val_fraction": self.fraction, "seed": self.seed}
 
-    def describe(self, held: np.ndarray, counts: np.ndarray) -> str:
-        """Describe what was held out: `held` rows of `counts` in each class, both [K]."""
+    def describe(self, held: np.ndarray, counts: np.ndarray, *, of: str = "train") -> str:
+        """Describe what was held out of a split: `held` of `counts` rows by class, both [K]."""
         if self.fraction is None:
             rule = f"{self.per_class} per class"
         else:
             share = f"{100 * self.fraction:g}" if self.fraction >= 1e-4 else "less than 0.01"
             rule = f"{share} % of each class, at least 1"
-        text = f"{number(int(held.sum()), 'row')} held out of train, {rule}, seed {self.seed}"
+        text = f"{number(int(held.sum()), 'row')} held out of {of}, {rule}, seed {self.seed}"
         if fewer := int(((held < (self.per_class or 1)) & (held > 0)).sum()):
             smaller = number(fewer, "smaller class", "smaller classes")
             text += f"; {smaller} gave at most half of {'its' if fewer == 1 else 'their'} rows"

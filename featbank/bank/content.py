@@ -147,7 +147,7 @@ def _defect(name: str, block: np.ndarray) -> tuple[str, np.ndarray]:
     """The defect that values of a dataset may have, and a mask [n, …] of those that have it."""
     if name.endswith("/path"):
         return "not UTF-8", ~np.fromiter(map(is_utf8, block.tolist()), bool, len(block))
-    if name.endswith(FLAGS):
+    if name.endswith((*FLAGS,)):
         return "neither 0 nor 1", block > 1
     if name.endswith("/variance"):
         return "negative, NaN or infinite", ~(block >= 0) | np.isinf(block)

@@ -202,6 +202,10 @@ class Bank:
         """Mask [N] of the rows of a split that were held out of train; None if none were."""
         return self.flags(split, "held_out")
 
+    def from_test(self, split: str) -> np.ndarray | None:
+        """Mask [N] of the rows of a split that were taken out of test; None if none were."""
+        return self.flags(split, "from_test")
+
     def flags(self, split: str, name: str) -> np.ndarray | None:
         """A column of `schema.FLAGS` of a split, [N] bool, if it is there."""
         column = self._column(split, name)

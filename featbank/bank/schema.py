@@ -1,4 +1,4 @@
-"""The bank format, schema 2: the datasets and attributes of a bank.
+"""The bank format, schema 3: the datasets and attributes of a bank.
 
 ::
 
@@ -11,6 +11,7 @@
     /<split>/path        [N]  fixed-length UTF-8 bytes (optional)
     /<split>/seen        [N]  uint8, whether stage 1 was trained on the row (optional, schema 2)
     /<split>/held_out    [N]  uint8, whether the row was taken out of train (optional, schema 2)
+    /<split>/from_test   [N]  uint8, whether the row was taken out of test (optional, schema 3)
     /<split>/<view>/feature [A, N, D]   float32 or float16; A augmentation copies, 1 by default
     /classifier/<view>/weight [K, D], bias [K]    float32, the stage-1 classifier (optional)
     /batchnorm/<view>/<layer>/mean, variance      float32, BatchNorm statistics (optional)
@@ -30,8 +31,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 FORMAT = "featbank"
-SCHEMA = 2
-"""A bank without columns of schema 2 is written as schema 1, for older readers."""
+SCHEMA = 3
+"""A bank has the lowest schema that has its columns, for older readers."""
 
 LIBVER = ("v110", "v110")
 
@@ -39,8 +40,8 @@ SPLITS = ("train", "val", "test", "train_balanced")
 EVALUATED = ("val", "test")
 """Splits that results are measured on."""
 
-FLAGS = ("seen", "held_out")
-"""Columns of 0 and 1, one per row of a split; a bank with one has schema 2."""
+FLAGS = {"seen": 2, "held_out": 2, "from_test": 3}
+"""Columns of 0 and 1, one per row of a split, each by the schema that a bank with it has."""
 
 SPLIT_COLUMNS = ("label", "index", "path", *FLAGS)
 DTYPES = ("float32", "float16")

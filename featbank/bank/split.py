@@ -1,4 +1,4 @@
-"""Splitting a bank: a val split out of train, or shards of contiguous rows."""
+"""Splitting a bank: a val split out of train or test, or shards of contiguous rows."""
 
 from __future__ import annotations
 
@@ -27,19 +27,32 @@ from featbank.wording import number
 MOST_SHARDS = 10_000
 """The most files a bank is cut into."""
 
+_TAKEN = {"train": "held_out", "test": "from_test"}
+"""Columns of `schema.FLAGS` that mark rows held out, by the split they come from."""
+
+_OTHERWISE = {
+    "train": "Import a val split instead.",
+    "test": "Hold val out of train: `featbank split --val-per-class`, or before stage 1 is trained "
+    "`featbank train --val-per-class`.",
+}
+"""Remedies where a split has no rows to give."""
+
 
 def split_val(
     path: str | os.PathLike[str],
     output: str | os.PathLike[str],
     how: HoldOut,
     *,
+    of: str = "train",
     seen: bool | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> str:
-    """Write a bank with a val split held out of train, class by class.
+    """Write a bank with a val split held out of train, or of test, class by class.
 
-    Held-out rows keep their index into the source data of train; everything else is copied.
+    Held-out rows keep their index into the source data; everything else is copied. A val out of
+    test leaves train as it is; the bank records its rows (`Bank.from_test`), so that results can
+    say that their test is the rest.
 
     Parameters
     ----------
@@ -49,6 +62,8 @@ def split_val(
         The bank to write.
     how
         How many rows of each class to hold out.
+    of
+        The split that gives them, ``train`` or ``test``.
     seen
         Whether stage 1 was trained on the rows of train; by default as `Bank.seen` reports.
     overwrite
@@ -63,7 +78,7 @@ def split_val(
     Raises
     ------
     ConfigError
-        If there is a val split, or the output is the bank itself.
+        If there is a val split or no row of `of`, or the output is the bank itself.
     EmptyClass
         If no class has two rows.
     DataError
@@ -78,19 +93,25 @@ def split_val(
                 f"{bank.path} has a val split of {number(bank.rows('val'), 'row')}. "
                 "Hold out of a bank without one."
             )
-        labels = bank.labels("train")
+        if not (of in bank.splits and bank.rows(of)):
+            raise errors.ConfigError(f"{bank.path} has no rows of {of}. {_OTHERWISE[of]}")
+        labels = bank.labels(of)
         kept, held = hold_out(labels, bank.num_classes, how)
         marks = {} if seen is None else {"seen": seen}
         pieces = {split: whole(bank, split) for split in bank.splits}
-        pieces["train"] = Piece(bank, "train", kept, marks)
-        pieces["val"] = Piece(bank, "train", held, {**marks, "held_out": True})
+        pieces["train"] = Piece(bank, "train", pieces["train"].rows, marks)
+        marks = marks if of == "train" else {}
+        pieces[of] = Piece(bank, of, kept, marks)
+        pieces["val"] = Piece(bank, of, held, {**marks, _TAKEN[of]: True})
         check_disjoint(
             {split: piece.index for split, piece in pieces.items()},
             {split: bank.source(piece.split) for split, piece in pieces.items()},
         )
         check_paths_apart({s: paths for s, piece in pieces.items() if (paths := piece.paths)})
-        _write(bank, Path(output), pieces, how.settings, overwrite=overwrite, progress=progress)
-        return how.describe(class_counts(labels[held], bank.num_classes), bank.train_counts)
+        made = how.settings | ({} if of == "train" else {"taken_from": of})
+        _write(bank, Path(output), pieces, made, overwrite=overwrite, progress=progress)
+        counts = [class_counts(rows, bank.num_classes) for rows in (labels[held], labels)]
+        return how.describe(*counts, of=of)
 
 
 def split_shards(

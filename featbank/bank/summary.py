@@ -41,7 +41,7 @@ def summary(bank: Bank) -> dict[str, Any]:
 def _split(bank: Bank, split: str) -> dict[str, Any]:
     labels = bank.labels(split)
     counts = class_counts(labels, bank.num_classes)
-    taken = bank.held_out(split)
+    flags = {name: bank.flags(split, name) for name in ("held_out", "from_test")}
     return {
         "rows": len(labels),
         "classes": int((counts > 0).sum()),
@@ -49,7 +49,7 @@ def _split(bank: Bank, split: str) -> dict[str, Any]:
         "source": bank.source(split),
         "paths": f"{split}/path" in bank.datasets,
         "seen": int(bank.seen(split).sum()),
-        "held_out": 0 if taken is None else int(taken.sum()),
+        **{name: 0 if flag is None else int(flag.sum()) for name, flag in flags.items()},
     }
 
 
@@ -84,7 +84,7 @@ def history(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _step(step: Mapping[str, Any]) -> list[tuple[str, str]]:
-    settings = ("val_per_class", "val_fraction", "seed", "shard", "shards")
+    settings = ("val_per_class", "val_fraction", "taken_from", "seed", "shard", "shards")
     lines = [("made by", str(step.get("made_by", "unknown"))), ("settings", _text(step, settings))]
     if "run" in step:
         checkpoint = _digest(step, "checkpoint_sha256")

@@ -94,7 +94,7 @@ class BankWriter:
                 attributes = self._file.attrs
                 attributes["format"] = np.bytes_(schema.FORMAT)
                 for name, value in (
-                    ("schema", 1),  # 2 with the first of its columns
+                    ("schema", 1),  # more with a column of `schema.FLAGS`
                     ("complete", 0),
                     ("num_classes", self.num_classes),
                     ("dim", dim),
@@ -121,6 +121,7 @@ class BankWriter:
         source: str | None = None,
         seen: np.ndarray | bool | None = None,
         held_out: np.ndarray | None = None,
+        from_test: np.ndarray | None = None,
     ) -> None:
         """Start a split.
 
@@ -142,6 +143,8 @@ class BankWriter:
             readers infer it from the classifier (`featbank.bank.Bank.seen`).
         held_out
             [N] bool: whether a row was taken out of train after features were extracted.
+        from_test
+            [N] bool: whether a row was taken out of test.
         """
         checks.check_choice("split", split, schema.SPLITS)
         if split in self._labels:
@@ -154,9 +157,9 @@ class BankWriter:
         if paths is not None:
             checks.check_same_length(split, labels=labels, path=paths)
             self._put(f"{split}/path", checks.as_bytes(paths, f"{split}/path"))
-        for name, flags in (("seen", seen), ("held_out", held_out)):
+        for name, flags in (("seen", seen), ("held_out", held_out), ("from_test", from_test)):
             if flags is not None:
-                self._put_flags(f"{split}/{name}", np.asarray(flags), labels)
+                self._put_flags(split, name, np.asarray(flags), labels)
         self._labels[split], self._index[split] = labels, rows
         self._sources[split] = source or split
         self._put(f"{split}/label", labels)
@@ -268,14 +271,16 @@ class BankWriter:
                     "none within another."
                 )
 
-    def _put_flags(self, name: str, flags: np.ndarray, labels: np.ndarray) -> None:
+    def _put_flags(self, split: str, column: str, flags: np.ndarray, labels: np.ndarray) -> None:
+        name = f"{split}/{column}"
         if flags.dtype != bool:
             raise errors.DataError(f"{name} has type {flags.dtype}. It must be bool.")
         flags = np.broadcast_to(flags, labels.shape) if flags.ndim == 0 else flags
         checks.check_same_length(name, labels=labels, flags=flags)
         self._put(name, flags.astype(np.uint8))
         with self._writing():
-            self._file.attrs["schema"] = np.int64(schema.SCHEMA)
+            needed = max(int(self._file.attrs["schema"]), schema.FLAGS[column])
+            self._file.attrs["schema"] = np.int64(needed)
 
     def _put_model(self, name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
         if name in self._digests:

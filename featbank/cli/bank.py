@@ -134,6 +134,13 @@ def merge(*, banks: tuple[Path, ...], output: Path, overwrite: bool) -> None:
 @click.command()
 @_BANK
 @val_options
+@click.option(
+    "--val-from-test",
+    type=Integer(1),
+    metavar="M",
+    help="Move M rows of each class of test to val, at most half of a class, where stage 1 has "
+    "seen all of train. Results then say that test is the rest.",
+)
 @click.option("--seed", type=Integer(0), help="Seed of the draw of val. [default: 0]")
 @click.option(
     "--seen",
@@ -149,20 +156,25 @@ def split(
     bank: Path,
     val_per_class: int | None,
     val_fraction: float | None,
+    val_from_test: int | None,
     seed: int | None,
     seen: str | None,
     shards: int | None,
     output: Path,
     overwrite: bool,
 ) -> None:
-    """Hold a val split out of train, or cut a bank into shards.
+    """Hold a val split out of test or train, or cut a bank into shards.
 
-    Held-out rows keep their index, which points to the source rows of train. The groups many,
-    medium and few stay as they were: they count train and val together. Shards are named
-    bank-0of4.h5, …; `featbank merge` joins them into the same bank again.
+    The best val is one that stage 1 never saw: `featbank train --val-per-class` holds it out of
+    the images. For a bank whose stage 1 has seen all of train, take val from test. For one whose
+    backbone has seen no row of train, hold val out of train: the groups many, medium and few stay
+    as they were, by train and val together.
+
+    Held-out rows keep their index into the source data. Shards are named bank-0of4.h5, …;
+    `featbank merge` joins them into the same bank again.
 
     \b
-    featbank split bank.h5 --val-per-class 5 -o with-val.h5
+    featbank split bank.h5 --val-from-test 5 -o with-val.h5
     featbank split frozen.h5 --val-fraction 0.2 --seen none -o with-val.h5
     featbank split bank.h5 --shards 4 -o shards
     """
@@ -172,9 +184,10 @@ def split(
     from featbank.cli.progress import progress
     from featbank.errors import ConfigError
 
-    if sum(n is not None for n in (val_per_class, val_fraction, shards)) != 1:
+    if sum(n is not None for n in (val_per_class, val_fraction, val_from_test, shards)) != 1:
         raise ConfigError(
-            "Splitting takes --val-per-class N, --val-fraction F or --shards N. Give one of them."
+            "Splitting takes --val-from-test M, --val-per-class N, --val-fraction F or --shards N. "
+            "Give one of them."
         )
     if shards is not None:
         if seed is not None or seen is not None:
@@ -187,12 +200,13 @@ def split(
             f"Join them with: featbank merge {together} -o BANK"
         )
         return
-    how = HoldOut(val_per_class, val_fraction, seed or 0)
+    how = HoldOut(val_from_test or val_per_class, val_fraction, seed or 0)
     with progress("MiB written") as report:
         held_out = split_val(
             bank,
             output,
             how,
+            of="train" if val_from_test is None else "test",
             seen=None if seen is None else seen == "train",
             overwrite=overwrite,
             progress=report,
@@ -220,6 +234,7 @@ def _show_classes(facts: Mapping[str, Any]) -> None:
 
 
 def _show_splits(splits: Mapping[str, Any]) -> None:
+    shortened = any(split["from_test"] for split in splits.values())
     say("splits                    rows  classes    per class  source")
     for name, split in splits.items():
         least, most = split["per_class"]
@@ -228,6 +243,8 @@ def _show_splits(splits: Mapping[str, Any]) -> None:
             split["source"],
             *(["with paths"] if split["paths"] else []),
             *(["held out of train"] if split["held_out"] else []),
+            *(["taken from test"] if split["from_test"] else []),
+            *(["without the rows of val"] if name == "test" and shortened else []),
             *([_seen_text(split)] if split["seen"] and name != "train" else []),
         ]
         source = ", ".join(notes)

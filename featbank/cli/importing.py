@@ -184,8 +184,9 @@ def import_(
 
 def _write(output: Path, arrays: Arrays, **options: Any) -> None:
     from featbank.bank import write_bank
+    from featbank.bank.schema import FLAGS
 
-    names = ("class_names", "classifier", "index", "paths", "sources", "seen", "held_out")
+    names = ("class_names", "classifier", "index", "paths", "sources", *FLAGS)
     contents = {name: getattr(arrays, name) for name in names}
     write_bank(output, arrays.features, arrays.labels, **contents, **options)
 

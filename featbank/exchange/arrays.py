@@ -27,6 +27,7 @@ class Arrays:
     sources: dict[str, str] = field(default_factory=dict)
     seen: dict[str, bool | np.ndarray] = field(default_factory=dict)
     held_out: dict[str, np.ndarray] = field(default_factory=dict)
+    from_test: dict[str, np.ndarray] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     exported: bool = False

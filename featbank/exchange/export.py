@@ -24,7 +24,7 @@ def export_features(
     """Write a bank to a folder of ``.npy`` files whose paths mirror the names in the bank.
 
     ``train/label.npy`` [N], ``train/index.npy`` [N], and if the bank has them ``train/path.txt``
-    and the marks ``train/seen.npy`` and ``train/held_out.npy`` [N] bool;
+    and the marks `schema.FLAGS`, such as ``train/seen.npy``, [N] bool;
     ``train/instance/feature.npy`` [N, D] (or [A, N, D] with A > 1 copies) in the stored type,
     ``classifier/instance/weight.npy`` [K, D] and ``bias.npy`` [K], ``classes/name.txt``,
     ``classes/train_count.npy`` [K], and ``bank.json``, which describes the bank. BatchNorm
@@ -108,7 +108,7 @@ def _write(bank: Bank, folder: Path) -> None:
 
 
 def _about(bank: Bank) -> dict[str, Any]:
-    """Content of ``bank.json``; ``seen`` and ``held_out`` are numbers of marked rows."""
+    """Content of ``bank.json``; those of `schema.FLAGS` are numbers of marked rows."""
     splits: dict[str, dict[str, Any]] = {
         split: {"rows": bank.rows(split), "source": bank.source(split)} for split in bank.splits
     }

@@ -48,9 +48,10 @@ def read_export(folder: Path) -> Arrays:
         arrays.sources[split] = str(facts["source"])
         if (folder / split / "path.txt").exists():
             arrays.paths[split] = _lines(folder / split / "path.txt")
-        for name, marks in (("seen", arrays.seen), ("held_out", arrays.held_out)):
+        for name in schema.FLAGS:
             if name in facts:
-                marks[split] = _marks(folder / split / f"{name}.npy", split, labels)
+                marks = _marks(folder / split / f"{name}.npy", split, labels)
+                getattr(arrays, name)[split] = marks
         for view in about["views"]:
             place = folder / split / view / "feature.npy"
             arrays.add_features(split, view, _read(place), str(place))

@@ -166,6 +166,8 @@ def about(value: Any) -> dict[str, Any]:
         by_split = record.get(key, {})
         _require(isinstance(by_split, dict) and _counts([*by_split.values()]), key)
     _require(_counts([record.get("missing_in_val", 0)]), "missing_in_val")
+    taken = record.get("val_from_test", [])
+    _require(_counts(taken) and len(taken) in (0, 2), "val_from_test")
     return record
 
 

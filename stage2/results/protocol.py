@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from featbank import errors
-from featbank.bank import GROUPS
+from featbank.bank import GROUPS, Bank, class_counts
 from featbank.bank.schema import EVALUATED
 from featbank.wording import number
 from stage2.methods.recipe import Recipe
@@ -74,6 +74,7 @@ class Protocol:
             f"bank {self.fingerprint[:12]}",
             *self._start(rows),
             f"selected on {self.select_on}{self._how_selected(rows)}",
+            *self._rest_of_test(),
             *self._classes(),
             f"{number(self.tried, 'configuration')} tried{self.searched}",
             f"seeds {', '.join(map(str, seeds)) or 'none'}",
@@ -100,6 +101,14 @@ class Protocol:
             share = "its rows" if seen == rows_of_val else f"{seen} of its {rows_of_val} rows"
             rule += f"; stage 1 has seen {share}"
         return f" ({rule})"
+
+    def _rest_of_test(self) -> list[str]:
+        """The rows per class that val took from test, where it did."""
+        if not (per_class := self.about.get("val_from_test")):
+            return []
+        rows = "–".join(map(str, sorted(set(per_class))))
+        row = "row" if rows == "1" else "rows"
+        return [f"val: {rows} {row} per class taken from test; test is the rest"]
 
     @property
     def ties(self) -> int:
@@ -177,6 +186,20 @@ def coverage(labels: Mapping[str, np.ndarray], train_counts: np.ndarray) -> dict
     if present.keys() >= {"val", "test"}:
         record["missing_in_val"] = len(np.setdiff1d(present["test"], present["val"]))
     return record
+
+
+def rows_from_test(bank: Bank) -> list[int]:
+    """The least and the most rows of a class that val took from test; nothing where it took none.
+
+    Counted over the classes with rows in test or taken from it.
+    """
+    taken = bank.from_test("val") if "val" in bank.splits else None
+    if taken is None or not taken.any():
+        return []
+    counts = class_counts(bank.labels("val")[taken], bank.num_classes)
+    left = bank.labels("test") if "test" in bank.splits else np.zeros(0, np.int64)
+    per_class = counts[(counts > 0) | (class_counts(left, bank.num_classes) > 0)]
+    return [int(per_class.min()), int(per_class.max())]
 
 
 def _starts_from(row: Mapping[str, Any], view: str) -> bool:

@@ -25,7 +25,7 @@ from stage2.engine.metrics import Evaluation
 from stage2.methods.recipe import Recipe
 from stage2.results.database import Database
 from stage2.results.digests import Value
-from stage2.results.protocol import coverage
+from stage2.results.protocol import coverage, rows_from_test
 from stage2.results.rows import RunRow, StoredRows, digest_of
 
 Result = TypeVar("Result")
@@ -90,6 +90,8 @@ class Store:
         measured = [split for split in EVALUATED if split in bank.splits]
         labels = {split: bank.labels(split).astype(np.int32) for split in measured}
         about |= coverage(labels, bank.train_counts)
+        if per_class := rows_from_test(bank):
+            about["val_from_test"] = per_class
         row: dict[str, Value] = {
             "fingerprint": bank.fingerprint,
             "about": json.dumps(about),

@@ -148,7 +148,7 @@ def test_memory_is_bounded_by_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Splitting takes --val-per-class N, --val-fraction F or --shards N. Give one of"),
+        ([], "Splitting takes --val-from-test M, --val-per-class N, --val-fraction F or --sh"),
         (["--val-per-class", 1, "--shards", 2], "F or --shards N. Give one of them."),
         (["--shards", 2, "--seed", 1], "--seed and --seen are for val"),
         (["--shards", 2, "--seen", "none"], "--seed and --seen are for val"),

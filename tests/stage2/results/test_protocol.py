@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from featbank import Bank, errors, write_bank
 from featbank.bank import HoldOut
@@ -109,6 +110,27 @@ def test_val_that_stage_1_has_seen(tmp_path: Path) -> None:
     assert "selected on val (macro accuracy; stage 1 has seen its rows)" in board.protocol
     board = sweep(tmp_path / "clean.h5", calibrated).board
     assert "selected on val (macro accuracy before calibration)" in board.protocol
+
+
+def test_a_val_out_of_test(tmp_path: Path) -> None:
+    """The line says what was taken and that test is the rest, the same rows of train give the same
+    head, and what is measured on is all there was."""
+    bank = bank_of(tmp_path / "b.h5", {"train": [40, 30, 20, 10, 6, 4], "test": BALANCED[:5]})
+    whole = sweep(bank, [Recipe("crt", epochs=2)])
+    assert "taken from test" not in whole.board.protocol
+    for taken, words in ((1, "1 row per class"), (2, "2 rows per class")):
+        split_val(bank, tmp_path / f"{taken}.h5", HoldOut(taken), of="test")
+        split = sweep(tmp_path / f"{taken}.h5", [Recipe("crt", epochs=2)])
+        line = f"selected on val (macro accuracy) · val: {words} taken from test; test is the rest"
+        assert line in split.board.protocol
+        for name, values in whole.outcomes[0].parameters.items():
+            assert torch.equal(split.outcomes[0].parameters[name], values), name
+    uneven = bank_of(
+        tmp_path / "u.h5", {"train": [40, 30, 20, 10, 6, 4], "test": [9, 4, 1, 0, 0, 2]}
+    )
+    split_val(uneven, tmp_path / "uv.h5", HoldOut(3), of="test")
+    board = sweep(tmp_path / "uv.h5", [Recipe("ncm")]).board
+    assert "val: 0–3 rows per class taken from test" in board.protocol
 
 
 def test_a_calibration_ranks_by_what_it_was_not_fitted_to(tmp_path: Path) -> None:
