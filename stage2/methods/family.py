@@ -75,6 +75,37 @@ class LossParameters:
     temperature: float = 1.0
     distil_classes: np.ndarray | None = None
 
+    def prior(self, shares: np.ndarray) -> np.ndarray:
+        """Class prior of z [K] up to a factor, where a class makes up `shares` [K] of the batches.
+
+        The mean of p is that of q over rows weighted by ω: w = ω·shares without smoothing,
+        (1−ε)·w + Σ_y ε_y·w_y·o with it. That is the prior of u = z + m, so z has it over e^m. A
+        class that is left out keeps its share.
+        """
+        neutral = np.ones_like(shares)
+        w = shares * (neutral if self.weight is None else self.weight)
+        spread = w * (0 * neutral if self.smoothing is None else self.smoothing)
+        others = spread.sum() - spread if self.others else spread.sum() * neutral
+        mean = w - spread + others / max(1, len(shares) - self.others)
+        if self.shift is None:
+            return mean
+        left_out = self.shift == EXCLUDED
+        shift = np.where(left_out, 0.0, self.shift)
+        return np.where(left_out, shares, mean * np.exp(shift.min() - shift))
+
+    @property
+    def bends(self) -> list[str]:
+        """Terms that keep softmax(z + m) from being a posterior even at the optimum."""
+        terms = {
+            "class-wise scaling": self.scale is not None and np.ptp(self.scale) > 0,
+            "margins": self.margin is not None and np.ptp(self.margin) > 0,
+            "label smoothing": self.smoothing is not None and np.any(self.smoothing > 0),
+            "focusing": self.gamma > 0 or self.frozen_gamma > 0,
+            "weights by angle": self.angle > 0,
+            "distillation": self.distil > 0,
+        }
+        return [name for name, present in terms.items() if present]
+
 
 @dataclass(frozen=True)
 class Moment:
@@ -123,6 +154,9 @@ class Loss:
         Why stage 1 cannot be trained under it, a clause after "it"; empty where it can.
     instead
         The loss for stage 1 where this one is unsuited, or the classifier has no cosines.
+    bends
+        Why softmax(z) is no posterior at the optimum whatever its settings, as a noun; empty where
+        its parameters say it (`LossParameters.bends`).
     """
 
     function: Callable[[np.ndarray, dict[str, Any], Moment], LossParameters]
@@ -138,6 +172,7 @@ class Loss:
     needs_cosine: bool = False
     unsuited: str = ""
     instead: str = ""
+    bends: str = ""
 
     def __post_init__(self) -> None:
         if self.uses_counts and EMPTY_CLASSES not in self.settings:

@@ -249,6 +249,7 @@ LOSSES = {
         uses_counts=True,
         kernel="sigmoid_focal",
         convex=False,
+        bends="a sigmoid per class",
     ),
     "cb_bce": Loss(
         cb_bce,

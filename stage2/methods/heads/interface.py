@@ -183,6 +183,8 @@ class Head(ABC):
     """Whether it reads the stage-1 logits, so that computing them in advance pays off."""
     convex: ClassVar[bool] = False
     """Whether its logits are affine in all trained parameters: a convex loss has one optimum."""
+    bends: ClassVar[str] = ""
+    """Why softmax(z) is not quite a posterior under the prior of `log_prior`, as a noun."""
 
     def size(self, settings: Settings, dim: int, classes: int) -> Size:
         """Memory of one configuration; by default of a W [K, D] and its logits."""
@@ -219,6 +221,15 @@ class Head(ABC):
         """‖w_k‖ [C, K] of the equivalent linear classifier; None where there is none."""
         weight = parameters.get("weight")
         return None if weight is None else weight.flatten(2).norm(dim=2)
+
+    def log_prior(self, settings: Settings, log_shares: np.ndarray) -> np.ndarray:
+        """Log of the class prior [K] that its logits are made for, up to a constant.
+
+        `log_shares` are those of the training rows; for a trained head those that its loss and
+        batches make of them. By default they stay as they are for a trained head, and no prior
+        enters one that is not trained.
+        """
+        return log_shares if self.trained else np.zeros_like(log_shares)
 
     def evaluate(self, parameters: Parameters, batch: Batch) -> Tensor:
         """Compute the logits for evaluation, where they differ from those in training."""

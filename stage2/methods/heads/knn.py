@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -79,6 +80,10 @@ class KNN(Head):
                 votes[:, c].scatter_add_(1, labels[:, : ks[c]], vote)
         votes.mul_(weight)
         return votes.div_(votes.sum(2, keepdim=True)).clamp_min_(NO_VOTES).log_()
+
+    def log_prior(self, settings: Settings, log_shares: np.ndarray) -> np.ndarray:
+        balanced = settings["class_weight"] == "balanced"
+        return np.zeros_like(log_shares) if balanced else log_shares
 
     def form(self, parameters: Parameters, settings: Settings, context: Context) -> Reduction:
         x, labels = (torch.cat(list(parts)) for parts in zip(*pieces(context), strict=True))

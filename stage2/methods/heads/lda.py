@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,6 +58,9 @@ class LDA(AffineHead):
             if s["prior"] == "counts":
                 bias[c] += spectrum.log_prior
         return {"weight": weight, "bias": bias, "empty": spectrum.empty.expand(shape).clone()}
+
+    def log_prior(self, settings: Settings, log_shares: np.ndarray) -> np.ndarray:
+        return log_shares if settings["prior"] == "counts" else np.zeros_like(log_shares)
 
     def logits(self, parameters: Parameters, batch: Batch) -> Tensor:
         return rank_empty_last(super().logits(parameters, batch), parameters["empty"])

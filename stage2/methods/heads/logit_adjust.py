@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,6 +40,9 @@ class LogitAdjust(Head):
 
     def logits(self, parameters: Parameters, batch: Batch) -> Tensor:
         return batch.z0 + parameters["shift"]
+
+    def log_prior(self, settings: Settings, log_shares: np.ndarray) -> np.ndarray:
+        return (1 - settings["tau"]) * log_shares
 
     def form(self, parameters: Parameters, settings: Settings, context: Context) -> Reduction:
         weight, bias = context.classifier

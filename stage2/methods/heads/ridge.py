@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,6 +46,13 @@ class Ridge(AffineHead):
             choices=("none", "balanced"),
         ),
     )
+
+    bends = "regressed targets"
+
+    def log_prior(self, settings: Settings, log_shares: np.ndarray) -> np.ndarray:
+        if settings["class_weight"] == "balanced":
+            return np.zeros_like(log_shares)
+        return np.exp(log_shares)  # its logits are shares, not logs of them
 
     def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
         weightings = list(dict.fromkeys(s["class_weight"] for s in settings))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from featbank.settings import Setting
 from stage2.methods.heads.affine import AffineHead
 from stage2.methods.heads.algebra import column
@@ -20,6 +22,11 @@ class TauNorm(AffineHead):
         Setting("tau", 1.0, "exponent τ: 0 keeps W₀, 1 normalises its rows; grid 0…2", low=0),
         Setting("keep_bias", False, "keep the stage-1 bias b₀, unscaled"),
     )
+
+    bends = "normalised weights"
+
+    def log_prior(self, settings: Settings, log_shares: np.ndarray) -> np.ndarray:
+        return max(0.0, 1 - settings["tau"]) * log_shares
 
     def needs_classifier(self, settings: Settings) -> bool:
         return True

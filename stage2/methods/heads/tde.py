@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -44,6 +45,7 @@ class TDE(TrainedHead):
         *MAX_NORM,
     )
     shared = ("heads",)
+    bends = "the mean direction taken out"
 
     def problem(self, settings: Settings, dim: int) -> str | None:
         if dim % settings["heads"]:
@@ -55,6 +57,9 @@ class TDE(TrainedHead):
 
     def size(self, settings: Settings, dim: int, classes: int) -> Size:
         return Size(2 * classes * dim, 2 * classes)  # W and its normalised rows
+
+    def log_prior(self, settings: Settings, log_shares: np.ndarray) -> np.ndarray:
+        return np.zeros_like(log_shares)  # that of the head classes is what it takes out
 
     def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
         for s in settings:
