@@ -5,20 +5,45 @@ It applies to any head: the head stays as it is, and u = a·z + b replaces its l
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from stage2.engine.kernel import LossRows, loss_and_gradient
+from stage2.engine.temperature import fit_temperature
 from stage2.methods.family import LossParameters
 from stage2.methods.lbfgs import minimise
+
+FOLDS = 5
+"""Folds of val, for figures on val after a calibration."""
+
+ROWS_OF_VECTOR = 5
+"""Rows of val from which on a class has a scale and shift of its own: with 2, ECE rises."""
+
+_MANY_ROWS = 20
+"""Rows of val per class from which on vector scaling needs less of a ridge."""
 
 BLOCK_NUMBERS = 1 << 21
 """Logits in double precision per block of rows."""
 
 TOLERANCE = 1e-6
 """Largest gradient entry of the mean negative log-likelihood at the end."""
+
+
+def default_ridge(rows: int, classes: int) -> float:
+    """λ of vector scaling by the rows of val and the classes that have some; measured in
+    docs/recipes.md."""
+    return 1e-2 if rows < _MANY_ROWS * classes else 1e-3
+
+
+def val_folds(y: Tensor) -> Tensor:
+    """The fold 0 … 4 of each row with labels y [N]: the rows of a class, and all rows, in parts
+    whose sizes differ by one at most."""
+    folds = torch.empty_like(y)
+    folds[y.argsort(stable=True)] = torch.arange(len(y), device=y.device) % FOLDS
+    return folds
 
 
 @dataclass(frozen=True)
@@ -33,9 +58,23 @@ class Calibration:
         z.mul_(self.scale)
         return z if self.shift is None else z.add_(self.shift)
 
+    @staticmethod
+    def joined(parts: Sequence[Calibration]) -> Calibration:
+        """Those of several configurations side by side."""
+        shifts = [part.shift for part in parts if part.shift is not None]
+        return Calibration(
+            torch.cat([part.scale for part in parts]), torch.cat(shifts) if shifts else None
+        )
+
 
 def calibrate(
-    kind: str, z: Tensor, y: Tensor, *, ridge: Tensor | None = None, max_iterations: int = 200
+    kind: str,
+    z: Tensor,
+    y: Tensor,
+    *,
+    ridge: Tensor | None = None,
+    least: int = 1,
+    max_iterations: int = 200,
 ) -> Calibration:
     """The scaling with the smallest mean negative log-likelihood.
 
@@ -44,26 +83,33 @@ def calibrate(
     kind
         ``temperature``: one a = 1/T > 0 per configuration. ``vector``: a_k > 0 and b_k of every
         class, starting from the temperature, with the penalty λ Σ_k [log²(a_k·T) + b_k²]. A class
-        without rows keeps a = 1/T and b = 0, and is left out of the likelihood, which would push it
-        down: val has no evidence about it. Published vector scaling has λ = 0.
+        with fewer than `least` rows keeps a = 1/T and b = 0, and is left out of the likelihood,
+        which would push it down: val has too little evidence about it. Published vector scaling has
+        λ = 0.
     z, y
         Logits [N, C, K] and labels [N] of the val split.
     ridge
         λ ≥ 0 of each configuration [C], for ``vector``; 0 by default.
+    least
+        Rows of a class that has a scale and shift of its own, for ``vector``.
     max_iterations
-        Iterations of L-BFGS at most. Where val is separable, the optimum lies at infinity and this
-        ends the search.
+        Iterations of L-BFGS at most, for ``vector``. Where val is separable and λ is 0, the optimum
+        lies at infinity and this ends the search.
     """
     configs, classes = z.shape[1:]
+    temperature = fit_temperature(z, y).scale[:, None]
     if kind == "temperature":
-        log_scale = _minimum(z, y, torch.zeros(configs, 1), max_iterations=max_iterations)
-        return Calibration(log_scale.exp().float())
-    temperature = calibrate("temperature", z, y, max_iterations=max_iterations).scale.double()
-    known, labels = y.unique(return_inverse=True)
+        return Calibration(temperature.float())
+    rows = torch.bincount(y, minlength=classes)
+    known = (rows >= least).nonzero().squeeze(1)
+    if not len(known):
+        return Calibration(temperature.repeat(1, classes).float(), torch.zeros_like(z[0]))
+    evident = rows[y] >= least
+    labels = torch.bucketize(y[evident], known)
     # θ = log a_k·T and b of the classes with rows, from θ = b = 0: the temperature itself. The
     # penalty is then λ‖(θ, b)‖².
     solution = _minimum(
-        z[:, :, known],
+        z[evident][:, :, known],
         labels,
         torch.zeros(configs, 2 * len(known)),
         scale=temperature,
@@ -81,30 +127,28 @@ def _minimum(
     y: Tensor,
     start: Tensor,
     *,
-    scale: Tensor | None = None,
-    ridge: Tensor | None = None,
+    scale: Tensor,
+    ridge: Tensor,
     max_iterations: int,
 ) -> Tensor:
     """Minimise the mean negative log-likelihood of u = `scale`·exp(θ)·z + b, starting from `start`.
 
-    A point is θ [C, 1] without b, or θ and b [C, 2K]. Scales are searched by their logarithm, which
-    keeps them positive. With g = ∂L/∂u of `loss_and_gradient` and a = `scale`·exp(θ)::
+    A point is θ and b, [C, 2K]. Scales are searched by their logarithm, which keeps them positive.
+    With g = ∂L/∂u of `loss_and_gradient` and a = `scale`·exp(θ)::
 
-        ∂L/∂θ_k = Σ_rows g_k·z_k·a_k  (summed over k for a single θ),    ∂L/∂b_k = Σ_rows g_k
+        ∂L/∂θ_k = Σ_rows g_k·z_k·a_k,    ∂L/∂b_k = Σ_rows g_k
     """
     configs, classes = z.shape[1:]
-    by_class = start.shape[1] > 1
     rows = LossRows.stack(
         [LossParameters()] * configs, classes, device=z.device, dtype=torch.float64
     )
     size = max(1, BLOCK_NUMBERS // (configs * classes))
     start = start.to(z.device, torch.float64)
-    penalty = None if ridge is None else ridge.to(start)[:, None]
+    penalty = ridge.to(start)[:, None]
 
     def evaluate(point: Tensor) -> tuple[Tensor, Tensor]:
-        width = classes if by_class else 1
-        a = point[:, :width].exp() if scale is None else scale * point[:, :width].exp()
-        calibration = Calibration(a, point[:, width:] if by_class else None)
+        a = scale * point[:, :classes].exp()
+        calibration = Calibration(a, point[:, classes:])
         value, gradient = torch.zeros_like(point[:, 0]), torch.zeros_like(point)
         for first in range(0, len(z), size):
             block = z[first : first + size].double()
@@ -113,13 +157,10 @@ def _minimum(
                 calibration(block.clone()), y[first : first + size], rows
             )
             value += share * part
-            by_theta = (slope * block).sum(0) * a
-            gradient[:, :width] += share * (by_theta if by_class else by_theta.sum(1, keepdim=True))
-            if by_class:
-                gradient[:, width:] += share * slope.sum(0)
-        if penalty is not None:
-            value += (penalty * point.square()).sum(1)
-            gradient += 2 * penalty * point
+            gradient[:, :classes] += share * (slope * block).sum(0) * a
+            gradient[:, classes:] += share * slope.sum(0)
+        value += (penalty * point.square()).sum(1)
+        gradient += 2 * penalty * point
         return value, gradient
 
     return minimise(

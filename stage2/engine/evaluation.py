@@ -8,15 +8,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stage2.engine.calibration import Calibration, calibrate
+from stage2.engine.calibration import (
+    FOLDS,
+    ROWS_OF_VECTOR,
+    Calibration,
+    calibrate,
+    default_ridge,
+    val_folds,
+)
 from stage2.engine.metrics import UNCALIBRATED, Evaluation, class_accuracy
 from stage2.engine.outcome import Outcome
 from stage2.engine.tally import Tally, label_rank
+from stage2.engine.temperature import Fitted, class_balanced, fit_temperature
 from stage2.engine.tile import TileRun, aligned
 from stage2.methods.heads import Parameters
 
-CALIBRATION_BYTES = 1 << 28
-"""Logits of val held at once while a calibration is fitted, unless one configuration takes more."""
+HELD_BYTES = 1 << 28
+"""Logits of val held at once while something is fitted to them, unless one configuration takes
+more."""
 
 
 class TileEvaluation:
@@ -34,36 +43,62 @@ class TileEvaluation:
         self.run = run
         self._epochs = run.epochs() if selected else ["last"]
         self._recipes, self._data = run.tile.recipes, run.views[0]
+        self._fitted: dict[str, Fitted] = {}
         self._calibrations: dict[str, Calibration] = {}
+        self._by_fold: dict[str, list[Calibration]] = {}
         self._uncalibrated: dict[str, list[Tensor]] = {}
         self._tallies: dict[tuple[str, str], Tally] = {}
 
-    def calibrate(self) -> None:
-        """Fit the calibrations to val, without rows of classes that have no training rows: no
-        scaling makes those right, and a few of them would scale all logits away."""
-        if self.run.tile.key.calibration == "none":
+    def fit(self) -> None:
+        """Fit temperatures, and calibrations, to val where there is one.
+
+        Rows of classes that have no training rows are left out: no scaling makes those right, and a
+        few of them would scale all logits away. A calibration is fitted once more to all but each
+        of `FOLDS` folds, so that val is measured without having been fitted to.
+        """
+        if "val" not in self._data.evaluated:
             return
-        val = [view.evaluated["val"] for view in self.run.views]
-        labels = val[0].labels
+        labels = self._data.evaluated["val"].labels
         learned = torch.from_numpy(self._data.counts > 0).to(labels.device)[labels]
-        size = max(1, CALIBRATION_BYTES // (4 * len(labels) * self.run.classes))
+        if not learned.any():
+            return
+        y, folds = labels[learned], val_folds(labels)[learned]
+        weight = class_balanced(y, self.run.classes)
+        calibrates = self.run.tile.key.calibration != "none"
+        size = max(1, HELD_BYTES // (4 * len(labels) * self.run.classes))
         for epoch in self._epochs:
-            parts = []
+            fitted, calibrations = [], []
             for start in range(0, len(self._recipes), size):
                 configs = slice(start, start + size)
-                blocks = [
-                    z
-                    for xs in aligned([rows.blocks() for rows in val])
-                    for _, z in self.run.outputs(epoch, xs, configs)
-                ]
-                ridge = [r.settings.get("calibration_ridge", 0) for r in self._recipes[configs]]
-                z, y = torch.cat(blocks)[learned], labels[learned]
-                kind = self.run.tile.key.calibration
-                parts.append(calibrate(kind, z, y, ridge=torch.tensor(ridge)))
-            shifts = [part.shift for part in parts if part.shift is not None]
-            self._calibrations[epoch] = Calibration(
-                torch.cat([part.scale for part in parts]), torch.cat(shifts) if shifts else None
-            )
+                z = self._val_logits(epoch, configs)
+                z = z if learned.all() else z[learned]
+                fitted.append(fit_temperature(z, y, weight))
+                if calibrates:
+                    others = [folds != fold for fold in range(FOLDS)]
+                    least = ROWS_OF_VECTOR * (FOLDS - 1) // FOLDS
+                    by_fold = [self._calibrated(z[r], y[r], configs, least) for r in others]
+                    calibrations.append([self._calibrated(z, y, configs), *by_fold])
+            self._fitted[epoch] = Fitted(*map(torch.cat, zip(*fitted, strict=True)))
+            if calibrates:
+                joined = map(Calibration.joined, zip(*calibrations, strict=True))
+                self._calibrations[epoch], *self._by_fold[epoch] = joined
+
+    def _val_logits(self, epoch: str, configs: slice) -> Tensor:
+        """Logits [N, C, K] of the val rows."""
+        val = aligned([view.evaluated["val"].blocks() for view in self.run.views])
+        return torch.cat([z for xs in val for _, z in self.run.outputs(epoch, xs, configs)])
+
+    def _calibrated(
+        self, z: Tensor, y: Tensor, configs: slice, least: int = ROWS_OF_VECTOR
+    ) -> Calibration:
+        """The calibration of some configurations to these rows; none where there are none."""
+        if not len(y):
+            return Calibration(torch.ones(z.shape[1], 1, device=z.device))
+        ridge = [r.settings.get("calibration_ridge") for r in self._recipes[configs]]
+        default = default_ridge(len(y), len(y.unique()))
+        lambdas = torch.tensor([default if each is None else each for each in ridge])
+        kind = self.run.tile.key.calibration
+        return calibrate(kind, z, y, ridge=lambdas, least=least)
 
     def evaluate(self, split: str, views: Sequence[Tensor]) -> None:
         """Measure the last and the selected epoch on the next rows of a split."""
@@ -78,10 +113,13 @@ class TileEvaluation:
                 )
             tally = self._tallies[split, epoch]
             for _, z in self.run.outputs(epoch, views):
-                if epoch in self._calibrations:
-                    if split == "val":
-                        right = label_rank(z, tally.next_labels(len(z)))[0] == 0
-                        self._uncalibrated.setdefault(epoch, []).append(right.t())
+                if epoch in self._calibrations and split == "val":
+                    right = label_rank(z, tally.next_labels(len(z)))[0] == 0
+                    self._uncalibrated.setdefault(epoch, []).append(right.t())
+                    folds = val_folds(tally.labels)[tally.next_rows(len(z))]
+                    for fold, calibration in enumerate(self._by_fold[epoch]):
+                        z[folds == fold] = calibration(z[folds == fold])
+                elif epoch in self._calibrations:
                     self._calibrations[epoch](z)
                 tally.add(z)
 
@@ -115,12 +153,14 @@ class TileEvaluation:
         """Of each configuration its evaluations by split and epoch.
 
         Calibrated on val, they have the macro accuracy on val before calibration beside the
-        metrics: what was fitted to val must not be ranked by it.
+        metrics: a calibration does not rank.
         """
         evaluations: list[dict[tuple[str, str], Evaluation]] = [{} for _ in self._recipes]
         for place, tally in self._tallies.items():
             norms = self._weight_norms(place[1])
-            for c, evaluation in enumerate(tally.evaluations(weight_norm=norms)):
+            fitted = self._fitted.get(place[1]) if place[0] == "val" else None
+            found = tally.evaluations(weight_norm=norms, fitted=fitted)
+            for c, evaluation in enumerate(found):
                 evaluations[c][place] = evaluation
         for epoch, right in self._uncalibrated.items():
             labels = self._data.evaluated["val"].labels

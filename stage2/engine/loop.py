@@ -83,7 +83,7 @@ def run_group(
         else:
             each(TileRun.optimise, runs)
         evaluations = [TileEvaluation(run) for run in runs]
-        each(TileEvaluation.calibrate, evaluations)
+        each(TileEvaluation.fit, evaluations)
         for split in views[0].evaluated:
             _evaluate(split, evaluations, views, each)
         outcomes = [*left, *itertools.chain(*each(TileEvaluation.outcomes, evaluations))]

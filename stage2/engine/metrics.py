@@ -47,6 +47,9 @@ class Totals:
         Σ z_k over all rows, and Σ z_k and Σ z_k² over those of class k, [C, K].
     weight_norm
         ‖w_k‖ [C, K] of heads that have a weight per class.
+    temperature, tempered_nll
+        T fitted to these rows and the class-balanced negative log-likelihood at T [C]; None for
+        rows that nothing is fitted to.
     confidence, predicted
         Rows by group, wrong or right, and bin of the confidence [C, 3, 2, 50], and the predicted
         class of each row [C, N]; None unless asked for.
@@ -66,6 +69,8 @@ class Totals:
     label_logits: np.ndarray
     label_squares: np.ndarray
     weight_norm: np.ndarray | None = None
+    temperature: np.ndarray | None = None
+    tempered_nll: np.ndarray | None = None
     confidence: np.ndarray | None = None
     predicted: np.ndarray | None = None
 
@@ -198,6 +203,16 @@ METRICS: dict[str, Metric] = {
         unit="nats",
         lower_is_better=True,
         columns=("report",),
+    ),
+    "nll_t": Metric(
+        "NLL,T",
+        "negative log-likelihood at the temperature fitted on val, every class weighted alike",
+        lambda totals: totals.tempered_nll,
+        unit="nats",
+        lower_is_better=True,
+    ),
+    "fitted_temperature": Metric(
+        "T", "temperature fitted on val", lambda totals: totals.temperature, unit=""
     ),
     "brier": Metric(
         "Brier",

@@ -13,6 +13,7 @@ from torch import Tensor
 from featbank.bank import class_groups
 from stage2.engine.details import CONFIDENCE_BINS, DETAILS
 from stage2.engine.metrics import BINS, METRICS, Evaluation, Totals
+from stage2.engine.temperature import Fitted
 
 _PENDING = 1 << 16
 """Rows × configurations whose statistics join the sums at once: enough to spread the cost of an
@@ -73,9 +74,13 @@ class Tally:
             index = torch.int16 if num_classes < 1 << 15 else torch.int32
             self._predicted = torch.zeros(configs, len(labels), dtype=index, device=device)
 
+    def next_rows(self, rows: int) -> slice:
+        """The next rows."""
+        return slice(self._row, self._row + rows)
+
     def next_labels(self, rows: int) -> Tensor:
         """The labels [B] of the next rows."""
-        return self.labels[self._row : self._row + rows]
+        return self.labels[self.next_rows(rows)]
 
     def add(self, z: Tensor) -> None:
         """Add the float32 logits [B, C, K] of the next rows; they are overwritten."""
@@ -116,18 +121,22 @@ class Tally:
         ):
             total.scatter_add_(0, slot, values.view(-1))
 
-    def evaluations(self, *, weight_norm: Tensor | None = None) -> list[Evaluation]:
+    def evaluations(
+        self, *, weight_norm: Tensor | None = None, fitted: Fitted | None = None
+    ) -> list[Evaluation]:
         """One evaluation per configuration.
 
         Parameters
         ----------
         weight_norm
             ‖w_k‖ [C, K] of heads that have a weight per class.
+        fitted
+            Temperatures fitted to these rows.
         """
         assert self._row == len(self.labels)
         if self._pending:
             self._digest()
-        totals = self._totals(weight_norm)
+        totals = self._totals(weight_norm, fitted)
         with np.errstate(invalid="ignore", divide="ignore"):
             metrics = {name: metric.of(totals) for name, metric in METRICS.items()}
             details = {name: detail.of(totals) for name, detail in DETAILS.items()}
@@ -148,7 +157,7 @@ class Tally:
             for c in range(self.configs)
         ]
 
-    def _totals(self, weight_norm: Tensor | None) -> Totals:
+    def _totals(self, weight_norm: Tensor | None, fitted: Fitted | None) -> Totals:
         """Copy to the host the sums that metrics and details are computed from."""
         rows = torch.bincount(self.labels, minlength=self.num_classes).cpu().numpy()
         by_class = self._by_class.view(3, self.num_classes, self.configs).transpose(1, 2)
@@ -177,6 +186,8 @@ class Tally:
             label_logits=label_logits,
             label_squares=squares,
             weight_norm=None if weight_norm is None else weight_norm.float().cpu().numpy(),
+            temperature=None if fitted is None else fitted.scale.reciprocal().cpu().numpy(),
+            tempered_nll=None if fitted is None else fitted.nll.cpu().numpy(),
             confidence=confidence,
             predicted=predicted,
         )

@@ -38,9 +38,11 @@ ENSEMBLE = Setting(
 )
 RIDGE = Setting(
     "calibration_ridge",
-    1e-2,
-    "λ of vector calibration, shrinks each class towards temperature scaling; 0 as published",
+    None,
+    "λ of vector calibration, shrinks each class towards temperature scaling; 0 as published; "
+    "1e-2 if not set, 1e-3 from 20 rows per class on",
     low=0,
+    kind=float,
 )
 SEED = Setting("seed", 0, "seed of initialisation and batches", low=0, high=2**32 - 1)
 HEAD = _part("head", "linear", "the classifier")

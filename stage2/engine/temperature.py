@@ -1,0 +1,114 @@
+r"""The temperature T that suits a classifier best: of its logits on val [Guo et al. 2017 §4.2].
+
+With a = 1/T and weights w_i of the rows, Σ w_i = 1, the negative log-likelihood
+
+    L(a) = Σ_i w_i [log Σ_k exp(a z_ik) − a z_iy]
+
+is convex in a; under p = softmax(a z_i) its derivatives are means and variances of logits::
+
+    L'(a) = Σ_i w_i (E_p[z_i] − z_iy),    L''(a) = Σ_i w_i Var_p[z_i]
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from stage2.engine.rows import block_rows
+
+BOUNDS = (1e-6, 1e6)
+"""Range of a: where val is separable, the optimum lies at infinity."""
+
+_CLOSE = 2e-3
+"""Relative length of the last step. Newton's method leaves an error of its square."""
+
+_REACH = 16.0
+"""Factor within which a step stays: a confident softmax has almost no variance, and Newton's step
+is far too long."""
+
+_STEPS = 60
+_SAMPLE = 8
+
+
+class Fitted(NamedTuple):
+    """1/T and the negative log-likelihood at T, each [C] float64; NaN for logits that are not
+    finite."""
+
+    scale: Tensor
+    nll: Tensor
+
+
+def fit_temperature(z: Tensor, y: Tensor, weight: Tensor | None = None) -> Fitted:
+    """Find the temperature of each of C classifiers by Newton's method.
+
+    A step that leaves the bracket, or goes far, is replaced by the bracket's geometric mean. A
+    sample of the rows gives the start: two passes over all rows are then mostly enough.
+
+    Parameters
+    ----------
+    z, y
+        Logits [N, C, K] float32 and labels [N].
+    weight
+        Weights of the rows [N]; equal ones by default.
+    """
+    share = torch.ones_like(y, dtype=torch.float64) if weight is None else weight.double()
+    start = torch.ones(z.shape[1], dtype=torch.float64, device=z.device)
+    if len(y) > _SAMPLE * z.shape[2]:
+        start = _newton(z[::_SAMPLE], y[::_SAMPLE], share[::_SAMPLE], start).scale
+    return _newton(z, y, share, start)
+
+
+def _newton(z: Tensor, y: Tensor, weight: Tensor, start: Tensor) -> Fitted:
+    """The minimum of L from `start` [C]."""
+    share = weight / weight.sum()
+    a, nll = start.clone(), torch.full_like(start, torch.nan)
+    low, high = torch.full_like(a, BOUNDS[0]), torch.full_like(a, BOUNDS[1])
+    moving = torch.arange(len(a), device=a.device)
+    for _ in range(_STEPS):
+        now = a[moving]
+        value, slope, curvature = _derivatives(z, y, share, now, moving)
+        low[moving] = torch.where(slope < 0, now, low[moving])
+        high[moving] = torch.where(slope > 0, now, high[moving])
+        least, most = low[moving].max(now / _REACH), high[moving].min(now * _REACH)
+        wanted = torch.where(slope == 0, now, now - slope / curvature)
+        beyond = (slope != 0) & ((wanted <= least) | (wanted >= most))
+        wanted = torch.where(beyond, (least * most).sqrt(), wanted)
+        step = wanted - now
+        a[moving] = wanted
+        nll[moving] = (value + step * slope + step.square() * curvature / 2).clamp_min(0)
+        moving = moving[(step.abs() > _CLOSE * now) & value.isfinite()]
+        if not len(moving):
+            break
+    return Fitted(a.where(nll.isfinite(), torch.nan), nll)
+
+
+def class_balanced(y: Tensor, classes: int) -> Tensor:
+    """Weights of rows with labels y [N] that give every class with rows the same share, Σ = 1."""
+    rows = torch.bincount(y, minlength=classes)
+    return 1 / (rows.count_nonzero() * rows[y].double())
+
+
+def _derivatives(
+    z: Tensor, y: Tensor, share: Tensor, a: Tensor, configs: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """L, L' and L'' at a [C'], of the classifiers `configs` [C'], each float64."""
+    value, slope, curvature = (torch.zeros_like(a) for _ in range(3))
+    every = len(configs) == z.shape[1]
+    scale = a.float()[:, None]
+    size = block_rows(len(configs) * z.shape[2], z.device)
+    for rows, labels, weight in zip(z.split(size), y.split(size), share.split(size), strict=True):
+        block = rows if every else rows[:, configs]
+        zy = block.gather(2, labels[:, None, None].expand(-1, len(configs), 1)).squeeze(2)
+        top = block.amax(2, keepdim=True)
+        gap = block - top  # ≤ 0
+        p = (gap * scale).exp_()
+        total = p.sum(2)
+        first = p.mul_(gap).sum(2) / total
+        second = p.mul_(gap).sum(2) / total
+        below = zy - top.squeeze(2)
+        value += weight @ (total.log() - a.float() * below).double()
+        slope += weight @ (first - below).double()
+        curvature += weight @ (second - first.square()).double()
+    return value, slope, curvature
