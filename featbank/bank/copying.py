@@ -21,13 +21,13 @@ from featbank.bank.writer import BankWriter
 class Piece:
     """Rows of one split of a bank: `rows` [n] int64, ascending.
 
-    `marks` replaces columns of `schema.FLAGS` by one value for all rows.
+    `marks` replaces columns of `schema.FLAGS` by one value for all rows, or by [n] bool.
     """
 
     bank: Bank
     split: str
     rows: np.ndarray
-    marks: Mapping[str, bool] = field(default_factory=dict)
+    marks: Mapping[str, bool | np.ndarray] = field(default_factory=dict)
 
     @property
     def labels(self) -> np.ndarray:

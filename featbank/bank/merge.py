@@ -16,6 +16,7 @@ from featbank.bank import schema
 from featbank.bank.blocks import Progress
 from featbank.bank.checks import check_disjoint, check_paths_apart, first_repeated
 from featbank.bank.copying import (
+    Piece,
     Pieces,
     feature_bytes,
     origin,
@@ -50,7 +51,8 @@ def merge(
     Banks with the same views are *shards*: the rows of each split follow one another in the order
     given; a split may be missing in some. Their copies, classifiers and BatchNorm statistics must
     agree, and no source row may occur twice. Banks with no view in common are *views* of the same
-    rows: splits, labels and indices must agree, and the views are put side by side.
+    rows: splits, labels and indices must agree, and the views are put side by side. A row counts
+    as seen by stage 1 if the stage 1 of any of the banks was trained on it.
 
     Parameters
     ----------
@@ -102,12 +104,17 @@ def _shards(banks: Sequence[Bank]) -> tuple[dict[str, Pieces], None]:
 
 
 def _views(banks: Sequence[Bank]) -> tuple[dict[str, Pieces], dict[str, dict[str, Pieces]]]:
-    """Columns of one bank, with paths if any bank has them, and the features of all banks."""
+    """Columns of one bank, with paths if any bank has them and the rows that any stage 1 has seen,
+    and the features of all banks."""
     columns: dict[str, Pieces] = {}
     features: dict[str, dict[str, Pieces]] = {}
     for split in banks[0].splits:
         with_paths = (bank for bank in banks if f"{split}/path" in bank.datasets)
-        columns[split] = [whole(next(with_paths, banks[0]), split)]
+        source = next(with_paths, banks[0])
+        marks = {}
+        if any(f"{split}/seen" in bank.datasets for bank in banks):
+            marks["seen"] = np.any([bank.seen(split) for bank in banks], axis=0)
+        columns[split] = [Piece(source, split, np.arange(source.rows(split)), marks)]
         features[split] = {view: [whole(bank, split)] for bank in banks for view in bank.views}
     return columns, features
 
@@ -167,7 +174,9 @@ def _check_views(banks: Sequence[Bank]) -> None:
         _require(one, other, "the splits", ", ".join(one.splits), ", ".join(other.splits))
         for split in one.splits:
             _require(one, other, f"the source of {split}", one.source(split), other.source(split))
-            columns = [f"{split}/{name}" for name in ("label", "index", *schema.FLAGS)]
+            columns = [
+                f"{split}/{name}" for name in ("label", "index", *schema.FLAGS) if name != "seen"
+            ]
             here, there = (
                 {name: bank.digest(name) for name in columns if name in bank.datasets}
                 for bank in (one, other)

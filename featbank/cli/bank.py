@@ -245,7 +245,7 @@ def _show_splits(splits: Mapping[str, Any]) -> None:
             *(["held out of train"] if split["held_out"] else []),
             *(["taken from test"] if split["from_test"] else []),
             *(["without the rows of val"] if name == "test" and shortened else []),
-            *([_seen_text(split)] if split["seen"] and name != "train" else []),
+            *([_seen_text(split)] if split["seen"] or name in ("train", "val") else []),
         ]
         source = ", ".join(notes)
         figures = f"{split['rows']:>14} {split['classes']:>8} {per_class:>12}"
@@ -256,6 +256,8 @@ def _show_splits(splits: Mapping[str, Any]) -> None:
 
 def _seen_text(split: Mapping[str, Any]) -> str:
     """The share of a split's rows that stage 1 was trained on, in words."""
+    if not split["seen"]:
+        return "not seen by stage 1"
     return ("" if split["seen"] == split["rows"] else f"{split['seen']} rows ") + "seen by stage 1"
 
 

@@ -36,6 +36,7 @@ def report(arrays: Arrays) -> list[str]:
     names = arrays.class_names if arrays.class_names is not None else ["numbers"]
     rows.append(("classes", f"K = {arrays.num_classes}: {listed(names, 5)}"))
     rows.append(("class sizes", _counts_text(arrays)))
+    rows.append(("stage 1", _seen_text(arrays)))
     rows += [("note", note) for note in arrays.notes]
     rows += [("hint", hint) for hint in hints(arrays)]
     near_chance = [view for view, fit in fits.items() if fit.near_chance]
@@ -65,11 +66,6 @@ def hints(arrays: Arrays) -> list[str]:
     of_train = "val" in arrays.held_out and bool(arrays.classifier)
     if np.any(arrays.seen.get("val", of_train)):
         lines.append(SEEN_VAL)
-    elif "val" in arrays.held_out and "train" not in arrays.seen:
-        lines.append(
-            "if the backbone was trained on these rows, val is not clean: add --seen train; "
-            "otherwise add --seen none"
-        )
     return lines
 
 
@@ -147,6 +143,20 @@ def _labels_text(labels: np.ndarray, num_classes: int) -> str:
         return "no rows"
     used = len(np.unique(labels))
     return f"{labels.min()} … {labels.max()}, {used} of {num_classes} classes occur"
+
+
+def _seen_text(arrays: Arrays) -> str:
+    """The splits that stage 1 was trained on, as was said or else as is assumed."""
+    if arrays.seen:
+        splits = [split for split in arrays.labels if np.any(arrays.seen.get(split, False))]
+        return f"trained on {' and '.join(splits) or 'none of these rows'}"
+    if arrays.classifier:
+        return "taken as trained on train, as there is a classifier; if not, add --seen none"
+    also = ", which makes val unclean" if "val" in arrays.held_out else ""
+    return (
+        "taken as trained on other rows, as there is no classifier; if it was trained on train"
+        f"{also}, add --seen train"
+    )
 
 
 def _counts_text(arrays: Arrays) -> str:

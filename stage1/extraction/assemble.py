@@ -15,6 +15,7 @@ from featbank.bank.rows import FeatureRows, as_stored
 from featbank.bank.shards import Shards
 from stage1.backbones import Backbone
 from stage1.data.images import ImageDataset, Preprocessing, batches_of, on_device
+from stage1.extraction.subject import seen_rows
 from stage1.inference.batchnorm import batchnorm_statistics, rebalanced
 from stage1.inference.features import RowRange, features_of, row_ranges, view_names
 from stage1.inference.options import VIEWS, FeatureOptions
@@ -26,12 +27,16 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Extraction:
-    """Request for the features of `dataset` under `model` and `options`."""
+    """Request for the features of `dataset` under `model` and `options`.
+
+    `trained_on` are the splits of `dataset` that the model was trained on.
+    """
 
     dataset: ImageDataset
     model: Backbone
     preprocessing: Preprocessing
     options: FeatureOptions
+    trained_on: tuple[str, ...]
 
     @property
     def views(self) -> list[str]:
@@ -80,6 +85,7 @@ class BankRows:
 
     def __init__(self, work: Extraction, writer: BankWriter) -> None:
         self._rows: dict[str, dict[str, FeatureRows]] = {}
+        seen = seen_rows(work.dataset, work.trained_on)
         for name, split in work.dataset.splits.items():
             writer.split(
                 name,
@@ -87,6 +93,7 @@ class BankRows:
                 index=split.index,
                 paths=split.paths,
                 source=split.source,
+                seen=seen[name],
             )
             copies = work.options.copies(name)
             self._rows[name] = {

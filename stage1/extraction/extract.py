@@ -164,7 +164,7 @@ def _loaded(
         batches = default_batches(len(dataset.splits["train"].labels))
         options = dataclasses.replace(options, balanced_batches=batches)
     model = subject.model.to(group.device)
-    return subject, Extraction(dataset, model, subject.preprocessing, options)
+    return subject, Extraction(dataset, model, subject.preprocessing, options, subject.trained_on)
 
 
 def _origin(source: str | os.PathLike[str] | Frozen, root: str | None) -> ModelOrigin:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from featbank import errors
 from featbank.files import file_digest
 from stage1.backbones import build_backbone, load_weights, read_weights
 from stage1.data.images import ImageDataset
@@ -22,6 +23,11 @@ _NO_CLASSIFIER = (
     "The weights have no classifier of {} classes, so the bank has none: stage 2 starts from a "
     "linear probe."
 )
+_ASSUMED = {
+    True: " They count as trained on train; if they were not, add --seen none.",
+    False: " They count as trained on other images; if they were trained on these, add --seen.",
+}
+"""What is assumed of weights where nobody says what they were trained on."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,8 @@ class Pretrained:
         Raises
         ------
         ConfigError
-            For images that the backbone or the normalisation cannot take.
+            For images that the backbone or the normalisation cannot take, and for a val that the
+            model was trained on where there is none.
         DataError
             For weights of another model.
         """
@@ -72,10 +79,14 @@ class Pretrained:
             "normalisation": normalisation,
             "augmentation": request.augmentation,
         }
+        remark = _CLASSIFIER if classifier else _NO_CLASSIFIER.format(len(dataset.class_names))
+        if request.seen is None:
+            remark += _ASSUMED[classifier]
         return Subject(
             model=model.eval(),
             preprocessing=preprocessing,
             classifier=classifier,
+            trained_on=self._trained_on(dataset, classifier),
             key={"weights": self.digest, **model_key},
             provenance={
                 "weights": request.weights,
@@ -83,5 +94,16 @@ class Pretrained:
                 **model_key,
                 "preprocessing": dataclasses.asdict(preprocessing),
             },
-            remark=_CLASSIFIER if classifier else _NO_CLASSIFIER.format(len(dataset.class_names)),
+            remark=remark,
         )
+
+    def _trained_on(self, dataset: ImageDataset, classifier: bool) -> tuple[str, ...]:
+        """Splits that the model was trained on, as the request says or else its classifier."""
+        seen = self.request.seen or ("train" if classifier else "none")
+        splits = () if seen == "none" else tuple(seen.split("+"))
+        if "val" in splits and "val" not in dataset.splits:
+            raise errors.ConfigError(
+                f"--seen {seen} needs a val split, and {self.dataset.name} has none here. Give "
+                "--seen train."
+            )
+        return splits

@@ -14,6 +14,9 @@ from stage1.data.settings import DatasetSettings
 from stage1.inference.normalisation import NORMALISATIONS
 from stage1.training.settings import OPTIONS as TRAINING
 
+SEEN = ("train", "train+val", "none")
+"""Splits that a pretrained model may have been trained on."""
+
 
 @dataclass(frozen=True)
 class Frozen:
@@ -31,6 +34,9 @@ class Frozen:
         The channel moments it was trained with: one of `NORMALISATIONS` of
         stage1.inference.normalisation. By default ``imagenet`` for three channels and a backbone of
         torchvision or timm, else ``data``.
+    seen
+        The splits that it was trained on: ``train``, ``train+val`` or ``none``. By default
+        ``train`` if the weights have a classifier of the data set's classes, else ``none``.
     augmentation
         One of `stage1.augment.AUGMENTATIONS`: of the augmented copies, and of the images from which
         the balanced statistics are estimated.
@@ -56,6 +62,15 @@ class Frozen:
         TRAINING["normalisation"].help,
         choices=NORMALISATIONS,
         default_help="imagenet for colour images and a backbone of torchvision or timm, else data",
+    )
+    seen: str | None = option(
+        None,
+        "Images that the weights were trained on: no val among them selects fairly, and no "
+        "calibration is fitted to them. ImageNet-LT's train and val are images of ImageNet's train "
+        "set.",
+        choices=SEEN,
+        default_help="train where the weights have a classifier of the data set's classes, else "
+        "none",
     )
     augmentation: str = option(
         "standard",

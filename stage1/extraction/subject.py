@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from featbank import errors
 from featbank.files import file_digest
 from stage1.backbones import Backbone
@@ -29,6 +31,8 @@ class Subject:
         In eval mode, on the CPU.
     classifier
         True if its classifier is trained, and goes into the bank.
+    trained_on
+        Splits of the data set whose rows it was trained on.
     key
         Values that its features depend on beside the images, by name.
     provenance
@@ -40,6 +44,7 @@ class Subject:
     model: Backbone
     preprocessing: Preprocessing
     classifier: bool
+    trained_on: tuple[str, ...]
     key: Mapping[str, Any]
     provenance: Mapping[str, Any]
     remark: str = ""
@@ -96,6 +101,7 @@ class Trained:
             model=checkpoint.model(),
             preprocessing=checkpoint.preprocessing,
             classifier=True,
+            trained_on=("train",),
             key={"checkpoint": self.digest},
             provenance={
                 "run": self.run,
@@ -108,6 +114,22 @@ class Trained:
                 },
             },
         )
+
+
+def seen_rows(dataset: ImageDataset, trained_on: Sequence[str]) -> dict[str, np.ndarray]:
+    """Masks [N] by split of the rows that belong to splits in `trained_on` too.
+
+    Rows are the same by source and index or, as where two lists name one image, by path.
+    """
+    masks = {split: np.zeros(len(images.index), bool) for split, images in dataset.splits.items()}
+    for name, split in dataset.splits.items():
+        for there in (dataset.splits[known] for known in trained_on):
+            if there is split or (split.source is not None and split.source == there.source):
+                masks[name] |= np.isin(split.index, there.index)
+            if split.paths and there.paths:
+                paths = set(map(os.path.normpath, there.paths))
+                masks[name] |= np.array([os.path.normpath(p) in paths for p in split.paths])
+    return masks
 
 
 def streamed(settings: DatasetSettings) -> DatasetSettings:

@@ -60,7 +60,8 @@ def test_from_weights_to_a_leaderboard(weights: Path, images: Path, tmp_path: Pa
     assert result.exit_code == 0, result.output
     assert result.output.splitlines()[-2:] == [
         "The weights have no classifier of 3 classes, so the bank has none: stage 2 starts from a "
-        "linear probe.",
+        "linear probe. They count as trained on other images; if they were trained on these, add "
+        "--seen.",
         f"Wrote {bank}. Next: featbank sweep {bank} --recipe crt -o results.sqlite",
     ]
     with Bank(bank) as opened:

@@ -48,8 +48,9 @@ def test_the_screen(featbank: Run, bank: Path) -> None:
     for line in (
         "classes K = 5, training samples 120 … 5 (imbalance 24)",
         "few 2 classes, 17 samples (n < 20)",
-        "train 222 5 5 … 120 train, with paths",
-        "val 100 5 20 val, with paths",
+        "train 222 5 5 … 120 train, with paths, seen by stage 1",
+        "val 100 5 20 val, with paths, not seen by stage 1",
+        "test 100 5 20 test, with paths",
         "features D = 8, float16, views: instance, balanced",
         "instance 4 copies of train; stage-1 classifier; no BatchNorm statistics",
         "balanced stage-1 classifier of instance; 7 BatchNorm layers",

@@ -284,3 +284,24 @@ def test_shards_whose_splits_share_images_are_refused(
     with pytest.raises(errors.DataError, match=r"train and test share 1 path, such as 'train/0-7"):
         merge([tmp_path / "0.h5", tmp_path / "1.h5"], tmp_path / "m.h5")
     assert not (tmp_path / "m.h5").exists()
+
+
+def test_a_row_is_seen_if_one_of_the_backbones_saw_it(part: Part, tmp_path: Path) -> None:
+    """Whatever was said of each bank, and where nothing was, by its classifier."""
+    half = np.arange(10) < 5
+    resnet = part("r", splits=("val", "test"), classifier={"instance": (W, None)})
+    clip = {"view": "clip", "splits": ("val", "test")}
+    for name, marks, val in (
+        ("none", {"train": False, "val": False}, 0),
+        ("some", {"val": half}, 5),
+        ("test", {"test": True}, 0),
+    ):
+        merge([resnet, part(name, **clip, seen=marks)], tmp_path / "o.h5", overwrite=True)
+        with Bank(tmp_path / "o.h5") as bank:
+            assert bank.seen("train").all(), name
+            assert bank.seen("val").sum() == val, name
+            assert bank.seen("test").all() == (name == "test"), name
+    merge([part("u", splits=("val", "test")), part("plain", **clip)], tmp_path / "p.h5")
+    with Bank(tmp_path / "p.h5") as bank:
+        assert bank.schema == 1
+        assert not bank.seen("train").any()

@@ -302,7 +302,7 @@ def test_val_is_as_seen_as_train_was(
     ]  # fmt: skip
     for name, text in zip(("v.h5", "i.h5"), outputs, strict=True):
         assert ("stage 1 was probably trained on the rows of val" in text) == expected, text
-        asks = "if the backbone was trained on these rows" in text
+        asks = "which makes val unclean, add --seen train" in text
         assert asks == (name == "i.h5" and not classifier and seen is None), text
         assert ("held out of train, seen by stage 1" in featbank("info", name).stdout) == expected
         with Bank(name) as bank:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import shutil
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from stage1.data.decoder import Decoder
 from stage1.data.entries import ListEntry
 from stage1.data.images import DatasetSettings
 from stage1.extraction.extract import extract
+from stage1.extraction.subject import seen_rows
 from stage1.inference.batchnorm import batchnorm_statistics, rebalanced
 from stage1.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from stage1.training.settings import default_settings
@@ -93,6 +95,21 @@ def test_one_view_in_half_precision(digits_run: Path, bank_file: Path, view: str
         assert half.classifier(view) is not None
         expected = full.load("train", view)[0]
         np.testing.assert_allclose(half.load("train", view)[0], expected, rtol=2**-11, atol=1e-6)
+
+
+def test_what_stage_1_was_trained_on(digits_run: Path, bank_file: Path) -> None:
+    """All of train and nothing else; of train_balanced the rows that are train's."""
+    with Bank(bank_file) as bank:
+        for split in bank.splits:
+            flags = bank.flags(split, "seen")
+            assert flags is not None
+            assert (flags == (split == "train")).all()
+        train = bank.index("train")
+    _, checkpoint = load_checkpoint(digits_run)
+    whole = load_dataset(dataclasses.replace(checkpoint.settings.dataset, train_balanced=True))
+    seen = seen_rows(whole, ["train"])["train_balanced"]
+    assert seen.sum() == len(train) < len(seen)
+    assert set(whole.splits["train_balanced"].index[seen]) == set(train)
 
 
 def test_lists_keep_their_order_and_paths(make_lists: MakeLists, tmp_path: Path) -> None:

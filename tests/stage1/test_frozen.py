@@ -79,7 +79,8 @@ def test_features_are_torchvisions(make_lists: MakeLists, tmp_path: Path) -> Non
     extract(request, tmp_path / "bank.h5", balanced_batches=1, report=lines.append)
     assert lines[-1] == (
         "The weights have no classifier of 2 classes, so the bank has none: stage 2 starts from a "
-        "linear probe."
+        "linear probe. They count as trained on other images; if they were trained on these, add "
+        "--seen."
     )
     with Bank(tmp_path / "bank.h5") as bank:
         assert bank.classifiers == ()
@@ -104,7 +105,8 @@ def test_a_classifier_of_as_many_classes_is_banked(make_lists: MakeLists, tmp_pa
     request = Frozen(str(tmp_path / "w.pth"), "resnet18", DatasetSettings("lists", **options))
     extract(request, tmp_path / "bank.h5", views=["instance"], report=lines.append)
     assert lines[-1] == (
-        "The bank has the classifier of the weights: its classes must be the data set's."
+        "The bank has the classifier of the weights: its classes must be the data set's. They "
+        "count as trained on train; if they were not, add --seen none."
     )
     with Bank(tmp_path / "bank.h5") as bank:
         classifier = bank.classifier("instance")
@@ -112,6 +114,41 @@ def test_a_classifier_of_as_many_classes_is_banked(make_lists: MakeLists, tmp_pa
         np.testing.assert_array_equal(classifier[0], model.fc.weight.detach().float().numpy())
         logits = bank.load("test")[0] @ classifier[0].T + classifier[1]
         np.testing.assert_allclose(logits, outputs(model, options, "test")[1], atol=1e-4)
+
+
+def test_what_the_weights_were_trained_on(make_lists: MakeLists, tmp_path: Path) -> None:
+    """As it is said, else train where the classifier fits; an image that two lists name counts in
+    both, and so is seen in either."""
+    options = make_lists(train=[0, 1, 2, 0], val=[2, 1, 0], test=[1, 0])
+    lines = Path(options["train_list"]).read_text().splitlines()
+    with Path(options["val_list"]).open("a") as file:
+        file.write(f"./{lines[1]}\n")  # the same file
+    data = DatasetSettings("lists", **options)
+    for classes, seen, expected in (
+        (3, None, {"train": [1, 1, 1, 1], "val": [0, 0, 0, 1], "test": [0, 0]}),
+        (5, None, {"train": [0, 0, 0, 0], "val": [0, 0, 0, 0], "test": [0, 0]}),
+        (3, "none", {"train": [0, 0, 0, 0], "val": [0, 0, 0, 0], "test": [0, 0]}),
+        (5, "train", {"train": [1, 1, 1, 1], "val": [0, 0, 0, 1], "test": [0, 0]}),
+        (5, "train+val", {"train": [1, 1, 1, 1], "val": [1, 1, 1, 1], "test": [0, 0]}),
+    ):
+        resnet18(tmp_path / "w.pth", num_classes=classes)
+        request = Frozen(str(tmp_path / "w.pth"), "resnet18", data, seen=seen)
+        with pytest.warns(UserWarning, match="train and val share 1 image"):
+            extract(request, tmp_path / "b.h5", views=["instance"], overwrite=True)
+        with Bank(tmp_path / "b.h5") as bank:
+            stored = {split: bank.flags(split, "seen") for split in bank.splits}
+        assert {s: m.astype(int).tolist() for s, m in stored.items() if m is not None} == expected
+    with pytest.raises(errors.ConfigError, match=r"got 'val'"):
+        Frozen(str(tmp_path / "w.pth"), "resnet18", data, seen="val")
+    request = Frozen(
+        str(tmp_path / "w.pth"),
+        "resnet18",
+        DatasetSettings("lists", **{**options, "val_list": None}),
+        seen="train+val",
+    )
+    with pytest.raises(errors.ConfigError, match=r"--seen train\+val needs a val split, and lists"):
+        extract(request, tmp_path / "c.h5", views=["instance"])
+    assert not (tmp_path / "c.h5").exists()
 
 
 def test_whether_the_classifier_was_loaded(resnet8: Path) -> None:
