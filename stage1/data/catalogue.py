@@ -66,13 +66,19 @@ class DatasetRow:
         return value_text(values[setting.name]) if known else setting.default_text
 
 
+_HELD_OUT = ("val_per_class", "val_fraction", "data_seed")
+"""Options of data sets whose val is held out of train."""
+
+_NONE_HELD_OUT = {"val_per_class": 0, "data_seed": 0}
+
+
 def _cifar(classes: int, *, train: int) -> DatasetRow:
     return DatasetRow(
         f"CIFAR-{classes}, long-tailed as the LDAM release does it",
         reader="cifar",
         place="--root, as torchvision keeps it; --download fetches it",
-        options=("root", "download", "imbalance", "val_per_class", "data_seed", "train_balanced"),
-        defaults={"root": "data", "imbalance": 100.0, "val_per_class": 0, "data_seed": 0},
+        options=("root", "download", "imbalance", *_HELD_OUT, "train_balanced"),
+        defaults={"root": "data", "imbalance": 100.0, **_NONE_HELD_OUT},
         classes=classes,
         images={"train": train, "test": 10_000},
     )
@@ -95,13 +101,14 @@ def _published(
     description: str, *, files: Mapping[str, str], classes: int, images: Mapping[str, int]
 ) -> DatasetRow:
     """The row of a benchmark whose lists stand under the root by the names they are known by."""
+    without_val = "val_list" not in files
     return DatasetRow(
         description,
         reader="lists",
         place=f"--root: the images and {', '.join(files.values())}",
-        options=_LIST_OPTIONS,
+        options=(*_LIST_OPTIONS, *(_HELD_OUT if without_val else ())),
         needs=("root",),
-        defaults={"image_size": 224},
+        defaults={"image_size": 224, **(_NONE_HELD_OUT if without_val else {})},
         files=files,
         classes=classes,
         images=images,
@@ -151,8 +158,9 @@ DATASETS: dict[str, DatasetRow] = {
         "any images, by list files of lines 'relative/path label'",
         reader="lists",
         place="--root: the images; the lists wherever they are",
-        options=_LIST_OPTIONS,
+        options=(*_LIST_OPTIONS, *_HELD_OUT),
         needs=("root", "train_list", "test_list"),
+        defaults=_NONE_HELD_OUT,
     ),
     "folder": DatasetRow(
         "any images, in a sub-folder per class",
@@ -161,16 +169,15 @@ DATASETS: dict[str, DatasetRow] = {
         options=(
             "root",
             "imbalance",
-            "val_per_class",
+            *_HELD_OUT,
             "test_per_class",
-            "data_seed",
             "image_size",
             "train_balanced",
             "skip_unreadable",
             "stream",
         ),
         needs=("root",),
-        defaults={"val_per_class": 0, "test_per_class": 0, "data_seed": 0},
+        defaults={"test_per_class": 0, **_NONE_HELD_OUT},
     ),
 }
 """The data sets of stage 1, by name."""
@@ -190,6 +197,8 @@ def dataset_problems(settings: DatasetSettings) -> list[str]:
         for name in chosen
         if name not in row.options
     ]
+    if settings.val_per_class and settings.val_fraction:
+        problems.append("--val-per-class and --val-fraction are both given. Give one of the two.")
     numbers = [setting for setting in OPTIONS.values() if setting.type in (int, float)]
     return problems + wrong_values(numbers, chosen, owner)
 

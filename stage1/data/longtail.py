@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from featbank import errors
+from featbank.bank import HoldOut
 
 
 def long_tail_counts(n_max: int, num_classes: int, imbalance: float) -> np.ndarray:
@@ -40,7 +41,7 @@ def long_tail_split(
     imbalance: float | None,
     *,
     seed: int = 0,
-    held_out: Mapping[str, int] | None = None,
+    held_out: Mapping[str, int | float] | None = None,
 ) -> dict[str, np.ndarray]:
     """Hold balanced splits out of `labels`, then make the rest a long-tailed ``train`` split.
 
@@ -59,8 +60,10 @@ def long_tail_split(
     seed
         Seed of all draws.
     held_out
-        Images per class of each split held out, drawn in this order; without an `imbalance` at most
-        half of a class, with a warning, since classes of a natural tail may be small.
+        Images per class of each split held out, or a share of each class as a float, drawn in this
+        order; without an `imbalance` at most half of a class, with a warning, since classes of a
+        natural tail may be small. A share rounds, takes one image at least and half of a class at
+        most.
 
     Returns
     -------
@@ -99,10 +102,14 @@ def long_tail_split(
 
 
 def _held_sizes(
-    counts: Sequence[int], per_class: int, split: str, imbalance: float | None
+    counts: Sequence[int], per_class: int | float, split: str, imbalance: float | None
 ) -> list[int]:
     """Numbers of images to hold out for a split, by class."""
     smallest = min(counts)
+    if isinstance(per_class, float):
+        sizes = HoldOut(fraction=per_class).sizes(np.asarray(counts)).tolist()
+        _require_some(sizes, counts, split)
+        return sizes
     if imbalance is not None:
         if per_class >= smallest:
             raise errors.ConfigError(
@@ -111,11 +118,7 @@ def _held_sizes(
             )
         return [per_class] * len(counts)
     sizes = [min(per_class, n // 2) for n in counts]
-    if not any(sizes):
-        raise errors.ConfigError(
-            f"No class has an image to spare for {split}: the largest has {max(counts)}. "
-            f"Give a folder {split} with images of its own."
-        )
+    _require_some(sizes, counts, split)
     if fewer := sum(n < per_class for n in sizes):
         none = f"; {sizes.count(0)} gave none" if 0 in sizes else ""
         have = "has" if fewer == 1 else "have"
@@ -124,3 +127,12 @@ def _held_sizes(
             f"and gave half of them, not {per_class}{none}."
         )
     return sizes
+
+
+def _require_some(sizes: Sequence[int], counts: Sequence[int], split: str) -> None:
+    """Raise if no class can give an image."""
+    if not any(sizes):
+        raise errors.ConfigError(
+            f"No class has an image to spare for {split}: the largest has {max(counts)}. "
+            f"Give {split} images of its own."
+        )

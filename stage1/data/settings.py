@@ -20,9 +20,18 @@ class DatasetSettings:
     imbalance: float | None = option(
         None, "n_max / n_min of the training counts.", low=1, default_help="as they are"
     )
-    val_per_class: int | None = option(None, "Training images held out for val.", low=0)
+    val_per_class: int | None = option(
+        None, "Training images of each class held out for val, which stage 1 never sees.", low=0
+    )
+    val_fraction: float | None = option(
+        None,
+        "Or a share of each class, at most 0.5, at least one image of a class of two or more.",
+        above=0,
+        high=0.5,
+        default_help="none",
+    )
     test_per_class: int | None = option(
-        None, "Training images held out for test, before those for val.", low=0
+        None, "Training images of each class held out for test, before those for val.", low=0
     )
     data_seed: int | None = option(
         None,

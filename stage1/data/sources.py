@@ -36,7 +36,7 @@ def long_tailed(
     pad: int,
     flip: bool,
     source: str = "train",
-    held_out: Mapping[str, int] | None = None,
+    held_out: Mapping[str, int | float] | None = None,
     test: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> ImageDataset:
     """Cut arrays in memory to a long-tailed data set (`stage1.data.longtail.long_tail_split`).
@@ -52,7 +52,7 @@ def long_tailed(
     source
         Name of `train`, into which the rows of every split but `test` point.
     held_out
-        Images per class of splits to take from `train` first.
+        Images per class, or shares of each class, of splits to take from `train` first.
     test
         The official test split, if any, kept whole.
     """
@@ -70,7 +70,7 @@ def long_tailed(
 
 
 def _rows(
-    settings: DatasetSettings, labels: np.ndarray, held_out: Mapping[str, int] | None
+    settings: DatasetSettings, labels: np.ndarray, held_out: Mapping[str, int | float] | None
 ) -> dict[str, np.ndarray]:
     """Rows of `labels` by split; `train_balanced` is `train` at an imbalance of 1."""
     assert settings.data_seed is not None
@@ -124,13 +124,15 @@ def cifar(settings: DatasetSettings, row: DatasetRow) -> ImageDataset:
         class_names=splits[0].classes,
         pad=4,
         flip=True,
-        held_out={"val": settings.val_per_class} if settings.val_per_class else None,
+        held_out=_val_of(settings),
         test=test,
     )
 
 
 def lists(settings: DatasetSettings, row: DatasetRow) -> ImageDataset:
     """Read images named by list files: those of the settings, else the published ones of the row.
+
+    Without a list of val, one can be held out of the images of train.
 
     K is the number of class names, else that of the row, else the highest label of all lists + 1
     (`stage1.data.lists.count_classes`).
@@ -153,7 +155,18 @@ def lists(settings: DatasetSettings, row: DatasetRow) -> ImageDataset:
         raise errors.DataError(f"{settings.train_list} has one class only. Give 2 or more.")
     _warn_of_other_sizes(settings.name, {k: len(v) for k, v in entries_of.items()}, row)
     rows_of = {split: np.arange(len(entries)) for split, entries in entries_of.items()}
-    return decoded(settings, root, names, entries_of, rows_of, sources={})
+    sources = {}
+    if held_out := _val_of(settings):
+        if "val" in entries_of:
+            raise errors.ConfigError(
+                f"{settings.val_list} is the val split. Leave out --val-list, or --val-per-class "
+                "and --val-fraction."
+            )
+        labels = np.array([entry.label for entry in entries_of["train"]])
+        rows_of |= _rows(settings, labels, held_out)
+        entries_of["val"] = entries_of["train"]
+        sources = {"train": "train", "val": "train"}
+    return decoded(settings, root, names, entries_of, rows_of, sources=sources)
 
 
 def _list_files(settings: DatasetSettings, root: Path, row: DatasetRow) -> dict[str, Path]:
@@ -221,16 +234,25 @@ READERS: dict[str, Callable[[DatasetSettings, DatasetRow], ImageDataset]] = {
 """The readers, by the name that rows of the catalogue give them."""
 
 
-def _held_out(settings: DatasetSettings, root: Path, folders: Mapping[str, Path]) -> dict[str, int]:
-    """Images per class to hold out of the training images, by split."""
-    held_out = {}
-    for split, per_class in (("test", settings.test_per_class), ("val", settings.val_per_class)):
-        if per_class:
-            held_out[split] = per_class
-            if split in folders:
-                raise errors.ConfigError(
-                    f"{folders[split]} is there. Leave --{split}-per-class out, or move it away."
-                )
+def _val_of(settings: DatasetSettings) -> dict[str, int | float]:
+    """Images per class, or the share of each class, to hold out for val; nothing for none."""
+    amount = settings.val_per_class or settings.val_fraction
+    return {"val": amount} if amount else {}
+
+
+def _held_out(
+    settings: DatasetSettings, root: Path, folders: Mapping[str, Path]
+) -> dict[str, int | float]:
+    """Images per class, or shares, to hold out of the training images, by split."""
+    test = {"test": settings.test_per_class} if settings.test_per_class else {}
+    held_out: dict[str, int | float] = {**test, **_val_of(settings)}
+    for split in held_out:
+        if split in folders:
+            option = "--val-fraction" if split == "val" and settings.val_fraction else None
+            raise errors.ConfigError(
+                f"{folders[split]} is there. Leave {option or f'--{split}-per-class'} out, or move "
+                "it away."
+            )
     if "test" not in folders and "test" not in held_out:
         raise errors.ConfigError(
             f"{root} has no test split. Give --test-per-class to hold one out of the images, or "

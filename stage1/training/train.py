@@ -241,7 +241,7 @@ def _load(settings: TrainSettings) -> ImageDataset:
     if settings.keep == "best" and "val" not in dataset.splits:
         raise errors.ConfigError(
             f"--keep best needs a val split, and {settings.dataset.name} has none. "
-            "Give --val-per-class or --val-list, or leave --keep out."
+            "Give --val-per-class, --val-fraction or --val-list, or leave --keep out."
         )
     preprocessing = normalised_by(dataset.preprocessing, settings.normalisation)
     preprocessing = dataclasses.replace(preprocessing, augmentation=settings.augmentation)

@@ -62,7 +62,11 @@ def _options(command: click.Command) -> dict[str, click.Option]:
     [
         ("root", "required: imagenet-lt, places-lt, inaturalist2018, lists, folder]"),
         ("imbalance", "[default: 50 (digits-lt), 100 (cifar), else as they are]"),
-        ("val_per_class", "cifar, folder: Training images held out for val. [default: 0]"),
+        (
+            "val_per_class",
+            "cifar, inaturalist2018, lists, folder: Training images of each class held out for "
+            "val, which stage 1 never sees. [default: 0]",
+        ),
         ("val_list", "Places_LT_val.txt (places-lt), else no val split]"),
         ("image_size", "[default: 224 (imagenet-lt, places-lt, inaturalist2018), else the images"),
         ("epochs", "[default: 100 (digits-lt), else 200]"),

@@ -345,3 +345,52 @@ def test_absolute_paths_below_a_root_that_is_a_link(tmp_path: Path) -> None:
     for outside in (f"{real}x/a.png", f"{real}/../a.png", "../a.png"):
         with pytest.raises(errors.DataError, match="is outside the root"):
             entries_within([ListEntry(outside, 0, "l.txt line 1")], link / "images")
+
+
+@pytest.mark.parametrize(
+    ("options", "held"),
+    [
+        ({"val_per_class": 2}, [2, 2, 1, 0]),
+        ({"val_fraction": 0.5}, [4, 2, 1, 0]),
+        ({"val_fraction": 0.1}, [1, 1, 1, 0]),
+    ],
+)
+def test_val_is_held_out_of_the_list_of_train(
+    make_lists: MakeLists, options: dict[str, float], held: list[int]
+) -> None:
+    """At most half of a class, by the seed; train and val point into the same list."""
+    train = [0] * 8 + [1] * 5 + [2] * 2 + [3]
+    lists = make_lists(train=train, test=[1, 0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # small classes give less
+        one, same, other = (
+            load_dataset(DatasetSettings("lists", **lists, **options, data_seed=seed))
+            for seed in (0, 0, 1)
+        )
+    val, rest = one.splits["val"], one.splits["train"]
+    assert list(one.splits) == ["train", "val", "test"]
+    assert np.bincount(val.labels, minlength=4).tolist() == held
+    assert sorted([*val.index, *rest.index]) == list(range(16))
+    assert val.source == rest.source == "train"
+    for split in (val, rest):
+        assert split.labels.tolist() == [train[row] for row in split.index]
+    assert (same.splits["val"].index == val.index).all()
+    assert (other.splits["val"].index != val.index).any()
+
+
+def test_wrong_ways_to_hold_val_out(make_lists: MakeLists) -> None:
+    """One line each, with what to leave out."""
+    lists = make_lists(train=[0, 0, 1, 1], val=[0, 1], test=[1, 0])
+    for options, words in (
+        ({"val_per_class": 1}, "val.txt is the val split. Leave out --val-list, or --val-per-cl"),
+        ({"val_fraction": 0.5}, "val.txt is the val split. Leave out --val-list, or --val-per-cl"),
+        ({"val_fraction": 0.6}, "'val_fraction' of data set 'lists' must be a float"),
+        ({"val_fraction": 0.0}, "'val_fraction' of data set 'lists' must be a float"),
+        ({"val_per_class": 1, "val_fraction": 0.5}, "are both given. Give one of the two."),
+    ):
+        with pytest.raises(errors.ConfigError, match=re.escape(words)) as error:
+            load_dataset(DatasetSettings("lists", **lists, **options))
+        assert "\n" not in str(error.value)
+    singles = {**make_lists(train=[0, 1], test=[1, 0]), "val_list": None}
+    with pytest.raises(errors.ConfigError, match="No class has an image to spare for val"):
+        load_dataset(DatasetSettings("lists", **singles, val_fraction=0.5))

@@ -203,7 +203,7 @@ def test_the_best_needs_a_val_split(make_lists: MakeLists, tmp_path: Path) -> No
         train(settings, tmp_path / "run")
     assert str(caught.value) == (
         "--keep best needs a val split, and lists has none. "
-        "Give --val-per-class or --val-list, or leave --keep out."
+        "Give --val-per-class, --val-fraction or --val-list, or leave --keep out."
     )
     assert not (tmp_path / "run").exists()
 
