@@ -15,6 +15,7 @@ from stage2.methods.recipe import Recipe
 from stage2.methods.recipe_settings import CALIBRATION
 from stage2.methods.registries import REGISTRIES
 from stage2.results.configurations import SAMPLER
+from stage2.results.ensembles import ENSEMBLE
 from stage2.results.store import Store
 
 TEXTBOOK = {"loss": "ce", "sampler": "instance", "optimiser": "sgd"}
@@ -78,6 +79,9 @@ def uses(name: str, parameters: Mapping[str, Any]) -> Uses:
     cited: Uses = {}
     if name in PRESETS:
         cited.setdefault(PRESETS[name].source, []).append(f"recipe {name}")
+    if name == ENSEMBLE:
+        cited["selection"] = ["ensemble of the sweep"]
+        cited["temperature"] = ["temperatures of its members"]
     for part, registry in REGISTRIES.items():
         chosen = parameters.get(part, "none")
         if chosen in registry and TEXTBOOK.get(part) != chosen:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from featbank import errors
+from stage2.results.ensembles import ENSEMBLE
 from stage2.results.store import Run
 
 SAMPLER = "optuna"
@@ -35,6 +36,11 @@ class Configuration:
     def parameters(self) -> dict[str, Any]:
         """Every setting but the seed."""
         return self.runs[0].parameters
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether it is made of others, and so is none of those that were tried."""
+        return self.name == ENSEMBLE
 
     @property
     def done(self) -> list[Run]:

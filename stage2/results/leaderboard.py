@@ -14,6 +14,7 @@ from stage2.features.experts import short_name
 from stage2.methods.recipe import Recipe
 from stage2.methods.recipe_settings import settings_of
 from stage2.results.configurations import Configuration
+from stage2.results.ensembles import ENSEMBLE, summary
 from stage2.results.protocol import THRESHOLDS, Protocol, is_calibrated
 from stage2.results.ranking import in_order
 from stage2.results.store import Run
@@ -177,7 +178,9 @@ def _over_seeds(values: Sequence[float | None]) -> tuple[float | None, float | N
 
 def differences(row: Row) -> str:
     """The settings in which a row differs from its preset, and whether it was stopped or a seed
-    diverged."""
+    diverged; of an ensemble the numbers of its members and of those it was chosen from."""
+    if row["name"] == ENSEMBLE:
+        return summary(row["parameters"])
     usual = _usual(row["name"], row["parameters"])
     changed = {k: v for k, v in row["parameters"].items() if usual.get(k) != v}
     texts = [f"{name}={setting_text(name, value)}" for name, value in changed.items()]

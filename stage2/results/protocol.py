@@ -14,6 +14,7 @@ from featbank.bank import GROUPS, Bank, class_counts
 from featbank.bank.schema import EVALUATED
 from featbank.wording import number
 from stage2.methods.recipe import Recipe
+from stage2.results.ensembles import ENSEMBLE
 from stage2.results.optimism import Optimism
 
 THRESHOLDS = ", ".join(f"{name}: {rule}" for name, rule in GROUPS.items())
@@ -77,6 +78,7 @@ class Protocol:
             *self._rest_of_test(),
             *self._classes(),
             f"{number(self.tried, 'configuration')} tried{self.searched}",
+            *self._ensemble(rows),
             f"seeds {', '.join(map(str, seeds)) or 'none'}",
             *self._cost(),
         ]
@@ -123,6 +125,12 @@ class Protocol:
         others = len(best.tied) - 1
         tie = f"{self.ties} of {others} others {'ties' if self.ties == 1 else 'tie'} with it"
         return [f"{figure} for choosing", *([tie] if self.ties else [])]
+
+    def _ensemble(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        """The relation of an ensemble to what was tried, where one is shown."""
+        if not any(row["name"] == ENSEMBLE for row in rows):
+            return []
+        return ["ensemble: made of these, neither counted nor corrected, cross-fitted on val"]
 
     def _classes(self) -> list[str]:
         """Classes without rows in train or val; groups by other counts than those of train."""
@@ -203,7 +211,11 @@ def rows_from_test(bank: Bank) -> list[int]:
 
 
 def _starts_from(row: Mapping[str, Any], view: str) -> bool:
-    """Whether a configuration starts from the stage-1 classifier of a view."""
+    """Whether a configuration, or a member of an ensemble, starts from the stage-1 classifier of a
+    view."""
+    if row["name"] == ENSEMBLE:
+        parameters = row["parameters"]
+        return bool(parameters.get("stage1")) and view in str(parameters.get("view")).split("+")
     try:
         recipe = Recipe(row["name"], **row["parameters"])
     except errors.ConfigError:  # stored by a version that knew other names

@@ -40,7 +40,9 @@ class Results:
     fingerprint, about
         The bank's fingerprint, and its record in the results.
     configurations
-        By id.
+        By id, an ensemble of them included.
+    tried
+        The configurations that a sweep trained.
     split, select_on
         As resolved.
     board
@@ -73,6 +75,7 @@ class Results:
                 f"{store.path} holds no finished run. Run `featbank sweep` again."
             )
         self.configurations = {id_: Configuration(tuple(seeds)) for id_, seeds in runs.items()}
+        self.tried = [each for each in self.configurations.values() if not each.is_ensemble]
         measured = measured_splits(self.about)
         self.select_on = self._known(select_on or ("val" if "val" in measured else "test"))
         self.tied, self.optimism = self._compared()
@@ -150,8 +153,8 @@ class Results:
             self.about,
             split,
             self.select_on,
-            len(self.configurations),
-            search_note(self.configurations.values()),
+            len(self.tried),
+            search_note(self.tried),
             self.optimism,
         )
         self.board: Leaderboard = board_of(self.configurations.values(), terms, self.tied)
@@ -160,12 +163,12 @@ class Results:
         """Whether each configuration that ranks ties with the best, and what choosing it cost.
 
         Left out are those with vector scaling: it is fitted to the labels of val, and the rows that
-        are right after it are not those that rank.
+        are right after it are not those that rank. An ensemble is made of them, not tried.
         """
         labels = self.store.labels(self.fingerprint, self.select_on)
         compared = [
             each
-            for each in self.configurations.values()
+            for each in self.tried
             if each.status == "done" and each.parameters.get("calibration") != "vector"
         ]
         if labels is None or len(compared) < 2:

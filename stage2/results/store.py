@@ -25,6 +25,7 @@ from stage2.engine.metrics import Evaluation
 from stage2.methods.recipe import Recipe
 from stage2.results.database import Database
 from stage2.results.digests import Value
+from stage2.results.ensembles import EnsembleRecipe
 from stage2.results.protocol import coverage, rows_from_test
 from stage2.results.rows import RunRow, StoredRows, digest_of
 
@@ -105,11 +106,26 @@ class Store:
                 (*row.values(), digest_of("bank", row)),
             )
 
-    def add_runs(self, fingerprint: str, runs: Iterable[Mapping[str, Any]]) -> None:
-        """Store finished runs, all or none: mappings with ``recipe``, ``status``,
-        ``selected_epoch``, ``curves``, ``seconds``, ``device``, ``versions``, ``evaluations``, and
-        optionally ``traces`` (arrays by name, first axis the epochs)."""
+    def add_runs(
+        self, fingerprint: str, runs: Iterable[Mapping[str, Any]], *, instead_of: str | None = None
+    ) -> None:
+        """Store finished runs, all or none.
+
+        Parameters
+        ----------
+        fingerprint
+            The bank's.
+        runs
+            Mappings with ``recipe``, ``status``, ``selected_epoch``, ``curves``, ``seconds``,
+            ``device``, ``versions``, ``evaluations``, and optionally ``traces`` (arrays by name,
+            first axis the epochs).
+        instead_of
+            Name whose earlier runs on the bank are removed.
+        """
         with self._file.write() as database:
+            if instead_of is not None:
+                key = (fingerprint, instead_of)
+                database.execute("DELETE FROM run WHERE bank = ? AND name = ?", key)
             for run in runs:
                 key = (fingerprint, run["recipe"].hash)
                 database.execute("DELETE FROM run WHERE bank = ? AND recipe = ?", key)
@@ -245,7 +261,7 @@ class Store:
 
 def _run_row(key: tuple[str, str], run: Mapping[str, Any]) -> dict[str, Value]:
     """A run as its table stores it, without its digest."""
-    recipe: Recipe = run["recipe"]
+    recipe: Recipe | EnsembleRecipe = run["recipe"]
     traces = run.get("traces")
     return {
         "bank": key[0],
