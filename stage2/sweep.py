@@ -263,13 +263,21 @@ def _unfinished(
 
 
 def _stored(outcome: Outcome, device: str, libraries: Sequence[str]) -> dict[str, Any]:
-    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
     return {
         **{n: v for n, v in vars(outcome).items() if n not in ("parameters", "selected")},
         "curves": {
             curve: [value if math.isfinite(value) else None for value in values]
             for curve, values in outcome.curves.items()
         },
+        **origin(device, libraries),
+    }
+
+
+def origin(device: str, libraries: Sequence[str] = ()) -> dict[str, Any]:
+    """What made a run, as the store takes it: the `device`, a name of PyTorch's, and the versions
+    of featbank, torch, Python and further `libraries`."""
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
+    return {
         "device": f"{device} ({name})",
         "versions": {
             "featbank": featbank.__version__,

@@ -35,26 +35,32 @@ def export(*, results: Path, recipe: str, output: Path, onnx: Path | None, **opt
     """Write the head of a configuration of a results file.
 
     RECIPE is an id of the leaderboard (crt-1a2b3c4d), the beginning of one, or the name of a
-    recipe: its best configuration. Results keep no weights: it is trained again, and checked
-    against what they hold.
+    recipe: its best configuration; ensemble is what `featbank ensemble` chose. Results keep no
+    weights: it is trained again, and checked against what they hold.
 
     \b
     featbank export results.sqlite crt -o head.safetensors
     featbank predict head.safetensors bank.h5 -o predictions.npz
     """
-    for path, ending in ((output, ".safetensors"), (onnx, ".onnx")):
-        if path is not None and path.suffix != ending:
-            raise ConfigError(f"{path} does not end in {ending}. Call it {path.stem}{ending}.")
-    from stage2.export.retraining import export_head
+    require_ending(output, ".safetensors")
+    if onnx is not None:
+        require_ending(onnx, ".onnx")
+    from stage2.export.exporting import export_head
 
     done = export_head(results, recipe, output, onnx=onnx, **options)
     facts = done.facts
     changed = {split: count for split, count in done.changed.items() if count}
+    what = f"{facts.recipe['id']} again, seed {facts.seed}, {facts.epoch} epoch"
+    if "members" in facts.recipe["settings"]:
+        what = f"the {facts.recipe['settings']['members']} members of {facts.recipe['id']} again"
     rows = " and ".join(f"{count} of {split}'s rows" for split, count in changed.items())
     agrees = f"but for {rows}, which another rounding tipped over" if rows else "row by row"
-    say(
-        f"Trained {facts.recipe['id']} again, seed {facts.seed}, {facts.epoch} epoch: "
-        f"it classifies as in {results}, {agrees}."
-    )
+    say(f"Trained {what}: it classifies as in {results}, {agrees}.")
     shown = output if onnx is None else f"{output} and {onnx}"
     say(f"Wrote {shown}. Next: featbank predict {output} BANK -o predictions.npz")
+
+
+def require_ending(path: Path, ending: str) -> None:
+    """Raise where a file to be written is not called what it is."""
+    if path.suffix != ending:
+        raise ConfigError(f"{path} does not end in {ending}. Call it {path.stem}{ending}.")

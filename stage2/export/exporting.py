@@ -1,0 +1,207 @@
+"""A stored configuration, or an ensemble of some, as a head in a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import featbank
+from featbank import errors
+from featbank.bank import GROUPS, Bank
+from stage2.export.folding import ensemble_head, evaluate
+from stage2.export.forms import AveragedHeads, HeadModule
+from stage2.export.headfile import HeadFacts, save_head
+from stage2.export.onnxfile import check_onnx, save_onnx
+from stage2.export.retraining import changed_rows, retrain
+from stage2.methods.recipe import Recipe
+from stage2.results.configurations import Configuration
+from stage2.results.ensembles import EnsembleRecipe, Member
+from stage2.results.results import Results
+from stage2.results.store import Run, Store
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A head that was written.
+
+    Attributes
+    ----------
+    module, facts
+        The head, and the other contents of its file.
+    changed
+        Rows of each split that are classified differently from the results.
+    """
+
+    module: HeadModule | AveragedHeads
+    facts: HeadFacts
+    changed: dict[str, int]
+
+
+def export_head(
+    results: str | os.PathLike[str],
+    name: str,
+    output: str | os.PathLike[str],
+    *,
+    onnx: str | os.PathLike[str] | None = None,
+    bank: str | None = None,
+    features: str | os.PathLike[str] | None = None,
+    seed: int | None = None,
+    epoch: str | None = None,
+    device: str = "auto",
+    memory: int | None = None,
+) -> Exported:
+    """Train a stored configuration, or the members of an ensemble, again and write the head.
+
+    Parameters
+    ----------
+    results
+        A results file.
+    name
+        As `stage2.results.results.Results.find` takes it.
+    output
+        The file, ``.safetensors``; an existing one is replaced.
+    onnx
+        Write the head as ONNX too.
+    bank
+        Start of a fingerprint, if the results hold several banks.
+    features
+        The bank, if it has moved.
+    seed
+        One of the stored seeds; by default the first.
+    epoch
+        ``last`` or ``selected``; by default the one that ranks, ``selected`` where there is one.
+    device, memory
+        As for `stage2.sweep`. A bank that was streamed needs the same `memory` for the same draws.
+
+    Raises
+    ------
+    ConfigError
+        If nothing can be exported, or training does not reproduce the results.
+    Mismatch
+        If the bank is not the one the results are from.
+    """
+    for target in (output, onnx):
+        if target is not None and not (folder := Path(target).parent).is_dir():
+            raise errors.ConfigError(f"{folder} is not a folder. Create it first.")
+    if onnx is not None:
+        check_onnx()
+    with Store(results) as store:
+        stored = Results(store, bank=bank)
+        configuration = stored.find(name)
+        run = _run_of(configuration, seed)
+        epoch = _epoch_of(configuration, run, epoch)
+        with Bank(bank_path(stored, features)) as opened:
+            export = _ensemble if configuration.is_ensemble else _recipe
+            done = export(stored, opened, run, epoch, {"device": device, "memory": memory})
+    save_head(output, done.module, done.facts)
+    if onnx is not None:
+        save_onnx(onnx, done.module, done.facts)
+    return done
+
+
+def bank_path(results: Results, features: str | os.PathLike[str] | None) -> Path:
+    """The path of the bank that results are of, `features` where it has moved.
+
+    Raises
+    ------
+    ConfigError
+        If it is no longer where it was.
+    """
+    place = Path(features if features is not None else results.about["path"])
+    if features is None and not place.exists():
+        raise errors.ConfigError(
+            f"The bank of {results.path} was {place}, which is not there. "
+            "Say where it is with --features."
+        )
+    return place
+
+
+def _recipe(
+    results: Results, bank: Bank, run: Run, epoch: str, training: Mapping[str, Any]
+) -> Exported:
+    """The head of a run, trained again."""
+    (again,) = retrain(results, bank, [(run, epoch)], **training)
+    metrics = {split: evaluation.metrics for split, evaluation in again.evaluations.items()}
+    facts = _facts(bank, again.recipe, run.seed, epoch, metrics)
+    return Exported(again.module, facts, again.changed_rows(results))
+
+
+def _ensemble(
+    results: Results, bank: Bank, run: Run, epoch: str, training: Mapping[str, Any]
+) -> Exported:
+    """The members of an ensemble, trained again and folded into one head."""
+    recipe = EnsembleRecipe.of(run.parameters)
+    members = [_member(results, member) for member in recipe.members]
+    again = retrain(results, bank, members, calibrated=False, **training)
+    for each in again:
+        each.changed_rows(results)
+    head = ensemble_head(recipe.members, [(each.module, each.recipe.views) for each in again])
+    changed = {}
+    if ("test", epoch) in run.metrics:  # figures on val are cross-fitted, not of this head
+        changed = changed_rows(results, run, {"test": evaluate(head, bank, "test")}, epoch)
+    metrics = {split: values for (split, _), values in run.metrics.items()}
+    return Exported(head.module, _facts(bank, recipe, run.seed, epoch, metrics), changed)
+
+
+def _member(results: Results, member: Member) -> tuple[Run, str]:
+    """The run of a member, and the epoch that ranks it."""
+    configuration = results.configurations.get(member.id)
+    runs = configuration.done if configuration else []
+    for run in runs:
+        if run.seed == member.seed:
+            return run, run.measured_at("val", "selected")
+    raise errors.ConfigError(
+        f"{results.path} has no run of {member.id} with seed {member.seed}, a member of its "
+        "ensemble. Run `featbank ensemble` again."
+    )
+
+
+def _facts(
+    bank: Bank,
+    recipe: Recipe | EnsembleRecipe,
+    seed: int,
+    epoch: str,
+    metrics: dict[str, dict[str, float | None]],
+) -> HeadFacts:
+    settings = recipe.settings if isinstance(recipe, Recipe) else recipe.parameters
+    return HeadFacts(
+        class_names=list(bank.class_names),
+        views=list(recipe.views),
+        dim=bank.dim,
+        bank=bank.fingerprint,
+        recipe={"id": recipe.id, "name": recipe.name, "settings": settings},
+        seed=seed,
+        epoch=epoch,
+        metrics=metrics,
+        groups=dict(GROUPS),
+        version=featbank.__version__,
+    )
+
+
+def _run_of(configuration: Configuration, seed: int | None) -> Run:
+    """The run of a seed, the first without one."""
+    runs = {run.seed: run for run in configuration.runs}
+    run = configuration.runs[0] if seed is None else runs.get(seed)
+    if run is None:
+        seeds = ", ".join(map(str, runs))
+        raise errors.ConfigError(f"{configuration.id} has no run of seed {seed}. It has: {seeds}.")
+    if run.status != "done":
+        raise errors.ConfigError(
+            f"{configuration.id} {run.status} with seed {run.seed}: there is no head to export. "
+            "Choose another seed or configuration."
+        )
+    return run
+
+
+def _epoch_of(configuration: Configuration, run: Run, epoch: str | None) -> str:
+    """The epoch that is exported."""
+    measured = {when for _, when in run.metrics}
+    if epoch is not None and epoch not in measured:
+        raise errors.ConfigError(
+            f"{configuration.id} has no {epoch} epoch: it is not trained in epochs, or its bank "
+            "has no val. Leave --epoch out."
+        )
+    return epoch or ("selected" if "selected" in measured else "last")
