@@ -38,6 +38,7 @@ COMMANDS = (
     "compare.compare",
     "plot.plot",
     "embed.embed",
+    "ensemble.ensemble",
     "export.export",
     "predict.predict",
     "methods.methods",

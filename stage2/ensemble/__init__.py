@@ -1,0 +1,1 @@
+"""Ensembles of a sweep: chosen on val, folded into one head, stored beside the configurations."""
