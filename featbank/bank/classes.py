@@ -65,7 +65,8 @@ def require_samples(train_counts: np.ndarray, who: str, remedy: str) -> None:
 SEEN_VAL = (
     "stage 1 was probably trained on the rows of val: their figures will be too good, and no "
     "calibration is fitted to them. For a val that stage 1 never saw, train with `featbank train "
-    "--val-per-class`; if stage 1 never saw these rows, add --seen none."
+    "--val-per-class` or `--val-fraction`, or take it from test with `featbank split "
+    "--val-from-test`; if stage 1 never saw these rows, add --seen none."
 )
 """Warning about a val split whose rows stage 1 was trained on."""
 

@@ -114,6 +114,18 @@ def split_val(
         return how.describe(*counts, of=of)
 
 
+def ways_to_val(bank: Bank) -> str:
+    """The ways to a val that stage 1 has not seen, for a bank without one: a remedy's sentence."""
+    if not bank.seen("train").any():
+        return "Hold one out with `featbank split BANK --val-fraction 0.2`."
+    before = (
+        "Train stage 1 with one held out (`featbank train --val-per-class` or `--val-fraction`)"
+    )
+    if "test" not in bank.evaluated:
+        return f"{before}."
+    return f"{before}, or take it from test with `featbank split BANK --val-from-test 5`."
+
+
 def split_shards(
     path: str | os.PathLike[str],
     folder: str | os.PathLike[str],

@@ -251,7 +251,8 @@ def _show_splits(splits: Mapping[str, Any]) -> None:
         figures = f"{split['rows']:>14} {split['classes']:>8} {per_class:>12}"
         say(f"  {name:<14}{figures}  {source}")
     if "val" not in splits:
-        say("  val           none: comparisons on this bank are selected on test")
+        way = "--val-from-test 5" if splits["train"]["seen"] else "--val-fraction 0.2"
+        say(f"  val           none to select by; `featbank split BANK {way}` makes one")
 
 
 def _seen_text(split: Mapping[str, Any]) -> str:

@@ -88,11 +88,15 @@ def train(
 ) -> None:
     """Train a backbone on a long-tailed data set.
 
+    Hold a val out, with --val-per-class or --val-fraction, where the data set has none: stage 2
+    selects and calibrates on images that this run has never seen.
+
     A run that is stopped or killed keeps its state in the folder `unfinished`; the same command
     resumes it. Under torchrun, the processes share each batch.
 
     \b
     featbank train --dataset digits-lt -o runs/digits
+    featbank train --dataset folder --root photos --val-fraction 0.2 -o runs/photos
     featbank train --dataset cifar100-lt --imbalance 100 --backbone resnet32 --mixup 1.0 \\
         --root data --download -o runs/r32
     featbank train --dataset cifar100-lt --preset mislas-cifar --loss class_balanced --drw \\

@@ -60,8 +60,8 @@ def hints(arrays: Arrays) -> list[str]:
     lines += [*_sparse(arrays), *_not_in_train(arrays), *_odd_names(arrays.class_names or ())]
     if "val" not in arrays.labels:
         lines.append(
-            "no val: comparisons will be selected on test; --val-per-class or --val-fraction makes "
-            "one"
+            "no val, so comparisons will be selected on test; if stage 1 was trained on train, "
+            "`featbank split --val-from-test` makes one, else --val-per-class or --val-fraction"
         )
     of_train = "val" in arrays.held_out and bool(arrays.classifier)
     if np.any(arrays.seen.get("val", of_train)):

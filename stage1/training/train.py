@@ -119,6 +119,8 @@ def train(
         settings = dataclasses.replace(settings, dataset=dataset.settings)
         loss = objective(dataset.train_counts) if objective else cross_entropy
         report(describe(dataset, settings, group))
+        if "val" not in dataset.splits:
+            report(_NO_VAL)
         model = _build(settings, dataset, initial).to(group.device)
         unfinished = Unfinished(run, run_key(settings, dataset, group))
         work = _Run(settings, dataset, model, sgd(model, settings), unfinished)
@@ -142,6 +144,12 @@ def train(
             deque(epochs, maxlen=0)
         group.wait()
     return path
+
+
+_NO_VAL = (
+    "No val: stage 2 will have no images to select by that this run has not seen. --val-per-class "
+    "or --val-fraction holds some out"
+)
 
 
 @dataclass

@@ -10,6 +10,7 @@ import torch
 
 from featbank import errors
 from featbank.bank import Bank
+from featbank.bank.split import ways_to_val
 from featbank.memory import size_text
 from stage2.engine.plan import default_memory
 from stage2.features.experts import averages
@@ -118,14 +119,15 @@ def _check_calibration(bank: Bank, recipe: Recipe) -> None:
     if "val" not in bank.evaluated:
         raise errors.ConfigError(
             f"Recipe {recipe.name!r} fits its {calibration} calibration to val, {bank.path} has no "
-            "val. Hold one out with `featbank split BANK --val-fraction 0.2`."
+            f"val. {ways_to_val(bank)}"
         )
     if seen := int(bank.seen("val").sum()):
         raise errors.ConfigError(
             f"Recipe {recipe.name!r} fits its {calibration} calibration to val, but stage 1 has "
             f"seen {seen} of its {bank.rows('val')} rows and is too sure of them. Train with a val "
-            "of its own (`featbank train --val-per-class`), or say --seen none where val is held "
-            "out, if stage 1 never saw these rows."
+            "of its own (`featbank train --val-per-class` or `--val-fraction`), take val from test "
+            "(`featbank split --val-from-test`), or say --seen none where val is held out, if "
+            "stage 1 never saw these rows."
         )
 
 
@@ -135,15 +137,14 @@ def _check_generator_val(bank: Bank, recipe: Recipe, counts: np.ndarray) -> None
     need = generator.needs_val(recipe.part("generator"), counts) if generator else None
     if need is None:
         return
-    remedy = (
-        f"{need.effect} with --set {need.without}, or hold val out with "
-        "`featbank split BANK --val-fraction 0.2`."
-    )
+    remedy = f"{need.effect} with --set {need.without}"
     who = f"Recipe {recipe.name!r} {need.why}"
     if "val" not in bank.evaluated:
-        raise errors.ConfigError(f"{who}, {bank.path} has no val. {remedy}")
+        raise errors.ConfigError(
+            f"{who}, {bank.path} has no val. {remedy}, or get one. {ways_to_val(bank)}"
+        )
     if need.classes.any() and not class_counts(bank, "val")[need.classes].any():
         raise errors.ConfigError(
             f"{who}, {bank.path} has no val row of the {need.classes.sum()} classes that this "
-            f"concerns. {remedy}"
+            f"concerns. {remedy}, or import a val that has some."
         )

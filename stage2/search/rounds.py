@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from featbank.bank import Bank
+from featbank.bank.split import ways_to_val
 from stage2.engine.halving import Halving
 from stage2.engine.plan import BatchStream, FusedGroup
 from stage2.methods.recipe import Recipe
@@ -21,8 +22,8 @@ def val_problem(bank: Bank) -> str | None:
     if "val" in bank.evaluated:
         return None
     return (
-        f"{bank.path} has no val split, by which a search compares. Hold one out with "
-        "`featbank split --val-fraction 0.2`, or sweep without a search."
+        f"{bank.path} has no val split, by which a search compares. Sweep without a search, or get "
+        f"one. {ways_to_val(bank)}"
     )
 
 

@@ -133,7 +133,7 @@ def test_options_and_archive_agree(featbank: Run, arrays: Path) -> None:
         assert b.provenance["sources"]["train/balanced"] == "xb.npy"
         assert len(b.provenance["sha256"]["x.npy"]) == 64
     shown = featbank("info", "b.h5").stdout
-    for part in ("D = 2", "instance, balanced", "K = 3", "selected on test", "featbank import"):
+    for part in ("D = 2", "instance, balanced", "K = 3", "none to select by", "featbank import"):
         assert part in shown, (part, shown)
 
 

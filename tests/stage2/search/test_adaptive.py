@@ -194,5 +194,5 @@ def test_a_search_needs_val(tmp_path: Path) -> None:
     """Reference: ConfigError with the remedy."""
     with problem(val=0).bank(tmp_path / "bank.h5") as bank:
         space = Space({}, (0,))
-        with pytest.raises(errors.ConfigError, match="has no val split.*Hold one out"):
+        with pytest.raises(errors.ConfigError, match="has no val split.*--val-from-test 5"):
             search(bank, space, SAMPLING, results=tmp_path / "results.sqlite")

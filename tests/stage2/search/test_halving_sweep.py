@@ -171,7 +171,7 @@ def test_halving_needs_val(tmp_path: Path) -> None:
     """Reference: ConfigError with the remedy, before anything is stored."""
     path = tmp_path / "results.sqlite"
     bank = problem(val=0).bank(tmp_path / "bank.h5")
-    with bank, pytest.raises(errors.ConfigError, match="has no val split.*Hold one out"):
+    with bank, pytest.raises(errors.ConfigError, match="has no val split.*--val-from-test 5"):
         sweep(bank, GRID, results=path, halving=HALVING)
     assert not path.exists(), "a results file was made"
 
