@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Protocol
 
 import torch
 
 from stage2.engine.halving import Halving
-from stage2.engine.loop import run_group
+from stage2.engine.loop import run_folds, run_group
 from stage2.engine.outcome import Outcome
 from stage2.engine.plan import FusedGroup
 from stage2.features.views import Views
@@ -27,7 +28,8 @@ class Executor(Protocol):
     def run(
         self, groups: Iterable[FusedGroup], *, halving: Halving | None = None
     ) -> Iterator[list[Outcome]]:
-        """Train and evaluate groups; `halving` stops the worse configurations of each early."""
+        """Train and evaluate groups, those with `folds` on each fold; `halving` stops the worse
+        configurations of the others early."""
 
 
 class Local:
@@ -58,12 +60,17 @@ class Local:
                 waiting.extendleft(reversed(group.halves()))
                 continue
             try:
-                yield run_group(
-                    group, *self._views.of(group), workers=self._workers, halving=halving
-                )
+                yield self._trained(group, halving)
             except torch.cuda.OutOfMemoryError:
                 if len(group.recipes) == 1:
                     raise
                 largest = math.ceil(len(group.recipes) / 2)
                 waiting.appendleft(group)
                 torch.cuda.empty_cache()
+
+    def _trained(self, group: FusedGroup, halving: Halving | None) -> list[Outcome]:
+        """The outcomes of a group, on folds or on all rows."""
+        if group.folds:
+            views_of = partial(self._views.of_fold, group)
+            return run_folds(group, self._views.held_out(), views_of, workers=self._workers)
+        return run_group(group, *self._views.of(group), workers=self._workers, halving=halving)

@@ -24,14 +24,21 @@ from stage2.engine.outcome import Outcome
 from stage2.engine.plan import FusedGroup, Shape, plan
 from stage2.executor import Executor, Local
 from stage2.features.experts import resolved
+from stage2.features.folds import deal, fold_counts
 from stage2.features.probe import PROBE, probed_views
-from stage2.features.requirements import check_bank, check_in_memory, selection_problem
+from stage2.features.requirements import (
+    check_bank,
+    check_in_memory,
+    folds_problem,
+    selection_problem,
+)
 from stage2.features.views import Views, class_counts, half_of
 from stage2.loggers import Logger, Loggers
 from stage2.methods.recipe import Recipe
 from stage2.results.leaderboard import Leaderboard
 from stage2.results.results import Results
 from stage2.results.store import Store
+from stage2.search.finals import NO_SEARCH, likely_finals, winners
 from stage2.search.rounds import by_first_seed, others_left, val_problem
 
 
@@ -42,7 +49,8 @@ class SweepResults:
     Attributes
     ----------
     outcomes
-        Outcomes of the recipes trained by this call, parameters included.
+        Outcomes of the recipes trained by this call, parameters included; with folds first those of
+        the folds, without parameters.
     skipped
         Recipes that already had a result.
     left_out
@@ -71,6 +79,8 @@ def sweep(
     workers: int | None = None,
     select_on: str | None = None,
     halving: Halving | None = None,
+    folds: int | None = None,
+    screen: bool = False,
     force: bool = False,
     keep_outcomes: bool = True,
     libraries: Sequence[str] = (),
@@ -112,6 +122,13 @@ def sweep(
         Stop the worse configurations of each fused group early, by their macro accuracy on val with
         the first of their seeds; only those left at the end train with the other seeds, in full.
         Configurations that an earlier sweep stopped stay so; a sweep without halving trains them.
+    folds
+        Rank by cross-validation on this many folds of the train rows (`stage2.features.folds`), for
+        backbones that never saw them. Every recipe trains on each fold; then the best configuration
+        of every recipe trains on all rows and is measured as without folds.
+    screen
+        Allow `folds` on rows that stage 1 has seen. They order configurations, and no figure of
+        theirs is shown.
     force
         Train recipes again that already have a result.
     keep_outcomes
@@ -139,18 +156,19 @@ def sweep(
         if not isinstance(bank, Bank):
             bank = stack.enter_context(Bank(bank))
         wanted = resolved(bank, recipes)
-        check_bank(bank, wanted)
-        if problem := selection_problem(bank, select_on):
-            raise errors.ConfigError(problem)
-        if halving and (problem := val_problem(bank)):
-            raise errors.ConfigError(problem)
+        _check(bank, wanted, select_on, halving, folds, screen=screen)
         place = str(find_device(device))
         workers = threads_for(place, workers)
+        dealt = deal(bank.labels("train"), folds) if folds else None
         store = stack.enter_context(Store(results, create=True))
-        store.add_bank(bank)
+        store.add_bank(bank, dealt)
         finished = set() if force else store.finished(bank.fingerprint, with_stopped=bool(halving))
-        views = Views(bank, place, memory, workers)
-        views.prepare([recipe for recipe in wanted if recipe.hash not in finished])
+        on_folds = set[str]()
+        if dealt and not force:
+            on_folds = store.finished(bank.fingerprint, folds=dealt.name)
+        views = Views(bank, place, memory, workers, dealt)
+        settled = finished & on_folds if folds else finished
+        views.prepare([recipe for recipe in wanted if recipe.hash not in settled])
         runner, listeners = executor(views, workers), Loggers(loggers)
         record = _Record(
             store, bank.fingerprint, place, libraries, listeners, progress, keep=keep_outcomes
@@ -163,7 +181,14 @@ def sweep(
                 record.add(group)
 
         left_out: list[Recipe] = []
-        if halving:
+        if dealt:
+            waiting = [recipe for recipe in wanted if recipe.hash not in on_folds]
+            record.expect(len(waiting), len(likely_finals(waiting)))
+            for group in runner.run(_unfinished(partial(planned, folds=folds), wanted, on_folds)):
+                record.add(group)
+            by_folds = Results(store, bank=bank.fingerprint, select_on=dealt.name)
+            train(winners(by_folds, wanted))
+        elif halving:
             first, others = by_first_seed(wanted)
             waiting = [recipe for recipe in others if recipe.hash not in finished]
             train(first, halving, others_left(halving, planned(first), waiting))
@@ -173,10 +198,32 @@ def sweep(
             train([recipe for recipe in others if recipe.id in left])
         else:
             train(wanted)
-        board = Results(store, bank=bank.fingerprint, select_on=select_on).board
+        ranking = select_on or (dealt.name if dealt else None)
+        board = Results(store, bank=bank.fingerprint, select_on=ranking).board
         listeners.end(bank.fingerprint, board)
-        skipped = [recipe for recipe in wanted if recipe.hash in finished]
+        present = on_folds if dealt else finished
+        skipped = [recipe for recipe in wanted if recipe.hash in present]
         return SweepResults(record.outcomes, skipped, left_out, board, views.probes)
+
+
+def _check(
+    bank: Bank,
+    wanted: Sequence[Recipe],
+    select_on: str | None,
+    halving: Halving | None,
+    folds: int | None,
+    *,
+    screen: bool,
+) -> None:
+    """Raise where a bank does not allow a sweep."""
+    problems = [selection_problem(bank, select_on, folds)]
+    if folds is not None:
+        problems.insert(0, folds_problem(bank, folds, screen=screen))
+        problems += [NO_SEARCH] if halving else []
+    problems += [val_problem(bank)] if halving else []
+    for problem in filter(None, problems):
+        raise errors.ConfigError(problem)
+    check_bank(bank, wanted, folds)
 
 
 @dataclass
@@ -216,8 +263,9 @@ def plan_bank(
     device: str = "cpu",
     memory: int | None = None,
     workers: int = 1,
+    folds: int | None = None,
 ) -> list[FusedGroup]:
-    """The plan of a sweep on a bank; groups on the same views are adjacent.
+    """The plan of a sweep on a bank, or on folds of it; groups on the same views are adjacent.
 
     Raises
     ------
@@ -233,11 +281,20 @@ def plan_bank(
     for recipe in recipes:
         splits.setdefault(recipe.settings["train_on"], []).append(recipe)
     groups = []
+    of_folds = fold_counts(bank, folds) if folds else []
     for split, members in splits.items():
         shape = Shape.of(class_counts(bank, split), bank.dim)
         for views in {recipe.views: None for recipe in members if recipe.generator}:
-            check_in_memory(bank, views, device, memory, split)
-        groups += plan(members, shape, memory=budget, whole=memory, device=kind, workers=workers)
+            check_in_memory(bank, views, device, memory, split, folded=bool(folds))
+        groups += plan(
+            members,
+            shape,
+            memory=budget,
+            whole=memory,
+            device=kind,
+            workers=workers,
+            folds=[Shape.of(counts, bank.dim) for counts in of_folds],
+        )
     return sorted(groups, key=lambda group: (group.stream.views, group.stream.train_on))
 
 

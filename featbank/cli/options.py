@@ -69,6 +69,20 @@ class Finite(_Number):
         return number
 
 
+class Ranking(click.ParamType):
+    """A split that ranks: ``val``, ``test``, or the rows that folds held out."""
+
+    name = "split"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not re.fullmatch(r"val|test|[1-9]\d{0,2}-fold", value):
+            self.fail(f"{shortened(value)} is not val, test or folds such as 5-fold.", param, ctx)
+        return value
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return "[val|test|N-fold]"
+
+
 class _File(click.Path):
     """The name of a file, not empty: an empty one would be the current folder."""
 
@@ -187,9 +201,9 @@ def select_on_option(product: str) -> Decorator:
     """``--select-on`` of a command that writes a `product`."""
     return click.option(
         "--select-on",
-        type=click.Choice(["val", "test"]),
-        help="Split that ranks. [default: val where there is one, else test; "
-        f"{product} says which]",
+        type=Ranking(),
+        help="Split that ranks: val, test, or folds such as 5-fold. [default: val where there is "
+        f"one, else folds where there are, else test; {product} says which]",
     )
 
 

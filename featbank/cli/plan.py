@@ -34,11 +34,13 @@ class Machine:
         place = str(find_device(device))
         return Machine(place, memory, threads_for(place))
 
-    def plan(self, bank: Bank, recipes: Sequence[Recipe]) -> list[FusedGroup]:
-        """The fused groups that a sweep of recipes trains here."""
+    def plan(
+        self, bank: Bank, recipes: Sequence[Recipe], folds: int | None = None
+    ) -> list[FusedGroup]:
+        """The fused groups that a sweep of recipes trains here, on all rows or on folds."""
         from stage2.sweep import plan_bank
 
-        return plan_bank(bank, recipes, **vars(self))
+        return plan_bank(bank, recipes, **vars(self), folds=folds)
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Job:
         The space that Optuna searches, or None.
     left_out
         Recipes that the bank does not allow, with the reason.
+    folds
+        The number of folds that rank, or None.
     """
 
     bank: Bank
@@ -64,6 +68,7 @@ class Job:
     search: Search | None
     space: Space | None
     left_out: Mapping[str, str]
+    folds: int | None = None
 
     @staticmethod
     def on(bank: Bank, specification: Specification) -> Job:
@@ -73,7 +78,7 @@ class Job:
 
         search, left_out = specification.search, specification.left_out(bank)
         if not isinstance(search, Sampling):
-            return Job(bank, specification.on(bank), search, None, left_out)
+            return Job(bank, specification.on(bank), search, None, left_out, specification.folds)
         space = specification.space(bank)
         with asking(space, search) as (_, ask):
             _, asked = ask(search.batches[0])
@@ -88,13 +93,15 @@ def print_plan(job: Job, machine: Machine) -> None:
     for name, reason in job.left_out.items():
         say(f"Left out {name}: {reason}")
     _print_search(job)
-    groups = machine.plan(job.bank, job.recipes)
+    groups = machine.plan(job.bank, job.recipes, job.folds)
     runs, configurations = len(job.recipes), len({recipe.id for recipe in job.recipes})
     say(
         f"{number(configurations, 'configuration')}, {number(runs, 'run')} with "
         f"{'its seed' if runs == 1 else 'their seeds'}, "
         f"in {number(len(groups), 'fused group')} on {machine.device}"
     )
+    if job.folds:
+        say(f"each on {job.folds} folds of train; then the best of each recipe on all rows")
     if probed := probed_views(job.bank, job.recipes):
         views = " and ".join(map(repr, probed))
         say(
@@ -102,7 +109,7 @@ def print_plan(job: Job, machine: Machine) -> None:
             "from a linear probe"
         )
     for view in dict.fromkeys(view for group in groups for view in group.stream.views):
-        if streamed := _streamed(job.bank, view, machine):
+        if streamed := _streamed(job, view, machine):
             say(f"{view}: {streamed} streamed from the bank in shuffled blocks")
 
 
@@ -118,13 +125,31 @@ def print_costs(job: Job, statuses: Mapping[str, str], machine: Machine) -> None
         return
     waiting = [r for r in job.recipes if statuses.get(r.hash, "stopped") == "stopped"]
     _print_present(len(job.recipes) - len(waiting), "of the runs")
-    groups = machine.plan(job.bank, waiting)
+    groups = machine.plan(job.bank, waiting, job.folds)
     for group in groups:
         say(f"  {_described(group)}")
+    if job.folds:
+        groups = _with_finals(job, groups, waiting, machine)
     _print_estimate(job.bank, groups, machine)
     if isinstance(job.search, Sampling) and (others := len(job.search.batches) - 1):
         follow = "1 more batch follows" if others == 1 else f"{others} more batches follow"
         say(f"{follow}, in about that time each")
+
+
+def _with_finals(
+    job: Job, groups: Sequence[FusedGroup], waiting: Sequence[Recipe], machine: Machine
+) -> list[FusedGroup]:
+    """Every fold of groups as a group, and the runs of the second round, as far as they are known
+    before the first; print how many."""
+    from stage2.search.finals import likely_finals
+
+    last = likely_finals(waiting)
+    if last:
+        say(f"  then the best of each recipe, on all rows: {number(len(last), 'run')}")
+    return [
+        *(fold for group in groups for fold in group.each_fold()),
+        *machine.plan(job.bank, last),
+    ]
 
 
 def _print_search(job: Job) -> None:
@@ -194,11 +219,14 @@ def _print_estimate(
     say(f"time: {cost}")
 
 
-def _streamed(bank: Bank, view: str, machine: Machine) -> str:
+def _streamed(job: Job, view: str, machine: Machine) -> str:
     """Splits of a view that do not fit in memory, with their sizes."""
     from stage2.features.views import view_budget, view_bytes
 
-    budgets = view_budget(bank, view, device=machine.device, memory=machine.memory)
+    bank = job.bank
+    budgets = view_budget(
+        bank, view, device=machine.device, memory=machine.memory, folded=bool(job.folds)
+    )
     return ", ".join(
         f"{split} ({view_bytes(bank, split, view) / 2**30:.2f} GiB)"
         for split, budget in budgets.items()
@@ -221,7 +249,8 @@ def _described(group: FusedGroup) -> str:
     if not stream.epochs:
         return f"{views}, {stream.sampler}, to the optimum: {heads}"
     generator = f" + {stream.generator}" if stream.generator else ""
-    length = f"{number(stream.epochs, 'epoch')} of {number(stream.steps, 'step')}"
+    steps = group.folds[0].steps if group.folds else stream.steps
+    length = f"{number(stream.epochs, 'epoch')} of {number(steps, 'step')}"
     return (
         f"{views}, {stream.sampler}{generator}, batch {stream.batch_size}, {length}, "
         f"seed {stream.seed}: {heads}"

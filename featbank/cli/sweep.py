@@ -31,7 +31,6 @@ from stage2.methods.precisions import PRECISION
 from stage2.search import SEARCHES
 
 if TYPE_CHECKING:
-    from featbank.bank import Bank
     from stage2.results.leaderboard import Leaderboard
     from stage2.specification import Specification
 
@@ -94,6 +93,18 @@ SEARCH_OPTIONS = {
         for name, (search, setting) in SEARCH_OPTIONS.items()
     },
 )
+@click.option(
+    "--folds",
+    type=Integer(2, 100),
+    metavar="N",
+    help="Rank by cross-validation on N folds of train, for a backbone that never saw it; the best "
+    "of each recipe then trains on all rows. [default: that of the specification, else none]",
+)
+@click.option(
+    "--screen",
+    is_flag=True,
+    help="Allow --folds on rows that stage 1 has seen: they give an order and no figures.",
+)
 @click.option("--force", is_flag=True, help="Train again what the results hold already.")
 @click.option(
     "--dry-run",
@@ -124,6 +135,7 @@ def sweep(
     listed: bool,
     device: str,
     memory: int | None,
+    screen: bool,
     force: bool,
     dry_run: bool,
     logs: tuple[str, ...],
@@ -140,13 +152,14 @@ def sweep(
     featbank sweep bank.h5 baseline --dry-run
     featbank sweep bank.h5 sweep.toml --seeds 0,1,2,3,4
     featbank sweep bank.h5 sweep.toml --search halving --eta 2
+    featbank sweep clip.h5 --folds 5
     """
     if listed:
         _list_ready()
         return
     from featbank.bank import Bank
 
-    specification = _specification(places, options)
+    specification = _specification(places, {**options, "screen": screen})
     machine = Machine.find(device, memory)
     output = specification.output or Path("results.sqlite")
     from stage2.loggers import open_logger
@@ -156,6 +169,8 @@ def sweep(
         "device": machine.device,
         "memory": machine.memory,
         "select_on": specification.select_on,
+        "folds": specification.folds,
+        "screen": screen,
         "force": force,
         "loggers": [open_logger(text) for text in logs],
     }
@@ -166,11 +181,11 @@ def sweep(
             _say_bank(job, jobs)
             print_plan(job, machine)
             if dry_run:
-                print_costs(job, {} if force else _statuses(job.bank, output), machine)
+                print_costs(job, {} if force else _statuses(job, output), machine)
         if dry_run:
             return
         for job in jobs[1:]:  # the features of the first are checked before anything is trained
-            _check_features(job, {} if force else _statuses(job.bank, output))
+            _check_features(job, {} if force else _statuses(job, output))
         boards = [_train(job, how) for job in jobs]
         for job, board in zip(jobs, boards, strict=True):
             if len(jobs) > 1:
@@ -265,14 +280,17 @@ def _check_features(job: Job, statuses: dict[str, str]) -> None:
     check_features(job.bank, waiting)
 
 
-def _statuses(bank: Bank, output: Path) -> dict[str, str]:
-    """Statuses of the runs that the results hold, by the hashes of their recipes."""
+def _statuses(job: Job, output: Path) -> dict[str, str]:
+    """Statuses of the runs that the results hold, on folds if the job has them, by the hashes of
+    their recipes."""
+    from stage2.features.folds import fold_name
     from stage2.results.store import Store
 
     if not output.exists():
         return {}
     with Store(output) as store:
-        return store.statuses(bank.fingerprint)
+        folds = fold_name(job.folds) if job.folds else None
+        return store.statuses(job.bank.fingerprint, folds)
 
 
 def _list_ready() -> None:
@@ -284,13 +302,16 @@ def _list_ready() -> None:
 
 def _stop(job: Job, output: Path) -> NoReturn:
     """Print how many runs the results hold, of how many where that is known; end."""
+    from stage2.features.folds import fold_name
     from stage2.results.store import Store
 
     with Store(output, create=True) as store:
-        finished = store.finished(job.bank.fingerprint)
+        folds = fold_name(job.folds) if job.folds else None
+        finished = store.finished(job.bank.fingerprint, folds=folds)
     runs = f"{number(len(finished), 'run')} {'is' if len(finished) == 1 else 'are'}"
     if not job.search:
         done = sum(recipe.hash in finished for recipe in job.recipes)
         runs = f"{done} of {number(len(job.recipes), 'run')} are"
+        runs += f" measured on {job.folds} folds" if job.folds else ""
     say(f"featbank: stopped. {runs} in {output}; the same command continues from there.", err=True)
     sys.exit(1)

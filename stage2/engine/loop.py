@@ -24,6 +24,7 @@ from stage2.engine.halving import Halving
 from stage2.engine.model import ViewData
 from stage2.engine.outcome import Outcome
 from stage2.engine.plan import BatchStream, FusedGroup, TileKey, pieces
+from stage2.engine.pooled import HeldOut, PooledEvaluation
 from stage2.engine.tile import TileRun, aligned, rejoined
 from stage2.methods.samplers import index_stream
 from stage2.methods.seeding import seeded
@@ -90,6 +91,65 @@ def run_group(
     seconds = time.perf_counter() - started
     by_recipe = dict(zip((o.recipe for o in outcomes), _timed(outcomes, seconds), strict=True))
     return [by_recipe[recipe] for recipe in group.recipes]
+
+
+def run_folds(
+    group: FusedGroup,
+    held_out: HeldOut,
+    views_of: Callable[[int], Sequence[ViewData]],
+    *,
+    workers: int = 1,
+) -> list[Outcome]:
+    """Train a fused group on each fold of the training rows, and measure it on the rows held out.
+
+    A fold has its own batch stream, so that its parameters are those of a bank cut to the rows that
+    it trains on. One fold is in memory at a time; the rows that the folds hold out are measured as
+    one split, at the last epoch.
+
+    Parameters
+    ----------
+    group
+        From `stage2.engine.plan.plan`, with `folds`.
+    held_out
+        The rows that the folds hold out.
+    views_of
+        The group's views as a fold sees them (`stage2.engine.subset.fold_view`).
+    workers
+        As of `run_group`.
+
+    Returns
+    -------
+    One outcome per recipe, in the group's order, without parameters.
+    """
+    started = time.perf_counter()
+    pooled = [PooledEvaluation(tile, held_out) for tile in group.tiles]
+    for fold in range(len(group.folds)):
+        _run_fold(group, fold, views_of(fold), pooled, workers)
+    outcomes = [outcome for tile in pooled for outcome in tile.outcomes()]
+    return _timed(outcomes, time.perf_counter() - started)
+
+
+def _run_fold(
+    group: FusedGroup,
+    fold: int,
+    views: Sequence[ViewData],
+    pooled: Sequence[PooledEvaluation],
+    workers: int,
+) -> None:
+    """Train a fold and measure it; on return nothing of it is in memory."""
+    stopped, stream = Event(), group.folds[fold]
+    views = tuple(generating(view, stream) for view in views)
+    runs = [TileRun(tile, stream, views) for tile in group.tiles]
+    with _threads(workers, runs, stopped) as each:
+        if stream.epochs:
+            _train(stream, runs, views, each, stopped)
+        else:
+            each(TileRun.optimise, runs)
+        pairs = list(zip(pooled, runs, strict=True))
+        held = [view.evaluated[pooled[0].split] for view in views]
+        for xs in aligned([rows.blocks() for rows in held]):
+            each(lambda pair, xs=xs: pair[0].add(pair[1], xs), pairs)
+        each(lambda pair: pair[0].end_fold(pair[1]), pairs)
 
 
 def _timed(outcomes: Sequence[Outcome], seconds: float) -> list[Outcome]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -159,15 +159,30 @@ class Tile:
 
 @dataclass(frozen=True)
 class FusedGroup:
-    """Tiles that see the same batches."""
+    """Tiles that see the same batches.
+
+    Attributes
+    ----------
+    stream
+        Their batch stream on all training rows.
+    tiles
+        The tiles.
+    folds
+        Their batch stream on the rows of each fold, where they are trained on folds instead.
+    """
 
     stream: BatchStream
     tiles: tuple[Tile, ...]
+    folds: tuple[BatchStream, ...] = ()
 
     @property
     def recipes(self) -> list[Recipe]:
         """All recipes of the group."""
         return [recipe for tile in self.tiles for recipe in tile.recipes]
+
+    def each_fold(self) -> list[FusedGroup]:
+        """A group for each fold, which trains on what the fold trains on."""
+        return [FusedGroup(stream, self.tiles) for stream in self.folds]
 
     def halves(self) -> list[FusedGroup]:
         """Two groups, each with half of every tile; a group of one recipe stays whole."""
@@ -179,7 +194,7 @@ class FusedGroup:
             first.append(Tile(tile.recipes[:middle]))
             second.append(Tile(tile.recipes[middle:]))
         halves = ([tile for tile in half if tile.recipes] for half in (first, second))
-        return [FusedGroup(self.stream, tuple(half)) for half in halves]
+        return [replace(self, tiles=tuple(half)) for half in halves]
 
 
 def plan(
@@ -190,6 +205,7 @@ def plan(
     whole: int | None = None,
     device: str = "cpu",
     workers: int = 1,
+    folds: Sequence[Shape] = (),
 ) -> list[FusedGroup]:
     """Cut a sweep into fused groups and tiles.
 
@@ -207,17 +223,21 @@ def plan(
         ``cpu`` or ``cuda``.
     workers
         Tiles that run side by side on a CPU; a group gets at least that many if it has the recipes.
+    folds
+        Sizes of what each fold trains on, where groups are trained on folds. Recipes of one group
+        share the stream of every fold.
 
     Raises
     ------
     ConfigError
         Where not even one configuration fits, or has more than `MOST_STEPS`.
     """
-    streams: dict[BatchStream, list[Recipe]] = {}
+    streams: dict[tuple[BatchStream, ...], list[Recipe]] = {}
     for recipe in dict.fromkeys(recipes):
-        streams.setdefault(BatchStream.of(recipe, shape), []).append(recipe)
+        shared = tuple(BatchStream.of(recipe, each) for each in (shape, *folds))
+        streams.setdefault(shared, []).append(recipe)
     groups = []
-    for stream, members in streams.items():
+    for (stream, *of_folds), members in streams.items():
         _check_steps(stream, members[0])
         size = max(_working_set(recipe, stream, shape) for recipe in members)
         fits = memory // (HELD * size)
@@ -238,7 +258,7 @@ def plan(
                 for same in by_key.values()
                 for piece in _pieces(same, tile, at_least=workers)
             ]
-            groups.append(FusedGroup(stream, tuple(tiles)))
+            groups.append(FusedGroup(stream, tuple(tiles), tuple(of_folds)))
     return groups
 
 

@@ -16,6 +16,7 @@ from stage2.export.forms import AveragedHeads, HeadModule
 from stage2.export.headfile import HeadFacts, save_head
 from stage2.export.onnxfile import check_onnx, save_onnx
 from stage2.export.retraining import changed_rows, retrain
+from stage2.features.folds import is_folds
 from stage2.methods.recipe import Recipe
 from stage2.results.configurations import Configuration
 from stage2.results.ensembles import EnsembleRecipe, Member
@@ -188,6 +189,11 @@ def _run_of(configuration: Configuration, seed: int | None) -> Run:
     if run is None:
         seeds = ", ".join(map(str, runs))
         raise errors.ConfigError(f"{configuration.id} has no run of seed {seed}. It has: {seeds}.")
+    if run.metrics and all(is_folds(split) for split, _ in run.metrics):
+        raise errors.ConfigError(
+            f"{configuration.id} was trained on folds alone: there is nothing to check a head "
+            "against. Sweep it without --folds first."
+        )
     if run.status != "done":
         raise errors.ConfigError(
             f"{configuration.id} {run.status} with seed {run.seed}: there is no head to export. "

@@ -14,14 +14,18 @@ from featbank.bank.split import ways_to_val
 from featbank.memory import size_text
 from stage2.engine.plan import default_memory
 from stage2.features.experts import averages
+from stage2.features.folds import FOLDS, deal, fold_counts, fold_name
 from stage2.features.views import class_counts, view_budget, view_bytes
 from stage2.methods.heads import HEADS
 from stage2.methods.losses import LOSSES
 from stage2.methods.recipe import Recipe
 
 
-def check_bank(bank: Bank, recipes: Iterable[Recipe]) -> None:
-    """Raise if a bank lacks what a recipe needs: rows of a split, a view, samples of a class."""
+def check_bank(bank: Bank, recipes: Iterable[Recipe], folds: int | None = None) -> None:
+    """Raise if a bank lacks what a recipe needs: rows of a split, a view, samples of a class.
+
+    With a number of `folds`, the rows that each of them trains on must be enough as well.
+    """
     if not bank.evaluated:
         raise errors.ConfigError(
             f"{bank.path} has neither val nor test rows: nothing to compare on. Import one."
@@ -29,12 +33,15 @@ def check_bank(bank: Bank, recipes: Iterable[Recipe]) -> None:
     if not bank.train_counts.any():
         raise errors.DataError(f"{bank.path} has no training rows. Nothing can be trained on it.")
     counts_of = cache(lambda split: class_counts(bank, split))
+    of_folds = fold_counts(bank, folds) if folds else []
     for recipe in recipes:
         _check_rows(bank, recipe)
         _check_calibration(bank, recipe)
         counts = counts_of(recipe.settings["train_on"])
         check_recipe(recipe, counts, bank.dim)
         _check_generator_val(bank, recipe, counts)
+        if folds:
+            _check_folds(bank, recipe, of_folds)
         for view in recipe.views:
             if view not in bank.views:
                 raise errors.ConfigError(
@@ -43,11 +50,38 @@ def check_bank(bank: Bank, recipes: Iterable[Recipe]) -> None:
                 )
 
 
-def selection_problem(bank: Bank, select_on: str | None) -> str | None:
-    """The problem of ranking by a split on a bank, if one is named; None where it can."""
-    if select_on in (None, *bank.evaluated):
+def selection_problem(bank: Bank, select_on: str | None, folds: int | None = None) -> str | None:
+    """The problem of ranking by a split on a bank, if one is named; None where it can.
+
+    With a number of `folds` the rows that they hold out may rank as well.
+    """
+    splits = [*bank.evaluated, *([fold_name(folds)] if folds else [])]
+    if select_on in (None, *splits):
         return None
-    return f"{bank.path} cannot select on {select_on!r}. Choose from: {', '.join(bank.evaluated)}."
+    return f"{bank.path} cannot select on {select_on!r}. Choose from: {', '.join(splits)}."
+
+
+def folds_problem(bank: Bank, folds: int, *, screen: bool = False) -> str | None:
+    """The problem of ranking by folds of a bank's training rows; None where it can.
+
+    A bank whose train rows stage 1 has seen allows no more than a `screen`.
+    """
+    if problem := FOLDS.problem(folds, "the sweep"):
+        return problem
+    rows = bank.rows("train") if "train" in bank.splits else 0
+    seen = int(bank.seen("train").sum()) if rows else 0
+    if seen and not screen:
+        return (
+            f"{bank.path}: stage 1 has seen {seen} of the {rows} train rows: folds of them do not "
+            "show how heads do on new rows. Hold a val out (`featbank train --val-per-class`, "
+            "`featbank split --val-from-test`), import with --seen none if stage 1 never saw them, "
+            "or take only their order, without figures, with --screen."
+        )
+    try:
+        deal(bank.labels("train"), folds)
+    except errors.ConfigError as error:
+        return str(error)
+    return None
 
 
 def check_recipe(recipe: Recipe, counts: np.ndarray, dim: int) -> None:
@@ -61,18 +95,40 @@ def check_recipe(recipe: Recipe, counts: np.ndarray, dim: int) -> None:
 
 
 def check_in_memory(
-    bank: Bank, views: Sequence[str], device: str, memory: int | None, split: str
+    bank: Bank,
+    views: Sequence[str],
+    device: str,
+    memory: int | None,
+    split: str,
+    *,
+    folded: bool = False,
 ) -> None:
     """Raise if training features that a generator needs in memory would be streamed."""
     share = (memory or default_memory(torch.device(device).type)) // len(views)
     for view in views:
-        budget = view_budget(bank, view, device=device, memory=share, train_on=split)
+        budget = view_budget(bank, view, device=device, memory=share, train_on=split, folded=folded)
         if budget[split] is not None:
             raise errors.ConfigError(
                 f"Generators need the features of {split} in memory, "
                 f"{size_text(view_bytes(bank, split, view))} of {view!r} do not fit the budget. "
                 "Raise --memory, or leave them out."
             )
+
+
+def _check_folds(bank: Bank, recipe: Recipe, folds: Sequence[np.ndarray]) -> None:
+    """Raise if a recipe cannot be trained on one of the folds, given by their counts [K]."""
+    split = recipe.settings["train_on"]
+    if split != "train":
+        raise errors.ConfigError(
+            f"Recipe {recipe.name!r} learns from {split}, which may hold copies of the train rows "
+            "that folds hold out. Leave the recipe out, or sweep it without --folds."
+        )
+    for number, counts in enumerate(folds, 1):
+        try:
+            check_recipe(recipe, counts, bank.dim)
+            _check_generator_val(bank, recipe, counts)
+        except errors.FeatbankError as error:
+            raise type(error)(f"On fold {number} of {len(folds)}: {error}") from None
 
 
 def _choice(bank: Bank) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,9 +16,22 @@ from featbank.bank.checks import check_finite
 from featbank.devices import torch_threads
 from stage2.engine.model import ViewData
 from stage2.engine.plan import FusedGroup, default_memory
+from stage2.engine.pooled import HeldOut
 from stage2.engine.rows import MemoryRows, SplitRows, StreamedRows
+from stage2.engine.subset import fold_view
+from stage2.features.folds import Folds
 from stage2.features.probe import linear_probe, probed_views
 from stage2.methods.recipe import Recipe
+
+
+class _Key(NamedTuple):
+    """A view that is loaded: the split to train on, its share of the memory, and whether it is to
+    be cut into folds."""
+
+    view: str
+    split: str
+    share: int
+    folded: bool
 
 
 class Views:
@@ -31,6 +45,8 @@ class Views:
         As for `load_view`; the views of a group share `memory`.
     workers
         CPU threads for linear probes.
+    folds
+        Folds of train, for groups that are trained on them.
 
     Attributes
     ----------
@@ -38,10 +54,19 @@ class Views:
         The linear probes trained so far, by view: weight [K, D] and bias [K].
     """
 
-    def __init__(self, bank: Bank, device: str, memory: int | None, workers: int) -> None:
+    def __init__(
+        self,
+        bank: Bank,
+        device: str,
+        memory: int | None,
+        workers: int,
+        folds: Folds | None = None,
+    ) -> None:
         self._bank, self._device, self._workers = bank, device, workers
         self._memory = memory or default_memory(torch.device(device).type)
-        self._loaded: dict[tuple[str, str, int], ViewData] = {}
+        self._folds = folds
+        self._fold_probes: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
+        self._loaded: dict[_Key, ViewData] = {}
         self._finite: set[tuple[str, str]] = set()
         self.probes: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -58,28 +83,73 @@ class Views:
         if len(places) > 1:  # a single one is checked as it is loaded
             self._finite |= check_features(self._bank, recipes)
         for view in probed:
-            self._keep([(view, "train", self._memory)])
-            data = self._load(view, "train", self._memory)
+            (data,) = self._views((view,), "train")
             with torch_threads(self._workers):
                 self.probes[view] = linear_probe(data)
             self._loaded.clear()  # views loaded from here on have the probe
 
     def of(self, group: FusedGroup) -> list[ViewData]:
         """The views of a group."""
-        views, split = group.stream.views, group.stream.train_on
-        wanted = [(view, split, self._memory // len(views)) for view in views]
-        self._keep(wanted)
-        return [self._load(*key) for key in wanted]
+        return self._views(group.stream.views, group.stream.train_on)
 
-    def _keep(self, wanted: Sequence[tuple[str, str, int]]) -> None:
+    def of_fold(self, group: FusedGroup, fold: int) -> list[ViewData]:
+        """The views of a group as a fold sees them.
+
+        A linear probe is one of the rows that the fold trains on: one of all rows would have seen
+        those that are held out.
+        """
+        assert self._folds is not None
+        names = group.stream.views
+        probed = probed_views(self._bank, group.recipes)
+        trained = torch.from_numpy(self._folds.trained(fold))
+        held_out = torch.from_numpy(self._folds.held_out(fold))
+        watched = group.stream.generator is not None
+        views = []
+        for name, whole in zip(names, self._views(names, "train", folded=True), strict=True):
+            data = fold_view(whole, self._folds.name, trained, held_out, watched=watched)
+            if self._bank.classifier(name) is None:
+                start = self._fold_probe(name, fold, data) if name in probed else (None, None)
+                data = replace(data, weight0=start[0], bias0=start[1])
+            views.append(data)
+        return views
+
+    def _fold_probe(self, view: str, fold: int, data: ViewData) -> tuple[Tensor, Tensor]:
+        """The linear probe of the rows that a fold trains on, `data`; trained once."""
+        if (view, fold) not in self._fold_probes:
+            with torch_threads(self._workers):
+                self._fold_probes[view, fold] = linear_probe(data)
+        return self._fold_probes[view, fold]
+
+    def held_out(self) -> HeldOut:
+        """The rows that the folds hold out."""
+        folds = self._folds
+        assert folds is not None
+        rows = np.concatenate([folds.held_out(fold) for fold in range(folds.count)])
+        return HeldOut(
+            folds.name,
+            torch.from_numpy(folds.labels[rows]).to(self._device),
+            np.searchsorted(folds.rows, rows),
+            self._bank.full_counts,
+        )
+
+    def _views(self, names: Sequence[str], split: str, *, folded: bool = False) -> list[ViewData]:
+        """Load views that share the memory, and drop all others."""
+        wanted = [_Key(name, split, self._memory // len(names), folded) for name in names]
         for key in self._loaded.keys() - set(wanted):
             del self._loaded[key]
+        return [self._load(key) for key in wanted]
 
-    def _load(self, view: str, split: str, share: int) -> ViewData:
-        key = view, split, share
+    def _load(self, key: _Key) -> ViewData:
+        view, split, share, folded = key
         if key not in self._loaded:
             data = load_view(
-                self._bank, view, self._device, memory=share, train_on=split, finite=self._finite
+                self._bank,
+                view,
+                self._device,
+                memory=share,
+                train_on=split,
+                finite=self._finite,
+                folded=folded,
             )
             if view in self.probes:
                 weight, bias = self.probes[view]
@@ -96,6 +166,7 @@ def load_view(
     memory: int | None = None,
     train_on: str = "train",
     finite: set[tuple[str, str]] | None = None,
+    folded: bool = False,
 ) -> ViewData:
     """A view of a bank for the engine: in memory where half of `memory` holds it, else streamed.
 
@@ -112,6 +183,8 @@ def load_view(
     finite
         Splits and views whose features are known to be finite, so that streamed ones are checked
         only once; those of this view are added.
+    folded
+        Leave room for a copy of the training features, cut to a fold.
 
     Raises
     ------
@@ -122,7 +195,9 @@ def load_view(
     """
     finite = set() if finite is None else finite
     rows: dict[str, SplitRows] = {}
-    budgets = view_budget(bank, view, device=device, memory=memory, train_on=train_on)
+    budgets = view_budget(
+        bank, view, device=device, memory=memory, train_on=train_on, folded=folded
+    )
     for split, budget in budgets.items():
         copies, _, dim = bank.shape(split, view)
         labels = torch.from_numpy(bank.labels(split)).to(device)
@@ -138,7 +213,9 @@ def load_view(
         finite.add((split, view))
     train = rows.pop(train_on)
     left = half_of(memory, torch.device(device).type) - sum(
-        view_bytes(bank, split, view) for split, budget in budgets.items() if budget is None
+        view_bytes(bank, split, view) * (1 + (folded and split == train_on))
+        for split, budget in budgets.items()
+        if budget is None
     )
     classifier = bank.classifier(view)
     weight, bias = (None, None) if classifier is None else map(torch.from_numpy, classifier)
@@ -200,17 +277,19 @@ def view_budget(
     device: str = "cpu",
     memory: int | None = None,
     train_on: str = "train",
+    folded: bool = False,
 ) -> dict[str, int | None]:
     """Bytes of features that each split of a view may hold in memory; None where all of them fit.
 
     Half of `memory` is for features. The other splits together get at most a quarter of that half;
-    training, which rereads its features every epoch, gets the rest.
+    training, which rereads its features every epoch, gets the rest. `folded` training features
+    fit where a copy of them, cut to a fold, does so as well.
     """
     left = half_of(memory, torch.device(device).type)
     spare = left // 4
     budgets: dict[str, int | None] = {}
     for split in (*bank.evaluated, train_on):
-        size = view_bytes(bank, split, view)
+        size = view_bytes(bank, split, view) * (1 + (folded and split == train_on))
         fits = size <= (left if split == train_on else spare)
         budgets[split] = None if fits else left
         if fits:

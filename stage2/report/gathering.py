@@ -56,7 +56,11 @@ def gather(
     if condition is not None:
         board = filters.where(board, condition)
     ranked = [board.ranked(rows) for rows in board.configurations()]
-    done = [row for row in ranked if row["status"] == "done"]
+    done = [
+        row
+        for row in ranked
+        if row["status"] == "done" and results.configurations[row["recipe"]].measured_on(split)
+    ]
     before, why = _before(done)
     chosen = _with_details(done, top, before)
     counts = results.counts

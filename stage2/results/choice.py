@@ -12,7 +12,7 @@ from featbank import errors
 from featbank.wording import listed
 from stage2.engine.details import DETAILS
 from stage2.results.configurations import Configuration, matching
-from stage2.results.leaderboard import Row, setting_text, why_unranked
+from stage2.results.leaderboard import Row, is_ranked, setting_text, why_unranked
 from stage2.results.measured import Measured, measured
 from stage2.results.results import Results
 
@@ -111,10 +111,11 @@ def choose(
     board = results.board
     every = [board.ranked(rows) for rows in board.configurations()]
     asked = _asked(results, every, recipes, best)
-    rows = [row for row in asked if row["selection"] is not None]
+    rows = [row for row in asked if is_ranked(row)]
     if not rows:
         raise errors.ConfigError(
-            f"Every configuration asked for in {results.path} {why_unranked(asked)}"
+            f"Every configuration asked for in {results.path} "
+            f"{why_unranked(asked, board.select_on)}"
         )
     if having is not None:
         rows = [row for row in rows if having(results.configurations[row["recipe"]], row)]

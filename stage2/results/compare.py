@@ -216,7 +216,8 @@ def _best_of_each(results: Results) -> list[Configuration]:
     best = [results.configurations[row["recipe"]] for row in results.board.best().first_rows()]
     if left_out := [f"{each.id} ({each.unfinished})" for each in best if each.unfinished]:
         warnings.warn(f"Left out: {', '.join(left_out)}.")
-    return [each for each in best if not each.unfinished]
+    done = [each for each in best if not each.unfinished]
+    return [each for each in done if each.measured_on(results.split)]
 
 
 def _require_comparable(
@@ -239,6 +240,11 @@ def _require_comparable(
             raise errors.ConfigError(
                 f"{configuration.id} {configuration.unfinished}. Compare one whose seeds are all "
                 "done."
+            )
+        if not configuration.measured_on(results.split):
+            raise errors.ConfigError(
+                f"{configuration.id} was not measured on {results.split}. Compare on "
+                f"--split {results.select_on}, or sweep it without folds."
             )
 
 

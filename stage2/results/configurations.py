@@ -62,6 +62,10 @@ class Configuration:
                 parts.append(f"{words} with seed {', '.join(seeds)}")
         return " and ".join(parts)
 
+    def measured_on(self, split: str) -> bool:
+        """Whether every seed was measured on a split; those on folds alone were on no other."""
+        return all(run.has(split, "last") for run in self.runs)
+
 
 def search_note(configurations: Collection[Configuration]) -> str:
     """The end of "n configurations tried": how many of them halving stopped, and how many were

@@ -19,6 +19,7 @@ from safetensors.numpy import load
 from featbank.bank.schema import EVALUATED
 from stage2.engine.details import DETAILS
 from stage2.engine.metrics import METRICS
+from stage2.features.folds import is_folds
 from stage2.methods.recipe import settings_hash
 from stage2.methods.recipe_settings import SEED
 
@@ -47,6 +48,11 @@ Arrays = dict[str, np.ndarray]
 
 class Unexpected(ValueError):
     """A column holds something that featbank never writes."""
+
+
+def measurable(split: str) -> bool:
+    """Whether results are measured on a split of this name: val, test, or the rows of folds."""
+    return split in EVALUATED or is_folds(split)
 
 
 def digits(value: Any) -> str:
@@ -172,9 +178,9 @@ def about(value: Any) -> dict[str, Any]:
 
 
 def labels(value: Any, record: Mapping[str, Any]) -> Arrays:
-    """Decode the labels of val and test, int32 [N]; `record` is the bank's, as of `about`."""
-    arrays = _arrays(value, {split: "i4" for split in EVALUATED})
-    expected = {split for split in EVALUATED if split in record["rows"]}
+    """Decode the labels of val, test and folds, int32 [N]; `record` is that of the bank."""
+    expected = {split for split in record["rows"] if measurable(split)}
+    arrays = _arrays(value, dict.fromkeys((*EVALUATED, *expected), "i4"))
     if arrays.keys() != expected:
         raise Unexpected(f"has not just labels of {', '.join(sorted(expected)) or 'no split'}")
     for split, values in arrays.items():

@@ -11,6 +11,7 @@ from typing import Any
 from featbank import errors
 from stage2.engine.metrics import METRICS, RANKING, UNCALIBRATED
 from stage2.features.experts import short_name
+from stage2.features.folds import fold_count, is_folds
 from stage2.methods.recipe import Recipe
 from stage2.methods.recipe_settings import settings_of
 from stage2.results.configurations import Configuration
@@ -32,7 +33,8 @@ class Leaderboard:
         One per configuration and epoch, best configuration first. Keys: ``recipe``, ``name``,
         ``parameters``, ``seeds``, ``split``, ``epoch``, ``status``, ``tied`` (whether it ties with
         the best; None where that is unknown), ``selection`` (what ranks it, percent), the metrics
-        of `METRICS` and their ``…_std`` over seeds; None where there is nothing to average.
+        of `METRICS` and their ``…_std`` over seeds; None where there is nothing to average. Where
+        folds of rows that stage 1 has seen rank, ``rank`` in place of ``selection``.
         Configurations that halving stopped have no rank and stand below; they were measured on val
         alone, when they were stopped.
     terms
@@ -57,6 +59,8 @@ class Leaderboard:
         units = ["mean ± std over seeds", "accuracy and ECE in %", THRESHOLDS]
         if self.terms.split == "val":
             units.insert(0, f"figures of val{self._optimism}")
+        elif is_folds(self.terms.split) and self.select_on == self.terms.split:
+            units.insert(0, f"figures of {self.terms.split}, which selected: optimistic")
         return self.terms.line(self.rows, *units)
 
     @property
@@ -109,11 +113,28 @@ def board_of(
 ) -> Leaderboard:
     """Rank configurations under the terms of a protocol; `tied`, by id, with the best."""
     ordered = _ordered(_rows(configuration, terms, tied) for configuration in configurations)
+    if terms.is_screen:
+        ordered = [_with_rank_alone(rows, rank) for rank, rows in enumerate(ordered, 1)]
     return Leaderboard([row for rows in ordered for row in rows], terms)
 
 
-def why_unranked(rows: Sequence[Row]) -> str:
-    """The end of a sentence: the reason why none of these configurations has a rank, the remedy."""
+def _with_rank_alone(rows: Sequence[Row], rank: int) -> list[Row]:
+    """The rows of a configuration with its rank in place of the figure that gave it."""
+    known = rank if is_ranked(rows[0]) else None
+    return [{**row, "selection": None, "selection_std": None, "rank": known} for row in rows]
+
+
+def is_ranked(row: Row) -> bool:
+    """Whether the configuration of a row has a rank."""
+    return row["selection"] is not None or row.get("rank") is not None
+
+
+def why_unranked(rows: Sequence[Row], select_on: str) -> str:
+    """The end of a sentence: the reason why none of these configurations has a rank by a split, and
+    the remedy."""
+    if is_folds(select_on) and any(row["status"] == "done" for row in rows):
+        n = fold_count(select_on)
+        return f"was not measured on {n} folds or diverged there. Sweep it with --folds {n}."
     if any(row["status"] == "stopped" for row in rows):
         return "was stopped by halving or diverged. Sweep them without a search."
     return "diverged. Sweep them with a smaller lr."
@@ -127,6 +148,8 @@ def _rows(configuration: Configuration, terms: Protocol, tied: Mapping[str, bool
     epochs = sorted({epoch for run in averaged for _, epoch in run.metrics}) or ["last"]
     ranked_at = terms.epoch if terms.epoch in epochs else "last"
     complete = averaged if status == "done" else []  # a mean over surviving seeds ranks nothing
+    if not all(run.has(terms.select_on, ranked_at) for run in complete):
+        complete = []
     selection = [_selection(run, terms.select_on, ranked_at) for run in complete]
     rows = []
     for epoch in epochs:
@@ -141,11 +164,19 @@ def _rows(configuration: Configuration, terms: Protocol, tied: Mapping[str, bool
         }
         row["selection"], row["selection_std"] = _over_seeds(selection)
         for metric in METRICS:
-            values = [_metric(run, terms.split, epoch, metric) for run in averaged]
+            values = _metrics(averaged, terms.split, epoch, metric)
             row[metric], row[f"{metric}_std"] = _over_seeds(values)
         row["tied"] = tied.get(configuration.id)
         rows.append(row)
     return rows
+
+
+def _metrics(runs: Sequence[Run], split: str, epoch: str, metric: str) -> list[float | None]:
+    """A metric of runs; of none where one of them was not measured on the split, as runs on folds
+    alone on test: the mean over seeds would be one over some of them."""
+    if not all(run.has(split, epoch) for run in runs):
+        return []
+    return [_metric(run, split, epoch, metric) for run in runs]
 
 
 def _metric(run: Run, split: str, epoch: str, metric: str) -> float | None:
@@ -213,4 +244,8 @@ def _ordered(configurations: Iterable[list[Row]]) -> list[list[Row]]:
         first = rows[0]
         return first["status"] != "stopped", is_calibrated(first), first["recipe"]
 
-    return in_order(configurations, lambda rows: rows[0]["selection"], name)
+    def figure(rows: list[Row]) -> float | None:
+        first = rows[0]
+        return -first["rank"] if first.get("rank") else first["selection"]
+
+    return in_order(configurations, figure, name)

@@ -13,6 +13,7 @@ from featbank import errors
 from featbank.bank import GROUPS, Bank, class_counts
 from featbank.bank.schema import EVALUATED
 from featbank.wording import number
+from stage2.features.folds import fold_count, is_folds
 from stage2.methods.recipe import Recipe
 from stage2.results.ensembles import ENSEMBLE
 from stage2.results.optimism import Optimism
@@ -74,7 +75,7 @@ class Protocol:
         parts = [
             f"bank {self.fingerprint[:12]}",
             *self._start(rows),
-            f"selected on {self.select_on}{self._how_selected(rows)}",
+            self._selected(rows),
             *self._rest_of_test(),
             *self._classes(),
             f"{number(self.tried, 'configuration')} tried{self.searched}",
@@ -92,6 +93,25 @@ class Protocol:
             return []
         views = "" if probed == self.about["views"] else f" of {', '.join(used)}"
         return [f"stage-1 classifier{views}: linear probe"]
+
+    @property
+    def is_screen(self) -> bool:
+        """Whether folds of rows that stage 1 has seen rank: their figures are not shown."""
+        return is_screen(self.about, self.select_on)
+
+    def _selected(self, rows: Sequence[Mapping[str, Any]]) -> str:
+        """What selected, and how."""
+        if not is_folds(self.select_on):
+            return f"selected on {self.select_on}{self._how_selected(rows)}"
+        single = sum(n == 1 for n in self.about["train_counts"])
+        left_out = f"; {number(single, 'class', 'classes')} of one row left out" if single else ""
+        if self.is_screen:
+            seen, total = self.about["seen"]["train"], self.about["rows"]["train"]
+            return (
+                f"screened by {self.select_on} (order alone: stage 1 has seen {seen} of the "
+                f"{total} train rows{left_out})"
+            )
+        return f"selected on {self.select_on} (macro accuracy of held-out train rows{left_out})"
 
     def _how_selected(self, rows: Sequence[Mapping[str, Any]]) -> str:
         if self.select_on != "val":
@@ -160,8 +180,23 @@ def is_calibrated(row: Mapping[str, Any]) -> bool:
 
 
 def measured_splits(about: Mapping[str, Any]) -> list[str]:
-    """The splits results are measured on, as far as the bank has rows of them; test last."""
-    return [split for split in EVALUATED if about["rows"].get(split)]
+    """The splits results are measured on, as far as the bank has rows of them; folds first, test
+    last."""
+    folds = sorted(filter(is_folds, about["rows"]), key=fold_count)
+    return [*folds, *(split for split in EVALUATED if about["rows"].get(split))]
+
+
+def default_selection(about: Mapping[str, Any]) -> str:
+    """The split that ranks unless another is named: val, else the most folds, else test."""
+    measured = measured_splits(about)
+    folds = [split for split in measured if is_folds(split)]
+    return "val" if "val" in measured else (folds or ["test"])[-1]
+
+
+def is_screen(about: Mapping[str, Any], split: str) -> bool:
+    """Whether a split is made up of rows that folds held out, but that stage 1 has seen: they
+    order configurations, and no figure of theirs says how a head does on new rows."""
+    return is_folds(split) and bool(about.get("seen", {}).get("train"))
 
 
 def full_counts(about: Mapping[str, Any]) -> np.ndarray:

@@ -11,10 +11,18 @@ import numpy as np
 
 from featbank import errors
 from featbank.wording import listed
+from stage2.features.folds import is_folds
 from stage2.results.configurations import Configuration, matching, search_note
-from stage2.results.leaderboard import Leaderboard, board_of, why_unranked
+from stage2.results.leaderboard import Leaderboard, board_of, is_ranked, why_unranked
 from stage2.results.optimism import Optimism, optimism
-from stage2.results.protocol import Protocol, full_counts, measured_splits, ranking_epoch
+from stage2.results.protocol import (
+    Protocol,
+    default_selection,
+    full_counts,
+    is_screen,
+    measured_splits,
+    ranking_epoch,
+)
 from stage2.results.store import Run, Store
 
 
@@ -31,9 +39,10 @@ class Results:
         The split whose metrics are shown; by default ``test`` where the bank has rows of it, else
         ``val``.
     select_on
-        The split whose macro accuracy ranks; by default ``val`` where the bank has it, and
-        otherwise ``test``, which the protocol line then says. With ``val`` a configuration is
-        ranked by its selected epoch, with ``test`` by its last: no epoch is ever picked on test.
+        The split whose macro accuracy ranks; by default ``val`` where the bank has it, else the
+        rows that folds held out, such as ``5-fold``, where a sweep had folds, and otherwise
+        ``test``, which the protocol line then says. With ``val`` a configuration is ranked by its
+        selected epoch, else by its last: no epoch is ever picked on test.
 
     Attributes
     ----------
@@ -76,10 +85,9 @@ class Results:
             )
         self.configurations = {id_: Configuration(tuple(seeds)) for id_, seeds in runs.items()}
         self.tried = [each for each in self.configurations.values() if not each.is_ensemble]
-        measured = measured_splits(self.about)
-        self.select_on = self._known(select_on or ("val" if "val" in measured else "test"))
+        self.select_on = self._known(select_on or default_selection(self.about))
         self.tied, self.optimism = self._compared()
-        self._rank(split or measured[-1])
+        self._rank(split or measured_splits(self.about)[-1])
 
     def on(self, split: str) -> Self:
         """The same, with the metrics of another split."""
@@ -132,9 +140,10 @@ class Results:
     def _best(self, name: str) -> Configuration:
         """The first configuration of a recipe on the board."""
         rows = [row for row in self.board.rows if row["name"] == name]
-        if rows[0]["selection"] is None:
+        if not is_ranked(rows[0]):
             raise errors.ConfigError(
-                f"Every configuration of {name!r} in {self.path} {why_unranked(rows)}"
+                f"Every configuration of {name!r} in {self.path} "
+                f"{why_unranked(rows, self.select_on)}"
             )
         return self.configurations[rows[0]["recipe"]]
 
@@ -148,6 +157,11 @@ class Results:
 
     def _rank(self, split: str) -> None:
         self.split = self._known(split)
+        if is_screen(self.about, split):
+            raise errors.ConfigError(
+                f"{self.path}: stage 1 has seen the rows of {split}, no figure of theirs is shown. "
+                f"Choose another split: {measured_splits(self.about)[-1]}."
+            )
         terms = Protocol(
             self.fingerprint,
             self.about,
@@ -165,17 +179,19 @@ class Results:
         Left out are those with vector scaling: it is fitted to the labels of val, and the rows that
         are right after it are not those that rank. An ensemble is made of them, not tried.
         """
-        labels = self.store.labels(self.fingerprint, self.select_on)
+        at, epoch = self.select_on, ranking_epoch(self.select_on)
+        labels = self.store.labels(self.fingerprint, at)
         compared = [
             each
             for each in self.tried
-            if each.status == "done" and each.parameters.get("calibration") != "vector"
+            if each.status == "done"
+            and each.measured_on(at)
+            and (is_folds(at) or each.parameters.get("calibration") != "vector")
         ]
-        if labels is None or len(compared) < 2:
+        if labels is None or len(compared) < 2 or is_screen(self.about, at):
             return {}, None
-        at, epoch = self.select_on, ranking_epoch(self.select_on)
         runs = [[(run.recipe, run.measured_at(at, epoch)) for run in c.runs] for c in compared]
-        correct = self.store.correct_seeds(self.fingerprint, self.select_on, runs)
+        correct = self.store.correct_seeds(self.fingerprint, at, runs)
         seeds = np.array([len(each.runs) for each in compared])
         result = optimism(correct, labels, seeds=seeds)
         return {each.id: bool(t) for each, t in zip(compared, result.tied, strict=True)}, result

@@ -6,6 +6,7 @@ have no digest: their content is checked, and that a run's hashes are those of i
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from featbank import errors
-from featbank.bank.schema import EVALUATED
+from stage2.features.folds import is_folds
 from stage2.results import content
 from stage2.results.digests import HALF, Value, heavy_digest, light_digest
 from stage2.results.schema import HEAVY, KEYS, LIGHT, has, schema_of
@@ -119,6 +120,13 @@ class StoredRows:
             raise self._absent(f"bank {fingerprint[:12]}")
         return self._records[fingerprint]
 
+    def folds(self, fingerprint: str) -> list[str]:
+        """The splits of folds that the record of a bank has; none where it is not there."""
+        for (text,) in self._select("bank", ("about",), "WHERE fingerprint = ?", fingerprint):
+            with contextlib.suppress(content.Unexpected):
+                return [split for split in content.about(text)["rows"] if is_folds(split)]
+        return []
+
     @cached_property
     def _records(self) -> dict[str, dict[str, Any]]:
         """`banks`, once for all rows of a query."""
@@ -133,7 +141,7 @@ class StoredRows:
             _, recipe, split, epoch, text = light
             try:
                 metrics = content.metrics(text)
-                if split not in EVALUATED or epoch not in content.EPOCHS:
+                if not content.measurable(split) or epoch not in content.EPOCHS:
                     raise content.Unexpected("has no split and epoch that are measured")
                 _compare("evaluation", light, digest)
             except content.Unexpected as problem:
@@ -175,6 +183,51 @@ class StoredRows:
                 self._refuse_run(light[2], light[4], column, problem)
             runs.append(RunRow(**{name: row[name] for name in RunRow.__annotations__}))
         return runs
+
+    def splits(self, fingerprint: str) -> dict[str, set[str]]:
+        """The splits that each run on a bank was measured on, by recipe."""
+        by_recipe: dict[str, set[str]] = {}
+        rest = "WHERE bank = ?"
+        for recipe, split in self._select("evaluation", ("recipe", "split"), rest, fingerprint):
+            by_recipe.setdefault(recipe, set()).add(split)
+        return by_recipe
+
+    def stored(
+        self, fingerprint: str, recipe: str
+    ) -> tuple[dict[str, Value] | None, list[dict[str, Value]]]:
+        """A run and its evaluations, every column as it is stored, in the order of their places.
+
+        None and nothing where there is none, or where any of it is damaged.
+        """
+        found = {
+            table: [
+                dict(zip((*columns, "digest"), row, strict=True))
+                for row in self._select(
+                    table,
+                    (*columns, "digest"),
+                    f"WHERE bank = ? AND recipe = ? {order}",
+                    fingerprint,
+                    recipe,
+                )
+            ]
+            for table, columns, order in (
+                ("run", (*LIGHT["run"], *HEAVY["run"]), ""),
+                ("evaluation", (*LIGHT["evaluation"], *HEAVY["evaluation"]), _BY_PLACE),
+            )
+        }
+        evaluations = found["evaluation"]
+        digests = [row["digest"] for row in evaluations]
+        try:
+            for table, rows in found.items():
+                for row in rows:
+                    light = [row[name] for name in LIGHT[table]]
+                    heavy = [row[name] for name in HEAVY[table]]
+                    of = digests if table == "run" else ()
+                    _compare(table, light, row["digest"], of)
+                    _compare_heavy(table, light[: KEYS[table]], heavy, row["digest"])
+        except content.Unexpected:
+            return None, []
+        return next(iter(found["run"]), None), evaluations
 
     def long(self, table: str, key: tuple[str, ...], column: str) -> Any:
         """Decode a long column of the row with a key; None where older schemas lacked it."""

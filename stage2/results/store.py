@@ -22,10 +22,12 @@ from featbank import errors
 from featbank.bank import Bank
 from featbank.bank.schema import EVALUATED
 from stage2.engine.metrics import Evaluation
+from stage2.features.folds import Folds, deal, fold_count
 from stage2.methods.recipe import Recipe
 from stage2.results.database import Database
 from stage2.results.digests import Value
 from stage2.results.ensembles import EnsembleRecipe
+from stage2.results.merging import merged, only_folds
 from stage2.results.protocol import coverage, rows_from_test
 from stage2.results.rows import RunRow, StoredRows, digest_of
 
@@ -41,6 +43,10 @@ class Run(RunRow):
     def measured_at(self, split: str, epoch: str) -> str:
         """An epoch, or ``last`` where the run has no selected one."""
         return epoch if (split, epoch) in self.metrics else "last"
+
+    def has(self, split: str, epoch: str) -> bool:
+        """Whether the run was measured on a split, at an epoch or instead at its last."""
+        return (split, self.measured_at(split, epoch)) in self.metrics
 
 
 class Store:
@@ -74,8 +80,11 @@ class Store:
                 f"{count} of them."
             )
 
-    def add_bank(self, bank: Bank) -> None:
-        """Store the record of a bank, which tables need; an earlier one is replaced."""
+    def add_bank(self, bank: Bank, folds: Folds | None = None) -> None:
+        """Store the record of a bank, which tables need, and of `folds` of its train rows.
+
+        An earlier record is replaced; the folds that it has are kept.
+        """
         about = {
             "path": str(bank.path),
             "num_classes": bank.num_classes,
@@ -90,15 +99,21 @@ class Store:
         }
         measured = [split for split in EVALUATED if split in bank.splits]
         labels = {split: bank.labels(split).astype(np.int32) for split in measured}
-        about |= coverage(labels, bank.train_counts)
         if per_class := rows_from_test(bank):
             about["val_from_test"] = per_class
-        row: dict[str, Value] = {
-            "fingerprint": bank.fingerprint,
-            "about": json.dumps(about),
-            "labels": _packed(labels),
-        }
         with self._file.write() as database:
+            earlier = StoredRows(database, self.path).folds(bank.fingerprint)
+            for name in sorted({*earlier, *([folds.name] if folds else [])}):
+                dealt = folds or deal(bank.labels("train"), fold_count(name))
+                # Whatever n, the rows that are held out are the same.
+                labels[name] = dealt.labels[dealt.rows].astype(np.int32)
+                about["rows"][name] = len(labels[name])
+            about |= coverage(labels, bank.train_counts)
+            row: dict[str, Value] = {
+                "fingerprint": bank.fingerprint,
+                "about": json.dumps(about),
+                "labels": _packed(labels),
+            }
             database.execute(
                 "INSERT INTO bank (fingerprint, about, labels, digest) VALUES (?, ?, ?, ?) "
                 "ON CONFLICT (fingerprint) DO UPDATE SET about = excluded.about, "
@@ -110,6 +125,9 @@ class Store:
         self, fingerprint: str, runs: Iterable[Mapping[str, Any]], *, instead_of: str | None = None
     ) -> None:
         """Store finished runs, all or none.
+
+        A run takes the place of an earlier one of its recipe, but what folds measured stays beside
+        what was measured after training on all rows (`stage2.results.merging`).
 
         Parameters
         ----------
@@ -128,25 +146,43 @@ class Store:
                 database.execute("DELETE FROM run WHERE bank = ? AND name = ?", key)
             for run in runs:
                 key = (fingerprint, run["recipe"].hash)
+                row, evaluations = merged(
+                    _run_row(key, run),
+                    _evaluation_rows(key, run["evaluations"]),
+                    StoredRows(database, self.path),
+                )
                 database.execute("DELETE FROM run WHERE bank = ? AND recipe = ?", key)
-                evaluations = _evaluation_rows(key, run["evaluations"])
-                digests = [digest_of("evaluation", row) for row in evaluations]
-                database.execute(*_insert("run", _run_row(key, run), evaluations=digests))
-                for row in evaluations:
-                    database.execute(*_insert("evaluation", row))
+                database.execute(*_insert("run", row))
+                for evaluation in evaluations:
+                    database.execute(*_insert("evaluation", evaluation))
 
-    def statuses(self, fingerprint: str) -> dict[str, str]:
-        """``done``, ``diverged`` or ``stopped`` of every run on a bank, by its recipe's hash."""
+    def statuses(self, fingerprint: str, folds: str | None = None) -> dict[str, str]:
+        """``done``, ``diverged`` or ``stopped`` of the runs on a bank, by their recipes' hashes.
+
+        They are those trained on all rows, or with the name of `folds` those trained on these.
+        """
 
         def query(rows: StoredRows) -> dict[str, str]:
             runs = rows.runs(fingerprint, rows.digests(fingerprint))
-            return {run.recipe: run.status for run in runs}
+            splits = rows.splits(fingerprint)
+            return {
+                run.recipe: run.status
+                for run in runs
+                if (
+                    folds in splits.get(run.recipe, ())
+                    if folds
+                    else not only_folds(splits.get(run.recipe, ()))
+                )
+            }
 
         return self._read(query)
 
-    def finished(self, fingerprint: str, *, with_stopped: bool = True) -> set[str]:
-        """Hashes of the recipes with a result on a bank, also of those that halving stopped."""
-        statuses = self.statuses(fingerprint)
+    def finished(
+        self, fingerprint: str, *, with_stopped: bool = True, folds: str | None = None
+    ) -> set[str]:
+        """Hashes of the recipes with a result on a bank, also of those that halving stopped; with
+        the name of `folds`, of those with a result of these."""
+        statuses = self.statuses(fingerprint, folds)
         return {r for r, status in statuses.items() if with_stopped or status != "stopped"}
 
     def banks(self) -> dict[str, dict[str, Any]]:
@@ -196,7 +232,8 @@ class Store:
         return self._long("run", (fingerprint, recipe), "traces") or {}
 
     def labels(self, fingerprint: str, split: str) -> np.ndarray | None:
-        """The labels of val or test of a bank, int64 [N]; None where written before schema 4."""
+        """The labels of val, test or folds of a bank, int64 [N]; None where written before
+        schema 4."""
         labels = self._long("bank", (fingerprint,), "labels")
         if labels is None:
             return None
@@ -300,13 +337,10 @@ def _evaluation_rows(
     ]
 
 
-def _insert(
-    table: str, row: Mapping[str, Value], *, evaluations: Sequence[Value] = ()
-) -> tuple[str, tuple[Value, ...]]:
-    """The statement that inserts a row with its digest, and its values."""
-    stored = {**row, "digest": digest_of(table, row, evaluations)}
-    places = ", ".join("?" * len(stored))
-    return f"INSERT INTO {table} ({', '.join(stored)}) VALUES ({places})", (*stored.values(),)
+def _insert(table: str, row: Mapping[str, Value]) -> tuple[str, tuple[Value, ...]]:
+    """The statement that inserts a row, given with its digest, and its values."""
+    places = ", ".join("?" * len(row))
+    return f"INSERT INTO {table} ({', '.join(row)}) VALUES ({places})", (*row.values(),)
 
 
 def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:

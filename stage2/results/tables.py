@@ -70,8 +70,11 @@ class Column:
     epoch: str | None = None
 
     def value(self, board: Leaderboard, rows: Sequence[Row]) -> tuple[float | None, float | None]:
-        """Mean and standard deviation over seeds, from the rows of a configuration."""
+        """Mean and standard deviation over seeds, from the rows of a configuration; a rank where no
+        more is to be shown of what ranks."""
         row = board.ranked(rows)
+        if self.name == "rank":
+            return row["rank"], None
         if self.epoch is not None:  # where no epoch was selected, the last one counts as that
             row = {row["epoch"]: row for row in rows}.get(self.epoch, rows[0])
         return row[self.name], row[f"{self.name}_std"]
@@ -80,7 +83,8 @@ class Column:
         """The same for people; a star at the figure that ranks marks a tie with the best."""
         numbers = [value for value in self.value(board, rows) if value is not None]
         star = "*" if self.key == "selection" and rows[0]["tied"] and board.terms.ties else ""
-        return (" ± ".join(f"{value:.{self.metric.decimals}f}" for value in numbers) or "–") + star
+        decimals = 0 if self.name == "rank" else self.metric.decimals
+        return (" ± ".join(f"{value:.{decimals}f}" for value in numbers) or "–") + star
 
 
 def metric_columns(board: Leaderboard, table: str) -> list[Column]:
@@ -98,6 +102,8 @@ def metric_columns(board: Leaderboard, table: str) -> list[Column]:
             others.append(Column(name, metric.label, metric, name))
     ranking = METRICS[RANKING]
     selection = Column("selection", f"{board.select_on} {ranking.label}", ranking, "selection")
+    if board.terms.is_screen:
+        selection = Column("selection", f"{board.select_on} rank", ranking, "rank")
     return [*by_epoch, selection, *others]
 
 

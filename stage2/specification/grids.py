@@ -26,18 +26,23 @@ Choice = Mapping[str, tuple[Any, Origin]]
 
 
 def recipes_of(
-    entries: Sequence[Entry], seeds: Sequence[int], problems: Problems, bank: Bank | None = None
+    entries: Sequence[Entry],
+    seeds: Sequence[int],
+    problems: Problems,
+    bank: Bank | None = None,
+    folds: int | None = None,
 ) -> list[Recipe]:
     """Expand entries: every combination of each, for every seed.
 
-    With a bank, views are those it has, and recipes for which it lacks something are noted too.
+    With a bank, views are those it has, and recipes for which it, or one of n `folds` of it, lacks
+    something are noted too.
     """
     try:
         check_runs(_size(entry.grid) * seed_count(entry.grid, seeds) for entry in entries)
     except errors.ConfigError as error:
         problems.add(Origin(), error)
         return []
-    expansion = _Expansion(seeds, problems, bank)
+    expansion = _Expansion(seeds, problems, bank, folds)
     recipes = dict.fromkeys(itertools.chain.from_iterable(map(expansion.recipes, entries)))
     shared = {key: entry.grid[key].origin for entry in entries for key in entry.shared}
     for key, origin in shared.items():
@@ -56,9 +61,11 @@ class _Expansion:
         Settings that some combination was given and takes, and all that any takes.
     """
 
-    def __init__(self, seeds: Sequence[int], problems: Problems, bank: Bank | None) -> None:
+    def __init__(
+        self, seeds: Sequence[int], problems: Problems, bank: Bank | None, folds: int | None
+    ) -> None:
         self.taken, self.known = set[str](), set[str]()
-        self._seeds, self._problems, self._bank = seeds, problems, bank
+        self._seeds, self._problems, self._bank, self._folds = seeds, problems, bank, folds
         self._reported = set[tuple[Origin, str, str, str]]()
 
     def may_average(self, key: str) -> bool:
@@ -155,11 +162,11 @@ class _Expansion:
         """Note what the bank lacks; seeds need nothing of it."""
         configurations = {recipe.id: recipe for recipe in origins}.values()
         try:
-            check_bank(bank, configurations)
+            check_bank(bank, configurations, self._folds)
         except errors.FeatbankError:
             for recipe in configurations:
                 try:
-                    check_bank(bank, [recipe])
+                    check_bank(bank, [recipe], self._folds)
                 except errors.FeatbankError as error:
                     self._note(error, entry, origins[recipe])
 

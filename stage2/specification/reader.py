@@ -8,6 +8,7 @@ from typing import Any
 
 from featbank import errors
 from featbank.bank.schema import EVALUATED
+from stage2.features.folds import FOLDS, is_folds
 from stage2.methods.recipe_settings import SEED
 from stage2.methods.registries import REGISTRIES
 from stage2.search import SEARCHES, Sampling, Search, make_search
@@ -18,7 +19,7 @@ from stage2.specification.ranges import KEYS as RANGE_KEYS
 from stage2.specification.ranges import read_range
 from stage2.specification.toml_file import Place, TomlFile
 
-KEYS = ("bank", "recipes", "cross", "settings", "seeds", "select_on", "search", "output")
+KEYS = ("bank", "recipes", "cross", "settings", "seeds", "select_on", "folds", "search", "output")
 SEEDS = (0, 1, 2)
 CROSSED = "ce"
 """The preset whose head, loss and sampler ``[cross]`` replaces."""
@@ -89,11 +90,19 @@ class Reader:
     def selection(self) -> str | None:
         """The split that ranks."""
         value = self._document.get("select_on")
-        if value is None or value in EVALUATED:
+        if value is None or value in EVALUATED or (isinstance(value, str) and is_folds(value)):
             return value
         hint = errors.closest(str(value), EVALUATED)
-        self._note(f"'select_on' must be val or test, got {value!r}. {hint}", "select_on")
+        self._note(f"'select_on' must be val, test or n-fold, got {value!r}. {hint}", "select_on")
         return None
+
+    def folds(self) -> int | None:
+        """The number of folds."""
+        value = self._document.get(FOLDS.name)
+        if problem := FOLDS.problem(value, "the sweep"):
+            self._note(problem, FOLDS.name)
+            return None
+        return value
 
     def entries(self) -> list[Entry]:
         """The presets that are named, each over its grid."""

@@ -14,9 +14,10 @@ from typing import Any
 
 from featbank import errors
 from featbank.bank import Bank
-from stage2.features.requirements import selection_problem
+from stage2.features.requirements import folds_problem, selection_problem
 from stage2.methods.recipe import Recipe
 from stage2.search import Sampling
+from stage2.search.finals import NO_SEARCH
 from stage2.search.rounds import val_problem
 from stage2.specification.entries import Entry, Values
 from stage2.specification.options import (
@@ -43,6 +44,8 @@ def read_specification(
     search: str | None = None,
     search_settings: Mapping[str, Any] | None = None,
     select_on: str | None = None,
+    folds: int | None = None,
+    screen: bool = False,
     output: str | os.PathLike[str] | None = None,
 ) -> Specification:
     """Read and check a specification.
@@ -69,8 +72,10 @@ def read_specification(
         A search of `stage2.search.SEARCHES` in place of the file's, or ``none``.
     search_settings
         Settings of the search in place of the file's.
-    select_on, output
+    select_on, folds, output
         In place of the file's.
+    screen
+        Allow folds of rows that stage 1 has seen.
 
     Raises
     ------
@@ -93,6 +98,7 @@ def read_specification(
         origin = as_written("--precision", precision)
         changes.append(("", "precision", Values((precision,), origin, kind="text")))
     named_banks, named_output, named_selection = reader.banks(), reader.output(), reader.selection()
+    named_folds = reader.folds()
     specification = Specification(
         name=file.name,
         description=file.opening(),
@@ -102,6 +108,7 @@ def read_specification(
         select_on=select_on or named_selection,
         output=Path(output) if output is not None else named_output,
         search=reader.search,
+        folds=named_folds if folds is None else folds,
         entries=tuple(overridden(entries, changes, problems)),
     )
     recipes = _check(
@@ -110,13 +117,19 @@ def read_specification(
         bank=Origin() if banks else reader.origin("bank"),
         select_on=as_written("--select-on", select_on) if select_on else reader.origin("select_on"),
         search=as_written("--search", search) if search else reader.origin("search"),
+        folds=as_written("--folds", folds) if folds else reader.origin("folds"),
+        screen=screen,
     )
     problems.check()
     return replace(specification, recipes=tuple(recipes))
 
 
-def _check(specification: Specification, problems: Problems, **origins: Origin) -> Sequence[Recipe]:
+def _check(
+    specification: Specification, problems: Problems, *, screen: bool, **origins: Origin
+) -> Sequence[Recipe]:
     """The recipes, on the last bank where there is one; problems of every bank are noted."""
+    if specification.search and specification.folds:
+        problems.add(origins["folds"], NO_SEARCH)
     if isinstance(specification.search, Sampling):
         for entry in specification.entries:
             if seed := entry.grid.get("seed"):
@@ -129,8 +142,12 @@ def _check(specification: Specification, problems: Problems, **origins: Origin) 
     for place in specification.banks:
         try:
             with Bank(place) as bank:
-                if problem := selection_problem(bank, specification.select_on):
+                folds = specification.folds
+                if problem := selection_problem(bank, specification.select_on, folds):
                     problems.add(origins["select_on"], problem)
+                if folds and (problem := folds_problem(bank, folds, screen=screen)):
+                    problems.add(origins["folds"], problem)
+                    continue  # the recipes cannot be checked on folds that there are not
                 if specification.search and (problem := val_problem(bank)):
                     problems.add(origins["search"], problem)
                 recipes = specification.check(problems, bank)

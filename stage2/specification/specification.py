@@ -39,6 +39,8 @@ class Specification:
         Results file, or None.
     search
         How it searches, or None where it trains everything.
+    folds
+        The number of folds that rank, or None.
     entries
         The presets with their grids.
     """
@@ -51,6 +53,7 @@ class Specification:
     select_on: str | None
     output: Path | None
     search: Search | None = None
+    folds: int | None = None
     entries: tuple[Entry, ...] = field(repr=False, default=())
     _checked: dict[str, list[Recipe]] = field(repr=False, compare=False, default_factory=dict)
 
@@ -76,7 +79,7 @@ class Specification:
     def check(self, problems: Problems, bank: Bank | None = None) -> list[Recipe]:
         """Expand the entries, on a bank where there is one, and note every problem."""
         entries = entries_to_check(self._entries_on(bank) if bank else self.entries, self.search)
-        recipes = recipes_of(entries, self.seeds, problems, bank)
+        recipes = recipes_of(entries, self.seeds, problems, bank, self.folds)
         if bank and not len(problems):
             self._checked[bank.fingerprint] = recipes
         return recipes
@@ -87,7 +90,7 @@ class Specification:
         for entry in self.entries:
             if entry.optional:
                 try:
-                    check_bank(bank, resolved(bank, [Recipe(entry.name)]))
+                    check_bank(bank, resolved(bank, [Recipe(entry.name)]), self.folds)
                 except errors.FeatbankError as error:
                     reasons[entry.name] = str(error)
         return reasons

@@ -168,7 +168,7 @@ scale = 3
     assert error[0] == "s.toml: 14 errors."
     expected = [
         (3, "The 'seed' of the sweep must be an integer ≥ 0 and ≤ 4294967295, got -1."),
-        (4, "'select_on' must be val or test, got 'tset'. Did you mean 'test'?"),
+        (4, "'select_on' must be val, test or n-fold, got 'tset'. Did you mean 'test'?"),
         (5, "A specification has no 'views'. Choose from: bank, recipes, cross, settings, seeds"),
         (8, "None of the recipes takes a setting 'wieght_decay'. Did you mean 'weight_decay'?"),
         (9, "Unknown recipe 'crtt'. Did you mean 'crt'?"),

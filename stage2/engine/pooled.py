@@ -1,0 +1,108 @@
+"""The evaluation of a tile that is trained on folds: all held-out rows measured as one split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stage2.engine.metrics import Evaluation
+from stage2.engine.outcome import Outcome
+from stage2.engine.plan import Tile
+from stage2.engine.tally import Tally
+from stage2.engine.tile import TileRun
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The rows that folds hold out, each of them once.
+
+    Attributes
+    ----------
+    split
+        The name of the split that they make up.
+    labels
+        Labels of the rows [M], fold after fold, on the device of the logits.
+    places
+        The place of each in the split, whose rows are in the bank's order, [M].
+    counts
+        Full training counts [K] of the bank, which make the class groups.
+    """
+
+    split: str
+    labels: Tensor
+    places: np.ndarray
+    counts: np.ndarray
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """The rows in the order of the split, as indices of `labels`."""
+        return np.argsort(self.places)
+
+
+class PooledEvaluation:
+    """Metrics of the configurations of a tile on the rows that folds hold out.
+
+    Each fold's head is measured on the rows that it has not seen, and their sums are added up: the
+    metrics are those of all rows together, not means over folds.
+    """
+
+    def __init__(self, tile: Tile, held_out: HeldOut) -> None:
+        self.split = held_out.split
+        self._recipes, self._held_out = tile.recipes, held_out
+        configs, classes = len(tile.recipes), len(held_out.counts)
+        self._tally = Tally(held_out.labels, classes, configs, held_out.counts)
+        self._losses: list[Tensor] = []  # [C, epochs] of each fold
+
+    def add(self, run: TileRun, views: Sequence[Tensor]) -> None:
+        """Measure the heads of a fold on the next rows that it holds out."""
+        for _, z in run.outputs("last", views):
+            self._tally.add(z)
+
+    def end_fold(self, run: TileRun) -> None:
+        """Keep the training losses of a fold."""
+        if "loss" in run.state["curves"]:
+            self._losses.append(run.state["curves"]["loss"])
+
+    def outcomes(self) -> list[Outcome]:
+        """The outcome of each configuration: one evaluation, and the mean loss over the folds."""
+        loss = torch.stack(self._losses).mean(0) if self._losses else None
+        outcomes = []
+        for c, (recipe, evaluation) in enumerate(
+            zip(self._recipes, self._tally.evaluations(), strict=True)
+        ):
+            finite = evaluation.metrics["nll"] is not None and (
+                loss is None or bool(loss[c].isfinite().all())
+            )
+            outcomes.append(
+                Outcome(
+                    recipe=recipe,
+                    status="done" if finite else "diverged",
+                    evaluations={
+                        (self.split, "last"): self._in_order(evaluation)
+                        if finite
+                        else _unmeasured(evaluation)
+                    },
+                    selected_epoch=None,
+                    curves={} if loss is None else {"loss": loss[c].tolist()},
+                    parameters={},
+                )
+            )
+        return outcomes
+
+    def _in_order(self, evaluation: Evaluation) -> Evaluation:
+        """An evaluation with its rows in the order of the split."""
+        return replace(evaluation, correct=evaluation.correct[self._held_out.order])
+
+
+def _unmeasured(evaluation: Evaluation) -> Evaluation:
+    """The record that a configuration was trained on the folds and diverged on one of them."""
+    return Evaluation(
+        dict.fromkeys(evaluation.metrics),
+        np.full_like(evaluation.per_class, np.nan),
+        np.zeros_like(evaluation.correct),
+    )

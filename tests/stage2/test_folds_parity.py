@@ -1,0 +1,156 @@
+"""A fold trains as a sweep on a bank cut to it does, whatever the recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from featbank import write_bank
+from stage2 import Recipe, sweep
+from stage2.engine import loop
+from stage2.engine.pooled import PooledEvaluation
+from stage2.engine.tile import TileRun
+from stage2.features.folds import deal
+from stage2.methods.generators import GENERATORS
+from stage2.methods.heads import HEADS
+from stage2.methods.losses import LOSSES
+from stage2.methods.optimisers import OPTIMISERS
+from stage2.methods.presets import PRESETS
+from stage2.methods.samplers import SAMPLERS
+from tests.stage2.cases import LOSS_CASES
+from tests.stage2.synthetic import Problem, problem
+
+FOLDS = 3
+SHORT = {"epochs": 2, "batch_size": 16}
+HARD = (40, 23, 11, 6, 4, 2, 1, 0)
+"""With classes smaller than the folds, of one row, and without any."""
+
+Trained = dict[Recipe, list[dict[str, torch.Tensor]]]
+"""Parameters of each recipe on each fold."""
+
+
+def written(
+    made: Problem, path: Path, rows: np.ndarray | None = None, *, start: bool = True
+) -> Path:
+    """A bank of the problem, or of some of its train rows, whose backbone never saw them."""
+    rows = np.arange(len(made.y["train"])) if rows is None else rows
+    features: dict[str, dict[str, np.ndarray]] = {}
+    for (split, view), x in made.x.items():
+        features.setdefault(split, {})[view] = x[rows] if split == "train" else x
+    labels = {split: y[rows] if split == "train" else y for split, y in made.y.items()}
+    write_bank(
+        path,
+        features,
+        labels,
+        class_names=[f"class {k}" for k in range(len(made.w0))],
+        classifier={"instance": (made.w0, made.b0)} if start else None,
+        seen=dict.fromkeys(labels, False),
+    )
+    return path
+
+
+@pytest.fixture
+def trained_on_folds(monkeypatch: pytest.MonkeyPatch) -> Trained:
+    """The parameters that each fold trains, as they are measured."""
+    kept: Trained = {}
+
+    class Keeping(PooledEvaluation):
+        def end_fold(self, run: TileRun) -> None:
+            for c, recipe in enumerate(run.tile.recipes):
+                kept.setdefault(recipe, []).append(
+                    {
+                        f"{view}.{name}": values[c].clone()
+                        for view, model in enumerate(run.models)
+                        for name, values in model.parameters_at("last").items()
+                    }
+                )
+            super().end_fold(run)
+
+    monkeypatch.setattr(loop, "PooledEvaluation", Keeping)
+    return kept
+
+
+def assert_folds_are_cut_banks(
+    recipes: Sequence[Recipe], made: Problem, folder: Path, kept: Trained, **options: Any
+) -> None:
+    """Compare the parameters of every fold with those of a sweep on the bank cut to it, exactly."""
+    start = options.pop("start", True)
+    sweep(written(made, folder / "whole.h5", start=start), recipes, folds=FOLDS, **options)
+    folds = deal(made.y["train"], FOLDS)
+    for fold in range(FOLDS):
+        cut = written(made, folder / f"{fold}.h5", folds.trained(fold), start=start)
+        for outcome in sweep(cut, recipes, **options).outcomes:
+            several = len(outcome.recipe.views) > 1
+            found = kept[outcome.recipe][fold]
+            expected = {
+                name: values
+                for name, values in outcome.parameters.items()
+                if not name.startswith("calibration.")
+            }
+            assert len(found) == len(expected) > 0
+            for (name, values), got in zip(expected.items(), found.values(), strict=True):
+                assert torch.equal(got, values), (
+                    f"{name} of {outcome.recipe.id} on fold {fold}, "
+                    f"{several=}, off by {(got - values).abs().max():.3g}"
+                )
+
+
+def _usual(names: Sequence[str]) -> Iterator[Recipe]:
+    """Presets at their own settings, shortened."""
+    for name in names:
+        recipe = Recipe(name)
+        if recipe.settings["train_on"] == "train":
+            yield Recipe(name, **{k: v for k, v in SHORT.items() if k in recipe.settings})
+
+
+def _losses() -> Iterator[Recipe]:
+    for loss in LOSSES:
+        for case in LOSS_CASES.get(loss, [{}])[:2]:
+            short = {**case, **({"defer": 1} if case.get("defer") else {})}
+            yield Recipe("ce", loss=loss, **SHORT, **{f"loss.{k}": v for k, v in short.items()})
+
+
+REGISTRIES: dict[str, Callable[[], Sequence[Recipe]]] = {
+    "presets": lambda: list(_usual([name for name, each in PRESETS.items() if not each.variant])),
+    "losses": lambda: list(_losses()),
+    "samplers": lambda: [Recipe("ce", sampler=name, **SHORT) for name in SAMPLERS],
+    "generators": lambda: [Recipe("ce", generator=name, **SHORT) for name in GENERATORS],
+    "optimisers": lambda: [
+        Recipe("ce", optimiser=name, **(SHORT if name != "lbfgs" else {})) for name in OPTIMISERS
+    ],
+}
+
+
+def test_the_recipes_have_every_head() -> None:
+    """Reference: the registry."""
+    assert {recipe.head for recipe in REGISTRIES["presets"]()} >= set(HEADS)
+
+
+@pytest.mark.parametrize("registry", REGISTRIES)
+def test_a_fold_is_a_bank_cut_to_it(
+    registry: str, small: Problem, tmp_path: Path, trained_on_folds: Trained
+) -> None:
+    """Reference: sweeps on banks of the rows that each fold trains on, bit for bit."""
+    assert_folds_are_cut_banks(REGISTRIES[registry](), small, tmp_path, trained_on_folds)
+
+
+@pytest.mark.parametrize("counts", [HARD, HARD[:-1]], ids=["absent", "present"])
+def test_the_same_with_classes_of_few_rows_one_and_none(
+    counts: tuple[int, ...], tmp_path: Path, trained_on_folds: Trained
+) -> None:
+    """Reference: as above, without a classifier: probes are those of the rows trained on. One of
+    the recipes has a batch stream that only all rows share with the others."""
+    made = problem(counts, val=0)
+    recipes = [
+        *_usual(["crt", "lws", "mislas", "ncm", "lda", "knn", "tau_norm"]),
+        *(Recipe(n, **SHORT, empty_classes="ignore") for n in ("balanced_softmax", "ldam")),
+        Recipe("ce", **SHORT, steps_per_epoch=len(made.y["train"]) // 16),
+        Recipe("ce", **SHORT),
+        *(_usual(["logit_adjust"]) if counts[-1] else []),
+    ]
+    assert_folds_are_cut_banks(recipes, made, tmp_path, trained_on_folds, start=False, workers=2)
