@@ -41,6 +41,7 @@ COMMANDS = (
     "ensemble.ensemble",
     "export.export",
     "predict.predict",
+    "evaluate.evaluate",
     "methods.methods",
     "cite.cite",
     "datasets.datasets",

@@ -16,6 +16,7 @@ from featbank.cli.options import (
     memory_option,
     output_option,
 )
+from featbank.cli.priors import GIVEN
 from featbank.cli.terminal import say
 from featbank.errors import ConfigError
 
@@ -29,6 +30,11 @@ from featbank.errors import ConfigError
 @click.option("--features", type=FILE, help="The bank, where it has moved since.")
 @click.option("--seed", type=Integer(), help="One of the seeds swept. [default: the first]")
 @epoch_option("selected where the bank has val")
+@click.option(
+    "--prior",
+    metavar="PRIOR",
+    help=f"Make the head for another class prior: {GIVEN}. [default: as its recipe makes it]",
+)
 @device_option
 @memory_option("Budget, such as 2GiB, as in a sweep that streamed its features.")
 def export(*, results: Path, recipe: str, output: Path, onnx: Path | None, **options: Any) -> None:
@@ -56,6 +62,8 @@ def export(*, results: Path, recipe: str, output: Path, onnx: Path | None, **opt
     rows = " and ".join(f"{count} of {split}'s rows" for split, count in changed.items())
     agrees = f"but for {rows}, which another rounding tipped over" if rows else "row by row"
     say(f"Trained {what}: it classifies as in {results}, {agrees}.")
+    if (prior := options["prior"]) is not None:
+        say(f"Its logits are then moved to the prior {prior}.")
     shown = output if onnx is None else f"{output} and {onnx}"
     say(f"Wrote {shown}. Next: featbank predict {output} BANK -o predictions.npz")
 

@@ -1,4 +1,4 @@
-"""Features in .npy and .npz files, as `featbank predict` takes them."""
+"""Features and labels in .npy and .npz files, as `featbank predict` and `evaluate` take them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from featbank import errors
 from featbank.exchange import axes
 from featbank.exchange.formats import locate, read_array
+from featbank.exchange.integers import as_integers
 from featbank.regular import kind_of
 
 SUFFIXES = (".npy", ".npz")
@@ -24,6 +25,7 @@ _HEADERS = {
     (2, 0): np.lib.format.read_array_header_2_0,
 }
 _GIVE = "Give a bank, or features [N, D] as .npy."
+_GIVE_LABELS = "Give the class of each row, 0…K−1, as .npy."
 
 
 def is_arrays(place: Path) -> bool:
@@ -43,11 +45,42 @@ def read_features(place: Path) -> np.ndarray:
     DataError
         For a file that is damaged or holds something else.
     """
+    x = _read(place, _GIVE)
+    if x.dtype.kind in "fiu":
+        x = _settled(x)
+    if x.ndim != 2 or x.dtype.kind not in "fiu":
+        raise errors.DataError(f"{place} holds {x.dtype} {x.shape}. {_GIVE}")
+    return x
+
+
+def read_labels(place: Path, rows: int, classes: int) -> np.ndarray:
+    """The labels [N] int64 of N = `rows` rows, in 0…K−1, at a place as of `read_features`.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such file.
+    DataError
+        For a file that is damaged or holds something else.
+    """
+    y = as_integers(_read(place, _GIVE_LABELS), str(place))
+    if len(y) != rows:
+        raise errors.DataError(f"{place} has {len(y)} labels for {rows} rows. {_GIVE_LABELS}")
+    if len(wrong := np.flatnonzero((y < 0) | (y >= classes))):
+        raise errors.LabelRange(
+            f"{place} has the label {y[wrong[0]]} in row {wrong[0]}, the head has the classes "
+            f"0…{classes - 1}. {_GIVE_LABELS}"
+        )
+    return y
+
+
+def _read(place: Path, give: str) -> np.ndarray:
+    """The array at a place, of a file that is checked first; `give` is the remedy of errors."""
     path, key = locate(str(place))
     if kind := kind_of(path):
-        raise errors.DataError(f"{path} is {kind}, not a file. {_GIVE}")
+        raise errors.DataError(f"{path} is {kind}, not a file. {give}")
     if not path.exists():
-        raise errors.ConfigError(f"{path}: no such file. {_GIVE}")
+        raise errors.ConfigError(f"{path}: no such file. {give}")
     try:
         problem = (_npy_problem if path.suffix.lower() == ".npy" else _npz_problem)(path, key)
     except OSError:
@@ -55,13 +88,8 @@ def read_features(place: Path) -> np.ndarray:
     except Exception:  # a lying header raises whatever it leads to
         problem = "is damaged: copy it again"
     if problem:
-        raise errors.DataError(f"{path} {problem}. {_GIVE}")
-    x = read_array(str(place))
-    if x.dtype.kind in "fiu":
-        x = _settled(x)
-    if x.ndim != 2 or x.dtype.kind not in "fiu":
-        raise errors.DataError(f"{place} holds {x.dtype} {x.shape}. {_GIVE}")
-    return x
+        raise errors.DataError(f"{path} {problem}. {give}")
+    return read_array(str(place))
 
 
 def _settled(x: np.ndarray) -> np.ndarray:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 import featbank
 from featbank import errors
@@ -14,8 +16,10 @@ from featbank.bank import GROUPS, Bank
 from stage2.export.folding import ensemble_head, evaluate
 from stage2.export.forms import AveragedHeads, HeadModule
 from stage2.export.headfile import HeadFacts, save_head
+from stage2.export.moving import mean_prior, recipe_prior, with_prior
 from stage2.export.onnxfile import check_onnx, save_onnx
 from stage2.export.retraining import changed_rows, retrain
+from stage2.export.target import BBSE, EM, read_prior
 from stage2.features.folds import is_folds
 from stage2.methods.recipe import Recipe
 from stage2.results.configurations import Configuration
@@ -51,6 +55,7 @@ def export_head(
     features: str | os.PathLike[str] | None = None,
     seed: int | None = None,
     epoch: str | None = None,
+    prior: str | None = None,
     device: str = "auto",
     memory: int | None = None,
 ) -> Exported:
@@ -74,6 +79,9 @@ def export_head(
         One of the stored seeds; by default the first.
     epoch
         ``last`` or ``selected``; by default the one that ranks, ``selected`` where there is one.
+    prior
+        Class prior that the head's outputs are to be for, as `stage2.export.target.read_prior`
+        takes it; by default the one that its recipe makes them for.
     device, memory
         As for `stage2.sweep`. A bank that was streamed needs the same `memory` for the same draws.
 
@@ -81,6 +89,8 @@ def export_head(
     ------
     ConfigError
         If nothing can be exported, or training does not reproduce the results.
+    DataError
+        For a `prior` that is none.
     Mismatch
         If the bank is not the one the results are from.
     """
@@ -89,14 +99,21 @@ def export_head(
             raise errors.ConfigError(f"{folder} is not a folder. Create it first.")
     if onnx is not None:
         check_onnx()
+    if prior in (EM, BBSE):
+        raise errors.ConfigError(
+            f"An export has no rows to estimate a prior from by {prior}. Give uniform, values or a "
+            "file, or estimate it in predict or evaluate."
+        )
     with Store(results) as store:
         stored = Results(store, bank=bank)
         configuration = stored.find(name)
         run = _run_of(configuration, seed)
         epoch = _epoch_of(configuration, run, epoch)
         with Bank(bank_path(stored, features)) as opened:
+            shares = None if prior is None else read_prior(prior, list(opened.class_names))
             export = _ensemble if configuration.is_ensemble else _recipe
-            done = export(stored, opened, run, epoch, {"device": device, "memory": memory})
+            training = {"device": device, "memory": memory}
+            done = export(stored, opened, run, epoch, target=shares, training=training)
     save_head(output, done.module, done.facts)
     if onnx is not None:
         save_onnx(onnx, done.module, done.facts)
@@ -121,17 +138,34 @@ def bank_path(results: Results, features: str | os.PathLike[str] | None) -> Path
 
 
 def _recipe(
-    results: Results, bank: Bank, run: Run, epoch: str, training: Mapping[str, Any]
+    results: Results,
+    bank: Bank,
+    run: Run,
+    epoch: str,
+    *,
+    target: np.ndarray | None,
+    training: Mapping[str, Any],
 ) -> Exported:
     """The head of a run, trained again."""
     (again,) = retrain(results, bank, [(run, epoch)], **training)
     metrics = {split: evaluation.metrics for split, evaluation in again.evaluations.items()}
     facts = _facts(bank, again.recipe, run.seed, epoch, metrics)
-    return Exported(again.module, facts, again.changed_rows(results))
+    implied = recipe_prior(bank, again.recipe, again.temperature)
+    calibrated = again.recipe.settings["calibration"] != "none"
+    module, prior = with_prior(
+        bank, again.module, facts.views, implied, calibrated=calibrated, target=target
+    )
+    return Exported(module, replace(facts, prior=prior), again.changed_rows(results))
 
 
 def _ensemble(
-    results: Results, bank: Bank, run: Run, epoch: str, training: Mapping[str, Any]
+    results: Results,
+    bank: Bank,
+    run: Run,
+    epoch: str,
+    *,
+    target: np.ndarray | None,
+    training: Mapping[str, Any],
 ) -> Exported:
     """The members of an ensemble, trained again and folded into one head."""
     recipe = EnsembleRecipe.of(run.parameters)
@@ -144,7 +178,18 @@ def _ensemble(
     if ("test", epoch) in run.metrics:  # figures on val are cross-fitted, not of this head
         changed = changed_rows(results, run, {"test": evaluate(head, bank, "test")}, epoch)
     metrics = {split: values for (split, _), values in run.metrics.items()}
-    return Exported(head.module, _facts(bank, recipe, run.seed, epoch, metrics), changed)
+    facts = _facts(bank, recipe, run.seed, epoch, metrics)
+    implied = mean_prior(
+        [
+            recipe_prior(bank, each.recipe, member.temperature, calibrated=False)
+            for each, member in zip(again, recipe.members, strict=True)
+        ],
+        [member.count / sum(m.count for m in recipe.members) for member in recipe.members],
+    )
+    module, prior = with_prior(  # its members were chosen and scaled on val
+        bank, head.module, facts.views, implied, calibrated=True, target=target
+    )
+    return Exported(module, replace(facts, prior=prior), changed)
 
 
 def _member(results: Results, member: Member) -> tuple[Run, str]:

@@ -6,6 +6,7 @@ rest is JSON in the file's metadata under ``featbank-head``: the fields of `Head
 ``forms`` and ``average``. It is a single entry because safetensors writes several in any order, and
 the same head is to be the same bytes. Everything is checked before a module is made; ``digest`` is
 the SHA-256 of everything else, so no changed bit goes unnoticed. Heads of schema 1 have none.
+Schema 3 adds ``prior``, `stage2.export.headprior.HeadPrior`, and its tensor.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,12 @@ from featbank import errors
 from featbank.files import replacing
 from featbank.regular import kind_of
 from stage2.export.forms import FORMS, SPACE, AveragedHeads, Form, HeadModule
+from stage2.export.headprior import HeadPrior, read_head_prior
 
 KEY = "featbank-head"
-SCHEMA = 2
+SCHEMA = 3
+WITHOUT_PRIOR = 2
+"""The schema of heads that do not know the prior of their outputs."""
 UNCHECKED = 1
 """The schema without a digest."""
 
@@ -59,6 +63,8 @@ class HeadFacts:
         The thresholds of many / medium / few.
     version
         featbank's.
+    prior
+        The class prior of its outputs; None in a head of an older version.
     """
 
     class_names: list[str]
@@ -71,6 +77,11 @@ class HeadFacts:
     metrics: dict[str, dict[str, float | None]]
     groups: dict[str, str]
     version: str
+    prior: HeadPrior | None = None
+
+
+_TOLD = [field for field in fields(HeadFacts) if field.name != "prior"]
+"""The fields that every head has."""
 
 
 class LoadedHead(HeadModule):
@@ -97,7 +108,11 @@ def save_head(
     """
     forms, average, parameters = _parts(module, facts.views)
     tensors = {name: values.detach().cpu() for name, values in parameters.items()}
-    document = {"schema": SCHEMA, **vars(facts), "forms": forms, "average": average}
+    document = {"schema": WITHOUT_PRIOR, **vars(facts), "forms": forms, "average": average}
+    del document["prior"]
+    if facts.prior is not None:
+        document |= {"schema": SCHEMA, "prior": facts.prior.document}
+        tensors |= facts.prior.tensors
     document["digest"] = _digest(document, tensors)
     metadata = {KEY: json.dumps(document, ensure_ascii=False, allow_nan=False)}
     with replacing(Path(path)) as part:
@@ -141,9 +156,13 @@ def load_head(path: str | os.PathLike[str]) -> LoadedHead | LoadedHeads:
                 f"{path} has head schema {schema}, this version reads up to {SCHEMA}. "
                 "Update featbank."
             )
-        facts = HeadFacts(**{f.name: _value(document, f.name, f.type) for f in fields(HeadFacts)})
+        facts = HeadFacts(**{f.name: _value(document, f.name, f.type) for f in _TOLD})
         forms, average = _value(document, "forms", "list"), _value(document, "average", "str")
-        module = _module(facts, forms, average, dict(tensors))
+        rest = dict(tensors)
+        if schema > WITHOUT_PRIOR:
+            prior = read_head_prior(document["prior"], rest, len(facts.class_names))
+            facts = replace(facts, prior=prior)
+        module = _module(facts, forms, average, rest)
         _check_digest(document, schema, tensors)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
@@ -182,9 +201,9 @@ def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
 
 def _check_digest(document: Any, schema: int, tensors: Mapping[str, Tensor]) -> None:
     """Raise `ValueError` for unknown fields, or a digest that does not match the rest."""
-    known = {"schema", "forms", "average", *(field.name for field in fields(HeadFacts))}
-    if schema != UNCHECKED:
-        known.add("digest")
+    known = {"schema", "forms", "average", *(field.name for field in _TOLD)}
+    known |= {"digest"} if schema > UNCHECKED else set()
+    known |= {"prior"} if schema > WITHOUT_PRIOR else set()
     if strange := document.keys() - known:
         raise ValueError(f"{min(strange)!r} is none of its fields")
     if not UNCHECKED <= schema <= SCHEMA:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
+import numpy as np
 import torch
 
 from featbank import errors
@@ -49,6 +50,20 @@ def head_module(
         folded = {"weight": weight, "bias": bias, "empty": form.empty}
         return HeadModule(Affine(folded, form.options))
     return HeadModule(form, scale, shift)
+
+
+def shifted(module: HeadModule | AveragedHeads, shift: np.ndarray) -> HeadModule | AveragedHeads:
+    """A head whose logits have `shift` [K] added: in its bias where it is no more than affine, else
+    behind everything it does."""
+    added = torch.from_numpy(shift).float()
+    if isinstance(module, AveragedHeads):
+        behind = added if module.shift is None else module.shift + added
+        return AveragedHeads([*module.forms], module.average, module.scale, behind)
+    form = module.form
+    if isinstance(form, Affine) and not form.some_empty and module.scale is module.shift is None:
+        tensors = {"weight": form.weight, "bias": form.bias + added, "empty": form.empty}
+        return HeadModule(Affine(tensors, form.options))
+    return HeadModule(form, module.scale, added if module.shift is None else module.shift + added)
 
 
 def _of_view(recipe: Recipe, view: str, parameters: Parameters) -> Parameters:

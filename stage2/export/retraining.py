@@ -47,6 +47,8 @@ class Retrained:
         The head at this epoch.
     evaluations
         At this epoch, by split; none where it diverged.
+    temperature
+        T of its calibration; 1 without one, and for one by class.
     """
 
     run: Run
@@ -54,6 +56,7 @@ class Retrained:
     epoch: str
     module: HeadModule | AveragedHeads
     evaluations: dict[str, Evaluation]
+    temperature: float = 1.0
 
     def changed_rows(self, results: Results) -> dict[str, int]:
         """As of `changed_rows`."""
@@ -113,7 +116,9 @@ def retrain(
             },
             [_context(bank, recipe, view, trained.probes) for view in recipe.views],
         )
-        heads.append(Retrained(run, recipe, epoch, module, evaluations))
+        scale = parameters.get("calibration.scale", torch.ones(1))
+        temperature = 1 / float(scale) if len(scale) == 1 else 1.0
+        heads.append(Retrained(run, recipe, epoch, module, evaluations, temperature))
     return heads
 
 

@@ -190,7 +190,8 @@ def edited(change: Callable[[dict[str, Any], dict[str, Any]], Any], path: Path) 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t, m: m.update(schema=3), "has head schema 3, this version reads up to 2"),
+        (lambda t, m: m.update(schema=4), "has head schema 4, this version reads up to 3"),
+        (lambda t, m: m.update(schema=3), "prior is missing"),
         (lambda t, m: m.pop("forms"), "forms is missing"),
         (lambda t, m: m.update(forms=[{"form": "os.system"}]), "form 'os.system' is none of"),
         (lambda t, m: m.update(forms=[]), "contradict each other"),

@@ -1,0 +1,69 @@
+"""``featbank evaluate``."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from featbank.cli.leaderboard import print_tables
+from featbank.cli.options import FILE, format_option
+from featbank.cli.predict import classified, input_options
+from featbank.cli.priors import check_prior_output, moved, prior_options
+from featbank.errors import ConfigError
+
+
+@click.command()
+@input_options
+@click.option(
+    "--labels", type=FILE, help="Classes 0…K−1 [N] of arrays: .npy, .npz of one array, or .npz:KEY."
+)
+@prior_options
+@format_option("json and csv carry every metric.")
+def evaluate(
+    *,
+    head: Path,
+    features: tuple[Path, ...],
+    labels: Path | None,
+    split: str | None,
+    view: str | None,
+    prior: str | None,
+    prior_output: Path | None,
+    form: str,
+) -> None:
+    """Measure an exported head on rows whose labels are known.
+
+    FEATURES as for `featbank predict`. With --prior the table has the head as it is and under that
+    prior; an estimate does not see the labels.
+
+    \b
+    featbank evaluate head.safetensors bank.h5 --split test
+    featbank evaluate head.safetensors x.npy --labels y.npy --prior em
+    """
+    from stage2.export.arrays import is_arrays, read_labels
+    from stage2.export.evaluation import evaluate_predictions, metrics_table, render_metrics
+    from stage2.export.headfile import load_head
+
+    if labels is not None and not is_arrays(features[0]):
+        raise ConfigError("--labels are those of arrays, a bank has its own. Leave them out.")
+    check_prior_output(prior, prior_output)
+    loaded = load_head(head)
+    facts = loaded.facts
+    predictions = classified(loaded, features, split, view)
+    if labels is not None:
+        rows, classes = predictions.logits.shape
+        predictions = replace(predictions, labels=read_labels(labels, rows, classes))
+    counts = None if facts.prior is None else facts.prior.class_counts
+    evaluations = {"as exported": evaluate_predictions(predictions, counts)}
+    if prior is not None:
+        predictions = moved(predictions, facts, prior, prior_output, err=form != "table")
+        evaluations[prior] = evaluate_predictions(predictions, counts)
+    for note in predictions.notes:
+        warnings.warn(note)
+    title = f"{facts.recipe['id']} on {len(predictions.logits)} rows"
+    if form != "table":
+        click.echo(render_metrics(evaluations, form, title))
+        return
+    print_tables([metrics_table(evaluations, "")], title)

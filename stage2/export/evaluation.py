@@ -1,0 +1,89 @@
+"""Metrics of predictions whose labels are known."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from featbank import errors
+from featbank.characters import in_csv, in_markdown
+from stage2.engine.metrics import METRICS, Evaluation
+from stage2.engine.tally import Tally
+from stage2.export.prediction import BLOCK_BYTES, Predictions
+from stage2.results.tables import Table
+
+SHOWN = ("top1", "macro", "many", "medium", "few", "nll", "ece", "brier")
+"""Metrics of the table for people."""
+
+
+def evaluate_predictions(
+    predictions: Predictions, class_counts: Sequence[int] | None = None
+) -> Evaluation:
+    """The metrics of predictions.
+
+    Parameters
+    ----------
+    predictions
+        With labels.
+    class_counts
+        Training counts [K]; without them there is nothing by group.
+
+    Raises
+    ------
+    ConfigError
+        Without labels, or without rows.
+    """
+    labels, logits = predictions.labels, predictions.logits
+    if labels is None or not len(labels):
+        fact = "The labels of the rows are not known" if labels is None else "There are no rows"
+        raise errors.ConfigError(
+            f"{fact}. Give a bank of the head's classes, or arrays with rows and their --labels."
+        )
+    classes = len(predictions.class_names)
+    counts = None if class_counts is None else np.array(class_counts)
+    tally = Tally(torch.from_numpy(labels), classes, 1, counts)
+    for block in torch.from_numpy(logits).split(max(1, BLOCK_BYTES // (4 * classes))):
+        tally.add(block[:, None].clone())  # it overwrites what it is given
+    return tally.evaluations()[0]
+
+
+def metrics_table(evaluations: Mapping[str, Evaluation], title: str) -> Table:
+    """A line of the metrics in `SHOWN` for each evaluation; those that none has are left out."""
+    shown = [
+        name
+        for name in SHOWN
+        if any(each.metrics[name] is not None for each in evaluations.values())
+    ]
+    lines = [
+        [prior, *(_text(name, each.metrics[name]) for name in shown)]
+        for prior, each in evaluations.items()
+    ]
+    return Table(title, ["prior", *(METRICS[name].label for name in shown)], lines)
+
+
+def render_metrics(evaluations: Mapping[str, Evaluation], form: str, title: str) -> str:
+    """The metrics of each evaluation as ``json`` or ``csv``, or those in `SHOWN` as ``md`` or
+    ``latex`` with a title."""
+    rows = [
+        {"prior": prior, **{name: each.metrics[name] for name in METRICS}}
+        for prior, each in evaluations.items()
+    ]
+    if form == "json":
+        return json.dumps(rows, indent=1, allow_nan=False)
+    if form == "csv":
+        out = io.StringIO()
+        writer = csv.DictWriter(out, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: in_csv(value) for name, value in row.items()} for row in rows)
+        return out.getvalue().rstrip("\n")
+    table = metrics_table(evaluations, title)
+    return table.latex() if form == "latex" else f"{table.markdown()}\n\n{in_markdown(title)}"
+
+
+def _text(name: str, value: float | None) -> str:
+    return "–" if value is None else f"{value:.{METRICS[name].decimals}f}"
