@@ -13,6 +13,7 @@ from featbank import errors
 from featbank.wording import listed
 from stage2.features.folds import is_folds
 from stage2.results.configurations import Configuration, matching, search_note
+from stage2.results.ensembles import ENSEMBLE
 from stage2.results.leaderboard import Leaderboard, board_of, is_ranked, why_unranked
 from stage2.results.optimism import Optimism, optimism
 from stage2.results.protocol import (
@@ -129,6 +130,10 @@ class Results:
             return self._best(name)
         if name in names:
             return self.configurations[name]
+        if name == ENSEMBLE:
+            raise errors.ConfigError(
+                f"{self.path} has no ensemble. Choose one with `featbank ensemble`."
+            )
         ids = matching(name, names, f"{self.path} has no configuration {name!r}.")
         if len(ids) > 1:
             raise errors.ConfigError(

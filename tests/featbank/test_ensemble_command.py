@@ -114,3 +114,5 @@ def test_refusals(featbank: Run, swept: Path) -> None:
         assert problem in error
         assert error.count("\n") == 1
     assert not Path("none.sqlite").exists()
+    error = featbank("export", "r.sqlite", "ensemble", "-o", "h.safetensors", code=2).stderr
+    assert "r.sqlite has no ensemble. Choose one with `featbank ensemble`." in error
