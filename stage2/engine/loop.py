@@ -146,6 +146,7 @@ def _run_fold(
         else:
             each(TileRun.optimise, runs)
         pairs = list(zip(pooled, runs, strict=True))
+        each(lambda pair: pair[0].fit(pair[1]), pairs)
         held = [view.evaluated[pooled[0].split] for view in views]
         for xs in aligned([rows.blocks() for rows in held]):
             each(lambda pair, xs=xs: pair[0].add(pair[1], xs), pairs)

@@ -206,13 +206,17 @@ METRICS: dict[str, Metric] = {
     ),
     "nll_t": Metric(
         "NLL,T",
-        "negative log-likelihood at the temperature fitted on val, every class weighted alike",
+        "negative log-likelihood at the temperature fitted to these rows, of val or held out by "
+        "each fold, every class weighted alike",
         lambda totals: totals.tempered_nll,
         unit="nats",
         lower_is_better=True,
     ),
     "fitted_temperature": Metric(
-        "T", "temperature fitted on val", lambda totals: totals.temperature, unit=""
+        "T",
+        "temperature fitted on val, or the mean over folds",
+        lambda totals: totals.temperature,
+        unit="",
     ),
     "brier": Metric(
         "Brier",

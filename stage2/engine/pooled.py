@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stage2.engine.evaluation import HELD_BYTES
 from stage2.engine.metrics import Evaluation
 from stage2.engine.outcome import Outcome
 from stage2.engine.plan import Tile
 from stage2.engine.tally import Tally
-from stage2.engine.tile import TileRun
+from stage2.engine.temperature import Fitted, class_balanced, fit_temperature
+from stage2.engine.tile import TileRun, aligned
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class PooledEvaluation:
     """Metrics of the configurations of a tile on the rows that folds hold out.
 
     Each fold's head is measured on the rows that it has not seen, and their sums are added up: the
-    metrics are those of all rows together, not means over folds.
+    metrics are those of all rows together, not means over folds. A temperature is fitted on each
+    fold, to the rows that it holds out.
     """
 
     def __init__(self, tile: Tile, held_out: HeldOut) -> None:
@@ -56,7 +59,25 @@ class PooledEvaluation:
         self._recipes, self._held_out = tile.recipes, held_out
         configs, classes = len(tile.recipes), len(held_out.counts)
         self._tally = Tally(held_out.labels, classes, configs, held_out.counts)
+        self._weight = class_balanced(held_out.labels, classes)
+        self._fitted: list[Fitted] = []  # of each fold
+        self._shares: list[Tensor] = []  # Σ of the weights of its rows
         self._losses: list[Tensor] = []  # [C, epochs] of each fold
+
+    def fit(self, run: TileRun) -> None:
+        """Fit the temperatures of a fold to the rows that it holds out, before these are added."""
+        held = [view.evaluated[self.split] for view in run.views]
+        rows = self._tally.next_rows(len(held[0].labels))
+        y, weight = self._held_out.labels[rows], self._weight[rows]
+        size = max(1, HELD_BYTES // (4 * len(y) * run.classes))
+        parts = []
+        for start in range(0, len(self._recipes), size):
+            configs = slice(start, start + size)
+            blocks = aligned([each.blocks() for each in held])
+            z = torch.cat([z for xs in blocks for _, z in run.outputs("last", xs, configs)])
+            parts.append(fit_temperature(z, y, weight))
+        self._fitted.append(Fitted(*map(torch.cat, zip(*parts, strict=True))))
+        self._shares.append(weight.sum())
 
     def add(self, run: TileRun, views: Sequence[Tensor]) -> None:
         """Measure the heads of a fold on the next rows that it holds out."""
@@ -68,12 +89,20 @@ class PooledEvaluation:
         if "loss" in run.state["curves"]:
             self._losses.append(run.state["curves"]["loss"])
 
+    def _pooled(self) -> Fitted:
+        """The geometric mean of the folds' temperatures, and the likelihood of every row at that of
+        its fold."""
+        share = torch.stack(self._shares)[:, None]
+        scale = (share * torch.stack([fitted.scale for fitted in self._fitted]).log()).sum(0).exp()
+        nll = (share * torch.stack([fitted.nll for fitted in self._fitted])).sum(0)
+        return Fitted(scale, nll)
+
     def outcomes(self) -> list[Outcome]:
         """The outcome of each configuration: one evaluation, and the mean loss over the folds."""
         loss = torch.stack(self._losses).mean(0) if self._losses else None
         outcomes = []
         for c, (recipe, evaluation) in enumerate(
-            zip(self._recipes, self._tally.evaluations(), strict=True)
+            zip(self._recipes, self._tally.evaluations(fitted=self._pooled()), strict=True)
         ):
             finite = evaluation.metrics["nll"] is not None and (
                 loss is None or bool(loss[c].isfinite().all())

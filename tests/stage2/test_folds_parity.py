@@ -153,4 +153,4 @@ def test_the_same_with_classes_of_few_rows_one_and_none(
         Recipe("ce", **SHORT),
         *(_usual(["logit_adjust"]) if counts[-1] else []),
     ]
-    assert_folds_are_cut_banks(recipes, made, tmp_path, trained_on_folds, start=False, workers=2)
+    assert_folds_are_cut_banks(recipes, made, tmp_path, trained_on_folds, start=False)

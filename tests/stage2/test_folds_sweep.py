@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize_scalar
+from torch.nn.functional import cross_entropy
 
 from featbank import Bank, errors, write_bank
 from stage2 import Recipe, sweep
@@ -19,7 +21,7 @@ from stage2.engine.pooled import PooledEvaluation
 from stage2.engine.rows import MemoryRows, StreamedRows
 from stage2.engine.subset import SubsetRows, fold_view, subset
 from stage2.engine.tile import TileRun
-from stage2.features.folds import deal
+from stage2.features.folds import Folds, deal
 from stage2.features.views import Views
 from stage2.methods.recipe import expand
 from stage2.results.results import Results
@@ -54,7 +56,7 @@ def test_figures_are_those_of_all_held_out_rows_together(
             super().add(run, views)
 
     monkeypatch.setattr(loop, "PooledEvaluation", Keeping)
-    recipes = [Recipe("crt", epochs=3, lr=lr) for lr in (0.1, 1.0)]
+    recipes = [Recipe("crt", epochs=20, lr=lr) for lr in (0.5, 1.0)]
     outcomes = sweep(unseen, recipes, folds=5, results=tmp_path / "r.sqlite").outcomes[:2]
     folds = deal(HARD.y["train"], 5)
     rows = np.concatenate([folds.held_out(fold) for fold in range(5)])
@@ -76,10 +78,33 @@ def test_figures_are_those_of_all_held_out_rows_together(
         for name, value in expected.items():
             np.testing.assert_allclose(evaluation.metrics[name], value, rtol=1e-5, err_msg=name)
         assert not outcome.parameters
+        tempered, temperature = _tempered(z[:, c], y, [folds.held_out(f) for f in range(5)], folds)
+        np.testing.assert_allclose(evaluation.metrics["nll_t"], tempered, rtol=1e-5)
+        np.testing.assert_allclose(evaluation.metrics["fitted_temperature"], temperature, rtol=1e-2)
     with Store(tmp_path / "r.sqlite") as store:
         fingerprint, record = store.one_bank()
         np.testing.assert_array_equal(store.labels(fingerprint, "5-fold"), y)
         assert record["rows"]["5-fold"] == len(y)
+
+
+def _tempered(
+    z: np.ndarray, y: np.ndarray, held: list[np.ndarray], folds: Folds
+) -> tuple[float, float]:
+    """NLL at the temperature of each fold, by SciPy, and the geometric mean of these; rows weigh
+    alike in every class."""
+    weight = 1 / (len(np.unique(y)) * np.bincount(y)[y])
+    nll = temperature = 0.0
+    for rows in held:
+        here = np.searchsorted(folds.rows, rows)
+        u, labels, share = torch.from_numpy(z[here]), torch.from_numpy(y[here]), weight[here]
+
+        def at(log_scale: float, u: Any = u, y: Any = labels, w: np.ndarray = share) -> float:
+            return float(cross_entropy(np.exp(log_scale) * u, y, reduction="none").numpy() @ w)
+
+        found = minimize_scalar(at, bounds=(-14, 14), method="bounded", options={"xatol": 1e-7})
+        nll += found.fun
+        temperature -= share.sum() * found.x
+    return nll, float(np.exp(temperature))
 
 
 def test_the_best_of_each_recipe_trains_again_on_all_rows(unseen: Path, tmp_path: Path) -> None:
@@ -327,7 +352,7 @@ def test_experts_and_two_workers(tmp_path: Path) -> None:
         },
         made.y,
     )
-    recipes = expand({"crt": {"lr": [0.1, 0.2], "epochs": [2]}, "lws": {"epochs": [2]}})
+    recipes = expand({"crt": {"lr": [0.1, 0.2], "epochs": [2]}, "ncm": {}})
     one, two = (
         sweep(tmp_path / "bank.h5", recipes, folds=4, workers=workers).board for workers in (1, 2)
     )
