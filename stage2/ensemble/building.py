@@ -117,21 +117,25 @@ def _require_val(bank: Bank) -> None:
     if "val" not in bank.evaluated:
         raise errors.ConfigError(
             f"{bank.path} has no val to choose an ensemble on. Hold one out with `featbank train "
-            "--val-per-class`, or of features that no backbone has seen with `featbank split`."
+            "--val-per-class`, or of an existing bank with `featbank split --val-from-test`."
         )
     if seen := int(bank.seen("val").sum()):
         raise errors.ConfigError(
             f"Stage 1 has seen {seen} of the {bank.rows('val')} val rows of {bank.path}, and an "
-            "ensemble chosen on them is one for rows known by heart. Train with a val of its own "
-            "(`featbank train --val-per-class`), or say --seen none where stage 1 never saw them."
+            "ensemble chosen on them is one for rows known by heart. Hold another val out "
+            "(`featbank train --val-per-class`, `featbank split --val-from-test`), or say --seen "
+            "none where stage 1 never saw these."
         )
 
 
 def _ordered(results: Results) -> list[Configuration]:
     """The configurations that may be in the pool, best first; of those that differ in their
-    calibration alone the first."""
-    tie = METRICS[_ORDER].tie
-    by_nll = in_order(results.tried, _nll, lambda each: each.id, tie=tie, ascending=True)
+    calibration alone the one without, or else the first."""
+
+    def name(each: Configuration) -> tuple[bool, str]:
+        return each.parameters.get("calibration") != "none", each.id
+
+    by_nll = in_order(results.tried, _nll, name, tie=METRICS[_ORDER].tie, ascending=True)
     distinct: dict[frozenset[tuple[str, object]], Configuration] = {}
     for each in by_nll:
         if _nll(each) is not None:

@@ -129,6 +129,7 @@ def test_what_has_no_part(bank: Bank, tmp_path: Path) -> None:
     sweep(bank, [*others, *one, wild, Recipe("tau_norm")], results=path)
     built = build_ensemble(path)
     assert built.recipe.pool == 2
+    assert {m.id for m in built.recipe.members} <= {one[0].id, Recipe("tau_norm").id}
     assert {id_ for each in built.left_out.values() for id_ in each} == {r.id for r in others}
     assert list(built.left_out) == ["not affine in the features"]
     done = export_head(path, ENSEMBLE, tmp_path / "head.safetensors")
