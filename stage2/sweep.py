@@ -184,8 +184,9 @@ def sweep(
         if dealt:
             waiting = [recipe for recipe in wanted if recipe.hash not in on_folds]
             record.expect(len(waiting), len(likely_finals(waiting)))
+            seen = bool(bank.seen("train").any())
             for group in runner.run(_unfinished(partial(planned, folds=folds), wanted, on_folds)):
-                record.add(group)
+                record.add(group, quietly=seen)
             by_folds = Results(store, bank=bank.fingerprint, select_on=dealt.name)
             train(winners(by_folds, wanted))
         elif halving:
@@ -245,11 +246,12 @@ class _Record:
         """Announce the runs of the next round, and an estimate of those in later rounds."""
         self.total = self.done + runs + later
 
-    def add(self, group: Sequence[Outcome]) -> None:
-        """Record the outcomes of a group."""
+    def add(self, group: Sequence[Outcome], *, quietly: bool = False) -> None:
+        """Record the outcomes of a group; `quietly`, without logging their figures."""
         runs = (_stored(outcome, self.device, self.libraries) for outcome in group)
         self.store.add_runs(self.fingerprint, runs)
-        self.loggers.log(self.fingerprint, group)
+        if not quietly:
+            self.loggers.log(self.fingerprint, group)
         self.outcomes += group if self.keep else []
         self.done += len(group)
         if self.progress:

@@ -130,7 +130,7 @@ def print_costs(job: Job, statuses: Mapping[str, str], machine: Machine) -> None
         say(f"  {_described(group)}")
     if job.folds:
         groups = _with_finals(job, groups, waiting, machine)
-    _print_estimate(job.bank, groups, machine)
+    _print_estimate(job.bank, groups, machine, folds=job.folds or 0)
     if isinstance(job.search, Sampling) and (others := len(job.search.batches) - 1):
         follow = "1 more batch follows" if others == 1 else f"{others} more batches follow"
         say(f"{follow}, in about that time each")

@@ -61,7 +61,8 @@ def hints(arrays: Arrays) -> list[str]:
     if "val" not in arrays.labels:
         lines.append(
             "no val, so comparisons will be selected on test; if stage 1 was trained on train, "
-            "`featbank split --val-from-test` makes one, else --val-per-class or --val-fraction"
+            "`featbank split --val-from-test` makes one, else --val-per-class or --val-fraction; "
+            "`featbank sweep --folds 5` then selects without one"
         )
     of_train = "val" in arrays.held_out and bool(arrays.classifier)
     if np.any(arrays.seen.get("val", of_train)):

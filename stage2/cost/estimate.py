@@ -58,6 +58,7 @@ def estimate(
     workers: int | None = None,
     budget: float = 1.0,
     shares: Sequence[float] | None = None,
+    folds: int = 0,
 ) -> Estimate:
     """Estimate a sweep.
 
@@ -71,6 +72,9 @@ def estimate(
         Seconds after which no further unit is timed.
     shares
         Share of each group that is trained, 0 … 1, where a search stops configurations early.
+    folds
+        The number of folds, each of them a group: features take their copy, and linear probes are
+        trained once more on each.
     """
     started = time.perf_counter()
     workers = threads_for(device, workers)
@@ -80,9 +84,9 @@ def estimate(
     parts = list(shares or [1.0] * len(groups))
     for view in probed_views(bank, recipes):
         (probe,) = plan([PROBE], shape, memory=half_of(memory, kind), device=kind)
-        groups = [FusedGroup(replace(probe.stream, views=(view,)), probe.tiles), *groups]
-        parts = [1.0, *parts]
-    sample = Sample(bank, device, workers)
+        group = FusedGroup(replace(probe.stream, views=(view,)), probe.tiles)
+        groups, parts = [group] * (1 + folds) + [*groups], [1.0] * (1 + folds) + parts
+    sample = Sample(bank, device, workers, folded=bool(folds))
     evaluated = sum(map(bank.rows, sample.evaluated))
     units = {(i, j): unit for i, g in enumerate(groups) for j, unit in enumerate(units_of(g))}
     work = {place: _work(unit, shape, evaluated) for place, unit in units.items()}

@@ -78,8 +78,8 @@ def units_of(group: FusedGroup) -> list[Unit]:
 class Sample:
     """A sample of a bank's rows as views for the engine, and the time that reading takes."""
 
-    def __init__(self, bank: Bank, device: str, workers: int) -> None:
-        self._bank, self._device, self._workers = bank, device, workers
+    def __init__(self, bank: Bank, device: str, workers: int, *, folded: bool = False) -> None:
+        self._bank, self._device, self._workers, self._folded = bank, device, workers, folded
         self._views: dict[tuple[str, str], ViewData] = {}
         self._read_bytes, self._read_seconds = 0, 0.0
         self.evaluated = bank.evaluated
@@ -129,15 +129,24 @@ class Sample:
     def features(self, stream: BatchStream, memory: int | None) -> int:
         """Bytes of features that a group holds in memory, streamed or not."""
         return sum(
-            view_bytes(self._bank, split, view) if held is None else held
+            held or view_bytes(self._bank, split, view) * self._times(split, stream)
             for view in stream.views
             for split, held in self._budgets(view, stream, memory).items()
         )
 
+    def _times(self, split: str, stream: BatchStream) -> int:
+        """How often features in memory are there: those trained on once more, cut to a fold."""
+        return 1 + (self._folded and split == stream.train_on)
+
     def _budgets(self, view: str, stream: BatchStream, memory: int | None) -> dict[str, int | None]:
         share = (memory or default_memory(torch.device(self._device).type)) // len(stream.views)
         return view_budget(
-            self._bank, view, device=self._device, memory=share, train_on=stream.train_on
+            self._bank,
+            view,
+            device=self._device,
+            memory=share,
+            train_on=stream.train_on,
+            folded=self._folded,
         )
 
     def _stepped(self, part: FusedGroup, views: list[ViewData], evaluations: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -186,11 +186,12 @@ def measured_splits(about: Mapping[str, Any]) -> list[str]:
     return [*folds, *(split for split in EVALUATED if about["rows"].get(split))]
 
 
-def default_selection(about: Mapping[str, Any]) -> str:
-    """The split that ranks unless another is named: val, else the most folds, else test."""
-    measured = measured_splits(about)
-    folds = [split for split in measured if is_folds(split)]
-    return "val" if "val" in measured else (folds or ["test"])[-1]
+def default_selection(about: Mapping[str, Any], measured: Collection[str]) -> str:
+    """The split that ranks unless another is named: val, else the most folds that any run was
+    `measured` on, else test."""
+    splits = measured_splits(about)
+    folds = [split for split in splits if is_folds(split) and split in measured]
+    return "val" if "val" in splits else (folds or ["test"])[-1]
 
 
 def is_screen(about: Mapping[str, Any], split: str) -> bool:

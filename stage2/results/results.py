@@ -86,7 +86,8 @@ class Results:
             )
         self.configurations = {id_: Configuration(tuple(seeds)) for id_, seeds in runs.items()}
         self.tried = [each for each in self.configurations.values() if not each.is_ensemble]
-        self.select_on = self._known(select_on or default_selection(self.about))
+        on = {split for seeds in runs.values() for run in seeds for split, _ in run.metrics}
+        self.select_on = self._known(select_on or default_selection(self.about, on))
         self.tied, self.optimism = self._compared()
         self._rank(split or measured_splits(self.about)[-1])
 

@@ -160,6 +160,21 @@ def test_a_sweep_on_folds_resumes(
     assert sweep(unseen, GRID, folds=5, results=path, force=True).board == expected
 
 
+def test_folds_that_measured_nothing_do_not_rank(
+    unseen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reference: the table of an ordinary sweep, after one on folds that ended at once."""
+    path = tmp_path / "r.sqlite"
+
+    def stopping(*_: Any, **__: Any) -> list[Outcome]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stage2.executor.run_folds", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(unseen, GRID, folds=5, results=path)
+    assert sweep(unseen, GRID, results=path).board.select_on == "test"
+
+
 @pytest.mark.parametrize("folds_first", [True, False])
 def test_results_keep_runs_on_folds_and_on_all_rows(
     folds_first: bool, unseen: Path, tmp_path: Path
