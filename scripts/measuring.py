@@ -43,12 +43,16 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
 
 
 def random_bank(
-    path: Path, test_rows: Mapping[str, int], views: Sequence[str] = ("instance",)
+    path: Path,
+    test_rows: Mapping[str, int],
+    views: Sequence[str] = ("instance",),
+    *,
+    classifier: bool = True,
 ) -> None:
     """Write Gaussian classes of the shape of CIFAR-100-LT (N = 10,847, D = 64, K = 100).
 
     `test_rows` are the rows of a class in splits such as val and test; the class means are the
-    stage-1 classifier.
+    stage-1 classifier, if there is to be one.
     """
     rng = np.random.default_rng(0)
     workload = find_workload("cifar100-lt")
@@ -59,4 +63,5 @@ def random_bank(
     for split, y in labels.items():
         noise = 2.5 * rng.normal(size=(len(views), len(y), workload.dim))
         features[split] = dict(zip(views, (means[y] + noise).astype(np.float32), strict=True))
-    write_bank(path, features, labels, classifier={"instance": (means, None)})
+    start = {"instance": (means, None)} if classifier else None
+    write_bank(path, features, labels, classifier=start)
