@@ -90,6 +90,22 @@ def _shift(direction: str, totals: Totals) -> np.ndarray | None:
     return np.stack([shifted_accuracy(per_class, counts, r, direction) for r in SHIFT_RATIOS], 1)
 
 
+def _known_shift(direction: str, totals: Totals) -> np.ndarray | None:
+    if totals.counts is None or totals.shifted is None:
+        return None
+    with np.errstate(invalid="ignore"):
+        by_level = 100 * totals.shifted / totals.rows  # [11, C, K], backward to forward
+    away = 1 if direction == "forward" else -1
+    middle = len(SHIFT_RATIOS)
+    return np.stack(
+        [
+            shifted_accuracy(by_level[middle + away * i], totals.counts, ratio, direction)
+            for i, ratio in enumerate((1, *SHIFT_RATIOS))
+        ],
+        1,
+    )
+
+
 def _magnitude(totals: Totals) -> np.ndarray:
     others = totals.logits - totals.label_logits
     return totals.label_logits / totals.rows - others / (totals.rows.sum() - totals.rows)
@@ -159,6 +175,14 @@ def _most_frequent(pairs: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return np.column_stack([pairs[first], rows[first]])
 
 
+def class_places(counts: np.ndarray) -> np.ndarray:
+    """Place of each class [K], from 0 for the most to 1 for the fewest training samples; classes of
+    one count keep their order."""
+    place = np.empty(len(counts))
+    place[np.argsort(-np.asarray(counts), kind="stable")] = np.linspace(0, 1, len(counts))
+    return place
+
+
 def shifted_accuracy(
     per_class: np.ndarray, counts: np.ndarray, ratio: float, direction: str
 ) -> np.ndarray:
@@ -191,8 +215,7 @@ def shifted_accuracy(
         )
     if not ratio >= 1:
         raise errors.ConfigError(f"The ratio of a shift must be a float ≥ 1, got {ratio}.")
-    place = np.empty(len(counts))
-    place[np.argsort(-np.asarray(counts), kind="stable")] = np.linspace(0, 1, len(counts))
+    place = class_places(counts)
     share = ratio ** -(place if direction == "forward" else 1 - place)
     share = np.where(np.isnan(per_class), 0, share)
     return (share * np.nan_to_num(per_class)).sum(-1) / share.sum(-1)
@@ -223,6 +246,17 @@ DETAILS: dict[str, Detail] = {
             f"accuracy in % by `SHIFT_RATIOS` where {more} training samples are tested most [SADE]",
             partial(_shift, direction),
             ((len(SHIFT_RATIOS),),),
+            "f8",
+        )
+        for direction, more in (("forward", "classes of many"), ("backward", "classes of few"))
+    },
+    **{
+        f"shift_{direction}_known": Detail(
+            "accuracies under known shifted priors",
+            f"accuracy in % by ratio, 1 and `SHIFT_RATIOS`, where {more} training samples are "
+            "tested most and logits are moved to that prior",
+            partial(_known_shift, direction),
+            ((len(SHIFT_RATIOS) + 1,),),
             "f8",
         )
         for direction, more in (("forward", "classes of many"), ("backward", "classes of few"))

@@ -22,6 +22,7 @@ from stage2.engine.tally import Tally, label_rank
 from stage2.engine.temperature import Fitted, class_balanced, fit_temperature
 from stage2.engine.tile import TileRun, aligned
 from stage2.methods.heads import Parameters
+from stage2.methods.priors import implied_prior, log_shift
 
 HELD_BYTES = 1 << 28
 """Logits of val held at once while something is fitted to them, unless one configuration takes
@@ -109,7 +110,8 @@ class TileEvaluation:
                     self.run.classes,
                     len(self._recipes),
                     self._data.full_counts,
-                    closer=(split, epoch) == self._looked_at,
+                    closer=(looked_at := (split, epoch) == self._looked_at),
+                    log_prior=self._log_prior(epoch) if looked_at else None,
                 )
             tally = self._tallies[split, epoch]
             for _, z in self.run.outputs(epoch, views):
@@ -168,6 +170,26 @@ class TileEvaluation:
             for by_place, value in zip(evaluations, macro.tolist(), strict=True):
                 by_place["val", epoch].metrics[UNCALIBRATED] = value
         return evaluations
+
+    def _log_prior(self, epoch: str) -> Tensor:
+        """Log of the prior [C, K] that the configurations' logits are made for."""
+        scales = [1.0] * len(self._recipes)
+        calibration = self._calibrations.get(epoch)
+        if calibration is not None and calibration.shift is None:
+            scales = calibration.scale[:, 0].tolist()
+        val_rows = None
+        if "val" in self._data.evaluated:
+            labels = self._data.evaluated["val"].labels
+            val_rows = torch.bincount(labels, minlength=self.run.classes).cpu().numpy()
+        log_prior = np.zeros((len(self._recipes), self.run.classes), np.float32)
+        equal = np.full(self.run.classes, 1 / self.run.classes)
+        for c, (recipe, scale) in enumerate(zip(self._recipes, scales, strict=True)):
+            counts = self._data.counts
+            prior = implied_prior(recipe, counts, temperature=1 / scale, val_rows=val_rows)
+            if (shift := log_shift(equal, prior.shares)) is not None:
+                log_prior[c] = -shift
+        device = self._data.evaluated[self._looked_at[0]].labels.device
+        return torch.from_numpy(log_prior).to(device)
 
     def _weight_norms(self, epoch: str) -> Tensor | None:
         """‖w_k‖ of each configuration [C, K], where a single head has a weight row per class."""

@@ -50,6 +50,9 @@ class Totals:
     temperature, tempered_nll
         T fitted to these rows and the class-balanced negative log-likelihood at T [C]; None for
         rows that nothing is fitted to.
+    shifted
+        Right rows by class under each shifted prior, known to the classifier [11, C, K], as of
+        `stage2.engine.shifting.ShiftTally`; None unless asked for.
     confidence, predicted
         Rows by group, wrong or right, and bin of the confidence [C, 3, 2, 50], and the predicted
         class of each row [C, N]; None unless asked for.
@@ -71,6 +74,7 @@ class Totals:
     weight_norm: np.ndarray | None = None
     temperature: np.ndarray | None = None
     tempered_nll: np.ndarray | None = None
+    shifted: np.ndarray | None = None
     confidence: np.ndarray | None = None
     predicted: np.ndarray | None = None
 

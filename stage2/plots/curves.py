@@ -78,7 +78,8 @@ def curves(picture: Picture) -> Figure:
 
 
 def shift(picture: Picture) -> Figure:
-    """Draw accuracy under long-tailed, uniform and inversely long-tailed test priors [SADE]."""
+    """Draw accuracy under long-tailed, uniform and inversely long-tailed test priors [SADE], as the
+    heads are and, dotted, moved to each prior."""
     choice = picture.choose(MOST)
     arrays = measured_all(choice, "shift_forward")
     figure, [[panel]] = panels(1, picture.width, narrowest=1, height=2.3)
@@ -90,6 +91,9 @@ def shift(picture: Picture) -> Figure:
         y = np.concatenate([forward[::-1], [np.nanmean(each.per_class)], backward])
         look = line_style(place) | {"marker": MARKERS[place], "markersize": 3}
         lines += panel.plot(x, y, linewidth=1.2, label=shown.label, **look)
+        if (known := each.details.get("shift_forward_known")) is not None:
+            y = np.concatenate([known[::-1], each.details["shift_backward_known"][1:]])
+            panel.plot(x, y, linewidth=1.0, linestyle=":", color=look["color"])
     middle = len(SHIFT_RATIOS)
     panel.axvline(middle, color="0.6", linewidth=0.6, linestyle=(0, (2, 2)), zorder=0)
     panel.set_xticks(x, ticks)
@@ -105,6 +109,7 @@ def shift(picture: Picture) -> Figure:
         choice.protocol(),
         "means over seeds",
         "test rows weighted to long-tailed priors of these ratios; 1 is macro accuracy",
+        "dotted: the prior known to the head",
     )
     return figure
 

@@ -63,7 +63,9 @@ def _shift(arrays: Measured, counts: np.ndarray) -> Any:
     names = ("shift_forward", "shift_backward")
     if not arrays.details.keys() >= set(names):
         return None
-    return [plain(arrays.details[name], 2) for name in names]
+    known = [f"{name}_known" for name in names]
+    present = [*names, *(name for name in known if name in arrays.details)]
+    return [plain(arrays.details[name], 2) for name in present]
 
 
 SECTIONS = {

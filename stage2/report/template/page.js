@@ -59,15 +59,24 @@ CHARTS.shift = () => {
     return { type: "scatter", mode: "lines+markers", x: names.map((_, i) => i), y: lineOf(row), name: plain(nameAmong(shown, row)),
       line: { color, dash, width }, marker: { color, symbol, size: 8 }, text: names, hovertemplate: `${plain(nameAmong(shown, row))}<br>%{text}: %{y:.1f} %<extra></extra>` };
   });
+  const knownOf = (row) => {
+    const [, , forward, backward] = DATA.details[row.id].shift;
+    return [...[...backward].reverse(), ...forward.slice(1)];
+  };
+  const moved = shown.filter((row) => DATA.details[row.id].shift.length === 4);
+  for (const row of moved) {
+    traces.push({ type: "scatter", mode: "lines", x: names.map((_, i) => i), y: knownOf(row), name: plain(nameAmong(shown, row)), showlegend: false,
+      line: { color: look(row.id).color, dash: "dot", width: 1.5 }, text: names, hovertemplate: `${plain(nameAmong(shown, row))}, prior known<br>%{text}: %{y:.1f} %<extra></extra>` });
+  }
   return {
     traces,
     layout: layoutOf(420, {
       xaxis: axis(narrow() ? "largest : smallest class at test time" : "share of the largest to the smallest class at test time", { tickvals: names.map((_, i) => i), ticktext: names, range: [-0.3, names.length - 0.7], tickangle: narrow() ? -60 : 0 }),
       yaxis: axis(`accuracy on ${DATA.split}, %`), legend: below(), margin: { l: 60, r: 16, t: 24, b: 52 },
     }),
-    caption: shown.length ? "Accuracy if the test set had another prior, rows reweighted (as SADE): left the tail is tested most, right the head as in training, 1 is uniform (macro). A flat line does not care which prior it meets; lines that cross say that the better choice depends on it."
+    caption: shown.length ? "Accuracy if the test set had another prior, rows reweighted (as SADE): left the tail is tested most, right the head as in training, 1 is uniform (macro). Dotted lines know the prior: log π is added to their logits. A flat line does not care which prior it meets; lines that cross say that the better choice depends on it."
       : "No configuration meets the filter and the brushes.",
-    numbers: [["configuration", ...names], shown.map((row) => [row.id, ...lineOf(row)])],
+    numbers: [["configuration", ...names], [...shown.map((row) => [row.id, ...lineOf(row)]), ...moved.map((row) => [`${row.id}, prior known`, ...knownOf(row)])]],
   };
 };
 

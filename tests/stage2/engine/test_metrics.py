@@ -32,10 +32,13 @@ def evaluate(
     blocks: Sequence[int] = (),
     *,
     closer: bool = False,
+    log_prior: np.ndarray | None = None,
     **options: Any,
 ) -> list[Evaluation]:
     """Evaluations of logits [N, C, K] fed in blocks of so many rows, and the rest at once."""
-    tally = Tally(torch.from_numpy(y), z.shape[2], z.shape[1], counts, closer=closer)
+    prior = None if log_prior is None else torch.from_numpy(log_prior).float()
+    shape = z.shape[2], z.shape[1]
+    tally = Tally(torch.from_numpy(y), *shape, counts, closer=closer, log_prior=prior)
     for part in np.split(z.astype(np.float32), np.cumsum(np.array(blocks, int))):
         if len(part):
             tally.add(torch.from_numpy(part.copy()))
@@ -428,11 +431,15 @@ def test_the_arrays_are_those_of_the_list(logits: tuple[np.ndarray, np.ndarray])
     """Reference: `DETAILS`; a head's weight norms go through."""
     z, y = logits
     norm = torch.rand(3, CLASSES)
-    for c, evaluation in enumerate(evaluate(z, y, weight_norm=norm, closer=True)):
+    equal = np.zeros((3, CLASSES))
+    found = evaluate(z, y, weight_norm=norm, closer=True, log_prior=equal)
+    for c, evaluation in enumerate(found):
         assert set(evaluation.details) == set(DETAILS), f"got {set(evaluation.details)}"
         assert np.array_equal(evaluation.details["weight_norm"], norm[c].numpy())
     few = evaluate(z, y)[0].details
-    assert set(DETAILS) - set(few) == {"weight_norm", "confidence", "confusions"}
+    assert set(DETAILS) - set(few) == {
+        "weight_norm", "confidence", "confusions", "shift_forward_known", "shift_backward_known",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("blocks", [(), (1, 150, 60)])
@@ -506,6 +513,37 @@ def test_accuracy_under_shifted_priors(logits: tuple[np.ndarray, np.ndarray]) ->
                 assert_close(alone, expected, 1e-9, what)
         macro = shifted_accuracy(evaluation.per_class, counts, 1, "backward")
         assert_close(macro, evaluation.metrics["macro"], 1e-9, "ratio 1")
+
+
+@pytest.mark.parametrize("blocks", [(), (1, 150, 60)])
+def test_accuracy_under_known_priors(
+    logits: tuple[np.ndarray, np.ndarray], blocks: Sequence[int]
+) -> None:
+    """Reference: the logits moved to each prior, then `slow_shift`; two of the three classifiers
+    are made for a prior of their own."""
+    z, y = logits
+    counts = np.array([20, 150, 3, 101, 60, 19, 100])
+    order = np.array([1, 3, 6, 4, 0, 5, 2])
+    log_prior = np.random.default_rng(5).normal(size=(3, CLASSES))
+    log_prior[0] = 0
+    for c, evaluation in enumerate(evaluate(z, y, counts, blocks, log_prior=log_prior)):
+        for i, ratio in enumerate((1, *SHIFT_RATIOS)):
+            for direction, way in (("forward", order), ("backward", order[::-1])):
+                log_share = np.empty(CLASSES)
+                log_share[way] = -np.log(ratio) * np.linspace(0, 1, CLASSES)
+                right = (z[:, c] + log_share - log_prior[c]).argmax(1) == y
+                expected = slow_shift(right, y, way, ratio)
+                what = f"{direction} {ratio} of classifier {c}"
+                stored = evaluation.details[f"shift_{direction}_known"][i]
+                assert_close(stored, expected, 1e-9, what)
+
+
+def test_known_priors_of_one_class() -> None:
+    """Reference: by hand."""
+    (one,) = evaluate(
+        np.zeros((4, 1, 1)), np.zeros(4, int), np.array([9]), log_prior=np.zeros((1, 1))
+    )
+    assert one.details["shift_forward_known"].tolist() == [100.0] * 6
 
 
 def test_shifted_priors_of_untested_classes_and_of_one_class() -> None:

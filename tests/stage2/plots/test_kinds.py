@@ -220,6 +220,8 @@ def test_shift(store: Store) -> None:
     forward, backward = one.details["shift_forward"], one.details["shift_backward"]
     wanted = [*forward[::-1], np.nanmean(one.per_class), *backward]
     assert_close(axes.lines[0].get_ydata(), wanted, 1e-9, "accuracy")
+    forward, backward = (one.details[f"shift_{way}_known"] for way in ("forward", "backward"))
+    assert_close(axes.lines[1].get_ydata(), [*forward[::-1], *backward[1:]], 1e-9, "prior known")
     ticks = [label.get_text() for label in axes.get_xticklabels()]
     assert ticks == ["50", "25", "10", "5", "2", "1", "2", "5", "10", "25", "50"]
 

@@ -74,7 +74,8 @@ def test_details_are_as_measured(store: Store) -> None:
     )
     rows, *_ = np.array(details["reliability"], float)
     assert rows.sum() == 2 * 80, "ten test rows per class, two seeds"
-    for way, line in zip(("forward", "backward"), details["shift"], strict=True):
+    ways = ("forward", "backward", "forward_known", "backward_known")
+    for way, line in zip(ways, details["shift"], strict=True):
         np.testing.assert_allclose(line, np.mean([d[f"shift_{way}"] for d in stored], 0), atol=6e-3)
     correct = [store.correct(fingerprint, run.recipe, "test", "selected") for run in runs[name]]
     wrong = sum(int((~seed).sum()) for seed in correct)
