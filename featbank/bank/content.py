@@ -16,6 +16,7 @@ from featbank.bank.blocks import Place, Progress, report
 from featbank.bank.checks import is_utf8
 from featbank.bank.file import Bank
 from featbank.bank.fingerprint import RowDigest
+from featbank.bank.rows import sum_of_squares
 from featbank.bank.schema import EVALUATED, FLAGS
 
 _COLUMN = re.compile(r"[^/]+/(label|index|path)")
@@ -45,6 +46,8 @@ class Content:
     """Read errors by dataset."""
     bad_rows: dict[tuple[str, int], BadRows] = field(default_factory=dict)
     """By dataset and copy."""
+    squares: dict[str, float] = field(default_factory=dict)
+    """Sum of squares of the training features by view, where the bank records their norm."""
     repeats: dict[str, np.ndarray] = field(default_factory=dict)
     """Rows of val and test whose features occur in train too, by dataset."""
     size: int = 0
@@ -68,12 +71,15 @@ def read_content(bank: Bank, progress: Progress | None) -> Content:
     """
     content, start = Content(), time.perf_counter()
     total = sum(map(bank.nbytes, bank.datasets))
+    normed = {f"train/{v}/feature": v for v in bank.views if f"scale/{v}/norm" in bank.datasets}
     with ThreadPoolExecutor(1) as hashing:
 
         def blocks(name: str) -> Iterator[np.ndarray]:
             for place, block in _hashed_blocks(bank, name, content, hashing):
                 report(progress, content.size, total)
                 _count_bad_rows(content, name, place, block)
+                if view := normed.get(name):
+                    content.squares[view] = content.squares.get(view, 0.0) + sum_of_squares(block)
                 yield block
 
         def joined(name: str, convert: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -149,7 +155,7 @@ def _defect(name: str, block: np.ndarray) -> tuple[str, np.ndarray]:
         return "not UTF-8", ~np.fromiter(map(is_utf8, block.tolist()), bool, len(block))
     if name.endswith((*FLAGS,)):
         return "neither 0 nor 1", block > 1
-    if name.endswith("/variance"):
+    if name.endswith(("/variance", "/norm")):
         return "negative, NaN or infinite", ~(block >= 0) | np.isinf(block)
     if block.dtype == np.float16:  # all exponent bits set; four times as fast as np.isfinite
         return "NaN or infinite", (block.view(np.uint16) & 0x7C00) == 0x7C00

@@ -258,6 +258,20 @@ class Bank:
                 return self._file.read(f"{name}/weight"), self._file.read(f"{name}/bias")
         return None
 
+    def norm(self, view: str = "instance") -> float | None:
+        """Root mean square norm of the training features of a view, over all copies.
+
+        None unless it is recorded: banks do so for features that stage 1 was not trained on, and
+        recipes scale these by default (`stage2.features.scale`).
+        """
+        name = f"scale/{view}/norm"
+        if name not in self._file.datasets:
+            return None
+        norm = float(self._file.read(name)[0])
+        if not 0 <= norm < math.inf:
+            raise self._file.corrupt(f"{name} is {norm}, which is no norm")
+        return norm
+
     @property
     def classifiers(self) -> tuple[str, ...]:
         """Views that have a classifier of their own, ``instance`` even where it has no features."""

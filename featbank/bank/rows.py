@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import h5py
@@ -20,16 +21,33 @@ class FeatureRows:
 
     The digest covers the rows copy by copy. Rows appended in that order are hashed as they are
     written, the others are read back at the end.
+
+    Parameters
+    ----------
+    dataset, name
+        The features [A, N, D], and their name in messages.
+    write
+        Called with the dataset, a place and the rows to write there.
+    measured
+        Whether to sum up the squares for `norm`.
     """
 
-    def __init__(self, dataset: h5py.Dataset, name: str, write: Callable[..., None]) -> None:
-        self.name = name
+    def __init__(
+        self,
+        dataset: h5py.Dataset,
+        name: str,
+        write: Callable[..., None],
+        *,
+        measured: bool = False,
+    ) -> None:
+        self.name, self._measured = name, measured
         self._dataset, self._write = dataset, write
         self._digest, self._digested = RowDigest(dataset.dtype, dataset.shape), 0
         self._chunk = dataset.chunks[1] if dataset.chunks else 1
         copies = dataset.shape[0]
         self._pending: list[list[np.ndarray]] = [[] for _ in range(copies)]
         self._received, self._written = [0] * copies, [0] * copies
+        self._squares = [0.0] * copies  # chunk by chunk, so that it depends on the features alone
 
     def append(self, block: np.ndarray) -> None:
         """Append the next rows [n, D], or the next rows of every copy [A, n, D].
@@ -54,6 +72,11 @@ class FeatureRows:
             self._received[copy] += len(stored)
             self._pending[copy].append(stored)
             self._write_whole_chunks(copy)
+
+    @property
+    def norm(self) -> float:
+        """Root mean square norm of the rows written, if they are `measured`; 0 without any."""
+        return math.sqrt(math.fsum(self._squares) / max(1, sum(self._written)))
 
     def finish(self) -> str:
         """Check that every row arrived; return the digest."""
@@ -90,11 +113,18 @@ class FeatureRows:
             if len(waiting) < step:
                 break
             self._write(self._dataset, np.s_[copy, row : row + step], waiting[:step])
+            if self._measured:
+                self._squares[copy] += sum_of_squares(waiting[:step])
             if self._digested == copy * rows + row:
                 self._digest.update(waiting[:step])
                 self._digested += step
             waiting, self._written[copy] = waiting[step:], row + step
         self._pending[copy] = [waiting] if len(waiting) else []
+
+
+def sum_of_squares(block: np.ndarray) -> float:
+    """Sum of the squares of all numbers of a block [n, D], in float64."""
+    return float(np.einsum("nd,nd->", block, block, dtype=np.float64))
 
 
 def as_stored(block: np.ndarray, dtype: np.dtype, name: str, *, first_row: int = 0) -> np.ndarray:

@@ -15,6 +15,8 @@
     /<split>/<view>/feature [A, N, D]   float32 or float16; A augmentation copies, 1 by default
     /classifier/<view>/weight [K, D], bias [K]    float32, the stage-1 classifier (optional)
     /batchnorm/<view>/<layer>/mean, variance      float32, BatchNorm statistics (optional)
+    /scale/<view>/norm   [1]  float32, root mean square norm of the rows of train (schema 3),
+                              where stage 1 was not trained on them
 
 ``complete`` is 0 until everything else is on disk. Every dataset is chunked, with a fletcher32
 checksum per chunk and the attribute ``sha256``, the digest of its content
@@ -32,7 +34,7 @@ from dataclasses import dataclass
 
 FORMAT = "featbank"
 SCHEMA = 3
-"""A bank has the lowest schema that has its columns, for older readers."""
+"""A bank is written in the lowest schema that has its datasets, for older readers."""
 
 LIBVER = ("v110", "v110")
 
@@ -74,6 +76,7 @@ _LAYOUTS = {
     r"classifier/.+/weight": Layout(("float32",), 2),
     r"classifier/.+/bias": Layout(("float32",), 1),
     r"batchnorm/.+/(mean|variance)": Layout(("float32",), 1),
+    r"scale/.+/norm": Layout(("float32",), 1),
     r"[^/]+/.+/feature": Layout(DTYPES, FEATURE_AXES),
 }
 

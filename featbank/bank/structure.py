@@ -74,6 +74,8 @@ def read_tree(
             for layer in file.members(f"batchnorm/{view}"):
                 mean = file.dataset(f"batchnorm/{view}/{layer}/mean")
                 file.require_shape(f"batchnorm/{view}/{layer}/variance", mean.shape)
+        if view in views and file.has(f"scale/{view}/norm"):
+            file.require_shape(f"scale/{view}/norm", (1,))
     return splits, views, next(iter(types))
 
 

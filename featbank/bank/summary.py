@@ -59,6 +59,7 @@ def _view(bank: Bank, view: str) -> dict[str, Any]:
         "copies": {split: bank.copies(split, view) for split in bank.splits},
         "classifier": next(classifiers, None),
         "batchnorm_layers": len(bank.batchnorm(view)),
+        "norm": bank.norm(view),
     }
 
 

@@ -26,6 +26,9 @@ from featbank.bank.fingerprint import fingerprint
 from featbank.bank.schema import EVALUATED
 from featbank.wording import listed, number
 
+NORM_ERROR = 1e-6
+"""Relative error of a stored norm, which is float32."""
+
 STATUSES = ("ok", "note", "failed", "skipped")
 """A note is no defect; a check is skipped if its data cannot be read."""
 
@@ -216,6 +219,21 @@ def _batchnorm(bank: Bank, content: Content) -> Check:
     return _values("batchnorm", detail, names, content)
 
 
+def _norm(bank: Bank, content: Content) -> Check:
+    """Check stored norms of the training features, where both can be read and are finite."""
+    views = [view for view in bank.views if f"scale/{view}/norm" in bank.datasets]
+    names = [f"scale/{view}/norm" for view in views]
+    needed = {*names, *(f"train/{view}/feature" for view in views)}
+    findings, unread = _bad_values(names, content), needed.intersection(content.damaged)
+    for view in views if not (findings or unread) else ():
+        rows = max(1, math.prod(bank.shape("train", view)[:2]))
+        stored, right = bank.norm(view), math.sqrt(content.squares.get(view, 0.0) / rows)
+        if math.isfinite(right) and not math.isclose(stored or 0, right, rel_tol=NORM_ERROR):
+            findings.append(f"{view}: the stored norm is {stored:.7g}, train has {right:.7g}")
+    detail = f"of {', '.join(views)}" if views else "none stored"
+    return _judged("norm", detail, findings, unread=unread)
+
+
 def _repeats(bank: Bank, content: Content) -> Check:
     findings = [
         f"{name}: {number(rows.size, 'row')} with the features of a row of train, first {rows[0]}"
@@ -241,6 +259,7 @@ _CHECKS = (
     _classes,
     _classifier,
     _batchnorm,
+    _norm,
     _repeats,
 )
 

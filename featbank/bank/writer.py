@@ -84,6 +84,9 @@ class BankWriter:
         self._labels: dict[str, np.ndarray] = {}
         self._index: dict[str, np.ndarray] = {}
         self._sources: dict[str, str] = {}
+        self._seen_train: bool | None = (
+            None  # whether stage 1 was trained on it, where that is told
+        )
         self._open_features: list[FeatureRows] = []
         self._modelled: list[tuple[str, str]] = []  # (classifier or batchnorm, view)
         try:
@@ -160,6 +163,8 @@ class BankWriter:
         for name, flags in (("seen", seen), ("held_out", held_out), ("from_test", from_test)):
             if flags is not None:
                 self._put_flags(split, name, np.asarray(flags), labels)
+        if split == "train" and seen is not None:
+            self._seen_train = bool(np.any(seen))
         self._labels[split], self._index[split] = labels, rows
         self._sources[split] = source or split
         self._put(f"{split}/label", labels)
@@ -188,7 +193,7 @@ class BankWriter:
                 fletcher32=bool(shape[1]),
                 fillvalue=np.nan,
             )
-        feature_rows = FeatureRows(dataset, name, self._write_block)
+        feature_rows = FeatureRows(dataset, name, self._write_block, measured=split == "train")
         self._open_features.append(feature_rows)
         return feature_rows
 
@@ -223,6 +228,7 @@ class BankWriter:
         with self._writing():
             for rows in self._open_features:
                 self._digests[rows.name] = rows.finish()
+            self._put_norms()
             self._file.attrs["fingerprint"] = np.bytes_(fingerprint(self._digests))
             self._file.flush()
             self._file.attrs["complete"] = np.int64(1)
@@ -281,6 +287,19 @@ class BankWriter:
         with self._writing():
             needed = max(int(self._file.attrs["schema"]), schema.FLAGS[column])
             self._file.attrs["schema"] = np.int64(needed)
+
+    def _put_norms(self) -> None:
+        """Record the norms of the features that stage 1 was not trained on, for `Bank.norm`."""
+        with_classifier = {view for kind, view in self._modelled if kind == "classifier"}
+        if self._seen_train or (self._seen_train is None and with_classifier):
+            return
+        for rows in self._open_features:
+            split, _, rest = rows.name.partition("/")
+            view = rest.removesuffix("/feature")
+            if split == "train" and not with_classifier & {view, "instance"}:
+                norm = min(rows.norm, float(np.finfo(np.float32).max))
+                self._put(f"scale/{view}/norm", np.array([norm], np.float32))
+                self._file.attrs["schema"] = np.int64(schema.SCHEMA)
 
     def _put_model(self, name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
         if name in self._digests:

@@ -263,17 +263,19 @@ def _seen_text(split: Mapping[str, Any]) -> str:
 
 
 def _described(name: str, view: Mapping[str, Any]) -> str:
-    """``4 copies of train; stage-1 classifier; 31 BatchNorm layers``."""
+    """``4 copies of train; stage-1 classifier; 31 BatchNorm layers``; where recipes scale the
+    features, ``norm 103.2, scaled by default``."""
     copies = [f"{n} copies of {split}" for split, n in view["copies"].items() if n > 1]
     classifier = {name: "stage-1 classifier", None: "no stage-1 classifier"}.get(
         view["classifier"], "stage-1 classifier of instance"
     )
-    layers = view["batchnorm_layers"]
+    layers, norm = view["batchnorm_layers"], view["norm"]
     return "; ".join(
         [
             *copies,
             classifier,
             f"{layers} BatchNorm layers" if layers else "no BatchNorm statistics",
+            *([] if norm is None else [f"norm {norm:.4g}, scaled by default"]),
         ]
     )
 

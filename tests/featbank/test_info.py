@@ -89,6 +89,7 @@ def test_json_has_everything(featbank: Run, bank: Path) -> None:
         "copies": {"train": 1, "val": 1, "test": 1},
         "classifier": "instance",
         "batchnorm_layers": 7,
+        "norm": None,
     }
 
 
