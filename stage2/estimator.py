@@ -23,6 +23,7 @@ from stage2.engine.rows import MemoryRows
 from stage2.export.modules import head_module
 from stage2.features.probe import linear_probe
 from stage2.features.requirements import check_recipe
+from stage2.features.scale import measured
 from stage2.methods.recipe import Recipe
 
 
@@ -32,6 +33,10 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
     It trains what `featbank sweep` trains, on the features of a single view. A recipe that starts
     from the stage-1 classifier starts from `coef_init` and `intercept_init` of `fit`, or without
     them from a linear probe (`stage2.features.probe`).
+
+    Features that come without `coef_init` are scaled to the norm that the presets' learning rates
+    were made for (`stage2.features.scale`), as features that stage 1 was not trained on are in a
+    sweep; ``feature_scale="none"`` leaves them as they are. The trained head takes X as it is.
 
     Parameters
     ----------
@@ -127,9 +132,14 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
         device = find_device(self.device)
         rows = MemoryRows(torch.tensor(x, device=device), torch.tensor(labels, device=device))
         start = _start(coef_init, intercept_init, (len(counts), dim), device)
-        data = ViewData(rows, {}, counts, counts, *start)
         if recipe.needs_classifier and coef_init is None:
-            data = ViewData(rows, {}, counts, counts, *linear_probe(data))
+            start = linear_probe(ViewData(rows, {}, counts, counts))
+        default = "auto" if coef_init is None else "none"
+        scaling = measured(recipe.settings.get("feature_scale", default), [x])
+        if scaling:
+            scaling.apply_(rows.x)
+            start = scaling.classifier(*start) if start else start
+        data = ViewData(rows, {}, counts, counts, *start)
         memory = default_memory(device.type) // 2
         (group,) = plan([recipe], Shape.of(counts, dim), memory=memory, device=device.type)
         (outcome,) = run_group(group, data, workers=torch.get_num_threads())
@@ -138,7 +148,8 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
                 f"Recipe {recipe.name!r} diverged. Choose a smaller lr, or scale the features."
             )
         self.recipe_ = recipe
-        self.head_ = head_module(recipe, outcome.parameters, [data.context]).double().cpu().eval()
+        module = head_module(recipe, outcome.parameters, [data.context], [scaling])
+        self.head_ = module.double().cpu().eval()
         return self
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:

@@ -59,7 +59,7 @@ class SweepResults:
         The leaderboard of the whole results file.
     probes
         The linear probes, weight [K, D] and bias [K] by view, that recipes started from because the
-        bank has no stage-1 classifier.
+        bank has no stage-1 classifier; they take features as the bank has them.
     """
 
     outcomes: list[Outcome]
@@ -91,7 +91,8 @@ def sweep(
     """Train and evaluate recipes on a bank, fused.
 
     A recipe that starts from the stage-1 classifier starts from a linear probe where the bank has
-    none (`stage2.features.probe`); probes are trained before all groups.
+    none (`stage2.features.probe`); probes are trained before all groups. Features are scaled as the
+    recipe's ``feature_scale`` or else the bank says (`stage2.features.scale`).
 
     On a bank of experts a recipe on the view ``instance`` becomes one on the ``instance`` view of
     every expert, outputs averaged (`stage2.features.experts`); results belong to that recipe.
@@ -297,7 +298,13 @@ def plan_bank(
             workers=workers,
             folds=[Shape.of(counts, bank.dim) for counts in of_folds],
         )
-    return sorted(groups, key=lambda group: (group.stream.views, group.stream.train_on))
+    return sorted(groups, key=_features_of)
+
+
+def _features_of(group: FusedGroup) -> tuple[tuple[str, ...], str, str]:
+    """The features of a group, which are loaded once for the groups of a sweep that share them."""
+    stream = group.stream
+    return stream.views, stream.train_on, stream.feature_scale or ""
 
 
 def _unfinished(

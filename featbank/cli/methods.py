@@ -59,8 +59,9 @@ def _recipe(name: str) -> None:
     preset = PRESETS[name]
     click.echo(f"recipe {name}: {preset.description}\n  from {citation(preset.source)}")
     takes = settings_of(name, {}).settings
-    for key, value in Recipe(name).settings.items():
-        _setting(key, value, takes[key])
+    values = Recipe(name).settings
+    for key, setting in takes.items():
+        _setting(key, values.get(key), setting)
     for benchmark, top1 in preset.paper.items():
         click.echo(f"  reported on {benchmark}: {top1} % top-1")
 

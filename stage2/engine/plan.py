@@ -1,9 +1,9 @@
 """The planner: recipes that can share their batches become fused groups, cut into tiles.
 
-A **group** shares one batch stream: views, sampler, generator, batch size, epochs, steps and seed.
-Its recipes see the same rows in the same order. A **tile** is the part of a group that trains in
-one set of tensors: one head, one optimiser, one kernel, as many configurations as fit the cache
-(CPU) or the memory (GPU). How a sweep is cut changes its speed, not its results.
+A **group** shares one batch stream: views and their scale, sampler, generator, batch size, epochs,
+steps and seed. Its recipes see the same rows in the same order. A **tile** is the part of a group
+that trains in one set of tensors: one head, one optimiser, one kernel, as many configurations as
+fit the cache (CPU) or the memory (GPU). How a sweep is cut changes its speed, not its results.
 """
 
 from __future__ import annotations
@@ -97,6 +97,8 @@ class BatchStream:
         Views of the bank; several for recipes that average a head on each.
     train_on
         The split they are trained on.
+    feature_scale
+        How their features are scaled; None leaves it to the bank.
     sampler, sampler_settings
         None for a group with nothing to train.
     generator, generator_settings
@@ -107,6 +109,7 @@ class BatchStream:
 
     views: tuple[str, ...]
     train_on: str = "train"
+    feature_scale: str | None = None
     sampler: str | None = None
     sampler_settings: tuple[tuple[str, Any], ...] = ()
     generator: str | None = None
@@ -120,20 +123,20 @@ class BatchStream:
     def of(recipe: Recipe, shape: Shape) -> BatchStream:
         """The stream of a recipe on a training split of this shape."""
         s = recipe.settings
+        features = BatchStream(recipe.views, s["train_on"], s.get("feature_scale"))
         if not recipe.trained:
-            return BatchStream(recipe.views, s["train_on"])
+            return features
         settings = tuple(sorted(recipe.part("sampler").items()))
         if not recipe.stepped:
-            return BatchStream(recipe.views, s["train_on"], s["sampler"], settings)
+            return replace(features, sampler=s["sampler"], sampler_settings=settings)
         rows, made = shape.rows, {}
         if generator := recipe.generator:
             rows = max(rows, shape.filled) if generator.fills else rows
             settings_of = recipe.part("generator").items()
             made = {name: value for name, value in settings_of if name not in generator.own}
         batch_size = min(s["batch_size"], rows)
-        return BatchStream(
-            views=recipe.views,
-            train_on=s["train_on"],
+        return replace(
+            features,
             sampler=s["sampler"],
             sampler_settings=settings,
             generator=s["generator"] if generator else None,

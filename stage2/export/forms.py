@@ -237,6 +237,36 @@ FORMS: dict[str, type[Form]] = {
 """Every form by the name it has in a file."""
 
 
+class Scaled(nn.Module):
+    """A form on features scaled as they were in training: (x − ``input_shift``) ⊙ ``input_scale``.
+
+    Parameters
+    ----------
+    form
+        The classifier of scaled features.
+    scaling
+        `stage2.features.scale.Scaling` by the names of `INPUT`: scale [1] or [D], and shift [D] or
+        none.
+    """
+
+    input_scale: Tensor
+    input_shift: Tensor | None
+
+    def __init__(self, form: Form, scaling: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.form = form
+        for name in INPUT:
+            self.register_buffer(name, scaling.get(name))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x if self.input_shift is None else x - self.input_shift
+        return self.form(x * self.input_scale)
+
+
+INPUT: dict[str, tuple[str, ...]] = {"input_scale": ("1", "D"), "input_shift": ("D",)}
+"""The tensors of `Scaled` with their possible axes."""
+
+
 class HeadModule(nn.Module):
     """A head on one view, features [B, D] to logits [B, K]: a form and its calibration.
 

@@ -1,12 +1,14 @@
 """``head.safetensors``: an exported head, and `load_head`, which makes a module of it.
 
-Tensors are named as in their form (`stage2.export.forms`), with ``VIEW.`` before the name if there
-are several views; those of a calibration are ``calibration.scale`` and ``calibration.shift``. The
-rest is JSON in the file's metadata under ``featbank-head``: the fields of `HeadFacts`, ``schema``,
-``forms`` and ``average``. It is a single entry because safetensors writes several in any order, and
-the same head is to be the same bytes. Everything is checked before a module is made; ``digest`` is
-the SHA-256 of everything else, so no changed bit goes unnoticed. Heads of schema 1 have none.
-Schema 3 adds ``prior``, `stage2.export.headprior.HeadPrior`, and its tensor.
+Tensors are named as in their form (`stage2.export.forms`), ``input_scale`` and ``input_shift``
+among them where it scales features, with ``VIEW.`` before the name if there are several views;
+those of a calibration are ``calibration.scale`` and ``calibration.shift``. The rest is JSON in the
+file's metadata under ``featbank-head``: the fields of `HeadFacts`, ``schema``, ``forms`` and
+``average``. It is a single entry because safetensors writes several in any order, and the same head
+is to be the same bytes. Everything is checked before a module is made; ``digest`` is the SHA-256 of
+everything else, so no changed bit goes unnoticed. Heads of schema 1 have none. Schema 3
+adds ``prior``, `stage2.export.headprior.HeadPrior`, and its tensor; a head that scales features has
+schema 4, with a prior or without. The lowest schema that holds a head is written.
 """
 
 from __future__ import annotations
@@ -23,18 +25,20 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
 from featbank import errors
 from featbank.files import replacing
 from featbank.regular import kind_of
-from stage2.export.forms import FORMS, SPACE, AveragedHeads, Form, HeadModule
+from stage2.export.forms import FORMS, INPUT, SPACE, AveragedHeads, Form, HeadModule, Scaled
 from stage2.export.headprior import HeadPrior, read_head_prior
 
 KEY = "featbank-head"
-SCHEMA = 3
+SCHEMA = 4
+WITH_PRIOR = 3
+"""The schema of heads that know the prior of their outputs, and take features as they are."""
 WITHOUT_PRIOR = 2
-"""The schema of heads that do not know the prior of their outputs."""
+"""The schema of those that do not know it."""
 UNCHECKED = 1
 """The schema without a digest."""
 
@@ -111,8 +115,10 @@ def save_head(
     document = {"schema": WITHOUT_PRIOR, **vars(facts), "forms": forms, "average": average}
     del document["prior"]
     if facts.prior is not None:
-        document |= {"schema": SCHEMA, "prior": facts.prior.document}
+        document |= {"schema": WITH_PRIOR, "prior": facts.prior.document}
         tensors |= facts.prior.tensors
+    if any(name.rpartition(".")[2] in INPUT for name in tensors):
+        document["schema"] = SCHEMA
     document["digest"] = _digest(document, tensors)
     metadata = {KEY: json.dumps(document, ensure_ascii=False, allow_nan=False)}
     with replacing(Path(path)) as part:
@@ -159,7 +165,7 @@ def load_head(path: str | os.PathLike[str]) -> LoadedHead | LoadedHeads:
         facts = HeadFacts(**{f.name: _value(document, f.name, f.type) for f in _TOLD})
         forms, average = _value(document, "forms", "list"), _value(document, "average", "str")
         rest = dict(tensors)
-        if schema > WITHOUT_PRIOR:
+        if schema == WITH_PRIOR or "prior" in document:
             prior = read_head_prior(document["prior"], rest, len(facts.class_names))
             facts = replace(facts, prior=prior)
         module = _module(facts, forms, average, rest)
@@ -233,11 +239,14 @@ def _parts(
     names = {form: name for name, form in FORMS.items()}
     documents: list[dict[str, Any]] = []
     tensors: dict[str, Tensor] = {}
-    for view, form in zip(views, forms, strict=True):
+    for view, outer in zip(views, forms, strict=True):
+        scaling = dict(outer.named_buffers(recurse=False)) if isinstance(outer, Scaled) else {}
+        form = outer.form if isinstance(outer, Scaled) else outer
         assert isinstance(form, Form)
         documents.append({"form": names[type(form)], **form.options})
         prefix = f"{view}." if len(views) > 1 else ""
-        tensors |= {f"{prefix}{name}": values for name, values in form.state_dict().items()}
+        parameters = {**form.state_dict(), **scaling}
+        tensors |= {f"{prefix}{name}": values for name, values in parameters.items()}
     calibration = zip(_CALIBRATION, (module.scale, module.shift), strict=True)
     return documents, average, tensors | {n: v for n, v in calibration if v is not None}
 
@@ -259,7 +268,7 @@ def _module(
     made = []
     for view, form in zip(views, forms, strict=True):
         prefix = f"{view}." if several else ""
-        made.append(_form(dict(form), tensors, prefix, sizes))
+        made.append(_scaled(_form(dict(form), tensors, prefix, sizes), tensors, prefix, sizes))
     scale, shift = (tensors.pop(name, None) for name in _CALIBRATION)
     if scale is not None:
         _check(_CALIBRATION[0], scale, torch.float32, [(1,), (classes,)])
@@ -280,9 +289,23 @@ def _averages(several: bool) -> tuple[str, ...]:
     return ("probabilities", "logits") if several else ("none",)
 
 
+def _scaled(
+    form: Form, tensors: dict[str, Tensor], prefix: str, sizes: Mapping[str, int]
+) -> Form | Scaled:
+    """The form behind the scale of its features, if there is one."""
+    scaling = {
+        name: tensors.pop(f"{prefix}{name}") for name in INPUT if f"{prefix}{name}" in tensors
+    }
+    for name, values in scaling.items():
+        _check(f"{prefix}{name}", values, torch.float32, [(sizes[axis],) for axis in INPUT[name]])
+    if scaling and "input_scale" not in scaling:
+        raise ValueError(f"{prefix}input_shift has no input_scale")
+    return Scaled(form, scaling) if scaling else form
+
+
 def _form(
     options: dict[str, Any], tensors: dict[str, Tensor], prefix: str, sizes: Mapping[str, int]
-) -> nn.Module:
+) -> Form:
     """The form of one view; its tensors are popped from `tensors`."""
     kind = options.pop("form")
     if kind not in FORMS:

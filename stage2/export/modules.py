@@ -9,14 +9,18 @@ import numpy as np
 import torch
 
 from featbank import errors
-from stage2.export.forms import FORMS, Affine, AveragedHeads, Form, HeadModule
+from stage2.export.forms import FORMS, Affine, AveragedHeads, Form, HeadModule, Scaled
+from stage2.features.scale import Scaling
 from stage2.methods.generators.tukey import STAGE1, FeatureSpace
 from stage2.methods.heads import HEADS, Context, Parameters
 from stage2.methods.recipe import Recipe
 
 
 def head_module(
-    recipe: Recipe, parameters: Parameters, contexts: Sequence[Context]
+    recipe: Recipe,
+    parameters: Parameters,
+    contexts: Sequence[Context],
+    scalings: Sequence[Scaling | None],
 ) -> HeadModule | AveragedHeads:
     """The module of a trained recipe.
 
@@ -27,7 +31,9 @@ def head_module(
     parameters
         Of one configuration, as `stage2.engine.outcome.Outcome` has them.
     contexts
-        Of its views, in their order.
+        Of its views, in their order, with features as they were scaled in training.
+    scalings
+        How they were scaled, view by view. The module takes features as they were before.
 
     Raises
     ------
@@ -37,8 +43,8 @@ def head_module(
     scale, shift = (parameters.get(f"calibration.{name}") for name in ("scale", "shift"))
     space = _space(recipe)
     forms = [
-        _form(recipe, _of_view(recipe, view, parameters), context, space)
-        for view, context in zip(recipe.views, contexts, strict=True)
+        _form(recipe, _of_view(recipe, view, parameters), context, space, scaling)
+        for view, context, scaling in zip(recipe.views, contexts, scalings, strict=True)
     ]
     if len(forms) > 1:
         return AveragedHeads(forms, recipe.settings["average"], scale, shift)
@@ -76,15 +82,31 @@ def _of_view(recipe: Recipe, view: str, parameters: Parameters) -> Parameters:
     }
 
 
-def _form(recipe: Recipe, parameters: Parameters, context: Context, space: FeatureSpace) -> Form:
-    """The head on one view, behind the space of features it was trained in."""
+def _form(
+    recipe: Recipe,
+    parameters: Parameters,
+    context: Context,
+    space: FeatureSpace,
+    scaling: Scaling | None,
+) -> Form | Scaled:
+    """The head on one view, behind the scale and the space of features it was trained in."""
     reduction = HEADS[recipe.head].form(parameters, recipe.part("head"), context)
     if reduction is None:
         raise errors.ConfigError(
             f"Head {recipe.head!r} of recipe {recipe.name!r} has no form to export. Give the head "
             "a method `form`, or export a recipe with another head."
         )
-    return FORMS[reduction.form](reduction.tensors, {**reduction.options, **asdict(space)})
+    form = FORMS[reduction.form](reduction.tensors, {**reduction.options, **asdict(space)})
+    return form if scaling is None else _scaled(form, scaling, space)
+
+
+def _scaled(form: Form, scaling: Scaling, space: FeatureSpace) -> Form | Scaled:
+    """The form on features as they were; where it is affine in them, with other weights."""
+    if isinstance(form, Affine) and not form.parts and space == STAGE1:
+        weight, bias = scaling.undone(form.weight.detach(), form.bias.detach())
+        return Affine({"weight": weight, "bias": bias, "empty": form.empty}, form.options)
+    scale = {"input_scale": scaling.factor}
+    return Scaled(form, scale if scaling.shift is None else {**scale, "input_shift": scaling.shift})
 
 
 def _space(recipe: Recipe) -> FeatureSpace:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from featbank.bank import Bank
 from stage2.engine.metrics import Evaluation
 from stage2.export.forms import AveragedHeads, HeadModule
 from stage2.export.modules import head_module
+from stage2.features.scale import Scaling, scaling_of
 from stage2.features.views import class_counts
 from stage2.methods.heads import Context
 from stage2.methods.recipe import Recipe
@@ -102,11 +104,13 @@ def retrain(
     recipes = [_recipe_of(run) for run, _ in wanted]
     trained = sweep(bank, recipes, device=device, memory=memory)
     outcomes = {outcome.recipe.hash: outcome for outcome in trained.outcomes}
-    heads = []
+    heads, scaling = [], cache(scaling_of)
     for recipe, (run, epoch) in zip(recipes, wanted, strict=True):
         outcome = outcomes[recipe.hash]
         evaluations = {s: e for (s, when), e in outcome.evaluations.items() if when == epoch}
         parameters = outcome.selected if epoch == "selected" else outcome.parameters
+        choice = recipe.settings.get("feature_scale")
+        scalings = [scaling(bank, view, choice) for view in recipe.views]
         module = head_module(
             recipe,
             {
@@ -114,7 +118,11 @@ def retrain(
                 for part, values in parameters.items()
                 if calibrated or not part.startswith("calibration.")
             },
-            [_context(bank, recipe, view, trained.probes) for view in recipe.views],
+            [
+                _context(bank, recipe, view, trained.probes, scaling)
+                for view, scaling in zip(recipe.views, scalings, strict=True)
+            ],
+            scalings,
         )
         scale = parameters.get("calibration.scale", torch.ones(1))
         temperature = 1 / float(scale) if len(scale) == 1 else 1.0
@@ -166,20 +174,28 @@ def _recipe_of(run: Run) -> Recipe:
 
 
 def _context(
-    bank: Bank, recipe: Recipe, view: str, probes: dict[str, tuple[Tensor, Tensor]]
+    bank: Bank,
+    recipe: Recipe,
+    view: str,
+    probes: dict[str, tuple[Tensor, Tensor]],
+    scaling: Scaling | None,
 ) -> Context:
-    """The parts of a view that a form may need: the stage-1 classifier and the training rows."""
+    """The parts of a view that a form may need: the stage-1 classifier and the training rows, as
+    they are scaled."""
     split = recipe.settings["train_on"]
 
     def blocks() -> Iterator[tuple[Tensor, Tensor]]:
         labels = torch.from_numpy(bank.labels(split))
         for copy in range(bank.copies(split, view)):
             for start, x in bank.blocks(split, view, copy=copy):
-                yield torch.from_numpy(x).float(), labels[start : start + len(x)]
+                rows = torch.from_numpy(x).float()
+                yield scaling.apply_(rows) if scaling else rows, labels[start : start + len(x)]
 
     start: Sequence[Tensor] = ()
     if view in probes:
         start = [values.cpu() for values in probes[view]]
     elif classifier := bank.classifier(view):
         start = [torch.from_numpy(values) for values in classifier]
+    if scaling and start:
+        start = scaling.classifier(*start)
     return Context(class_counts(bank, split), bank.dim, torch.device("cpu"), blocks, *start)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -21,15 +22,17 @@ from stage2.engine.rows import MemoryRows, SplitRows, StreamedRows
 from stage2.engine.subset import fold_view
 from stage2.features.folds import Folds
 from stage2.features.probe import linear_probe, probed_views
+from stage2.features.scale import Scaling, default_scale, scaling_of
 from stage2.methods.recipe import Recipe
 
 
 class _Key(NamedTuple):
-    """A view that is loaded: the split to train on, its share of the memory, and whether it is to
-    be cut into folds."""
+    """A view that is loaded: the split to train on, ``feature_scale``, its share of the memory, and
+    whether it is to be cut into folds."""
 
     view: str
     split: str
+    scale: str
     share: int
     folded: bool
 
@@ -51,7 +54,8 @@ class Views:
     Attributes
     ----------
     probes
-        The linear probes trained so far, by view: weight [K, D] and bias [K].
+        The linear probes trained so far, by view: weight [K, D] and bias [K] for features as the
+        bank has them. Recipes that scale features scale the probe with them.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class Views:
         self._fold_probes: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
         self._loaded: dict[_Key, ViewData] = {}
         self._finite: set[tuple[str, str]] = set()
+        self._scaling = cache(partial(scaling_of, bank))
         self.probes: dict[str, tuple[Tensor, Tensor]] = {}
 
     def prepare(self, recipes: Sequence[Recipe]) -> None:
@@ -83,14 +88,15 @@ class Views:
         if len(places) > 1:  # a single one is checked as it is loaded
             self._finite |= check_features(self._bank, recipes)
         for view in probed:
-            (data,) = self._views((view,), "train")
+            (data,) = self._views((view,), "train", "none")
             with torch_threads(self._workers):
                 self.probes[view] = linear_probe(data)
             self._loaded.clear()  # views loaded from here on have the probe
 
     def of(self, group: FusedGroup) -> list[ViewData]:
         """The views of a group."""
-        return self._views(group.stream.views, group.stream.train_on)
+        stream = group.stream
+        return self._views(stream.views, stream.train_on, stream.feature_scale)
 
     def of_fold(self, group: FusedGroup, fold: int) -> list[ViewData]:
         """The views of a group as a fold sees them.
@@ -99,26 +105,37 @@ class Views:
         those that are held out.
         """
         assert self._folds is not None
-        names = group.stream.views
+        stream = group.stream
         probed = probed_views(self._bank, group.recipes)
-        trained = torch.from_numpy(self._folds.trained(fold))
-        held_out = torch.from_numpy(self._folds.held_out(fold))
-        watched = group.stream.generator is not None
+        for name in probed:
+            self._probe_folds(name)
+        watched = stream.generator is not None
         views = []
-        for name, whole in zip(names, self._views(names, "train", folded=True), strict=True):
-            data = fold_view(whole, self._folds.name, trained, held_out, watched=watched)
+        wholes = self._views(stream.views, "train", stream.feature_scale, folded=True)
+        for name, whole in zip(stream.views, wholes, strict=True):
+            data = self._cut(whole, fold, watched=watched)
             if self._bank.classifier(name) is None:
-                start = self._fold_probe(name, fold, data) if name in probed else (None, None)
-                data = replace(data, weight0=start[0], bias0=start[1])
+                probe = self._fold_probes[name, fold] if name in probed else None
+                data = self._starting(data, name, stream.feature_scale, probe)
             views.append(data)
         return views
 
-    def _fold_probe(self, view: str, fold: int, data: ViewData) -> tuple[Tensor, Tensor]:
-        """The linear probe of the rows that a fold trains on, `data`; trained once."""
-        if (view, fold) not in self._fold_probes:
+    def _probe_folds(self, view: str) -> None:
+        """Train the linear probes of a view on the rows that each fold trains on, once."""
+        assert self._folds is not None
+        if (view, 0) in self._fold_probes:
+            return
+        (whole,) = self._views((view,), "train", "none", folded=True)
+        for fold in range(self._folds.count):
             with torch_threads(self._workers):
-                self._fold_probes[view, fold] = linear_probe(data)
-        return self._fold_probes[view, fold]
+                self._fold_probes[view, fold] = linear_probe(self._cut(whole, fold))
+
+    def _cut(self, whole: ViewData, fold: int, *, watched: bool = False) -> ViewData:
+        """A view as a fold sees it."""
+        folds = self._folds
+        assert folds is not None
+        trained, held_out = (torch.from_numpy(f(fold)) for f in (folds.trained, folds.held_out))
+        return fold_view(whole, folds.name, trained, held_out, watched=watched)
 
     def held_out(self) -> HeldOut:
         """The rows that the folds hold out."""
@@ -132,30 +149,45 @@ class Views:
             self._bank.full_counts,
         )
 
-    def _views(self, names: Sequence[str], split: str, *, folded: bool = False) -> list[ViewData]:
+    def _views(
+        self, names: Sequence[str], split: str, scale: str | None, *, folded: bool = False
+    ) -> list[ViewData]:
         """Load views that share the memory, and drop all others."""
-        wanted = [_Key(name, split, self._memory // len(names), folded) for name in names]
+        share = self._memory // len(names)
+        wanted = [
+            _Key(name, split, scale or default_scale(self._bank, name), share, folded)
+            for name in names
+        ]
         for key in self._loaded.keys() - set(wanted):
             del self._loaded[key]
         return [self._load(key) for key in wanted]
 
     def _load(self, key: _Key) -> ViewData:
-        view, split, share, folded = key
         if key not in self._loaded:
             data = load_view(
                 self._bank,
-                view,
+                key.view,
                 self._device,
-                memory=share,
-                train_on=split,
+                memory=key.share,
+                train_on=key.split,
+                scaling=self._scaling(key.view, key.scale),
                 finite=self._finite,
-                folded=folded,
+                folded=key.folded,
             )
-            if view in self.probes:
-                weight, bias = self.probes[view]
-                data = replace(data, weight0=weight, bias0=bias)
+            if probe := self.probes.get(key.view):
+                data = self._starting(data, key.view, key.scale, probe)
             self._loaded[key] = data
         return self._loaded[key]
+
+    def _starting(
+        self, data: ViewData, view: str, scale: str | None, probe: tuple[Tensor, Tensor] | None
+    ) -> ViewData:
+        """A scaled view with a linear probe of features as they are, or without any."""
+        scaling = self._scaling(view, scale)
+        weight, bias = (None, None) if probe is None else probe
+        if scaling and probe is not None:
+            weight, bias = scaling.classifier(*probe)
+        return replace(data, weight0=weight, bias0=bias)
 
 
 def load_view(
@@ -165,6 +197,7 @@ def load_view(
     *,
     memory: int | None = None,
     train_on: str = "train",
+    scaling: Scaling | None = None,
     finite: set[tuple[str, str]] | None = None,
     folded: bool = False,
 ) -> ViewData:
@@ -180,6 +213,8 @@ def load_view(
         As for `sweep`.
     train_on
         The split that recipes are trained on.
+    scaling
+        The scaling of the features and, with them, of the stage-1 classifier.
     finite
         Splits and views whose features are known to be finite, so that streamed ones are checked
         only once; those of this view are added.
@@ -205,9 +240,13 @@ def load_view(
             x = torch.from_numpy(bank.load_copies(split, view)).view(-1, dim)
             if (split, view) not in finite and not _all_finite(x):
                 _refuse_not_finite(bank, split, view)
-            rows[split] = MemoryRows(x.to(device), labels.repeat(copies), copies=copies)
+            x = x.to(device)
+            rows[split] = MemoryRows(
+                scaling.apply_(x) if scaling else x, labels.repeat(copies), copies=copies
+            )
         else:
-            rows[split] = StreamedRows(BankFeatures(bank, split, view), labels, budget=budget)
+            features = BankFeatures(bank, split, view, scaling)
+            rows[split] = StreamedRows(features, labels, budget=budget)
             if (split, view) not in finite:
                 _refuse_not_finite(bank, split, view)
         finite.add((split, view))
@@ -219,6 +258,8 @@ def load_view(
     )
     classifier = bank.classifier(view)
     weight, bias = (None, None) if classifier is None else map(torch.from_numpy, classifier)
+    if scaling and weight is not None and bias is not None:
+        weight, bias = scaling.classifier(weight, bias)
     return ViewData(
         train=train,
         evaluated=rows,
@@ -308,14 +349,23 @@ def half_of(memory: int | None, kind: str) -> int:
 
 
 class BankFeatures:
-    """The features of a split and view, as `StreamedRows` reads them."""
+    """The features of a split and view, scaled, as `StreamedRows` reads them."""
 
-    def __init__(self, bank: Bank, split: str, view: str) -> None:
-        self._bank, self._place = bank, (split, view)
+    def __init__(self, bank: Bank, split: str, view: str, scaling: Scaling | None = None) -> None:
+        self._bank, self._place, self._scaling = bank, (split, view), scaling
         self.shape = bank.shape(split, view)
         self.chunk_rows = bank.chunk_rows(split, view)
-        self.dtype = bank.dtype
+        self.dtype = "float32" if scaling else bank.dtype
 
     def read(self, copy: int, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
         """The rows `start` … `stop` − 1 of a copy."""
-        return self._bank.read(*self._place, start, stop, copy=copy, out=out)
+        if self._scaling is None:
+            return self._bank.read(*self._place, start, stop, copy=copy, out=out)
+        if out is None:
+            out = np.empty((stop - start, self.shape[2]), np.float32)
+        if self._bank.dtype == self.dtype:
+            self._bank.read(*self._place, start, stop, copy=copy, out=out)
+        else:
+            out[:] = self._bank.read(*self._place, start, stop, copy=copy)
+        self._scaling.apply_(torch.from_numpy(out))
+        return out

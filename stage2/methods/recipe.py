@@ -230,6 +230,8 @@ def _resolve(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     for key, setting in takes.settings.items():
         if setting.role == "head" and values[key] is None:  # such as the scale of the logits
             values[key] = values.get(f"head.{setting.name}")
+        if setting.role == "bank" and values[key] is None:
+            del values[key]
     if "loss" in values:
         if OPTIMISERS[values["optimiser"]].full_batch:
             _require_convex(name, values, takes)

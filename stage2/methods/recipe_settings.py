@@ -27,8 +27,18 @@ CALIBRATION = Setting(
     "fitted on val after training: one temperature, or a scale and shift per class",
     choices=("none", "temperature", "vector"),
 )
+FEATURE_SCALE = Setting(
+    "feature_scale",
+    None,
+    "scale features to the norm the presets' rates were made for, or standardise them",
+    choices=("auto", "none", "standardise"),
+    kind=str,
+    role="bank",
+    default_help="auto where stage 1 was not trained on the features",
+)
 COMMON = (
     Setting("train_on", "train", "training split", choices=("train", "train_balanced")),
+    FEATURE_SCALE,
     CALIBRATION,
 )
 """Settings of every recipe, trained or not."""

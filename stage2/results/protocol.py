@@ -14,12 +14,21 @@ from featbank.bank import GROUPS, Bank, class_counts
 from featbank.bank.schema import EVALUATED
 from featbank.wording import number
 from stage2.features.folds import fold_count, is_folds
+from stage2.features.scale import PUBLISHED_NORM
 from stage2.methods.recipe import Recipe
 from stage2.results.ensembles import ENSEMBLE
 from stage2.results.optimism import Optimism
 
 THRESHOLDS = ", ".join(f"{name}: {rule}" for name, rule in GROUPS.items())
 """The groups by training count, for people."""
+
+
+_SCALES = {
+    "auto": f"scaled to norm {PUBLISHED_NORM:g} (auto)",
+    "standardise": f"standardised, then to norm {PUBLISHED_NORM:g}",
+    "none": "as they are (none)",
+}
+"""Words for each ``feature_scale``."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,7 @@ class Protocol:
         parts = [
             f"bank {self.fingerprint[:12]}",
             *self._start(rows),
+            *self._scale(rows),
             self._selected(rows),
             *self._rest_of_test(),
             *self._classes(),
@@ -112,6 +122,18 @@ class Protocol:
                 f"{total} train rows{left_out})"
             )
         return f"selected on {self.select_on} (macro accuracy of held-out train rows{left_out})"
+
+    def _scale(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        """The scale of the features that the rows were trained on; an ensemble does not say it."""
+        scaled = set(self.about.get("scaled", []))  # absent from older files, which scale none
+        used: set[str] = set()
+        for parameters in (row["parameters"] for row in rows if row["name"] != ENSEMBLE):
+            views = str(parameters.get("view")).split("+")
+            default = {"auto" if view in scaled else "none" for view in views}
+            choice = parameters.get("feature_scale")
+            used |= {choice} if choice else default
+        texts = [text for choice, text in _SCALES.items() if choice in used]
+        return [f"features {' and '.join(texts)}"] if texts else []
 
     def _how_selected(self, rows: Sequence[Mapping[str, Any]]) -> str:
         if self.select_on != "val":

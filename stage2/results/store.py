@@ -23,6 +23,7 @@ from featbank.bank import Bank
 from featbank.bank.schema import EVALUATED
 from stage2.engine.metrics import Evaluation
 from stage2.features.folds import Folds, deal, fold_count
+from stage2.features.scale import default_scale
 from stage2.methods.recipe import Recipe
 from stage2.results.database import Database
 from stage2.results.digests import Value
@@ -96,6 +97,7 @@ class Store:
             "views": list(bank.views),
             "seen": {split: int(bank.seen(split).sum()) for split in bank.splits},
             "probed": [view for view in bank.views if bank.classifier(view) is None],
+            "scaled": [view for view in bank.views if default_scale(bank, view) == "auto"],
         }
         measured = [split for split in EVALUATED if split in bank.splits]
         labels = {split: bank.labels(split).astype(np.int32) for split in measured}

@@ -143,8 +143,9 @@ def test_a_fold_is_a_bank_cut_to_it(
 def test_the_same_with_classes_of_few_rows_one_and_none(
     counts: tuple[int, ...], tmp_path: Path, trained_on_folds: Trained
 ) -> None:
-    """Reference: as above, without a classifier: probes are those of the rows trained on. One of
-    the recipes has a batch stream that only all rows share with the others."""
+    """Reference: as above, without a classifier: probes are those of the rows trained on. Features
+    stay as they are: folds share the scale of all train rows, a cut bank has its own. One of the
+    recipes has a batch stream that only all rows share with the others."""
     made = problem(counts, val=0)
     recipes = [
         *_usual(["crt", "lws", "mislas", "ncm", "lda", "knn", "tau_norm"]),
@@ -153,4 +154,5 @@ def test_the_same_with_classes_of_few_rows_one_and_none(
         Recipe("ce", **SHORT),
         *(_usual(["logit_adjust"]) if counts[-1] else []),
     ]
+    recipes = [Recipe(r.name, **{**r.settings, "feature_scale": "none"}) for r in recipes]
     assert_folds_are_cut_banks(recipes, made, tmp_path, trained_on_folds, start=False)

@@ -61,7 +61,7 @@ def exported(recipe: Recipe, made: Problem, *, epoch: str = "last") -> tuple[Any
     (outcome,) = run([recipe], made).values()
     parameters = outcome.parameters if epoch == "last" else outcome.selected
     contexts = [made.view(view).context for view in recipe.views]
-    return modules.head_module(recipe, parameters, contexts), outcome
+    return modules.head_module(recipe, parameters, contexts, [None] * len(contexts)), outcome
 
 
 def features(recipe: Recipe, made: Problem, split: str = "test") -> Any:
@@ -190,7 +190,7 @@ def edited(change: Callable[[dict[str, Any], dict[str, Any]], Any], path: Path) 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t, m: m.update(schema=4), "has head schema 4, this version reads up to 3"),
+        (lambda t, m: m.update(schema=5), "has head schema 5, this version reads up to 4"),
         (lambda t, m: m.update(schema=3), "prior is missing"),
         (lambda t, m: m.pop("forms"), "forms is missing"),
         (lambda t, m: m.update(forms=[{"form": "os.system"}]), "form 'os.system' is none of"),

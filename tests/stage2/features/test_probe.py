@@ -27,15 +27,17 @@ from tests.stage2.compare import assert_close
 from tests.stage2.results.tampering import change
 from tests.stage2.synthetic import Problem, problem
 
-SHORT = {"epochs": 2, "batch_size": 32}
+RAW = {"feature_scale": "none"}
+SHORT = {"epochs": 2, "batch_size": 32, **RAW}
 RECIPES = [
     *(Recipe(name, **SHORT) for name in ("lws", "los", "disalign", "ltwb", "sla", "crt")),
-    *(Recipe(name) for name in ("tau_norm", "logit_adjust", "ncm")),
+    *(Recipe(name, **RAW) for name in ("tau_norm", "logit_adjust", "ncm")),
     Recipe("glag", **SHORT),  # distillation, on rows with and without a made part
     Recipe("mislas", view="instance+balanced", **SHORT),
-    Recipe("logit_adjust", view="instance+balanced"),
+    Recipe("logit_adjust", view="instance+balanced", **RAW),
 ]
-"""Heads, losses and generators that read W₀, and some that do not."""
+"""Heads, losses and generators that read W₀, and some that do not; on features as they are, not
+scaled as is the default without a classifier."""
 
 
 def bare(

@@ -101,7 +101,7 @@ def test_heads_differ_by_their_priors(
     x, log_p, shares = torch.from_numpy(made.x["test", "instance"]), [], []
     for recipe in (Recipe(name, **balanced), Recipe(name, **natural)):
         parameters = run([recipe], made)[recipe].parameters
-        module = head_module(recipe, parameters, [made.view("instance").context])
+        module = head_module(recipe, parameters, [made.view("instance").context], [None])
         log_p.append(log_softmax(module(x).detach().double().numpy(), 1))
         shares.append(implied_prior(recipe, made.counts).shares)
     assert log_shift(np.ones(5), shares[0]) is None

@@ -104,6 +104,7 @@ def test_two_thousand_configurations_fit(tmp_path: Path) -> None:
         views=("instance",),
         rows=lambda split: 8,
         classifier=lambda view: None,
+        norm=lambda view: None,
         labels=lambda split: np.zeros(8, np.int64),
     )
     per_class = rng.uniform(0, 100, classes)

@@ -67,9 +67,9 @@ def test_more_than_there_is_room_for(store: Store) -> None:
         choice = choose(Results(store), most=2)
     assert [each.label for each in choice.shown] == ["crt", "crt-cifar"]
     assert choice.protocol() == (
-        "val, selected epoch · bank ab1200000000 · selected on val (macro accuracy) · "
-        "6 configurations tried · seeds 0 · best 0.0 on val, 0.0 corrected for choosing · "
-        "4 of 4 others tie with it"
+        "val, selected epoch · bank ab1200000000 · features as they are (none) · "
+        "selected on val (macro accuracy) · 6 configurations tried · seeds 0 · "
+        "best 0.0 on val, 0.0 corrected for choosing · 4 of 4 others tie with it"
     )
 
 

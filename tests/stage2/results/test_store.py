@@ -389,6 +389,7 @@ def _bank(number: int, path: str = "bank.h5") -> Bank:
         views=("instance",),
         rows=lambda split: 9,
         classifier=lambda view: None,
+        norm=lambda view: None,
     )
     return cast(Bank, bank)
 

@@ -61,13 +61,14 @@ def write(
         train_counts=np.asarray(counts),
         full_counts=np.asarray(counts),
         seen=lambda split: np.zeros(42, bool),
-        from_test=lambda split: None,
         splits=("train", "val"),
         evaluated=("val",),
         views=("instance",),
         rows=lambda split: 42,
         labels=lambda split: np.arange(42) % len(counts),
         classifier=lambda view: (np.zeros((len(counts), 8)), np.zeros(len(counts))),
+        norm=lambda view: None,
+        from_test=lambda split: None,
     )
     with Store(path, create=True) as store:
         store.add_bank(cast(Bank, bank))
