@@ -11,7 +11,7 @@ import numpy as np
 
 from featbank import errors
 from featbank.bank.blocks import Progress
-from featbank.bank.checks import check_disjoint, check_paths_apart
+from featbank.bank.checks import check_choice, check_disjoint, check_paths_apart
 from featbank.bank.classes import HoldOut, class_counts, hold_out
 from featbank.bank.copying import (
     Piece,
@@ -57,7 +57,7 @@ def split_val(
     Parameters
     ----------
     path
-        A bank without a val split.
+        A bank without a val split, or with an empty one.
     output
         The bank to write.
     how
@@ -78,7 +78,7 @@ def split_val(
     Raises
     ------
     ConfigError
-        If there is a val split or no row of `of`, or the output is the bank itself.
+        If there are rows of val, none of `of` or no such split, or the output is the bank itself.
     EmptyClass
         If no class has two rows.
     DataError
@@ -86,9 +86,10 @@ def split_val(
     BankError, OutputExists, OutputBusy, NoSpace
         If the bank cannot be read, or the output cannot be written.
     """
+    check_choice("split", of, tuple(_TAKEN))
     refuse_inputs(Path(output), [Path(path)])
     with Bank(path) as bank:
-        if "val" in bank.splits:
+        if "val" in bank.evaluated:
             raise errors.ConfigError(
                 f"{bank.path} has a val split of {number(bank.rows('val'), 'row')}. "
                 "Hold out of a bank without one."

@@ -245,12 +245,12 @@ def _show_splits(splits: Mapping[str, Any]) -> None:
             *(["held out of train"] if split["held_out"] else []),
             *(["taken from test"] if split["from_test"] else []),
             *(["without the rows of val"] if name == "test" and shortened else []),
-            *([_seen_text(split)] if split["seen"] or name in ("train", "val") else []),
+            *([_seen_text(split)] if split["seen"] or (split["rows"] and name != "test") else []),
         ]
         source = ", ".join(notes)
         figures = f"{split['rows']:>14} {split['classes']:>8} {per_class:>12}"
         say(f"  {name:<14}{figures}  {source}")
-    if "val" not in splits:
+    if not splits.get("val", {}).get("rows"):
         way = "--val-from-test 5" if splits["train"]["seen"] else "--val-fraction 0.2"
         say(f"  val           none to select by; `featbank split BANK {way}` makes one")
 

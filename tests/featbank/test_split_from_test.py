@@ -166,3 +166,18 @@ def test_wrong_input_is_one_line(featbank: Run, bank: Path, arguments: list, mes
     assert message in done.stderr, done.stderr
     assert done.stderr.count("\n") == 1
     assert {p.name: p.stat().st_size for p in bank.parent.iterdir()} == before
+
+
+def test_an_empty_val_is_none(featbank: Run, tmp_path: Path) -> None:
+    """A split without rows is in nobody's way, whichever split val comes from."""
+    x, y = np.eye(4), np.array([0, 0, 1, 1])
+    features = {"train": {"instance": x}, "val": {"instance": x[:0]}, "test": {"instance": x + 1}}
+    write_bank(tmp_path / "b.h5", features, {"train": y, "val": y[:0], "test": y})
+    assert "none to select by" in featbank("info", "b.h5").stdout
+    for of in ("train", "test"):
+        split_val(tmp_path / "b.h5", tmp_path / f"{of}.h5", HoldOut(1), of=of)
+        with Bank(tmp_path / f"{of}.h5") as b:
+            assert b.labels("val").tolist() == [0, 1]
+            assert (b.from_test("val") is not None) == (of == "test")
+    with pytest.raises(errors.ConfigError, match=r"Unknown split 'tset'\. Did you mean 'test'"):
+        split_val(tmp_path / "b.h5", tmp_path / "v.h5", HoldOut(1), of="tset")
