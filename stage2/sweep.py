@@ -78,6 +78,8 @@ def sweep(
     memory: int | None = None,
     workers: int | None = None,
     select_on: str | None = None,
+    select_by: str | None = None,
+    select_epoch: str = "selected",
     halving: Halving | None = None,
     folds: int | None = None,
     screen: bool = False,
@@ -117,8 +119,8 @@ def sweep(
         the bank in shuffled blocks.
     workers
         CPU threads; by default as many as PyTorch has been given.
-    select_on
-        Split that ranks; see `stage2.results.results.Results`.
+    select_on, select_by, select_epoch
+        What selects; see `stage2.results.results.Results`.
     halving
         Stop the worse configurations of each fused group early, by their macro accuracy on val with
         the first of their seeds; only those left at the end train with the other seeds, in full.
@@ -200,8 +202,13 @@ def sweep(
             train([recipe for recipe in others if recipe.id in left])
         else:
             train(wanted)
-        ranking = select_on or (dealt.name if dealt else None)
-        board = Results(store, bank=bank.fingerprint, select_on=ranking).board
+        board = Results(
+            store,
+            bank=bank.fingerprint,
+            select_on=select_on or (dealt.name if dealt else None),
+            select_by=select_by,
+            select_epoch=select_epoch,
+        ).board
         listeners.end(bank.fingerprint, board)
         present = on_folds if dealt else finished
         skipped = [recipe for recipe in wanted if recipe.hash in present]

@@ -8,13 +8,14 @@ from typing import Any
 import click
 
 from featbank.cli.leaderboard import print_tables
-from featbank.cli.options import FILE, Integer, epoch_option, format_option
+from featbank.cli.options import FILE, Integer, epoch_option, format_option, selection_options
 
 
 @click.command()
 @click.argument("results", type=FILE)
 @click.argument("names", nargs=-1, metavar="[A B…]")
 @click.option("--split", help="Split whose rows are compared. [default: test, or else val]")
+@selection_options("the line below")
 @epoch_option("selected with val and last without")
 @format_option("json carries everything, csv a row per measure.")
 @click.option(
@@ -66,11 +67,11 @@ def compare(
     from stage2.results.store import Store
     from stage2.results.tables import comparison_tables, render_comparison
 
+    selection = {key: options.pop(key) for key in ("select_on", "select_by", "select_epoch")}
     with Store(results) as store:
         prefix, file = bank_of(store, bank)
-        compared = compared_with(
-            Results(store, bank=prefix, split=split), names, file=file, **options
-        )
+        stored = Results(store, bank=prefix, split=split, **selection)
+        compared = compared_with(stored, names, file=file, **options)
     if form != "table":
         click.echo(render_comparison(compared, form))
         return

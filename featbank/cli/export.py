@@ -15,6 +15,7 @@ from featbank.cli.options import (
     epoch_option,
     memory_option,
     output_option,
+    selection_options,
 )
 from featbank.cli.priors import GIVEN
 from featbank.cli.terminal import say
@@ -27,6 +28,7 @@ from featbank.errors import ConfigError
 @output_option("The file, .safetensors.")
 @click.option("--onnx", type=FILE, help="Write ONNX too, to this file. Needs featbank[onnx].")
 @bank_option
+@selection_options("the file")
 @click.option("--features", type=FILE, help="The bank, where it has moved since.")
 @click.option("--seed", type=Integer(), help="One of the seeds swept. [default: the first]")
 @epoch_option("selected where the bank has val")

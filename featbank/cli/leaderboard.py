@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from featbank.characters import visible, visible_lines
-from featbank.cli.options import FILE, Integer, bank_option, format_option, select_on_option
-from featbank.cli.terminal import console
+from featbank.cli.options import FILE, Integer, bank_option, format_option, selection_options
+from featbank.cli.terminal import console, say
 from featbank.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.argument("results", type=FILE)
 @format_option("json and csv carry every row and metric.")
 @click.option("--split", help="Split whose metrics are shown. [default: test, or else val]")
-@select_on_option("the table")
+@selection_options("the table")
 @bank_option
 @click.option(
     "--where",
@@ -41,18 +41,24 @@ if TYPE_CHECKING:
     help="Order by a metric, best first. [default: as ranked by --select-on]",
 )
 @click.option("--top", type=Integer(1), help="Lines of table, md and latex. [default: all]")
+@click.option(
+    "--nested",
+    is_flag=True,
+    help="Correct the best figure by nested folds of the rows that select, not by the bootstrap.",
+)
 def leaderboard(
     *,
     results: Path,
     form: str,
     split: str | None,
-    select_on: str | None,
     bank: str | None,
     condition: str | None,
     best: bool,
     best_per: str | None,
     order: str | None,
     top: int | None,
+    nested: bool,
+    **selection: Any,
 ) -> None:
     """Rank the recipes of a results file.
 
@@ -72,7 +78,7 @@ def leaderboard(
     if best and best_per:
         raise ConfigError("--best is --best-per name. Give one of the two.")
     with Store(results) as store:
-        board = Results(store, bank=bank, split=split, select_on=select_on).board
+        board = Results(store, bank=bank, split=split, nested=nested, **selection).board
     if condition is not None:
         board = filters.where(board, condition)
     if best or best_per:
@@ -95,6 +101,8 @@ def show(board: Leaderboard, form: str, *, top: int | None = None) -> None:
     lines = [[text.replace(" ± ", "±") for text in line] for line in table.lines]
     shown = f"{len(lines)} of {total} configurations shown.\n" if len(lines) < total else ""
     print_tables([table._replace(title="", lines=lines)], shown + table.title)
+    if advice := board.terms.advice:
+        say(advice)
 
 
 def print_tables(

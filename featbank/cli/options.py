@@ -197,14 +197,39 @@ def epoch_option(rule: str) -> Decorator:
     )
 
 
-def select_on_option(product: str) -> Decorator:
-    """``--select-on`` of a command that writes a `product`."""
-    return click.option(
-        "--select-on",
-        type=Ranking(),
-        help="Split that ranks: val, test, or folds such as 5-fold. [default: val where there is "
-        f"one, else folds where there are, else test; {product} says which]",
-    )
+def selection_options(product: str) -> Callable[[Command], Command]:
+    """``--select-on``, ``--select-by`` and ``--select-epoch`` of a command that writes a
+    `product`: the arguments of `stage2.results.results.Results` with these names."""
+
+    def add(command: Command) -> Command:
+        options = (
+            click.option(
+                "--select-on",
+                type=Ranking(),
+                help="Split that selects: val, folds such as 5-fold, or test, if you must. "
+                "[default: val where there is one, else folds where there are, else nothing is "
+                f"selected; {product} says which]",
+            ),
+            click.option(
+                "--select-by",
+                type=click.Choice(["1se", "macro", "nll"]),
+                help="Rule that selects: macro accuracy; the negative log-likelihood at the "
+                "temperature fitted on val; or 1se, the latter among those within one standard "
+                "error of the best macro. [default: 1se]",
+            ),
+            click.option(
+                "--select-epoch",
+                type=click.Choice(["selected", "last"]),
+                default="selected",
+                show_default=True,
+                help="Epoch that stands for a configuration: the best on val, or the last.",
+            ),
+        )
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 def val_options(command: Command) -> Command:

@@ -12,7 +12,7 @@ from featbank.cli.options import (
     FILE,
     bank_option,
     output_option,
-    select_on_option,
+    selection_options,
     width_option,
 )
 from featbank.cli.terminal import say
@@ -42,7 +42,7 @@ class _Plot(click.Command):
     "have something to show]",
 )
 @click.option("--split", help="Split to draw. [default: test; heatmap: the one that ranks]")
-@select_on_option("the caption")
+@selection_options("the caption")
 @click.option(
     "--metric", help="Metric of heatmap and setting. [default: heatmap macro; setting: groups]"
 )

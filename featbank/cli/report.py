@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from featbank.cli.options import FILE, Integer, bank_option, output_option, select_on_option
+from featbank.cli.options import FILE, Integer, bank_option, output_option, selection_options
 from featbank.cli.terminal import say
 
 
 @click.command()
 @click.argument("results", type=FILE)
 @output_option("The page, .html; an existing one is replaced.")
-@select_on_option("the page")
+@selection_options("the page")
 @bank_option
 @click.option(
     "--where",
@@ -33,10 +34,10 @@ def report(
     *,
     results: Path,
     output: Path,
-    select_on: str | None,
     bank: str | None,
     condition: str | None,
     top: int,
+    **selection: Any,
 ) -> None:
     """Write what a results file holds as one HTML page, which needs no network.
 
@@ -49,7 +50,5 @@ def report(
     from stage2.results.store import Store
 
     with Store(results) as store:
-        size = write(
-            Results(store, bank=bank, select_on=select_on), output, condition=condition, top=top
-        )
+        size = write(Results(store, bank=bank, **selection), output, condition=condition, top=top)
     say(f"Wrote {output}, {size / 1e6:.1f} MB.")

@@ -18,7 +18,7 @@ from featbank.cli.options import (
     device_option,
     memory_option,
     output_option,
-    select_on_option,
+    selection_options,
     setting_option,
     setting_options,
 )
@@ -67,7 +67,7 @@ SEARCH_OPTIONS = {
     "RECIPE:KEY=V1,V2 for one recipe alone.",
 )
 @click.option("--seeds", help="Seeds, separated by commas. [default: 0,1,2]")
-@select_on_option("the table")
+@selection_options("the table")
 @device_option
 @memory_option(
     "Budget, such as 2GiB, half for features and half for a fused group; features that do not "
@@ -140,6 +140,8 @@ def sweep(
     dry_run: bool,
     logs: tuple[str, ...],
     top: int,
+    select_by: str | None,
+    select_epoch: str,
     **options: Any,
 ) -> None:
     """Train every recipe on a bank in fused groups, and rank them.
@@ -171,6 +173,8 @@ def sweep(
         "select_on": specification.select_on,
         "folds": specification.folds,
         "screen": screen,
+        "select_by": select_by,
+        "select_epoch": select_epoch,
         "force": force,
         "loggers": [open_logger(text) for text in logs],
     }

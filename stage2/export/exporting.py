@@ -58,6 +58,7 @@ def export_head(
     prior: str | None = None,
     device: str = "auto",
     memory: int | None = None,
+    **selection: Any,
 ) -> Exported:
     """Train a stored configuration, or the members of an ensemble, again and write the head.
 
@@ -84,6 +85,8 @@ def export_head(
         takes it; by default the one that its recipe makes them for.
     device, memory
         As for `stage2.sweep`. A bank that was streamed needs the same `memory` for the same draws.
+    selection
+        ``select_on``, ``select_by``, ``select_epoch`` of `stage2.results.results.Results`.
 
     Raises
     ------
@@ -105,7 +108,7 @@ def export_head(
             "file, or estimate it in predict or evaluate."
         )
     with Store(results) as store:
-        stored = Results(store, bank=bank)
+        stored = Results(store, bank=bank, **selection)
         configuration = stored.find(name)
         run = _run_of(configuration, seed)
         epoch = _epoch_of(configuration, run, epoch)

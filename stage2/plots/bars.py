@@ -71,7 +71,7 @@ def groups(picture: Picture) -> Figure:
         figure,
         "mean per-class accuracy, %",
         choice.protocol(),
-        f"in the order of macro accuracy on {choice.select_on}",
+        f"in the order of {choice.results.board.terms.order}",
         "whiskers: ± one standard deviation over seeds"
         if any(row["macro_std"] is not None for row in rows)
         else "",

@@ -96,6 +96,8 @@ def plot(
     width: float = WIDTH,
     split: str | None = None,
     select_on: str | None = None,
+    select_by: str | None = None,
+    select_epoch: str = "selected",
     metric: str | None = None,
     by: Sequence[str] = (),
 ) -> None:
@@ -121,8 +123,8 @@ def plot(
     split
         The split that is shown; by default ``test`` where the bank has it, for ``heatmap`` the one
         that ranks.
-    select_on
-        The split that ranks configurations, as of `stage2.results.results.Results`.
+    select_on, select_by, select_epoch
+        What selects configurations, as of `stage2.results.results.Results`.
     metric
         The metric of ``heatmap`` and ``setting``.
     by
@@ -143,8 +145,15 @@ def plot(
             raise errors.ConfigError(
                 f"The plot {kind!r} takes no {name.replace('_', '-')}. It is for: {takes}."
             )
-    results = Results(store, bank=bank, split=split, select_on=select_on)
-    if KINDS[kind].on_selection and split is None:
+    results = Results(
+        store,
+        bank=bank,
+        split=split,
+        select_on=select_on,
+        select_by=select_by,
+        select_epoch=select_epoch,
+    )
+    if KINDS[kind].on_selection and split is None and results.select_on:
         results = results.on(results.select_on)
     picture = Picture(results, tuple(recipes), width, metric, tuple(by))
     save(lambda: KINDS[kind].draw(picture), output)

@@ -12,7 +12,7 @@ import numpy as np
 from featbank import __version__
 from featbank.bank import GROUPS, class_groups
 from stage2.engine.details import SHIFT_RATIOS
-from stage2.engine.metrics import RANKING
+from stage2.engine.metrics import METRICS, RANKING
 from stage2.features.experts import short_name
 from stage2.report.details import SECTIONS, details_of
 from stage2.results import filters
@@ -75,6 +75,10 @@ def gather(
         "version": __version__,
         "protocol": starred_protocol(board),
         "selectOn": board.select_on,
+        "order": board.terms.order,
+        "ranking": "selection" if board.select_on else RANKING,
+        "figure": f"{board.select_on or split} {METRICS[RANKING].label}",
+        "advice": board.terms.advice,
         "split": split,
         "epoch": "selected" if any(row["epoch"] == "selected" for row in ranked) else "last",
         "bank": {
@@ -117,8 +121,8 @@ def _header(column: Column, board: Leaderboard) -> dict[str, Any]:
     label, tooltip = column.label, metric.description
     if column.epoch:
         tooltip = f"{metric.label} on {split}, {column.epoch} epoch, {metric.unit}"
-    elif column.key == "selection":
-        tooltip = f"{metric.label} on {board.select_on}, which ranks, {metric.unit}"
+    elif column.key in ("selection", "selection_nll"):
+        tooltip = f"{metric.label} on {board.select_on}, by which it ranks, {metric.unit}"
     elif column.name == RANKING:  # beside the same on the split that ranks
         label = f"{split} {label}"
     return {

@@ -12,7 +12,7 @@ from featbank import errors
 from featbank.wording import listed
 from stage2.engine.details import DETAILS
 from stage2.results.configurations import Configuration, matching
-from stage2.results.leaderboard import Row, is_ranked, setting_text, why_unranked
+from stage2.results.leaderboard import Row, setting_text, why_unranked
 from stage2.results.measured import Measured, measured
 from stage2.results.results import Results
 
@@ -54,11 +54,6 @@ class Choice:
     def split(self) -> str:
         """The split that is shown."""
         return self.results.split
-
-    @property
-    def select_on(self) -> str:
-        """The split that ranks."""
-        return self.results.select_on
 
     @property
     def rows(self) -> list[Row]:
@@ -111,7 +106,7 @@ def choose(
     board = results.board
     every = [board.ranked(rows) for rows in board.configurations()]
     asked = _asked(results, every, recipes, best)
-    rows = [row for row in asked if is_ranked(row)]
+    rows = [row for row in asked if board.has_place(row)]
     if not rows:
         raise errors.ConfigError(
             f"Every configuration asked for in {results.path} "
@@ -120,7 +115,8 @@ def choose(
     if having is not None:
         rows = [row for row in rows if having(results.configurations[row["recipe"]], row)]
     if most and rows[most:]:
-        warn_left_out([row["recipe"] for row in rows], most, board.select_on)
+        which = f"the best on {board.select_on}" if board.select_on else "the first by name"
+        warn_left_out([row["recipe"] for row in rows], most, which)
         rows = rows[:most]
     named = zip(rows, labels(rows), strict=True)
     shown = [Shown(results.configurations[row["recipe"]], row, label) for row, label in named]
@@ -147,11 +143,10 @@ def measured_all(choice: Choice, detail: str) -> list[Measured]:
     return arrays
 
 
-def warn_left_out(ids: Sequence[str], most: int, select_on: str = "val") -> None:
-    """Warn that only the first of these configurations, best first, are drawn."""
+def warn_left_out(ids: Sequence[str], most: int, which: str = "the best on val") -> None:
+    """Warn that only the first of these configurations are drawn, and `which` they are."""
     warnings.warn(
-        f"{most} of {len(ids)} configurations {'is' if most == 1 else 'are'} drawn, the best on "
-        f"{select_on}. "
+        f"{most} of {len(ids)} configurations {'is' if most == 1 else 'are'} drawn, {which}. "
         f"Left out: {listed(ids[most:], 4)}. Choose with --recipe."
     )
 
@@ -179,10 +174,10 @@ def differing(parameters: dict[str, Any], among: Sequence[dict[str, Any]]) -> st
 
 
 def _asked(results: Results, rows: Sequence[Row], recipes: Sequence[str], best: bool) -> list[Row]:
-    """The rows that are asked for; `rows` are ranked, those that diverged last."""
+    """The rows that are asked for, in the order of `rows`."""
     names = {row["recipe"]: row["name"] for row in rows}
     asked: set[str] = set()
     for wanted in recipes or dict.fromkeys(names.values()):
         ids = matching(wanted, names, f"{results.path} has no configuration {wanted!r}.")
-        asked |= {*(ids[:1] if best and wanted in names.values() else ids)}
+        asked |= {*(results.ranking.best(ids) if best and wanted in names.values() else ids)}
     return [row for row in rows if row["recipe"] in asked]

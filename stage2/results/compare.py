@@ -251,7 +251,9 @@ def _require_comparable(
 def _why(board: Leaderboard, name: str) -> str:
     """The reason why a recipe's name stands for its configuration."""
     tried = len({row["recipe"] for row in board.rows if row["name"] == name})
-    return f"best of {tried} on {board.select_on}" if tried > 1 else "its only configuration"
+    if tried == 1:
+        return "its only configuration"
+    return f"best of {tried} on {board.select_on}" if board.select_on else "as published"
 
 
 def _split(results: Results, file: Path | None) -> _Split:

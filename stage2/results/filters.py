@@ -174,6 +174,8 @@ def sort(board: Leaderboard, by: str) -> Leaderboard:
     """
     metric, _, order = by.partition(":")
     known = {**METRICS, "selection": METRICS[RANKING]}
+    if metric == "selection" and board.select_on is None:
+        raise errors.ConfigError("Nothing selects: there is no val. Sort by a metric.")
     if metric not in known:
         raise errors.ConfigError(f"No metric is called {metric!r}. {errors.closest(metric, known)}")
     if order not in ("", "asc", "desc"):

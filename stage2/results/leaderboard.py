@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from featbank import errors
@@ -17,7 +17,7 @@ from stage2.methods.recipe_settings import settings_of
 from stage2.results.configurations import Configuration
 from stage2.results.ensembles import ENSEMBLE, summary
 from stage2.results.protocol import THRESHOLDS, Protocol, is_calibrated
-from stage2.results.ranking import in_order
+from stage2.results.selection import NLL, Correctness, Ranking
 from stage2.results.store import Run
 
 Row = dict[str, Any]
@@ -32,7 +32,8 @@ class Leaderboard:
     rows
         One per configuration and epoch, best configuration first. Keys: ``recipe``, ``name``,
         ``parameters``, ``seeds``, ``split``, ``epoch``, ``status``, ``tied`` (whether it ties with
-        the best; None where that is unknown), ``selection`` (what ranks it, percent), the metrics
+        the best; None where that is unknown), ``selection`` (macro accuracy on the split that
+        selects, percent; None where nothing selects), ``selection_nll`` (NLL,T there), the metrics
         of `METRICS` and their ``…_std`` over seeds; None where there is nothing to average. Where
         folds of rows that stage 1 has seen rank, ``rank`` in place of ``selection``.
         Configurations that halving stopped have no rank and stand below; they were measured on val
@@ -41,15 +42,18 @@ class Leaderboard:
         The protocol of the figures.
     per
         The setting for each of whose values the best is shown, and its value by configuration.
+    ranking
+        The order of configurations; by default that of their ``selection``.
     """
 
     rows: list[Row]
     terms: Protocol
     per: tuple[str, Mapping[str, Any]] | None = None
+    ranking: Ranking | None = field(default=None, repr=False, compare=False)
 
     @property
-    def select_on(self) -> str:
-        """The split whose macro accuracy ranks."""
+    def select_on(self) -> str | None:
+        """The split that selects; None where nothing does."""
         return self.terms.select_on
 
     @property
@@ -83,10 +87,14 @@ class Leaderboard:
     def best_per(self, name: str, value: Mapping[str, Any]) -> Leaderboard:
         """Only the best configuration for each value of the setting `name`; `value` has it by id.
 
-        The protocol still counts all that ran.
+        The protocol still counts all that ran. Where nothing selects, presets as published count as
+        the best of their recipe.
         """
-        ranked = [rows[0]["recipe"] for rows in _ordered(self.configurations())]
-        best = {value[recipe]: recipe for recipe in reversed(ranked)}.values()  # the first wins
+        parts: dict[Any, list[str]] = {}
+        for rows in self.configurations():
+            parts.setdefault(value[rows[0]["recipe"]], []).append(rows[0]["recipe"])
+        ranking = self.ranking or _by_selection(self.rows)
+        best = {id_ for ids in parts.values() for id_ in ranking.best(ids)}
         kept = [row for row in self.rows if row["recipe"] in best]
         terms = self.terms.noting(f"best of each {'recipe' if name == 'name' else name}")
         per = None if name in ("name", "recipe") else (name, value)
@@ -103,19 +111,75 @@ class Leaderboard:
         """The first row of each configuration."""
         return [rows[0] for rows in self.configurations()]
 
+    def has_place(self, row: Row) -> bool:
+        """Whether a row is of a configuration that can be the best: it has a figure that selects,
+        or is done where nothing selects."""
+        if self.select_on is None:
+            return row["status"] == "done"
+        return is_ranked(row)
+
     def ranked(self, rows: Sequence[Row]) -> Row:
         """The row at the epoch that ranks, of the rows of a configuration."""
         return next((row for row in rows if row["epoch"] == self.terms.epoch), rows[0])
 
 
 def board_of(
-    configurations: Iterable[Configuration], terms: Protocol, tied: Mapping[str, bool]
+    configurations: Iterable[Configuration],
+    terms: Protocol,
+    ranking: Ranking,
+    tied: Mapping[str, bool],
 ) -> Leaderboard:
     """Rank configurations under the terms of a protocol; `tied`, by id, with the best."""
-    ordered = _ordered(_rows(configuration, terms, tied) for configuration in configurations)
+    by_id = {each.id: _rows(each, terms, ranking, tied) for each in configurations}
+    ordered = [by_id[id_] for id_ in ranking.order(list(by_id))]
     if terms.is_screen:
         ordered = [_with_rank_alone(rows, rank) for rank, rows in enumerate(ordered, 1)]
-    return Leaderboard([row for rows in ordered for row in rows], terms)
+    return Leaderboard([row for rows in ordered for row in rows], terms, ranking=ranking)
+
+
+def ranking_of(
+    configurations: Iterable[Configuration],
+    rule: str | None,
+    select_on: str | None,
+    epoch: str,
+    rows: tuple[Sequence[str], Correctness | None] = ((), None),
+) -> Ranking:
+    """The order of configurations by a rule.
+
+    Among equals the uncalibrated stands first: calibration did not make the other as good. Where
+    nothing selects, they stand by name, presets as published before others of their recipe.
+
+    Parameters
+    ----------
+    configurations
+        Those that were tried.
+    rule
+        One of `stage2.results.selection.RULES`; None where nothing selects.
+    select_on, epoch
+        The split and epoch that select.
+    rows
+        Ids whose rows are compared, and their rows.
+    """
+    keys: dict[str, Any] = {}
+    macro: dict[str, float] = {}
+    nll: dict[str, float] = {}
+    published: set[str] = set()
+    for each in configurations:
+        preset = not _changed(each.name, each.parameters)
+        published |= {each.id} if preset else set()
+        keys[each.id] = (
+            each.status != "stopped",
+            is_calibrated({"parameters": each.parameters}),
+            each.id,
+        )
+        if rule is None or select_on is None:
+            keys[each.id] = (each.status != "done", each.name, not preset, each.id)
+        elif each.status == "done" and all(run.has(select_on, epoch) for run in each.runs):
+            for metric, values in ((RANKING, macro), (NLL, nll)):
+                found = [selecting_figure(run, select_on, epoch, metric) for run in each.runs]
+                if (mean := _over_seeds(found)[0]) is not None:
+                    values[each.id] = mean
+    return Ranking(rule, keys, macro, nll, *rows, published=frozenset(published))
 
 
 def _with_rank_alone(rows: Sequence[Row], rank: int) -> list[Row]:
@@ -129,10 +193,10 @@ def is_ranked(row: Row) -> bool:
     return row["selection"] is not None or row.get("rank") is not None
 
 
-def why_unranked(rows: Sequence[Row], select_on: str) -> str:
+def why_unranked(rows: Sequence[Row], select_on: str | None) -> str:
     """The end of a sentence: the reason why none of these configurations has a rank by a split, and
     the remedy."""
-    if is_folds(select_on) and any(row["status"] == "done" for row in rows):
+    if select_on and is_folds(select_on) and any(row["status"] == "done" for row in rows):
         n = fold_count(select_on)
         return f"was not measured on {n} folds or diverged there. Sweep it with --folds {n}."
     if any(row["status"] == "stopped" for row in rows):
@@ -140,17 +204,18 @@ def why_unranked(rows: Sequence[Row], select_on: str) -> str:
     return "diverged. Sweep them with a smaller lr."
 
 
-def _rows(configuration: Configuration, terms: Protocol, tied: Mapping[str, bool]) -> list[Row]:
+def _rows(
+    configuration: Configuration, terms: Protocol, ranking: Ranking, tied: Mapping[str, bool]
+) -> list[Row]:
     """A configuration's rows, one per epoch it was measured at, averaged over its seeds."""
     status = configuration.status
     stopped = [run for run in configuration.runs if run.status == "stopped"]
     averaged = stopped or configuration.done
     epochs = sorted({epoch for run in averaged for _, epoch in run.metrics}) or ["last"]
-    ranked_at = terms.epoch if terms.epoch in epochs else "last"
-    complete = averaged if status == "done" else []  # a mean over surviving seeds ranks nothing
-    if not all(run.has(terms.select_on, ranked_at) for run in complete):
-        complete = []
-    selection = [_selection(run, terms.select_on, ranked_at) for run in complete]
+    selecting: list[float | None] = []
+    at = terms.select_on
+    if status == "done" and at is not None and all(run.has(at, terms.epoch) for run in averaged):
+        selecting = [selecting_figure(run, at, terms.epoch, RANKING) for run in averaged]
     rows = []
     for epoch in epochs:
         row: Row = {
@@ -162,7 +227,8 @@ def _rows(configuration: Configuration, terms: Protocol, tied: Mapping[str, bool
             "epoch": epoch,
             "status": status,
         }
-        row["selection"], row["selection_std"] = _over_seeds(selection)
+        row["selection"], row["selection_std"] = _over_seeds(selecting)
+        row["selection_nll"] = ranking.nll.get(configuration.id)
         for metric in METRICS:
             values = _metrics(averaged, terms.split, epoch, metric)
             row[metric], row[f"{metric}_std"] = _over_seeds(values)
@@ -187,10 +253,12 @@ def _metric(run: Run, split: str, epoch: str, metric: str) -> float | None:
     return run.metrics.get((split, run.measured_at(split, epoch)), {}).get(metric)
 
 
-def _selection(run: Run, select_on: str, epoch: str) -> float | None:
-    """The figure that ranks a run; on val, to which a calibration is fitted, that before it."""
-    uncalibrated = _metric(run, select_on, epoch, UNCALIBRATED)
-    return _metric(run, select_on, epoch, RANKING) if uncalibrated is None else uncalibrated
+def selecting_figure(run: Run, select_on: str, epoch: str, metric: str) -> float | None:
+    """A figure by which a run is selected; of accuracies on val, that before calibration."""
+    uncalibrated = None
+    if metric == RANKING:
+        uncalibrated = _metric(run, select_on, epoch, UNCALIBRATED)
+    return _metric(run, select_on, epoch, metric) if uncalibrated is None else uncalibrated
 
 
 def _over_seeds(values: Sequence[float | None]) -> tuple[float | None, float | None]:
@@ -212,10 +280,15 @@ def differences(row: Row) -> str:
     diverged; of an ensemble the numbers of its members and of those it was chosen from."""
     if row["name"] == ENSEMBLE:
         return summary(row["parameters"])
-    usual = _usual(row["name"], row["parameters"])
-    changed = {k: v for k, v in row["parameters"].items() if usual.get(k) != v}
+    changed = _changed(row["name"], row["parameters"])
     texts = [f"{name}={setting_text(name, value)}" for name, value in changed.items()]
     return " ".join([*texts, *([f"({row['status']})"] if row["status"] != "done" else [])])
+
+
+def _changed(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """The settings in which a configuration differs from its preset."""
+    usual = _usual(name, parameters)
+    return {k: v for k, v in parameters.items() if usual.get(k) != v}
 
 
 def _usual(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -234,18 +307,8 @@ def setting_text(name: str, value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _ordered(configurations: Iterable[list[Row]]) -> list[list[Row]]:
-    """The rows of each configuration, best first; of those without a rank, the stopped first.
-
-    Among equals the uncalibrated stands first: calibration did not make the other as good.
-    """
-
-    def name(rows: list[Row]) -> tuple[bool, bool, str]:
-        first = rows[0]
-        return first["status"] != "stopped", is_calibrated(first), first["recipe"]
-
-    def figure(rows: list[Row]) -> float | None:
-        first = rows[0]
-        return -first["rank"] if first.get("rank") else first["selection"]
-
-    return in_order(configurations, figure, name)
+def _by_selection(rows: Iterable[Row]) -> Ranking:
+    """The order of rows by the figure that they carry."""
+    figures = {row["recipe"]: row["selection"] for row in rows}
+    known = {id_: value for id_, value in figures.items() if value is not None}
+    return Ranking("macro", dict(zip(figures, figures, strict=True)), known)

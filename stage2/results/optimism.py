@@ -1,13 +1,13 @@
 r"""The cost of choosing the best of many configurations, from the rows each classifies correctly.
 
-Row i of class k weighs w_i = 1/(K·m_k), with m_k rows of its class, so that θ_j = Σ_i w_i c_ij is
-the macro accuracy of configuration j; c_ij is the share of its seeds that classify row i correctly.
-A star marks the same of rows drawn with replacement, their weights divided by their sum.
+θ_j is the macro accuracy of configuration j, as in `stage2.results.selection`. A star marks the
+same of rows drawn with replacement, their weights divided by their sum.
 
 **The correction.** The best of many figures is too high: it is the best partly by chance. A
 bootstrap repeats the choice. In each resample another configuration may win; it is measured on the
 rows that the resample left out. The mean of these figures estimates what the winner reaches on new
-rows [Tsamardinos et al. 2018, algorithm 5].
+rows [Tsamardinos et al. 2018, algorithm 5]. **Nested folds** repeat the choice on four fifths of
+the rows and measure it on the rest, five times.
 
 **The tied set.** Configuration j stays in the set while max_i θ_i − θ_j is at most the 95 %
 quantile of max_i Δ_i − Δ_j with Δ_i = θ*_i − θ_i. The truly best one leaves it only by an error in
@@ -20,13 +20,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
+from stage2.engine.calibration import FOLDS, val_folds
+from stage2.results.selection import Correctness, chosen
 from stage2.results.significance import LEVEL
 
 RESAMPLES = 200
-
-_BLOCK = 1 << 12
-"""Rows whose correctness is held in float32 at once."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Optimism:
     Attributes
     ----------
     winner
-        Index of the configuration with the best macro accuracy; the first of equal ones.
+        Index of the configuration that the rule puts first; the first of equal ones.
     figure, corrected
         Its macro accuracy on the rows that chose it, and an estimate for new rows, which is
         not above it; percent. NaN where no resample leaves a row out.
@@ -55,6 +55,9 @@ def optimism(
     labels: np.ndarray,
     *,
     seeds: np.ndarray | int = 1,
+    rule: str = "macro",
+    nll: np.ndarray | None = None,
+    nested: bool = False,
     resamples: int = RESAMPLES,
     random: int = 0,
 ) -> Optimism:
@@ -62,12 +65,12 @@ def optimism(
 
     Parameters
     ----------
-    correct
-        Seeds of each configuration that classify each row correctly, [R, N] uint8.
-    labels
-        Classes of the rows [N].
-    seeds
-        Seeds of each configuration, [R] or one number for all.
+    correct, labels, seeds
+        As of `stage2.results.selection.Correctness`.
+    rule, nll
+        The rule that chooses, and NLL,T of each [R] for rules that need it.
+    nested
+        Correct by nested folds instead of the bootstrap.
     resamples
         Of the bootstrap.
     random
@@ -77,25 +80,26 @@ def optimism(
     -------
     Optimism
     """
-    _, classes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    weight = (1 / (len(sizes) * sizes[classes])).astype(np.float32)
+    of = Correctness(correct, labels, seeds)
+    weight, criterion = of.weight, np.zeros(len(correct)) if nll is None else nll
     drawn = _drawn(len(labels), resamples, np.random.default_rng(random))
-    weights = np.vstack([weight, drawn * weight])  # the sample's, and those of each resample
-    scores = 100 * _weighted(correct, weights) / np.reshape(seeds, (-1, 1))  # [R, 1 + resamples]
-    observed, resampled = scores[:, 0], scores[:, 1:]
-    winner = int(observed.argmax())
-    left_out = np.where(drawn == 0, weight, np.float32(0))
-    winners, all_seeds = resampled.argmax(0), np.broadcast_to(seeds, len(correct))
+    folds = val_folds(torch.as_tensor(labels, dtype=torch.int64)).numpy()
+    kept = np.stack([folds != fold for fold in range(FOLDS)]) if nested else drawn
+    scores = of.means(np.vstack([weight, drawn * weight, *([kept * weight] if nested else [])]))
+    observed, resampled = scores[:, 0], scores[:, 1 : 1 + resamples]
+    choices = np.column_stack([observed, scores[:, -len(kept) :]])
+    first, *winners = chosen(rule, choices, criterion, of)
+    left_out = np.where(kept == 0, weight, np.float32(0))
     out_of_bag = [
-        100 * (rows @ correct[place].astype(np.float32)) / all_seeds[place] / rows.sum()
+        100 * (rows @ correct[place].astype(np.float32)) / of.of_seeds[place, 0] / rows.sum()
         for place, rows in zip(winners, left_out, strict=True)
         if rows.any()  # of a few rows a resample may take all
     ]
     shift = resampled - observed[:, None]
     distance = np.percentile(shift.max(0) - shift, LEVEL, axis=1)
-    figure = float(observed[winner])
+    figure = float(observed[first])
     corrected = min(figure, float(np.mean(out_of_bag))) if out_of_bag else np.nan
-    return Optimism(winner, figure, corrected, figure - observed <= distance)
+    return Optimism(int(first), figure, corrected, observed.max() - observed <= distance)
 
 
 def _drawn(rows: int, resamples: int, random: np.random.Generator) -> np.ndarray:
@@ -104,12 +108,3 @@ def _drawn(rows: int, resamples: int, random: np.random.Generator) -> np.ndarray
     for resample in drawn:
         resample[:] = np.bincount(random.integers(rows, size=rows), minlength=rows)
     return drawn
-
-
-def _weighted(correct: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Means of the rows of `correct` [R, N] under each of `weights` [M, N]: [R, M] float64."""
-    total = np.zeros((len(correct), len(weights)))
-    for start in range(0, weights.shape[1], _BLOCK):
-        block = slice(start, start + _BLOCK)
-        total += correct[:, block].astype(np.float32) @ weights[:, block].T
-    return total / weights.sum(1, dtype=np.float64)

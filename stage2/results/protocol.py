@@ -13,11 +13,13 @@ from featbank import errors
 from featbank.bank import GROUPS, Bank, class_counts
 from featbank.bank.schema import EVALUATED
 from featbank.wording import number
+from stage2.engine.metrics import METRICS
 from stage2.features.folds import fold_count, is_folds
 from stage2.features.scale import PUBLISHED_NORM
 from stage2.methods.recipe import Recipe
 from stage2.results.ensembles import ENSEMBLE
 from stage2.results.optimism import Optimism
+from stage2.results.selection import NLL, RULES
 
 THRESHOLDS = ", ".join(f"{name}: {rule}" for name, rule in GROUPS.items())
 """The groups by training count, for people."""
@@ -40,7 +42,7 @@ class Protocol:
     fingerprint, about
         The bank's fingerprint, and its record in the results (`Store.add_bank`).
     split, select_on
-        The split whose metrics are shown, and the one that ranks.
+        The split whose metrics are shown, and the one that selects; None where nothing does.
     tried
         Number of configurations in the file.
     searched
@@ -49,21 +51,66 @@ class Protocol:
         What choosing the best of them cost, where that is known.
     notes
         Operations on the rows since, such as a filter.
+    rule
+        What selects, one of `stage2.results.selection.RULES`.
+    select_epoch
+        ``last`` where no epoch is selected on val.
+    epochs
+        The epochs that each configuration chose from; empty where none was chosen.
+    rows_per_class
+        The least and the most rows of a class on the split that selects, where that is known.
     """
 
     fingerprint: str
     about: Mapping[str, Any]
     split: str
-    select_on: str
+    select_on: str | None
     tried: int
     searched: str = ""
     optimism: Optimism | None = None
     notes: tuple[str, ...] = ()
+    rule: str | None = "macro"
+    select_epoch: str = "selected"
+    epochs: tuple[int, ...] = ()
+    rows_per_class: tuple[int, int] | None = None
 
     @property
     def epoch(self) -> str:
-        """The epoch that ranks where it was measured: none is ever picked on test."""
-        return ranking_epoch(self.select_on)
+        """The epoch that selects where it was measured: none is ever picked on test."""
+        return ranking_epoch(self.select_on, self.select_epoch)
+
+    @property
+    def order(self) -> str:
+        """What configurations stand in the order of, in words."""
+        if self.select_on is None or self.rule is None:
+            return "their names"
+        return f"{RULES[self.rule]} on {self.select_on}"
+
+    @property
+    def advice(self) -> str:
+        """A sentence for people where the choice is not to be trusted; else nothing."""
+        if self.select_on is None:
+            return f"Nothing is selected, presets stand as published. {self._ways_to_a_val()}"
+        if self.optimism and 2 * self.optimism.tied.sum() > len(self.optimism.tied) > 2:
+            return (
+                f"More than half of what was tried ties with the best: {self.select_on} has too "
+                "few rows to tell them apart. Choose among them by cost or calibration, or hold "
+                "out more rows."
+            )
+        return ""
+
+    def _ways_to_a_val(self) -> str:
+        """The ways to a val, for a bank that has none."""
+        path = self.about["path"]
+        if not self.about.get("seen", {}).get("train", True):
+            return (
+                f"Rank by cross-validation (featbank sweep {path} --folds 5), or hold a val out: "
+                f"featbank split {path} --val-per-class 5."
+            )
+        return (
+            "Extract a bank with a val that stage 1 never saw (featbank train --val-per-class 20), "
+            f"or take one from test: featbank split {path} --val-from-test 5."
+        )
 
     def noting(self, note: str) -> Protocol:
         """The same with one more note."""
@@ -91,6 +138,8 @@ class Protocol:
             f"{number(self.tried, 'configuration')} tried{self.searched}",
             *self._ensemble(rows),
             f"seeds {', '.join(map(str, seeds)) or 'none'}",
+            *self._evidence(),
+            *self._chosen_epochs(),
             *self._cost(),
         ]
         return " · ".join([*parts, *units, *self.notes])
@@ -110,9 +159,24 @@ class Protocol:
         return is_screen(self.about, self.select_on)
 
     def _selected(self, rows: Sequence[Mapping[str, Any]]) -> str:
-        """What selected, and how."""
-        if not is_folds(self.select_on):
-            return f"selected on {self.select_on}{self._how_selected(rows)}"
+        """The split that selects, and its figure."""
+        if self.select_on is None or self.rule is None:
+            return "not selected: there is no val, and nothing is selected on test unasked"
+        figure = METRICS[NLL].label if self.rule == "nll" else "macro accuracy"
+        if is_folds(self.select_on):
+            return self._by_folds(figure)
+        if self.select_on != "val":
+            return f"selected on {self.select_on} ({figure})"
+        if any(map(is_calibrated, rows)):
+            figure += " before calibration"
+        if seen := self.about.get("seen", {}).get("val"):
+            every = self.about["rows"]["val"]
+            share = "its rows" if seen == every else f"{seen} of its {every} rows"
+            figure += f"; stage 1 has seen {share}"
+        return f"selected on val ({figure})"
+
+    def _by_folds(self, figure: str) -> str:
+        """The same where folds of train select."""
         single = sum(n == 1 for n in self.about["train_counts"])
         left_out = f"; {number(single, 'class', 'classes')} of one row left out" if single else ""
         if self.is_screen:
@@ -121,7 +185,7 @@ class Protocol:
                 f"screened by {self.select_on} (order alone: stage 1 has seen {seen} of the "
                 f"{total} train rows{left_out})"
             )
-        return f"selected on {self.select_on} (macro accuracy of held-out train rows{left_out})"
+        return f"selected on {self.select_on} ({figure} of held-out train rows{left_out})"
 
     def _scale(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         """The scale of the features that the rows were trained on; an ensemble does not say it."""
@@ -135,16 +199,23 @@ class Protocol:
         texts = [text for choice, text in _SCALES.items() if choice in used]
         return [f"features {' and '.join(texts)}"] if texts else []
 
-    def _how_selected(self, rows: Sequence[Mapping[str, Any]]) -> str:
-        if self.select_on != "val":
-            return ""
-        before = " before calibration" if any(map(is_calibrated, rows)) else ""
-        rule = f"macro accuracy{before}"
-        if seen := self.about.get("seen", {}).get("val"):
-            rows_of_val = self.about["rows"]["val"]
-            share = "its rows" if seen == rows_of_val else f"{seen} of its {rows_of_val} rows"
-            rule += f"; stage 1 has seen {share}"
-        return f" ({rule})"
+    def _evidence(self) -> list[str]:
+        """What a choice between close configurations rests on: the rule, and the rows."""
+        parts = []
+        if self.rule == "1se":
+            parts.append(f"within one standard error by {METRICS[NLL].label}")
+        if self.rows_per_class:
+            low, high = self.rows_per_class
+            count = number(low, "row") if low == high else f"{low}–{high} rows"
+            unseen = self.select_on == "val" and not self.about.get("seen", {}).get("val", True)
+            clean = ", unseen by stage 1" if unseen else ""
+            parts.append(f"{self.select_on}: {count} per class{clean}")
+        return parts
+
+    def _chosen_epochs(self) -> list[str]:
+        """The number of epochs to choose from, of all configurations, where one of them is."""
+        total = sum(self.epochs)
+        return [f"{total:,} configurations × epochs"] if total > len(self.epochs) else []
 
     def _rest_of_test(self) -> list[str]:
         """The rows per class that val took from test, where it did."""
@@ -191,9 +262,9 @@ class Protocol:
         return notes
 
 
-def ranking_epoch(select_on: str) -> str:
-    """The epoch that ranks where it was measured; it is never picked on test."""
-    return "selected" if select_on == "val" else "last"
+def ranking_epoch(select_on: str | None, select_epoch: str = "selected") -> str:
+    """The epoch that selects where it was measured; it is never picked on test."""
+    return select_epoch if select_on == "val" else "last"
 
 
 def is_calibrated(row: Mapping[str, Any]) -> bool:
@@ -208,18 +279,20 @@ def measured_splits(about: Mapping[str, Any]) -> list[str]:
     return [*folds, *(split for split in EVALUATED if about["rows"].get(split))]
 
 
-def default_selection(about: Mapping[str, Any], measured: Collection[str]) -> str:
-    """The split that ranks unless another is named: val, else the most folds that any run was
-    `measured` on, else test."""
+def default_selection(about: Mapping[str, Any], measured: Collection[str]) -> str | None:
+    """The split that selects unless another is named: val, else the most folds that any run was
+    `measured` on; never test."""
     splits = measured_splits(about)
     folds = [split for split in splits if is_folds(split) and split in measured]
-    return "val" if "val" in splits else (folds or ["test"])[-1]
+    if "val" in splits:
+        return "val"
+    return folds[-1] if folds else None
 
 
-def is_screen(about: Mapping[str, Any], split: str) -> bool:
+def is_screen(about: Mapping[str, Any], split: str | None) -> bool:
     """Whether a split is made up of rows that folds held out, but that stage 1 has seen: they
     order configurations, and no figure of theirs says how a head does on new rows."""
-    return is_folds(split) and bool(about.get("seen", {}).get("train"))
+    return split is not None and is_folds(split) and bool(about.get("seen", {}).get("train"))
 
 
 def full_counts(about: Mapping[str, Any]) -> np.ndarray:

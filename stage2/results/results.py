@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -14,7 +15,7 @@ from featbank.wording import listed
 from stage2.features.folds import is_folds
 from stage2.results.configurations import Configuration, matching, search_note
 from stage2.results.ensembles import ENSEMBLE
-from stage2.results.leaderboard import Leaderboard, board_of, is_ranked, why_unranked
+from stage2.results.leaderboard import Leaderboard, board_of, ranking_of, why_unranked
 from stage2.results.optimism import Optimism, optimism
 from stage2.results.protocol import (
     Protocol,
@@ -24,6 +25,7 @@ from stage2.results.protocol import (
     measured_splits,
     ranking_epoch,
 )
+from stage2.results.selection import Correctness, Ranking
 from stage2.results.store import Run, Store
 
 
@@ -40,10 +42,18 @@ class Results:
         The split whose metrics are shown; by default ``test`` where the bank has rows of it, else
         ``val``.
     select_on
-        The split whose macro accuracy ranks; by default ``val`` where the bank has it, else the
-        rows that folds held out, such as ``5-fold``, where a sweep had folds, and otherwise
-        ``test``, which the protocol line then says. With ``val`` a configuration is ranked by its
-        selected epoch, else by its last: no epoch is ever picked on test.
+        The split that selects; by default ``val`` where the bank has it, else the rows that folds
+        held out, such as ``5-fold``, where a sweep had folds. Where there is neither, nothing
+        selects: configurations stand by name, presets as they are published come first, and the
+        protocol line says so. ``test`` only if it is asked for.
+    select_by
+        Rule of `stage2.results.selection.RULES`; by default ``1se``, or ``macro`` where the runs
+        were stored without NLL,T.
+    select_epoch
+        ``selected``: on val a configuration stands for its epoch that was best there; ``last``: for
+        its last one, as always elsewhere: no epoch is ever picked on test.
+    nested
+        Correct for choosing by nested folds instead of the bootstrap.
 
     Attributes
     ----------
@@ -54,7 +64,9 @@ class Results:
     tried
         The configurations that a sweep trained.
     split, select_on
-        As resolved.
+        As resolved; no `select_on` where nothing selects.
+    ranking
+        The order of configurations.
     board
         The configurations, ranked.
     tied, optimism
@@ -74,6 +86,9 @@ class Results:
         bank: str | None = None,
         split: str | None = None,
         select_on: str | None = None,
+        select_by: str | None = None,
+        select_epoch: str = "selected",
+        nested: bool = False,
     ) -> None:
         self.store = store
         self.fingerprint, self.about = store.one_bank(bank)
@@ -87,8 +102,18 @@ class Results:
         self.configurations = {id_: Configuration(tuple(seeds)) for id_, seeds in runs.items()}
         self.tried = [each for each in self.configurations.values() if not each.is_ensemble]
         on = {split for seeds in runs.values() for run in seeds for split, _ in run.metrics}
-        self.select_on = self._known(select_on or default_selection(self.about, on))
-        self.tied, self.optimism = self._compared()
+        default = default_selection(self.about, on)
+        self.select_on = self._known(select_on) if select_on else default
+        self.select_epoch = select_epoch
+        self.nested = nested
+        self._labels = None
+        if self.select_on is not None:
+            self._labels = self.store.labels(self.fingerprint, self.select_on)
+        self.ranking = self._ranking(select_by)
+        self.optimism = self._optimism()
+        self.tied: dict[str, bool] = {}
+        if self.optimism:
+            self.tied = dict(zip(self.ranking.ids, self.optimism.tied.tolist(), strict=True))
         self._rank(split or measured_splits(self.about)[-1])
 
     def on(self, split: str) -> Self:
@@ -144,14 +169,22 @@ class Results:
         return self.configurations[ids[0]]
 
     def _best(self, name: str) -> Configuration:
-        """The first configuration of a recipe on the board."""
-        rows = [row for row in self.board.rows if row["name"] == name]
-        if not is_ranked(rows[0]):
+        """The first configuration of a recipe on the board; where nothing selects, its preset as it
+        is published, or the only one."""
+        rows = [row for row in self.board.first_rows() if row["name"] == name]
+        placed = [row["recipe"] for row in rows if self.board.has_place(row)]
+        if not placed:
             raise errors.ConfigError(
                 f"Every configuration of {name!r} in {self.path} "
                 f"{why_unranked(rows, self.select_on)}"
             )
-        return self.configurations[rows[0]["recipe"]]
+        best = self.ranking.best(placed)
+        if len(best) > 1:
+            raise errors.ConfigError(
+                f"Nothing selects among the {len(best)} configurations of {name!r} in {self.path}: "
+                f"there is no val. Name one by its id, such as {best[0]}, or give --select-on test."
+            )
+        return self.configurations[best[0]]
 
     def _known(self, split: str) -> str:
         """A split that was measured."""
@@ -176,17 +209,47 @@ class Results:
             len(self.tried),
             search_note(self.tried),
             self.optimism,
+            rule=self.ranking.rule,
+            select_epoch=self.select_epoch,
+            epochs=self._epochs(),
+            rows_per_class=_per_class(self._labels),
         )
-        self.board: Leaderboard = board_of(self.configurations.values(), terms, self.tied)
+        self.board: Leaderboard = board_of(
+            self.configurations.values(), terms, self.ranking, self.tied
+        )
 
-    def _compared(self) -> tuple[dict[str, bool], Optimism | None]:
-        """Whether each configuration that ranks ties with the best, and what choosing it cost.
+    @property
+    def _epoch(self) -> str:
+        """The epoch that selects, where it was measured."""
+        return ranking_epoch(self.select_on, self.select_epoch)
 
-        Left out are those with vector scaling: it is fitted to the labels of val, and the rows that
-        are right after it are not those that rank. An ensemble is made of them, not tried.
+    def _ranking(self, select_by: str | None) -> Ranking:
+        """The order of configurations by a rule, or by the default one."""
+        every, at = self.configurations.values(), self.select_on
+        if at is None:
+            return ranking_of(every, None, None, self._epoch)
+        ids, correctness = self._compared()
+        known = ranking_of(every, "1se", at, self._epoch, (ids, correctness))
+        lacking = (known.macro.keys() & {each.id for each in self.tried}) - known.nll.keys()
+        if select_by in (None, "macro"):
+            rule = select_by or ("macro" if lacking else "1se")
+            return replace(known, rule=rule)
+        if lacking:
+            raise errors.ConfigError(
+                f"{len(lacking)} of {len(known.macro)} configurations of {self.path} have no NLL,T "
+                f"on {at}. Sweep them again with --force, or give --select-by macro."
+            )
+        return replace(known, rule=select_by)
+
+    def _compared(self) -> tuple[list[str], Correctness | None]:
+        """The configurations whose rows are compared, and their rows on the split that selects.
+
+        Left out are those with vector scaling: the rows that are right after it are not those that
+        rank. An ensemble is made of them, not tried.
         """
-        at, epoch = self.select_on, ranking_epoch(self.select_on)
-        labels = self.store.labels(self.fingerprint, at)
+        at, epoch = self.select_on, self._epoch
+        if self._labels is None or at is None or is_screen(self.about, at):
+            return [], None
         compared = [
             each
             for each in self.tried
@@ -194,10 +257,33 @@ class Results:
             and each.measured_on(at)
             and (is_folds(at) or each.parameters.get("calibration") != "vector")
         ]
-        if labels is None or len(compared) < 2 or is_screen(self.about, at):
-            return {}, None
+        if len(compared) < 2:
+            return [], None
         runs = [[(run.recipe, run.measured_at(at, epoch)) for run in c.runs] for c in compared]
         correct = self.store.correct_seeds(self.fingerprint, at, runs)
         seeds = np.array([len(each.runs) for each in compared])
-        result = optimism(correct, labels, seeds=seeds)
-        return {each.id: bool(t) for each, t in zip(compared, result.tied, strict=True)}, result
+        return [each.id for each in compared], Correctness(correct, self._labels, seeds)
+
+    def _optimism(self) -> Optimism | None:
+        """The cost of choosing the best; None where fewer than two can be compared."""
+        ranking, of = self.ranking, self.ranking.correctness
+        if of is None or ranking.rule is None:
+            return None
+        nll = np.array([ranking.nll.get(id_, np.inf) for id_ in ranking.ids])
+        return optimism(
+            of.correct, of.labels, seeds=of.seeds, rule=ranking.rule, nll=nll, nested=self.nested
+        )
+
+    def _epochs(self) -> tuple[int, ...]:
+        """The epochs that each configuration with a selected epoch chose from."""
+        if self._epoch != "selected":
+            return ()
+        return tuple(each.parameters.get("epochs", 1) for each in self.tried)
+
+
+def _per_class(labels: np.ndarray | None) -> tuple[int, int] | None:
+    """The least and the most rows of a class that has some."""
+    if labels is None or not len(labels):
+        return None
+    rows = np.unique(labels, return_counts=True)[1]
+    return int(rows.min()), int(rows.max())

@@ -13,6 +13,7 @@ from featbank.characters import in_csv, in_latex, in_markdown, visible
 from stage2.engine.metrics import METRICS, RANKING, Metric
 from stage2.results.compare import Compared, Comparison, Measure
 from stage2.results.leaderboard import Leaderboard, Row, differences, setting_text
+from stage2.results.selection import NLL
 from stage2.results.significance import LEVEL
 
 _GAIN = "B\u00a0−\u00a0A"  # never broken over lines
@@ -77,7 +78,7 @@ class Column:
             return row["rank"], None
         if self.epoch is not None:  # where no epoch was selected, the last one counts as that
             row = {row["epoch"]: row for row in rows}.get(self.epoch, rows[0])
-        return row[self.name], row[f"{self.name}_std"]
+        return row[self.name], row.get(f"{self.name}_std")
 
     def text(self, board: Leaderboard, rows: Sequence[Row]) -> str:
         """The same for people; a star at the figure that ranks marks a tie with the best."""
@@ -100,11 +101,22 @@ def metric_columns(board: Leaderboard, table: str) -> list[Column]:
             ]
         elif table in metric.columns:
             others.append(Column(name, metric.label, metric, name))
-    ranking = METRICS[RANKING]
-    selection = Column("selection", f"{board.select_on} {ranking.label}", ranking, "selection")
+    return [*by_epoch, *_selecting(board), *others]
+
+
+def _selecting(board: Leaderboard) -> list[Column]:
+    """The figures that select: of macro accuracy, and of NLL,T under rules that use it; the rank
+    alone of a screen. Where nothing selects, macro accuracy on the split shown."""
+    metric = METRICS[RANKING]
+    if board.select_on is None:
+        return [Column(RANKING, f"{board.terms.split} {metric.label}", metric, RANKING)]
     if board.terms.is_screen:
-        selection = Column("selection", f"{board.select_on} rank", ranking, "rank")
-    return [*by_epoch, selection, *others]
+        return [Column("selection", f"{board.select_on} rank", metric, "rank")]
+    used = {"selection": RANKING} | ({} if board.terms.rule == "macro" else {"selection_nll": NLL})
+    return [
+        Column(key, f"{board.select_on} {METRICS[metric].label}", METRICS[metric], key)
+        for key, metric in used.items()
+    ]
 
 
 def table_of(board: Leaderboard) -> Table:

@@ -31,13 +31,13 @@ def likely_finals(recipes: Sequence[Recipe]) -> list[Recipe]:
 def winners(by_folds: Results, recipes: Sequence[Recipe]) -> list[Recipe]:
     """Those of `recipes`, all seeds, whose configuration is the best of its recipe in a results
     file that is ranked by folds."""
-    kinds = {recipe.id: _kind(recipe) for recipe in recipes}
-    best: dict[tuple[str, str], str] = {}
+    kinds: dict[tuple[str, str], list[str]] = {}
     for row in by_folds.board.first_rows():
         if is_ranked(row):
             kind = row["name"], row["parameters"].get("calibration", "none")
-            best.setdefault(kind, row["recipe"])
-    return [recipe for recipe in recipes if best.get(kinds[recipe.id]) == recipe.id]
+            kinds.setdefault(kind, []).append(row["recipe"])
+    best = {id_ for ids in kinds.values() for id_ in by_folds.ranking.best(ids)}
+    return [recipe for recipe in recipes if recipe.id in best]
 
 
 def _kind(recipe: Recipe) -> tuple[str, str]:

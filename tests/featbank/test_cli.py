@@ -139,17 +139,26 @@ def test_seeds_can_be_set_like_any_setting(featbank: Run, toy_bank: Path) -> Non
     assert {tuple(row["seeds"]) for row in rows_of(featbank, "results.sqlite")} == {(4, 5)}
 
 
-def test_without_val_every_table_says_selected_on_test(
+def test_without_val_every_table_says_that_nothing_is_selected(
     featbank: Run, make_toy: Callable[..., Toy], tmp_path: Path
 ) -> None:
-    """The protocol is never silent, and no epoch is picked on test."""
+    """The protocol is never silent: test selects only where it is asked to, and never an epoch."""
     make_toy(splits=("train", "test")).write(tmp_path / "b.h5")
-    assert "selected on test" in featbank("sweep", "b.h5", "--recipe", "lws", "--seeds", "0").stdout
+    swept = featbank("sweep", "b.h5", "--recipe", "lws", "--set", "lr=0.1,0.3", "--seeds", "0")
+    assert "not selected: there is no val" in swept.stdout
+    assert "featbank split b.h5 --val-from-test 5" in swept.stdout, "the ways out"
     for form in ("table", "md", "latex"):
-        assert (
-            "selected on test" in featbank("leaderboard", "results.sqlite", "--format", form).stdout
-        )
-    assert {row["epoch"] for row in rows_of(featbank, "results.sqlite")} == {"last"}
+        command = ("leaderboard", "results.sqlite", "--format", form)
+        assert "not selected: there is no val" in featbank(*command).stdout
+        assert "selected on test (macro" in featbank(*command, "--select-on", "test").stdout
+    rows = rows_of(featbank, "results.sqlite")
+    assert {row["epoch"] for row in rows} == {"last"}
+    assert {row["selection"] for row in rows} == {None}
+    refused = featbank("export", "results.sqlite", "lws", "-o", "h.safetensors", code=2)
+    assert "Nothing selects among the 2 configurations of 'lws'" in refused.stderr
+    featbank(
+        *("export", "results.sqlite", "lws", "-o", "h.safetensors", "--select-on", "test"),
+    )
 
 
 def _sweep_and_signal(number: signal.Signals, *arguments: str) -> tuple[int, str]:

@@ -172,7 +172,7 @@ def test_folds_that_measured_nothing_do_not_rank(
     monkeypatch.setattr("stage2.executor.run_folds", stopping)
     with pytest.raises(KeyboardInterrupt):
         sweep(unseen, GRID, folds=5, results=path)
-    assert sweep(unseen, GRID, results=path).board.select_on == "test"
+    assert sweep(unseen, GRID, results=path).board.select_on is None
 
 
 @pytest.mark.parametrize("folds_first", [True, False])
@@ -180,7 +180,7 @@ def test_results_keep_runs_on_folds_and_on_all_rows(
     folds_first: bool, unseen: Path, tmp_path: Path
 ) -> None:
     """Reference: the two sweeps into files of their own. In either order, and with other folds."""
-    plain = sweep(unseen, GRID, results=tmp_path / "plain.sqlite").board
+    plain = sweep(unseen, GRID, results=tmp_path / "plain.sqlite", select_on="test").board
     folded = sweep(unseen, GRID, folds=5, results=tmp_path / "folded.sqlite").board
     path = tmp_path / "both.sqlite"
     for folds in (5, None) if folds_first else (None, 5):

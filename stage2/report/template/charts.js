@@ -129,7 +129,7 @@ CHARTS.groups = () => {
       margin: { l: 20, r: 16, t: 44, b: 52 },
     }),
     caption: !shown.length ? "No configuration meets the filter and the brushes."
-      : `The best configuration of each recipe${picked.length ? " and the highlighted ones" : ""} by ${DATA.selectOn} macro, best at the top` +
+      : `${DATA.selectOn ? "The best configuration of each recipe" : "Each recipe, as published where it was tried"}${picked.length ? ", and the highlighted ones" : ""}, in the order of ${DATA.order}` +
       (all.length > MOST_BARS ? ` (${MOST_BARS} of ${all.length} recipes)` : "") +
       ". Look for long few bars that are not paid for with short many bars; whiskers are one standard deviation over seeds. " +
       `${best.name}: ${groups.map((group) => `${group} ${number(value(best, group))} %`).join(", ")}.`,

@@ -131,7 +131,7 @@ function offerPair() {
     state.before = ids.includes(usual) && usual !== state.after ? usual : ids.find((id) => id !== state.after) ?? null;
   }
   for (const role of ["before", "after"]) {
-    const options = all.map((row) => new Option(`${row.id} · ${DATA.selectOn} macro ${number(value(row, "selection"))}`, row.id));
+    const options = all.map((row) => new Option(`${row.id} · ${DATA.figure} ${number(value(row, DATA.ranking))}`, row.id));
     $(role).replaceChildren(...options);
     $(role).value = state[role];
   }
@@ -148,7 +148,7 @@ function removeWhatIsMissing() {
     document.querySelector(`[data-plot="${name}"]`).remove();
     missing.push(reason);
   };
-  const ranked = DATA.rows.some((row) => value(row, "selection") !== null);
+  const ranked = DATA.rows.some((row) => value(row, DATA.ranking) !== null);
   if (!ranked) ["groups", "parallel", "heat"].forEach((name) => drop(name, `${TITLES[name]} (no configuration finished)`));
   else if (!offerHeat()) drop("heat", "hyper-parameter heat maps (no recipe varies two settings)");
   if (ranked && DATA.rows.length < 3) drop("parallel", "parallel coordinates (fewer than three configurations)");
@@ -169,23 +169,25 @@ function fillHead() {
     element("dd", {}, text, element("small", { textContent: small })));
   const both = (key) => (value(best, key) === null ? "–" : `${number(value(best, key))} %`);
   $("tiles").replaceChildren(
-    value(best, "selection") === null ? tile("Best configuration", "–", "none finished")
+    !DATA.selectOn ? tile("Best configuration", "–", "nothing is selected")
+      : value(best, DATA.ranking) === null ? tile("Best configuration", "–", "none finished")
       : tile("Best configuration", best.name, best.changes || "usual settings"),
-    tile(`${DATA.selectOn} macro`, both("selection"), "of the best, which ranks"),
-    tile(`${DATA.split} macro`, both("macro"), `${DATA.epoch} epoch`),
-    tile("Few-shot classes", both("few"), DATA.groups.few),
+    ...(DATA.selectOn ? [
+      tile(DATA.figure, both(DATA.ranking), "of the best"),
+      tile(`${DATA.split} macro`, both("macro"), `${DATA.epoch} epoch`),
+      tile("Few-shot classes", both("few"), DATA.groups.few),
+    ] : []),
     tile("Configurations", thousands(DATA.rows.length), `${ALONE.size} ${ALONE.size === 1 ? "recipe" : "recipes"}`),
   );
   $("protocol").textContent = `Protocol: ${DATA.protocol}.`;
-  if (DATA.selectOn === "test") {
-    $("warning").hidden = false;
-    $("warning").textContent = "Selected on test: what ranks here is measured on the rows that are reported, so the best numbers are optimistic.";
-  }
+  const onTest = DATA.selectOn === "test" ? "Selected on test: what ranks here is measured on the rows that are reported, so the best numbers are optimistic. " : "";
+  $("warning").textContent = onTest + DATA.advice;
+  $("warning").hidden = !$("warning").textContent;
   const details = Object.keys(DATA.details).length;
   const part = details < DATA.rows.length;
   const carried = `This page carries the details of ${part ? `${details} of ${thousands(DATA.rows.length)}` : `all ${details}`} configurations${part ? ": the best of each recipe, then the next best" : ""}. Choose two of them, or tick a row of the leaderboard to put it under “After”.`;
   if ($("carried")) $("carried").textContent = carried;
-  $("caption").firstChild.textContent = `Numbers on ${DATA.split}, ${DATA.epoch} epoch unless a column says otherwise; accuracy and ECE in %. Bold: best of a column; only ${DATA.selectOn} macro ranks.`;
+  $("caption").firstChild.textContent = `Numbers on ${DATA.split}, ${DATA.epoch} epoch unless a column says otherwise; accuracy and ECE in %. Bold: best of a column. The order is that of ${DATA.order}.`;
   $("bibtex").textContent = DATA.cite;
   $("made").textContent = `Made by featbank ${DATA.version}. Plots by plotly.js (MIT), inside this file; nothing is loaded from the network.`;
 }

@@ -54,9 +54,9 @@ const PARALLEL = { axes: [], rows: [] };
 
 CHARTS.parallel = () => {
   PARALLEL.axes = PARALLEL.axes.length ? PARALLEL.axes : axes();
-  const rows = filtered().filter((row) => value(row, "selection") !== null);
+  const rows = filtered().filter((row) => value(row, DATA.ranking) !== null);
   PARALLEL.rows = rows;
-  const scores = rows.map((row) => value(row, "selection"));
+  const scores = rows.map((row) => value(row, DATA.ranking));
   const sorted = [...scores].sort((a, b) => a - b);
   const picked = rows.map((row) => (state.picked.has(row.id) ? 1 : 0));
   const highlighted = picked.some(Boolean);
@@ -82,7 +82,7 @@ CHARTS.parallel = () => {
     }] : [],
     layout: layoutOf(420, { margin: { l: edge, r: 56, t: 56, b: 28 }, showlegend: false }),
     caption: "Each line is a configuration, " + (highlighted ? "highlighted rows of the leaderboard stand out. "
-      : `bluer the better its ${DATA.selectOn} macro. `) +
+      : `bluer the better its ${DATA.figure}. `) +
       "Drag along an axis to brush: only lines through every brush stay in the leaderboard and in the other plots; a click on the axis takes a brush away. " +
       "From the keyboard the filter of the leaderboard does the same. Look for axes where all good lines pass through one place." +
       (DATA.settings.length > AXES ? ` The ${AXES} of ${DATA.settings.length} varied settings with the most values have an axis.` : "") +
@@ -148,7 +148,7 @@ function offerAxes() {
 
 CHARTS.heat = () => {
   const [nameX, nameY] = [$("heat-x").value, $("heat-y").value];
-  const rows = ofRecipe(visible()).filter((row) => value(row, "selection") !== null);
+  const rows = ofRecipe(visible()).filter((row) => value(row, DATA.ranking) !== null);
   const order = (a, b) => (typeof a === "number" ? a - b : String(a).localeCompare(String(b)));
   const values = (name) =>
     [...new Set(rows.map((row) => setting(row, name)).filter((x) => x !== null))].sort(order);
@@ -159,7 +159,7 @@ CHARTS.heat = () => {
     const [i, j] = [ys.indexOf(setting(row, nameY)), xs.indexOf(setting(row, nameX))];
     if (i < 0 || j < 0) continue;
     sizes[i][j] += 1;
-    cells[i][j] = Math.max(cells[i][j] ?? -Infinity, value(row, "selection"));
+    cells[i][j] = Math.max(cells[i][j] ?? -Infinity, value(row, DATA.ranking));
   }
   const known = cells.flat().filter((x) => x !== null);
   const text = cells.map((line) => line.map((x) => (x === null ? "" : number(x))));
@@ -179,7 +179,7 @@ CHARTS.heat = () => {
       yaxis: axis(plain(nameY), { tickvals: ys.map((_, i) => i), ticktext: ys.map((x) => plain(brief(x))), showgrid: false }),
     }),
     caption: known.length
-      ? `${$("heat-recipe").value}: ${DATA.selectOn} macro in % of the best configuration in each cell, over all its other settings. ` +
+      ? `${$("heat-recipe").value}: ${DATA.figure} in % of the best configuration in each cell, over all its other settings. ` +
         `A best cell at the edge means that the grid should go on there. From ${number(Math.min(...known))} to ${number(Math.max(...known))} %.`
       : "No configuration of this recipe meets the filter and the brushes.",
     numbers: [[`${nameY} ↓ ${nameX} →`, ...xs.map(brief)], ys.map((y, i) => [brief(y), ...cells[i]])],

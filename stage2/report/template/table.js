@@ -10,7 +10,7 @@ function drawHead() {
     line.append(cell);
   };
   add("name", "recipe", "name and id of the configuration", true);
-  add("rank", "rank", `place by ${DATA.selectOn} macro`);
+  add("rank", "rank", `place in the order of ${DATA.order}`);
   add("changes", "settings", "where it differs from its recipe's usual settings", true);
   for (const column of DATA.columns) add(column.key, column.label, column.tooltip);
   add("seeds", "seeds", "how many seeds were run");
@@ -66,7 +66,7 @@ function line(row, best) {
   name.append(element("small", { textContent: row.id }));
   const cells = [
     element("th", { scope: "row" }, element("label", {}, box, name)),
-    element("td", { textContent: value(row, "selection") === null ? "–" : row.rank + 1 }),
+    element("td", { textContent: !DATA.selectOn || value(row, DATA.ranking) === null ? "–" : row.rank + 1 }),
     element("td", { className: "text settings", textContent: row.changes || "as usual" }),
     ...DATA.columns.map((column) => measure(row, column, best[column.key])),
     element("td", { textContent: row.seeds }),

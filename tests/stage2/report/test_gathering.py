@@ -39,7 +39,11 @@ def test_the_leaderboard_is_whole_and_in_order(store: Store) -> None:
     for row in data["rows"]:
         assert row["values"]["top1_last"][0] == pytest.approx(lasts[row["id"]], abs=5e-4)
     assert {column["key"] for column in data["columns"]} <= data["rows"][0]["values"].keys()
-    assert [column["key"] for column in data["columns"] if column["less"]] == ["ece", "nll"]
+    assert [column["key"] for column in data["columns"] if column["less"]] == [
+        "selection_nll",
+        "ece",
+        "nll",
+    ]
 
 
 def test_settings_are_those_that_vary_within_a_recipe(store: Store) -> None:

@@ -69,6 +69,8 @@ def test_more_than_there_is_room_for(store: Store) -> None:
     assert choice.protocol() == (
         "val, selected epoch · bank ab1200000000 · features as they are (none) · "
         "selected on val (macro accuracy) · 6 configurations tried · seeds 0 · "
+        "within one standard error by NLL,T · val: 14 rows per class, unseen by stage 1 · "
+        "46 configurations × epochs · "
         "best 0.0 on val, 0.0 corrected for choosing · 4 of 4 others tie with it"
     )
 

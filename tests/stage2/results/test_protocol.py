@@ -196,6 +196,7 @@ def test_what_ranks_is_always_in_the_table(tmp_path: Path) -> None:
         "settings",
         "top-1 last",
         "val macro",
+        "val NLL,T",
         "many",
         "medium",
         "few",

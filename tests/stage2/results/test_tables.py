@@ -20,7 +20,7 @@ from stage2.methods.recipe import Recipe, expand
 from stage2.results.leaderboard import Leaderboard, _over_seeds
 from stage2.results.results import Results
 from stage2.results.store import Store
-from stage2.results.tables import render, table_of
+from stage2.results.tables import metric_columns, render, table_of
 from stage2.sweep import sweep
 from tests.stage2.compare import assert_close
 from tests.stage2.results.tampering import change
@@ -112,13 +112,22 @@ def test_val_ranks_where_there_is_val_and_test_never_picks_an_epoch(bank: Bank) 
         assert part in board.protocol, f"got {board.protocol}, expected {part}"
 
 
-def test_without_val_the_line_says_selected_on_test(without_val: Problem, tmp_path: Path) -> None:
-    """Reference: METHODS and DESIGN; also in what `render` prints."""
+ON_TEST = ({"select_on": "test"}, "selected on test (macro accuracy)")
+
+
+def test_without_val_nothing_is_selected(without_val: Problem, tmp_path: Path) -> None:
+    """Test selects only where it is asked for; the line always says which."""
+    recipes = [Recipe("crt", epochs=1), Recipe("crt"), Recipe("ce", epochs=1)]
     with without_val.bank(tmp_path / "bank.h5") as bank:
-        board = sweep(bank, [Recipe("crt", epochs=1)]).board
-        assert "selected on test" in board.protocol, f"got {board.protocol}"
-        for form in ("md", "latex"):
-            assert "selected on test" in render(board, form)
+        for options, line in (({}, "not selected: there is no val"), ON_TEST):
+            board = sweep(bank, recipes, **options).board
+            assert line in board.protocol, f"got {board.protocol}"
+            for form in ("md", "latex"):
+                assert line in render(board, form)
+            assert ("selection" in [c.key for c in metric_columns(board, "report")]) == bool(
+                options
+            )
+            assert [row["selection"] is None for row in board.rows] == [not options] * 3
         with pytest.raises(errors.ConfigError, match="val"):
             sweep(bank, [Recipe("crt", epochs=1)], select_on="val")
 
