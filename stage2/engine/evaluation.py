@@ -173,12 +173,11 @@ class TileEvaluation:
 
     def _log_prior(self, epoch: str) -> Tensor:
         """Log of the prior [C, K] that the configurations' logits are made for."""
-        scales = [1.0] * len(self._recipes)
+        scales, val_rows = [1.0] * len(self._recipes), None
         calibration = self._calibrations.get(epoch)
         if calibration is not None and calibration.shift is None:
-            scales = calibration.scale[:, 0].tolist()
-        val_rows = None
-        if "val" in self._data.evaluated:
+            scales = calibration.scale[:, 0].clamp(1e-6, 1e6).tolist()
+        elif calibration is not None:
             labels = self._data.evaluated["val"].labels
             val_rows = torch.bincount(labels, minlength=self.run.classes).cpu().numpy()
         log_prior = np.zeros((len(self._recipes), self.run.classes), np.float32)

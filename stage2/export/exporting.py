@@ -153,8 +153,8 @@ def _recipe(
     (again,) = retrain(results, bank, [(run, epoch)], **training)
     metrics = {split: evaluation.metrics for split, evaluation in again.evaluations.items()}
     facts = _facts(bank, again.recipe, run.seed, epoch, metrics)
-    implied = recipe_prior(bank, again.recipe, again.temperature)
-    calibrated = again.recipe.settings["calibration"] != "none"
+    calibrated = again.calibrated
+    implied = recipe_prior(bank, again.recipe, again.temperature, calibrated=calibrated)
     module, prior = with_prior(
         bank, again.module, facts.views, implied, calibrated=calibrated, target=target
     )

@@ -49,8 +49,10 @@ class Retrained:
         The head at this epoch.
     evaluations
         At this epoch, by split; none where it diverged.
+    calibrated
+        Whether a calibration was fitted.
     temperature
-        T of its calibration; 1 without one, and for one by class.
+        Its T; 1 without one, and for one by class.
     """
 
     run: Run
@@ -58,6 +60,7 @@ class Retrained:
     epoch: str
     module: HeadModule | AveragedHeads
     evaluations: dict[str, Evaluation]
+    calibrated: bool = False
     temperature: float = 1.0
 
     def changed_rows(self, results: Results) -> dict[str, int]:
@@ -124,9 +127,10 @@ def retrain(
             ],
             scalings,
         )
-        scale = parameters.get("calibration.scale", torch.ones(1))
-        temperature = 1 / float(scale) if len(scale) == 1 else 1.0
-        heads.append(Retrained(run, recipe, epoch, module, evaluations, temperature))
+        scale = parameters.get("calibration.scale")
+        temperature = 1 / float(scale) if scale is not None and len(scale) == 1 else 1.0
+        head = Retrained(run, recipe, epoch, module, evaluations, scale is not None, temperature)
+        heads.append(head)
     return heads
 
 
