@@ -180,6 +180,7 @@ class TileEvaluation:
         elif calibration is not None:
             labels = self._data.evaluated["val"].labels
             val_rows = torch.bincount(labels, minlength=self.run.classes).cpu().numpy()
+            val_rows = np.where(val_rows >= ROWS_OF_VECTOR, val_rows, 0)
         log_prior = np.zeros((len(self._recipes), self.run.classes), np.float32)
         equal = np.full(self.run.classes, 1 / self.run.classes)
         for c, (recipe, scale) in enumerate(zip(self._recipes, scales, strict=True)):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from featbank.bank import Bank
+from stage2.engine.calibration import ROWS_OF_VECTOR
 from stage2.export.forms import AveragedHeads, HeadModule
 from stage2.export.headprior import HeadPrior, fitted_correction, soft_confusion
 from stage2.export.modules import shifted
@@ -24,11 +25,13 @@ def recipe_prior(
 ) -> ImpliedPrior:
     """The prior of a recipe's logits on a bank, divided by a temperature and, where they are
     `calibrated`, after its vector scaling; see `implied_prior`."""
+    val_rows = _val_rows(bank)
+    scaled = np.where(val_rows >= ROWS_OF_VECTOR, val_rows, 0)
     return implied_prior(
         recipe,
         class_counts(bank, recipe.settings["train_on"]),
         temperature=temperature,
-        val_rows=_val_rows(bank) if calibrated else None,
+        val_rows=scaled if calibrated else None,
     )
 
 

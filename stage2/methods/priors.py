@@ -63,7 +63,8 @@ def implied_prior(
     temperature
         T of a temperature calibration.
     val_rows
-        Rows of each class [K] in val; needed for vector scaling alone.
+        Rows of val [K] of each class that has a scale and a shift of its own, 0 of others; needed
+        for vector scaling alone.
     """
     counts = np.asarray(counts, np.float64)
     learned = counts > 0
@@ -82,7 +83,7 @@ def implied_prior(
     if recipe.settings["calibration"] == "vector" and val_rows is not None:
         known = learned & (val_rows > 0)
         if log_shift(val_rows[known], shares[known]) is not None:
-            if recipe.settings["calibration_ridge"]:
+            if recipe.settings["calibration_ridge"] != 0:
                 caveats.append("the ridge of its vector scaling")
             shares[known] = shares[known].sum() * val_rows[known] / val_rows[known].sum()
     return ImpliedPrior(shares, tuple(caveats))
