@@ -165,7 +165,7 @@ def load_head(path: str | os.PathLike[str]) -> LoadedHead | LoadedHeads:
         facts = HeadFacts(**{f.name: _value(document, f.name, f.type) for f in _TOLD})
         forms, average = _value(document, "forms", "list"), _value(document, "average", "str")
         rest = dict(tensors)
-        if schema == WITH_PRIOR or "prior" in document:
+        if schema == WITH_PRIOR or (schema > WITH_PRIOR and "prior" in document):
             prior = read_head_prior(document["prior"], rest, len(facts.class_names))
             facts = replace(facts, prior=prior)
         module = _module(facts, forms, average, rest)
