@@ -196,7 +196,7 @@ def test_a_file_keeps_the_prior(made: Problem, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t, m: m.update(schema=2), "'prior' is none of its fields"),
+        (lambda t, m: m.update(schema=2), "val.confusion is none of its tensors"),
         (lambda t, m: m.update(prior=3), "its prior is none"),
         (lambda t, m: m["prior"].update(more=1), "its prior is none"),
         (lambda t, m: m["prior"].update(source=[1.0]), "source are not 6 numbers"),
