@@ -21,14 +21,15 @@ A recipe that does not set ``feature_scale`` is trained with ``auto`` on feature
 not trained on, whose norm a bank records (`featbank.bank.Bank.norm`), and with ``none`` on all
 others: these have the scale that stage 1 gave them together with W₀.
 
-Scale and shift are those of ``train``, all copies, whatever split a recipe is trained on.
+Scale and shift are those of ``train``, all copies, whatever split a recipe is trained on; a fold in
+memory has those of its own rows.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -36,6 +37,8 @@ from torch import Tensor
 
 from featbank.bank import Bank
 from featbank.bank.rows import sum_of_squares
+from stage2.engine.model import ViewData
+from stage2.engine.rows import MemoryRows
 
 PUBLISHED_NORM = 10.6
 """Root mean square norm of the features of a ResNet-32 trained on CIFAR-100-LT, the benchmark that
@@ -108,6 +111,19 @@ def measured(choice: str, blocks: Iterable[np.ndarray]) -> Scaling | None:
             rows, squares = rows + len(x), squares + sum_of_squares(x)
         return scaled_to(math.sqrt(squares / max(1, rows)))
     return _standardised(blocks)
+
+
+def scaled(data: ViewData, scaling: Scaling) -> ViewData:
+    """A view in memory, scaled; rows of train and val are copied."""
+    splits = {"": data.train, **data.evaluated}
+    made = {}
+    for name, rows in splits.items():
+        assert isinstance(rows, MemoryRows)
+        made[name] = MemoryRows(scaling.apply_(rows.x.clone()), rows.labels, copies=rows.copies)
+    start = data.weight0, data.bias0
+    if data.weight0 is not None and data.bias0 is not None:
+        start = scaling.classifier(data.weight0, data.bias0)
+    return replace(data, train=made.pop(""), evaluated=made, weight0=start[0], bias0=start[1])
 
 
 def scaled_to(norm: float) -> Scaling:

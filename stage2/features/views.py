@@ -22,7 +22,7 @@ from stage2.engine.rows import MemoryRows, SplitRows, StreamedRows
 from stage2.engine.subset import fold_view
 from stage2.features.folds import Folds
 from stage2.features.probe import linear_probe, probed_views
-from stage2.features.scale import Scaling, default_scale, scaling_of
+from stage2.features.scale import Scaling, default_scale, measured, scaled, scaling_of
 from stage2.methods.recipe import Recipe
 
 
@@ -102,7 +102,7 @@ class Views:
         """The views of a group as a fold sees them.
 
         A linear probe is one of the rows that the fold trains on: one of all rows would have seen
-        those that are held out.
+        those that are held out. In memory the scale is that of these rows too.
         """
         assert self._folds is not None
         stream = group.stream
@@ -110,13 +110,25 @@ class Views:
         for name in probed:
             self._probe_folds(name)
         watched = stream.generator is not None
+        wholes = self._views(stream.views, "train", "none", folded=True)
+        in_memory = all(
+            isinstance(rows, MemoryRows)
+            for whole in wholes
+            for rows in (whole.train, *whole.evaluated.values())
+        )
+        if not in_memory:  # read and scaled once for all folds
+            wholes = self._views(stream.views, "train", stream.feature_scale, folded=True)
         views = []
-        wholes = self._views(stream.views, "train", stream.feature_scale, folded=True)
         for name, whole in zip(stream.views, wholes, strict=True):
             data = self._cut(whole, fold, watched=watched)
+            scaling = self._scaling(name, stream.feature_scale)
+            if in_memory and scaling:
+                choice = stream.feature_scale or default_scale(self._bank, name)
+                scaling = measured(choice, (x.cpu().numpy() for x, _ in data.train.blocks()))
+                data = scaled(data, scaling) if scaling else data
             if self._bank.classifier(name) is None:
                 probe = self._fold_probes[name, fold] if name in probed else None
-                data = self._starting(data, name, stream.feature_scale, probe)
+                data = _starting(data, scaling, probe)
             views.append(data)
         return views
 
@@ -175,19 +187,19 @@ class Views:
                 folded=key.folded,
             )
             if probe := self.probes.get(key.view):
-                data = self._starting(data, key.view, key.scale, probe)
+                data = _starting(data, self._scaling(key.view, key.scale), probe)
             self._loaded[key] = data
         return self._loaded[key]
 
-    def _starting(
-        self, data: ViewData, view: str, scale: str | None, probe: tuple[Tensor, Tensor] | None
-    ) -> ViewData:
-        """A scaled view with a linear probe of features as they are, or without any."""
-        scaling = self._scaling(view, scale)
-        weight, bias = (None, None) if probe is None else probe
-        if scaling and probe is not None:
-            weight, bias = scaling.classifier(*probe)
-        return replace(data, weight0=weight, bias0=bias)
+
+def _starting(
+    data: ViewData, scaling: Scaling | None, probe: tuple[Tensor, Tensor] | None
+) -> ViewData:
+    """A scaled view with a linear probe of features as they are, or without any."""
+    weight, bias = (None, None) if probe is None else probe
+    if scaling and probe is not None:
+        weight, bias = scaling.classifier(*probe)
+    return replace(data, weight0=weight, bias0=bias)
 
 
 def load_view(

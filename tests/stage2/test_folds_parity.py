@@ -78,8 +78,9 @@ def trained_on_folds(monkeypatch: pytest.MonkeyPatch) -> Trained:
 def assert_folds_are_cut_banks(
     recipes: Sequence[Recipe], made: Problem, folder: Path, kept: Trained, **options: Any
 ) -> None:
-    """Compare the parameters of every fold with those of a sweep on the bank cut to it, exactly."""
-    start = options.pop("start", True)
+    """Compare the parameters of every fold with those of a sweep on the bank cut to it, exactly
+    unless `within` is given."""
+    start, within = options.pop("start", True), options.pop("within", 0.0)
     sweep(written(made, folder / "whole.h5", start=start), recipes, folds=FOLDS, **options)
     folds = deal(made.y["train"], FOLDS)
     for fold in range(FOLDS):
@@ -94,9 +95,9 @@ def assert_folds_are_cut_banks(
             }
             assert len(found) == len(expected) > 0
             for (name, values), got in zip(expected.items(), found.values(), strict=True):
-                assert torch.equal(got, values), (
-                    f"{name} of {outcome.recipe.id} on fold {fold}, "
-                    f"{several=}, off by {(got - values).abs().max():.3g}"
+                off = (got.float() - values.float()).abs().max()
+                assert torch.equal(got, values) or off < within, (
+                    f"{name} of {outcome.recipe.id} on fold {fold}, {several=}, off by {off:.3g}"
                 )
 
 
@@ -143,8 +144,8 @@ def test_a_fold_is_a_bank_cut_to_it(
 def test_the_same_with_classes_of_few_rows_one_and_none(
     counts: tuple[int, ...], tmp_path: Path, trained_on_folds: Trained
 ) -> None:
-    """Reference: as above, without a classifier: probes are those of the rows trained on. Features
-    stay as they are: folds share the scale of all train rows, a cut bank has its own. One of the
+    """Reference: as above, without a classifier: probes are those of the rows trained on, and
+    so is the scale of the features, whose last bits depend on the order of summation. One of the
     recipes has a batch stream that only all rows share with the others."""
     made = problem(counts, val=0)
     recipes = [
@@ -154,5 +155,5 @@ def test_the_same_with_classes_of_few_rows_one_and_none(
         Recipe("ce", **SHORT),
         *(_usual(["logit_adjust"]) if counts[-1] else []),
     ]
-    recipes = [Recipe(r.name, **{**r.settings, "feature_scale": "none"}) for r in recipes]
-    assert_folds_are_cut_banks(recipes, made, tmp_path, trained_on_folds, start=False)
+    recipes += [Recipe("ce", **SHORT, feature_scale=how) for how in ("none", "standardise")]
+    assert_folds_are_cut_banks(recipes, made, tmp_path, trained_on_folds, start=False, within=1e-5)
