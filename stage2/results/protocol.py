@@ -28,7 +28,7 @@ THRESHOLDS = ", ".join(f"{name}: {rule}" for name, rule in GROUPS.items())
 _SCALES = {
     "auto": f"scaled to norm {PUBLISHED_NORM:g} (auto)",
     "standardise": f"standardised, then to norm {PUBLISHED_NORM:g}",
-    "none": "as they are (none)",
+    "none": "as they are",
 }
 """Words for each ``feature_scale``."""
 
@@ -203,7 +203,7 @@ class Protocol:
         """What a choice between close configurations rests on: the rule, and the rows."""
         parts = []
         if self.rule == "1se":
-            parts.append(f"within one standard error by {METRICS[NLL].label}")
+            parts.append(f"by {METRICS[NLL].label} within one standard error")
         if self.rows_per_class:
             low, high = self.rows_per_class
             count = number(low, "row") if low == high else f"{low}–{high} rows"

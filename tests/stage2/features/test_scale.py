@@ -156,9 +156,9 @@ def test_the_default_is_the_banks(
     assert torch.equal(weights[None], weights[default])
     assert not torch.equal(weights["auto"], weights["none"])
     lines = {None: sweep(path, recipes[:1]).board.protocol, "both": results.board.protocol}
-    words = {"auto": "features scaled to norm 10.6 (auto)", "none": "features as they are (none)"}
+    words = {"auto": "features scaled to norm 10.6 (auto)", "none": "features as they are"}
     assert f" · {words[default]} · " in lines[None]
-    assert "features scaled to norm 10.6 (auto) and as they are (none)" in lines["both"]
+    assert "features scaled to norm 10.6 (auto) and as they are" in lines["both"]
 
 
 def test_recipes_are_the_ones_they_were() -> None:
