@@ -15,7 +15,7 @@ others tell the truth. N of the configurations, drawn anew each time, are what w
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,17 +52,21 @@ def main() -> None:
     print(f"{len(correct)} configurations, {len(labels)} test rows, {arguments.draws} draws each")
     print("rows  tried  rule   regret   naive  corrected (rmse)   ties  hold the best  Kendall")
     for m in ROWS_PER_CLASS:
-        for tried in (n for n in TRIED if n <= len(correct) or n == TRIED[-1]):
-            for rule in RULES:
-                figures = []
-                for draw in range(arguments.draws):
-                    some = np.random.default_rng(draw).permutation(len(correct))[:tried]
-                    of = correct[some], nll[m, draw][some]
-                    figures.append(choice(*of, labels, vals[m, draw], rule=rule, seed=draw))
-                print_line(m, min(tried, len(correct)), rule, figures)
+        figures: dict[tuple[int, str], list[tuple[float, ...]]] = {}
+        for draw in range(arguments.draws):
+            val, likelihood = vals[m, draw], nll[m, draw]
+            truth = macro(correct[:, ~val], labels[~val])
+            for tried in TRIED:
+                some = np.random.default_rng(draw).permutation(len(correct))[:tried]
+                of = correct[np.ix_(some, val)], likelihood[some], labels[val], truth[some]
+                for rule in RULES:
+                    found = choice(*of, rule=rule, seed=draw)
+                    figures.setdefault((len(some), rule), []).append(found)
+        for (tried, rule), of_draws in figures.items():
+            print_line(m, tried, rule, of_draws)
 
 
-def print_line(m: int, tried: int, rule: str, figures: list[tuple[float, ...]]) -> None:
+def print_line(m: int, tried: int, rule: str, figures: Sequence[tuple[float, ...]]) -> None:
     """Print the means over draws of what `choice` returns."""
     regret, naive, corrected, ties, held, tau = np.transpose(figures)
     print(
@@ -122,20 +126,19 @@ def measured(
 
 
 def choice(
-    chosen: np.ndarray,
-    likelihood: np.ndarray,
+    correct: np.ndarray,
+    nll: np.ndarray,
     labels: np.ndarray,
-    val: np.ndarray,
+    truth: np.ndarray,
     *,
     rule: str,
     seed: int,
 ) -> tuple[float, ...]:
     """Regret, errors of the naive and the corrected figure, the size of the tied set, whether it
     holds the best, and Kendall's τ of what orders with the truth."""
-    result = optimism(chosen[:, val], labels[val], rule=rule, nll=likelihood, random=seed)
-    on_val, truth = macro(chosen[:, val], labels[val]), macro(chosen[:, ~val], labels[~val])
+    result = optimism(correct, labels, rule=rule, nll=nll, random=seed)
     found = truth[result.winner]
-    order = on_val if rule == "macro" else -likelihood
+    order = macro(correct, labels) if rule == "macro" else -nll
     return (
         truth.max() - found,
         result.figure - found,

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from featbank.errors import ConfigError
 from featbank.settings import Setting, flag, read_number, shortened
@@ -81,6 +82,11 @@ class Ranking(click.ParamType):
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         return "[val|test|N-fold]"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return [CompletionItem(s) for s in ("val", "test") if s.startswith(incomplete)]
 
 
 class _File(click.Path):

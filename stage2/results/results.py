@@ -113,7 +113,8 @@ class Results:
         self.optimism = self._optimism()
         self.tied: dict[str, bool] = {}
         if self.optimism:
-            self.tied = dict(zip(self.ranking.ids, self.optimism.tied.tolist(), strict=True))
+            compared = self.ranking.ids[: len(self.optimism.tied)]
+            self.tied = dict(zip(compared, self.optimism.tied.tolist(), strict=True))
         self._rank(split or measured_splits(self.about)[-1])
 
     def on(self, split: str) -> Self:
@@ -245,14 +246,14 @@ class Results:
         """The configurations whose rows are compared, and their rows on the split that selects.
 
         Left out are those with vector scaling: the rows that are right after it are not those that
-        rank. An ensemble is made of them, not tried.
+        rank. Those that were tried come first, then an ensemble of them.
         """
         at, epoch = self.select_on, self._epoch
         if self._labels is None or at is None or is_screen(self.about, at):
             return [], None
         compared = [
             each
-            for each in self.tried
+            for each in sorted(self.configurations.values(), key=lambda each: each.is_ensemble)
             if each.status == "done"
             and each.measured_on(at)
             and (is_folds(at) or each.parameters.get("calibration") != "vector")
@@ -265,13 +266,18 @@ class Results:
         return [each.id for each in compared], Correctness(correct, self._labels, seeds)
 
     def _optimism(self) -> Optimism | None:
-        """The cost of choosing the best; None where fewer than two can be compared."""
+        """The cost of choosing the best of those tried; None where fewer than two are compared."""
         ranking, of = self.ranking, self.ranking.correctness
-        if of is None or ranking.rule is None:
+        tried = [id_ for id_ in ranking.ids if not self.configurations[id_].is_ensemble]
+        if of is None or ranking.rule is None or len(tried) < 2:
             return None
-        nll = np.array([ranking.nll.get(id_, np.inf) for id_ in ranking.ids])
         return optimism(
-            of.correct, of.labels, seeds=of.seeds, rule=ranking.rule, nll=nll, nested=self.nested
+            of.correct[: len(tried)],
+            of.labels,
+            seeds=np.broadcast_to(of.seeds, len(ranking.ids))[: len(tried)],
+            rule=ranking.rule,
+            nll=np.array([ranking.nll.get(id_, np.inf) for id_ in tried]),
+            nested=self.nested,
         )
 
     def _epochs(self) -> tuple[int, ...]:

@@ -65,7 +65,7 @@ def test_every_command_takes_it(featbank: Run, swept: Path) -> None:
     featbank("ensemble", "r.sqlite")
     (row,) = rows_of(featbank, "--where", "name=ensemble and members>0")
     assert [each["name"] for each in rows_of(featbank, "--best")].count("ensemble") == 1
-    table = featbank("leaderboard", "r.sqlite", "--best-per", "view").stdout
+    table = featbank("leaderboard", "r.sqlite", "--best-per", "recipe").stdout
     assert f"members={row['parameters']['members']} pool=" in table
     featbank("leaderboard", "r.sqlite", "--select-on", "test", "--sort", "ece")
     compared = json.loads(

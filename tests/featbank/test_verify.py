@@ -337,7 +337,7 @@ def test_command_on_a_whole_bank(featbank: Run, bank: Path) -> None:
     assert (verdict["path"], verdict["passed"]) == (str(bank), True)
     assert [set(check) for check in verdict["checks"]] == [
         {"name", "status", "detail", "found"}
-    ] * 14
+    ] * 15
 
 
 def test_command_lists_all_that_is_wrong(featbank: Run, bank: Path) -> None:
