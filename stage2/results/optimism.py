@@ -42,12 +42,15 @@ class Optimism:
         not above it; percent. NaN where no resample leaves a row out.
     tied
         Whether each configuration may be the best one, [R] bool.
+    nested
+        Whether nested folds corrected it, rather than the bootstrap.
     """
 
     winner: int
     figure: float
     corrected: float
     tied: np.ndarray = field(compare=False)
+    nested: bool = False
 
 
 def optimism(
@@ -99,7 +102,7 @@ def optimism(
     distance = np.percentile(shift.max(0) - shift, LEVEL, axis=1)
     figure = float(observed[first])
     corrected = min(figure, float(np.mean(out_of_bag))) if out_of_bag else np.nan
-    return Optimism(int(first), figure, corrected, observed.max() - observed <= distance)
+    return Optimism(int(first), figure, corrected, observed.max() - observed <= distance, nested)
 
 
 def _drawn(rows: int, resamples: int, random: np.random.Generator) -> np.ndarray:

@@ -237,7 +237,8 @@ class Protocol:
         figure = f"best {best.figure:.1f} on {self.select_on}, {best.corrected:.1f} corrected"
         others = len(best.tied) - 1
         tie = f"{self.ties} of {others} others {'ties' if self.ties == 1 else 'tie'} with it"
-        return [f"{figure} for choosing", *([tie] if self.ties else [])]
+        how = " by nested folds" if best.nested else ""
+        return [f"{figure} for choosing{how}", *([tie] if self.ties else [])]
 
     def _ensemble(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         """The relation of an ensemble to what was tried, where one is shown."""

@@ -63,3 +63,22 @@ def test_copies_of_the_winner_tie_with_it() -> None:
     random = np.random.default_rng(3)
     correct = np.repeat((random.random((1, 60)) < 0.5).astype(np.uint8), 3, axis=0)
     assert optimism(correct, np.repeat(np.arange(6), 10)).tied.all()
+
+
+@pytest.mark.parametrize("rule", ["macro", "1se", "nll"])
+def test_nested_folds_correct_about_as_much_as_the_bootstrap(rule: str) -> None:
+    """Reference: the truth, over draws; equals of 5 rows per class, NLL,T that knows nothing."""
+    errors = []
+    for draw in range(20):
+        random = np.random.default_rng(draw)
+        skill, labels = random.normal(0, 0.03, 40), np.repeat(np.arange(100), 5)
+        correct, nll = simulated(skill, labels, random), random.random(40)
+        pair = [optimism(correct, labels, rule=rule, nll=nll, nested=n) for n in (False, True)]
+        truth = 100 * norm.cdf(skill)[pair[0].winner]
+        errors.append([each.corrected - truth for each in pair])
+        assert pair[1].nested
+        assert pair[0].winner == pair[1].winner
+        assert (pair[0].tied == pair[1].tied).all()
+    bootstrap, nested = np.mean(errors, 0)
+    assert abs(bootstrap) < 1
+    assert abs(nested) < 1
