@@ -60,7 +60,7 @@ def hints(arrays: Arrays) -> list[str]:
     lines += [*_sparse(arrays), *_not_in_train(arrays), *_odd_names(arrays.class_names or ())]
     if "val" not in arrays.labels:
         lines.append(
-            "no val, so comparisons will be selected on test; if stage 1 was trained on train, "
+            "no val, so nothing will be selected; if stage 1 was trained on train, "
             "`featbank split --val-from-test` makes one, else --val-per-class or --val-fraction; "
             "`featbank sweep --folds 5` then selects without one"
         )
