@@ -152,9 +152,9 @@ class Ranking:
 
     def _near(self, ids: Sequence[str]) -> set[str]:
         """Those within one standard error of the best macro accuracy, under the rule ``1se``; and
-        of those whose rows are not compared, such as an ensemble, any that are no worse."""
+        of those whose rows are not compared, with vector scaling, any that are no worse."""
         places = {id_: place for place, id_ in enumerate(self.ids)}
-        known = [id_ for id_ in ids if id_ in places]
+        known = [id_ for id_ in ids if id_ in places and id_ in self.macro]
         if self.rule != "1se" or self.correctness is None or not known:
             return set()
         best = max(known, key=self.macro.__getitem__)
