@@ -1,9 +1,9 @@
 """What a choice on a small val is worth: three rules, their cost and the tied set, on known truths.
 
 Claim: with 1 to 5 rows of val per class, and 60 or more configurations tried, the rule 1se regrets
-less than macro accuracy does; its corrected figure is within 0.5 points of the truth on average from
-5 rows on, 0.8 points above it with one; the tied set holds the truly best configuration in at least
-95 % of the draws. docs/protocol.md has the figures.
+less than macro accuracy does; its corrected figure is within 0.5 points of the truth on average
+from 5 rows on, 0.8 points above it with one; the tied set holds the truly best configuration in at
+least 95 % of the draws. docs/protocol.md has the figures.
 
     python scripts/measure_choice.py RESULTS.sqlite [--draws 80]
 
