@@ -84,9 +84,8 @@ class BankWriter:
         self._labels: dict[str, np.ndarray] = {}
         self._index: dict[str, np.ndarray] = {}
         self._sources: dict[str, str] = {}
-        self._seen_train: bool | None = (
-            None  # whether stage 1 was trained on it, where that is told
-        )
+        # Whether stage 1 was trained on rows of train, where that is told.
+        self._seen_train: bool | None = None
         self._open_features: list[FeatureRows] = []
         self._modelled: list[tuple[str, str]] = []  # (classifier or batchnorm, view)
         try:

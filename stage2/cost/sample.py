@@ -135,7 +135,7 @@ class Sample:
         )
 
     def _times(self, split: str, stream: BatchStream) -> int:
-        """How often features in memory are there: those trained on once more, cut to a fold."""
+        """Copies of a split in memory: the one trained on is there once more, cut to a fold."""
         return 1 + (self._folded and split == stream.train_on)
 
     def _budgets(self, view: str, stream: BatchStream, memory: int | None) -> dict[str, int | None]:

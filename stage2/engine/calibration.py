@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,6 +37,11 @@ def default_ridge(rows: int, classes: int) -> float:
     """λ of vector scaling by the rows of val and the classes that have some; measured in
     docs/recipes.md."""
     return 1e-2 if rows < _MANY_ROWS * classes else 1e-3
+
+
+def rows_of_vector(rows: np.ndarray) -> np.ndarray:
+    """Rows of val of each class [K], 0 of those that have too few for vector scaling."""
+    return np.where(rows >= ROWS_OF_VECTOR, rows, 0)
 
 
 def val_folds(y: Tensor) -> Tensor:

@@ -14,13 +14,14 @@ from stage2.engine.calibration import (
     Calibration,
     calibrate,
     default_ridge,
+    rows_of_vector,
     val_folds,
 )
 from stage2.engine.metrics import UNCALIBRATED, Evaluation, class_accuracy
 from stage2.engine.outcome import Outcome
 from stage2.engine.tally import Tally, label_rank
 from stage2.engine.temperature import Fitted, class_balanced, fit_temperature
-from stage2.engine.tile import TileRun, aligned
+from stage2.engine.tile import TileRun
 from stage2.methods.heads import Parameters
 from stage2.methods.priors import implied_prior, log_shift
 
@@ -47,6 +48,7 @@ class TileEvaluation:
         self._fitted: dict[str, Fitted] = {}
         self._calibrations: dict[str, Calibration] = {}
         self._by_fold: dict[str, list[Calibration]] = {}
+        self._folds: Tensor | None = None  # of every row of val, where calibrations are fitted
         self._uncalibrated: dict[str, list[Tensor]] = {}
         self._tallies: dict[tuple[str, str], Tally] = {}
 
@@ -63,31 +65,24 @@ class TileEvaluation:
         learned = torch.from_numpy(self._data.counts > 0).to(labels.device)[labels]
         if not learned.any():
             return
-        y, folds = labels[learned], val_folds(labels)[learned]
+        y = labels[learned]
         weight = class_balanced(y, self.run.classes)
-        calibrates = self.run.tile.key.calibration != "none"
-        size = max(1, HELD_BYTES // (4 * len(labels) * self.run.classes))
+        if self.run.tile.key.calibration != "none":
+            self._folds = val_folds(labels)
         for epoch in self._epochs:
             fitted, calibrations = [], []
-            for start in range(0, len(self._recipes), size):
-                configs = slice(start, start + size)
-                z = self._val_logits(epoch, configs)
-                z = z if learned.all() else z[learned]
+            for configs, logits in self.run.all_logits(epoch, "val", HELD_BYTES):
+                z = logits if learned.all() else logits[learned]
                 fitted.append(fit_temperature(z, y, weight))
-                if calibrates:
-                    others = [folds != fold for fold in range(FOLDS)]
+                if self._folds is not None:
+                    others = [self._folds[learned] != fold for fold in range(FOLDS)]
                     least = ROWS_OF_VECTOR * (FOLDS - 1) // FOLDS
                     by_fold = [self._calibrated(z[r], y[r], configs, least) for r in others]
                     calibrations.append([self._calibrated(z, y, configs), *by_fold])
-            self._fitted[epoch] = Fitted(*map(torch.cat, zip(*fitted, strict=True)))
-            if calibrates:
+            self._fitted[epoch] = Fitted.joined(fitted)
+            if calibrations:
                 joined = map(Calibration.joined, zip(*calibrations, strict=True))
                 self._calibrations[epoch], *self._by_fold[epoch] = joined
-
-    def _val_logits(self, epoch: str, configs: slice) -> Tensor:
-        """Logits [N, C, K] of the val rows."""
-        val = aligned([view.evaluated["val"].blocks() for view in self.run.views])
-        return torch.cat([z for xs in val for _, z in self.run.outputs(epoch, xs, configs)])
 
     def _calibrated(
         self, z: Tensor, y: Tensor, configs: slice, least: int = ROWS_OF_VECTOR
@@ -115,10 +110,10 @@ class TileEvaluation:
                 )
             tally = self._tallies[split, epoch]
             for _, z in self.run.outputs(epoch, views):
-                if epoch in self._calibrations and split == "val":
+                if self._folds is not None and split == "val":
                     right = label_rank(z, tally.next_labels(len(z)))[0] == 0
                     self._uncalibrated.setdefault(epoch, []).append(right.t())
-                    folds = val_folds(tally.labels)[tally.next_rows(len(z))]
+                    folds = self._folds[tally.next_rows(len(z))]
                     for fold, calibration in enumerate(self._by_fold[epoch]):
                         z[folds == fold] = calibration(z[folds == fold])
                 elif epoch in self._calibrations:
@@ -179,8 +174,8 @@ class TileEvaluation:
             scales = calibration.scale[:, 0].clamp(1e-6, 1e6).tolist()
         elif calibration is not None:
             labels = self._data.evaluated["val"].labels
-            val_rows = torch.bincount(labels, minlength=self.run.classes).cpu().numpy()
-            val_rows = np.where(val_rows >= ROWS_OF_VECTOR, val_rows, 0)
+            rows = torch.bincount(labels, minlength=self.run.classes).cpu().numpy()
+            val_rows = rows_of_vector(rows)
         log_prior = np.zeros((len(self._recipes), self.run.classes), np.float32)
         equal = np.full(self.run.classes, 1 / self.run.classes)
         for c, (recipe, scale) in enumerate(zip(self._recipes, scales, strict=True)):

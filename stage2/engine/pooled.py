@@ -16,7 +16,7 @@ from stage2.engine.outcome import Outcome
 from stage2.engine.plan import Tile
 from stage2.engine.tally import Tally
 from stage2.engine.temperature import Fitted, class_balanced, fit_temperature
-from stage2.engine.tile import TileRun, aligned
+from stage2.engine.tile import TileRun
 
 
 @dataclass(frozen=True)
@@ -66,17 +66,10 @@ class PooledEvaluation:
 
     def fit(self, run: TileRun) -> None:
         """Fit the temperatures of a fold to the rows that it holds out, before these are added."""
-        held = [view.evaluated[self.split] for view in run.views]
-        rows = self._tally.next_rows(len(held[0].labels))
+        rows = self._tally.next_rows(len(run.views[0].evaluated[self.split].labels))
         y, weight = self._held_out.labels[rows], self._weight[rows]
-        size = max(1, HELD_BYTES // (4 * len(y) * run.classes))
-        parts = []
-        for start in range(0, len(self._recipes), size):
-            configs = slice(start, start + size)
-            blocks = aligned([each.blocks() for each in held])
-            z = torch.cat([z for xs in blocks for _, z in run.outputs("last", xs, configs)])
-            parts.append(fit_temperature(z, y, weight))
-        self._fitted.append(Fitted(*map(torch.cat, zip(*parts, strict=True))))
+        logits = run.all_logits("last", self.split, HELD_BYTES)
+        self._fitted.append(Fitted.joined([fit_temperature(z, y, weight) for _, z in logits]))
         self._shares.append(weight.sum())
 
     def add(self, run: TileRun, views: Sequence[Tensor]) -> None:

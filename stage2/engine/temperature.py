@@ -11,6 +11,7 @@ is convex in a; under p = softmax(a z_i) its derivatives are means and variances
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -38,6 +39,11 @@ class Fitted(NamedTuple):
 
     scale: Tensor
     nll: Tensor
+
+    @staticmethod
+    def joined(parts: Sequence[Fitted]) -> Fitted:
+        """Those of several parts of the classifiers side by side."""
+        return Fitted(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def fit_temperature(z: Tensor, y: Tensor, weight: Tensor | None = None) -> Fitted:

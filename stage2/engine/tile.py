@@ -163,6 +163,17 @@ class TileRun:
             ]
             yield rows, z[0] if len(z) == 1 else _average(z, self.tile.key.average)
 
+    def all_logits(self, epoch: str, split: str, held: int) -> Iterator[tuple[slice, Tensor]]:
+        """Configurations and their logits [N, C', K] on all rows of a split, of as many at a time
+        as `held` bytes have room for, and of one at least."""
+        rows = [view.evaluated[split] for view in self.views]
+        size = max(1, held // (4 * len(rows[0].labels) * self.classes))
+        for start in range(0, len(self.tile.recipes), size):
+            configs = slice(start, start + size)
+            blocks = aligned([each.blocks() for each in rows])
+            z = [z for xs in blocks for _, z in self.outputs(epoch, xs, configs)]
+            yield configs, torch.cat(z)
+
     def _extend(self, curve: str, values: Tensor) -> None:
         """Add the values [C] of an epoch to a curve."""
         curves = self.state["curves"]

@@ -151,7 +151,8 @@ def _ordered(results: Results) -> list[Configuration]:
 
 
 def _nll(configuration: Configuration) -> float | None:
-    """What orders the pool, a mean over seeds; None where a run is not done or lacks it."""
+    """The figure that orders the pool, a mean over seeds; None where a run is not done or lacks
+    it."""
     values = [run.metrics.get(("val", _epoch(run)), {}).get(_ORDER) for run in configuration.runs]
     known = [value for value in values if value is not None]
     whole = configuration.status == "done" and len(known) == len(values)

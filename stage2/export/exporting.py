@@ -20,10 +20,10 @@ from stage2.export.moving import mean_prior, recipe_prior, with_prior
 from stage2.export.onnxfile import check_onnx, save_onnx
 from stage2.export.retraining import changed_rows, retrain
 from stage2.export.target import BBSE, EM, read_prior
-from stage2.features.folds import is_folds
 from stage2.methods.recipe import Recipe
 from stage2.results.configurations import Configuration
 from stage2.results.ensembles import EnsembleRecipe, Member
+from stage2.results.merging import only_folds
 from stage2.results.results import Results
 from stage2.results.store import Run, Store
 
@@ -237,7 +237,7 @@ def _run_of(configuration: Configuration, seed: int | None) -> Run:
     if run is None:
         seeds = ", ".join(map(str, runs))
         raise errors.ConfigError(f"{configuration.id} has no run of seed {seed}. It has: {seeds}.")
-    if run.metrics and all(is_folds(split) for split, _ in run.metrics):
+    if only_folds(split for split, _ in run.metrics):
         raise errors.ConfigError(
             f"{configuration.id} was trained on folds alone: there is nothing to check a head "
             "against. Sweep it without --folds first."

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featbank.bank import Bank
-from stage2.engine.calibration import ROWS_OF_VECTOR
+from featbank.bank import Bank, class_counts
+from stage2.engine.calibration import rows_of_vector
+from stage2.export.folding import feature_blocks
 from stage2.export.forms import AveragedHeads, HeadModule
 from stage2.export.headprior import HeadPrior, fitted_correction, soft_confusion
 from stage2.export.modules import shifted
-from stage2.features.views import class_counts
 from stage2.methods.priors import ImpliedPrior, implied_prior, log_shift
 from stage2.methods.recipe import Recipe
 
@@ -26,12 +26,11 @@ def recipe_prior(
     """The prior of a recipe's logits on a bank, divided by a temperature and, where they are
     `calibrated`, after its vector scaling; see `implied_prior`."""
     val_rows = _val_rows(bank)
-    scaled = np.where(val_rows >= ROWS_OF_VECTOR, val_rows, 0)
     return implied_prior(
         recipe,
-        class_counts(bank, recipe.settings["train_on"]),
+        class_counts(bank.labels(recipe.settings["train_on"]), bank.num_classes),
         temperature=temperature,
-        val_rows=scaled if calibrated else None,
+        val_rows=rows_of_vector(val_rows) if calibrated else None,
     )
 
 
@@ -73,13 +72,16 @@ def with_prior(
     clean = calibrated and bool(val_rows.any()) and not bank.seen("val").any()
     correction, confusion = np.zeros(len(source)), None
     if clean:
-        correction = fitted_correction(*_val(bank, module, views), source, val_rows)
+        z, y = _val(bank, module, views)
+        correction = fitted_correction(z, y, source, val_rows)
     if target is not None:
         if (shift := log_shift(target, source)) is not None:
             module = shifted(module, shift)
+            if clean:
+                z, y = _val(bank, module, views)
         source = target
     if clean:
-        confusion = soft_confusion(*_val(bank, module, views), val_rows)
+        confusion = soft_confusion(z, y, val_rows)
     return module, HeadPrior(
         source=source.tolist(),
         caveats=list(implied.caveats),
@@ -94,17 +96,14 @@ def with_prior(
 def _val_rows(bank: Bank) -> np.ndarray:
     """Rows of each class [K] in val, all 0 without one."""
     labels = bank.labels("val") if "val" in bank.evaluated else np.zeros(0, np.int64)
-    return np.bincount(labels, minlength=bank.num_classes)
+    return class_counts(labels, bank.num_classes)
 
 
 def _val(bank: Bank, module: Module, views: Sequence[str]) -> tuple[Tensor, Tensor]:
     """The logits [N, K] and labels [N] of val."""
-    rows, step = bank.rows("val"), bank.block_rows("val", views[0])
     blocks = []
     with torch.no_grad():
-        for start in range(0, rows, step):
-            stop = min(start + step, rows)
-            parts = [bank.read("val", view, start, stop) for view in views]
-            xs = tuple(torch.from_numpy(x).float() for x in parts)
+        for features in feature_blocks(bank, "val", views):
+            xs = tuple(features[view] for view in views)
             blocks.append(module(xs if len(xs) > 1 else xs[0]))
     return torch.cat(blocks), torch.from_numpy(bank.labels("val"))

@@ -110,27 +110,32 @@ class Views:
         for name in probed:
             self._probe_folds(name)
         watched = stream.generator is not None
-        wholes = self._views(stream.views, "train", "none", folded=True)
-        in_memory = all(
-            isinstance(rows, MemoryRows)
-            for whole in wholes
-            for rows in (whole.train, *whole.evaluated.values())
-        )
-        if not in_memory:  # read and scaled once for all folds
-            wholes = self._views(stream.views, "train", stream.feature_scale, folded=True)
+        own_scale = self._fit_in_memory(stream.views)  # streamed ones are scaled as they are read
+        loaded = "none" if own_scale else stream.feature_scale
+        wholes = self._views(stream.views, "train", loaded, folded=True)
         views = []
         for name, whole in zip(stream.views, wholes, strict=True):
             data = self._cut(whole, fold, watched=watched)
-            scaling = self._scaling(name, stream.feature_scale)
-            if in_memory and scaling:
-                choice = stream.feature_scale or default_scale(self._bank, name)
+            choice = stream.feature_scale or default_scale(self._bank, name)
+            if own_scale:
                 scaling = measured(choice, (x.cpu().numpy() for x, _ in data.train.blocks()))
                 data = scaled(data, scaling) if scaling else data
+            else:
+                scaling = self._scaling(name, choice)
             if self._bank.classifier(name) is None:
                 probe = self._fold_probes[name, fold] if name in probed else None
                 data = _starting(data, scaling, probe)
             views.append(data)
         return views
+
+    def _fit_in_memory(self, names: Sequence[str]) -> bool:
+        """Whether all splits of views that are cut into folds fit in memory together."""
+        share = self._memory // len(names)
+        budgets = (
+            view_budget(self._bank, name, device=self._device, memory=share, folded=True)
+            for name in names
+        )
+        return all(budget is None for splits in budgets for budget in splits.values())
 
     def _probe_folds(self, view: str) -> None:
         """Train the linear probes of a view on the rows that each fold trains on, once."""

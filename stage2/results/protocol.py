@@ -81,7 +81,7 @@ class Protocol:
 
     @property
     def order(self) -> str:
-        """What configurations stand in the order of, in words."""
+        """The figure that configurations are ordered by, in words; or their names."""
         if self.select_on is None or self.rule is None:
             return "their names"
         return f"{RULES[self.rule]} on {self.select_on}"
@@ -200,7 +200,7 @@ class Protocol:
         return [f"features {' and '.join(texts)}"] if texts else []
 
     def _evidence(self) -> list[str]:
-        """What a choice between close configurations rests on: the rule, and the rows."""
+        """The grounds of a choice between close configurations: the rule, and the rows."""
         parts = []
         if self.rule == "1se":
             parts.append(f"by {METRICS[NLL].label} within one standard error")

@@ -1,4 +1,4 @@
-r"""What selects: the rule that puts one configuration before another, on the split that selects.
+r"""The rule that selects, which puts one configuration before another, on the split that selects.
 
 Accuracy counts rows, so with few of them it can hardly tell close configurations apart; the
 negative log-likelihood uses every row in full, but its optimum is not quite that of accuracy. The
