@@ -190,7 +190,9 @@ def sweep(
             seen = bool(bank.seen("train").any())
             for group in runner.run(_unfinished(partial(planned, folds=folds), wanted, on_folds)):
                 record.add(group, quietly=seen)
-            by_folds = Results(store, bank=bank.fingerprint, select_on=dealt.name)
+            by_folds = Results(
+                store, bank=bank.fingerprint, select_on=dealt.name, select_by=select_by
+            )
             train(winners(by_folds, wanted))
         elif halving:
             first, others = by_first_seed(wanted)
@@ -347,8 +349,8 @@ def _stored(outcome: Outcome, device: str, libraries: Sequence[str]) -> dict[str
 
 
 def origin(device: str, libraries: Sequence[str] = ()) -> dict[str, Any]:
-    """What made a run, as the store takes it: the `device`, a name of PyTorch's, and the versions
-    of featbank, torch, Python and further `libraries`."""
+    """The origin of a run, as the store takes it: the `device`, a name of PyTorch's, and the
+    versions of featbank, torch, Python and further `libraries`."""
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
     return {
         "device": f"{device} ({name})",

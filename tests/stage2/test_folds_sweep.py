@@ -386,3 +386,13 @@ def test_a_view_of_a_fold_keeps_the_groups_of_the_bank(small: Problem) -> None:
         "5-fold",
         "val",
     }
+
+
+@pytest.mark.parametrize("rule", ["macro", "nll"])
+def test_the_rule_that_is_asked_for_chooses_what_is_trained_again(rule: str, unseen: Path) -> None:
+    """Reference: the table by that rule, whose first configuration has test figures; the two rules
+    differ on this grid."""
+    grid = expand({"crt": {"lr": [0.02, 0.1, 0.5, 2.0, 10.0], "epochs": [1, 3, 6]}})
+    board = sweep(unseen, grid, folds=5, select_by=rule).board
+    measured = [row["recipe"] for row in board.rows if row["macro"] is not None]
+    assert measured == [board.rows[0]["recipe"]]
