@@ -25,8 +25,12 @@ CONFUSIONS = 200
 SHIFT_RATIOS = (2, 5, 10, 25, 50)
 """Imbalance ratios of the shifted test priors [SADE]."""
 
-Axis = Collection[int] | None
-"""Allowed sizes of an axis; None for K."""
+Axis = Collection[int] | str
+"""Allowed sizes of an axis, ``K`` or ``N``."""
+
+LOSS_ROWS = 50_000
+"""Rows up to which each one's loss is kept. The more there are, the less they say by chance, and
+each takes two bytes."""
 
 
 def mean(runs: Sequence[np.ndarray]) -> np.ndarray:
@@ -63,7 +67,7 @@ class Detail:
     label: str
     meaning: str
     of: Callable[[Totals], Sequence[np.ndarray] | np.ndarray | None]
-    shape: tuple[Axis, ...] = (None,)
+    shape: tuple[Axis, ...] = ("K",)
     dtype: str = "f4"
     over_seeds: Callable[[Sequence[np.ndarray]], np.ndarray] = mean
 
@@ -72,10 +76,11 @@ class Detail:
         """Whether it counts rows; such arrays are kept of one split and epoch alone."""
         return self.dtype == "i4"
 
-    def expected_shape(self, shape: Sequence[int], num_classes: int) -> tuple[int, ...]:
+    def expected_shape(self, shape: Sequence[int], num_classes: int, rows: int) -> tuple[int, ...]:
         """The allowed shape that is next to a shape."""
         sizes = [*shape, *[-1] * len(self.shape)]
-        axes = [(num_classes,) if axis is None else axis for axis in self.shape]
+        known = {"K": num_classes, "N": rows}
+        axes = [(known[axis],) if isinstance(axis, str) else axis for axis in self.shape]
         return tuple(n if n in axis else max(axis) for n, axis in zip(sizes, axes, strict=False))
 
 
@@ -114,6 +119,10 @@ def _magnitude(totals: Totals) -> np.ndarray:
 def _deviation(totals: Totals) -> np.ndarray:
     variance = totals.label_squares / totals.rows - (totals.label_logits / totals.rows) ** 2
     return np.sqrt(np.maximum(variance, 0)) / _magnitude(totals)
+
+
+def _losses(totals: Totals) -> np.ndarray | None:
+    return None if len(totals.labels) > LOSS_ROWS else totals.tempered_losses
 
 
 def _confusions(totals: Totals) -> list[np.ndarray] | None:
@@ -265,6 +274,15 @@ DETAILS: dict[str, Detail] = {
         "weight norms",
         "‖w_k‖ of each class, where the head has a weight per class",
         lambda totals: totals.weight_norm,
+    ),
+    "losses": Detail(
+        "losses",
+        "negative log-likelihood of each row at the temperature fitted to them, of which NLL,T is "
+        f"the mean; NaN for rows of classes without training rows. Of val and folds with at most "
+        f"{LOSS_ROWS:,} rows",
+        _losses,
+        ("N",),
+        "f2",
     ),
     "confidence": Detail(
         "confidences",

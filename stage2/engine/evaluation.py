@@ -79,7 +79,7 @@ class TileEvaluation:
                     least = ROWS_OF_VECTOR * (FOLDS - 1) // FOLDS
                     by_fold = [self._calibrated(z[r], y[r], configs, least) for r in others]
                     calibrations.append([self._calibrated(z, y, configs), *by_fold])
-            self._fitted[epoch] = Fitted.joined(fitted)
+            self._fitted[epoch] = Fitted.joined(fitted).among(learned)
             if calibrations:
                 joined = map(Calibration.joined, zip(*calibrations, strict=True))
                 self._calibrations[epoch], *self._by_fold[epoch] = joined

@@ -47,9 +47,9 @@ class Totals:
         Σ z_k over all rows, and Σ z_k and Σ z_k² over those of class k, [C, K].
     weight_norm
         ‖w_k‖ [C, K] of heads that have a weight per class.
-    temperature, tempered_nll
-        T fitted to these rows and the class-balanced negative log-likelihood at T [C]; None for
-        rows that nothing is fitted to.
+    temperature, tempered_nll, tempered_losses
+        T fitted to these rows, the class-balanced negative log-likelihood at T [C], and that of
+        each row [C, N]; None for rows that nothing is fitted to.
     shifted
         Right rows by class under each shifted prior, known to the classifier [11, C, K], as of
         `stage2.engine.shifting.ShiftTally`; None unless asked for.
@@ -74,6 +74,7 @@ class Totals:
     weight_norm: np.ndarray | None = None
     temperature: np.ndarray | None = None
     tempered_nll: np.ndarray | None = None
+    tempered_losses: np.ndarray | None = None
     shifted: np.ndarray | None = None
     confidence: np.ndarray | None = None
     predicted: np.ndarray | None = None

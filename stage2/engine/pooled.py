@@ -88,7 +88,7 @@ class PooledEvaluation:
         share = torch.stack(self._shares)[:, None]
         scale = (share * torch.stack([fitted.scale for fitted in self._fitted]).log()).sum(0).exp()
         nll = (share * torch.stack([fitted.nll for fitted in self._fitted])).sum(0)
-        return Fitted(scale, nll)
+        return Fitted(scale, nll, torch.cat([fitted.losses for fitted in self._fitted], 1))
 
     def outcomes(self) -> list[Outcome]:
         """The outcome of each configuration: one evaluation, and the mean loss over the folds."""
@@ -118,7 +118,10 @@ class PooledEvaluation:
 
     def _in_order(self, evaluation: Evaluation) -> Evaluation:
         """An evaluation with its rows in the order of the split."""
-        return replace(evaluation, correct=evaluation.correct[self._held_out.order])
+        order, details = self._held_out.order, evaluation.details
+        if "losses" in details:
+            details = {**details, "losses": details["losses"][order]}
+        return replace(evaluation, correct=evaluation.correct[order], details=details)
 
 
 def _unmeasured(evaluation: Evaluation) -> Evaluation:

@@ -199,6 +199,7 @@ class Tally:
             weight_norm=None if weight_norm is None else weight_norm.float().cpu().numpy(),
             temperature=None if fitted is None else fitted.scale.reciprocal().cpu().numpy(),
             tempered_nll=None if fitted is None else fitted.nll.cpu().numpy(),
+            tempered_losses=None if fitted is None else fitted.losses.cpu().numpy(),
             shifted=None if self._shift is None else self._shift.right(),
             confidence=confidence,
             predicted=predicted,

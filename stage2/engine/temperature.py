@@ -34,16 +34,31 @@ _SAMPLE = 8
 
 
 class Fitted(NamedTuple):
-    """1/T and the negative log-likelihood at T, each [C] float64; NaN for logits that are not
-    finite."""
+    """1/T and the negative log-likelihood at T of C classifiers.
+
+    Attributes
+    ----------
+    scale, nll
+        a and L(a), [C] float64; NaN for logits that are not finite.
+    losses
+        −log p of the class of each row at T, [C, N] float16, cut off at its largest number.
+    """
 
     scale: Tensor
     nll: Tensor
+    losses: Tensor
 
     @staticmethod
     def joined(parts: Sequence[Fitted]) -> Fitted:
         """Those of several parts of the classifiers side by side."""
         return Fitted(*map(torch.cat, zip(*parts, strict=True)))
+
+    def among(self, rows: Tensor) -> Fitted:
+        """The same of more rows [M], of which those in `rows` [M] bool were fitted to; losses of
+        others are NaN."""
+        losses = self.losses.new_full((len(self.losses), len(rows)), torch.nan)
+        losses[:, rows] = self.losses
+        return self._replace(losses=losses)
 
 
 def fit_temperature(z: Tensor, y: Tensor, weight: Tensor | None = None) -> Fitted:
@@ -70,11 +85,14 @@ def _newton(z: Tensor, y: Tensor, weight: Tensor, start: Tensor) -> Fitted:
     """The minimum of L from `start` [C]."""
     share = weight / weight.sum()
     a, nll = start.clone(), torch.full_like(start, torch.nan)
+    losses = z.new_empty(len(a), len(y), dtype=torch.float16)
     low, high = torch.full_like(a, BOUNDS[0]), torch.full_like(a, BOUNDS[1])
     moving = torch.arange(len(a), device=a.device)
     for _ in range(_STEPS):
         now = a[moving]
-        value, slope, curvature = _derivatives(z, y, share, now, moving)
+        loss, slope, curvature = _derivatives(z, y, share, now, moving)
+        losses[moving] = loss.clamp_max(torch.finfo(torch.float16).max).half()
+        value = loss.double() @ share
         low[moving] = torch.where(slope < 0, now, low[moving])
         high[moving] = torch.where(slope > 0, now, high[moving])
         least, most = low[moving].max(now / _REACH), high[moving].min(now * _REACH)
@@ -87,7 +105,7 @@ def _newton(z: Tensor, y: Tensor, weight: Tensor, start: Tensor) -> Fitted:
         moving = moving[(step.abs() > _CLOSE * now) & value.isfinite()]
         if not len(moving):
             break
-    return Fitted(a.where(nll.isfinite(), torch.nan), nll)
+    return Fitted(a.where(nll.isfinite(), torch.nan), nll, losses)
 
 
 def class_balanced(y: Tensor, classes: int) -> Tensor:
@@ -99,8 +117,10 @@ def class_balanced(y: Tensor, classes: int) -> Tensor:
 def _derivatives(
     z: Tensor, y: Tensor, share: Tensor, a: Tensor, configs: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """L, L' and L'' at a [C'], of the classifiers `configs` [C'], each float64."""
-    value, slope, curvature = (torch.zeros_like(a) for _ in range(3))
+    """The losses of the rows [C', N], and L' and L'' [C'] float64, at a [C'] of the classifiers
+    `configs` [C']."""
+    slope, curvature = torch.zeros_like(a), torch.zeros_like(a)
+    losses = []
     every = len(configs) == z.shape[1]
     scale = a.float()[:, None]
     size = block_rows(len(configs) * z.shape[2], z.device)
@@ -114,7 +134,7 @@ def _derivatives(
         first = p.mul_(gap).sum(2) / total
         second = p.mul_(gap).sum(2) / total
         below = zy - top.squeeze(2)
-        value += weight @ (total.log() - a.float() * below).double()
+        losses.append(total.log() - a.float() * below)
         slope += weight @ (first - below).double()
         curvature += weight @ (second - first.square()).double()
-    return value, slope, curvature
+    return torch.cat(losses).t(), slope, curvature

@@ -267,5 +267,6 @@ def _measured(z: Tensor, y: Tensor, bank: Bank, usable: Tensor) -> Evaluation:
     """The evaluation of logits [N, K] on val."""
     tally = Tally(y, bank.num_classes, 1, bank.full_counts, closer="test" not in bank.evaluated)
     fitted = fit_temperature(z[usable, None], y[usable], balanced(y, usable)[usable])
+    fitted = fitted.among(usable)
     tally.add(z[:, None].clone())
     return tally.evaluations(fitted=fitted)[0]

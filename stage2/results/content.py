@@ -40,6 +40,9 @@ FIRST_METRICS = frozenset(
 )
 """The metrics of schema 1, which every file has; whatever came later may be absent."""
 
+_FORMER = {"f4": "f4 f8", "f8": "f4 f8"}
+"""The types of arrays that some version wrote as another."""
+
 _SCALARS = {str, float, int, bool, type(None)}
 _HASH = re.compile(r"[0-9a-f]{64}")
 
@@ -212,16 +215,18 @@ def correct(value: Any, rows: int) -> np.ndarray:
     return bits[:rows].astype(bool)
 
 
-def details(value: Any, record: Mapping[str, Any]) -> Arrays:
-    """Decode the arrays of an evaluation, rows of `stage2.engine.details.DETAILS`."""
-    dtypes = {name: "i4" if row.counts_rows else "f4 f8" for name, row in DETAILS.items()}
+def details(value: Any, record: Mapping[str, Any], rows: int) -> Arrays:
+    """Decode the arrays of an evaluation of so many rows, by `stage2.engine.details.DETAILS`."""
+    dtypes = {name: _FORMER.get(row.dtype, row.dtype) for name, row in DETAILS.items()}
     arrays, classes = _arrays(value, dtypes), record["num_classes"]
     for name, values in arrays.items():
-        _shaped(name, values, DETAILS[name].expected_shape(values.shape, classes))
+        _shaped(name, values, DETAILS[name].expected_shape(values.shape, classes, rows))
         if name == "confusions":
             _within(name, values[:, :2], classes)
         if DETAILS[name].counts_rows and (values < 0).any():
             raise Unexpected(f"has {name} below 0")
+        if name == "losses" and not (np.isnan(values) | (values >= 0) & (values < np.inf)).all():
+            raise Unexpected(f"has {name} that are not numbers ≥ 0")
     return arrays
 
 

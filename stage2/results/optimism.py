@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from stage2.engine.calibration import FOLDS, val_folds
-from stage2.results.selection import Correctness, chosen
+from stage2.results.selection import Correctness, chosen, weighted_sums
 from stage2.results.significance import LEVEL
 
 RESAMPLES = 200
@@ -60,6 +60,7 @@ def optimism(
     seeds: np.ndarray | int = 1,
     rule: str = "macro",
     nll: np.ndarray | None = None,
+    losses: np.ndarray | None = None,
     nested: bool = False,
     resamples: int = RESAMPLES,
     random: int = 0,
@@ -72,6 +73,9 @@ def optimism(
         As of `stage2.results.selection.Correctness`.
     rule, nll
         The rule that chooses, and NLL,T of each [R] for rules that need it.
+    losses
+        Losses of the rows [R, N], whose class-balanced mean is NLL,T; NaN for rows that do not
+        count. Without them a resample has the NLL,T of all rows.
     nested
         Correct by nested folds instead of the bootstrap.
     resamples
@@ -84,13 +88,15 @@ def optimism(
     Optimism
     """
     of = Correctness(correct, labels, seeds)
-    weight, criterion = of.weight, np.zeros(len(correct)) if nll is None else nll
+    weight = of.weight
     drawn = _drawn(len(labels), resamples, np.random.default_rng(random))
-    folds = val_folds(torch.as_tensor(labels, dtype=torch.int64)).numpy()
-    kept = np.stack([folds != fold for fold in range(FOLDS)]) if nested else drawn
+    kept = _others(labels) if nested else drawn
     scores = of.means(np.vstack([weight, drawn * weight, *([kept * weight] if nested else [])]))
     observed, resampled = scores[:, 0], scores[:, 1 : 1 + resamples]
     choices = np.column_stack([observed, scores[:, -len(kept) :]])
+    criterion = np.zeros(len(correct)) if nll is None else nll
+    if losses is not None and rule != "macro":
+        criterion = np.column_stack([criterion, _means(losses, kept * weight)])
     first, *winners = chosen(rule, choices, criterion, of)
     left_out = np.where(kept == 0, weight, np.float32(0))
     out_of_bag = [
@@ -103,6 +109,22 @@ def optimism(
     figure = float(observed[first])
     corrected = min(figure, float(np.mean(out_of_bag))) if out_of_bag else np.nan
     return Optimism(int(first), figure, corrected, observed.max() - observed <= distance, nested)
+
+
+def _others(labels: np.ndarray) -> np.ndarray:
+    """The rows that each fold leaves, [folds, rows] bool."""
+    folds = val_folds(torch.as_tensor(labels, dtype=torch.int64)).numpy()
+    return np.stack([folds != fold for fold in range(FOLDS)])
+
+
+def _means(losses: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """NLL,T under each of several weights of rows [M, N], [R, M]; infinite where no row counts."""
+    counts = ~np.isnan(losses[0])
+    if not counts.all():
+        losses, weights = losses[:, counts], weights[:, counts]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        means = weighted_sums(losses, weights) / weights.sum(1, dtype=np.float64)
+    return np.where(np.isnan(means), np.inf, means)
 
 
 def _drawn(rows: int, resamples: int, random: np.random.Generator) -> np.ndarray:

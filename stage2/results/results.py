@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -248,7 +248,7 @@ class Results:
         Left out are those with vector scaling: the rows that are right after it are not those that
         rank. Those that were tried come first, then an ensemble of them.
         """
-        at, epoch = self.select_on, self._epoch
+        at = self.select_on
         if self._labels is None or at is None or is_screen(self.about, at):
             return [], None
         compared = [
@@ -260,23 +260,30 @@ class Results:
         ]
         if len(compared) < 2:
             return [], None
-        runs = [[(run.recipe, run.measured_at(at, epoch)) for run in c.runs] for c in compared]
-        correct = self.store.correct_seeds(self.fingerprint, at, runs)
+        correct = self.store.correct_seeds(self.fingerprint, at, self._runs(compared, at))
         seeds = np.array([len(each.runs) for each in compared])
         return [each.id for each in compared], Correctness(correct, self._labels, seeds)
+
+    def _runs(self, of: Iterable[Configuration], at: str) -> list[list[tuple[str, str]]]:
+        """Recipe and epoch of the runs of some configurations, on the split that selects."""
+        epoch = self._epoch
+        return [[(run.recipe, run.measured_at(at, epoch)) for run in each.runs] for each in of]
 
     def _optimism(self) -> Optimism | None:
         """The cost of choosing the best of those tried; None where fewer than two are compared."""
         ranking, of = self.ranking, self.ranking.correctness
         tried = [id_ for id_ in ranking.ids if not self.configurations[id_].is_ensemble]
-        if of is None or ranking.rule is None or len(tried) < 2:
+        if of is None or ranking.rule is None or self.select_on is None or len(tried) < 2:
             return None
+        runs = self._runs((self.configurations[id_] for id_ in tried), self.select_on)
+        by_nll = ranking.rule != "macro"
         return optimism(
             of.correct[: len(tried)],
             of.labels,
             seeds=np.broadcast_to(of.seeds, len(ranking.ids))[: len(tried)],
             rule=ranking.rule,
             nll=np.array([ranking.nll.get(id_, np.inf) for id_ in tried]),
+            losses=self.store.losses(self.fingerprint, self.select_on, runs) if by_nll else None,
             nested=self.nested,
         )
 

@@ -41,13 +41,19 @@ _RUN: dict[str, Callable[[Any], Any]] = {
 ReadRecord = Callable[[], dict[str, Any]]
 """A function that reads the record of a row's bank."""
 
+
+def _rows(key: tuple[str, ...], record: ReadRecord) -> int:
+    """The rows of the split of an evaluation."""
+    return record()["rows"].get(key[2], 0)
+
+
 _LONG: dict[str, Callable[[Any, tuple[str, ...], ReadRecord], Any]] = {
     "labels": lambda value, key, record: content.labels(value, record()),
     "curves": lambda value, key, record: content.curves(value),
     "traces": lambda value, key, record: content.traces(value, record()),
     "per_class": lambda value, key, record: content.per_class(value, record()),
-    "correct": lambda value, key, record: content.correct(value, record()["rows"].get(key[2], 0)),
-    "details": lambda value, key, record: content.details(value, record()),
+    "correct": lambda value, key, record: content.correct(value, _rows(key, record)),
+    "details": lambda value, key, record: content.details(value, record(), _rows(key, record)),
 }
 """The decoders of the long columns, `stage2.results.schema.HEAVY`."""
 

@@ -81,7 +81,8 @@ class Correctness:
         # Σ w²c_b c_j, Σ w²c_j, Σ w c_j; and Σ w²c_j², which is not linear in c
         products = self._products(np.vstack([w * w * rows, w * w, w]))
         both, single, macro = products[:, : len(rows)].T, products[:, -2], products[:, -1]
-        squares = self._products(w[None] ** 2, squared=True)[:, 0]
+        one = self.of_seeds.max(initial=1) == 1  # then c² is c
+        squares = single if one else self._products(w[None] ** 2, squared=True)[:, 0]
         own = list(best)
         gap = macro[own, None] - macro
         spread = squares[own, None] - 2 * both + squares
@@ -91,12 +92,8 @@ class Correctness:
 
     def _products(self, weights: np.ndarray, *, squared: bool = False) -> np.ndarray:
         """Σ_i weights_mi c_ji, or c_ji², [R, M] float64."""
-        total = np.zeros((len(self.correct), len(weights)))
-        for start in range(0, weights.shape[1], _BLOCK):
-            block = slice(start, start + _BLOCK)
-            rows = self.correct[:, block].astype(np.float32)
-            total += (rows * rows if squared else rows) @ weights[:, block].T
-        return total / self.of_seeds ** (2 if squared else 1)
+        sums = weighted_sums(self.correct, weights, squared=squared)
+        return sums / self.of_seeds ** (2 if squared else 1)
 
 
 @dataclass(frozen=True)
@@ -167,6 +164,16 @@ class Ranking:
         }
 
 
+def weighted_sums(values: np.ndarray, weights: np.ndarray, *, squared: bool = False) -> np.ndarray:
+    """Σ_i weights_mi v_ji of values [R, N] of any type, or of their squares, [R, M] float64."""
+    total = np.zeros((len(values), len(weights)))
+    for start in range(0, weights.shape[1], _BLOCK):
+        block = slice(start, start + _BLOCK)
+        rows = values[:, block].astype(np.float32)
+        total += (rows * rows if squared else rows) @ weights[:, block].T
+    return total
+
+
 def chosen(rule: str, scores: np.ndarray, nll: np.ndarray, of: Correctness) -> np.ndarray:
     """The configuration that a rule puts first, in each of several samples of the rows [M].
 
@@ -177,16 +184,17 @@ def chosen(rule: str, scores: np.ndarray, nll: np.ndarray, of: Correctness) -> n
     scores
         Macro accuracy in each sample, [R, M].
     nll
-        NLL,T of the configurations [R], the same for all samples: it is stored per configuration.
+        NLL,T in each sample, [R, M], or in all of them, [R].
     of
         The configurations.
     """
+    nll = nll[:, None] if nll.ndim == 1 else nll
     if rule == "nll":
-        return np.full(scores.shape[1], nll.argmin())
+        return np.broadcast_to(nll, scores.shape).argmin(0)
     top = scores.argmax(0)
     if rule == "macro":
         return top
     tops, which = np.unique(top, return_inverse=True)
     errors = of.errors(tops.tolist())[which].T  # [R, M]
     near = scores[top, np.arange(len(top))] - scores <= errors
-    return np.where(near, nll[:, None], np.inf).argmin(0)
+    return np.where(near, nll, np.inf).argmin(0)

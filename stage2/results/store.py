@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -262,16 +263,43 @@ class Store:
     ) -> np.ndarray:
         """Count the runs of each configuration that classified each row of a split correctly,
         [R, N] uint8; `runs` has recipe and epoch of the runs of each."""
+        total = partial(np.sum, axis=0, dtype=np.uint8)
+        return np.stack(self._each(fingerprint, split, runs, "correct", total))
 
-        def query(rows: StoredRows) -> np.ndarray:
-            correct = [
-                [
-                    rows.long("evaluation", (fingerprint, recipe, split, epoch), "correct")
-                    for recipe, epoch in configuration
-                ]
+    def losses(
+        self, fingerprint: str, split: str, runs: Sequence[Sequence[tuple[str, str]]]
+    ) -> np.ndarray | None:
+        """The mean loss of the runs of each configuration on each row of a split, [R, N] float16;
+        `runs` as of `correct_seeds`. None where a run has none."""
+
+        def mean(seeds: list[dict[str, np.ndarray] | None]) -> np.ndarray | None:
+            known = [arrays["losses"] for arrays in seeds if arrays and "losses" in arrays]
+            return np.mean(known, axis=0) if len(known) == len(seeds) else None
+
+        losses = self._each(fingerprint, split, runs, "details", mean)
+        known = [each for each in losses if each is not None]
+        return np.stack(known) if len(known) == len(losses) else None
+
+    def _each(
+        self,
+        fingerprint: str,
+        split: str,
+        runs: Sequence[Sequence[tuple[str, str]]],
+        column: str,
+        combine: Callable[[list[Any]], Result],
+    ) -> list[Result]:
+        """A long column of the evaluations of each configuration's runs, combined over the runs."""
+
+        def query(rows: StoredRows) -> list[Result]:
+            return [
+                combine(
+                    [
+                        rows.long("evaluation", (fingerprint, recipe, split, epoch), column)
+                        for recipe, epoch in configuration
+                    ]
+                )
                 for configuration in runs
             ]
-            return np.stack([np.sum(seeds, axis=0, dtype=np.uint8) for seeds in correct])
 
         return self._read(query)
 

@@ -37,7 +37,8 @@ def evaluation(rng: np.random.Generator, rows: int) -> Evaluation:
     """An evaluation of made-up numbers, all arrays included."""
     classes = len(COUNTS)
     details = {
-        name: 9 * rng.random(detail.expected_shape((), classes)) for name, detail in DETAILS.items()
+        name: 9 * rng.random(detail.expected_shape((), classes, rows))
+        for name, detail in DETAILS.items()
     }
     details["confusions"] = np.array([[0, 1, 4], [2, 0, 3]])
     details = {name: values.astype(DETAILS[name].dtype) for name, values in details.items()}

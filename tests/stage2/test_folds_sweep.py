@@ -78,8 +78,10 @@ def test_figures_are_those_of_all_held_out_rows_together(
         for name, value in expected.items():
             np.testing.assert_allclose(evaluation.metrics[name], value, rtol=1e-5, err_msg=name)
         assert not outcome.parameters
-        tempered, temperature = _tempered(z[:, c], y, [folds.held_out(f) for f in range(5)], folds)
+        held = [folds.held_out(f) for f in range(5)]
+        losses, tempered, temperature = _tempered(z[:, c], y, held, folds)
         np.testing.assert_allclose(evaluation.metrics["nll_t"], tempered, rtol=1e-5)
+        np.testing.assert_allclose(evaluation.details["losses"], losses, rtol=1e-2, atol=1e-3)
         np.testing.assert_allclose(evaluation.metrics["fitted_temperature"], temperature, rtol=1e-2)
     with Store(tmp_path / "r.sqlite") as store:
         fingerprint, record = store.one_bank()
@@ -89,9 +91,10 @@ def test_figures_are_those_of_all_held_out_rows_together(
 
 def _tempered(
     z: np.ndarray, y: np.ndarray, held: list[np.ndarray], folds: Folds
-) -> tuple[float, float]:
-    """NLL at the temperature of each fold, by SciPy, and the geometric mean of these; rows weigh
-    alike in every class."""
+) -> tuple[np.ndarray, float, float]:
+    """Losses and NLL at the temperature of each fold, by SciPy, and the geometric mean of these;
+    rows weigh alike in every class."""
+    losses = np.empty(len(y))
     weight = 1 / (len(np.unique(y)) * np.bincount(y)[y])
     nll = temperature = 0.0
     for rows in held:
@@ -102,9 +105,10 @@ def _tempered(
             return float(cross_entropy(np.exp(log_scale) * u, y, reduction="none").numpy() @ w)
 
         found = minimize_scalar(at, bounds=(-14, 14), method="bounded", options={"xatol": 1e-7})
+        losses[here] = cross_entropy(np.exp(found.x) * u, labels, reduction="none")
         nll += found.fun
         temperature -= share.sum() * found.x
-    return nll, float(np.exp(temperature))
+    return losses, nll, float(np.exp(temperature))
 
 
 def test_the_best_of_each_recipe_trains_again_on_all_rows(unseen: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -185,7 +187,32 @@ def test_nll_at_its_temperature_weighs_classes_alike(small: Problem) -> None:
     metrics = outcome.evaluations["val", "last"].metrics
     assert_close(metrics["nll_t"], best.fun, 1e-5, "NLL,T")
     assert_relative(metrics["fitted_temperature"], np.exp(best.x), 1e-3, "T")
-    assert outcome.evaluations["test", "last"].metrics["nll_t"] is None, "nothing is fitted to test"
+    losses = outcome.evaluations["val", "last"].details["losses"]
+    expected = cross_entropy(z.double() / np.exp(best.x), y, reduction="none").numpy()
+    np.testing.assert_allclose(losses, expected, rtol=1e-2, atol=1e-3)
+    on_test = outcome.evaluations["test", "last"]
+    assert on_test.metrics["nll_t"] is None, "nothing is fitted to test"
+    assert "losses" not in on_test.details
+
+
+def test_rows_of_untrained_classes_have_no_loss(small: Problem) -> None:
+    """Reference: the same head on a val without such rows."""
+
+    def without(split: str) -> Problem:
+        kept = small.y[split] != 2
+        x = {place: x[kept] if place[0] == split else x for place, x in small.x.items()}
+        return replace(small, x=x, y={**small.y, split: small.y[split][kept]})
+
+    small = without("train")
+    learned = small.y["val"] != 2
+    whole, cut = (
+        next(iter(run([Recipe("ce", epochs=2, batch_size=32)], problem).values()))
+        .evaluations["val", "last"]
+        .details["losses"]
+        for problem in (small, without("val"))
+    )
+    assert np.isnan(whole[~learned]).all()
+    assert np.array_equal(whole[learned], cut)
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-3, 1.0, 1e3])
@@ -195,7 +222,7 @@ def test_a_temperature_is_found_from_any_start(size: float) -> None:
     z, y = _logits()
     z *= size
     z[0, 1, 0] = torch.nan
-    scale, nll = fit_temperature(z, y)
+    scale, nll, losses = fit_temperature(z, y)
     assert torch.stack([scale[1], nll[1]]).isnan().all(), "what is not finite has no temperature"
     for c in (0, 2):
         near = [
@@ -204,6 +231,7 @@ def test_a_temperature_is_found_from_any_start(size: float) -> None:
         ]
         assert near[1] <= min(near) + 1e-9, f"got {near}"
         assert_close(nll[c], near[1], 1e-5, "NLL")
+        assert_relative(losses[c].double().mean(), nll[c], 1e-3, "the mean of the losses")
 
 
 def test_the_stored_parameters_give_the_measured_results(small: Problem) -> None:

@@ -19,6 +19,7 @@ from featbank.bank import GROUPS, class_groups
 from stage2.engine.details import DETAILS, SHIFT_RATIOS, shifted_accuracy
 from stage2.engine.metrics import BINS, METRICS, Evaluation, class_accuracy
 from stage2.engine.tally import Tally, label_rank
+from stage2.engine.temperature import fit_temperature
 from tests.stage2.compare import assert_close, assert_relative
 
 CLASSES = 7
@@ -432,13 +433,17 @@ def test_the_arrays_are_those_of_the_list(logits: tuple[np.ndarray, np.ndarray])
     z, y = logits
     norm = torch.rand(3, CLASSES)
     equal = np.zeros((3, CLASSES))
-    found = evaluate(z, y, weight_norm=norm, closer=True, log_prior=equal)
+    fitted = fit_temperature(torch.from_numpy(z).float(), torch.from_numpy(y))
+    options: dict[str, Any] = {"weight_norm": norm, "fitted": fitted}
+    found = evaluate(z, y, closer=True, log_prior=equal, **options)
     for c, evaluation in enumerate(found):
         assert set(evaluation.details) == set(DETAILS), f"got {set(evaluation.details)}"
         assert np.array_equal(evaluation.details["weight_norm"], norm[c].numpy())
+        assert np.array_equal(evaluation.details["losses"], fitted.losses[c].numpy())
     few = evaluate(z, y)[0].details
     assert set(DETAILS) - set(few) == {
-        "weight_norm", "confidence", "confusions", "shift_forward_known", "shift_backward_known",
+        "weight_norm", "losses", "confidence", "confusions",
+        "shift_forward_known", "shift_backward_known",
     }  # fmt: skip
 
 

@@ -36,6 +36,25 @@ def test_the_best_of_many_equals_is_corrected_to_what_it_is() -> None:
     assert np.mean(covered) >= 0.95
 
 
+@pytest.mark.parametrize("rule", ["nll", "1se"])
+def test_what_likelihood_gains_by_chance_is_corrected(rule: str) -> None:
+    """60 equals of one row per class: a row's loss is low where it is right, so the lowest NLL,T
+    is right by chance. Corrected within half a point of the truth with the losses of the rows,
+    points above it with the NLL,T of the configurations alone."""
+    fixed, resampled = [], []
+    for draw in range(40):
+        random, labels = np.random.default_rng(draw), np.arange(200)
+        correct = simulated(np.zeros(60), labels, random)
+        losses = (2 - 1.5 * correct + random.random(correct.shape)).astype(np.float16)
+        losses[:, 190:] = np.nan  # rows of classes without training rows
+        nll = np.nanmean(losses.astype(float), axis=1)
+        for known, found in ((None, fixed), (losses, resampled)):
+            result = optimism(correct, labels, rule=rule, nll=nll, losses=known)
+            found.append(result.corrected - 50)
+    assert np.mean(fixed) > 2
+    assert abs(np.mean(resampled)) < 0.6
+
+
 def test_a_clear_winner_ties_with_nobody() -> None:
     """One that is right on nearly all rows among ones that are right on half of them."""
     random = np.random.default_rng(0)
