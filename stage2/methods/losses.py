@@ -13,16 +13,19 @@ import numpy as np
 
 from featbank.bank import class_groups
 from featbank.settings import Setting
+from stage2.methods.class_weights import (
+    BETA,
+    DEFER,
+    NORMALISE,
+    RHO,
+    effective_number_weights,
+    inverse_power_weights,
+)
 from stage2.methods.family import Loss, LossParameters, Moment
 
 
 def _log_prior(counts: np.ndarray) -> np.ndarray:
     return np.log(counts / counts.sum())
-
-
-def _normalised(weight: np.ndarray) -> np.ndarray:
-    """Class weights with Σω = K."""
-    return weight * len(weight) / weight.sum()
 
 
 def ce(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossParameters:
@@ -34,7 +37,7 @@ def weighted(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> Lo
     """Generalised re-weighting, ω_k ∝ (1/n_k)^ρ, Σω = K [DisAlign eq. 11]."""
     if moment.epoch < settings["defer"]:
         return LossParameters()
-    weight = _normalised((counts / counts.max()) ** -settings["rho"])
+    weight = inverse_power_weights(counts, settings["rho"])
     return LossParameters(weight=weight, by_weights=settings["normalise"] == "weights")
 
 
@@ -44,11 +47,6 @@ def class_balanced(counts: np.ndarray, settings: dict[str, Any], moment: Moment)
         return LossParameters()
     weight = effective_number_weights(counts, settings["beta"])
     return LossParameters(weight=weight, by_weights=settings["normalise"] == "weights")
-
-
-def effective_number_weights(counts: np.ndarray, beta: float) -> np.ndarray:
-    """ω_k ∝ (1−β)/(1−β^n_k), Σω = K [CB eq. 4]; β = 0 weighs every class alike."""
-    return _normalised(-1 / np.expm1(counts * np.log(beta)) if beta else np.ones_like(counts))
 
 
 def focal(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossParameters:
@@ -191,20 +189,6 @@ def _ramp(start: Setting, symbol: str) -> tuple[Setting, Setting]:
 
 _TAU = Setting("tau", 1.0, "strength of the prior", low=0)
 _GAMMA = Setting("gamma", 1.0, "focusing exponent γ", low=0)
-_BETA = Setting("beta", 0.9999, "effective-number β; 0 for equal weights", low=0, below=1)
-_NORMALISE = Setting(
-    "normalise",
-    "weights",
-    "divide the loss by the sum of weights in the batch, or by the batch size",
-    choices=("weights", "batch"),
-)
-_DEFER = Setting(
-    "defer",
-    0,
-    "first epoch with weights (deferred re-weighting); 0 from the start",
-    low=0,
-    role="epoch",
-)
 _OVER = Setting(
     "smooth_over",
     "uniform",
@@ -218,18 +202,14 @@ LOSSES = {
         weighted,
         "cross-entropy with class weights ∝ (1/n)^ρ",
         "disalign",
-        (
-            Setting("rho", 1.2, "exponent ρ: 1 weighs by 1/n, 0.5 by 1/√n", low=0),
-            _NORMALISE,
-            _DEFER,
-        ),
+        (RHO, NORMALISE, DEFER),
         uses_counts=True,
     ),
     "class_balanced": Loss(
         class_balanced,
         "cross-entropy weighted by the effective number of samples",
         "class_balanced",
-        (_BETA, _NORMALISE, _DEFER),
+        (BETA, NORMALISE, DEFER),
         uses_counts=True,
     ),
     "focal": Loss(focal, "softmax focal loss", "focal", (_GAMMA,), convex=False),
@@ -237,7 +217,7 @@ LOSSES = {
         cb_focal,
         "softmax focal loss with effective-number weights",
         "class_balanced",
-        (_GAMMA, _BETA, _DEFER),
+        (_GAMMA, BETA, DEFER),
         uses_counts=True,
         convex=False,
     ),
@@ -245,7 +225,7 @@ LOSSES = {
         sigmoid_focal,
         "sigmoid focal loss with effective-number weights",
         "class_balanced",
-        (_GAMMA, _BETA),
+        (_GAMMA, BETA),
         uses_counts=True,
         kernel="sigmoid_focal",
         convex=False,
@@ -255,7 +235,7 @@ LOSSES = {
         cb_bce,
         "binary cross-entropy of softmax outputs with effective-number weights",
         "ltwb",
-        (_BETA,),
+        (BETA,),
         uses_counts=True,
         kernel="softmax_bce",
         convex=False,
@@ -340,7 +320,7 @@ LOSSES = {
                 low=0,
                 role="epoch",
             ),
-            _BETA,
+            BETA,
         ),
         uses_counts=True,
         needs_cosine=True,

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from featbank.settings import Setting, resolved, scheduled
+from stage2.methods.class_weights import effective_number_weights
 from stage2.methods.family import Moment
-from stage2.methods.losses import effective_number_weights
 from stage2.methods.seeding import seeded
 
 
