@@ -155,7 +155,8 @@ def objective_settings(loss: str, given: Mapping[str, Any]) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        For an unknown loss, one that is unsuited for stage 1, or a wrong setting.
+        For an unknown loss, one that is unsuited for stage 1, a wrong setting, or settings that do
+        not go together.
     """
     if loss not in LOSSES:
         raise errors.ConfigError(f"Unknown loss {loss!r}. {errors.closest(loss, LOSSES)}")
@@ -168,7 +169,10 @@ def objective_settings(loss: str, given: Mapping[str, Any]) -> dict[str, Any]:
     settings, owner = entry.settings, f"loss {loss!r}"
     texts = {s.name: s for s in settings if isinstance(given.get(s.name), str)}
     read = {n: texts[n].parse(v, owner) if n in texts else v for n, v in given.items()}
-    return resolved(settings, read, owner)
+    values = resolved(settings, read, owner)
+    if problem := entry.conflict(values):
+        raise errors.ConfigError(f"Loss {loss!r} {problem}")
+    return values
 
 
 def classifier_problem(loss: str, classifier: str) -> str | None:

@@ -16,6 +16,7 @@ losses train side by side in one fused group.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from featbank.bank import require_samples
+from featbank.errors import ConfigError
 from featbank.settings import Setting, resolved, scheduled
 
 EXCLUDED = -1e4
@@ -114,6 +116,25 @@ class Moment:
     epoch: int = 0
     epochs: int = 1
 
+    @property
+    def progress(self) -> float:
+        """e = t/(T−1), from 0 in the first epoch to 1 in the last; 0 where there is only one."""
+        return self.epoch / max(1, self.epochs - 1)
+
+
+def growth(progress: float, base: float) -> float:
+    """(c^e − 1)/(c − 1), from 0 at e = 0 to 1 at e = 1 [GLAG eq. 3, where c = 2].
+
+    Parameters
+    ----------
+    progress
+        e in [0, 1].
+    base
+        c > 0: concave in e below 1, linear at 1, the limit, and convex above.
+    """
+    rate = math.log(base)
+    return progress if rate == 0 else math.expm1(progress * rate) / math.expm1(rate)
+
 
 EMPTY_CLASSES = Setting(
     "empty_classes",
@@ -136,6 +157,9 @@ class Loss:
         One line; key of `stage2.methods.bibliography`, or the citation itself.
     settings
         What it takes; with `uses_counts` `EMPTY_CLASSES` as well.
+    conflict
+        What is wrong with settings that are right one by one, as a predicate and a remedy, ``has
+        a=1 and no b. Set b.``; None where they go together.
     scheduled
         Whether its parameters depend on the epoch whatever its settings.
     uses_counts
@@ -163,6 +187,7 @@ class Loss:
     description: str
     source: str
     settings: tuple[Setting, ...] = ()
+    conflict: Callable[[Mapping[str, Any]], str | None] = lambda settings: None
     scheduled: bool = False
     uses_counts: bool = False
     kernel: str = "family"
@@ -189,11 +214,16 @@ class Loss:
 
         Raises
         ------
+        ConfigError
+            For a wrong setting, or settings that do not go together.
         EmptyClass
             If a class has no sample, the loss needs its log or inverse, and ``empty_classes`` is
             not ``ignore``.
         """
-        values = resolved(self.settings, settings or {}, f"loss {self.function.__name__!r}")
+        name = self.function.__name__
+        values = resolved(self.settings, settings or {}, f"loss {name!r}")
+        if problem := self.conflict(values):
+            raise ConfigError(f"Loss {name!r} {problem}")
         counts = np.asarray(counts, np.float64)
         empty = counts == 0
         if not (self.uses_counts and empty.any()):

@@ -6,6 +6,7 @@ All but two of them are a choice of the family's parameters and share its kernel
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +22,7 @@ from stage2.methods.class_weights import (
     effective_number_weights,
     inverse_power_weights,
 )
-from stage2.methods.family import Loss, LossParameters, Moment
+from stage2.methods.family import Loss, LossParameters, Moment, growth
 
 
 def _log_prior(counts: np.ndarray) -> np.ndarray:
@@ -91,8 +92,14 @@ def logit_adjusted(counts: np.ndarray, settings: dict[str, Any], moment: Moment)
 
 
 def gradual(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossParameters:
-    """Gradual balanced loss, m = α(t) log π with α = s(c^{t/T} − 1) [GLAG eq. 3–4]."""
-    alpha = settings["strength"] * (settings["base"] ** (moment.epoch / moment.epochs) - 1)
+    """Gradual balanced loss, m = α(e) log π with α = s(c^e − 1)/(c − 1) [GLAG eq. 3–4].
+
+    e grows from 0 in the first epoch to 1 in the last, so α from 0 to s; with one epoch α = 0. The
+    three forms of the paper's Table 5 are one formula: concave for c < 1, linear (α = s·e) at
+    c = 1, convex for c > 1. Eq. 3 itself, s(c^e − 1), is this at c = 2; at another c > 1 it ends at
+    s(c−1), which is ``strength`` = s(c−1) here.
+    """
+    alpha = settings["strength"] * growth(moment.progress, settings["base"])
     return LossParameters(shift=alpha * _log_prior(counts))
 
 
@@ -118,20 +125,33 @@ def sla(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossPar
 
 
 def distil(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossParameters:
-    """Cross-entropy, with distillation from stage 1 for samples of some groups [GLAG eq. 11]."""
+    """Cross-entropy, with distillation from stage 1 for samples of some groups [GLAG eq. 11].
+
+    α is constant, or goes from ``distil_weight`` in the first epoch to ``distil_weight_end`` in the
+    last: linearly, or with ``distil_weight_base`` = c as (c^e − 1)/(c − 1), eq. 3 at c = 2. The
+    paper gives no T; 2 is ours.
+    """
     groups = class_groups(counts)
+    start, end, base = (settings[f"distil_weight{part}"] for part in ("", "_end", "_base"))
     return LossParameters(
-        distil=_towards(settings["distil_weight"], settings["distil_weight_end"], moment),
-        temperature=_towards(settings["temperature"], settings["temperature_end"], moment),
+        distil=_towards(start, end, growth(moment.progress, base)),
+        temperature=_towards(settings["temperature"], settings["temperature_end"], moment.progress),
         distil_classes=np.any([groups[g] for g in settings["distil_groups"].split("+")], axis=0),
     )
 
 
-def _towards(start: float, end: float | None, moment: Moment) -> float:
-    """Linear over the epochs, from `start` in the first to `end` in the last."""
-    if end is None:
-        return start
-    return start + (end - start) * moment.epoch / max(1, moment.epochs - 1)
+def _towards(start: float, end: float | None, part: float) -> float:
+    """The value at a `part` in [0, 1] of the way from `start` to `end`; `start` without an end."""
+    return start if end is None else start + (end - start) * part
+
+
+def _distil_conflict(settings: Mapping[str, Any]) -> str | None:
+    if settings["distil_weight_base"] == 1 or settings["distil_weight_end"] is not None:
+        return None
+    return (
+        f"has distil_weight_base={settings['distil_weight_base']:g} and no distil_weight_end, so "
+        "its weight does not change. Set distil_weight_end, or leave distil_weight_base out."
+    )
 
 
 def ldam(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossParameters:
@@ -180,7 +200,7 @@ def los(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossPar
 
 def _ramp(start: Setting, symbol: str) -> tuple[Setting, Setting]:
     """A setting, and one for the value that it reaches in the last epoch."""
-    end = f"{symbol} in the last epoch, reached linearly; constant if not set"
+    end = f"{symbol} in the last epoch; constant if not set"
     name = f"{start.name}_end"
     return start, replace(
         start, name=name, default=None, help=end, kind=start.type, role="schedule"
@@ -255,8 +275,13 @@ LOSSES = {
         "softmax with a log prior that grows over the epochs",
         "glag",
         (
-            Setting("base", 2.0, "base c of the exponential growth", above=1),
-            Setting("strength", 1.0, "strength s (0.5 on iNaturalist)", low=0),
+            Setting(
+                "base",
+                2.0,
+                "base c of the growth: below 1 concave, 1 linear, above 1 convex",
+                above=0,
+            ),
+            Setting("strength", 1.0, "strength s, α in the last epoch (0.5 on iNaturalist)", low=0),
         ),
         scheduled=True,
         uses_counts=True,
@@ -287,6 +312,12 @@ LOSSES = {
         "glag",
         (
             *_ramp(Setting("distil_weight", 1.0, "weight α of the distillation", low=0), "α"),
+            Setting(
+                "distil_weight_base",
+                1.0,
+                "base c of α's growth to distil_weight_end: 1 linear, 2 as eq. 3 of GLAG",
+                above=0,
+            ),
             *_ramp(Setting("temperature", 2.0, "temperature T of the distillation", above=0), "T"),
             Setting(
                 "distil_groups",
@@ -295,6 +326,7 @@ LOSSES = {
                 choices=("many+medium", "many", "medium", "few", "medium+few", "many+medium+few"),
             ),
         ),
+        conflict=_distil_conflict,
         needs_classifier=True,
         unsuited="learns from the logits of a finished stage 1",
         instead="ce",

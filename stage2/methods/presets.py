@@ -66,6 +66,9 @@ _LTWB = {
 _GLAG = {
     "head": "lws",
     "loss": "distil",
+    "distil_weight": 0.0,
+    "distil_weight_end": 1.0,
+    "distil_weight_base": 2.0,
     "generator": "afg",
     "support": 2,
     "generator.beta": 0.6,

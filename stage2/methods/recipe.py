@@ -233,6 +233,8 @@ def _resolve(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         if setting.role == "bank" and values[key] is None:
             del values[key]
     if "loss" in values:
+        if problem := LOSSES[values["loss"]].conflict(_own(values, "loss")):
+            raise errors.ConfigError(f"Recipe {name!r} {problem}")
         if OPTIMISERS[values["optimiser"]].full_batch:
             _require_convex(name, values, takes)
         else:

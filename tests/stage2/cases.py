@@ -37,7 +37,12 @@ LOSS_CASES: dict[str, list[dict[str, Any]]] = {
     "cb_bce": [{"beta": 0.9999}, {"beta": 0.9}, {"beta": 0.0}],
     "balanced_softmax": [{}],
     "logit_adjusted": [{"tau": 1.0}, {"tau": 2.5}, {"tau": 0.0}],
-    "gradual": [{"base": 2.0, "strength": 1.0}, {"base": 5.0, "strength": 0.5}],
+    "gradual": [
+        {"base": 2.0, "strength": 1.0},
+        {"base": 5.0, "strength": 0.5},
+        {"base": 1.0, "strength": 1.5},
+        {"base": 0.2, "strength": 1.0},
+    ],
     "vs": [{"gamma": 0.15, "tau": 1.0}, {"gamma": 0.0, "tau": 0.5}, {"gamma": 0.4, "tau": 0.0}],
     "sla": [
         {"gamma": 1.0, "tau": 1.0, "tau_prior": 1.0},
@@ -63,6 +68,13 @@ LOSS_CASES: dict[str, list[dict[str, Any]]] = {
             "temperature": 5.0,
             "temperature_end": 1.0,
             "distil_groups": "medium+few",
+        },
+        {
+            "distil_weight": 0.5,
+            "distil_weight_end": 1.5,
+            "distil_weight_base": 2.0,
+            "temperature": 2.0,
+            "distil_groups": "many+medium",
         },
     ],
     "ldam": [

@@ -174,6 +174,12 @@ def _log_prior(n: Tensor) -> Tensor:
     return torch.log(n / n.sum())
 
 
+def _grown(epoch: int, epochs: int, base: float) -> float:
+    """(c^e − 1)/(c − 1) with e from 0 in the first epoch to 1 in the last, and e where c = 1."""
+    e = epoch / (epochs - 1) if epochs > 1 else 0.0
+    return e if base == 1 else (base**e - 1) / (base - 1)
+
+
 def _p_y(u: Tensor, y: Tensor) -> Tensor:
     return torch.softmax(u, 1)[torch.arange(len(y)), y]
 
@@ -228,8 +234,8 @@ def divergence(
     """α·T²·KL(softmax(z⁰/T) ‖ softmax(z/T)) of the rows of chosen groups, 0 of the others, [B]."""
 
     def now(name: str) -> float:
-        end = s.get(f"{name}_end")
-        return s[name] if end is None else s[name] + (end - s[name]) * epoch / max(1, epochs - 1)
+        end, base = s.get(f"{name}_end"), s.get(f"{name}_base", 1.0)
+        return s[name] if end is None else s[name] + (end - s[name]) * _grown(epoch, epochs, base)
 
     alpha, temperature = now("distil_weight"), now("temperature")
     p, p0 = torch.softmax(z / temperature, 1), torch.softmax(teacher.to(z.dtype) / temperature, 1)
@@ -269,7 +275,7 @@ def loss(
         "balanced_softmax": lambda: _balanced_softmax(z, y, n),
         "logit_adjusted": lambda: _per_row(z + s["tau"] * _log_prior(n), y),
         "gradual": lambda: _per_row(
-            z + s["strength"] * (s["base"] ** (epoch / epochs) - 1) * _log_prior(n), y
+            z + s["strength"] * _grown(epoch, epochs, s["base"]) * _log_prior(n), y
         ),
         "vs": lambda: _per_row(z * (n / n.max()) ** s["gamma"] + s["tau"] * _log_prior(n), y),
         "sla": lambda: _sla(z, y, s, n),

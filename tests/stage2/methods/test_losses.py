@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from featbank import errors
-from stage2.methods.family import LossParameters, Moment
+from stage2.methods.family import LossParameters, Moment, growth
 from stage2.methods.losses import LOSSES
+from stage2.methods.recipe import Recipe
 from stage2.testing import settings_to_check
 from tests.stage2 import reference
 from tests.stage2.cases import LOSS_CASES
@@ -96,13 +97,39 @@ def test_priors_margins_and_scales() -> None:
         assert_close(getattr(row, name), value, 1e-10, name)
 
 
-@pytest.mark.parametrize("epochs", [1, 4, 40])
-def test_gradual_grows_from_nothing(epochs: int) -> None:
-    """Reference: α = s(c^{t/T} − 1), GLAG eq. 3–4; 0 at t = 0."""
+@pytest.mark.parametrize("base", [0.125, 0.5, 1.0, 2.0, 8.0])
+@pytest.mark.parametrize("epochs", [1, 2, 4, 40])
+def test_gradual_grows_from_nothing_to_its_strength(epochs: int, base: float) -> None:
+    """Reference: α = s(c^e − 1)/(c − 1), GLAG eq. 3–4, and s·e at c = 1; e = t/(T−1)."""
+    strength, log_prior = 0.5, np.log(COUNTS / 670)
     for epoch in range(epochs):
-        row = parameters("gradual", base=3.0, strength=0.5, epoch=epoch, epochs=epochs)
-        alpha = 0.5 * (3 ** (epoch / epochs) - 1)
-        assert_close(row.shift, alpha * np.log(COUNTS / 670), 1e-10, f"t = {epoch} of {epochs}")
+        row = parameters("gradual", base=base, strength=strength, epoch=epoch, epochs=epochs)
+        e = epoch / (epochs - 1) if epochs > 1 else 0.0
+        alpha = strength * (e if base == 1 else (base**e - 1) / (base - 1))
+        assert_close(row.shift, alpha * log_prior, 1e-10, f"t = {epoch} of {epochs}")
+        if epoch == epochs - 1 > 0:
+            assert_close(row.shift, strength * log_prior, 1e-12, "the last epoch")
+
+
+def test_eq_3_of_glag_is_a_strength() -> None:
+    """Reference: s(c^e − 1) as the paper writes it, c = 2 and, by ``strength`` = s(c−1), c = 6."""
+    for base, strength in ((2.0, 0.7), (6.0, 0.7 * 5)):
+        for epoch in range(9):
+            row = parameters("gradual", base=base, strength=strength, epoch=epoch, epochs=9)
+            literal = 0.7 * (base ** (epoch / 8) - 1) * np.log(COUNTS / 670)
+            assert_close(row.shift, literal, 1e-10, f"c = {base}, t = {epoch}")
+
+
+def test_growth_bends_as_its_base_says() -> None:
+    """Reference: second differences of (c^e − 1)/(c − 1): below 0, 0 and above 0; no break at 1."""
+    e = np.linspace(0, 1, 11)
+    for base, sign in ((0.2, -1), (1.0, 0), (4.0, 1), (1e30, 1)):
+        values = np.array([growth(each, base) for each in e])
+        second = np.diff(values, 2)
+        assert (np.abs(second) < 1e-12).all() if sign == 0 else (sign * second >= 0).all(), base
+        assert_close(values[[0, -1]], [0, 1], 1e-12, f"ends at c = {base}")
+    for near in (1 - 1e-9, 1 + 1e-9):
+        assert_close([growth(each, near) for each in e], e, 1e-8, f"c = {near}")
 
 
 @pytest.mark.parametrize("defer", [0, 1, 3])
@@ -176,6 +203,32 @@ def test_distillation_goes_from_its_first_value_to_its_last() -> None:
             assert_close(row.temperature, 1 + alpha, 1e-12, f"T at {epoch} of {epochs}")
             same = parameters("distil", distil_weight=0.7, epoch=epoch, epochs=epochs)
             assert (same.distil, same.temperature) == (0.7, 2.0), f"got {same}"
+
+
+def test_distillation_grows_as_eq_3() -> None:
+    """Reference: GLAG eq. 3 with s = 1, c = 2, α(e) = 2^e − 1, at the settings of `glag`."""
+    recipe = Recipe("glag")
+    for epoch in range(40):
+        row = LOSSES["distil"](COUNTS, recipe.part("loss"), Moment(epoch, 40))
+        assert_close(row.distil, 2 ** (epoch / 39) - 1, 1e-12, f"α at {epoch}")
+        assert row.temperature == 2.0
+    constant = Recipe("glag", distil_weight=1.0)
+    linear = Recipe("glag", distil_weight_base=1.0)
+    for epoch in range(40):
+        got = [
+            LOSSES["distil"](COUNTS, each.part("loss"), Moment(epoch, 40)).distil
+            for each in (constant, linear)
+        ]
+        assert_close(got, [1, epoch / 39], 1e-12, f"constant and linear at {epoch}")
+
+
+def test_a_base_without_an_end_is_refused() -> None:
+    """Reference: a setting does something, or it is an error of one line with the remedy."""
+    message = "has distil_weight_base=2 and no distil_weight_end"
+    with pytest.raises(errors.ConfigError, match=f"^Loss 'distil' {message}"):
+        parameters("distil", distil_weight_base=2.0)
+    with pytest.raises(errors.ConfigError, match=f"^Recipe 'distil' {message}"):
+        Recipe("distil", distil_weight_base=2.0)
 
 
 @pytest.mark.parametrize("loss", LOSSES)

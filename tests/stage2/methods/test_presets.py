@@ -80,7 +80,9 @@ TABLE: dict[str, dict[str, Any]] = {
     "sla": row("linear sla instance instance", (0.01, 5e-4, 128), ("cosine", 20))
     | {"init": "stage1", "gamma": 1.0, "tau": 1.0, "tau_prior": 1.0},
     "glag": row("lws distil instance instance", (0.1, 5e-4, 128), ("cosine", 40))
-    | {"generator": "afg", "beta": 0.6, "beta_step": 0.05, "gamma": 0.1, "support": 2},
+    | {"generator": "afg", "beta": 0.6, "beta_step": 0.05, "gamma": 0.1, "support": 2}
+    | {"distil_weight": 0.0, "distil_weight_end": 1.0, "distil_weight_base": 2.0}
+    | {"temperature": 2.0, "temperature_end": None},
     "ltwb": _LTWB | {"max_norm_when": "step"},
     "ltwb-released": _LTWB | {"max_norm_when": "epoch"},
     "oracle": row("linear ce instance instance", (0.1, 5e-4, 128), ("cosine", 10))
