@@ -74,7 +74,7 @@ def test_a_loss_trains_as_written_in_pytorch(
 
 
 def test_gradual_follows_the_epochs(tmp_path: Path) -> None:
-    """Reference: α(t) log π with α = 2^{t/3} − 1 of epochs t = 0, 1, 2, by PyTorch.
+    """Reference: α(t) log π with α = 2^{t/2} − 1 of epochs t = 0, 1, 2, by PyTorch.
 
     The third run is stopped after its second epoch, and resumes: bit by bit the first.
     """
@@ -87,7 +87,7 @@ def test_gradual_follows_the_epochs(tmp_path: Path) -> None:
 
         def loss(logits: torch.Tensor, labels: torch.Tensor, epoch: int) -> torch.Tensor:
             seen.append(epoch)
-            return F.cross_entropy(logits + (2 ** (epoch / 3) - 1) * log_prior, labels)
+            return F.cross_entropy(logits + (2 ** (epoch / 2) - 1) * log_prior, labels)
 
         return loss
 
