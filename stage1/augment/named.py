@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 
 import torch
 
@@ -17,7 +17,11 @@ BLUR_FROM = 64
 
 
 def augment(
-    images: torch.Tensor, preprocessing: Preprocessing, *, generator: torch.Generator
+    images: torch.Tensor,
+    preprocessing: Preprocessing,
+    *,
+    generator: torch.Generator,
+    cut: bool = False,
 ) -> torch.Tensor:
     """Change each image at random as `preprocessing.augmentation` says, and normalise.
 
@@ -28,12 +32,15 @@ def augment(
         to be 1 or 3.
     generator
         On the device of the images; draws every choice, for each image separately.
+    cut
+        Whether the crop, where the augmentation has one, was taken from the original already.
 
     Returns
     -------
     [B, C, H, W] float32
     """
-    return AUGMENTATIONS[preprocessing.augmentation](images, preprocessing, generator)
+    augmentation = AUGMENTATIONS[preprocessing.augmentation]
+    return augmentation(images, preprocessing, generator, cut=cut)
 
 
 def augmented(
@@ -42,16 +49,25 @@ def augmented(
     """Apply `augment` once for each name of `preprocessing.augmentation`: input of the branches.
 
     One batch is for all branches, E batches are one for each.
+
+    Parameters
+    ----------
+    images
+        [B, C, H, W] uint8 for all names, or a view for each, [B, E, C, H, W], cut from originals
+        by `stage1.augment.originals`.
     """
+    names = names_of(preprocessing.augmentation)
+    cut = images.ndim == 5
+    views = images.unbind(1) if cut else [images] * len(names)
     return tuple(
-        augment(images, replace(preprocessing, augmentation=name), generator=generator)
-        for name in names_of(preprocessing)
+        augment(view, replace(preprocessing, augmentation=name), generator=generator, cut=cut)
+        for name, view in zip(names, views, strict=True)
     )
 
 
-def names_of(preprocessing: Preprocessing) -> list[str]:
+def names_of(augmentation: str) -> list[str]:
     """The augmentations that ``standard+cutout`` names."""
-    return preprocessing.augmentation.split("+")
+    return augmentation.split("+")
 
 
 def normalise(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
@@ -79,98 +95,142 @@ def _moments(
     return both[0], both[1]
 
 
-def none(
+@dataclass(frozen=True)
+class Augmentation:
+    """A crop and a mirror, then a change of what is left, which normalises as well.
+
+    Attributes
+    ----------
+    change
+        Of images [B, C, H, W], uint8 or float32 in 0…255; returns float32.
+    area
+        Shares of the area that a RandomResizedCrop keeps, of the original where images are cut from
+        originals as they are decoded (`stage1.augment.originals`); None for no such crop.
+    padded
+        Without `area`: whether images are padded, cropped back and mirrored.
+    """
+
+    change: Callable[[torch.Tensor, Preprocessing, torch.Generator], torch.Tensor]
+    area: tuple[float, float] | None = None
+    padded: bool = False
+
+    def __call__(
+        self,
+        images: torch.Tensor,
+        preprocessing: Preprocessing,
+        generator: torch.Generator,
+        *,
+        cut: bool = False,
+    ) -> torch.Tensor:
+        """Apply it to uint8 images, of which with `cut` the `area` is cut already."""
+        if self.area and cut:
+            images = _mirrored(images, preprocessing, generator)
+        elif self.area:
+            images = _resized(images, preprocessing, self.area, generator)
+        elif self.padded:
+            pad, flip = preprocessing.pad, preprocessing.flip
+            images = pad_crop_flip(images, pad, flip=flip, generator=generator)
+        return self.change(images, preprocessing, generator)
+
+
+def plain(
     images: torch.Tensor, preprocessing: Preprocessing, generator: torch.Generator
 ) -> torch.Tensor:
     """Normalise only."""
     return normalise(images, preprocessing)
 
 
-def standard(
-    images: torch.Tensor, preprocessing: Preprocessing, generator: torch.Generator
-) -> torch.Tensor:
-    """Pad, crop back, mirror."""
-    return normalise(_cropped(images, preprocessing, generator), preprocessing)
-
-
 def cutout(
     images: torch.Tensor, preprocessing: Preprocessing, generator: torch.Generator
 ) -> torch.Tensor:
-    """`standard`, then Cutout [DeVries & Taylor 2017]: 0 in a square of half the shorter side.
+    """Cutout [DeVries & Taylor 2017]: 0 in a square of half the shorter side.
 
     That is 16×16 of CIFAR's 32×32, their choice for CIFAR-10; 0 is the mean after normalisation.
     """
-    return _cut(standard(images, preprocessing, generator), generator)
+    images = normalise(images, preprocessing)
+    side = max(1, min(images.shape[2:]) // 2)
+    return images.masked_fill(draw_holes(images, side, generator=generator), 0)
 
 
-def autoaugment(
+def cifar_policy(
     images: torch.Tensor, preprocessing: Preprocessing, generator: torch.Generator
 ) -> torch.Tensor:
-    """Pad, crop back, mirror, the CIFAR-10 policy of AutoAugment [Cubuk et al. 2019], Cutout."""
-    # torchvision takes seconds to import, and only this needs it.
-    from stage1.augment.policy import apply_policy, draw_policy
+    """The CIFAR-10 policy of AutoAugment [Cubuk et al. 2019]."""
+    return normalise(_by_policy(images, "CIFAR10", generator), preprocessing)
 
-    images = _cropped(images, preprocessing, generator)
-    B, _, H, W = images.shape
-    images = apply_policy(images, draw_policy(B, (H, W), generator=generator))
-    return _cut(normalise(images, preprocessing), generator)
+
+def imagenet_policy(
+    images: torch.Tensor, preprocessing: Preprocessing, generator: torch.Generator
+) -> torch.Tensor:
+    """The ImageNet policy of AutoAugment [Cubuk et al. 2019]."""
+    return normalise(_by_policy(images, "IMAGENET", generator), preprocessing)
+
+
+def cifar_policy_cutout(
+    images: torch.Tensor, preprocessing: Preprocessing, generator: torch.Generator
+) -> torch.Tensor:
+    """The CIFAR-10 policy, then Cutout."""
+    return cutout(_by_policy(images, "CIFAR10", generator), preprocessing, generator)
 
 
 def simclr(
-    images: torch.Tensor, preprocessing: Preprocessing, generator: torch.Generator
+    images: torch.Tensor,
+    preprocessing: Preprocessing,
+    generator: torch.Generator,
+    *,
+    blur_from: int = BLUR_FROM,
 ) -> torch.Tensor:
-    """The views of SimCLR [Chen et al. 2020, app. A] at the strength usual for CIFAR.
+    """The colours of SimCLR's views [Chen et al. 2020, app. A] at the strength usual for CIFAR.
 
-    A crop of 0.2…1 of the area, scaled back, mirrored; with probability 0.8 brightness, contrast
-    and saturation × 1 ± 0.4 and hue ± 0.1; with 0.2 grey; and with ½, from `BLUR_FROM` pixels up,
-    blur of σ 0.1…2 on a tenth of the side.
+    With probability 0.8 brightness, contrast and saturation × 1 ± 0.4 and hue ± 0.1; with 0.2
+    grey; and with ½, from `blur_from` pixels up, blur of σ 0.1…2 on a tenth of the side.
     """
     B, C, H, W = images.shape
     device = images.device
-    x = _resized(images, preprocessing, (0.2, 1.0), generator)
+    x = images.float()
     strengths = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1}
     changed = _happens(0.8, B, generator)
     x = torch.where(changed, _jittered(x, strengths, generator), x)
     x = torch.where(_happens(0.2, B, generator), grey(x).expand(-1, C, -1, -1), x)
-    if min(H, W) >= BLUR_FROM:
+    if min(H, W) >= blur_from:
         sigmas = torch.empty(B, device=device).uniform_(0.1, 2.0, generator=generator)
         blurred = blur(x, sigmas, min(H, W) // 10 | 1)
         x = torch.where(_happens(0.5, B, generator), blurred, x)
     return normalise(x, preprocessing)
 
 
-def resized_crop(
+def colours(
     images: torch.Tensor, preprocessing: Preprocessing, generator: torch.Generator
 ) -> torch.Tensor:
-    """As on ImageNet-LT: a crop of 0.08…1 of the area, scaled back, mirrored, colours changed.
-
-    Brightness, contrast and saturation × 1 ± 0.4.
-    """
-    x = _resized(images, preprocessing, (0.08, 1.0), generator)
+    """Brightness, contrast and saturation × 1 ± 0.4, as on ImageNet-LT."""
     strengths = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4}
-    return normalise(_jittered(x, strengths, generator), preprocessing)
+    return normalise(_jittered(images.float(), strengths, generator), preprocessing)
 
 
-AUGMENTATIONS: dict[str, Callable[[torch.Tensor, Preprocessing, torch.Generator], torch.Tensor]] = {
-    "standard": standard,
-    "none": none,
-    "cutout": cutout,
-    "autoaugment": autoaugment,
-    "simclr": simclr,
-    "resized-crop": resized_crop,
+AUGMENTATIONS: dict[str, Augmentation] = {
+    "standard": Augmentation(plain, padded=True),
+    "none": Augmentation(plain),
+    "cutout": Augmentation(cutout, padded=True),
+    "autoaugment": Augmentation(cifar_policy_cutout, padded=True),
+    "autoaugment-cifar": Augmentation(cifar_policy, padded=True),
+    "autoaugment-imagenet": Augmentation(imagenet_policy, area=(0.08, 1.0)),
+    "simclr": Augmentation(simclr, area=(0.2, 1.0)),
+    "simclr-blur": Augmentation(partial(simclr, blur_from=1), area=(0.2, 1.0)),
+    "resized-crop": Augmentation(colours, area=(0.08, 1.0)),
+    "resized-flip": Augmentation(plain, area=(0.08, 1.0)),
 }
 """The augmentations by name."""
 
 
-def _cropped(
-    images: torch.Tensor, preprocessing: Preprocessing, generator: torch.Generator
-) -> torch.Tensor:
-    return pad_crop_flip(images, preprocessing.pad, flip=preprocessing.flip, generator=generator)
+def _by_policy(images: torch.Tensor, name: str, generator: torch.Generator) -> torch.Tensor:
+    """Images [B, C, H, W] uint8 changed by a policy of AutoAugment."""
+    # torchvision takes seconds to import, and only this needs it.
+    from stage1.augment.policy import apply_policy, draw_policy
 
-
-def _cut(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    side = max(1, min(images.shape[2:]) // 2)
-    return images.masked_fill(draw_holes(images, side, generator=generator), 0)
+    if images.dtype != torch.uint8:
+        images = images.round().to(torch.uint8)
+    B, _, H, W = images.shape
+    return apply_policy(images, draw_policy(B, (H, W), policy=name, generator=generator))
 
 
 def _resized(
@@ -184,6 +244,14 @@ def _resized(
     boxes = draw_boxes((H, W), B, scale=scale, generator=generator)
     mirrored = _happens(0.5 if preprocessing.flip else 0.0, B, generator).flatten()
     return crop_resize(images, boxes, mirrored)
+
+
+def _mirrored(
+    images: torch.Tensor, preprocessing: Preprocessing, generator: torch.Generator
+) -> torch.Tensor:
+    """Mirror with probability ½ if the preprocessing mirrors."""
+    mirrored = _happens(0.5 if preprocessing.flip else 0.0, len(images), generator)
+    return torch.where(mirrored, images.flip(3), images)
 
 
 def _jittered(

@@ -1,4 +1,4 @@
-"""AutoAugment's CIFAR-10 policy [Cubuk et al. 2019] on whole batches.
+"""AutoAugment's policies [Cubuk et al. 2019] on whole batches.
 
 Images that drew the same operation are changed together, each by the magnitude it drew. Operations
 and magnitudes are those of torchvision's AutoAugment, which fills with black.
@@ -18,8 +18,8 @@ from torchvision.transforms.v2 import functional as TF
 from stage1.augment.colour import brightness, contrast, saturation
 from stage1.augment.geometry import affine
 
-SUB_POLICIES = AutoAugment(AutoAugmentPolicy.CIFAR10).policies
-"""25 pairs of (operation, probability, magnitude 0…9 or None)."""
+POLICIES = {name: AutoAugment(AutoAugmentPolicy[name]).policies for name in ("CIFAR10", "IMAGENET")}
+"""By name, 25 pairs of (operation, probability, magnitude 0…9 or None)."""
 
 STRONGEST = {
     "ShearX": 0.3,
@@ -39,21 +39,23 @@ Choice = list[tuple[str, float]]
 """The operations an image drew, at most two, in their order, each with its magnitude."""
 
 
-def draw_policy(count: int, size: tuple[int, int], *, generator: torch.Generator) -> list[Choice]:
-    """Draw the operations of each of `count` images of `size` (H, W)."""
-    device = generator.device
-    chosen = torch.randint(len(SUB_POLICIES), (count,), generator=generator, device=device)
+def draw_policy(
+    count: int, size: tuple[int, int], *, generator: torch.Generator, policy: str = "CIFAR10"
+) -> list[Choice]:
+    """Draw the operations of a policy for each of `count` images of `size` (H, W)."""
+    device, pairs = generator.device, POLICIES[policy]
+    chosen = torch.randint(len(pairs), (count,), generator=generator, device=device)
     draws = torch.rand(count, 2, generator=generator, device=device)
     signs = 2 * torch.randint(2, (count, 2), generator=generator, device=device) - 1
     return [
         [
             (operation, (sign if operation in SIGNED else 1) * magnitude_of(operation, level, size))
             for (operation, probability, level), draw, sign in zip(
-                SUB_POLICIES[policy], pair, both, strict=True
+                pairs[number], pair, both, strict=True
             )
             if draw < probability
         ]
-        for policy, pair, both in zip(chosen.tolist(), draws.tolist(), signs.tolist(), strict=True)
+        for number, pair, both in zip(chosen.tolist(), draws.tolist(), signs.tolist(), strict=True)
     ]
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import ChainMap, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from featbank import errors
@@ -91,6 +91,7 @@ _LIST_OPTIONS = (
     "val_list",
     "class_names",
     "image_size",
+    "resize",
     "allow_outside",
     "skip_unreadable",
     "stream",
@@ -108,7 +109,7 @@ def _published(
         place=f"--root: the images and {', '.join(files.values())}",
         options=(*_LIST_OPTIONS, *(_HELD_OUT if without_val else ())),
         needs=("root",),
-        defaults={"image_size": 224, **(_NONE_HELD_OUT if without_val else {})},
+        defaults={"image_size": 224, "resize": 256, **(_NONE_HELD_OUT if without_val else {})},
         files=files,
         classes=classes,
         images=images,
@@ -172,6 +173,7 @@ DATASETS: dict[str, DatasetRow] = {
             *_HELD_OUT,
             "test_per_class",
             "image_size",
+            "resize",
             "train_balanced",
             "skip_unreadable",
             "stream",
@@ -200,7 +202,22 @@ def dataset_problems(settings: DatasetSettings) -> list[str]:
     if settings.val_per_class and settings.val_fraction:
         problems.append("--val-per-class and --val-fraction are both given. Give one of the two.")
     numbers = [setting for setting in OPTIONS.values() if setting.type in (int, float)]
-    return problems + wrong_values(numbers, chosen, owner)
+    problems += wrong_values(numbers, chosen, owner)
+    size = settings.image_size or row.defaults.get("image_size", 0)
+    if not problems and settings.resize and not 0 < size <= settings.resize:
+        had = f"is smaller than --image-size {size}" if size else "keeps no centre"
+        problems.append(f"--resize {settings.resize} {had}. Give --image-size at most as large.")
+    return problems
+
+
+def resolved_settings(settings: DatasetSettings) -> DatasetSettings:
+    """`settings` with the defaults of the data set; its `resize` follows another `image_size`."""
+    defaults = dict(DATASETS[settings.name].defaults)
+    size = settings.image_size
+    if "resize" in defaults and size is not None:
+        defaults["resize"] = round(defaults["resize"] * size / defaults["image_size"])
+    missing = {name: value for name, value in defaults.items() if getattr(settings, name) is None}
+    return replace(settings, **missing)
 
 
 def takers(option: str) -> str:

@@ -5,14 +5,21 @@ from __future__ import annotations
 import dataclasses
 
 from featbank import errors
-from stage1.data.catalogue import DATASETS, dataset_problems
+from stage1.data.catalogue import DATASETS, dataset_problems, resolved_settings
 from stage1.data.images import ImageDataset
 from stage1.data.settings import DatasetSettings
 from stage1.data.sources import READERS
 
 
-def load_dataset(settings: DatasetSettings) -> ImageDataset:
+def load_dataset(settings: DatasetSettings, *, originals: bool = False) -> ImageDataset:
     """Load a data set.
+
+    Parameters
+    ----------
+    settings
+        With None for the defaults of the data set.
+    originals
+        Stream images that `image_size` cuts, so that crops can be taken from the originals.
 
     Raises
     ------
@@ -24,5 +31,7 @@ def load_dataset(settings: DatasetSettings) -> ImageDataset:
     if problems := dataset_problems(settings):
         raise errors.ConfigError(" ".join(problems))
     row = DATASETS[settings.name]
-    missing = {k: v for k, v in row.defaults.items() if getattr(settings, k) is None}
-    return READERS[row.reader](dataclasses.replace(settings, **missing), row)
+    settings = resolved_settings(settings)
+    if originals and settings.image_size is not None:
+        settings = dataclasses.replace(settings, stream=True)
+    return READERS[row.reader](settings, row)

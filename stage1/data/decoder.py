@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -15,6 +15,12 @@ import torch
 from featbank import errors
 from stage1.data.entries import ListEntry, Unreadable, missing, unreadable
 from stage1.data.pixels import Undecoded, read_rgb
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Place = Callable[[tuple[int, int]], Sequence[int]]
+"""Top, left, height and width of a box in an image of (H, W) pixels."""
 
 DECODERS = min(8, os.cpu_count() or 1)
 """Threads that decode images; Pillow releases the interpreter lock while it decodes."""
@@ -29,15 +35,18 @@ class Decoder:
     root
         Folder the paths of entries start from.
     image_size
-        S: the shorter side is resized to S and the centre S×S is kept. None keeps the image's own
-        size.
+        S: the centre S×S of the resized image is kept. None keeps the image's own size.
     shape
         (3, H, W) that every image must have.
+    resize
+        Length of the shorter side before the centre is kept, as torchvision's ``Resize`` and
+        ``CenterCrop``; 0 or None scales the largest centre square to S, resampled once.
     """
 
     root: Path
     image_size: int | None
     shape: tuple[int, ...]
+    resize: int | None = None
 
     @classmethod
     def for_images(
@@ -46,6 +55,7 @@ class Decoder:
         root: Path,
         *,
         image_size: int | None = None,
+        resize: int | None = None,
         skip: bool = False,
     ) -> Self:
         """Decoder to S×S or, without `image_size`, to the size of the first image.
@@ -58,10 +68,10 @@ class Decoder:
             Where that image cannot be read; with `skip`, where none can.
         """
         if image_size is not None:
-            return cls(root, image_size, (3, image_size, image_size))
+            return cls(root, image_size, (3, image_size, image_size), resize)
         for entry in entries:
             try:
-                return cls(root, None, _decode(entry, root, None).shape)
+                return cls(root, None, _pixels(_read(entry, root)).shape)
             except Unreadable:
                 if not skip:
                     raise
@@ -77,13 +87,55 @@ class Decoder:
         DataError
             Where it has another size.
         """
-        image = _decode(entry, self.root, self.image_size)
+        image = _pixels(self._whole(_read(entry, self.root)))
         if image.shape != self.shape:
             raise errors.DataError(
                 f"{entry.place}: {self.root / entry.path} is {_size(image.shape)}, other images "
                 f"are {_size(self.shape)}. Give --image-size to bring all to one size."
             )
         return image
+
+    def views(self, entry: ListEntry, places: Sequence[Place | None]) -> list[np.ndarray]:
+        """Decode one image once, to several views [3, S, S].
+
+        Parameters
+        ----------
+        entry
+            The image; `image_size` is set.
+        places
+            One for each view: a box of the decoded original by its (H, W), scaled to S×S as
+            torchvision's ``resized_crop`` does; None for the view of `image`.
+
+        Raises
+        ------
+        Unreadable
+            Where it is missing or broken.
+        """
+        original = _read(entry, self.root)
+        return [_pixels(self._cut(original, place)) for place in places]
+
+    def _cut(self, original: Image.Image, place: Place | None) -> Image.Image:
+        if place is None:
+            return self._whole(original)
+        top, left, height, width = place((original.height, original.width))
+        crop = original.crop((left, top, left + width, top + height))
+        return _scaled(crop, (self.shape[2], self.shape[1]))
+
+    def _whole(self, original: Image.Image) -> Image.Image:
+        """The view that evaluation sees."""
+        S = self.image_size
+        if S is None:
+            return original
+        if not self.resize:
+            from PIL import Image, ImageOps  # loaded where images are decoded
+
+            # `fit` takes the centre square and scales it to S: the same view, resampled once.
+            return ImageOps.fit(original, (S, S), Image.Resampling.BILINEAR)
+        shorter = min(original.size)
+        width, height = (int(self.resize * side / shorter) for side in original.size)
+        image = _scaled(original, (width, height))
+        left, top = round((width - S) / 2), round((height - S) / 2)
+        return image.crop((left, top, left + S, top + S))
 
     def images(
         self, entries: Sequence[ListEntry], *, skip: bool = False
@@ -141,19 +193,25 @@ class Decoder:
         return read
 
 
-def _decode(entry: ListEntry, root: Path, image_size: int | None) -> np.ndarray:
-    """One image [3, H, W] uint8, of its own size without `image_size`."""
+def _read(entry: ListEntry, root: Path) -> Image.Image:
+    """The original, as `read_rgb` decodes it."""
     try:
-        image = read_rgb(root / entry.path)
+        return read_rgb(root / entry.path)
     except FileNotFoundError:
         raise missing(entry, root) from None
     except Undecoded as error:
         raise unreadable(entry, root, error) from None
-    if image_size is not None:
-        from PIL import Image, ImageOps  # loaded where images are decoded
 
-        # `fit` takes the centre square and scales it to S: the same view, resampled once.
-        image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)
+
+def _scaled(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """`image` at another (width, height)."""
+    from PIL import Image
+
+    return image.resize(size, Image.Resampling.BILINEAR)
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    """[3, H, W] uint8."""
     return np.asarray(image).transpose(2, 0, 1)
 
 

@@ -40,7 +40,7 @@ def decoded(
     Parameters
     ----------
     settings
-        With `image_size`, `skip_unreadable` and `stream`.
+        With `image_size`, `resize`, `skip_unreadable` and `stream`.
     root
         Folder the paths of the entries start from.
     class_names
@@ -60,7 +60,11 @@ def decoded(
         if split in rows_of
     }
     decoder = Decoder.for_images(
-        chosen["train"], root, image_size=settings.image_size, skip=settings.skip_unreadable
+        chosen["train"],
+        root,
+        image_size=settings.image_size,
+        resize=settings.resize,
+        skip=settings.skip_unreadable,
     )
     stream = settings.stream or not fits_memory(sum(map(len, chosen.values())), decoder.shape)
     splits: dict[str, Split] = {}

@@ -11,7 +11,7 @@ import torch
 from featbank.bank import class_counts
 from featbank.bank.fingerprint import array_digest
 from stage1.data.settings import DatasetSettings
-from stage1.data.streaming import StreamedImages
+from stage1.data.streaming import Cuts, StreamedImages
 
 Images = torch.Tensor | StreamedImages
 """[N, C, H, W] uint8, in memory or streamed."""
@@ -77,14 +77,18 @@ class ImageDataset:
 
 
 def batches_of(
-    images: Images, batches: Iterable[torch.Tensor], device: torch.device
+    images: Images,
+    batches: Iterable[torch.Tensor],
+    device: torch.device,
+    cuts: Cuts | None = None,
 ) -> Generator[torch.Tensor, None, None]:
     """Yield the images [B, C, H, W] uint8 of each batch of rows [B], on `device`.
 
-    Images in memory are indexed where they are: move those used often with `on_device` first.
+    Images in memory are indexed where they are: move those used often with `on_device` first. Of
+    streamed ones, V `cuts` of each original make [B, V, C, H, W].
     """
     if isinstance(images, StreamedImages):
-        for batch in images.batches(batches):
+        for batch in images.batches(batches, cuts):
             yield (batch.pin_memory() if device.type == "cuda" else batch).to(
                 device, non_blocking=True
             )

@@ -60,6 +60,13 @@ class DatasetSettings:
         low=1,
         default_help="the images' own size",
     )
+    resize: int | None = option(
+        None,
+        "Shorter side before the centre of --image-size is kept, as 256 before 224; 0 keeps the "
+        "largest centre square.",
+        low=0,
+        default_help="0",
+    )
     allow_outside: bool = option(
         False, "Read images outside --root, which lists name by .. or from /."
     )

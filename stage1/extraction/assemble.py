@@ -17,7 +17,7 @@ from stage1.backbones import Backbone
 from stage1.data.images import ImageDataset, Preprocessing, batches_of, on_device
 from stage1.extraction.subject import seen_rows
 from stage1.inference.batchnorm import batchnorm_statistics, rebalanced
-from stage1.inference.features import RowRange, features_of, row_ranges, view_names
+from stage1.inference.features import RowRange, crops_of, features_of, row_ranges, view_names
 from stage1.inference.options import VIEWS, FeatureOptions
 from stage1.processes.behind import Behind
 from stage1.processes.distributed import ProcessGroup
@@ -160,7 +160,8 @@ def compute(
             here = [rows for rows in mine if rows.split == name]
             batches = (batch for rows in here if rows.name in missing for batch in rows.batches)
             device = work.model.device
-            images = batches_of(on_device(split.images, device), batches, device)
+            cuts = crops_of(split.images, work.preprocessing, seed, copies)
+            images = batches_of(on_device(split.images, device), batches, device, cuts)
             with contextlib.closing(images):
                 for rows in here:
                     if group.size > 1:

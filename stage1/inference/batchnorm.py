@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from featbank import errors
-from stage1.augment import augmented
+from stage1.augment import augmented, cuts_of
 from stage1.backbones import Backbone
 from stage1.data.images import Preprocessing, Split, batches_of, on_device
 
@@ -81,7 +81,9 @@ def rebalanced(
     generator = torch.Generator(device).manual_seed(seed)
     labels = split.labels.to(device)
     rows = [draw_balanced(labels, BATCH, generator=generator) for _ in range(batches)]
-    for images in batches_of(on_device(split.images, device), rows, device):
+    crops = np.random.default_rng(seed)
+    cuts = cuts_of(split.images, preprocessing.augmentation, lambda rows: crops)
+    for images in batches_of(on_device(split.images, device), rows, device, cuts):
         model.branch_features(*augmented(images, preprocessing, generator=generator))
     return model.eval()
 

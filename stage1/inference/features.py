@@ -9,9 +9,10 @@ from itertools import islice
 import numpy as np
 import torch
 
-from stage1.augment import augmented, normalise
+from stage1.augment import augmented, cuts_of, normalise
 from stage1.backbones import Backbone
-from stage1.data.images import Preprocessing, Split
+from stage1.data.images import Images, Preprocessing, Split
+from stage1.data.streaming import Cuts
 from stage1.inference.options import BATCH, FeatureOptions
 
 SHARD_BYTES = 32 << 20
@@ -87,7 +88,8 @@ def features_of(
     Parameters
     ----------
     batches
-        Yields the images [B, C, H, W] uint8 of `RowRange.batches` next, on the models' device.
+        Yields the images [B, C, H, W] uint8 of `RowRange.batches` next, on the models' device; or
+        the views [B, A·E, C, H, W] cut from their originals, by `crops_of`.
     models
         By name of their BatchNorm statistics, in eval mode.
     augmentation_seed
@@ -117,13 +119,35 @@ def features_of(
                 entropy = np.random.SeedSequence([augmentation_seed, copy, first])
                 seed = int(entropy.generate_state(1, np.uint64)[0])
                 generator = torch.Generator(device).manual_seed(seed)
-                x = augmented(images, preprocessing, generator=generator)
+                x = augmented(
+                    _copy_of(images, copy, rows_of.copies), preprocessing, generator=generator
+                )
             for name, model in models.items():
                 views = view_names(model, name)
                 for view, features in zip(views, model.branch_features(*x), strict=True):
                     blocks[view][copy, place] = features
         progress(rows_of.copies * len(rows))
     return _on_host(blocks)
+
+
+def crops_of(
+    images: Images, preprocessing: Preprocessing, augmentation_seed: int | None, copies: int
+) -> Cuts | None:
+    """Cuts of the originals for `features_of`, drawn by the seed and the first row of a batch."""
+    if augmentation_seed is None:
+        return None
+    seed = augmentation_seed
+    return cuts_of(
+        images,
+        preprocessing.augmentation,
+        lambda rows: np.random.default_rng([seed, int(rows[0])]),
+        copies=copies,
+    )
+
+
+def _copy_of(images: torch.Tensor, copy: int, copies: int) -> torch.Tensor:
+    """Images [B, C, H, W], the same for all copies, or the views of one copy [B, E, C, H, W]."""
+    return images if images.ndim == 4 else images.chunk(copies, 1)[copy]
 
 
 def _on_host(blocks: Mapping[str, torch.Tensor]) -> Callable[[], dict[str, np.ndarray]]:

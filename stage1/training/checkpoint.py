@@ -128,6 +128,9 @@ def load_checkpoint(run: str | os.PathLike[str]) -> tuple[Path, Checkpoint]:
         if backbone in ("resnet50", "resnet152") and "stem.weight" in document["weights"]:
             # In earlier versions, these names were the CIFAR ResNets of that depth.
             document["settings"]["backbone"] = f"cifar-{backbone}"
+        dataset = document["settings"]["dataset"]
+        if dataset["image_size"] is not None:  # earlier versions scaled the largest centre square
+            dataset.setdefault("resize", 0)
         document["settings"] = settings_from(document["settings"])
         checkpoint = Checkpoint(**document)
         checkpoint.model()

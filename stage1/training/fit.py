@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from featbank import errors
-from stage1.augment import augmented, mixup
+from stage1.augment import augmented, cuts_of, mixup
 from stage1.backbones import Backbone, Outputs
 from stage1.data.images import Preprocessing, Split, batches_of, on_device
 from stage1.data.streaming import StreamedImages
@@ -64,12 +64,14 @@ class Draws:
     """Generators of an epoch, fixed by (seed, epoch, rank): no epoch depends on one before it.
 
     `order` draws the rows, the same for all processes; `images` the augmentation and the partners
-    of mixup; `shares` the λ of mixup; `seed` is for torch's global generator, which dropout uses.
+    of mixup; `shares` the λ of mixup; `crops` the crops of original images; `seed` is for torch's
+    global generator, which dropout uses.
     """
 
     order: torch.Generator
     images: torch.Generator
     shares: np.random.Generator
+    crops: np.random.Generator
     seed: int
 
 
@@ -84,6 +86,7 @@ def draws_of(seed: int, epoch: int, group: ProcessGroup) -> Draws:
         order=torch.Generator(group.device).manual_seed(seed_of(0)),
         images=torch.Generator(group.device).manual_seed(seed_of(1, group.rank)),
         shares=np.random.default_rng(seed_of(2, group.rank)),
+        crops=np.random.default_rng(seed_of(4, group.rank)),
         seed=seed_of(3, group.rank),
     )
 
@@ -264,7 +267,8 @@ class _Loop:
         if isinstance(split.images, StreamedImages):
             order = order.cpu()  # once for all batches: each copy would wait for the device
         rows = [batch[group.rank :: group.size] for batch in order.split(B)]
-        return zip(batches_of(split.images, rows, group.device), labels, strict=True)
+        cuts = cuts_of(split.images, self.preprocessing.augmentation, lambda rows: draws.crops)
+        return zip(batches_of(split.images, rows, group.device, cuts), labels, strict=True)
 
 
 @dataclass(frozen=True)

@@ -81,8 +81,9 @@ class TrainSettings:
     augmentation: str = option(
         "standard",
         "standard (crop and mirror), none, cutout, autoaugment (the CIFAR-10 policy, and Cutout), "
-        "simclr or resized-crop; one for each expert joined by +, as standard+cutout+simclr. "
-        "Extraction uses it, too.",
+        "autoaugment-cifar and -imagenet (without), simclr, simclr-blur, resized-crop or "
+        "resized-flip; one for each expert joined by +, as standard+cutout+simclr. Extraction uses "
+        "it, too.",
     )
     normalisation: str = option(
         "data",

@@ -16,6 +16,7 @@ import torch
 
 from featbank import errors
 from featbank.files import file_digest
+from stage1.augment import crops_originals
 from stage1.backbones import Backbone, load_weights, read_weights
 from stage1.data.datasets import load_dataset
 from stage1.data.images import ImageDataset
@@ -245,7 +246,7 @@ class _Run:
 
 
 def _load(settings: TrainSettings) -> ImageDataset:
-    dataset = load_dataset(settings.dataset)
+    dataset = load_dataset(settings.dataset, originals=crops_originals(settings.augmentation))
     if settings.keep == "best" and "val" not in dataset.splits:
         raise errors.ConfigError(
             f"--keep best needs a val split, and {settings.dataset.name} has none. "

@@ -245,10 +245,11 @@ def test_simclr_blurs_half_of_the_images_from_64_pixels_on(monkeypatch: pytest.M
     assert 1.95 < sigmas.max() <= 2
 
 
-def test_sub_policies_are_drawn_as_torchvision_draws_them() -> None:
+@pytest.mark.parametrize(("name", "signed"), [("CIFAR10", "TranslateY"), ("IMAGENET", "Rotate")])
+def test_sub_policies_are_drawn_as_torchvision_draws_them(name: str, signed: str) -> None:
     """Reference: probabilities of its table, each sub-policy 1/25, signs ½."""
-    drawn = policy.draw_policy(25_000, (32, 32), generator=_generator())
-    table = AutoAugment(AutoAugmentPolicy.CIFAR10).policies
+    drawn = policy.draw_policy(25_000, (32, 32), policy=name, generator=_generator())
+    table = AutoAugment(AutoAugmentPolicy[name]).policies
     expected: Counter[str] = Counter()
     for pair in table:
         for operation, probability, _ in pair:
@@ -256,7 +257,7 @@ def test_sub_policies_are_drawn_as_torchvision_draws_them() -> None:
     made = Counter(operation for choice in drawn for operation, _ in choice)
     for operation, count in expected.items():
         assert abs(made[operation] - count) < 5 * math.sqrt(count), operation
-    signs = [m > 0 for choice in drawn for name, m in choice if name == "TranslateY"]
+    signs = [m > 0 for choice in drawn for step, m in choice if step == signed]
     assert abs(np.mean(signs) - 0.5) < 0.03
     assert all(len(choice) <= 2 for choice in drawn)
 
@@ -308,19 +309,20 @@ def test_each_operation_is_torchvisions(name: str, channels: int) -> None:
 
 
 @pytest.mark.parametrize("size", [(32, 32), (8, 8), (24, 40)])
+@pytest.mark.parametrize("name", policy.POLICIES)
 def test_sub_policies_are_torchvisions(
-    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    name: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reference: torchvision's AutoAugment of each image, its random numbers chosen by hand."""
-    module = v2.AutoAugment(AutoAugmentPolicy.CIFAR10)
+    module = v2.AutoAugment(AutoAugmentPolicy[name])
     images, choices, expected = _images(100, 3, size), [], []
     for number, image in enumerate(images):
         which, positive = number % 25, number // 25 % 2 == 0
-        pair = policy.SUB_POLICIES[which]
+        pair = policy.POLICIES[name][which]
         uniform = []
-        for name, _, _ in pair:
+        for operation, _, _ in pair:
             # The operation happens, and its sign.
-            uniform += [0.0, float(positive)] if name in policy.SIGNED else [0.0]
+            uniform += [0.0, float(positive)] if operation in policy.SIGNED else [0.0]
         numbers = iter(uniform)
         with monkeypatch.context() as patch:
             patch.setattr(torch, "randint", lambda *_, which=which: torch.tensor(which))
@@ -328,9 +330,9 @@ def test_sub_policies_are_torchvisions(
             expected.append(module(image))
         choices.append(
             [
-                (name, (-1 if name in policy.SIGNED and not positive else 1) * magnitude)
-                for name, _, level in pair
-                for magnitude in [policy.magnitude_of(name, level, size)]
+                (step, (-1 if step in policy.SIGNED and not positive else 1) * magnitude)
+                for step, _, level in pair
+                for magnitude in [policy.magnitude_of(step, level, size)]
             ]
         )
     given = images.clone()
