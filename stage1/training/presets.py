@@ -28,7 +28,12 @@ _MISLAS_CIFAR: dict[str, Any] = {
 
 
 def _mislas_large(
-    data: str, *, backbone: str, epochs: int, weight_decay: float = 5e-4
+    data: str,
+    *,
+    backbone: str,
+    epochs: int,
+    weight_decay: float = 5e-4,
+    augmentation: str = "resized-crop",
 ) -> PublishedSettings:
     return PublishedSettings(
         f"{data} [MiSLAS]",
@@ -41,6 +46,7 @@ def _mislas_large(
             "weight_decay": weight_decay,
             "schedule": "cosine",
             "mixup": 0.2,
+            "augmentation": augmentation,
         },
     )
 
@@ -83,12 +89,17 @@ PRESETS: dict[str, PublishedSettings] = {
             "weight_decay": 5e-4,
             "schedule": "cosine",
             "mixup": 0.0,
+            "augmentation": "resized-crop",
         },
     ),
     "mislas-imagenet-lt": _mislas_large("ImageNet-LT", backbone="resnet50", epochs=180),
     "mislas-places-lt": _mislas_large("Places-LT", backbone="resnet152", epochs=90),
     "mislas-inaturalist": _mislas_large(
-        "iNaturalist 2018", backbone="resnet50", epochs=200, weight_decay=1e-4
+        "iNaturalist 2018",
+        backbone="resnet50",
+        epochs=200,
+        weight_decay=1e-4,
+        augmentation="resized-flip",
     ),
 }
 """The presets; on the large data sets, backbones are those that most papers report."""

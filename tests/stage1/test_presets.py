@@ -30,7 +30,10 @@ def test_the_table(name: str) -> None:
     assert got == ROWS[name]
     assert (s.momentum, s.nesterov, s.deferred_sampling) == (0.9, False, False)
     experts = (3, "sla", "standard+cutout+autoaugment")
-    single = (1, "ce", "standard")
+    crop = {"mislas-inaturalist": "resized-flip"}.get(
+        name, "standard" if "cifar" in name else "resized-crop"
+    )
+    single = (1, "ce", crop)
     assert (s.experts, s.loss, s.augmentation) == (experts if name == "sla-cifar" else single)
     assert set(PRESETS) == set(ROWS)
     assert backbone_problem(s.backbone) is None

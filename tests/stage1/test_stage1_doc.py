@@ -26,10 +26,11 @@ def test_presets_are_reported() -> None:
         if line.startswith("| `")
     ][1:]
     assert [row[0].strip("`") for row in rows] == list(PRESETS)
-    for name, backbone, epochs, lr, batch, decay, schedule, mixup in rows:
+    for name, backbone, epochs, lr, batch, decay, schedule, mixup, augmentation in rows:
         rate, _, warmup = lr.partition(", warm-up ")
         own = dict(PRESETS[name.strip("`")].settings)
-        for option in own.keys() & {"experts", "augmentation", "loss"}:
+        assert own.pop("augmentation", "standard") == augmentation
+        for option in own.keys() & {"experts", "loss"}:
             assert f"`--{option} {own.pop(option)}`" in section("Presets"), name
         assert own == {
             "backbone": backbone,
