@@ -41,8 +41,9 @@ class Setting:
     role
         What it does at any value but the default: ``schedule`` changes what it belongs to over the
         epochs of training, ``epoch`` does so from the epoch that it names, ``constraint`` bounds
-        what is trained; the default of ``head`` stands for the head's setting of this name, that of
-        ``bank`` leaves the choice to the bank, and the setting out of the recipe.
+        what is trained, ``focus`` keeps a loss from being convex; the default of ``head`` stands
+        for the head's setting of this name, that of ``bank`` leaves the choice to the bank, and the
+        setting out of the recipe.
     default_help
         Text for the default in help, where the value says too little: ``the images' own size``.
     """
@@ -56,7 +57,7 @@ class Setting:
     below: float | None = None
     choices: tuple[str, ...] = ()
     kind: type | None = None
-    role: Literal["schedule", "epoch", "constraint", "head", "bank"] | None = None
+    role: Literal["schedule", "epoch", "constraint", "focus", "head", "bank"] | None = None
     default_help: str = ""
 
     @property

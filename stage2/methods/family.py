@@ -169,7 +169,7 @@ class Loss:
     needs_classifier
         Whether it needs the logits of stage 1.
     convex
-        Whether it is convex in the logits, whatever its settings.
+        Whether it is convex in the logits, unless a setting of role ``focus`` is not its default.
     weighs_rows
         Whether it weighs rows by what the model says of them (κ), which stage 1 may put off.
     needs_cosine
@@ -202,6 +202,13 @@ class Loss:
     def __post_init__(self) -> None:
         if self.uses_counts and EMPTY_CLASSES not in self.settings:
             object.__setattr__(self, "settings", (*self.settings, EMPTY_CLASSES))
+
+    def convex_at(self, settings: Mapping[str, Any]) -> bool:
+        """Whether it is known to be convex in the logits at these settings."""
+        return self.convex and not any(
+            s.role == "focus" and settings.get(s.name, s.default) != s.default
+            for s in self.settings
+        )
 
     def changes(self, settings: Mapping[str, Any]) -> bool:
         """Whether its parameters depend on the epoch at these settings."""

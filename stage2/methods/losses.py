@@ -18,11 +18,15 @@ from stage2.methods.class_weights import (
     BETA,
     DEFER,
     NORMALISE,
+    REWEIGHTING,
     RHO,
     effective_number_weights,
     inverse_power_weights,
+    reweighted,
+    reweighting_conflict,
 )
 from stage2.methods.family import Loss, LossParameters, Moment, growth
+from stage2.methods.smoothing import LAS, LOS, las, los
 
 
 def _log_prior(counts: np.ndarray) -> np.ndarray:
@@ -82,13 +86,23 @@ def cb_bce(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> Loss
 def balanced_softmax(
     counts: np.ndarray, settings: dict[str, Any], moment: Moment
 ) -> LossParameters:
-    """Balanced softmax, m = log n [BALMS eq. 3]."""
-    return LossParameters(shift=np.log(counts))
+    """Balanced softmax, m = log n [BALMS eq. 3].
+
+    It can be re-weighted as `logit_adjusted`.
+    """
+    return reweighted(LossParameters(shift=np.log(counts)), counts, settings, moment)
 
 
 def logit_adjusted(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossParameters:
-    """Logit-adjusted loss, m = τ log π [LA eq. 10]."""
-    return LossParameters(shift=settings["tau"] * _log_prior(counts))
+    """Logit-adjusted loss, m = τ log π [LA eq. 10].
+
+    From epoch ``defer`` on it can have class weights and focusing [SLA Tables 1, 6]: LA+RW with
+    ``rho``, ω ∝ (1/n)^ρ, LA+CB with ``beta``, effective-number weights, LA+FL with ``gamma``,
+    (1−p_y)^γ with p after the adjustment. With weights the loss is divided by the batch's Σω,
+    with focusing as well by the batch size.
+    """
+    plain = LossParameters(shift=settings["tau"] * _log_prior(counts))
+    return reweighted(plain, counts, settings, moment)
 
 
 def gradual(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossParameters:
@@ -170,34 +184,6 @@ def ldam(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossPa
     return LossParameters(margin=margin)
 
 
-def las(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossParameters:
-    """Label-aware smoothing, ε_k from n_k between ε_1 (head) and ε_K (tail) [MiSLAS eq. 1–3, 7].
-
-    ``smooth_over=uniform`` spreads ε_y over all K classes, as released; ``others`` over the K−1
-    other classes, as in the paper.
-    """
-    head, tail = settings["smooth_head"], settings["smooth_tail"]
-    spread = counts.max() - counts.min()
-    r = (counts - counts.min()) / spread if spread else np.ones_like(counts)
-    shapes = {
-        "concave": lambda: tail + (head - tail) * np.sin(r * np.pi / 2),
-        "linear": lambda: tail + (head - tail) * r,
-        "convex": lambda: head + (head - tail) * np.sin(1.5 * np.pi + r * np.pi / 2),
-        "exponential": lambda: tail + (head - tail) * r ** settings["power"],
-    }
-    return LossParameters(
-        smoothing=shapes[settings["smooth_shape"]](), others=settings["smooth_over"] == "others"
-    )
-
-
-def los(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossParameters:
-    """Label over-smoothing: one constant ε close to 1 for every class [LOS eq. 12]."""
-    return LossParameters(
-        smoothing=np.full_like(counts, settings["smoothing"]),
-        others=settings["smooth_over"] == "others",
-    )
-
-
 def _ramp(start: Setting, symbol: str) -> tuple[Setting, Setting]:
     """A setting, and one for the value that it reaches in the last epoch."""
     end = f"{symbol} in the last epoch; constant if not set"
@@ -209,13 +195,6 @@ def _ramp(start: Setting, symbol: str) -> tuple[Setting, Setting]:
 
 _TAU = Setting("tau", 1.0, "strength of the prior", low=0)
 _GAMMA = Setting("gamma", 1.0, "focusing exponent γ", low=0)
-_OVER = Setting(
-    "smooth_over",
-    "uniform",
-    "spread the smoothed mass over all K classes (released) or the K−1 others (paper)",
-    choices=("uniform", "others"),
-)
-
 LOSSES = {
     "ce": Loss(ce, "cross-entropy", "crt"),
     "weighted": Loss(
@@ -261,13 +240,19 @@ LOSSES = {
         convex=False,
     ),
     "balanced_softmax": Loss(
-        balanced_softmax, "softmax with log n added", "balms", uses_counts=True
+        balanced_softmax,
+        "softmax with log n added",
+        "balms",
+        REWEIGHTING,
+        conflict=reweighting_conflict,
+        uses_counts=True,
     ),
     "logit_adjusted": Loss(
         logit_adjusted,
         "softmax with τ log π added",
         "logit_adjust",
-        (_TAU,),
+        (_TAU, *REWEIGHTING),
+        conflict=reweighting_conflict,
         uses_counts=True,
     ),
     "gradual": Loss(
@@ -362,24 +347,13 @@ LOSSES = {
         las,
         "label-aware smoothing",
         "mislas",
-        (
-            Setting("smooth_head", 0.4, "smoothing ε_1 of the largest class", low=0, high=1),
-            Setting("smooth_tail", 0.1, "smoothing ε_K of the smallest class", low=0, high=1),
-            Setting(
-                "smooth_shape",
-                "concave",
-                "shape of ε as a function of n, between tail and head",
-                choices=("concave", "linear", "convex", "exponential"),
-            ),
-            Setting("power", 1.0, "exponent p of the exponential shape", above=0),
-            _OVER,
-        ),
+        LAS,
     ),
     "los": Loss(
         los,
         "label over-smoothing",
         "los",
-        (Setting("smoothing", 0.98, "smoothing δ of every class", low=0, high=1), _OVER),
+        LOS,
     ),
 }
 """Every loss by name."""

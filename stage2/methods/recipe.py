@@ -263,7 +263,10 @@ def _require_convex(name: str, values: Mapping[str, Any], takes: Takes) -> None:
     loss, sampler = LOSSES[values["loss"]], SAMPLERS[values["sampler"]]
     reasons = [
         (not HEADS[values["head"]].convex, f"head {values['head']!r} is not convex"),
-        (not loss.convex, f"loss {values['loss']!r} is not convex"),
+        (
+            not loss.convex_at(_own(values, "loss")),
+            f"loss {values['loss']!r} is not convex" + (" with focusing" if loss.convex else ""),
+        ),
         (values["generator"] != "none", f"generator {values['generator']!r} draws anew each epoch"),
         (
             loss.changes(_own(values, "loss")),

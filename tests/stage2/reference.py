@@ -225,6 +225,11 @@ def _omega(name: str, s: Settings, n: Tensor, epoch: int) -> tuple[Tensor, bool]
     if (name == "ldam" and defer and epoch >= defer) or (weighted and epoch >= defer):
         by_weights = name in ("weighted", "class_balanced") and s.get("normalise") != "batch"
         return class_weights(name, s, n), by_weights or name == "ldam"
+    if name in ("balanced_softmax", "logit_adjusted") and epoch >= defer:
+        if s.get("rho"):
+            return class_weights("weighted", s, n), not s.get("gamma")
+        if s.get("beta"):
+            return class_weights("class_balanced", s, n), not s.get("gamma")
     return torch.ones_like(n), False
 
 
@@ -264,6 +269,12 @@ def loss(
     `kappa` [B] multiplies each row's loss, `teacher` [B, K] are the logits of stage 1, and
     `row_weight` [B] replaces 1/B.
     """
+
+    def focused(rows: Tensor) -> Tensor:
+        """−log p_y under (1−p_y)^γ from epoch `defer` on, where there is a γ."""
+        late = epoch >= s.get("defer", 0)
+        return (1 - torch.exp(-rows)) ** s["gamma"] * rows if late and s.get("gamma") else rows
+
     formulas = {
         "ce": lambda: _per_row(z, y),
         "weighted": lambda: _per_row(z, y),
@@ -272,8 +283,8 @@ def loss(
         "cb_focal": lambda: _focal(z, y, s),
         "sigmoid_focal": lambda: _sigmoid_focal(z, y, s),
         "cb_bce": lambda: _softmax_bce(z, y),
-        "balanced_softmax": lambda: _balanced_softmax(z, y, n),
-        "logit_adjusted": lambda: _per_row(z + s["tau"] * _log_prior(n), y),
+        "balanced_softmax": lambda: focused(_balanced_softmax(z, y, n)),
+        "logit_adjusted": lambda: focused(_per_row(z + s["tau"] * _log_prior(n), y)),
         "gradual": lambda: _per_row(
             z + s["strength"] * _grown(epoch, epochs, s["base"]) * _log_prior(n), y
         ),

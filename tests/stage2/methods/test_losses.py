@@ -160,6 +160,58 @@ def test_weights_are_deferred(loss: str) -> None:
                 assert not row.by_weights
 
 
+@pytest.mark.parametrize("loss", ["logit_adjusted", "balanced_softmax"])
+def test_adjusted_losses_are_reweighted_late(loss: str) -> None:
+    """Reference: SLA Tables 1 and 6, LA alone before epoch `defer`, then with ω of DisAlign eq. 11
+    (LA+RW), ω of CB eq. 4 (LA+CB) or γ (LA+FL); over Σω of the batch, with γ over the batch."""
+    inverse, effective = COUNTS**-0.7, (1 - 0.99) / (1 - 0.99**COUNTS)
+    cases: list[tuple[dict[str, float], np.ndarray | None, float, bool]] = [
+        ({"rho": 0.7}, inverse, 0.0, True),
+        ({"beta": 0.99}, effective, 0.0, True),
+        ({"gamma": 2.0}, None, 2.0, False),
+        ({"beta": 0.99, "gamma": 1.0}, effective, 1.0, False),
+    ]
+    for settings, raw, gamma, by_weights in cases:
+        for defer in (0, 3):
+            for epoch in range(5):
+                row = parameters(loss, **settings, defer=defer, epoch=epoch, epochs=5)
+                plain = parameters(loss)
+                assert_close(row.shift, plain.shift, 0, "the shift stays")
+                if epoch < defer:
+                    assert (row.weight, row.gamma, row.by_weights) == (None, 0.0, False), row
+                    continue
+                assert (row.gamma, row.by_weights) == (gamma, by_weights), f"{settings}: {row}"
+                if raw is None:
+                    assert row.weight is None
+                else:
+                    assert_relative(row.weight, 5 * raw / raw.sum(), 1e-10, f"ω of {settings}")
+
+
+def test_reweighting_that_conflicts_or_does_nothing_is_refused() -> None:
+    """Reference: two kinds of weights, and a deferral of nothing; one line with the remedy."""
+    for loss in ("logit_adjusted", "balanced_softmax"):
+        for settings, message in (
+            ({"rho": 1.0, "beta": 0.99}, "has two kinds of class weights, rho=1 and beta=0.99. Ch"),
+            ({"defer": 3}, "has defer=3 and nothing to defer. Set rho, beta or gamma, or leave"),
+        ):
+            with pytest.raises(errors.ConfigError, match=f"^Loss '{loss}' {message}"):
+                parameters(loss, **settings)
+            with pytest.raises(errors.ConfigError, match=f"^Recipe '{loss}' {message}"):
+                Recipe(loss, **settings)
+
+
+def test_focusing_has_no_optimum_to_find() -> None:
+    """Reference: LA+RW is convex as LA is, LA+FL is not, and a deferral has no one objective."""
+    for settings in ({}, {"rho": 1.0}, {"beta": 0.99}):
+        Recipe("logit_adjusted", optimiser="lbfgs", **settings)
+    with pytest.raises(errors.ConfigError, match="'logit_adjusted' is not convex with focusing"):
+        Recipe("logit_adjusted", optimiser="lbfgs", gamma=1.0)
+    with pytest.raises(errors.ConfigError, match="'logit_adjusted' changes over the epochs"):
+        Recipe("logit_adjusted", optimiser="lbfgs", rho=1.0, defer=3)
+    with pytest.raises(errors.ConfigError, match="'focal' is not convex. Choose"):
+        Recipe("focal", optimiser="lbfgs")
+
+
 def test_sla_parameters() -> None:
     """Reference: SLA eq. 9–12; m = τ_prior log π, γ without gradient, τ of the angle."""
     row = parameters("sla", gamma=1.5, tau=0.7, tau_prior=0.9)
