@@ -14,7 +14,7 @@ import numpy as np
 
 from featbank import errors
 from featbank.bank import GROUPS
-from stage2.engine.metrics import BINS, Totals
+from stage2.engine.metrics import BINS, Totals, magnitude, spread
 
 CONFIDENCE_BINS = 50
 """Equal-width confidence bins (lo, hi] of the histograms."""
@@ -109,16 +109,6 @@ def _known_shift(direction: str, totals: Totals) -> np.ndarray | None:
         ],
         1,
     )
-
-
-def _magnitude(totals: Totals) -> np.ndarray:
-    others = totals.logits - totals.label_logits
-    return totals.label_logits / totals.rows - others / (totals.rows.sum() - totals.rows)
-
-
-def _deviation(totals: Totals) -> np.ndarray:
-    variance = totals.label_squares / totals.rows - (totals.label_logits / totals.rows) ** 2
-    return np.sqrt(np.maximum(variance, 0)) / _magnitude(totals)
 
 
 def _losses(totals: Totals) -> np.ndarray | None:
@@ -244,10 +234,12 @@ DETAILS: dict[str, Detail] = {
         for group in ("", *GROUPS)
     },
     "logit_magnitude": Detail(
-        "logit magnitudes", "L_k = E[z_k|y=k] − E[z_k|y≠k] of each class [LOS]", _magnitude
+        "logit magnitudes", "L_k = E[z_k|y=k] − E[z_k|y≠k] of each class [LOS]", magnitude
     ),
     "logit_deviation": Detail(
-        "logit deviations", "std(z_k|y=k) / L_k of each class [LOS]", _deviation
+        "logit deviations",
+        "std(z_k|y=k) / L_k of each class [LOS]",
+        lambda totals: spread(totals) / magnitude(totals),
     ),
     **{
         f"shift_{direction}": Detail(

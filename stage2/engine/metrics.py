@@ -170,6 +170,29 @@ def _group_ece(group: str) -> Metric:
     return Metric(f"ECE {group}", meaning, of, lower_is_better=True)
 
 
+def magnitude(totals: Totals) -> np.ndarray:
+    """L_k = E[z_k|y=k] − E[z_k|y≠k] of each class [C, K], NaN for a class without rows [LOS]."""
+    others = totals.logits - totals.label_logits
+    return totals.label_logits / totals.rows - others / (totals.rows.sum() - totals.rows)
+
+
+def spread(totals: Totals) -> np.ndarray:
+    """std(z_k|y=k) of each class [C, K], over n; NaN for a class without rows [LOS]."""
+    variance = totals.label_squares / totals.rows - (totals.label_logits / totals.rows) ** 2
+    return np.sqrt(np.maximum(variance, 0))
+
+
+def _mean_magnitude(totals: Totals) -> np.ndarray:
+    """‖L‖₁ over the number of classes that have rows [C]; NaN where there is one such class."""
+    return np.abs(magnitude(totals)[:, totals.rows > 0]).mean(1)
+
+
+def _mean_deviation(totals: Totals) -> np.ndarray:
+    """Σ std(z_k|y=k) / ‖L‖₁ [C]: the mean of the classes' deviations, weighted by |L_k|, as a class
+    with L_k ≈ 0 would decide the plain mean."""
+    return spread(totals)[:, totals.rows > 0].mean(1) / _mean_magnitude(totals)
+
+
 METRICS: dict[str, Metric] = {
     "top1": Metric(
         "top-1",
@@ -227,6 +250,19 @@ METRICS: dict[str, Metric] = {
         "Brier",
         "mean squared error of the probabilities, summed over classes",
         lambda totals: totals.brier,
+        unit="",
+        lower_is_better=True,
+    ),
+    "logit_magnitude": Metric(
+        "magnitude",
+        "logit magnitude: mean over classes of |L_k|, L_k = E[z_k|y=k] − E[z_k|y≠k]",
+        _mean_magnitude,
+        unit="",
+    ),
+    "logit_deviation": Metric(
+        "deviation",
+        "regularised deviation: sum over classes of std(z_k|y=k) over that of |L_k|",
+        _mean_deviation,
         unit="",
         lower_is_better=True,
     ),

@@ -52,7 +52,8 @@ def assert_same(got: Evaluation, expected: Evaluation, what: str, *, within: flo
         if value is None:
             assert got.metrics[name] is None, f"{name} {what}: got {got.metrics[name]}"
         else:
-            assert_close(got.metrics[name], value, within, f"{name} {what}")
+            close = 2e-6 * (1 + value) if name.startswith("logit") else within
+            assert_close(got.metrics[name], value, close, f"{name} {what}")
     assert np.array_equal(got.correct, expected.correct), what
     assert set(got.details) == set(expected.details), what
     for name, values in expected.details.items():
@@ -418,6 +419,32 @@ def test_logit_magnitude_and_deviation(logits: tuple[np.ndarray, np.ndarray]) ->
             assert_relative(details["logit_magnitude"][k], magnitude, 1e-5, f"magnitude {what}")
             deviation = own.std() / magnitude
             assert_relative(details["logit_deviation"][k], deviation, 1e-5, f"deviation {what}")
+
+
+def test_their_metrics_are_ratios_of_sums_over_classes() -> None:
+    """Reference: NumPy in float64, class by class; a class without rows is left out, a negative
+    magnitude counts by its size, and equal logits have no deviation."""
+    rng = np.random.default_rng(5)
+    y = np.array([0] * 7 + [1] * 5 + [3] * 9)  # none of class 2
+    z = rng.normal(size=(21, 2, 4))
+    z[y == 3, 0, 3] -= 4
+    z[y == 0, 0, 0] += 4
+    z[:, 1] = 2
+    first, equal = evaluate(z, y, np.full(4, 30))
+    spread, sizes = [], []
+    for k in (0, 1, 3):
+        own, others = z[y == k, 0, k], z[y != k, 0, k]
+        spread.append(own.std())
+        sizes.append(own.mean() - others.mean())
+    assert min(sizes) < 0 < max(sizes)
+    wanted = np.abs(sizes).mean()
+    assert_relative(first.metrics["logit_magnitude"], wanted, 1e-5, "magnitude")
+    wanted = np.sum(spread) / np.abs(sizes).sum()
+    assert_relative(first.metrics["logit_deviation"], wanted, 1e-5, "deviation")
+    assert equal.metrics["logit_magnitude"] == 0
+    assert equal.metrics["logit_deviation"] is None
+    (alone,) = evaluate(np.ones((3, 1, 1)), np.zeros(3, int), np.array([3]))
+    assert alone.metrics["logit_magnitude"] is None, "there is no other class"
 
 
 def test_one_row_of_a_class_has_no_deviation() -> None:
