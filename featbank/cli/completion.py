@@ -16,8 +16,11 @@ from stage1.training.presets import PRESETS
 PLOTS = (
     "groups",
     "classes",
+    "logits",
+    "scatter",
     "reliability",
     "confidence",
+    "versus",
     "heatmap",
     "setting",
     "norms",

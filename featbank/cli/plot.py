@@ -44,7 +44,9 @@ class _Plot(click.Command):
 @click.option("--split", help="Split to draw. [default: test; heatmap: the one that ranks]")
 @selection_options("the caption")
 @click.option(
-    "--metric", help="Metric of heatmap and setting. [default: heatmap macro; setting: groups]"
+    "--metric",
+    help="Metric of heatmap, setting and scatter. [default: heatmap macro; setting: groups; "
+    "scatter: ece]",
 )
 @click.option(
     "--by",

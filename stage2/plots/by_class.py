@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,7 +12,6 @@ from featbank import errors
 from featbank.bank import class_groups
 from featbank.characters import clipped
 from stage2.plots.figure import (
-    COLOURS,
     GRID,
     MARKERS,
     QUIET,
@@ -25,7 +24,7 @@ from stage2.plots.figure import (
     thick_line,
 )
 from stage2.plots.picture import Picture
-from stage2.results.choice import Choice
+from stage2.results.choice import Choice, Shown
 from stage2.results.measured import Measured, measured
 
 if TYPE_CHECKING:
@@ -44,19 +43,22 @@ _LONGEST = 28
 
 @dataclass(frozen=True)
 class _Value:
-    """A value of each class: its name, and a function that reads it [K]."""
+    """A value of each class: its name, a function that reads it [K], and whether that of a head on
+    balanced data is a bound."""
 
     name: str
     read: Callable[[Measured], np.ndarray]
+    bounded: bool = False
 
 
 def classes(picture: Picture) -> Figure:
     """Draw the accuracy of each class, classes sorted by training count.
 
-    Points are classes, lines running means.
+    Points are classes, lines running means. A head on balanced data, such as `oracle`, is the bound
+    of those on the same features, and drawn as a black line [DisAlign Fig. 1].
     """
     choice = picture.choose(MOST)
-    accuracy = _Value("accuracy, %", lambda arrays: arrays.per_class)
+    accuracy = _Value("accuracy, %", lambda arrays: arrays.per_class, bounded=True)
     return _draw(choice, picture.width, accuracy, choice.protocol())
 
 
@@ -94,29 +96,13 @@ def _draw(choice: Choice, width: float, value: _Value, protocol: str) -> Figure:
     window = max(1, len(counts) // 20 * 2 + 1)
     lines = []
     for place, each in enumerate(choice.shown):
-        arrays = measured(results, each.configuration, each.epoch)
-        values = value.read(arrays)[order]
-        colour = COLOURS[place % len(COLOURS)]
-        below.scatter(
-            ranks,
-            values,
-            s=14 if few else 5,
-            marker=MARKERS[place] if few else "o",
-            color=colour,
-            alpha=1.0 if few else 0.35,
-            linewidths=0,
-            rasterized=len(counts) > 500,
-            zorder=4 if few else 2,
-        )
-        smooth = values if few else running_mean(values, window)
-        look = line_style(place) | {"label": each.label}
-        if few:
-            lines += below.plot(ranks, smooth, linewidth=0.9, **look)
-        else:
-            lines.append(thick_line(below, ranks, smooth, linewidth=1.6, **look))
+        values = value.read(measured(results, each.configuration, each.epoch))[order]
+        is_bound = value.bounded and _on_balanced_data(each)
+        smooth = 1 if few else window
+        lines.append(_line(below, values, smooth, place, label=each.label, is_bound=is_bound))
     _counts_above(above, counts[order])
     for panel in (above, below):
-        _boundaries(panel, counts[order])
+        boundaries(panel, counts[order], named=panel is above)
     below.set(xlim=(-0.5, len(counts) - 0.5), ylabel=value.name)
     below.grid(axis="y", **GRID)
     below.set_ylim(bottom=0)
@@ -133,8 +119,43 @@ def _draw(choice: Choice, width: float, value: _Value, protocol: str) -> Figure:
         protocol,
         "mean over seeds",
         "" if few else f"points: classes, lines: running mean over {window} classes",
+        "the bound, of macro accuracy: a head trained on balanced data"
+        if value.bounded and any(map(_on_balanced_data, choice.shown))
+        else "",
     )
     return figure
+
+
+def _on_balanced_data(shown: Shown) -> bool:
+    """Whether a head was trained on a balanced split."""
+    return shown.configuration.parameters.get("train_on") == "train_balanced"
+
+
+def _line(
+    axes: Axes, values: np.ndarray, window: int, place: int, *, label: str, is_bound: bool
+) -> Any:
+    """Draw values [K] as points and a running mean over a window, of 1 for few classes; return the
+    line, of a bound alone."""
+    ranks, few = np.arange(len(values)), window == 1
+    look: dict[str, Any] = line_style(place) | {"label": label}
+    if is_bound:
+        look = {"color": "black", "linestyle": "-", "label": f"{label}: the bound"}
+    else:
+        axes.scatter(
+            ranks,
+            values,
+            s=14 if few else 5,
+            marker=MARKERS[place] if few else "o",
+            color=look["color"],
+            alpha=1.0 if few else 0.35,
+            linewidths=0,
+            rasterized=len(values) > 500,
+            zorder=4 if few else 2,
+        )
+    if few:
+        (line,) = axes.plot(ranks, values, linewidth=0.9, **look)
+        return line
+    return thick_line(axes, ranks, running_mean(values, window), linewidth=1.6, **look)
 
 
 def _counts_above(axes: Axes, counts: np.ndarray) -> None:
@@ -152,17 +173,15 @@ def _counts_above(axes: Axes, counts: np.ndarray) -> None:
     axes.set_ylabel("train", color=QUIET)
 
 
-def _boundaries(axes: Axes, counts: np.ndarray) -> None:
-    """Draw lines between many, medium and few, and their names in the upper strip."""
-    groups = class_groups(counts)
-    for name, members in groups.items():
+def boundaries(axes: Axes, counts: np.ndarray, *, named: bool) -> None:
+    """Draw lines between many, medium and few, of counts [K] in order, and `named` their names."""
+    for name, members in class_groups(counts).items():
         places = np.flatnonzero(members)
         if not len(places):
             continue
         if places[0] > 0:
             axes.axvline(places[0] - 0.5, color="0.6", linewidth=0.6, linestyle=(0, (2, 2)))
-        if axes.get_yscale() == "log":
-            axes.set_title("")
+        if named:
             axes.text(
                 places.mean(),
                 1.02,

@@ -1,4 +1,4 @@
-"""The confidence of classifiers in rows of many, medium and few."""
+"""The confidence of classifiers in rows of many, medium and few, as violins of two halves."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featbank import errors
 from featbank.bank import GROUPS
 from stage2.plots.figure import COLOURS, GRID, caption, fitted, legend, panels, panels_across
 from stage2.plots.picture import Picture
@@ -34,7 +35,7 @@ _DIAMOND: dict[str, Any] = {
 
 
 def confidence(picture: Picture) -> Figure:
-    """Draw violins of the confidence in rows of many, medium and few [MiSLAS Fig. 3].
+    """Draw violins of the confidence in rows of many, medium and few, one panel for each method.
 
     The left half of a violin are wrong rows, the right half right ones.
     """
@@ -46,7 +47,9 @@ def confidence(picture: Picture) -> Figure:
     across = panels_across(len(violins), width, _NARROWEST)
     figure, axes = panels(len(violins), width, narrowest=_NARROWEST, height=2.0, sharey=True)
     for place, ([panel], each, shapes) in enumerate(zip(axes, choice.shown, violins, strict=True)):
-        _violins(panel, shapes)
+        _violins(panel, shapes, (WRONG, RIGHT))
+        for spot, halves in enumerate(shapes.values()):
+            _marks(panel, spot, halves.sum(0), halves[1].sum(), 0.3)
         panel.set_title(fitted(each.label, width / across), loc="left")
         if place % across == 0:
             panel.set_ylabel("confidence, %")
@@ -67,19 +70,58 @@ def confidence(picture: Picture) -> Figure:
     return figure
 
 
+def versus(picture: Picture) -> Figure:
+    """Draw violins of the confidence whose halves are two methods [MiSLAS Fig. 3].
+
+    Both halves of a violin have the same rows, those of many, medium or few, and the same area.
+    """
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    choice = picture.choose(MOST)
+    if len(choice.shown) != 2:
+        raise errors.ConfigError(
+            f"The plot 'versus' is of two configurations, got {len(choice.shown)}. Choose them "
+            "with --recipe, such as --recipe lws --recipe mislas."
+        )
+    shapes = [_shapes(each.details["confidence"]) for each in measured_all(choice, "confidence")]
+    figure, [[panel]] = panels(1, picture.width, narrowest=1, height=2.2)
+    halves = {name: np.stack([each[name].sum(0) for each in shapes]) for name in shapes[0]}
+    colours = COLOURS[1], COLOURS[0]
+    _violins(panel, halves, colours)
+    for spot, name in enumerate(halves):
+        for side, each in zip((-0.15, 0.15), shapes, strict=True):
+            _marks(panel, spot + side, each[name].sum(0), each[name][1].sum(), 0.15)
+    panel.set_ylabel("confidence, %")
+    sides = zip(colours, choice.shown, ("left", "right"), strict=True)
+    handles = [
+        *(Patch(color=colour, label=f"{each.label} ({side})") for colour, each, side in sides),
+        Line2D([], [], color="black", linewidth=1.2, label="mean confidence"),
+        Line2D([], [], linestyle="none", label="accuracy", **_DIAMOND),
+    ]
+    legend(figure, handles)
+    caption(
+        figure,
+        choice.protocol(),
+        "rows of all seeds, confidence: the largest probability",
+        "the fuller half of each violin is as wide as its fullest bin; a line above its diamond: "
+        "overconfident",
+        THRESHOLDS,
+    )
+    return figure
+
+
 def _shapes(counts: np.ndarray) -> dict[str, np.ndarray]:
     """Shares of rows of each group that has some, [wrong or right, bins], from counts [3, 2, B]."""
     by_group = zip(GROUPS, counts, strict=True)
     return {name: rows / rows.sum() for name, rows in by_group if rows.sum() > 0}
 
 
-def _violins(axes: Axes, shapes: dict[str, np.ndarray]) -> None:
-    """Draw a violin per group, histograms back to back, with mean confidence and accuracy."""
+def _violins(axes: Axes, shapes: dict[str, np.ndarray], colours: tuple[str, str]) -> None:
+    """Draw a violin per group, its halves [2, bins] back to back."""
     for place, shares in enumerate(shapes.values()):
-        bins = shares.shape[1]
-        edges = np.linspace(0, 100, bins + 1)
-        wide = 0.46 * shares / shares.max()
-        for sign, half, colour in ((-1, wide[0], WRONG), (1, wide[1], RIGHT)):
+        edges = np.linspace(0, 100, shares.shape[1] + 1)
+        for sign, half, colour in zip((-1, 1), 0.46 * shares / shares.max(), colours, strict=True):
             axes.fill_betweenx(
                 edges,
                 place,
@@ -89,12 +131,16 @@ def _violins(axes: Axes, shapes: dict[str, np.ndarray]) -> None:
                 alpha=0.85,
                 linewidth=0,
             )
-        middle = (edges[:-1] + edges[1:]) / 2
-        mean, right = float((shares.sum(0) * middle).sum()), 100 * float(shares[1].sum())
-        axes.hlines(mean, place - 0.3, place + 0.3, color="black", linewidth=1.2, zorder=3)
-        axes.plot(place, right, zorder=4, **_DIAMOND)
     axes.set(xlim=(-0.55, len(shapes) - 0.45), ylim=(0, 100))
     axes.set_xticks(range(len(shapes)), list(shapes))
     axes.tick_params(axis="x", length=0)
     axes.grid(axis="y", **GRID)
     axes.set_axisbelow(True)
+
+
+def _marks(axes: Axes, x: float, shares: np.ndarray, accuracy: float, half: float) -> None:
+    """Draw mean confidence, from shares of rows [bins], as a line, and accuracy as a diamond."""
+    edges = np.linspace(0, 100, len(shares) + 1)
+    mean = float((shares * (edges[:-1] + edges[1:]) / 2).sum())
+    axes.hlines(mean, x - half, x + half, color="black", linewidth=1.2, zorder=3)
+    axes.plot(x, 100 * float(accuracy), zorder=4, **_DIAMOND)

@@ -11,12 +11,14 @@ from featbank import errors
 from stage2.plots.bars import groups
 from stage2.plots.beta import beta
 from stage2.plots.by_class import classes, norms
-from stage2.plots.confidence import confidence
+from stage2.plots.confidence import confidence, versus
 from stage2.plots.confusion import confusion
 from stage2.plots.curves import curves, shift
 from stage2.plots.figure import WIDTH, save
+from stage2.plots.logits import logits
 from stage2.plots.picture import Picture
 from stage2.plots.reliability import reliability
+from stage2.plots.scatter import scatter
 from stage2.plots.settings import heatmap, setting
 from stage2.results.results import Results
 from stage2.results.store import Store
@@ -54,11 +56,29 @@ KINDS = {
         groups,
         "macro, many, medium and few of the best of each recipe as bars; whiskers over seeds",
     ),
-    "classes": PlotKind(classes, "accuracy by class, sorted by training count, with running means"),
-    "reliability": PlotKind(reliability, "reliability diagrams side by side, ECE in the titles"),
+    "classes": PlotKind(
+        classes,
+        "accuracy by class, sorted by training count, and the bound of `oracle` (DisAlign Fig. 1)",
+    ),
+    "logits": PlotKind(
+        logits,
+        "logit magnitude and regularised deviation over classes sorted by count (LOS Fig. 3)",
+    ),
+    "scatter": PlotKind(
+        scatter,
+        "macro accuracy against ECE or another metric, a point for each recipe (SLA Fig. 4)",
+        ("split", "select_on", "metric"),
+    ),
+    "reliability": PlotKind(
+        reliability,
+        "reliability diagrams in a row, ECE in the titles (MiSLAS Fig. 1 and 4)",
+    ),
     "confidence": PlotKind(
-        confidence,
-        "violins of the confidence by group, for wrong and right rows (MiSLAS Fig. 3)",
+        confidence, "violins of the confidence by group, for wrong and right rows"
+    ),
+    "versus": PlotKind(
+        versus,
+        "violins of the confidence by group, one half for each of two recipes (MiSLAS Fig. 3)",
     ),
     "heatmap": PlotKind(
         heatmap,
@@ -67,7 +87,9 @@ KINDS = {
         on_selection=True,
     ),
     "setting": PlotKind(
-        setting, "macro, many, medium and few over one setting of a recipe, such as τ", _GRID
+        setting,
+        "macro, many, medium and few over one setting, the selected value marked (DisAlign Fig. 5)",
+        _GRID,
     ),
     "norms": PlotKind(
         norms, "norms of the classifier's weights by class (MiSLAS Fig. 2)", ("select_on",)

@@ -14,6 +14,7 @@ from stage2.plots.figure import (
     GRID,
     GROUP_COLOURS,
     MARKERS,
+    QUIET,
     caption,
     fitted,
     legend,
@@ -95,11 +96,12 @@ def heatmap(picture: Picture) -> Figure:
 
 
 def setting(picture: Picture) -> Figure:
-    """Draw macro, many, medium and few over the values of one setting of a recipe.
+    """Draw accuracies over the values of one setting of a recipe [DisAlign Fig. 5].
 
     Each point is the best configuration with its value; bands are the standard deviation over
-    seeds. With a metric it alone is drawn. A name of a recipe means all its configurations; by
-    default the recipe with most values is drawn, over the setting with most.
+    seeds; a vertical line marks the value that is selected. Macro, many, medium and few are drawn,
+    with a metric it alone. A name of a recipe means all its configurations; by default the recipe
+    with most values is drawn, over the setting with most.
     """
     choice, metric = picture.every(), picture.metric
     shown = _grids(picture, choice.rows, 1, metric or RANKING)
@@ -114,6 +116,9 @@ def setting(picture: Picture) -> Figure:
         for curve in curves:
             if all(row[curve] is not None for row in rows):
                 handles[curve] = _curve(panel, x, rows, curve)
+        if choice.results.select_on:
+            chosen = values.index(next(iter(grid.best))[0])
+            panel.axvline(x[chosen], color=QUIET, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
         if numeric:
             _scale(panel, x)
         else:
@@ -131,6 +136,7 @@ def setting(picture: Picture) -> Figure:
         choice.protocol(_rows(shown)),
         f"{metric}: {METRICS[metric].description}" if metric else "mean per-class accuracy",
         "each point is the best over the other settings" if _several(shown) else "",
+        "dashed: the value selected" if choice.results.select_on else "",
         "bands: ± one standard deviation over seeds" if spread else "",
         "" if metric else THRESHOLDS,
     )

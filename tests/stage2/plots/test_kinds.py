@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from featbank import errors
 from stage2.methods.recipe import expand
 from stage2.plots import FORMATS, KINDS, plot
 from stage2.plots.figure import STYLE
+from stage2.plots.logits import segment_means, segments_of
 from stage2.plots.picture import Picture
 from stage2.results.choice import choose
 from stage2.results.measured import Measured, measured
@@ -32,6 +34,9 @@ GRID = {
     "tau_norm": {"tau": [0.0, 0.5, 1.0, 2.0]},
     "ncm": {},
 }
+TWO = {"versus": {"recipes": ("crt", "ncm")}}
+"""Options of the kinds that do not draw every recipe."""
+
 MEASURED = [name for name in KINDS if name not in ("beta", "heatmap", "setting")]
 
 
@@ -65,6 +70,9 @@ def drawn(kind: str, store: Store, **options: Any) -> Figure:
     return figure
 
 
+_LOS = ("magnitude", "deviation")
+
+
 def of(store: Store, name: str, **options: Any) -> Measured:
     """The best configuration of a recipe as the picture sees it."""
     choice = choose(Results(store, **options), recipes=[name])
@@ -78,7 +86,7 @@ def test_nothing_is_cut_off_and_the_caption_says_the_protocol(
 ) -> None:
     """Reference: the extent of everything that is drawn lies in the figure; labels of one axis do
     not touch; the leaderboard's protocol."""
-    figure = drawn(kind, store, width=width)
+    figure = drawn(kind, store, width=width, **TWO.get(kind, {}))
     box = figure.get_tightbbox()
     assert box.x0 > -0.02, f"left: {box}"
     assert box.y0 > -0.02, f"below: {box}"
@@ -101,7 +109,7 @@ def test_nothing_is_cut_off_and_the_caption_says_the_protocol(
 @pytest.mark.parametrize("kind", MEASURED)
 def test_the_caption_tells_a_selection_on_test(kind: str, store: Store) -> None:
     """Reference: the words of the leaderboard's protocol, which chooses the last epoch then."""
-    if kind in {"confidence", "confusion"}:
+    if kind in {"confidence", "confusion", "versus"}:
         pytest.skip("kept of the epoch that ranks on val")
     caption = _caption(drawn(kind, store, select_on="test"))
     assert "selected on test" in caption
@@ -145,6 +153,28 @@ def test_classes_and_norms(store: Store, small: Problem) -> None:
         drawn("norms", store, recipes=["ncm"])
 
 
+def test_the_bound_of_a_head_on_balanced_data(small: Problem, tmp_path: Path) -> None:
+    """Reference: accuracies of the stored run, in black and without points of its own [DisAlign
+    Fig. 1]; other kinds draw it as any."""
+    y = {**small.y, "train_balanced": small.y["val"]}
+    x = {view: small.x["val", view] for view in ("instance", "balanced")}
+    balanced = replace(small, y=y, x={**small.x, **{("train_balanced", v): x[v] for v in x}})
+    with balanced.bank(tmp_path / "bank.h5") as bank:
+        sweep(bank, expand({"crt": {}, "oracle": {}}), results=tmp_path / "r.sqlite")
+    order = np.argsort(-small.counts, kind="stable")
+    with Store(tmp_path / "r.sqlite") as store:
+        figure = drawn("classes", store)
+        _, below = figure.axes
+        lines = {str(line.get_label()): line for line in below.lines}
+        assert lines["oracle: the bound"].get_color() == "black"
+        values = of(store, "oracle").per_class[order]
+        assert_close(lines["oracle: the bound"].get_ydata(), values, 1e-9, "bound")
+        assert len([each for each in below.collections if isinstance(each, PathCollection)]) == 1
+        assert "the bound, of macro accuracy: a head trained on balanced data" in _caption(figure)
+        _, below = drawn("norms", store).axes
+        assert len([each for each in below.collections if isinstance(each, PathCollection)]) == 2
+
+
 def test_reliability(store: Store) -> None:
     """Reference: the stored diagram, rows, confidence and accuracy; ECE of the leaderboard."""
     above, below = drawn("reliability", store, recipes=["crt"]).axes
@@ -171,6 +201,86 @@ def test_confidence(store: Store) -> None:
         sides = [each.get_paths()[0].vertices[:, 0] for each in halves[2 * place : 2 * place + 2]]
         widest = max(np.abs(side - place).max() for side in sides)
         assert widest == pytest.approx(0.46)
+
+
+def test_versus(store: Store) -> None:
+    """Reference: the stored histograms, wrong and right rows together; both halves of a violin have
+    the same area, its widest bin is at 0.46."""
+    (axes,) = drawn("versus", store, recipes=["crt", "ncm"]).axes
+    shown = choose(Results(store), recipes=["crt", "ncm"]).shown
+    names = [text.get_text() for text in axes.figure.legends[0].get_texts()][:2]
+    sides = zip(shown, ("left", "right"), strict=True)
+    assert names == [f"{each.label} ({side})" for each, side in sides]
+    counts = [
+        measured(Results(store), each.configuration, each.epoch).details["confidence"].astype(float)
+        for each in shown
+    ]  # [3, wrong or right, bins] each, without any of many
+    halves = [each for each in axes.collections if len(each.get_paths()[0].vertices) > 10]
+    marks = [line.get_ydata()[0] for line in axes.lines]
+    for place in (0, 1):
+        shares = [each[1 + place].sum(0) / each[1 + place].sum() for each in counts]
+        for side, sign in ((0, -1), (1, 1)):
+            x = halves[2 * place + side].get_paths()[0].vertices[:, 0]
+            wanted = place + sign * 0.46 * shares[side] / np.max(shares)
+            assert {*np.round(x, 9)} == {*np.round(wanted, 9), place}, f"{place}, {side}"
+            group = counts[side][1 + place]
+            accuracy = 100 * group[1].sum() / group.sum()
+            assert_close(marks[2 * place + side], accuracy, 1e-9, "accuracy")
+
+
+def test_logits(store: Store, small: Problem) -> None:
+    """Reference: the stored arrays of each class, means over segments one by one in float64;
+    the best on test is first in the legend."""
+    figure = drawn("logits", store, recipes=["crt", "ncm"])
+    left, right = figure.axes
+    order = np.argsort(-small.counts, kind="stable")
+    segments = [order[i : i + 1] for i in range(len(order))]
+    assert len(order) <= 10, "one class each"
+    rows = {row["name"]: row for row in choose(Results(store), recipes=["crt", "ncm"]).rows}
+    names = sorted(rows, key=lambda name: -rows[name]["macro"])
+    wanted = [f"{name}, {rows[name]['macro']:.1f} %" for name in names]
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert [text.split()[0].rstrip(",") for text in texts] == names
+    assert [text.split(", ")[-1] for text in texts] == [text.split(", ")[-1] for text in wanted]
+    for place, name in enumerate(names):
+        details = of(store, name).details
+        size, deviation = (details[f"logit_{each}"].astype(float) for each in _LOS)
+        share = [100 * size[part].mean() / np.abs(size).sum() for part in segments]
+        assert_close(left.lines[place].get_ydata(), share, 1e-5, f"magnitude of {name}")
+        spread = [deviation[part].mean() for part in segments]
+        assert_close(right.lines[place].get_ydata(), spread, 1e-5, f"deviation of {name}")
+
+
+def test_segments_of_many_classes() -> None:
+    """Reference: by hand; 100 classes are segments of 10, as in LOS, 23 ones of 3 and 2."""
+    for classes, sizes in ((100, [10] * 10), (23, [3] * 3 + [2] * 7), (4, [1] * 4)):
+        values = np.random.default_rng(0).normal(size=classes)
+        values[3] = np.nan
+        order = np.random.default_rng(1).permutation(classes)
+        ends = np.cumsum(sizes)
+        parts = [order[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+        got = segments_of(order)
+        assert [part.tolist() for part in got] == [part.tolist() for part in parts]
+        for mean, part in zip(segment_means(values, got), parts, strict=True):
+            known = [values[k] for k in part if k != 3]
+            assert np.isnan(mean) if not known else mean == pytest.approx(sum(known) / len(known))
+
+
+def test_scatter(store: Store) -> None:
+    """Reference: the leaderboard's means and deviations over seeds, of the best of each recipe."""
+    (axes,) = drawn("scatter", store).axes
+    rows = choose(Results(store)).rows
+    for container, row in zip(axes.containers, rows, strict=True):
+        point, _, bars = container.lines
+        assert_close(point.get_xydata()[0], [row["ece"], row["macro"]], 1e-12, row["name"])
+        if row["ece_std"] is not None:
+            along, up = (bar.get_segments()[0] for bar in bars)
+            assert_close(np.ptp(along[:, 0]) / 2, row["ece_std"], 1e-9, "bar of ECE")
+            assert_close(np.ptp(up[:, 1]) / 2, row["macro_std"], 1e-9, "bar of macro")
+    (axes,) = drawn("scatter", store, recipes=["crt"], metric="logit_deviation").axes
+    (crt,) = [row for row in rows if row["name"] == "crt"]
+    assert axes.containers[0].lines[0].get_xdata() == [crt["logit_deviation"]]
+    assert axes.get_xlabel() == "deviation"
 
 
 def test_heatmap(store: Store) -> None:
@@ -202,13 +312,16 @@ def test_setting(store: Store) -> None:
     )
     runs = [run for run in runs if run.seed == 0]
     (axes,) = drawn("setting", store).axes
-    macro, medium, few = axes.lines
+    macro, medium, few, chosen = axes.lines
     for line, name in ((macro, "macro"), (medium, "medium"), (few, "few")):
         assert_close(line.get_xdata(), [0.0, 0.5, 1.0, 2.0], 0.0, "tau")
         values = [run.metrics["test", "last"][name] for run in runs]
         assert_close(line.get_ydata(), values, 1e-12, name)
+    best = next(run for run in runs if run.id == Results(store).find("tau_norm").id)
+    assert_close(chosen.get_xdata(), [best.parameters["tau"]] * 2, 0.0, "selected")
+    assert "dashed: the value selected" in _caption(axes.figure)
     (axes,) = drawn("setting", store, recipes=["tau_norm"], by=["tau"], metric="ece").axes
-    (line,) = axes.lines
+    line, _ = axes.lines
     assert_close(line.get_ydata(), [run.metrics["test", "last"]["ece"] for run in runs], 1e-12, "")
 
 
@@ -263,8 +376,13 @@ def test_confusion(store: Store, small: Problem) -> None:
         ("heatmap", {"metric": "makro"}, "No metric is called 'makro'. Did you mean 'macro'?"),
         ("groups", {"recipes": ["crd"]}, "has no configuration 'crd'. Did you mean 'crt'?"),
         ("groups", {"split": "dev"}, "has no results on 'dev'. It has: val, test."),
-        ("groups", {"metric": "ece"}, "'groups' takes no metric. It is for: heatmap, setting."),
+        ("groups", {"metric": "ece"}, "takes no metric. It is for: scatter, heatmap, set"),
         ("beta", {"select_on": "test"}, "'beta' takes no select-on. It is for: groups, classes"),
+        ("scatter", {"metric": "makro"}, "No metric is called 'makro'. Did you mean 'macro'?"),
+        ("scatter", {"metric": "macro"}, "macro is on the other axis. Choose another --metric."),
+        ("scatter", {"metric": "nll_t"}, "has nll_t and macro on test. Choose another --metric"),
+        ("versus", {"recipes": ["crt"]}, "'versus' is of two configurations, got 1. Choose"),
+        ("versus", {}, "'versus' is of two configurations, got 3. Choose them with --recipe"),
         ("confidence", {"split": "val"}, "has no confidences on val at the"),
         (
             "confusion",
