@@ -241,6 +241,12 @@ _PAPERS: dict[str, RecipePreset] = {
 """Settings that a paper or its release fixes."""
 
 _VARIANTS: dict[str, RecipePreset] = {
+    "ldam-linear": RecipePreset(
+        {"head": "linear", "loss": "ldam", **_STAGE2},
+        "ldam with its margin on the logits of a linear classifier",
+        "ldam",
+        variant=True,
+    ),
     **_variants("crt", "crt", {"cifar": {**_CRT, **_CIFAR}}),
     "ltwb-released": RecipePreset(
         {**_LTWB, "max_norm_when": "epoch"},

@@ -228,8 +228,8 @@ def _resolve(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         if full := takes.aliases.get(key):
             values[full] = takes.settings[full].check(value, owner(name))
     for key, setting in takes.settings.items():
-        if setting.role == "head" and values[key] is None:  # such as the scale of the logits
-            values[key] = values.get(f"head.{setting.name}")
+        if setting.role == "head":
+            values[key] = _following_head(name, values, key, setting.name)
         if setting.role == "bank" and values[key] is None:
             del values[key]
     if "loss" in values:
@@ -240,6 +240,25 @@ def _resolve(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         else:
             _require_effect(name, values, takes)
     return values
+
+
+def _following_head(name: str, values: Mapping[str, Any], key: str, own: str) -> float:
+    """A setting that follows the head's of the same name, such as the scale s of logits s·cos; 1 on
+    a head without it.
+
+    Raises
+    ------
+    ConfigError
+        For another value on such a head: a margin of 30·½ is too large for plain logits.
+    """
+    given, of_head = values[key], values.get(f"head.{own}")
+    if given is not None and of_head is None and given != 1:
+        raise errors.ConfigError(
+            f"Recipe {name!r} has {key}={given:g}, and head {values['head']!r} has no {own}: the "
+            f"loss acts on its logits as they are. Leave {key} out, or take head=cosine."
+        )
+    follows = 1.0 if of_head is None else of_head
+    return follows if given is None else given
 
 
 def _require_effect(name: str, values: Mapping[str, Any], takes: Takes) -> None:

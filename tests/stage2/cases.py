@@ -92,6 +92,7 @@ LOSS_CASES: dict[str, list[dict[str, Any]]] = {
         {"max_margin": 0.3, "scale": 10.0, "defer": 2, "beta": 0.99},
         {"max_margin": 0.3, "scale": 10.0, "defer": 3, "beta": 0.99},
         {"max_margin": 0.3, "scale": 10.0, "defer": 4, "beta": 0.99},
+        {"max_margin": 2.0, "scale": 1.0, "exponent": 0.5, "defer": 0, "beta": 0.99},
     ],
     "las": [
         {"smooth_head": a, "smooth_tail": b, "smooth_shape": shape, "power": p, "smooth_over": o}

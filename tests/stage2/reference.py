@@ -209,7 +209,8 @@ def _balanced_softmax(z: Tensor, y: Tensor, n: Tensor) -> Tensor:
 
 def _ldam(z: Tensor, y: Tensor, s: Settings, n: Tensor) -> Tensor:
     u = z.clone()
-    u[torch.arange(len(y)), y] -= s["scale"] * s["max_margin"] * (n.min() / n[y]) ** 0.25
+    margin = s["scale"] * s["max_margin"] * (n.min() / n[y]) ** s.get("exponent", 0.25)
+    u[torch.arange(len(y)), y] -= margin
     return _per_row(u, y)
 
 

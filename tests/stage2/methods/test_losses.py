@@ -91,6 +91,7 @@ def test_priors_margins_and_scales() -> None:
         (parameters("vs", gamma=0.2, tau=0.7), "shift", 0.7 * log_prior),
         (parameters("ldam"), "margin", margin),
         (parameters("ldam", max_margin=0.3, scale=10.0), "margin", margin / 5),
+        (parameters("ldam", max_margin=2, scale=1.0, exponent=0.5), "margin", 2 * COUNTS**-0.5),
         (parameters("los"), "smoothing", np.full(5, 0.98)),
     ]
     for row, name, value in expected:

@@ -57,6 +57,8 @@ TABLE: dict[str, dict[str, Any]] = {
         "linear balanced_softmax instance instance", (0.1, 5e-4, 512), ("cosine_prestep", 10)
     )
     | {"init": "fresh"},
+    "ldam-linear": row("linear ldam instance instance", (0.1, 5e-4, 128), ("cosine", 10))
+    | {"init": "fresh", "scale": 1.0, "max_margin": 0.5, "exponent": 0.25, "defer": 0},
     "ldam": row("cosine ldam instance instance", (0.1, 2e-4, 128), ("cosine", 10))
     | {"init": "fresh", "head.scale": 30.0, "loss.scale": 30.0, "max_margin": 0.5, "defer": 0},
     **{

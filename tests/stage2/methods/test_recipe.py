@@ -7,6 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -150,9 +151,25 @@ def test_names_that_two_parts_share_are_prefixed() -> None:
     assert "scale" not in recipe.settings
     follows = Recipe("ldam", **{"head.scale": 20.0})
     assert follows.part("loss")["scale"] == 20.0, "a margin is measured on the head's logits"
-    plain = Recipe("ldam", head="linear", scale=25.0)
-    assert plain.part("loss")["scale"] == 25.0
+    assert Recipe("ldam", head="tde", **{"head.scale": 9.0}).part("loss")["scale"] == 9.0
     assert Recipe("ce", head="cosine", scale=25.0).part("head")["scale"] == 25.0
+
+
+@pytest.mark.parametrize("head", ["linear", "lws", "mislas", "mlp"])
+def test_a_margin_on_plain_logits_has_no_scale(head: str) -> None:
+    """Reference: LDAM on a linear head as in LOS's table, max_margin on the logits, where 30·½ is
+    refused."""
+    assert Recipe("ldam", head=head).part("loss")["scale"] == 1.0
+    assert Recipe("ldam", head=head, scale=1.0) == Recipe("ldam", head=head)
+    message = (
+        f"^Recipe 'ldam' has scale=30, and head '{head}' has no scale: the loss acts on its logits "
+        "as they are. Leave scale out, or take head=cosine.$"
+    )
+    with pytest.raises(errors.ConfigError, match=message):
+        Recipe("ldam", head=head, scale=30.0)
+    margin = LOSSES["ldam"](np.array([16.0, 1.0]), Recipe("ldam-linear").part("loss")).margin
+    assert margin is not None
+    np.testing.assert_allclose(margin, [0.25, 0.5], rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", PRESETS)
