@@ -9,12 +9,14 @@ import numpy as np
 
 from featbank.bank.classes import GROUPS, class_counts
 from featbank.bank.file import Bank
+from featbank.bank.naming import label_of
 
 
 def summary(bank: Bank) -> dict[str, Any]:
     """Describe a bank in JSON values, as `featbank info --json` prints them."""
     return {
         "path": str(bank.path),
+        "label": label_of(bank.provenance),
         "size": bank.path.stat().st_size,
         "schema": bank.schema,
         "fingerprint": bank.fingerprint,

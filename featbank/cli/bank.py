@@ -45,8 +45,9 @@ def info(*, bank: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return
+    label = f"{facts['label']}: " if facts["label"] else ""
     say(
-        f"{bank}  ({facts['size'] / 2**20:.1f} MiB, schema {facts['schema']}, "
+        f"{label}{bank}  ({facts['size'] / 2**20:.1f} MiB, schema {facts['schema']}, "
         f"fingerprint {facts['fingerprint'][:12]})"
     )
     _show_classes(facts)

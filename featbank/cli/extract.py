@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from featbank.cli.data_options import chosen_options, dataset_options, silence_pillow
-from featbank.cli.options import FILE, device_option, setting_options
+from featbank.cli.options import FILE, device_option, label_option, setting_options
 from featbank.cli.progress import progress
 from featbank.cli.terminal import say
 from featbank.errors import ConfigError
@@ -32,6 +32,7 @@ FEATURES = {n: s for n, s in options_of(FeatureOptions).items() if n != "shard_r
     type=FILE,
     help="The bank to write.",
 )
+@label_option
 @click.option(
     "--views",
     default=",".join(VIEWS),
@@ -51,6 +52,7 @@ def extract(
     *,
     run: Path | None,
     output: Path,
+    label: str | None,
     views: str,
     root: str | None,
     device: str,
@@ -95,6 +97,7 @@ def extract(
         run_extraction(
             source,
             output,
+            label=label,
             views=[view.strip() for view in views.split(",") if view.strip()],
             root=None if run is None else root,
             device=device,

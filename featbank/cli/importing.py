@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featbank.cli.options import FILE, Integer, output_option, overwrite_option, val_options
+from featbank.cli.options import (
+    FILE,
+    Integer,
+    label_option,
+    output_option,
+    overwrite_option,
+    val_options,
+)
 from featbank.cli.terminal import say
 from featbank.errors import ConfigError
 
@@ -90,6 +97,7 @@ _SPLITS = ("train", "val", "test", "train_balanced")
     metavar="A",
     help="Features with three axes are A augmentation copies, [A, N, D].",
 )
+@label_option
 @click.option("--dtype", type=click.Choice(["float32", "float16"]), help="[default: as given]")
 @output_option("The bank.", required=False)
 @overwrite_option("Replace an existing bank.")
@@ -105,6 +113,7 @@ def import_(
     val_fraction: float | None,
     val_seed: int | None,
     seen: str | None,
+    label: str | None,
     dtype: str | None,
     output: Path | None,
     overwrite: bool,
@@ -137,10 +146,13 @@ def import_(
     """
     from featbank import exchange
     from featbank.bank.copying import refuse_inputs
+    from featbank.bank.naming import check_label
     from featbank.texts import read_class_names
 
     if output is None and not dry_run:
         raise ConfigError("No output was given. Add -o bank.h5, or --dry-run to write nothing.")
+    if label is not None:
+        check_label(label)
     pairs = {split: pair for split in _SPLITS if (pair := options.pop(split))}
     holding_out = _hold_out(val_per_class, val_fraction, val_seed)
     if holding_out and "val" in pairs:
@@ -177,6 +189,7 @@ def import_(
     options["labels"] = options.pop("kind")
     recorded = {n: options[n] for n in ("label_base", "labels", "renumber", "copies") if options[n]}
     recorded |= holding_out.settings if holding_out else {}
+    recorded |= {} if label is None else {"label": label}
     provenance = exchange.provenance(arrays, **recorded)
     _write(output, arrays, dtype=dtype, provenance=provenance, overwrite=overwrite)
     say(f"Wrote {output}. Next: featbank info {output}")

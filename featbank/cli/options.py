@@ -158,7 +158,19 @@ FORMATS = ("table", "json", "csv", "md", "latex")
 """Forms that a table of results can be printed in."""
 
 bank_option = click.option(
-    "--bank", help="First digits of a fingerprint, where the file holds several banks."
+    "--bank",
+    help="Name of a bank, or the first digits of its fingerprint, where the file holds several.",
+)
+banks_option = click.option(
+    "--bank",
+    metavar="BANK[,BANK…]|all",
+    help="Banks of the file where it holds several, of the same classes: their labels, the names "
+    "of their files or the first digits of their fingerprints. Each is ranked by its own val.",
+)
+label_option = click.option(
+    "--label",
+    metavar="NAME",
+    help="Name of the bank in tables and figures of several banks. [default: that of its file]",
 )
 device_option = click.option(
     "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …"

@@ -16,6 +16,7 @@ from typing import Any
 
 from featbank import errors
 from featbank.bank import BankWriter
+from featbank.bank.naming import check_label
 from featbank.bank.shards import Shards
 from featbank.bank.target import Target
 from stage1.data.datasets import load_dataset
@@ -45,6 +46,7 @@ def extract(
     source: str | os.PathLike[str] | Frozen,
     bank: str | os.PathLike[str],
     *,
+    label: str | None = None,
     views: Sequence[str] = VIEWS,
     dtype: str = "float32",
     augmentations: int = 0,
@@ -73,6 +75,8 @@ def extract(
         A run folder of `stage1.train`, or its checkpoint file; or a pretrained model.
     bank
         The target file.
+    label
+        The bank's name in tables of several banks; by default that of its file.
     views
         Of ``instance`` (the model's own BatchNorm statistics) and ``balanced``
         (`stage1.inference.batchnorm.rebalanced`).
@@ -124,12 +128,15 @@ def extract(
                 )
             )
             origin = _origin(source, root)
+            if label is not None:
+                check_label(label)
             if group.leads:
                 Target(bank, overwrite=overwrite).discard()  # an error before the data is loaded
             subject, work = _loaded(origin, options, group, report)
             key = {**subject.key, **feature_key(work.options, work.dataset, group.device)}
             if group.leads:
-                provenance = _provenance(subject, origin.dataset, work.options, group)
+                made = _provenance(subject, origin.dataset, work.options, group)
+                provenance = made if label is None else {**made, "label": label}
                 writer = _writer(bank, work, provenance, overwrite=overwrite)
                 stack.enter_context(writer)
                 shards = Shards(writer.path, key, report=report)

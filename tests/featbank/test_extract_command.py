@@ -56,8 +56,10 @@ def test_from_weights_to_a_leaderboard(weights: Path, images: Path, tmp_path: Pa
     bank = tmp_path / "bank.h5"
     options = ["--weights", weights, "--backbone", "resnet10", "--balanced-batches", "1"]
     options += ["--dataset", "folder", "--root", images, "--val-per-class", "1"]
+    options += ["--label", "colours"]
     result = invoke(*options, "--augmentations", "2", "--augmentation", "none", "-o", bank)
     assert result.exit_code == 0, result.output
+    assert CliRunner().invoke(info, [str(bank)]).output.startswith(f"colours: {bank}  (")
     assert result.output.splitlines()[-2:] == [
         "The weights have no classifier of 3 classes, so the bank has none: stage 2 starts from a "
         "linear probe. They count as trained on other images; if they were trained on these, add "

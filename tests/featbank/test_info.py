@@ -136,3 +136,22 @@ def test_any_provenance_can_be_shown(
 def test_help_has_an_example(featbank: Run, command: str) -> None:
     """Each command's help shows a line that can be copied."""
     assert f"featbank {command} " in featbank(command, "--help").stdout.split("Options:")[0][20:]
+
+
+def test_a_label(featbank: Run, make_toy: Callable[..., Toy], tmp_path: Path) -> None:
+    """Reference: the option of `featbank import`; the label is no part of the content."""
+    toy = make_toy()
+    for split in ("train", "test"):
+        np.save(tmp_path / f"x_{split}.npy", toy.features[split]["instance"])
+        np.save(tmp_path / f"y_{split}.npy", toy.labels[split])
+    pairs = [w for s in ("train", "test") for w in (f"--{s}", f"x_{s}.npy", f"y_{s}.npy")]
+    featbank("import", *pairs, "-o", "plain.h5")
+    featbank("import", *pairs, "--label", "CLIP ViT-B", "-o", "named.h5")
+    assert featbank("info", "named.h5").stdout.startswith("CLIP ViT-B: named.h5  (")
+    facts = [json.loads(featbank("info", f"{n}.h5", "--json").stdout) for n in ("plain", "named")]
+    assert [each["label"] for each in facts] == [None, "CLIP ViT-B"]
+    assert facts[0]["fingerprint"] == facts[1]["fingerprint"]
+    for label in ("a,b", "all", ""):
+        error = featbank("import", *pairs, "--label", label, "-o", "wrong.h5", code=2).stderr
+        assert f"The label {label!r} cannot name a bank." in error
+        assert not (tmp_path / "wrong.h5").exists()
