@@ -10,7 +10,7 @@ import click
 from featbank.cli import completion
 from featbank.cli.options import (
     FILE,
-    bank_option,
+    banks_option,
     output_option,
     selection_options,
     width_option,
@@ -55,7 +55,7 @@ class _Plot(click.Command):
     help="Setting on the axis of setting, or the two on x and y of heatmap. [default: those with "
     "most values]",
 )
-@bank_option
+@banks_option
 @width_option
 def plot(*, kind: str, results: Path, output: Path, **options: Any) -> None:
     """Draw what a results file holds, for a paper.
@@ -65,6 +65,7 @@ def plot(*, kind: str, results: Path, output: Path, **options: Any) -> None:
     featbank plot classes results.sqlite --recipe crt --recipe mislas --width 3.3 -o classes.pdf
     featbank plot heatmap grid.sqlite --by smooth_head --by smooth_tail -o heatmap.pdf
     featbank plot setting tau.sqlite --recipe tau_norm --by tau -o tau.pdf
+    featbank plot reliability results.sqlite --recipe crt --bank r32,r50 -o reliability.pdf
     """
     from stage2.plots import plot as draw
     from stage2.results.store import Store

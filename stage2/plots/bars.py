@@ -29,6 +29,7 @@ _LONGEST = 34
 def groups(picture: Picture) -> Figure:
     """Draw macro accuracy and that of many, medium and few as bars, best configuration on top.
 
+    Of several banks the bars of a recipe stand together, in the order of the first bank.
     Whiskers are the standard deviation over seeds.
     """
     choice = picture.choose(MOST)
@@ -71,7 +72,8 @@ def groups(picture: Picture) -> Figure:
         figure,
         "mean per-class accuracy, %",
         choice.protocol(),
-        f"in the order of {choice.results.board.terms.order}",
+        f"in the order of {choice.results.board.terms.order}"
+        + (f", of {choice.results.name}" if len(picture.banks) > 1 else ""),
         "whiskers: ± one standard deviation over seeds"
         if any(row["macro_std"] is not None for row in rows)
         else "",

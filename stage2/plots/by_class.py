@@ -23,7 +23,7 @@ from stage2.plots.figure import (
     running_mean,
     thick_line,
 )
-from stage2.plots.picture import Picture
+from stage2.plots.picture import Picture, counts_of
 from stage2.results.choice import Choice, Shown
 from stage2.results.measured import Measured, measured
 
@@ -70,7 +70,7 @@ def norms(picture: Picture) -> Figure:
     results = picture.results
     choice = picture.choose(
         MOST,
-        having=lambda each, row: "weight_norm" in measured(results, each, row["epoch"]).details,
+        having=lambda of, each, row: "weight_norm" in measured(of, each, row["epoch"]).details,
     )
     if not choice.shown:
         raise errors.ConfigError(
@@ -83,8 +83,7 @@ def norms(picture: Picture) -> Figure:
 
 def _draw(choice: Choice, width: float, value: _Value, protocol: str) -> Figure:
     """Draw a value of each class: training counts above, points and running means below."""
-    results = choice.results
-    counts = results.counts
+    results, counts = choice.results, counts_of(choice)
     order = np.argsort(-counts, kind="stable")
     ranks = np.arange(len(counts))
     few = len(counts) <= NAMED
@@ -96,7 +95,7 @@ def _draw(choice: Choice, width: float, value: _Value, protocol: str) -> Figure:
     window = max(1, len(counts) // 20 * 2 + 1)
     lines = []
     for place, each in enumerate(choice.shown):
-        values = value.read(measured(results, each.configuration, each.epoch))[order]
+        values = value.read(measured(each.results, each.configuration, each.epoch))[order]
         is_bound = value.bounded and _on_balanced_data(each)
         smooth = 1 if few else window
         lines.append(_line(below, values, smooth, place, label=each.label, is_bound=is_bound))

@@ -44,13 +44,13 @@ def curves(picture: Picture) -> Figure:
     Heads that do not train are left out.
     """
     results, width = picture.results, picture.width
-    choice = picture.choose(MOST, having=lambda each, _: _trained(results, each))
+    choice = picture.choose(MOST, having=lambda of, each, _: _trained(of, each))
     if not choice.shown:
         raise errors.ConfigError(
             f"Nothing asked for in {results.path} trains in epochs. Choose a recipe such as crt."
         )
     by_label = {
-        each.label: measured(results, each.configuration, each.epoch).curves
+        each.label: measured(each.results, each.configuration, each.epoch).curves
         for each in choice.shown
     }
     names = [name for name in _NAMES if any(name in lines for lines in by_label.values())]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from featbank import errors
 from stage2.plots.bars import groups
@@ -20,6 +20,7 @@ from stage2.plots.picture import Picture
 from stage2.plots.reliability import reliability
 from stage2.plots.scatter import scatter
 from stage2.plots.settings import heatmap, setting
+from stage2.results.banks import banks_of
 from stage2.results.results import Results
 from stage2.results.store import Store
 
@@ -41,12 +42,15 @@ class PlotKind:
         The options it takes beside results, recipes and a width.
     on_selection
         Show the split that ranks, unless another is asked for.
+    banks
+        How many banks it draws: ``one``, ``any`` number, or ``several``.
     """
 
     draw: Callable[[Picture], Figure]
     description: str
     options: tuple[str, ...] = ("split", "select_on")
     on_selection: bool = False
+    banks: Literal["one", "any", "several"] = "one"
 
 
 _GRID = ("split", "select_on", "metric", "by")
@@ -55,30 +59,36 @@ KINDS = {
     "groups": PlotKind(
         groups,
         "macro, many, medium and few of the best of each recipe as bars; whiskers over seeds",
+        banks="any",
     ),
     "classes": PlotKind(
         classes,
         "accuracy by class, sorted by training count, and the bound of `oracle` (DisAlign Fig. 1)",
+        banks="any",
     ),
     "logits": PlotKind(
         logits,
         "logit magnitude and regularised deviation over classes sorted by count (LOS Fig. 3)",
+        banks="any",
     ),
     "scatter": PlotKind(
         scatter,
         "macro accuracy against ECE or another metric, a point for each recipe (SLA Fig. 4)",
         ("split", "select_on", "metric"),
+        banks="any",
     ),
     "reliability": PlotKind(
         reliability,
         "reliability diagrams in a row, ECE in the titles (MiSLAS Fig. 1 and 4)",
+        banks="any",
     ),
     "confidence": PlotKind(
-        confidence, "violins of the confidence by group, for wrong and right rows"
+        confidence, "violins of the confidence by group, for wrong and right rows", banks="any"
     ),
     "versus": PlotKind(
         versus,
         "violins of the confidence by group, one half for each of two recipes (MiSLAS Fig. 3)",
+        banks="any",
     ),
     "heatmap": PlotKind(
         heatmap,
@@ -92,14 +102,18 @@ KINDS = {
         _GRID,
     ),
     "norms": PlotKind(
-        norms, "norms of the classifier's weights by class (MiSLAS Fig. 2)", ("select_on",)
+        norms,
+        "norms of the classifier's weights by class (MiSLAS Fig. 2)",
+        ("select_on",),
+        banks="any",
     ),
-    "shift": PlotKind(shift, "accuracy under shifted test priors (SADE)"),
+    "shift": PlotKind(shift, "accuracy under shifted test priors (SADE)", banks="any"),
     "confusion": PlotKind(confusion, "the twelve classes most often confused with one another"),
     "curves": PlotKind(
         curves,
         "training loss and val accuracy over the epochs; bands over seeds",
         ("select_on",),
+        banks="any",
     ),
     "beta": PlotKind(
         beta, "how adaptive generators moved β, over the epochs and by class size", ()
@@ -134,7 +148,7 @@ def plot(
     output
         The file; its ending, one of `stage2.plots.FORMATS`, is the format.
     bank
-        Beginning of a fingerprint; needed where the store holds results of several banks.
+        The banks, as of `stage2.results.banks.banks_of`; needed where the store holds several.
     recipes
         Names of recipes, or beginnings of configurations' ids; by default all that have something
         to show. A name means the best configuration of the recipe, or all of them for ``heatmap``,
@@ -167,15 +181,34 @@ def plot(
             raise errors.ConfigError(
                 f"The plot {kind!r} takes no {name.replace('_', '-')}. It is for: {takes}."
             )
-    results = Results(
+    banks = banks_of(
         store,
-        bank=bank,
+        bank,
         split=split,
         select_on=select_on,
         select_by=select_by,
         select_epoch=select_epoch,
     )
+    _require_drawable(kind, banks)
+    results = banks[0]
     if KINDS[kind].on_selection and split is None and results.select_on:
         results = results.on(results.select_on)
-    picture = Picture(results, tuple(recipes), width, metric, tuple(by))
+    picture = Picture(results, tuple(recipes), width, metric, tuple(by), [results, *banks[1:]])
     save(lambda: KINDS[kind].draw(picture), output)
+
+
+def _require_drawable(kind: str, banks: Sequence[Results]) -> None:
+    """Raise where a kind of plot does not draw this number of banks."""
+    takes = KINDS[kind].banks
+    if takes == "one" and len(banks) > 1:
+        names = ", ".join(bank.name for bank in banks)
+        others = ", ".join(name for name, row in KINDS.items() if row.banks != "one")
+        raise errors.ConfigError(
+            f"The plot {kind!r} draws one bank, got {len(banks)}: {names}. Choose one of them with "
+            f"--bank; several are for: {others}."
+        )
+    if takes == "several" and len(banks) < 2:
+        raise errors.ConfigError(
+            f"The plot {kind!r} draws several banks, got {banks[0].name} alone. Name more, such as "
+            "--bank all."
+        )

@@ -9,7 +9,7 @@ import numpy as np
 from stage2.engine.metrics import METRICS, RANKING
 from stage2.plots.by_class import boundaries
 from stage2.plots.figure import GRID, MARKERS, QUIET, caption, legend, line_style, panels
-from stage2.plots.picture import Picture
+from stage2.plots.picture import Picture, counts_of
 from stage2.results.choice import measured_all
 from stage2.results.protocol import THRESHOLDS
 
@@ -31,7 +31,7 @@ def logits(picture: Picture) -> Figure:
     order of accuracy on the split shown.
     """
     choice = picture.choose(MOST)
-    counts = choice.results.counts
+    counts = counts_of(choice)
     order = np.argsort(-counts, kind="stable")
     segments = segments_of(order)
     starts = np.cumsum([0, *map(len, segments)])

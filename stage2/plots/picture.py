@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stage2.plots.figure import WIDTH
-from stage2.results.choice import Choice, choose
-from stage2.results.configurations import Configuration
-from stage2.results.leaderboard import Row
-from stage2.results.results import Results
+import numpy as np
 
-Having = Callable[[Configuration, Row], bool]
+from featbank import errors
+from stage2.plots.figure import WIDTH
+from stage2.results.choice import Choice, choose, choose_on
+from stage2.results.results import Results
 
 
 @dataclass(frozen=True)
@@ -22,13 +21,15 @@ class Picture:
     Attributes
     ----------
     results
-        Those of one bank, on the split that is drawn.
+        Those of one bank, on the split that is drawn; of several banks the first.
     recipes
         The recipes or configurations asked for; all for none.
     width
         Inches.
     metric, by
         Options of the kinds that take them.
+    banks
+        Results of every bank that is drawn, of the same classes; by default of the one.
     """
 
     results: Results
@@ -36,11 +37,32 @@ class Picture:
     width: float = WIDTH
     metric: str | None = None
     by: tuple[str, ...] = ()
+    banks: Sequence[Results] = ()
 
     def choose(self, most: int, **options: Any) -> Choice:
-        """The best configuration of each recipe, at most so many (`stage2.results.choice`)."""
-        return choose(self.results, recipes=self.recipes, most=most, **options)
+        """The best configuration of each recipe, at most so many; of several banks that of each
+        bank (`stage2.results.choice`)."""
+        banks = self.banks or [self.results]
+        return choose_on(banks, recipes=self.recipes, most=most, **options)
 
     def every(self) -> Choice:
-        """All configurations of the recipes."""
+        """All configurations of the recipes on the first bank."""
         return choose(self.results, recipes=self.recipes, best=False)
+
+
+def counts_of(choice: Choice) -> np.ndarray:
+    """Training counts [K] by which a figure orders classes.
+
+    Raises
+    ------
+    ConfigError
+        Where the banks that are drawn have other counts.
+    """
+    first, *others = dict.fromkeys(each.results for each in choice.shown) or [choice.results]
+    for other in others:
+        if not np.array_equal(other.counts, first.counts):
+            raise errors.ConfigError(
+                f"Classes stand by training count, and {first.name} and {other.name} have other "
+                "counts. Draw one bank at a time with --bank."
+            )
+    return first.counts

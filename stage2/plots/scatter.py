@@ -27,7 +27,7 @@ def scatter(picture: Picture) -> Figure:
     if name == RANKING:
         raise errors.ConfigError(f"{RANKING} is on the other axis. Choose another --metric.")
     choice = picture.choose(
-        MOST, having=lambda _, row: row[name] is not None and row[RANKING] is not None
+        MOST, having=lambda _of, _, row: row[name] is not None and row[RANKING] is not None
     )
     if not choice.shown:
         raise errors.ConfigError(

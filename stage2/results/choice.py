@@ -5,16 +5,21 @@ from __future__ import annotations
 import textwrap
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from featbank import errors
 from featbank.wording import listed
 from stage2.engine.details import DETAILS
+from stage2.results.banks import between
 from stage2.results.configurations import Configuration, matching
 from stage2.results.leaderboard import Row, setting_text, why_unranked
 from stage2.results.measured import Measured, measured
+from stage2.results.protocol import joined_line
 from stage2.results.results import Results
+
+Having = Callable[[Results, Configuration, Row], bool]
 
 LONGEST = 60
 """Characters of the settings in a label."""
@@ -22,12 +27,17 @@ LONGEST = 60
 
 @dataclass(frozen=True)
 class Shown:
-    """A configuration of a picture, its row of the leaderboard at the epoch that ranks, and its
-    label: the recipe, with the settings that distinguish it from others of that recipe."""
+    """A configuration of a picture, its row of the leaderboard at the epoch that ranks, its label,
+    and the results of its bank.
+
+    The label is the recipe, with the settings that distinguish it from others of that recipe, and
+    with the bank's name where a picture shows several.
+    """
 
     configuration: Configuration
     row: Row
     label: str
+    results: Results
 
     @property
     def epoch(self) -> str:
@@ -42,9 +52,9 @@ class Choice:
     Attributes
     ----------
     results
-        The results they were chosen from.
+        The results they were chosen from; of several banks those of the first.
     shown
-        Best first.
+        Best first; of several banks by recipe, and of a recipe in the order of the banks.
     """
 
     results: Results
@@ -70,8 +80,21 @@ class Choice:
         return f"{max(epochs)} epoch" + (" where there is one" if len(epochs) > 1 else "")
 
     def conditions(self, rows: Sequence[Row] | None = None) -> str:
-        """Bank, selection, configurations tried and seeds; of `rows`, or of all."""
-        return self.results.board.terms.line(rows or self.rows)
+        """Bank, selection, configurations tried and seeds; of `rows`, or of all.
+
+        Of several banks what differs stands after the name of each.
+        """
+        banks = list(dict.fromkeys(each.results for each in self.shown)) or [self.results]
+        if len(banks) == 1:
+            return self.results.board.terms.line(rows or self.rows)
+        asked = {id(row) for row in rows or self.rows}
+        parts = {
+            bank.name: bank.board.terms.parts(
+                [e.row for e in self.shown if e.results is bank and id(e.row) in asked]
+            )
+            for bank in banks
+        }
+        return joined_line(parts, between(banks))
 
 
 def choose(
@@ -119,8 +142,81 @@ def choose(
         warn_left_out([row["recipe"] for row in rows], most, which)
         rows = rows[:most]
     named = zip(rows, labels(rows), strict=True)
-    shown = [Shown(results.configurations[row["recipe"]], row, label) for row, label in named]
+    shown = [
+        Shown(results.configurations[row["recipe"]], row, label, results) for row, label in named
+    ]
     return Choice(results, shown)
+
+
+def choose_on(
+    banks: Sequence[Results],
+    *,
+    recipes: Sequence[str] = (),
+    most: int | None = None,
+    having: Having | None = None,
+) -> Choice:
+    """Choose configurations of several banks: of each recipe that of every bank, side by side.
+
+    Each bank's own val chooses. A recipe that some banks lack is shown of the others.
+
+    Parameters
+    ----------
+    banks
+        One or more, of the same classes (`stage2.results.banks.banks_of`).
+    recipes
+        As of `choose`.
+    most
+        How many configurations there is room for in all; the recipes are the best of the first
+        bank.
+    having
+        Whether a configuration of a bank, given with its row, qualifies.
+
+    Raises
+    ------
+    ConfigError
+        As of `choose`, and for a recipe that no bank has.
+    """
+
+    def of(bank: Results, names: Sequence[str], room: int | None) -> Choice:
+        qualifies = partial(having, bank) if having else None
+        return choose(bank, recipes=names, most=room, having=qualifies)
+
+    if len(banks) == 1:
+        return of(banks[0], recipes, most)
+    room = max(1, most // len(banks)) if most else None
+    wanted = {bank: [name for name in recipes if _has(bank, name)] for bank in banks}
+    if lacking := [name for name in recipes if all(name not in w for w in wanted.values())]:
+        of(banks[0], lacking, None)  # raises
+    choices: list[Choice] = []
+    for bank in banks:
+        names = wanted[bank]
+        if not recipes and choices:
+            names = [name for name in _names(choices) if _has(bank, name)]
+        if names or not (recipes or choices):
+            choices.append(of(bank, names, room))
+        else:
+            warnings.warn(f"{bank.name} has none of the recipes that are drawn. It is left out.")
+    order = {name: place for place, name in enumerate(_names(choices))}
+    shown = [
+        replace(each, label=f"{each.label} · {each.results.name}")
+        for choice in choices
+        for each in choice.shown
+    ]
+    shown.sort(key=lambda each: order[each.configuration.name])
+    return Choice(banks[0], shown)
+
+
+def _names(choices: Sequence[Choice]) -> list[str]:
+    """The recipes that are shown, in order."""
+    return [*dict.fromkeys(each.configuration.name for choice in choices for each in choice.shown)]
+
+
+def _has(results: Results, wanted: str) -> bool:
+    """Whether a bank has a recipe of a name, or a configuration whose id begins so."""
+    return any(
+        each.name == wanted or id_.startswith(wanted)
+        for id_, each in results.configurations.items()
+    )
 
 
 def measured_all(choice: Choice, detail: str) -> list[Measured]:
@@ -132,7 +228,7 @@ def measured_all(choice: Choice, detail: str) -> list[Measured]:
         Where one lacks it.
     """
     results = choice.results
-    arrays = [measured(results, each.configuration, each.epoch) for each in choice.shown]
+    arrays = [measured(each.results, each.configuration, each.epoch) for each in choice.shown]
     if any(detail not in each.details for each in arrays):
         kept = "They are kept on test, of the selected epoch where there is one. "
         raise errors.ConfigError(

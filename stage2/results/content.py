@@ -60,9 +60,13 @@ def measurable(split: str) -> bool:
 
 def digits(value: Any) -> str:
     """Check a fingerprint or a recipe's hash: 64 hex digits."""
-    if not (isinstance(value, str) and _HASH.fullmatch(value)):
+    if not _is_hash(value):
         raise Unexpected("is not 64 hex digits")
     return value
+
+
+def _is_hash(value: Any) -> bool:
+    return isinstance(value, str) and _HASH.fullmatch(value) is not None
 
 
 def text(value: Any) -> str:
@@ -176,6 +180,10 @@ def about(value: Any) -> dict[str, Any]:
         by_split = record.get(key, {})
         _require(isinstance(by_split, dict) and _counts([*by_split.values()]), key)
     _require(_counts([record.get("missing_in_val", 0)]), "missing_in_val")
+    identities = record.get("identities", {})
+    _require(isinstance(identities, dict) and all(map(_is_hash, identities.values())), "identities")
+    label = record.get("label", "-")
+    _require(isinstance(label, str) and label.isprintable(), "label")
     taken = record.get("val_from_test", [])
     _require(_counts(taken) and len(taken) in (0, 2), "val_from_test")
     return record

@@ -60,12 +60,17 @@ class Leaderboard:
     def protocol(self) -> str:
         """One line: bank, selection, configurations tried and how a search chose them, seeds, group
         thresholds, and filters and orders applied since."""
+        return " · ".join(self.protocol_parts)
+
+    @property
+    def protocol_parts(self) -> list[str]:
+        """The parts of that line."""
         units = ["mean ± std over seeds", "accuracy and ECE in %", THRESHOLDS]
         if self.terms.split == "val":
             units.insert(0, f"figures of val{self._optimism}")
         elif is_folds(self.terms.split) and self.select_on == self.terms.split:
             units.insert(0, f"figures of {self.terms.split}, which selected: optimistic")
-        return self.terms.line(self.rows, *units)
+        return self.terms.parts(self.rows, *units)
 
     @property
     def _optimism(self) -> str:

@@ -117,7 +117,11 @@ class Protocol:
         return replace(self, notes=(*self.notes, note))
 
     def line(self, rows: Sequence[Mapping[str, Any]], *units: str) -> str:
-        """All of it in one line.
+        """All of it in one line: `parts` of these rows and units."""
+        return " · ".join(self.parts(rows, *units))
+
+    def parts(self, rows: Sequence[Mapping[str, Any]], *units: str) -> list[str]:
+        """All of it, in the order in which a line states it.
 
         Parameters
         ----------
@@ -142,7 +146,7 @@ class Protocol:
             *self._chosen_epochs(),
             *self._cost(),
         ]
-        return " · ".join([*parts, *units, *self.notes])
+        return [*parts, *units, *self.notes]
 
     def _start(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         """The stand-in for a stage-1 classifier that the bank lacks, where a row starts from it."""
@@ -261,6 +265,26 @@ class Protocol:
         if not np.array_equal(full_counts(self.about), self.about["train_counts"]):
             notes.append("groups by the counts before val was held out of train")
         return notes
+
+
+def joined_line(parts: Mapping[str, Sequence[str]], between: Sequence[str] = ()) -> str:
+    """The protocols of several banks in one line: what holds of one bank alone after its name, and
+    what holds of each of them once.
+
+    Parameters
+    ----------
+    parts
+        `Protocol.parts` by the bank's name; those of one bank are the line of that bank.
+    between
+        What holds between the banks.
+    """
+    if len(parts) == 1:
+        return " · ".join(next(iter(parts.values())))
+    first, *others = parts.values()
+    shared = [part for part in first if all(part in other for other in others)]
+    own = {name: [part for part in each if part not in shared] for name, each in parts.items()}
+    sections = {**own, "each bank": shared, "between the banks": between}
+    return " ".join(f"[{name}] {' · '.join(each)}" for name, each in sections.items() if each)
 
 
 def ranking_epoch(select_on: str | None, select_epoch: str = "selected") -> str:

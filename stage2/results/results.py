@@ -16,6 +16,7 @@ from stage2.features.folds import is_folds
 from stage2.results.configurations import Configuration, matching, search_note
 from stage2.results.ensembles import ENSEMBLE
 from stage2.results.leaderboard import Leaderboard, board_of, ranking_of, why_unranked
+from stage2.results.naming import bank_names
 from stage2.results.optimism import Optimism, optimism
 from stage2.results.protocol import (
     Protocol,
@@ -37,7 +38,8 @@ class Results:
     store
         The results file.
     bank
-        Beginning of a fingerprint; needed where the file holds results of several banks.
+        Name, file name or beginning of the fingerprint; needed where the file holds results of
+        several banks.
     split
         The split whose metrics are shown; by default ``test`` where the bank has rows of it, else
         ``val``.
@@ -59,6 +61,8 @@ class Results:
     ----------
     fingerprint, about
         The bank's fingerprint, and its record in the results.
+    name
+        Of the bank: no other bank of the file has it.
     configurations
         By id, an ensemble of them included.
     tried
@@ -92,6 +96,7 @@ class Results:
     ) -> None:
         self.store = store
         self.fingerprint, self.about = store.one_bank(bank)
+        self.name = bank_names(store.banks())[self.fingerprint]
         runs: dict[str, list[Run]] = {}
         for run in store.runs(self.fingerprint):
             runs.setdefault(run.id, []).append(run)

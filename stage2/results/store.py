@@ -24,13 +24,14 @@ from featbank.bank import Bank
 from featbank.bank.schema import EVALUATED
 from stage2.engine.metrics import Evaluation
 from stage2.features.folds import Folds, deal, fold_count
-from stage2.features.scale import default_scale
 from stage2.methods.recipe import Recipe
 from stage2.results.database import Database
 from stage2.results.digests import Value
 from stage2.results.ensembles import EnsembleRecipe
 from stage2.results.merging import merged, only_folds
-from stage2.results.protocol import coverage, rows_from_test
+from stage2.results.naming import described, matching_banks
+from stage2.results.protocol import coverage
+from stage2.results.record import identity_of, record_of
 from stage2.results.rows import RunRow, StoredRows, digest_of
 
 Result = TypeVar("Result")
@@ -87,23 +88,10 @@ class Store:
 
         An earlier record is replaced; the folds that it has are kept.
         """
-        about = {
-            "path": str(bank.path),
-            "num_classes": bank.num_classes,
-            "dim": bank.dim,
-            "class_names": bank.class_names,
-            "train_counts": bank.train_counts.tolist(),
-            "full_counts": bank.full_counts.tolist(),
-            "rows": {split: bank.rows(split) for split in bank.splits},
-            "views": list(bank.views),
-            "seen": {split: int(bank.seen(split).sum()) for split in bank.splits},
-            "probed": [view for view in bank.views if bank.classifier(view) is None],
-            "scaled": [view for view in bank.views if default_scale(bank, view) == "auto"],
-        }
+        about = record_of(bank)
         measured = [split for split in EVALUATED if split in bank.splits]
         labels = {split: bank.labels(split).astype(np.int32) for split in measured}
-        if per_class := rows_from_test(bank):
-            about["val_from_test"] = per_class
+        identities = {split: identity_of(bank, split) for split in measured}
         with self._file.write() as database:
             earlier = StoredRows(database, self.path).folds(bank.fingerprint)
             for name in sorted({*earlier, *([folds.name] if folds else [])}):
@@ -111,7 +99,8 @@ class Store:
                 # Whatever n, the rows that are held out are the same.
                 labels[name] = dealt.labels[dealt.rows].astype(np.int32)
                 about["rows"][name] = len(labels[name])
-            about |= coverage(labels, bank.train_counts)
+                identities[name] = identity_of(bank, name, dealt)
+            about |= {"identities": identities, **coverage(labels, bank.train_counts)}
             row: dict[str, Value] = {
                 "fingerprint": bank.fingerprint,
                 "about": json.dumps(about),
@@ -192,22 +181,27 @@ class Store:
         """The records of all banks by fingerprint."""
         return self._read(StoredRows.banks)
 
-    def one_bank(self, prefix: str | None = None) -> tuple[str, dict[str, Any]]:
-        """Fingerprint and record of the one bank whose fingerprint begins with `prefix`.
+    def one_bank(self, wanted: str | None = None) -> tuple[str, dict[str, Any]]:
+        """Fingerprint and record of the one bank that is meant.
+
+        Parameters
+        ----------
+        wanted
+            Its name, the name of its file, or the beginning of its fingerprint; None for the only
+            bank of the file.
 
         Raises
         ------
         ConfigError
-            Where none or several do.
+            Where none or several are.
         """
         banks = self.banks()
-        matches = [f for f in banks if f.startswith(prefix or "")]
+        matches = matching_banks(banks, wanted)
         if len(matches) != 1:
-            names = ", ".join(f"{f[:12]} ({about['path']})" for f, about in banks.items()) or "none"
-            problem = "matches" if prefix else "holds results of"
+            problem = "matches" if wanted else "holds results of"
             raise errors.ConfigError(
-                f"{self.path}: {prefix or 'the file'} {problem} {len(matches)} banks. "
-                f"Choose one with --bank: {names}."
+                f"{self.path}: {wanted or 'the file'} {problem} {len(matches)} banks. "
+                f"Choose one with --bank: {described(banks)}."
             )
         return matches[0], banks[matches[0]]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from featbank import Bank
+from tests.stage2.results.several import write
 from tests.stage2.synthetic import Problem, problem
 
 
@@ -28,3 +29,9 @@ def bank(small: Problem, tmp_path: Path) -> Iterator[Bank]:
     """The small problem as a bank."""
     with small.bank(tmp_path / "bank.h5") as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results file of four banks; do not write to it."""
+    return write(tmp_path_factory.mktemp("several"))

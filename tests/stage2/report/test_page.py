@@ -106,6 +106,9 @@ def test_two_thousand_configurations_fit(tmp_path: Path) -> None:
         classifier=lambda view: None,
         norm=lambda view: None,
         labels=lambda split: np.zeros(8, np.int64),
+        index=lambda split: np.arange(8),
+        source=lambda split: split,
+        provenance={},
     )
     per_class = rng.uniform(0, 100, classes)
     details = {

@@ -69,6 +69,9 @@ def write(
         classifier=lambda view: (np.zeros((len(counts), 8)), np.zeros(len(counts))),
         norm=lambda view: None,
         from_test=lambda split: None,
+        index=lambda split: np.arange(42),
+        source=lambda split: split,
+        provenance={},
     )
     with Store(path, create=True) as store:
         store.add_bank(cast(Bank, bank))

@@ -1,0 +1,57 @@
+"""The record of a bank in a results file: what tables and comparisons need of it."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from featbank.bank import Bank
+from featbank.bank.naming import label_of
+from stage2.features.folds import Folds
+from stage2.features.scale import default_scale
+from stage2.results.protocol import rows_from_test
+
+
+def record_of(bank: Bank) -> dict[str, Any]:
+    """A bank in JSON values, without what depends on the splits that are measured."""
+    record = {
+        "path": str(bank.path),
+        "num_classes": bank.num_classes,
+        "dim": bank.dim,
+        "class_names": bank.class_names,
+        "train_counts": bank.train_counts.tolist(),
+        "full_counts": bank.full_counts.tolist(),
+        "rows": {split: bank.rows(split) for split in bank.splits},
+        "views": list(bank.views),
+        "seen": {split: int(bank.seen(split).sum()) for split in bank.splits},
+        "probed": [view for view in bank.views if bank.classifier(view) is None],
+        "scaled": [view for view in bank.views if default_scale(bank, view) == "auto"],
+    }
+    if label := label_of(bank.provenance):
+        record["label"] = label
+    if per_class := rows_from_test(bank):
+        record["val_from_test"] = per_class
+    return record
+
+
+def identity_of(bank: Bank, split: str, folds: Folds | None = None) -> str:
+    """SHA-256 of the rows that a split measures, in order: source, indices and labels.
+
+    Splits of two banks with the same digest have the same rows, whatever their features.
+
+    Parameters
+    ----------
+    bank, split
+        The bank, and ``val`` or ``test``.
+    folds
+        Folds of train whose held-out rows are measured in place of `split`.
+    """
+    at = "train" if folds else split
+    kept = folds.rows if folds else slice(None)
+    columns = (bank.index(at)[kept], bank.labels(at)[kept])
+    digest = hashlib.sha256(bank.source(at).encode() + b"\0")
+    for column in columns:
+        digest.update(np.ascontiguousarray(column, "<i8").tobytes())
+    return digest.hexdigest()
