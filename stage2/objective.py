@@ -6,6 +6,7 @@ a node of an autograd graph, with C = 1; the logits may come from anywhere.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -78,6 +79,8 @@ class AutogradLoss:
                 f"out, or take {names}."
             )
         self._loss, self._switch = LOSSES[loss], switch
+        if caution := self._loss.caution(self._settings):
+            warnings.warn(caution)
         self._changes = switch > 0 or self._loss.changes(self._settings)
         self._counts = np.asarray(class_counts, np.float64)
         self._epochs = epochs

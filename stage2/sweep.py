@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import platform
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -34,7 +35,7 @@ from stage2.features.requirements import (
 )
 from stage2.features.views import Views, class_counts, half_of
 from stage2.loggers import Logger, Loggers
-from stage2.methods.recipe import Recipe
+from stage2.methods.recipe import Recipe, cautions
 from stage2.results.leaderboard import Leaderboard
 from stage2.results.results import Results
 from stage2.results.store import Store
@@ -226,7 +227,7 @@ def _check(
     *,
     screen: bool,
 ) -> None:
-    """Raise where a bank does not allow a sweep."""
+    """Raise where a bank does not allow a sweep; warn of settings that may not be meant."""
     problems = [selection_problem(bank, select_on, folds)]
     if folds is not None:
         problems.insert(0, folds_problem(bank, folds, screen=screen))
@@ -235,6 +236,8 @@ def _check(
     for problem in filter(None, problems):
         raise errors.ConfigError(problem)
     check_bank(bank, wanted, folds)
+    for caution in cautions(wanted):
+        warnings.warn(caution)
 
 
 @dataclass

@@ -160,6 +160,9 @@ class Loss:
     conflict
         What is wrong with settings that are right one by one, as a predicate and a remedy, ``has
         a=1 and no b. Set b.``; None where they go together.
+    caution
+        Why settings that are allowed may not be meant, one line that is the same for all of them;
+        None where nothing is odd. A sweep warns of it once.
     scheduled
         Whether its parameters depend on the epoch whatever its settings.
     uses_counts
@@ -188,6 +191,7 @@ class Loss:
     source: str
     settings: tuple[Setting, ...] = ()
     conflict: Callable[[Mapping[str, Any]], str | None] = lambda settings: None
+    caution: Callable[[Mapping[str, Any]], str | None] = lambda settings: None
     scheduled: bool = False
     uses_counts: bool = False
     kernel: str = "family"

@@ -187,6 +187,13 @@ def expand(
     return list(recipes)
 
 
+def cautions(recipes: Iterable[Recipe]) -> list[str]:
+    """Warnings of the losses of recipes, each once (`Loss.caution`)."""
+    trained = (recipe for recipe in recipes if recipe.trained)
+    lines = (LOSSES[r.settings["loss"]].caution(r.part("loss")) for r in trained)
+    return list(dict.fromkeys(line for line in lines if line))
+
+
 def check_runs(counts: Iterable[int]) -> None:
     """Raise `ConfigError` if grids of these sizes have too many runs to be planned."""
     runs = sum(counts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,16 @@ def las(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossPar
     }
     return LossParameters(
         smoothing=shapes[settings["smooth_shape"]](), others=settings["smooth_over"] == "others"
+    )
+
+
+def las_caution(settings: Mapping[str, Any]) -> str | None:
+    """A line for ε outside 0 ≤ ε_K ≤ ε_1 ≤ ½, the range that the MiSLAS paper keeps."""
+    if settings["smooth_tail"] <= settings["smooth_head"] <= 0.5:
+        return None
+    return (
+        "Loss 'las' smooths outside MiSLAS's range, 0 ≤ smooth_tail ≤ smooth_head ≤ 0.5. Unless "
+        "meant, smooth frequent classes at least as much as rare ones, and none above 0.5."
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +45,18 @@ def names_of(featbank: Run, results: str, *options: str) -> set[str]:
     """Configurations of a results file."""
     rows = json.loads(featbank("leaderboard", results, *options, "--format", "json").stdout)
     return {row["recipe"] for row in rows}
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_sweep_warns_once_of_odd_smoothing(featbank: Run) -> None:
+    """Reference: 15 of the 36 cells have ε_K > ε_1; one line, and none for the others."""
+    options = ("--set", "epochs=1", "--seeds", "0,1")
+    for sweep, times in (("smoothing-grid", 1), ("mislas-ablation", 0)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            featbank("sweep", "toy.h5", sweep, *options)
+        texts = [str(each.message) for each in caught]
+        assert sum("range, 0 ≤ smooth_tail ≤ smooth_head ≤ 0.5" in t for t in texts) == times, texts
 
 
 @pytest.mark.usefixtures("folder")

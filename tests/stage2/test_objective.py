@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,15 @@ def test_mixed_labels(loss: str) -> None:
     got = 0.3 * objective(z, y, EPOCH) + 0.7 * objective(z, partner, EPOCH)
     assert_relative(got, mixed, 1e-9, loss)
     assert_relative(torch.autograd.grad(got, z)[0], gradient, 1e-9, f"slope of {loss}")
+
+
+def test_odd_smoothing_is_warned_of() -> None:
+    """Reference: MiSLAS's 0 ≤ ε_K ≤ ε_1 ≤ ½; the defaults are inside."""
+    with pytest.warns(UserWarning, match="outside MiSLAS's range"):
+        AutogradLoss("las", {"smooth_tail": 0.6}, class_counts=COUNTS, epochs=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        AutogradLoss("las", class_counts=COUNTS, epochs=1)
 
 
 def test_under_autocast_it_is_float32() -> None:

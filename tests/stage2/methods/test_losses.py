@@ -12,7 +12,7 @@ import torch
 from featbank import errors
 from stage2.methods.family import LossParameters, Moment, growth
 from stage2.methods.losses import LOSSES
-from stage2.methods.recipe import Recipe
+from stage2.methods.recipe import Recipe, cautions
 from stage2.testing import settings_to_check
 from tests.stage2 import reference
 from tests.stage2.cases import LOSS_CASES
@@ -38,6 +38,31 @@ def test_las_smoothing(case: dict[str, Any], over: str) -> None:
     ends = [case["smooth_head"], case["smooth_tail"]]
     assert row.smoothing is not None
     assert_close(row.smoothing[[0, -1]], ends, 1e-12, "ε of the largest and smallest class")
+
+
+@pytest.mark.parametrize(
+    ("head", "tail", "odd"),
+    [
+        (0.4, 0.1, False),
+        (0.5, 0.0, False),
+        (0.5, 0.5, False),
+        (0.0, 0.0, False),
+        (0.51, 0.1, True),
+        (0.1, 0.2, True),
+        (0.7, 0.6, True),
+    ],
+)
+def test_smoothing_outside_the_range_of_the_paper_is_warned_of(
+    head: float, tail: float, odd: bool
+) -> None:
+    """Reference: MiSLAS §3.2, 0 ≤ ε_K ≤ ε_1 ≤ ½; one text, however many configurations."""
+    recipes = [
+        Recipe("mislas", smooth_head=head, smooth_tail=tail, lr=lr) for lr in (0.1, 0.2, 0.3)
+    ]
+    texts = cautions([*recipes, Recipe("los"), Recipe("ncm")])
+    assert len(texts) == odd, f"got {texts}"
+    other = cautions([Recipe("mislas", smooth_head=1.0, smooth_tail=0.0)])
+    assert not odd or texts == other, "the text of one range is another's"
 
 
 @pytest.mark.parametrize(
