@@ -120,11 +120,12 @@ def train(
         data = {name: chosen.pop(name) for name in DATASET if name in chosen}
         settings = default_settings(DatasetSettings(dataset, **data), **chosen)
         settings = _with_loss(settings, loss_settings, drw=drw)
-        defers = drw or settings.deferred_sampling or settings.loss in weighing_rows()
+        defers = drw or settings.deferred_sampling or settings.drop_augmentation
+        defers = defers or settings.loss in weighing_rows()
         if "deferral" in chosen and not defers:
             raise ConfigError(
-                "--deferral defers nothing alone. Add --drw, --drs or both, or take --loss "
-                f"{' or '.join(weighing_rows())}."
+                "--deferral defers nothing alone. Add --drw, --drs or --drop-augmentation, or take "
+                f"--loss {' or '.join(weighing_rows())}."
             )
         path = run_training(
             settings,

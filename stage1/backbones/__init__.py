@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import torch
 
@@ -58,6 +59,7 @@ def build_backbone(
     in_channels: int,
     num_classes: int,
     experts: int = 1,
+    expert_weights: Sequence[float] = (),
     classifier: str = "linear",
 ) -> Backbone:
     """Build a backbone by name, with fresh weights from torch's global generator.
@@ -73,6 +75,8 @@ def build_backbone(
         K.
     experts
         E: 1 for the backbone itself, more for `Experts` made of it.
+    expert_weights
+        ε_k of each in loss and prediction; one alone, or none, stands for 1.
     classifier
         ``linear`` or ``cosine`` (`CosineClassifier`).
 
@@ -103,7 +107,7 @@ def build_backbone(
             model.classifier = CosineClassifier(model.dim, num_classes)
         return model
 
-    model = single() if experts == 1 else Experts(single, experts)
+    model = single() if experts == 1 else Experts(single, experts, expert_weights)
     # Channels last is 1.2 to 1.6 times as fast on two CPU cores, and the format of tensor cores.
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

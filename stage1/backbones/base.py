@@ -15,18 +15,25 @@ from stage1.backbones.cosine import CosineClassifier
 
 
 class Outputs(NamedTuple):
-    """Features, each [B, D], and logits, each [B, K], by branch."""
+    """Features, each [B, D], and logits, each [B, K], by branch; its weight ε, 1 where none is."""
 
     features: tuple[Tensor, ...]
     logits: tuple[Tensor, ...]
+    weights: tuple[float, ...] = ()
 
     @property
     def combined(self) -> Tensor:
-        """Logits [B, K] of all branches: of several, log of the mean of their softmax outputs."""
+        """Logits [B, K] of all branches: of several, log of the mean of their softmax outputs.
+
+        The mean is weighted by ε_k: Σ_k ε_k·softmax(z_k) / Σ_k ε_k. That is the mean of
+        ε_k·softmax(z_k) [SLA eq. 19], whose sum would not be 1.
+        """
         if len(self.logits) == 1:
             return self.logits[0]
-        logits = torch.stack(self.logits)
-        return logits.log_softmax(2).logsumexp(0) - math.log(len(logits))
+        weights = self.weights or (1.0,) * len(self.logits)
+        pairs = zip(self.logits, weights, strict=True)
+        terms = torch.stack([z.log_softmax(1) + math.log(weight) for z, weight in pairs])
+        return terms.logsumexp(0) - math.log(sum(weights))
 
 
 class Backbone(nn.Module, ABC):
@@ -45,11 +52,14 @@ class Backbone(nn.Module, ABC):
         experts have one each.
     frozen
         Whether `freeze_but_last_block` was called.
+    branch_weights
+        ε_k of each branch in loss and prediction, if they are not all 1.
     """
 
     branch_names: tuple[str, ...]
     dim: int
     classifier: nn.Linear
+    branch_weights: tuple[float, ...] = ()
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +96,8 @@ class Backbone(nn.Module, ABC):
         """
         features = self.branch_features(*images)
         pairs = zip(self.branches, features, strict=True)
-        return Outputs(features, tuple(branch.classifier(x) for branch, x in pairs))
+        logits = tuple(branch.classifier(x) for branch, x in pairs)
+        return Outputs(features, logits, self.branch_weights)
 
     def features(self, images: Tensor) -> Tensor:
         """Features [B, D] of normalised images [B, C, H, W], where there is one branch."""
@@ -96,8 +107,8 @@ class Backbone(nn.Module, ABC):
     def forward(self, images: Tensor) -> Tensor:
         """Logits [B, K] of normalised images [B, C, H, W]: `Outputs.combined`.
 
-        For experts, their softmax is the mean of the experts' softmax outputs, so accuracy,
-        cross-entropy and calibration are those of the ensemble.
+        For experts, their softmax is the mean of the experts' softmax outputs, weighted by
+        `branch_weights`, so accuracy, cross-entropy and calibration are those of the ensemble.
         """
         return self.outputs(images).combined
 

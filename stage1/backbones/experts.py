@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import nn
 
@@ -27,6 +27,8 @@ class Experts(Backbone):
         kept.
     count
         E ≥ 2.
+    weights
+        ε_k > 0 of each in loss and prediction [SLA eq. 19]; 1 without.
 
     Raises
     ------
@@ -34,8 +36,12 @@ class Experts(Backbone):
         For a backbone without stages.
     """
 
-    def __init__(self, build: Callable[[], SingleBackbone], count: int) -> None:
+    def __init__(
+        self, build: Callable[[], SingleBackbone], count: int, weights: Sequence[float] = ()
+    ) -> None:
         super().__init__()
+        if any(weight != 1 for weight in weights):
+            self.branch_weights = tuple(weights)
         first = build()
         if not first.early_layers:
             raise errors.ConfigError(

@@ -57,7 +57,9 @@ def best_cosines(
         for images in batches:
             y = labels[done : done + len(images)]
             done += len(y)
-            for e, (features, z) in enumerate(zip(*model.outputs(images), strict=True)):
+            outputs = model.outputs(images)
+            pairs = zip(outputs.features, outputs.logits, strict=True)
+            for e, (features, z) in enumerate(pairs):
                 z_y = z.gather(1, y[:, None]).squeeze(1).float()
                 cosine_y = class_cosines(features, weights[e], y).float()
                 largest = logit[e].scatter_reduce(0, y, z_y, "amax")

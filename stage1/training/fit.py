@@ -119,9 +119,11 @@ def fit(
 ) -> Iterator[dict[str, Any]]:
     """Train `model` in place, on its device, with SGD; yield after each epoch.
 
-    The losses of experts are added, as RIDE does. An objective that weighs by angles has them
-    measured over all training images, without augmentation, before each epoch that needs them, and
-    there is no mixup in these epochs [SLA §4.2].
+    The losses of experts are added, as RIDE does, weighted by ε_k. An objective that weighs by
+    angles has them measured over all training images, without augmentation, before each epoch that
+    needs them, and there is no mixup in these epochs [SLA §4.2].
+
+    With `drop_augmentation`, images are not augmented from `deferral_epoch` on [SLA Fig. 3].
 
     With deferred re-sampling (DRS), the rows of epochs from `deferral_epoch` on are drawn with
     replacement: a class that occurs, uniformly, then one of its images.
@@ -229,13 +231,14 @@ class _Loop:
         if isinstance(self.objective, AngularLoss) and self.objective.needs_angles(epoch):
             angles, alpha = Angles.measured(self.model, self.split, self.preprocessing), 0.0
         bf16 = settings.precision == "bf16"
+        preprocessing = self._preprocessing(epoch)
         with (
             torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
             _compiling(settings),
         ):
             torch.manual_seed(draws.seed)
-            for images, labels in self._batches(epoch, draws):
-                x = augmented(images, self.preprocessing, generator=draws.images)
+            for images, labels in self._batches(epoch, draws, preprocessing.augmentation):
+                x = augmented(images, preprocessing, generator=draws.images)
                 with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                     loss, right = batch_loss(
                         self.network,
@@ -255,7 +258,14 @@ class _Loop:
                 self.progress(done, images_in_all)
         return totals
 
-    def _batches(self, epoch: int, draws: Draws) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def _preprocessing(self, epoch: int) -> Preprocessing:
+        if self.settings.drop_augmentation and epoch >= deferral_epoch(self.settings):
+            return dataclasses.replace(self.preprocessing, augmentation="none")
+        return self.preprocessing
+
+    def _batches(
+        self, epoch: int, draws: Draws, augmentation: str
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """This process's share of each batch of an epoch: images uint8 and labels, on device."""
         split, group, B = self.split, self.group, self.settings.batch_size
         if self.settings.deferred_sampling and epoch >= deferral_epoch(self.settings):
@@ -267,7 +277,7 @@ class _Loop:
         if isinstance(split.images, StreamedImages):
             order = order.cpu()  # once for all batches: each copy would wait for the device
         rows = [batch[group.rank :: group.size] for batch in order.split(B)]
-        cuts = cuts_of(split.images, self.preprocessing.augmentation, lambda rows: draws.crops)
+        cuts = cuts_of(split.images, augmentation, lambda rows: draws.crops)
         return zip(batches_of(split.images, rows, group.device, cuts), labels, strict=True)
 
 
@@ -304,7 +314,7 @@ def batch_loss(
     draws: Draws,
     angles: Angles | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss of a batch, summed over branches, and its number of right answers; both scalars.
+    """Loss Σ_k ε_k L_k of a batch over branches, and its number of right answers; both scalars.
 
     Parameters
     ----------
@@ -326,13 +336,14 @@ def batch_loss(
         images = mixed.unbind(1)
     outputs = network(*[x.contiguous(memory_format=torch.channels_last) for x in images])
     loss = outputs.logits[0].new_zeros(())
-    for branch, (x, logits) in enumerate(zip(*outputs, strict=True)):
+    weights = outputs.weights or (1.0,) * len(outputs.logits)
+    for branch, (x, logits) in enumerate(zip(outputs.features, outputs.logits, strict=True)):
         measured = angles.of(branch, x, labels) if angles else {}
         branch_loss = objective(logits, labels, epoch, **measured)
         if alpha:
             other = objective(logits, partners, epoch)
             branch_loss = share * branch_loss + (1 - share) * other
-        loss = loss + branch_loss
+        loss = loss + weights[branch] * branch_loss
     guess = outputs.combined.argmax(1)
     right = share * (guess == labels).sum() + (1 - share) * (guess == partners).sum()
     return loss, right

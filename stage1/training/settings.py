@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from featbank import errors
-from featbank.settings import option, options_of, wrong_values
+from featbank.settings import option, options_of, read_number, shortened, wrong_values
 from stage1.data.catalogue import DATASETS, dataset_problems
 from stage1.data.settings import DatasetSettings
 from stage1.inference.normalisation import NORMALISATIONS
@@ -58,6 +58,11 @@ class TrainSettings:
         "Deep branches over shared early layers, each with a classifier; the bank has their views "
         "expert0/instance, …",
         low=1,
+    )
+    expert_weights: str = option(
+        "1",
+        "Weights ε of the experts' losses and softmax outputs [SLA eq. 19]: one for each joined by "
+        "+, as 1+1+0.5, or 1.",
     )
     classifier: str = option(
         "linear",
@@ -122,9 +127,13 @@ class TrainSettings:
     deferred_sampling: bool = option(
         False, "Deferred re-sampling: class-balanced batches from the epoch of --deferral on."
     )
+    drop_augmentation: bool = option(
+        False, "Train on plain images from the epoch of --deferral on, as Fig. 3 of SLA has it."
+    )
     deferral: float = option(
         0.8,
-        "Share of the epochs before --drw, --drs and the weights of sla act: 160 of 200.",
+        "Share of the epochs before --drw, --drs, --drop-augmentation and the weights of sla act: "
+        "160 of 200.",
         low=0,
         below=1,
     )
@@ -137,6 +146,7 @@ class TrainSettings:
         if problem := backbone_problem(self.backbone):
             problems.append(problem)
         problems += _augmentation_problems(self.augmentation, self.experts)
+        problems += _weight_problems(self.expert_weights, self.experts)
         if self.freeze_but_last_block and self.weights is None:
             problems.append(
                 "--freeze-but-last-block would keep random weights. Give trained --weights."
@@ -160,6 +170,7 @@ class TrainSettings:
             in_channels=in_channels,
             num_classes=num_classes,
             experts=self.experts,
+            expert_weights=tuple(map(float, self.expert_weights.split("+"))),
             classifier=self.classifier,
         )
 
@@ -235,6 +246,25 @@ def _augmentation_problems(text: str, experts: int) -> list[str]:
             "Give one for all, or one for each."
         )
     return problems
+
+
+def _weight_problems(text: str, experts: int) -> list[str]:
+    """What is wrong with ε_k written as ``1+1+0.5``; a single 1 stands for all."""
+    words = text.split("+")
+    values = [read_number(word, float) for word in words]
+    if not all(value is not None and 0 < value < math.inf for value in values):
+        return [
+            "The 'expert_weights' of stage 1 must be floats > 0 joined by +, as 1+1+0.5, got "
+            f"{shortened(text)}."
+        ]
+    if text != TrainSettings.expert_weights and experts == 1:
+        return ["The 'expert_weights' of stage 1 weigh several experts. Give --experts, too."]
+    if text != TrainSettings.expert_weights and len(words) != experts:
+        return [
+            f"The 'expert_weights' of stage 1 are {len(words)}, for {experts} experts. Give one "
+            "for each."
+        ]
+    return []
 
 
 def settings_from(document: dict[str, Any]) -> TrainSettings:

@@ -167,7 +167,7 @@ def test_a_preset_and_what_overrides_it(tmp_path: Path) -> None:
         (("--set", "tau"), "--set tau is not KEY=VALUE. Write --set tau=1.5, for example."),
         (("--set", "=1"), "--set =1 is not KEY=VALUE."),
         (("--drw",), "--drw defers class weights, and loss 'ce' has none. Take --loss class_"),
-        (("--deferral", "0.5"), "--deferral defers nothing alone. Add --drw, --drs or both, or"),
+        (("--deferral", "0.5"), "--deferral defers nothing alone. Add --drw, --drs or --drop"),
         (("--preset", "mislas"), "Unknown preset 'mislas'. "),
         *(
             (

@@ -24,6 +24,7 @@ from stage1.processes.distributed import ProcessGroup
 from stage1.training.checkpoint import load_checkpoint
 from stage1.training.fit import batch_loss, cross_entropy, draws_of, fit
 from stage1.training.settings import TrainSettings, default_settings
+from stage1.training.train import train
 from tests.stage2.compare import assert_close
 
 K = 5
@@ -58,6 +59,57 @@ def test_a_step_follows_the_sum_of_the_experts_losses() -> None:
     for name, weight in reference.named_parameters():
         actual = model.get_parameter(name).double()
         assert_close(actual, weight, 2e-5, name)
+
+
+def test_weights_of_experts_are_in_loss_prediction_and_checkpoint(tmp_path: Path) -> None:
+    """Reference: Σ ε_k L_k by one step of torch's SGD, and eq. 19's Σ ε_k softmax, in float64."""
+    split, epsilon = _split(), (1.0, 0.25, 3.0)
+    settings = _settings(experts=3, expert_weights="1+0.25+3")
+    torch.manual_seed(0)
+    model = settings.model(in_channels=1, num_classes=K)
+    reference = copy.deepcopy(model).double()
+    list(fit(model, split, PLAIN, settings=settings))
+    optimiser = torch.optim.SGD(reference.parameters(), lr=0.05, momentum=0.9, weight_decay=2e-4)
+    x = normalise(split.images, PLAIN).double()  # type: ignore[arg-type]
+    logits = reference.outputs(x).logits
+    losses = [F.cross_entropy(z, split.labels) for z in logits]
+    torch.stack([e * loss for e, loss in zip(epsilon, losses, strict=True)]).sum().backward()
+    optimiser.step()
+    for name, weight in reference.named_parameters():
+        assert_close(model.get_parameter(name).double(), weight, 5e-5, name)
+
+    mean = sum(e * z.softmax(1) for e, z in zip(epsilon, logits, strict=True)) / 3
+    assert isinstance(mean, torch.Tensor)
+    combined = Outputs(logits, logits, epsilon).combined
+    assert combined.argmax(1).equal(mean.argmax(1))
+    assert_close(combined.softmax(1), mean / mean.sum(1, keepdim=True), 1e-12, "softmax")
+    assert_close(combined.exp().sum(1), torch.ones(40, dtype=torch.float64), 1e-12, "sum")
+
+    stored = load_checkpoint(train(_settings(experts=2, expert_weights="1+0.5"), tmp_path / "run"))
+    assert stored[1].model().branch_weights == (1.0, 0.5)
+    assert _settings(experts=2).model(in_channels=1, num_classes=K).branch_weights == ()
+
+
+def test_augmentation_ends_with_the_deferral(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reference: the images of an epoch are those of `none` from 1 of 2 epochs on."""
+    split = _split(8)
+    pre = Preprocessing((128.0,), (64.0,), pad=1, flip=False, augmentation="standard+cutout")
+    plain = normalise(split.images, pre).flatten(1).sort(0).values  # type: ignore[arg-type]
+    seen: list[tuple[torch.Tensor, ...]] = []
+    outputs = Backbone.outputs
+
+    def spied(self: Backbone, *images: torch.Tensor) -> Outputs:
+        seen.append(images)
+        return outputs(self, *images)
+
+    monkeypatch.setattr(Backbone, "outputs", spied)
+    changes = {"experts": 2, "epochs": 2, "warmup": 0, "deferral": 0.5, "batch_size": 8}
+    for drop in (False, True):
+        seen.clear()
+        settings = _settings(drop_augmentation=drop, **changes)
+        list(fit(_model(2), split, pre, settings=settings))
+        same = [[x.flatten(1).sort(0).values.equal(plain) for x in images] for images in seen]
+        assert same == [[False, False], [True] if drop else [False, False]]
 
 
 def test_each_expert_sees_its_own_augmentation_and_one_mixture() -> None:
@@ -131,8 +183,9 @@ class Angular:
         model = copy.deepcopy(self.model).double().eval()
         x = normalise(self.split.images, PLAIN).double()  # type: ignore[arg-type]
         cosines = []
+        outputs = model.outputs(x)
         for features, logits, (weight, _) in zip(
-            *model.outputs(x), model.linear_classifiers(), strict=True
+            outputs.features, outputs.logits, model.linear_classifiers(), strict=True
         ):
             best = []
             for k in range(K):
@@ -199,6 +252,16 @@ def test_a_bank_that_is_there_is_told_before_training(tmp_path: Path) -> None:
         ({"augmentation": "cutot"}, "Unknown augmentation 'cutot'. Did you mean 'cutout'?"),
         ({"augmentation": "none+cutout"}, "The 'augmentation' of stage 1 names 2, for 1 experts."),
         ({"experts": 0}, "The 'experts' of stage 1 must be"),
+        (
+            {"experts": 3, "expert_weights": "1+1"},
+            "The 'expert_weights' of stage 1 are 2, for 3 experts. Give one for each.",
+        ),
+        (
+            {"experts": 2, "expert_weights": "1+0"},
+            "The 'expert_weights' of stage 1 must be floats > 0 joined by +, as 1+1+0.5, got '1+0'",
+        ),
+        ({"experts": 2, "expert_weights": "1,1"}, "The 'expert_weights' of stage 1 must be floats"),
+        ({"expert_weights": "2"}, "The 'expert_weights' of stage 1 weigh several experts."),
         ({"classifier": "cosin"}, "The 'classifier' of stage 1 must be"),
     ],
 )
