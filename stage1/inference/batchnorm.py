@@ -80,7 +80,7 @@ def rebalanced(
     device = model.device
     generator = torch.Generator(device).manual_seed(seed)
     labels = split.labels.to(device)
-    rows = [draw_balanced(labels, BATCH, generator=generator) for _ in range(batches)]
+    rows = [draw_by_class(labels, BATCH, generator=generator) for _ in range(batches)]
     crops = np.random.default_rng(seed)
     cuts = cuts_of(split.images, preprocessing.augmentation, lambda rows: crops)
     for images in batches_of(on_device(split.images, device), rows, device, cuts):
@@ -88,12 +88,21 @@ def rebalanced(
     return model.eval()
 
 
-def draw_balanced(labels: torch.Tensor, size: int, *, generator: torch.Generator) -> torch.Tensor:
-    """Draw rows [size] of `labels` [N]: a class that occurs, uniformly, then one of its rows."""
+def draw_by_class(
+    labels: torch.Tensor, size: int, *, generator: torch.Generator, power: float = 0.0
+) -> torch.Tensor:
+    """Draw rows [size] of `labels` [N]: a class, by p(class) ∝ n_k^`power`, then one of its rows.
+
+    Classes without rows are never drawn. A `power` of 0 draws the others uniformly, ½ by the square
+    root of their counts [cRT §3.1].
+    """
     by_class = labels.argsort(stable=True)
     _, counts = labels.unique(return_counts=True)
     first = counts.cumsum(0) - counts
-    drawn = torch.randint(len(counts), (size,), generator=generator, device=labels.device)
+    if power:
+        drawn = (counts**power).multinomial(size, replacement=True, generator=generator)
+    else:
+        drawn = torch.randint(len(counts), (size,), generator=generator, device=labels.device)
     place = torch.rand(size, generator=generator, device=labels.device, dtype=torch.float64)
     return by_class[first[drawn] + (place * counts[drawn]).long()]
 

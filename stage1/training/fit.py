@@ -20,11 +20,14 @@ from stage1.augment import augmented, cuts_of, mixup
 from stage1.backbones import Backbone, Outputs
 from stage1.data.images import Preprocessing, Split, batches_of, on_device
 from stage1.data.streaming import StreamedImages
-from stage1.inference.batchnorm import draw_balanced
+from stage1.inference.batchnorm import draw_by_class
 from stage1.inference.evaluate import plain_batches
 from stage1.processes.distributed import ProcessGroup
 from stage1.training.angles import best_cosines, class_cosines
 from stage1.training.settings import TrainSettings, deferral_epoch, learning_rate
+
+POWERS = {"class_balanced": 0.0, "sqrt": 0.5}
+"""Exponent q of p(class) ∝ n_k^q by sampler, for those that draw with replacement."""
 
 
 class BatchLoss(Protocol):
@@ -125,8 +128,9 @@ def fit(
 
     With `drop_augmentation`, images are not augmented from `deferral_epoch` on [SLA Fig. 3].
 
-    With deferred re-sampling (DRS), the rows of epochs from `deferral_epoch` on are drawn with
-    replacement: a class that occurs, uniformly, then one of its images.
+    The rows of an epoch are a permutation or, with the sampler ``class_balanced`` or ``sqrt``,
+    drawn with replacement: a class, uniformly or by the root of its count, then one of its images.
+    Deferred re-sampling (DRS) is class-balanced from `deferral_epoch` on.
 
     Parameters
     ----------
@@ -268,17 +272,21 @@ class _Loop:
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """This process's share of each batch of an epoch: images uint8 and labels, on device."""
         split, group, B = self.split, self.group, self.settings.batch_size
+        sampler = self.settings.sampler
         if self.settings.deferred_sampling and epoch >= deferral_epoch(self.settings):
-            order = draw_balanced(split.labels, self.used, generator=draws.order)
+            sampler = "class_balanced"
+        if sampler in POWERS:
+            power, labels = POWERS[sampler], split.labels
+            order = draw_by_class(labels, self.used, generator=draws.order, power=power)
         else:
             order = torch.randperm(len(split.labels), generator=draws.order, device=group.device)
             order = order[: self.used]
-        labels = [batch[group.rank :: group.size] for batch in split.labels[order].split(B)]
+        shares = [batch[group.rank :: group.size] for batch in split.labels[order].split(B)]
         if isinstance(split.images, StreamedImages):
             order = order.cpu()  # once for all batches: each copy would wait for the device
         rows = [batch[group.rank :: group.size] for batch in order.split(B)]
         cuts = cuts_of(split.images, augmentation, lambda rows: draws.crops)
-        return zip(batches_of(split.images, rows, group.device, cuts), labels, strict=True)
+        return zip(batches_of(split.images, rows, group.device, cuts), shares, strict=True)
 
 
 @dataclass(frozen=True)

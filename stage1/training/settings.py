@@ -124,6 +124,12 @@ class TrainSettings:
         "without mixup from there on.",
     )
     loss_settings: dict[str, Any] = field(default_factory=dict)
+    sampler: str = option(
+        "instance",
+        "Images of an epoch: instance, each once; or with replacement class_balanced, all classes "
+        "alike, or sqrt, by the square root of their counts.",
+        choices=("instance", "class_balanced", "sqrt"),
+    )
     deferred_sampling: bool = option(
         False, "Deferred re-sampling: class-balanced batches from the epoch of --deferral on."
     )
@@ -158,6 +164,10 @@ class TrainSettings:
             )
         if not problems and self.nesterov and self.momentum == 0:
             problems.append("The 'nesterov' of stage 1 needs a 'momentum' > 0, got 0.")
+        if self.deferred_sampling and self.sampler == "class_balanced":
+            problems.append(
+                "--drs changes nothing after --sampler class_balanced. Leave one of them out."
+            )
         if problems:
             raise errors.ConfigError(" ".join(problems))
 

@@ -16,10 +16,29 @@ from stage1.inference.batchnorm import (
     BATCH,
     batchnorm_statistics,
     default_batches,
-    draw_balanced,
+    draw_by_class,
     rebalanced,
 )
 from stage1.training.checkpoint import load_checkpoint
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0])
+def test_draws_follow_a_power_of_the_counts(power: float) -> None:
+    """Reference: p(class) ∝ n_k^q and uniform rows within, in four deviations; METHODS.md §2.
+
+    The class between the others has no row, and is never drawn.
+    """
+    counts = torch.tensor([400, 0, 100, 4], dtype=torch.float64)
+    labels = torch.arange(4).repeat_interleave(counts.long())
+    labels = labels[torch.randperm(504, generator=torch.Generator().manual_seed(1))]
+    generator = torch.Generator().manual_seed(0)
+    rows = draw_by_class(labels, 40_000, generator=generator, power=power)
+    expected = counts**power / (counts**power).sum()
+    got = labels[rows].bincount(minlength=4) / 40_000
+    assert ((got - expected).abs() <= 4 * (expected * (1 - expected) / 40_000).sqrt()).all()
+    per_row = rows.bincount(minlength=504)[labels == 2].double()
+    mean = 40_000 * expected[2] / 100
+    assert ((per_row - mean).abs() < 5 * mean.sqrt()).all()
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +66,7 @@ def test_statistics_match_a_slow_reference(model: CifarResNet, digits: ImageData
             layer.register_forward_pre_hook(
                 lambda _, x, name=name: seen.setdefault(name, []).append(x[0].detach().double())
             )
-    drawn = [draw_balanced(split.labels, BATCH, generator=generator) for _ in range(5)]
+    drawn = [draw_by_class(split.labels, BATCH, generator=generator) for _ in range(5)]
     for rows in drawn:
         reference(augment(split.images[rows], digits.preprocessing, generator=generator))
     statistics = batchnorm_statistics(_rebalanced(model, digits))
@@ -100,7 +119,7 @@ def test_draws_are_uniform_over_classes_then_images() -> None:
     """Against 1/(K·n_k) for each row, within five standard errors; an empty class never comes."""
     labels = torch.tensor([3, 0, 0, 3, 3, 5, 0, 0])  # counts: 0 → 4, 3 → 3, 5 → 1
     draws = 60_000
-    rows = draw_balanced(labels, draws, generator=torch.Generator().manual_seed(0))
+    rows = draw_by_class(labels, draws, generator=torch.Generator().manual_seed(0))
     share = torch.bincount(rows, minlength=8).double() / draws
     counts = {0: 4, 3: 3, 5: 1}
     expected = torch.tensor([1 / (3 * counts[k]) for k in labels.tolist()], dtype=torch.float64)

@@ -17,7 +17,7 @@ from stage1.augment import augment, mixup
 from stage1.backbones import Backbone, build_backbone
 from stage1.data.datasets import load_dataset
 from stage1.data.images import DatasetSettings, Preprocessing, Split
-from stage1.inference.batchnorm import draw_balanced
+from stage1.inference.batchnorm import draw_by_class
 from stage1.processes.distributed import ProcessGroup
 from stage1.processes.repeatable import repeatable
 from stage1.training.angles import best_cosines, class_cosines
@@ -130,11 +130,21 @@ def test_deferred_sampling_draws_classes_alike() -> None:
     assert ((share - 0.25).abs() < 5 * (0.25 * 0.75 / 600) ** 0.5).all(), f"got {share}"
 
 
+def test_square_root_sampling_draws_by_the_root_of_counts() -> None:
+    """Reference: p(class) ∝ √n_k of the run's seed, with which DRS ends at its epoch."""
+    recorder, _ = recorded(epochs=2, sampler="sqrt", deferred_sampling=True, deferral=0.5, seed=4)
+    labels = long_tailed().labels
+    for epoch, power in ((0, 0.5), (1, 0.0)):
+        order = draws_of(4, epoch, ALONE).order
+        rows = draw_by_class(labels, 300, generator=order, power=power)
+        assert recorder.labels_of(epoch).equal(labels[rows])
+
+
 def test_deferred_sampling_draws_from_the_generator_of_the_run() -> None:
-    """Reference: `draw_balanced` on the run's seed, of which the first draw is the epoch's rows."""
+    """Reference: `draw_by_class` on the run's seed, of which the first draw is the epoch's rows."""
     recorder, _ = recorded(epochs=1, deferred_sampling=True, deferral=0.0, seed=4)
     labels = long_tailed().labels
-    rows = draw_balanced(labels, 300, generator=draws_of(4, 0, ALONE).order)
+    rows = draw_by_class(labels, 300, generator=draws_of(4, 0, ALONE).order)
     assert recorder.labels_of(0).equal(labels[rows])
 
 

@@ -70,6 +70,14 @@ def test_cosine() -> None:
         ({"compile": 1}, "The 'compile' of stage 1 must be true or false, got 1."),
         ({"warmup": 9, "epochs": 9}, "must be shorter than its 9 epochs, got 9."),
         ({"nesterov": True, "momentum": 0.0}, "The 'nesterov' of stage 1 needs a 'momentum' > 0"),
+        (
+            {"sampler": "root"},
+            "The 'sampler' of stage 1 must be one of instance, class_balanced, sqrt, got",
+        ),
+        (
+            {"sampler": "class_balanced", "deferred_sampling": True},
+            "--drs changes nothing after --sampler class_balanced. Leave one of them out.",
+        ),
         ({"backbone": "resnet30"}, "Unknown backbone 'resnet30'"),
     ],
 )
