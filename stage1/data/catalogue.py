@@ -89,6 +89,7 @@ _LIST_OPTIONS = (
     "train_list",
     "test_list",
     "val_list",
+    "train_balanced_list",
     "class_names",
     "image_size",
     "resize",

@@ -25,7 +25,8 @@ class Split:
     """Images [N, C, H, W] uint8, labels [N] int64, source rows `index` [N] int64, and N paths.
 
     `source` names what `index` points into; None is a source that no other split has. Splits of
-    one source share no row, except that ``train_balanced`` contains ``train``.
+    one source share no row, except that ``train_balanced`` contains ``train``; one of a list has a
+    source of its own, and shares paths.
     """
 
     images: Images

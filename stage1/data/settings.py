@@ -51,6 +51,12 @@ class DatasetSettings:
     )
     test_list: str | None = option(None, "The same, of the test split.")
     val_list: str | None = option(None, "The same, of the val split.", default_help="no val split")
+    train_balanced_list: str | None = option(
+        None,
+        "The same, of the split train_balanced of the bank, what `oracle` learns from: the images "
+        "before the long tail was cut.",
+        default_help="none",
+    )
     class_names: str | None = option(
         None, "File with one class name per line.", default_help="classes are numbers"
     )

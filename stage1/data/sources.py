@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from featbank.settings import flag
 from stage1.data import catalogue
 from stage1.data.catalogue import DatasetRow
 from stage1.data.decoding import decoded
+from stage1.data.entries import ListEntry
 from stage1.data.folders import class_folders, read_folder, split_folders
 from stage1.data.images import ImageDataset, Split, preprocessing_for
 from stage1.data.lists import (
@@ -132,7 +134,8 @@ def cifar(settings: DatasetSettings, row: DatasetRow) -> ImageDataset:
 def lists(settings: DatasetSettings, row: DatasetRow) -> ImageDataset:
     """Read images named by list files: those of the settings, else the published ones of the row.
 
-    Without a list of val, one can be held out of the images of train.
+    Without a list of val, one can be held out of the images of train; those that are in the list of
+    ``train_balanced``, too, are left out there, by their paths.
 
     K is the number of class names, else that of the row, else the highest label of all lists + 1
     (`stage1.data.lists.count_classes`).
@@ -166,13 +169,28 @@ def lists(settings: DatasetSettings, row: DatasetRow) -> ImageDataset:
         rows_of |= _rows(settings, labels, held_out)
         entries_of["val"] = entries_of["train"]
         sources = {"train": "train", "val": "train"}
+        if "train_balanced" in entries_of:
+            held = [entries_of["val"][row] for row in rows_of["val"]]
+            rows_of["train_balanced"] = _others(entries_of["train_balanced"], held)
     return decoded(settings, root, names, entries_of, rows_of, sources=sources)
+
+
+def _others(entries: Sequence[ListEntry], held: Sequence[ListEntry]) -> np.ndarray:
+    """Rows of the entries whose path is none of those held out."""
+    paths = {os.path.normpath(entry.path) for entry in held}
+    others = [row for row, entry in enumerate(entries) if os.path.normpath(entry.path) not in paths]
+    if not others:
+        raise errors.DataError(
+            "The list of train_balanced names only images that are held out for val. Give the list "
+            "of all images, or leave --train-balanced-list out."
+        )
+    return np.array(others)
 
 
 def _list_files(settings: DatasetSettings, root: Path, row: DatasetRow) -> dict[str, Path]:
     """List files by split: those of the settings, else the published ones, which must exist."""
     files = {}
-    for split in catalogue.SPLITS:
+    for split in (*catalogue.SPLITS, "train_balanced"):
         option = f"{split}_list"
         file = getattr(settings, option)
         if file is not None:
