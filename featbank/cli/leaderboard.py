@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featbank.characters import visible, visible_lines
-from featbank.cli.options import FILE, Integer, bank_option, format_option, selection_options
+from featbank.cli.options import FILE, Integer, banks_option, format_option, selection_options
 from featbank.cli.terminal import console, say
 from featbank.errors import ConfigError
+from featbank.wording import number
 
 if TYPE_CHECKING:
+    from stage2.results.joined import ByBank, Joined
     from stage2.results.leaderboard import Leaderboard
+    from stage2.results.tables import Table
 
 
 @click.command()
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 @format_option("json and csv carry every row and metric.")
 @click.option("--split", help="Split whose metrics are shown. [default: test, or else val]")
 @selection_options("the table")
-@bank_option
+@banks_option
 @click.option(
     "--where",
     "condition",
@@ -40,7 +43,18 @@ if TYPE_CHECKING:
     metavar="METRIC[:asc|:desc]",
     help="Order by a metric, best first. [default: as ranked by --select-on]",
 )
-@click.option("--top", type=Integer(1), help="Lines of table, md and latex. [default: all]")
+@click.option(
+    "--by",
+    type=click.Choice(["bank"]),
+    help="A line for each recipe and a column for each bank: a metric of the recipe's best "
+    "configuration there. [default: a line for each configuration]",
+)
+@click.option("--metric", help="Metric of --by bank, on the split shown. [default: macro]")
+@click.option(
+    "--top",
+    type=Integer(1),
+    help="Lines of table, md and latex, of each bank where there are several. [default: all]",
+)
 @click.option(
     "--nested",
     is_flag=True,
@@ -56,11 +70,16 @@ def leaderboard(
     best: bool,
     best_per: str | None,
     order: str | None,
+    by: str | None,
+    metric: str | None,
     top: int | None,
     nested: bool,
     **selection: Any,
 ) -> None:
     """Rank the recipes of a results file.
+
+    Several banks are ranked each by its own val and stand below one another, or with --by bank
+    side by side. Their classes must be the same.
 
     A condition compares metrics at the epoch that ranks. A configuration without a setting meets no
     comparison of it; `not lr<0.1` also keeps those that have no lr.
@@ -70,22 +89,68 @@ def leaderboard(
     featbank leaderboard results.sqlite --where "head=lws and lr<0.1" --sort ece
     featbank leaderboard results.sqlite --best-per loss
     featbank leaderboard results.sqlite --format json > table.json
+    featbank leaderboard results.sqlite --bank r32,r50 --by bank --metric few
     """
     from stage2.results import filters
-    from stage2.results.results import Results
+    from stage2.results.banks import banks_of
+    from stage2.results.joined import Joined, by_bank
     from stage2.results.store import Store
 
     if best and best_per:
         raise ConfigError("--best is --best-per name. Give one of the two.")
+    if metric and not by:
+        raise ConfigError("--metric is for --by bank. Order a leaderboard with --sort.")
+    if best and by:
+        raise ConfigError("--by bank has the best of each recipe already. Leave out --best.")
     with Store(results) as store:
-        board = Results(store, bank=bank, split=split, nested=nested, **selection).board
+        banks = banks_of(
+            store, bank or ("all" if by else None), split=split, nested=nested, **selection
+        )
+    joined = Joined.of(banks)
     if condition is not None:
-        board = filters.where(board, condition)
-    if best or best_per:
-        board = filters.best_per(board, best_per or "name")
+        joined = joined.where(condition)
+    if (best or best_per) and not by:
+        joined = joined.each(lambda board: filters.best_per(board, best_per or "name"))
     if order is not None:
-        board = filters.sort(board, order)
-    show(board, form, top=top)
+        joined = joined.each(lambda board: filters.sort(board, order))
+    if by:
+        _show_by_bank(by_bank(joined, metric or "macro", per=best_per or "name").first(top), form)
+    elif len(banks) > 1:
+        _show_joined(joined, form, top)
+    else:
+        show(joined.boards[banks[0].name], form, top=top)
+
+
+def _show_joined(joined: Joined, form: str, top: int | None) -> None:
+    """Print the leaderboards of several banks in one of `FORMATS`."""
+    from stage2.results.joined import joined_table, render_joined
+
+    if form != "table":
+        click.echo(render_joined(joined, form, top=top))
+        return
+    longest = max(len(board.configurations()) for board in joined.boards.values())
+    _show_table(joined_table(joined.first(top)), joined)
+    if top is not None and top < longest:
+        say(f"The first {number(top, 'configuration')} of each bank.")
+
+
+def _show_by_bank(grid: ByBank, form: str) -> None:
+    """Print recipes by bank in one of `FORMATS`."""
+    from stage2.results.joined import by_bank_table, render_by_bank
+
+    if form != "table":
+        click.echo(render_by_bank(grid, form))
+        return
+    _show_table(by_bank_table(grid), grid.joined)
+
+
+def _show_table(table: Table, joined: Joined) -> None:
+    """Print a table of several banks, its protocol below, and the advice of each."""
+    lines = [[text.replace(" ± ", "±") for text in line] for line in table.lines]
+    print_tables([table._replace(title="", lines=lines)], table.title)
+    for name, board in joined.boards.items():
+        if advice := board.terms.advice:
+            say(f"{name}: {advice}")
 
 
 def show(board: Leaderboard, form: str, *, top: int | None = None) -> None:

@@ -82,7 +82,7 @@ def between(banks: Sequence[Results]) -> list[str]:
     elif None in same:
         rows = f"{first.split} rows not known to be the same"
     else:
-        rows = f"other {first.split} rows"
+        rows = f"not the same {first.split} rows"
     return [rows, *([] if same_groups(banks) else ["many, medium, few: other classes on each"])]
 
 

@@ -123,17 +123,23 @@ def table_of(board: Leaderboard) -> Table:
     """The leaderboard for people, its protocol as the title: a line for each configuration."""
     numbers = metric_columns(board, "leaderboard")
     header = ["recipe", *([board.per[0]] if board.per else []), "settings"]
-    lines = []
-    for rows in board.configurations():
-        line = [rows[0]["name"]]
-        if board.per:
-            name, values = board.per
-            value = values[rows[0]["recipe"]]
-            line.append("–" if value is None else setting_text(name, value))
-        line.append(differences(rows[0]))
-        lines.append(line + [column.text(board, rows) for column in numbers])
+    lines = [
+        [*first_cells(board, rows), *(column.text(board, rows) for column in numbers)]
+        for rows in board.configurations()
+    ]
     labels = [column.label for column in numbers]
     return Table(starred_protocol(board), header + labels, lines, len(header))
+
+
+def first_cells(board: Leaderboard, rows: Sequence[Row]) -> list[str]:
+    """The texts of a configuration: its recipe, the value of the setting whose best are shown, its
+    settings."""
+    cells = [rows[0]["name"]]
+    if board.per:
+        name, values = board.per
+        value = values[rows[0]["recipe"]]
+        cells.append("–" if value is None else setting_text(name, value))
+    return [*cells, differences(rows[0])]
 
 
 def starred_protocol(board: Leaderboard) -> str:
@@ -150,9 +156,24 @@ def render(board: Leaderboard, form: str, *, top: int | None = None) -> str:
     if form == "json":
         return json.dumps(board.rows, indent=1, allow_nan=False)
     if form == "csv":
-        return _csv(list(board.rows[0]), [row.values() for row in board.rows])
-    table = table_of(board.first(top))
+        return csv_text(list(board.rows[0]), [row.values() for row in board.rows])
+    return render_table(table_of(board.first(top)), form)
+
+
+def render_table(table: Table, form: str) -> str:
+    """A table as ``md``, its title below it, or as ``latex``."""
     return table.latex() if form == "latex" else _markdown(table.markdown(), table.title)
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
+    """Rows as CSV; mappings and lists as JSON."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(header)
+    for row in rows:
+        cells = [json.dumps(v) if isinstance(v, (dict, list)) else in_csv(v) for v in row]
+        writer.writerow(cells)
+    return out.getvalue().rstrip("\n")
 
 
 def comparison_tables(compared: Compared) -> list[Table]:
@@ -181,7 +202,7 @@ def render_comparison(compared: Compared, form: str) -> str:
         return json.dumps(asdict(compared), indent=1, allow_nan=False)
     if form == "csv":
         header = "a b measure accuracy_a accuracy_b difference low high std seeds p p_holm"
-        return _csv(header.split(), _measure_rows(compared))
+        return csv_text(header.split(), _measure_rows(compared))
     tables = comparison_tables(compared)
     if form == "latex":
         latex = [table.latex() for table in tables]
@@ -243,17 +264,6 @@ def _measure_rows(compared: Compared) -> Iterable[Sequence[Any]]:
         for name, m in each.measures.items():
             numbers = [m.a, m.b, m.difference, m.low, m.high, m.std]
             yield [each.a, each.b, name, *numbers, seeds, each.p, each.p_holm]
-
-
-def _csv(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
-    """Rows as CSV; mappings and lists as JSON."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(header)
-    for row in rows:
-        cells = [json.dumps(v) if isinstance(v, (dict, list)) else in_csv(v) for v in row]
-        writer.writerow(cells)
-    return out.getvalue().rstrip("\n")
 
 
 def _markdown(*parts: str) -> str:

@@ -158,7 +158,7 @@ def test_same_rows_or_not(several: Path, tmp_path: Path) -> None:
     assert (same_rows(r32, r50, "test"), same_rows(r32, steep, "test")) == (True, False)
     assert between([r32, r50]) == ["the same test rows"]
     assert between([r32, r50, steep]) == [
-        "other test rows", "many, medium, few: other classes on each"
+        "not the same test rows", "many, medium, few: other classes on each"
     ]  # fmt: skip
     older = tmp_path / "older.sqlite"
     older.write_bytes(several.read_bytes())

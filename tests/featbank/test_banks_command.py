@@ -1,0 +1,74 @@
+"""Several banks on the command line: one table, one grid, one figure, or one line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Run
+from tests.stage2.results.several import write
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results file of four banks (`tests.stage2.results.several`)."""
+    return write(tmp_path_factory.mktemp("several"))
+
+
+def test_one_table(featbank: Run, several: Path) -> None:
+    """Every line has its bank; filters, the best of each, orders and --top work on each alone."""
+    table = featbank("leaderboard", several, "--bank", "r32,ResNet-50", "--best", "--top", "1")
+    lines = [line.split() for line in table.stdout.splitlines()]
+    assert [line[0] for line in lines if "ncm" in line] == ["r32", "ResNet-50"]
+    assert "The first 1 configuration of each bank." in table.stdout
+    for part in ("[r32] bank ", "[ResNet-50] bank ", "[each bank] ", "best of each recipe"):
+        assert table.stdout.count(part) == 1, part
+    words = ("leaderboard", several, "--bank", "r50.h5,r32", "--where", "lr>0", "--sort", "ece")
+    rows = list(csv.DictReader(io.StringIO(featbank(*words, "--format", "csv").stdout)))
+    assert [row["bank"] for row in rows] == ["ResNet-50"] * 4 + ["r32"] * 4
+    assert {row["name"] for row in rows} == {"crt"}
+
+
+def test_one_bank_is_as_ever(featbank: Run, several: Path) -> None:
+    """A single bank, however it is named, has no column of banks."""
+    outputs = {
+        featbank("leaderboard", several, "--bank", name, "--format", "csv").stdout
+        for name in ("ResNet-50", "r50.h5")
+    }
+    (output,) = outputs
+    assert output.startswith("recipe,name,parameters,")
+
+
+def test_recipes_by_bank(featbank: Run, several: Path) -> None:
+    """A line for each recipe, a column for each bank."""
+    words = ("leaderboard", several, "--by", "bank", "--bank", "r32,steep")
+    lines = featbank(*words, "--metric", "ece").stdout.splitlines()
+    assert lines[1].split() == ["recipe", "r32", "steep"]
+    assert {line.split()[0] for line in lines[3:6]} == {"crt", "tau_norm", "ncm"}
+    assert any(line.startswith("ECE on test · [r32] bank ") for line in lines)
+    data = json.loads(featbank(*words, "--format", "json").stdout)
+    assert [*data[0]["banks"]] == ["r32", "steep"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--bank all", "r32 has 6 classes and four 4, so their figures cannot be compared"),
+        ("--by bank", "r32 has 6 classes and four 4, so their figures cannot be compared"),
+        ("--by bank --bank r32", "--by bank puts banks side by side, got r32 alone."),
+        ("--bank r32,x", "x matches 0 banks. Choose one with --bank: "),
+        ("--metric ece", "--metric is for --by bank."),
+        ("--by bank --best --bank r32,steep", "Leave out --best."),
+        ("--by recipe", "'recipe' is not 'bank'."),
+        ("--bank r32,steep --split 5-fold", "has no results on '5-fold'. It has: val, test."),
+    ],
+)
+def test_wrong_banks_are_one_line(featbank: Run, several: Path, words: str, message: str) -> None:
+    """Reference: exit code 2, and one line with the fact and the remedy."""
+    error = featbank("leaderboard", several, *words.split(), code=2).stderr
+    assert message in error, error
+    assert error.count("\n") == 1, error
