@@ -8,12 +8,13 @@ import click
 
 from featbank.errors import ConfigError, closest
 from featbank.settings import Setting
+from stage1.training.presets import PRESETS as STAGE1
 
 
 @click.command()
 @click.argument("name", required=False)
 def methods(name: str | None) -> None:
-    """List recipes, heads, losses, samplers, generators and schedules, or show what NAME takes.
+    """List recipes, their parts and the presets of stage 1, or show what NAME takes.
 
     \b
     featbank methods
@@ -29,11 +30,18 @@ def methods(name: str | None) -> None:
         for kind, registry in REGISTRIES.items():
             _list(plural(kind), {key: entry.description for key, entry in registry.items()})
         _list("schedules", SCHEDULES)
+        _list("presets of stage 1", {key: preset.described for key, preset in STAGE1.items()})
         click.echo("featbank methods NAME shows what one takes, and where it comes from.")
         return
     kinds = [kind for kind, registry in REGISTRIES.items() if name in registry]
+    if name in STAGE1:
+        click.echo(f"preset of stage 1 {name}: {STAGE1[name].description}")
+        click.echo(f"  from {STAGE1[name].source}")
+        click.echo("".join(f"  {option}\n" for option in STAGE1[name].options), nl=False)
+        return
     if name not in PRESETS and not kinds:
-        known = sorted({*PRESETS, *(key for registry in REGISTRIES.values() for key in registry)})
+        parts = {key for registry in REGISTRIES.values() for key in registry}
+        known = sorted({*PRESETS, *STAGE1, *parts})
         raise ConfigError(f"No method is called {name!r}. {closest(name, known)}")
     if name in PRESETS:
         _recipe(name)

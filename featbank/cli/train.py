@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 @click.option(
     "--preset",
     shell_complete=completion.presets,
-    help=f"Published settings, which other options override: {', '.join(PRESETS)}. [default: none]",
+    help=f"Published settings, which other options override: {', '.join(PRESETS)}; "
+    "`featbank methods NAME` shows them, and the paper they come from. [default: none]",
 )
 @setting_options(
     OPTIONS,
@@ -171,7 +172,7 @@ def _with_loss(settings: TrainSettings, texts: Sequence[str], *, drw: bool) -> T
 
     if problem := classifier_problem(settings.loss, settings.classifier):
         raise ConfigError(problem)
-    chosen: dict[str, Any] = dict(map(_parse_setting, texts))
+    chosen = {**settings.loss_settings, **dict(map(_parse_setting, texts))}
     if drw:
         if "defer" not in objective_settings(settings.loss, {}):
             raise ConfigError(

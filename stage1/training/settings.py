@@ -6,6 +6,7 @@ PyTorch and the libraries of backbones are loaded where settings are checked.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -214,12 +215,34 @@ def default_settings(
     settings = dict(DATASETS[dataset.name].training) if dataset.name in DATASETS else {}
     if preset is not None and preset not in PRESETS:
         raise errors.ConfigError(f"Unknown preset {preset!r}. {errors.closest(preset, PRESETS)}")
-    settings |= {**(PRESETS[preset].settings if preset else {}), **changes}
+    if preset is not None:
+        settings |= _of_preset(preset, changes)
+    settings |= changes
     if "warmup" not in changes:
         epochs = settings.get("epochs", TrainSettings.epochs)
         warmup = settings.get("warmup", TrainSettings.warmup)
         settings["warmup"] = max(0, min(warmup, epochs // 10))
     return TrainSettings(dataset, **settings)
+
+
+def _of_preset(name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a preset; those of its loss are for no other.
+
+    Raises
+    ------
+    ConfigError
+        Where the weights it starts from are not among the `changes`.
+    """
+    preset = PRESETS[name]
+    if preset.weights and changes.get("weights") is None:
+        raise errors.ConfigError(
+            f"Preset {name!r} starts from {preset.weights}. Give the file of its weights by "
+            "--weights."
+        )
+    settings = dict(preset.settings)
+    if changes.get("loss", settings.get("loss")) != settings.get("loss"):
+        settings.pop("loss_settings", None)
+    return settings
 
 
 def learning_rate(settings: TrainSettings, epoch: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 from stage1.augment import AUGMENTATIONS
@@ -19,20 +20,22 @@ def section(title: str) -> str:
 
 
 def test_presets_are_reported() -> None:
-    """Reference: `PRESETS`, line by line."""
+    """Reference: `PRESETS`, line by line: the settings, then the source of each."""
     rows = [
         [cell.strip() for cell in line.split("|")[1:-1]]
         for line in section("Presets").splitlines()
         if line.startswith("| `")
-    ][1:]
-    assert [row[0].strip("`") for row in rows] == list(PRESETS)
-    for name, backbone, epochs, lr, batch, decay, schedule, mixup, augmentation in rows:
+    ]
+    settings, sources = (
+        {row[0].strip("`"): row[1:] for row in rows if len(row) == width and "--" not in row[0]}
+        for width in (10, 3)
+    )
+    assert list(settings) == list(sources) == list(PRESETS)
+    for name, preset in PRESETS.items():
+        assert sources[name] == [preset.description, preset.source]
+        backbone, epochs, lr, batch, decay, schedule, mixup, augmentation, more = settings[name]
         rate, _, warmup = lr.partition(", warm-up ")
-        own = dict(PRESETS[name.strip("`")].settings)
-        assert own.pop("augmentation", "standard") == augmentation
-        for option in own.keys() & {"experts", "loss"}:
-            assert f"`--{option} {own.pop(option)}`" in section("Presets"), name
-        assert own == {
+        nine = {
             "backbone": backbone,
             "epochs": int(epochs),
             "lr": float(rate),
@@ -41,7 +44,12 @@ def test_presets_are_reported() -> None:
             "weight_decay": float(decay),
             "schedule": schedule,
             "mixup": float(mixup),
+            "augmentation": augmentation,
         }
+        assert {option: preset.settings[option] for option in nine} == nine
+        others = {option: value for option, value in preset.settings.items() if option not in nine}
+        shown = [*dataclasses.replace(preset, settings=others).options]
+        assert re.findall("`(.*?)`", more) == shown, name
 
 
 def test_names_are_reported() -> None:
