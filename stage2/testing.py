@@ -138,15 +138,17 @@ def _check_trained(
     batch: Batch,
     y: Tensor,
 ) -> None:
+    defaults = resolved(head.settings, {}, f"head {type(head).__name__!r}")
+    usual = head.init([{**defaults, "seed": 0}], batch.context)
     cosine = head.cosine(parameters, batch, head.logits(parameters, batch), y)
     assert cosine.shape == (len(y), len(settings)), f"cosines are {tuple(cosine.shape)}"
     assert bool((cosine.abs() <= 1 + 1e-6).all()), "cosines leave [−1, 1]"
-    for what, names in (
-        ("lr_multipliers", head.lr_multipliers(settings)),
-        ("anchors", head.anchors(settings, batch.context)),
-        ("biases", head.biases),
+    for what, names, known in (
+        ("lr_multipliers", head.lr_multipliers(settings), parameters),
+        ("anchors", head.anchors(settings, batch.context), parameters),
+        ("biases", head.biases, {**usual, **parameters}),  # settings may do without one
     ):
-        assert set(names) <= set(parameters), f"{what} names {set(names) - set(parameters)}"
+        assert set(names) <= set(known), f"{what} names {set(names) - set(known)}"
 
 
 def _check_gradients(

@@ -121,8 +121,14 @@ HEAD_CASES: dict[str, list[dict[str, Any]]] = {
         {"init": "stage1", "scale": 5.0, "learn_scale": True},
     ],
     "lws": [{}],
-    "mislas": [{"delta_lr": 0.2, "decay": "weight"}, {"delta_lr": 0.0, "decay": "weight"}],
-    "disalign": [{"init": "identity"}, {"init": "released"}],
+    "mislas": [
+        {"retention": 1.0, "delta_lr": 0.2, "scale_lr": 1.0, "decay": "weight"},
+        {"retention": 0.4, "delta_lr": 0.0, "scale_lr": 1.0, "decay": "weight"},
+    ],
+    "disalign": [
+        {"init": init, "form": "eq6", "learn": learn, "confidence": "learned", "z0": "linear"}
+        for init, learn in (("identity", "both"), ("released", "magnitude"))
+    ],
     "tde": [
         {"init": "fresh", "heads": 2, "scale": 16.0, "gamma": 2.0, "alpha": 3.0},
         {"init": "stage1", "heads": 2, "scale": 5.0, "gamma": 1.5, "alpha": 1.5},

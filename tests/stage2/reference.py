@@ -25,7 +25,7 @@ TRAINED = {
     "tde": ("weight",),
     "mlp": ("hidden_weight", "hidden_bias", "weight", "bias"),
 }
-"""What training may change, by head; the cosine scale only with `learn_scale`."""
+"""What training may change, by head; see `trained_by`."""
 
 BIASES = {
     "linear": ("bias",),
@@ -39,20 +39,44 @@ BIASES = {
 # Heads, METHODS §3 -------------------------------------------------------------------------------
 
 
-def logits(head: str, p: Mapping[str, Tensor], x: Tensor, w0: Tensor, b0: Tensor) -> Tensor:
-    """Logits [B, K] of a trained head with the parameters `p` of one configuration."""
-    z0 = torch.einsum("bd,kd->bk", x, w0) + b0
+def logits(
+    head: str,
+    p: Mapping[str, Tensor],
+    x: Tensor,
+    w0: Tensor,
+    b0: Tensor,
+    s: Settings | None = None,
+) -> Tensor:
+    """Logits [B, K] of a trained head with the parameters `p` of one configuration and settings `s`
+    of which formulas depend."""
+    s = s or {}
+    z0 = stage1_logits(x, w0, b0, s)
     formulas = {
         "linear": lambda: _affine(x, p["weight"], p["bias"]),
         "cosine": lambda: p["scale"] * _cosines(x, p["weight"]),
         "lws": lambda: p["scale"] * z0,
         # W = W₀ + ΔW; the bias inside the scale, as released
         "mislas": lambda: p["scale"] * _affine(x, p["weight"], p["bias"]),
-        "disalign": lambda: z0 + _confidence(p, x) * (p["alpha"] * z0 + p["beta"]),
+        "disalign": lambda: disalign(p, x, z0, s),
         "tde": lambda: tde(p, x, alpha=0.0),
         "mlp": lambda: _affine(hidden(p, x), p["weight"], p["bias"]),
     }
     return formulas[head]()
+
+
+def stage1_logits(x: Tensor, w0: Tensor, b0: Tensor, s: Settings) -> Tensor:
+    """z⁰ [B, K]: W₀x + b₀, or with ``z0=cosine`` s·⟨w_k/‖w_k‖, x/‖x‖⟩."""
+    if s.get("z0") == "cosine":
+        return s["z0_scale"] * _cosines(x, w0)
+    return torch.einsum("bd,kd->bk", x, w0) + b0
+
+
+def disalign(p: Mapping[str, Tensor], x: Tensor, z0: Tensor, s: Settings) -> Tensor:
+    """DisAlign eq. 6 or 5, with the confidence σ(x) or 1."""
+    sigma = _confidence(p, x) if s.get("confidence") != "off" else torch.ones_like(z0[:, :1])
+    if s.get("form") == "eq5":
+        return (1 + sigma * (p["alpha"] - 1)) * z0 + sigma * p["beta"]
+    return (1 + sigma * p["alpha"]) * z0 + sigma * p["beta"]
 
 
 def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -343,7 +367,20 @@ def learning_rate(s: Settings, epoch: int, step: int, steps: int) -> float:
 
 def multiplier(head: str, name: str, s: Settings) -> float:
     """Learning-rate multiplier of a parameter."""
-    return s["delta_lr"] if head == "mislas" and name in ("weight", "bias") else 1.0
+    if head == "mislas":
+        return s["scale_lr"] if name == "scale" else s["delta_lr"]
+    return 1.0
+
+
+def trained_by(head: str, s: Settings) -> list[str]:
+    """The parameters that training may change under these settings."""
+    left_out = set()
+    if head == "cosine" and not s["learn_scale"]:
+        left_out = {"scale"}
+    if head == "disalign":
+        left_out |= {"v", "c"} if s["confidence"] == "off" else set()
+        left_out |= {"magnitude": {"beta"}, "margin": {"alpha"}, "both": set()}[s["learn"]]
+    return [name for name in TRAINED[head] if name not in left_out]
 
 
 def train(
@@ -375,9 +412,9 @@ def train(
         ``(epoch, row indices [steps, B], parameters) → (x [B, D], y [B]) or (x, y, other label [B],
         share of the first [B])`` of every step, where rows are made and not those of `x`.
     """
-    trained = [k for k in TRAINED[head] if k != "scale" or head != "cosine" or s["learn_scale"]]
+    trained = trained_by(head, s)
     delta = head == "mislas" and s.get("decay") == "delta"  # then ΔW and Δb are what is trained
-    origin = {"weight": w0, "bias": b0} if delta else {}
+    origin = {"weight": s["retention"] * w0, "bias": s["retention"] * b0} if delta else {}
     free = {k: value.detach().double() - origin.get(k, 0.0) for k, value in start.items()}
     optimiser = _optimiser(head, s, {k: free[k].requires_grad_() for k in trained})
     for epoch, batches in enumerate(stream):
@@ -390,7 +427,7 @@ def train(
                 group["lr"] = rate * multiplier(head, group["name"], s)
             p = {k: value + origin.get(k, 0.0) for k, value in free.items()}
             x_b, y_b, row_weight = _as_one_label(*rows)
-            z = logits(head, p, x_b, w0, b0)
+            z = logits(head, p, x_b, w0, b0, s)
             kappa = None
             if best is not None:
                 cosine = own_cosine(head, p, x_b, y_b, w0).detach()
@@ -404,7 +441,7 @@ def train(
                 epoch=epoch,
                 epochs=len(stream),
                 kappa=kappa,
-                teacher=x_b @ w0.T + b0,
+                teacher=stage1_logits(x_b, w0, b0, s),
                 row_weight=row_weight,
             )
             optimiser.zero_grad()

@@ -11,15 +11,23 @@ from torch import Tensor
 from featbank.settings import Setting
 from stage2.methods.heads.algebra import project, weight_gradient
 from stage2.methods.heads.interface import Batch, Context, Parameters, Settings, Size, TrainedHead
-from stage2.methods.heads.reduction import Reduction
+from stage2.methods.heads.reduction import Reduction, affine
 from stage2.methods.heads.starts import uniform
 
 
 class DisAlign(TrainedHead):
     """z_k = (1 + σ(x)·α_k)·z⁰_k + σ(x)·β_k with the confidence σ(x) = sigmoid(v·x + c).
 
-    ``init=identity`` starts from the stage-1 logits (α = β = v = c = 0), ``init=released`` as the
-    published code does: α = 1, β = 0, v = 0.1, c ~ U(±1/√D).
+    That is ``form=eq6``, as released for classification. ``form=eq5`` is
+    z_k = (1 + σ(x)·(α_k − 1))·z⁰_k + σ(x)·β_k, which eq. 4 in eq. 5 gives, and as released for
+    segmentation: the same functions, but weight decay pulls α to another point, from z⁰ towards
+    (1 − σ)·z⁰. Its parameter ``identity`` is the constant 1.
+
+    The ablations of its Table 5: ``learn`` leaves α or β where z = z⁰, and ``confidence=off`` is
+    σ ≡ 1, without v and c.
+
+    ``init=identity`` starts from the stage-1 logits: α = 0, of eq. 5 α = 1, and β = v = c = 0.
+    ``init=released`` starts as the published code does: α = 1, β = 0, v = 0.1, c ~ U(±1/√D).
     """
 
     description = "confidence-weighted calibration of the stage-1 logits"
@@ -28,10 +36,29 @@ class DisAlign(TrainedHead):
         Setting(
             "init",
             "identity",
-            "start from α=0, v=0, or from α=1, v=0.1 as released",
+            "start from z⁰ with v=0, or from α=1, v=0.1 as released",
             choices=("identity", "released"),
         ),
+        Setting(
+            "form",
+            "eq6",
+            "magnitude 1+σα as released for classification, or 1+σ(α−1)",
+            choices=("eq6", "eq5"),
+        ),
+        Setting(
+            "learn",
+            "both",
+            "train α and β, only the magnitude α, or only the margin β",
+            choices=("both", "magnitude", "margin"),
+        ),
+        Setting(
+            "confidence",
+            "learned",
+            "σ(x)=sigmoid(v·x+c), or σ≡1",
+            choices=("learned", "off"),
+        ),
     )
+    shared = ("form", "confidence")
     biases = ("beta", "c")
 
     reads_z0 = True
@@ -44,26 +71,42 @@ class DisAlign(TrainedHead):
 
     def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
         classes, dim = len(context.counts), context.dim
+        eq5 = settings[0]["form"] == "eq5"
         released = torch.tensor([[float(s["init"] == "released")] for s in settings])
-        bias = [uniform(s["seed"], (1,), 1 / math.sqrt(dim), "confidence") for s in settings]
+        # A margin alone leaves α where z = z⁰.
+        moved = torch.tensor([[float(s["learn"] != "margin")] for s in settings])
+        alpha = torch.ones_like(released) if eq5 else released * moved
         parameters = {
-            "alpha": released.expand(-1, classes).clone(),
+            "alpha": alpha.expand(-1, classes).clone(),
             "beta": torch.zeros(len(settings), classes),
-            "v": (0.1 * released).expand(-1, dim).clone(),
-            "c": torch.stack(bias) * released,
         }
+        if settings[0]["confidence"] != "off":
+            bias = [uniform(s["seed"], (1,), 1 / math.sqrt(dim), "confidence") for s in settings]
+            parameters["v"] = (0.1 * released).expand(-1, dim).clone()
+            parameters["c"] = torch.stack(bias) * released
+        if eq5:
+            parameters["identity"] = torch.ones(len(settings), 1)
         return {name: values.to(context.device) for name, values in parameters.items()}
 
+    def weight_norm(self, parameters: Parameters, context: Context) -> Tensor | None:
+        if "v" in parameters:  # no linear classifier
+            return None
+        return (1 + _alpha(parameters)).abs() * context.classifier[0].norm(dim=1)
+
     def logits(self, parameters: Parameters, batch: Batch) -> Tensor:
-        confidence = self._confidence(parameters, batch)
-        z = self._calibration(parameters, batch)
-        return z.mul_(confidence[:, :, None]).add_(batch.z0)
+        z = _calibration(parameters, batch)
+        if "v" in parameters:
+            z.mul_(_confidence(parameters, batch)[:, :, None])
+        return z.add_(batch.z0)
 
     def gradients(self, parameters: Parameters, batch: Batch, grad: Tensor) -> Parameters:
-        # With A = αz⁰ + β and z = z⁰ + σA:  ∂L/∂β = Σ_b σG,  ∂L/∂α = Σ_b σG z⁰,
+        # With A = (α − o)z⁰ + β, o = 0 (eq. 6) or 1 (eq. 5), and z = z⁰ + σA:
+        # ∂L/∂β = Σ_b σG,  ∂L/∂α = Σ_b σG z⁰,
         # and through t = v·x + c:  ∂L/∂t = σ(1−σ) Σ_k G A.
-        confidence = self._confidence(parameters, batch)
-        calibration = self._calibration(parameters, batch)
+        if "v" not in parameters:
+            return {"alpha": (grad * batch.z0).sum(0), "beta": grad.sum(0)}
+        confidence = _confidence(parameters, batch)
+        calibration = _calibration(parameters, batch)
         through = calibration.mul_(grad).sum(2) * confidence * (1 - confidence)  # [B, C]
         weighted = torch.mul(grad, confidence[:, :, None], out=calibration)
         beta = weighted.sum(0)
@@ -74,14 +117,33 @@ class DisAlign(TrainedHead):
             "c": through.sum(0)[:, None],
         }
 
+    def lr_multipliers(self, settings: Sequence[Settings]) -> dict[str, list[float]]:
+        return {
+            "alpha": [float(s["learn"] != "margin") for s in settings],
+            "beta": [float(s["learn"] != "magnitude") for s in settings],
+        }
+
     def form(self, parameters: Parameters, settings: Settings, context: Context) -> Reduction:
         weight, bias = context.classifier
-        return Reduction("gated", {**parameters, "weight": weight, "bias": bias})
+        alpha, beta = _alpha(parameters), parameters["beta"]
+        if "v" not in parameters:  # σ ≡ 1: affine in z⁰
+            weight, bias = (1 + alpha)[:, None] * weight, (1 + alpha) * bias + beta
+            return affine(weight, bias)
+        gate = {"alpha": alpha, "beta": beta, "v": parameters["v"], "c": parameters["c"]}
+        return Reduction("gated", {**gate, "weight": weight, "bias": bias})
 
-    def _confidence(self, parameters: Parameters, batch: Batch) -> Tensor:
-        """σ(x), [B, C]."""
-        return project(batch.x, parameters["v"][:, None], parameters["c"]).squeeze(2).sigmoid_()
 
-    def _calibration(self, parameters: Parameters, batch: Batch) -> Tensor:
-        """A = αz⁰ + β, [B, C, K]."""
-        return torch.addcmul(parameters["beta"], parameters["alpha"], batch.z0)
+def _confidence(parameters: Parameters, batch: Batch) -> Tensor:
+    """σ(x), [B, C]."""
+    return project(batch.x, parameters["v"][:, None], parameters["c"]).squeeze(2).sigmoid_()
+
+
+def _calibration(parameters: Parameters, batch: Batch) -> Tensor:
+    """A, [B, C, K], with z = z⁰ + σA."""
+    return torch.addcmul(parameters["beta"], _alpha(parameters), batch.z0)
+
+
+def _alpha(parameters: Parameters) -> Tensor:
+    """α of eq. 6; that of eq. 5 less 1."""
+    alpha = parameters["alpha"]
+    return alpha - parameters["identity"] if "identity" in parameters else alpha

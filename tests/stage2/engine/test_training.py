@@ -20,7 +20,7 @@ from stage2.methods.recipe import Recipe
 from tests.stage2 import reference
 from tests.stage2.cases import has_formula
 from tests.stage2.compare import assert_close, difference
-from tests.stage2.synthetic import Problem, group_stream, groups_of
+from tests.stage2.synthetic import Problem, group_stream, groups_of, run
 
 WITHIN = 1e-4
 TRAINED = [name for name in PRESETS if has_formula(Recipe(name)) and not Recipe(name).generator]
@@ -138,6 +138,68 @@ def test_delta_lr_slows_the_weight_and_bias_alone(optimiser: str, small: Problem
     assert_close(frozen.parameters["weight"], small.w0, 0.0, "W at delta_lr=0")
     assert_close(frozen.parameters["bias"], small.b0, 0.0, "b at delta_lr=0")
     assert difference(frozen.parameters["scale"], torch.ones(6)) > 0.01, "s should have moved"
+
+
+@pytest.mark.parametrize("decay", ["weight", "delta"])
+@pytest.mark.parametrize("optimiser", STEPPED)
+def test_retention_trains_as_the_reference(optimiser: str, decay: str, small: Problem) -> None:
+    """Reference: float64 loop from W = rW₀, of which ΔW is decayed with decay=delta; r and the
+    rates of s and W in one stack."""
+    common = {"decay": decay, "weight_decay": 0.3, "epochs": 5, "batch_size": 30, "lr": 0.05}
+    recipes = [
+        Recipe("mislas", retention=r, delta_lr=d, scale_lr=s, optimiser=optimiser, **common)
+        for r in (0.0, 0.4, 1.0)
+        for d, s in ((0.2, 1.0), (1.0, 0.0), (0.5, 0.3))
+    ]
+    _check(recipes, small)
+
+
+def test_retention_spans_lws_and_crt(small: Problem) -> None:
+    """Reference: MiSLAS §3.2: r = 1 with ΔW frozen is LWS, r = 0 with s frozen is cRT, in float64
+    from W = 0."""
+    common = {"loss": "ce", "epochs": 5, "batch_size": 30, "lr": 0.05}
+    lws, other, crt = (
+        Recipe("lws", sampler="class_aware", **common),
+        Recipe("mislas", delta_lr=0.0, weight_decay=5e-4, view="instance", **common),
+        Recipe("mislas", retention=0.0, scale_lr=0.0, delta_lr=1.0, view="instance", **common),
+    )
+    got = run([lws, other, crt], small)
+    assert_close(got[other].parameters["scale"], got[lws].parameters["scale"], WITHIN, "s of LWS")
+    assert_close(got[crt].parameters["scale"], torch.ones(6), 0.0, "s, frozen")
+    group = next(g for g in groups_of([crt], small))
+    stream = group_stream(group.stream, small.view().train.labels)
+    linear = {"weight": torch.zeros(6, small.w0.shape[1]), "bias": torch.zeros(6)}
+    expected = reference.train("linear", crt.settings, linear, stream, **small.double())
+    for name, value in expected.items():
+        assert_close(got[crt].parameters[name], value, WITHIN, f"{name} of cRT")
+    assert difference(expected["weight"], linear["weight"]) > 0.01, "cRT should have moved"
+
+
+DISALIGN = [
+    {"form": form, "learn": learn, "confidence": confidence, "init": init}
+    for form in ("eq6", "eq5")
+    for learn in ("both", "magnitude", "margin")
+    for confidence in ("learned", "off")
+    for init in ("identity", "released")
+]
+"""Every way to calibrate z⁰."""
+
+
+@pytest.mark.parametrize("optimiser", STEPPED)
+def test_forms_of_disalign_train_as_the_reference(optimiser: str, small: Problem) -> None:
+    """Reference: float64 loop of DisAlign eq. 5 and eq. 6 as written, with what is not learned left
+    out of the optimiser; each beside all others of its tile. Weight decay tells the forms apart."""
+    common = {"weight_decay": 0.3, "epochs": 5, "batch_size": 30, "lr": 0.05}
+    recipes = [Recipe("disalign", optimiser=optimiser, **common, **case) for case in DISALIGN]
+    _check(recipes, small)
+    plain = {**common, "optimiser": optimiser, "weight_decay": 0.0}
+    ends = []
+    for settings in (plain, {**plain, "weight_decay": 0.3}):
+        of6, of5 = (Recipe("disalign", form=form, **settings) for form in ("eq6", "eq5"))
+        got = run([of6, of5], small)
+        ends.append(difference(got[of5].parameters["alpha"] - 1, got[of6].parameters["alpha"]))
+    assert ends[0] < WITHIN, f"without decay the forms differ by {ends[0]}"
+    assert ends[1] > 1e-2, f"with decay the forms differ by {ends[1]}"
 
 
 @pytest.mark.parametrize("optimiser", STEPPED)

@@ -42,6 +42,12 @@ RECIPES = [
     Recipe("ridge", calibration="vector"),
     Recipe("lws", calibration="temperature", **SHORT),
     Recipe("ce", head="disalign", calibration="vector", **SHORT),
+    *(
+        Recipe("ce", head="disalign", form=form, confidence=sigma, **{**SHORT, "lr": lr})
+        for form in ("eq6", "eq5")
+        for sigma, lr in (("learned", 1.0), ("off", 0.05))  # at 0.05 σ is constant but for 1e-3
+    ),
+    Recipe("mislas", retention=0.3, view="instance", **SHORT),
     Recipe("crt", view="instance+balanced", **SHORT),
     Recipe("cosine", view="instance+balanced", average="logits", calibration="vector", **SHORT),
     Recipe("ncm", view="instance+balanced"),

@@ -31,6 +31,7 @@ LINEAR = [
     Recipe("crt", **SHORT),
     Recipe("lws", **SHORT),
     Recipe("mislas", view="instance", **SHORT),
+    Recipe("disalign", confidence="off", form="eq5", **SHORT),
     Recipe("tau_norm", keep_bias=True),
     Recipe("logit_adjust", tau=1.3),
     Recipe("ridge"),
@@ -96,7 +97,7 @@ def test_the_folded_head_is_the_mean_of_its_members(
     members = [
         Member(recipe.id, 0, count, 0.5 + 0.3 * place)
         for place, (recipe, count) in enumerate(
-            zip(recipes, (3, 1, 2, 1, 1, 1, 4, 2), strict=False)
+            zip(recipes, (3, 1, 2, 1, 1, 1, 4, 2, 1), strict=False)
         )
     ]
     modules = [exported(recipe, made)[0] for recipe in recipes]

@@ -75,10 +75,11 @@ def test_starts(small: Problem) -> None:
     assert_close(cosine["weight"][1], w0, 0.0, "cosine from stage 1")
     assert_close(cosine["scale"].flatten(), [16, 5], 0.0, "s")
     assert_close(stacked("lws", [{}], context)["scale"], np.ones((1, 6)), 0.0, "s of lws")
-    mislas = stacked("mislas", [{"delta_lr": 0.1}], context)
-    assert_close(mislas["weight"][0], w0, 0.0, "W of mislas, ΔW = 0")
-    assert_close(mislas["bias"][0], b0, 0.0, "b of mislas")
-    assert_close(mislas["scale"][0], np.ones(6), 0.0, "s of mislas")
+    mislas = stacked("mislas", HEAD_CASES["mislas"], context)
+    for c, r in enumerate(case["retention"] for case in HEAD_CASES["mislas"]):
+        assert_close(mislas["weight"][c], r * w0, 1e-7, f"W of mislas, ΔW = 0, r = {r}")
+        assert_close(mislas["bias"][c], r * b0, 1e-7, f"b of mislas, r = {r}")
+        assert_close(mislas["scale"][c], np.ones(6), 0.0, "s of mislas")
     disalign = stacked("disalign", HEAD_CASES["disalign"], context)
     for name in ("alpha", "beta", "v", "c"):
         zero = np.zeros_like(disalign[name][0])
