@@ -18,7 +18,7 @@ from stage1.data.catalogue import DATASETS, SPLITS
 from stage2.engine import calibration
 from stage2.engine.metrics import METRICS
 from stage2.methods import family, samplers
-from stage2.methods.bibliography import citation
+from stage2.methods.bibliography import BIBLIOGRAPHY, citation
 from stage2.methods.optimisers import SCHEDULES
 from stage2.methods.presets import PRESETS
 from stage2.methods.recipe import Recipe
@@ -68,7 +68,8 @@ def _calibration() -> str:
 
 def _recipes() -> str:
     return "\n\n".join(
-        f"{_title(name, preset)}\n\n{_fixed(preset.settings)}{_reported(preset.paper)}"
+        f"{_title(name, preset)}\n\n{_fixed(preset.settings)}\n\n"
+        f"Origin of the settings: {prose(preset.provenance)}.{_reported(preset.reported)}"
         f"\n\n<details><summary>All settings, defaults and ranges</summary>\n\n"
         f"{_table(_resolved(name))}\n\n</details>"
         for name, preset in PRESETS.items()
@@ -90,11 +91,14 @@ def _fixed(settings: Mapping[str, Any]) -> str:
     return "Sets: " + ", ".join(items) + "."
 
 
-def _reported(paper: Mapping[str, float]) -> str:
-    if not paper:
-        return ""
-    figures = "; ".join(f"{benchmark}: {top1} %" for benchmark, top1 in paper.items())
-    return f"\n\nTop-1 in its paper: {figures}."
+def _reported(reported: Mapping[str, Mapping[str, float]]) -> str:
+    """The figures of papers, each with the paper that reports it."""
+    figures = [
+        f"{benchmark}: {top1} % ({BIBLIOGRAPHY[source].short})"
+        for source, each in reported.items()
+        for benchmark, top1 in each.items()
+    ]
+    return f"\n\nReported top-1: {'; '.join(figures)}." if figures else ""
 
 
 def _entries(kind: str, doc: Callable[[Any], str]) -> str:

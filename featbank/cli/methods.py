@@ -59,19 +59,22 @@ def _list(title: str, described: Mapping[str, str]) -> None:
 
 
 def _recipe(name: str) -> None:
-    from stage2.methods.bibliography import citation
+    from stage2.methods.bibliography import BIBLIOGRAPHY, citation
     from stage2.methods.presets import PRESETS
     from stage2.methods.recipe import Recipe
     from stage2.methods.recipe_settings import settings_of
 
     preset = PRESETS[name]
     click.echo(f"recipe {name}: {preset.description}\n  from {citation(preset.source)}")
+    click.echo(f"  settings: {preset.provenance}")
     takes = settings_of(name, {}).settings
     values = Recipe(name).settings
     for key, setting in takes.items():
         _setting(key, values.get(key), setting)
-    for benchmark, top1 in preset.paper.items():
-        click.echo(f"  reported on {benchmark}: {top1} % top-1")
+    for source, figures in preset.reported.items():
+        for benchmark, top1 in figures.items():
+            paper = BIBLIOGRAPHY[source].short
+            click.echo(f"  reported by {paper} on {benchmark}: {top1} % top-1")
 
 
 def _setting(key: str, value: object, setting: Setting) -> None:

@@ -32,15 +32,20 @@ class Publication:
         return [name.partition(",")[0] for name in self.fields["author"].split(" and ")]
 
     @property
-    def text(self) -> str:
-        """``Kang et al. 2020, Decoupling …``: up to three authors by name."""
+    def short(self) -> str:
+        """``Kang et al. 2020``: up to three authors by name."""
         names = self.families
         if len(names) > 3 or names[-1] == "others":
             authors = f"{names[0]} et al."
         else:
             authors = " & ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
+        return f"{authors} {self.fields['year']}"
+
+    @property
+    def text(self) -> str:
+        """``Kang et al. 2020, Decoupling …``."""
         note = f", {self.fields['note']}" if "note" in self.fields else ""
-        return f"{authors} {self.fields['year']}, {self.fields['title']}{note}"
+        return f"{self.short}, {self.fields['title']}{note}"
 
 
 def _read(text: str) -> dict[str, Publication]:

@@ -1,44 +1,18 @@
 """Named recipes: the settings of each paper's stage 2, as data.
 
-A preset's settings are those it fixes; everything else is at the default of its part. `paper` holds
-the numbers the papers report for full training (top-1 in percent), to stand beside ours.
+A preset's settings are those it fixes; everything else is at the default of its part. `origin`
+says where they come from, and `reported` holds the top-1 in percent that papers report after full
+training, to stand beside ours.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from stage2.methods.heads import HEADS
 from stage2.methods.losses import LOSSES
-
-
-@dataclass(frozen=True)
-class RecipePreset:
-    """A row of `PRESETS`: a named recipe.
-
-    Attributes
-    ----------
-    settings
-        Settings it fixes; ``head`` and, for a trained head, ``loss`` among them.
-    description
-        One line.
-    source
-        Citation key.
-    variant
-        Whether it is another preset at the settings of one data set; variants are left out when a
-        sweep names no recipe.
-    paper
-        Reported top-1 by benchmark.
-    """
-
-    settings: Mapping[str, Any]
-    description: str
-    source: str
-    variant: bool = False
-    paper: Mapping[str, float] = field(default_factory=dict)
-
+from stage2.methods.recipe_preset import RecipePreset
 
 _STAGE2 = {"lr": 0.1, "weight_decay": 5e-4, "batch_size": 128, "schedule": "cosine", "epochs": 10}
 _CRT = {
@@ -51,11 +25,10 @@ _CRT = {
     "epochs": 10,
 }
 _LWS = {**_CRT, "head": "lws", "epochs": 5}
-_LTWB = {
+_MAX_NORM = {
     "head": "linear",
     "init": "stage1",
-    "loss": "cb_bce",
-    "loss.beta": 0.9999,
+    "loss": "ce",
     "max_norm_fraction": 0.1,
     "lr": 0.01,
     "weight_decay": 0.1,
@@ -63,6 +36,7 @@ _LTWB = {
     "schedule": "cosine_prestep",
     "epochs": 10,
 }
+_LTWB = {**_MAX_NORM, "loss": "cb_bce", "loss.beta": 0.9999}
 _GLAG = {
     "head": "lws",
     "loss": "distil",
@@ -80,6 +54,15 @@ _GLAG = {
     "epochs": 40,
 }
 _CIFAR = {"lr": 0.1, "batch_size": 128}
+_LOS_TABLE = "CIFAR-100-LT IF 100 ResNet-34, shared backbone"
+_RATES = "one set for every loss and head"
+_REPORTED: dict[str, dict[str, dict[str, float]]] = {
+    "cosine": {"los": {_LOS_TABLE: 52.20}},
+    "tau_norm": {"crt": {"ImageNet-LT ResNet-50": 46.7}, "los": {_LOS_TABLE: 53.01}},
+    "ncm": {"crt": {"ImageNet-LT ResNet-50": 44.3, "Places-LT ResNet-152": 36.4}},
+    "logit_adjust": {"los": {_LOS_TABLE: 52.45}},
+}
+"""Figures of presets that are made from the registries."""
 
 
 def _mislas(
@@ -90,6 +73,7 @@ def _mislas(
     view: str = "balanced",
     weight_decay: float = 2e-4,
     batch_size: int = 128,
+    epochs: int = 10,
 ) -> dict[str, Any]:
     return {
         "head": "mislas",
@@ -102,19 +86,17 @@ def _mislas(
         "lr": 0.1,
         "weight_decay": weight_decay,
         "batch_size": batch_size,
-        "epochs": 10,
+        "epochs": epochs,
     }
 
 
-def _variants(
-    name: str, source: str, settings: Mapping[str, Mapping[str, Any]]
+def _variant(
+    name: str, suffix: str, settings: Mapping[str, Any], **more: Any
 ) -> dict[str, RecipePreset]:
-    return {
-        f"{name}-{suffix}": RecipePreset(
-            values, f"{name} at its settings for {suffix}", source, True
-        )
-        for suffix, values in settings.items()
-    }
+    """A preset of `_PAPERS` at its settings for a data set, by its name."""
+    source, data = _PAPERS[name].source, suffix.removesuffix("-released")
+    text = f"{name} at its {'released ' * (data != suffix)}settings for {data}"
+    return {f"{name}-{suffix}": RecipePreset(settings, text, source, True, **more)}
 
 
 def _of_losses() -> dict[str, RecipePreset]:
@@ -124,6 +106,7 @@ def _of_losses() -> dict[str, RecipePreset]:
             {"head": "linear", "loss": name, **_STAGE2},
             f"fresh classifier: {loss.description}",
             loss.source,
+            place=_RATES,
         )
         for name, loss in LOSSES.items()
         if name not in _PAPERS
@@ -138,6 +121,8 @@ def _of_heads() -> dict[str, RecipePreset]:
             {"head": name, **({"loss": "ce", **_STAGE2} if head.trained else {})},
             head.description,
             head.source,
+            place=_RATES if head.trained else "the defaults of the head",
+            reported=_REPORTED.get(name, {}),
         )
         for name, head in HEADS.items()
         if name not in taken
@@ -149,25 +134,29 @@ _PAPERS: dict[str, RecipePreset] = {
         _CRT,
         "classifier re-training on class-aware batches",
         "crt",
-        paper={"ImageNet-LT ResNet-50": 47.3, "CIFAR-100-LT IF 100 ResNet-32, mixup": 45.1},
+        origin="release",
+        reported={"crt": {"ImageNet-LT ResNet-50": 47.3}},
     ),
     "lws": RecipePreset(
         _LWS,
         "learnable weight scaling",
         "crt",
-        paper={"ImageNet-LT ResNet-50": 47.7, "CIFAR-100-LT IF 100 ResNet-32, mixup": 44.2},
+        origin="release",
+        reported={"crt": {"ImageNet-LT ResNet-50": 47.7}},
     ),
     "mislas": RecipePreset(
         _mislas(0.4, 0.1, 0.2),
         "label-aware smoothing and weight scaling (settings of CIFAR-100-LT, imbalance 100)",
         "mislas",
-        paper={"CIFAR-100-LT IF 100 ResNet-32": 47.0, "ImageNet-LT ResNet-50": 52.7},
+        origin="release",
+        reported={"mislas": {"CIFAR-100-LT IF 100 ResNet-32": 47.0}},
     ),
     "disalign": RecipePreset(
         {"head": "disalign", "loss": "weighted", "rho": 1.2, **_STAGE2, "batch_size": 256},
         "confidence-weighted calibration under generalised re-weighting",
         "disalign",
-        paper={"ImageNet-LT ResNet-50": 51.3},
+        origin="release",
+        reported={"disalign": {"ImageNet-LT ResNet-50": 51.3}},
     ),
     "los": RecipePreset(
         {
@@ -182,7 +171,10 @@ _PAPERS: dict[str, RecipePreset] = {
         },
         "label over-smoothing from the stage-1 classifier",
         "los",
-        paper={"CIFAR-100-LT IF 100 ResNet-34": 54.9, "ImageNet-LT ResNeXt-50": 54.4},
+        origin="paper",
+        reported={
+            "los": {"CIFAR-100-LT IF 100 ResNet-34": 54.9, "ImageNet-LT ResNeXt-50": 54.4},
+        },
     ),
     "balanced_softmax": RecipePreset(
         {
@@ -196,7 +188,8 @@ _PAPERS: dict[str, RecipePreset] = {
         },
         "softmax with log n added, fresh classifier",
         "balms",
-        paper={"CIFAR-100-LT IF 100 ResNet-34": 52.23},
+        origin="release",
+        reported={"los": {_LOS_TABLE: 52.23}},
     ),
     "ldam": RecipePreset(
         {
@@ -208,7 +201,7 @@ _PAPERS: dict[str, RecipePreset] = {
         },
         "label-distribution-aware margin on a cosine classifier",
         "ldam",
-        paper={"CIFAR-100-LT IF 100 ResNet-34": 52.94},
+        place="the release's settings of stage 1, ten epochs",
     ),
     "sla": RecipePreset(
         {
@@ -219,18 +212,37 @@ _PAPERS: dict[str, RecipePreset] = {
             "lr": 0.01,
             "epochs": 20,
         },
-        "logit-aware re-weighting from the stage-1 classifier",
+        "logit-aware re-weighting from the stage-1 classifier: SLA's loss without its experts",
         "sla",
-        paper={"CIFAR-100-LT IF 100 ResNet-32, three experts": 54.6},
+        place="an adaptation; the paper trains three experts with this loss in stage 1",
     ),
     "glag": RecipePreset(
         _GLAG,
         "weight scaling on generated features, with distillation on all but the rare classes",
         "glag",
-        paper={"CIFAR-100-LT IF 100 ResNet-32": 51.7},
+        origin="paper",
+        place="but learning rate, batch size and temperature are ours",
+        reported={"glag": {"CIFAR-100-LT IF 100 ResNet-32, its own stage 1": 51.7}},
     ),
     "ltwb": RecipePreset(
-        _LTWB, "max-norm constraint and class-balanced binary cross-entropy", "ltwb"
+        _LTWB,
+        "max-norm constraint and class-balanced binary cross-entropy",
+        "ltwb",
+        origin="release",
+        place="but the norm bound is applied after each step",
+    ),
+    "max_norm": RecipePreset(
+        _MAX_NORM,
+        "max-norm constraint alone, from the stage-1 classifier",
+        "ltwb",
+        place="those of ltwb",
+        reported={"los": {_LOS_TABLE: 51.64}},
+    ),
+    "cb_bce": RecipePreset(
+        {"head": "linear", "init": "stage1", "loss": "cb_bce", **_STAGE2},
+        "class-balanced binary cross-entropy from the stage-1 classifier",
+        "ltwb",
+        place=f"{_RATES}; a fresh classifier does not leave chance under this loss",
     ),
     "oracle": RecipePreset(
         {"head": "linear", "loss": "ce", "train_on": "train_balanced", **_STAGE2},
@@ -238,7 +250,16 @@ _PAPERS: dict[str, RecipePreset] = {
         "disalign",
     ),
 }
-"""Settings that a paper or its release fixes."""
+"""Presets with a name of their own, most of them a paper's."""
+
+_TABLE_6: dict[str, Any] = {"origin": "paper", "place": "Table 6"}
+_RELEASED: dict[str, Any] = {"origin": "release"}
+_CIFAR_RATES = {"place": "rate and batch size of MiSLAS on CIFAR"}
+
+
+def _by_mislas(benchmark: str, top1: float) -> dict[str, Any]:
+    return {"reported": {"mislas": {benchmark: top1}}}
+
 
 _VARIANTS: dict[str, RecipePreset] = {
     "ldam-linear": RecipePreset(
@@ -246,28 +267,80 @@ _VARIANTS: dict[str, RecipePreset] = {
         "ldam with its margin on the logits of a linear classifier",
         "ldam",
         variant=True,
+        place=_RATES,
+        reported={"los": {_LOS_TABLE: 52.94}},
     ),
-    **_variants("crt", "crt", {"cifar": {**_CRT, **_CIFAR}}),
+    **_variant(
+        "crt",
+        "cifar",
+        {**_CRT, **_CIFAR},
+        **_CIFAR_RATES,
+        **_by_mislas("CIFAR-100-LT IF 100 ResNet-32, mixup", 45.1),
+    ),
     "ltwb-released": RecipePreset(
         {**_LTWB, "max_norm_when": "epoch"},
         "ltwb with its norm bound applied once per epoch, as released",
         "ltwb",
         variant=True,
+        origin="release",
     ),
-    **_variants("lws", "crt", {"cifar": {**_LWS, **_CIFAR, "epochs": 10}}),
-    **_variants(
+    **_variant(
+        "lws",
+        "cifar",
+        {**_LWS, **_CIFAR, "epochs": 10},
+        **_CIFAR_RATES,
+        **_by_mislas("CIFAR-100-LT IF 100 ResNet-32, mixup", 44.2),
+    ),
+    **_variant(
         "mislas",
+        "cifar100-if50",
+        _mislas(0.3, 0.0, 0.1),
+        **_RELEASED,
+        **_by_mislas("CIFAR-100-LT IF 50 ResNet-32", 52.3),
+    ),
+    **_variant(
         "mislas",
-        {
-            "cifar100-if50": _mislas(0.3, 0.0, 0.1),
-            "cifar100-if10": _mislas(0.2, 0.0, 0.1),
-            "cifar10-if100": _mislas(0.3, 0.0, 0.5, view="instance"),
-            "cifar10-if50": _mislas(0.2, 0.0, 0.2, view="instance"),
-            "cifar10-if10": _mislas(0.1, 0.0, 0.2, view="instance"),
-            "imagenet": _mislas(0.3, 0.0, 0.05, weight_decay=5e-4, batch_size=256),
-            "inaturalist": _mislas(0.3, 0.0, 0.05, weight_decay=1e-4, batch_size=256),
-            "places": _mislas(0.4, 0.1, 0.05, weight_decay=5e-4, batch_size=256),
-        },
+        "cifar100-if10",
+        _mislas(0.2, 0.0, 0.1),
+        **_RELEASED,
+        **_by_mislas("CIFAR-100-LT IF 10 ResNet-32", 63.2),
+    ),
+    **_variant("mislas", "cifar10-if100", _mislas(0.3, 0.0, 0.5, view="instance"), **_RELEASED),
+    **_variant("mislas", "cifar10-if50", _mislas(0.2, 0.0, 0.2, view="instance"), **_RELEASED),
+    **_variant("mislas", "cifar10-if10", _mislas(0.1, 0.0, 0.2, view="instance"), **_RELEASED),
+    **_variant(
+        "mislas",
+        "imagenet",
+        _mislas(0.4, 0.1, 0.05, weight_decay=5e-4, batch_size=256),
+        **_TABLE_6,
+        **_by_mislas("ImageNet-LT ResNet-50", 52.7),
+    ),
+    **_variant(
+        "mislas",
+        "inaturalist",
+        _mislas(0.4, 0.1, 0.05, weight_decay=1e-4, batch_size=256, epochs=30),
+        **_TABLE_6,
+        **_by_mislas("iNaturalist 2018 ResNet-50", 71.6),
+    ),
+    **_variant(
+        "mislas",
+        "places",
+        _mislas(0.4, 0.1, 0.05, weight_decay=5e-4, batch_size=256),
+        same_as="mislas-imagenet",
+        **_TABLE_6,
+        **_by_mislas("Places-LT ResNet-152", 40.4),
+    ),
+    **_variant(
+        "mislas",
+        "imagenet-released",
+        _mislas(0.3, 0.0, 0.05, weight_decay=5e-4, batch_size=256),
+        **_RELEASED,
+    ),
+    **_variant(
+        "mislas",
+        "inaturalist-released",
+        _mislas(0.3, 0.0, 0.05, weight_decay=1e-4, batch_size=256),
+        **_RELEASED,
     ),
 }
 

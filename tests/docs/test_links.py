@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from stage2.methods.bibliography import citation
+from stage2.methods.bibliography import BIBLIOGRAPHY, citation
 from stage2.methods.optimisers import SCHEDULES
 from stage2.methods.presets import PRESETS
 from stage2.methods.registries import REGISTRIES, plural
@@ -69,8 +69,10 @@ def test_formulas_survive() -> None:
 
 
 def test_published_numbers_are_shown() -> None:
-    """Reference: `PRESETS`."""
+    """Reference: `PRESETS`; each beside the paper that reports it, and the settings' origin."""
     text = expanded("docs/methods/recipes.md")
     for preset in PRESETS.values():
-        for benchmark, top1 in preset.paper.items():
-            assert f"{benchmark}: {top1} %" in text
+        assert f"Origin of the settings: {preset.provenance}." in text.replace("\\", "")
+        for source, figures in preset.reported.items():
+            for benchmark, top1 in figures.items():
+                assert f"{benchmark}: {top1} % ({BIBLIOGRAPHY[source].short})" in text

@@ -304,12 +304,15 @@ def test_bad_input_is_one_line_and_exit_2(
 
 
 def test_methods_shows_what_a_recipe_takes(featbank: Run) -> None:
-    """Settings with default, meaning and range, and the numbers the paper reports."""
+    """Settings with default, meaning and range, where they come from, and reported numbers."""
     output = featbank("methods", "mislas").stdout
     assert "delta_lr" in output
     assert "0.2" in output
     assert "a float ≥ 0 and ≤ 1" in output
-    assert "reported on CIFAR-100-LT IF 100 ResNet-32: 47.0 %" in output
+    assert "reported by Zhong et al. 2021 on CIFAR-100-LT IF 100 ResNet-32: 47.0 %" in output
+    assert "\n  settings: release\n" in output
+    assert "\n  settings: paper, Table 6\n" in featbank("methods", "mislas-imagenet").stdout
+    assert "\n  reported by Sun et al. 2025 on " in featbank("methods", "balanced_softmax").stdout
     listed = [line.split()[0] for line in featbank("methods").stdout.splitlines() if line[0] == " "]
     assert {"balanced_softmax", "disalign", "class_aware", "adamw"} <= set(listed)
     for name in set(listed) - {"cosine_prestep", "cosine_step", "multistep", "constant"}:

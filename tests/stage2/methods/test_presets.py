@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
+from stage2.methods.bibliography import BIBLIOGRAPHY
 from stage2.methods.heads import HEADS
 from stage2.methods.losses import LOSSES
 from stage2.methods.presets import PRESETS
@@ -46,9 +48,17 @@ TABLE: dict[str, dict[str, Any]] = {
     "mislas-cifar10-if100": mislas((0.3, 0.0), 0.5, "instance"),
     "mislas-cifar10-if50": mislas((0.2, 0.0), 0.2, "instance"),
     "mislas-cifar10-if10": mislas((0.1, 0.0), 0.2, "instance"),
-    "mislas-imagenet": mislas((0.3, 0.0), 0.05, "balanced", weight_decay=5e-4, batch_size=256),
-    "mislas-inaturalist": mislas((0.3, 0.0), 0.05, "balanced", weight_decay=1e-4, batch_size=256),
+    "mislas-imagenet": mislas((0.4, 0.1), 0.05, "balanced", weight_decay=5e-4, batch_size=256),
+    "mislas-inaturalist": mislas(
+        (0.4, 0.1), 0.05, "balanced", weight_decay=1e-4, batch_size=256, epochs=30
+    ),
     "mislas-places": mislas((0.4, 0.1), 0.05, "balanced", weight_decay=5e-4, batch_size=256),
+    "mislas-imagenet-released": mislas(
+        (0.3, 0.0), 0.05, "balanced", weight_decay=5e-4, batch_size=256
+    ),
+    "mislas-inaturalist-released": mislas(
+        (0.3, 0.0), 0.05, "balanced", weight_decay=1e-4, batch_size=256
+    ),
     "disalign": row("disalign weighted instance instance", (0.1, 5e-4, 256), ("cosine", 10))
     | {"rho": 1.2, "init": "identity", "normalise": "weights"},
     "los": row("linear los instance instance", (5e-4, 0.0, 64), ("cosine", 20))
@@ -74,7 +84,6 @@ TABLE: dict[str, dict[str, Any]] = {
             "gradual",
             "las",
             "vs",
-            "cb_bce",
             "sigmoid_focal",
             "distil",
         )
@@ -85,6 +94,9 @@ TABLE: dict[str, dict[str, Any]] = {
     | {"generator": "afg", "beta": 0.6, "beta_step": 0.05, "gamma": 0.1, "support": 2}
     | {"distil_weight": 0.0, "distil_weight_end": 1.0, "distil_weight_base": 2.0}
     | {"temperature": 2.0, "temperature_end": None},
+    "cb_bce": row("linear cb_bce instance instance", (0.1, 5e-4, 128), ("cosine", 10))
+    | {"init": "stage1", "beta": 0.9999, "max_norm_fraction": None},
+    "max_norm": {**{k: v for k, v in _LTWB.items() if k != "beta"}, "loss": "ce"},
     "ltwb": _LTWB | {"max_norm_when": "step"},
     "ltwb-released": _LTWB | {"max_norm_when": "epoch"},
     "oracle": row("linear ce instance instance", (0.1, 5e-4, 128), ("cosine", 10))
@@ -133,3 +145,47 @@ def test_every_preset_tells_what_it_is() -> None:
     assert set(LOSSES) <= used, f"no preset uses {set(LOSSES) - used}"
     heads = {preset.settings["head"] for preset in PRESETS.values()}
     assert set(HEADS) == heads, f"no preset uses {set(HEADS) - heads}"
+
+
+def test_no_two_presets_are_silently_the_same() -> None:
+    """Reference: all settings of each; of equal presets all but one name one of the others."""
+    equal: dict[str, list[str]] = {}
+    for name in PRESETS:
+        key = json.dumps(Recipe(name).settings, sort_keys=True)
+        equal.setdefault(key, []).append(name)
+    for names in equal.values():
+        silent = [name for name in names if PRESETS[name].same_as not in names]
+        assert len(silent) == 1, f"{names} have the same settings, {silent} do not say so"
+    assert PRESETS["mislas-places"].same_as == "mislas-imagenet"
+
+
+def test_every_preset_says_where_its_settings_come_from() -> None:
+    """Reference: METHODS §10, paper (with the table), release or ours."""
+    for name, preset in PRESETS.items():
+        assert preset.origin in ("paper", "release", "ours"), name
+        assert preset.provenance.startswith(preset.origin), name
+    origins = {name: PRESETS[name].provenance for name in PRESETS}
+    assert origins["mislas-inaturalist"] == "paper, Table 6"
+    assert origins["mislas-places"] == "paper, Table 6, the same as mislas-imagenet"
+    assert origins["mislas-imagenet-released"] == "release"
+    for name in ("ce", "sla", "ldam", "crt-cifar", "oracle", "cb_bce", *HEADS.keys() - {"linear"}):
+        if name not in ("lws", "mislas", "disalign"):
+            assert PRESETS[name].origin == "ours", name
+
+
+def test_a_figure_stands_under_the_paper_that_reports_it() -> None:
+    """Reference: METHODS §11, the table of LOS's shared backbone and those of MiSLAS."""
+    los = {"balanced_softmax": 52.23, "ldam-linear": 52.94, "max_norm": 51.64, "cosine": 52.2}
+    los |= {"tau_norm": 53.01, "logit_adjust": 52.45}
+    for name, preset in PRESETS.items():
+        assert set(preset.reported) <= set(BIBLIOGRAPHY), name
+        shared = [
+            top1
+            for benchmark, top1 in preset.reported.get("los", {}).items()
+            if "shared backbone" in benchmark
+        ]
+        assert shared == ([los[name]] if name in los else []), name
+    assert not PRESETS["sla"].reported, "54.6 is of SLA's stage 1"
+    assert not PRESETS["ldam"].reported, "52.94 is of a linear classifier"
+    assert PRESETS["mislas-imagenet"].reported == {"mislas": {"ImageNet-LT ResNet-50": 52.7}}
+    assert list(PRESETS["crt-cifar"].reported) == ["mislas"]
