@@ -25,8 +25,8 @@ from stage1.training.settings import TrainSettings, settings_from
 CHECKPOINT = "checkpoint.pt"
 """Name of the checkpoint in its run folder."""
 
-_FORMAT, _SCHEMA = "featbank stage 1", 2
-"""Schema 2 has `epoch`, and settings that earlier versions refuse; schema 1 is read as well."""
+_FORMAT, _SCHEMA = "featbank stage 1", 3
+"""Schema 2 has `epoch`, schema 3 `resize`, and each has settings that earlier versions refuse."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def load_checkpoint(run: str | os.PathLike[str]) -> tuple[Path, Checkpoint]:
         raise errors.DataError(
             f"{path} is a torch file, but not one of `featbank train`. Give a run of that command."
         )
-    if (schema := document.pop("schema", None)) not in (1, _SCHEMA):
+    if (schema := document.pop("schema", None)) not in range(1, _SCHEMA + 1):
         raise errors.DataError(
             f"{path} has schema {schema}, this version reads 1 to {_SCHEMA}. Update featbank."
         )
@@ -129,8 +129,8 @@ def load_checkpoint(run: str | os.PathLike[str]) -> tuple[Path, Checkpoint]:
             # In earlier versions, these names were the CIFAR ResNets of that depth.
             document["settings"]["backbone"] = f"cifar-{backbone}"
         dataset = document["settings"]["dataset"]
-        if dataset["image_size"] is not None:  # earlier versions scaled the largest centre square
-            dataset.setdefault("resize", 0)
+        if schema < 3 and dataset["image_size"] is not None:
+            dataset["resize"] = 0  # earlier versions scaled the largest centre square
         document["settings"] = settings_from(document["settings"])
         checkpoint = Checkpoint(**document)
         checkpoint.model()

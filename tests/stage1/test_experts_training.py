@@ -17,6 +17,7 @@ from featbank.cli.train import train as command
 from stage1.augment import normalise
 from stage1.backbones import Backbone, Outputs, build_backbone
 from stage1.data.images import Preprocessing, Split
+from stage1.extraction.extract import extract
 from stage1.inference.batchnorm import rebalanced
 from stage1.inference.evaluate import accuracies
 from stage1.inference.features import RowRange, features_of
@@ -87,6 +88,9 @@ def test_weights_of_experts_are_in_loss_prediction_and_checkpoint(tmp_path: Path
 
     stored = load_checkpoint(train(_settings(experts=2, expert_weights="1+0.5"), tmp_path / "run"))
     assert stored[1].model().branch_weights == (1.0, 0.5)
+    extract(tmp_path / "run", tmp_path / "bank.h5", balanced_batches=1)
+    with Bank(tmp_path / "bank.h5") as bank:
+        assert bank.provenance["stage1"]["settings"]["expert_weights"] == "1+0.5"
     assert _settings(experts=2).model(in_channels=1, num_classes=K).branch_weights == ()
 
 

@@ -237,7 +237,7 @@ def test_an_earlier_checkpoint_keeps_its_centre(make_lists: MakeLists, tmp_path:
     path = train(_settings(options, epochs=1, augmentation="standard"), tmp_path / "run")
     document = torch.load(path, weights_only=True)
     del document["settings"]["dataset"]["resize"]
-    torch.save(document, path)
+    torch.save({**document, "schema": 2}, path)
     assert load_checkpoint(path)[1].settings.dataset.resize == 0
     extract(path, tmp_path / "bank.h5", balanced_batches=1)
 
