@@ -24,7 +24,7 @@ from stage2.methods.presets import PRESETS
 from stage2.methods.recipe import Recipe
 from stage2.methods.recipe_settings import COMMON, settings_of
 from stage2.methods.registries import REGISTRIES, plural
-from stage2.plots import KINDS
+from stage2.plots import BANK_KINDS, KINDS
 
 ROOT = Path(__file__).parents[1]
 MARK = re.compile(r"<!-- generated: (\w+) -->")
@@ -145,7 +145,7 @@ def _metrics() -> str:
 
 def _plots() -> str:
     rows = []
-    for name, kind in KINDS.items():
+    for name, kind in {**KINDS, **BANK_KINDS}.items():
         options = " ".join(f"`--{option.replace('_', '-')}`" for option in kind.options)
         rows.append(f"| `{name}` | {prose(kind.description)} | {options or '–'} |")
     header = ["| kind | shows | options beside the common ones |", "| --- | --- | --- |"]

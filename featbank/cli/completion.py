@@ -28,6 +28,8 @@ PLOTS = (
     "confusion",
     "curves",
     "beta",
+    "loss",
+    "batchnorm",
 )
 """Kinds of `stage2.plots`, which is not imported here: PyTorch comes with it."""
 

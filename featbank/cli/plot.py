@@ -16,21 +16,28 @@ from featbank.cli.options import (
     width_option,
 )
 from featbank.cli.terminal import say
+from featbank.errors import ConfigError, closest
+
+_OF_RESULTS = ("split", "select_on", "select_by", "select_epoch", "metric", "by", "bank")
+_OF_BANK = ("overrides", "view")
+_FLAGS = {"overrides": "set"}
+"""Options of the plots of results and of those of a bank alone; names of flags that differ."""
 
 
 class _Plot(click.Command):
     """The command whose help ends with the kinds, which only stage 2 knows."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        from stage2.plots import KINDS
+        from stage2.plots import BANK_KINDS, KINDS
 
-        with formatter.section("Kinds"):
-            formatter.write_dl([(name, kind.description) for name, kind in KINDS.items()])
+        for title, kinds in (("Kinds", KINDS), ("Kinds of a bank alone", BANK_KINDS)):
+            with formatter.section(title):
+                formatter.write_dl([(name, kind.description) for name, kind in kinds.items()])
 
 
 @click.command(cls=_Plot)
 @click.argument("kind", shell_complete=completion.plots)
-@click.argument("results", type=FILE)
+@click.argument("file", metavar="RESULTS|BANK", type=FILE)
 @output_option("The file, .pdf, .png or .svg; an existing one is replaced.")
 @click.option(
     "--recipe",
@@ -56,9 +63,19 @@ class _Plot(click.Command):
     "most values]",
 )
 @banks_option
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=V1,V2",
+    help="loss: values of a setting, as of `featbank sweep`.",
+)
+@click.option(
+    "--view", help="batchnorm: the view that is compared with instance. [default: balanced]"
+)
 @width_option
-def plot(*, kind: str, results: Path, output: Path, **options: Any) -> None:
-    """Draw what a results file holds, for a paper.
+def plot(*, kind: str, file: Path, output: Path, **options: Any) -> None:
+    """Draw what a results file holds, or a bank alone, for a paper.
 
     \b
     featbank plot groups results.sqlite -o groups.pdf
@@ -66,10 +83,27 @@ def plot(*, kind: str, results: Path, output: Path, **options: Any) -> None:
     featbank plot heatmap grid.sqlite --by smooth_head --by smooth_tail -o heatmap.pdf
     featbank plot setting tau.sqlite --recipe tau_norm --by tau -o tau.pdf
     featbank plot reliability results.sqlite --recipe crt --bank r32,r50 -o reliability.pdf
+    featbank plot loss bank.h5 --recipe disalign --set rho=0.5,1,1.5 -o weights.pdf
     """
+    from stage2.plots import BANK_KINDS, KINDS, plot_bank
     from stage2.plots import plot as draw
-    from stage2.results.store import Store
 
-    with Store(results) as store:
-        draw(kind, store, output, **options)
+    if kind not in {**KINDS, **BANK_KINDS}:
+        raise ConfigError(f"Unknown plot {kind!r}. {closest(kind, [*KINDS, *BANK_KINDS])}")
+    of_bank = kind in BANK_KINDS
+    for name in _OF_RESULTS if of_bank else _OF_BANK:
+        if options.pop(name) not in (None, (), "selected"):
+            what = "a bank" if of_bank else "results"
+            flag = _FLAGS.get(name, name.replace("_", "-"))
+            raise ConfigError(f"The plot {kind!r} is of {what} and takes no --{flag}.")
+    if of_bank:
+        from featbank.bank import Bank
+
+        with Bank(file) as bank:
+            plot_bank(kind, bank, output, **options)
+    else:
+        from stage2.results.store import Store
+
+        with Store(file) as store:
+            draw(kind, store, output, **options)
     say(f"Wrote {output}.")

@@ -239,6 +239,25 @@ def label_counts(axis: Axis, low: int, high: int) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+def label_ratios(axis: Axis, low: float, high: float) -> None:
+    """Label ratios from `low` to `high` along a logarithmic axis with plain numbers."""
+    from matplotlib.ticker import (
+        FixedLocator,
+        FuncFormatter,
+        LogLocator,
+        MaxNLocator,
+        NullFormatter,
+    )
+
+    subs = (1, 1.5, 2, 3, 5, 7) if high < 10 * low else (1, 2, 5) if high < 200 * low else (1,)
+    axis.set_major_locator(LogLocator(subs=subs))
+    if high < 4 * low:
+        values = np.asarray(MaxNLocator(4).tick_values(low, high))
+        axis.set_major_locator(FixedLocator(values[values > 0.9 * low].tolist()))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def whole_numbers(axis: Axis) -> None:
     """Put ticks at whole numbers only."""
     from matplotlib.ticker import MaxNLocator

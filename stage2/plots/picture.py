@@ -1,4 +1,4 @@
-"""The input of every kind of plot."""
+"""The input of every kind of plot: of results, or of a bank alone."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from featbank import errors
+from featbank.bank import Bank
 from stage2.plots.figure import WIDTH
 from stage2.results.choice import Choice, choose, choose_on
 from stage2.results.results import Results
@@ -66,3 +67,26 @@ def counts_of(choice: Choice) -> np.ndarray:
                 "counts. Draw one bank at a time with --bank."
             )
     return first.counts
+
+
+@dataclass(frozen=True)
+class BankPicture:
+    """A bank and options that a figure is drawn from; see `stage2.plots.plot_bank`.
+
+    Attributes
+    ----------
+    bank
+        The bank, open.
+    recipes, overrides
+        The recipes asked for, and the values of their settings, ``["lr=0.1", "crt:lr=0.1,0.2"]``.
+    view
+        The view asked for; None for the default of the kind.
+    width
+        Inches.
+    """
+
+    bank: Bank
+    recipes: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
+    view: str | None = None
+    width: float = WIDTH

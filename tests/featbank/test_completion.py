@@ -15,7 +15,7 @@ from featbank.cli.completion import PLOTS
 from stage1.data.catalogue import DATASETS
 from stage1.training.presets import PRESETS
 from stage2 import ready_specifications
-from stage2.plots import KINDS
+from stage2.plots import BANK_KINDS, KINDS
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def completed(*words: str) -> list[str]:
 
 def test_names() -> None:
     """Reference: the registries of both stages; click's own commands and choices."""
-    assert list(KINDS) == list(PLOTS)
+    assert [*KINDS, *BANK_KINDS] == list(PLOTS)
     assert completed("plot", "con") == ["confidence", "confusion"]
     assert completed("train", "--dataset", "cifar") == ["cifar10-lt", "cifar100-lt"]
     assert completed("train", "--dataset", "") == list(DATASETS)

@@ -9,7 +9,7 @@ import click
 import pytest
 
 from featbank.cli import main
-from stage2.plots import KINDS
+from stage2.plots import BANK_KINDS, KINDS
 from tests.conftest import ROOT
 
 TEXT = (ROOT / "docs/plots.md").read_text()
@@ -24,5 +24,8 @@ def test_commands(command: str) -> None:
     assert isinstance(subcommand, click.Command)
     options = subcommand.make_context(name, arguments).params
     if name == "plot":
-        used = {option for option in ("split", "select_on", "metric", "by") if options[option]}
-        assert used <= set(KINDS[options["kind"]].options)
+        names = {"split": "split", "select_on": "select_on", "metric": "metric", "by": "by"}
+        row = {**KINDS, **BANK_KINDS}[options["kind"]]
+        if options["kind"] in BANK_KINDS:
+            names = {"recipes": "recipe", "overrides": "set", "view": "view"}
+        assert {names[option] for option in names if options[option]} <= set(row.options)

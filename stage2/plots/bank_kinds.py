@@ -1,0 +1,97 @@
+"""The kinds of plots that a bank is enough for, and such a plot as a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from featbank import errors
+from featbank.bank import Bank
+from stage2.plots.batchnorm import batchnorm
+from stage2.plots.figure import WIDTH, save
+from stage2.plots.loss_parameters import losses
+from stage2.plots.picture import BankPicture
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class BankKind:
+    """A kind of plot of a bank: a row of `BANK_KINDS`.
+
+    Attributes
+    ----------
+    draw
+        Draws the figure.
+    description
+        One line for people.
+    options
+        The options it takes beside a bank and a width.
+    """
+
+    draw: Callable[[BankPicture], Figure]
+    description: str
+    options: tuple[str, ...] = ()
+
+
+BANK_KINDS = {
+    "loss": BankKind(
+        losses,
+        "what losses make of the counts, by class and over the epochs: ε, ω, m, … (MiSLAS Fig. 6 "
+        "and 8, DisAlign Fig. 3, GLAG Fig. 3)",
+        ("recipe", "set"),
+    ),
+    "batchnorm": BankKind(
+        batchnorm,
+        "shift of BatchNorm statistics between views, by layer and channel (MiSLAS Fig. 7)",
+        ("view",),
+    ),
+}
+"""Every kind of plot of a bank by name."""
+
+
+def plot_bank(
+    kind: str,
+    bank: Bank,
+    output: str | os.PathLike[str],
+    *,
+    recipes: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    view: str | None = None,
+    width: float = WIDTH,
+) -> None:
+    """Draw what a bank alone says into a file; one that is there is replaced.
+
+    Parameters
+    ----------
+    kind
+        A key of `BANK_KINDS`.
+    bank
+        An open bank.
+    output
+        The file; its ending, one of `stage2.plots.FORMATS`, is the format.
+    recipes, overrides
+        For ``loss``: names of recipes, and values of their settings in every combination, as of
+        ``featbank sweep --set``.
+    view
+        For ``batchnorm``: the view that is compared with ``instance``; by default ``balanced``.
+    width
+        Inches.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown kind, format, recipe, setting or view, an option that the kind does not take,
+        and where the bank has nothing to show.
+    """
+    if kind not in BANK_KINDS:
+        raise errors.ConfigError(f"Unknown plot {kind!r}. {errors.closest(kind, [*BANK_KINDS])}")
+    for name, value in {"recipe": recipes, "set": overrides, "view": view}.items():
+        if value and name not in BANK_KINDS[kind].options:
+            takes = ", ".join(each for each in BANK_KINDS if name in BANK_KINDS[each].options)
+            raise errors.ConfigError(f"The plot {kind!r} takes no {name}. It is for: {takes}.")
+    picture = BankPicture(bank, tuple(recipes), tuple(overrides), view, width)
+    save(lambda: BANK_KINDS[kind].draw(picture), output)
