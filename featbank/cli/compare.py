@@ -20,9 +20,8 @@ from featbank.cli.options import FILE, Integer, epoch_option, format_option, sel
 @format_option("json carries everything, csv a row per measure.")
 @click.option(
     "--bank",
-    metavar="FILE|FINGERPRINT",
-    help="The bank's file or the first digits of its fingerprint, where the results are of several "
-    "banks.",
+    metavar="FILE|BANK[,BANK…]|all",
+    help="The bank's file, or banks as of `featbank leaderboard`, where the file holds several.",
 )
 @click.option(
     "--resamples",
@@ -54,24 +53,29 @@ def compare(
     best configuration on the leaderboard. Several are compared with the first, with p values
     corrected after Holm; without any, the best of every recipe with the best of all.
 
+    Of several banks each name is looked up on each, and the first name on the first bank is A;
+    without names, the best of each bank. A test is of pairs, so that there is one only where the
+    rows are the same on both banks, by source and index; the line below says so otherwise.
+
     Over several seeds the rows are the units of one exact test, which with one seed is McNemar's.
     Intervals come from a bootstrap over rows.
 
     \b
     featbank compare results.sqlite crt mislas
     featbank compare results.sqlite --format md > compared.md
+    featbank compare results.sqlite crt --bank r32,r50
     """
+    from stage2.results.banks import banks_of
     from stage2.results.compare import bank_of
     from stage2.results.compare import compare as compared_with
-    from stage2.results.results import Results
     from stage2.results.store import Store
     from stage2.results.tables import comparison_tables, render_comparison
 
     selection = {key: options.pop(key) for key in ("select_on", "select_by", "select_epoch")}
     with Store(results) as store:
-        prefix, file = bank_of(store, bank)
-        stored = Results(store, bank=prefix, split=split, **selection)
-        compared = compared_with(stored, names, file=file, **options)
+        wanted, file = bank_of(store, bank)
+        banks = banks_of(store, wanted, split=split, **selection)
+        compared = compared_with(banks, names, file=file, **options)
     if form != "table":
         click.echo(render_comparison(compared, form))
         return

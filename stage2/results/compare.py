@@ -1,8 +1,7 @@
-"""Configurations compared on the same rows of a split.
+"""Configurations compared on the rows of a split, of one bank or of several.
 
-`stage2.results.significance` has the test and the intervals, and their reasons. Pairs are heads of
-the same seed; a recipe with one result for all seeds is paired with each seed of the other.
-Accuracies are means over the common seeds.
+Pairs are heads of the same seed; a recipe with one result for all seeds is paired with each seed of
+the other. Accuracies are means over the common seeds.
 """
 
 from __future__ import annotations
@@ -15,78 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from featbank import errors
-from featbank.bank import Bank, class_groups
-from stage2.engine.metrics import METRICS
+from featbank.bank import Bank
+from stage2.results.banks import between, same_rows
 from stage2.results.configurations import Configuration
+from stage2.results.differences import Comparison, Correct, MeasuredRows, Resampling, comparison_of
 from stage2.results.leaderboard import Leaderboard, differences
+from stage2.results.protocol import joined_line
 from stage2.results.results import Results
-from stage2.results.significance import LEVEL, holm, interval, mcnemar, resampled, sign_test
+from stage2.results.significance import LEVEL, holm
 from stage2.results.store import Store
-
-
-@dataclass(frozen=True)
-class Measure:
-    """An accuracy of A and B in percent, their difference B − A in points, its interval, and the
-    standard deviation of the difference over seeds (None for one)."""
-
-    a: float
-    b: float
-    difference: float
-    low: float
-    high: float
-    std: float | None
-
-
-@dataclass(frozen=True)
-class SeedTest:
-    """McNemar's exact test of one seed: rows that only A, and only B, has right."""
-
-    seed: int
-    only_a: int
-    only_b: int
-    p: float
-
-
-@dataclass(frozen=True)
-class ClassDifference:
-    """A class: training samples, rows of the split, accuracies in percent, B − A in points."""
-
-    index: int
-    name: str
-    trained_on: int
-    rows: int
-    a: float
-    b: float
-    difference: float
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """B against A.
-
-    Attributes
-    ----------
-    a, b
-        Ids of the configurations.
-    measures
-        ``top1``, ``macro``, and of ``many``, ``medium``, ``few`` those that have rows.
-    p
-        p of the test over all seeds.
-    p_holm
-        Adjusted for the number of comparisons.
-    seeds
-        A test for each seed.
-    classes
-        Those with the largest differences, largest first.
-    """
-
-    a: str
-    b: str
-    measures: dict[str, Measure]
-    p: float
-    p_holm: float
-    seeds: tuple[SeedTest, ...]
-    classes: tuple[ClassDifference, ...]
 
 
 @dataclass(frozen=True)
@@ -100,7 +36,8 @@ class Compared:
     settings
         The settings in which each configuration differs from its preset, by id.
     chosen
-        The reason why a configuration was taken for the name of a recipe, by id.
+        The reason why a configuration was taken for the name of a recipe, by id. Where several
+        banks are compared, ids end in ``@`` and the bank's name.
     protocol
         One line.
     """
@@ -112,26 +49,24 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class _Split:
-    """Labels [N] of a split, and of the bank the training counts [K] and names of its classes."""
+class _Side:
+    """A configuration that is compared: the results of its bank, what it was asked for by, and its
+    id in the comparison."""
 
-    labels: np.ndarray
-    counts: np.ndarray
-    names: Sequence[str]
+    results: Results
+    configuration: Configuration
+    name: str
+    id: str
 
-    def weights(self) -> dict[str, np.ndarray]:
-        """Weights [K] of the classes' accuracies, Σ = 1, for each metric that is such a mean."""
-        rows = np.bincount(self.labels, minlength=len(self.counts))
-        groups = class_groups(self.counts)
-        return {
-            name: weights
-            for name, metric in METRICS.items()
-            if metric.weights and (weights := metric.weights(rows, groups)) is not None
-        }
+    @property
+    def settings(self) -> str:
+        """The settings in which it differs from its preset."""
+        rows = self.results.board.rows
+        return differences(next(r for r in rows if r["recipe"] == self.configuration.id))
 
 
 def compare(
-    results: Results,
+    results: Results | Sequence[Results],
     names: Sequence[str] = (),
     *,
     file: Path | None = None,
@@ -145,10 +80,13 @@ def compare(
     Parameters
     ----------
     results
-        The results, of the split whose rows are compared.
+        The results, of the split whose rows are compared; of several banks as of
+        `stage2.results.banks.banks_of`. There is a test only where the rows are the same on both
+        banks, by source and index.
     names
         Ids, unique beginnings of ids, or names of recipes, which stand for their best configuration
-        on the leaderboard. Without any, the best of every recipe; the first is the best of all.
+        on the leaderboard. Without any, the best of every recipe; the first is the best of all. Of
+        several banks each name is looked up on each; without any, the best of each bank.
     file
         The bank's file, for results written before schema 4, which have no labels.
     epoch
@@ -164,32 +102,108 @@ def compare(
         For names that mean none, several or the same configuration, unfinished ones, a split
         without results, no common seed, and a bank file that is missing or another bank's.
     """
-    board, split = results.board, results.split
-    chosen = [results.find(name) for name in names] if names else _best_of_each(results)
-    _require_comparable(results, chosen, names or [each.id for each in chosen])
-    epoch = epoch or board.terms.epoch
-    rows = _split(results, file)
-    first, *others = [_correct(results, configuration, epoch) for configuration in chosen]
-    random = np.random.default_rng(seed)
+    banks = [results] if isinstance(results, Results) else [*results]
+    sides = _sides(banks, names)
+    tested = {bank.fingerprint: _tested(bank, file) for bank in banks}
+    how = Resampling(resamples, np.random.default_rng(seed), classes)
+    first, *others = [
+        (side, _correct(side.results, side.configuration, epoch or side.results.board.terms.epoch))
+        for side in sides
+    ]
     comparisons = []
-    for configuration, correct in zip(chosen[1:], others, strict=True):
-        ids = chosen[0].id, configuration.id
-        pairs = _pairs(ids, first, correct)
+    for side, correct in others:
+        pair = first[0].results, side.results
         comparisons.append(
-            _compared(ids, pairs, rows, random=random, resamples=resamples, most=classes)
+            comparison_of(
+                (first[0].id, side.id),
+                (first[1], correct),
+                (tested[pair[0].fingerprint], tested[pair[1].fingerprint]),
+                how,
+                same_rows=same_rows(*pair, pair[0].split) is True,
+            )
         )
-    adjusted = holm([each.p for each in comparisons])
-    settings = {rows[0]["recipe"]: differences(rows[0]) for rows in board.configurations()}
+    adjusted = iter(holm([each.p for each in comparisons if each.p is not None]))
+    adjusted_each = [None if each.p is None else next(adjusted) for each in comparisons]
     return Compared(
-        tuple(replace(each, p_holm=p) for each, p in zip(comparisons, adjusted, strict=True)),
-        {each.id: settings[each.id] for each in chosen},
-        {each.id: _why(board, each.name) for each in chosen if not names or each.name in names},
-        f"{board.protocol} · compared on {split}, {epoch} epoch"
-        + (" · optimistic: selected there" if split == board.select_on == "test" else "")
-        + f" · {LEVEL} % intervals: {resamples} bootstrap resamples of rows within classes, seed "
-        f"{seed} · p: exact sign test of rows over all seeds (one seed: McNemar)"
-        + (f", Holm over {len(comparisons)} comparisons" if len(comparisons) > 1 else ""),
+        tuple(replace(each, p_holm=p) for each, p in zip(comparisons, adjusted_each, strict=True)),
+        {side.id: side.settings for side in sides},
+        {
+            side.id: _why(side.results.board, side.configuration.name)
+            for side in sides
+            if side.name in ("", side.configuration.name)
+        },
+        _protocol(banks, comparisons, epoch, f"{resamples} bootstrap resamples", seed),
     )
+
+
+def _protocol(
+    banks: Sequence[Results],
+    comparisons: Sequence[Comparison],
+    epoch: str | None,
+    resamples: str,
+    seed: int,
+) -> str:
+    """The protocol line of a comparison."""
+    first, *others = banks
+    split = first.split
+    lead = joined_line(
+        {bank.name: bank.board.protocol_parts for bank in banks},
+        between(banks) if others else (),
+    )
+    epochs = sorted({epoch or bank.board.terms.epoch for bank in banks})
+    tests = sum(each.p is not None for each in comparisons)
+    parts = [
+        f"compared on {split}, {' or '.join(epochs)} epoch",
+        *(
+            ["optimistic: selected there"]
+            if any(split == bank.board.select_on == "test" for bank in banks)
+            else []
+        ),
+        f"{LEVEL} % intervals: {resamples} of rows within classes, seed {seed}",
+        *(
+            [
+                "p: exact sign test of rows over all seeds (one seed: McNemar)"
+                + (f", Holm over {tests} comparisons" if tests > 1 else "")
+            ]
+            if tests
+            else []
+        ),
+    ]
+    for other in others:
+        if not (same := same_rows(first, other, split)):
+            known = "not the same rows" if same is False else "rows not known to be the same"
+            parts.append(
+                f"{first.name} and {other.name}: {known}, so no paired test, each resampled alone"
+            )
+    return " · ".join([lead, *parts])
+
+
+def _sides(banks: Sequence[Results], names: Sequence[str]) -> list[_Side]:
+    """The configurations that are compared, the first of them first."""
+    several = len(banks) > 1
+    sides = []
+    for name in names or [""]:
+        for bank in banks:
+            if name:
+                found = [_found(bank, name, several=several)]
+            else:
+                found = _best_of_each(bank)[: 1 if several else None]
+            sides += [
+                _Side(bank, each, name, f"{each.id}@{bank.name}" if several else each.id)
+                for each in found
+            ]
+    _require_comparable(banks[0], sides)
+    return sides
+
+
+def _found(bank: Results, name: str, *, several: bool) -> Configuration:
+    """The configuration that a name means on a bank, which an error then names."""
+    try:
+        return bank.find(name)
+    except errors.ConfigError as problem:
+        if not several:
+            raise
+        raise errors.ConfigError(f"{bank.name}: {problem}") from None
 
 
 def bank_of(store: Store, bank: str | None) -> tuple[str | None, Path | None]:
@@ -220,31 +234,29 @@ def _best_of_each(results: Results) -> list[Configuration]:
     return [each for each in done if each.measured_on(results.split)]
 
 
-def _require_comparable(
-    results: Results, chosen: Sequence[Configuration], names: Sequence[str]
-) -> None:
-    if len(chosen) < 2:
+def _require_comparable(results: Results, sides: Sequence[_Side]) -> None:
+    if len(sides) < 2:
+        names = [side.name or side.id for side in sides]
         raise errors.ConfigError(
             f"A comparison takes two configurations, got {', '.join(names) or 'none'}. "
             f"`featbank leaderboard {results.path}` lists the recipes."
         )
     taken: dict[str, str] = {}
-    for name, configuration in zip(names, chosen, strict=True):
-        if configuration.id in taken:
+    for side in sides:
+        name, configuration, split = side.name or side.id, side.configuration, side.results.split
+        if side.id in taken:
             raise errors.ConfigError(
-                f"{taken[configuration.id]!r} and {name!r} are both {configuration.id}. "
-                "Name two configurations."
+                f"{taken[side.id]!r} and {name!r} are both {side.id}. Name two configurations."
             )
-        taken[configuration.id] = name
+        taken[side.id] = name
         if configuration.unfinished:
             raise errors.ConfigError(
-                f"{configuration.id} {configuration.unfinished}. Compare one whose seeds are all "
-                "done."
+                f"{side.id} {configuration.unfinished}. Compare one whose seeds are all done."
             )
-        if not configuration.measured_on(results.split):
+        if not configuration.measured_on(split):
             raise errors.ConfigError(
-                f"{configuration.id} was not measured on {results.split}. Compare on "
-                f"--split {results.select_on}, or sweep it without folds."
+                f"{side.id} was not measured on {split}. Compare on "
+                f"--split {side.results.select_on}, or sweep it without folds."
             )
 
 
@@ -256,12 +268,12 @@ def _why(board: Leaderboard, name: str) -> str:
     return f"best of {tried} on {board.select_on}" if board.select_on else "as published"
 
 
-def _split(results: Results, file: Path | None) -> _Split:
+def _tested(results: Results, file: Path | None) -> MeasuredRows:
     """Read the split; its labels from the bank's file where the results lack them."""
     counts, names, fingerprint = results.counts, results.class_names, results.fingerprint
     labels = results.store.labels(fingerprint, results.split)
     if labels is not None:
-        return _Split(labels, counts, names)
+        return MeasuredRows(labels, counts, names)
     stored = Path(results.about["path"])
     places = [file] if file else [stored, results.path.parent / stored.name]
     place = next((path for path in places if path.is_file()), None)
@@ -276,98 +288,14 @@ def _split(results: Results, file: Path | None) -> _Split:
                 f"{place} is now another bank than {fingerprint[:12]} of the results. "
                 "Name the file of that bank with --bank."
             )
-        return _Split(bank.labels(results.split), counts, names)
+        return MeasuredRows(bank.labels(results.split), counts, names)
 
 
-def _correct(
-    results: Results, configuration: Configuration, epoch: str
-) -> dict[int | None, np.ndarray]:
-    """Correctness of the rows [N] bool by seed; under None for a recipe with one result for all
-    seeds. Where no epoch was selected, the last one counts as that."""
-    correct: dict[int | None, np.ndarray] = {}
+def _correct(results: Results, configuration: Configuration, epoch: str) -> Correct:
+    """Correctness of the rows by seed. Where no epoch was selected, the last one counts as that."""
+    correct: Correct = {}
     for run in configuration.runs:
         seed = run.seed if "epochs" in run.parameters else None  # a setting of those with steps
         split, at = results.split, run.measured_at(results.split, epoch)
         correct[seed] = results.store.correct(results.fingerprint, run.recipe, split, at)
     return correct
-
-
-def _pairs(
-    ids: tuple[str, str], a: dict[int | None, np.ndarray], b: dict[int | None, np.ndarray]
-) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """Correctness of A and B by common seed."""
-    seeds = {seed for seed in (*a, *b) if seed is not None} or {0}
-    pairs = {seed: (a.get(seed, a.get(None)), b.get(seed, b.get(None))) for seed in sorted(seeds)}
-    common = {s: (x, y) for s, (x, y) in pairs.items() if x is not None and y is not None}
-    if not common:
-        has_a, has_b = (", ".join(map(str, by_seed)) for by_seed in (a, b))
-        raise errors.ConfigError(
-            f"No seed is common: {ids[0]} has {has_a} and {ids[1]} has {has_b}. Sweep both with "
-            "the same seeds."
-        )
-    return common
-
-
-def _compared(
-    ids: tuple[str, str],
-    pairs: dict[int, tuple[np.ndarray, np.ndarray]],
-    split: _Split,
-    *,
-    random: np.random.Generator,
-    resamples: int,
-    most: int,
-) -> Comparison:
-    """Compare B with A, given their correctness by seed."""
-    right = np.stack([np.stack(pair) for pair in pairs.values()])  # [seeds, 2, N]
-    rows = np.bincount(split.labels, minlength=len(split.counts))
-    accuracy = np.stack(
-        [
-            [np.bincount(split.labels, hits, len(rows)) / np.maximum(rows, 1) for hits in pair]
-            for pair in right
-        ]
-    )  # [seeds, 2, K]
-    gains = right[:, 1].sum(0, dtype=np.int64) - right[:, 0].sum(0, dtype=np.int64)
-    weights = split.weights()
-    made_of = np.stack(list(weights.values()))
-    drawn = resampled(gains, split.labels, made_of, resamples, random)
-    low, high = interval(drawn) * 100 / len(pairs)
-    measures = {}
-    for place, (name, weight) in enumerate(weights.items()):
-        by_seed = 100 * accuracy @ weight  # [seeds, 2]
-        gained = by_seed[:, 1] - by_seed[:, 0]
-        measures[name] = Measure(
-            a=float(by_seed[:, 0].mean()),
-            b=float(by_seed[:, 1].mean()),
-            difference=float(gained.mean()),
-            low=float(low[place]),
-            high=float(high[place]),
-            std=float(gained.std(ddof=1)) if len(gained) > 1 else None,
-        )
-    p = sign_test(gains)
-    tests = []
-    for seed, (a, b) in pairs.items():
-        only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-        tests.append(SeedTest(seed, only_a, only_b, mcnemar(only_a, only_b)))
-    classes = _largest(100 * accuracy.mean(0), rows, split, most)
-    return Comparison(*ids, measures, p, p, tuple(tests), classes)
-
-
-def _largest(
-    accuracy: np.ndarray, rows: np.ndarray, split: _Split, most: int
-) -> tuple[ClassDifference, ...]:
-    """The classes that differ most, of accuracies [2, K] in percent."""
-    gained = accuracy[1] - accuracy[0]
-    order = np.argsort(-np.abs(gained), kind="stable")
-    return tuple(
-        ClassDifference(
-            index=int(k),
-            name=split.names[k],
-            trained_on=int(split.counts[k]),
-            rows=int(rows[k]),
-            a=float(accuracy[0, k]),
-            b=float(accuracy[1, k]),
-            difference=float(gained[k]),
-        )
-        for k in order[:most]
-        if abs(gained[k]) > 1e-9
-    )

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from featbank.characters import in_csv, in_latex, in_markdown, visible
 from stage2.engine.metrics import METRICS, RANKING, Metric
-from stage2.results.compare import Compared, Comparison, Measure
+from stage2.results.compare import Compared
+from stage2.results.differences import Comparison, Measure
 from stage2.results.leaderboard import Leaderboard, Row, differences, setting_text
 from stage2.results.selection import NLL
 from stage2.results.significance import LEVEL
@@ -182,17 +183,20 @@ def comparison_tables(compared: Compared) -> list[Table]:
     if len(compared.comparisons) == 1:
         return _pair(compared, compared.comparisons[0])
     first = compared.comparisons[0]
-    accuracies = [f"{measure.a:.1f}" for measure in first.measures.values()]
-    lines = [[first.a, compared.settings[first.a], *accuracies, "", ""]]
+    every = [each.measures for each in compared.comparisons]  # groups may differ between banks
+    of_a = {name: m.a for measures in every[::-1] for name, m in measures.items()}
+    names = [name for name in METRICS if name in of_a]
+    lines = [[first.a, compared.settings[first.a], *(f"{of_a[n]:.1f}" for n in names), "", ""]]
     for each in compared.comparisons:
-        cells = [f"{_points(m.difference)} {_interval(m)}" for m in each.measures.values()]
+        known = [each.measures.get(name) for name in names]
+        cells = [f"{_points(m.difference)} {_interval(m)}" if m else "–" for m in known]
         settings = compared.settings[each.b]
         lines.append([each.b, settings, *cells, _p(each.p), _p(each.p_holm)])
     title = (
         f"Against {_described(compared, first.a)}: its accuracies in %, then differences from them "
         f"in points [{LEVEL} % interval]."
     )
-    labels = [METRICS[name].label for name in first.measures]
+    labels = [METRICS[name].label for name in names]
     return [Table(title, ["recipe", "settings", *labels, "p", "p Holm"], lines, 2)]
 
 
@@ -250,12 +254,14 @@ def _pair(compared: Compared, pair: Comparison) -> list[Table]:
             seeds,
         ),
         Table(
-            "The classes with the largest differences",
+            "The classes with the largest differences"
+            + (", samples and rows of A's bank" if "@" in pair.a else ""),
             ["class", "training samples", "rows", "A", "B", _GAIN],
             classes,
         ),
     ]
-    return tables if classes else tables[:2]
+    shown = (True, pair.p is not None, bool(classes))
+    return [table for table, is_shown in zip(tables, shown, strict=True) if is_shown]
 
 
 def _measure_rows(compared: Compared) -> Iterable[Sequence[Any]]:
@@ -293,5 +299,7 @@ def _interval(measure: Measure) -> str:
     return f"[{_points(measure.low)}, {_points(measure.high)}]"
 
 
-def _p(p: float) -> str:
+def _p(p: float | None) -> str:
+    if p is None:
+        return "–"
     return f"{p:.3f}" if p >= 0.001 else f"{p:.1e}" if p > 1e-300 else "< 1e-300"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,17 @@ def test_wrong_banks_are_one_line(featbank: Run, several: Path, words: str, mess
     error = featbank("leaderboard", several, *words.split(), code=2).stderr
     assert message in error, error
     assert error.count("\n") == 1, error
+
+
+def test_compare(featbank: Run, several: Path) -> None:
+    """Each name on each bank; the line below the tables says where there is no test."""
+    words = ("compare", several, "crt", "--resamples", "100", "--bank")
+    shown = featbank(*words, "r32,ResNet-50").stdout
+    assert re.search(r"^A: crt-\w{8}@r32 \(.*\)\. B: crt-\w{8}@ResNet-50 \(", shown)
+    assert "Rows that only one of the two classifies correctly" in shown
+    shown = featbank(*words, "r32,steep").stdout
+    assert "Rows that only one" not in shown
+    assert "so no paired test, each resampled alone" in shown
+    error = featbank(*words, "r32,four", code=2).stderr
+    assert "r32 has 6 classes and four 4" in error
+    assert error.count("\n") == 1

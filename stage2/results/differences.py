@@ -1,0 +1,248 @@
+"""How much two configurations differ in accuracy: on the same rows, or each on rows of its own.
+
+`stage2.results.significance` has the test and the intervals, and their reasons. The test is of
+pairs: it needs the same rows. Where A and B have rows of their own, as on two banks with other test
+sets, the rows of each are resampled independently, and the interval is that of the difference of
+two independent means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from featbank import errors
+from featbank.bank import GROUPS, class_groups
+from stage2.engine.metrics import METRICS
+from stage2.results.significance import interval, mcnemar, resampled, sign_test
+
+Correct = dict[int | None, np.ndarray]
+"""Correctness of rows [N] bool by seed; under None for a recipe with one result for all seeds."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """An accuracy of A and B in percent, their difference B − A in points, its interval, and the
+    standard deviation of the difference over seeds (None for one)."""
+
+    a: float
+    b: float
+    difference: float
+    low: float
+    high: float
+    std: float | None
+
+
+@dataclass(frozen=True)
+class SeedTest:
+    """McNemar's exact test of one seed: rows that only A, and only B, has right."""
+
+    seed: int
+    only_a: int
+    only_b: int
+    p: float
+
+
+@dataclass(frozen=True)
+class ClassDifference:
+    """A class: training samples, rows of the split, accuracies in percent, B − A in points."""
+
+    index: int
+    name: str
+    trained_on: int
+    rows: int
+    a: float
+    b: float
+    difference: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """B against A.
+
+    Attributes
+    ----------
+    a, b
+        Ids of the configurations.
+    measures
+        ``top1``, ``macro``, and of ``many``, ``medium``, ``few`` those that have rows.
+    p
+        p of the test over all seeds; None where A and B have other rows.
+    p_holm
+        Adjusted for the number of comparisons.
+    seeds
+        A test for each seed; none where A and B have other rows.
+    classes
+        Those with the largest differences, largest first.
+    """
+
+    a: str
+    b: str
+    measures: dict[str, Measure]
+    p: float | None
+    p_holm: float | None
+    seeds: tuple[SeedTest, ...]
+    classes: tuple[ClassDifference, ...]
+
+
+@dataclass(frozen=True)
+class MeasuredRows:
+    """The rows of a split: labels [N], and of the bank the training counts [K] and names of its
+    classes."""
+
+    labels: np.ndarray
+    counts: np.ndarray
+    names: Sequence[str]
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Rows of each class, [K]."""
+        return np.bincount(self.labels, minlength=len(self.counts))
+
+    def accuracy(self, right: np.ndarray) -> np.ndarray:
+        """Accuracy of each class [seeds, K], 0 … 1, from the correctness of rows [seeds, N]."""
+        hits = [np.bincount(self.labels, each, len(self.counts)) for each in right]
+        return np.stack(hits) / np.maximum(self.rows, 1)
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Weights [K] of the classes' accuracies, Σ = 1, for each metric that is such a mean."""
+        rows = self.rows
+        groups = class_groups(self.counts)
+        return {
+            name: weights
+            for name, metric in METRICS.items()
+            if metric.weights and (weights := metric.weights(rows, groups)) is not None
+        }
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """The bootstrap of an interval: its resamples, their random numbers, and the number of classes
+    that are listed."""
+
+    resamples: int
+    random: np.random.Generator
+    classes: int
+
+
+def comparison_of(
+    ids: tuple[str, str],
+    correct: tuple[Correct, Correct],
+    tested: tuple[MeasuredRows, MeasuredRows],
+    how: Resampling,
+    *,
+    same_rows: bool = True,
+) -> Comparison:
+    """Compare B with A.
+
+    Parameters
+    ----------
+    ids
+        Of A and B.
+    correct
+        Their correctness by seed.
+    tested
+        The rows that each was tested on.
+    how
+        The bootstrap.
+    same_rows
+        Whether these are the same rows in the same order.
+
+    Raises
+    ------
+    ConfigError
+        Where they have no seed in common.
+    """
+    pairs = _pairs(ids, *correct)
+    a, b = (np.stack([pair[side] for pair in pairs.values()]) for side in (0, 1))  # [seeds, N]
+    weights = [each.weights() for each in tested]
+    names = [name for name in weights[0] if name in weights[1]]
+    if not _same_groups(*tested):
+        names = [name for name in names if name not in GROUPS]
+    made_of = [np.stack([each[name] for name in names]) for each in weights]
+    accuracy = [each.accuracy(right) for each, right in zip(tested, (a, b), strict=True)]
+    hits = [right.sum(0, dtype=np.int64) for right in (a, b)]
+    if same_rows:
+        gains = hits[1] - hits[0]
+        drawn = resampled(gains, tested[0].labels, made_of[0], how.resamples, how.random)
+    else:
+        of_a, of_b = (
+            resampled(right, each.labels, made, how.resamples, how.random)
+            for right, each, made in zip(hits, tested, made_of, strict=True)
+        )
+        drawn = of_b - of_a
+    low, high = interval(drawn) * 100 / len(pairs)
+    measures = {}
+    for place, name in enumerate(names):
+        of_a, of_b = (100 * acc @ made[place] for acc, made in zip(accuracy, made_of, strict=True))
+        gained = of_b - of_a  # [seeds]
+        measures[name] = Measure(
+            a=float(of_a.mean()),
+            b=float(of_b.mean()),
+            difference=float(gained.mean()),
+            low=float(low[place]),
+            high=float(high[place]),
+            std=float(gained.std(ddof=1)) if len(gained) > 1 else None,
+        )
+    classes = _largest([100 * each.mean(0) for each in accuracy], tested, how.classes)
+    if not same_rows:
+        return Comparison(*ids, measures, None, None, (), classes)
+    p = sign_test(gains)
+    return Comparison(*ids, measures, p, p, _by_seed(pairs), classes)
+
+
+def _same_groups(a: MeasuredRows, b: MeasuredRows) -> bool:
+    """Whether many, medium and few are the same classes for both."""
+    of_a, of_b = (np.stack([*class_groups(each.counts).values()]) for each in (a, b))
+    return np.array_equal(of_a, of_b)
+
+
+def _by_seed(pairs: dict[int, tuple[np.ndarray, np.ndarray]]) -> tuple[SeedTest, ...]:
+    """McNemar's test of each seed."""
+    tests = []
+    for seed, (a, b) in pairs.items():
+        only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+        tests.append(SeedTest(seed, only_a, only_b, mcnemar(only_a, only_b)))
+    return tuple(tests)
+
+
+def _pairs(
+    ids: tuple[str, str], a: Correct, b: Correct
+) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """Correctness of A and B by common seed."""
+    seeds = {seed for seed in (*a, *b) if seed is not None} or {0}
+    pairs = {seed: (a.get(seed, a.get(None)), b.get(seed, b.get(None))) for seed in sorted(seeds)}
+    common = {s: (x, y) for s, (x, y) in pairs.items() if x is not None and y is not None}
+    if not common:
+        has_a, has_b = (", ".join(map(str, by_seed)) for by_seed in (a, b))
+        raise errors.ConfigError(
+            f"No seed is common: {ids[0]} has {has_a} and {ids[1]} has {has_b}. Sweep both with "
+            "the same seeds."
+        )
+    return common
+
+
+def _largest(
+    accuracy: Sequence[np.ndarray], tested: Sequence[MeasuredRows], most: int
+) -> tuple[ClassDifference, ...]:
+    """The classes that differ most, of accuracies [K] in percent of A and of B; where they have
+    other rows, those with rows of both, described as in A's bank."""
+    of_a, of_b = accuracy
+    split, rows = tested[0], tested[0].rows
+    gained = np.where((rows > 0) & (tested[1].rows > 0), of_b - of_a, 0.0)
+    order = np.argsort(-np.abs(gained), kind="stable")
+    return tuple(
+        ClassDifference(
+            index=int(k),
+            name=split.names[k],
+            trained_on=int(split.counts[k]),
+            rows=int(rows[k]),
+            a=float(of_a[k]),
+            b=float(of_b[k]),
+            difference=float(gained[k]),
+        )
+        for k in order[:most]
+        if abs(gained[k]) > 1e-9
+    )
