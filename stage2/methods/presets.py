@@ -270,6 +270,20 @@ _VARIANTS: dict[str, RecipePreset] = {
         place=_RATES,
         reported={"los": {_LOS_TABLE: 52.94}},
     ),
+    **{
+        f"logit_adjusted-{suffix}": RecipePreset(
+            {"head": "linear", "loss": "logit_adjusted", **weights, "loss.defer": 8, **_STAGE2},
+            f"logit_adjusted with {what} from epoch 8 of 10 (LA+{suffix.upper()})",
+            "sla",
+            variant=True,
+            place="after Tables 1 and 6 of the paper, which do so in stage 1",
+        )
+        for suffix, what, weights in (
+            ("rw", "inverse-count weights", {"loss.rho": 1.0}),
+            ("cb", "effective-number weights", {"loss.beta": 0.9999}),
+            ("fl", "focusing", {"loss.gamma": 2.0}),
+        )
+    },
     **_variant(
         "crt",
         "cifar",

@@ -122,7 +122,9 @@ def test_ready_specifications(featbank: Run, toy_bank: Path) -> None:
     names = [line.split()[0] for line in listed]
     assert "baseline" in names
     for name in names:
-        trained = [] if name == "tau-curve" else ["--set", "epochs=2"]
+        trained = ["--set", "epochs=2"]
+        if name in ("tau-curve", "la-reweighting"):  # nothing to train; weights from epoch 8 on
+            trained = []
         output = featbank("sweep", toy_bank, name, *trained, "--seeds", "0").stdout
         assert "Wrote results.sqlite" in output, (name, output)
 

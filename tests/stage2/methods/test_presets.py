@@ -94,6 +94,17 @@ TABLE: dict[str, dict[str, Any]] = {
     | {"generator": "afg", "beta": 0.6, "beta_step": 0.05, "gamma": 0.1, "support": 2}
     | {"distil_weight": 0.0, "distil_weight_end": 1.0, "distil_weight_base": 2.0}
     | {"temperature": 2.0, "temperature_end": None},
+    **{
+        f"logit_adjusted-{name}": row(
+            "linear logit_adjusted instance instance", (0.1, 5e-4, 128), ("cosine", 10)
+        )
+        | {"rho": 0.0, "beta": 0.0, "gamma": 0.0, "tau": 1.0, "defer": 8, **weights}
+        for name, weights in (
+            ("rw", {"rho": 1.0}),
+            ("cb", {"beta": 0.9999}),
+            ("fl", {"gamma": 2.0}),
+        )
+    },
     "cb_bce": row("linear cb_bce instance instance", (0.1, 5e-4, 128), ("cosine", 10))
     | {"init": "stage1", "beta": 0.9999, "max_norm_fraction": None},
     "max_norm": {**{k: v for k, v in _LTWB.items() if k != "beta"}, "loss": "ce"},

@@ -39,3 +39,63 @@ def test_all_heads_gives_every_head_the_same_budget() -> None:
     optima = Counter(r.settings["head"] for r in recipes if r.settings.get("optimiser") == "lbfgs")
     assert optima == {"linear": 4, "lws": 4}
     assert counts - optima == {head: 6 if head == "ncm" else 36 for head in HEADS}
+
+
+def _by_name(specification: str) -> dict[str, list[Recipe]]:
+    """The configurations of a ready specification, by recipe."""
+    by_name: dict[str, list[Recipe]] = {}
+    for recipe in read_specification(specification).recipes:
+        if recipe.seed == 0:
+            by_name.setdefault(recipe.name, []).append(recipe)
+    return by_name
+
+
+def test_los_rethink_is_the_table_of_los() -> None:
+    """Reference: METHODS §11, LOS's rows on one backbone, and LOS; 17 configurations each, focal at
+    γ = 2, LDAM on a linear head, and what starts from stage 1 there does so here."""
+    by_name = _by_name("los-rethink")
+    rows = (
+        "ce cosine lws ldam-linear balanced_softmax focal cb_bce max_norm tau_norm logit_adjust los"
+    )
+    assert list(by_name) == rows.split()
+    assert {len(own) for own in by_name.values()} == {17}
+    assert {r.settings["gamma"] for r in by_name["focal"]} == {2.0}
+    assert {(r.head, r.settings["scale"]) for r in by_name["ldam-linear"]} == {("linear", 1.0)}
+    for name in ("cb_bce", "max_norm", "los"):
+        assert {r.settings["init"] for r in by_name[name]} == {"stage1"}, name
+    for own in by_name.values():
+        if "lr" in own[0].settings:
+            rates = np.log10([r.settings["lr"] for r in own])
+            np.testing.assert_allclose(rates, np.arange(-6, 2.5, 0.5), atol=1e-5)
+
+
+def test_la_reweighting_gives_every_loss_the_same_budget() -> None:
+    """Reference: SLA Tables 1 and 6; 36 configurations each, one kind of weights at a time, half of
+    them late."""
+    by_name = _by_name("la-reweighting")
+    kinds = {"logit_adjusted": None, "sla": None}
+    kinds |= {"logit_adjusted-rw": "rho", "logit_adjusted-cb": "beta", "logit_adjusted-fl": "gamma"}
+    assert by_name.keys() == kinds.keys()
+    for name, kind in kinds.items():
+        own = [r.settings for r in by_name[name]]
+        assert len(own) == 36, name
+        if kind:
+            assert Counter(s["defer"] for s in own) == {0: 18, 8: 18}, name
+            present = {k for s in own for k in ("rho", "beta", "gamma") if s[k]}
+            assert present == {kind}, name
+
+
+def test_gradual_forms_and_rho_curve_cover_their_figures() -> None:
+    """Reference: GLAG Table 5, concave, linear and the convex c = 2, 4, 6, 8; DisAlign Fig. 5, ρ
+    from 0 on, with the 1.2 that it chooses."""
+    forms = _by_name("gradual-forms")
+    bases = {r.settings["base"] for r in forms["gradual"]}
+    assert {1.0, 2.0, 4.0, 6.0, 8.0} <= bases
+    assert min(bases) < 1
+    assert Counter(r.settings["strength"] for r in forms["gradual"]) == {0.5: 24, 1.0: 24}
+    assert {"logit_adjusted", "ce"} < set(forms)
+    curve = _by_name("rho-curve")
+    for name in ("disalign", "weighted"):
+        rho = [r.settings["rho"] for r in curve[name]]
+        np.testing.assert_allclose(rho, np.arange(21) / 10, atol=1e-12)
+        assert 1.2 in rho
