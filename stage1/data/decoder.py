@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -117,24 +118,31 @@ class Decoder:
     def _cut(self, original: Image.Image, place: Place | None) -> Image.Image:
         if place is None:
             return self._whole(original)
+        from PIL import Image
+
         top, left, height, width = place((original.height, original.width))
         crop = original.crop((left, top, left + width, top + height))
-        return _scaled(crop, (self.shape[2], self.shape[1]))
+        return crop.resize((self.shape[2], self.shape[1]), Image.Resampling.BILINEAR)
 
     def _whole(self, original: Image.Image) -> Image.Image:
         """The view that evaluation sees."""
         S = self.image_size
         if S is None:
             return original
-        if not self.resize:
-            from PIL import Image, ImageOps  # loaded where images are decoded
+        from PIL import Image, ImageOps  # loaded where images are decoded
 
+        if not self.resize:
             # `fit` takes the centre square and scales it to S: the same view, resampled once.
             return ImageOps.fit(original, (S, S), Image.Resampling.BILINEAR)
         shorter = min(original.size)
         width, height = (int(self.resize * side / shorter) for side in original.size)
-        image = _scaled(original, (width, height))
         left, top = round((width - S) / 2), round((height - S) / 2)
+        if width * height > (Image.MAX_IMAGE_PIXELS or math.inf):
+            # A strip would fill the memory: resize the centre alone, equal but for rounding.
+            x, y = original.width / width, original.height / height
+            box = (left * x, top * y, (left + S) * x, (top + S) * y)
+            return original.resize((S, S), Image.Resampling.BILINEAR, box)
+        image = original.resize((width, height), Image.Resampling.BILINEAR)
         return image.crop((left, top, left + S, top + S))
 
     def images(
@@ -201,13 +209,6 @@ def _read(entry: ListEntry, root: Path) -> Image.Image:
         raise missing(entry, root) from None
     except Undecoded as error:
         raise unreadable(entry, root, error) from None
-
-
-def _scaled(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """`image` at another (width, height)."""
-    from PIL import Image
-
-    return image.resize(size, Image.Resampling.BILINEAR)
 
 
 def _pixels(image: Image.Image) -> np.ndarray:

@@ -72,6 +72,27 @@ def test_evaluation_sees_torchvisions_resize_and_centre_crop(
         assert got.equal(_tensor(expected)), SIZES[row]
 
 
+def test_a_strip_does_not_fill_the_memory(tmp_path: Path) -> None:
+    """Reference: torchvision's view, to one level, of a strip that Pillow's limit lets through.
+
+    Then one of 1×400,000 pixels, which at 256 would have 26 billion.
+    """
+    rng = np.random.default_rng(0)
+    strip = Image.fromarray(rng.integers(0, 256, (3, 900, 3), np.uint8))
+    strip.save(tmp_path / "0.png")
+    Image.fromarray(np.full((1, 400_000, 3), 9, np.uint8)).save(tmp_path / "1.png")
+    (tmp_path / "list.txt").write_text("0.png 0\n1.png 0\n")
+    entries = read_list(tmp_path / "list.txt")
+    decoder = Decoder.for_images(entries, tmp_path, image_size=224, resize=256)
+    whole = TF.center_crop(TF.resize(strip, [256]), [224, 224])
+    assert (decoder.image(entries[0]) == _tensor(whole).numpy()).all()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+        apart = decoder.image(entries[0]).astype(int) - _tensor(whole).numpy()
+    assert abs(apart).max() <= 1
+    assert (decoder.image(entries[1]) == 9).all()
+
+
 def test_views_are_torchvisions_crops_of_the_original(tmp_path: Path) -> None:
     """Reference: resized_crop of the PIL original at the box drawn; `none` is evaluation's view."""
     images = _originals(tmp_path)
