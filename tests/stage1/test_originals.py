@@ -222,6 +222,50 @@ def test_a_run_on_originals_repeats_and_resumes(make_lists: MakeLists, tmp_path:
     assert _same(_weights(tmp_path / "whole"), _weights(tmp_path / "streamed"))
 
 
+@pytest.mark.parametrize(
+    ("changes", "dimensions"),
+    [
+        ({}, [5, 5]),
+        ({"drop_augmentation": True, "deferral": 0.5}, [5, 4]),
+        ({"augmentation": "standard"}, [4, 4]),
+    ],
+)
+def test_training_and_statistics_see_crops_of_the_originals(
+    make_lists: MakeLists,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    dimensions: list[int],
+) -> None:
+    """Reference: the crops of the seeds of each epoch, by torchvision; whole views elsewhere."""
+    options = make_lists(train=[0, 1, 1, 0], test=[0, 1])
+    seen: list[torch.Tensor] = []
+
+    def spied(images: torch.Tensor, *arguments: Any, **named: Any) -> tuple[torch.Tensor, ...]:
+        seen.append(images)
+        return augmented(images, *arguments, **named)
+
+    monkeypatch.setattr("stage1.training.fit.augmented", spied)
+    monkeypatch.setattr("stage1.inference.batchnorm.augmented", spied)
+    train(_settings(options, epochs=2, warmup=0, **changes), tmp_path / "run")
+    assert [images.ndim for images in seen] == dimensions
+    for epoch in (e for e in (0, 1) if dimensions[e] == 5):
+        draws = draws_of(0, epoch, ProcessGroup(0, 1, CPU))
+        order = torch.randperm(4, generator=draws.order).tolist()
+        for view, row, seed in zip(
+            seen[epoch][:, 0], order, draws.crops.integers(2**63, size=(1, 4))[0], strict=True
+        ):
+            generator = torch.Generator().manual_seed(int(seed))
+            (box,) = geometry.draw_boxes(
+                (12, 16), 1, scale=(0.08, 1.0), generator=generator
+            ).tolist()
+            original = Image.open(Path(options["root"]) / "train" / f"{row} of train.png")
+            assert view.equal(_tensor(TF.resized_crop(original, *box, size=[8, 8])))
+    seen.clear()
+    extract(tmp_path / "run", tmp_path / "bank.h5", balanced_batches=1)
+    assert [images.ndim for images in seen] == [dimensions[0]]
+
+
 def test_crops_depend_on_seed_epoch_and_process_only() -> None:
     """Reference: generators of `draws_of` against each other."""
 
