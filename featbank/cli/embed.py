@@ -21,7 +21,11 @@ from featbank.cli.terminal import say
     "[default: three of each group]",
 )
 @click.option("--split", help="[default: test, or else val or train]")
-@click.option("--view", help="[default: instance, or else the first view]")
+@click.option(
+    "--view",
+    help="Of experts instance is the mean of their features, expert0/instance one of them. "
+    "[default: instance, or else the first view]",
+)
 @click.option(
     "--perplexity",
     type=Finite(),

@@ -86,7 +86,11 @@ def versus(picture: Picture) -> Figure:
         )
     shapes = [_shapes(each.details["confidence"]) for each in measured_all(choice, "confidence")]
     figure, [[panel]] = panels(1, picture.width, narrowest=1, height=2.2)
-    halves = {name: np.stack([each[name].sum(0) for each in shapes]) for name in shapes[0]}
+    halves = {  # two banks may have other groups
+        name: np.stack([each[name].sum(0) for each in shapes])
+        for name in GROUPS
+        if all(name in each for each in shapes)
+    }
     colours = COLOURS[1], COLOURS[0]
     _violins(panel, halves, colours)
     for spot, name in enumerate(halves):

@@ -17,6 +17,7 @@ from featbank.bank import GROUPS, Bank
 from featbank.bank.checks import check_finite
 from featbank.characters import clipped, in_csv
 from featbank.files import replacing
+from stage2.features.experts import averaged, averages, short_name
 from stage2.plots.figure import (
     FORMATS,
     QUIET,
@@ -102,6 +103,8 @@ def embed(
         As of `chosen_classes`.
     split, view
         By default ``test``, else ``val``, else ``train``; and ``instance``, else the first view.
+        Of a bank of experts ``instance`` is the mean of their features [SLA Fig. 5], one of them
+        ``expert0/instance``.
     perplexity
         About how many neighbours a row has, ≥ 1 and below the number of rows; by default 30, or a
         third of the rows where that is less.
@@ -123,10 +126,10 @@ def embed(
     from threadpoolctl import threadpool_limits
 
     split = split or ("train", *bank.evaluated)[-1]
-    view = view or ("instance" if "instance" in bank.views else bank.views[0])
+    known = (*bank.views, *averages(bank))
+    view = view or ("instance" if "instance" in known else known[0])
     chosen = chosen_classes(bank, classes)
-    features, labels = bank.load(split, view)
-    check_finite(features, f"{bank.path}: {split}/{view}")
+    labels = bank.labels(split)
     rng = np.random.default_rng(seed)
     rows = np.concatenate([_sample(np.flatnonzero(labels == k), per_class, rng) for k in chosen])
     if len(rows) < FEWEST:
@@ -142,12 +145,23 @@ def embed(
         raise errors.ConfigError(
             f"The perplexity must be a float ≥ 1 and below the {len(rows)} rows, got {near:g}."
         )
-    x = features[rows].astype(np.float64)
+    x = _features(bank, split, view, rows)
     dims = min(COMPONENTS, len(rows), x.shape[1])
     with threadpool_limits(1):  # so that the order of its sums is the same on every machine
         x = PCA(dims, svd_solver="full").fit_transform(x)
         points = TSNE(perplexity=near, init="pca", random_state=seed).fit_transform(x)
     return Embedding(points, rows, labels[rows], split, view, near, seed)
+
+
+def _features(bank: Bank, split: str, view: str, rows: np.ndarray) -> np.ndarray:
+    """Features of some rows [N, D] in float64; the mean of experts for the name of their view."""
+    total = np.zeros((len(rows), bank.dim))
+    views = averaged(bank, view).split("+")
+    for name in views:
+        features, _ = bank.load(split, name)
+        check_finite(features, f"{bank.path}: {split}/{name}")
+        total += features[rows]
+    return total / len(views)
 
 
 def chosen_classes(bank: Bank, text: str | None = None) -> list[int]:
@@ -244,7 +258,7 @@ def draw(embedding: Embedding, bank: Bank, width: float = WIDTH) -> Figure:
     caption(
         figure,
         f"bank {bank.fingerprint[:12]}",
-        f"{embedding.split}, view {embedding.view}, {len(embedding.rows):,} rows of "
+        f"{embedding.split}, {_described(bank, embedding.view)}, {len(embedding.rows):,} rows of "
         f"{len(shown)} of {bank.num_classes} classes",
         f"{reduced}t-SNE of perplexity {embedding.perplexity:g}, rows of seed {embedding.seed}: "
         "neighbours stay close, distances between clusters and their sizes mean nothing",
@@ -253,6 +267,12 @@ def draw(embedding: Embedding, bank: Bank, width: float = WIDTH) -> Figure:
     figure.draw_without_rendering()  # places the axes, which the names need
     _name(axes, embedding, bank, shown)
     return figure
+
+
+def _described(bank: Bank, view: str) -> str:
+    """A view in words."""
+    views = averaged(bank, view)
+    return f"mean of {short_name(views)}" if "+" in views else f"view {views}"
 
 
 def _name(axes: Axes, embedding: Embedding, bank: Bank, shown: list[int]) -> None:

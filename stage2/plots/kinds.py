@@ -103,7 +103,7 @@ KINDS = {
     ),
     "norms": PlotKind(
         norms,
-        "norms of the classifier's weights by class (MiSLAS Fig. 2)",
+        "norms of the classifier's weights by class (MiSLAS Fig. 2, 13 and 14)",
         ("select_on",),
         banks="any",
     ),

@@ -52,6 +52,31 @@ def test_it_is_scikit_learn_on_principal_components(bank: Bank) -> None:
     assert_close(embedding.points, wanted, 1e-5, "points")
 
 
+def test_the_mean_of_experts(tmp_path: Path) -> None:
+    """Reference: the embedding of a bank whose features are the mean, computed here in float64
+    [SLA Fig. 5]; one expert by its own name; two joined by a plus; the caption says which."""
+    rng = np.random.default_rng(1)
+    y = np.repeat(np.arange(3), (20, 12, 9))
+    sixths = [rng.integers(-40, 40, (41, 6)) + 120 * y[:, None] for _ in range(3)]
+    experts = [6 * each.astype(np.float32) for each in sixths]  # whose means are exact in float32
+    mean = (experts[0].astype(float) + experts[1] + experts[2]) / 3
+    pair = (experts[0].astype(float) + experts[2]) / 2
+    views = {f"expert{e}/instance": x for e, x in enumerate(experts)}
+    write_bank(tmp_path / "experts.h5", {"train": views}, {"train": y})
+    for name, view, x, words in (
+        ("mean", None, mean, "mean of expert0+1+2/instance"),
+        ("named", "instance", mean, "mean of expert0+1+2/instance"),
+        ("one", "expert1/instance", experts[1], "view expert1/instance"),
+        ("pair", "expert0/instance+expert2/instance", pair, "mean of expert0+2/instance"),
+    ):
+        write_bank(tmp_path / f"{name}.h5", {"train": {"instance": x}}, {"train": y})
+        with Bank(tmp_path / "experts.h5") as bank, Bank(tmp_path / f"{name}.h5") as plain:
+            got, wanted = embed(bank, view=view, classes="0,1,2"), embed(plain, classes="0,1,2")
+            assert_close(got.points, wanted.points, 0.0, name)
+            caption = draw(got, bank).get_supxlabel().replace("\u00a0", " ").replace("\n", " ")
+            assert f"train, {words}, 41 rows" in caption, caption
+
+
 def test_neighbours_stay_and_classes_stay_apart(bank: Bank) -> None:
     """Reference: trustworthiness by scikit-learn, and the class of the nearest point."""
     embedding = embed(bank)
