@@ -46,7 +46,7 @@ class _Plot(click.Command):
     metavar="NAME",
     help="A recipe, or the beginning of a configuration's id; repeat for more. Of a recipe the "
     "best configuration is drawn; all of them in heatmap, setting and beta. [default: all that "
-    "have something to show]",
+    "have something to show; loss needs one]",
 )
 @click.option("--split", help="Split to draw. [default: test; heatmap: the one that ranks]")
 @selection_options("the caption")
