@@ -384,12 +384,18 @@ def test_smoothing_grid_is_a_grid() -> None:
 
 
 def test_glag_ablation_is_the_documented_one() -> None:
-    """Reference: the command of docs/afg.md, its eight recipes and four to beat, five seeds."""
+    """Reference: the command of docs/afg.md, its twelve recipes and four to beat, five seeds."""
     swept = expand(
         {
-            "glag": {"head": ["lws", "linear"], "loss": ["ce", "distil"], "beta_step": [0, 0.05]},
+            "glag": {
+                "head": ["lws", "linear"],
+                "loss": ["ce", "distil"],
+                "distil_weight": [0, 1],
+                "beta_step": [0, 0.05],
+            },
             **{name: {} for name in ("crt-cifar", "lws-cifar", "balanced_softmax", "logit_adjust")},
         },
         seeds=range(5),
     )
+    assert len(swept) == 5 * (12 + 3) + 1
     assert set(read_specification("glag-ablation").recipes) == set(swept)
