@@ -21,7 +21,7 @@ from stage2.engine.model import ViewData
 from stage2.engine.plan import Shape, default_memory, plan
 from stage2.engine.rows import MemoryRows
 from stage2.export.modules import head_module
-from stage2.features.probe import linear_probe
+from stage2.features.probe import cosine_probe, is_cosine, linear_probe, on_unit
 from stage2.features.requirements import check_recipe
 from stage2.features.scale import measured
 from stage2.methods.recipe import Recipe
@@ -132,7 +132,10 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
         device = find_device(self.device)
         rows = MemoryRows(torch.tensor(x, device=device), torch.tensor(labels, device=device))
         start = _start(coef_init, intercept_init, (len(counts), dim), device)
-        if recipe.needs_classifier and coef_init is None:
+        cosine = recipe.cosine_scale
+        if start and is_cosine(start[0].cpu().numpy(), start[1].cpu().numpy(), x):
+            cosine = None  # it is given
+        if recipe.needs_classifier and coef_init is None and cosine is None:
             start = linear_probe(ViewData(rows, {}, counts, counts))
         default = "auto" if coef_init is None else "none"
         scaling = measured(recipe.settings.get("feature_scale", default), [x])
@@ -140,6 +143,8 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
             scaling.apply_(rows.x)
             start = scaling.classifier(*start) if start else start
         data = ViewData(rows, {}, counts, counts, *start)
+        if cosine:
+            data = on_unit(data, cosine_probe(data, cosine))
         memory = default_memory(device.type) // 2
         (group,) = plan([recipe], Shape.of(counts, dim), memory=memory, device=device.type)
         (outcome,) = run_group(group, data, workers=torch.get_num_threads())

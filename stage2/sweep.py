@@ -26,7 +26,7 @@ from stage2.engine.plan import FusedGroup, Shape, plan
 from stage2.executor import Executor, Local
 from stage2.features.experts import resolved
 from stage2.features.folds import deal, fold_counts
-from stage2.features.probe import PROBE, probed_views
+from stage2.features.probe import PROBE, Probe, probes_of
 from stage2.features.requirements import (
     check_bank,
     check_in_memory,
@@ -59,15 +59,16 @@ class SweepResults:
     board
         The leaderboard of the whole results file.
     probes
-        The linear probes, weight [K, D] and bias [K] by view, that recipes started from because the
-        bank has no stage-1 classifier; they take features as the bank has them.
+        The probes, weight [K, D] and bias [K], that recipes started from because the bank has no
+        such stage-1 classifier. Linear ones take features as the bank has them, cosine ones
+        features of length 1, scaled as they say.
     """
 
     outcomes: list[Outcome]
     skipped: list[Recipe]
     left_out: list[Recipe]
     board: Leaderboard = field(repr=False)
-    probes: dict[str, tuple[Tensor, Tensor]] = field(repr=False)
+    probes: dict[Probe, tuple[Tensor, Tensor]] = field(repr=False)
 
 
 def sweep(
@@ -285,11 +286,11 @@ def plan_bank(
     Raises
     ------
     ConfigError
-        Where the budget is too small for a recipe, or for the linear probe it starts from.
+        Where the budget is too small for a recipe, or for the probe it starts from.
     """
     kind = torch.device(device).type
     budget = half_of(memory, kind)
-    if probed_views(bank, recipes):
+    if probes_of(bank, recipes):
         shape = Shape.of(class_counts(bank, "train"), bank.dim)
         plan([PROBE], shape, memory=budget, whole=memory, device=kind)
     splits: dict[str, list[Recipe]] = {}
@@ -313,10 +314,11 @@ def plan_bank(
     return sorted(groups, key=_features_of)
 
 
-def _features_of(group: FusedGroup) -> tuple[tuple[str, ...], str, str]:
-    """The features of a group, which are loaded once for the groups of a sweep that share them."""
+def _features_of(group: FusedGroup) -> tuple[tuple[str, ...], str, str, float]:
+    """The features of a group, which are loaded once for the groups of a sweep that share them, and
+    their classifier."""
     stream = group.stream
-    return stream.views, stream.train_on, stream.feature_scale or ""
+    return stream.views, stream.train_on, stream.feature_scale or "", stream.cosine_scale or 0.0
 
 
 def _unfinished(

@@ -87,8 +87,8 @@ class Job:
 
 
 def print_plan(job: Job, machine: Machine) -> None:
-    """Print the numbers of configurations and groups, linear probes, and streamed views."""
-    from stage2.features.probe import probed_views
+    """Print the numbers of configurations and groups, probes, and streamed views."""
+    from stage2.features.probe import probes_of
 
     for name, reason in job.left_out.items():
         say(f"Left out {name}: {reason}")
@@ -102,11 +102,16 @@ def print_plan(job: Job, machine: Machine) -> None:
     )
     if job.folds:
         say(f"each on {job.folds} folds of train; then the best of each recipe on all rows")
-    if probed := probed_views(job.bank, job.recipes):
-        views = " and ".join(map(repr, probed))
+    probes = probes_of(job.bank, job.recipes)
+    if linear := [repr(probe.view) for probe in probes if probe.scale is None]:
         say(
-            f"{job.bank.path} has no stage-1 classifier for {views}: recipes that need one start "
-            "from a linear probe"
+            f"{job.bank.path} has no stage-1 classifier for {' and '.join(linear)}: recipes that "
+            "need one start from a linear probe"
+        )
+    if cosine := dict.fromkeys(repr(probe.view) for probe in probes if probe.scale is not None):
+        say(
+            f"{job.bank.path} has no cosine classifier for {' and '.join(cosine)}: z0=cosine "
+            "starts from a cosine probe"
         )
     for view in dict.fromkeys(view for group in groups for view in group.stream.views):
         if streamed := _streamed(job, view, machine):

@@ -278,7 +278,7 @@ def _say_bank(job: Job, jobs: Sequence[Job]) -> None:
 def _check_features(job: Job, statuses: dict[str, str]) -> None:
     """Raise where a bank has a feature that is not finite and a run that is left is to see."""
     from stage2.features.experts import resolved
-    from stage2.features.views import check_features
+    from stage2.features.finite import check_features
 
     waiting = [each for each in resolved(job.bank, job.recipes) if each.hash not in statuses]
     check_features(job.bank, waiting)

@@ -16,7 +16,7 @@ from featbank.bank import Bank
 from featbank.devices import threads_for
 from stage2.cost.sample import ITERATIONS, Sample, Unit, units_of
 from stage2.engine.plan import FusedGroup, Shape, group_bytes, plan
-from stage2.features.probe import PROBE, probed_views
+from stage2.features.probe import PROBE, probes_of
 from stage2.features.views import class_counts, half_of
 from stage2.methods.heads import HEADS
 
@@ -82,7 +82,7 @@ def estimate(
     shape = Shape.of(class_counts(bank, "train"), bank.dim)
     kind = torch.device(device).type
     parts = list(shares or [1.0] * len(groups))
-    for view in probed_views(bank, recipes):
+    for view in (needed.view for needed in probes_of(bank, recipes)):
         (probe,) = plan([PROBE], shape, memory=half_of(memory, kind), device=kind)
         group = FusedGroup(replace(probe.stream, views=(view,)), probe.tiles)
         groups, parts = [group] * (1 + folds) + [*groups], [1.0] * (1 + folds) + parts

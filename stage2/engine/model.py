@@ -31,6 +31,8 @@ class ViewData:
         Those of the bank's train split before rows were held out, which make the class groups.
     weight0, bias0
         The stage-1 classifier W₀ [K, D] and b₀ [K], or None.
+    unit0
+        Whether it takes features of length 1.
     keeps_z0
         Whether the stage-1 logits of training rows in memory may be kept as well, [N, K].
     blended
@@ -43,6 +45,7 @@ class ViewData:
     full_counts: np.ndarray
     weight0: Tensor | None = None
     bias0: Tensor | None = None
+    unit0: bool = False
     keeps_z0: bool = True
     blended: Tensor | None = None
 
@@ -57,7 +60,8 @@ class ViewData:
     def context(self) -> Context:
         """The view as heads see it."""
         train = self.train
-        return Context(self.counts, train.dim, train.device, train.blocks, self.weight0, self.bias0)
+        start = self.weight0, self.bias0, self.unit0
+        return Context(self.counts, train.dim, train.device, train.blocks, *start)
 
 
 class Model:

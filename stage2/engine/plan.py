@@ -1,9 +1,10 @@
 """The planner: recipes that can share their batches become fused groups, cut into tiles.
 
-A **group** shares one batch stream: views and their scale, sampler, generator, batch size, epochs,
-steps and seed. Its recipes see the same rows in the same order. A **tile** is the part of a group
-that trains in one set of tensors: one head, one optimiser, one kernel, as many configurations as
-fit the cache (CPU) or the memory (GPU). How a sweep is cut changes its speed, not its results.
+A **group** shares one batch stream: views, their scale and classifier, sampler, generator, batch
+size, epochs, steps and seed. Its recipes see the same rows in the same order. A **tile** is the
+part of a group that trains in one set of tensors: one head, one optimiser, one kernel, as many
+configurations as fit the cache (CPU) or the memory (GPU). How a sweep is cut changes its speed, not
+its results.
 """
 
 from __future__ import annotations
@@ -99,6 +100,8 @@ class BatchStream:
         The split they are trained on.
     feature_scale
         How their features are scaled; None leaves it to the bank.
+    cosine_scale
+        s of the cosine classifier they take as stage 1's; None for the one of the bank.
     sampler, sampler_settings
         None for a group with nothing to train.
     generator, generator_settings
@@ -110,6 +113,7 @@ class BatchStream:
     views: tuple[str, ...]
     train_on: str = "train"
     feature_scale: str | None = None
+    cosine_scale: float | None = None
     sampler: str | None = None
     sampler_settings: tuple[tuple[str, Any], ...] = ()
     generator: str | None = None
@@ -123,7 +127,9 @@ class BatchStream:
     def of(recipe: Recipe, shape: Shape) -> BatchStream:
         """The stream of a recipe on a training split of this shape."""
         s = recipe.settings
-        features = BatchStream(recipe.views, s["train_on"], s.get("feature_scale"))
+        features = BatchStream(
+            recipe.views, s["train_on"], s.get("feature_scale"), recipe.cosine_scale
+        )
         if not recipe.trained:
             return features
         settings = tuple(sorted(recipe.part("sampler").items()))

@@ -5,7 +5,8 @@ A head becomes one of a few **forms** on the features x of a view [B, D]:
 - `Affine` z = Wt(x) + b, with t(x) = x or its parts at length 1: every head that reduces to it. LWS
   is W = s ⊙ W₀, b = s ⊙ b₀; τ-normalisation, MiSLAS, logit adjustment, ridge and LDA likewise; the
   cosine classifier has one part of length 1 and W = s·ŵ, TDE several and its direction taken out.
-- `Perceptron`, `Gated` (DisAlign), `Means` (nearest class mean) and `Neighbours` (k-NN).
+- `Perceptron`, `Gated` and `GatedCosine` (DisAlign), `Means` (nearest class mean) and `Neighbours`
+  (k-NN).
 
 Axes: B rows, K classes, D features, H hidden units, N training rows.
 """
@@ -144,9 +145,21 @@ class Gated(Form):
     c: Tensor
 
     def classify(self, x: Tensor) -> Tensor:
-        z = linear(x, self.weight, self.bias)
+        z = self.stage1(x)
         confidence = linear(x, self.v[None], self.c).sigmoid()
         return z + confidence * (self.alpha * z + self.beta)
+
+    def stage1(self, x: Tensor) -> Tensor:
+        """z⁰ [B, K]."""
+        return linear(x, self.weight, self.bias)
+
+
+class GatedCosine(Gated):
+    """The same on the logits of a cosine classifier, z⁰ = W x/‖x‖ + b with ‖w_k‖ = s."""
+
+    def stage1(self, x: Tensor) -> Tensor:
+        """z⁰ [B, K]."""
+        return super().stage1(normalize(x, dim=1))
 
 
 class _Compared(Form):
@@ -231,6 +244,7 @@ FORMS: dict[str, type[Form]] = {
     "affine": Affine,
     "perceptron": Perceptron,
     "gated": Gated,
+    "gated_cosine": GatedCosine,
     "means": Means,
     "neighbours": Neighbours,
 }

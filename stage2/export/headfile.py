@@ -8,7 +8,8 @@ file's metadata under ``featbank-head``: the fields of `HeadFacts`, ``schema``, 
 is to be the same bytes. Everything is checked before a module is made; ``digest`` is the SHA-256 of
 everything else, so no changed bit goes unnoticed. Heads of schema 1 have none. Schema 3
 adds ``prior``, `stage2.export.headprior.HeadPrior`, and its tensor; a head that scales features has
-schema 4, with a prior or without. The lowest schema that holds a head is written.
+schema 4, with a prior or without, and one of the form ``gated_cosine`` schema 5. The lowest schema
+that holds a head is written.
 """
 
 from __future__ import annotations
@@ -34,13 +35,19 @@ from stage2.export.forms import FORMS, INPUT, SPACE, AveragedHeads, Form, HeadMo
 from stage2.export.headprior import HeadPrior, read_head_prior
 
 KEY = "featbank-head"
-SCHEMA = 4
+SCHEMA = 5
+"""The schema of heads with a form of `LATER`."""
+SCALED = 4
+"""The schema of heads that scale features."""
 WITH_PRIOR = 3
 """The schema of heads that know the prior of their outputs, and take features as they are."""
 WITHOUT_PRIOR = 2
 """The schema of those that do not know it."""
 UNCHECKED = 1
 """The schema without a digest."""
+
+LATER = ("gated_cosine",)
+"""Forms that schema 5 added."""
 
 _CALIBRATION = ("calibration.scale", "calibration.shift")
 
@@ -118,6 +125,8 @@ def save_head(
         document |= {"schema": WITH_PRIOR, "prior": facts.prior.document}
         tensors |= facts.prior.tensors
     if any(name.rpartition(".")[2] in INPUT for name in tensors):
+        document["schema"] = SCALED
+    if any(form["form"] in LATER for form in forms):
         document["schema"] = SCHEMA
     document["digest"] = _digest(document, tensors)
     metadata = {KEY: json.dumps(document, ensure_ascii=False, allow_nan=False)}

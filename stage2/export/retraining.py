@@ -7,7 +7,7 @@ must reproduce what is stored of them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -19,6 +19,7 @@ from featbank.bank import Bank
 from stage2.engine.metrics import Evaluation
 from stage2.export.forms import AveragedHeads, HeadModule
 from stage2.export.modules import head_module
+from stage2.features.probe import Probe, probe_for
 from stage2.features.scale import Scaling, scaling_of
 from stage2.features.views import class_counts
 from stage2.methods.heads import Context
@@ -181,7 +182,7 @@ def _context(
     bank: Bank,
     recipe: Recipe,
     view: str,
-    probes: dict[str, tuple[Tensor, Tensor]],
+    probes: dict[Probe, tuple[Tensor, Tensor]],
     scaling: Scaling | None,
 ) -> Context:
     """The parts of a view that a form may need: the stage-1 classifier and the training rows, as
@@ -195,11 +196,16 @@ def _context(
                 rows = torch.from_numpy(x).float()
                 yield scaling.apply_(rows) if scaling else rows, labels[start : start + len(x)]
 
-    start: Sequence[Tensor] = ()
-    if view in probes:
-        start = [values.cpu() for values in probes[view]]
+    start: tuple[Tensor, Tensor] | None = None
+    probe = probe_for(bank, view, recipe.cosine_scale, recipe.settings.get("feature_scale"))
+    if probe in probes:
+        start = probes[probe][0].cpu(), probes[probe][1].cpu()
     elif classifier := bank.classifier(view):
-        start = [torch.from_numpy(values) for values in classifier]
-    if scaling and start:
+        start = torch.from_numpy(classifier[0]), torch.from_numpy(classifier[1])
+    cosine = probe is not None and probe.scale is not None
+    if scaling and start and not cosine:
         start = scaling.classifier(*start)
-    return Context(class_counts(bank, split), bank.dim, torch.device("cpu"), blocks, *start)
+    context = Context(class_counts(bank, split), bank.dim, torch.device("cpu"), blocks)
+    if start is None:
+        return context
+    return replace(context, weight0=start[0], bias0=start[1], unit0=cosine)

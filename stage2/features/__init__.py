@@ -1,1 +1,1 @@
-"""Recipes on a bank: its views, linear probes and experts, and the requirements of recipes."""
+"""Recipes on a bank: its views, probes and experts, and the requirements of recipes."""

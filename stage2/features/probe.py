@@ -1,4 +1,4 @@
-"""The linear probe, which replaces the stage-1 classifier of features that come without one.
+"""Probes, which replace a stage-1 classifier that a bank lacks: a linear one, or a cosine one.
 
 A pretrained model that is frozen and banked has no classifier of the bank's classes. Heads and
 losses that start from W₀ and b₀ then start from the optimum of softmax regression on the train
@@ -12,22 +12,36 @@ therefore `DECAY` times their variance v, the mean of ‖x − μ‖²:
 
 As b is free, this is the same problem in x̂ = (x − μ)/√v with decay `DECAY`, W = Ŵ/√v and
 b = b̂ − Wμ, which L-BFGS solves in fewer steps and in as many whatever the scale.
+
+A recipe whose z⁰ is to be a cosine takes the classifier of the bank where that is one
+(`is_cosine`), else a cosine probe on its features, scaled as the recipe scales them: the optimum of
+
+    min_W  (1/N) Σᵢ CE(s·⟨w_k/‖w_k‖, xᵢ/‖xᵢ‖⟩)
+
+from the class means of x/‖x‖. The logits are bounded by s, so that no weight decay is needed; the
+problem is not convex, but starts at the same point on every machine.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from featbank.bank import Bank
 from stage2.engine.model import ViewData
 from stage2.engine.optimum import optimum
 from stage2.engine.rows import READ_BYTES
+from stage2.features.scale import default_scale
 from stage2.methods.heads import Context
+from stage2.methods.lbfgs import minimise
 from stage2.methods.recipe import Recipe
 
 DECAY = 1e-5
@@ -38,10 +52,93 @@ PROBE = Recipe("ce", optimiser="lbfgs", weight_decay=DECAY, decay_bias=False, gr
 """The probe's recipe, on features of mean 0 and variance 1."""
 
 
-def probed_views(bank: Bank, recipes: Iterable[Recipe]) -> list[str]:
-    """The views that need a probe: recipes start from a classifier that the bank lacks."""
-    wanted = {view: None for recipe in recipes if recipe.needs_classifier for view in recipe.views}
-    return [view for view in wanted if bank.classifier(view) is None]
+COSINE_NORM, COSINE_ITERATIONS, HISTORY = 1e-6, 1000, 20
+"""Largest gradient entry at which a cosine probe ends, iterations at most, curvature pairs."""
+
+SAMPLED = 1024
+"""Training rows whose lengths show whether a classifier is a cosine one."""
+
+ONE_LENGTH = 1.01
+"""Ratio of the longest to the shortest of vectors of one length; float16 rounds to 1e-3."""
+
+
+class Probe(NamedTuple):
+    """A classifier to be trained in place of one that a bank lacks.
+
+    Attributes
+    ----------
+    view
+        The view that it classifies.
+    scale
+        s of a cosine probe, None for a linear one.
+    feature_scale
+        ``standardise`` for a cosine probe of standardised features; ``none`` elsewhere, as a common
+        factor changes no cosine, and a linear probe follows the scale of its features.
+    """
+
+    view: str
+    scale: float | None = None
+    feature_scale: str = "none"
+
+
+def probes_of(bank: Bank, recipes: Iterable[Recipe]) -> list[Probe]:
+    """The probes that recipes start from, each once, because the bank has no such classifier."""
+    starts = {
+        (view, recipe.cosine_scale, recipe.settings.get("feature_scale")): None
+        for recipe in recipes
+        if recipe.needs_classifier
+        for view in recipe.views
+    }
+    probes = (probe_for(bank, *start) for start in starts)
+    return list(dict.fromkeys(probe for probe in probes if probe))
+
+
+def probe_for(
+    bank: Bank, view: str, scale: float | None, feature_scale: str | None
+) -> Probe | None:
+    """The probe of recipes that start from a classifier of a view; None where the bank has it.
+
+    Parameters
+    ----------
+    bank, view
+        The features.
+    scale
+        s of a cosine classifier, or None for W₀x + b₀.
+    feature_scale
+        Setting of the recipes.
+    """
+    classifier = bank.classifier(view)
+    if scale is None:
+        return None if classifier else Probe(view)
+    if classifier and _unit_rows(*classifier) and _one_length(_first_rows(bank, view)):
+        return None
+    choice = feature_scale or default_scale(bank, view)
+    return Probe(view, scale, choice if choice == "standardise" else "none")
+
+
+def is_cosine(weight: np.ndarray, bias: np.ndarray, x: np.ndarray) -> bool:
+    """Whether Wx + b is a constant times the cosine of w_k and x: no bias, and rows of one length
+    in W [K, D] and in features `x` [n, D].
+
+    Extraction writes the cosine classifier of stage 1 so, with W = √s·w_k/‖w_k‖ for features
+    √s·x/‖x‖.
+    """
+    return _unit_rows(weight, bias) and _one_length(x)
+
+
+def _unit_rows(weight: np.ndarray, bias: np.ndarray) -> bool:
+    return not bias.any() and _one_length(weight)
+
+
+def _one_length(rows: np.ndarray) -> bool:
+    """Whether all rows but those of zeros have one length, and some are not of zeros."""
+    lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
+    lengths = lengths[lengths > 0]
+    return bool(len(lengths)) and lengths.max() <= ONE_LENGTH * lengths.min()
+
+
+def _first_rows(bank: Bank, view: str) -> np.ndarray:
+    return bank.read("train", view, 0, min(SAMPLED, bank.rows("train")))
 
 
 def linear_probe(data: ViewData) -> tuple[Tensor, Tensor]:
@@ -61,6 +158,57 @@ def linear_probe(data: ViewData) -> tuple[Tensor, Tensor]:
     parameters, _ = optimum([PROBE], start, scaled, data.train.copies)
     weight = parameters["weight"][0] / scale
     return weight, parameters["bias"][0] - weight @ mean
+
+
+def cosine_probe(data: ViewData, scale: float) -> tuple[Tensor, Tensor]:
+    """The cosine probe of a view as it is scaled: weight s·w_k/‖w_k‖ [K, D] and bias 0 [K],
+    float32, on its device, for features x/‖x‖.
+
+    A class without rows starts opposite to all others. It
+    takes one or two hundred passes over the features, in float64.
+    """
+    context, rows = data.context, len(data.train.labels)
+    shape = len(data.counts), context.dim
+    means = torch.zeros(shape, dtype=torch.float64, device=context.device)
+    for x, y in _parts(context):
+        means.index_add_(0, y, normalize(x.double(), dim=1))
+    means = torch.where(means.any(1, keepdim=True), means, -means.sum(0))
+
+    def evaluate(point: Tensor) -> tuple[Tensor, Tensor]:
+        # With G = (p − 1[k=y])/N and M = s·Gᵀx̂: ∂L/∂w_k = (M_k − ⟨M_k, ŵ_k⟩ŵ_k)/‖w_k‖.
+        weight = point.view(shape)
+        length = weight.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        unit, value = weight / length, point.new_zeros(1)
+        toward = torch.zeros_like(weight)
+        for part, y in _parts(context):
+            x = normalize(part.double(), dim=1)
+            log_p = torch.log_softmax(scale * x @ unit.t(), 1)
+            own = y[:, None]
+            value -= log_p.gather(1, own).sum() / rows
+            slope = log_p.exp_().scatter_add_(1, own, -torch.ones_like(own, dtype=x.dtype))
+            toward += slope.t() @ x * (scale / rows)
+        along = (toward * unit).sum(1, keepdim=True)
+        return value, ((toward - along * unit) / length).view(1, -1)
+
+    found = minimise(
+        evaluate,
+        normalize(means, dim=1).view(1, -1),
+        tolerance=torch.full((1,), COSINE_NORM, dtype=torch.float64, device=context.device),
+        max_iterations=COSINE_ITERATIONS,
+        history=HISTORY,
+    )
+    if not found.norms[0][-1] <= COSINE_NORM:
+        warnings.warn(
+            f"The cosine probe with z0_scale={scale:g} stopped short of its optimum, at a gradient "
+            f"of {found.norms[0][-1]:.2g}. Lower z0_scale."
+        )
+    weight = scale * normalize(found.point.view(shape), dim=1).float()
+    return weight, torch.zeros_like(weight[:, 0])
+
+
+def on_unit(data: ViewData, probe: tuple[Tensor, Tensor]) -> ViewData:
+    """A view whose classifier is a cosine probe of its features."""
+    return replace(data, weight0=probe[0], bias0=probe[1], unit0=True)
 
 
 def _parts(context: Context) -> Iterator[tuple[Tensor, Tensor]]:

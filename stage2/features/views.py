@@ -13,32 +13,40 @@ import torch
 from torch import Tensor
 
 from featbank.bank import Bank
-from featbank.bank.checks import check_finite
 from featbank.devices import torch_threads
 from stage2.engine.model import ViewData
 from stage2.engine.plan import FusedGroup, default_memory
 from stage2.engine.pooled import HeldOut
 from stage2.engine.rows import MemoryRows, SplitRows, StreamedRows
 from stage2.engine.subset import fold_view
+from stage2.features.finite import all_finite, check_features, refuse_not_finite
 from stage2.features.folds import Folds
-from stage2.features.probe import linear_probe, probed_views
+from stage2.features.probe import (
+    Probe,
+    cosine_probe,
+    linear_probe,
+    on_unit,
+    probe_for,
+    probes_of,
+)
 from stage2.features.scale import Scaling, default_scale, measured, scaled, scaling_of
 from stage2.methods.recipe import Recipe
 
 
 class _Key(NamedTuple):
     """A view that is loaded: the split to train on, ``feature_scale``, its share of the memory, and
-    whether it is to be cut into folds."""
+    whether it is to be cut into folds, and the cosine probe it has as its classifier."""
 
     view: str
     split: str
     scale: str
     share: int
     folded: bool
+    cosine: Probe | None = None
 
 
 class Views:
-    """Loads the views of one group at a time, with their classifiers or linear probes.
+    """Loads the views of one group at a time, with their classifiers or probes.
 
     Parameters
     ----------
@@ -47,15 +55,15 @@ class Views:
     device, memory
         As for `load_view`; the views of a group share `memory`.
     workers
-        CPU threads for linear probes.
+        CPU threads for probes.
     folds
         Folds of train, for groups that are trained on them.
 
     Attributes
     ----------
     probes
-        The linear probes trained so far, by view: weight [K, D] and bias [K] for features as the
-        bank has them. Recipes that scale features scale the probe with them.
+        The probes trained so far: weight [K, D] and bias [K]. Linear ones are for features as the
+        bank has them; recipes that scale features scale the probe with them.
     """
 
     def __init__(
@@ -69,46 +77,48 @@ class Views:
         self._bank, self._device, self._workers = bank, device, workers
         self._memory = memory or default_memory(torch.device(device).type)
         self._folds = folds
-        self._fold_probes: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
+        self._fold_probes: dict[tuple[Probe, int], tuple[Tensor, Tensor]] = {}
         self._loaded: dict[_Key, ViewData] = {}
         self._finite: set[tuple[str, str]] = set()
         self._scaling = cache(partial(scaling_of, bank))
-        self.probes: dict[str, tuple[Tensor, Tensor]] = {}
+        self._probe_for = cache(partial(probe_for, bank))
+        self.probes: dict[Probe, tuple[Tensor, Tensor]] = {}
 
     def prepare(self, recipes: Sequence[Recipe]) -> None:
-        """Check the features that recipes use, and train the linear probes they start from.
+        """Check the features that recipes use, and train the probes they start from.
 
         Raises
         ------
         NotFinite
             For features that are NaN or infinite, before any training.
         """
-        probed = [v for v in probed_views(self._bank, recipes) if v not in self.probes]
+        probes = [p for p in probes_of(self._bank, recipes) if p not in self.probes]
         places = {(recipe.views, recipe.settings["train_on"]) for recipe in recipes}
         if len(places) > 1:  # a single one is checked as it is loaded
             self._finite |= check_features(self._bank, recipes)
-        for view in probed:
-            (data,) = self._views((view,), "train", "none")
-            with torch_threads(self._workers):
-                self.probes[view] = linear_probe(data)
-            self._loaded.clear()  # views loaded from here on have the probe
+        for probe in sorted(probes, key=lambda probe: (probe.view, probe.feature_scale)):
+            (data,) = self._views((probe.view,), "train", probe.feature_scale)
+            self.probes[probe] = self._trained(probe, data)
+        if probes:
+            self._loaded.clear()  # views loaded from here on have the probes
 
     def of(self, group: FusedGroup) -> list[ViewData]:
         """The views of a group."""
         stream = group.stream
-        return self._views(stream.views, stream.train_on, stream.feature_scale)
+        cosine = stream.cosine_scale
+        return self._views(stream.views, stream.train_on, stream.feature_scale, cosine=cosine)
 
     def of_fold(self, group: FusedGroup, fold: int) -> list[ViewData]:
         """The views of a group as a fold sees them.
 
-        A linear probe is one of the rows that the fold trains on: one of all rows would have seen
-        those that are held out. In memory the scale is that of these rows too.
+        A probe is one of the rows that the fold trains on: one of all rows would have seen those
+        that are held out. In memory the scale is that of these rows too.
         """
         assert self._folds is not None
         stream = group.stream
-        probed = probed_views(self._bank, group.recipes)
-        for name in probed:
-            self._probe_folds(name)
+        linear = [p for p in probes_of(self._bank, group.recipes) if p.scale is None]
+        for probe in linear:
+            self._probe_folds(probe)
         watched = stream.generator is not None
         own_scale = self._fit_in_memory(stream.views)  # streamed ones are scaled as they are read
         loaded = "none" if own_scale else stream.feature_scale
@@ -122,9 +132,13 @@ class Views:
                 data = scaled(data, scaling) if scaling else data
             else:
                 scaling = self._scaling(name, choice)
-            if self._bank.classifier(name) is None:
-                probe = self._fold_probes[name, fold] if name in probed else None
-                data = _starting(data, scaling, probe)
+            cosine = self._cosine(name, stream.cosine_scale, stream.feature_scale)
+            if cosine:
+                data = on_unit(data, self._fold_probe(cosine, fold, data))
+            elif self._bank.classifier(name) is None:
+                probe = Probe(name)
+                start = self._fold_probes[probe, fold] if probe in linear else None
+                data = _starting(data, scaling, start)
             views.append(data)
         return views
 
@@ -137,15 +151,31 @@ class Views:
         )
         return all(budget is None for splits in budgets for budget in splits.values())
 
-    def _probe_folds(self, view: str) -> None:
-        """Train the linear probes of a view on the rows that each fold trains on, once."""
+    def _probe_folds(self, probe: Probe) -> None:
+        """Train a linear probe on the rows that each fold trains on, once."""
         assert self._folds is not None
-        if (view, 0) in self._fold_probes:
+        if (probe, 0) in self._fold_probes:
             return
-        (whole,) = self._views((view,), "train", "none", folded=True)
+        (whole,) = self._views((probe.view,), "train", "none", folded=True)
         for fold in range(self._folds.count):
-            with torch_threads(self._workers):
-                self._fold_probes[view, fold] = linear_probe(self._cut(whole, fold))
+            self._fold_probe(probe, fold, self._cut(whole, fold))
+
+    def _fold_probe(self, probe: Probe, fold: int, data: ViewData) -> tuple[Tensor, Tensor]:
+        """A probe of the rows `data` that a fold trains on, trained once."""
+        if (probe, fold) not in self._fold_probes:
+            self._fold_probes[probe, fold] = self._trained(probe, data)
+        return self._fold_probes[probe, fold]
+
+    def _trained(self, probe: Probe, data: ViewData) -> tuple[Tensor, Tensor]:
+        """Train a probe: weight [K, D] and bias [K]."""
+        with torch_threads(self._workers):
+            if probe.scale is None:
+                return linear_probe(data)
+            return cosine_probe(data, probe.scale)
+
+    def _cosine(self, view: str, scale: float | None, feature_scale: str | None) -> Probe | None:
+        """The cosine probe of recipes on a view, where they have one."""
+        return None if scale is None else self._probe_for(view, scale, feature_scale)
 
     def _cut(self, whole: ViewData, fold: int, *, watched: bool = False) -> ViewData:
         """A view as a fold sees it."""
@@ -167,7 +197,13 @@ class Views:
         )
 
     def _views(
-        self, names: Sequence[str], split: str, scale: str | None, *, folded: bool = False
+        self,
+        names: Sequence[str],
+        split: str,
+        scale: str | None,
+        *,
+        folded: bool = False,
+        cosine: float | None = None,
     ) -> list[ViewData]:
         """Load views that share the memory, and drop all others."""
         share = self._memory // len(names)
@@ -175,12 +211,16 @@ class Views:
             _Key(name, split, scale or default_scale(self._bank, name), share, folded)
             for name in names
         ]
-        for key in self._loaded.keys() - set(wanted):
+        keys = [key._replace(cosine=self._cosine(key.view, cosine, key.scale)) for key in wanted]
+        for key in self._loaded.keys() - {*wanted, *keys}:
             del self._loaded[key]
-        return [self._load(key) for key in wanted]
+        return [self._load(key) for key in keys]
 
     def _load(self, key: _Key) -> ViewData:
-        if key not in self._loaded:
+        if key.cosine and key not in self._loaded:
+            data = self._load(key._replace(cosine=None))
+            self._loaded[key] = on_unit(data, self.probes[key.cosine])
+        elif key not in self._loaded:
             data = load_view(
                 self._bank,
                 key.view,
@@ -191,7 +231,7 @@ class Views:
                 finite=self._finite,
                 folded=key.folded,
             )
-            if probe := self.probes.get(key.view):
+            if probe := self.probes.get(Probe(key.view)):
                 data = _starting(data, self._scaling(key.view, key.scale), probe)
             self._loaded[key] = data
         return self._loaded[key]
@@ -255,8 +295,8 @@ def load_view(
         labels = torch.from_numpy(bank.labels(split)).to(device)
         if budget is None:
             x = torch.from_numpy(bank.load_copies(split, view)).view(-1, dim)
-            if (split, view) not in finite and not _all_finite(x):
-                _refuse_not_finite(bank, split, view)
+            if (split, view) not in finite and not all_finite(x):
+                refuse_not_finite(bank, split, view)
             x = x.to(device)
             rows[split] = MemoryRows(
                 scaling.apply_(x) if scaling else x, labels.repeat(copies), copies=copies
@@ -265,7 +305,7 @@ def load_view(
             features = BankFeatures(bank, split, view, scaling)
             rows[split] = StreamedRows(features, labels, budget=budget)
             if (split, view) not in finite:
-                _refuse_not_finite(bank, split, view)
+                refuse_not_finite(bank, split, view)
         finite.add((split, view))
     train = rows.pop(train_on)
     left = half_of(memory, torch.device(device).type) - sum(
@@ -286,41 +326,6 @@ def load_view(
         weight0=None if weight is None else weight.to(device),
         bias0=None if bias is None else bias.to(device),
     )
-
-
-def _all_finite(x: Tensor) -> bool:
-    """Whether all of `x` is finite, without allocating a mask of its size."""
-    return not x.numel() or all(math.isfinite(end) for end in map(float, x.aminmax()))
-
-
-def _refuse_not_finite(bank: Bank, split: str, view: str) -> None:
-    """Read the features of a split and view; raise at the first that is not finite."""
-    for copy in range(bank.copies(split, view)):
-        name = f"{bank.path}: {split}/{view}, copy {copy}"
-        for start, block in bank.blocks(split, view, copy=copy):
-            if not _all_finite(torch.from_numpy(block)):
-                check_finite(block, name, first_row=start)
-
-
-def check_features(bank: Bank, recipes: Sequence[Recipe]) -> set[tuple[str, str]]:
-    """Check all features that recipes are to be trained and measured on.
-
-    Returns
-    -------
-    Their splits and views.
-
-    Raises
-    ------
-    NotFinite
-        Where one is NaN or infinite.
-    """
-    used: dict[tuple[str, str], None] = {}
-    for recipe in recipes:
-        for split in (*bank.evaluated, recipe.settings["train_on"]):
-            used |= {(split, view): None for view in recipe.views}
-    for split, view in used:
-        _refuse_not_finite(bank, split, view)
-    return set(used)
 
 
 def class_counts(bank: Bank, split: str) -> np.ndarray:

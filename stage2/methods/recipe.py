@@ -92,6 +92,11 @@ class Recipe:
         return self.trained and LOSSES[self.settings["loss"]].needs_classifier
 
     @property
+    def cosine_scale(self) -> float | None:
+        """s of the cosine classifier that it takes as stage 1's; None for the one of the bank."""
+        return HEADS[self.head].cosine_scale(self.part("head"))
+
+    @property
     def generator(self) -> Generator | None:
         """Its feature generator, or None."""
         return GENERATORS.get(self.settings.get("generator", "none"))

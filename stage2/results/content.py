@@ -173,6 +173,7 @@ def about(value: Any) -> dict[str, Any]:
     _require(isinstance(rows, dict) and "train" in rows and _counts([*rows.values()]), "rows")
     _require(_texts(record.get("views")), "views")
     _require(_texts(record.get("probed", [])), "probed")  # older files lack this and the rest
+    _require(_texts(record.get("cosine", [])), "cosine")
     _require(_texts(record.get("scaled", [])), "scaled")
     full = record.get("full_counts", counts)
     _require(isinstance(full, list) and len(full) == classes and _counts(full), "full_counts")

@@ -150,12 +150,19 @@ class Protocol:
 
     def _start(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         """The stand-in for a stage-1 classifier that the bank lacks, where a row starts from it."""
-        probed = self.about.get("probed", [])  # absent from older files, whose banks all had one
-        used = [view for view in probed if any(_starts_from(row, view) for row in rows)]
-        if not used:
-            return []
-        views = "" if probed == self.about["views"] else f" of {', '.join(used)}"
-        return [f"stage-1 classifier{views}: linear probe"]
+        views = self.about["views"]
+        lacking = {  # absent from older files, whose banks all had a classifier and used no other
+            "linear": self.about.get("probed", []),
+            "cosine": [view for view in views if view not in self.about.get("cosine", views)],
+        }
+        parts = []
+        for kind, probed in lacking.items():
+            used = [view for view in probed if any(_starts_from(row, view, kind) for row in rows)]
+            if used:
+                of = "" if probed == views else f" of {', '.join(used)}"
+                name = "stage-1" if kind == "linear" else "cosine"
+                parts.append(f"{name} classifier{of}: {kind} probe")
+        return parts
 
     @property
     def is_screen(self) -> bool:
@@ -366,14 +373,17 @@ def rows_from_test(bank: Bank) -> list[int]:
     return [int(per_class.min()), int(per_class.max())]
 
 
-def _starts_from(row: Mapping[str, Any], view: str) -> bool:
+def _starts_from(row: Mapping[str, Any], view: str, kind: str) -> bool:
     """Whether a configuration, or a member of an ensemble, starts from the stage-1 classifier of a
-    view."""
+    view, ``linear`` as it is in the bank or ``cosine``."""
     if row["name"] == ENSEMBLE:
         parameters = row["parameters"]
-        return bool(parameters.get("stage1")) and view in str(parameters.get("view")).split("+")
+        starts = bool(parameters.get("stage1")) and kind == "linear"
+        return starts and view in str(parameters.get("view")).split("+")
     try:
         recipe = Recipe(row["name"], **row["parameters"])
     except errors.ConfigError:  # stored by a version that knew other names
-        return True
+        return kind == "linear"
+    if (recipe.cosine_scale is not None) != (kind == "cosine"):
+        return False
     return view in recipe.views and recipe.needs_classifier

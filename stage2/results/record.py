@@ -10,6 +10,7 @@ import numpy as np
 from featbank.bank import Bank
 from featbank.bank.naming import label_of
 from stage2.features.folds import Folds
+from stage2.features.probe import probe_for
 from stage2.features.scale import default_scale
 from stage2.results.protocol import rows_from_test
 
@@ -27,6 +28,7 @@ def record_of(bank: Bank) -> dict[str, Any]:
         "views": list(bank.views),
         "seen": {split: int(bank.seen(split).sum()) for split in bank.splits},
         "probed": [view for view in bank.views if bank.classifier(view) is None],
+        "cosine": [view for view in bank.views if probe_for(bank, view, 1.0, "none") is None],
         "scaled": [view for view in bank.views if default_scale(bank, view) == "auto"],
     }
     if label := label_of(bank.provenance):

@@ -156,4 +156,6 @@ def test_the_same_with_classes_of_few_rows_one_and_none(
         *(_usual(["logit_adjust"]) if counts[-1] else []),
     ]
     recipes += [Recipe("ce", **SHORT, feature_scale=how) for how in ("none", "standardise")]
+    star = {"head": "disalign", "z0": "cosine", "init": "released"}
+    recipes += [Recipe("ce", **SHORT, **star, feature_scale=how) for how in ("auto", "standardise")]
     assert_folds_are_cut_banks(recipes, made, tmp_path, trained_on_folds, start=False, within=1e-5)

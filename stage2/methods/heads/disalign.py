@@ -28,6 +28,8 @@ class DisAlign(TrainedHead):
 
     ``init=identity`` starts from the stage-1 logits: α = 0, of eq. 5 α = 1, and β = v = c = 0.
     ``init=released`` starts as the published code does: α = 1, β = 0, v = 0.1, c ~ U(±1/√D).
+
+    z⁰ is W₀x + b₀, or with ``z0=cosine`` s·⟨w_k/‖w_k‖, x/‖x‖⟩ (`Batch.z0`).
     """
 
     description = "confidence-weighted calibration of the stage-1 logits"
@@ -57,6 +59,18 @@ class DisAlign(TrainedHead):
             "σ(x)=sigmoid(v·x+c), or σ≡1",
             choices=("learned", "off"),
         ),
+        Setting(
+            "z0",
+            "linear",
+            "stage-1 logits W₀x+b₀, or those of a cosine classifier",
+            choices=("linear", "cosine"),
+        ),
+        Setting(
+            "z0_scale",
+            16.0,
+            "s of the cosine probe for z0=cosine; a cosine classifier of the bank has its own",
+            above=0,
+        ),
     )
     shared = ("form", "confidence")
     biases = ("beta", "c")
@@ -65,6 +79,9 @@ class DisAlign(TrainedHead):
 
     def needs_classifier(self, settings: Settings) -> bool:
         return True
+
+    def cosine_scale(self, settings: Settings) -> float | None:
+        return settings["z0_scale"] if settings["z0"] == "cosine" else None
 
     def size(self, settings: Settings, dim: int, classes: int) -> Size:
         return Size(2 * classes + dim + 1, 3 * classes)
@@ -128,9 +145,10 @@ class DisAlign(TrainedHead):
         alpha, beta = _alpha(parameters), parameters["beta"]
         if "v" not in parameters:  # σ ≡ 1: affine in z⁰
             weight, bias = (1 + alpha)[:, None] * weight, (1 + alpha) * bias + beta
-            return affine(weight, bias)
+            return affine(weight, bias, parts=int(context.unit0))
         gate = {"alpha": alpha, "beta": beta, "v": parameters["v"], "c": parameters["c"]}
-        return Reduction("gated", {**gate, "weight": weight, "bias": bias})
+        form = "gated_cosine" if context.unit0 else "gated"
+        return Reduction(form, {**gate, "weight": weight, "bias": bias})
 
 
 def _confidence(parameters: Parameters, batch: Batch) -> Tensor:

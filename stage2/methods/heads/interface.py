@@ -68,6 +68,8 @@ class Context:
         Iterate over the training rows, which may lie in a file: features [n, D] and labels [n].
     weight0, bias0
         The stage-1 classifier W₀ [K, D] and b₀ [K], or None.
+    unit0
+        Whether it takes features of length 1: z⁰ = W₀x/‖x‖ + b₀, that of a cosine probe.
     """
 
     counts: np.ndarray
@@ -76,6 +78,7 @@ class Context:
     blocks: Callable[[], Iterable[tuple[Tensor, Tensor]]]
     weight0: Tensor | None = None
     bias0: Tensor | None = None
+    unit0: bool = False
 
     def batch(self, x: Tensor, rows: Tensor | None = None, z0: Tensor | None = None) -> Batch:
         """Make a batch of features [B, D] or [B, C, D], or of `rows` [B] from features [N, D] and,
@@ -144,11 +147,12 @@ class Batch:
 
     @cached_property
     def z0(self) -> Tensor:
-        """Stage-1 logits z⁰ = W₀x + b₀, [B, 1, K] or [B, C, K], broadcastable over
-        configurations."""
+        """Stage-1 logits z⁰ = W₀x + b₀, with ``unit0`` of x/‖x‖, [B, 1, K] or [B, C, K],
+        broadcastable over configurations."""
         if (z0 := self.known_z0) is not None:
             return (z0 if self.rows is None else z0.index_select(0, self.rows))[:, None]
-        return linear(broadcast(self.x), *self.context.classifier)
+        x = self.unit if self.context.unit0 else self.x
+        return linear(broadcast(x), *self.context.classifier)
 
     @cached_property
     def unit(self) -> Tensor:
@@ -193,6 +197,10 @@ class Head(ABC):
     def needs_classifier(self, settings: Settings) -> bool:
         """Whether these settings need the bank's stage-1 classifier."""
         return settings.get("init") == "stage1"
+
+    def cosine_scale(self, settings: Settings) -> float | None:
+        """s where z⁰ is to be s times a cosine; None where W₀x + b₀ is as it is in the bank."""
+        return None
 
     def require(self, counts: np.ndarray) -> None:
         """Raise `EmptyClass` if the head needs samples of every class and `counts` [K] has a 0."""

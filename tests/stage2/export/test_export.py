@@ -196,7 +196,7 @@ def edited(change: Callable[[dict[str, Any], dict[str, Any]], Any], path: Path) 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t, m: m.update(schema=5), "has head schema 5, this version reads up to 4"),
+        (lambda t, m: m.update(schema=6), "has head schema 6, this version reads up to 5"),
         (lambda t, m: m.update(schema=3), "prior is missing"),
         (lambda t, m: m.pop("forms"), "forms is missing"),
         (lambda t, m: m.update(forms=[{"form": "os.system"}]), "form 'os.system' is none of"),

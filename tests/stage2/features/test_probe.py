@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from featbank import Bank, errors, write_bank
 from stage2 import Recipe, sweep
 from stage2.features import views
-from stage2.features.probe import DECAY, linear_probe
+from stage2.features.probe import DECAY, Probe, linear_probe
 from stage2.features.views import load_view
 from stage2.results.results import Results
 from stage2.results.store import Store
@@ -127,8 +127,8 @@ def test_recipes_start_from_the_probe(small: Problem, tmp_path: Path, trained: l
     with bare(small, tmp_path / "bare.h5") as bank:
         swept = sweep(bank, RECIPES, device="cpu")
     assert len(trained) == 2, f"got {len(trained)} probes"
-    assert set(swept.probes) == {"instance", "balanced"}
-    kept = {view: (w.numpy(), b.numpy()) for view, (w, b) in swept.probes.items()}
+    assert set(swept.probes) == {Probe("instance"), Probe("balanced")}
+    kept = {probe.view: (w.numpy(), b.numpy()) for probe, (w, b) in swept.probes.items()}
     assert not np.allclose(kept["instance"][0], kept["balanced"][0])
     with bare(small, tmp_path / "with.h5", classifier=kept) as bank:
         expected = {o.recipe: o for o in sweep(bank, RECIPES, device="cpu").outcomes}
@@ -146,7 +146,8 @@ def test_the_oracle_begins_from_the_train_split(small: Problem, tmp_path: Path) 
         on_train = sweep(bank, [Recipe("tau_norm")], device="cpu").probes
         oracle = [Recipe("lws", train_on="train_balanced", **SHORT), Recipe("oracle", **SHORT)]
         on_balanced = sweep(bank, oracle, device="cpu").probes
-    for got, expected in zip(on_balanced["instance"], on_train["instance"], strict=True):
+    ((probe, of_balanced),) = on_balanced.items()
+    for got, expected in zip(of_balanced, on_train[probe], strict=True):
         assert torch.equal(got, expected)
 
 
