@@ -277,7 +277,9 @@ def test_crops_depend_on_seed_epoch_and_process_only() -> None:
     assert [drawn(*key) for key in keys] == [drawn(*key) for key in keys]
 
 
-def test_copies_of_a_bank_are_cut_from_originals(make_lists: MakeLists, tmp_path: Path) -> None:
+def test_copies_of_a_bank_are_cut_from_originals(
+    make_lists: MakeLists, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Reference: the first copy does not depend on their number; each is a crop of its own.
 
     Both experts have their own, too.
@@ -285,11 +287,22 @@ def test_copies_of_a_bank_are_cut_from_originals(make_lists: MakeLists, tmp_path
     options = make_lists(train=[0, 1, 1, 0, 1, 0, 0, 1], test=[0, 1])
     settings = _settings(options, epochs=1, experts=2, augmentation="resized-flip+resized-crop")
     train(settings, tmp_path / "run")
-    copies = {}
+    copies, seen = {}, []
+
+    def spied(images: torch.Tensor, *arguments: Any, **named: Any) -> tuple[torch.Tensor, ...]:
+        seen.append(images)
+        return augmented(images, *arguments, **named)
+
+    monkeypatch.setattr("stage1.inference.features.augmented", spied)
     for A in (1, 3):
         extract(tmp_path / "run", tmp_path / f"{A}.h5", augmentations=A, balanced_batches=2)
         with Bank(tmp_path / f"{A}.h5") as bank:
             copies[A] = {view: bank.load_copies("train", view) for view in bank.views}
+    one_copy, *three = seen
+    assert [images.shape for images in seen] == [(8, 2, 3, 8, 8)] * 4
+    assert one_copy.equal(three[0])
+    views = torch.cat(three, 1).flatten(2)
+    assert all(len(of_image.unique(dim=0)) == 6 for of_image in views)
     for view, features in copies[3].items():
         assert features[:1] == pytest.approx(copies[1][view], abs=1e-6), view
         for one, other in ((0, 1), (1, 2)):
