@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from featbank.cli.options import FILE, Integer, bank_option, output_option, selection_options
+from featbank.cli.options import FILE, Integer, banks_option, output_option, selection_options
 from featbank.cli.terminal import say
 
 
@@ -15,7 +15,7 @@ from featbank.cli.terminal import say
 @click.argument("results", type=FILE)
 @output_option("The page, .html; an existing one is replaced.")
 @selection_options("the page")
-@bank_option
+@banks_option
 @click.option(
     "--where",
     "condition",
@@ -28,7 +28,7 @@ from featbank.cli.terminal import say
     show_default=True,
     type=Integer(1, 200),
     help="Configurations whose details the page carries: the best of each recipe, then the next "
-    "best. The leaderboard has all.",
+    "best. The leaderboard has all. Of each bank where there are several.",
 )
 def report(
     *,
@@ -41,14 +41,18 @@ def report(
 ) -> None:
     """Write what a results file holds as one HTML page, which needs no network.
 
+    A page of several banks begins with the best of each recipe by bank, and shows one bank at a
+    time below.
+
     \b
     featbank report results.sqlite -o report.html
     featbank report results.sqlite --where "head=lws" --top 30 -o lws.html
+    featbank report results.sqlite --bank all -o banks.html
     """
     from stage2.report.page import report as write
-    from stage2.results.results import Results
+    from stage2.results.banks import banks_of
     from stage2.results.store import Store
 
     with Store(results) as store:
-        size = write(Results(store, bank=bank, **selection), output, condition=condition, top=top)
+        size = write(banks_of(store, bank, **selection), output, condition=condition, top=top)
     say(f"Wrote {output}, {size / 1e6:.1f} MB.")

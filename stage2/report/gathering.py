@@ -82,7 +82,7 @@ def gather(
         "split": split,
         "epoch": "selected" if any(row["epoch"] == "selected" for row in ranked) else "last",
         "bank": {
-            "name": Path(about["path"]).name,
+            "name": about.get("label") or Path(about["path"]).name,
             "fingerprint": results.fingerprint[:12],
             "dim": about["dim"],
             "rows": about["rows"],

@@ -8,7 +8,7 @@ import html
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,21 +16,31 @@ from typing import Any
 from featbank import errors
 from featbank.characters import visible_lines
 from featbank.files import replacing
-from stage2.report.gathering import TOP, gather
+from stage2.report.banks import gather_banks
+from stage2.report.gathering import TOP
 from stage2.results.results import Results
 
-SCRIPTS = ("state.js", "table.js", "charts.js", "settings.js", "inside.js", "page.js")
+SCRIPTS = ("state.js", "table.js", "banks.js", "charts.js", "settings.js", "inside.js", "page.js")
 """The program of the page, in the order it runs."""
 
 
 def report(
-    results: Results,
+    results: Results | Sequence[Results],
     output: str | os.PathLike[str],
     *,
     condition: str | None = None,
     top: int = TOP,
 ) -> int:
-    """Write the page of a results file; one that is there is replaced. Parameters as of `gather`.
+    """Write the page of a results file; one that is there is replaced.
+
+    Parameters
+    ----------
+    results
+        The results on a bank, or on several (`stage2.results.banks.banks_of`).
+    output
+        The page, ``.html``.
+    condition, top
+        As of `stage2.report.banks.gather_banks`.
 
     Returns
     -------
@@ -39,7 +49,7 @@ def report(
     Raises
     ------
     ConfigError
-        For a name that does not end in .html, a missing folder, and as of `gather`.
+        For a name that does not end in .html, a missing folder, and as of `gather_banks`.
     """
     path = Path(output)
     if path.suffix.lower() not in (".html", ".htm"):
@@ -48,7 +58,8 @@ def report(
         raise errors.ConfigError(f"{path.parent} is not a folder. Create it first.")
     if path.is_dir():
         raise errors.ConfigError(f"{path} is a folder. Choose another name.")
-    data = gather(results, condition=condition, top=top)
+    banks = [results] if isinstance(results, Results) else results
+    data = gather_banks(banks, condition=condition, top=top)
     text = render(data).encode()
     with replacing(path) as part:
         part.write_bytes(text)

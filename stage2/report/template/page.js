@@ -254,6 +254,7 @@ async function unpackPlotly() {
 async function start() {
   setTheme(matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light", false);
   removeWhatIsMissing();
+  fillBanks();
   fillHead();
   fillContents();
   state.before = DATA.before && DATA.before.id;

@@ -1,4 +1,14 @@
-const DATA = JSON.parse(document.getElementById("data").textContent);
+const PAGE = JSON.parse(document.getElementById("data").textContent);
+
+/* A page of several banks shows one of them: its number is in the address, as ?bank=1. */
+const BANK = PAGE.banks ? bankOf(new URLSearchParams(location.search).get("bank"), PAGE.banks.length) : 0;
+const DATA = PAGE.banks ? PAGE.banks[BANK] : PAGE;
+
+function bankOf(text, count) {
+  const place = Math.trunc(Number(text)) || 0;
+  return place >= 0 && place < count ? place : 0;
+}
+
 const $ = (id) => document.getElementById(id);
 
 /* Rows by id; the reader's choices: filter, brushes by axis, ticked rows, order, two ids. */

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from stage2.report.page import report
+from stage2.results.banks import banks_of
 from stage2.results.results import Results
 from stage2.results.store import Store
 from tests.stage2.report.conftest import HARMFUL
@@ -314,3 +315,39 @@ def test_selection_on_test_is_printed(page: Any, results: Path) -> None:
     assert "parallel coordinates (fewer than three" in page.find_element("id", "missing").text
     log = page.get_log("browser")
     assert not [line for line in log if line["level"] == "SEVERE"], log
+
+
+def test_a_page_of_one_bank_has_no_grid(page: Any) -> None:
+    """Reference: nothing of several banks is on it."""
+    assert page.execute_script("return document.getElementById('banks')") is None
+
+
+def test_a_page_of_several_banks(browser: Any, several: Path, tmp_path: Path) -> None:
+    """Reference: the grid and each bank's own leaderboard: the table on top has both banks, the
+    rest of the page one, which select and column heads change."""
+    with Store(several) as store:
+        banks = banks_of(store, "r32,ResNet-50")
+        report(banks, tmp_path / "banks.html")
+    width(browser, 1280)
+    browser.get((tmp_path / "banks.html").as_uri())
+    ready = "return document.documentElement.dataset.ready"
+    wait(browser, lambda: browser.execute_script(ready))
+    heads = "return [...document.querySelectorAll('#grid thead th')].map((th) => th.textContent)"
+    assert browser.execute_script(heads) == ["recipe", "r32", "ResNet-50"]
+    cells = "return [...document.querySelectorAll('#grid tbody tr')].map((tr) => tr.innerText)"
+    assert len(browser.execute_script(cells)) == 3
+    assert set(column(browser, "name")) == {*banks[0].configurations}
+    before = browser.execute_script(cells)
+    browser.execute_script(
+        "$('grid-metric').value = 'ece'; $('grid-metric').dispatchEvent(new Event('change'))"
+    )
+    assert browser.execute_script(cells) != before
+    browser.find_elements("css selector", "#grid thead button")[1].click()
+    wait(browser, lambda: "?bank=1" in browser.current_url and browser.execute_script(ready))
+    assert browser.execute_script("return $('bank').textContent").startswith("Bank ResNet-50 · ")
+    assert browser.execute_script("return $('shown-bank').value") == "1"
+    assert banks[1].fingerprint[:12] in browser.execute_script("return $('protocol').textContent")
+    width(browser, 390)
+    wide = "return document.documentElement.scrollWidth <= innerWidth"
+    assert browser.execute_script(wide)
+    width(browser, 1280)

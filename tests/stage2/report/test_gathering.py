@@ -11,8 +11,10 @@ import pytest
 
 from featbank import errors
 from featbank.bank import class_groups
+from stage2.report.banks import gather_banks
 from stage2.report.details import POINTS, SECTIONS, _beta, _curve, plain
 from stage2.report.gathering import gather
+from stage2.results.banks import banks_of
 from stage2.results.leaderboard import differences
 from stage2.results.results import Results
 from stage2.results.store import Store
@@ -185,3 +187,32 @@ def test_what_is_not_finite_is_null(store: Store) -> None:
     assert plain(values, 2) == [[1.23, None], [None, 2.0]]
     assert json.dumps(plain(np.array([3.0, 4.0]), 0)) == "[3, 4]"
     json.dumps(gather(Results(store), top=100), allow_nan=False)
+
+
+def test_several_banks(several: Path) -> None:
+    """Reference: the page of each bank alone, and of every recipe the best on each board."""
+    with Store(several) as store:
+        banks = banks_of(store, "r32,steep")
+        data = gather_banks(banks)
+        assert data["banks"] == [gather(bank) for bank in banks]
+        assert gather_banks(banks[:1]) == gather(banks[0])
+        json.dumps(data, allow_nan=False)
+        grid = data["grid"]
+        assert grid["banks"] == ["r32", "steep"]
+        best = [
+            {rows[0]["name"]: b.board.ranked(rows) for rows in b.board.best().configurations()}
+            for b in banks
+        ]
+        assert [row["name"] for row in grid["rows"]] == [*best[0]]
+        for row in grid["rows"]:
+            for cell, on_bank in zip(row["cells"], best, strict=True):
+                if row["name"] not in on_bank:
+                    assert cell is None
+                    continue
+                expected = on_bank[row["name"]]
+                assert cell["id"] == expected["recipe"]
+                for name in ("macro", "few", "ece"):
+                    assert cell["values"][name][0] == pytest.approx(expected[name], abs=5e-4)
+        with pytest.warns(UserWarning, match="steep is left out"):
+            alone = gather_banks(banks, condition="name=ncm")
+        assert [row["name"] for row in alone["rows"]] == ["ncm"]

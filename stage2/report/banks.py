@@ -1,0 +1,80 @@
+"""The data of a page on several banks: that of each, and the best of each recipe by bank."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from stage2.engine.metrics import METRICS, RANKING
+from stage2.report.gathering import TOP, gather, rounded
+from stage2.results.joined import ByBank, Joined, by_bank
+from stage2.results.leaderboard import Row
+from stage2.results.results import Results
+
+
+def gather_banks(
+    banks: Sequence[Results], *, condition: str | None = None, top: int = TOP
+) -> dict[str, Any]:
+    """Everything that the page shows: of one bank its own data, of several also their grid.
+
+    Parameters
+    ----------
+    banks
+        The results on one bank or more (`stage2.results.banks.banks_of`).
+    condition, top
+        As of `stage2.report.gathering.gather`; banks where nothing meets the condition are left
+        out with a warning.
+
+    Raises
+    ------
+    ConfigError
+        As of `gather`.
+    """
+    if len(banks) > 1 and condition is not None:
+        kept = Joined.of(banks).where(condition).boards
+        banks = [bank for bank in banks if bank.name in kept]
+    pages = [gather(bank, condition=condition, top=top) for bank in banks]
+    if len(pages) == 1:
+        return pages[0]
+    joined = Joined.of(banks)
+    grid = by_bank(joined.where(condition) if condition is not None else joined)
+    return {"title": pages[0]["title"], "banks": pages, "grid": _grid(grid)}
+
+
+def _grid(grid: ByBank) -> dict[str, Any]:
+    """The best configuration of each recipe on each bank, by several metrics."""
+    rows = [row for cells in grid.cells.values() for row in cells.values()]
+    metrics = [
+        name
+        for name, metric in METRICS.items()
+        if (metric.columns or name == RANKING) and any(row[name] is not None for row in rows)
+    ]
+    names = [*grid.joined.boards]
+    return {
+        "protocol": grid.joined.protocol,
+        "split": next(iter(grid.joined.boards.values())).terms.split,
+        "banks": names,
+        "metrics": [
+            {
+                "key": name,
+                "label": METRICS[name].label,
+                "tooltip": METRICS[name].description,
+                "less": METRICS[name].lower_is_better,
+                "decimals": METRICS[name].decimals,
+            }
+            for name in metrics
+        ],
+        "metric": RANKING,
+        "rows": [
+            {"name": line, "cells": [_cell(cells.get(bank), metrics) for bank in names]}
+            for line, cells in grid.cells.items()
+        ],
+    }
+
+
+def _cell(row: Row | None, metrics: Sequence[str]) -> dict[str, Any] | None:
+    """A configuration and its metrics as [mean, std over seeds]; None where there is none."""
+    if row is None:
+        return None
+    values = {name: [rounded(row[name]), rounded(row[f"{name}_std"])] for name in metrics}
+    return {"id": row["recipe"], "tied": bool(row["tied"]), "values": values}
