@@ -82,7 +82,7 @@ PRESETS: dict[str, PublishedSettings] = {
     ),
     "sla-cifar": PublishedSettings(
         "CIFAR-10-LT and CIFAR-100-LT, three experts",
-        "paper, SLA §5.3 and appendix; γ = 1 of the loss is ours, not given there",
+        "paper, SLA §5.3 and appendix; γ = 1 of the loss and the strength of SimCLR are ours",
         {
             **_CIFAR,
             "mixup": 0.2,
@@ -110,7 +110,7 @@ PRESETS: dict[str, PublishedSettings] = {
     ),
     "crt-imagenet-lt": PublishedSettings(
         "ImageNet-LT, ResNet-50, to which papers compare",
-        "release of cRT",
+        "release of cRT, there with ResNeXt-50",
         {**_LARGE, "epochs": 90, "lr": 0.2, "batch_size": 512},
     ),
     "glag-imagenet-lt": PublishedSettings(
