@@ -24,7 +24,7 @@ from stage2.methods.presets import PRESETS
 from stage2.methods.recipe import Recipe
 from stage2.methods.recipe_settings import COMMON, settings_of
 from stage2.methods.registries import REGISTRIES, plural
-from stage2.plots import BANK_KINDS, KINDS
+from stage2.plots import BANK_KINDS, KINDS, PlotKind
 
 ROOT = Path(__file__).parents[1]
 MARK = re.compile(r"<!-- generated: (\w+) -->")
@@ -147,8 +147,13 @@ def _plots() -> str:
     rows = []
     for name, kind in {**KINDS, **BANK_KINDS}.items():
         options = " ".join(f"`--{option.replace('_', '-')}`" for option in kind.options)
-        rows.append(f"| `{name}` | {prose(kind.description)} | {options or '–'} |")
-    header = ["| kind | shows | options beside the common ones |", "| --- | --- | --- |"]
+        takes = kind.banks if isinstance(kind, PlotKind) else "one"
+        banks = {"one": "1", "any": "1 or more", "several": "2 or more"}[takes]
+        rows.append(f"| `{name}` | {prose(kind.description)} | {options or '–'} | {banks} |")
+    header = [
+        "| kind | shows | options beside the common ones | banks |",
+        "| --- | --- | --- | --- |",
+    ]
     return "\n".join([*header, *rows])
 
 
