@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from featbank.characters import visible
+
 Records = Mapping[str, Mapping[str, Any]]
 """The records of banks (`stage2.results.store.Store.add_bank`) by fingerprint."""
 
@@ -53,5 +55,5 @@ def described(records: Records) -> str:
 
 
 def _plain(about: Mapping[str, Any]) -> str:
-    """The label of a bank, else the name of its file without ``.h5``."""
-    return about.get("label") or Path(about["path"]).name.removesuffix(".h5") or "bank"
+    """The label of a bank, else the name of its file without ``.h5``, on one line."""
+    return visible(about.get("label") or Path(about["path"]).name.removesuffix(".h5") or "bank")

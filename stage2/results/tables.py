@@ -170,7 +170,7 @@ def csv_text(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
     """Rows as CSV; mappings and lists as JSON."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(header)
+    writer.writerow(map(in_csv, header))
     for row in rows:
         cells = [json.dumps(v) if isinstance(v, (dict, list)) else in_csv(v) for v in row]
         writer.writerow(cells)

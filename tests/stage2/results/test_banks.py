@@ -212,3 +212,23 @@ def test_configurations_of_several_banks(store: Store) -> None:
     with pytest.raises(errors.ConfigError, match="has no configuration 'nc1'"):
         choose_on(banks, recipes=["ncm", "nc1"])
     assert np.all([each.row["macro"] is not None for each in choice.shown])
+
+
+def test_records_of_anyone(several: Path, tmp_path: Path) -> None:
+    """Reference: the messages: a label or a digest of rows that featbank never writes is damage,
+    and the names of files, which may be anything, stand on one line."""
+    wrong = {
+        "label": ["json('3')", "'bell' || char(7)"],
+        "identities": ["json('[]')", 'json(\'{"test": "abc"}\')', "'x'"],
+    }
+    for key, values in wrong.items():
+        for value in values:
+            path = tmp_path / "wrong.sqlite"
+            path.write_bytes(several.read_bytes())
+            change(path, f"UPDATE bank SET about = json_set(about, '$.{key}', {value})")
+            message = f"is damaged: column about has no {key} of a bank"
+            with Store(path) as store, pytest.raises(errors.ConfigError, match=message):
+                banks_of(store, "all")
+    named = {"a1" * 32: {"path": "runs/=cmd\n\x1b[2J.h5"}}
+    assert [*bank_names(named).values()] == ["=cmd\\n\\x1b[2J"]
+    assert matching_banks(named, "=cmd\n\x1b[2J.h5") == [*named]

@@ -159,3 +159,11 @@ def test_a_recipe_without_a_choice(several: Path, banks: list[Results]) -> None:
     grid = by_bank(Joined.of([banks[0], undecided]))
     assert "ResNet-50" not in grid.cells["crt"]
     assert "ResNet-50" in grid.cells["ncm"]
+
+
+def test_names_of_banks_are_no_formulas(banks: list[Results]) -> None:
+    """Reference: `in_csv`, `in_markdown`, in the heads of columns as in cells."""
+    banks[0].name, banks[1].name = "=1+1", "a|b"
+    grid = by_bank(Joined.of(banks[:2]))
+    assert render_by_bank(grid, "csv").splitlines()[0].startswith("recipe,'=1+1,'=1+1 std,")
+    assert "| a\\|b |" in render_by_bank(grid, "md").splitlines()[0]
