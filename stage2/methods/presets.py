@@ -37,6 +37,7 @@ _MAX_NORM = {
     "epochs": 10,
 }
 _LTWB = {**_MAX_NORM, "loss": "cb_bce", "loss.beta": 0.9999}
+_DISALIGN = {"head": "disalign", "loss": "weighted", "rho": 1.2, **_STAGE2, "batch_size": 256}
 _GLAG = {
     "head": "lws",
     "loss": "distil",
@@ -152,7 +153,7 @@ _PAPERS: dict[str, RecipePreset] = {
         reported={"mislas": {"CIFAR-100-LT IF 100 ResNet-32": 47.0}},
     ),
     "disalign": RecipePreset(
-        {"head": "disalign", "loss": "weighted", "rho": 1.2, **_STAGE2, "batch_size": 256},
+        _DISALIGN,
         "confidence-weighted calibration under generalised re-weighting",
         "disalign",
         origin="release",
@@ -269,6 +270,14 @@ _VARIANTS: dict[str, RecipePreset] = {
         variant=True,
         place=_RATES,
         reported={"los": {_LOS_TABLE: 52.94}},
+    ),
+    "disalign-cosine": RecipePreset(
+        {**_DISALIGN, "z0": "cosine"},
+        "disalign on the logits of a cosine classifier (DisAlign*)",
+        "disalign",
+        variant=True,
+        place="those of disalign; s = 16 where a cosine probe is trained",
+        reported={"disalign": {"ImageNet-LT ResNet-50": 52.9}},
     ),
     **{
         f"logit_adjusted-{suffix}": RecipePreset(

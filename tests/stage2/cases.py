@@ -139,5 +139,9 @@ HEAD_CASES: dict[str, list[dict[str, Any]]] = {
 
 
 def has_formula(recipe: Recipe) -> bool:
-    """Whether `reference.py` can train it."""
-    return recipe.head in HEAD_CASES and recipe.settings["loss"] in LOSS_CASES
+    """Whether `reference.py` can train it from the W₀ of a problem."""
+    return (
+        recipe.cosine_scale is None
+        and recipe.head in HEAD_CASES
+        and recipe.settings["loss"] in LOSS_CASES
+    )

@@ -61,6 +61,8 @@ TABLE: dict[str, dict[str, Any]] = {
     ),
     "disalign": row("disalign weighted instance instance", (0.1, 5e-4, 256), ("cosine", 10))
     | {"rho": 1.2, "init": "identity", "normalise": "weights"},
+    "disalign-cosine": row("disalign weighted instance instance", (0.1, 5e-4, 256), ("cosine", 10))
+    | {"rho": 1.2, "init": "identity", "normalise": "weights", "z0": "cosine", "z0_scale": 16.0},
     "los": row("linear los instance instance", (5e-4, 0.0, 64), ("cosine", 20))
     | {"init": "stage1", "smoothing": 0.98, "smooth_over": "uniform"},
     "balanced_softmax": row(

@@ -99,3 +99,19 @@ def test_gradual_forms_and_rho_curve_cover_their_figures() -> None:
         rho = [r.settings["rho"] for r in curve[name]]
         np.testing.assert_allclose(rho, np.arange(21) / 10, atol=1e-12)
         assert 1.2 in rho
+
+
+def test_disalign_ablation_has_each_function_once() -> None:
+    """Reference: DisAlign Table 5 with both equations and classifiers; a margin alone is the same
+    in both equations, so that 2·2·(2·2 + 1) configurations differ, each under three seeds."""
+    recipes = read_specification("disalign-ablation").recipes
+    calibrated = [r for r in recipes if r.head == "disalign"]
+    names = ("z0", "form", "learn", "confidence")
+    rows = Counter(tuple(r.settings[name] for name in names) for r in calibrated)
+    assert len(rows) == 20
+    assert set(rows.values()) == {3}
+    assert len(recipes) == 3 * 20 + 1
+    assert {form for _, form, learn, _ in rows if learn == "margin"} == {"eq6"}
+    usual = Recipe("disalign").settings
+    fixed = usual.keys() - {*names, "seed"}
+    assert all(r.settings[name] == usual[name] for r in calibrated for name in fixed)

@@ -362,8 +362,8 @@ def test_a_ready_specification_plans(name: str, bank: Bank) -> None:
 def test_ready_specifications_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reference: the issue's list; a file of the same name wins, a wrong name is an error."""
     wanted = (
-        "all-heads baseline glag-ablation gradual-forms la-reweighting los-delta los-rethink "
-        "mislas-ablation rho-curve smoothing-grid tau-curve"
+        "all-heads baseline disalign-ablation glag-ablation gradual-forms la-reweighting los-delta "
+        "los-rethink mislas-ablation rho-curve smoothing-grid tau-curve"
     )
     assert list(ready_specifications()) == wanted.split()
     monkeypatch.chdir(tmp_path)
