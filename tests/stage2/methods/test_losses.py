@@ -325,6 +325,18 @@ def test_only_scheduled_losses_depend_on_the_epoch(loss: str) -> None:
 
 
 @pytest.mark.parametrize("loss", LOSS_CASES)
+def test_every_setting_of_a_loss_is_compared_with_its_formula(loss: str) -> None:
+    """Reference: the registry; `LOSS_CASES`, which the contract compares with `reference.loss` in
+    float64, has every setting at another value than its default. Values at the default are
+    compared by `test_a_preset_trains_as_the_reference`."""
+    for setting in LOSSES[loss].settings:
+        if setting.name == "empty_classes":  # `test_ignored_classes_leave_the_loss_of_the_others`
+            continue
+        values = [case[setting.name] for case in LOSS_CASES[loss] if setting.name in case]
+        assert any(value != setting.default for value in values), f"{setting.name} of {loss}"
+
+
+@pytest.mark.parametrize("loss", LOSS_CASES)
 def test_kernels_and_what_losses_need(loss: str) -> None:
     """Reference: METHODS §4; two losses have their own kernel, one learns from stage 1."""
     own = {"cb_bce": "softmax_bce", "sigmoid_focal": "sigmoid_focal"}
