@@ -74,7 +74,8 @@ def same_groups(banks: Sequence[Results]) -> bool:
 
 
 def between(banks: Sequence[Results]) -> list[str]:
-    """What holds between banks, for a protocol line: their test rows, and their groups."""
+    """What holds between banks, for a protocol line: their rows of the split shown, the imbalance
+    of their training counts where these differ, and their groups."""
     first, *others = banks
     same = [same_rows(first, other, first.split) for other in others]
     if all(same):
@@ -83,7 +84,16 @@ def between(banks: Sequence[Results]) -> list[str]:
         rows = f"{first.split} rows not known to be the same"
     else:
         rows = f"not the same {first.split} rows"
-    return [rows, *([] if same_groups(banks) else ["many, medium, few: other classes on each"])]
+    parts = [rows]
+    if not all(np.array_equal(first.counts, other.counts) for other in others):
+        parts.append(f"imbalance {', '.join(f'{b.name} {_imbalance(b)}' for b in banks)}")
+    return parts if same_groups(banks) else [*parts, "many, medium, few: other classes on each"]
+
+
+def _imbalance(bank: Results) -> str:
+    """The ratio of the largest training count to the smallest."""
+    most, least = bank.counts.max(), bank.counts.min()
+    return f"{most / least:.0f}" if least else "∞"
 
 
 def _fingerprints(store: Store, wanted: str | None) -> list[str]:

@@ -158,8 +158,10 @@ def test_same_rows_or_not(several: Path, tmp_path: Path) -> None:
     assert (same_rows(r32, r50, "test"), same_rows(r32, steep, "test")) == (True, False)
     assert between([r32, r50]) == ["the same test rows"]
     assert between([r32, r50, steep]) == [
-        "not the same test rows", "many, medium, few: other classes on each"
-    ]  # fmt: skip
+        "not the same test rows",
+        "imbalance r32 18, ResNet-50 18, steep 30",  # 70 / 4 and 120 / 4
+        "many, medium, few: other classes on each",
+    ]
     older = tmp_path / "older.sqlite"
     older.write_bytes(several.read_bytes())
     change(older, "UPDATE bank SET about = json_remove(about, '$.identities')")
