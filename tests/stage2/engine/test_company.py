@@ -46,6 +46,9 @@ def _mixed() -> list[Recipe]:
         {"head": "cosine", "learn_scale": True, "lr": 0.01},
     ]
     recipes += [Recipe(name, **{**SHORT, **m}) for name in ("ce", "focal") for m in more]
+    forms = ({"form": "eq5"}, {"confidence": "off"}, {"learn": "margin"}, {"init": "released"})
+    recipes += [Recipe("disalign", **SHORT, **m) for m in forms]
+    recipes += [Recipe("mislas", **SHORT, retention=r, scale_lr=0.5) for r in (0.0, 0.5)]
     free = ("logit_adjust", "ncm", "ridge", "lda", "knn")
     return [*recipes, Recipe("tau_norm", tau=0.7), *map(Recipe, free)]
 

@@ -88,6 +88,17 @@ def test_streamed_features_and_an_empty_class(tmp_path: Path) -> None:
     assert not (z.argmax(1) == 4).any()
 
 
+def test_a_probe_that_stops_short_says_so(
+    small: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reference: three iterations are too few."""
+    monkeypatch.setattr("stage2.features.probe.COSINE_ITERATIONS", 3)
+    with bank_of(small, tmp_path / "b.h5") as bank:
+        data = load_view(bank, "instance")
+        with pytest.warns(UserWarning, match=r"z0_scale=9 stopped short .* Lower z0_scale\."):
+            cosine_probe(data, 9.0)
+
+
 def test_which_classifiers_are_cosines(tmp_path: Path) -> None:
     """Reference: what `CosineClassifier` takes and has, as extraction writes it, in float16 too;
     its logits are W₀x, so that nothing is trained. Not a linear one, one with a bias, or one of

@@ -89,6 +89,20 @@ def test_starts(small: Problem) -> None:
     assert_close(disalign["beta"][1], np.zeros(6), 0.0, "β as released")
 
 
+def test_mislas_says_where_nothing_would_train() -> None:
+    """Reference: the sentences; with W = 0 for good all logits stay 0, whatever s."""
+    usual = {s.name: s.default for s in HEADS["mislas"].settings}
+    assert HEADS["mislas"].problem(usual, 8) is None
+    for frozen, message in (
+        ({"delta_lr": 0.0, "scale_lr": 0.0}, r"nothing to train .* above 0\.$"),
+        ({"delta_lr": 0.0, "retention": 0.0}, r"W = 0 for good .* above 0\.$"),
+    ):
+        with pytest.raises(errors.ConfigError, match=message):
+            HEADS["mislas"].check({**usual, **frozen}, 8)
+        for name in frozen:
+            assert HEADS["mislas"].problem({**usual, **frozen, name: 0.5}, 8) is None
+
+
 @pytest.mark.parametrize("head", ["lws", "mislas", "disalign"])
 def test_calibrating_heads_begin_at_the_stage1_logits(head: str, small: Problem) -> None:
     """Reference: z⁰ = W₀x + b₀ in float64."""
