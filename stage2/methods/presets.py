@@ -281,11 +281,11 @@ _VARIANTS: dict[str, RecipePreset] = {
     ),
     **{
         f"logit_adjusted-{suffix}": RecipePreset(
-            {"head": "linear", "loss": "logit_adjusted", **weights, "loss.defer": 8, **_STAGE2},
-            f"logit_adjusted with {what} from epoch 8 of 10 (LA+{suffix.upper()})",
+            {"head": "linear", "loss": "logit_adjusted", **weights, **_STAGE2},
+            f"logit_adjusted with {what} (LA+{suffix.upper()}), from epoch defer on",
             "sla",
             variant=True,
-            place="after Tables 1 and 6 of the paper, which do so in stage 1",
+            place="after Tables 1 and 6 of the paper, which do so late in stage 1",
         )
         for suffix, what, weights in (
             ("rw", "inverse-count weights", {"loss.rho": 1.0}),

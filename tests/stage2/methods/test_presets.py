@@ -100,7 +100,7 @@ TABLE: dict[str, dict[str, Any]] = {
         f"logit_adjusted-{name}": row(
             "linear logit_adjusted instance instance", (0.1, 5e-4, 128), ("cosine", 10)
         )
-        | {"rho": 0.0, "beta": 0.0, "gamma": 0.0, "tau": 1.0, "defer": 8, **weights}
+        | {"rho": 0.0, "beta": 0.0, "gamma": 0.0, "tau": 1.0, "defer": 0, **weights}
         for name, weights in (
             ("rw", {"rho": 1.0}),
             ("cb", {"beta": 0.9999}),
