@@ -5,9 +5,9 @@ less than macro accuracy does; the corrected figure of every rule is within 0.6 
 on average; the tied set holds the truly best configuration in at least 95 % of the draws.
 docs/protocol.md has the figures.
 
-    python scripts/measure_choice.py RESULTS.sqlite [--draws 80]
+    python scripts/measure_choice.py RESULTS.sqlite [--draws 80] [--rows 1 2 5 20]
 
-RESULTS is of a bank without val, such as of a sweep of scripts/choice.toml. Its configurations are
+RESULTS is of a bank with test, such as of a sweep of scripts/choice.toml. Its configurations are
 trained again once; then the test rows are split many times: m rows of every class play val, the
 others tell the truth. N of the configurations, drawn anew each time, are what was tried.
 """
@@ -31,7 +31,6 @@ from stage2.results.optimism import optimism
 from stage2.results.results import Results
 from stage2.results.store import Store
 
-ROWS_PER_CLASS = (1, 2, 5, 20)
 TRIED = (10, 60, 300, 2000)
 RULES = ("macro", "nll", "1se")
 
@@ -47,14 +46,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("results", type=Path)
     parser.add_argument("--draws", type=int, default=80)
+    parser.add_argument("--rows", type=int, nargs="+", default=(1, 2, 5, 20))
     arguments = parser.parse_args()
     labels, chunks = trained_again(arguments.results)
-    places = [(m, draw) for m in ROWS_PER_CLASS for draw in range(arguments.draws)]
+    places = [(m, draw) for m in arguments.rows for draw in range(arguments.draws)]
     vals = {place: val_rows(labels, *place) for place in places}
     correct, nll, losses = measured(labels, chunks, vals)
     print(f"{len(correct)} configurations, {len(labels)} test rows, {arguments.draws} draws each")
     print("rows  tried  rule   regret   naive  corrected (rmse)   ties  hold the best  Kendall")
-    for m in ROWS_PER_CLASS:
+    for m in arguments.rows:
         figures: dict[tuple[int, str], list[tuple[float, ...]]] = {}
         for draw in range(arguments.draws):
             val = vals[m, draw]
