@@ -147,8 +147,7 @@ def _plots() -> str:
     rows = []
     for name, kind in {**KINDS, **BANK_KINDS}.items():
         options = " ".join(f"`--{option.replace('_', '-')}`" for option in kind.options)
-        takes = kind.banks if isinstance(kind, PlotKind) else "one"
-        banks = {"one": "1", "any": "1 or more", "several": "2 or more"}[takes]
+        banks = "1 or more" if isinstance(kind, PlotKind) and kind.banks else "1"
         rows.append(f"| `{name}` | {prose(kind.description)} | {options or '–'} | {banks} |")
     header = [
         "| kind | shows | options beside the common ones | banks |",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from featbank import errors
 from stage2.plots.bars import groups
@@ -43,14 +43,14 @@ class PlotKind:
     on_selection
         Show the split that ranks, unless another is asked for.
     banks
-        How many banks it draws: ``one``, ``any`` number, or ``several``.
+        Whether it can draw several banks.
     """
 
     draw: Callable[[Picture], Figure]
     description: str
     options: tuple[str, ...] = ("split", "select_on")
     on_selection: bool = False
-    banks: Literal["one", "any", "several"] = "one"
+    banks: bool = False
 
 
 _GRID = ("split", "select_on", "metric", "by")
@@ -59,36 +59,36 @@ KINDS = {
     "groups": PlotKind(
         groups,
         "macro, many, medium and few of the best of each recipe as bars; whiskers over seeds",
-        banks="any",
+        banks=True,
     ),
     "classes": PlotKind(
         classes,
         "accuracy by class, sorted by training count, and the bound of `oracle` (DisAlign Fig. 1)",
-        banks="any",
+        banks=True,
     ),
     "logits": PlotKind(
         logits,
         "logit magnitude and regularised deviation over classes sorted by count (LOS Fig. 3)",
-        banks="any",
+        banks=True,
     ),
     "scatter": PlotKind(
         scatter,
         "macro accuracy against ECE or another metric, a point for each recipe (SLA Fig. 4)",
         ("split", "select_on", "metric"),
-        banks="any",
+        banks=True,
     ),
     "reliability": PlotKind(
         reliability,
         "reliability diagrams in a row, ECE in the titles (MiSLAS Fig. 1 and 4)",
-        banks="any",
+        banks=True,
     ),
     "confidence": PlotKind(
-        confidence, "violins of the confidence by group, for wrong and right rows", banks="any"
+        confidence, "violins of the confidence by group, for wrong and right rows", banks=True
     ),
     "versus": PlotKind(
         versus,
         "violins of the confidence by group, one half for each of two recipes (MiSLAS Fig. 3)",
-        banks="any",
+        banks=True,
     ),
     "heatmap": PlotKind(
         heatmap,
@@ -105,15 +105,15 @@ KINDS = {
         norms,
         "norms of the classifier's weights by class (MiSLAS Fig. 2, 13 and 14)",
         ("select_on",),
-        banks="any",
+        banks=True,
     ),
-    "shift": PlotKind(shift, "accuracy under shifted test priors (SADE)", banks="any"),
+    "shift": PlotKind(shift, "accuracy under shifted test priors (SADE)", banks=True),
     "confusion": PlotKind(confusion, "the twelve classes most often confused with one another"),
     "curves": PlotKind(
         curves,
         "training loss and val accuracy over the epochs; bands over seeds",
         ("select_on",),
-        banks="any",
+        banks=True,
     ),
     "beta": PlotKind(
         beta, "how adaptive generators moved β, over the epochs and by class size", ()
@@ -199,16 +199,10 @@ def plot(
 
 def _require_drawable(kind: str, banks: Sequence[Results]) -> None:
     """Raise where a kind of plot does not draw this number of banks."""
-    takes = KINDS[kind].banks
-    if takes == "one" and len(banks) > 1:
+    if len(banks) > 1 and not KINDS[kind].banks:
         names = ", ".join(bank.name for bank in banks)
-        others = ", ".join(name for name, row in KINDS.items() if row.banks != "one")
+        others = ", ".join(name for name, row in KINDS.items() if row.banks)
         raise errors.ConfigError(
             f"The plot {kind!r} draws one bank, got {len(banks)}: {names}. Choose one of them with "
             f"--bank; several are for: {others}."
-        )
-    if takes == "several" and len(banks) < 2:
-        raise errors.ConfigError(
-            f"The plot {kind!r} draws several banks, got {banks[0].name} alone. Name more, such as "
-            "--bank all."
         )
