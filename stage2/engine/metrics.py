@@ -317,6 +317,15 @@ def mce(bins: np.ndarray) -> np.ndarray:
     return (100 * np.abs(right - confidence) / np.maximum(rows, 1)).max(1)
 
 
+def epoch_accuracy(per_class: Tensor) -> Tensor:
+    """Macro accuracy [C] of accuracies by class [C, K] that chooses epochs.
+
+    It has nine decimals, so that epochs with equal macro accuracy have the same number, and the
+    first is chosen, whatever is summed beside them.
+    """
+    return per_class.nanmean(1).round(decimals=9)
+
+
 def class_accuracy(correct: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """Accuracy of each class, [C, K] float64 in percent; NaN for a class without rows.
 

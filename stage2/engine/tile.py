@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stage2.engine.blend import Betas
-from stage2.engine.metrics import class_accuracy
+from stage2.engine.metrics import class_accuracy, epoch_accuracy
 from stage2.engine.model import Model, ViewData
 from stage2.engine.optimum import optimum
 from stage2.engine.plan import BatchStream, Tile
@@ -104,7 +104,7 @@ class TileRun:
         accuracy = class_accuracy(torch.cat(self._right, 1), labels, self.classes)
         if self._betas:
             self._betas.move(accuracy)
-        macro = accuracy.nanmean(1)
+        macro = epoch_accuracy(accuracy)
         curve = self.state["curves"].get("val_macro")
         better = torch.ones_like(macro) > 0 if curve is None else macro > curve.amax(1)
         for model in self.models:

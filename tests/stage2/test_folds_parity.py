@@ -113,7 +113,12 @@ def _losses() -> Iterator[Recipe]:
     for loss in LOSSES:
         for case in LOSS_CASES.get(loss, [{}])[:2]:
             short = {**case, **({"defer": 1} if case.get("defer") else {})}
-            yield Recipe("ce", loss=loss, **SHORT, **{f"loss.{k}": v for k, v in short.items()})
+            head = "linear"
+            if LOSSES[loss].needs_cosine:
+                head = "cosine"
+                del short["scale"]  # that of the head
+            named = {f"loss.{name}": value for name, value in short.items()}
+            yield Recipe("ce", head=head, loss=loss, **SHORT, **named)
 
 
 REGISTRIES: dict[str, Callable[[], Sequence[Recipe]]] = {
