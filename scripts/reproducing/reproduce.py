@@ -88,7 +88,7 @@ class Table:
         for row in self._rows(bank):
             options = [f"--set={key}={_text(value)}" for key, value in row.get("set", {}).items()]
             files = ["sweep", str(self.folder / f"{bank}.h5"), "-o", str(self.results)]
-            recipe = ["--recipe", row["recipe"], *options, "--seeds", seeds]
+            recipe = ["--recipe", _recipe(row, bank), *options, "--seeds", seeds]
             self._run(f"stage 2, {bank}, {row['name']}", [*files, *recipe])
 
     def page(self) -> str:
@@ -107,7 +107,7 @@ class Table:
             for bank in self.banks:
                 runs = store.runs(by_label[bank])
                 for row in self._rows(bank):
-                    of_row = [run for run in runs if _is(run, row)]
+                    of_row = [run for run in runs if _is(run, row, bank)]
                     cells, far = _cells(of_row, row.get("paper", {}).get(bank, ()))
                     lines += [f"| {bank} | {row['name']} | {cell}" for cell in cells]
                     remarks += [f"- {row['name']} on {bank}: {remark}" for remark in far]
@@ -133,9 +133,14 @@ class Table:
         self._took.write_text(json.dumps(self.seconds))
 
 
-def _is(run: Run, row: Mapping[str, Any]) -> bool:
+def _recipe(row: Mapping[str, Any], bank: str) -> str:
+    """The recipe of a row on a bank."""
+    return row["recipe"][bank] if isinstance(row["recipe"], dict) else row["recipe"]
+
+
+def _is(run: Run, row: Mapping[str, Any], bank: str) -> bool:
     """Whether a run is of a row; on a bank of experts its view names them."""
-    recipe = Recipe(row["recipe"], **row.get("set", {}))
+    recipe = Recipe(_recipe(row, bank), **row.get("set", {}))
     expected = {**recipe.parameters, "view": {recipe.settings["view"]}}
     views = {part.rpartition("/")[2] for part in run.parameters["view"].split("+")}
     stored = {**run.parameters, "view": views}

@@ -29,7 +29,12 @@ def test_tables_name_what_exists(name: str) -> None:
         for options in (bank["full"], f"--dataset digits-lt {bank['small']}"):
             main.commands["train"].make_context("train", [*shlex.split(options), "-o", "run"])
     for row in table["rows"]:
-        Recipe(row["recipe"], **row.get("set", {}))
+        recipes = row["recipe"]
+        if not isinstance(recipes, dict):
+            recipes = dict.fromkeys(row.get("banks", table["banks"]), recipes)
+        assert [*recipes] == [*row.get("banks", table["banks"])]
+        for recipe in recipes.values():
+            Recipe(recipe, **row.get("set", {}))
         assert {*row.get("banks", ()), *row.get("paper", {})} <= table["banks"].keys()
     page = (ROOT / "docs" / "reproduction" / "index.md").read_text()
     assert f"`{name}`" in page
