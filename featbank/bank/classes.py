@@ -26,6 +26,16 @@ def class_groups(train_counts: np.ndarray) -> dict[str, np.ndarray]:
     return {"many": n > 100, "medium": (n >= 20) & (n <= 100), "few": n < 20}
 
 
+def same_groups(first: np.ndarray, *others: np.ndarray) -> bool:
+    """Whether the groups are the same classes under all of several training counts [K]."""
+    groups = class_groups(first)
+    return all(
+        np.array_equal(groups[name], mask)
+        for counts in others
+        for name, mask in class_groups(counts).items()
+    )
+
+
 MOST_UNUSED = 100_000
 """The most classes that labels alone may define if most of them have no row."""
 

@@ -282,7 +282,7 @@ def _augmentation_problems(text: str, experts: int) -> list[str]:
 
 
 def _weight_problems(text: str, experts: int) -> list[str]:
-    """What is wrong with ε_k written as ``1+1+0.5``; a single 1 stands for all."""
+    """The problems of ε_k written as ``1+1+0.5``; a single 1 stands for all."""
     words = text.split("+")
     values = [read_number(word, float) for word in words]
     if not all(value is not None and 0 < value < math.inf for value in values):

@@ -73,7 +73,7 @@ def reweighted(
 
 
 def reweighting_conflict(settings: Mapping[str, Any]) -> str | None:
-    """What is wrong with values of `REWEIGHTING` together, as `Loss.conflict`."""
+    """The problem of values of `REWEIGHTING` together, as `Loss.conflict`."""
     rho, beta, defer = settings["rho"], settings["beta"], settings["defer"]
     if rho and beta:
         return f"has two kinds of class weights, rho={rho:g} and beta={beta:g}. Choose one of them."

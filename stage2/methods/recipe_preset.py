@@ -42,6 +42,6 @@ class RecipePreset:
 
     @property
     def provenance(self) -> str:
-        """Where its settings come from, in one line: ``paper, Table 6``."""
+        """The origin of its settings, in one line: ``paper, Table 6``."""
         same = f"the same as {self.same_as}" if self.same_as else ""
         return ", ".join(filter(None, (self.origin, self.place, same)))

@@ -7,12 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from featbank import errors
 from featbank.bank import Bank
 from stage2.plots.batchnorm import batchnorm
 from stage2.plots.figure import WIDTH, save
 from stage2.plots.loss_parameters import losses
-from stage2.plots.picture import BankPicture
+from stage2.plots.picture import BankPicture, kind_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -87,11 +86,6 @@ def plot_bank(
         For an unknown kind, format, recipe, setting or view, an option that the kind does not take,
         and where the bank has nothing to show.
     """
-    if kind not in BANK_KINDS:
-        raise errors.ConfigError(f"Unknown plot {kind!r}. {errors.closest(kind, [*BANK_KINDS])}")
-    for name, value in {"recipe": recipes, "set": overrides, "view": view}.items():
-        if value and name not in BANK_KINDS[kind].options:
-            takes = ", ".join(each for each in BANK_KINDS if name in BANK_KINDS[each].options)
-            raise errors.ConfigError(f"The plot {kind!r} takes no {name}. It is for: {takes}.")
+    row = kind_of(BANK_KINDS, kind, {"recipe": recipes, "set": overrides, "view": view})
     picture = BankPicture(bank, tuple(recipes), tuple(overrides), view, width)
-    save(lambda: BANK_KINDS[kind].draw(picture), output)
+    save(lambda: row.draw(picture), output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from featbank import errors
 from featbank.bank import GROUPS
 from stage2.plots.figure import COLOURS, GRID, caption, fitted, legend, panels, panels_across
 from stage2.plots.picture import Picture
-from stage2.results.choice import measured_all
+from stage2.results.choice import Choice, measured_all
 from stage2.results.protocol import THRESHOLDS
 
 if TYPE_CHECKING:
@@ -39,9 +40,6 @@ def confidence(picture: Picture) -> Figure:
 
     The left half of a violin are wrong rows, the right half right ones.
     """
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-
     choice, width = picture.choose(MOST), picture.width
     violins = [_shapes(each.details["confidence"]) for each in measured_all(choice, "confidence")]
     across = panels_across(len(violins), width, _NARROWEST)
@@ -53,20 +51,7 @@ def confidence(picture: Picture) -> Figure:
         panel.set_title(fitted(each.label, width / across), loc="left")
         if place % across == 0:
             panel.set_ylabel("confidence, %")
-    handles = [
-        Patch(color=WRONG, label="wrong"),
-        Patch(color=RIGHT, label="right"),
-        Line2D([], [], color="black", linewidth=1.2, label="mean confidence"),
-        Line2D([], [], linestyle="none", label="accuracy", **_DIAMOND),
-    ]
-    legend(figure, handles)
-    caption(
-        figure,
-        choice.protocol(),
-        "rows of all seeds, confidence: the largest probability",
-        "each violin is as wide as its fullest bin; a line above its diamond: overconfident",
-        THRESHOLDS,
-    )
+    _explain(figure, choice, ("wrong", "right"), (WRONG, RIGHT), "each violin")
     return figure
 
 
@@ -75,9 +60,6 @@ def versus(picture: Picture) -> Figure:
 
     Both halves of a violin have the same rows, those of many, medium or few, and the same area.
     """
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-
     choice = picture.choose(MOST)
     if len(choice.shown) != 2:
         raise errors.ConfigError(
@@ -97,9 +79,23 @@ def versus(picture: Picture) -> Figure:
         for side, each in zip((-0.15, 0.15), shapes, strict=True):
             _marks(panel, spot + side, each[name].sum(0), each[name][1].sum(), 0.15)
     panel.set_ylabel("confidence, %")
-    sides = zip(colours, choice.shown, ("left", "right"), strict=True)
+    left, right = (each.label for each in choice.shown)
+    names = f"{left} (left)", f"{right} (right)"
+    _explain(figure, choice, names, colours, "the fuller half of each violin")
+    return figure
+
+
+def _explain(
+    figure: Figure, choice: Choice, halves: Sequence[str], colours: Sequence[str], widest: str
+) -> None:
+    """Add the legend of violins with these halves, and the caption; `widest` is the part that is as
+    wide as its fullest bin."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    named = zip(colours, halves, strict=True)
     handles = [
-        *(Patch(color=colour, label=f"{each.label} ({side})") for colour, each, side in sides),
+        *(Patch(color=colour, label=name) for colour, name in named),
         Line2D([], [], color="black", linewidth=1.2, label="mean confidence"),
         Line2D([], [], linestyle="none", label="accuracy", **_DIAMOND),
     ]
@@ -108,11 +104,9 @@ def versus(picture: Picture) -> Figure:
         figure,
         choice.protocol(),
         "rows of all seeds, confidence: the largest probability",
-        "the fuller half of each violin is as wide as its fullest bin; a line above its diamond: "
-        "overconfident",
+        f"{widest} is as wide as its fullest bin; a line above its diamond: overconfident",
         THRESHOLDS,
     )
-    return figure
 
 
 def _shapes(counts: np.ndarray) -> dict[str, np.ndarray]:

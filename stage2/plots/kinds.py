@@ -16,7 +16,7 @@ from stage2.plots.confusion import confusion
 from stage2.plots.curves import curves, shift
 from stage2.plots.figure import WIDTH, save
 from stage2.plots.logits import logits
-from stage2.plots.picture import Picture
+from stage2.plots.picture import Picture, kind_of
 from stage2.plots.reliability import reliability
 from stage2.plots.scatter import scatter
 from stage2.plots.settings import heatmap, setting
@@ -172,15 +172,7 @@ def plot(
         For an unknown kind, format or recipe, an option that the kind does not take, or where no
         run has what the plot shows.
     """
-    if kind not in KINDS:
-        raise errors.ConfigError(f"Unknown plot {kind!r}. {errors.closest(kind, list(KINDS))}")
-    options = {"split": split, "select_on": select_on, "metric": metric, "by": by}
-    for name, value in options.items():
-        if value and name not in KINDS[kind].options:
-            takes = ", ".join(other for other in KINDS if name in KINDS[other].options)
-            raise errors.ConfigError(
-                f"The plot {kind!r} takes no {name.replace('_', '-')}. It is for: {takes}."
-            )
+    row = kind_of(KINDS, kind, {"split": split, "select_on": select_on, "metric": metric, "by": by})
     banks = banks_of(
         store,
         bank,
@@ -191,10 +183,10 @@ def plot(
     )
     _require_drawable(kind, banks)
     results = banks[0]
-    if KINDS[kind].on_selection and split is None and results.select_on:
+    if row.on_selection and split is None and results.select_on:
         results = results.on(results.select_on)
     picture = Picture(results, tuple(recipes), width, metric, tuple(by), [results, *banks[1:]])
-    save(lambda: KINDS[kind].draw(picture), output)
+    save(lambda: row.draw(picture), output)
 
 
 def _require_drawable(kind: str, banks: Sequence[Results]) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -49,6 +49,36 @@ class Picture:
     def every(self) -> Choice:
         """All configurations of the recipes on the first bank."""
         return choose(self.results, recipes=self.recipes, best=False)
+
+
+class TakesOptions(Protocol):
+    """A kind of plot, by the names of the options that it takes."""
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Their names, as arguments."""
+
+
+Kind = TypeVar("Kind", bound=TakesOptions)
+
+
+def kind_of(kinds: Mapping[str, Kind], name: str, given: Mapping[str, object]) -> Kind:
+    """The kind of a name, of the same `kinds`, that takes the options that are `given` a value.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown kind, and an option that it does not take.
+    """
+    if name not in kinds:
+        raise errors.ConfigError(f"Unknown plot {name!r}. {errors.closest(name, list(kinds))}")
+    for option, value in given.items():
+        if value and option not in kinds[name].options:
+            takes = ", ".join(other for other in kinds if option in kinds[other].options)
+            raise errors.ConfigError(
+                f"The plot {name!r} takes no {option.replace('_', '-')}. It is for: {takes}."
+            )
+    return kinds[name]
 
 
 def counts_of(choice: Choice) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from featbank import errors
-from featbank.bank import class_groups
+from featbank.bank import same_groups
 from featbank.bank.naming import EVERY
 from featbank.wording import listed
 from stage2.results.naming import matching_banks
@@ -67,14 +67,8 @@ def same_rows(a: Results, b: Results, split: str) -> bool | None:
     return None if None in identities else identities[0] == identities[1]
 
 
-def same_groups(banks: Sequence[Results]) -> bool:
-    """Whether many, medium and few are the same classes on all banks."""
-    first, *others = [np.stack([*class_groups(bank.counts).values()]) for bank in banks]
-    return all(np.array_equal(first, other) for other in others)
-
-
 def between(banks: Sequence[Results]) -> list[str]:
-    """What holds between banks, for a protocol line: their rows of the split shown, the imbalance
+    """Compare banks for a protocol line: their rows of the split shown, the imbalance
     of their training counts where these differ, and their groups."""
     first, *others = banks
     same = [same_rows(first, other, first.split) for other in others]
@@ -87,7 +81,9 @@ def between(banks: Sequence[Results]) -> list[str]:
     parts = [rows]
     if not all(np.array_equal(first.counts, other.counts) for other in others):
         parts.append(f"imbalance {', '.join(f'{b.name} {_imbalance(b)}' for b in banks)}")
-    return parts if same_groups(banks) else [*parts, "many, medium, few: other classes on each"]
+    if not same_groups(*(bank.counts for bank in banks)):
+        parts.append("many, medium, few: other classes on each")
+    return parts
 
 
 def _imbalance(bank: Results) -> str:
@@ -120,7 +116,7 @@ def _fingerprints(store: Store, wanted: str | None) -> list[str]:
 
 
 def _other_classes(a: Results, b: Results) -> str:
-    """How the classes of two banks differ, in words; empty where they are not known to."""
+    """The difference between the classes of two banks, in words; empty where none is known."""
     counts = [bank.about["num_classes"] for bank in (a, b)]
     if counts[0] != counts[1]:
         return f"{a.name} has {counts[0]} classes and {b.name} {counts[1]}"

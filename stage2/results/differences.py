@@ -1,4 +1,4 @@
-"""How much two configurations differ in accuracy: on the same rows, or each on rows of its own.
+"""The difference in accuracy of two configurations: on the same rows, or each on rows of its own.
 
 `stage2.results.significance` has the test and the intervals, and their reasons. The test is of
 pairs: it needs the same rows. Where A and B have rows of their own, as on two banks with other test
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from featbank import errors
-from featbank.bank import GROUPS, class_groups
+from featbank.bank import GROUPS, class_groups, same_groups
 from stage2.engine.metrics import METRICS
 from stage2.results.significance import interval, mcnemar, resampled, sign_test
 
@@ -159,7 +159,7 @@ def comparison_of(
     a, b = (np.stack([pair[side] for pair in pairs.values()]) for side in (0, 1))  # [seeds, N]
     weights = [each.weights() for each in tested]
     names = [name for name in weights[0] if name in weights[1]]
-    if not _same_groups(*tested):
+    if not same_groups(*(each.counts for each in tested)):
         names = [name for name in names if name not in GROUPS]
     made_of = [np.stack([each[name] for name in names]) for each in weights]
     accuracy = [each.accuracy(right) for each, right in zip(tested, (a, b), strict=True)]
@@ -191,12 +191,6 @@ def comparison_of(
         return Comparison(*ids, measures, None, None, (), classes)
     p = sign_test(gains)
     return Comparison(*ids, measures, p, p, _by_seed(pairs), classes)
-
-
-def _same_groups(a: MeasuredRows, b: MeasuredRows) -> bool:
-    """Whether many, medium and few are the same classes for both."""
-    of_a, of_b = (np.stack([*class_groups(each.counts).values()]) for each in (a, b))
-    return np.array_equal(of_a, of_b)
 
 
 def _by_seed(pairs: dict[int, tuple[np.ndarray, np.ndarray]]) -> tuple[SeedTest, ...]:

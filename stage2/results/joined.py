@@ -152,7 +152,7 @@ class ByBank:
 
     @property
     def label(self) -> str:
-        """What the lines are of: ``recipe``, or a setting."""
+        """The title of the lines: ``recipe``, or a setting."""
         per = [board.per[0] for board in self.joined.boards.values() if board.per]
         return per[0] if per else "recipe"
 
