@@ -110,10 +110,8 @@ def probe_for(
     classifier = bank.classifier(view)
     if scale is None:
         return None if classifier else Probe(view)
-    if classifier:
-        rows = bank.read("train", view, 0, min(SAMPLED, bank.rows("train")))
-        if is_cosine(*classifier, rows):
-            return None
+    if classifier and _unit_rows(*classifier) and _one_length(_first_rows(bank, view)):
+        return None
     choice = feature_scale or default_scale(bank, view)
     return Probe(view, scale, choice if choice == "standardise" else "none")
 
@@ -125,7 +123,11 @@ def is_cosine(weight: np.ndarray, bias: np.ndarray, x: np.ndarray) -> bool:
     Extraction writes the cosine classifier of stage 1 so, with W = √s·w_k/‖w_k‖ for features
     √s·x/‖x‖.
     """
-    return not bias.any() and _one_length(weight) and _one_length(x)
+    return _unit_rows(weight, bias) and _one_length(x)
+
+
+def _unit_rows(weight: np.ndarray, bias: np.ndarray) -> bool:
+    return not bias.any() and _one_length(weight)
 
 
 def _one_length(rows: np.ndarray) -> bool:
@@ -133,6 +135,10 @@ def _one_length(rows: np.ndarray) -> bool:
     lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
     lengths = lengths[lengths > 0]
     return bool(len(lengths)) and lengths.max() <= ONE_LENGTH * lengths.min()
+
+
+def _first_rows(bank: Bank, view: str) -> np.ndarray:
+    return bank.read("train", view, 0, min(SAMPLED, bank.rows("train")))
 
 
 def linear_probe(data: ViewData) -> tuple[Tensor, Tensor]:
@@ -158,8 +164,8 @@ def cosine_probe(data: ViewData, scale: float) -> tuple[Tensor, Tensor]:
     """The cosine probe of a view as it is scaled: weight s·w_k/‖w_k‖ [K, D] and bias 0 [K],
     float32, on its device, for features x/‖x‖.
 
-    A class without rows starts opposite to all others. It takes one or two hundred passes over the
-    features, in float64.
+    A class without rows starts opposite to all others. It
+    takes one or two hundred passes over the features, in float64.
     """
     context, rows = data.context, len(data.train.labels)
     shape = len(data.counts), context.dim
