@@ -336,9 +336,11 @@ def _kind(faiss: ModuleType, metric: str) -> int:
 
 @functools.cache
 def _gpu_faiss() -> bool:
-    """Whether faiss can use a GPU; called only for data on one."""
-    import faiss
-
+    """Whether faiss is there and can use a GPU; called only for data on one."""
+    try:
+        import faiss
+    except ImportError:
+        return False
     return bool(faiss.get_num_gpus() > 0)
 
 

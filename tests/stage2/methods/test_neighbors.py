@@ -394,6 +394,14 @@ def test_who_searches(
     assert asked == [expected], f"got {asked}"
 
 
+def test_matrix_products_search_where_faiss_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reference: what `test_who_searches` says of a GPU that faiss cannot use."""
+    monkeypatch.setitem(sys.modules, "faiss", None)  # importing it fails
+    neighbors._gpu_faiss.cache_clear()
+    assert not neighbors._gpu_faiss()
+    neighbors._gpu_faiss.cache_clear()
+
+
 @pytest.mark.skipif(not hasattr(faiss, "StandardGpuResources"), reason="faiss without GPUs")
 @pytest.mark.parametrize("metric", METRICS)
 def test_what_a_gpu_index_is_asked(metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
