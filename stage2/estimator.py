@@ -153,7 +153,8 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
                 f"Recipe {recipe.name!r} diverged. Choose a smaller lr, or scale the features."
             )
         self.recipe_ = recipe
-        module = head_module(recipe, outcome.parameters, [data.context], [scaling])
+        parameters = {name: values.to(device) for name, values in outcome.parameters.items()}
+        module = head_module(recipe, parameters, [data.context], [scaling])
         self.head_ = module.double().cpu().eval()
         return self
 

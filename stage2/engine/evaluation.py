@@ -127,6 +127,8 @@ class TileEvaluation:
         curves = {name: curve.tolist() for name, curve in state["curves"].items()}
         best = state["curves"]["val_macro"].argmax(1).tolist() if "val_macro" in curves else None
         curves |= self.run.optimised
+        parameters = {epoch: self._parameters(epoch) for epoch in self._epochs}
+        selected = parameters.get("selected", {})
         outcomes = []
         for c, recipe in enumerate(self._recipes):
             finite = all(e.metrics["nll"] is not None for e in evaluations[c].values()) and bool(
@@ -139,8 +141,8 @@ class TileEvaluation:
                     evaluations=evaluations[c] if finite else {},
                     selected_epoch=best[c] if best else None,
                     curves={name: curve[c] for name, curve in curves.items()},
-                    parameters=self._parameters(c, "last"),
-                    selected=self._parameters(c, "selected") if "selected" in self._epochs else {},
+                    parameters={name: values[c] for name, values in parameters["last"].items()},
+                    selected={name: values[c] for name, values in selected.items()},
                     traces=self.run.traces(c),
                 )
             )
@@ -199,16 +201,17 @@ class TileEvaluation:
         one."""
         return "test" if "test" in self._data.evaluated else "val", self._epochs[-1]
 
-    def _parameters(self, c: int, epoch: str) -> Parameters:
-        """The parameters of a configuration at the ``last`` or the ``selected`` epoch."""
+    def _parameters(self, epoch: str) -> Parameters:
+        """The parameters of all configurations at the ``last`` or the ``selected`` epoch, on the
+        CPU: those of a sweep together may exceed a GPU's memory."""
         several = len(self.run.models) > 1
         parameters = {
-            f"{view}.{name}" if several else name: values[c]
+            f"{view}.{name}" if several else name: values
             for view, model in zip(self.run.stream.views, self.run.models, strict=True)
             for name, values in model.parameters_at(epoch).items()
         }
         if calibration := self._calibrations.get(epoch):
-            parameters["calibration.scale"] = calibration.scale[c]
+            parameters["calibration.scale"] = calibration.scale
             if calibration.shift is not None:
-                parameters["calibration.shift"] = calibration.shift[c]
-        return parameters
+                parameters["calibration.shift"] = calibration.shift
+        return {name: values.cpu() for name, values in parameters.items()}

@@ -32,8 +32,8 @@ class Outcome:
         decay included) and ``gradient_norm``, one per iteration and one before the first.
     parameters
         The head's parameters at the end, named ``view.name`` where there are several views; those
-        of a calibration are ``calibration.scale`` and ``calibration.shift``. They take features as
-        they were scaled in training; exported heads take those of the bank.
+        of a calibration are ``calibration.scale`` and ``calibration.shift``. They are on the CPU,
+        and take features as they were scaled in training; exported heads take those of the bank.
     selected
         The same at the selected epoch; empty without one.
     traces

@@ -118,7 +118,7 @@ def retrain(
         module = head_module(
             recipe,
             {
-                part: values.cpu()
+                part: values
                 for part, values in parameters.items()
                 if calibrated or not part.startswith("calibration.")
             },
