@@ -2,8 +2,8 @@
 
 A generated row is base + β_y·direction. All random draws are in base and direction, which the
 configurations of a group share; only β is their own. Where the configurations of a tile have the
-same β, a window is finished once for all of them; where it differs, every batch is finished for
-each configuration.
+same β, a window is finished once for all of them; where it differs, the rows of a batch that depend
+on β are finished for each configuration, and are a batch of their own to the head.
 """
 
 from __future__ import annotations
@@ -103,18 +103,20 @@ def finished(window: Window, beta: Tensor) -> Window:
     return replace(window, x=x, made=replace(window.made, x=x, blend=None))
 
 
-def own_features(window: Window, rows: Tensor, y: Tensor, beta: Tensor) -> Tensor:
-    """The features [B, C, D] of a batch for configurations that differ in `beta` [C, K].
+def own_last(window: Window) -> tuple[Window, list[int]]:
+    """The window with the rows that depend on β last in each batch, and the number of others."""
+    blended = window.rows >= len(window.x)
+    order = blended.byte().argsort(dim=1, stable=True)
+    rows, y = window.rows.gather(1, order), window.y.gather(1, order)
+    return replace(window, rows=rows, y=y), (~blended).sum(1).tolist()
 
-    The batch is the `rows` [B] of a window, with labels `y` [B].
-    """
+
+def own_features(window: Window, rows: Tensor, y: Tensor, beta: Tensor) -> Tensor:
+    """The features [B, C, D] of `rows` [B] of a window that depend on β, with labels `y` [B], for
+    configurations that differ in `beta` [C, K]."""
     assert window.made is not None
     blend = window.made.blend
     assert blend is not None
     slot = rows - len(window.x)  # rows beyond those of `x` are rows of the blend
-    same, blended = (slot < 0).nonzero().view(-1), (slot >= 0).nonzero().view(-1)
-    x = blend.base.new_empty(len(rows), len(beta), blend.base.shape[1])
-    x[same] = window.x[rows[same], None]
-    base, direction = blend.base[slot[blended], None], blend.direction[slot[blended], None]
-    x[blended] = blend.finish(torch.addcmul(base, direction, beta.t()[y[blended], :, None]))
-    return x
+    base, direction = blend.base[slot, None], blend.direction[slot, None]
+    return blend.finish(torch.addcmul(base, direction, beta.t()[y, :, None]))

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from stage2.engine import triton_kernel
 from stage2.engine.angles import angle_factors, best_cosines
-from stage2.engine.blend import Betas, finished, own_features
+from stage2.engine.blend import Betas, finished, own_features, own_last
 from stage2.engine.kernel import KERNELS, LossRows, loss_and_gradient
 from stage2.engine.model import Model
 from stage2.engine.plan import BatchStream
 from stage2.engine.rows import Window
 from stage2.methods.family import Moment
-from stage2.methods.heads import Batch, trained_head
+from stage2.methods.heads import Batch, Parameters, trained_head
 from stage2.methods.losses import LOSSES
 from stage2.methods.optimisers import SGD, STEPPED, learning_rates
 from stage2.methods.precision import precision
@@ -83,22 +83,22 @@ class Trainer:
 
     def train(self, window: Window, stopped: Event, betas: Betas | None = None) -> None:
         """Take the steps of a window; `betas` of a generator that has them."""
-        own_beta = None
+        own_beta, common = None, [self.stream.batch_size] * len(window.rows)
         if betas and window.made and window.made.blend:
             if betas.shared:
                 window = finished(window, betas.values[0])
             else:
-                own_beta = betas.values
+                own_beta, (window, common) = betas.values, own_last(window)
         head, parameters = self.head, self.model.state["parameters"]
         with precision(self._precision):
-            for rows, y in zip(window.rows, window.y, strict=True):
+            for rows, y, first in zip(window.rows, window.y, common, strict=True):
                 if stopped.is_set():
                     return
-                batch = self._batch(window, rows, y, own_beta)
-                z = head.logits(parameters, batch)
-                loss, gradient = self._loss(window, rows, y, batch, z)
+                batches = self._batches(window, rows, y, own_beta, first)
+                z = _joined([head.logits(parameters, batch) for batch in batches])
+                loss, gradient = self._loss(window, rows, y, batches, z)
                 del z  # free early so that its cache lines can be reused
-                gradients = head.gradients(parameters, batch, gradient)
+                gradients = self._gradients(batches, gradient, first)
                 del gradient
                 self._optimiser.step(gradients, self._rates[self._step])
                 del gradients
@@ -113,14 +113,30 @@ class Trainer:
             self.head.constrain(self.model.state["parameters"], self._epoch_limits)
         return self._total / self.stream.steps
 
-    def _batch(self, window: Window, rows: Tensor, y: Tensor, own_beta: Tensor | None) -> Batch:
+    def _batches(
+        self, window: Window, rows: Tensor, y: Tensor, own_beta: Tensor | None, first: int
+    ) -> list[Batch]:
+        """The first rows, whose features are those of all configurations; and the others."""
         context = self.model.data.context
         if own_beta is None:
-            return context.batch(window.x, rows, self._z0)
-        return context.batch(own_features(window, rows, y, own_beta))
+            return [context.batch(window.x, rows, self._z0)]
+        batches = [context.batch(window.x, rows[:first], self._z0)] if first else []
+        if first < len(rows):
+            own = own_features(window, rows[first:], y[first:], own_beta)
+            batches.append(context.batch(own))
+        return batches
+
+    def _gradients(self, batches: list[Batch], gradient: Tensor, first: int) -> Parameters:
+        """Those of the rows of all batches together."""
+        head, parameters = self.head, self.model.state["parameters"]
+        if len(batches) == 1:
+            return head.gradients(parameters, batches[0], gradient)
+        parts = gradient.tensor_split([first])
+        each = [head.gradients(parameters, *pair) for pair in zip(batches, parts, strict=True)]
+        return {name: values.add_(each[1][name]) for name, values in each[0].items()}
 
     def _loss(
-        self, window: Window, rows: Tensor, y: Tensor, batch: Batch, z: Tensor
+        self, window: Window, rows: Tensor, y: Tensor, batches: list[Batch], z: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The batch loss [C] and ∂loss/∂z [B, C, K]; `z` is overwritten."""
         second = window.made.second if window.made else None
@@ -128,12 +144,11 @@ class Trainer:
         kappa = teacher = None
         if self._best_cosines is not None:
             assert self._rows.angle is not None
-            parameters = self.model.state["parameters"]
-            cosines = [self.head.cosine(parameters, batch, z, label) for label in labels]
+            cosines = [self._cosine(batches, z, label) for label in labels]
             cosine, of = torch.cat(cosines), torch.cat(labels)
             kappa = angle_factors(self._best_cosines, cosine, of, self._rows.angle)
         if self._rows.distil is not None:
-            teacher = batch.z0
+            teacher = _joined([batch.z0 for batch in batches])
         if second is None:
             return self._kernel(z, y, self._rows, kappa=kappa, teacher=teacher)
         # A mixed row counts as two, one for each label, by their shares.
@@ -148,8 +163,22 @@ class Trainer:
         )
         return loss, gradient[: len(y)] + gradient[len(y) :]
 
+    def _cosine(self, batches: list[Batch], z: Tensor, y: Tensor) -> Tensor:
+        """cos(x, w_y) of the rows of all batches, [B, C]."""
+        parameters, sizes = self.model.state["parameters"], [len(batch.x) for batch in batches]
+        parts = zip(batches, z.split(sizes), y.split(sizes), strict=True)
+        return _joined([self.head.cosine(parameters, *part) for part in parts])
+
     def _loss_rows(self, epoch: int) -> LossRows:
         """The losses as they are in an epoch."""
         counts, moment = self.model.data.counts, Moment(epoch, self.stream.epochs)
         rows = [LOSSES[r.settings["loss"]](counts, r.part("loss"), moment) for r in self.recipes]
         return LossRows.stack(rows, len(counts), device=self.model.data.train.device)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Rows [B, …] of one or two batches; an axis of 1 beside one of C stands for all C."""
+    if len(parts) == 1:
+        return parts[0]
+    shape = parts[1].shape[1:]
+    return torch.cat([part.expand(-1, *shape) for part in parts])
