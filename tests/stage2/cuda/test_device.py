@@ -1,0 +1,100 @@
+"""Every part of every registry on a simulated GPU, against the same on the CPU."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import pytest
+
+from stage2.engine.halving import Halving
+from stage2.methods.generators import GENERATORS
+from stage2.methods.heads import HEADS
+from stage2.methods.presets import PRESETS
+from stage2.methods.recipe import Recipe
+from tests.stage2.cuda.launches import PLAIN, SMALL, STEPS, TABLE
+from tests.stage2.cuda.running import (
+    LENGTHS,
+    TRITON,
+    assert_same,
+    gpu,
+    pair,
+    step_cost,
+    trained,
+    with_steps,
+)
+
+ANEW = "run python -m tests.stage2.cuda.launches if that is meant"
+LAUNCHES = json.loads(TABLE.read_text())
+KERNELS = [
+    *(
+        pytest.param("triton", case, marks=pytest.mark.skipif(not TRITON, reason="no Triton"))
+        for case in STEPS
+    ),
+    *(("pytorch", case) for case in PLAIN),
+]
+
+
+@pytest.mark.parametrize(("kernels", "case"), KERNELS)
+def test_steps(kernels: str, case: str) -> None:
+    """Reference: the CPU, and the table of launches; a step waits for nothing and copies nothing.
+
+    Generated rows are drawn from other random numbers on a GPU.
+    """
+    recipes = STEPS[case]
+    with gpu(triton=kernels == "triton") as device:
+        cost, outcomes = step_cost(device, recipes, SMALL)
+    assert not cost.trained["waits"], f"{case} waits: {dict(cost.waits)}"
+    assert not cost.trained["copies"], f"{case} copies: {dict(device.copies)}"
+    allowed = LAUNCHES[kernels].get(case)
+    got = cost.trained["launches"]
+    assert allowed is not None, f"{case}: {ANEW}"
+    assert got <= allowed, f"{case} launches {got} kernels a step, {allowed} before: {ANEW}"
+    if recipes[0].generator is None:
+        assert_same(outcomes, trained(with_steps(recipes, max(LENGTHS)), SMALL, "cpu"))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets(preset: str) -> None:
+    """Reference: the CPU; of those with generated rows, that they train."""
+    recipes = pair(preset, **({"epochs": 2} if Recipe(preset).stepped else {}))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Generator .* finds fewer")
+        with gpu():
+            outcomes = trained(recipes, SMALL, "cuda")
+        if recipes[0].generator is None:
+            assert_same(outcomes, trained(recipes, SMALL, "cpu"))
+    assert {outcome.status for outcome in outcomes.values()} == {"done"}
+
+
+def test_every_head_and_generator_is_reached() -> None:
+    """Reference: the registries."""
+    recipes = [Recipe(name) for name in PRESETS] + [each[0] for each in STEPS.values()]
+    assert {recipe.head for recipe in recipes} == set(HEADS)
+    assert {r.settings["generator"] for r in recipes if r.generator} == set(GENERATORS)
+
+
+@pytest.mark.parametrize("calibration", ["temperature", "vector"])
+def test_calibrations(calibration: str) -> None:
+    """Reference: the CPU."""
+    recipes = pair(calibration=calibration)
+    with gpu():
+        outcomes = trained(recipes, SMALL, "cuda")
+    assert_same(outcomes, trained(recipes, SMALL, "cpu"))
+
+
+def test_optima() -> None:
+    """Reference: the CPU, by L-BFGS."""
+    recipes = pair(optimiser="lbfgs", max_iterations=20)
+    with gpu():
+        outcomes = trained(recipes, SMALL, "cuda")
+    assert_same(outcomes, trained(recipes, SMALL, "cpu"))
+
+
+def test_halving() -> None:
+    """Reference: the CPU; configurations stop and the others train on."""
+    recipes = [Recipe("ce", lr=0.01 * 4**i, epochs=4, batch_size=32) for i in range(4)]
+    with gpu():
+        outcomes = trained(recipes, SMALL, "cuda", halving=Halving(eta=2))
+    assert {outcome.status for outcome in outcomes.values()} == {"done", "stopped"}
+    assert_same(outcomes, trained(recipes, SMALL, "cpu", halving=Halving(eta=2)))

@@ -1,0 +1,89 @@
+"""Stand-ins for the Triton kernels on the simulated device.
+
+A launch checks what a kernel relies on, that tensors are on the device, contiguous and of the right
+type and size, and computes by the eager kernel. That the kernels compute the same is tested
+in `tests/stage2/engine/test_triton.py`, by Triton's interpreter.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stage2.engine import kernel, triton_programs
+from stage2.engine.kernel import LossRows
+from tests.stage2.cuda.simulated import Refused, SimulatedTensor, _active
+
+TYPES = {"y": torch.int64, "by_weights": torch.bool}
+"""Types of tensors that are not float32."""
+
+
+class Twin:
+    """Launched as a Triton kernel is: ``twin[grid](…)``."""
+
+    def __init__(self, of: Any, compute: Callable[[tuple[int, ...], dict[str, Any]], None]) -> None:
+        self._names = list(of.arg_names)
+        self._name, self._compute = of.__name__, compute
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        if any(size > limit for size, limit in zip(grid, (2**31 - 1, 65535, 65535), strict=False)):
+            raise Refused(f"{self._name} with the grid {grid}")
+
+        def launch(*args: Any, **options: Any) -> None:
+            given = dict(zip(self._names, args, strict=False)) | options
+            for name, value in given.items():
+                if isinstance(value, Tensor):
+                    self._check(name, value)
+            inner = {n: v.inner if isinstance(v, Tensor) else v for n, v in given.items()}
+            _active().launches[self._name] += 1
+            self._compute(grid, inner)
+
+        return launch
+
+    def _check(self, name: str, value: Tensor) -> None:
+        if not isinstance(value, SimulatedTensor):
+            raise Refused(f"{self._name} with {name} on {value.device}")
+        if not value.is_contiguous():
+            raise Refused(f"{self._name} with {name} of strides {value.stride()}")
+        allowed = {TYPES.get(name, torch.float32)} | ({torch.bfloat16} if name == "z" else set())
+        if value.dtype not in allowed:
+            raise Refused(f"{self._name} with {name} of type {value.dtype}")
+
+
+def _loss(grid: tuple[int, ...], given: dict[str, Any]) -> None:
+    z, loss = given["z"], given["loss"]
+    assert z.shape[0] * z.shape[1] == given["count"] <= grid[0] * given["ROWS"], "rows are missed"
+    fields = set(inspect.signature(LossRows).parameters) & given.keys()
+    rows = LossRows(**{name: given[name] for name in fields})
+    value, gradient = kernel.loss_and_gradient(
+        z.float(), given["y"], rows, kappa=given["kappa"], row_weight=given["row_weight"]
+    )
+    z.copy_(gradient)
+    loss.copy_((value / len(z)).expand_as(loss))
+
+
+def _sgd(grid: tuple[int, ...], given: dict[str, Any]) -> None:
+    p, v, g = (given[name] for name in ("p", "v", "g"))
+    assert p.shape == v.shape == g.shape, f"{p.shape}, {v.shape}, {g.shape}"
+    assert p.numel() == given["size"] * len(p), f"size {given['size']} for {p.shape}"
+
+    def each(name: str) -> Tensor:
+        values = given[name]
+        assert values.numel() == len(p), f"{name} {values.shape} for {p.shape}"
+        return values.reshape(-1, *[1] * (p.dim() - 1))
+
+    anchor = 0 if given["anchor"] is None else given["anchor"]
+    slope = g if given["decay"] is None else g + each("decay") * (p - anchor)
+    v.mul_(each("momentum")).add_(slope)
+    update = v
+    if given["nesterov"] is not None:
+        update = torch.where(each("nesterov") > 0, slope + each("momentum") * v, v)
+    p.sub_(each("lr") * update)
+
+
+LOSS = Twin(triton_programs.loss_kernel, _loss)
+SGD = Twin(triton_programs.sgd_kernel, _sgd)
