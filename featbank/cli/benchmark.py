@@ -26,8 +26,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-MOST_CONFIGURATIONS = 10_000
-"""Configurations that are trained together."""
+MOST = {"configurations": 10_000, "threads": 1024}
+"""Largest numbers of configurations trained together, and of threads."""
+
+NAMES = {"fused": "featbank", "fused_evaluated": "featbank, test too"}
+"""What the table calls the engine."""
 
 
 @click.command()
@@ -49,7 +52,9 @@ MOST_CONFIGURATIONS = 10_000
     help="Numbers of configurations trained together.",
 )
 @device_option
-@click.option("--threads", type=Integer(1, 1024), help="CPU threads. [default: PyTorch's]")
+@click.option(
+    "--threads", metavar="T1,T2", help="Numbers of CPU threads. [default: 1 and PyTorch's]"
+)
 @click.option(
     "--repeats",
     default=2,
@@ -68,7 +73,8 @@ MOST_CONFIGURATIONS = 10_000
     default=PRECISION.default,
     show_default=True,
     type=click.Choice(PRECISION.choices),
-    help="Precision of the engine's matrix products, and of the ceilings.",
+    help="Precision of the engine's matrix products, and of the ceilings; on a GPU opponents then "
+    "have tf32.",
 )
 @memory_option("Budget of a fused group and its features, such as 2GiB. [default: as in sweep]")
 @click.option(
@@ -78,18 +84,39 @@ MOST_CONFIGURATIONS = 10_000
 )
 @format_option("json carries every number.", ("table", "json"))
 def benchmark(
-    *, shapes: tuple[str, ...], configurations: str, counts: Path | None, form: str, **options: Any
+    *,
+    shapes: tuple[str, ...],
+    configurations: str,
+    threads: str | None,
+    counts: Path | None,
+    form: str,
+    **options: Any,
 ) -> None:
-    """Measure the engine beside the usual loops and this machine's ceilings.
+    """Measure the engine beside its opponents and this machine's ceilings.
 
     Trains on random features of a benchmark's shape: linear heads, cross-entropy, SGD, 10 epochs.
-    Everything runs in one process, in turn.
+    Everything runs in one process, in turn. Opponents train the same rows in the same order, and
+    their parameters are compared with the engine's before they are timed.
+
+    \b
+    hand_fused    one product, analytic gradient and SGD by hand
+    hand_tiles    the same on tiles of 16, one thread each
+    one_linear    one nn.Linear(D, C*K), autograd
+    baddbmm       torch.baddbmm as in HFTA, autograd
+    vmap_grad     torch.func, vmap(grad)
+    module_dict   a ModuleDict of heads over one batch
+    plain_loop    a plain PyTorch loop, one head
+    data_loader   a DataLoader loop, one head
+    scikit_learn  LogisticRegression to its end: not ranked
+    lbfgs, cuml   torch.optim.LBFGS, cuML: on a GPU, not ranked
 
     \b
     featbank benchmark
     featbank benchmark --shape imagenet-lt --configurations 16,64 --format json
     """
-    options["configurations"] = _numbers(configurations)
+    options["configurations"] = _numbers("configurations", configurations)
+    if threads is not None:
+        options["threads"] = _numbers("threads", threads)
     from stage2.benchmark import benchmark as measure
     from stage2.benchmark import find_workload, with_counts
 
@@ -108,26 +135,23 @@ def benchmark(
         show(result)
 
 
-def _numbers(text: str) -> list[int]:
+def _numbers(option: str, text: str) -> list[int]:
     try:
         numbers = [int(part) for part in text.split(",")]
     except ValueError:
         numbers = []
-    if not numbers or not 1 <= min(numbers) <= max(numbers) <= MOST_CONFIGURATIONS:
+    if not numbers or not 1 <= min(numbers) <= max(numbers) <= MOST[option]:
         raise ConfigError(
-            f"--configurations {shortened(text)[1:-1]} is not a list of numbers of configurations, "
-            f"at most {MOST_CONFIGURATIONS:,}. Write --configurations 1,16,64."
+            f"--{option} {shortened(text)[1:-1]} is not a list of numbers of {option}, at most "
+            f"{MOST[option]:,}. Write --{option} 1,16."
         )
     return sorted(set(numbers))
 
 
 def show(result: dict[str, Any]) -> None:
-    """Print a result of `stage2.benchmark.benchmark` as a table, and in words."""
+    """Print a result of `stage2.benchmark.benchmark` as two tables, and in words."""
     output = console()
-    trained = [row for row in result["measurements"] if row["floor"]]
-    best = max(trained, key=lambda row: row["configurations"])
-    table = _table(result, best["configurations"])
-    for part in (_title(result), table, *_sentences(result, best)):
+    for part in (_title(result), "", _best(result), "", _all(result), "", *_sentences(result)):
         output.print(part)
 
 
@@ -135,56 +159,94 @@ def _title(result: dict[str, Any]) -> str:
     return (
         f"{result['shape']}: N = {result['rows']:,}, D = {result['dim']:,}, "
         f"K = {result['classes']:,}, B = {result['batch_size']}, {result['epochs']} epochs. "
-        f"{result['device']}, threads: {result['threads']}, {result['precision']}, "
-        f"torch {result['torch']}. Medians (min … max) of {result['repeats']} repeats."
+        f"{result['device']}, {result['precision']}, torch {result['torch']}. Milliseconds for "
+        f"one of C configurations trained together on T threads, medians of {result['repeats']}."
     )
 
 
-def _table(result: dict[str, Any], largest: int) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("")
-    for title in (
-        "ms for one\nconfiguration",
-        "configurations\na second",
-        f"times that of\n{largest} together",
-        "% of\nthe floor",
-        "steps\ntimed",
-    ):
-        table.add_column(title, justify="right", no_wrap=True)
+def _best(result: dict[str, Any]) -> Table:
+    """The engine beside its best opponent."""
+    table = _table(
+        "T", "C", "featbank", "opponent", "ms", "ratio", "% of\nfloor", "products\nalone"
+    )
+    best = {_place(row): row for row in result["comparisons"]}
     for row in result["measurements"]:
-        table.add_row(
-            row["description"],
-            _range(row["seconds"], 1e3),
-            _number(row["configurations_per_second"]["median"]),
-            _range(row["times_fused"]) if row["times_fused"] else "",
-            _range(row["floor"]["share"], 100) if row["floor"] else "",
-            f"{row['timed_steps']:,}" if row["timed_steps"] else "all",
-        )
+        if floor := row["floor"]:
+            threads, configurations = place = _place(row)
+            table.add_row(
+                f"{threads}",
+                f"{configurations:,}",
+                _ms(row["seconds"]),
+                *(_against(best[place]) if place in best else ("", "", "")),
+                _number(100 * floor["share"]["median"]),
+                _ms(floor["own_products_seconds"]),
+            )
     return table
 
 
-def _sentences(result: dict[str, Any], best: dict[str, Any]) -> list[str]:
-    """Sentences on the machine, and on how the row `best` compares with it."""
-    floor = best["floor"]
+def _against(best: dict[str, Any]) -> tuple[str, str, str]:
+    """The name and time of an opponent, and its ratio to the engine's."""
+    low, middle, high = (f"{best['ratio'][key]:.2f}" for key in ("min", "median", "max"))
+    return best["best"], _ms(best["best_seconds"]), f"{middle} ({low} … {high})"
+
+
+def _all(result: dict[str, Any]) -> Table:
+    """Every training."""
+    rows = result["measurements"]
+    numbers = sorted({row["configurations"] for row in rows})
+    table = _table("", "T", *(f"C = {c:,}" for c in numbers))
+    for name in dict.fromkeys(row["name"] for row in rows):
+        times = {_place(row): _ms(row["seconds"]) for row in rows if row["name"] == name}
+        for threads in result["threads"]:
+            cells = (times.get((threads, c), "") for c in numbers)
+            table.add_row(NAMES.get(name, name), f"{threads}", *cells)
+    return table
+
+
+def _table(*titles: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for title in titles:
+        left = title in ("", "opponent")
+        table.add_column(title, justify="left" if left else "right", no_wrap=True)
+    return table
+
+
+def _place(row: dict[str, Any]) -> tuple[int, int]:
+    return row["threads"], row["configurations"]
+
+
+def _ms(spread: dict[str, float]) -> str:
+    return _number(1e3 * spread["median"])
+
+
+def _sentences(result: dict[str, Any]) -> list[str]:
+    """Sentences on the machine and on what was timed."""
+    threads = result["threads"][-1]
     fused = [row for row in result["measurements"] if row["name"].startswith("fused")]
+    floor = [row["floor"] for row in fused if row["floor"] and row["threads"] == threads][-1]
     memory = result["feature_bytes"] + max(row["memory_bytes"] for row in fused)
     start = sum(row["start_seconds"] for row in fused)
     return [
+        "The opponent is the fastest with at most T threads and C together; the ratio (min … max) "
+        "is its time over featbank's. Opponents were compared with the engine first: the same "
+        "parameters from the same batches. Solvers (scikit_learn, lbfgs, cuml) run to their end "
+        "and are not ranked. Where a cell is empty, so many do not fit, or not together.",
         *(
             f"This machine does {_range(ceiling['per_second'], 1e-9)} "
-            f"{'GB/s' if name == 'copy' else 'GFLOP/s'} in {ceiling['description']}."
-            for name, ceiling in result["ceilings"].items()
+            f"{'GB/s' if ceiling['name'] == 'copy' else 'GFLOP/s'} in {ceiling['description']}, "
+            f"on {ceiling['threads']} thread{'s' * (ceiling['threads'] > 1)}."
+            for ceiling in result["ceilings"]
+            if ceiling["threads"] == threads
         ),
         f"The floor is {_range(floor['seconds'], 1e3)} ms a configuration: its products take "
         f"{_range(floor['product_seconds'], 1e3)} ms at the first rate, what it must move takes "
-        f"{_range(floor['memory_seconds'], 1e3)} ms at the last.",
-        f"{best['configurations']} together reach {_range(floor['share'], 100)} % of the floor, "
-        f"and {_range(floor['share_of_products'], 100)} % of the second rate.",
-        f"{result['timed_steps']:,} of {result['steps']:,} steps were timed, fewer where the table "
-        "says so, and scaled to all.",
+        f"{_range(floor['memory_seconds'], 1e3)} ms at the last. Its products alone take "
+        f"{_range(floor['own_products_seconds'], 1e3)} ms at the second rate.",
+        f"{result['timed_steps']:,} of {result['steps']:,} steps were timed, a quarter of these "
+        f"for opponents with {result['many']} or more together, and scaled to all.",
         f"Features and training took at most {_number(memory / 2**30)} GiB of memory, of a budget "
         f"of {result['budget_bytes'] / 2**30:.1f} GiB.",
         f"Compiling, tuning and set-up took {start:.1f} s in the first steps, which are not in "

@@ -14,6 +14,9 @@ from stage2.benchmark.timing import Task
 from stage2.benchmark.workloads import SIDE_BY_SIDE, Workload
 from stage2.methods.precision import precision as products_at
 
+CEILINGS = ("product", "own_products", "copy")
+"""Names of the tasks."""
+
 USUAL_CACHE = 32 << 20
 """Bytes of the last-level cache where the system does not report them."""
 
@@ -47,18 +50,21 @@ def ceilings(
             f"a product of two {side} × {side} matrices",
             at_precision(together(lambda _: torch.mm(a, b, out=c))),
             2 * side**3,
+            threads=threads,
         ),
         Task(
             "own_products",
             f"the two products of a step, {own_shape}",
             at_precision(lambda _: own_run()),
             own_flops,
+            threads=threads,
         ),
         Task(
             "copy",
             "a large copy, bytes read and bytes written",
             together(lambda _: target.copy_(source)),
             2 * source.nbytes,
+            threads=threads,
         ),
     ]
 

@@ -32,6 +32,8 @@ class Task:
         The part of the recipe to train.
     scale
         Factor from its seconds to those of the recipe: the recipe's steps over the part's.
+    threads
+        CPU threads that it has.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Task:
     amount: float
     part: TimedPart = field(default=TimedPart(1, 1))
     scale: float = 1.0
+    threads: int = 1
 
 
 @dataclass(frozen=True)

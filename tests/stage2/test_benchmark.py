@@ -5,29 +5,42 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from featbank import errors
-from stage2.benchmark import WORKLOADS, Workload, contenders, find_workload, loops, timing
+from featbank.devices import torch_threads
+from stage2.benchmark import (
+    WORKLOADS,
+    Workload,
+    comparison,
+    contenders,
+    find_workload,
+    opponents,
+    timing,
+)
 from stage2.benchmark.ceilings import MOST_ROUNDS, ceilings
-from stage2.benchmark.timing import Task, interleaved
+from stage2.benchmark.contenders import Bench
+from stage2.benchmark.opponents import OPPONENTS, Opponent
+from stage2.benchmark.timing import Task, Timing, interleaved
+from stage2.benchmark.training import Heads, Training
 from stage2.benchmark.workloads import TimedPart
 from stage2.engine.loop import run_group
 from stage2.engine.model import ViewData
+from stage2.engine.outcome import Outcome
 from stage2.engine.plan import FusedGroup
-from tests.conftest import Run
+from tests.conftest import ROOT, Run
 
 CPU = torch.device("cpu")
 TINY = ("--shape", "400,8,5,32", "--configurations", "1,3", "--steps", "4", "--threads", "1")
 TOLD_ONCE = {
     *("shape", "rows", "dim", "classes", "batch_size", "epochs", "steps", "timed_steps"),
     *("repeats", "device", "threads", "precision", "torch", "budget_bytes", "cache_bytes"),
-    *("feature_bytes", "ceilings", "measurements"),
+    *("feature_bytes", "ceilings", "measurements", "comparisons", "many"),
 }
 
 
@@ -158,18 +171,25 @@ def test_ceilings_leave_pytorch_as_it_was(precision: str) -> None:
     assert own.amount == 2 * MOST_ROUNDS * each, "on 2 threads"
 
 
+def bench_of(sizes: str, rows: int, classes: int, dim: int) -> Bench:
+    """A bench of random features of a shape."""
+    torch.manual_seed(0)
+    y = torch.arange(rows) % classes
+    return Bench(find_workload(sizes), torch.randn(rows, dim), y, 1 << 30, "fp32")
+
+
 @pytest.mark.parametrize("test_rows", [0, 7])
 def test_the_engine_trains_the_part(monkeypatch: pytest.MonkeyPatch, test_rows: int) -> None:
     """Reference: what the engine is given, and that it came to an end: 3 rates, 2 epochs of 3."""
     given = []
 
-    def spy(group: FusedGroup, data: ViewData, *, workers: int) -> None:
-        given.append((group, data, run_group(group, data, workers=workers)))
+    def spy(group: FusedGroup, data: ViewData, *, workers: int) -> list[Outcome]:
+        outcomes = run_group(group, data, workers=workers)
+        given.append((group, data, outcomes))
+        return outcomes
 
     monkeypatch.setattr(contenders, "run_group", spy)
-    workload = find_workload("90,4,3,10")
-    bench = contenders.Bench(workload, torch.randn(90, 4), torch.arange(90) % 3, 1, 1 << 30, "fp32")
-    task = contenders.fused(bench, 3, TimedPart(2, 3, test_rows))
+    task = contenders.fused(bench_of("90,4,3,10", 90, 3, 4), 3, TimedPart(2, 3, test_rows), 1)
     task.run(task.part)
     assert task.scale == 90 / 6, "10 epochs of 9 steps, 6 of them timed"
     rates = [recipe.settings["lr"] for group, _, _ in given for recipe in group.recipes]
@@ -185,56 +205,100 @@ def test_the_engine_trains_the_part(monkeypatch: pytest.MonkeyPatch, test_rows: 
             assert bool(outcome.evaluations) == bool(test_rows)
 
 
-def test_the_loops_learn() -> None:
-    """Reference: labels of well separated classes; a loop that does not train is at a fifth."""
-    torch.manual_seed(0)
-    workload = find_workload("500,8,5,50")
-    y = torch.arange(500) % 5
-    x = torch.randn(500, 8) + 6 * torch.eye(5, 8)[y]
-    part = TimedPart(5, 10)
-    models: dict[str, Any] = {
-        "plain": loops.plain_loop(x, y, workload, part),
-        "loader": loops.loader_loop(x, y, workload, CPU, part),
-        **loops.module_dict(x, y, workload, 2, part),
-    }
-    for name, model in models.items():
-        right = (model(x).argmax(1) == y).float().mean()
-        assert right > 0.95, f"{name}: got {right:.3f} right, expected more than 0.95"
-    fitted: Any = loops.logistic_regression(x, y, 1)
-    assert (fitted.predict(x) == y.numpy()).mean() > 0.95
+@pytest.mark.parametrize("name", [name for name in OPPONENTS if name != "cuml"])
+def test_opponents_train_what_the_engine_trains(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Reference: the engine's parameters after three epochs; a solver's objective is below its."""
+    opponent = OPPONENTS[name]
+    monkeypatch.setitem(OPPONENTS, name, replace(opponent, runs=lambda *_: True))
+    monkeypatch.setattr(contenders, "CHECKED", TimedPart(3, 4))
+    with torch_threads(2):
+        named = contenders.checked(bench_of("90,4,3,10", 90, 3, 4), opponent.most or 19)
+    assert name in named
 
 
-def test_the_usual_loops_take_the_parts_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reference: the steps of the part, counted at the optimiser: 2 epochs of 3."""
-    taken = []
-    step = torch.optim.SGD.step
-    monkeypatch.setattr(torch.optim.SGD, "step", lambda *a, **k: (taken.append(1), step(*a, **k)))
-    workload = find_workload("90,4,3,10")
-    x, y = torch.randn(90, 4), torch.arange(90) % 3
-    for run in (
-        lambda part: loops.plain_loop(x, y, workload, part),
-        lambda part: loops.loader_loop(x, y, workload, CPU, part),
-        lambda part: loops.module_dict(x, y, workload, 2, part),
-    ):
-        taken.clear()
-        run(TimedPart(2, 3))
-        assert len(taken) == 6, f"got {len(taken)} steps, expected 6"
+@pytest.mark.parametrize("defect", ["order", "rates", "momentum", "start", "nothing"])
+def test_an_opponent_that_trains_something_else_is_refused(
+    monkeypatch: pytest.MonkeyPatch, defect: str
+) -> None:
+    """Reference: the error; each defect is one of those that make a straw man."""
+
+    def train(training: Training) -> Heads:
+        changed = {
+            "order": {"y": training.y.flip(0)},
+            "rates": {"rates": training.rates.flip(1)},
+            "start": {"weight": torch.zeros_like(training.weight)},
+        }.get(defect, {})
+        if defect == "nothing":
+            return training.weight, training.bias
+        return OPPONENTS["one_linear"].train(replace(training, **changed))
+
+    if defect == "momentum":
+        monkeypatch.setattr(opponents, "MOMENTUM", 0.8)
+    monkeypatch.setattr(contenders, "OPPONENTS", {"straw": Opponent(train, "")})
+    with pytest.raises(AssertionError, match="straw is .* off, parameters change by"):
+        contenders.checked(bench_of("90,4,3,10", 90, 3, 4), 3)
+
+
+def test_a_solver_that_stops_early_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reference: the error, for parameters that are those at the start."""
+    solver = Opponent(lambda t: (t.weight, t.bias), "", most=1, solver=True)
+    monkeypatch.setattr(contenders, "OPPONENTS", {"straw": solver})
+    with pytest.raises(AssertionError, match="straw ends at .*, featbank at"):
+        contenders.checked(bench_of("90,4,3,10", 90, 3, 4), 1)
+
+
+def test_opponents_that_exceed_the_memory_are_left_out() -> None:
+    """Reference: 3 of 4·3·(6·4 + 4·10)·4 bytes, by hand."""
+    bench = bench_of("90,4,3,10", 90, 3, 4)
+    for memory, some in ((4 * 3 * 3 * 64, True), (4 * 3 * 3 * 64 - 1, False)):
+        assert bool(contenders.checked(replace(bench, memory=memory), 3)) == some
+
+
+def test_many_configurations_take_a_quarter_of_the_steps() -> None:
+    """Reference: the steps of the part, by hand; none of a solver are scaled."""
+    bench = bench_of("90,4,3,10", 90, 3, 4)
+    few, many = (contenders.opposed(bench, "hand_fused", c, TimedPart(2, 9), 1) for c in (3, 16))
+    assert (few.part, few.scale) == (TimedPart(2, 9), 90 / 18)
+    assert (many.part, many.scale) == (TimedPart(1, 4), 90 / 4)
+    assert contenders.opposed(bench, "scikit_learn", 1, TimedPart(2, 9), 1).scale == 1
+
+
+def test_the_best_opponent_may_use_less() -> None:
+    """Reference: the fastest of those with at most as many threads and configurations."""
+
+    def timing(name: str, amount: int, threads: int, *seconds: float) -> Timing:
+        task = Task(name, "", lambda _: None, amount, TimedPart(1, 1), 1.0, threads)
+        return Timing(task, list(seconds), 0.0, 0)
+
+    trainings = [
+        *(timing("fused", c, t, 2.0, 4.0) for t in (1, 2) for c in (1, 16)),
+        *(timing("hand_fused", 1, 1, 6.0, 6.0), timing("baddbmm", 16, 1, 4.0, 2.0)),
+        *(timing("hand_fused", 16, 2, 9.0, 9.0), timing("scikit_learn", 1, 1, 0.1, 0.1)),
+    ]
+    rows = comparison._comparisons(trainings)
+    got = [(row["threads"], row["configurations"], row["best"]) for row in rows]
+    assert got == [
+        *((1, 1, "hand_fused"), (1, 16, "baddbmm"), (2, 1, "hand_fused"), (2, 16, "baddbmm")),
+    ]
+    assert rows[3]["best_threads"] == 1
+    assert rows[3]["ratio"] == {"median": 1.25, "min": 0.5, "max": 2.0}
 
 
 def test_the_command_tells_numbers_that_agree(featbank: Run) -> None:
     """Reference: rates, ratios and the floor, recomputed from the times of the one repeat."""
     [result] = json.loads(featbank("benchmark", *TINY, "--repeats", 1, "--format", "json").stdout)
     assert set(result) == TOLD_ONCE
-    assert (result["steps"], result["timed_steps"]) == (120, 4)
-    rates = {name: c["per_second"]["median"] for name, c in result["ceilings"].items()}
+    assert (result["steps"], result["timed_steps"], result["threads"]) == (120, 4, [1])
+    rates = {row["name"]: row["per_second"]["median"] for row in result["ceilings"]}
     assert set(rates) == {"product", "own_products", "copy"}
     rows = result["measurements"]
+    fused = ("hand_fused", "hand_tiles", "one_linear", "baddbmm", "vmap_grad", "module_dict")
     assert [(row["name"], row["configurations"]) for row in rows] == [
-        *(("fused", 1), ("fused_evaluated", 1), ("fused", 3), ("fused_evaluated", 3)),
-        *(("plain_loop", 1), ("data_loader", 1), ("module_dict", 16), ("module_dict", 64)),
-        ("scikit_learn", 1),
+        *(("fused", 1), ("fused_evaluated", 1), *((name, 1) for name in fused)),
+        *(("plain_loop", 1), ("data_loader", 1), ("scikit_learn", 1)),
+        *(("fused", 3), ("fused_evaluated", 3), *((name, 3) for name in fused)),
     ]
-    largest = rows[2]["seconds"]["median"]
+    engine = {r["configurations"]: r["seconds"]["median"] for r in rows if r["name"] == "fused"}
     for row in rows:
         seconds = row["seconds"]["median"]
         assert seconds > 0
@@ -242,35 +306,52 @@ def test_the_command_tells_numbers_that_agree(featbank: Run) -> None:
         assert (row["floor"] is None) == (row["name"] != "fused")
         if row["name"].startswith("fused"):
             assert row["times_fused"] is None
+            assert row["test_rows"] == (13 if "evaluated" in row["name"] else 0), "of 400"
         else:
-            assert row["times_fused"]["median"] == pytest.approx(seconds / largest)
-    assert [row["test_rows"] for row in rows[:4]] == [0, 13, 0, 13], "400 rows, 4 of 120 steps"
-    floor = rows[2]["floor"]
+            ratio = seconds / engine[row["configurations"]]
+            assert row["times_fused"]["median"] == pytest.approx(ratio)
+    best = result["comparisons"][1]
+    assert (best["threads"], best["configurations"]) == (1, 3)
+    assert best["ratio"]["median"] == pytest.approx(best["best_seconds"]["median"] / engine[3])
+    floor = next(row["floor"] for row in rows[::-1] if row["floor"])
     assert floor["flops"] == 4 * 120 * 32 * 8 * 5
     products, traffic = floor["flops"] / rates["product"], floor["bytes"] / rates["copy"]
     assert floor["product_seconds"]["median"] == pytest.approx(products)
     assert floor["memory_seconds"]["median"] == pytest.approx(traffic)
     assert floor["seconds"]["median"] == pytest.approx(max(products, traffic))
     assert min(products, traffic) > 0
-    assert floor["share"]["median"] == pytest.approx(max(products, traffic) / largest)
+    assert floor["share"]["median"] == pytest.approx(max(products, traffic) / engine[3])
     own = floor["flops"] / rates["own_products"]
-    assert floor["share_of_products"]["median"] == pytest.approx(own / largest)
+    assert floor["own_products_seconds"]["median"] == pytest.approx(own)
+    assert floor["share_of_products"]["median"] == pytest.approx(own / engine[3])
 
 
 def test_the_table_speaks(featbank: Run) -> None:
     """Reference: a line for each contender, and the sentences under it; two shapes, two tables."""
-    told = featbank("benchmark", *TINY, "--shape", "300,4,3,30", "--repeats", 2).stdout
-    assert told.count("times that of") == 2
+    options = (*TINY[:-1], "1,2", "--shape", "300,4,3,30", "--repeats", 2)
+    told = featbank("benchmark", *options).stdout
+    assert told.count("opponent ") == 4, "two headings, two sentences"
     for line in (
-        "400,8,5,32: N = 400, D = 8, K = 5, B = 32, 10 epochs. cpu, threads: 1, fp32",
-        "featbank, 3 together, and 400 test rows evaluated",
-        "a ModuleDict of 64 heads over one batch, 1 thread",
-        "scikit-learn's LogisticRegression",
-        "GFLOP/s in the two products of a step, [32, 8] × [8, 16·5] and the transpose's.",
-        "3 together reach",
+        "400,8,5,32: N = 400, D = 8, K = 5, B = 32, 10 epochs. cpu, fp32",
+        "featbank, test too  1",
+        "module_dict         2",
+        "scikit_learn        1",
+        "GFLOP/s in the two products of a step, [32, 8] × [8, 16·5] and the transpose's, on 2",
         "4 of 120 steps were timed",
     ):
         assert line in told, f"{line!r} is not in:\n{told}"
+    tables = [line for line in told.splitlines() if line.strip().startswith(("1 ", "2 "))]
+    assert len(tables) == 2 * 2 * 2, "threads × configurations × shapes"
+    assert max(map(len, tables)) <= 80
+
+
+def test_help_names_every_opponent(featbank: Run) -> None:
+    """Reference: the registry; the page on performance names them as well."""
+    told = featbank("benchmark", "--help").stdout
+    page = (ROOT / "docs/performance.md").read_text()
+    for name in OPPONENTS:
+        assert name in told, name
+        assert f"`{name}`" in page, name
 
 
 def test_counts_take_the_place_of_the_shapes_own(featbank: Run, tmp_path: Path) -> None:
@@ -290,6 +371,7 @@ def test_counts_take_the_place_of_the_shapes_own(featbank: Run, tmp_path: Path) 
         (("--shape", "100000000,2048,10"), "take 762.9 GiB"),
         (("--configurations", "1,x"), "--configurations 1,x is not a list of numbers"),
         (("--configurations", "0"), "--configurations 0 is not a list of numbers"),
+        (("--threads", "0"), "--threads 0 is not a list of numbers of threads, at most 1,024."),
         (("--epochs", "1", "--steps", "4"), "Both epochs and steps are given."),
         (("--shape", "inaturalist2018", "--device", "cpu"), "is measured on a GPU"),
         (("--device", "abacus"), "Device 'abacus' cannot be used"),
