@@ -157,6 +157,8 @@ def _defect(name: str, block: np.ndarray) -> tuple[str, np.ndarray]:
         return "neither 0 nor 1", block > 1
     if name.endswith(("/variance", "/norm")):
         return "negative, NaN or infinite", ~(block >= 0) | np.isinf(block)
+    if name.startswith("experts/"):
+        return "not > 0", ~(block > 0) | np.isinf(block)
     if block.dtype == np.float16:  # all exponent bits set; four times as fast as np.isfinite
         return "NaN or infinite", (block.view(np.uint16) & 0x7C00) == 0x7C00
     finite = np.isfinite(block) if block.dtype.kind == "f" else np.ones(len(block), bool)

@@ -155,14 +155,21 @@ def _joined_flags(pieces: Pieces, name: str) -> np.ndarray | None:
 def _write_models(writer: BankWriter, banks: Sequence[Bank]) -> None:
     classifiers: dict[str, Any] = {}
     batchnorm: dict[str, dict[str, Any]] = {}
+    ordered: dict[str, bool] = {}
+    weights: dict[str, float] = {}
     for bank in banks:
         classifiers |= {view: bank.classifier(view) for view in bank.classifiers}
         for view in bank.views:
             batchnorm.setdefault(view, {}).update(bank.batchnorm(view))
+            ordered[view] = ordered.get(view, True) and bank.is_ordered(view)
+            weights[view] = bank.expert_weight(view)
     for view, classifier in classifiers.items():
         writer.classifier(view, *classifier)
     for view, statistics in batchnorm.items():
-        writer.batchnorm(view, statistics)
+        writer.batchnorm(view, statistics, ordered=ordered[view])
+    for view, weight in weights.items():
+        if weight != 1:
+            writer.expert_weight(view, weight)
 
 
 def feature_bytes(bank: Bank) -> int:

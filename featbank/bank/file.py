@@ -13,7 +13,7 @@ import numpy as np
 
 from featbank import errors
 from featbank.bank import blocks as dataset_blocks
-from featbank.bank import schema
+from featbank.bank import models, schema
 from featbank.bank.blocks import Place
 from featbank.bank.checked import CheckedFile
 from featbank.bank.chunks import THREADS
@@ -264,13 +264,12 @@ class Bank:
         None unless it is recorded: banks do so for features that stage 1 was not trained on, and
         recipes scale these by default (`stage2.features.scale`).
         """
-        name = f"scale/{view}/norm"
-        if name not in self._file.datasets:
-            return None
-        norm = float(self._file.read(name)[0])
-        if not 0 <= norm < math.inf:
-            raise self._file.corrupt(f"{name} is {norm}, which is no norm")
-        return norm
+        return models.norm(self._file, view)
+
+    def expert_weight(self, view: str) -> float:
+        """ε > 0 of the expert that a view belongs to in averages over views [SLA eq. 19], 1 unless
+        it is recorded."""
+        return models.expert_weight(self._file, view)
 
     @property
     def classifiers(self) -> tuple[str, ...]:
@@ -279,16 +278,13 @@ class Bank:
         return tuple(v for v in names if f"classifier/{v}/weight" in self._file.datasets)
 
     def batchnorm(self, view: str = "instance") -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """BatchNorm statistics of a view: (running mean, running variance) by layer name."""
-        root = f"batchnorm/{view}/"
-        layers = [n for n in self._file.datasets if n.startswith(root) and n.endswith("/mean")]
-        return {
-            name.removeprefix(root).removesuffix("/mean"): (
-                self._file.read(name),
-                self._file.read(name.removesuffix("mean") + "variance"),
-            )
-            for name in layers
-        }
+        """BatchNorm statistics of a view: (running mean, running variance) by layer name, in the
+        order of the network where `is_ordered`, else in that of their names."""
+        return models.batchnorm(self._file, view)
+
+    def is_ordered(self, view: str = "instance") -> bool:
+        """Whether the bank records the order of a view's BatchNorm layers in the network."""
+        return models.is_ordered(self._file, view)
 
     def groups(self) -> dict[str, np.ndarray]:
         """Masks [K] of the class groups many / medium / few, by `full_counts`."""

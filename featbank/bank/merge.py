@@ -246,5 +246,6 @@ def _yes_no(there: bool) -> str:
 
 def _model_digests(bank: Bank) -> dict[str, str]:
     """Stored digests of classifiers and BatchNorm statistics by dataset."""
-    names = (name for name in bank.datasets if name.startswith(("classifier/", "batchnorm/")))
+    models = ("classifier/", "batchnorm/", "experts/")
+    names = (name for name in bank.datasets if name.startswith(models))
     return {name: bank.digest(name) for name in names}

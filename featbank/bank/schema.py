@@ -1,4 +1,4 @@
-"""The bank format, schema 3: the datasets and attributes of a bank.
+"""The bank format, schema 4: the datasets and attributes of a bank.
 
 ::
 
@@ -14,9 +14,12 @@
     /<split>/from_test   [N]  uint8, whether the row was taken out of test (optional, schema 3)
     /<split>/<view>/feature [A, N, D]   float32 or float16; A augmentation copies, 1 by default
     /classifier/<view>/weight [K, D], bias [K]    float32, the stage-1 classifier (optional)
-    /batchnorm/<view>/<layer>/mean, variance      float32, BatchNorm statistics (optional)
+    /batchnorm/<view>/<layer>/mean, variance      float32, BatchNorm statistics (optional); the
+                              attribute `place` of a mean is the layer's place in the network
     /scale/<view>/norm   [1]  float32, root mean square norm of the rows of train (schema 3),
                               where stage 1 was not trained on them
+    /experts/<view>/weight [1] float64, weight of the view's expert in averages over several views,
+                              where it is not 1 (schema 4)
 
 ``complete`` is 0 until everything else is on disk. Every dataset is chunked, with a fletcher32
 checksum per chunk and the attribute ``sha256``, the digest of its content
@@ -33,7 +36,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 FORMAT = "featbank"
-SCHEMA = 3
+SCHEMA = 4
 """A bank is written in the lowest schema that has its datasets, for older readers."""
 
 LIBVER = ("v110", "v110")
@@ -41,6 +44,9 @@ LIBVER = ("v110", "v110")
 SPLITS = ("train", "val", "test", "train_balanced")
 EVALUATED = ("val", "test")
 """Splits that results are measured on."""
+
+NORM, EXPERTS = 3, 4
+"""The schemas that a bank with a norm, and with weights of experts, has at least."""
 
 FLAGS = {"seen": 2, "held_out": 2, "from_test": 3}
 """Columns of 0 and 1, one per row of a split, each by the schema that a bank with it has."""
@@ -77,6 +83,7 @@ _LAYOUTS = {
     r"classifier/.+/bias": Layout(("float32",), 1),
     r"batchnorm/.+/(mean|variance)": Layout(("float32",), 1),
     r"scale/.+/norm": Layout(("float32",), 1),
+    r"experts/.+/weight": Layout(("float64",), 1),
     r"[^/]+/.+/feature": Layout(DTYPES, FEATURE_AXES),
 }
 

@@ -76,6 +76,8 @@ def read_tree(
                 file.require_shape(f"batchnorm/{view}/{layer}/variance", mean.shape)
         if view in views and file.has(f"scale/{view}/norm"):
             file.require_shape(f"scale/{view}/norm", (1,))
+        if view in views and file.has(f"experts/{view}/weight"):
+            file.require_shape(f"experts/{view}/weight", (1,))
     return splits, views, next(iter(types))
 
 

@@ -62,6 +62,7 @@ def _view(bank: Bank, view: str) -> dict[str, Any]:
         "classifier": next(classifiers, None),
         "batchnorm_layers": len(bank.batchnorm(view)),
         "norm": bank.norm(view),
+        "expert_weight": bank.expert_weight(view),
     }
 
 

@@ -234,6 +234,12 @@ def _norm(bank: Bank, content: Content) -> Check:
     return _judged("norm", detail, findings, unread=unread)
 
 
+def _experts(bank: Bank, content: Content) -> Check:
+    names = [name for name in bank.datasets if name.startswith("experts/")]
+    detail = f"{number(len(names), 'weight')} > 0" if names else "none stored"
+    return _values("experts", detail, names, content)
+
+
 def _repeats(bank: Bank, content: Content) -> Check:
     findings = [
         f"{name}: {number(rows.size, 'row')} with the features of a row of train, first {rows[0]}"
@@ -260,6 +266,7 @@ _CHECKS = (
     _classifier,
     _batchnorm,
     _norm,
+    _experts,
     _repeats,
 )
 

@@ -206,15 +206,36 @@ class BankWriter:
             self._put_model(f"classifier/{view}/{part}", array, shape)
         self._modelled.append(("classifier", view))
 
-    def batchnorm(self, view: str, statistics: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
-        """Store a view's BatchNorm statistics: (running mean, running variance) by layer name."""
-        for layer, (mean, variance) in statistics.items():
+    def batchnorm(
+        self,
+        view: str,
+        statistics: Mapping[str, tuple[np.ndarray, np.ndarray]],
+        *,
+        ordered: bool = False,
+    ) -> None:
+        """Store a view's BatchNorm statistics: (running mean, running variance) by layer name.
+
+        If they are `ordered`, the order of the mapping is that of the network, and is stored too.
+        """
+        for place, (layer, (mean, variance)) in enumerate(statistics.items()):
             if not schema.is_name(layer):
                 raise errors.ConfigError(f"Layer name {layer!r} is not usable in a bank.")
             shape = (np.size(mean),)
             self._put_model(f"batchnorm/{view}/{layer}/mean", mean, shape)
             self._put_model(f"batchnorm/{view}/{layer}/variance", variance, shape)
+            if ordered:
+                self._file[f"batchnorm/{view}/{layer}/mean"].attrs["place"] = np.int64(place)
         self._modelled.append(("batchnorm", view))
+
+    def expert_weight(self, view: str, weight: float) -> None:
+        """Store ε > 0 of the expert that a view belongs to, for averages over views."""
+        if not 0 < weight < math.inf:
+            raise errors.DataError(
+                f"The expert of view {view!r} has the weight {weight:g}. It must be > 0."
+            )
+        self._put(f"experts/{view}/weight", np.array([weight], np.float64))
+        self._modelled.append(("weight", view))
+        self._require_schema(schema.EXPERTS)
 
     def close(self) -> None:
         """Check that all rows arrived, mark the bank complete, and move it into place."""
@@ -283,9 +304,7 @@ class BankWriter:
         flags = np.broadcast_to(flags, labels.shape) if flags.ndim == 0 else flags
         checks.check_same_length(name, labels=labels, flags=flags)
         self._put(name, flags.astype(np.uint8))
-        with self._writing():
-            needed = max(int(self._file.attrs["schema"]), schema.FLAGS[column])
-            self._file.attrs["schema"] = np.int64(needed)
+        self._require_schema(schema.FLAGS[column])
 
     def _put_norms(self) -> None:
         """Record the norms of the features that stage 1 was not trained on, for `Bank.norm`."""
@@ -298,7 +317,13 @@ class BankWriter:
             if split == "train" and not with_classifier & {view, "instance"}:
                 norm = min(rows.norm, float(np.finfo(np.float32).max))
                 self._put(f"scale/{view}/norm", np.array([norm], np.float32))
-                self._file.attrs["schema"] = np.int64(schema.SCHEMA)
+                self._require_schema(schema.NORM)
+
+    def _require_schema(self, least: int) -> None:
+        """Raise the schema of the bank to one that has what was stored."""
+        with self._writing():
+            needed = max(int(self._file.attrs["schema"]), least)
+            self._file.attrs["schema"] = np.int64(needed)
 
     def _put_model(self, name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
         if name in self._digests:

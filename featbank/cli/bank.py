@@ -270,13 +270,14 @@ def _described(name: str, view: Mapping[str, Any]) -> str:
     classifier = {name: "stage-1 classifier", None: "no stage-1 classifier"}.get(
         view["classifier"], "stage-1 classifier of instance"
     )
-    layers, norm = view["batchnorm_layers"], view["norm"]
+    layers, norm, weight = (view[key] for key in ("batchnorm_layers", "norm", "expert_weight"))
     return "; ".join(
         [
             *copies,
             classifier,
             f"{layers} BatchNorm layers" if layers else "no BatchNorm statistics",
             *([] if norm is None else [f"norm {norm:.4g}, scaled by default"]),
+            *([] if weight == 1 else [f"weight {weight:g} in averages of experts"]),
         ]
     )
 

@@ -210,7 +210,7 @@ def models_of(work: Extraction, shards: Shards) -> dict[str, Backbone]:
 
 
 def write_models(writer: BankWriter, models: Mapping[str, Backbone], *, classifiers: bool) -> None:
-    """Write BatchNorm statistics and, with `classifiers`, the classifiers.
+    """Write BatchNorm statistics, weights of experts and, with `classifiers`, the classifiers.
 
     Re-estimation does not change the classifier, so the one under ``instance`` serves both views of
     a model of one branch; experts have one under each view.
@@ -222,7 +222,10 @@ def write_models(writer: BankWriter, models: Mapping[str, Backbone], *, classifi
             views, model.branches, model.linear_classifiers(), strict=True
         ):
             pairs["instance" if view in VIEWS else view] = pair
-            writer.batchnorm(view, batchnorm_statistics(branch))
+            writer.batchnorm(view, batchnorm_statistics(branch), ordered=True)
+        for view, epsilon in zip(views, model.branch_weights, strict=False):  # () where all are 1
+            if epsilon != 1:
+                writer.expert_weight(view, epsilon)
     for view, (weight, bias) in pairs.items() if classifiers else ():
         writer.classifier(view, weight.cpu().numpy(), bias.cpu().numpy())
 

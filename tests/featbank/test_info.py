@@ -90,6 +90,7 @@ def test_json_has_everything(featbank: Run, bank: Path) -> None:
         "classifier": "instance",
         "batchnorm_layers": 7,
         "norm": None,
+        "expert_weight": 1.0,
     }
 
 

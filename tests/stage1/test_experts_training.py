@@ -91,6 +91,7 @@ def test_weights_of_experts_are_in_loss_prediction_and_checkpoint(tmp_path: Path
     extract(tmp_path / "run", tmp_path / "bank.h5", balanced_batches=1)
     with Bank(tmp_path / "bank.h5") as bank:
         assert bank.provenance["stage1"]["settings"]["expert_weights"] == "1+0.5"
+        assert [bank.expert_weight(f"expert{e}/balanced") for e in (0, 1)] == [1.0, 0.5]
     assert _settings(experts=2).model(in_channels=1, num_classes=K).branch_weights == ()
 
 

@@ -283,6 +283,7 @@ def test_experts_have_views_of_their_own(
             logits = bank.load("test", view)[0] @ classifier[0].T + classifier[1]
             np.testing.assert_allclose(logits, branch(images).numpy(), atol=1e-4)
             for layer, (mean, variance) in batchnorm_statistics(branch).items():
+                assert list(bank.batchnorm(view)) == list(batchnorm_statistics(branch))
                 assert (bank.batchnorm(view)[layer][0] == mean).all()
                 assert (bank.batchnorm(view)[layer][1] == variance).all()
     extract(digits_run, tmp_path / "one.h5", views=["balanced"], balanced_batches=4, seed=7)
