@@ -89,8 +89,8 @@ def batchnorm(picture: BankPicture) -> Figure:
         f"bank {picture.bank.fingerprint[:12]}",
         f"BatchNorm statistics of {len(layers)} layers: μ, σ² of {_counterpart(view)}, μ′, σ′² of "
         f"{view}",
-        "all layers, in the order of their names: dots are channels, the line is their root mean "
-        "square, of σ′²/σ² that of its logarithm",
+        f"all layers, in the order of {_order(picture.bank, view)}: dots are channels, the line is "
+        "their root mean square, of σ′²/σ² that of its logarithm",
     )
     return figure
 
@@ -142,7 +142,7 @@ def _statistics(bank: Bank, view: str) -> tuple[Statistics, Statistics]:
             f"{bank.path} has other BatchNorm layers under {view!r} than under {other!r}. Extract "
             "both from one checkpoint."
         )
-    layers = sorted(before, key=_in_network)
+    layers = list(after) if bank.is_ordered(view) else sorted(before, key=_by_name)
     return {name: before[name] for name in layers}, {name: after[name] for name in layers}
 
 
@@ -152,7 +152,11 @@ def _counterpart(view: str) -> str:
     return f"{expert}{slash}instance"
 
 
-def _in_network(layer: str) -> tuple[bool, list[str | int]]:
+def _order(bank: Bank, view: str) -> str:
+    return "the network" if bank.is_ordered(view) else "their names"
+
+
+def _by_name(layer: str) -> tuple[bool, list[str | int]]:
     """Sorts layers by name, numbers by value and a stem first, which is mostly their order."""
     parts = re.split(r"([0-9]+)", layer)
     named: list[str | int] = [int(part) if i % 2 else part for i, part in enumerate(parts)]

@@ -17,7 +17,8 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
 from featbank import Bank, errors
-from featbank.bank import BankWriter
+from featbank.bank import BankWriter, HoldOut
+from featbank.bank.split import split_val
 from featbank.cli import main
 from stage2.methods.presets import PRESETS
 from stage2.methods.recipe import Recipe
@@ -48,7 +49,9 @@ def moments() -> Moments:
     return by_view
 
 
-def write(path: Path, statistics: Moments, counts: np.ndarray = COUNTS) -> Path:
+def write(
+    path: Path, statistics: Moments, counts: np.ndarray = COUNTS, *, ordered: bool = False
+) -> Path:
     """A bank of one feature with views and BatchNorm statistics."""
     y = np.repeat(np.arange(len(counts)), counts)
     with BankWriter(path, [f"class {k}" for k in range(len(counts))], dim=1) as writer:
@@ -56,7 +59,7 @@ def write(path: Path, statistics: Moments, counts: np.ndarray = COUNTS) -> Path:
         for view in ("instance", "balanced", "expert0/instance", "expert0/balanced"):
             writer.features("train", view).append(np.ones((len(y), 1), np.float32))
         for view, layers in statistics.items():
-            writer.batchnorm(view, layers)
+            writer.batchnorm(view, layers, ordered=ordered)
     return path
 
 
@@ -257,6 +260,27 @@ def test_batchnorm(view: str | None, before: str, bank: Bank) -> None:
             for line, each in zip(axes.lines, (old, new), strict=True):
                 assert_close(line.get_ydata(), each[name][place], 0.0, f"{place} of {name}")
     assert _labels(figure)[0].startswith(before)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_layers_stand_in_the_order_of_the_network(ordered: bool, tmp_path: Path) -> None:
+    """Reference: the order in which they were written, where the bank has it; else their names, as
+    in banks of older versions. A copy of the bank keeps either."""
+    layers = {name: (np.zeros(2), np.ones(2)) for name in ("conv.bn", "late.bn", "early.bn")}
+    statistics = {"instance": layers, "balanced": layers}
+    path = write(tmp_path / "bank.h5", statistics, ordered=ordered)
+    split_val(path, tmp_path / "split.h5", HoldOut(per_class=1))
+    expected = list(layers) if ordered else sorted(layers)
+    for each in (path, tmp_path / "split.h5"):
+        with Bank(each) as bank:
+            assert bank.is_ordered("balanced") == ordered
+            assert list(bank.batchnorm("balanced")) == expected
+            figure = drawn("batchnorm", bank)
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert [title for title in titles if title in layers] == [expected[0], expected[-1]]
+    (text,) = [text.get_text() for text in figure.texts]
+    order = "the network" if ordered else "their names"
+    assert f"in the order of {order}" in " ".join(text.split())
 
 
 @pytest.mark.parametrize(
