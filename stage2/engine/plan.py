@@ -72,6 +72,7 @@ class TileKey(NamedTuple):
     precision: str
     calibration: str
     average: str | None
+    shares: tuple[float, ...] | None
 
     @staticmethod
     def of(recipe: Recipe) -> TileKey:
@@ -85,6 +86,7 @@ class TileKey(NamedTuple):
             s.get("precision", "fp32"),
             s["calibration"],
             s.get("average"),
+            recipe.shares,
         )
 
 

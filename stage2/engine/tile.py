@@ -18,6 +18,7 @@ from stage2.engine.rows import Window, block_rows
 from stage2.engine.state import TileState, select
 from stage2.engine.tally import label_rank
 from stage2.engine.trainer import Trainer
+from stage2.methods.averaging import averaged
 
 UNTRAINED_BLOCKS = 8
 """Factor by which blocks of rows are larger for heads without training: k-NN searches all training
@@ -161,7 +162,8 @@ class TileRun:
                 model.logits(p, x[rows])
                 for model, p, x in zip(self.models, parameters, views, strict=True)
             ]
-            yield rows, z[0] if len(z) == 1 else _average(z, self.tile.key.average)
+            key = self.tile.key
+            yield rows, z[0] if len(z) == 1 else averaged(z, key.average == "logits", key.shares)
 
     def all_logits(self, epoch: str, split: str, held: int) -> Iterator[tuple[slice, Tensor]]:
         """Configurations and their logits [N, C', K] on all rows of a split, of as many at a time
@@ -203,12 +205,3 @@ def aligned(streams: Sequence[Iterator[tuple[Tensor, Tensor]]]) -> Iterator[list
             ]
         except StopIteration:
             return
-
-
-def _average(z: Sequence[Tensor], kind: str | None) -> Tensor:
-    """Mean of logits, or log of the mean probability up to a constant: Σ_v p_v is as good as its
-    mean, softmax does not see the factor."""
-    stacked = torch.stack(list(z))
-    if kind == "logits":
-        return stacked.mean(0)
-    return torch.log_softmax(stacked, 3).logsumexp(0)

@@ -75,18 +75,20 @@ def affine_head(module: HeadModule | AveragedHeads, views: Sequence[str]) -> Aff
     classes without rows last.
     """
     forms: list[nn.Module] = []
+    shares: Sequence[float | None] | None = None
     if isinstance(module, HeadModule):
         forms = [module.form]
     elif module.average == "logits":
-        forms = [*module.forms]
+        forms, shares = [*module.forms], module.shares
     else:
         return None
     weights, bias = {}, torch.zeros(())
-    for view, form in zip(views, forms, strict=True):
+    for view, form, share in zip(views, forms, shares or [None] * len(forms), strict=True):
         if (one := _affine(form)) is None:
             return None
-        weights[view] = one[0].detach() / len(forms)
-        bias = bias + one[1].detach() / len(forms)
+        w, b = (each.detach() for each in one)
+        weights[view] = w / len(forms) if share is None else share * w
+        bias = bias + (b / len(forms) if share is None else share * b)
     return AffineHead(weights, bias)
 
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
+from stage2.methods.averaging import averaged
 from stage2.methods.generators.tukey import STAGE1
 from stage2.methods.heads.knn import NO_VOTES
 from stage2.methods.heads.transforms import TRANSFORMS, rank_empty_last
@@ -309,7 +310,8 @@ class HeadModule(nn.Module):
 
 class AveragedHeads(nn.Module):
     """A head on each of V views, a tuple of features [B, D] to logits [B, K]: their average, as
-    probabilities (the log of their sum) or as logits, and its calibration."""
+    probabilities (the log of their sum) or as logits, by equal or other `shares`, and its
+    calibration."""
 
     scale: Tensor | None
     shift: Tensor | None
@@ -320,16 +322,19 @@ class AveragedHeads(nn.Module):
         average: str,
         scale: Tensor | None = None,
         shift: Tensor | None = None,
+        shares: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.forms, self.average = nn.ModuleList(forms), average
+        self.shares = None if shares is None else tuple(shares)
         self.scale = None if scale is None else nn.Parameter(scale.detach().clone())
         self.shift = None if shift is None else nn.Parameter(shift.detach().clone())
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        z = torch.stack([form(x) for form, x in zip(self.forms, features, strict=True)])
-        z = z.mean(0) if self.average == "logits" else torch.log_softmax(z, 2).logsumexp(0)
-        return _calibrated(z, self.scale, self.shift)
+        z = [form(x) for form, x in zip(self.forms, features, strict=True)]
+        return _calibrated(
+            averaged(z, self.average == "logits", self.shares), self.scale, self.shift
+        )
 
 
 def _behind(z: Tensor, empty: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ file's metadata under ``featbank-head``: the fields of `HeadFacts`, ``schema``, 
 is to be the same bytes. Everything is checked before a module is made; ``digest`` is the SHA-256 of
 everything else, so no changed bit goes unnoticed. Heads of schema 1 have none. Schema 3
 adds ``prior``, `stage2.export.headprior.HeadPrior`, and its tensor; a head that scales features has
-schema 4, with a prior or without, and one of the form ``gated_cosine`` schema 5. The lowest schema
-that holds a head is written.
+schema 4, with a prior or without, one of the form ``gated_cosine`` schema 5, and one whose views
+have other than equal ``shares`` schema 6. The lowest schema that holds a head is written.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ from stage2.export.forms import FORMS, INPUT, SPACE, AveragedHeads, Form, HeadMo
 from stage2.export.headprior import HeadPrior, read_head_prior
 
 KEY = "featbank-head"
-SCHEMA = 5
+SCHEMA = 6
+"""The schema of heads that average views by other than equal shares."""
+WITH_LATER = 5
 """The schema of heads with a form of `LATER`."""
 SCALED = 4
 """The schema of heads that scale features."""
@@ -127,7 +129,9 @@ def save_head(
     if any(name.rpartition(".")[2] in INPUT for name in tensors):
         document["schema"] = SCALED
     if any(form["form"] in LATER for form in forms):
-        document["schema"] = SCHEMA
+        document["schema"] = WITH_LATER
+    if isinstance(module, AveragedHeads) and module.shares is not None:
+        document |= {"schema": SCHEMA, "shares": list(module.shares)}
     document["digest"] = _digest(document, tensors)
     metadata = {KEY: json.dumps(document, ensure_ascii=False, allow_nan=False)}
     with replacing(Path(path)) as part:
@@ -177,7 +181,8 @@ def load_head(path: str | os.PathLike[str]) -> LoadedHead | LoadedHeads:
         if schema == WITH_PRIOR or (schema > WITH_PRIOR and "prior" in document):
             prior = read_head_prior(document["prior"], rest, len(facts.class_names))
             facts = replace(facts, prior=prior)
-        module = _module(facts, forms, average, rest)
+        shares = _value(document, "shares", "list") if "shares" in document else None
+        module = _module(facts, forms, (average, shares), rest)
         _check_digest(document, schema, tensors)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
@@ -219,6 +224,7 @@ def _check_digest(document: Any, schema: int, tensors: Mapping[str, Tensor]) -> 
     known = {"schema", "forms", "average", *(field.name for field in _TOLD)}
     known |= {"digest"} if schema > UNCHECKED else set()
     known |= {"prior"} if schema > WITHOUT_PRIOR else set()
+    known |= {"shares"} if schema == SCHEMA else set()
     if strange := document.keys() - known:
         raise ValueError(f"{min(strange)!r} is none of its fields")
     if not UNCHECKED <= schema <= SCHEMA:
@@ -261,15 +267,20 @@ def _parts(
 
 
 def _module(
-    facts: HeadFacts, forms: list[Any], average: str, tensors: dict[str, Tensor]
+    facts: HeadFacts,
+    forms: list[Any],
+    averaging: tuple[str, list[Any] | None],
+    tensors: dict[str, Tensor],
 ) -> LoadedHead | LoadedHeads:
     """The module, of parts that are all checked; raises `ValueError` for one that is wrong."""
     views, classes = facts.views, len(facts.class_names)
-    several = len(views) > 1
+    several, (average, shares) = len(views) > 1, averaging
     if not classes or facts.dim < 1:
         raise ValueError(f"it has K = {classes} classes and D = {facts.dim} features")
     if len(forms) != len(views) or not views or average not in _averages(several):
         raise ValueError("views, forms and average contradict each other")
+    if shares is not None and not _are_shares(shares, len(views) if several else 0):
+        raise ValueError("its shares are not one > 0 for each view, of sum 1")
     for name in ("class_names", "views"):
         if not all(isinstance(text, str) for text in getattr(facts, name)):
             raise ValueError(f"{name} are not all text")
@@ -287,11 +298,17 @@ def _module(
         raise ValueError(f"{min(tensors)} is none of its tensors")
     module: LoadedHead | LoadedHeads
     if several:
-        module = LoadedHeads(made, average, scale, shift)
+        module = LoadedHeads(made, average, scale, shift, shares)
     else:
         module = LoadedHead(made[0], scale, shift)
     module.facts = facts
     return module.eval()
+
+
+def _are_shares(shares: list[Any], count: int) -> bool:
+    """Whether these are the shares of so many views."""
+    right = len(shares) == count and all(isinstance(s, float) and s > 0 for s in shares)
+    return right and abs(sum(shares) - 1) < 1e-6
 
 
 def _averages(several: bool) -> tuple[str, ...]:

@@ -47,7 +47,7 @@ def head_module(
         for view, context, scaling in zip(recipe.views, contexts, scalings, strict=True)
     ]
     if len(forms) > 1:
-        return AveragedHeads(forms, recipe.settings["average"], scale, shift)
+        return AveragedHeads(forms, recipe.settings["average"], scale, shift, recipe.shares)
     form = forms[0]
     if scale is not None and isinstance(form, Affine) and not form.some_empty:
         with torch.no_grad():  # u = a(Wx + b) + β is affine too
@@ -64,7 +64,7 @@ def shifted(module: HeadModule | AveragedHeads, shift: np.ndarray) -> HeadModule
     added = torch.from_numpy(shift).float()
     if isinstance(module, AveragedHeads):
         behind = added if module.shift is None else module.shift + added
-        return AveragedHeads([*module.forms], module.average, module.scale, behind)
+        return AveragedHeads([*module.forms], module.average, module.scale, behind, module.shares)
     form = module.form
     if isinstance(form, Affine) and not form.some_empty and module.scale is module.shift is None:
         tensors = {"weight": form.weight, "bias": form.bias + added, "empty": form.empty}

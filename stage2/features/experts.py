@@ -1,13 +1,14 @@
 """Views of several experts [SLA §4.2, RIDE]: the views that a recipe stands for, and a short name.
 
 A bank of E experts has the views ``expert0/NAME`` … of the statistics NAME, and no view ``NAME``. A
-recipe on ``NAME`` is then one on all experts: a head on the features of each, outputs averaged.
+recipe on ``NAME`` is then one on all experts: a head on the features of each, outputs averaged. The
+average is weighted by the experts' ε where the bank records them [SLA eq. 19].
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import groupby
 
 from featbank.bank import Bank
@@ -26,14 +27,30 @@ def averaged(bank: Bank, view: str) -> str:
 
 
 def resolved(bank: Bank, recipes: Iterable[Recipe]) -> list[Recipe]:
-    """Recipes with their views on a bank spelled out, without duplicates."""
+    """Recipes with their views on a bank spelled out, and the weights of experts, without
+    duplicates."""
+    weights = expert_weights(bank)
     recipes_on_bank: dict[Recipe, None] = {}
     for recipe in recipes:
         view = averaged(bank, recipe.settings["view"])
         same = view == recipe.settings["view"]
         spelled_out = recipe if same else Recipe(recipe.name, **{**recipe.settings, "view": view})
-        recipes_on_bank[spelled_out] = None
+        recipes_on_bank[weighted(spelled_out, weights)] = None
     return list(recipes_on_bank)
+
+
+def expert_weights(bank: Bank) -> dict[str, float]:
+    """ε of the expert of each view of a bank [SLA eq. 19]."""
+    return {view: bank.expert_weight(view) for view in bank.views}
+
+
+def weighted(recipe: Recipe, weights: Mapping[str, float]) -> Recipe:
+    """A recipe on several views that says their weights, where these differ and it sets none."""
+    of_views = [weights.get(view, 1.0) for view in recipe.views]
+    if "view_weights" in recipe.settings or len(set(of_views)) < 2:
+        return recipe
+    text = "+".join(f"{weight:g}" for weight in of_views)
+    return Recipe(recipe.name, **{**recipe.settings, "view_weights": text})
 
 
 def averages(bank: Bank) -> list[str]:

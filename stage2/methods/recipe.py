@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from featbank import errors
+from featbank.settings import read_number, shortened
 from stage2.methods.generators import GENERATORS, Generator
 from stage2.methods.heads import HEADS
 from stage2.methods.losses import LOSSES
@@ -73,6 +74,12 @@ class Recipe:
     def views(self) -> tuple[str, ...]:
         """The views it trains a head on, each."""
         return tuple(self.settings["view"].split("+"))
+
+    @property
+    def shares(self) -> tuple[float, ...] | None:
+        """The share of each view in the average of their outputs, Σ = 1; None for equal shares."""
+        text = self.settings.get("view_weights")
+        return None if text is None else shares_of(text)
 
     @property
     def trained(self) -> bool:
@@ -244,6 +251,7 @@ def _resolve(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
             values[key] = _following_head(name, values, key, setting.name)
         if setting.role == "bank" and values[key] is None:
             del values[key]
+    _require_shares(name, values)
     if "loss" in values:
         if problem := LOSSES[values["loss"]].conflict(_own(values, "loss")):
             raise errors.ConfigError(f"Recipe {name!r} {problem}")
@@ -252,6 +260,26 @@ def _resolve(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         else:
             _require_effect(name, values, takes)
     return values
+
+
+def shares_of(weights: str) -> tuple[float, ...] | None:
+    """Weights joined by + divided by their sum; None for a text that is not weights > 0."""
+    words = [read_number(word, float) for word in weights.split("+")]
+    values = [word for word in words if word is not None and 0 < word < math.inf]
+    total = math.fsum(values)
+    return tuple(value / total for value in values) if len(values) == len(words) else None
+
+
+def _require_shares(name: str, values: Mapping[str, Any]) -> None:
+    """Raise unless there is a weight > 0 for each view, where there are any."""
+    if (text := values.get("view_weights")) is None:
+        return
+    views = values["view"].split("+")
+    if len(shares_of(text) or ()) != len(views):
+        raise errors.ConfigError(
+            f"The 'view_weights' of recipe {name!r} must be {len(views)} floats > 0 joined by +, "
+            f"one for each view of {values['view']}, got {shortened(text)}."
+        )
 
 
 def _following_head(name: str, values: Mapping[str, Any], key: str, own: str) -> float:

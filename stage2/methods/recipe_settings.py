@@ -46,6 +46,14 @@ COMMON = (
 ENSEMBLE = Setting(
     "average", "probabilities", "what to average over views", choices=("probabilities", "logits")
 )
+VIEW_WEIGHTS = Setting(
+    "view_weights",
+    None,
+    "weights of the views in the average, joined by +, as 1+1+0.5",
+    kind=str,
+    role="bank",
+    default_help="of experts those of stage 1, else equal",
+)
 RIDGE = Setting(
     "calibration_ridge",
     None,
@@ -104,7 +112,8 @@ class Takes:
         """The settings of `parts`: a ``head``, and where it is trained those of `PARTS`; a ``view``
         made of several adds how they are averaged, a ``calibration`` its own."""
         parts = dict(parts)
-        common = [VIEW, *([ENSEMBLE] if "+" in parts.pop("view", "") else []), *COMMON, HEAD]
+        several = [ENSEMBLE, VIEW_WEIGHTS] if "+" in parts.pop("view", "") else []
+        common = [VIEW, *several, *COMMON, HEAD]
         common += [RIDGE] if parts.pop("calibration", "none") == "vector" else []
         if "loss" in parts:
             common += TRAINING

@@ -11,10 +11,11 @@ from typing import Any
 from featbank import errors
 from featbank.bank import Bank
 from featbank.settings import Setting
+from stage2.features.experts import resolved
 from stage2.features.requirements import check_bank
 from stage2.methods.presets import PRESETS
 from stage2.methods.recipe import Recipe, check_runs, seed_count, with_seeds
-from stage2.methods.recipe_settings import ENSEMBLE, settings_of
+from stage2.methods.recipe_settings import ENSEMBLE, VIEW_WEIGHTS, settings_of
 from stage2.specification.entries import CHOOSING, Entry, Values
 from stage2.specification.problems import Origin, Problems
 
@@ -70,7 +71,7 @@ class _Expansion:
 
     def may_average(self, key: str) -> bool:
         """Whether a setting belongs to the average that a bank of experts makes of a view."""
-        return self._bank is None and key == ENSEMBLE.name
+        return self._bank is None and key in (ENSEMBLE.name, VIEW_WEIGHTS.name)
 
     def recipes(self, entry: Entry) -> list[Recipe]:
         """The recipes of an entry; problems are noted."""
@@ -122,7 +123,8 @@ class _Expansion:
         if wrong or any(value is _WRONG for value in values.values()):
             return []
         try:
-            return with_seeds(entry.name, values, takes, self._seeds)
+            recipes = with_seeds(entry.name, values, takes, self._seeds)
+            return resolved(self._bank, recipes) if self._bank else recipes
         except errors.FeatbankError as error:
             self._note(error, entry, {key: origin for key, (_, origin) in choice.items()})
             return []

@@ -8,12 +8,13 @@ recipes, or several parts of one, have in common is a dimension of each. Setting
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from featbank.bank import Bank
 from featbank.settings import Setting
+from stage2.features.experts import expert_weights, weighted
 from stage2.methods.recipe import Recipe, expand
 from stage2.methods.recipe_settings import settings_of
 from stage2.specification.entries import CHOOSING, Entry, Values
@@ -39,10 +40,13 @@ class Space:
         By name: the preset, and ``preset 2`` where it stands there a second time.
     seeds
         Seeds every trial is trained with.
+    weights
+        ε of the expert of each view of the bank.
     """
 
     entries: dict[str, Entry]
     seeds: tuple[int, ...]
+    weights: Mapping[str, float] = field(default_factory=dict)
 
     @staticmethod
     def on(bank: Bank, entries: Sequence[Entry], seeds: Sequence[int]) -> Space:
@@ -52,7 +56,7 @@ class Space:
             count[entry.name] += 1
             number = count[entry.name]
             named[entry.name if number == 1 else f"{entry.name} {number}"] = entry.with_views(bank)
-        return Space(named, tuple(seeds))
+        return Space(named, tuple(seeds), expert_weights(bank))
 
     def recipes(self, trial: Trial) -> list[Recipe]:
         """The configuration of a trial, a recipe for each seed.
@@ -77,7 +81,8 @@ class Space:
             for key, values in entry.grid.items()
             if key in takes.aliases
         }
-        return expand({entry.name: {key: [v] for key, v in chosen.items()}}, seeds=self.seeds)
+        grid = {entry.name: {key: [v] for key, v in chosen.items()}}
+        return [weighted(recipe, self.weights) for recipe in expand(grid, seeds=self.seeds)]
 
 
 def _suggested(trial: Trial, name: str, values: Values, setting: Setting) -> Any:

@@ -51,6 +51,8 @@ RECIPES = [
     Recipe("crt", view="instance+balanced", **SHORT),
     Recipe("cosine", view="instance+balanced", average="logits", calibration="vector", **SHORT),
     Recipe("ncm", view="instance+balanced"),
+    Recipe("crt", view="instance+balanced", view_weights="1+0.25", **SHORT),
+    Recipe("ncm", view="instance+balanced", view_weights="2+3", average="logits"),
     Recipe("ce", generator="tailcalib", **SHORT),
     Recipe("crt", generator="dc", tail="few", calibration="vector", **SHORT),
 ]
@@ -196,7 +198,8 @@ def edited(change: Callable[[dict[str, Any], dict[str, Any]], Any], path: Path) 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t, m: m.update(schema=6), "has head schema 6, this version reads up to 5"),
+        (lambda t, m: m.update(schema=7), "has head schema 7, this version reads up to 6"),
+        (lambda t, m: m.update(shares=[1.0]), "its shares are not one > 0 for each view"),
         (lambda t, m: m.update(schema=3), "prior is missing"),
         (lambda t, m: m.pop("forms"), "forms is missing"),
         (lambda t, m: m.update(forms=[{"form": "os.system"}]), "form 'os.system' is none of"),
