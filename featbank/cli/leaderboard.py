@@ -136,18 +136,43 @@ def _show_joined(joined: Joined, form: str, top: int | None) -> None:
 
 def _show_by_bank(grid: ByBank, form: str) -> None:
     """Print recipes by bank in one of `FORMATS`."""
-    from stage2.results.joined import by_bank_table, render_by_bank
+    from stage2.results.joined import AGAINST, by_bank_table, render_by_bank
 
     if form != "table":
         click.echo(render_by_bank(grid, form))
         return
-    _show_table(by_bank_table(grid), grid.joined)
+    width = console().width
+    tables = [by_bank_table(grid, AGAINST[dropped:]) for dropped in range(len(AGAINST) + 1)]
+    fitting = (place for place, each in enumerate(tables) if _width(_tight(each)) <= width)
+    place = next(fitting, len(AGAINST))
+    _show_table(tables[place], grid.joined)
+    if place:
+        say(f"Left out for want of room: {', '.join(AGAINST[:place])}. --format csv has all.")
+
+
+def _tight(table: Table) -> Table:
+    """A table for the terminal: its numbers without spaces."""
+    return table._replace(
+        lines=[[text.replace(" ± ", "±") for text in line] for line in table.lines]
+    )
+
+
+def _width(table: Table) -> int:
+    """Columns of a terminal that a table takes where it folds nothing but its header."""
+    from rich.cells import cell_len
+
+    columns = [*zip(*(line for line in table.lines), strict=True)] or [()] * len(table.header)
+    words = [name.split(" ") for name in table.header]
+    widest = [
+        max(map(cell_len, map(visible, (*names, *cells))))
+        for names, cells in zip(words, columns, strict=True)
+    ]
+    return sum(widest) + 2 * len(widest)
 
 
 def _show_table(table: Table, joined: Joined) -> None:
     """Print a table of several banks, its protocol below, and the advice of each."""
-    lines = [[text.replace(" ± ", "±") for text in line] for line in table.lines]
-    print_tables([table._replace(title="", lines=lines)], table.title)
+    print_tables([_tight(table)._replace(title="")], table.title)
     for name, board in joined.boards.items():
         if advice := board.terms.advice:
             say(f"{name}: {advice}")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _PLAIN = {
     **{"≤": "<=", "≥": ">=", "…": "...", "–": "-", "−": "-", "—": "-", "±": "+-", "×": "x"},
     **{"→": "->", "▶": ">", "·": "-", "─": "-", "━": "-", "│": "|", "\u00a0": " ", "τ": "tau"},
+    "Δ": "d",
 }
 """Replacements of our own signs where a stream cannot encode them; any other becomes ``?``."""
 

@@ -126,6 +126,10 @@ def render_joined(joined: Joined, form: str, *, top: int | None = None) -> str:
     return render_table(joined_table(joined.first(top)), form)
 
 
+AGAINST = ("Δ", "×")
+"""Columns beside each bank but the first: its figures minus those of the first, and divided by."""
+
+
 @dataclass(frozen=True)
 class ByBank:
     """A metric of the best configuration of each recipe, a line per recipe and a column per bank.
@@ -155,6 +159,38 @@ class ByBank:
         """The title of the lines: ``recipe``, or a setting."""
         per = [board.per[0] for board in self.joined.boards.values() if board.per]
         return per[0] if per else "recipe"
+
+    @property
+    def first_bank(self) -> str:
+        """The bank that the others are set against."""
+        return next(iter(self.joined.boards))
+
+    def difference(self, line: str, bank: str) -> float | None:
+        """The figure of a recipe on a bank minus that on the first; None where one is missing, and
+        for the first itself."""
+        first, own = self._pair(line, bank)
+        return None if first is None or own is None else own - first
+
+    def ratio(self, line: str, bank: str) -> float | None:
+        """The figure of a recipe on a bank divided by that on the first; None where one is missing,
+        for the first itself, and for a first figure of 0."""
+        first, own = self._pair(line, bank)
+        return None if own is None or not first else own / first
+
+    def _pair(self, line: str, bank: str) -> tuple[float | None, float | None]:
+        """The figures of a recipe on the first bank and on another."""
+        rows = [self.cells[line].get(name) for name in (self.first_bank, bank)]
+        first, own = (None if row is None else row[self.metric] for row in rows)
+        return first, None if bank == self.first_bank else own
+
+    def against_first(self, line: str, bank: str, kind: str) -> str:
+        """One of `AGAINST` for people."""
+        value = self.difference(line, bank) if kind == "Δ" else self.ratio(line, bank)
+        if value is None:
+            return "–"
+        if kind == "×":
+            return f"×{value:.2f}"
+        return f"{value:+.{METRICS[self.metric].decimals}f}".replace("-", "−")
 
     def text(self, line: str, bank: str) -> str:
         """A cell for people; a star marks a tie with the best of the bank."""
@@ -207,13 +243,33 @@ def by_bank(joined: Joined, metric: str = RANKING, *, per: str = "name") -> ByBa
     return ByBank(best, metric, cells)
 
 
-def by_bank_table(grid: ByBank) -> Table:
-    """The grid for people, its protocol as the title."""
-    banks = [*grid.joined.boards]
+def by_bank_table(grid: ByBank, against: Sequence[str] = AGAINST) -> Table:
+    """The grid for people, its protocol as the title; beside each bank but the first the columns
+    `against` the first."""
+    first, *others = grid.joined.boards
     split = next(iter(grid.joined.boards.values())).terms.split
-    lines = [[line, *(grid.text(line, bank) for bank in banks)] for line in grid.cells]
-    title = f"{METRICS[grid.metric].label} on {split} · {grid.joined.protocol}"
-    return Table(title, [grid.label, *banks], lines)
+    lines = [
+        [
+            line,
+            grid.text(line, first),
+            *(
+                cell
+                for bank in others
+                for cell in (
+                    grid.text(line, bank),
+                    *(grid.against_first(line, bank, kind) for kind in against),
+                )
+            ),
+        ]
+        for line in grid.cells
+    ]
+    metric = METRICS[grid.metric]
+    meanings = {"Δ": f"Δ: minus {first}", "×": f"×: divided by {first}"}
+    title = " · ".join(
+        [f"{metric.label} on {split}", *(meanings[kind] for kind in against), grid.joined.protocol]
+    )
+    header = [grid.label, first, *(name for bank in others for name in (bank, *against))]
+    return Table(title, header, lines)
 
 
 def render_by_bank(grid: ByBank, form: str) -> str:
@@ -222,18 +278,16 @@ def render_by_bank(grid: ByBank, form: str) -> str:
     banks = [*grid.joined.boards]
     if form not in ("json", "csv"):
         return render_table(by_bank_table(grid), form)
-    lines = {
-        line: {bank: _cell(by_name.get(bank), grid.metric) for bank in banks}
-        for line, by_name in grid.cells.items()
-    }
+    lines = {line: {bank: _cell(grid, line, bank) for bank in banks} for line in grid.cells}
     if form == "json":
         data = [
             {grid.label: line, "metric": grid.metric, "banks": by_name}
             for line, by_name in lines.items()
         ]
         return json.dumps(data, indent=1, allow_nan=False)
-    header = [grid.label, *(f"{bank}{end}" for bank in banks for end in ("", " std", " recipe"))]
-    keys = ("value", "std", "recipe")
+    keys = ("value", "std", "recipe", "difference", "ratio")
+    ends = ("", *(f" {key}" for key in keys[1:]))
+    header = [grid.label, *(f"{bank}{end}" for bank in banks for end in ends)]
     rows = [
         [line, *((cell or {}).get(key) for cell in by_name.values() for key in keys)]
         for line, by_name in lines.items()
@@ -250,8 +304,9 @@ def _line(board: Leaderboard, row: Row) -> str:
     return "–" if value is None else setting_text(name, value)
 
 
-def _cell(row: Row | None, metric: str) -> dict[str, Any] | None:
+def _cell(grid: ByBank, line: str, bank: str) -> dict[str, Any] | None:
     """A cell for programs."""
+    row, metric = grid.cells[line].get(bank), grid.metric
     if row is None:
         return None
     return {
@@ -262,4 +317,6 @@ def _cell(row: Row | None, metric: str) -> dict[str, Any] | None:
         "value": row[metric],
         "std": row[f"{metric}_std"],
         "tied": row["tied"],
+        "difference": grid.difference(line, bank),
+        "ratio": grid.ratio(line, bank),
     }

@@ -48,11 +48,39 @@ def test_recipes_by_bank(featbank: Run, several: Path) -> None:
     """A line for each recipe, a column for each bank."""
     words = ("leaderboard", several, "--by", "bank", "--bank", "r32,steep")
     lines = featbank(*words, "--metric", "ece").stdout.splitlines()
-    assert lines[1].split() == ["recipe", "r32", "steep"]
+    assert lines[1].split() == ["recipe", "r32", "steep", "Δ", "×"]
     assert {line.split()[0] for line in lines[3:6]} == {"crt", "tau_norm", "ncm"}
-    assert any(line.startswith("ECE on test · [r32] bank ") for line in lines)
+    assert any(line.startswith("ECE on test · Δ: minus r32 · ") for line in lines)
     data = json.loads(featbank(*words, "--format", "json").stdout)
     assert [*data[0]["banks"]] == ["r32", "steep"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "header", "left_out"),
+    [
+        (80, "recipe r32 ResNet-50 Δ × steep Δ ×", ""),
+        (66, "recipe r32 ResNet-50 × steep ×", "Δ"),
+        (50, "recipe r32 ResNet-50 steep", "Δ, ×"),
+    ],
+)
+def test_a_grid_in_a_narrow_terminal(
+    featbank: Run,
+    several: Path,
+    columns: int,
+    header: str,
+    left_out: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Reference: by hand: no line of the table is folded, and a line below says what it lacks."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    words = ("leaderboard", several, "--by", "bank", "--bank", "r32,ResNet-50,steep")
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", featbank(*words).stdout)
+    lines = shown.splitlines()
+    assert lines[1].split() == header.split(), lines
+    names = [line.split()[0] for line in lines[3:6]]
+    assert sorted(names) == ["crt", "ncm", "tau_norm"]
+    assert (f"Left out for want of room: {left_out}." in shown) == bool(left_out)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +88,7 @@ def test_recipes_by_bank(featbank: Run, several: Path) -> None:
     [
         ("--bank all", "r32 has 6 classes and four 4, so their figures cannot be compared"),
         ("--by bank", "r32 has 6 classes and four 4, so their figures cannot be compared"),
+        ("--by bank --bank r32 --format csv", "--by bank puts banks side by side, got r32 alone."),
         ("--by bank --bank r32", "--by bank puts banks side by side, got r32 alone."),
         ("--bank r32,x", "x matches 0 banks. Choose one with --bank: "),
         ("--metric ece", "--metric is for --by bank."),
@@ -84,6 +113,9 @@ def test_compare(featbank: Run, several: Path) -> None:
     shown = featbank(*words, "r32,steep").stdout
     assert "Rows that only one" not in shown
     assert "so no paired test, each resampled alone" in shown
+    error = featbank(*words, "r32", code=2).stderr
+    assert "got crt. `featbank leaderboard" in error
+    assert error.endswith("lists the recipes, and --bank A,B takes one on two banks.\n")
     error = featbank(*words, "r32,four", code=2).stderr
     assert "r32 has 6 classes and four 4" in error
     assert error.count("\n") == 1

@@ -86,12 +86,12 @@ def test_the_grid(banks: list[Results]) -> None:
             assert cells.get(name) == rows.get(line)
     assert "steep" not in grid.cells["ncm"]
     table = by_bank_table(grid)
-    assert table.header == ["recipe", "r32", "ResNet-50", "steep"]
+    assert table.header == ["recipe", "r32", "ResNet-50", "Δ", "×", "steep", "Δ", "×"]
     crt = next(line for line in table.lines if line[0] == "crt")
     row = best["steep"]["crt"]
     star = r"\*?"
-    assert re.fullmatch(f"{row['few']:.1f} ± {row['few_std']:.1f}{star}", crt[3]), crt
-    assert next(line for line in table.lines if line[0] == "ncm")[3] == "–"
+    assert re.fullmatch(f"{row['few']:.1f} ± {row['few_std']:.1f}{star}", crt[5]), crt
+    assert next(line for line in table.lines if line[0] == "ncm")[5] == "–"
     data = json.loads(render_by_bank(grid, "json"))
     assert data[0]["recipe"] == next(iter(grid.cells))
     by_name = {each["recipe"]: each["banks"] for each in data}
@@ -105,6 +105,33 @@ def test_the_grid(banks: list[Results]) -> None:
     assert written["steep recipe"] == row["recipe"]
     assert len(by_bank_table(grid.first(1)).lines) == 1
     assert render_by_bank(grid, "latex").count(r"\\") == 1 + len(grid.cells)
+
+
+def test_against_the_first_bank(banks: list[Results]) -> None:
+    """Reference: the cells subtracted and divided; nothing for the first bank and a missing cell,
+    no ratio to 0."""
+    grid = by_bank(Joined.of(banks), "ece")
+    data = {each["recipe"]: each["banks"] for each in json.loads(render_by_bank(grid, "json"))}
+    written = {
+        each["recipe"]: each for each in csv.DictReader(render_by_bank(grid, "csv").split("\n"))
+    }
+    lines = {line[0]: line for line in by_bank_table(grid).lines}
+    for recipe, cells in data.items():
+        first, other = cells["r32"], cells["ResNet-50"]
+        assert (first["difference"], first["ratio"]) == (None, None)
+        difference, ratio = other["value"] - first["value"], other["value"] / first["value"]
+        assert (other["difference"], other["ratio"]) == pytest.approx((difference, ratio))
+        assert float(written[recipe]["ResNet-50 difference"]) == pytest.approx(difference)
+        assert float(written[recipe]["ResNet-50 ratio"]) == pytest.approx(ratio)
+        shown = f"{difference:+.1f}".replace("-", "−"), f"×{ratio:.2f}"
+        assert (*lines[recipe][3:5],) == shown
+    assert lines["ncm"][5:] == ["–", "–", "–"]
+    assert by_bank_table(grid, ()).header == ["recipe", "r32", "ResNet-50", "steep"]
+    title = by_bank_table(grid).title
+    assert title.startswith("ECE on test · Δ: minus r32 · ×: divided by r32 · ")
+    grid.cells["crt"]["r32"]["ece"] = 0.0
+    assert grid.ratio("crt", "ResNet-50") is None
+    assert grid.difference("crt", "ResNet-50") == data["crt"]["ResNet-50"]["value"]
 
 
 def test_the_grid_of_a_setting(banks: list[Results]) -> None:
