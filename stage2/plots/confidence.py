@@ -63,8 +63,8 @@ def versus(picture: Picture) -> Figure:
     choice = picture.choose(MOST)
     if len(choice.shown) != 2:
         raise errors.ConfigError(
-            f"The plot 'versus' is of two configurations, got {len(choice.shown)}. Choose them "
-            "with --recipe, such as --recipe lws --recipe mislas."
+            f"The plot 'versus' is of two configurations, got {len(choice.shown)}. Choose two "
+            "recipes, such as --recipe lws --recipe mislas, or one on two banks with --bank A,B."
         )
     shapes = [_shapes(each.details["confidence"]) for each in measured_all(choice, "confidence")]
     figure, [[panel]] = panels(1, picture.width, narrowest=1, height=2.2)

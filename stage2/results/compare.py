@@ -239,7 +239,7 @@ def _require_comparable(results: Results, sides: Sequence[_Side]) -> None:
         names = [side.name or side.id for side in sides]
         raise errors.ConfigError(
             f"A comparison takes two configurations, got {', '.join(names) or 'none'}. "
-            f"`featbank leaderboard {results.path}` lists the recipes."
+            + _more(results)
         )
     taken: dict[str, str] = {}
     for side in sides:
@@ -258,6 +258,13 @@ def _require_comparable(results: Results, sides: Sequence[_Side]) -> None:
                 f"{side.id} was not measured on {split}. Compare on "
                 f"--split {side.results.select_on}, or sweep it without folds."
             )
+
+
+def _more(results: Results) -> str:
+    """The ways to a second configuration."""
+    lists = f"`featbank leaderboard {results.path}` lists the recipes"
+    several = len(results.store.banks()) > 1
+    return f"{lists}{', and --bank A,B takes one on two banks' if several else ''}."
 
 
 def _why(board: Leaderboard, name: str) -> str:

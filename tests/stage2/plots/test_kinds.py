@@ -382,7 +382,7 @@ def test_confusion(store: Store, small: Problem) -> None:
         ("scatter", {"metric": "macro"}, "macro is on the other axis. Choose another --metric."),
         ("scatter", {"metric": "nll_t"}, "has nll_t and macro on test. Choose another --metric"),
         ("versus", {"recipes": ["crt"]}, "'versus' is of two configurations, got 1. Choose"),
-        ("versus", {}, "'versus' is of two configurations, got 3. Choose them with --recipe"),
+        ("versus", {}, "'versus' is of two configurations, got 3. Choose two recipes"),
         ("confidence", {"split": "val"}, "has no confidences on val at the"),
         (
             "confusion",
