@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import warnings
 from typing import Any, Self
 
 import numpy as np
@@ -24,7 +25,7 @@ from stage2.export.modules import head_module
 from stage2.features.probe import cosine_probe, is_cosine, linear_probe, on_unit
 from stage2.features.requirements import check_recipe
 from stage2.features.scale import measured
-from stage2.methods.recipe import Recipe
+from stage2.methods.recipe import Recipe, cautions
 
 
 class LongTailClassifier(ClassifierMixin, BaseEstimator):
@@ -120,6 +121,11 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
             of another shape.
         ConfigError
             For settings that the recipe does not take, or that need more than X and y.
+
+        Warns
+        -----
+        UserWarning
+            For settings outside the range that their paper keeps.
         """
         x, target = validate_data(self, X, y, dtype=np.float32)
         check_classification_targets(target)
@@ -129,6 +135,8 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
         counts = np.bincount(labels).astype(np.float64)
         recipe, dim = self._recipe(counts), x.shape[1]
         check_recipe(recipe, counts, dim)
+        for caution in cautions([recipe]):
+            warnings.warn(caution, stacklevel=2)
         device = find_device(self.device)
         rows = MemoryRows(torch.tensor(x, device=device), torch.tensor(labels, device=device))
         start = _start(coef_init, intercept_init, (len(counts), dim), device)

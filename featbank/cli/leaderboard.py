@@ -44,6 +44,12 @@ if TYPE_CHECKING:
     help="Order by a metric, best first. [default: as ranked by --select-on]",
 )
 @click.option(
+    "--columns",
+    metavar="METRIC[,METRIC…]",
+    help="Metrics to show beside the usual columns, such as logit_magnitude,logit_deviation; json "
+    "and csv have all.",
+)
+@click.option(
     "--by",
     type=click.Choice(["bank"]),
     help="A line for each recipe and a column for each bank: a metric of the recipe's best "
@@ -70,6 +76,7 @@ def leaderboard(
     best: bool,
     best_per: str | None,
     order: str | None,
+    columns: str | None,
     by: str | None,
     metric: str | None,
     top: int | None,
@@ -88,6 +95,7 @@ def leaderboard(
     featbank leaderboard results.sqlite --best
     featbank leaderboard results.sqlite --where "head=lws and lr<0.1" --sort ece
     featbank leaderboard results.sqlite --best-per loss
+    featbank leaderboard results.sqlite --best --columns logit_magnitude,logit_deviation
     featbank leaderboard results.sqlite --format json > table.json
     featbank leaderboard results.sqlite --bank r32,r50 --by bank --metric few
     """
@@ -102,6 +110,9 @@ def leaderboard(
         raise ConfigError("--metric is for --by bank. Order a leaderboard with --sort.")
     if best and by:
         raise ConfigError("--by bank has the best of each recipe already. Leave out --best.")
+    if columns and (by or form in ("json", "csv")):
+        instead = "--by bank shows one --metric" if by else f"{form} has every metric"
+        raise ConfigError(f"{instead}. Leave out --columns.")
     with Store(results) as store:
         banks = banks_of(
             store, bank or ("all" if by else None), split=split, nested=nested, **selection
@@ -111,6 +122,9 @@ def leaderboard(
         joined = joined.where(condition)
     if (best or best_per) and not by:
         joined = joined.each(lambda board: filters.best_per(board, best_per or "name"))
+    if columns is not None:
+        named = [name.strip() for name in columns.split(",")]
+        joined = joined.each(lambda board: board.showing(named))
     if order is not None:
         joined = joined.each(lambda board: filters.sort(board, order))
     if by:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ from stage2.methods.precisions import PRECISION
 from stage2.search import SEARCHES
 
 if TYPE_CHECKING:
+    from featbank.bank import Bank
     from stage2.results.leaderboard import Leaderboard
     from stage2.specification import Specification
 
@@ -196,7 +198,7 @@ def sweep(
                 click.echo()
             _say_bank(job, jobs)
             show(board, "table", top=top)
-        chosen = f" --bank {banks[0].fingerprint[:12]}" if len(banks) > 1 else ""
+        chosen = _chosen(banks[0], output) if len(banks) > 1 else ""
         say(f"Wrote {output}. Next: featbank leaderboard {output}{chosen} --format json")
 
 
@@ -295,6 +297,15 @@ def _statuses(job: Job, output: Path) -> dict[str, str]:
     with Store(output) as store:
         folds = fold_name(job.folds) if job.folds else None
         return store.statuses(job.bank.fingerprint, folds)
+
+
+def _chosen(bank: Bank, output: Path) -> str:
+    """The option that chooses a bank of the results by its name."""
+    from stage2.results.naming import bank_names
+    from stage2.results.store import Store
+
+    with Store(output) as store:
+        return f" --bank {shlex.quote(bank_names(store.banks())[bank.fingerprint])}"
 
 
 def _list_ready() -> None:

@@ -97,8 +97,8 @@ class Metric:
     lower_is_better
         Its direction.
     columns
-        The tables that show it: ``leaderboard``, ``report``. JSON, CSV, filters, plots and loggers
-        take all metrics.
+        The tables that show it unless asked for more: ``leaderboard``, ``report``. JSON, CSV,
+        filters, plots and loggers take all metrics.
     each_epoch
         Its columns show the last and the selected epoch side by side, others the one that ranks.
     weights
@@ -258,6 +258,7 @@ METRICS: dict[str, Metric] = {
         "logit magnitude: mean over classes of |L_k|, L_k = E[z_k|y=k] − E[z_k|y≠k]",
         _mean_magnitude,
         unit="",
+        columns=("report",),
     ),
     "logit_deviation": Metric(
         "deviation",
@@ -265,6 +266,7 @@ METRICS: dict[str, Metric] = {
         _mean_deviation,
         unit="",
         lower_is_better=True,
+        columns=("report",),
     ),
 }
 """Every metric by its name in JSON, CSV, filters and results files, in the order of tables."""

@@ -26,7 +26,7 @@ from stage2.methods.class_weights import (
     reweighting_conflict,
 )
 from stage2.methods.family import Loss, LossParameters, Moment, growth
-from stage2.methods.smoothing import LAS, LOS, las, las_caution, los
+from stage2.methods.smoothing import LAS, LOS, las, las_caution, las_conflict, los
 
 
 def _log_prior(counts: np.ndarray) -> np.ndarray:
@@ -356,6 +356,7 @@ LOSSES = {
         "label-aware smoothing",
         "mislas",
         LAS,
+        conflict=las_conflict,
         caution=las_caution,
     ),
     "los": Loss(

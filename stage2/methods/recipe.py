@@ -200,9 +200,16 @@ def expand(
 
 
 def cautions(recipes: Iterable[Recipe]) -> list[str]:
-    """Warnings of the losses of recipes, each once (`Loss.caution`)."""
-    trained = (recipe for recipe in recipes if recipe.trained)
-    lines = (LOSSES[r.settings["loss"]].caution(r.part("loss")) for r in trained)
+    """Warnings of the losses of recipes, each once (`Loss.caution`).
+
+    There is none where the same recipe is there without it as well: a grid over the edge is meant.
+    """
+    by_name: dict[str, list[str | None]] = {}
+    for recipe in recipes:
+        if recipe.trained:
+            line = LOSSES[recipe.settings["loss"]].caution(recipe.part("loss"))
+            by_name.setdefault(recipe.name, []).append(line)
+    lines = (line for found in by_name.values() if None not in found for line in found)
     return list(dict.fromkeys(line for line in lines if line))
 
 

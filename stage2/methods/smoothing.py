@@ -54,6 +54,17 @@ def las(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossPar
     )
 
 
+def las_conflict(settings: Mapping[str, Any]) -> str | None:
+    """A power where the shape has none."""
+    shape, power = settings["smooth_shape"], settings["power"]
+    if shape == "exponential" or power == 1:
+        return None
+    return (
+        f"has power={power:g}, which the {shape} shape does not take. Leave power out, or set "
+        "smooth_shape=exponential."
+    )
+
+
 def las_caution(settings: Mapping[str, Any]) -> str | None:
     """A line for ε outside 0 ≤ ε_K ≤ ε_1 ≤ ½, the range that the MiSLAS paper keeps."""
     if settings["smooth_tail"] <= settings["smooth_head"] <= 0.5:

@@ -167,6 +167,8 @@ def best_per(board: Leaderboard, name: str) -> Leaderboard:
 def sort(board: Leaderboard, by: str) -> Leaderboard:
     """Order a board by a metric, best first, or by ``METRIC:asc`` or ``METRIC:desc``.
 
+    Tables show the metric by which they are ordered.
+
     Raises
     ------
     ConfigError
@@ -190,7 +192,8 @@ def sort(board: Leaderboard, by: str) -> Leaderboard:
     )
     of = "" if metric == "selection" else f" on {board.rows[0]['split']}"
     terms = board.terms.noting(f"sorted by {metric}{of}")
-    return replace(board, rows=[row for rows in ordered for row in rows], terms=terms)
+    board = replace(board, rows=[row for rows in ordered for row in rows], terms=terms)
+    return board if metric == "selection" else board.showing([metric])
 
 
 def values_of(board: Leaderboard, rows: Sequence[Row]) -> dict[str, Any]:

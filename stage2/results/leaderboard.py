@@ -44,12 +44,16 @@ class Leaderboard:
         The setting for each of whose values the best is shown, and its value by configuration.
     ranking
         The order of configurations; by default that of their ``selection``.
+    more
+        Names of metrics that tables show beside their own.
     """
 
     rows: list[Row]
     terms: Protocol
     per: tuple[str, Mapping[str, Any]] | None = None
     ranking: Ranking | None = field(default=None, repr=False, compare=False)
+    more: tuple[str, ...] = ()
+    _epochs: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def select_on(self) -> str | None:
@@ -80,10 +84,30 @@ class Leaderboard:
         reasons += ["to which calibrations were fitted"] if fitted else []
         return f", {' and '.join(reasons)}: optimistic" if reasons else ""
 
+    @property
+    def epochs(self) -> tuple[str, ...]:
+        """The epochs of the rows, and of those that `first` left out."""
+        return self._epochs or tuple(sorted({row["epoch"] for row in self.rows}))
+
     def first(self, top: int | None) -> Leaderboard:
         """Only the first configurations, or all."""
         rows = [row for rows in self.configurations()[:top] for row in rows]
-        return replace(self, rows=rows)
+        return replace(self, rows=rows, _epochs=self.epochs)
+
+    def showing(self, metrics: Sequence[str]) -> Leaderboard:
+        """The same with `metrics` of `METRICS` among those that tables show.
+
+        Raises
+        ------
+        ConfigError
+            For one that is unknown.
+        """
+        for name in metrics:
+            if name not in METRICS:
+                raise errors.ConfigError(
+                    f"No metric is called {name!r}. {errors.closest(name, METRICS)}"
+                )
+        return replace(self, more=(*self.more, *metrics))
 
     def best(self) -> Leaderboard:
         """Only the best configuration of each recipe; the protocol still counts all that ran."""

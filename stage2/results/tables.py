@@ -92,15 +92,14 @@ class Column:
 def metric_columns(board: Leaderboard, table: str) -> list[Column]:
     """The numbers that a table, ``leaderboard`` or ``report``, shows of each configuration: metrics
     of each epoch, the figure that ranks, and the other metrics."""
-    epochs = sorted({row["epoch"] for row in board.rows})
     by_epoch, others = [], []
     for name, metric in METRICS.items():
         if table in metric.columns and metric.each_epoch:
             by_epoch += [
                 Column(f"{name}_{epoch}", f"{metric.label} {epoch}", metric, name, epoch)
-                for epoch in epochs
+                for epoch in board.epochs
             ]
-        elif table in metric.columns:
+        elif table in metric.columns or name in board.more:
             others.append(Column(name, metric.label, metric, name))
     return [*by_epoch, *_selecting(board), *others]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -39,6 +41,16 @@ def test_the_contract_of_scikit_learn(recipe: str, parameters: dict[str, object]
     failed = {r["check_name"]: r["exception"] for r in found if r["status"] == "failed"}
     assert not failed, failed
     assert sum(r["status"] == "passed" for r in found) > 45
+
+
+def test_smoothing_outside_the_range_of_the_paper_is_warned_of(small: Problem) -> None:
+    """Reference: the warning of a sweep; none at the preset's own ε."""
+    x, y = small.x["train", "instance"], small.y["train"]
+    with pytest.warns(UserWarning, match="Loss 'las' smooths outside MiSLAS's range"):
+        LongTailClassifier("ce", loss="las", smooth_head=0.1, smooth_tail=0.4, epochs=1).fit(x, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        LongTailClassifier("ce", loss="las", epochs=1).fit(x, y)
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -63,6 +63,16 @@ def test_smoothing_outside_the_range_of_the_paper_is_warned_of(
     assert len(texts) == odd, f"got {texts}"
     other = cautions([Recipe("mislas", smooth_head=1.0, smooth_tail=0.0)])
     assert not odd or texts == other, "the text of one range is another's"
+    assert not cautions([*recipes, Recipe("mislas")]), "a grid over the edge is meant"
+    assert len(cautions([*recipes, Recipe("mislas-places")])) == odd, "another recipe"
+
+
+def test_a_power_without_a_shape_is_refused() -> None:
+    """Reference: the formulas: only the exponential shape has p [MiSLAS eq. 7]."""
+    message = "has power=2, which the concave shape does not take. Leave power out, or set"
+    with pytest.raises(errors.ConfigError, match=message):
+        Recipe("mislas", power=2.0)
+    assert Recipe("mislas", power=2.0, smooth_shape="exponential").settings["power"] == 2
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,7 @@ def test_the_leaderboard_is_whole_and_in_order(store: Store) -> None:
         "selection_nll",
         "ece",
         "nll",
+        "logit_deviation",
     ]
 
 

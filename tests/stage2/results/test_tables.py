@@ -17,6 +17,7 @@ import pytest
 from featbank import Bank, errors
 from stage2.engine.metrics import METRICS, Evaluation
 from stage2.methods.recipe import Recipe, expand
+from stage2.results import filters
 from stage2.results.leaderboard import Leaderboard, _over_seeds
 from stage2.results.results import Results
 from stage2.results.store import Store
@@ -54,6 +55,37 @@ def board_of(bank: Bank, runs: Sequence[dict[str, Any]], **options: Any) -> Lead
         store.add_bank(bank)
         store.add_runs(bank.fingerprint, runs)
         return Results(store, **options).board
+
+
+def test_more_columns(bank: Bank) -> None:
+    """Reference: the metric of each row, to the decimals of its column; the usual columns stay."""
+    swept = sweep(bank, [Recipe("crt", epochs=2), Recipe("ncm")])
+    usual = table_of(swept.board)
+    table = table_of(swept.board.showing(["logit_magnitude", "logit_deviation"]))
+    assert table.header == [*usual.header, "magnitude", "deviation"]
+    for line, rows in zip(table.lines, swept.board.configurations(), strict=True):
+        row = swept.board.ranked(rows)
+        expected = [f"{row[name]:.3f}" for name in ("logit_magnitude", "logit_deviation")]
+        assert list(line[-2:]) == expected
+    ordered = filters.sort(swept.board, "logit_deviation")
+    assert table_of(ordered).header[-1] == "deviation", "the column that orders is shown"
+    values = [float(line[-1]) for line in table_of(ordered).lines]
+    assert values == sorted(values)
+    assert table_of(filters.sort(swept.board, "ece")).header == usual.header
+    with pytest.raises(errors.ConfigError, match="No metric is called 'logit_deviatio'"):
+        swept.board.showing(["logit_deviatio"])
+
+
+def test_the_first_keep_the_columns_of_all(bank: Bank) -> None:
+    """Reference: the table of all: ncm, which has no selected epoch, keeps the column of it."""
+    board = sweep(bank, [Recipe("crt", epochs=2), Recipe("ncm")]).board
+    whole = table_of(board)
+    assert "top-1 selected" in whole.header
+    for place, rows in enumerate(board.configurations()):
+        alone = replace(board, rows=[*rows, *(r for r in board.rows if r not in rows)]).first(1)
+        table = table_of(alone)
+        assert table.header == whole.header
+        assert table.lines == [whole.lines[place]]
 
 
 def test_means_and_deviations_over_seeds(bank: Bank) -> None:
