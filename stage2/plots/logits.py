@@ -11,6 +11,7 @@ from stage2.plots.by_class import boundaries
 from stage2.plots.figure import GRID, MARKERS, QUIET, caption, legend, line_style, panels
 from stage2.plots.picture import Picture, counts_of
 from stage2.results.choice import measured_all
+from stage2.results.measured import magnitude_shares, segment_means, segments_of
 from stage2.results.protocol import THRESHOLDS
 
 if TYPE_CHECKING:
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
 
 MOST = 8
 """Configurations in one plot."""
-
-SEGMENTS = 10
-"""Points of a line where there are as many classes: segments of 10 for 100 classes, as in LOS."""
 
 
 def logits(picture: Picture) -> Figure:
@@ -43,10 +41,9 @@ def logits(picture: Picture) -> Figure:
     figure, [[left], [right]] = panels(2, picture.width, narrowest=2.4, height=2.2)
     lines = []
     for place, (shown, arrays) in enumerate(by_accuracy):
-        magnitude = arrays.details["logit_magnitude"]
         look = line_style(place) | {"marker": MARKERS[place], "markersize": 3, "linewidth": 1.2}
         label = f"{shown.label}, {shown.row[RANKING]:.1f} %"
-        share = 100 * magnitude / np.nansum(np.abs(magnitude))
+        share = magnitude_shares(arrays.details["logit_magnitude"])
         lines += left.plot(middles, segment_means(share, segments), label=label, **look)
         right.plot(middles, segment_means(arrays.details["logit_deviation"], segments), **look)
     left.axhline(100 / len(order), color=QUIET, linewidth=0.8, linestyle=":", zorder=1)
@@ -68,14 +65,3 @@ def logits(picture: Picture) -> Figure:
         THRESHOLDS,
     )
     return figure
-
-
-def segments_of(order: np.ndarray) -> list[np.ndarray]:
-    """Classes in order [K] as at most ten segments of neighbours, as equal in size as can be."""
-    return np.array_split(order, min(SEGMENTS, len(order)))
-
-
-def segment_means(values: np.ndarray, segments: list[np.ndarray]) -> np.ndarray:
-    """The mean of the classes of each segment that have rows; NaN where none has."""
-    known = [values[segment][np.isfinite(values[segment])] for segment in segments]
-    return np.array([part.mean() if len(part) else np.nan for part in known])

@@ -1,19 +1,16 @@
-"""The parameters that losses make of a bank's counts, by class and over the epochs."""
+"""Figures of what losses make of a bank's counts, by class and over the epochs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from featbank import errors
 from stage2.features.views import class_counts
-from stage2.methods.family import EXCLUDED, LossParameters, Moment
+from stage2.methods.loss_by_class import ByClass, LossOnCounts, drawn_of
 from stage2.methods.losses import LOSSES
-from stage2.methods.recipe import Recipe
 from stage2.plots.figure import (
     GRID,
     MARKERS,
@@ -40,112 +37,6 @@ _POINTS = 25
 """Up to this many classes, or epochs, are points as well."""
 
 
-def _smallest(values: np.ndarray, counts: np.ndarray) -> float:
-    """The value of the smallest class."""
-    return float(values[counts.argmin()])
-
-
-def _slope(shift: np.ndarray, counts: np.ndarray) -> float:
-    """α of m = α log π + constant, by least squares; 0 for equal counts, where m has no effect."""
-    x = np.log(counts) - np.log(counts).mean()
-    return float(shift @ x / (x @ x)) if x.any() else 0.0
-
-
-@dataclass(frozen=True)
-class _Parameter:
-    """A parameter of each class.
-
-    Attributes
-    ----------
-    label
-        Of its axis.
-    of
-        Reads its values [K]; None where it is neutral.
-    neutral
-        Its neutral value.
-    over
-        Label of the number that stands for it over the epochs.
-    number
-        Computes that from values and counts.
-    log
-        Whether the axis of the counts is logarithmic, and that of the values.
-    whole
-        Whether the number says all of the values.
-    """
-
-    label: str
-    of: Callable[[LossParameters], np.ndarray | None]
-    neutral: float
-    over: str
-    number: Callable[[np.ndarray, np.ndarray], float] = _smallest
-    log: tuple[bool, bool] = (True, False)
-    whole: bool = False
-
-
-def _distilled(row: LossParameters) -> np.ndarray | None:
-    classes = row.distil_classes
-    return None if classes is None else row.distil * classes.astype(float)
-
-
-_PARAMETERS = (
-    _Parameter(
-        "smoothing ε",
-        lambda row: row.smoothing,
-        0,
-        "ε of the smallest class",
-        log=(False, False),  # a linear form is a line
-    ),
-    _Parameter("weight ω", lambda row: row.weight, 1, "ω of the smallest class", log=(True, True)),
-    _Parameter(
-        "addend m of the logit", lambda row: row.shift, 0, "α of m = α log π", _slope, whole=True
-    ),
-    _Parameter("factor a of the logit", lambda row: row.scale, 1, "a of the smallest class"),
-    _Parameter("margin Δ of the logit", lambda row: row.margin, 0, "Δ of the smallest class"),
-    _Parameter(
-        "weight α of distillation",
-        _distilled,
-        0,
-        "α of distillation",
-        lambda values, _: float(values.max()),
-    ),
-)
-
-
-@dataclass(frozen=True)
-class _Configuration:
-    """The loss of a recipe on training counts [K]."""
-
-    label: str
-    recipe: Recipe
-    counts: np.ndarray
-
-    @cached_property
-    def epochs(self) -> list[LossParameters]:
-        """Its parameters in each epoch."""
-        loss, settings = LOSSES[self.recipe.settings["loss"]], self.recipe.part("loss")
-        epochs = self.recipe.settings.get("epochs", 1)
-        return [loss(self.counts, settings, Moment(t, epochs)) for t in range(epochs)]
-
-    def has(self, parameter: _Parameter) -> bool:
-        """Whether the loss uses a parameter."""
-        return any(parameter.of(row) is not None for row in self.epochs)
-
-    def by_class(self, parameter: _Parameter, epoch: int = -1) -> tuple[np.ndarray, np.ndarray]:
-        """Counts, in order, and values of the classes that the loss does not leave out."""
-        values = parameter.of(self.epochs[epoch])
-        if values is None:
-            values = np.full(len(self.counts), float(parameter.neutral))
-        order = np.argsort(self.counts, kind="stable")
-        order = order[(self.counts[order] > 0) & (values[order] != EXCLUDED)]
-        return self.counts[order], values[order]
-
-    def over_epochs(self, parameter: _Parameter) -> tuple[np.ndarray, np.ndarray]:
-        """Epochs from 1, and the number that stands for a parameter in each."""
-        pairs = [self.by_class(parameter, epoch) for epoch in range(len(self.epochs))]
-        numbers = [parameter.number(values, counts) for counts, values in pairs]
-        return 1 + np.arange(len(numbers)), np.array(numbers)
-
-
 def losses(picture: BankPicture) -> Figure:
     """Draw what losses make of a bank's counts: ε, ω, m, … of each class in the last epoch, and
     over the epochs where they change [MiSLAS Fig. 6 and 8, DisAlign Fig. 3, GLAG Fig. 3].
@@ -154,7 +45,7 @@ def losses(picture: BankPicture) -> Figure:
     `stage2.methods.family`; factors that depend on what the model says of a row are not among them.
     """
     configurations = _configurations(picture)
-    drawn = _drawn(configurations)
+    drawn = drawn_of(configurations)
     if not drawn:
         raise errors.ConfigError(
             f"The loss of {' and '.join(each.label for each in configurations)} treats all classes "
@@ -187,20 +78,7 @@ def losses(picture: BankPicture) -> Figure:
     return figure
 
 
-def _drawn(configurations: Sequence[_Configuration]) -> list[tuple[_Parameter, bool]]:
-    """The panels: parameters that a loss uses, by class or, where they change, over the epochs."""
-    drawn = []
-    for parameter in _PARAMETERS:
-        having = [each for each in configurations if each.has(parameter)]
-        changes = any(np.ptp(each.over_epochs(parameter)[1]) > 0 for each in having)
-        if having and not (changes and parameter.whole):
-            drawn.append((parameter, False))
-        if changes:
-            drawn.append((parameter, True))
-    return drawn
-
-
-def _by_count(axes: Axes, parameter: _Parameter, configurations: Sequence[_Configuration]) -> None:
+def _by_count(axes: Axes, parameter: ByClass, configurations: Sequence[LossOnCounts]) -> None:
     """Label the axes of a parameter by class."""
     along, up = parameter.log
     counts = np.concatenate([each.counts[each.counts > 0] for each in configurations])
@@ -213,7 +91,7 @@ def _by_count(axes: Axes, parameter: _Parameter, configurations: Sequence[_Confi
         label_ratios(axes.yaxis, axes.dataLim.y0, axes.dataLim.y1)
 
 
-def _configurations(picture: BankPicture) -> list[_Configuration]:
+def _configurations(picture: BankPicture) -> list[LossOnCounts]:
     """The configurations of the recipes asked for, at most `MOST`."""
     if not picture.recipes:
         raise errors.ConfigError(
@@ -233,6 +111,6 @@ def _configurations(picture: BankPicture) -> list[_Configuration]:
     names = labels([{"name": r.name, "parameters": r.parameters} for r in recipes])
     bank = picture.bank
     return [
-        _Configuration(name, recipe, class_counts(bank, recipe.settings["train_on"]))
+        LossOnCounts(name, recipe, class_counts(bank, recipe.settings["train_on"]))
         for name, recipe in zip(names, recipes, strict=True)
     ]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from featbank import errors
 from featbank.bank import class_groups
-from stage2.results.measured import Measured
+from stage2.methods.loss_by_class import LossOnCounts, drawn_of
+from stage2.methods.recipe import Recipe
+from stage2.results.measured import Measured, magnitude_shares, segment_means, segments_of
 
 POINTS = 120
 """Epochs of a curve that are carried; longer ones are thinned evenly."""
@@ -19,6 +22,13 @@ CONFUSED = 60
 
 _OLDER = "the results were written by an older version: sweep again"
 _CLOSER = "kept where val selects, by this version on"
+
+
+class Counts(NamedTuple):
+    """Training counts [K]: those that make the groups, and of the rows that train."""
+
+    full: np.ndarray
+    train: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -32,40 +42,81 @@ class Section:
     missing
         The reason why no configuration may have its data.
     of
-        Its data, which JSON can carry, from the arrays of a configuration and the training counts
-        [K]; None where there are none.
+        Its data, which JSON can carry, from the arrays of a configuration and the counts; None
+        where there are none.
     """
 
     label: str
     missing: str
-    of: Callable[[Measured, np.ndarray], Any]
+    of: Callable[[Measured, Counts], Any]
 
 
-def _array(name: str, decimals: int) -> Callable[[Measured, np.ndarray], Any]:
+def _array(name: str, decimals: int) -> Callable[[Measured, Counts], Any]:
     """The data of a section that shows one of `stage2.engine.details.DETAILS`."""
 
-    def of(arrays: Measured, counts: np.ndarray) -> Any:
+    def of(arrays: Measured, counts: Counts) -> Any:
         values = arrays.details.get(name)
         return None if values is None or np.isnan(values).all() else plain(values, decimals)
 
     return of
 
 
-def _confusions(arrays: Measured, counts: np.ndarray) -> Any:
+def _confusions(arrays: Measured, counts: Counts) -> Any:
     return arrays.details.get("confusions", np.empty(0))[:CONFUSED].tolist() or None
 
 
-def _curves(arrays: Measured, counts: np.ndarray) -> Any:
+def _curves(arrays: Measured, counts: Counts) -> Any:
     return {name: _curve(values) for name, values in arrays.curves.items() if values.size} or None
 
 
-def _shift(arrays: Measured, counts: np.ndarray) -> Any:
+def _shift(arrays: Measured, counts: Counts) -> Any:
     names = ("shift_forward", "shift_backward")
     if not arrays.details.keys() >= set(names):
         return None
     known = [f"{name}_known" for name in names]
     present = [*names, *(name for name in known if name in arrays.details)]
     return [plain(arrays.details[name], 2) for name in present]
+
+
+def _logits(arrays: Measured, counts: Counts) -> Any:
+    """Magnitude in percent and deviation by segment of classes, and their sizes [LOS Fig. 3]."""
+    names = ("logit_magnitude", "logit_deviation")
+    found = [arrays.details.get(name) for name in names]
+    if any(values is None or np.isnan(values).all() for values in found):
+        return None
+    magnitude, deviation = (values for values in found if values is not None)
+    segments = segments_of(np.argsort(-counts.full, kind="stable"))
+    lines = (magnitude_shares(magnitude), deviation)
+    return [*(plain(segment_means(line, segments), 3) for line in lines), [*map(len, segments)]]
+
+
+def _loss(arrays: Measured, counts: Counts) -> Any:
+    """The parameters that the loss makes of the counts: by class [K], null for a class that it
+    leaves out, and where they change over the epochs."""
+    configuration = arrays.configuration
+    if configuration.parameters.get("train_on") != "train" or not counts.train.any():
+        return None
+    try:
+        recipe = Recipe(configuration.name, **configuration.parameters)
+    except errors.ConfigError:  # stored by a version that knew other names
+        return None
+    if not recipe.trained:
+        return None
+    loss = LossOnCounts(recipe.name, recipe, counts.train.astype(np.float64))
+    found = []
+    for parameter, over_epochs in drawn_of([loss]):
+        x, y = loss.over_epochs(parameter) if over_epochs else loss.by_class(parameter)
+        found.append(
+            {
+                "label": parameter.over if over_epochs else parameter.label,
+                "epochs": over_epochs,
+                "neutral": parameter.neutral,
+                "log": parameter.log[1] and not over_epochs,
+                "x": [int(value) for value in x],
+                "y": [float(f"{value:.4g}") for value in y],
+            }
+        )
+    return found or None
 
 
 SECTIONS = {
@@ -81,23 +132,29 @@ SECTIONS = {
         "no head with one weight vector per class",
         _array("weight_norm", 4),
     ),
+    "loss": Section(
+        "losses by class",
+        "no loss that treats classes or epochs differently",
+        _loss,
+    ),
     "confusions": Section("confused classes", _CLOSER, _confusions),
     "curves": Section(
         "training curves",
         "no run trained over epochs, or the results were written by an older version",
         _curves,
     ),
+    "logits": Section("logit magnitude and deviation", _OLDER, _logits),
     "shift": Section("test-prior shift", _OLDER, _shift),
     "beta": Section(
         "β trajectories",
         "no generator moved β",
-        lambda arrays, counts: None if arrays.beta is None else _beta(arrays.beta, counts),
+        lambda arrays, counts: None if arrays.beta is None else _beta(arrays.beta, counts.full),
     ),
 }
 """The sections, by the names that the page asks for."""
 
 
-def details_of(arrays: Measured, counts: np.ndarray) -> dict[str, Any]:
+def details_of(arrays: Measured, counts: Counts) -> dict[str, Any]:
     """The data of a configuration by the names of `SECTIONS`, as far as there are any.
 
     Parameters
@@ -105,7 +162,7 @@ def details_of(arrays: Measured, counts: np.ndarray) -> dict[str, Any]:
     arrays
         Means over the seeds.
     counts
-        Training counts [K].
+        The training counts of the bank.
     """
     data = {name: section.of(arrays, counts) for name, section in SECTIONS.items()}
     return {name: values for name, values in data.items() if values is not None}

@@ -14,7 +14,7 @@ from featbank.bank import GROUPS, class_groups
 from stage2.engine.details import SHIFT_RATIOS
 from stage2.engine.metrics import METRICS, RANKING
 from stage2.features.experts import short_name
-from stage2.report.details import SECTIONS, details_of
+from stage2.report.details import SECTIONS, Counts, details_of
 from stage2.results import filters
 from stage2.results.cite import cite
 from stage2.results.grids import varied
@@ -64,10 +64,11 @@ def gather(
     before, why = _before(done)
     chosen = _with_details(done, top, before)
     counts = results.counts
+    both = Counts(counts, np.asarray(about["train_counts"]))
     details = {}
     for row in chosen:
         arrays = measured(results, results.configurations[row["recipe"]], row["epoch"])
-        details[row["recipe"]] = details_of(arrays, counts)
+        details[row["recipe"]] = details_of(arrays, both)
     present = {name for data in details.values() for name in data}
     settings, columns = _settings(board), _columns(board)
     return {
@@ -98,6 +99,11 @@ def gather(
         "rows": [_row(board, rows, columns, settings) for rows in board.configurations()],
         "details": details,
         "before": {"id": before["recipe"], "why": why} if before else None,
+        "bound": [
+            id_
+            for id_ in details
+            if results.configurations[id_].parameters.get("train_on") == "train_balanced"
+        ],
         "shiftRatios": list(SHIFT_RATIOS),
         "missing": [
             f"{section.label} ({section.missing})"

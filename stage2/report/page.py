@@ -20,7 +20,10 @@ from stage2.report.banks import gather_banks
 from stage2.report.gathering import TOP
 from stage2.results.results import Results
 
-SCRIPTS = ("state.js", "table.js", "banks.js", "charts.js", "settings.js", "inside.js", "page.js")
+SCRIPTS = (
+    *("state.js", "table.js", "charts.js", "settings.js", "inside.js", "together.js"),
+    *("banks.js", "page.js"),
+)
 """The program of the page, in the order it runs."""
 
 

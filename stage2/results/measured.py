@@ -13,6 +13,9 @@ from stage2.engine.details import DETAILS
 from stage2.results.configurations import Configuration
 from stage2.results.results import Results
 
+SEGMENTS = 10
+"""Points of a line where there are as many classes: segments of 10 for 100 classes, as in LOS."""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -76,6 +79,22 @@ def measured(results: Results, configuration: Configuration, epoch: str = "selec
         _stacked([store.curves(fingerprint, run.recipe) for run in runs]),
         np.stack([t["beta"] for t in traces]) if all("beta" in t for t in traces) else None,
     )
+
+
+def segments_of(order: np.ndarray) -> list[np.ndarray]:
+    """Classes in order [K] as at most ten segments of neighbours, as equal in size as can be."""
+    return np.array_split(order, min(SEGMENTS, len(order)))
+
+
+def segment_means(values: np.ndarray, segments: list[np.ndarray]) -> np.ndarray:
+    """The mean of the classes of each segment that have rows; NaN where none has."""
+    known = [values[segment][np.isfinite(values[segment])] for segment in segments]
+    return np.array([part.mean() if len(part) else np.nan for part in known])
+
+
+def magnitude_shares(magnitude: np.ndarray) -> np.ndarray:
+    """Logit magnitudes [K] in percent of their 1-norm, as heads differ in scale [LOS Fig. 3]."""
+    return 100 * magnitude / np.nansum(np.abs(magnitude))
 
 
 def _over_seeds(runs: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

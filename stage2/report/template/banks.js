@@ -11,8 +11,10 @@ function fillBanks() {
   $("grid-metric").replaceChildren(...metrics.map(({ key, label }) => new Option(label, key)));
   $("grid-metric").value = metric;
   $("grid-metric").addEventListener("change", drawBanks);
+  $("grid-recipe").replaceChildren(...PAGE.grid.rows.map(({ name }) => new Option(name, name)));
+  $("grid-recipe").addEventListener("change", () => ["bank-reliability", "bank-norms"].forEach(draw));
   $("grid-protocol").textContent = `Protocol: ${protocol}.`;
-  $("grid-caption").firstChild.textContent = `On ${split}: the best configuration of each recipe, chosen by each bank's own selection. Bold: best of a bank.`;
+  $("grid-caption").firstChild.textContent = `On ${split}: the best configuration of each recipe, chosen by each bank's own selection. Bold: best of a bank. Small: ± over seeds, then minus and divided by the first bank.`;
   drawBanks();
 }
 
@@ -46,8 +48,45 @@ function drawBanks() {
       if (x !== null && cell.tied) td.append("*");
       const std = cell && cell.values[key] ? cell.values[key][1] : null;
       if (std !== null) td.append(element("span", { className: "std", textContent: `±\u00a0${number(std, decimals)}` }));
+      const first = mean(row.cells[0]);
+      if (place && x !== null && first !== null) td.append(element("span", { className: "std", textContent: against(x, first, decimals) }));
       return td;
     });
     return element("tr", {}, element("th", { scope: "row", textContent: row.name }), ...cells);
   }));
 }
+
+/* A figure minus that of the first bank, and divided by it. */
+function against(x, first, decimals) {
+  const difference = x - first;
+  const sign = difference < 0 ? "−" : "+";
+  return `${sign}${number(Math.abs(difference), decimals)}${first ? `\u00a0×${number(x / first, 2)}` : ""}`;
+}
+
+/* The chosen recipe's best configuration on each bank that carries a detail of it. */
+function onBanks(name) {
+  const { banks, rows } = PAGE.grid;
+  const row = rows.find((each) => each.name === $("grid-recipe").value);
+  return banks.map((bank, place) => {
+    const cell = row.cells[place];
+    const detail = cell && PAGE.banks[place].details[cell.id]?.[name];
+    return detail ? { role: bank, name: bank, label: plain(bank), detail, hue: PALETTE[theme()][place % 8], dashed: place % 2 === 1,
+      symbol: SYMBOLS[place % SYMBOLS.length], ece: cell.values.ece ? cell.values.ece[0] : null } : null;
+  }).filter(Boolean);
+}
+
+const MOST_BANKS = 4;
+
+CHARTS["bank-reliability"] = () => {
+  const shown = onBanks("reliability");
+  const drawn = reliabilityOf(shown.slice(0, MOST_BANKS));
+  return { ...drawn, caption: shown.length ? `${$("grid-recipe").value} on each bank${shown.length > MOST_BANKS ? `, the first ${MOST_BANKS} of ${shown.length}` : ""} (as MiSLAS, Fig. 1 and 4). ${drawn.caption}` : "The page carries no diagram of this recipe." };
+};
+
+CHARTS["bank-norms"] = () => {
+  const same = PAGE.banks.every(({ classes }) => classes.counts.join() === PAGE.banks[0].classes.counts.join());
+  const shown = same ? onBanks("weight_norm") : [];
+  return { ...byClass(shown, "‖w‖ of a class", 3), caption: !same ? "The banks have other training counts, so their classes have no common order."
+    : shown.length ? `Norm of each class's weight vector of ${$("grid-recipe").value} on each bank (as MiSLAS, Fig. 2, 13 and 14, with and without mixup), largest class left.`
+    : "The head of this recipe has no weight vector per class, or the page does not carry its details." };
+};

@@ -136,3 +136,30 @@ CHARTS.groups = () => {
     numbers: [["recipe", ...groups], shown.map((row) => [row.id, ...groups.map((group) => value(row, group))])],
   };
 };
+
+const MOST_POINTS = 16;
+
+/* Macro accuracy against ECE of the best of each recipe and the ticked rows. */
+CHARTS.scatter = () => {
+  const picked = visible().filter((row) => state.picked.has(row.id));
+  const shown = [...new Set([...picked, ...bestOfEach()])]
+    .filter((row) => value(row, "ece") !== null && value(row, "macro") !== null).slice(0, MOST_POINTS)
+    .sort((a, b) => a.rank - b.rank);
+  const spread = (row, key) => ({ type: "data", array: [row.values[key][1] ?? 0], color: colour("soft"), thickness: 1.2, width: 3 });
+  const traces = shown.map((row, i) => ({
+    type: "scatter", mode: "markers", x: [value(row, "ece")], y: [value(row, "macro")], name: plain(clipped(nameAmong(shown, row))),
+    error_x: spread(row, "ece"), error_y: spread(row, "macro"),
+    marker: { color: isFaint(row.id) ? colour("line") : PALETTE[theme()][i % 8], symbol: SYMBOLS[(i + Math.floor(i / 8)) % SYMBOLS.length], size: state.picked.has(row.id) ? 14 : 10 },
+    hovertemplate: `${plain(row.id)}<br>ECE %{x:.1f} %<br>macro %{y:.1f} %<extra></extra>`,
+  }));
+  const corner = { text: "↖ better", x: 0, y: 1, xref: "paper", yref: "paper", xanchor: "left", yanchor: "bottom", showarrow: false, font: { size: 13, color: colour("soft") } };
+  return {
+    traces,
+    layout: layoutOf(440, { annotations: [corner], xaxis: axis(`ECE on ${DATA.split}, %`), yaxis: axis(`macro accuracy on ${DATA.split}, %`),
+      legend: below(), margin: { l: 60, r: 16, t: 28, b: 52 } }),
+    caption: shown.length ? "Accuracy against expected calibration error (as SLA, Fig. 4) of the best of each recipe" + (picked.length ? " and the highlighted rows" : "") +
+      "; bars are one standard deviation over seeds. A point above and left of another is better in both; a temperature fitted on val moves points left and leaves accuracy as it is."
+      : "No configuration meets the filter and the brushes.",
+    numbers: [["configuration", "ECE, %", "macro, %"], shown.map((row) => [row.id, value(row, "ece"), value(row, "macro")])],
+  };
+};

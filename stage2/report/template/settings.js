@@ -185,3 +185,54 @@ CHARTS.heat = () => {
     numbers: [[`${nameY} ↓ ${nameX} →`, ...xs.map(brief)], ys.map((y, i) => [brief(y), ...cells[i]])],
   };
 };
+
+/* The selects of the figure over one setting; false where no recipe varies one. */
+function offerSingle() {
+  const names = [...ALONE.keys()].filter((name) => varied(DATA.rows.filter((row) => row.name === name)).length);
+  names.sort((a, b) => ALONE.get(b) - ALONE.get(a));
+  if (!names.length) return false;
+  $("single-recipe").replaceChildren(...names.map((name) => new Option(name, name)));
+  offerSetting();
+  return true;
+}
+
+function offerSetting() {
+  const names = varied(DATA.rows.filter((row) => row.name === $("single-recipe").value));
+  $("single-setting").replaceChildren(...names.map((name) => new Option(name, name)));
+}
+
+/* Macro, many, medium and few over one setting; of the configurations of a value the first ranked. */
+CHARTS.single = () => {
+  const [recipe, name] = [$("single-recipe").value, $("single-setting").value];
+  const rows = visible().filter((row) => row.name === recipe && setting(row, name) !== null && value(row, "macro") !== null)
+    .sort((a, b) => a.rank - b.rank);
+  const first = new Map();
+  for (const row of rows) if (!first.has(setting(row, name))) first.set(setting(row, name), row);
+  const numeric = [...first.keys()].every((x) => typeof x === "number");
+  const values = [...first.keys()].sort((a, b) => (numeric ? a - b : String(a).localeCompare(String(b))));
+  const log = numeric && values[0] > 0 && values[values.length - 1] > 20 * values[0];
+  const at = numeric ? (x) => x : (x) => values.indexOf(x);
+  const keys = ["macro", ...GROUPS.filter((group) => rows.some((row) => value(row, group) !== null))];
+  const traces = keys.map((key, i) => ({
+    type: "scatter", mode: "lines+markers", name: key, x: values.map(at), y: values.map((x) => value(first.get(x), key)),
+    error_y: { type: "data", array: values.map((x) => first.get(x).values[key][1] ?? 0), thickness: 1.2, width: 3 },
+    line: { color: key === "macro" ? colour("ink") : colour(key), dash: DASHES[i], width: key === "macro" ? 3 : 2 }, marker: { size: 7, symbol: SYMBOLS[i] },
+    customdata: values.map((x) => plain(first.get(x).id)), hovertemplate: `%{customdata}<br>${plain(name)} %{x}: ${key} %{y:.1f} %<extra></extra>`,
+  }));
+  const chosen = rows[0];
+  const selects = chosen && DATA.selectOn;
+  const mark = selects ? [{ type: "line", xref: "x", yref: "paper", x0: at(setting(chosen, name)), x1: at(setting(chosen, name)), y0: 0, y1: 1, line: { color: colour("after"), width: 1.5, dash: "dot" } }] : [];
+  const few = values.length <= 12;
+  return {
+    traces: values.length > 1 ? traces : [],
+    layout: layoutOf(400, { shapes: mark, margin: { l: 60, r: 16, t: 44, b: 52 },
+      xaxis: axis(plain(name), { type: log ? "log" : "linear", ...(few || !numeric ? { tickvals: values.map(at), ticktext: values.map((x) => plain(brief(x))) } : {}) }),
+      yaxis: axis(`accuracy on ${DATA.split}, %`) }),
+    caption: values.length > 1
+      ? `${recipe} over ${name} (as DisAlign, Fig. 5): accuracy on ${DATA.split}, of each value the ${selects ? "best by what ranks" : "first"} over all other settings; bars are one standard deviation over seeds.` +
+        (selects ? ` The dotted line is the value that ${DATA.selectOn} selects, ${brief(setting(chosen, name))}.` : "")
+      : "Fewer than two values of this setting meet the filter and the brushes.",
+    numbers: [[name, ...keys.map((key) => `${key}, %`), "configuration"],
+      values.map((x) => [brief(x), ...keys.map((key) => value(first.get(x), key)), first.get(x).id])],
+  };
+};

@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from stage2.report.page import report
 from stage2.results.banks import banks_of
+from stage2.results.measured import measured
 from stage2.results.results import Results
 from stage2.results.store import Store
 from tests.stage2.report.conftest import HARMFUL
@@ -126,7 +128,8 @@ def test_it_loads_in_silence(page: Any) -> None:
         for m in messages
         if m["method"] == "Network.requestWillBeSent"
     ]
-    outside = [url for url in asked if not url.startswith(("file:", "data:", "blob:", "chrome:"))]
+    own = ("file:", "data:", "blob:", "chrome:", "chrome-untrusted:")  # and the browser's new tab
+    outside = [url for url in asked if not url.startswith(own)]
     assert not outside, outside
     assert not page.execute_script("return window.injected")
     assert HARMFUL in page.find_element("id", "leaderboard").text
@@ -135,7 +138,7 @@ def test_it_loads_in_silence(page: Any) -> None:
         "[p.closest('figure').dataset.title, Boolean(p.querySelector('.main-svg')), "
         "p.getAttribute('aria-label')])"
     )
-    assert len(plots) == 11, plots
+    assert len(plots) == 16, plots
     for name, drawn, caption in plots:
         assert drawn, name
         assert len(caption) > 80, f"{name}: {caption}"
@@ -225,6 +228,42 @@ def test_ticked_rows_stand_out_in_the_plots(fresh: Any) -> None:
         "return document.querySelector('[data-plot=shift] .plot').data.map((t) => t.line.width)"
     )
     assert sorted(widths)[-2] < sorted(widths)[-1]
+
+
+def test_one_setting_marks_what_val_selects(fresh: Any) -> None:
+    """Reference: the data of the page: of each lr of crt the first ranked, and the first of all."""
+    data = fresh.execute_script("""
+      $('single-recipe').value = 'crt';
+      $('single-recipe').dispatchEvent(new Event('change'));
+      $('single-setting').value = 'lr';
+      $('single-setting').dispatchEvent(new Event('change'));
+      const plot = document.querySelector('[data-plot=single] .plot');
+      return [plot.data[0].x, plot.data[0].y, plot.layout.shapes[0].x0,
+        DATA.rows.filter((row) => row.name === 'crt')
+          .map((row) => [setting(row, 'lr'), value(row, 'macro')])];
+    """)
+    x, y, marked, rows = data
+    first: dict[float, float] = {}
+    for lr, macro in rows:
+        first.setdefault(lr, macro)
+    assert (x, y) == (sorted(first), [first[lr] for lr in sorted(first)])
+    assert marked == rows[0][0]
+
+
+def test_one_violin_for_two(fresh: Any) -> None:
+    """Reference: the histograms of both configurations: mean confidence and accuracy by group."""
+    marks, details = fresh.execute_script("""
+      const plot = document.querySelector('[data-plot=versus] .plot');
+      return [plot.data.filter((trace) => trace.mode === 'markers').map((trace) => trace.y[0]),
+        [state.before, state.after].map((id) => DATA.details[id].confidence)];
+    """)
+    expected = []
+    for groups in np.asarray(details, float):
+        for wrong, right in groups:
+            middles = 100 * (np.arange(len(wrong)) + 0.5) / len(wrong)
+            rows = wrong + right
+            expected += [(rows * middles).sum() / rows.sum(), 100 * right.sum() / rows.sum()]
+    np.testing.assert_allclose(marks, expected)
 
 
 def test_plots_have_their_numbers_as_tables(fresh: Any) -> None:
@@ -328,6 +367,11 @@ def test_a_page_of_several_banks(browser: Any, several: Path, tmp_path: Path) ->
     with Store(several) as store:
         banks = banks_of(store, "r32,ResNet-50")
         report(banks, tmp_path / "banks.html")
+        expected = []
+        for bank in banks:
+            (row,) = (r[0] for r in bank.board.best().configurations() if r[0]["name"] == "crt")
+            crt = bank.configurations[row["recipe"]]
+            expected.append(measured(bank, crt, bank.board.terms.epoch).details)
     width(browser, 1280)
     browser.get((tmp_path / "banks.html").as_uri())
     ready = "return document.documentElement.dataset.ready"
@@ -346,6 +390,19 @@ def test_a_page_of_several_banks(browser: Any, several: Path, tmp_path: Path) ->
     wait(browser, lambda: "?bank=1" in browser.current_url and browser.execute_script(ready))
     assert browser.execute_script("return $('bank').textContent").startswith("Bank ResNet-50 · ")
     assert browser.execute_script("return $('shown-bank').value") == "1"
+    drawn = """
+      $('grid-recipe').value = 'crt';
+      $('grid-recipe').dispatchEvent(new Event('change'));
+      return ['bank-reliability', 'bank-norms'].map((name) =>
+        document.querySelector(`[data-plot=${name}] .plot`).data);
+    """
+    reliability, norms = browser.execute_script(drawn)
+    for place, (bank, arrays) in enumerate(zip(banks, expected, strict=True)):
+        shown = [value for value in reliability[2 * place]["y"] if value is not None]
+        accuracy = arrays["reliability"][2]
+        np.testing.assert_allclose(shown, accuracy[np.isfinite(accuracy)], atol=6e-3)
+        order = np.argsort(-bank.counts, kind="stable")
+        np.testing.assert_allclose(norms[place]["y"], arrays["weight_norm"][order], atol=1e-4)
     assert banks[1].fingerprint[:12] in browser.execute_script("return $('protocol').textContent")
     width(browser, 390)
     wide = "return document.documentElement.scrollWidth <= innerWidth"

@@ -90,6 +90,38 @@ def test_details_are_as_measured(store: Store) -> None:
     assert details["curves"]["loss"]["epoch"] == [1, 2, 3]
 
 
+def test_logits_stand_in_segments(store: Store) -> None:
+    """Reference: L_k over Σ|L| and std(z_k|y=k)/L_k, means over the seeds; eight classes make eight
+    segments of one [LOS Fig. 3]."""
+    data = gather(Results(store), top=100)
+    results = Results(store)
+    (id_,) = (id_ for id_ in data["details"] if id_.startswith("ce-"))
+    runs = results.configurations[id_].runs
+    stored = [store.details(results.fingerprint, r.recipe, "test", "selected") for r in runs]
+    magnitude = np.mean([each["logit_magnitude"] for each in stored], 0)
+    deviation = np.mean([each["logit_deviation"] for each in stored], 0)
+    shares, spread, sizes = data["details"][id_]["logits"]
+    assert sizes == [1] * len(COUNTS), "classes stand by training count already"
+    np.testing.assert_allclose(shares, 100 * magnitude / np.abs(magnitude).sum(), atol=6e-4)
+    np.testing.assert_allclose(spread, deviation, atol=6e-4)
+
+
+def test_losses_that_treat_classes_differently(store: Store) -> None:
+    """Reference: ε_k of mislas written out; cross-entropy treats all alike, and a head that is not
+    trained has no loss."""
+    details = gather(Results(store), top=100)["details"]
+    (id_,) = (id_ for id_ in details if Results(store).find(id_).parameters.get("smooth_tail") == 0)
+    (parameter,) = details[id_]["loss"]
+    n = np.sort(np.asarray(COUNTS, float))
+    r = (n - n[0]) / (n[-1] - n[0])
+    assert parameter["label"] == "smoothing ε"
+    assert parameter["x"] == n.astype(int).tolist()
+    np.testing.assert_allclose(parameter["y"], 0.4 * np.sin(r * np.pi / 2), atol=1e-4)
+    assert not parameter["epochs"]
+    with_loss = {id_.rpartition("-")[0] for id_, data in details.items() if "loss" in data}
+    assert with_loss == {"mislas", "glag"}
+
+
 def test_the_best_of_every_recipe_brings_its_details_first(store: Store) -> None:
     """Reference: the first row of each recipe on the leaderboard."""
     data = gather(Results(store), top=7)
