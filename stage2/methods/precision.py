@@ -24,12 +24,13 @@ _TF32_DROPS = 13
 def precision(name: str) -> Iterator[None]:
     """Within it, `product` works at the precision `name` of `stage2.methods.precisions`."""
     token = _CURRENT.set(name)
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision  # `allow_tf32` cannot be read once anybody has set this
+    matmul.fp32_precision = "tf32" if name == "tf32" else "ieee"
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+        matmul.fp32_precision = before
         _CURRENT.reset(token)
 
 
