@@ -191,7 +191,7 @@ def sgd_step(
 
     size = p[0].numel()
     with torch.cuda.device_of(p):
-        sgd_kernel[(-(-size // SGD_BLOCK), len(p))](
+        sgd_kernel[(-(-size // SGD_BLOCK) * len(p),)](
             p,
             v,
             g.contiguous(),

@@ -235,8 +235,10 @@ def sgd_kernel(
     BLOCK: tl.constexpr,
 ) -> None:
     """v ← μv + d and p ← p − lr·v, or with Nesterov p − lr·(d + μv), for d = g + λ(p − anchor)."""
-    c = tl.program_id(1)
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    # One axis of programs: the second of a grid ends at 65,535, fewer than a tile may have.
+    parts = tl.cdiv(size, BLOCK)
+    c = tl.program_id(0) // parts
+    at = tl.program_id(0) % parts * BLOCK + tl.arange(0, BLOCK)
     mask = at < size
     place = c.to(tl.int64) * size + at
     here = tl.load(p + place, mask=mask)

@@ -70,6 +70,7 @@ def _sgd(grid: tuple[int, ...], given: dict[str, Any]) -> None:
     p, v, g = (given[name] for name in ("p", "v", "g"))
     assert p.shape == v.shape == g.shape, f"{p.shape}, {v.shape}, {g.shape}"
     assert p.numel() == given["size"] * len(p), f"size {given['size']} for {p.shape}"
+    assert grid == (-(-given["size"] // given["BLOCK"]) * len(p),), f"the grid {grid}"
 
     def each(name: str) -> Tensor:
         values = given[name]
