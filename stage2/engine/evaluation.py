@@ -26,8 +26,13 @@ from stage2.methods.heads import Parameters
 from stage2.methods.priors import implied_prior, log_shift
 
 HELD_BYTES = 1 << 28
-"""Logits of val held at once while something is fitted to them, unless one configuration takes
-more."""
+"""Logits of val held at once on a CPU while something is fitted to them, unless one configuration
+takes more; four times as many on a GPU."""
+
+
+def held_bytes(device: torch.device) -> int:
+    """`HELD_BYTES` of a device."""
+    return HELD_BYTES * (4 if device.type == "cuda" else 1)
 
 
 class TileEvaluation:
@@ -71,7 +76,7 @@ class TileEvaluation:
             self._folds = val_folds(labels)
         for epoch in self._epochs:
             fitted, calibrations = [], []
-            for configs, logits in self.run.all_logits(epoch, "val", HELD_BYTES):
+            for configs, logits in self.run.all_logits(epoch, "val", held_bytes(y.device)):
                 z = logits if learned.all() else logits[learned]
                 fitted.append(fit_temperature(z, y, weight))
                 if self._folds is not None:

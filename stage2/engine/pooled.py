@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stage2.engine.evaluation import HELD_BYTES
+from stage2.engine.evaluation import held_bytes
 from stage2.engine.metrics import Evaluation
 from stage2.engine.outcome import Outcome
 from stage2.engine.plan import Tile
@@ -68,7 +68,7 @@ class PooledEvaluation:
         """Fit the temperatures of a fold to the rows that it holds out, before these are added."""
         rows = self._tally.next_rows(len(run.views[0].evaluated[self.split].labels))
         y, weight = self._held_out.labels[rows], self._weight[rows]
-        logits = run.all_logits("last", self.split, HELD_BYTES)
+        logits = run.all_logits("last", self.split, held_bytes(y.device))
         self._fitted.append(Fitted.joined([fit_temperature(z, y, weight) for _, z in logits]))
         self._shares.append(weight.sum())
 
