@@ -153,7 +153,7 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
         data = ViewData(rows, {}, counts, counts, *start)
         if cosine:
             data = on_unit(data, cosine_probe(data, cosine))
-        memory = default_memory(device.type) // 2
+        memory = default_memory(device) // 2
         (group,) = plan([recipe], Shape.of(counts, dim), memory=memory, device=device.type)
         (outcome,) = run_group(group, data, workers=torch.get_num_threads())
         if outcome.status != "done":

@@ -24,6 +24,7 @@ from stage2.engine.halving import Halving
 from stage2.engine.outcome import Outcome
 from stage2.engine.plan import FusedGroup, Shape, plan
 from stage2.executor import Executor, Local
+from stage2.features.budgets import group_memory, half_of
 from stage2.features.experts import resolved
 from stage2.features.folds import deal, fold_counts
 from stage2.features.probe import PROBE, Probe, probes_of
@@ -33,7 +34,7 @@ from stage2.features.requirements import (
     folds_problem,
     selection_problem,
 )
-from stage2.features.views import Views, class_counts, half_of
+from stage2.features.views import Views, class_counts
 from stage2.loggers import Logger, Loggers
 from stage2.methods.recipe import Recipe, cautions
 from stage2.results.leaderboard import Leaderboard
@@ -116,9 +117,9 @@ def sweep(
     device
         ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:1``.
     memory
-        Budget in bytes, half for features and half for a fused group; by default half of main
-        memory, or four fifths of the GPU's free memory. Features that do not fit are streamed from
-        the bank in shuffled blocks.
+        Budget in bytes, half for features and half for a fused group, which on a GPU also gets
+        what the features leave of theirs; by default half of main memory, or four fifths of the
+        GPU's free memory. Features that do not fit are streamed from the bank in shuffled blocks.
     workers
         CPU threads; by default as many as PyTorch has been given.
     select_on, select_by, select_epoch
@@ -178,7 +179,7 @@ def sweep(
         record = _Record(
             store, bank.fingerprint, place, libraries, listeners, progress, keep=keep_outcomes
         )
-        planned = partial(plan_bank, bank, device=place, memory=memory, workers=workers)
+        planned = partial(plan_bank, bank, device=place, memory=views.memory, workers=workers)
 
         def train(chosen: list[Recipe], halving: Halving | None = None, later: int = 0) -> None:
             record.expect(sum(recipe.hash not in finished for recipe in chosen), later)
@@ -289,10 +290,9 @@ def plan_bank(
         Where the budget is too small for a recipe, or for the probe it starts from.
     """
     kind = torch.device(device).type
-    budget = half_of(memory, kind)
     if probes_of(bank, recipes):
         shape = Shape.of(class_counts(bank, "train"), bank.dim)
-        plan([PROBE], shape, memory=budget, whole=memory, device=kind)
+        plan([PROBE], shape, memory=half_of(memory, device), whole=memory, device=kind)
     splits: dict[str, list[Recipe]] = {}
     for recipe in recipes:
         splits.setdefault(recipe.settings["train_on"], []).append(recipe)
@@ -305,7 +305,7 @@ def plan_bank(
         groups += plan(
             members,
             shape,
-            memory=budget,
+            memory=group_memory(bank, members, device, memory, split, folded=bool(folds)),
             whole=memory,
             device=kind,
             workers=workers,

@@ -226,7 +226,7 @@ def _print_estimate(
 
 def _streamed(job: Job, view: str, machine: Machine) -> str:
     """Splits of a view that do not fit in memory, with their sizes."""
-    from stage2.features.views import view_budget, view_bytes
+    from stage2.features.budgets import view_budget, view_bytes
 
     bank = job.bank
     budgets = view_budget(

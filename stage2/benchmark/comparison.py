@@ -74,7 +74,7 @@ def benchmark(
     place = find_device(device)
     counts = sorted({threads_for(str(place), t) for t in threads or (1, None)})
     cache = cache_bytes(place)
-    budget = memory or default_memory(place.type)
+    budget = memory or default_memory(place)
     part = workload.part(place.type, epochs, steps)
     x, y = _features(workload, place, budget)
     bench = Bench(workload, x, y, budget // 2, precision)

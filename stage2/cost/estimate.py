@@ -16,8 +16,9 @@ from featbank.bank import Bank
 from featbank.devices import threads_for
 from stage2.cost.sample import ITERATIONS, Sample, Unit, units_of
 from stage2.engine.plan import FusedGroup, Shape, group_bytes, plan
+from stage2.features.budgets import half_of
 from stage2.features.probe import PROBE, probes_of
-from stage2.features.views import class_counts, half_of
+from stage2.features.views import class_counts
 from stage2.methods.heads import HEADS
 
 CALL_FLOPS = 10**6
@@ -83,7 +84,7 @@ def estimate(
     kind = torch.device(device).type
     parts = list(shares or [1.0] * len(groups))
     for view in (needed.view for needed in probes_of(bank, recipes)):
-        (probe,) = plan([PROBE], shape, memory=half_of(memory, kind), device=kind)
+        (probe,) = plan([PROBE], shape, memory=half_of(memory, device), device=kind)
         group = FusedGroup(replace(probe.stream, views=(view,)), probe.tiles)
         groups, parts = [group] * (1 + folds) + [*groups], [1.0] * (1 + folds) + parts
     sample = Sample(bank, device, workers, folded=bool(folds))

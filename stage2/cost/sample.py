@@ -19,7 +19,7 @@ from stage2.engine.loop import run_group
 from stage2.engine.model import ViewData
 from stage2.engine.plan import BatchStream, FusedGroup, Tile, TileKey, default_memory
 from stage2.engine.rows import MemoryRows
-from stage2.features.views import view_budget, view_bytes
+from stage2.features.budgets import view_budget, view_bytes
 from stage2.methods.recipe import Recipe
 
 SAMPLE_BYTES = 16 << 20
@@ -139,7 +139,7 @@ class Sample:
         return 1 + (self._folded and split == stream.train_on)
 
     def _budgets(self, view: str, stream: BatchStream, memory: int | None) -> dict[str, int | None]:
-        share = (memory or default_memory(torch.device(self._device).type)) // len(stream.views)
+        share = (memory or default_memory(self._device)) // len(stream.views)
         return view_budget(
             self._bank,
             view,

@@ -229,7 +229,7 @@ def plan(
     memory
         Bytes that parameters, logits and optimiser state of one group may take.
     whole
-        The user's budget, where `memory` is half of it; error messages quote it.
+        The user's budget, of which `memory` is a part; error messages quote it.
     device
         ``cpu`` or ``cuda``.
     workers
@@ -253,7 +253,7 @@ def plan(
         size = max(_working_set(recipe, stream, shape) for recipe in members)
         fits = memory // (HELD * size)
         if fits < 1:
-            halved = "" if whole is None else ", half of it for features"
+            halved = "" if whole is None else f", {_share(whole - memory, whole)} for features"
             raise errors.ConfigError(
                 f"One configuration needs {size_text(HELD * size)}, the memory budget is "
                 f"{size_text(whole or memory)}{halved}. Raise --memory or lower the batch size."
@@ -273,6 +273,11 @@ def plan(
     return groups
 
 
+def _share(part: int, whole: int) -> str:
+    """A part of a budget in words."""
+    return "half of it" if part in (whole // 2, whole - whole // 2) else f"{size_text(part)} of it"
+
+
 def _check_steps(stream: BatchStream, recipe: Recipe) -> None:
     if stream.epochs * stream.steps > MOST_STEPS:
         raise errors.ConfigError(
@@ -281,10 +286,15 @@ def _check_steps(stream: BatchStream, recipe: Recipe) -> None:
         )
 
 
-def default_memory(device: str) -> int:
-    """Half of the machine's memory, or four fifths of the GPU's free memory, in bytes."""
-    if device == "cuda":
-        return torch.cuda.mem_get_info()[0] * 4 // 5
+def default_memory(device: torch.device | str) -> int:
+    """Half of the machine's memory, or four fifths of what is free on a GPU, in bytes.
+
+    What PyTorch keeps of the GPU's memory for later tensors is free as well.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return (torch.cuda.mem_get_info(device)[0] + kept) * 4 // 5
     return (whole_memory() or UNTOLD_MEMORY) // 2
 
 

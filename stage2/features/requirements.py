@@ -6,16 +6,16 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 
 import numpy as np
-import torch
 
 from featbank import errors
 from featbank.bank import Bank
 from featbank.bank.split import ways_to_val
 from featbank.memory import size_text
 from stage2.engine.plan import default_memory
+from stage2.features.budgets import view_budget, view_bytes
 from stage2.features.experts import averages
 from stage2.features.folds import FOLDS, deal, fold_counts, fold_name
-from stage2.features.views import class_counts, view_budget, view_bytes
+from stage2.features.views import class_counts
 from stage2.methods.heads import HEADS
 from stage2.methods.losses import LOSSES
 from stage2.methods.recipe import Recipe
@@ -104,7 +104,7 @@ def check_in_memory(
     folded: bool = False,
 ) -> None:
     """Raise if training features that a generator needs in memory would be streamed."""
-    share = (memory or default_memory(torch.device(device).type)) // len(views)
+    share = (memory or default_memory(device)) // len(views)
     for view in views:
         budget = view_budget(bank, view, device=device, memory=share, train_on=split, folded=folded)
         if budget[split] is not None:

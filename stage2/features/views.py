@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, partial
@@ -19,6 +18,7 @@ from stage2.engine.plan import FusedGroup, default_memory
 from stage2.engine.pooled import HeldOut
 from stage2.engine.rows import MemoryRows, SplitRows, StreamedRows
 from stage2.engine.subset import fold_view
+from stage2.features.budgets import half_of, view_budget, view_bytes
 from stage2.features.finite import all_finite, check_features, refuse_not_finite
 from stage2.features.folds import Folds
 from stage2.features.probe import (
@@ -61,6 +61,8 @@ class Views:
 
     Attributes
     ----------
+    memory
+        The budget; where it is the default, that before features are loaded.
     probes
         The probes trained so far: weight [K, D] and bias [K]. Linear ones are for features as the
         bank has them; recipes that scale features scale the probe with them.
@@ -75,7 +77,7 @@ class Views:
         folds: Folds | None = None,
     ) -> None:
         self._bank, self._device, self._workers = bank, device, workers
-        self._memory = memory or default_memory(torch.device(device).type)
+        self.memory = memory or default_memory(device)
         self._folds = folds
         self._fold_probes: dict[tuple[Probe, int], tuple[Tensor, Tensor]] = {}
         self._loaded: dict[_Key, ViewData] = {}
@@ -144,7 +146,7 @@ class Views:
 
     def _fit_in_memory(self, names: Sequence[str]) -> bool:
         """Whether all splits of views that are cut into folds fit in memory together."""
-        share = self._memory // len(names)
+        share = self.memory // len(names)
         budgets = (
             view_budget(self._bank, name, device=self._device, memory=share, folded=True)
             for name in names
@@ -206,7 +208,7 @@ class Views:
         cosine: float | None = None,
     ) -> list[ViewData]:
         """Load views that share the memory, and drop all others."""
-        share = self._memory // len(names)
+        share = self.memory // len(names)
         wanted = [
             _Key(name, split, scale or default_scale(self._bank, name), share, folded)
             for name in names
@@ -308,7 +310,7 @@ def load_view(
                 refuse_not_finite(bank, split, view)
         finite.add((split, view))
     train = rows.pop(train_on)
-    left = half_of(memory, torch.device(device).type) - sum(
+    left = half_of(memory, device) - sum(
         view_bytes(bank, split, view) * (1 + (folded and split == train_on))
         for split, budget in budgets.items()
         if budget is None
@@ -331,43 +333,6 @@ def load_view(
 def class_counts(bank: Bank, split: str) -> np.ndarray:
     """Rows of each class of a split [K], float64."""
     return np.bincount(bank.labels(split), minlength=bank.num_classes).astype(np.float64)
-
-
-def view_budget(
-    bank: Bank,
-    view: str,
-    *,
-    device: str = "cpu",
-    memory: int | None = None,
-    train_on: str = "train",
-    folded: bool = False,
-) -> dict[str, int | None]:
-    """Bytes of features that each split of a view may hold in memory; None where all of them fit.
-
-    Half of `memory` is for features. The other splits together get at most a quarter of that half;
-    training, which rereads its features every epoch, gets the rest. `folded` training features
-    fit where a copy of them, cut to a fold, does so as well.
-    """
-    left = half_of(memory, torch.device(device).type)
-    spare = left // 4
-    budgets: dict[str, int | None] = {}
-    for split in (*bank.evaluated, train_on):
-        size = view_bytes(bank, split, view) * (1 + (folded and split == train_on))
-        fits = size <= (left if split == train_on else spare)
-        budgets[split] = None if fits else left
-        if fits:
-            left, spare = left - size, spare - size
-    return budgets
-
-
-def view_bytes(bank: Bank, split: str, view: str) -> int:
-    """Bytes that the features of a split and view, all copies, take as float32."""
-    return 4 * math.prod(bank.shape(split, view))
-
-
-def half_of(memory: int | None, kind: str) -> int:
-    """Half of the budget in bytes: one half is for features, the other for a fused group."""
-    return (memory or default_memory(kind)) // 2
 
 
 class BankFeatures:

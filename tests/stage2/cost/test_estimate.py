@@ -11,7 +11,8 @@ from stage2.cost import sample as module
 from stage2.cost.estimate import duration, estimate
 from stage2.engine.model import ViewData
 from stage2.engine.plan import FusedGroup, Shape, group_bytes
-from stage2.features.views import class_counts, view_bytes
+from stage2.features.budgets import view_bytes
+from stage2.features.views import class_counts
 from stage2.methods.recipe import Recipe, expand
 from stage2.search import Halving
 from stage2.search.rounds import by_first_seed, others_left, shares

@@ -39,6 +39,7 @@ WAITS |= {"_linalg_eigh", "linalg_cholesky_ex", "linalg_inv_ex", "_linalg_solve_
 """Operations whose result, or the size of it, the host waits for."""
 
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"}
+SCATTERS = {"scatter_add_", "scatter_add", "index_add_", "index_add"}
 PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "addmm_", "baddbmm_"}
 
 
@@ -110,6 +111,8 @@ class SimulatedDevice(TorchDispatchMode):
         Waits of the host for the device, by operation and place in the product.
     copies
         Copies from the host to the device, by place.
+    unordered
+        Sums of fractions that meet in one place, which CUDA adds in any order, by place.
     """
 
     def __init__(self) -> None:
@@ -117,6 +120,7 @@ class SimulatedDevice(TorchDispatchMode):
         self.launches: collections.Counter[str] = collections.Counter()
         self.waits: collections.Counter[str] = collections.Counter()
         self.copies: collections.Counter[str] = collections.Counter()
+        self.unordered: collections.Counter[str] = collections.Counter()
 
     def counts(self) -> tuple[int, int, int]:
         """Launches, waits and copies so far."""
@@ -151,6 +155,8 @@ class SimulatedDevice(TorchDispatchMode):
         self._check(func, name, args, leaves, inner.get("generator"))
         if name in WAITS or (name == "repeat_interleave" and _sized(args, kwargs) is None):
             self.waits[f"{name} {_place()}"] += 1
+        if name in SCATTERS and _collide(inner_args):
+            self.unordered[_place()] += 1
         out = _computed(func, name, inner_args, inner)
         if not (func.is_view or name in FREE):
             self.launches[name] += 1
@@ -211,6 +217,18 @@ def _wrapped(made: Any, same: dict[int, SimulatedTensor]) -> Any:
     return given if given is not None and given.shape == made.shape else SimulatedTensor(made)
 
 
+def _collide(args: Any) -> bool:
+    """Whether fractions are added to one place of a scattered sum."""
+    _, dim, index, values = args[:4]
+    whole = values.isfinite().logical_not() | (values == values.round())
+    if bool(whole.all()):
+        return False
+    if index.dim() < values.dim() or index.dim() == 1:
+        return bool((index.bincount() > 1).any())
+    ordered = index.sort(dim).values
+    return bool((ordered.diff(dim=dim) == 0).any())
+
+
 def _sized(args: Any, kwargs: Any) -> Any:
     """The size of what `repeat_interleave` returns, where the caller knows it."""
     known = kwargs.get("output_size")
@@ -222,7 +240,11 @@ def _computed(func: Any, name: str, args: Any, kwargs: Any) -> Any:
     if name in ("mm", "bmm") and func._overloadname.startswith("dtype"):
         out_dtype = kwargs.pop("out_dtype", None) or args[2]
         return func.overloadpacket.default(args[0].to(out_dtype), args[1].to(out_dtype))
-    if name in PRODUCTS and torch.backends.cuda.matmul.fp32_precision == "tf32":
+    if (
+        name in PRODUCTS
+        and args[0].dtype == torch.float32
+        and torch.backends.cuda.matmul.fp32_precision == "tf32"
+    ):
         first = 0 if name in ("mm", "bmm") else 1
         factors = (_rounded(x, "tf32") for x in args[first : first + 2])
         args = (*args[:first], *factors, *args[first + 2 :])
@@ -263,6 +285,8 @@ def simulated() -> Iterator[SimulatedDevice]:
         "torch.cuda.device": lambda index: nothing(),
         "torch.cuda.get_device_name": lambda index=None: "simulated",
         "torch.cuda.mem_get_info": lambda index=None: (MEMORY, MEMORY),
+        "torch.cuda.memory_reserved": lambda index=None: 0,
+        "torch.cuda.memory_allocated": lambda index=None: 0,
     }
     lift_only_cpu = torch._C._only_lift_cpu_tensors()
     with contextlib.ExitStack() as stack:
