@@ -26,7 +26,9 @@ SAMPLE_BYTES = 16 << 20
 """Bytes of features sampled from a split."""
 
 STEP_FLOPS = 2 * 10**9
-"""Floating-point operations per step above which a tile is timed with fewer configurations."""
+"""Floating-point operations per step above which a tile is timed with fewer configurations on a
+CPU. A GPU computes many configurations in less time than as many times one: there a tile is timed
+at its size."""
 
 STEPS_SECONDS = 0.1
 """Time for which the steps of a unit are measured, where its epoch has enough of them."""
@@ -82,6 +84,7 @@ class Sample:
         self._bank, self._device, self._workers, self._folded = bank, device, workers, folded
         self._views: dict[tuple[str, str], ViewData] = {}
         self._read_bytes, self._read_seconds = 0, 0.0
+        self._on_gpu = torch.device(device).type == "cuda"
         self.evaluated = bank.evaluated
 
     def rows(self, split: str) -> int:
@@ -93,9 +96,11 @@ class Sample:
     def seconds(self, unit: Unit) -> float:
         """Thread-seconds of a whole unit, from short runs."""
         stream, train_on = unit.stream, unit.stream.train_on
-        size = 4 * stream.batch_size * self._bank.num_classes * self._bank.dim
-        most = max(1, STEP_FLOPS // max(1, size))
-        tiles = tuple(Tile(tile.recipes[:most]) for tile in unit.tiles[: self._workers])
+        tiles = unit.tiles[: self._workers]
+        if not self._on_gpu:
+            size = 4 * stream.batch_size * self._bank.num_classes * self._bank.dim
+            most = max(1, STEP_FLOPS // max(1, size))
+            tiles = tuple(Tile(tile.recipes[:most]) for tile in tiles)
         part = FusedGroup(stream, tiles)
         views = [self._view(view, train_on) for view in stream.views]
         evaluations = self._growth(*self.evaluated)
@@ -170,7 +175,9 @@ class Sample:
     def _optimised(self, part: FusedGroup, views: list[ViewData], evaluations: float) -> float:
         """The same with iterations in place of steps, from two and from six of them on few rows."""
         size = 4 * len(part.recipes) * self._bank.num_classes * self._bank.dim
-        rows = min(len(views[0].train.labels), max(STEP_FLOPS // size, 2 * self._bank.num_classes))
+        rows = len(views[0].train.labels)
+        if not self._on_gpu:
+            rows = min(rows, max(STEP_FLOPS // size, 2 * self._bank.num_classes))
         few = [_with_rows(view, torch.arange(rows)) for view in views]
         base, longer = (self._run(_bounded(part, bound), few, 0, 0) for bound in (2, 6))
         each = max(0.0, longer - base) / 4
