@@ -6,6 +6,8 @@ configuration. A block takes one temporary of its own size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -117,20 +119,40 @@ class Tally:
         self._correct[:, rows] = correct.t()
         for total, values in zip(self._sums, (rank < 5, nll, brier.clamp_min_(0)), strict=True):
             total.add_(values.sum(0, dtype=torch.float64))
-        cell = (self.labels[rows, None] * self.configs + self._config).view(-1)
         right, zy = correct.double(), zy.double()
-        for total, values in zip(self._by_class, (right, zy, zy * zy), strict=True):
-            total.scatter_add_(0, cell, values.view(-1))
+        self._add_by_class(self.labels[rows], (right, zy, zy * zy))
         group = self._config * max(len(self.groups), 1) + self._group[rows, None]
-        slot = (group * BINS).add(_bin(partition, BINS)).view(-1)
+        slot = (group * BINS).add(_bin(partition, BINS))
         if self.closer:
             fine = (group * 2 + correct) * CONFIDENCE_BINS + _bin(partition, CONFIDENCE_BINS)
             self._histogram += torch.bincount(fine.view(-1), minlength=len(self._histogram))
         confidence = partition.double().reciprocal_()
-        for total, values in zip(
-            self._bins, (torch.ones_like(right), confidence, right), strict=True
-        ):
-            total.scatter_add_(0, slot, values.view(-1))
+        self._add_by_bin(slot, (torch.ones_like(right), confidence, right))
+
+    # On a GPU `scatter_add_` adds in any order, so that sums of fractions differ from run to run.
+
+    def _add_by_class(self, y: Tensor, each: Sequence[Tensor]) -> None:
+        """Add values [B, C] float64 of rows with labels y [B] to the sums of their classes."""
+        if y.is_cuda:
+            member = (y == torch.arange(self.num_classes, device=y.device)[:, None]).double()
+            for total, values in zip(self._by_class, each, strict=True):
+                total.view(self.num_classes, self.configs).addmm_(member, values)
+            return
+        cell = (y[:, None] * self.configs + self._config).view(-1)
+        for total, values in zip(self._by_class, each, strict=True):
+            total.scatter_add_(0, cell, values.view(-1))
+
+    def _add_by_bin(self, slot: Tensor, each: Sequence[Tensor]) -> None:
+        """Add values [B, C] float64 to the sums at their slots [B, C] of `_bins`."""
+        if slot.is_cuda:
+            cells = self._bins.shape[1] // self.configs
+            bins = torch.arange(cells, device=slot.device)
+            at = (slot - cells * self._config)[:, :, None] == bins
+            for total, values in zip(self._bins, each, strict=True):
+                total.view(self.configs, cells).add_(torch.where(at, values[:, :, None], 0).sum(0))
+            return
+        for total, values in zip(self._bins, each, strict=True):
+            total.scatter_add_(0, slot.view(-1), values.view(-1))
 
     def evaluations(
         self, *, weight_norm: Tensor | None = None, fitted: Fitted | None = None
