@@ -97,6 +97,10 @@ class _AFG(Calibrated):
     ) -> tuple[Tensor, ...]:
         # base = x̂ + N(0, Σ_y) + noise; direction = lent − (x̂ + N(0, Σ_y)), without the noise.
         base = origins.each(self.sample(origins.row))
+        if base.is_cuda:
+            self.gaussians.add_grouped(*origins.by_class(), random, to=base)
+            lent.sub_(base)
+            return add_noise(base, random, **self._gamma), lent
 
         def draw(k: int, rows: slice, random: torch.Generator) -> None:
             own = base[rows]

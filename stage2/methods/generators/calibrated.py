@@ -32,6 +32,7 @@ from stage2.methods.generators import drawing
 from stage2.methods.generators.drawing import by_class, draw_each, normals, spread
 from stage2.methods.generators.filling import Origins
 from stage2.methods.generators.gaussians import BLOCK_ROWS, Map, OwnGaussians, unchanged
+from stage2.methods.generators.grouping import add_products
 from stage2.methods.generators.interface import Blend, Features, Settings
 from stage2.methods.generators.tukey import STAGE1, FeatureSpace, inverse_tukey, tukey
 from stage2.methods.neighbors import supports
@@ -131,6 +132,12 @@ class Kept:
         """Write draws from N(center, FᵀF) to `drawn` [T, D], `count` [G] rows of each of the
         origins `place` [G]."""
         rank, dim = self.factor.shape[1:]
+        if drawn.is_cuda:
+            center = self.center[:, 0].index_select(0, place)
+            drawn.copy_(center.repeat_interleave(count, dim=0, output_size=len(drawn)))
+            ranks = torch.full_like(count, rank)
+            add_products(drawn, count, ranks, lambda of, _: self.factor[place[of]], random)
+            return
         lots = self._lots(place, count)
 
         def lot(number: int, random: torch.Generator) -> None:
@@ -300,6 +307,14 @@ class Calibrated(OwnGaussians):
         slots = self.features.x.new_zeros(support.shape[1], len(place), dim)
         row, slot = (scale > 0).nonzero(as_tuple=True)
         lender, scale = support[row, slot], scale[row, slot]
+        if drawn.is_cuda:
+            order = lender.argsort(stable=True)
+            draws = drawn.new_zeros(len(row), dim)
+            y, count = lender[order].unique_consecutive(return_counts=True)
+            self.gaussians.add_grouped(y, count, random, to=draws, scale=scale[order])
+            slots[slot[order], row[order]] = draws
+            drawn.add_(slots.sum(0))
+            return
 
         def lend(k: int, loans: Tensor, random: torch.Generator) -> None:
             draws = slots.new_zeros(len(loans), dim)

@@ -38,6 +38,12 @@ class Origins:
         """A property `of` the origins [G, …] for every new row, [P, …]."""
         return of.repeat_interleave(self.count, dim=0)
 
+    def by_class(self) -> tuple[Tensor, Tensor]:
+        """The classes [G'], and the number of new rows of each [G']."""
+        y, origins = self.y.unique_consecutive(return_counts=True)
+        ends = self.count.cumsum(0)[origins.cumsum(0) - 1]
+        return y, ends.diff(prepend=ends.new_zeros(1))
+
     def classes(self) -> Iterator[tuple[int, slice]]:
         """The classes, and the slice of the new rows that belongs to each."""
         last = torch.ones_like(self.y, dtype=torch.bool)

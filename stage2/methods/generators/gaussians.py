@@ -17,6 +17,7 @@ from torch import Tensor
 from featbank import errors
 from stage2.methods.generators.drawing import draw_each, normals
 from stage2.methods.generators.filling import Filling, Origins
+from stage2.methods.generators.grouping import add_products
 from stage2.methods.generators.interface import (
     Blend,
     Features,
@@ -63,8 +64,12 @@ class ClassGaussians:
         self, features: Features, samples: Callable[[int], Tensor], space: Map = unchanged
     ) -> None:
         self._samples, self._space = samples, space
-        self._rows = torch.bincount(features.labels, minlength=len(features.counts)).tolist()
+        self._x, self._order = features.x, features.labels.argsort(stable=True)
+        self._row_counts = torch.bincount(features.labels, minlength=len(features.counts))
+        self._begin = self._row_counts.cumsum(0) - self._row_counts  # of a class in `_order`
+        self._rows = self._row_counts.tolist()
         self._dim = features.x.shape[1]
+        self._any_large = max(self._rows, default=0) > self._dim
         self._triangles: dict[int, Tensor] = {}
         self.means = _means(features, space)
 
@@ -100,6 +105,49 @@ class ClassGaussians:
         if scale is not None:
             noise.mul_(scale[:, None])
         to.addmm_(noise, factor)
+
+    def add_grouped(
+        self,
+        y: Tensor,
+        count: Tensor,
+        random: torch.Generator,
+        *,
+        to: Tensor,
+        scale: Tensor | None = None,
+    ) -> None:
+        """`add_draws` of many classes at once, on a GPU.
+
+        Parameters
+        ----------
+        y, count
+            Classes [G] and the rows of each [G], which follow one another in `to` [Σ count, D].
+        scale
+            Factor of each row [Σ count].
+        """
+        rows = self._row_counts.index_select(0, y)
+        small = (rows > 1) & (rows <= self._dim)
+        begin = self._begin.index_select(0, y)
+
+        def centred(noise: Tensor, groups: Tensor) -> Tensor:
+            n = rows[groups][:, None, None]
+            there = torch.arange(noise.shape[2], device=noise.device) < n
+            noise.mul_(there)
+            noise.sub_(noise.sum(2, keepdim=True) / n).mul_(there)
+            return noise.mul_((n - 1).to(noise.dtype).rsqrt_())
+
+        def samples(groups: Tensor, rank: int) -> Tensor:
+            place = begin[groups, None] + torch.arange(rank, device=y.device)
+            row = self._order[place.clamp_(max=len(self._order) - 1)]
+            return self._space(self._x.index_select(0, row.view(-1))).view(*row.shape, -1)
+
+        def triangles(groups: Tensor, rank: int) -> Tensor:
+            return torch.stack([self.factor(k) for k in y[groups].tolist()])
+
+        ranks = torch.where(small, rows, 0)
+        add_products(to, count, ranks, samples, random, shaped=centred, scale=scale)
+        if self._any_large:
+            ranks = torch.where(rows > self._dim, self._dim, 0)
+            add_products(to, count, ranks, triangles, random, scale=scale)
 
 
 def _means(features: Features, space: Map) -> Tensor:
@@ -154,6 +202,13 @@ class OwnGaussians(Filling):
         self._plain = plain
 
     def draw(self, x: Tensor, origins: Origins, random: torch.Generator) -> Blend | None:
+        if x.is_cuda:
+            x.copy_(self.gaussians.means.index_select(0, origins.each(origins.y)))
+            self.gaussians.add_grouped(*origins.by_class(), random, to=x)
+            if self._plain is not unchanged:
+                x.copy_(self._plain(x))
+            return None
+
         def fill(k: int, rows: slice, random: torch.Generator) -> None:
             drawn = x[rows]
             drawn.copy_(self.gaussians.means[k])

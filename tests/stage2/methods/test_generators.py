@@ -279,8 +279,13 @@ def test_other_classes_are_drawn_from_their_own_gaussian(
     name: str, given: dict[str, str], dim: int
 ) -> None:
     """Reference: N(μ_k, Σ_k) in the space of the statistics, seen in that of the output."""
+    assert_own(name, given, dim)
+
+
+def assert_own(name: str, given: Mapping[str, str], dim: int, device: str = "cpu") -> None:
+    """The made rows of classes that are not calibrated have the moments of their own samples."""
     of = data(dim=dim)
-    generation = prepared(name, of, **given)
+    generation = prepared(name, of, device=device, **given)
     statistics, output = (given.get(key, "raw") for key in ("statistics", "output_space"))
     x = of.x.astype(np.float64)
     x = reference.tukey(x, 0.5) if statistics == "tukey" else x
