@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,7 +144,10 @@ def _show_joined(joined: Joined, form: str, top: int | None) -> None:
         click.echo(render_joined(joined, form, top=top))
         return
     longest = max(len(board.configurations()) for board in joined.boards.values())
-    _show_table(joined_table(joined.first(top)), joined)
+    table = joined_table(joined.first(top))
+    more = [name for board in joined.boards.values() for name in board.more]
+    left_out, table = _fitting(_narrower(table, more)) if more else ((), table)
+    _show_table(table, joined, left_out)
     if top is not None and top < longest:
         say(f"The first {number(top, 'configuration')} of each bank.")
 
@@ -155,13 +159,12 @@ def _show_by_bank(grid: ByBank, form: str) -> None:
     if form != "table":
         click.echo(render_by_bank(grid, form))
         return
-    width = console().width
-    tables = [by_bank_table(grid, AGAINST[dropped:]) for dropped in range(len(AGAINST) + 1)]
-    fitting = (place for place, each in enumerate(tables) if _width(_tight(each)) <= width)
-    place = next(fitting, len(AGAINST))
-    _show_table(tables[place], grid.joined)
-    if place:
-        say(f"Left out for want of room: {', '.join(AGAINST[:place])}. --format csv has all.")
+    tables = [
+        (AGAINST[:dropped], by_bank_table(grid, AGAINST[dropped:]))
+        for dropped in range(len(AGAINST) + 1)
+    ]
+    left_out, table = _fitting(tables)
+    _show_table(table, grid.joined, left_out)
 
 
 def _tight(table: Table) -> Table:
@@ -172,21 +175,56 @@ def _tight(table: Table) -> Table:
 
 
 def _width(table: Table) -> int:
-    """Columns of a terminal that a table takes where it folds nothing but its header."""
+    """Columns of a terminal that a table takes where it folds nothing but header and settings."""
     from rich.cells import cell_len
 
     columns = [*zip(*(line for line in table.lines), strict=True)] or [()] * len(table.header)
-    words = [name.split(" ") for name in table.header]
-    widest = [
-        max(map(cell_len, map(visible, (*names, *cells))))
-        for names, cells in zip(words, columns, strict=True)
-    ]
+    widest = []
+    for name, cells in zip(table.header, columns, strict=True):
+        folded = [word for cell in cells for word in cell.split(" ")]
+        texts = (*name.split(" "), *(folded if name == "settings" else cells))
+        widest.append(max(map(cell_len, map(visible, texts))))
     return sum(widest) + 2 * len(widest)
 
 
-def _show_table(table: Table, joined: Joined) -> None:
-    """Print a table of several banks, its protocol below, and the advice of each."""
+def _narrower(table: Table, wanted: Sequence[str]) -> Iterator[tuple[Sequence[str], Table]]:
+    """A leaderboard, and it without deviations over seeds and ever fewer of the usual columns, but
+    with the `wanted` metrics; before each, what it lacks."""
+    from stage2.engine.metrics import METRICS
+
+    yield (), table
+    lines = [[re.sub(" ± [0-9.]+", "", text) for text in line] for line in table.lines]
+    table = table._replace(lines=lines)
+    left_out = ["± over seeds"]
+    yield (*left_out,), table
+    kept = {METRICS[name].label for name in wanted}
+    for name in ("top-1 last", "medium", "many", "ECE", "few", "top-1 selected"):
+        if name in table.header and name not in kept:
+            place = table.header.index(name)
+            table = table._replace(
+                header=[*table.header[:place], *table.header[place + 1 :]],
+                lines=[[*line[:place], *line[place + 1 :]] for line in table.lines],
+            )
+            left_out.append(name)
+            yield (*left_out,), table
+
+
+def _fitting(tables: Iterable[tuple[Sequence[str], Table]]) -> tuple[Sequence[str], Table]:
+    """The first of ever narrower tables that fits the terminal, or the last."""
+    width, every = console().width, [*tables]
+    return next((each for each in every if _width(_tight(each[1])) <= width), every[-1])
+
+
+def _say_left_out(names: Sequence[str]) -> None:
+    if names:
+        say(f"Left out for want of room: {', '.join(names)}. --format csv has all.")
+
+
+def _show_table(table: Table, joined: Joined, left_out: Sequence[str] = ()) -> None:
+    """Print a table of several banks, its protocol below, what was left out of it, and the advice
+    of each bank."""
     print_tables([_tight(table)._replace(title="")], table.title)
+    _say_left_out(left_out)
     for name, board in joined.boards.items():
         if advice := board.terms.advice:
             say(f"{name}: {advice}")
@@ -202,9 +240,11 @@ def show(board: Leaderboard, form: str, *, top: int | None = None) -> None:
     total = len(board.configurations())
     board = board.first(top)
     table = table_of(board)
-    lines = [[text.replace(" ± ", "±") for text in line] for line in table.lines]
-    shown = f"{len(lines)} of {total} configurations shown.\n" if len(lines) < total else ""
-    print_tables([table._replace(title="", lines=lines)], shown + table.title)
+    left_out, table = _fitting(_narrower(table, board.more)) if board.more else ((), table)
+    count = len(table.lines)
+    shown = f"{count} of {total} configurations shown.\n" if count < total else ""
+    print_tables([_tight(table)._replace(title="")], shown + table.title)
+    _say_left_out(left_out)
     if advice := board.terms.advice:
         say(advice)
 

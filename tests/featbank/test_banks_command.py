@@ -83,6 +83,30 @@ def test_a_grid_in_a_narrow_terminal(
     assert (f"Left out for want of room: {left_out}." in shown) == bool(left_out)
 
 
+@pytest.mark.parametrize("banks", ["r32", "r32,ResNet-50"])
+@pytest.mark.parametrize("columns", [72, 80, 140])
+def test_more_columns_fold_no_figure(
+    featbank: Run, several: Path, banks: str, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reference: the figures in CSV; what has no room is left out whole, and named below."""
+    words = ("leaderboard", several, "--bank", banks)
+    rows = list(csv.DictReader(io.StringIO(featbank(*words, "--format", "csv").stdout)))
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    shown = featbank(*words, "--columns", "logit_magnitude,logit_deviation").stdout
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", shown)
+    for row in rows:
+        line = next(each for each in shown.splitlines() if row["name"] in each.split())
+        assert any(
+            f"{float(other['logit_deviation']):.3f}" in line
+            for other in rows
+            if other["name"] == row["name"]
+        ), line
+    left_out = "Left out for want of room: ± over seeds" in shown
+    assert left_out == (columns < 100)
+    assert left_out != ("±" in next(each for each in shown.splitlines() if "crt" in each))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
