@@ -25,7 +25,7 @@ from stage2.engine.outcome import Outcome
 from stage2.engine.plan import FusedGroup, Shape, plan
 from stage2.executor import Executor, Local
 from stage2.features.budgets import group_memory, half_of
-from stage2.features.experts import resolved
+from stage2.features.experts import resolved, unrecorded
 from stage2.features.folds import deal, fold_counts
 from stage2.features.probe import PROBE, Probe, probes_of
 from stage2.features.requirements import (
@@ -238,8 +238,9 @@ def _check(
     for problem in filter(None, problems):
         raise errors.ConfigError(problem)
     check_bank(bank, wanted, folds)
-    for caution in cautions(wanted):
-        warnings.warn(caution)
+    for caution in (*cautions(wanted), unrecorded(bank, wanted)):
+        if caution:
+            warnings.warn(caution)
 
 
 @dataclass

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from itertools import groupby
 
 from featbank.bank import Bank
+from featbank.settings import shortened
 from stage2.methods.recipe import Recipe
 
 _EXPERT = re.compile(r"expert(\d+)/(.+)")
@@ -42,6 +43,25 @@ def resolved(bank: Bank, recipes: Iterable[Recipe]) -> list[Recipe]:
 def expert_weights(bank: Bank) -> dict[str, float]:
     """ε of the expert of each view of a bank [SLA eq. 19]."""
     return {view: bank.expert_weight(view) for view in bank.views}
+
+
+def unrecorded(bank: Bank, recipes: Iterable[Recipe]) -> str | None:
+    """A warning where experts that stage 1 weighed are averaged alike: versions before schema 4
+    recorded their weights in the provenance alone."""
+    stage1 = bank.provenance.get("stage1")
+    settings = stage1.get("settings") if isinstance(stage1, Mapping) else None
+    told = settings.get("expert_weights") if isinstance(settings, Mapping) else None
+    if not isinstance(told, str) or len(set(told.split("+"))) < 2:
+        return None
+    if any(weight != 1 for weight in expert_weights(bank).values()):
+        return None
+    alike = (r for r in recipes if len(r.views) > 1 and "view_weights" not in r.settings)
+    if next(alike, None) is None:
+        return None
+    return (
+        f"{bank.path} was extracted by an older version, so experts are averaged alike; stage 1 "
+        f"weighed them by {shortened(told)}. Extract it again, or set view_weights."
+    )
 
 
 def weighted(recipe: Recipe, weights: Mapping[str, float]) -> Recipe:

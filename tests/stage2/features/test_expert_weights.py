@@ -20,7 +20,7 @@ from featbank.bank.verify import verify
 from featbank.cli import main
 from stage2.export.folding import _PLAIN, affine_head
 from stage2.export.forms import Affine, AveragedHeads
-from stage2.features.experts import resolved
+from stage2.features.experts import resolved, unrecorded
 from stage2.methods.averaging import averaged
 from stage2.methods.recipe import Recipe
 from stage2.specification import read_specification
@@ -39,10 +39,15 @@ def experts() -> list[Problem]:
     return [problem(seed=seed) for seed in (0, 1, 2)]
 
 
-def write(path: Path, experts: list[Problem], weights: tuple[float, ...] = EPSILON) -> Path:
+def write(
+    path: Path,
+    experts: list[Problem],
+    weights: tuple[float, ...] = EPSILON,
+    provenance: dict[str, object] | None = None,
+) -> Path:
     """A bank of the experts; labels and rows are those of the first."""
     names = [f"class {k}" for k in range(len(COUNTS))]
-    with BankWriter(path, names, dim=8) as writer:
+    with BankWriter(path, names, dim=8, provenance=provenance) as writer:
         for split, y in experts[0].y.items():
             writer.split(split, y)
             for view, expert in zip(VIEWS, experts, strict=True):
@@ -143,6 +148,25 @@ def test_the_bank_keeps_them(path: Path, experts: list[Problem], tmp_path: Path)
     assert shown["views"]["expert1/instance"]["expert_weight"] == 0.2
     text = CliRunner().invoke(main, ["info", str(path)]).output
     assert "weight 0.2 in averages of experts" in text
+
+
+def test_weights_that_only_the_provenance_has_are_warned_of(
+    experts: list[Problem], tmp_path: Path
+) -> None:
+    """Banks of older versions; none where weights are recorded, given, equal or not averaged."""
+    old = {"stage1": {"settings": {"expert_weights": "1+0.2+3"}}}
+    alike = {"stage1": {"settings": {"expert_weights": "1+1+1"}}}
+    average = Recipe("ncm", view="+".join(VIEWS))
+    own = Recipe("ncm", view="+".join(VIEWS), view_weights="1+1+1")
+    message = "experts are averaged alike; stage 1 weighed them by '1\\+0.2\\+3'. Extract it again"
+    with Bank(write(tmp_path / "old.h5", experts, (1, 1, 1), provenance=old)) as bank:
+        with pytest.warns(UserWarning, match=message):
+            sweep(bank, [average], device="cpu")
+        assert unrecorded(bank, [own, Recipe("ncm", view=VIEWS[0])]) is None
+    with Bank(write(tmp_path / "new.h5", experts, provenance=old)) as bank:
+        assert unrecorded(bank, [average]) is None
+    with Bank(write(tmp_path / "alike.h5", experts, (1, 1, 1), provenance=alike)) as bank:
+        assert unrecorded(bank, [average]) is None
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf])
