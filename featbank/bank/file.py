@@ -95,9 +95,11 @@ class Bank:
         self._load_into(features, split, view, copy)
         return features, self.labels(split)
 
-    def load_copies(self, split: str, view: str = "instance") -> np.ndarray:
-        """Read all augmentation copies of a view: [A, N, D] float32."""
-        features = np.empty(self.shape(split, view), np.float32)
+    def load_copies(
+        self, split: str, view: str = "instance", *, dtype: str = "float32"
+    ) -> np.ndarray:
+        """Read all augmentation copies of a view: [A, N, D] float32, or of the bank's `dtype`."""
+        features = np.empty(self.shape(split, view), dtype)
         for copy, rows in enumerate(features):
             self._load_into(rows, split, view, copy)
         return features

@@ -42,6 +42,7 @@ def generating(view: ViewData, stream: BatchStream) -> ViewData:
             f"Generator {stream.generator!r} needs the training features in memory, they are "
             "streamed. Raise --memory."
         )
+    assert not view.train.packed, "generators take float32 features"
     generator, settings = GENERATORS[stream.generator], dict(stream.generator_settings)
     features = Features(view.train.x, view.train.labels, view.train.copies, view.counts)
     prepared = view.context.derived.setdefault("generation", {})

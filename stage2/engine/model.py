@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from stage2.engine.rows import MemoryRows, SplitRows
@@ -54,7 +55,8 @@ class ViewData:
         """Stage-1 logits of the training rows [N, K], where they may be kept."""
         if not (self.keeps_z0 and isinstance(self.train, MemoryRows)):
             return None
-        return self.context.batch(self.train.x).z0[:, 0]
+        parts = [self.context.batch(x).z0[:, 0] for x, _ in self.train.blocks()]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     @cached_property
     def context(self) -> Context:

@@ -2,17 +2,18 @@
 
 A split with A augmentation copies has A·N rows: row a·N + i is copy a of item i. Training iterates
 over the **windows** of an epoch: features in memory, and batches of rows among them. `MemoryRows`
-has a single window. `StreamedRows` keeps the rows of the rarest classes in memory and reads the
-others into two buffers in turn; a thread fills one while the engine trains on the other. An epoch
-trains on exactly the draws of its index stream, in another order: the file's blocks are shuffled,
-and so are all draws within a window. Draws of rows that stay in memory are spread over the windows.
+has a single window; of float16 features it converts window by window. `StreamedRows` keeps the rows
+of the rarest classes in memory and reads the others into two buffers in turn; a thread fills one
+while the engine trains on the other. An epoch trains on exactly the draws of its index stream, in
+another order: the file's blocks are shuffled, and so are all draws within a window. Draws of rows
+that stay in memory are spread over the windows.
 """
 
 from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -24,9 +25,13 @@ from torch import Tensor
 from featbank import errors
 from featbank.memory import size_text
 from stage2.methods.generators import Made
+from stage2.methods.heads.interface import BLOCK_ROWS
 
 READ_BYTES = 1 << 24
 """Bytes of features per read where a split is read in order."""
+
+CONVERTED_BYTES = 64 << 20
+"""Bytes of float32 features that are converted at once where features in memory are float16."""
 
 BLOCK_BYTES = 4 << 20
 """Bytes of logits per block of rows on a CPU; 128 times as many on a GPU, where small blocks would
@@ -52,12 +57,15 @@ class Window:
         Their labels [steps, B].
     made
         The generator's own account of `x`, where one made it.
+    items
+        Rows of the split that `x` consists of [n], where it is not the split itself.
     """
 
     x: Tensor
     rows: Tensor
     y: Tensor
     made: Made | None = None
+    items: Tensor | None = None
 
 
 class SplitRows(ABC):
@@ -84,20 +92,56 @@ class SplitRows(ABC):
 
 
 class MemoryRows(SplitRows):
-    """Features `x` [A·N, D] float32 and `labels` [A·N], all in the memory of one device."""
+    """Features `x` [A·N, D] and `labels` [A·N], all in the memory of one device.
 
-    def __init__(self, x: Tensor, labels: Tensor, *, copies: int = 1) -> None:
+    Float32 features are used as they are. Float16 ones stay so: blocks and windows of them are
+    converted to float32, which is exact, and then scaled in place by `scale`.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        labels: Tensor,
+        *,
+        copies: int = 1,
+        scale: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         self.x, self.labels, self.copies, self.dim = x, labels, copies, x.shape[1]
+        self.scale = scale
+
+    @property
+    def packed(self) -> bool:
+        """Whether the features are float16."""
+        return self.x.dtype == torch.float16
 
     def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """All rows, in one block."""
-        yield self.x, self.labels
+        """All rows, in one block; of float16 features whole pieces of `BLOCK_ROWS` rows."""
+        if not self.packed:
+            yield self.x, self.labels
+            return
+        size = max(1, CONVERTED_BYTES // (4 * self.dim * BLOCK_ROWS)) * BLOCK_ROWS
+        for x, y in zip(self.x.split(size), self.labels.split(size), strict=True):
+            yield self._converted(x), y
 
     def windows(
         self, draws: Tensor, generator: torch.Generator, epoch: int = 0
     ) -> Iterator[Window]:
-        """The epoch as it was drawn."""
-        yield Window(self.x, draws, self.labels[draws])
+        """The epoch as it was drawn; of float16 features in windows of `CONVERTED_BYTES`."""
+        if not self.packed:
+            yield Window(self.x, draws, self.labels[draws])
+            return
+        for part in draws.split(max(1, CONVERTED_BYTES // (4 * self.dim * draws.shape[1]))):
+            items = part.flatten()
+            rows = torch.arange(len(items), device=self.device).view_as(part)
+            x = self._converted(self.x.index_select(0, items))
+            yield Window(x, rows, self.labels[part], items=items)
+
+    def subset(self, index: Tensor, *, copies: int = 1) -> MemoryRows:
+        """Some rows [n], copied."""
+        return MemoryRows(self.x[index], self.labels[index], copies=copies, scale=self.scale)
+
+    def _converted(self, x: Tensor) -> Tensor:
+        return x.float() if self.scale is None else self.scale(x.float())
 
 
 class FeatureReader(Protocol):

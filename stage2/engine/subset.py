@@ -31,7 +31,7 @@ def subset(rows: SplitRows, items: Tensor, *, copies: int | None = None) -> Spli
     items = items.to(rows.device)
     index = torch.cat([items + copy * total for copy in range(copies)])
     if isinstance(rows, MemoryRows):
-        return MemoryRows(rows.x[index], rows.labels[index], copies=copies)
+        return rows.subset(index, copies=copies)
     return SubsetRows(rows, index, copies=copies)
 
 

@@ -59,7 +59,7 @@ class Trainer:
         self._step = 0
         self._precision = recipes[0]["precision"]
         reads_z0 = self.head.reads_z0 or any(loss.needs_classifier for loss in losses)
-        self._z0 = data.train_z0 if reads_z0 else None
+        self._kept_z0 = self._z0 = data.train_z0 if reads_z0 else None
         self._scheduled = any(
             loss.changes(r.part("loss")) for loss, r in zip(losses, self.recipes, strict=True)
         )
@@ -83,6 +83,9 @@ class Trainer:
 
     def train(self, window: Window, stopped: Event, betas: Betas | None = None) -> None:
         """Take the steps of a window; `betas` of a generator that has them."""
+        self._z0 = self._kept_z0
+        if self._z0 is not None and window.items is not None:
+            self._z0 = self._z0.index_select(0, window.items)
         own_beta, common = None, [self.stream.batch_size] * len(window.rows)
         if betas and window.made and window.made.blend:
             if betas.shared:

@@ -9,6 +9,7 @@ import torch
 
 from featbank.bank import Bank
 from stage2.engine.plan import default_memory
+from stage2.engine.rows import CONVERTED_BYTES
 from stage2.methods.recipe import Recipe
 
 
@@ -42,6 +43,11 @@ def view_budget(
 def view_bytes(bank: Bank, split: str, view: str) -> int:
     """Bytes that the features of a split and view, all copies, take as float32."""
     return 4 * math.prod(bank.shape(split, view))
+
+
+def packable(bank: Bank, split: str, view: str) -> bool:
+    """Whether features are stored as float16, and are so many that they may stay so in memory."""
+    return bank.dtype == "float16" and view_bytes(bank, split, view) > CONVERTED_BYTES
 
 
 def half_of(memory: int | None, device: str) -> int:

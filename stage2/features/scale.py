@@ -70,6 +70,11 @@ class Scaling:
             x.sub_(self.shift.to(x.device))
         return x.mul_(self.factor.to(x.device))
 
+    def to(self, device: torch.device) -> Scaling:
+        """The scaling on a device."""
+        shift = None if self.shift is None else self.shift.to(device)
+        return Scaling(self.factor.to(device), shift)
+
     def classifier(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """The classifier [K, D], [K] of scaled features that has the logits of W x + b."""
         if self.shift is not None:
@@ -114,16 +119,25 @@ def measured(choice: str, blocks: Iterable[np.ndarray]) -> Scaling | None:
 
 
 def scaled(data: ViewData, scaling: Scaling) -> ViewData:
-    """A view in memory, scaled; rows of train and val are copied."""
+    """A view in memory, scaled; float32 features are copied."""
     splits = {"": data.train, **data.evaluated}
     made = {}
     for name, rows in splits.items():
         assert isinstance(rows, MemoryRows)
-        made[name] = MemoryRows(scaling.apply_(rows.x.clone()), rows.labels, copies=rows.copies)
+        x = rows.x if rows.packed else rows.x.clone()
+        made[name] = scaled_rows(x, rows.labels, rows.copies, scaling)
     start = data.weight0, data.bias0
     if data.weight0 is not None and data.bias0 is not None:
         start = scaling.classifier(data.weight0, data.bias0)
     return replace(data, train=made.pop(""), evaluated=made, weight0=start[0], bias0=start[1])
+
+
+def scaled_rows(x: Tensor, labels: Tensor, copies: int, scaling: Scaling | None) -> MemoryRows:
+    """Rows of features `x` in memory, scaled; float32 ones in place."""
+    scale = scaling.to(x.device).apply_ if scaling else None
+    if scale is None or x.dtype == torch.float16:
+        return MemoryRows(x, labels, copies=copies, scale=scale)
+    return MemoryRows(scale(x), labels, copies=copies)
 
 
 def scaled_to(norm: float) -> Scaling:

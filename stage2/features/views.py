@@ -16,9 +16,9 @@ from featbank.devices import torch_threads
 from stage2.engine.model import ViewData
 from stage2.engine.plan import FusedGroup, default_memory
 from stage2.engine.pooled import HeldOut
-from stage2.engine.rows import MemoryRows, SplitRows, StreamedRows
+from stage2.engine.rows import SplitRows, StreamedRows
 from stage2.engine.subset import fold_view
-from stage2.features.budgets import half_of, view_budget, view_bytes
+from stage2.features.budgets import half_of, packable, view_budget, view_bytes
 from stage2.features.finite import all_finite, check_features, refuse_not_finite
 from stage2.features.folds import Folds
 from stage2.features.probe import (
@@ -29,19 +29,28 @@ from stage2.features.probe import (
     probe_for,
     probes_of,
 )
-from stage2.features.scale import Scaling, default_scale, measured, scaled, scaling_of
+from stage2.features.scale import (
+    Scaling,
+    default_scale,
+    measured,
+    scaled,
+    scaled_rows,
+    scaling_of,
+)
 from stage2.methods.recipe import Recipe
 
 
 class _Key(NamedTuple):
     """A view that is loaded: the split to train on, ``feature_scale``, its share of the memory, and
-    whether it is to be cut into folds, and the cosine probe it has as its classifier."""
+    whether it is to be cut into folds, whether float16 may stay so, and the cosine probe it has as
+    its classifier."""
 
     view: str
     split: str
     scale: str
     share: int
     folded: bool
+    packs: bool
     cosine: Probe | None = None
 
 
@@ -84,6 +93,7 @@ class Views:
         self._finite: set[tuple[str, str]] = set()
         self._scaling = cache(partial(scaling_of, bank))
         self._probe_for = cache(partial(probe_for, bank))
+        self._packable = cache(partial(packable, bank))
         self.probes: dict[Probe, tuple[Tensor, Tensor]] = {}
 
     def prepare(self, recipes: Sequence[Recipe]) -> None:
@@ -108,7 +118,14 @@ class Views:
         """The views of a group."""
         stream = group.stream
         cosine = stream.cosine_scale
-        return self._views(stream.views, stream.train_on, stream.feature_scale, cosine=cosine)
+        generates = stream.generator is not None
+        return self._views(
+            stream.views,
+            stream.train_on,
+            stream.feature_scale,
+            cosine=cosine,
+            generates=generates,
+        )
 
     def of_fold(self, group: FusedGroup, fold: int) -> list[ViewData]:
         """The views of a group as a fold sees them.
@@ -124,7 +141,7 @@ class Views:
         watched = stream.generator is not None
         own_scale = self._fit_in_memory(stream.views)  # streamed ones are scaled as they are read
         loaded = "none" if own_scale else stream.feature_scale
-        wholes = self._views(stream.views, "train", loaded, folded=True)
+        wholes = self._views(stream.views, "train", loaded, folded=True, generates=watched)
         views = []
         for name, whole in zip(stream.views, wholes, strict=True):
             data = self._cut(whole, fold, watched=watched)
@@ -205,12 +222,20 @@ class Views:
         scale: str | None,
         *,
         folded: bool = False,
+        generates: bool = False,
         cosine: float | None = None,
     ) -> list[ViewData]:
-        """Load views that share the memory, and drop all others."""
+        """Load views that share the memory, and drop all others. Generators take float32."""
         share = self.memory // len(names)
         wanted = [
-            _Key(name, split, scale or default_scale(self._bank, name), share, folded)
+            _Key(
+                name,
+                split,
+                scale or default_scale(self._bank, name),
+                share,
+                folded,
+                packs=not generates and self._packable(split, name),
+            )
             for name in names
         ]
         keys = [key._replace(cosine=self._cosine(key.view, cosine, key.scale)) for key in wanted]
@@ -232,6 +257,7 @@ class Views:
                 scaling=self._scaling(key.view, key.scale),
                 finite=self._finite,
                 folded=key.folded,
+                packs=key.packs,
             )
             if probe := self.probes.get(Probe(key.view)):
                 data = _starting(data, self._scaling(key.view, key.scale), probe)
@@ -259,6 +285,7 @@ def load_view(
     scaling: Scaling | None = None,
     finite: set[tuple[str, str]] | None = None,
     folded: bool = False,
+    packs: bool = False,
 ) -> ViewData:
     """A view of a bank for the engine: in memory where half of `memory` holds it, else streamed.
 
@@ -279,6 +306,8 @@ def load_view(
         only once; those of this view are added.
     folded
         Leave room for a copy of the training features, cut to a fold.
+    packs
+        Keep `packable` features float16 in memory.
 
     Raises
     ------
@@ -296,13 +325,11 @@ def load_view(
         copies, _, dim = bank.shape(split, view)
         labels = torch.from_numpy(bank.labels(split)).to(device)
         if budget is None:
-            x = torch.from_numpy(bank.load_copies(split, view)).view(-1, dim)
+            kept = bank.dtype if packs and packable(bank, split, view) else "float32"
+            x = torch.from_numpy(bank.load_copies(split, view, dtype=kept)).view(-1, dim)
             if (split, view) not in finite and not all_finite(x):
                 refuse_not_finite(bank, split, view)
-            x = x.to(device)
-            rows[split] = MemoryRows(
-                scaling.apply_(x) if scaling else x, labels.repeat(copies), copies=copies
-            )
+            rows[split] = scaled_rows(x.to(device), labels.repeat(copies), copies, scaling)
         else:
             features = BankFeatures(bank, split, view, scaling)
             rows[split] = StreamedRows(features, labels, budget=budget)

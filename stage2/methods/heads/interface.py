@@ -26,6 +26,9 @@ from featbank.settings import Setting
 from stage2.methods.heads.algebra import broadcast, target_cosines
 from stage2.methods.heads.reduction import Reduction
 
+BLOCK_ROWS = 8192
+"""Training rows converted to float64, or searched, at once."""
+
 Parameters = dict[str, Tensor]
 """Stacked parameters by name: each [C, …]."""
 
@@ -96,7 +99,8 @@ class Context:
         """Mean of the training features, [D] float32, summed in float64."""
         rows, total = 0, torch.zeros(self.dim, dtype=torch.float64, device=self.device)
         for x, _ in self.blocks():
-            rows, total = rows + len(x), total + x.sum(0, dtype=torch.float64)
+            for part in x.split(BLOCK_ROWS):  # a sum in float64 copies its rows
+                rows, total = rows + len(part), total + part.sum(0, dtype=torch.float64)
         return (total / max(rows, 1)).float()
 
     @property

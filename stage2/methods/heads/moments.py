@@ -13,10 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stage2.methods.heads.interface import Context
-
-BLOCK_ROWS = 8192
-"""Training rows converted to float64, or searched, at once."""
+from stage2.methods.heads.interface import BLOCK_ROWS, Context
 
 PANEL = 512
 """Columns of a Gram matrix computed at a time."""
