@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featbank import errors
+from featbank import errors, write_bank
 from featbank.bank import class_groups
+from stage2.methods.recipe import Recipe
 from stage2.report.banks import gather_banks
 from stage2.report.details import POINTS, SECTIONS, _beta, _curve, plain
 from stage2.report.gathering import gather
@@ -19,8 +20,10 @@ from stage2.results.leaderboard import differences
 from stage2.results.results import Results
 from stage2.results.store import Store
 from stage2.results.tables import starred_protocol
+from stage2.sweep import sweep
 from tests.stage2.report.conftest import COUNTS
 from tests.stage2.results.tampering import change
+from tests.stage2.synthetic import problem
 
 
 def test_the_leaderboard_is_whole_and_in_order(store: Store) -> None:
@@ -104,6 +107,19 @@ def test_logits_stand_in_segments(store: Store) -> None:
     assert sizes == [1] * len(COUNTS), "classes stand by training count already"
     np.testing.assert_allclose(shares, 100 * magnitude / np.abs(magnitude).sum(), atol=6e-4)
     np.testing.assert_allclose(spread, deviation, atol=6e-4)
+
+
+def test_a_head_on_balanced_data_is_the_bound(tmp_path: Path) -> None:
+    """Reference: the only recipe that is trained on train_balanced [DisAlign Fig. 1]."""
+    made = problem(COUNTS)
+    splits = {"train": "train", "val": "val", "test": "test", "train_balanced": "val"}
+    x = {split: {"instance": made.x[of, "instance"]} for split, of in splits.items()}
+    y = {split: made.y[of] for split, of in splits.items()}
+    write_bank(tmp_path / "b.h5", x, y)
+    recipes = [Recipe("oracle", epochs=1), Recipe("ce", epochs=1)]
+    sweep(tmp_path / "b.h5", recipes, results=tmp_path / "r.sqlite")
+    with Store(tmp_path / "r.sqlite") as store:
+        assert gather(Results(store))["bound"] == [recipes[0].id]
 
 
 def test_losses_that_treat_classes_differently(store: Store) -> None:
