@@ -152,14 +152,15 @@ def _copy_of(images: torch.Tensor, copy: int, copies: int) -> torch.Tensor:
 
 def _on_host(blocks: Mapping[str, torch.Tensor]) -> Callable[[], dict[str, np.ndarray]]:
     """Start copying tensors to the host; the function waits until they have arrived."""
-    if next(iter(blocks.values())).device.type == "cpu":
+    device = next(iter(blocks.values())).device
+    if device.type == "cpu":
         return lambda: {name: block.numpy() for name, block in blocks.items()}
     hosts = {
         name: torch.empty(block.shape, pin_memory=True).copy_(block, non_blocking=True)
         for name, block in blocks.items()
     }
     copied = torch.cuda.Event(blocking=True)
-    copied.record()
+    copied.record(torch.cuda.current_stream(device))  # by default that of another GPU
 
     def arrays() -> dict[str, np.ndarray]:
         copied.synchronize()

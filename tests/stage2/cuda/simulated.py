@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from stage2.methods.precision import _rounded
+from tests.stage2.cuda import streams
 
 CUDA = torch.device("cuda:0")
 
@@ -135,9 +136,10 @@ class SimulatedDevice(TorchDispatchMode):
         leaves = tree_flatten((args, kwargs))[0]
         there = [leaf for leaf in leaves if isinstance(leaf, SimulatedTensor)]
         wanted = kwargs.get("device")
+        pinned = kwargs.get("pin_memory", False)
         onto = wanted is not None and torch.device(wanted).type == "cuda"
         if not there and not onto:
-            return func(*args, **kwargs)
+            return func(*args, **{**kwargs, "pin_memory": False} if pinned else kwargs)
         inner_args, inner = tree_map(_inner, (args, kwargs))
         if wanted is not None:
             inner["device"] = torch.device("cpu")
@@ -149,6 +151,9 @@ class SimulatedDevice(TorchDispatchMode):
         if name == "_to_copy":
             return self._moved(func, args, inner_args, inner, wanted)
         if name == "copy_":
+            if len(args) > 2 and args[2]:  # non_blocking
+                self._copy_later(*args[:2])
+                return args[0]
             func(*inner_args, **inner)
             self._count_copy(name, to=args[0], of=args[1])
             return args[0]
@@ -172,6 +177,12 @@ class SimulatedDevice(TorchDispatchMode):
             return out
         self._count_copy("_to_copy", to=None, of=args[0])
         return SimulatedTensor(out)
+
+    def _copy_later(self, to: torch.Tensor, of: torch.Tensor) -> None:
+        """A copy to or from pinned memory, which the host does not wait for."""
+        source = _inner(of).clone() if isinstance(of, SimulatedTensor) else of
+        streams.current_stream(CUDA).issue(lambda: _inner(to).copy_(source))
+        self.launches["copy_"] += 1
 
     def _count_copy(self, name: str, *, to: Any, of: Any) -> None:
         if to is not None and not isinstance(to, SimulatedTensor):
@@ -285,6 +296,10 @@ def simulated() -> Iterator[SimulatedDevice]:
         "torch.cuda.device": lambda index: nothing(),
         "torch.cuda.get_device_name": lambda index=None: "simulated",
         "torch.cuda.mem_get_info": lambda index=None: (MEMORY, MEMORY),
+        "torch.cuda.Stream": streams.Stream,
+        "torch.cuda.Event": streams.Event,
+        "torch.cuda.stream": streams.stream,
+        "torch.cuda.current_stream": streams.current_stream,
         "torch.cuda.memory_reserved": lambda index=None: 0,
         "torch.cuda.memory_allocated": lambda index=None: 0,
     }
