@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from featbank import errors
 from featbank.memory import size_text
+from stage2.engine.staging import Staging
 from stage2.methods.generators import Made
 from stage2.methods.heads.interface import BLOCK_ROWS
 
@@ -190,6 +192,7 @@ class StreamedRows(SplitRows):
         self._buffer_rows = third
         self._kept = self._rarest(min(third, len(self.labels)))
         self._memory: Tensor | None = None
+        self._staging: Staging | None = None
 
     def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """All rows in order, `READ_BYTES` at a time."""
@@ -210,13 +213,14 @@ class StreamedRows(SplitRows):
         x = self._prepared(layout)
         drawn = self._plan(draws.flatten().cpu(), layout, generator)
         with ThreadPoolExecutor(1) as pool:
-            ready = pool.submit(self._fill, x, drawn.loads[0], layout.buffers[0])
+            ready = pool.submit(self._fill, x, drawn.loads[0], layout.buffers[0], self._issued())
             carried = 0  # draws at the end of the last window that did not fill a batch
             for number, end in enumerate(drawn.ends):
-                ready.result()
+                self._await(ready.result())
                 if number + 1 < len(drawn.ends):
                     buffer = layout.buffers[(number + 1) % 2]
-                    ready = pool.submit(self._fill, x, drawn.loads[number + 1], buffer)
+                    load = drawn.loads[number + 1]
+                    ready = pool.submit(self._fill, x, load, buffer, self._issued())
                 start = drawn.ends[number - 1] - carried if number else 0
                 stop = start + (end - start) // size * size
                 rows = drawn.places[start:stop].view(-1, size).to(self.device)
@@ -237,7 +241,7 @@ class StreamedRows(SplitRows):
         """The features in memory [n, D], the kept rows already in place."""
         if self._memory is None or len(self._memory) < layout.rows:
             self._memory = torch.empty(layout.rows, self.dim, device=self.device)
-            self._fill(self._memory, self._kept, layout.kept)
+            self._await(self._fill(self._memory, self._kept, layout.kept, self._issued()))
         return self._memory
 
     def _plan(self, draws: Tensor, layout: _Layout, generator: torch.Generator) -> _Epoch:
@@ -272,23 +276,51 @@ class StreamedRows(SplitRows):
         loads = [wanted[by_block[a:b]] for a, b in itertools.pairwise(bounds.tolist())]
         return _Epoch(draws[shuffled], places[shuffled], ends, loads)
 
-    def _fill(self, x: Tensor, rows: Tensor, place: int) -> None:
-        """Read `rows`, grouped by block, into x[place], x[place + 1], …"""
+    def _issued(self) -> torch.cuda.Event | None:
+        """An event behind all computations so far, which may read what is to be overwritten."""
+        if self.device.type == "cpu":
+            return None
+        return torch.cuda.current_stream(self.device).record_event()
+
+    def _await(self, filled: torch.cuda.Event | None) -> None:
+        """Let the computations from now on wait for the rows of a `_fill`."""
+        if filled is not None:
+            torch.cuda.current_stream(self.device).wait_event(filled)
+
+    def _fill(
+        self, x: Tensor, rows: Tensor, place: int, after: torch.cuda.Event | None
+    ) -> torch.cuda.Event | None:
+        """Read `rows`, grouped by block, into x[place], x[place + 1], …
+
+        On a GPU they are copied `after` an event; the event returned stands behind them.
+        """
+        if after is not None:
+            self._staging = self._staging or Staging(self.device, self._chunk, self.dim)
+            self._staging.begin(after)
         copy, item = rows // self._items, rows % self._items
         block = copy * self._blocks_per_copy + item // self._chunk
         _, sizes = block.unique_consecutive(return_counts=True)
         first = 0
         for size in sizes.tolist():
             start = int(item[first]) // self._chunk * self._chunk
-            stop = min(start + self._chunk, self._items)
             into = x[place + first : place + first + size]
-            whole = size == stop - start
-            if whole and not x.is_cuda and self.source.dtype == "float32":
-                self.source.read(int(copy[first]), start, stop, into.numpy())
+            read = partial(self._read, int(copy[first]), start, item[first : first + size] - start)
+            if self._staging is None:
+                read(into)
             else:
-                read = torch.from_numpy(self.source.read(int(copy[first]), start, stop))
-                into.copy_(read if whole else read[item[first : first + size] - start])
+                self._staging.copy(read, into)
             first += size
+        return None if self._staging is None else self._staging.end()
+
+    def _read(self, copy: int, start: int, items: Tensor, into: Tensor) -> None:
+        """Read the rows start + `items` [n] of a block into [n, D] of the host."""
+        stop = min(start + self._chunk, self._items)
+        whole = len(items) == stop - start
+        if whole and self.source.dtype == "float32":
+            self.source.read(copy, start, stop, into.numpy())
+        else:
+            read = torch.from_numpy(self.source.read(copy, start, stop))
+            into.copy_(read if whole else read[items])
 
 
 @dataclass(frozen=True)
