@@ -19,6 +19,7 @@ from stage2.engine.state import TileState, select
 from stage2.engine.tally import label_rank
 from stage2.engine.trainer import Trainer
 from stage2.methods.averaging import averaged
+from stage2.methods.precision import precision
 
 UNTRAINED_BLOCKS = 8
 """Factor by which blocks of rows are larger for heads without training: k-NN searches all training
@@ -65,6 +66,9 @@ class TileRun:
         )
         if self._betas:
             self.state["betas"] = self._betas.state
+        # On a GPU a lower precision is for speed, of evaluation as well; a CPU only rounds for it.
+        on_gpu = views[0].train.device.type == "cuda"
+        self._precision = tile.key.precision if on_gpu else "fp32"
         self.optimised: dict[str, list[list[float]]] = {}
         self._right: list[Tensor] = []
 
@@ -158,10 +162,11 @@ class TileRun:
         size *= 1 if self.tile.recipes[0].trained else UNTRAINED_BLOCKS
         for start in range(0, len(views[0]), size):
             rows = slice(start, start + size)
-            z = [
-                model.logits(p, x[rows])
-                for model, p, x in zip(self.models, parameters, views, strict=True)
-            ]
+            with precision(self._precision):
+                z = [
+                    model.logits(p, x[rows])
+                    for model, p, x in zip(self.models, parameters, views, strict=True)
+                ]
             key = self.tile.key
             yield rows, z[0] if len(z) == 1 else averaged(z, key.average == "logits", key.shares)
 

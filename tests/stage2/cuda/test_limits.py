@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,13 @@ import torch
 from stage2.cost.sample import Sample, Unit, units_of
 from stage2.engine import calibration, loop, triton_kernel
 from stage2.engine.calibration import calibrate
-from stage2.engine.plan import default_memory
+from stage2.engine.plan import default_memory, plan
+from stage2.engine.tile import TileRun
 from stage2.features.budgets import group_memory, half_of
 from stage2.methods.recipe import Recipe
 from stage2.sweep import plan_bank
 from tests.stage2.cuda.launches import SMALL
-from tests.stage2.cuda.running import TRITON, gpu, trained
+from tests.stage2.cuda.running import TRITON, gpu, on_device, trained
 from tests.stage2.cuda.simulated import MEMORY
 
 
@@ -130,3 +132,21 @@ def test_precision_of_products_is_put_back(before: str) -> None:
         assert matmul.fp32_precision == before
     finally:
         matmul.fp32_precision = found
+
+
+def test_evaluation_has_the_precision_of_the_recipe() -> None:
+    """Reference: logits of bf16 factors on the GPU, of float32 ones on the CPU; half a ulp of bf16
+    is 2⁻⁹."""
+    data, recipe = SMALL.view(), Recipe("ce", precision="bf16", epochs=1, init="stage1")
+    (group,) = plan([recipe], SMALL.shape, memory=1 << 30)
+    x = data.evaluated["test"].blocks()
+    ((x, _),) = x
+    exact = x @ data.weight0.t() + data.bias0
+    rounded = x.bfloat16().float() @ data.weight0.bfloat16().float().t() + data.bias0
+    for device, expected in (("cpu", exact), ("cuda", rounded)):
+        with gpu() if device == "cuda" else contextlib.nullcontext():
+            view = on_device(data, device)
+            run = TileRun(group.tiles[0], group.stream, [view])
+            z = torch.cat([z for _, z in run.outputs("last", [x.to(device)])])
+            torch.testing.assert_close(z.cpu()[:, 0], expected, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(exact, rounded, rtol=1e-4, atol=1e-4)
