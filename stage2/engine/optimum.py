@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from stage2.engine.kernel import KERNELS, LossRows
+from stage2.engine.rows import block_rows
+from stage2.methods.family import LossParameters
 from stage2.methods.heads import Batch, Context, Parameters, trained_head
 from stage2.methods.lbfgs import Minimum, minimise
 from stage2.methods.losses import LOSSES
 from stage2.methods.recipe import Recipe
 from stage2.methods.samplers import SAMPLERS
-
-BLOCK_NUMBERS = 1 << 20
-"""Logits in double precision per block of rows."""
 
 
 def optimum(
@@ -52,6 +52,7 @@ def optimum(
         tolerance=objective.column([s["gradient_norm"] for s in settings]),
         max_iterations=max(s["max_iterations"] for s in settings),
         history=max(s["history"] for s in settings),
+        subset=objective.subset,
     )
     _warn(recipes, minimum)
     return {n: p.float() for n, p in objective.parameters(minimum.point).items()}, minimum
@@ -90,8 +91,15 @@ class _FullBatchObjective:
         loss = LOSSES[first.settings["loss"]]
         self._kernel = KERNELS[loss.kernel]
         self._row_weight = self._weights(first, copies)
-        self._rows = self._loss_rows(recipes)
-        self._decay = self._decays(recipes)
+        self._losses = self._loss_parameters(recipes)
+        self._rows, self._decay = self._stacked(self._losses), self._decays(recipes)
+
+    def subset(self, problems: Tensor) -> _FullBatchObjective:
+        """The objectives of some of the recipes, given by their indices."""
+        part = copy(self)
+        part._losses = [self._losses[problem] for problem in problems.tolist()]
+        part._rows, part._decay = self._stacked(part._losses), self._decay[problems]
+        return part
 
     def column(self, values: Sequence[float]) -> Tensor:
         """Values [C] in double precision."""
@@ -101,7 +109,7 @@ class _FullBatchObjective:
         """A point [C, P] as the head's parameters."""
         sizes = [shape[1:].numel() for shape in self._shapes.values()]
         parts = zip(self._shapes.items(), point.split(sizes, 1), strict=True)
-        return {name: part.reshape(shape).contiguous() for (name, shape), part in parts}
+        return {name: part.reshape(-1, *shape[1:]).contiguous() for (name, shape), part in parts}
 
     def __call__(self, point: Tensor) -> tuple[Tensor, Tensor]:
         parameters = self.parameters(point)
@@ -119,7 +127,7 @@ class _FullBatchObjective:
         return value, flat.addcmul_(point, self._decay)
 
     def _batches(self, configs: int) -> Iterator[tuple[Batch, Tensor]]:
-        size = max(1, BLOCK_NUMBERS // (configs * len(self._context.counts)))
+        size = block_rows(configs * len(self._context.counts), self._device)
         for x, y in self._context.blocks():
             for rows, labels in zip(x.split(size), y.split(size), strict=True):
                 yield self._context.batch(rows.double()), labels
@@ -132,19 +140,23 @@ class _FullBatchObjective:
         assert shares is not None
         return self.column((shares / (counts * copies).clip(1)).tolist())
 
-    def _loss_rows(self, recipes: Sequence[Recipe]) -> LossRows:
+    def _loss_parameters(self, recipes: Sequence[Recipe]) -> list[LossParameters]:
         """The losses. Those normalised by the weights of a batch are normalised over all rows here:
         blocks of rows are not batches."""
         counts = self._context.counts
         shares = self._row_weight.cpu().numpy() * counts
-        rows = []
+        losses = []
         for recipe in recipes:
             row = LOSSES[recipe.settings["loss"]](counts, recipe.part("loss"))
             if row.by_weights and row.weight is not None:
                 total = (shares * row.weight).sum() / shares.sum()
                 row = replace(row, weight=row.weight / total, by_weights=False)
-            rows.append(row)
-        return LossRows.stack(rows, len(counts), device=self._device, dtype=torch.float64)
+            losses.append(row)
+        return losses
+
+    def _stacked(self, losses: Sequence[LossParameters]) -> LossRows:
+        classes = len(self._context.counts)
+        return LossRows.stack(losses, classes, device=self._device, dtype=torch.float64)
 
     def _decays(self, recipes: Sequence[Recipe]) -> Tensor:
         """Weight decay of every number of a point, [C, P]."""

@@ -60,13 +60,23 @@ class Minimum:
     norms: list[list[float]]
 
 
+Objective = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Values [C] and gradients [C, P] at a point [C, P]."""
+
+Subset = Callable[[Tensor], Objective]
+"""The objective of some of the problems, given by their indices."""
+
+
 def minimise(
-    function: Callable[[Tensor], tuple[Tensor, Tensor]],
+    function: Objective,
     start: Tensor,
     *,
     tolerance: Tensor,
     max_iterations: int,
     history: int,
+    subset: Subset | None = None,
+    metric: Callable[[Tensor], Tensor] | None = None,
+    noise: float = 0.0,
 ) -> Minimum:
     """Minimise C functions of P variables.
 
@@ -80,6 +90,15 @@ def minimise(
         Largest gradient entry at which each problem ends, [C].
     max_iterations, history
         Iterations and curvature pairs at most.
+    subset
+        Makes the objective of some problems, so that those that have ended cost nothing; by default
+        all are evaluated to the end of the last.
+    metric
+        Multiplies gradients [C, P] by a positive definite matrix near the inverse of the Hessian;
+        the identity by default. It is scaled to the newest curvature pair.
+    noise
+        Relative rounding error of the values. A change below it does not show whether a step
+        descends; the slope at its end then does [Hager & Zhang 2005, eq. 4.1].
 
     Returns
     -------
@@ -87,85 +106,134 @@ def minimise(
         A problem whose line search finds no improvement, or whose value is not finite, stays where
         it is; its last norm is then above the tolerance.
     """
-    x = start.clone()
+    place = torch.arange(len(start), device=start.device)
+    x, ends = start.clone(), start.clone()
     value, gradient = function(x)
-    pairs = _Pairs(history, x)
-    values, norms = [value], [gradient.abs().amax(1)]
-    ended = ~(norms[0] > tolerance)
-    ends = [ended]
+    norm = gradient.abs().amax(1)
+    pairs = _Pairs(history, x, metric)
+    curves = [(place, value, norm)]
+    ended = ~(norm > tolerance)
     for iteration in range(max_iterations):
         if bool(ended.all()):
             break
+        if subset and bool(ended.any()):
+            ends[place] = x
+            left = (~ended).nonzero().squeeze(1)
+            place, tolerance, ended = place[left], tolerance[left], ended[left]
+            x, value, gradient = x[left], value[left], gradient[left]
+            pairs.select(left)
+            function = subset(place)
         direction = pairs.direction(gradient).masked_fill_(ended[:, None], 0)
         step = torch.ones_like(value)
-        if iteration == 0:
+        if iteration == 0 and metric is None:
             step = 1 / gradient.abs().sum(1).clamp_min(1)
-        start_of_line = x, value, gradient
-        (point, new, slope), moved = _line_search(function, start_of_line, direction, step)
+        line = _Line(function, _within(subset, place), (x, value, gradient), direction, noise)
+        (point, new, slope), moved = line.search(step)
         pairs.add(point - x, slope - gradient)
         x, value, gradient = point, new, slope
-        values.append(value)
-        norms.append(gradient.abs().amax(1))
-        ended = ended | ~moved | ~(norms[-1] > tolerance)
-        ends.append(ended)
-    lengths = (~torch.stack(ends)).sum(0).add_(1).clamp_max_(len(values)).tolist()
-    return Minimum(x, _cut(values, lengths), _cut(norms, lengths))
+        norm = gradient.abs().amax(1)
+        running = ~ended  # a problem that has ended has no further entries in its curves
+        curves.append((place[running], value[running], norm[running]))
+        ended = ended | ~moved | ~(norm > tolerance)
+    ends[place] = x
+    values, norms = _by_problem(curves, len(start))
+    return Minimum(ends, values, norms)
 
 
-def _cut(curve: list[Tensor], lengths: list[int]) -> list[list[float]]:
-    columns = torch.stack(curve, 1).tolist()
-    return [column[:length] for column, length in zip(columns, lengths, strict=True)]
+def _within(subset: Subset | None, place: Tensor) -> Subset | None:
+    """The same for indices among the problems at `place`."""
+    return None if subset is None else lambda problems: subset(place[problems])
 
 
-def _line_search(
-    function: Callable[[Tensor], tuple[Tensor, Tensor]],
-    start: tuple[Tensor, Tensor, Tensor],
-    direction: Tensor,
-    step: Tensor,
-) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-    """A point along `direction` that meets the weak Wolfe conditions, per problem.
+def _by_problem(
+    curves: list[tuple[Tensor, Tensor, Tensor]], problems: int
+) -> tuple[list[list[float]], list[list[float]]]:
+    """The values and the norms of each problem, from those of each iteration."""
+    values: list[list[float]] = [[] for _ in range(problems)]
+    norms: list[list[float]] = [[] for _ in range(problems)]
+    columns = [torch.cat(parts).tolist() for parts in zip(*curves, strict=True)]
+    for place, value, norm in zip(*columns, strict=True):
+        values[place].append(value)
+        norms[place].append(norm)
+    return values, norms
 
-    A step that does not descend enough bounds the step length from above, one where the slope is
-    still steep from below; it is doubled until there is an upper bound, and then bisected.
 
-    Parameters
+@dataclass
+class _Line:
+    """The points of C problems along a direction.
+
+    Attributes
     ----------
+    function, subset, noise
+        As of `minimise`.
     start
         A point, its value and its gradient.
-
-    Returns
-    -------
-    The same of the new point, and which problems moved [C].
+    direction
+        [C, P]; 0 for a problem that stays where it is.
     """
-    x, value, gradient = start
-    descent = (gradient * direction).sum(1)
-    low, high = torch.zeros_like(step), torch.full_like(step, torch.inf)
-    moving = descent < 0
-    moved = torch.zeros_like(moving)
-    best = x.clone(), value.clone(), gradient.clone()
-    for _ in range(TRIALS):
-        point = x + torch.where(moving, step, 0)[:, None] * direction
-        new, slope = function(point)
-        lower = new <= value + ARMIJO * step * descent
-        flat = (slope * direction).sum(1) >= CURVATURE * descent
-        better = moving & lower  # the best so far, should no step meet both conditions
-        for kept, tried in zip(best, (point, new, slope), strict=True):
-            kept[better] = tried[better]
-        moved |= better
-        moving = moving & ~(lower & flat)
-        if not bool(moving.any()):
-            break
-        high = torch.where(moving & ~lower, step, high)
-        low = torch.where(better & moving, step, low)
-        step = torch.where(moving, torch.where(high.isinf(), 2 * step, (low + high) / 2), step)
-    return best, moved
+
+    function: Objective
+    subset: Subset | None
+    start: tuple[Tensor, Tensor, Tensor]
+    direction: Tensor
+    noise: float
+
+    def search(self, step: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+        """A point that meets the weak Wolfe conditions, per problem.
+
+        A step that does not descend enough bounds the step length from above, one where the slope
+        is still steep from below; it is doubled until there is an upper bound, and then bisected.
+
+        Returns
+        -------
+        Point, value and gradient, and which problems moved [C].
+        """
+        x, value, gradient = self.start
+        descent = (gradient * self.direction).sum(1)
+        low, high = torch.zeros_like(step), torch.full_like(step, torch.inf)
+        moving = descent < 0
+        moved = torch.zeros_like(moving)
+        best = x.clone(), value.clone(), gradient.clone()
+        for _ in range(TRIALS):
+            point, new, slope = self._at(step, moving)
+            along = (slope * self.direction).sum(1)
+            lower = new <= value + ARMIJO * step * descent
+            if self.noise:
+                same = new <= value + self.noise * value.abs()
+                lower |= same & (along <= (2 * ARMIJO - 1) * descent)
+            flat = along >= CURVATURE * descent
+            better = moving & lower  # the best so far, should no step meet both conditions
+            for kept, tried in zip(best, (point, new, slope), strict=True):
+                kept[better] = tried[better]
+            moved |= better
+            moving = moving & ~(lower & flat)
+            if not bool(moving.any()):
+                break
+            high = torch.where(moving & ~lower, step, high)
+            low = torch.where(better & moving, step, low)
+            step = torch.where(moving, torch.where(high.isinf(), 2 * step, (low + high) / 2), step)
+        return best, moved
+
+    def _at(self, step: Tensor, moving: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The points at these step lengths, their values and gradients; of problems that are not
+        moving, those of the start."""
+        point = self.start[0] + torch.where(moving, step, 0)[:, None] * self.direction
+        if self.subset is None or bool(moving.all()):
+            return point, *self.function(point)
+        value, gradient = self.start[1].clone(), self.start[2].clone()
+        problems = moving.nonzero().squeeze(1)
+        if len(problems):
+            value[problems], gradient[problems] = self.subset(problems)(point[problems])
+        return point, value, gradient
 
 
 class _Pairs:
     """The curvature pairs (s, y) of C problems, the newest `history` of each."""
 
-    def __init__(self, history: int, like: Tensor) -> None:
-        self._history = history
+    def __init__(
+        self, history: int, like: Tensor, metric: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
+        self._history, self._metric = history, metric
         self._s: list[Tensor] = []
         self._y: list[Tensor] = []
         self._rho: list[Tensor] = []
@@ -179,9 +247,18 @@ class _Pairs:
         self._s.append(s)
         self._y.append(y)
         self._rho.append(torch.where(positive, 1 / along, 0))
+        if self._metric:
+            size = (y * self._metric(y)).sum(1)
         self._scale = torch.where(positive, along / size, self._scale)
         for kept in (self._s, self._y, self._rho):
             del kept[: -self._history]
+
+    def select(self, problems: Tensor) -> None:
+        """Keep the pairs of some problems."""
+        for kept in (self._s, self._y, self._rho):
+            for i, values in enumerate(kept):
+                kept[i] = values[problems]
+        self._scale = self._scale[problems]
 
     def direction(self, gradient: Tensor) -> Tensor:
         """−H·gradient by the two-loop recursion [Nocedal & Wright 2006, algorithm 7.4]."""
@@ -191,6 +268,7 @@ class _Pairs:
             alpha = rho * (s * q).sum(1)
             q.addcmul_(y, alpha[:, None], value=-1)
             alphas.append(alpha)
+        q = self._metric(q) if self._metric else q
         q.mul_(self._scale[:, None])
         for s, y, rho, alpha in zip(self._s, self._y, self._rho, reversed(alphas), strict=True):
             q.addcmul_(s, (alpha - rho * (y * q).sum(1))[:, None])

@@ -11,7 +11,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from featbank import errors
-from stage2.engine import optimum as optimum_module
+from stage2.engine import rows as rows_module
 from stage2.engine.outcome import Outcome
 from stage2.engine.rows import MemoryRows
 from stage2.methods.recipe import Recipe
@@ -91,7 +91,7 @@ def test_blocks_and_copies_change_nothing(small: Problem, monkeypatch: pytest.Mo
     """Reference: the run in one block; equal copies of every row leave the objective as it is."""
     recipe = Recipe("weighted", optimiser="lbfgs", weight_decay=0.01)
     whole = _of(recipe, small)
-    monkeypatch.setattr(optimum_module, "BLOCK_NUMBERS", 7 * 6)
+    monkeypatch.setattr(rows_module, "BLOCK_BYTES", 4 * 7 * 6)
     blocks = _of(recipe, small)
     view = small.view()
     assert isinstance(view.train, MemoryRows)

@@ -7,7 +7,7 @@ import torch
 from scipy.optimize import minimize as scipy_minimize
 from torch import Tensor
 
-from stage2.methods.lbfgs import Minimum, minimise
+from stage2.methods.lbfgs import Minimum, Objective, minimise
 from tests.stage2.compare import assert_close
 
 C, P = 5, 12
@@ -105,3 +105,61 @@ def test_a_direction_in_which_nothing_falls_ends_it() -> None:
     start = torch.tensor([[1.0, 2.0]]).double()
     found = _run(lambda x: (x.square().sum(1), -2 * x), start)
     assert torch.equal(found.point, start), f"got {found.point}"
+
+
+def test_problems_that_have_ended_cost_nothing() -> None:
+    """Reference: all of them evaluated to the end of the last; the same points and curves."""
+    matrices, minima = _quadratics()
+    evaluated: list[int] = []
+
+    def of(problems: Tensor) -> Objective:
+        def function(x: Tensor) -> tuple[Tensor, Tensor]:
+            evaluated.append(len(x))
+            slope = torch.einsum("cpq,cq->cp", matrices[problems], x - minima[problems])
+            return ((x - minima[problems]) * slope).sum(1) / 2, slope
+
+        return function
+
+    start, everyone = torch.zeros(C, P, dtype=torch.float64), torch.arange(C)
+    whole = _run(of(everyone), start)
+    passes, evaluated[:] = sum(evaluated), []
+    apart = minimise(
+        of(everyone),
+        start,
+        tolerance=torch.full((C,), 1e-8, dtype=torch.float64),
+        max_iterations=500,
+        history=10,
+        subset=of,
+    )
+    assert_close(apart.point, whole.point, 1e-9, "points")
+    assert list(map(len, apart.values)) == list(map(len, whole.values))
+    assert sum(evaluated) < 0.75 * passes, f"got {sum(evaluated)} evaluations, {passes} without"
+
+
+def test_a_metric_near_the_inverse_hessian_saves_iterations() -> None:
+    """Reference: the minima, and the iterations without it; values rounded to float32."""
+    matrices, minima = _quadratics()
+    scale = torch.diagonal(matrices, dim1=1, dim2=2)
+    inverse = torch.linalg.inv(matrices + 0.1 * torch.diag_embed(scale))
+
+    def exact(x: Tensor) -> tuple[Tensor, Tensor]:
+        slope = torch.einsum("cpq,cq->cp", matrices, x - minima)
+        return 1 + ((x - minima) * slope).sum(1) / 2, slope
+
+    def rounded(x: Tensor) -> tuple[Tensor, Tensor]:
+        value, slope = exact(x)
+        return value.float().double(), slope
+
+    plain = _run(exact, torch.zeros(C, P, dtype=torch.float64), 1e-6)
+    led = minimise(
+        rounded,
+        torch.zeros(C, P, dtype=torch.float64),
+        tolerance=torch.full((C,), 1e-6, dtype=torch.float64),
+        max_iterations=500,
+        history=10,
+        metric=lambda g: torch.einsum("cpq,cq->cp", inverse, g),
+        noise=1e-6,
+    )
+    assert_close(led.point, minima, 1e-5, "minima")
+    assert max(norms[-1] for norms in led.norms) <= 1e-6
+    assert max(map(len, led.values)) < max(map(len, plain.values)) / 2
