@@ -25,6 +25,7 @@ problem is not convex, but starts at the same point on every machine.
 from __future__ import annotations
 
 import math
+import time
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -39,6 +40,7 @@ from featbank.bank import Bank
 from stage2.engine.model import ViewData
 from stage2.engine.optimum import optimum
 from stage2.engine.rows import READ_BYTES
+from stage2.features.descent import NOISE, Fit, allowed, descend, is_large
 from stage2.features.scale import default_scale
 from stage2.methods.heads import Context
 from stage2.methods.lbfgs import minimise
@@ -141,72 +143,133 @@ def _first_rows(bank: Bank, view: str) -> np.ndarray:
     return bank.read("train", view, 0, min(SAMPLED, bank.rows("train")))
 
 
-def linear_probe(data: ViewData) -> tuple[Tensor, Tensor]:
-    """The linear probe of a view: weight [K, D] and bias [K], float32, on its device.
+Classifier = tuple[Tensor, Tensor]
+"""Weight [K, D] and bias [K], float32."""
 
-    It takes about a hundred passes over the features, each two products N × D × K in float64.
+
+def linear_probe(data: ViewData) -> Classifier:
+    """The linear probe of a view: weight [K, D] and bias [K], float32, on its device."""
+    return fit_linear(data)[0]
+
+
+def cosine_probe(data: ViewData, scale: float) -> Classifier:
+    """The cosine probe of a view as it is scaled: weight s·w_k/‖w_k‖ [K, D] and bias 0 [K],
+    float32, on its device, for features x/‖x‖."""
+    return fit_cosine(data, scale)[0]
+
+
+def fit_linear(data: ViewData) -> tuple[Classifier, Fit]:
+    """Train the linear probe of a view.
+
+    In float64 it takes a hundred passes over the features or more, each two products N × D × K; on
+    large banks it is trained as `stage2.features.descent` says.
     """
-    context = data.context
+    started, context = time.perf_counter(), data.context
     mean = context.mean
     squares = sum(float((x - mean).square().sum(dtype=torch.float64)) for x, _ in _parts(context))
     scale = max(math.sqrt(squares / len(data.train.labels)), torch.finfo(torch.float32).tiny)
-    scaled = replace(context, blocks=lambda: (((x - mean) / scale, y) for x, y in _parts(context)))
-    start = {
-        "weight": torch.zeros(1, len(data.counts), context.dim, device=context.device),
-        "bias": torch.zeros(1, len(data.counts), device=context.device),
-    }
-    parameters, _ = optimum([PROBE], start, scaled, data.train.copies)
-    weight = parameters["weight"][0] / scale
-    return weight, parameters["bias"][0] - weight @ mean
+
+    def parts() -> Iterator[tuple[Tensor, Tensor]]:
+        return (((x - mean) / scale, y) for x, y in _parts(context))
+
+    aim = PROBE.settings["gradient_norm"]
+    if is_large(*_size(data)):
+        counts = torch.from_numpy(data.counts).to(context.device) * data.train.copies
+        end = descend(
+            parts,
+            counts,
+            context.dim,
+            decay=DECAY,
+            tolerance=aim,
+            iterations=allowed(*_size(data)),
+        )
+        weight, bias = end.weight, end.bias
+        passes, gradient, excess = end.passes, end.gradient, end.excess
+    else:
+        start = {
+            "weight": torch.zeros(1, len(data.counts), context.dim, device=context.device),
+            "bias": torch.zeros(1, len(data.counts), device=context.device),
+        }
+        scaled = replace(context, blocks=parts)
+        parameters, minimum = optimum([PROBE], start, scaled, data.train.copies)
+        weight, bias = parameters["weight"][0], parameters["bias"][0]
+        passes, gradient, excess = len(minimum.values[0]), minimum.norms[0][-1], None
+    weight = weight / scale
+    fit = Fit(passes, time.perf_counter() - started, gradient, aim, excess)
+    return (weight, bias - weight @ mean), fit
 
 
-def cosine_probe(data: ViewData, scale: float) -> tuple[Tensor, Tensor]:
-    """The cosine probe of a view as it is scaled: weight s·w_k/‖w_k‖ [K, D] and bias 0 [K],
-    float32, on its device, for features x/‖x‖.
+def fit_cosine(data: ViewData, scale: float) -> tuple[Classifier, Fit]:
+    """Train the cosine probe of a view.
 
-    A class without rows starts opposite to all others. It
-    takes one or two hundred passes over the features, in float64.
+    A class without rows starts opposite to all others. It takes one or two hundred passes over the
+    features, in float64; on large banks it is in float32, and the number bounded as
+    `stage2.features.descent.allowed` says.
     """
-    context, rows = data.context, len(data.train.labels)
+    started = time.perf_counter()
+    context, large = data.context, is_large(*_size(data))
     shape = len(data.counts), context.dim
     means = torch.zeros(shape, dtype=torch.float64, device=context.device)
     for x, y in _parts(context):
         means.index_add_(0, y, normalize(x.double(), dim=1))
     means = torch.where(means.any(1, keepdim=True), means, -means.sum(0))
+    objective = _Cosines(context, scale, len(data.train.labels), shape, single=large)
+    found = minimise(
+        objective,
+        normalize(means, dim=1).view(1, -1),
+        tolerance=torch.full((1,), COSINE_NORM, dtype=torch.float64, device=context.device),
+        max_iterations=2 * allowed(*_size(data)) if large else COSINE_ITERATIONS,
+        history=HISTORY,
+        noise=NOISE if large else 0.0,
+    )
+    (gradient,) = (norms[-1] for norms in found.norms)
+    if not large and not gradient <= COSINE_NORM:
+        warnings.warn(
+            f"The cosine probe with z0_scale={scale:g} stopped short of its optimum, at a gradient "
+            f"of {gradient:.2g}. Lower z0_scale."
+        )
+    weight = scale * normalize(found.point.view(shape), dim=1).float()
+    fit = Fit(objective.passes, time.perf_counter() - started, gradient, COSINE_NORM)
+    return (weight, torch.zeros_like(weight[:, 0])), fit
 
-    def evaluate(point: Tensor) -> tuple[Tensor, Tensor]:
-        # With G = (p − 1[k=y])/N and M = s·Gᵀx̂: ∂L/∂w_k = (M_k − ⟨M_k, ŵ_k⟩ŵ_k)/‖w_k‖.
-        weight = point.view(shape)
+
+class _Cosines:
+    """Value [1] and gradient [1, K·D] of (1/N) Σ CE(s·⟨w_k/‖w_k‖, x/‖x‖⟩), summed in float64; with
+    `single` its products are float32.
+
+    With G = (p − 1[k=y])/N and M = s·Gᵀx̂: ∂L/∂w_k = (M_k − ⟨M_k, ŵ_k⟩ŵ_k)/‖w_k‖.
+    """
+
+    def __init__(
+        self, context: Context, scale: float, rows: int, shape: tuple[int, int], *, single: bool
+    ) -> None:
+        self._context, self._scale, self._rows, self._shape = context, scale, rows, shape
+        self._dtype = torch.float32 if single else torch.float64
+        self.passes = 0
+
+    def __call__(self, point: Tensor) -> tuple[Tensor, Tensor]:
+        weight, scale, rows = point.view(self._shape), self._scale, self._rows
         length = weight.norm(dim=1, keepdim=True).clamp_min(1e-12)
         unit, value = weight / length, point.new_zeros(1)
-        toward = torch.zeros_like(weight)
-        for part, y in _parts(context):
-            x = normalize(part.double(), dim=1)
-            log_p = torch.log_softmax(scale * x @ unit.t(), 1)
+        directions, toward = unit.to(self._dtype).t(), torch.zeros_like(weight)
+        for part, y in _parts(self._context):
+            x = normalize(part.to(self._dtype), dim=1)
+            log_p = torch.log_softmax(scale * x @ directions, 1)
             own = y[:, None]
-            value -= log_p.gather(1, own).sum() / rows
+            value -= log_p.gather(1, own).sum(dtype=torch.float64) / rows
             slope = log_p.exp_().scatter_add_(1, own, -torch.ones_like(own, dtype=x.dtype))
             toward += slope.t() @ x * (scale / rows)
+        self.passes += 1
         along = (toward * unit).sum(1, keepdim=True)
         return value, ((toward - along * unit) / length).view(1, -1)
 
-    found = minimise(
-        evaluate,
-        normalize(means, dim=1).view(1, -1),
-        tolerance=torch.full((1,), COSINE_NORM, dtype=torch.float64, device=context.device),
-        max_iterations=COSINE_ITERATIONS,
-        history=HISTORY,
-    )
-    if not found.norms[0][-1] <= COSINE_NORM:
-        warnings.warn(
-            f"The cosine probe with z0_scale={scale:g} stopped short of its optimum, at a gradient "
-            f"of {found.norms[0][-1]:.2g}. Lower z0_scale."
-        )
-    weight = scale * normalize(found.point.view(shape), dim=1).float()
-    return weight, torch.zeros_like(weight[:, 0])
+
+def _size(data: ViewData) -> tuple[int, int, int]:
+    """N of all copies, D and K."""
+    return len(data.train.labels), data.train.dim, len(data.counts)
 
 
-def on_unit(data: ViewData, probe: tuple[Tensor, Tensor]) -> ViewData:
+def on_unit(data: ViewData, probe: Classifier) -> ViewData:
     """A view whose classifier is a cosine probe of its features."""
     return replace(data, weight0=probe[0], bias0=probe[1], unit0=True)
 
