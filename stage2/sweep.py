@@ -28,6 +28,7 @@ from stage2.features.budgets import group_memory, half_of
 from stage2.features.experts import resolved, unrecorded
 from stage2.features.folds import deal, fold_counts
 from stage2.features.probe import PROBE, Probe, probes_of
+from stage2.features.probes import Kept
 from stage2.features.requirements import (
     check_bank,
     check_in_memory,
@@ -38,6 +39,7 @@ from stage2.features.views import Views, class_counts
 from stage2.loggers import Logger, Loggers
 from stage2.methods.recipe import Recipe, cautions
 from stage2.results.leaderboard import Leaderboard
+from stage2.results.probes import KeptProbes
 from stage2.results.results import Results
 from stage2.results.store import Store
 from stage2.search.finals import NO_SEARCH, likely_finals, winners
@@ -91,13 +93,16 @@ def sweep(
     libraries: Sequence[str] = (),
     loggers: Iterable[Logger] = (),
     progress: Callable[[int, int], None] | None = None,
+    notice: Callable[[str], None] | None = None,
+    probes: Kept | None = None,
     executor: Callable[[Views, int], Executor] = Local,
 ) -> SweepResults:
     """Train and evaluate recipes on a bank, fused.
 
     A recipe that starts from the stage-1 classifier starts from a linear probe where the bank has
-    none (`stage2.features.probe`); probes are trained before all groups. Features are scaled as the
-    recipe's ``feature_scale`` or else the bank says (`stage2.features.scale`).
+    none (`stage2.features.probe`); probes are trained before all groups, and kept with the results.
+    Features are scaled as the recipe's ``feature_scale`` or else the bank says
+    (`stage2.features.scale`).
 
     On a bank of experts a recipe on the view ``instance`` becomes one on the ``instance`` view of
     every expert, outputs averaged (`stage2.features.experts`); results belong to that recipe.
@@ -146,6 +151,11 @@ def sweep(
         (`stage2.loggers`); a logger that fails causes a warning and ends nothing.
     progress
         Called with (configurations done, configurations to do).
+    notice
+        Called with a line on each probe that was trained: its passes, and how far from its optimum
+        it ended.
+    probes
+        Probes of earlier sweeps of the bank; by default those that the results keep.
     executor
         Makes what trains the groups, from the views of the bank and `workers`.
 
@@ -172,7 +182,8 @@ def sweep(
         on_folds = set[str]()
         if dealt and not force:
             on_folds = store.finished(bank.fingerprint, folds=dealt.name)
-        views = Views(bank, place, memory, workers, dealt)
+        kept = probes or KeptProbes(store, bank.fingerprint, origin(place, libraries))
+        views = Views(bank, place, memory, workers, dealt, kept=kept, notice=notice)
         settled = finished & on_folds if folds else finished
         views.prepare([recipe for recipe in wanted if recipe.hash not in settled])
         runner, listeners = executor(views, workers), Loggers(loggers)
@@ -215,8 +226,7 @@ def sweep(
             select_epoch=select_epoch,
         ).board
         listeners.end(bank.fingerprint, board)
-        present = on_folds if dealt else finished
-        skipped = [recipe for recipe in wanted if recipe.hash in present]
+        skipped = [recipe for recipe in wanted if recipe.hash in (on_folds if dealt else finished)]
         return SweepResults(record.outcomes, skipped, left_out, board, views.probes)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -118,15 +118,18 @@ def print_plan(job: Job, machine: Machine) -> None:
             say(f"{view}: {streamed} streamed from the bank in shuffled blocks")
 
 
-def print_costs(job: Job, statuses: Mapping[str, str], machine: Machine) -> None:
+def print_costs(
+    job: Job, statuses: Mapping[str, str], machine: Machine, kept: Collection[str] = ()
+) -> None:
     """Print every group that is still to run, the memory they take, and for how long.
 
-    `statuses` are those of the runs that the results hold, by the hashes of their recipes.
+    `statuses` are those of the runs that the results hold, by the hashes of their recipes, and
+    `kept` the hashes of the probes that they hold.
     """
     from stage2.search import Halving, Sampling
 
     if isinstance(job.search, Halving):
-        _print_halving(job, job.search, statuses, machine)
+        _print_halving(job, job.search, statuses, machine, kept)
         return
     waiting = [r for r in job.recipes if statuses.get(r.hash, "stopped") == "stopped"]
     _print_present(len(job.recipes) - len(waiting), "of the runs")
@@ -135,7 +138,7 @@ def print_costs(job: Job, statuses: Mapping[str, str], machine: Machine) -> None
         say(f"  {_described(group)}")
     if job.folds:
         groups = _with_finals(job, groups, waiting, machine)
-    _print_estimate(job.bank, groups, machine, folds=job.folds or 0)
+    _print_estimate(job.bank, groups, machine, folds=job.folds or 0, kept=kept)
     if isinstance(job.search, Sampling) and (others := len(job.search.batches) - 1):
         follow = "1 more batch follows" if others == 1 else f"{others} more batches follow"
         say(f"{follow}, in about that time each")
@@ -178,7 +181,11 @@ def _print_search(job: Job) -> None:
 
 
 def _print_halving(
-    job: Job, halving: Halving, statuses: Mapping[str, str], machine: Machine
+    job: Job,
+    halving: Halving,
+    statuses: Mapping[str, str],
+    machine: Machine,
+    kept: Collection[str],
 ) -> None:
     """Print every group that halving has still to go through, its rungs, memory and time."""
     from stage2.search.rounds import by_first_seed, others_left, shares
@@ -201,7 +208,7 @@ def _print_halving(
         say(f"  then the survivors, with the other seeds: {number(count, 'run')}")
     later, sure = machine.plan(job.bank, possible), machine.plan(job.bank, certain)
     fractions = [*shares(halving, groups, later), *[1.0] * len(sure)]
-    _print_estimate(job.bank, [*groups, *later, *sure], machine, shares=fractions)
+    _print_estimate(job.bank, [*groups, *later, *sure], machine, shares=fractions, kept=kept)
 
 
 def _print_present(count: int, of: str) -> None:

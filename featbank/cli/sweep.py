@@ -179,6 +179,7 @@ def sweep(
         "select_epoch": select_epoch,
         "force": force,
         "loggers": [open_logger(text) for text in logs],
+        "notice": say,
     }
     with contextlib.ExitStack() as stack:
         banks = [stack.enter_context(Bank(path)) for path in specification.banks]
@@ -187,7 +188,8 @@ def sweep(
             _say_bank(job, jobs)
             print_plan(job, machine)
             if dry_run:
-                print_costs(job, {} if force else _statuses(job, output), machine)
+                statuses = {} if force else _statuses(job, output)
+                print_costs(job, statuses, machine, _kept_probes(job, output))
         if dry_run:
             return
         for job in jobs[1:]:  # the features of the first are checked before anything is trained
@@ -306,6 +308,16 @@ def _chosen(bank: Bank, output: Path) -> str:
 
     with Store(output) as store:
         return f" --bank {shlex.quote(bank_names(store.banks())[bank.fingerprint])}"
+
+
+def _kept_probes(job: Job, output: Path) -> set[str]:
+    """The hashes of the probes of the job's bank that the results hold."""
+    from stage2.results.store import Store
+
+    if not output.exists():
+        return set()
+    with Store(output) as store:
+        return set(store.probes(job.bank.fingerprint))
 
 
 def _list_ready() -> None:

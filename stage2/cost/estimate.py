@@ -7,7 +7,7 @@ second; the time of the others is scaled from these by the operations they compu
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,9 +17,13 @@ from featbank.devices import threads_for
 from stage2.cost.sample import ITERATIONS, Sample, Unit, units_of
 from stage2.engine.plan import FusedGroup, Shape, group_bytes, plan
 from stage2.features.budgets import half_of
-from stage2.features.probe import PROBE, probes_of
+from stage2.features.descent import allowed, is_large
+from stage2.features.folds import deal
+from stage2.features.probe import PROBE, Probe, probes_of
+from stage2.features.probes import probe_size, settings_of
 from stage2.features.views import class_counts
 from stage2.methods.heads import HEADS
+from stage2.methods.recipe import settings_hash
 
 CALL_FLOPS = 10**6
 """Fixed overhead of a tile's step, in floating-point operations that take as long."""
@@ -60,6 +64,7 @@ def estimate(
     budget: float = 1.0,
     shares: Sequence[float] | None = None,
     folds: int = 0,
+    kept: Collection[str] = (),
 ) -> Estimate:
     """Estimate a sweep.
 
@@ -76,6 +81,8 @@ def estimate(
     folds
         The number of folds, each of them a group: features take their copy, and linear probes are
         trained once more on each.
+    kept
+        Hashes of the settings of probes that need not be trained.
     """
     started = time.perf_counter()
     workers = threads_for(device, workers)
@@ -83,10 +90,11 @@ def estimate(
     shape = Shape.of(class_counts(bank, "train"), bank.dim)
     kind = torch.device(device).type
     parts = list(shares or [1.0] * len(groups))
-    for view in (needed.view for needed in probes_of(bank, recipes)):
+    for needed in probes_of(bank, recipes):
         (probe,) = plan([PROBE], shape, memory=half_of(memory, device), device=kind)
-        group = FusedGroup(replace(probe.stream, views=(view,)), probe.tiles)
-        groups, parts = [group] * (1 + folds) + [*groups], [1.0] * (1 + folds) + parts
+        group = FusedGroup(replace(probe.stream, views=(needed.view,)), probe.tiles)
+        shares = _probe_shares(bank, needed, folds, kept)
+        groups, parts = [group] * len(shares) + [*groups], shares + parts
     sample = Sample(bank, device, workers, folded=bool(folds))
     evaluated = sum(map(bank.rows, sample.evaluated))
     units = {(i, j): unit for i, g in enumerate(groups) for j, unit in enumerate(units_of(g))}
@@ -114,6 +122,19 @@ def estimate(
         features=max(sample.features(group.stream, memory) for group in groups),
         group=max(group_bytes(group, shape) for group in groups),
     )
+
+
+def _probe_shares(bank: Bank, probe: Probe, folds: int, kept: Collection[str]) -> list[float]:
+    """The cost of a probe of all rows and of each fold, those that are kept left out, as shares of
+    a full-batch training in float64."""
+    size = probe_size(bank, probe)
+    each = min(1.0, allowed(*size) / ITERATIONS / 2) if is_large(*size) else 1.0
+    dealt = deal(bank.labels("train"), folds) if folds else None
+    waiting = [
+        settings_hash("probe", settings_of(bank, probe, dealt, fold)) not in kept
+        for fold in (None, *range(folds))
+    ]
+    return [each] * sum(waiting)
 
 
 def duration(seconds: float) -> str:

@@ -24,6 +24,7 @@ from stage2.features.scale import Scaling, scaling_of
 from stage2.features.views import class_counts
 from stage2.methods.heads import Context
 from stage2.methods.recipe import Recipe
+from stage2.results.probes import KeptProbes
 from stage2.results.results import Results
 from stage2.results.store import Run
 from stage2.sweep import sweep
@@ -106,7 +107,8 @@ def retrain(
             f"of {results.fingerprint[:12]}. Give the bank they are of with --features."
         )
     recipes = [_recipe_of(run) for run, _ in wanted]
-    trained = sweep(bank, recipes, device=device, memory=memory)
+    kept = KeptProbes(results.store, results.fingerprint)
+    trained = sweep(bank, recipes, device=device, memory=memory, probes=kept)
     outcomes = {outcome.recipe.hash: outcome for outcome in trained.outcomes}
     heads, scaling = [], cache(scaling_of)
     for recipe, (run, epoch) in zip(recipes, wanted, strict=True):

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from featbank.bank import Bank
-from featbank.devices import torch_threads
 from stage2.engine.model import ViewData
 from stage2.engine.plan import FusedGroup, default_memory
 from stage2.engine.pooled import HeldOut
@@ -21,14 +19,8 @@ from stage2.engine.subset import fold_view
 from stage2.features.budgets import half_of, packable, view_budget, view_bytes
 from stage2.features.finite import all_finite, check_features, refuse_not_finite
 from stage2.features.folds import Folds
-from stage2.features.probe import (
-    Probe,
-    cosine_probe,
-    linear_probe,
-    on_unit,
-    probe_for,
-    probes_of,
-)
+from stage2.features.probe import Classifier, Probe, on_unit, probe_for, probes_of
+from stage2.features.probes import Kept, Probes
 from stage2.features.scale import (
     Scaling,
     default_scale,
@@ -63,8 +55,8 @@ class Views:
         An open bank.
     device, memory
         As for `load_view`; the views of a group share `memory`.
-    workers
-        CPU threads for probes.
+    workers, kept, notice
+        As for `stage2.features.probes.Probes`.
     folds
         Folds of train, for groups that are trained on them.
 
@@ -72,9 +64,6 @@ class Views:
     ----------
     memory
         The budget; where it is the default, that before features are loaded.
-    probes
-        The probes trained so far: weight [K, D] and bias [K]. Linear ones are for features as the
-        bank has them; recipes that scale features scale the probe with them.
     """
 
     def __init__(
@@ -84,17 +73,25 @@ class Views:
         memory: int | None,
         workers: int,
         folds: Folds | None = None,
+        *,
+        kept: Kept | None = None,
+        notice: Callable[[str], None] | None = None,
     ) -> None:
-        self._bank, self._device, self._workers = bank, device, workers
+        self._bank, self._device = bank, device
         self.memory = memory or default_memory(device)
         self._folds = folds
-        self._fold_probes: dict[tuple[Probe, int], tuple[Tensor, Tensor]] = {}
         self._loaded: dict[_Key, ViewData] = {}
         self._finite: set[tuple[str, str]] = set()
         self._scaling = cache(partial(scaling_of, bank))
         self._probe_for = cache(partial(probe_for, bank))
         self._packable = cache(partial(packable, bank))
-        self.probes: dict[Probe, tuple[Tensor, Tensor]] = {}
+        self._probes = Probes(bank, device, workers, folds, kept=kept, notice=notice)
+
+    @property
+    def probes(self) -> dict[Probe, Classifier]:
+        """The probes of all rows so far: weight [K, D] and bias [K]. Linear ones are for features
+        as the bank has them; recipes that scale features scale the probe with them."""
+        return self._probes.whole
 
     def prepare(self, recipes: Sequence[Recipe]) -> None:
         """Check the features that recipes use, and train the probes they start from.
@@ -109,10 +106,14 @@ class Views:
         if len(places) > 1:  # a single one is checked as it is loaded
             self._finite |= check_features(self._bank, recipes)
         for probe in sorted(probes, key=lambda probe: (probe.view, probe.feature_scale)):
-            (data,) = self._views((probe.view,), "train", probe.feature_scale)
-            self.probes[probe] = self._trained(probe, data)
+            self._probes.on_all_rows(probe, partial(self._rows_of, probe))
         if probes:
             self._loaded.clear()  # views loaded from here on have the probes
+
+    def _rows_of(self, probe: Probe, *, folded: bool = False) -> ViewData:
+        """The view that a probe is trained on."""
+        (data,) = self._views((probe.view,), "train", probe.feature_scale, folded=folded)
+        return data
 
     def of(self, group: FusedGroup) -> list[ViewData]:
         """The views of a group."""
@@ -136,8 +137,7 @@ class Views:
         assert self._folds is not None
         stream = group.stream
         linear = [p for p in probes_of(self._bank, group.recipes) if p.scale is None]
-        for probe in linear:
-            self._probe_folds(probe)
+        starts = {probe.view: self._linear_on_folds(probe)[fold] for probe in linear}
         watched = stream.generator is not None
         own_scale = self._fit_in_memory(stream.views)  # streamed ones are scaled as they are read
         loaded = "none" if own_scale else stream.feature_scale
@@ -153,11 +153,10 @@ class Views:
                 scaling = self._scaling(name, choice)
             cosine = self._cosine(name, stream.cosine_scale, stream.feature_scale)
             if cosine:
-                data = on_unit(data, self._fold_probe(cosine, fold, data))
+                on = "fold" if own_scale else "train"
+                data = on_unit(data, self._probes.on_fold(cosine, fold, partial(replace, data), on))
             elif self._bank.classifier(name) is None:
-                probe = Probe(name)
-                start = self._fold_probes[probe, fold] if probe in linear else None
-                data = _starting(data, scaling, start)
+                data = _starting(data, scaling, starts.get(name))
             views.append(data)
         return views
 
@@ -170,27 +169,15 @@ class Views:
         )
         return all(budget is None for splits in budgets for budget in splits.values())
 
-    def _probe_folds(self, probe: Probe) -> None:
-        """Train a linear probe on the rows that each fold trains on, once."""
+    def _linear_on_folds(self, probe: Probe) -> list[Classifier]:
+        """A linear probe of the rows that each fold trains on."""
         assert self._folds is not None
-        if (probe, 0) in self._fold_probes:
-            return
-        (whole,) = self._views((probe.view,), "train", "none", folded=True)
-        for fold in range(self._folds.count):
-            self._fold_probe(probe, fold, self._cut(whole, fold))
 
-    def _fold_probe(self, probe: Probe, fold: int, data: ViewData) -> tuple[Tensor, Tensor]:
-        """A probe of the rows `data` that a fold trains on, trained once."""
-        if (probe, fold) not in self._fold_probes:
-            self._fold_probes[probe, fold] = self._trained(probe, data)
-        return self._fold_probes[probe, fold]
+        def rows(fold: int) -> ViewData:
+            return self._cut(self._rows_of(probe, folded=True), fold)
 
-    def _trained(self, probe: Probe, data: ViewData) -> tuple[Tensor, Tensor]:
-        """Train a probe: weight [K, D] and bias [K]."""
-        with torch_threads(self._workers):
-            if probe.scale is None:
-                return linear_probe(data)
-            return cosine_probe(data, probe.scale)
+        folds = range(self._folds.count)
+        return [self._probes.on_fold(probe, each, partial(rows, each), "") for each in folds]
 
     def _cosine(self, view: str, scale: float | None, feature_scale: str | None) -> Probe | None:
         """The cosine probe of recipes on a view, where they have one."""
@@ -265,9 +252,7 @@ class Views:
         return self._loaded[key]
 
 
-def _starting(
-    data: ViewData, scaling: Scaling | None, probe: tuple[Tensor, Tensor] | None
-) -> ViewData:
+def _starting(data: ViewData, scaling: Scaling | None, probe: Classifier | None) -> ViewData:
     """A scaled view with a linear probe of features as they are, or without any."""
     weight, bias = (None, None) if probe is None else probe
     if scaling and probe is not None:

@@ -40,6 +40,9 @@ FIRST_METRICS = frozenset(
 )
 """The metrics of schema 1, which every file has; whatever came later may be absent."""
 
+FIT = {"passes", "seconds", "gradient", "tolerance", "excess"}
+"""The numbers of `stage2.features.descent.Fit`."""
+
 _FORMER = {"f4": "f4 f8", "f8": "f4 f8"}
 """The types of arrays that some version wrote as another."""
 
@@ -246,6 +249,30 @@ def traces(value: Any, record: Mapping[str, Any]) -> Arrays:
         _shaped(name, values, (max(1, len(values)), record["num_classes"]))
         if (~np.isnan(values) & ~((values >= 0) & (values <= 1))).any():
             raise Unexpected("has β that is not between 0 and 1")
+    return arrays
+
+
+def fit(value: Any) -> dict[str, float | None]:
+    """Decode how the training of a probe went: numbers ≥ 0 by name, or None."""
+    numbers = _json_object(value)
+    if numbers.keys() != FIT:
+        raise Unexpected(f"has not just {', '.join(sorted(FIT))}")
+    for each in numbers.values():
+        if each is not None:
+            number(each)
+    return numbers
+
+
+def classifier(value: Any, record: Mapping[str, Any]) -> Arrays:
+    """Decode a probe: ``weight`` [K, D] and ``bias`` [K] float32, finite."""
+    shapes = {"weight": (record["num_classes"], record["dim"]), "bias": (record["num_classes"],)}
+    arrays = _arrays(value, dict.fromkeys(shapes, "f4"))
+    if arrays.keys() != shapes.keys():
+        raise Unexpected("has not just weight and bias")
+    for name, values in arrays.items():
+        _shaped(name, values, shapes[name])
+        if not np.isfinite(values).all():
+            raise Unexpected(f"has {name} that are not finite")
     return arrays
 
 

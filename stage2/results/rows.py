@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from featbank import errors
 from stage2.features.folds import is_folds
+from stage2.methods.recipe import settings_hash
 from stage2.results import content
 from stage2.results.digests import HALF, Value, heavy_digest, light_digest
 from stage2.results.schema import HEAVY, KEYS, LIGHT, has, schema_of
@@ -54,8 +55,20 @@ _LONG: dict[str, Callable[[Any, tuple[str, ...], ReadRecord], Any]] = {
     "per_class": lambda value, key, record: content.per_class(value, record()),
     "correct": lambda value, key, record: content.correct(value, _rows(key, record)),
     "details": lambda value, key, record: content.details(value, record(), _rows(key, record)),
+    "classifier": lambda value, key, record: content.classifier(value, record()),
 }
 """The decoders of the long columns, `stage2.results.schema.HEAVY`."""
+
+_PROBE: dict[str, Callable[[Any], Any]] = {
+    "bank": content.digits,
+    "probe": content.digits,
+    "settings": content.parameters,
+    "fit": content.fit,
+    "device": content.text,
+    "versions": content.versions,
+    "finished": content.number,
+}
+"""The checks of a probe's short columns."""
 
 _IDENTITY = ("recipe", "id", "name", "seed", "parameters")
 _BY_PLACE = "ORDER BY recipe, split, epoch"
@@ -190,6 +203,28 @@ class StoredRows:
             runs.append(RunRow(**{name: row[name] for name in RunRow.__annotations__}))
         return runs
 
+    def probes(self, fingerprint: str) -> dict[str, dict[str, Any]]:
+        """The short columns of the probes of a bank by the hash of their settings."""
+        if not self._has("probe", "digest"):
+            return {}
+        by_hash = {}
+        columns = (*LIGHT["probe"], "digest")
+        for *light, digest in self._select("probe", columns, "WHERE bank = ?", fingerprint):
+            row = dict(zip(LIGHT["probe"], light, strict=True))
+            column = ""
+            try:
+                for column, check in _PROBE.items():
+                    row[column] = check(row[column])
+                column = "probe"
+                if row["probe"] != settings_hash("probe", row["settings"]):
+                    raise content.Unexpected("is not that of its settings")
+                column = ""
+                _compare("probe", light, digest)
+            except content.Unexpected as problem:
+                self._refuse("probe", light[:2], column, problem)
+            by_hash[row["probe"]] = row
+        return by_hash
+
     def splits(self, fingerprint: str) -> dict[str, set[str]]:
         """The splits that each run on a bank was measured on, by recipe."""
         by_recipe: dict[str, set[str]] = {}
@@ -252,6 +287,7 @@ class StoredRows:
         for fingerprint in self.banks():
             evaluations = self.evaluations(fingerprint).items()
             self.runs(fingerprint, {r: [each.digest for each in rows] for r, rows in evaluations})
+            self.probes(fingerprint)
 
     def check_references(self) -> None:
         """Raise for a run of a bank, or an evaluation of a run, that the file does not have."""
@@ -260,10 +296,9 @@ class StoredRows:
             return
         self.check()  # where a key was changed, the error of its row says more
         table, rowid, parent, _ = orphan
+        shown = {"run": "id, seed", "evaluation": "recipe, split", "probe": "probe"}[table]
         row = self.database.execute(
-            f"SELECT bank, {'id, seed' if table == 'run' else 'recipe, split'} FROM {table} "
-            "WHERE rowid = ?",
-            (rowid,),
+            f"SELECT bank, {shown} FROM {table} WHERE rowid = ?", (rowid,)
         ).fetchone()
         raise errors.ConfigError(
             f"{self.path} is damaged: it has a row of {table} ({', '.join(map(_shown, row))}) "
@@ -314,6 +349,11 @@ class StoredRows:
     def _refuse(self, table: str, key: Sequence[Any], column: str, problem: Exception) -> NoReturn:
         if table == "bank":
             self._refuse_bank(key[0], column, problem)
+        if table == "probe":
+            raise errors.ConfigError(
+                f"{self.path}: the row of probe {_shown(key[1])[:12]} is damaged: "
+                f"{_column(column)}{problem}. Sweep its bank again to train it anew, or c{_COPY}."
+            )
         id_, seed = self.database.execute(
             "SELECT id, seed FROM run WHERE bank = ? AND recipe = ?", key[:2]
         ).fetchone() or (f"of recipe {_shown(key[1])[:12]}", "unknown")

@@ -12,11 +12,11 @@ import re
 import sqlite3
 from collections.abc import Iterator
 
-SCHEMA = 5
+SCHEMA = 6
 
 APPLICATION = 0x66656174  # "feat", in the file's header
 
-TABLES = ("bank", "run", "evaluation")
+TABLES = ("bank", "run", "evaluation", "probe")
 
 LIGHT = {
     "bank": ("fingerprint", "about"),
@@ -25,16 +25,18 @@ LIGHT = {
         *("seconds", "device", "versions", "finished"),
     ),
     "evaluation": ("bank", "recipe", "split", "epoch", "metrics"),
+    "probe": ("bank", "probe", "settings", "fit", "device", "versions", "finished"),
 }
 """Columns under the first half of a row's digest, in order; see `stage2.results.digests`."""
 
-KEYS = {"bank": 1, "run": 2, "evaluation": 4}
+KEYS = {"bank": 1, "run": 2, "evaluation": 4, "probe": 2}
 """The number of columns of `LIGHT` that are a table's key."""
 
 HEAVY = {
     "bank": ("labels",),
     "run": ("curves", "traces"),
     "evaluation": ("per_class", "correct", "details"),
+    "probe": ("classifier",),
 }
 """Columns under the second half, which leaderboards do not need; `stage2.results.rows` decodes
 them."""
@@ -42,13 +44,34 @@ them."""
 _ADDED = {("evaluation", "details"): 2, ("run", "traces"): 3, ("bank", "labels"): 4}
 """Columns that later schemas added, each BLOB; schema 5 added ``digest`` to every table."""
 
+_DIGESTS = 5
+"""The schema that added digests."""
+
+_SINCE = {"bank": 1, "run": 1, "evaluation": 1, "probe": 6}
+"""The schema that added each table."""
+
+_PROBE = """CREATE TABLE probe (
+    bank TEXT NOT NULL REFERENCES bank,
+    probe TEXT NOT NULL,           -- hash of the settings
+    settings TEXT NOT NULL,        -- JSON: view, kind, scale, fold, aim
+    fit TEXT NOT NULL,             -- JSON: passes, seconds, gradient, excess
+    device TEXT NOT NULL,
+    versions TEXT NOT NULL,        -- JSON
+    finished REAL NOT NULL,        -- Unix time
+    digest BLOB NOT NULL,          -- of this row
+    classifier BLOB NOT NULL,      -- weight [K, D] and bias [K] float32, safetensors
+    PRIMARY KEY (bank, probe)
+)
+"""
+
 _MIGRATIONS = (
     ("ALTER TABLE evaluation ADD COLUMN details BLOB",),
     ("ALTER TABLE run ADD COLUMN traces BLOB",),
     ("ALTER TABLE bank ADD COLUMN labels BLOB",),
-    tuple(f"ALTER TABLE {table} ADD COLUMN digest BLOB" for table in TABLES),
+    tuple(f"ALTER TABLE {table} ADD COLUMN digest BLOB" for table in ("bank", "run", "evaluation")),
+    (_PROBE,),
 )
-"""The steps from schema 1 to 2, 2 to 3, 3 to 4, and 4 to 5."""
+"""The steps from schema 1 to 2, 2 to 3, 3 to 4, 4 to 5, and 5 to 6."""
 
 _MADE = {
     "bank": """CREATE TABLE bank (
@@ -91,6 +114,7 @@ _MADE = {
     FOREIGN KEY (bank, recipe) REFERENCES run ON DELETE CASCADE
 )
 """,
+    "probe": _PROBE,
 }
 """Digests stand before the arrays: columns behind a long value are slow to reach."""
 
@@ -135,7 +159,13 @@ def application_of(database: sqlite3.Connection) -> int:
 
 def has(schema: int, table: str, column: str) -> bool:
     """Whether tables of a schema have a column of `LIGHT`, `HEAVY`, or ``digest``."""
-    return schema >= (SCHEMA if column == "digest" else _ADDED.get((table, column), 1))
+    added = _DIGESTS if column == "digest" else _ADDED.get((table, column), 1)
+    return schema >= max(_SINCE[table], added)
+
+
+def tables_of(schema: int) -> list[str]:
+    """The tables of a schema."""
+    return [table for table in TABLES if schema >= _SINCE[table]]
 
 
 def is_empty(database: sqlite3.Connection) -> bool:
@@ -173,10 +203,11 @@ def migrate(database: sqlite3.Connection) -> None:
 
 def foreign_to(database: sqlite3.Connection) -> str | None:
     """Describe something that no results file of this schema has; None where all is fine."""
-    tables = {}
+    schema = schema_of(database)
+    ours, tables = tables_of(schema), {}
     everything = "SELECT type, name, tbl_name, sql FROM sqlite_master"
     for kind, name, table, sql in database.execute(everything).fetchall():
-        if kind == "table" and name in TABLES:
+        if kind == "table" and name in ours:
             tables[name] = sql
         elif kind == "table":
             if word := _COMPUTES.search(_NAMED.sub(" ", sql or "AS")):
@@ -185,8 +216,7 @@ def foreign_to(database: sqlite3.Connection) -> str | None:
             return f"a {kind} {name!a}"
         elif sql is not None and not _is_plain_index(database, name, table):
             return f"an index {name!a} of more than columns"
-    schema = schema_of(database)
-    for table in TABLES:
+    for table in ours:
         if table not in tables:
             return f"no table '{table}'"
         if _plain(tables[table]) not in _forms(table, schema):
@@ -197,10 +227,13 @@ def foreign_to(database: sqlite3.Connection) -> str | None:
 def lost_marks(database: sqlite3.Connection) -> dict[str, int]:
     """Marks of a results file's header that a dump, read back, has lost."""
     declared = dict(database.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'"))
-    if application_of(database) != 0 or not declared.keys() >= set(TABLES):
+    if application_of(database) != 0:
         return {}
     for schema in range(SCHEMA, 0, -1):
-        if all(_plain(declared[table]) in _forms(table, schema) for table in TABLES):
+        if all(
+            table in declared and _plain(declared[table]) in _forms(table, schema)
+            for table in tables_of(schema)
+        ):
             return {"application_id": APPLICATION, "user_version": schema}
     return {}
 
@@ -226,11 +259,14 @@ def transaction(database: sqlite3.Connection, kind: str) -> Iterator[None]:
 
 def _forms(table: str, schema: int) -> set[str]:
     """Declarations of a table in a schema; in the current one, as created and as migrated."""
+    created = [_MADE[table]] if schema >= max(_DIGESTS, _SINCE[table]) else []
+    if table not in _FIRST:
+        return {_plain(sql) for sql in created}
     columns, constraints = _FIRST[table]
     added = [column for (owner, column) in _ADDED if owner == table]
     later = [f", {name} BLOB" for name in (*added, "digest") if has(schema, table, name)]
     brought_up = f"CREATE TABLE {table} ({columns}{''.join(later)}{constraints})"
-    return {_plain(sql) for sql in (brought_up, *([_MADE[table]] if schema == SCHEMA else []))}
+    return {_plain(sql) for sql in (brought_up, *created)}
 
 
 def _plain(sql: str) -> str:

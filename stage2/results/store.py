@@ -62,7 +62,7 @@ class Store:
     path
         The file, whatever its name; None for results in memory, which `close` drops.
     create
-        Open it for writing: create it where it is absent, migrate it to schema 5 where it is older.
+        Open it for writing: create it where it is absent, migrate it to schema 6 where it is older.
         A file that is only read is left as it is.
 
     Raises
@@ -104,7 +104,7 @@ class Store:
             row: dict[str, Value] = {
                 "fingerprint": bank.fingerprint,
                 "about": json.dumps(about),
-                "labels": _packed(labels),
+                "labels": packed(labels),
             }
             database.execute(
                 "INSERT INTO bank (fingerprint, about, labels, digest) VALUES (?, ?, ?, ?) "
@@ -147,6 +147,21 @@ class Store:
                 database.execute(*_insert("run", row))
                 for evaluation in evaluations:
                     database.execute(*_insert("evaluation", evaluation))
+
+    def add_probe(self, row: Mapping[str, Value]) -> None:
+        """Store a probe, given by its columns, in place of an earlier one with its settings."""
+        with self._file.write() as database:
+            key = row["bank"], row["probe"]
+            database.execute("DELETE FROM probe WHERE bank = ? AND probe = ?", key)
+            database.execute(*_insert("probe", {**row, "digest": digest_of("probe", row)}))
+
+    def probes(self, fingerprint: str) -> dict[str, dict[str, Any]]:
+        """The probes of a bank by the hash of their settings: every column but the classifier."""
+        return self._read(lambda rows: rows.probes(fingerprint))
+
+    def probe(self, fingerprint: str, settings: str) -> dict[str, np.ndarray]:
+        """``weight`` [K, D] and ``bias`` [K] of a probe, by the hash of its settings."""
+        return self._long("probe", (fingerprint, settings), "classifier")
 
     def statuses(self, fingerprint: str, folds: str | None = None) -> dict[str, str]:
         """``done``, ``diverged`` or ``stopped`` of the runs on a bank, by their recipes' hashes.
@@ -338,7 +353,7 @@ def _run_row(key: tuple[str, str], run: Mapping[str, Any]) -> dict[str, Value]:
         "versions": json.dumps(run["versions"]),
         "finished": time.time(),
         "curves": json.dumps(run["curves"]),
-        "traces": _packed(traces) if traces else None,
+        "traces": packed(traces) if traces else None,
     }
 
 
@@ -355,7 +370,7 @@ def _evaluation_rows(
             "metrics": json.dumps(evaluation.metrics),
             "per_class": evaluation.per_class.astype("<f8").tobytes(),
             "correct": np.packbits(evaluation.correct).tobytes(),
-            "details": _packed(evaluation.details),
+            "details": packed(evaluation.details),
         }
         for (split, epoch), evaluation in sorted(evaluations.items())
     ]
@@ -367,6 +382,6 @@ def _insert(table: str, row: Mapping[str, Value]) -> tuple[str, tuple[Value, ...
     return f"INSERT INTO {table} ({', '.join(row)}) VALUES ({places})", (*row.values(),)
 
 
-def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:
+def packed(arrays: Mapping[str, np.ndarray]) -> bytes:
     """Arrays as safetensors, made contiguous: it takes memory as is, which scrambles a view."""
     return save({name: np.asarray(values, order="C") for name, values in arrays.items()})

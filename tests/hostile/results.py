@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from stage2.engine.details import DETAILS
 from stage2.engine.metrics import METRICS, Evaluation
+from stage2.features.descent import Fit
 from stage2.methods.recipe import Recipe
 from stage2.report.gathering import gather
 from stage2.results.cite import cite
 from stage2.results.compare import compare
+from stage2.results.probes import KeptProbes
 from stage2.results.results import Results
-from stage2.results.schema import TABLES
+from stage2.results.schema import tables_of
 from stage2.results.store import Store
 from stage2.results.tables import render, table_of
 from tests.stage2.synthetic import problem
@@ -69,6 +72,10 @@ def runs() -> Iterable[dict[str, Any]]:
         }
 
 
+PROBE = {"kind": "linear", "view": "instance", "scale": None, "fold": None}
+FIT = Fit(passes=41, seconds=1.5, gradient=9e-7, tolerance=1e-6)
+
+
 def write_results(path: Path, banks: int = 2) -> Path:
     """A results file of one bank or two, the second without runs."""
     made = problem(COUNTS, val=7, test=10)
@@ -77,6 +84,9 @@ def write_results(path: Path, banks: int = 2) -> Path:
     with bank, Store(path, create=True) as store:
         store.add_bank(bank)
         store.add_runs(bank.fingerprint, runs())
+        classifier = torch.full((len(COUNTS), made.w0.shape[1]), 0.5), torch.zeros(len(COUNTS))
+        origin = {"device": "cpu (x86_64)", "versions": {"torch": "2.4.0"}}
+        KeptProbes(store, bank.fingerprint, origin).keep(PROBE, classifier, FIT)
         if banks == 2:
             with other.bank(path.with_name("other.h5")) as second:
                 store.add_bank(second)
@@ -90,7 +100,7 @@ def as_older(path: Path) -> Path:
     with closing(sqlite3.connect(path)) as database, database:
         database.executescript(FOURTH)
         database.execute("ATTACH ? AS whole", (str(whole),))
-        for table in TABLES:
+        for table in tables_of(4):
             names = ", ".join(row[1] for row in database.execute(f"PRAGMA table_info({table})"))
             database.execute(f"INSERT INTO {table} ({names}) SELECT {names} FROM whole.{table}")
     whole.unlink()
@@ -109,6 +119,8 @@ def _stored(store: Store) -> Any:
     content: list[Any] = [store.banks()]
     for bank, about in store.banks().items():
         content += [store.statuses(bank)]
+        for probe, columns in store.probes(bank).items():
+            content += [columns, store.probe(bank, probe)]
         content += [store.labels(bank, split) for split in about["rows"] if split != "train"]
         for run in store.runs(bank):
             content += [[*vars(run).values()][:-1], sorted(run.metrics.items())]

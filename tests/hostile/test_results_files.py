@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from featbank import errors
-from stage2.results.schema import HEAVY, LIGHT, TABLES
+from stage2.results.schema import HEAVY, LIGHT, TABLES, schema_of, tables_of
 from stage2.results.store import Store
 from tests.hostile.children import in_children
 from tests.hostile.results import as_older, everything, runs, write_results
@@ -173,7 +173,9 @@ def damage(path: Path, case: Case) -> None:
         data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
         path.write_bytes(data)
         return
-    table, column = draw.choice(COLUMNS)
+    with closing(sqlite3.connect(path)) as database:
+        tables = tables_of(schema_of(database))
+    table, column = draw.choice([place for place in COLUMNS if place[0] in tables])
     row = draw.randrange(40)
     value: Any = draw.choice(JUNK)
     if how.startswith("mutated"):
@@ -252,6 +254,8 @@ def test_a_changed_column_names_its_run(
         if table == "bank":
             (first,) = database.execute("SELECT fingerprint FROM bank ORDER BY rowid").fetchone()
             name = f"bank {first[:12]}"
+        elif table == "probe":
+            name = "probe {:.12}".format(*database.execute("SELECT probe FROM probe").fetchone())
         else:
             name = "run {}, seed {}".format(
                 *database.execute(
@@ -266,7 +270,14 @@ def test_a_changed_column_names_its_run(
         everything(path)
     message = str(caught.value)
     assert message.startswith(f"{path}")
-    if column not in ("bank", "recipe", "id", "seed", "fingerprint"):  # what the name is made of
+    if column not in (
+        "bank",
+        "recipe",
+        "id",
+        "seed",
+        "fingerprint",
+        "probe",
+    ):  # what the name is made of
         assert name in message, message
     assert "opy the file again from where it came from" in message, message
 
@@ -351,6 +362,8 @@ STRUCTURES = {
     "a key of ours": "CREATE TABLE spy (b TEXT REFERENCES bank ON DELETE RESTRICT)",
     "a trigger of another table": "CREATE TABLE spy (a INT); "
     "CREATE TRIGGER t AFTER DELETE ON spy BEGIN DELETE FROM run; END",
+    "a table that another schema has": "PRAGMA user_version = 5; DROP TABLE probe; "
+    "CREATE TABLE probe (a INT, CHECK (a > 0))",
     "a missing table": "PRAGMA foreign_keys = OFF; DROP TABLE bank",
     "a renamed table": "ALTER TABLE run RENAME TO runs",
     "a renamed column": "ALTER TABLE run RENAME COLUMN seed TO seeds",

@@ -17,8 +17,8 @@ from sklearn.linear_model import LogisticRegression
 
 from featbank import Bank, errors, write_bank
 from stage2 import Recipe, sweep
-from stage2.features import views
-from stage2.features.probe import DECAY, Probe, linear_probe
+from stage2.features import probes
+from stage2.features.probe import DECAY, Probe, fit_linear, linear_probe
 from stage2.features.views import load_view
 from stage2.results.results import Results
 from stage2.results.store import Store
@@ -62,9 +62,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     def counted(data: Any) -> Any:
         seen.append(data)
-        return linear_probe(data)
+        return fit_linear(data)
 
-    monkeypatch.setattr(views, "linear_probe", counted)
+    monkeypatch.setattr(probes, "fit_linear", counted)
     return seen
 
 

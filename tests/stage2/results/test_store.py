@@ -252,7 +252,7 @@ def schema_of(path: Path) -> tuple[int, set[str]]:
         version = db.execute("PRAGMA user_version").fetchone()[0]
         columns = {
             f"{table}.{row[1]}"
-            for table in ("bank", "run", "evaluation")
+            for table in ("bank", "run", "evaluation", "probe")
             for row in db.execute(f"PRAGMA table_info({table})")
         }
     db.close()
@@ -279,7 +279,7 @@ def test_an_older_file_is_read_as_it_is(older: Path, bank: Bank) -> None:
     assert older.read_bytes() == before
 
 
-def test_an_older_file_that_is_written_to_becomes_schema_5(
+def test_an_older_file_that_is_written_to_becomes_schema_6(
     older: Path, bank: Bank, small: Problem, tmp_path: Path
 ) -> None:
     """Reference: a new file's columns; the old run is still there, a new one has its arrays."""
@@ -302,7 +302,7 @@ def test_an_older_file_that_is_written_to_becomes_schema_5(
             traces = store.traces(bank.fingerprint, outcome.recipe.hash)
             assert np.array_equal(traces["beta"], beta), f"got {traces}"
     assert schema_of(older) == schema_of(tmp_path / "new.sqlite")
-    assert schema_of(older)[0] == SCHEMA == 5
+    assert schema_of(older)[0] == SCHEMA == 6
     with pytest.warns(UserWarning, match="written before"):
         store = Store(older, create=True)
     with store:
@@ -312,7 +312,7 @@ def test_an_older_file_that_is_written_to_becomes_schema_5(
 
 @pytest.mark.parametrize(
     ("older", "schema"),
-    [(1, 2), (1, 3), (2, 3), (1, 4), (3, 4), (1, 5), (4, 5)],
+    [(1, 2), (1, 3), (2, 3), (1, 4), (3, 4), (1, 5), (4, 5), (1, 6)],
     indirect=["older"],
     ids=lambda schema: schema,
 )
