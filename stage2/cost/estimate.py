@@ -120,7 +120,7 @@ def estimate(
         total,
         measured / sum(work.values()),
         features=max(sample.features(group.stream, memory) for group in groups),
-        group=max(group_bytes(group, shape) for group in groups),
+        group=max(group_bytes(group, shape, kind) for group in groups),
     )
 
 

@@ -75,6 +75,8 @@ class Optimiser(ABC):
     """
 
     full_batch: ClassVar[bool] = False
+    moments: ClassVar[int] = 1
+    """Numbers that it keeps per parameter."""
     description: ClassVar[str]
     source: ClassVar[str]
     settings: ClassVar[tuple[Setting, ...]] = ()
@@ -175,6 +177,7 @@ class AdamW(Optimiser):
     p ← (1−lr·λ)p − lr·m̂/(√ŝ + ε) with m̂ = m/(1−β₁ᵗ), ŝ = s/(1−β₂ᵗ) at step t.
     """
 
+    moments = 2
     description = "Adam with decoupled weight decay"
     source = "adamw"
     settings = (

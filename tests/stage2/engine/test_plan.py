@@ -57,7 +57,7 @@ def _sizes(group: FusedGroup) -> dict[TileKey, list[int]]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(_RECIPES, st.sampled_from([1, 2, 3, 8]), st.sampled_from([400_000, 4_000_000, GIB]))
+@given(_RECIPES, st.sampled_from([1, 2, 3, 8]), st.sampled_from([1_000_000, 4_000_000, GIB]))
 def test_every_recipe_exactly_once_and_only_with_its_stream(
     recipes: list[Recipe], workers: int, memory: int
 ) -> None:
