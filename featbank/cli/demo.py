@@ -48,9 +48,11 @@ def demo(output: Path, device: str) -> None:
     \b
     featbank demo
     """
+    from featbank.devices import find_device
     from stage1.extraction.extract import extract
     from stage1.training.settings import default_settings
     from stage1.training.train import train
+    from stage2.engine.native.library import prepare
     from stage2.methods.recipe import expand
     from stage2.sweep import sweep
 
@@ -75,6 +77,8 @@ def demo(output: Path, device: str) -> None:
     _step(3, f"Sweep {configurations} stage-2 configurations, seeds {', '.join(map(str, SEEDS))}")
     for stale in output.glob("results.sqlite*"):
         stale.unlink()
+    if str(find_device(device)) == "cpu":
+        prepare(say)
     with progress("runs") as report:
         swept = sweep(
             bank, recipes, results=results, device=device, keep_outcomes=False, progress=report

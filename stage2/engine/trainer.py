@@ -15,6 +15,7 @@ from stage2.engine.angles import angle_factors, best_cosines
 from stage2.engine.blend import Betas, finished, own_features, own_last
 from stage2.engine.kernel import KERNELS, LossRows, loss_and_gradient
 from stage2.engine.model import Model
+from stage2.engine.native.compiled import CompiledLosses, CompiledPass, compiled_pass
 from stage2.engine.plan import BatchStream
 from stage2.engine.rows import Window
 from stage2.methods.family import Moment
@@ -22,6 +23,9 @@ from stage2.methods.heads import Batch, Parameters, trained_head
 from stage2.methods.losses import LOSSES
 from stage2.methods.optimisers import SGD, STEPPED, learning_rates
 from stage2.methods.precision import precision
+
+COMPILED_THREADS = 2
+"""A compiled pass runs on one thread; PyTorch is faster where a lone tile has more than this."""
 
 
 class Trainer:
@@ -67,6 +71,14 @@ class Trainer:
         self._best_cosines: Tensor | None = None
         self._step_limits = self.head.limits(settings, context, "step")
         self._epoch_limits = self.head.limits(settings, context, "epoch")
+        self._compiled: CompiledPass | None = compiled_pass(
+            model,
+            self._optimiser,
+            kernel=losses[0].kernel,
+            precision=self._precision,
+            rates=self._rates,
+            limits=self._step_limits,
+        )
         self._total = torch.zeros(len(recipes), device=device, dtype=torch.float64)
 
     def begin_epoch(self, epoch: int) -> None:
@@ -92,6 +104,12 @@ class Trainer:
                 window = finished(window, betas.values[0])
             else:
                 own_beta, (window, common) = betas.values, own_last(window)
+        if self._compiled and own_beta is None and torch.get_num_threads() <= COMPILED_THREADS:
+            losses = CompiledLosses(self._rows, self._best_cosines, self._z0)
+            total, steps = self._compiled.train(window, self._step, losses, stopped)
+            self._total += total
+            self._step += steps
+            return
         head, parameters = self.head, self.model.state["parameters"]
         with precision(self._precision):
             for rows, y, first in zip(window.rows, window.y, common, strict=True):

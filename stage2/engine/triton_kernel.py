@@ -75,9 +75,9 @@ class FusedSGD(SGD):
             gradient,
             lr=lr,
             momentum=self._momentum,
-            decay=self._decay.get(name),
+            decay=self.decay.get(name),
             nesterov=self._nesterov,
-            anchor=self._anchors.get(name),
+            anchor=self.anchors.get(name),
         )
 
 

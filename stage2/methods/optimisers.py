@@ -72,6 +72,10 @@ class Optimiser(ABC):
     ----------
     state
         Changed by every step.
+    multipliers, anchors
+        As given; multipliers as tensors [C].
+    decay
+        λ of each parameter that any configuration decays, shaped [C, 1, …].
     """
 
     full_batch: ClassVar[bool] = False
@@ -93,12 +97,12 @@ class Optimiser(ABC):
     ) -> None:
         self.parameters = parameters
         self._like = next(iter(parameters.values()))
-        self._multiplier = {name: self._column(values) for name, values in multipliers.items()}
-        self._anchors = anchors or {}
+        self.multipliers = {name: self._column(values) for name, values in multipliers.items()}
+        self.anchors = anchors or {}
         everywhere = [s["weight_decay"] for s in settings]
         weights = [s["weight_decay"] if s.get("decay_bias", True) else 0.0 for s in settings]
         decays = {name: weights if name in biases else everywhere for name in parameters}
-        self._decay = {
+        self.decay = {
             name: _shaped(self._column(values), parameters[name])
             for name, values in decays.items()
             if any(values)
@@ -109,9 +113,21 @@ class Optimiser(ABC):
     def step(self, gradients: Parameters, lr: Tensor) -> None:
         """One step at the learning rates `lr` [C]; `gradients` are overwritten."""
         for name, gradient in gradients.items():
-            rate = lr * self._multiplier[name] if name in self._multiplier else lr
+            rate = lr * self.multipliers[name] if name in self.multipliers else lr
             p = self.parameters[name]
             self._update(name, p, gradient, _shaped(rate, p))
+
+    @abstractmethod
+    def columns(self) -> dict[str, Tensor]:
+        """Its own hyper-parameters by name, [C]; one that is neutral everywhere may be missing."""
+
+    @abstractmethod
+    def state_of(self, name: str) -> tuple[Tensor, ...]:
+        """What it keeps of a parameter, [C, …] each."""
+
+    def skip(self, steps: int) -> float:
+        """Count steps that are taken elsewhere; how many there were before."""
+        return 0.0
 
     @abstractmethod
     def _set(self, settings: Sequence[Mapping[str, Any]]) -> None:
@@ -152,15 +168,22 @@ class SGD(Optimiser):
         nesterov = [float(s["nesterov"]) for s in settings]
         self._nesterov = self._column(nesterov) if any(nesterov) else None
 
+    def columns(self) -> dict[str, Tensor]:
+        nesterov = {} if self._nesterov is None else {"nesterov": self._nesterov}
+        return {"momentum": self._momentum, **nesterov}
+
+    def state_of(self, name: str) -> tuple[Tensor, ...]:
+        return (self.state["velocity"][name],)
+
     def _fresh_state(self) -> OptimiserState:
         return {"velocity": self._zeros()}
 
     def _update(self, name: str, p: Tensor, gradient: Tensor, lr: Tensor) -> None:
         v, momentum = self.state["velocity"][name], _shaped(self._momentum, p)
-        if name in self._decay:
-            gradient.addcmul_(p, self._decay[name])
-            if name in self._anchors:
-                gradient.addcmul_(self._anchors[name], self._decay[name], value=-1)
+        if name in self.decay:
+            gradient.addcmul_(p, self.decay[name])
+            if name in self.anchors:
+                gradient.addcmul_(self.anchors[name], self.decay[name], value=-1)
         torch.addcmul(gradient, v, momentum, out=v)
         if self._nesterov is not None:
             # With ν = 1 for Nesterov, else 0: p − lr·[ν(g + μv) + (1−ν)v].
@@ -196,6 +219,17 @@ class AdamW(Optimiser):
         self._shares = (1 - self._betas).to(self._like.dtype)
         self._eps = self._column([s["eps"] for s in settings])
 
+    def columns(self) -> dict[str, Tensor]:
+        return {"beta1": self._betas[0], "beta2": self._betas[1], "eps": self._eps}
+
+    def state_of(self, name: str) -> tuple[Tensor, ...]:
+        return self.state["mean"][name], self.state["square"][name]
+
+    def skip(self, steps: int) -> float:
+        before = float(self.state["steps"][0])
+        self.state["steps"] += steps
+        return before
+
     def _fresh_state(self) -> OptimiserState:
         steps = torch.zeros(len(self._like), dtype=torch.float64, device=self._like.device)
         return {"mean": self._zeros(), "square": self._zeros(), "steps": steps}
@@ -215,11 +249,11 @@ class AdamW(Optimiser):
         first, second = (_shaped(share, p) for share in self._shares)
         mean = self.state["mean"][name].lerp_(gradient, first)
         square = self.state["square"][name].lerp_(gradient.square_(), second)
-        if name in self._decay:
-            decay = lr * self._decay[name]
+        if name in self.decay:
+            decay = lr * self.decay[name]
             p.mul_(1 - decay)
-            if name in self._anchors:
-                p.addcmul_(self._anchors[name], decay)
+            if name in self.anchors:
+                p.addcmul_(self.anchors[name], decay)
         spread = torch.sqrt(square, out=gradient).add_(_shaped(self._floor, p))
         p.addcmul_(torch.div(mean, spread, out=spread), lr * _shaped(self._ratio, p), value=-1)
 

@@ -17,3 +17,6 @@ PRECISION = Setting(
     "precision of the factors in matrix products; sums and parameters stay float32",
     choices=tuple(PRECISIONS),
 )
+
+AUTO = "auto"
+"""What a command line may say instead: the precision that suits the machine."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from featbank import errors
 from stage2.engine.loop import run_group
+from stage2.engine.native.library import SWITCH, library
 from stage2.engine.plan import GROUP_CONFIGS, BatchStream, FusedGroup, Shape, TileKey, plan
 from stage2.engine.rows import Window
 from stage2.engine.tile import TileRun
@@ -197,7 +198,10 @@ def test_tiles_come_in_multiples_of_the_workers(count: int, workers: int) -> Non
 def test_all_recipes_of_a_group_see_the_same_batches(
     small: Problem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Reference: the index stream. What every tile really gathers is recorded by a spy."""
+    """Reference: the index stream. What every tile really gathers is recorded by a spy, where
+    PyTorch trains; the compiled pass is compared with that."""
+    monkeypatch.setenv(SWITCH, "off")
+    library.cache_clear()
     recipes = [
         Recipe(name, lr=lr, epochs=3, batch_size=32, sampler="class_aware")
         for name in ("crt", "lws", "disalign", "ldam", "focal", "balanced_softmax")
@@ -224,6 +228,7 @@ def test_all_recipes_of_a_group_see_the_same_batches(
     monkeypatch.setattr(Context, "batch", spy_batch)
     data = small.view()
     run_group(group, data, workers=1)
+    library.cache_clear()
     expected = data.train.x[group_stream(group.stream, data.train.labels)].flatten(0, 1)
     assert set(seen) == {id(tile) for tile in group.tiles}
     for batches in seen.values():

@@ -1,0 +1,1 @@
+"""The compiled pass: a tile over consecutive batches in one call, in C++."""

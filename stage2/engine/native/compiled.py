@@ -1,0 +1,267 @@
+"""A model's steps by the compiled pass: what it takes, and how it is called."""
+
+from __future__ import annotations
+
+import ctypes
+from threading import Event
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from stage2.engine.kernel import LossRows
+from stage2.engine.model import Model
+from stage2.engine.native.library import (
+    Library,
+    LossFields,
+    ParameterFields,
+    Task,
+    address,
+    library,
+)
+from stage2.engine.rows import Window
+from stage2.methods.heads.cosine import Cosine
+from stage2.methods.heads.disalign import DisAlign
+from stage2.methods.heads.linear import Linear
+from stage2.methods.heads.lws import LWS
+from stage2.methods.heads.mislas import MiSLAS
+from stage2.methods.heads.mlp import MLP
+from stage2.methods.heads.tde import TDE
+from stage2.methods.optimisers import SGD, AdamW, Optimiser
+
+HEADS: dict[type, tuple[str, ...]] = {
+    Linear: ("weight", "bias"),
+    Cosine: ("weight", "scale"),
+    MiSLAS: ("weight", "bias", "scale"),
+    TDE: ("weight",),
+    LWS: ("scale",),
+    DisAlign: ("alpha", "beta", "v", "c"),
+    MLP: ("hidden_weight", "hidden_bias", "weight", "bias"),
+}
+"""Trained parameters of heads, both in the order of task.h."""
+
+RULES: list[type[Optimiser]] = [SGD, AdamW]
+"""Optimisers in the order of task.h."""
+
+CALL_FLOPS = 2 * 10**9
+"""Floating-point operations of a call: a tenth of a second or less, between which Ctrl-C acts."""
+
+CACHE_BYTES = 512 << 10
+"""Parameters and optimiser state of configurations that share a pass over the batches: what stays
+in a core's second cache."""
+
+Z0_BYTES = 16 << 20
+"""Bytes of stage-1 logits computed for a call, where they are not kept."""
+
+
+def compiled_pass(
+    model: Model, optimiser: Optimiser, *, kernel: str, precision: str, **given: Any
+) -> CompiledPass | None:
+    """The compiled pass of a model; None where it has not all that these need, or is not there.
+
+    Parameters
+    ----------
+    model, optimiser, precision, given
+        Of `CompiledPass`.
+    kernel
+        Name of the losses' kernel.
+    """
+    parameters = model.state["parameters"].values()
+    suits = (
+        type(model.head) in HEADS
+        and type(optimiser) in RULES
+        and kernel == "family"
+        and precision in ("fp32", "bf16")
+        and all(p.device.type == "cpu" and p.dtype == torch.float32 for p in parameters)
+    )
+    found = library() if suits else None
+    if not isinstance(found, Library) or (precision == "bf16" and not found.bf16):
+        return None
+    return CompiledPass(found, model, optimiser, precision=precision, **given)
+
+
+class CompiledLosses(NamedTuple):
+    """What losses are in a window: their rows; cosθ* of `angle_factors`, [C, K], or None; and
+    stage-1 logits of the window's features, where they are kept."""
+
+    rows: LossRows
+    best_cosines: Tensor | None
+    z0: Tensor | None
+
+
+class CompiledPass:
+    """Trains a model over windows by the library.
+
+    Parameters
+    ----------
+    library, model, optimiser
+        The library; the model and the optimiser, whose tensors it changes in place.
+    precision
+        ``fp32`` or ``bf16``.
+    rates
+        Learning rates [steps, C].
+    limits
+        Bounds [C] on the norms of rows of W after each step, or None.
+    """
+
+    def __init__(
+        self,
+        library: Library,
+        model: Model,
+        optimiser: Optimiser,
+        *,
+        precision: str,
+        rates: Tensor,
+        limits: Tensor | None,
+    ) -> None:
+        self._library, self._model, self._optimiser = library, model, optimiser
+        self._rates, self._limits = rates, limits
+        parameters, data = model.state["parameters"], model.data
+        self._held: list[Tensor] = []  # tensors that the task points to
+        self._names = [name for name in HEADS[type(model.head)] if name in parameters]
+        first = parameters[self._names[0]]
+        self._configs, classes = len(first), len(data.counts)
+        hidden = parameters["hidden_weight"].shape[1] if isinstance(model.head, MLP) else 0
+        self._reads_z0 = isinstance(model.head, LWS | DisAlign)
+        self._task = Task(
+            head=list(HEADS).index(type(model.head)),
+            rule=RULES.index(type(optimiser)),
+            half=precision == "bf16",
+            configs=self._configs,
+            classes=classes,
+            dim=data.train.dim,
+            hidden=hidden,
+            eq5="identity" in parameters,
+            limits=address(limits),
+        )
+        if isinstance(model.head, TDE):
+            self._task.parts = parameters["direction"].shape[1]
+            self._task.head_scale = self._kept(parameters["scale"].flatten())
+            self._task.head_gamma = self._kept(parameters["gamma"].flatten())
+        if self._reads_z0:
+            weight0, bias0 = data.context.classifier
+            self._task.norms0 = self._kept(weight0.norm(dim=1))
+            self._task.bias0, self._task.unit0 = self._kept(bias0), data.unit0
+        for name, value in optimiser.columns().items():
+            double = torch.float64 if value.dtype == torch.float64 else torch.float32
+            setattr(self._task, name, self._kept(value, double))
+        for i, name in enumerate(self._names):
+            self._task.parameters[i] = self._parameter(name)
+        numbers = sum(parameters[name][0].numel() for name in self._names)
+        self._step_flops = 4 * self._configs * classes * (hidden or data.train.dim)
+        self._step_flops += 4 * self._configs * hidden * data.train.dim
+        self._task.group = max(1, CACHE_BYTES // (8 * numbers))
+
+    def train(
+        self, window: Window, step: int, losses: CompiledLosses, stopped: Event
+    ) -> tuple[Tensor, int]:
+        """Take the steps of a window, of all steps those from `step` on.
+
+        Returns
+        -------
+        The sum of their losses [C] float64, and how many were taken before `stopped`.
+        """
+        task, total = self._task, torch.zeros(self._configs, dtype=torch.float64)
+        held = self._loss(losses.rows, losses.best_cosines)
+        needs_z0 = self._reads_z0 or losses.rows.distil is not None
+        steps, batch = window.rows.shape
+        task.batch, task.x, task.total = batch, address(window.x), address(total, torch.float64)
+        at_once = max(1, CALL_FLOPS // (self._step_flops * batch))
+        if needs_z0 and losses.z0 is None:
+            at_once = max(1, min(at_once, Z0_BYTES // (4 * batch * task.classes)))
+        done = 0
+        while done < steps and not stopped.is_set():
+            part = slice(done, min(done + at_once, steps))
+            batches = self._batches(window, part, losses.z0, needs_z0)
+            task.steps = part.stop - done
+            task.rates = self._rates[step + done].data_ptr()
+            task.taken = self._optimiser.skip(task.steps)
+            if self._library.train(ctypes.byref(task)):
+                raise MemoryError
+            done = part.stop
+            del batches
+        del held
+        return total, done
+
+    def _batches(
+        self, window: Window, part: slice, kept_z0: Tensor | None, needs_z0: bool
+    ) -> list[Tensor]:
+        """Point the task to the batches of some steps; what it points to."""
+        task, rows = self._task, window.rows[part].contiguous()
+        labels = window.y[part].contiguous()
+        held = [rows, labels]
+        task.rows, task.labels = address(rows, torch.int64), address(labels, torch.int64)
+        second = window.made.second if window.made else None
+        task.second = task.share = task.z0 = task.z0_rows = None
+        if second is not None:
+            held += [second.y[rows].contiguous(), second.share[rows].contiguous()]
+            task.second, task.share = address(held[-2], torch.int64), address(held[-1])
+        if needs_z0:
+            z0, at = kept_z0, rows
+            if z0 is None:
+                batch = self._model.data.context.batch(window.x, rows.flatten())
+                z0, at = batch.z0[:, 0].contiguous(), torch.arange(rows.numel())
+            held += [z0, at]
+            task.z0, task.z0_rows = address(z0), address(at, torch.int64)
+        return held
+
+    def _loss(self, rows: LossRows, best: Tensor | None) -> list[Tensor]:
+        """Point the task to the losses; what it points to."""
+        held: list[Tensor] = []
+
+        def point(values: Tensor | None, dtype: torch.dtype = torch.float32) -> int | None:
+            if values is None:
+                return None
+            held.append(values.to(dtype).contiguous())
+            return held[-1].data_ptr()
+
+        def by_class(values: Tensor | None) -> int | None:
+            return point(None if values is None else values.t())
+
+        self._task.loss = LossFields(
+            scale=point(rows.scale),
+            shift=point(rows.shift),
+            margin=by_class(rows.margin),
+            weight=by_class(rows.weight),
+            smoothing=by_class(rows.smoothing),
+            elsewhere=point(rows.elsewhere),
+            at_label=point(rows.at_label),
+            gamma=point(rows.gamma),
+            frozen_gamma=point(rows.frozen_gamma),
+            by_weights=point(rows.by_weights, torch.uint8),
+            angle=point(rows.angle),
+            best_cosine=point(best),
+        )
+        if (part := rows.distil) is not None:
+            configs, classes = self._configs, part.classes.shape[0]
+            strength, temperature = torch.zeros(configs), torch.ones(configs)
+            mask = torch.ones(configs, classes)
+            strength[part.configs], temperature[part.configs] = part.strength, part.temperature
+            mask[part.configs] = part.classes.t()
+            self._task.loss.distil = point(strength)
+            self._task.loss.temperature = point(temperature)
+            self._task.loss.distil_classes = point(mask)
+        return held
+
+    def _parameter(self, name: str) -> ParameterFields:
+        value, optimiser = self._model.state["parameters"][name], self._optimiser
+        anchor = optimiser.anchors.get(name)
+        size = value[0].numel()
+        states = optimiser.state_of(name)
+        return ParameterFields(
+            value=address(value),
+            first=address(states[0]),
+            second=address(states[1]) if len(states) > 1 else None,
+            anchor=None if anchor is None else self._kept(anchor),
+            anchor_stride=0 if anchor is None or len(anchor) == 1 else size,
+            decay=self._kept_or_none(optimiser.decay.get(name)),
+            rate=self._kept_or_none(optimiser.multipliers.get(name)),
+            size=size,
+        )
+
+    def _kept(self, values: Tensor, dtype: torch.dtype = torch.float32) -> int:
+        self._held.append(values.to(dtype).contiguous())
+        return self._held[-1].data_ptr()
+
+    def _kept_or_none(self, values: Tensor | None) -> int | None:
+        return None if values is None else self._kept(values)
