@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -224,7 +225,8 @@ def test_made_features_of_another_space_are_still_refused(small: Problem, tmp_pa
 def test_the_command_tells(
     featbank: Callable[..., Any], make_toy: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """One line before training, with the views; the protocol after it, and in the leaderboard."""
+    """One line before training, with the views, and one on each probe, the first time; the protocol
+    after it, and in the leaderboard."""
     make_toy().write(tmp_path / "bare.h5", classifier=None)
     arguments = ("--recipe", "mislas", "--recipe", "lws", "--set", "epochs=1", "-o", "r.sqlite")
     told = " ".join(featbank("sweep", "bare.h5", *arguments).stdout.split())
@@ -233,6 +235,11 @@ def test_the_command_tells(
         "start from a linear probe" in told
     ), told
     assert "stage-1 classifier: linear probe" in told, told
+    for view in ("balanced", "instance"):
+        line = rf"linear probe of '{view}': \d+ passes in \d+ s, largest gradient entry \S+ \(aim "
+        assert len(re.findall(line, told)) == 1, told
+    again = featbank("sweep", "bare.h5", *arguments, "--recipe", "los").stdout
+    assert "linear probe of" not in again, again
     board = featbank("leaderboard", "r.sqlite", "--format", "md").stdout
     assert "stage-1 classifier: linear probe" in board, board
     plain = featbank("sweep", "bare.h5", "--recipe", "ncm", "-o", "n.sqlite").stdout
