@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import fields, is_dataclass, replace
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -386,56 +385,6 @@ def test_a_device_that_does_not_start_is_not_available() -> None:
     """Reference: a device that no machine has; the warning names it and what it leads to."""
     with pytest.warns(UserWarning, match="Triton cannot be used on cuda:99 .* slower kernels"):
         assert not triton_kernel.available(torch.device("cuda", 99))
-
-
-def _compiles(function: Any, types: dict[str, str], fixed: dict[str, Any], warps: int = 4) -> None:
-    """Compiles for an H100, which takes Triton and NVIDIA's assembler but no device."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    signature = {name: types.get(name, "constexpr") for name in function.arg_names}
-    compiled = triton.compile(
-        ASTSource(function, signature, fixed),
-        target=GPUTarget("cuda", 90, 32),
-        options={"num_warps": warps, "enable_fp_fusion": True},
-    )
-    assert compiled.asm["cubin"]
-
-
-OPTIONAL = ("scale", "shift", "margin", "smoothing", "weight", "weight_sum", "gamma")
-OPTIONAL += ("frozen_gamma", "kappa", "row_weight")
-
-
-@pytest.mark.parametrize("given", [(), OPTIONAL], ids=["plain", "everything"])
-@pytest.mark.parametrize("classes", [100, 21841])
-def test_the_loss_compiles_for_a_gpu(
-    given: tuple[str, ...], classes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Reference: the compiler, which refuses things that the interpreter lets pass."""
-    from stage2.engine.triton_programs import loss_kernel
-
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    rows, block, warps = triton_kernel.geometry(classes)
-    types = {"y": "*i64", "by_weights": "*i1", "size": "fp32", "count": "i32", "configs": "i32"}
-    types |= dict.fromkeys(("z", "loss", "elsewhere", "at_label", *given), "*fp32")
-    fixed = {"K": classes, "ROWS": rows, "BLOCK": block}
-    fixed |= {name: None for name in OPTIONAL if name not in given}
-    _compiles(loss_kernel, types, fixed, warps)
-
-
-@pytest.mark.parametrize("given", [(), ("decay", "nesterov", "anchor")])
-def test_sgd_compiles_for_a_gpu(
-    given: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Reference: the compiler."""
-    from stage2.engine.triton_programs import sgd_kernel
-
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    types = {"size": "i32", "anchor_step": "i32"}
-    types |= dict.fromkeys(("p", "v", "g", "lr", "momentum", *given), "*fp32")
-    fixed = {name: None for name in ("decay", "nesterov", "anchor") if name not in given}
-    _compiles(sgd_kernel, types, {**fixed, "BLOCK": triton_kernel.SGD_BLOCK})
 
 
 @pytest.mark.gpu
