@@ -74,6 +74,14 @@ def test_every_head_and_generator_is_reached() -> None:
     assert {r.settings["generator"] for r in recipes if r.generator} == set(GENERATORS)
 
 
+def test_averages_of_views() -> None:
+    """Reference: the CPU; two models in a tile."""
+    recipes = pair(view="instance+balanced")
+    with gpu():
+        outcomes = trained(recipes, SMALL, "cuda")
+    assert_same(outcomes, trained(recipes, SMALL, "cpu"))
+
+
 @pytest.mark.parametrize("calibration", ["temperature", "vector"])
 def test_calibrations(calibration: str) -> None:
     """Reference: the CPU."""
