@@ -119,7 +119,7 @@ def estimate(
     return Estimate(
         total,
         measured / sum(work.values()),
-        features=max(sample.features(group.stream, memory) for group in groups),
+        features=max(sample.features(group, memory) for group in groups),
         group=max(group_bytes(group, shape, kind) for group in groups),
     )
 

@@ -7,6 +7,7 @@ is run through the engine with few steps and epochs, from which a, t and w follo
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from dataclasses import dataclass, replace
@@ -19,7 +20,9 @@ from stage2.engine.loop import run_group
 from stage2.engine.model import ViewData
 from stage2.engine.plan import BatchStream, FusedGroup, Tile, TileKey, default_memory
 from stage2.engine.rows import MemoryRows
-from stage2.features.budgets import view_budget, view_bytes
+from stage2.features.budgets import held_bytes, packable, view_budget, view_bytes
+from stage2.methods.heads import HEADS
+from stage2.methods.losses import LOSSES
 from stage2.methods.recipe import Recipe
 
 SAMPLE_BYTES = 16 << 20
@@ -131,28 +134,40 @@ class Sample:
         )
         return stream.epochs * size * self._read_seconds / self._read_bytes
 
-    def features(self, stream: BatchStream, memory: int | None) -> int:
-        """Bytes of features that a group holds in memory, streamed or not."""
-        return sum(
-            held or view_bytes(self._bank, split, view) * self._times(split, stream)
-            for view in stream.views
-            for split, held in self._budgets(view, stream, memory).items()
-        )
+    def features(self, group: FusedGroup, memory: int | None) -> int:
+        """Bytes of features that a group holds in memory, streamed or not, and of the stage-1
+        logits of training rows where it reads them."""
+        stream, size = group.stream, 0
+        generates = stream.generator is not None
+        reads_z0 = not generates and any(map(_reads_z0, group.recipes))
+        for view in stream.views:
+            for split, held in self._budgets(view, stream, memory).items():
+                packed = not generates and packable(
+                    self._bank, split, view, device=self._device, memory=self._share(stream, memory)
+                )
+                whole = held_bytes(self._bank, split, view, packed)
+                size += held or whole * self._times(split, stream)
+                if reads_z0 and split == stream.train_on and held is None:
+                    rows = math.prod(self._bank.shape(split, view)[:2])
+                    size += 4 * rows * self._bank.num_classes
+        return size
 
     def _times(self, split: str, stream: BatchStream) -> int:
         """Copies of a split in memory: the one trained on is there once more, cut to a fold."""
         return 1 + (self._folded and split == stream.train_on)
 
     def _budgets(self, view: str, stream: BatchStream, memory: int | None) -> dict[str, int | None]:
-        share = (memory or default_memory(self._device)) // len(stream.views)
         return view_budget(
             self._bank,
             view,
             device=self._device,
-            memory=share,
+            memory=self._share(stream, memory),
             train_on=stream.train_on,
             folded=self._folded,
         )
+
+    def _share(self, stream: BatchStream, memory: int | None) -> int:
+        return (memory or default_memory(self._device)) // len(stream.views)
 
     def _stepped(self, part: FusedGroup, views: list[ViewData], evaluations: float) -> float:
         """a + E·(S·t + w), from runs of one epoch and of up to three."""
@@ -240,6 +255,13 @@ class Sample:
             torch.from_numpy(x[order]).float().to(self._device),
             torch.from_numpy(y[order]).to(self._device),
         )
+
+
+def _reads_z0(recipe: Recipe) -> bool:
+    """Whether training reads the stage-1 logits."""
+    if not recipe.trained:
+        return False
+    return HEADS[recipe.head].reads_z0 or LOSSES[recipe.settings["loss"]].needs_classifier
 
 
 def _with_rows(view: ViewData, rows: torch.Tensor) -> ViewData:

@@ -55,8 +55,16 @@ class ViewData:
         """Stage-1 logits of the training rows [N, K], where they may be kept."""
         if not (self.keeps_z0 and isinstance(self.train, MemoryRows)):
             return None
-        parts = [self.context.batch(x).z0[:, 0] for x, _ in self.train.blocks()]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        rows, start = len(self.train.labels), 0
+        kept = torch.empty(0)
+        for x, _ in self.train.blocks():
+            z0 = self.context.batch(x).z0[:, 0]
+            if len(z0) == rows:
+                return z0
+            kept = kept if start else z0.new_empty(rows, z0.shape[1])
+            kept[start : start + len(z0)] = z0
+            start += len(z0)
+        return kept
 
     @cached_property
     def context(self) -> Context:

@@ -32,8 +32,12 @@ from stage2.methods.heads.interface import BLOCK_ROWS
 READ_BYTES = 1 << 24
 """Bytes of features per read where a split is read in order."""
 
-CONVERTED_BYTES = 64 << 20
-"""Bytes of float32 features that are converted at once where features in memory are float16."""
+CONVERTED_BYTES = 32 << 20
+"""Bytes of float32 features from which float16 ones stay so in memory, and bytes of them that are
+converted at once where all are read."""
+
+WINDOW_BYTES = 8 << 20
+"""Bytes of float32 features of a window of them: few enough that their memory is used again."""
 
 BLOCK_BYTES = 4 << 20
 """Bytes of logits per block of rows on a CPU; 128 times as many on a GPU, where small blocks would
@@ -128,11 +132,11 @@ class MemoryRows(SplitRows):
     def windows(
         self, draws: Tensor, generator: torch.Generator, epoch: int = 0
     ) -> Iterator[Window]:
-        """The epoch as it was drawn; of float16 features in windows of `CONVERTED_BYTES`."""
+        """The epoch as it was drawn; of float16 features in windows of `WINDOW_BYTES`."""
         if not self.packed:
             yield Window(self.x, draws, self.labels[draws])
             return
-        for part in draws.split(max(1, CONVERTED_BYTES // (4 * self.dim * draws.shape[1]))):
+        for part in draws.split(max(1, WINDOW_BYTES // (4 * self.dim * draws.shape[1]))):
             items = part.flatten()
             rows = torch.arange(len(items), device=self.device).view_as(part)
             x = self._converted(self.x.index_select(0, items))

@@ -10,7 +10,12 @@ import torch
 from featbank.bank import Bank
 from stage2.engine.plan import default_memory
 from stage2.engine.rows import CONVERTED_BYTES
+from stage2.methods.heads.interface import BLOCK_ROWS
 from stage2.methods.recipe import Recipe
+
+PACKED_SHARE = 8
+"""Features of float16 that take less than this part of the budget as float32 are float32: for a
+single configuration converting every batch costs a tenth."""
 
 
 def view_budget(
@@ -45,9 +50,20 @@ def view_bytes(bank: Bank, split: str, view: str) -> int:
     return 4 * math.prod(bank.shape(split, view))
 
 
-def packable(bank: Bank, split: str, view: str) -> bool:
-    """Whether features are stored as float16, and are so many that they may stay so in memory."""
-    return bank.dtype == "float16" and view_bytes(bank, split, view) > CONVERTED_BYTES
+def packable(
+    bank: Bank, split: str, view: str, *, device: str = "cpu", memory: int | None = None
+) -> bool:
+    """Whether features stored as float16 stay so in memory: where as float32 they would take more
+    than 1/`PACKED_SHARE` of the budget."""
+    share = (memory or default_memory(device)) // PACKED_SHARE
+    return bank.dtype == "float16" and view_bytes(bank, split, view) > max(CONVERTED_BYTES, share)
+
+
+def held_bytes(bank: Bank, split: str, view: str, packed: bool) -> int:
+    """Bytes that they take where they are in memory; `packed` ones take half, and up to three
+    blocks of them that are being converted."""
+    size = view_bytes(bank, split, view)
+    return size // 2 + 3 * max(CONVERTED_BYTES, 4 * bank.dim * BLOCK_ROWS) if packed else size
 
 
 def half_of(memory: int | None, device: str) -> int:

@@ -84,7 +84,7 @@ class Views:
         self._finite: set[tuple[str, str]] = set()
         self._scaling = cache(partial(scaling_of, bank))
         self._probe_for = cache(partial(probe_for, bank))
-        self._packable = cache(partial(packable, bank))
+        self._packable = cache(partial(packable, bank, device=device))
         self._probes = Probes(bank, device, workers, folds, kept=kept, notice=notice)
 
     @property
@@ -221,7 +221,7 @@ class Views:
                 scale or default_scale(self._bank, name),
                 share,
                 folded,
-                packs=not generates and self._packable(split, name),
+                packs=not generates and self._packable(split, name, memory=share),
             )
             for name in names
         ]
@@ -310,7 +310,8 @@ def load_view(
         copies, _, dim = bank.shape(split, view)
         labels = torch.from_numpy(bank.labels(split)).to(device)
         if budget is None:
-            kept = bank.dtype if packs and packable(bank, split, view) else "float32"
+            stays = packs and packable(bank, split, view, device=device, memory=memory)
+            kept = bank.dtype if stays else "float32"
             x = torch.from_numpy(bank.load_copies(split, view, dtype=kept)).view(-1, dim)
             if (split, view) not in finite and not all_finite(x):
                 refuse_not_finite(bank, split, view)

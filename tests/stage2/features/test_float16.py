@@ -38,6 +38,8 @@ def banks(
         toy.features[split] = {view: x.astype(np.float32) for view, x in features.items()}
     for module in (rows_module, budgets):
         monkeypatch.setattr(module, "CONVERTED_BYTES", 4 * 8 * 64)
+    monkeypatch.setattr(rows_module, "WINDOW_BYTES", 4 * 8 * 64)
+    monkeypatch.setattr(budgets, "PACKED_SHARE", 1 << 50)
     return packed, toy.write(tmp_path / "float32.h5")
 
 
@@ -100,7 +102,10 @@ def test_only_many_features_without_a_generator_stay_float16(
             (data,) = Views(bank, "cpu", None, 1).of(group)
         return {part.x.dtype for part in (data.train, *data.evaluated.values())}
 
+    with Bank(banks[0]) as bank:
+        for packed, size in ((True, 2 * 2 * 222 * 8 + 3 * 4 * 8 * 8192), (False, 4 * 2 * 222 * 8)):
+            assert budgets.held_bytes(bank, "train", "instance", packed) == size
     assert dtypes(Recipe("crt")) == {torch.float16}
     assert dtypes(Recipe("glag")) == {torch.float32}
-    monkeypatch.setattr(budgets, "CONVERTED_BYTES", 1 << 20)
-    assert dtypes(Recipe("crt")) == {torch.float32}
+    monkeypatch.setattr(budgets, "PACKED_SHARE", 8)
+    assert dtypes(Recipe("crt")) == {torch.float32}, "less than an eighth of the budget"
