@@ -24,6 +24,11 @@ WINDOW_BYTES = 128 << 20
 costs that do not grow with its rows."""
 
 
+def window_bytes(kind: str) -> int:
+    """`WINDOW_BYTES` on ``cpu`` or ``cuda``."""
+    return WINDOW_BYTES * (8 if kind == "cuda" else 1)
+
+
 def generating(view: ViewData, stream: BatchStream) -> ViewData:
     """The view as the recipes of a stream see it.
 
@@ -97,7 +102,7 @@ class GeneratedRows(SplitRows):
         """The epoch as it was drawn, generated window by window."""
         seed = int(torch.randint(2**62, (), generator=generator))
         random = torch.Generator(self.device).manual_seed(seed)
-        size = WINDOW_BYTES * (8 if draws.is_cuda else 1)
+        size = window_bytes(draws.device.type)
         steps = max(1, size // (4 * self.dim * draws.shape[1]))
         for part in draws.split(steps):
             made = self.generation.make(part, epoch, random)

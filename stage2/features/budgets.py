@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from featbank.bank import Bank
+from stage2.engine.generation import window_bytes
 from stage2.engine.plan import default_memory
 from stage2.engine.rows import CONVERTED_BYTES
 from stage2.methods.heads.interface import BLOCK_ROWS
@@ -16,6 +17,10 @@ from stage2.methods.recipe import Recipe
 PACKED_SHARE = 8
 """Features of float16 that take less than this part of the budget as float32 are float32: for a
 single configuration converting every batch costs a tenth."""
+
+MADE = 3
+"""Memory of the rows that a generator makes at once, as a multiple of these: AFG holds a base and a
+direction of some, and the products of which they are sums."""
 
 
 def view_budget(
@@ -101,5 +106,7 @@ def group_memory(
                 budget or view_bytes(bank, split, name) * (1 + (folded and split == train_on))
                 for split, budget in budgets.items()
             )
+        if any(recipe.generator for recipe in recipes):
+            held += MADE * window_bytes("cuda")
         left.append(whole - held)
     return max(whole // 2, min(left))

@@ -43,6 +43,9 @@ def test_a_group_gets_what_features_leave(tmp_path: Path) -> None:
         given = group_memory(bank, recipes, "cuda", 1 << 20, "train")
         assert given == (1 << 20) - held
         assert group_memory(bank, recipes, "cpu", 1 << 20, "train") == 1 << 19
+        made = [Recipe("ce", generator="smote")]
+        large = group_memory(bank, made, "cuda", 1 << 34, "train")
+        assert large == (1 << 34) - held - 3 * (1 << 30)
         little = half_of(4 * sizes[0], "cuda")
         assert group_memory(bank, recipes, "cuda", 4 * sizes[0], "train") == little
 
