@@ -54,11 +54,11 @@ def gpu(*, triton: bool = TRITON) -> Iterator[SimulatedDevice]:
         yield stack.enter_context(simulated())
 
 
-def on_device(view: ViewData, device: str) -> ViewData:
-    """The view with copies of its tensors on a device."""
+def on_device(view: ViewData, device: str, dtype: torch.dtype = torch.float32) -> ViewData:
+    """The view with copies of its tensors on a device, features in a type."""
 
     def moved(rows: Any) -> MemoryRows:
-        return MemoryRows(rows.x.clone().to(device), rows.labels.clone().to(device))
+        return MemoryRows(rows.x.to(dtype, copy=True).to(device), rows.labels.clone().to(device))
 
     assert view.weight0 is not None
     assert view.bias0 is not None
@@ -78,11 +78,12 @@ def trained(
     *,
     halving: Halving | None = None,
     measured: bool = True,
+    dtype: torch.dtype = torch.float32,
 ) -> dict[Recipe, Outcome]:
     """Plan and train on a device; outcomes by recipe, without val and test unless `measured`."""
     outcomes: dict[Recipe, Outcome] = {}
     for group in plan(recipes, made.shape, memory=MEMORY, device=device):
-        views = [on_device(made.view(view), device) for view in group.stream.views]
+        views = [on_device(made.view(view), device, dtype) for view in group.stream.views]
         if not measured:
             views = [replace(view, evaluated={}) for view in views]
         outcomes |= {o.recipe: o for o in run_group(group, *views, halving=halving)}

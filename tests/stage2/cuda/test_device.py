@@ -6,6 +6,7 @@ import json
 import warnings
 
 import pytest
+import torch
 
 from stage2.engine.halving import Halving
 from stage2.methods.generators import GENERATORS
@@ -72,6 +73,15 @@ def test_every_head_and_generator_is_reached() -> None:
     recipes = [Recipe(name) for name in PRESETS] + [each[0] for each in STEPS.values()]
     assert {recipe.head for recipe in recipes} == set(HEADS)
     assert {r.settings["generator"] for r in recipes if r.generator} == set(GENERATORS)
+
+
+@pytest.mark.parametrize("name", ["crt", "lws", "knn", "ncm", "ridge"])
+def test_features_of_float16(name: str) -> None:
+    """Reference: the CPU."""
+    recipes, half = pair(name), torch.float16
+    with gpu():
+        outcomes = trained(recipes, SMALL, "cuda", dtype=half)
+    assert_same(outcomes, trained(recipes, SMALL, "cpu", dtype=half))
 
 
 def test_averages_of_views() -> None:
