@@ -234,6 +234,7 @@ def _sentences(result: dict[str, Any]) -> list[str]:
         "is its time over featbank's. Opponents were compared with the engine first: the same "
         "parameters from the same batches. Solvers (scikit_learn, lbfgs, cuml) run to their end "
         "and are not ranked. Where a cell is empty, so many do not fit, or not together.",
+        f"The engine's steps: {result['trained_by']}.",
         *(
             f"This machine does {_range(ceiling['per_second'], 1e-9)} "
             f"{'GB/s' if ceiling['name'] == 'copy' else 'GFLOP/s'} in {ceiling['description']}, "

@@ -17,6 +17,7 @@ from stage2.benchmark.contenders import MANY, Bench, checked, fused, opposed
 from stage2.benchmark.opponents import OPPONENTS
 from stage2.benchmark.timing import Task, Timing, interleaved
 from stage2.benchmark.workloads import EPOCHS, TimedPart, Workload
+from stage2.engine.native.library import description
 from stage2.engine.plan import default_memory
 
 
@@ -104,6 +105,7 @@ def benchmark(
         "device": torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu",
         "threads": counts,
         "precision": precision,
+        "trained_by": description() if str(place) == "cpu" else "PyTorch and Triton",
         "torch": torch.__version__,
         "budget_bytes": budget,
         "cache_bytes": cache,

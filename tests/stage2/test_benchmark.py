@@ -40,7 +40,7 @@ TINY = ("--shape", "400,8,5,32", "--configurations", "1,3", "--steps", "4", "--t
 TOLD_ONCE = {
     *("shape", "rows", "dim", "classes", "batch_size", "epochs", "steps", "timed_steps"),
     *("repeats", "device", "threads", "precision", "torch", "budget_bytes", "cache_bytes"),
-    *("feature_bytes", "ceilings", "measurements", "comparisons", "many"),
+    *("feature_bytes", "ceilings", "measurements", "comparisons", "many", "trained_by"),
 }
 
 
