@@ -112,7 +112,7 @@ class MemoryRows(SplitRows):
         copies: int = 1,
         scale: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        self.x, self.labels, self.copies, self.dim = x, labels, copies, x.shape[1]
+        self.x, self.labels, self.copies, self.dim = x.contiguous(), labels, copies, x.shape[1]
         self.scale = scale
 
     @property

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from stage2.engine.details import SHIFT_RATIOS, class_places
+from stage2.engine.native.measuring import Places
 
 _STRENGTHS = [math.log(ratio) for ratio in SHIFT_RATIOS]
 LEVELS = (*(-level for level in _STRENGTHS[::-1]), 0.0, *_STRENGTHS)
@@ -47,9 +48,13 @@ class ShiftTally:
             (len(LEVELS) + 1) * cells, dtype=torch.float64, device=log_prior.device
         )
 
-    def add(self, z: Tensor, y: Tensor) -> None:
-        """Add the logits [B, C, K] and labels [B] of rows."""
-        low, high = self._bounds(z, y)
+    @property
+    def places(self) -> Places:
+        """What the bounds of rows follow from, for `measured`."""
+        return Places(self._place, self._log_prior, _FAR)
+
+    def add(self, low: Tensor, high: Tensor, y: Tensor) -> None:
+        """Add rows with labels [B] that are right for λ between their bounds [B, C]."""
         first, last = (torch.bucketize(each, self._levels) for each in (low, high))
         cell = y[:, None] * self._configs + torch.arange(self._configs, device=y.device)
         right = (first < last).double().view(-1)
@@ -62,8 +67,8 @@ class ShiftTally:
         by_level = self._changes.view(len(LEVELS) + 1, self._classes, self._configs).cumsum(0)
         return by_level[:-1].transpose(1, 2).cpu().numpy()
 
-    def _bounds(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The λ between which each row is right, [B, C] each."""
+    def bounds(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The λ between which rows with logits [B, C, K] and labels [B] are right, [B, C] each."""
         behind = self._place - self._place[y][:, None]  # [B, K], 0 for y itself alone
         inverse = torch.where(behind == 0, 0.0, 1 / behind)
         label = y.view(-1, 1, 1).expand(-1, z.shape[1], 1)

@@ -15,6 +15,7 @@ from torch import Tensor
 from featbank.bank import class_groups
 from stage2.engine.details import CONFIDENCE_BINS, DETAILS
 from stage2.engine.metrics import BINS, METRICS, Evaluation, Totals
+from stage2.engine.native.measuring import measured
 from stage2.engine.shifting import ShiftTally
 from stage2.engine.temperature import Fitted
 
@@ -96,13 +97,17 @@ class Tally:
     def add(self, z: Tensor) -> None:
         """Add the float32 logits [B, C, K] of the next rows; they are overwritten."""
         y = self.next_labels(len(z))
+        found = measured(z, y, self._shift.places if self._shift else None)
         # Σ of a block in float32, pairwise: it errs less than the logits themselves do.
-        self._logits += z.sum(0)
+        self._logits += z.sum(0) if found is None else found.total
         if self.closer:
-            self._predicted[:, self._row : self._row + len(z)] = z.argmax(2).t()
+            predicted = z.argmax(2) if found is None else found.predicted
+            self._predicted[:, self._row : self._row + len(z)] = predicted.t()
         if self._shift is not None:
-            self._shift.add(z, y)
-        self._pending.append((*label_rank(z, y), *_softmax_sums(z)))
+            bounds = found.bounds if found else None
+            self._shift.add(*(bounds or self._shift.bounds(z, y)), y)
+        statistics = (*label_rank(z, y), *_softmax_sums(z)) if found is None else found[:5]
+        self._pending.append(statistics)
         self._row += len(z)
         if (self._row - self._digested) * self.configs >= _PENDING:
             self._digest()

@@ -72,7 +72,7 @@ def library_name(instruction_set: str) -> str:
     for source in sorted([*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h")]):
         digest.update(source.read_bytes())
     digest.update(repr((FLAGS, INSTRUCTION_SETS[instruction_set])).encode())
-    return f"train-{sys.platform}-{instruction_set}-{digest.hexdigest()[:12]}.so"
+    return f"engine-{sys.platform}-{instruction_set}-{digest.hexdigest()[:12]}.so"
 
 
 def compile_into(folder: Path, instruction_set: str) -> Path:
@@ -91,7 +91,7 @@ def compile_into(folder: Path, instruction_set: str) -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as work:
         made = Path(work) / path.name
         options = [*FLAGS, *INSTRUCTION_SETS[instruction_set], "-o", str(made)]
-        command = [with_what, *options, str(SOURCES / "train.cpp")]
+        command = [with_what, *options, *map(str, sorted(SOURCES.glob("*.cpp")))]
         try:
             done = subprocess.run(
                 command, check=False, capture_output=True, text=True, timeout=SECONDS

@@ -83,6 +83,7 @@ class Library:
 
     instruction_set: str
     train: ctypes._NamedFuncPointer
+    measure: ctypes._NamedFuncPointer
     bf16: bool
 
     @staticmethod
@@ -91,8 +92,11 @@ class Library:
         loaded = ctypes.CDLL(str(path))
         loaded.featbank_train.argtypes = [POINTER(Task)]
         loaded.featbank_train.restype = c_int64
+        loaded.featbank_measure.argtypes = [c_void_p]
+        loaded.featbank_measure.restype = None
         loaded.featbank_has_bf16.restype = c_int64
-        return Library(instruction_set, loaded.featbank_train, bool(loaded.featbank_has_bf16()))
+        bf16 = bool(loaded.featbank_has_bf16())
+        return Library(instruction_set, loaded.featbank_train, loaded.featbank_measure, bf16)
 
 
 @dataclass(frozen=True)

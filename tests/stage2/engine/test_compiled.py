@@ -7,13 +7,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from stage2.engine.native import build
 from stage2.engine.native.compiled import HEADS as COMPILED
 from stage2.engine.native.library import SWITCH, Library, Missing, description, library
+from stage2.engine.native.measuring import measured
 from stage2.engine.outcome import Outcome
+from stage2.engine.shifting import ShiftTally
+from stage2.engine.tally import _softmax_sums, label_rank
 from stage2.methods.heads import HEADS
 from stage2.methods.losses import LOSSES
 from stage2.methods.recipe import Recipe
@@ -206,3 +210,51 @@ def test_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SWITCH, "sse9")
     library.cache_clear()
     assert description().startswith(f"PyTorch ({SWITCH}=sse9, and this processor has ")
+
+
+@pytest.mark.parametrize("which", SETS)
+@pytest.mark.parametrize(("rows", "configs", "classes"), [(70, 5, 100), (9, 3, 13), (33, 1, 2)])
+def test_statistics_of_logits(which: str, rows: int, configs: int, classes: int) -> None:
+    """Reference: PyTorch's passes; ranks, classes and bounds are the same, sums to 1e-6."""
+    generator = torch.Generator().manual_seed(1)
+    z = torch.randn(rows, configs, classes, generator=generator).mul_(4).round_(decimals=1)  # ties
+    y = torch.randint(classes, (rows,), generator=generator)
+    counts = np.arange(classes)[::-1] + 3
+    for prior in (
+        torch.randn(configs, classes, generator=generator),
+        torch.zeros(configs, classes),
+    ):
+        shift = ShiftTally(counts, prior)
+        with trained_by(which):
+            got = measured(z, y, shift.places)
+        assert got is not None
+        assert got.bounds is not None
+        assert all(map(torch.equal, got.bounds, shift.bounds(z, y)))
+        assert all(map(torch.equal, (got.rank, got.own), label_rank(z, y)))
+        assert torch.equal(got.predicted.long(), z.argmax(2))
+        assert_close(got.total, z.sum(0), 1e-4)
+        top, partition, norm = _softmax_sums(z.clone())
+        assert torch.equal(got.top, top)
+        assert_close(got.partition / partition, torch.ones_like(top), 1e-6)
+        assert_close(got.norm / norm, torch.ones_like(top), 1e-6)
+
+
+@pytest.mark.parametrize("which", SETS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_logits_that_are_not_finite(which: str, value: float) -> None:
+    """Reference: PyTorch, which has the last word on what a NaN does; other rows do not change."""
+    z, y = torch.randn(40, 2, 7), torch.arange(40) % 7
+    with trained_by(which):
+        whole = measured(z, y, None)
+        z[:7, 1, 3] = value  # of labels before, at and after it
+        shift = ShiftTally(np.arange(7)[::-1] + 1, torch.zeros(2, 7))
+        got = measured(z, y, shift.places)
+    assert whole
+    assert got
+    assert got.bounds
+    expected = (*label_rank(z, y), *_softmax_sums(z.clone()), z.argmax(2), *shift.bounds(z, y))
+    pairs = zip((*got[:5], got.predicted, *got.bounds), expected, strict=True)
+    assert all(torch.allclose(a.float(), b.float(), rtol=1e-6, equal_nan=True) for a, b in pairs)
+    assert torch.allclose(got.total, z.sum(0), rtol=1e-5, atol=1e-5, equal_nan=True)
+    assert torch.equal(got.partition[7:], whole.partition[7:])
+    assert torch.equal(got.partition[:, 0], whole.partition[:, 0])
