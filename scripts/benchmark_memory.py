@@ -1,8 +1,8 @@
 """Peak memory of sweeps, per head and generator, beside what the plan promises.
 
-Claim (two cores, no GPU, docs/performance.md): on a float16 bank of 100,000 × 1,024 features the
-trained heads stay within the features and the group that `featbank plan` promises; a sweep takes
-about two thirds of what it took with float32 features, and nearest class means a third.
+Claim (docs/performance.md, two cores, no GPU): on a float16 bank of 100,000 × 1,024 features every
+trained head stays within the features and the group that `featbank plan` promises, up to 1 %; a
+linear head takes two thirds of what it took with float32 features, nearest class means a third.
 
     .venv/bin/python scripts/benchmark_memory.py [--shape 100000,1024,100] [--only NAME]
 
