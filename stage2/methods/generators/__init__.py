@@ -1,6 +1,7 @@
 """Every feature generator by name. To add one, write its file and its line here."""
 
 from stage2.methods.generators.afg import AFG
+from stage2.methods.generators.batchnorm import BatchNorm
 from stage2.methods.generators.gaussians import Gaussian
 from stage2.methods.generators.interface import (
     Blend,
@@ -23,6 +24,7 @@ GENERATORS: dict[str, Generator] = {
     "smote": Smote(),
     "mixup": Mixup(),
     "remix": Remix(),
+    "batchnorm": BatchNorm(),
 }
 
 __all__ = [

@@ -62,7 +62,7 @@ EVERYTHING = [
     ("lda", {"prior": "counts", "shrinkage": 0.0}),
     *(
         ("ce", {"generator": name, **({"beta_step": 0.0} if name == "afg" else {})})
-        for name in ("afg", "dc", "tailcalib", "gaussian", "smote", "mixup", "remix")
+        for name in ("afg", "dc", "tailcalib", "gaussian", "smote", "mixup", "remix", "batchnorm")
     ),
     *((name, {"optimiser": "lbfgs"}) for name in ("crt", "balanced_softmax", "lws")),
     ("ce", {"optimiser": "adamw", "lr": 0.01}),
