@@ -27,11 +27,10 @@ import torch
 from measuring import random_bank, ratios, seconds_of, spread
 
 from featbank import Bank
-from featbank.devices import torch_threads
 from stage2 import sweep
 from stage2.benchmark import find_workload
-from stage2.benchmark.loops import plain_loop
-from stage2.benchmark.workloads import TimedPart
+from stage2.benchmark.contenders import Bench, opposed
+from stage2.benchmark.workloads import EPOCHS, TimedPart
 from stage2.methods.recipe import expand
 
 GRID = (
@@ -41,6 +40,7 @@ GRID = (
     "--set epochs=10 --seeds 0"
 )
 CONFIGURATIONS = 256
+MEMORY = 1 << 31
 
 
 def main() -> None:
@@ -95,8 +95,9 @@ def _plain_loop(path: Path) -> float:
     with Bank(path) as bank:
         x, y = map(torch.from_numpy, bank.load("train"))
     workload = find_workload("cifar100-lt")
-    with torch_threads(1):
-        return seconds_of(lambda: plain_loop(x, y, workload, TimedPart(10, workload.epoch_steps)))
+    part = TimedPart(EPOCHS, workload.epoch_steps)
+    loop = opposed(Bench(workload, x.float(), y, MEMORY, "fp32"), "plain_loop", 1, part, threads=1)
+    return seconds_of(lambda: loop.run(part))
 
 
 def _featbank() -> Path:
