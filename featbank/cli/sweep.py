@@ -165,7 +165,7 @@ def sweep(
     from featbank.bank import Bank
 
     machine = Machine.find(device, memory)
-    if options["precision"] == AUTO:
+    if auto := options["precision"] == AUTO:
         options["precision"] = _best_precision(machine)
     specification = _specification(places, {**options, "screen": screen})
     output = specification.output or Path("results.sqlite")
@@ -197,7 +197,7 @@ def sweep(
             return
         for job in jobs[1:]:  # the features of the first are checked before anything is trained
             _check_features(job, {} if force else _statuses(job, output))
-        if machine.device == "cpu":
+        if machine.device == "cpu" and not auto:
             from stage2.engine.native.library import prepare
 
             prepare(say)
@@ -213,8 +213,10 @@ def sweep(
 
 def _best_precision(machine: Machine) -> str:
     """What ``--precision auto`` stands for on this machine, told in a line."""
-    from stage2.engine.native.library import best_precision
+    from stage2.engine.native.library import best_precision, prepare
 
+    if machine.device == "cpu":
+        prepare(say)
     precision = best_precision(machine.device)
     say(f"Precision {precision}, the fastest here whose figures stay within the noise of seeds")
     return precision

@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 
+from stage2.engine.native.library import SWITCH, Library, library
 from stage2.search import Halving, Sampling, make_search
 from stage2.specification import ready_specifications
 from tests.conftest import ROOT, Run, Toy
@@ -301,3 +302,22 @@ def test_one_is_singular(featbank: Run, toy_bank: Path) -> None:
     assert "1 of the runs is in the results" in (
         featbank("sweep", toy_bank, *options, "--seeds", "3,4", "--dry-run").stdout
     )
+
+
+def test_a_precision_that_suits_the_machine(
+    featbank: Run, toy_bank: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reference: bf16 only where the library multiplies it; the results say which it was."""
+    command = ["sweep", toy_bank, "--recipe", "crt", "--set", "epochs=1", "--seeds", 0]
+    command += ["--precision", "auto", "-o", "r.sqlite"]
+    found = library()
+    best = "bf16" if isinstance(found, Library) and found.bf16 else "fp32"
+    assert f"Precision {best}, " in featbank(*command).stdout
+    rows = json.loads(featbank("leaderboard", "r.sqlite", "--format", "json").stdout)
+    assert {row["parameters"].get("precision", "fp32") for row in rows} == {best}
+    monkeypatch.setenv(SWITCH, "off")
+    library.cache_clear()
+    told = featbank(*command, "--force").stdout
+    library.cache_clear()
+    assert "Precision fp32, " in told
+    assert told.count(f"No compiled CPU engine ({SWITCH}=off): PyTorch trains") == 1
