@@ -1,8 +1,8 @@
 """What caching costs: stage 2 on a bank against stage 2 that runs the backbone at every step.
 
-Claim: with four augmented copies, the `balanced` view and the generator `batchnorm`, cRT, LWS and
-MiSLAS come within 0.3 points of top-1 and 0.4 of ECE of the papers' way; on plain images MiSLAS
-misses its ECE by 4. docs/cache-gap.md has the figures.
+Claim: with 16 augmented copies, the view of the sampler and the generator `batchnorm`, cRT, LWS,
+MiSLAS, DisAlign and LOS come within 0.3 points of top-1 and 0.5 of ECE of the papers' way; on plain
+images MiSLAS misses its ECE by 4. docs/cache-gap.md has the figures.
 
     python scripts/measure_cache_gap.py RUN [--recipes crt-cifar lws-cifar mislas disalign los]
         [--seeds 0 1 2] [--ways re-run …] [--copies 0 1 4 16] [--generators none batchnorm]
