@@ -31,6 +31,8 @@ class Build(build_py):
     def run(self):
         super().run()
         build = builder()
+        for earlier in Path(self.build_lib, NATIVE).glob("*.so"):  # of another build in this folder
+            earlier.unlink()
         if self.editable_mode or not build.is_x86():
             return
         for name in SETS:
