@@ -1,7 +1,7 @@
 """256 stage-2 configurations on features of the size of CIFAR-100-LT: the command and a plain loop.
 
 Claim (two cores, no GPU): `featbank sweep` trains and evaluates 256 configurations of crt, lws,
-mislas, disalign, los and balanced_softmax, 10 epochs each, in under 40 seconds and 2 GiB, including
+mislas, disalign, los and balanced_softmax, 10 epochs each, in under 10 seconds and 2 GiB, including
 start-up; and 256 learning rates of `crt-cifar`, including evaluation, take several times less time
 per configuration than a plain single-thread PyTorch loop of that recipe without evaluation.
 docs/performance.md has the figures.
