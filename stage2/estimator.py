@@ -138,8 +138,7 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
         for caution in cautions([recipe]):
             warnings.warn(caution, stacklevel=2)
         device = find_device(self.device)
-        features = torch.tensor(x, device=device).contiguous()  # x may be laid out by columns
-        rows = MemoryRows(features, torch.tensor(labels, device=device))
+        rows = MemoryRows(torch.tensor(x, device=device), torch.tensor(labels, device=device))
         start = _start(coef_init, intercept_init, (len(counts), dim), device)
         cosine = recipe.cosine_scale
         if start and is_cosine(start[0].cpu().numpy(), start[1].cpu().numpy(), x):

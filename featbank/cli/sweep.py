@@ -212,7 +212,7 @@ def sweep(
 
 
 def _best_precision(machine: Machine) -> str:
-    """What ``--precision auto`` stands for on this machine, told in a line."""
+    """The precision that ``--precision auto`` stands for on this machine, told in a line."""
     from stage2.engine.native.library import best_precision, prepare
 
     if machine.device == "cpu":

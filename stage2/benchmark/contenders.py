@@ -134,7 +134,7 @@ def _train(bench: Bench, opponent: Opponent, given: Training) -> Heads:
 
 
 def training(bench: Bench, configs: int, part: TimedPart) -> Training:
-    """What the engine trains, for others."""
+    """The engine's training as its opponents get it."""
     trained = recipes(bench, configs, part)
     stream = BatchStream.of(trained[0], bench.shape)
     start = Model(trained, bench.view).state["parameters"]

@@ -50,7 +50,7 @@ class ShiftTally:
 
     @property
     def places(self) -> Places:
-        """What the bounds of rows follow from, for `measured`."""
+        """Inputs of `measured` for the bounds of rows."""
         return Places(self._place, self._log_prior, _FAR)
 
     def add(self, low: Tensor, high: Tensor, y: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""What the features of a bank and a fused group may take of a sweep's memory."""
+"""Shares of a sweep's memory: the features of a bank, and a fused group."""
 
 from __future__ import annotations
 

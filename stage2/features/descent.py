@@ -44,7 +44,7 @@ Parts = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 
 @dataclass(frozen=True)
 class Fit:
-    """How the training of a probe went.
+    """An account of the training of a probe.
 
     Attributes
     ----------

@@ -123,7 +123,7 @@ class Optimiser(ABC):
 
     @abstractmethod
     def state_of(self, name: str) -> tuple[Tensor, ...]:
-        """What it keeps of a parameter, [C, …] each."""
+        """Its state of a parameter, [C, …] each."""
 
     def skip(self, steps: int) -> float:
         """Count steps that are taken elsewhere; how many there were before."""

@@ -81,8 +81,8 @@ def compiled_pass(
 
 
 class CompiledLosses(NamedTuple):
-    """What losses are in a window: their rows; cosθ* of `angle_factors`, [C, K], or None; and
-    stage-1 logits of the window's features, where they are kept."""
+    """The losses of a window: their rows; cosθ* of `angle_factors`, [C, K], or None; and stage-1
+    logits of the window's features, where they are kept."""
 
     rows: LossRows
     best_cosines: Tensor | None
@@ -115,12 +115,11 @@ class CompiledPass:
         limits: Tensor | None,
     ) -> None:
         self._library, self._model, self._optimiser = library, model, optimiser
-        self._rates, self._limits = rates, limits
+        self._rates = rates
         parameters, data = model.state["parameters"], model.data
         self._held: list[Tensor] = []  # tensors that the task points to
-        self._names = [name for name in HEADS[type(model.head)] if name in parameters]
-        first = parameters[self._names[0]]
-        self._configs, classes = len(first), len(data.counts)
+        names = [name for name in HEADS[type(model.head)] if name in parameters]
+        self._configs, classes = len(parameters[names[0]]), len(data.counts)
         hidden = parameters["hidden_weight"].shape[1] if isinstance(model.head, MLP) else 0
         self._reads_z0 = isinstance(model.head, LWS | DisAlign)
         self._task = Task(
@@ -132,22 +131,21 @@ class CompiledPass:
             dim=data.train.dim,
             hidden=hidden,
             eq5="identity" in parameters,
-            limits=address(limits),
+            limits=_point(limits, self._held),
         )
         if isinstance(model.head, TDE):
             self._task.parts = parameters["direction"].shape[1]
-            self._task.head_scale = self._kept(parameters["scale"].flatten())
-            self._task.head_gamma = self._kept(parameters["gamma"].flatten())
+            self._task.head_scale = _point(parameters["scale"].flatten(), self._held)
+            self._task.head_gamma = _point(parameters["gamma"].flatten(), self._held)
         if self._reads_z0:
             weight0, bias0 = data.context.classifier
-            self._task.norms0 = self._kept(weight0.norm(dim=1))
-            self._task.bias0, self._task.unit0 = self._kept(bias0), data.unit0
+            self._task.norms0 = _point(weight0.norm(dim=1), self._held)
+            self._task.bias0, self._task.unit0 = _point(bias0, self._held), data.unit0
         for name, value in optimiser.columns().items():
-            double = torch.float64 if value.dtype == torch.float64 else torch.float32
-            setattr(self._task, name, self._kept(value, double))
-        for i, name in enumerate(self._names):
+            setattr(self._task, name, _point(value, self._held, value.dtype))
+        for i, name in enumerate(names):
             self._task.parameters[i] = self._parameter(name)
-        numbers = sum(parameters[name][0].numel() for name in self._names)
+        numbers = sum(parameters[name][0].numel() for name in names)
         self._step_flops = 4 * self._configs * classes * (hidden or data.train.dim)
         self._step_flops += 4 * self._configs * hidden * data.train.dim
         self._task.group = max(1, CACHE_BYTES // (8 * numbers))
@@ -210,10 +208,7 @@ class CompiledPass:
         held: list[Tensor] = []
 
         def point(values: Tensor | None, dtype: torch.dtype = torch.float32) -> int | None:
-            if values is None:
-                return None
-            held.append(values.to(dtype).contiguous())
-            return held[-1].data_ptr()
+            return _point(values, held, dtype)
 
         def by_class(values: Tensor | None) -> int | None:
             return point(None if values is None else values.t())
@@ -252,16 +247,19 @@ class CompiledPass:
             value=address(value),
             first=address(states[0]),
             second=address(states[1]) if len(states) > 1 else None,
-            anchor=None if anchor is None else self._kept(anchor),
+            anchor=_point(anchor, self._held),
             anchor_stride=0 if anchor is None or len(anchor) == 1 else size,
-            decay=self._kept_or_none(optimiser.decay.get(name)),
-            rate=self._kept_or_none(optimiser.multipliers.get(name)),
+            decay=_point(optimiser.decay.get(name), self._held),
+            rate=_point(optimiser.multipliers.get(name), self._held),
             size=size,
         )
 
-    def _kept(self, values: Tensor, dtype: torch.dtype = torch.float32) -> int:
-        self._held.append(values.to(dtype).contiguous())
-        return self._held[-1].data_ptr()
 
-    def _kept_or_none(self, values: Tensor | None) -> int | None:
-        return None if values is None else self._kept(values)
+def _point(
+    values: Tensor | None, held: list[Tensor], dtype: torch.dtype = torch.float32
+) -> int | None:
+    """Address of values as a contiguous tensor of a dtype, which `held` keeps; None for None."""
+    if values is None:
+        return None
+    held.append(values.to(dtype).contiguous())
+    return address(held[-1], dtype)

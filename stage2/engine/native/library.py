@@ -154,14 +154,14 @@ def _instruction_set() -> str | Missing:
 
 
 def _place(name: str) -> Path:
-    """Where a library is: beside its sources, from the wheel, or else in the cache."""
+    """Place of a library: beside its sources, from the wheel, or else in the cache."""
     file = build.library_name(name)
     packed = build.SOURCES / file
     return packed if packed.is_file() else cache_folder() / file
 
 
 def cache_folder() -> Path:
-    """Where libraries are kept that were compiled on first use."""
+    """Folder of the libraries that were compiled on first use."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "featbank"
 

@@ -117,7 +117,7 @@ void measure(const Measure &m, Row &row, int64_t size, int64_t b, int64_t c, flo
   const float top = largest(best.value);
   Vec partition{}, square{};
   for (int64_t k = 0; k < size; k += VL) {
-    Vec e = exp2((load(&row.z[k]) - top) * 1.44269504f);
+    Vec e = exp2((load(&row.z[k]) - top) * LOG2_E);
     partition += e;
     square += e * e;
   }

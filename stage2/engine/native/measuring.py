@@ -1,4 +1,4 @@
-"""What metrics need of logits on a CPU, by the library."""
+"""Statistics of logits that metrics need, by the library on a CPU."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class MeasureFields(ctypes.Structure):
 
 
 class Places(NamedTuple):
-    """What bounds on λ need: the places of the classes [K], log priors [C, K] or None, and how far
-    a bound may be."""
+    """Inputs of the bounds on λ: the places of the classes [K], log priors [C, K] or None, and how
+    far a bound may be."""
 
     place: Tensor
     log_prior: Tensor | None
