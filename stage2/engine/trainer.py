@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stage2.engine import triton_kernel
 from stage2.engine.angles import angle_factors, best_cosines
 from stage2.engine.blend import Betas, finished, own_features, own_last
+from stage2.engine.gpu import loss as gpu_loss
+from stage2.engine.gpu.available import available
+from stage2.engine.gpu.update import FusedSGD
 from stage2.engine.kernel import KERNELS, LossRows, loss_and_gradient
 from stage2.engine.model import Model
 from stage2.engine.native.compiled import CompiledLosses, CompiledPass, compiled_pass
@@ -44,11 +46,11 @@ class Trainer:
         context, device = data.context, data.train.device
         losses = [LOSSES[s["loss"]] for s in recipes]
         self._kernel, optimiser = KERNELS[losses[0].kernel], STEPPED[recipes[0]["optimiser"]]
-        if triton_kernel.available(device):
+        if available(device):
             if self._kernel is loss_and_gradient:
-                self._kernel = triton_kernel.loss_and_gradient
+                self._kernel = gpu_loss.loss_and_gradient
             if optimiser is SGD:
-                optimiser = triton_kernel.FusedSGD
+                optimiser = FusedSGD
         self._optimiser = optimiser(
             model.state["parameters"],
             [{**r.settings, **r.part("optimiser")} for r in self.recipes],

@@ -19,13 +19,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from stage2.engine import triton_kernel
+from stage2.engine import trainer
 from stage2.engine.model import ViewData
 from stage2.engine.plan import BatchStream, Shape, Tile
 from stage2.engine.rows import MemoryRows, Window
 from stage2.engine.tile import TileRun
 from stage2.methods.heads import starts
 from stage2.methods.recipe import Recipe
+from tests.stage2.cuda import twins
 
 
 class Storages(TorchDispatchMode):
@@ -84,9 +85,9 @@ def peak(recipes: Sequence[Recipe], counts: np.ndarray, dim: int) -> int:
     shape = Shape.of(counts, dim)
     stream = BatchStream.of(recipes[0], shape)
     with pytest.MonkeyPatch.context() as patch, FakeTensorMode(allow_non_fake_inputs=True):
-        for kernel in ("loss_kernel", "sgd_kernel"):
-            patch.setattr(f"stage2.engine.triton_programs.{kernel}", _Launched())
-        patch.setattr(triton_kernel, "available", lambda device: True)
+        for kernel in twins.KERNELS:
+            patch.setattr(f"stage2.engine.gpu.{kernel}", _Launched())
+        patch.setattr(trainer, "available", lambda device: True)
         patch.setattr("torch.cuda.device_of", lambda tensor: contextlib.nullcontext())
         for head in ("linear", "cosine", "tde"):
             patch.setattr(f"stage2.methods.heads.{head}.linear_start", _fresh)

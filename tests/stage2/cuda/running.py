@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import Any
@@ -14,8 +14,8 @@ from unittest import mock
 import pytest
 import torch
 
-from stage2.engine import triton_kernel
 from stage2.engine.generation import GeneratedRows
+from stage2.engine.gpu import available
 from stage2.engine.halving import Halving
 from stage2.engine.loop import run_group
 from stage2.engine.model import ViewData
@@ -35,19 +35,19 @@ TRITON = find_spec("triton") is not None
 @contextlib.contextmanager
 def gpu(*, triton: bool = TRITON) -> Iterator[SimulatedDevice]:
     """A simulated GPU on a machine without faiss, with or without Triton."""
-    kernels = {}
+    kernels: Mapping[str, Any] = {}
     if triton:
         from tests.stage2.cuda import twins
 
-        kernels = {"loss_kernel": twins.LOSS, "sgd_kernel": twins.SGD}
-    cached = triton_kernel.available, neighbors._gpu_faiss
+        kernels = twins.KERNELS
+    cached = available.available, neighbors._gpu_faiss
     with contextlib.ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setitem(sys.modules, "faiss", None)  # importing it fails
         for name, twin in kernels.items():
-            patch.setattr(f"stage2.engine.triton_programs.{name}", twin)
+            patch.setattr(f"stage2.engine.gpu.{name}", twin)
         if not triton:
-            patch.setattr(triton_kernel, "find_spec", lambda name: None)
+            patch.setattr(available, "find_spec", lambda name: None)
         for function in cached:
             function.cache_clear()
             stack.callback(function.cache_clear)

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from stage2.cost.sample import Sample, Unit, units_of
-from stage2.engine import calibration, loop, triton_kernel
+from stage2.engine import calibration, loop
 from stage2.engine.calibration import calibrate
+from stage2.engine.gpu import update
 from stage2.engine.plan import default_memory, plan
 from stage2.engine.tile import TileRun
 from stage2.features.budgets import group_memory, half_of
@@ -70,7 +71,7 @@ def test_more_configurations_than_a_grid_has_rows() -> None:
     rate = torch.linspace(0, 1, len(p))
     with gpu():
         there = p.to("cuda")
-        triton_kernel.sgd_step(
+        update.sgd_step(
             there,
             torch.zeros_like(there),
             g.to("cuda"),

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stage2.engine import kernel, triton_programs
+from stage2.engine import kernel
+from stage2.engine.gpu import loss_programs, update_programs
 from stage2.engine.kernel import LossRows
 from tests.stage2.cuda.simulated import Refused, SimulatedTensor, _active
 
@@ -86,5 +87,8 @@ def _sgd(grid: tuple[int, ...], given: dict[str, Any]) -> None:
     p.sub_(each("lr") * update)
 
 
-LOSS = Twin(triton_programs.loss_kernel, _loss)
-SGD = Twin(triton_programs.sgd_kernel, _sgd)
+LOSS = Twin(loss_programs.loss_kernel, _loss)
+SGD = Twin(update_programs.sgd_kernel, _sgd)
+
+KERNELS = {"loss_programs.loss_kernel": LOSS, "update_programs.sgd_kernel": SGD}
+"""Every stand-in, by module and name in `stage2.engine.gpu`."""

@@ -18,7 +18,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from stage2.engine import kernel, triton_kernel
+from stage2.engine import kernel
+from stage2.engine.gpu import available, update
+from stage2.engine.gpu import loss as gpu_loss
 from stage2.engine.kernel import LossRows
 from stage2.methods.family import EXCLUDED, LossParameters, Moment
 from stage2.methods.losses import LOSSES
@@ -75,11 +77,11 @@ def _in_parts(z: Tensor, *arguments: Any, **options: Any) -> tuple[Tensor, Tenso
     """`loss_and_gradient` as for rows too long for registers, 64 of them at once to save time."""
     part = 4 if z.shape[2] < 64 else 64
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(triton_kernel, "geometry", lambda num_classes: (64, part, 4))
-        return triton_kernel.loss_and_gradient(z, *arguments, **options)
+        patch.setattr(gpu_loss, "geometry", lambda num_classes: (64, part, 4))
+        return gpu_loss.loss_and_gradient(z, *arguments, **options)
 
 
-FORMS = {"in registers": triton_kernel.loss_and_gradient, "in parts": _in_parts}
+FORMS = {"in registers": gpu_loss.loss_and_gradient, "in parts": _in_parts}
 
 
 def _counts(num_classes: int) -> np.ndarray:
@@ -266,15 +268,15 @@ def test_logits_in_bfloat16(launch: Launch) -> None:
     z, y, _ = _batch(6, len(cases), 20)
     rows = LossRows.stack(_tables(cases, _counts(20)), 20)
     short = z.bfloat16()
-    expected, slope = launch(triton_kernel.loss_and_gradient, short.float(), y, rows)
-    loss, gradient = launch(triton_kernel.loss_and_gradient, short.clone(), y, rows)
+    expected, slope = launch(gpu_loss.loss_and_gradient, short.float(), y, rows)
+    loss, gradient = launch(gpu_loss.loss_and_gradient, short.clone(), y, rows)
     assert_relative(loss, expected, 1e-6)
     assert gradient.dtype == torch.bfloat16
     assert_close(gradient / slope, torch.ones(slope.shape), 2**-7)
 
 
 def _sgd(p: Tensor, v: Tensor, g: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
-    triton_kernel.sgd_step(p, v, g, **options)
+    update.sgd_step(p, v, g, **options)
     return p, v
 
 
@@ -319,7 +321,7 @@ def test_sgd_that_decays_towards_an_anchor(launch: Launch, anchors: int) -> None
 
 def _fused(settings: list[dict[str, Any]], anchor: Tensor, gradients: Tensor) -> Tensor:
     parameters = {"weight": anchor.expand(len(settings), -1, -1).clone()}
-    optimiser = triton_kernel.FusedSGD(
+    optimiser = update.FusedSGD(
         parameters, settings, {"weight": [1.0, 0.5, 0.0]}, anchors={"weight": anchor}
     )
     for gradient in gradients:
@@ -346,18 +348,19 @@ def test_the_fused_optimiser_is_sgd(launch: Launch) -> None:
 
 def _self_check(zero: Tensor, broken: str) -> Tensor:
     if broken:
-        right = getattr(triton_kernel, broken)
+        place = update if broken == "sgd_step" else gpu_loss
+        right = getattr(place, broken)
 
         def wrong(*arguments: Any, **options: Any) -> Any:
             found = right(*arguments, **options)
             return found if found is None else (found[0] * 1.01, found[1])
 
-        setattr(triton_kernel, broken, (lambda *a, **k: None) if broken == "sgd_step" else wrong)
+        setattr(place, broken, (lambda *a, **k: None) if broken == "sgd_step" else wrong)
         try:
-            return zero + triton_kernel._agrees(zero.device)
+            return zero + available._agrees(zero.device)
         finally:
-            setattr(triton_kernel, broken, right)
-    return zero + triton_kernel._agrees(zero.device)
+            setattr(place, broken, right)
+    return zero + available._agrees(zero.device)
 
 
 @pytest.mark.parametrize("broken", ["", "loss_and_gradient", "sgd_step"])
@@ -369,29 +372,29 @@ def test_the_self_check_notices_wrong_results(launch: Launch, broken: str) -> No
 def test_a_program_takes_whole_rows_or_parts_of_one() -> None:
     """Reference: what Triton allows: powers of two, and 1,024 threads with 16 logits or more."""
     for classes in (2, 3, 64, 65, 100, 365, 1000, 1024, 1025, 8142, 16384, 16385, 10**6):
-        rows, block, warps = triton_kernel.geometry(classes)
+        rows, block, warps = gpu_loss.geometry(classes)
         assert all(n & (n - 1) == 0 for n in (rows, block, warps)), (classes, rows, block, warps)
         assert 4 <= warps <= 16
-        assert 1024 <= rows * block <= triton_kernel.IN_REGISTERS
+        assert 1024 <= rows * block <= gpu_loss.IN_REGISTERS
         assert block >= classes or rows == 1
 
 
 def test_only_a_cuda_device_is_available() -> None:
     """Reference: Triton compiles for GPUs; the interpreter is for tests."""
-    assert not triton_kernel.available(torch.device("cpu"))
+    assert not available.available(torch.device("cpu"))
 
 
 def test_a_device_that_does_not_start_is_not_available() -> None:
     """Reference: a device that no machine has; the warning names it and what it leads to."""
     with pytest.warns(UserWarning, match="Triton cannot be used on cuda:99 .* slower kernels"):
-        assert not triton_kernel.available(torch.device("cuda", 99))
+        assert not available.available(torch.device("cuda", 99))
 
 
 @pytest.mark.gpu
 @CUDA
 def test_a_captured_step_repeats() -> None:
     """Reference: the eager kernel; a CUDA graph of loss and SGD step, replayed on new logits."""
-    assert triton_kernel.available(torch.device("cuda"))
+    assert available.available(torch.device("cuda"))
     rows = LossRows.stack(_tables(EVERY, _counts(100)), 100, device="cuda")
     z, y, teacher = (t.cuda() for t in _batch(16, len(EVERY), 100))
     p, v, rate = torch.zeros_like(z[0]), torch.zeros_like(z[0]), torch.ones(len(EVERY)).cuda()
@@ -399,8 +402,8 @@ def test_a_captured_step_repeats() -> None:
     logits = z.clone()
 
     def step() -> Tensor:
-        loss, gradient = triton_kernel.loss_and_gradient(logits, y, rows, teacher=teacher)
-        triton_kernel.sgd_step(p, v, gradient.sum(0), lr=rate, momentum=still, decay=still)
+        loss, gradient = gpu_loss.loss_and_gradient(logits, y, rows, teacher=teacher)
+        update.sgd_step(p, v, gradient.sum(0), lr=rate, momentum=still, decay=still)
         return loss
 
     step()  # compiles

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from stage2.engine import triton_kernel
+from stage2.engine.gpu import loss, update
 
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="PyTorch has no Triton here")
 
@@ -39,9 +39,9 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("arch", "classes", "given", "dtype"), LOSS)
 def test_the_loss_kernel(arch: int, classes: int, given: tuple[str, ...], dtype: str) -> None:
     """Reference: the assembler; no spills, and 16 bytes an access where rows allow it."""
-    from stage2.engine.triton_programs import loss_kernel
+    from stage2.engine.gpu.loss_programs import loss_kernel
 
-    rows, block, warps = triton_kernel.geometry(classes)
+    rows, block, warps = loss.geometry(classes)
     types = {"y": "*i64", "by_weights": "*i1", "size": "fp32", "count": "i32", "configs": "i32"}
     types |= dict.fromkeys(("loss", "elsewhere", "at_label", *given), "*fp32")
     types["z"] = f"*{dtype}"
@@ -57,12 +57,12 @@ def test_the_loss_kernel(arch: int, classes: int, given: tuple[str, ...], dtype:
 @pytest.mark.parametrize("given", [(), ("decay", "nesterov", "anchor")])
 def test_the_sgd_kernel(arch: int, given: tuple[str, ...]) -> None:
     """Reference: the same, for sizes that are multiples of 16."""
-    from stage2.engine.triton_programs import sgd_kernel
+    from stage2.engine.gpu.update_programs import sgd_kernel
 
     types = {"size": "i32", "anchor_step": "i32"}
     types |= dict.fromkeys(("p", "v", "g", "lr", "momentum", *given), "*fp32")
     fixed = {name: None for name in ("decay", "nesterov", "anchor") if name not in given}
-    fixed["BLOCK"] = triton_kernel.SGD_BLOCK
+    fixed["BLOCK"] = update.SGD_BLOCK
     ptx = _compiled(sgd_kernel, types, fixed, arch, multiples=("size", "anchor_step"))
     assert _widest(ptx) == {"ld": 4, "st": 4}
     _assert_no_spills(ptx, arch)

@@ -1,0 +1,49 @@
+"""Whether a device runs the kernels of this room."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+from importlib.util import find_spec
+
+import numpy as np
+import torch
+
+from stage2.engine import kernel
+from stage2.engine.gpu import loss, update
+from stage2.engine.kernel import LossRows
+from stage2.methods.family import LossParameters
+
+
+@cache
+def available(device: torch.device) -> bool:
+    """Whether the kernels run on `device`, a GPU, and agree there with the eager ones."""
+    if device.type != "cuda" or find_spec("triton") is None:
+        return False
+    try:
+        problem = None if _agrees(device) else "its results are not those of PyTorch"
+    except Exception as error:  # no C compiler, no Python headers, a GPU too old, and others
+        reason = str(error).strip().partition("\n")[0]
+        problem = f"{type(error).__name__}: {reason}; what is missing is often a C compiler"
+    if problem:
+        warnings.warn(
+            f"Triton cannot be used on {device} ({problem}). Sweeps run all the same, by slower "
+            "kernels."
+        )
+    return problem is None
+
+
+def _agrees(device: torch.device) -> bool:
+    """Whether a loss, its gradient and an SGD step agree with the eager code."""
+    y = torch.arange(8, device=device)
+    z = torch.linspace(-3, 3, 8 * 2 * 10, device=device).sin().view(8, 2, 10)
+    focal = LossParameters(gamma=1.5, weight=np.arange(1.0, 11.0), by_weights=True)
+    rows = LossRows.stack([focal, LossParameters(smoothing=np.full(10, 0.3))], 10, device=device)
+    value, gradient = loss.loss_and_gradient(z.clone(), y, rows)
+    expected_value, expected = kernel.loss_and_gradient(z.clone(), y, rows)
+    half = torch.full((8,), 0.5, device=device)
+    p, v = z[:, 0].clone(), torch.ones_like(z[:, 0])
+    update.sgd_step(p, v, z[:, 1], lr=half, momentum=half)
+    stepped = z[:, 0] - 0.5 * (0.5 + z[:, 1])
+    pairs = ((value, expected_value), (gradient, expected), (p, stepped))
+    return all(torch.allclose(got, wanted, rtol=1e-4, atol=1e-5) for got, wanted in pairs)
