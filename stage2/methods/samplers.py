@@ -210,8 +210,7 @@ def permutations(
     """A fresh permutation per epoch, followed by another where there are more draws than rows."""
     rounds = -(-draws // len(labels))
     for _ in range(epochs):
-        order = torch.rand(rounds, len(labels), generator=generator).argsort(-1)
-        yield order.view(-1)[:draws]
+        yield shuffled(rounds, len(labels), generator).view(-1)[:draws]
 
 
 def balanced_draws(
@@ -237,10 +236,10 @@ def class_cycles(
     per_class = settings["per_class"]
     visits = -(-draws // per_class)  # of one epoch
     laps = -(-epochs * visits // len(classes))
-    order = torch.rand(laps, len(classes), generator=generator).argsort(1).view(-1)
+    order = shuffled(laps, len(classes), generator).view(-1)
     visited = order[: epochs * visits].repeat_interleave(per_class)  # class of every draw
     # The j-th draw of a class takes the j-th place of its cycles laid end to end.
-    by_class = visited.argsort(stable=True)
+    by_class = stable_order(visited)
     drawn = torch.bincount(visited, minlength=len(classes))
     first = drawn.cumsum(0) - drawn
     place = torch.empty_like(visited)
@@ -264,13 +263,30 @@ def _shuffled_cycles(
     within = torch.arange(int(size.sum())) - offsets[owner]
     lap = (laps.cumsum(0) - laps)[owner] + within // counts[owner]
     key = lap + torch.rand(len(lap), generator=generator, dtype=torch.float64)
-    shuffled = key.argsort()  # laps keep their order, items within a lap change places
-    return (within % counts[owner])[shuffled], offsets
+    order = torch.from_numpy(key.numpy().argsort())  # laps stay in order, items within one do not
+    return (within % counts[owner])[order], offsets
+
+
+def shuffled(rounds: int, size: int, generator: torch.Generator) -> Tensor:
+    """Random permutations of 0…size−1, [rounds, size] int64: the order of random numbers."""
+    # Bits of floats from 0 on are in the order of their values.
+    return stable_order(torch.rand(rounds, size, generator=generator).view(torch.int32))
+
+
+def stable_order(keys: Tensor) -> Tensor:
+    """Indices [..., n] int64 that sort keys [..., n] from 0 to 2³¹−1, equal ones in their order.
+
+    Key and index are one number each, which NumPy sorts by vector instructions, ten times as fast
+    as PyTorch's argsort. That leaves equal keys in an order that depends on the processor.
+    """
+    packed = (keys.long() << 32) + torch.arange(keys.shape[-1])
+    packed.numpy().sort()
+    return packed.bitwise_and_(2**32 - 1)
 
 
 def _by_class(labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Classes that have samples, their counts and starts, and the training rows by class."""
-    rows = labels.argsort(stable=True)
+    rows = stable_order(labels)
     classes, counts = labels.unique(return_counts=True)
     return classes, counts, counts.cumsum(0) - counts, rows
 

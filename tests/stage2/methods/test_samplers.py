@@ -17,7 +17,7 @@ from torch.utils.data import WeightedRandomSampler
 from featbank import errors
 from stage2.engine.plan import BatchStream, Shape
 from stage2.methods.recipe import Recipe
-from stage2.methods.samplers import SAMPLERS
+from stage2.methods.samplers import SAMPLERS, shuffled, stable_order
 from tests.stage2.synthetic import index_stream
 
 COUNTS = {0: 50, 1: 23, 3: 9, 4: 4, 5: 3, 6: 1}  # class 2 is empty
@@ -105,6 +105,16 @@ def test_instance_is_a_permutation_per_epoch() -> None:
         assert not torch.equal(*laps), "the second lap repeats the first"
         rest = epoch[2 * ROWS :].tolist()
         assert len(set(rest)) == 70, f"got {len(set(rest))} different rows, expected 70"
+
+
+def test_equal_numbers_keep_the_order_of_rows() -> None:
+    """Reference: a stable sort of the same numbers; 2·10⁵ of 2²⁴ values have equal ones."""
+    size, first, second = 200_000, *(torch.Generator().manual_seed(5) for _ in range(2))
+    numbers = torch.rand(2, size, generator=first)
+    assert len(numbers[0].unique()) < size
+    assert torch.equal(shuffled(2, size, second), numbers.argsort(stable=True, dim=1))
+    keys = torch.tensor([3, 2**31 - 1, 0, 3, 0])
+    assert stable_order(keys).tolist() == [2, 4, 0, 3, 1]
 
 
 def test_instance_puts_every_row_anywhere() -> None:
