@@ -14,7 +14,7 @@ from stage2.engine.angles import angle_factors, best_cosines
 from stage2.engine.blend import Betas, finished, own_features, own_last
 from stage2.engine.gpu import loss as gpu_loss
 from stage2.engine.gpu.available import available
-from stage2.engine.gpu.update import FusedSGD
+from stage2.engine.gpu.update import FUSED
 from stage2.engine.kernel import KERNELS, LossRows, loss_and_gradient
 from stage2.engine.model import Model
 from stage2.engine.native.compiled import CompiledLosses, CompiledPass, compiled_pass
@@ -23,7 +23,7 @@ from stage2.engine.rows import Window
 from stage2.methods.family import Moment
 from stage2.methods.heads import Batch, Parameters, trained_head
 from stage2.methods.losses import LOSSES
-from stage2.methods.optimisers import SGD, STEPPED, learning_rates
+from stage2.methods.optimisers import STEPPED, learning_rates
 from stage2.methods.precision import precision
 
 COMPILED_THREADS = 2
@@ -49,8 +49,7 @@ class Trainer:
         if available(device):
             if self._kernel is loss_and_gradient:
                 self._kernel = gpu_loss.loss_and_gradient
-            if optimiser is SGD:
-                optimiser = FusedSGD
+            optimiser = FUSED.get(optimiser, optimiser)
         self._optimiser = optimiser(
             model.state["parameters"],
             [{**r.settings, **r.part("optimiser")} for r in self.recipes],

@@ -236,14 +236,18 @@ class AdamW(Optimiser):
 
     def step(self, gradients: Parameters, lr: Tensor) -> None:
         """One step at the learning rates `lr` [C]; `gradients` are overwritten."""
-        # m̂/(√ŝ + ε) = r·m/(√s + ε√(1−β₂ᵗ)) with r = √(1−β₂ᵗ)/(1−β₁ᵗ).
+        self._ratio, self._floor = self._counted()
+        super().step(gradients, lr)
+
+    def _counted(self) -> tuple[Tensor, Tensor]:
+        """Count a step t: r = √(1−β₂ᵗ)/(1−β₁ᵗ) and ε√(1−β₂ᵗ), [C] each, as
+        m̂/(√ŝ + ε) = r·m/(√s + ε√(1−β₂ᵗ))."""
         steps = self.state["steps"].add_(1)
         # Configurations that train together have taken the same number of steps t.
         first, second = (1 - self._betas ** steps[0]).unbind()
         root = second.sqrt()
-        self._ratio = (root / first).to(lr.dtype)
-        self._floor = self._eps * root.to(lr.dtype)
-        super().step(gradients, lr)
+        dtype = self._eps.dtype
+        return (root / first).to(dtype), self._eps * root.to(dtype)
 
     def _update(self, name: str, p: Tensor, gradient: Tensor, lr: Tensor) -> None:
         first, second = (_shaped(share, p) for share in self._shares)

@@ -8,11 +8,13 @@ from importlib.util import find_spec
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from stage2.engine import kernel
 from stage2.engine.gpu import loss, update
 from stage2.engine.kernel import LossRows
 from stage2.methods.family import LossParameters
+from stage2.methods.optimisers import Optimiser
 
 
 @cache
@@ -34,16 +36,24 @@ def available(device: torch.device) -> bool:
 
 
 def _agrees(device: torch.device) -> bool:
-    """Whether a loss, its gradient and an SGD step agree with the eager code."""
+    """Whether a loss, its gradient and steps of the optimisers agree with the eager code."""
     y = torch.arange(8, device=device)
     z = torch.linspace(-3, 3, 8 * 2 * 10, device=device).sin().view(8, 2, 10)
     focal = LossParameters(gamma=1.5, weight=np.arange(1.0, 11.0), by_weights=True)
     rows = LossRows.stack([focal, LossParameters(smoothing=np.full(10, 0.3))], 10, device=device)
     value, gradient = loss.loss_and_gradient(z.clone(), y, rows)
     expected_value, expected = kernel.loss_and_gradient(z.clone(), y, rows)
-    half = torch.full((8,), 0.5, device=device)
-    p, v = z[:, 0].clone(), torch.ones_like(z[:, 0])
-    update.sgd_step(p, v, z[:, 1], lr=half, momentum=half)
-    stepped = z[:, 0] - 0.5 * (0.5 + z[:, 1])
-    pairs = ((value, expected_value), (gradient, expected), (p, stepped))
+    pairs = [(value, expected_value), (gradient, expected)]
+    for eager, fused in update.FUSED.items():
+        pairs.append((_stepped(fused, z), _stepped(eager, z)))
     return all(torch.allclose(got, wanted, rtol=1e-4, atol=1e-5) for got, wanted in pairs)
+
+
+def _stepped(optimiser: type[Optimiser], z: Tensor) -> Tensor:
+    """Parameters after two steps of an optimiser with its default settings."""
+    settings = {s.name: s.default for s in optimiser.settings} | {"weight_decay": 0.1}
+    parameters = {"weight": z[:, 0].clone()}
+    steps = optimiser(parameters, [settings] * len(z), {})
+    for _ in range(2):
+        steps.step({"weight": z[:, 1].clone()}, torch.full((len(z),), 0.5, device=z.device))
+    return parameters["weight"]

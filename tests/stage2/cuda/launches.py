@@ -61,4 +61,4 @@ def table() -> dict[str, dict[str, int]]:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    TABLE.write_text(json.dumps(table(), indent=1) + "\n")
+    TABLE.write_text(json.dumps(table(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

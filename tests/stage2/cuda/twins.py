@@ -20,6 +20,7 @@ from stage2.engine.kernel import LossRows
 from tests.stage2.cuda.simulated import Refused, SimulatedTensor, _active
 
 TYPES = {"y": torch.int64, "by_weights": torch.bool}
+TYPES |= {"steps": torch.float64, "log_betas": torch.float64}
 """Types of tensors that are not float32."""
 
 
@@ -69,26 +70,59 @@ def _loss(grid: tuple[int, ...], given: dict[str, Any]) -> None:
 
 def _sgd(grid: tuple[int, ...], given: dict[str, Any]) -> None:
     p, v, g = (given[name] for name in ("p", "v", "g"))
-    assert p.shape == v.shape == g.shape, f"{p.shape}, {v.shape}, {g.shape}"
+    column = _columns(grid, given, p, v, g)
+    anchor = 0 if given["anchor"] is None else given["anchor"]
+    slope = g if given["decay"] is None else g + column("decay") * (p - anchor)
+    v.mul_(column("momentum")).add_(slope)
+    update = v
+    if given["nesterov"] is not None:
+        update = torch.where(column("nesterov") > 0, slope + column("momentum") * v, v)
+    p.sub_(column("lr") * update)
+
+
+def _adamw(grid: tuple[int, ...], given: dict[str, Any]) -> None:
+    p, m, s, g = (given[name] for name in ("p", "m", "s", "g"))
+    column = _columns(grid, given, p, m, s, g)
+    m.lerp_(g, column("first"))
+    s.lerp_(g * g, column("second"))
+    if given["decay"] is not None:
+        anchor = 0 if given["anchor"] is None else given["anchor"]
+        p.sub_(column("lr") * column("decay") * (p - anchor))
+    p.sub_(column("lr") * column("ratio") * m / (s.sqrt() + column("floor")))
+
+
+def _columns(
+    grid: tuple[int, ...], given: dict[str, Any], p: Tensor, *others: Tensor
+) -> Callable[[str], Tensor]:
+    """Check an optimiser step; how it reads a hyper-parameter of its configurations."""
+    assert all(t.shape == p.shape for t in others), f"{p.shape}, {[t.shape for t in others]}"
     assert p.numel() == given["size"] * len(p), f"size {given['size']} for {p.shape}"
     assert grid == (-(-given["size"] // given["BLOCK"]) * len(p),), f"the grid {grid}"
 
-    def each(name: str) -> Tensor:
+    def column(name: str) -> Tensor:
         values = given[name]
         assert values.numel() == len(p), f"{name} {values.shape} for {p.shape}"
         return values.reshape(-1, *[1] * (p.dim() - 1))
 
-    anchor = 0 if given["anchor"] is None else given["anchor"]
-    slope = g if given["decay"] is None else g + each("decay") * (p - anchor)
-    v.mul_(each("momentum")).add_(slope)
-    update = v
-    if given["nesterov"] is not None:
-        update = torch.where(each("nesterov") > 0, slope + each("momentum") * v, v)
-    p.sub_(each("lr") * update)
+    return column
 
 
-LOSS = Twin(loss_programs.loss_kernel, _loss)
-SGD = Twin(update_programs.sgd_kernel, _sgd)
+def _adamw_count(grid: tuple[int, ...], given: dict[str, Any]) -> None:
+    steps, eps = given["steps"], given["eps"]
+    assert len(steps) == len(eps) == given["configs"] <= grid[0] * given["BLOCK"]
+    assert given["log_betas"].shape == (2, len(eps))
+    first, second = 1 - (given["log_betas"] * steps.add_(1)).exp()
+    given["ratio"].copy_(second.sqrt() / first)
+    given["floor"].copy_(eps * second.sqrt())
 
-KERNELS = {"loss_programs.loss_kernel": LOSS, "update_programs.sgd_kernel": SGD}
+
+KERNELS = {
+    f"{module.__name__.rpartition('.')[2]}.{name}": Twin(getattr(module, name), compute)
+    for module, name, compute in (
+        (loss_programs, "loss_kernel", _loss),
+        (update_programs, "sgd_kernel", _sgd),
+        (update_programs, "adamw_kernel", _adamw),
+        (update_programs, "adamw_count_kernel", _adamw_count),
+    )
+}
 """Every stand-in, by module and name in `stage2.engine.gpu`."""

@@ -1,15 +1,7 @@
-"""The Triton kernels against the eager ones, float64 autograd and the SGD of `optimisers`.
-
-Tests run twice: on CPU tensors by Triton's interpreter, and on a CUDA device where there is one.
-The interpreter has to be chosen before Triton is imported, so it lives in a process of its own.
-"""
+"""The Triton kernel of the loss family against the eager one and float64 autograd."""
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import fields, is_dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -24,53 +16,17 @@ from stage2.engine.gpu import loss as gpu_loss
 from stage2.engine.kernel import LossRows
 from stage2.methods.family import EXCLUDED, LossParameters, Moment
 from stage2.methods.losses import LOSSES
-from stage2.methods.optimisers import SGD
 from tests.stage2 import reference
 from tests.stage2.cases import LOSS_CASES, MOMENT
 from tests.stage2.compare import assert_close, assert_relative
+from tests.stage2.engine.conftest import CUDA, Launch
 
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="PyTorch has no Triton here")
 
-Launch = Callable[..., Any]
 Case = tuple[str, dict[str, Any]]
 
 FAMILY = [name for name in LOSS_CASES if LOSSES[name].kernel == "family"]
 EVERY: list[Case] = [(name, s) for name in FAMILY for s in LOSS_CASES[name]]
-CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-
-
-@pytest.fixture(scope="module")
-def interpreter() -> Iterator[ProcessPoolExecutor]:
-    """A process whose Triton interprets kernels."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("TRITON_INTERPRET", "1")
-            pool.submit(int).result()
-        yield pool
-
-
-@pytest.fixture(params=["interpreter", pytest.param("cuda", marks=[pytest.mark.gpu, CUDA])])
-def launch(request: pytest.FixtureRequest) -> Launch:
-    """Calls a function where its kernels run: ``launch(function, …)``, with tensors of the CPU."""
-    if request.param == "cuda":
-        return lambda function, *a, **k: _moved(function(*_moved(a, "cuda"), **_moved(k, "cuda")))
-    pool = request.getfixturevalue("interpreter")
-    return lambda function, *a, **k: pool.submit(function, *a, **k).result()
-
-
-def _moved(value: Any, device: str = "cpu") -> Any:
-    """The tensors within `value` on another device."""
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, tuple):
-        return tuple(_moved(v, device) for v in value)
-    if isinstance(value, dict):
-        return {name: _moved(v, device) for name, v in value.items()}
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(
-            value, **{f.name: _moved(getattr(value, f.name), device) for f in fields(value)}
-        )
-    return value
 
 
 def _in_parts(z: Tensor, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
@@ -275,87 +231,16 @@ def test_logits_in_bfloat16(launch: Launch) -> None:
     assert_close(gradient / slope, torch.ones(slope.shape), 2**-7)
 
 
-def _sgd(p: Tensor, v: Tensor, g: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
-    update.sgd_step(p, v, g, **options)
-    return p, v
-
-
-@pytest.mark.parametrize("shape", [(4,), (4, 3), (4, 29, 37), (1, 1025)])
-@pytest.mark.parametrize("left_out", ["decay", "nesterov", "nothing"])
-def test_sgd(launch: Launch, shape: tuple[int, ...], left_out: str) -> None:
-    """Reference: three steps of `optimisers.SGD`, every hyper-parameter per configuration."""
-    configs = torch.arange(shape[0])
-    options = {"momentum": 0.9 - 0.3 * configs, "decay": 0.1 * (configs + 1.0)}
-    options["nesterov"] = (configs % 2 == 0).float()
-    if left_out != "nothing":
-        options[left_out] = torch.zeros(shape[0])
-    settings = [
-        {"momentum": mu, "weight_decay": decay, "nesterov": bool(ahead)}
-        for mu, decay, ahead in zip(*(t.tolist() for t in options.values()), strict=True)
-    ]
-    options.pop(left_out, None)
-    generator = torch.Generator().manual_seed(1)
-    p = torch.randn(shape, generator=generator)
-    v = torch.zeros_like(p)
-    expected = {"p": p.clone()}
-    optimiser = SGD(expected, settings, {})
-    for step in range(3):
-        g = torch.randn(shape, generator=generator)
-        lr = 0.1 * torch.rand(shape[0], generator=generator)
-        optimiser.step({"p": g.clone()}, lr)
-        p, v = launch(_sgd, p, v, g, lr=lr, **options)
-        assert_relative(p, expected["p"], 1e-6, f"parameter after step {step}")
-
-
-@pytest.mark.parametrize("anchors", [1, 3])
-def test_sgd_that_decays_towards_an_anchor(launch: Launch, anchors: int) -> None:
-    """Reference: SGD on p − anchor, whose steps are the same; one anchor for all, or one each."""
-    generator = torch.Generator().manual_seed(2)
-    p, g = (torch.randn(3, 5, 7, generator=generator) for _ in range(2))
-    anchor = torch.randn(anchors, 5, 7, generator=generator)
-    options = {name: torch.tensor([0.1, 0.2, 0.3]) for name in ("lr", "momentum", "decay")}
-    apart, _ = launch(_sgd, p - anchor, torch.zeros_like(p), g, **options)
-    p, _ = launch(_sgd, p.clone(), torch.zeros_like(p), g, anchor=anchor, **options)
-    assert_close(p, apart + anchor, 1e-6)
-
-
-def _fused(settings: list[dict[str, Any]], anchor: Tensor, gradients: Tensor) -> Tensor:
-    parameters = {"weight": anchor.expand(len(settings), -1, -1).clone()}
-    optimiser = update.FusedSGD(
-        parameters, settings, {"weight": [1.0, 0.5, 0.0]}, anchors={"weight": anchor}
-    )
-    for gradient in gradients:
-        optimiser.step({"weight": gradient}, torch.full((3,), 0.1, device=anchor.device))
-    return parameters["weight"]
-
-
-def test_the_fused_optimiser_is_sgd(launch: Launch) -> None:
-    """Reference: `optimisers.SGD`, with learning-rate multipliers, decay and an anchor."""
-    generator = torch.Generator().manual_seed(3)
-    anchor = torch.randn(1, 4, 5, generator=generator)
-    gradients = torch.randn(3, 3, 4, 5, generator=generator)
-    settings = [
-        {"momentum": 0.9, "weight_decay": decay, "nesterov": decay > 0.2}
-        for decay in (0.0, 0.1, 0.3)
-    ]
-    expected = {"weight": anchor.expand(3, -1, -1).clone()}
-    multipliers = {"weight": [1.0, 0.5, 0.0]}
-    optimiser = SGD(expected, settings, multipliers, anchors={"weight": anchor})
-    for gradient in gradients:
-        optimiser.step({"weight": gradient.clone()}, torch.full((3,), 0.1))
-    assert_relative(launch(_fused, settings, anchor, gradients), expected["weight"], 1e-6)
-
-
 def _self_check(zero: Tensor, broken: str) -> Tensor:
     if broken:
-        place = update if broken == "sgd_step" else gpu_loss
+        place = update if broken.endswith("_step") else gpu_loss
         right = getattr(place, broken)
 
         def wrong(*arguments: Any, **options: Any) -> Any:
             found = right(*arguments, **options)
             return found if found is None else (found[0] * 1.01, found[1])
 
-        setattr(place, broken, (lambda *a, **k: None) if broken == "sgd_step" else wrong)
+        setattr(place, broken, (lambda *a, **k: None) if place is update else wrong)
         try:
             return zero + available._agrees(zero.device)
         finally:
@@ -363,7 +248,7 @@ def _self_check(zero: Tensor, broken: str) -> Tensor:
     return zero + available._agrees(zero.device)
 
 
-@pytest.mark.parametrize("broken", ["", "loss_and_gradient", "sgd_step"])
+@pytest.mark.parametrize("broken", ["", "loss_and_gradient", "sgd_step", "adamw_step"])
 def test_the_self_check_notices_wrong_results(launch: Launch, broken: str) -> None:
     """Reference: the kernels as they are, and with one of them broken."""
     assert bool(launch(_self_check, torch.zeros(1), broken)) == (not broken)

@@ -62,9 +62,36 @@ def test_the_sgd_kernel(arch: int, given: tuple[str, ...]) -> None:
     types = {"size": "i32", "anchor_step": "i32"}
     types |= dict.fromkeys(("p", "v", "g", "lr", "momentum", *given), "*fp32")
     fixed = {name: None for name in ("decay", "nesterov", "anchor") if name not in given}
-    fixed["BLOCK"] = update.SGD_BLOCK
+    fixed["BLOCK"] = update.BLOCK
     ptx = _compiled(sgd_kernel, types, fixed, arch, multiples=("size", "anchor_step"))
     assert _widest(ptx) == {"ld": 4, "st": 4}
+    _assert_no_spills(ptx, arch)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("given", [(), ("decay", "anchor")])
+def test_the_adamw_kernel(arch: int, given: tuple[str, ...]) -> None:
+    """Reference: the same, for sizes that are multiples of 16."""
+    from stage2.engine.gpu.update_programs import adamw_kernel
+
+    types = {"size": "i32", "anchor_step": "i32"}
+    moments = ("p", "m", "s", "g", "lr", "first", "second", "ratio", "floor")
+    types |= dict.fromkeys((*moments, *given), "*fp32")
+    fixed = {name: None for name in ("decay", "anchor") if name not in given}
+    fixed["BLOCK"] = update.BLOCK
+    ptx = _compiled(adamw_kernel, types, fixed, arch, multiples=("size", "anchor_step"))
+    assert _widest(ptx) == {"ld": 4, "st": 4}
+    _assert_no_spills(ptx, arch)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_the_count_of_steps(arch: int) -> None:
+    """Reference: the assembler."""
+    from stage2.engine.gpu.update_programs import adamw_count_kernel
+
+    types = {"steps": "*fp64", "log_betas": "*fp64", "configs": "i32"}
+    types |= dict.fromkeys(("eps", "ratio", "floor"), "*fp32")
+    ptx = _compiled(adamw_count_kernel, types, {"BLOCK": update.COUNT_BLOCK}, arch)
     _assert_no_spills(ptx, arch)
 
 
