@@ -25,6 +25,7 @@ from stage2.export.modules import head_module
 from stage2.features.probe import cosine_probe, is_cosine, linear_probe, on_unit
 from stage2.features.requirements import check_recipe
 from stage2.features.scale import measured
+from stage2.methods.precisions import default_precision
 from stage2.methods.recipe import Recipe, cautions
 
 
@@ -50,7 +51,7 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
         ``auto`` (CUDA if available), ``cpu``, ``cuda`` or ``cuda:1``.
     parameters
         Settings of the recipe that differ from the preset, as for `stage2.Recipe`. `fit` checks
-        them.
+        them. Without a ``precision``, matrix products are those of tf32 on CUDA.
 
     Attributes
     ----------
@@ -133,11 +134,11 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
         if len(self.classes_) < 2:
             raise ValueError(f"{type(self).__name__} needs 2 classes or more, got 1 class.")
         counts = np.bincount(labels).astype(np.float64)
-        recipe, dim = self._recipe(counts), x.shape[1]
+        device, dim = find_device(self.device), x.shape[1]
+        recipe = self._recipe(counts, device)
         check_recipe(recipe, counts, dim)
         for caution in cautions([recipe]):
             warnings.warn(caution, stacklevel=2)
-        device = find_device(self.device)
         rows = MemoryRows(torch.tensor(x, device=device), torch.tensor(labels, device=device))
         start = _start(coef_init, intercept_init, (len(counts), dim), device)
         cosine = recipe.cosine_scale
@@ -187,8 +188,9 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
         with torch.no_grad():
             return self.head_(torch.tensor(x, dtype=torch.float64))
 
-    def _recipe(self, counts: NDArray[np.float64]) -> Recipe:
-        """The recipe with its seed; raise `ConfigError` if it needs more than X and y."""
+    def _recipe(self, counts: NDArray[np.float64], device: torch.device) -> Recipe:
+        """The recipe with its seed, and with the precision of the `device` if it is given none;
+        raise `ConfigError` if it needs more than X and y."""
         settings = {"view": "instance", **self._parameters}
         recipe = Recipe(self.recipe, **settings)
         fixed = {"view": "instance", "train_on": "train", "calibration": "none"}
@@ -216,6 +218,7 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
         seed = self.random_state
         if not isinstance(seed, numbers.Integral):
             seed = check_random_state(seed).randint(np.iinfo(np.int32).max)
+        settings = {"precision": default_precision(device.type), **settings}
         return Recipe(self.recipe, **settings, seed=int(seed))
 
 

@@ -53,6 +53,7 @@ def demo(output: Path, device: str) -> None:
     from stage1.training.settings import default_settings
     from stage1.training.train import train
     from stage2.engine.native.library import prepare
+    from stage2.methods.precisions import default_precision
     from stage2.methods.recipe import expand
     from stage2.sweep import sweep
 
@@ -72,12 +73,14 @@ def demo(output: Path, device: str) -> None:
     _step(2, "Extract a bank: every image's features, under both BatchNorm views")
     extract(run, bank, device=device, report=say, overwrite=True)
 
-    recipes = expand(GRIDS, seeds=SEEDS)
+    place = str(find_device(device))
+    precision = {"precision": [default_precision(place)]}
+    recipes = expand({name: {**precision, **grid} for name, grid in GRIDS.items()}, seeds=SEEDS)
     configurations = len({recipe.id for recipe in recipes})
     _step(3, f"Sweep {configurations} stage-2 configurations, seeds {', '.join(map(str, SEEDS))}")
     for stale in output.glob("results.sqlite*"):
         stale.unlink()
-    if str(find_device(device)) == "cpu":
+    if place == "cpu":
         prepare(say)
     with progress("runs") as report:
         swept = sweep(

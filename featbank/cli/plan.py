@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from featbank.cli.terminal import say
 from featbank.wording import number
+from stage2.methods.precisions import PRECISION, in_words
 
 if TYPE_CHECKING:
     from featbank.bank import Bank
@@ -95,10 +96,12 @@ def print_plan(job: Job, machine: Machine) -> None:
     _print_search(job)
     groups = machine.plan(job.bank, job.recipes, job.folds)
     runs, configurations = len(job.recipes), len({recipe.id for recipe in job.recipes})
+    products = in_words(recipe.settings.get(PRECISION.name, "") for recipe in job.recipes)
     say(
         f"{number(configurations, 'configuration')}, {number(runs, 'run')} with "
         f"{'its seed' if runs == 1 else 'their seeds'}, "
         f"in {number(len(groups), 'fused group')} on {machine.device}"
+        + (f", {products}" if products else "")
     )
     if job.folds:
         say(f"each on {job.folds} folds of train; then the best of each recipe on all rows")

@@ -79,8 +79,8 @@ SEARCH_OPTIONS = {
     PRECISION,
     type=click.Choice([*PRECISION.choices, AUTO]),
     help="Precision of the matrix products of every recipe that trains in steps; auto: tf32 on a "
-    "GPU, bf16 on a CPU that multiplies it, else fp32. [default: each recipe's own, "
-    f"{PRECISION.default}]",
+    "GPU, bf16 on a CPU that multiplies it, else fp32. [default: that of the specification, else "
+    f"tf32 on a GPU and {PRECISION.default} on a CPU]",
 )
 @click.option(
     "--search",
@@ -167,7 +167,7 @@ def sweep(
     machine = Machine.find(device, memory)
     if auto := options["precision"] == AUTO:
         options["precision"] = _best_precision(machine)
-    specification = _specification(places, {**options, "screen": screen})
+    specification = _specification(places, {**options, "screen": screen, "device": machine.device})
     output = specification.output or Path("results.sqlite")
     from stage2.loggers import open_logger
 

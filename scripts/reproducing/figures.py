@@ -109,7 +109,7 @@ def _is_of(run: Run, recipe: Recipe) -> bool:
     expected = {**recipe.parameters, "view": {recipe.settings["view"]}}
     views = {part.rpartition("/")[2] for part in run.parameters["view"].split("+")}
     stored = {**run.parameters, "view": views}
-    ignored = {"feature_scale"}  # resolved by the bank
+    ignored = {"feature_scale", "precision"}  # resolved by the bank, and by the device
     same = all(stored.get(name) == expected[name] for name in expected.keys() - ignored)
     return run.name == recipe.name and same
 

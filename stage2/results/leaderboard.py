@@ -12,6 +12,7 @@ from featbank import errors
 from stage2.engine.metrics import METRICS, RANKING, UNCALIBRATED
 from stage2.features.experts import short_name
 from stage2.features.folds import fold_count, is_folds
+from stage2.methods.precisions import PRECISION
 from stage2.methods.recipe import Recipe
 from stage2.methods.recipe_settings import settings_of
 from stage2.results.configurations import Configuration
@@ -192,23 +193,33 @@ def ranking_of(
     keys: dict[str, Any] = {}
     macro: dict[str, float] = {}
     nll: dict[str, float] = {}
-    published: set[str] = set()
+    configurations = list(configurations)
+    published = _published(configurations)
     for each in configurations:
-        preset = not _changed(each.name, each.parameters)
-        published |= {each.id} if preset else set()
         keys[each.id] = (
             each.status != "stopped",
             is_calibrated({"parameters": each.parameters}),
             each.id,
         )
         if rule is None or select_on is None:
-            keys[each.id] = (each.status != "done", each.name, not preset, each.id)
+            keys[each.id] = (each.status != "done", each.name, each.id not in published, each.id)
         elif each.status == "done" and all(run.has(select_on, epoch) for run in each.runs):
             for metric, values in ((RANKING, macro), (NLL, nll)):
                 found = [selecting_figure(run, select_on, epoch, metric) for run in each.runs]
                 if (mean := _over_seeds(found)[0]) is not None:
                     values[each.id] = mean
-    return Ranking(rule, keys, macro, nll, *rows, published=frozenset(published))
+    return Ranking(rule, keys, macro, nll, *rows, published=published)
+
+
+def _published(configurations: Sequence[Configuration]) -> frozenset[str]:
+    """Ids of presets as they are published; where that was not tried, at another precision."""
+    changed = {each.id: set(_changed(each.name, each.parameters)) for each in configurations}
+    exact = {each.name for each in configurations if not changed[each.id]}
+    return frozenset(
+        each.id
+        for each in configurations
+        if not changed[each.id] or (each.name not in exact and changed[each.id] == {PRECISION.name})
+    )
 
 
 def _with_rank_alone(rows: Sequence[Row], rank: int) -> list[Row]:

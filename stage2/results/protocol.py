@@ -16,6 +16,7 @@ from featbank.wording import number
 from stage2.engine.metrics import METRICS
 from stage2.features.folds import fold_count, is_folds
 from stage2.features.scale import PUBLISHED_NORM
+from stage2.methods.precisions import PRECISION, in_words
 from stage2.methods.recipe import Recipe
 from stage2.results.ensembles import ENSEMBLE
 from stage2.results.optimism import Optimism
@@ -136,6 +137,7 @@ class Protocol:
             f"bank {self.fingerprint[:12]}",
             *self._start(rows),
             *self._scale(rows),
+            *_products(rows),
             self._selected(rows),
             *self._rest_of_test(),
             *self._classes(),
@@ -371,6 +373,12 @@ def rows_from_test(bank: Bank) -> list[int]:
     left = bank.labels("test") if "test" in bank.splits else np.zeros(0, np.int64)
     per_class = counts[(counts > 0) | (class_counts(left, bank.num_classes) > 0)]
     return [int(per_class.min()), int(per_class.max())]
+
+
+def _products(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The precisions of the products of the rows, where they are not full."""
+    words = in_words(str(row["parameters"].get(PRECISION.name)) for row in rows)
+    return [words] if words else []
 
 
 def _starts_from(row: Mapping[str, Any], view: str, kind: str) -> bool:

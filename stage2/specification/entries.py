@@ -32,7 +32,8 @@ class Values:
         That of each value, where a list stands on several lines.
     kind
         ``list``; ``range``, which an integer setting rounds; ``random``, drawn together with the
-        other random values of the recipe; ``text`` of a command line, still to be parsed.
+        other random values of the recipe; ``text`` of a command line, still to be parsed;
+        ``default``, which nobody asked for and no recipe need take.
     span
         The range that the values belong to.
     """

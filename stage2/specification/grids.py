@@ -45,7 +45,12 @@ def recipes_of(
         return []
     expansion = _Expansion(seeds, problems, bank, folds)
     recipes = dict.fromkeys(itertools.chain.from_iterable(map(expansion.recipes, entries)))
-    shared = {key: entry.grid[key].origin for entry in entries for key in entry.shared}
+    shared = {
+        key: entry.grid[key].origin
+        for entry in entries
+        for key in entry.shared
+        if entry.grid[key].kind != "default"
+    }
     for key, origin in shared.items():
         if expansion.known and key not in expansion.taken and not expansion.may_average(key):
             hint = errors.closest(key, sorted(expansion.known))

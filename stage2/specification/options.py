@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from featbank import errors
 from featbank.settings import shortened
+from stage2.methods.precisions import PRECISION, default_precision
 from stage2.methods.presets import PRESETS
 from stage2.specification.entries import Entry, Values
 from stage2.specification.problems import Origin, Problems
+
+if TYPE_CHECKING:
+    import torch
 
 _SETTING = re.compile(r"(?:([^:=]+):)?([^:=]+)=(.+)", re.DOTALL)
 _INTEGER = r"\s*-?[0-9]{1,99}\s*"
@@ -86,3 +90,17 @@ def overridden(
             for entry in entries
         ]
     return list(entries)
+
+
+def at_default(entries: Iterable[Entry], device: torch.device) -> list[Entry]:
+    """Entries with the default precision of a device, where they say none."""
+    precision = default_precision(device.type)
+    if precision == PRECISION.default:
+        return list(entries)
+    values = Values((precision,), Origin(), kind="default")
+    return [
+        entry
+        if PRECISION.name in entry.grid
+        else entry.with_values(PRECISION.name, values, own=False)
+        for entry in entries
+    ]

@@ -14,7 +14,9 @@ from typing import Any
 
 from featbank import errors
 from featbank.bank import Bank
+from featbank.devices import find_device
 from stage2.features.requirements import folds_problem, selection_problem
+from stage2.methods.precisions import PRECISION
 from stage2.methods.recipe import Recipe
 from stage2.search import Sampling
 from stage2.search.finals import NO_SEARCH
@@ -22,6 +24,7 @@ from stage2.search.rounds import val_problem
 from stage2.specification.entries import Entry, Values
 from stage2.specification.options import (
     as_written,
+    at_default,
     default_entries,
     kept_entries,
     overridden,
@@ -40,6 +43,7 @@ def read_specification(
     only: Sequence[str] = (),
     overrides: Mapping[str, Sequence[Any]] | Iterable[str] = (),
     precision: str | None = None,
+    device: str = "auto",
     seeds: Sequence[int] | str | None = None,
     search: str | None = None,
     search_settings: Mapping[str, Any] | None = None,
@@ -66,6 +70,9 @@ def read_specification(
         themselves, ``["lr=0.1", "crt:lr=0.1,0.2"]``.
     precision
         Precision of every recipe that is trained in steps.
+    device
+        The device that is to train them, as of `stage2.sweep.sweep`: it decides the precision of
+        recipes for which nobody says one (`stage2.methods.precisions.default_precision`).
     seeds
         Seeds in place of the file's; a text is parsed as on a command line.
     search
@@ -96,7 +103,7 @@ def read_specification(
     changes = list(read_overrides(overrides, problems))
     if precision is not None:
         origin = as_written("--precision", precision)
-        changes.append(("", "precision", Values((precision,), origin, kind="text")))
+        changes.append(("", PRECISION.name, Values((precision,), origin, kind="text")))
     named_banks, named_output, named_selection = reader.banks(), reader.output(), reader.selection()
     named_folds = reader.folds()
     specification = Specification(
@@ -109,7 +116,7 @@ def read_specification(
         output=Path(output) if output is not None else named_output,
         search=reader.search,
         folds=named_folds if folds is None else folds,
-        entries=tuple(overridden(entries, changes, problems)),
+        entries=tuple(at_default(overridden(entries, changes, problems), find_device(device))),
     )
     recipes = _check(
         specification,

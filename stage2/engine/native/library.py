@@ -15,6 +15,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from stage2.engine.native import build
+from stage2.methods.precisions import default_precision
 
 SWITCH = "FEATBANK_COMPILED"
 """Environment variable: ``off`` leaves training to PyTorch, the name of an instruction set takes
@@ -137,10 +138,9 @@ def prepare(say: Callable[[str], None]) -> None:
 def best_precision(device: str) -> str:
     """Precision that ``auto`` stands for on ``cpu`` or ``cuda``: the fastest of those whose
     accuracy, ECE and NLL docs/performance.md shows to differ by less than seeds do."""
-    if device != "cpu":
-        return "tf32"
-    found = library()
-    return "bf16" if isinstance(found, Library) and found.bf16 else "fp32"
+    default = default_precision(device)
+    found = library() if device == "cpu" else None
+    return "bf16" if isinstance(found, Library) and found.bf16 else default
 
 
 def _instruction_set() -> str | Missing:
