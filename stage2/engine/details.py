@@ -119,9 +119,10 @@ def _confusions(totals: Totals) -> list[np.ndarray] | None:
     if totals.predicted is None:
         return None
     num_classes = len(totals.rows)
+    labels = totals.labels.astype(np.int32)  # of half the size: sorting takes half as long
     return [
-        confusions(totals.labels[~right], predicted[~right], num_classes)
-        for right, predicted in zip(totals.correct, totals.predicted, strict=True)
+        confusions(labels[wrong], predicted[wrong], num_classes)
+        for wrong, predicted in zip(~totals.correct, totals.predicted, strict=True)
     ]
 
 
@@ -155,8 +156,14 @@ def confusions(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> n
     num_classes
         K.
     """
-    pairs, rows = np.unique(labels * num_classes + predicted, return_counts=True)
-    return _most_frequent(np.column_stack(np.divmod(pairs, num_classes)), rows)
+    index = np.dtype(np.int32 if num_classes**2 < 1 << 31 else np.int64)
+    keys = np.sort(labels.astype(index, copy=False) * num_classes + predicted)
+    starts = np.flatnonzero(np.diff(keys, prepend=-1))
+    rows = np.diff(starts, append=len(keys))
+    if len(rows) > CONFUSIONS:  # sort no more than may be among the first
+        least = -np.partition(-rows, CONFUSIONS - 1)[CONFUSIONS - 1]
+        starts, rows = starts[rows >= least], rows[rows >= least]
+    return _most_frequent(np.column_stack(np.divmod(keys[starts], num_classes)), rows)
 
 
 def merged_confusions(runs: Sequence[np.ndarray]) -> np.ndarray:
