@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -27,9 +27,12 @@ class Executor(Protocol):
 
     def run(
         self, groups: Iterable[FusedGroup], *, halving: Halving | None = None
-    ) -> Iterator[list[Outcome]]:
+    ) -> Iterator[Sequence[Outcome]]:
         """Train and evaluate groups, those with `folds` on each fold; `halving` stops the worse
-        configurations of the others early."""
+        configurations of the others early.
+
+        The outcomes of a group are read by another thread while the next group trains.
+        """
 
 
 class Local:
@@ -43,14 +46,16 @@ class Local:
         The features.
     workers
         CPU threads.
+    parameters
+        Whether outcomes have parameters.
     """
 
-    def __init__(self, views: Views, workers: int) -> None:
-        self._views, self._workers = views, workers
+    def __init__(self, views: Views, workers: int, *, parameters: bool = True) -> None:
+        self._views, self._workers, self._parameters = views, workers, parameters
 
     def run(
         self, groups: Iterable[FusedGroup], *, halving: Halving | None = None
-    ) -> Iterator[list[Outcome]]:
+    ) -> Iterator[Sequence[Outcome]]:
         """Train and evaluate groups in the given order."""
         waiting = deque(groups)
         largest: float = math.inf
@@ -68,9 +73,15 @@ class Local:
                 waiting.appendleft(group)
                 torch.cuda.empty_cache()
 
-    def _trained(self, group: FusedGroup, halving: Halving | None) -> list[Outcome]:
+    def _trained(self, group: FusedGroup, halving: Halving | None) -> Sequence[Outcome]:
         """The outcomes of a group, on folds or on all rows."""
         if group.folds:
             views_of = partial(self._views.of_fold, group)
             return run_folds(group, self._views.held_out(), views_of, workers=self._workers)
-        return run_group(group, *self._views.of(group), workers=self._workers, halving=halving)
+        return run_group(
+            group,
+            *self._views.of(group),
+            workers=self._workers,
+            halving=halving,
+            parameters=self._parameters,
+        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import platform
 import warnings
@@ -40,6 +39,7 @@ from stage2.loggers import Logger, Loggers
 from stage2.methods.recipe import Recipe, cautions
 from stage2.results.leaderboard import Leaderboard
 from stage2.results.probes import KeptProbes
+from stage2.results.recording import Recorder
 from stage2.results.results import Results
 from stage2.results.store import Store
 from stage2.search.finals import NO_SEARCH, likely_finals, winners
@@ -95,7 +95,7 @@ def sweep(
     progress: Callable[[int, int], None] | None = None,
     notice: Callable[[str], None] | None = None,
     probes: Kept | None = None,
-    executor: Callable[[Views, int], Executor] = Local,
+    executor: Callable[[Views, int], Executor] | None = None,
 ) -> SweepResults:
     """Train and evaluate recipes on a bank, fused.
 
@@ -150,14 +150,15 @@ def sweep(
         Called with each group of results once it is stored, and with the leaderboard at the end
         (`stage2.loggers`); a logger that fails causes a warning and ends nothing.
     progress
-        Called with (configurations done, configurations to do).
+        Called with (configurations done, configurations to do), as loggers are in a thread that
+        records groups while the next ones train.
     notice
         Called with a line on each probe that was trained: its passes, and how far from its optimum
         it ended.
     probes
         Probes of earlier sweeps of the bank; by default those that the results keep.
     executor
-        Makes what trains the groups, from the views of the bank and `workers`.
+        Makes what trains the groups, from the views of the bank and `workers`; by default `Local`.
 
     Returns
     -------
@@ -182,28 +183,28 @@ def sweep(
         on_folds = set[str]()
         if dealt and not force:
             on_folds = store.finished(bank.fingerprint, folds=dealt.name)
-        kept = probes or KeptProbes(store, bank.fingerprint, origin(place, libraries))
+        made = origin(place, libraries)
+        kept = probes or KeptProbes(store, bank.fingerprint, made)
         views = Views(bank, place, memory, workers, dealt, kept=kept, notice=notice)
         settled = finished & on_folds if folds else finished
         views.prepare([recipe for recipe in wanted if recipe.hash not in settled])
-        runner, listeners = executor(views, workers), Loggers(loggers)
-        record = _Record(
-            store, bank.fingerprint, place, libraries, listeners, progress, keep=keep_outcomes
-        )
+        runner = (executor or partial(Local, parameters=keep_outcomes))(views, workers)
+        listeners = Loggers(loggers)
+        recorder = stack.enter_context(Recorder(store, bank.fingerprint, made))
+        record = _Record(recorder, bank.fingerprint, listeners, progress, keep_outcomes)
         planned = partial(plan_bank, bank, device=place, memory=views.memory, workers=workers)
 
         def train(chosen: list[Recipe], halving: Halving | None = None, later: int = 0) -> None:
             record.expect(sum(recipe.hash not in finished for recipe in chosen), later)
-            for group in runner.run(_unfinished(planned, chosen, finished), halving=halving):
-                record.add(group)
+            record.run(runner.run(_unfinished(planned, chosen, finished), halving=halving))
 
         left_out: list[Recipe] = []
         if dealt:
             waiting = [recipe for recipe in wanted if recipe.hash not in on_folds]
             record.expect(len(waiting), len(likely_finals(waiting)))
             seen = bool(bank.seen("train").any())
-            for group in runner.run(_unfinished(partial(planned, folds=folds), wanted, on_folds)):
-                record.add(group, quietly=seen)
+            on_each = _unfinished(partial(planned, folds=folds), wanted, on_folds)
+            record.run(runner.run(on_each), quietly=seen)
             by_folds = Results(
                 store, bank=bank.fingerprint, select_on=dealt.name, select_by=select_by
             )
@@ -255,12 +256,10 @@ def _check(
 
 @dataclass
 class _Record:
-    """Passes finished groups to the store, the loggers and the progress bar."""
+    """Passes stored groups to the loggers and the progress bar."""
 
-    store: Store
+    recorder: Recorder
     fingerprint: str
-    device: str
-    libraries: Sequence[str]
     loggers: Loggers
     progress: Callable[[int, int], None] | None
     keep: bool
@@ -268,14 +267,17 @@ class _Record:
     done: int = 0
     total: int = 0
 
+    def run(self, groups: Iterable[Sequence[Outcome]], *, quietly: bool = False) -> None:
+        """Record groups as they are trained; `quietly`, without logging their figures."""
+        for group in groups:
+            self.recorder.add(group, partial(self._report, quietly=quietly))
+        self.recorder.wait()
+
     def expect(self, runs: int, later: int) -> None:
         """Announce the runs of the next round, and an estimate of those in later rounds."""
         self.total = self.done + runs + later
 
-    def add(self, group: Sequence[Outcome], *, quietly: bool = False) -> None:
-        """Record the outcomes of a group; `quietly`, without logging their figures."""
-        runs = (_stored(outcome, self.device, self.libraries) for outcome in group)
-        self.store.add_runs(self.fingerprint, runs)
+    def _report(self, group: Sequence[Outcome], *, quietly: bool) -> None:
         if not quietly:
             self.loggers.log(self.fingerprint, group)
         self.outcomes += group if self.keep else []
@@ -351,17 +353,6 @@ def _unfinished(
         else:
             left += waiting
     return fresh + planned(left)
-
-
-def _stored(outcome: Outcome, device: str, libraries: Sequence[str]) -> dict[str, Any]:
-    return {
-        **{n: v for n, v in vars(outcome).items() if n not in ("parameters", "selected")},
-        "curves": {
-            curve: [value if math.isfinite(value) else None for value in values]
-            for curve, values in outcome.curves.items()
-        },
-        **origin(device, libraries),
-    }
 
 
 def origin(device: str, libraries: Sequence[str] = ()) -> dict[str, Any]:

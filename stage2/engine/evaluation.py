@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,13 +18,14 @@ from stage2.engine.calibration import (
     rows_of_vector,
     val_folds,
 )
-from stage2.engine.metrics import UNCALIBRATED, Evaluation, class_accuracy
-from stage2.engine.outcome import Outcome
-from stage2.engine.tally import Tally, label_rank
+from stage2.engine.metrics import UNCALIBRATED, Evaluation, Totals, class_accuracy
+from stage2.engine.outcome import Outcome, Outcomes
+from stage2.engine.tally import Tally, evaluations_of, label_rank
 from stage2.engine.temperature import Fitted, class_balanced, fit_temperature
 from stage2.engine.tile import TileRun
 from stage2.methods.heads import Parameters
 from stage2.methods.priors import implied_prior, log_shift
+from stage2.methods.recipe import Recipe
 
 HELD_BYTES = 1 << 28
 """Logits of val held at once on a CPU while something is fitted to them, unless one configuration
@@ -125,53 +127,51 @@ class TileEvaluation:
                     self._calibrations[epoch](z)
                 tally.add(z)
 
-    def outcomes(self, status: str = "done") -> list[Outcome]:
-        """The outcome of each configuration; `status` where it did not diverge."""
-        evaluations = self._evaluations()
+    def outcomes(self, status: str = "done", *, parameters: bool = True) -> Outcomes:
+        """The outcome of each configuration; `status` where it did not diverge.
+
+        On return everything that they are computed from is on the host.
+
+        Parameters
+        ----------
+        status
+            ``done`` or ``stopped``.
+        parameters
+            Whether they have parameters, whose copy takes longer than everything else.
+        """
         state = self.run.state
         curves = {name: curve.tolist() for name, curve in state["curves"].items()}
         best = state["curves"]["val_macro"].argmax(1).tolist() if "val_macro" in curves else None
-        curves |= self.run.optimised
-        parameters = {epoch: self._parameters(epoch) for epoch in self._epochs}
-        selected = parameters.get("selected", {})
-        outcomes = []
-        for c, recipe in enumerate(self._recipes):
-            finite = all(e.metrics["nll"] is not None for e in evaluations[c].values()) and bool(
-                np.isfinite(curves["loss"][c] if "loss" in curves else 0.0).all()
-            )
-            outcomes.append(
-                Outcome(
-                    recipe=recipe,
-                    status=status if finite else "diverged",
-                    evaluations=evaluations[c] if finite else {},
-                    selected_epoch=best[c] if best else None,
-                    curves={name: curve[c] for name, curve in curves.items()},
-                    parameters={name: values[c] for name, values in parameters["last"].items()},
-                    selected={name: values[c] for name, values in selected.items()},
-                    traces=self.run.traces(c),
-                )
-            )
-        return outcomes
+        every = {epoch: self._parameters(epoch) for epoch in self._epochs if parameters}
+        measured = _Measured(
+            recipes=self._recipes,
+            status=status,
+            totals=self._totals(),
+            uncalibrated={epoch: self._macro(right) for epoch, right in self._uncalibrated.items()},
+            curves=curves | self.run.optimised,
+            best=best,
+            parameters=every.get("last", {}),
+            selected=every.get("selected", {}),
+            traces=[self.run.traces(c) for c in range(len(self._recipes))],
+        )
+        return Outcomes(measured.outcomes)
 
-    def _evaluations(self) -> list[dict[tuple[str, str], Evaluation]]:
-        """Of each configuration its evaluations by split and epoch.
+    def _totals(self) -> dict[tuple[str, str], Totals]:
+        """The measurements by split and epoch."""
+        return {
+            (split, epoch): tally.totals(
+                weight_norm=self._weight_norms(epoch),
+                fitted=self._fitted.get(epoch) if split == "val" else None,
+            )
+            for (split, epoch), tally in self._tallies.items()
+        }
 
-        Calibrated on val, they have the macro accuracy on val before calibration beside the
-        metrics: a calibration does not rank.
-        """
-        evaluations: list[dict[tuple[str, str], Evaluation]] = [{} for _ in self._recipes]
-        for place, tally in self._tallies.items():
-            norms = self._weight_norms(place[1])
-            fitted = self._fitted.get(place[1]) if place[0] == "val" else None
-            found = tally.evaluations(weight_norm=norms, fitted=fitted)
-            for c, evaluation in enumerate(found):
-                evaluations[c][place] = evaluation
-        for epoch, right in self._uncalibrated.items():
-            labels = self._data.evaluated["val"].labels
-            macro = class_accuracy(torch.cat(right, 1), labels, self.run.classes).nanmean(1)
-            for by_place, value in zip(evaluations, macro.tolist(), strict=True):
-                by_place["val", epoch].metrics[UNCALIBRATED] = value
-        return evaluations
+    def _macro(self, right: Sequence[Tensor]) -> list[float]:
+        """The macro accuracy on val of its right rows, in blocks [C, n]."""
+        labels = self._data.evaluated["val"].labels
+        return (
+            class_accuracy(torch.cat(list(right), 1), labels, self.run.classes).nanmean(1).tolist()
+        )
 
     def _log_prior(self, epoch: str) -> Tensor:
         """Log of the prior [C, K] that the configurations' logits are made for."""
@@ -220,3 +220,59 @@ class TileEvaluation:
             if calibration.shift is not None:
                 parameters["calibration.shift"] = calibration.shift
         return {name: values.cpu() for name, values in parameters.items()}
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """All that the outcomes of a tile are computed from, on the host.
+
+    Totals and ``uncalibrated``, the macro accuracy on val before calibration, are by split and
+    epoch; curves, parameters and ``best``, the epoch that val selects, have a first axis of C.
+    """
+
+    recipes: Sequence[Recipe]
+    status: str
+    totals: Mapping[tuple[str, str], Totals]
+    uncalibrated: Mapping[str, list[float]]
+    curves: Mapping[str, list[list[float]]]
+    best: list[int] | None
+    parameters: Parameters
+    selected: Parameters
+    traces: list[dict[str, np.ndarray]]
+
+    def outcomes(self) -> list[Outcome]:
+        """The outcome of each configuration."""
+        evaluations = self._evaluations()
+        outcomes = []
+        for c, recipe in enumerate(self.recipes):
+            finite = all(e.metrics["nll"] is not None for e in evaluations[c].values()) and bool(
+                np.isfinite(self.curves["loss"][c] if "loss" in self.curves else 0.0).all()
+            )
+            outcomes.append(
+                Outcome(
+                    recipe=recipe,
+                    status=self.status if finite else "diverged",
+                    evaluations=evaluations[c] if finite else {},
+                    selected_epoch=self.best[c] if self.best else None,
+                    curves={name: curve[c] for name, curve in self.curves.items()},
+                    parameters={name: values[c] for name, values in self.parameters.items()},
+                    selected={name: values[c] for name, values in self.selected.items()},
+                    traces=self.traces[c],
+                )
+            )
+        return outcomes
+
+    def _evaluations(self) -> list[dict[tuple[str, str], Evaluation]]:
+        """Of each configuration its evaluations by split and epoch.
+
+        Calibrated on val, they have the macro accuracy on val before calibration beside the
+        metrics: a calibration does not rank.
+        """
+        evaluations: list[dict[tuple[str, str], Evaluation]] = [{} for _ in self.recipes]
+        for place, totals in self.totals.items():
+            for by_place, evaluation in zip(evaluations, evaluations_of(totals), strict=True):
+                by_place[place] = evaluation
+        for epoch, macro in self.uncalibrated.items():
+            for by_place, value in zip(evaluations, macro, strict=True):
+                by_place["val", epoch].metrics[UNCALIBRATED] = value
+        return evaluations

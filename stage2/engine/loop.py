@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from threading import Event
 
 import torch
@@ -22,7 +23,7 @@ from stage2.engine.evaluation import TileEvaluation
 from stage2.engine.generation import generating
 from stage2.engine.halving import Halving
 from stage2.engine.model import ViewData
-from stage2.engine.outcome import Outcome
+from stage2.engine.outcome import Outcome, Outcomes
 from stage2.engine.plan import BatchStream, FusedGroup, TileKey, pieces
 from stage2.engine.pooled import HeldOut, PooledEvaluation
 from stage2.engine.tile import TileRun, aligned, rejoined
@@ -53,8 +54,12 @@ def group_stream(stream: BatchStream, labels: Tensor, copies: int = 1) -> Iterat
 
 
 def run_group(
-    group: FusedGroup, *views: ViewData, workers: int = 1, halving: Halving | None = None
-) -> list[Outcome]:
+    group: FusedGroup,
+    *views: ViewData,
+    workers: int = 1,
+    halving: Halving | None = None,
+    parameters: bool = True,
+) -> Outcomes:
     """Train and evaluate a fused group.
 
     Parameters
@@ -68,27 +73,38 @@ def run_group(
     halving
         Stop the worse configurations early, by their best macro accuracy so far on val, a split
         that the views must have. It does not apply to groups that are not trained in steps.
+    parameters
+        Whether outcomes have parameters, whose copies of many classes take long.
 
     Returns
     -------
-    One outcome per recipe, in the group's order.
+    One outcome per recipe, in the group's order. On return the group is measured, and all is on the
+    host; statistics are computed when the outcomes are first read.
     """
     started = time.perf_counter()
     stopped = Event()
     views = tuple(generating(view, group.stream) for view in views)
     runs = [TileRun(tile, group.stream, views) for tile in group.tiles]
-    left: list[Outcome] = []
+    measured: list[Outcomes] = []
     with _threads(workers, runs, stopped) as each:
         if group.stream.epochs:
-            runs, left = _train(group.stream, runs, views, each, stopped, halving=halving)
+            runs, measured = _train(
+                group.stream, runs, views, each, stopped, halving=halving, parameters=parameters
+            )
         else:
             each(TileRun.optimise, runs)
         evaluations = [TileEvaluation(run) for run in runs]
         each(TileEvaluation.fit, evaluations)
         for split in views[0].evaluated:
             _evaluate(split, evaluations, views, each)
-        outcomes = [*left, *itertools.chain(*each(TileEvaluation.outcomes, evaluations))]
+        measured += each(partial(TileEvaluation.outcomes, parameters=parameters), evaluations)
     seconds = time.perf_counter() - started
+    return Outcomes(partial(_in_order, group, measured, seconds))
+
+
+def _in_order(group: FusedGroup, measured: list[Outcomes], seconds: float) -> list[Outcome]:
+    """The outcomes of a group's tiles in the order of its recipes."""
+    outcomes = list(itertools.chain(*measured))
     by_recipe = dict(zip((o.recipe for o in outcomes), _timed(outcomes, seconds), strict=True))
     return [by_recipe[recipe] for recipe in group.recipes]
 
@@ -179,7 +195,8 @@ def _train(
     stopped: Event,
     *,
     halving: Halving | None = None,
-) -> tuple[list[TileRun], list[Outcome]]:
+    parameters: bool = True,
+) -> tuple[list[TileRun], list[Outcomes]]:
     """Train on every view.
 
     Returns
@@ -187,7 +204,7 @@ def _train(
     Tiles of the configurations that trained to the end, and outcomes of those that halving stopped.
     """
     rungs = halving.rungs(stream.epochs) if halving else []
-    left: list[Outcome] = []
+    left: list[Outcomes] = []
     labels = views[0].train.labels[: len(views[0].train.labels) // views[0].train.copies]
     # One generator per view, all with the same seed: streamed views shuffle their blocks alike.
     shufflers = [seeded(stream.seed, "windows") for _ in views]
@@ -212,8 +229,8 @@ def _train(
             runs, losers = _halved(runs, halving)
             evaluations = [TileEvaluation(run, selected=False) for run in losers]
             _evaluate("val", evaluations, views, each)
-            outcomes = each(lambda evaluation: evaluation.outcomes("stopped"), evaluations)
-            left += itertools.chain(*outcomes)
+            stopping = partial(TileEvaluation.outcomes, status="stopped", parameters=parameters)
+            left += each(stopping, evaluations)
     return runs, left
 
 

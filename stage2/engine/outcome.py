@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, overload
 
 import numpy as np
 
@@ -51,3 +53,41 @@ class Outcome:
     selected: Parameters = field(default_factory=dict)
     traces: dict[str, np.ndarray] = field(default_factory=dict, compare=False)
     seconds: float = field(default=0.0, compare=False)
+
+
+class Outcomes(Sequence[Outcome]):
+    """The outcomes of a group, computed when they are first read.
+
+    A group that is measured needs no device any more, but statistics of its measurements: whoever
+    takes the outcomes may let them be computed while the next group trains.
+
+    Parameters
+    ----------
+    compute
+        Computes them, and holds neither features nor tensors of a GPU.
+    """
+
+    def __init__(self, compute: Callable[[], list[Outcome]]) -> None:
+        self._compute: Callable[[], list[Outcome]] | None = compute
+        self._known: list[Outcome] = []
+
+    def _all(self) -> list[Outcome]:
+        if self._compute is not None:
+            self._known, self._compute = self._compute(), None
+        return self._known
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def __iter__(self) -> Iterator[Outcome]:
+        return iter(self._all())
+
+    @overload
+    def __getitem__(self, index: int) -> Outcome: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Outcome]: ...
+    def __getitem__(self, index: int | slice) -> Outcome | list[Outcome]:
+        return self._all()[index]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return list, (self._all(),)

@@ -162,7 +162,11 @@ class Tally:
     def evaluations(
         self, *, weight_norm: Tensor | None = None, fitted: Fitted | None = None
     ) -> list[Evaluation]:
-        """One evaluation per configuration.
+        """One evaluation per configuration; parameters as of `totals`."""
+        return evaluations_of(self.totals(weight_norm=weight_norm, fitted=fitted))
+
+    def totals(self, *, weight_norm: Tensor | None = None, fitted: Fitted | None = None) -> Totals:
+        """Copy to the host the sums that metrics and details are computed from.
 
         Parameters
         ----------
@@ -174,29 +178,6 @@ class Tally:
         assert self._row == len(self.labels)
         if self._pending:
             self._digest()
-        totals = self._totals(weight_norm, fitted)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            metrics = {name: metric.of(totals) for name, metric in METRICS.items()}
-            details = {name: detail.of(totals) for name, detail in DETAILS.items()}
-        return [
-            Evaluation(
-                {
-                    n: None if values is None else _finite(values[c])
-                    for n, values in metrics.items()
-                },
-                totals.per_class[c],
-                totals.correct[c],
-                {
-                    name: np.asarray(values[c], DETAILS[name].dtype)
-                    for name, values in details.items()
-                    if values is not None
-                },
-            )
-            for c in range(self.configs)
-        ]
-
-    def _totals(self, weight_norm: Tensor | None, fitted: Fitted | None) -> Totals:
-        """Copy to the host the sums that metrics and details are computed from."""
         rows = torch.bincount(self.labels, minlength=self.num_classes).cpu().numpy()
         by_class = self._by_class.view(3, self.num_classes, self.configs).transpose(1, 2)
         right, label_logits, squares = by_class.contiguous().cpu().numpy()  # [C, K] each
@@ -231,6 +212,26 @@ class Tally:
             confidence=confidence,
             predicted=predicted,
         )
+
+
+def evaluations_of(totals: Totals) -> list[Evaluation]:
+    """The evaluation of each configuration, computed on the host."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        metrics = {name: metric.of(totals) for name, metric in METRICS.items()}
+        details = {name: detail.of(totals) for name, detail in DETAILS.items()}
+    return [
+        Evaluation(
+            {n: None if values is None else _finite(values[c]) for n, values in metrics.items()},
+            totals.per_class[c],
+            totals.correct[c],
+            {
+                name: np.asarray(values[c], DETAILS[name].dtype)
+                for name, values in details.items()
+                if values is not None
+            },
+        )
+        for c in range(len(totals.correct))
+    ]
 
 
 def label_rank(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

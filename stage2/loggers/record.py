@@ -83,7 +83,7 @@ class Logger(Protocol):
     """Follows a sweep. Results are in the results file before a logger receives them."""
 
     def log(self, records: Sequence[Record]) -> None:
-        """Log the runs of a group that is finished and stored."""
+        """Log the runs of a group that is finished and stored, in the thread that stored it."""
 
     def end(self, bank: str, board: Leaderboard) -> None:
         """Log the leaderboard of a bank, given by its fingerprint, at the end of a sweep; a search

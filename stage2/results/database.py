@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,7 +48,7 @@ State = tuple[int, ...]
 
 
 class Database:
-    """An open results file.
+    """An open results file, for one thread at a time; others wait.
 
     Parameters
     ----------
@@ -73,8 +74,9 @@ class Database:
         self.path, self._create = path, create
         self._state: State | None = None
         self._failed = False
+        self._lock = threading.RLock()
         if path is None:
-            self.connection = sqlite3.connect(":memory:")
+            self.connection = sqlite3.connect(":memory:", check_same_thread=False)
             _configure(self.connection)
             schema.make(self.connection)
             return
@@ -93,6 +95,10 @@ class Database:
 
     def read(self, query: Callable[[sqlite3.Connection], Result]) -> Result:
         """Run a query on one snapshot of the file."""
+        with self._lock:
+            return self._read(query)
+
+    def _read(self, query: Callable[[sqlite3.Connection], Result]) -> Result:
         for _ in range(ATTEMPTS):
             result, failure = self._attempt(query)
             if self.path is None or not self._is_written(self.path):
@@ -130,7 +136,7 @@ class Database:
     def write(self) -> Iterator[sqlite3.Connection]:
         """Store everything that is written inside, or nothing."""
         try:
-            with transaction(self.connection, "IMMEDIATE"):
+            with self._lock, transaction(self.connection, "IMMEDIATE"):
                 yield self.connection
         except sqlite3.DatabaseError as error:
             if self.path is None:
@@ -140,7 +146,8 @@ class Database:
 
     def close(self) -> None:
         """Close the file; where writing failed, remove SQLite's files beside it."""
-        self.connection.close()
+        with self._lock:
+            self.connection.close()
         if self._failed and self.path is not None:
             clear(self.path)
 
@@ -167,7 +174,7 @@ class Database:
             mode, self._state = "ro&immutable=1", state
         # a URI, as SQLite takes some plain names for something other than a file
         uri = f"{Path(os.path.realpath(path)).as_uri()}?mode={mode}"
-        self.connection = sqlite3.connect(uri, uri=True, timeout=WAIT)
+        self.connection = sqlite3.connect(uri, uri=True, timeout=WAIT, check_same_thread=False)
         try:
             _configure(self.connection, query_only=not self._create)
             _check(self.connection, path, self._create)
