@@ -134,7 +134,7 @@ class MemoryRows(SplitRows):
     ) -> Iterator[Window]:
         """The epoch as it was drawn; of float16 features in windows of `WINDOW_BYTES`."""
         if not self.packed:
-            yield Window(self.x, draws, self.labels[draws])
+            yield Window(self.x, draws, self.labels.take(draws))
             return
         for part in draws.split(max(1, WINDOW_BYTES // (4 * self.dim * draws.shape[1]))):
             items = part.flatten()

@@ -105,6 +105,20 @@ INLINE void gradients(const typename F::Cell *g, int64_t stride, int64_t n, int6
     });
 }
 
+// Four cells of each of four rows, as four columns; a cell has 32 bits.
+template <class Cell> INLINE void transpose(Cell *to, int64_t to_stride, const Cell *from, int64_t stride) {
+#if defined(__x86_64__)
+  __m128 a = _mm_loadu_ps((const float *)from), b = _mm_loadu_ps((const float *)(from + stride));
+  __m128 c = _mm_loadu_ps((const float *)(from + 2 * stride)), d = _mm_loadu_ps((const float *)(from + 3 * stride));
+  _MM_TRANSPOSE4_PS(a, b, c, d);
+  _mm_storeu_ps((float *)to, a), _mm_storeu_ps((float *)(to + to_stride), b);
+  _mm_storeu_ps((float *)(to + 2 * to_stride), c), _mm_storeu_ps((float *)(to + 3 * to_stride), d);
+#else
+  for (int r = 0; r < 4; r++)
+    for (int d = 0; d < 4; d++) to[d * to_stride + r] = from[r * stride + d];
+#endif
+}
+
 // The rows of a batch as both products read them: [rows/BLOCK][cells][BLOCK] and panels of columns
 // [dim/PANEL][rows/EACH][PANEL], from cells [rows][dim/EACH]. `rows` is a multiple of BLOCK.
 template <class F>
@@ -112,9 +126,10 @@ INLINE void arrange(const typename F::Cell *cells, int64_t rows, int64_t dim, ty
                     typename F::Cell *panels) {
   int64_t depth = dim / F::EACH;
   for (int64_t r0 = 0; r0 < rows; r0 += BLOCK)
-    for (int64_t d = 0; d < depth; d++)
-      for (int r = 0; r < BLOCK; r++) across[r0 * depth + d * BLOCK + r] = cells[(r0 + r) * depth + d];
-  for (int64_t d = 0; d < dim; d += PANEL) {
+    for (int r = 0; r < BLOCK; r += 4)
+      for (int64_t d = 0; d < depth; d += 4)
+        transpose(across + r0 * depth + d * BLOCK + r, BLOCK, cells + (r0 + r) * depth + d, depth);
+  for (int64_t d = 0; d < dim && panels != cells; d += PANEL) {
     int64_t width = least(dim - d, PANEL);
     for (int64_t r = 0; r < rows; r += F::EACH) {
       const typename F::Cell *row = cells + r * depth + d / F::EACH;

@@ -44,7 +44,8 @@ template <class F> struct Inputs {
     plain = memory.of<float>(rows * padded);
     cells = F::EACH == 1 ? (typename F::Cell *)plain : memory.of<typename F::Cell>(rows * depth);
     across = memory.of<typename F::Cell>(rows * depth);
-    panels = memory.of<typename F::Cell>(rows * depth);
+    // Rows of floats that fit one panel are that panel.
+    panels = F::EACH == 1 && padded <= PANEL ? cells : memory.of<typename F::Cell>(rows * depth);
   }
   void arrange() {
     if (F::EACH > 1) narrow_row<F>(cells, plain, rows * padded);

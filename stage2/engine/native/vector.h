@@ -27,9 +27,13 @@ INLINE void store(float *p, Vec v) { *(UnalignedVec *)p = v; }
 INLINE Vec all(float x) { return x - Vec{}; }
 INLINE Vec larger(Vec a, Vec b) { return a > b ? a : b; }
 INLINE float sum(Vec v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps((__m512)v);
+#else
   float total = 0;
   for (int i = 0; i < VL; i++) total += v[i];
   return total;
+#endif
 }
 
 // 2^t for t <= 127, with a relative error of 1e-7; 2^-126 below that. Rounding to an integer by
