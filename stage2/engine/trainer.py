@@ -12,10 +12,10 @@ from torch import Tensor
 
 from stage2.engine.angles import angle_factors, best_cosines
 from stage2.engine.blend import Betas, finished, own_features, own_last
-from stage2.engine.gpu import loss as gpu_loss
 from stage2.engine.gpu.available import available
+from stage2.engine.gpu.binary import KERNELS as GPU_KERNELS
 from stage2.engine.gpu.update import FUSED
-from stage2.engine.kernel import KERNELS, LossRows, loss_and_gradient
+from stage2.engine.kernel import KERNELS, LossRows
 from stage2.engine.model import Model
 from stage2.engine.native.compiled import CompiledLosses, CompiledPass, compiled_pass
 from stage2.engine.plan import BatchStream
@@ -45,11 +45,10 @@ class Trainer:
         settings = [recipe.part("head") for recipe in self.recipes]
         context, device = data.context, data.train.device
         losses = [LOSSES[s["loss"]] for s in recipes]
-        self._kernel, optimiser = KERNELS[losses[0].kernel], STEPPED[recipes[0]["optimiser"]]
+        kernels, optimiser = KERNELS, STEPPED[recipes[0]["optimiser"]]
         if available(device):
-            if self._kernel is loss_and_gradient:
-                self._kernel = gpu_loss.loss_and_gradient
-            optimiser = FUSED.get(optimiser, optimiser)
+            kernels, optimiser = GPU_KERNELS, FUSED.get(optimiser, optimiser)
+        self._kernel = kernels[losses[0].kernel]
         self._optimiser = optimiser(
             model.state["parameters"],
             [{**r.settings, **r.part("optimiser")} for r in self.recipes],

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stage2.engine import kernel
-from stage2.engine.gpu import loss, update
+from stage2.engine.gpu import binary, update
 from stage2.engine.kernel import LossRows
 from stage2.methods.family import LossParameters
 from stage2.methods.optimisers import Optimiser
@@ -36,14 +36,17 @@ def available(device: torch.device) -> bool:
 
 
 def _agrees(device: torch.device) -> bool:
-    """Whether a loss, its gradient and steps of the optimisers agree with the eager code."""
+    """Whether losses, their gradients and steps of the optimisers agree with the eager code."""
     y = torch.arange(8, device=device)
     z = torch.linspace(-3, 3, 8 * 2 * 10, device=device).sin().view(8, 2, 10)
     focal = LossParameters(gamma=1.5, weight=np.arange(1.0, 11.0), by_weights=True)
-    rows = LossRows.stack([focal, LossParameters(smoothing=np.full(10, 0.3))], 10, device=device)
-    value, gradient = loss.loss_and_gradient(z.clone(), y, rows)
-    expected_value, expected = kernel.loss_and_gradient(z.clone(), y, rows)
-    pairs = [(value, expected_value), (gradient, expected)]
+    pairs: list[tuple[Tensor, Tensor]] = []
+    for name, fused_loss in binary.KERNELS.items():
+        other = LossParameters(smoothing=np.full(10, 0.3) if name == "family" else None)
+        rows = LossRows.stack([focal, other], 10, device=device)
+        pairs += zip(
+            fused_loss(z.clone(), y, rows), kernel.KERNELS[name](z.clone(), y, rows), strict=True
+        )
     for eager, fused in update.FUSED.items():
         pairs.append((_stepped(fused, z), _stepped(eager, z)))
     return all(torch.allclose(got, wanted, rtol=1e-4, atol=1e-5) for got, wanted in pairs)

@@ -67,7 +67,7 @@ def loss_and_gradient(
             rows.margin,
             rows.smoothing,
             rows.weight,
-            _weight_sum(y, rows, row_weight),
+            weight_sum(y, rows, row_weight),
             rows.by_weights,
             rows.elsewhere,
             rows.at_label,
@@ -91,7 +91,7 @@ def loss_and_gradient(
     return total, z
 
 
-def _weight_sum(y: Tensor, rows: LossRows, row_weight: Tensor | None) -> Tensor | None:
+def weight_sum(y: Tensor, rows: LossRows, row_weight: Tensor | None) -> Tensor | None:
     """Σω over the batch, rows by their weights, [C]."""
     if rows.weight is None:
         return None

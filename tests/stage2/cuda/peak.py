@@ -80,7 +80,7 @@ def _fresh(settings: Sequence[Any], context: Any) -> dict[str, torch.Tensor]:
 def peak(recipes: Sequence[Recipe], counts: np.ndarray, dim: int) -> int:
     """The most bytes of a tile in a step, besides features and stage-1 logits of training rows.
 
-    Losses of the family and SGD are Triton's.
+    Losses and optimiser steps are Triton's.
     """
     shape = Shape.of(counts, dim)
     stream = BatchStream.of(recipes[0], shape)

@@ -27,10 +27,13 @@ CASES += [{"head": head, "precision": "bf16"} for head in ("linear", "lws")]
 @pytest.mark.parametrize("case", CASES, ids=lambda case: " ".join(case.values()))
 def test_a_group_fits_its_budget(case: dict[str, str]) -> None:
     """Reference: storages alive in a step of as many configurations, with fake tensors. Of what the
-    planner says at least two fifths are used."""
+    planner says at least two fifths are used, or three tenths with losses of K binary terms, which
+    take far more without Triton: that is what the planner says."""
     recipes = [Recipe("ce", lr=0.01 + i / 1e4, batch_size=512, **case) for i in range(CONFIGS)]
     shape = Shape.of(COUNTS, DIM)
     stream = BatchStream.of(recipes[0], shape)
     planned = sum(_held(recipe, stream, shape, "cuda") for recipe in recipes)
     used = peak(recipes, COUNTS, DIM)
-    assert 0.4 * planned <= used <= planned, f"{case}: {used / planned:.2f} of {planned >> 20} MiB"
+    least = 0.4 if LOSSES[case.get("loss", "ce")].kernel == "family" else 0.3
+    what = f"{case}: {used / planned:.2f} of {planned >> 20} MiB"
+    assert least * planned <= used <= planned, what

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from stage2.engine import kernel
-from stage2.engine.gpu import loss_programs, update_programs
+from stage2.engine.gpu import binary_programs, loss_programs, update_programs
 from stage2.engine.kernel import LossRows
+from stage2.methods.family import LossParameters
 from tests.stage2.cuda.simulated import Refused, SimulatedTensor, _active
 
 TYPES = {"y": torch.int64, "by_weights": torch.bool}
@@ -66,6 +68,25 @@ def _loss(grid: tuple[int, ...], given: dict[str, Any]) -> None:
     )
     z.copy_(gradient)
     loss.copy_((value / len(z)).expand_as(loss))
+
+
+def _binary(kind: str) -> Callable[[tuple[int, ...], dict[str, Any]], None]:
+    """The twin of a loss of K binary terms."""
+
+    def compute(grid: tuple[int, ...], given: dict[str, Any]) -> None:
+        z, loss = given["z"], given["loss"]
+        assert z.shape[0] * z.shape[1] == given["count"] <= grid[0] * given["ROWS"], "rows missed"
+        assert kind != "softmax_bce" or z.shape[2] <= given["BLOCK"], "classes are missed"
+        neutral = LossRows.stack([LossParameters()] * z.shape[1], z.shape[2])
+        names = ("weight", "by_weights", "gamma")
+        rows = replace(neutral, **{name: given.get(name) for name in names})
+        value, gradient = kernel.KERNELS[kind](
+            z.float(), given["y"], rows, kappa=given["kappa"], row_weight=given["row_weight"]
+        )
+        z.copy_(gradient)
+        loss.copy_((value / len(z)).expand_as(loss))
+
+    return compute
 
 
 def _sgd(grid: tuple[int, ...], given: dict[str, Any]) -> None:
@@ -120,6 +141,8 @@ KERNELS = {
     f"{module.__name__.rpartition('.')[2]}.{name}": Twin(getattr(module, name), compute)
     for module, name, compute in (
         (loss_programs, "loss_kernel", _loss),
+        (binary_programs, "softmax_bce_kernel", _binary("softmax_bce")),
+        (binary_programs, "sigmoid_focal_kernel", _binary("sigmoid_focal")),
         (update_programs, "sgd_kernel", _sgd),
         (update_programs, "adamw_kernel", _adamw),
         (update_programs, "adamw_count_kernel", _adamw_count),

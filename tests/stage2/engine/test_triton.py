@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stage2.engine import kernel
-from stage2.engine.gpu import available, update
+from stage2.engine.gpu import available, binary, update
 from stage2.engine.gpu import loss as gpu_loss
 from stage2.engine.kernel import LossRows
 from stage2.methods.family import EXCLUDED, LossParameters, Moment
@@ -232,23 +232,22 @@ def test_logits_in_bfloat16(launch: Launch) -> None:
 
 
 def _self_check(zero: Tensor, broken: str) -> Tensor:
-    if broken:
-        place = update if broken.endswith("_step") else gpu_loss
-        right = getattr(place, broken)
+    """Whether the self check passes, with a kernel that errs by a hundredth or does nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        if broken in binary.KERNELS:
+            right = binary.KERNELS[broken]
 
-        def wrong(*arguments: Any, **options: Any) -> Any:
-            found = right(*arguments, **options)
-            return found if found is None else (found[0] * 1.01, found[1])
+            def wrong(*arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
+                loss, gradient = right(*arguments, **options)
+                return loss * 1.01, gradient
 
-        setattr(place, broken, (lambda *a, **k: None) if place is update else wrong)
-        try:
-            return zero + available._agrees(zero.device)
-        finally:
-            setattr(place, broken, right)
-    return zero + available._agrees(zero.device)
+            patch.setitem(binary.KERNELS, broken, wrong)
+        elif broken:
+            patch.setattr(update, broken, lambda *a, **k: None)
+        return zero + available._agrees(zero.device)
 
 
-@pytest.mark.parametrize("broken", ["", "loss_and_gradient", "sgd_step", "adamw_step"])
+@pytest.mark.parametrize("broken", ["", *binary.KERNELS, "sgd_step", "adamw_step"])
 def test_the_self_check_notices_wrong_results(launch: Launch, broken: str) -> None:
     """Reference: the kernels as they are, and with one of them broken."""
     assert bool(launch(_self_check, torch.zeros(1), broken)) == (not broken)

@@ -53,6 +53,32 @@ def test_the_loss_kernel(arch: int, classes: int, given: tuple[str, ...], dtype:
     _assert_no_spills(ptx, arch)
 
 
+BINARY = [(arch, K, OPTIONAL, "fp32") for arch in ARCHITECTURES for K in (100, 1000, 8142)]
+BINARY += [(90, 8192, OPTIONAL, "fp32"), (90, 1000, (), "fp32"), (90, 1000, OPTIONAL, "bf16")]
+
+
+@pytest.mark.parametrize("name", ["softmax_bce_kernel", "sigmoid_focal_kernel"])
+@pytest.mark.parametrize(("arch", "classes", "given", "dtype"), BINARY)
+def test_the_kernels_of_binary_terms(
+    name: str, arch: int, classes: int, given: tuple[str, ...], dtype: str
+) -> None:
+    """Reference: the assembler; no spills, and 16 bytes an access where rows allow it."""
+    from stage2.engine.gpu import binary_programs
+
+    program = getattr(binary_programs, name)
+    rows, block, warps = loss.geometry(classes)
+    types = {"y": "*i64", "by_weights": "*i1", "size": "fp32", "count": "i32", "configs": "i32"}
+    types |= dict.fromkeys(("loss", *given), "*fp32")
+    types = {n: t for n, t in types.items() if n in program.arg_names} | {"z": f"*{dtype}"}
+    optional = [n for n in OPTIONAL if n in program.arg_names and n not in given]
+    fixed = {"K": classes, "ROWS": rows, "BLOCK": block} | dict.fromkeys(optional)
+    ptx = _compiled(program, types, fixed, arch, warps=warps)
+    if dtype == "fp32":
+        width = WIDTHS.get(classes, 4)
+        assert _widest(ptx) == {"ld": width, "st": width}
+    _assert_no_spills(ptx, arch)
+
+
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 @pytest.mark.parametrize("given", [(), ("decay", "nesterov", "anchor")])
 def test_the_sgd_kernel(arch: int, given: tuple[str, ...]) -> None:
