@@ -102,8 +102,8 @@ class GeneratedRows(SplitRows):
         """The epoch as it was drawn, generated window by window."""
         seed = int(torch.randint(2**62, (), generator=generator))
         random = torch.Generator(self.device).manual_seed(seed)
-        size = window_bytes(draws.device.type)
+        size = window_bytes(self.device.type)
         steps = max(1, size // (4 * self.dim * draws.shape[1]))
-        for part in draws.split(steps):
+        for part in draws.to(self.device, non_blocking=True).split(steps):
             made = self.generation.make(part, epoch, random)
             yield Window(made.x, made.rows.view_as(part), made.y.view_as(part), made)

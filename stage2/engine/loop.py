@@ -19,6 +19,7 @@ from threading import Event
 import torch
 from torch import Tensor
 
+from stage2.engine.ahead import ahead
 from stage2.engine.evaluation import TileEvaluation
 from stage2.engine.generation import generating
 from stage2.engine.halving import Halving
@@ -26,6 +27,7 @@ from stage2.engine.model import ViewData
 from stage2.engine.outcome import Outcome, Outcomes
 from stage2.engine.plan import BatchStream, FusedGroup, TileKey, pieces
 from stage2.engine.pooled import HeldOut, PooledEvaluation
+from stage2.engine.staging import pinned
 from stage2.engine.tile import TileRun, aligned, rejoined
 from stage2.methods.samplers import index_stream
 from stage2.methods.seeding import seeded
@@ -51,6 +53,19 @@ def group_stream(stream: BatchStream, labels: Tensor, copies: int = 1) -> Iterat
         seed=stream.seed,
         settings=dict(stream.sampler_settings),
     )
+
+
+def _drawn(stream: BatchStream, data: ViewData) -> Iterator[Tensor]:
+    """Row indices [steps, B] of each epoch, on the host.
+
+    For a GPU a thread draws the next epoch while one trains, into pinned memory. On a CPU it would
+    take its time from the training.
+    """
+    if not stream.epochs:
+        return iter(())
+    labels = data.train.labels[: len(data.train.labels) // data.train.copies]
+    rows = group_stream(stream, labels.cpu(), data.train.copies)
+    return rows if data.train.device.type == "cpu" else ahead(map(pinned, rows))
 
 
 def run_group(
@@ -84,12 +99,13 @@ def run_group(
     started = time.perf_counter()
     stopped = Event()
     views = tuple(generating(view, group.stream) for view in views)
+    drawn = _drawn(group.stream, views[0])
     runs = [TileRun(tile, group.stream, views) for tile in group.tiles]
     measured: list[Outcomes] = []
     with _threads(workers, runs, stopped) as each:
         if group.stream.epochs:
             runs, measured = _train(
-                group.stream, runs, views, each, stopped, halving=halving, parameters=parameters
+                drawn, runs, views, each, stopped, halving=halving, parameters=parameters
             )
         else:
             each(TileRun.optimise, runs)
@@ -155,10 +171,11 @@ def _run_fold(
     """Train a fold and measure it; on return nothing of it is in memory."""
     stopped, stream = Event(), group.folds[fold]
     views = tuple(generating(view, stream) for view in views)
+    drawn = _drawn(stream, views[0])
     runs = [TileRun(tile, stream, views) for tile in group.tiles]
     with _threads(workers, runs, stopped) as each:
         if stream.epochs:
-            _train(stream, runs, views, each, stopped)
+            _train(drawn, runs, views, each, stopped)
         else:
             each(TileRun.optimise, runs)
         pairs = list(zip(pooled, runs, strict=True))
@@ -188,7 +205,7 @@ def _evaluate(
 
 
 def _train(
-    stream: BatchStream,
+    drawn: Iterator[Tensor],
     runs: list[TileRun],
     views: Sequence[ViewData],
     each: Callable,
@@ -197,22 +214,21 @@ def _train(
     halving: Halving | None = None,
     parameters: bool = True,
 ) -> tuple[list[TileRun], list[Outcomes]]:
-    """Train on every view.
+    """Train on every view, on the rows [steps, B] `drawn` for each epoch.
 
     Returns
     -------
     Tiles of the configurations that trained to the end, and outcomes of those that halving stopped.
     """
+    stream = runs[0].stream
     rungs = halving.rungs(stream.epochs) if halving else []
     left: list[Outcomes] = []
-    labels = views[0].train.labels[: len(views[0].train.labels) // views[0].train.copies]
     # One generator per view, all with the same seed: streamed views shuffle their blocks alike.
     shufflers = [seeded(stream.seed, "windows") for _ in views]
-    for epoch, rows in enumerate(group_stream(stream, labels, views[0].train.copies)):
-        draws = rows.to(views[0].train.device)
+    for epoch, rows in enumerate(drawn):
         each(lambda run, epoch=epoch: run.begin_epoch(epoch), runs)
         for number, (view, shuffler) in enumerate(zip(views, shufflers, strict=True)):
-            for window in view.train.windows(draws, shuffler, epoch):
+            for window in view.train.windows(rows, shuffler, epoch):
                 each(
                     lambda run, number=number, window=window: run.train(number, window, stopped),
                     runs,

@@ -340,8 +340,10 @@ def class_accuracy(correct: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     num_classes
         K.
     """
-    rows = torch.bincount(labels, minlength=num_classes)
-    right = torch.zeros(num_classes, len(correct), device=labels.device)  # exact below 2²⁴
+    # Counts as floats, exact below 2²⁴: a host does not wait for them, as it does for a bincount.
+    rows = torch.zeros(num_classes, device=labels.device)
+    rows.index_add_(0, labels, torch.ones(len(labels), device=labels.device))
+    right = torch.zeros(num_classes, len(correct), device=labels.device)
     for block, y in zip(correct.split(1024, 1), labels.split(1024), strict=True):
         right.index_add_(0, y, block.t().float())
     return (100 * right.double() / rows[:, None]).t()

@@ -104,7 +104,8 @@ class Model:
         if not best:
             best.update({name: values.clone() for name, values in parameters.items()})
         for name, values in parameters.items():
-            best[name][better] = values[better]
+            chosen = better.view(-1, *[1] * (values.dim() - 1))
+            torch.where(chosen, values, best[name], out=best[name])
 
     def parameters_at(self, epoch: str, configs: slice = slice(None)) -> Parameters:
         """The parameters of the ``last`` or the ``selected`` epoch."""

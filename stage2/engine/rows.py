@@ -94,7 +94,8 @@ class SplitRows(ABC):
     def windows(
         self, draws: Tensor, generator: torch.Generator, epoch: int = 0
     ) -> Iterator[Window]:
-        """The windows of an epoch with the draws [steps, B]; `generator` shuffles and generates."""
+        """The windows of an epoch with the draws [steps, B], on the host or the device; `generator`
+        shuffles and generates."""
 
 
 class MemoryRows(SplitRows):
@@ -133,6 +134,7 @@ class MemoryRows(SplitRows):
         self, draws: Tensor, generator: torch.Generator, epoch: int = 0
     ) -> Iterator[Window]:
         """The epoch as it was drawn; of float16 features in windows of `WINDOW_BYTES`."""
+        draws = draws.to(self.device, non_blocking=True)
         if not self.packed:
             yield Window(self.x, draws, self.labels.take(draws))
             return

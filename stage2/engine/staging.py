@@ -8,6 +8,11 @@ import torch
 from torch import Tensor
 
 
+def pinned(values: Tensor) -> Tensor:
+    """A copy in pinned memory, whose copies to a GPU the host does not wait for."""
+    return torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values)
+
+
 class Staging:
     """Copies rows through two pinned buffers, on a stream of its own.
 

@@ -40,12 +40,12 @@ class SubsetRows(SplitRows):
 
     def __init__(self, rows: SplitRows, index: Tensor, *, copies: int) -> None:
         self.labels, self.copies, self.dim = rows.labels[index], copies, rows.dim
-        self._rows, self._index = rows, index
+        self._rows, self._index = rows, index.cpu()
 
     def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The rows in order, in the blocks of the split."""
         kept = torch.zeros_like(self._rows.labels, dtype=torch.bool)
-        kept[self._index] = True
+        kept[self._index.to(kept.device)] = True
         start, last = 0, int(self._index[-1])
         for x, y in self._rows.blocks():
             here = kept[start : start + len(x)]
@@ -59,7 +59,7 @@ class SubsetRows(SplitRows):
         self, draws: Tensor, generator: torch.Generator, epoch: int = 0
     ) -> Iterator[Window]:
         """The windows of the split for these draws of the subset."""
-        yield from self._rows.windows(self._index[draws], generator, epoch)
+        yield from self._rows.windows(self._index[draws.cpu()], generator, epoch)
 
 
 def fold_view(

@@ -122,6 +122,7 @@ class SimulatedDevice(TorchDispatchMode):
         self.waits: collections.Counter[str] = collections.Counter()
         self.copies: collections.Counter[str] = collections.Counter()
         self.unordered: collections.Counter[str] = collections.Counter()
+        self._pinned: set[int] = set()
 
     def counts(self) -> tuple[int, int, int]:
         """Launches, waits and copies so far."""
@@ -175,8 +176,22 @@ class SimulatedDevice(TorchDispatchMode):
         if target.type == "cpu":
             self.waits["copy to the host " + _place()] += 1
             return out
-        self._count_copy("_to_copy", to=None, of=args[0])
+        if inner.get("non_blocking") and self._is_pinned(args[0]):
+            self.launches["copy_"] += 1
+        else:
+            self._count_copy("_to_copy", to=None, of=args[0])
         return SimulatedTensor(out)
+
+    def pin(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Take a tensor's memory for pinned."""
+        self._pinned.add(tensor.untyped_storage().data_ptr())
+        return tensor
+
+    def _is_pinned(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor of the host is in pinned memory, from which copies need no waiting."""
+        if isinstance(tensor, SimulatedTensor):
+            return False
+        return tensor.untyped_storage().data_ptr() in self._pinned
 
     def _copy_later(self, to: torch.Tensor, of: torch.Tensor) -> None:
         """A copy to or from pinned memory, which the host does not wait for."""
@@ -287,8 +302,14 @@ def simulated() -> Iterator[SimulatedDevice]:
     """Simulate a GPU: within it PyTorch's device ``cuda`` exists."""
     torch._C._ensureCUDADeviceGuardSet()
     nothing = contextlib.nullcontext
-    device = SimulatedDevice()
+    device, empty = SimulatedDevice(), torch.empty
+
+    def allocated(*sizes: Any, pin_memory: bool = False, **options: Any) -> torch.Tensor:
+        made = empty(*sizes, **options)  # in any thread, where the mode above is not
+        return device.pin(made) if pin_memory else made
+
     patches = {
+        "torch.empty": allocated,
         "torch.Generator": SimulatedGenerator,
         "torch.cuda._lazy_init": lambda: None,
         "torch.cuda.is_available": lambda: True,

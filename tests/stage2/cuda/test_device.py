@@ -84,6 +84,22 @@ def test_features_of_float16(name: str) -> None:
     assert_same(outcomes, trained(recipes, SMALL, "cpu", dtype=half))
 
 
+@pytest.mark.parametrize("name", ["ce", "lws", "mislas"])
+def test_an_epoch_waits_for_nothing(name: str) -> None:
+    """Reference: the waits and blocking copies of a run of fewer epochs, which are as many.
+
+    Draws come from pinned memory, and the best epoch is kept without asking which one it is. The
+    temperatures that are fitted at the end take as many steps as they need.
+    """
+    counts = []
+    for epochs in (2, 5):
+        with gpu() as device:
+            trained(pair(name, epochs=epochs), SMALL, "cuda")
+        counts.append(device.waits + device.copies)
+    more = {place for place, _ in (counts[1] - counts[0]).items()}
+    assert not {place for place in more if "temperature.py" not in place}
+
+
 def test_averages_of_views() -> None:
     """Reference: the CPU; two models in a tile."""
     recipes = pair(view="instance+balanced")
