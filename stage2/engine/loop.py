@@ -33,7 +33,8 @@ from stage2.methods.samplers import index_stream
 from stage2.methods.seeding import seeded
 
 THREADED_FLOPS = 10**9
-"""Floating-point operations per step above which a lone tile splits its products among threads."""
+"""Floating-point operations per step above which a tile splits its products among threads, where
+there are more of these than tiles."""
 
 TILE_FLOPS = 5 * 10**7
 """Floating-point operations per step up to which the remains of halved tiles are joined: below it
@@ -287,20 +288,22 @@ def _threads(workers: int, runs: list[TileRun], stopped: Event) -> Iterator[Call
     """A map over tiles that uses `workers` threads.
 
     Tiles run side by side, each on one thread: small operations lose more at the barriers of a
-    shared thread pool than they gain, and far more on a busy machine. Only a lone tile with large
-    products runs faster with all threads inside each operation. Where an exception such as Ctrl-C
-    leaves the context, tiles stop at their next step.
+    shared thread pool than they gain, and far more on a busy machine. Only fewer tiles than
+    threads, and with large products, run faster with more threads inside each operation. Where an
+    exception such as Ctrl-C leaves the context, tiles stop at their next step.
     """
     before = torch.get_num_threads()
+    large = runs[0].step_flops > THREADED_FLOPS
+    each = max(1, workers // len(runs)) if large else 1
     pool = None
     try:
         if len(runs) > 1 < workers:
             pool = ThreadPoolExecutor(
-                min(workers, len(runs)), initializer=torch.set_num_threads, initargs=(1,)
+                min(workers, len(runs)), initializer=torch.set_num_threads, initargs=(each,)
             )
             yield lambda function, items: list(pool.map(function, items))
         else:
-            torch.set_num_threads(workers if runs[0].step_flops > THREADED_FLOPS else 1)
+            torch.set_num_threads(each)
             yield lambda function, items: [function(item) for item in items]
     except BaseException:
         stopped.set()

@@ -26,9 +26,6 @@ from stage2.methods.losses import LOSSES
 from stage2.methods.optimisers import STEPPED, learning_rates
 from stage2.methods.precision import precision
 
-COMPILED_THREADS = 2
-"""A compiled pass runs on one thread; PyTorch is faster where a lone tile has more than this."""
-
 
 class Trainer:
     """Trains a model: its losses, optimiser, learning rates and limits.
@@ -104,7 +101,7 @@ class Trainer:
                 window = finished(window, betas.values[0])
             else:
                 own_beta, (window, common) = betas.values, own_last(window)
-        if self._compiled and own_beta is None and torch.get_num_threads() <= COMPILED_THREADS:
+        if self._compiled and own_beta is None:
             losses = CompiledLosses(self._rows, self._best_cosines, self._z0)
             total, steps = self._compiled.train(window, self._step, losses, stopped)
             self._total += total

@@ -29,7 +29,7 @@ INSTRUCTION_SETS: dict[str, tuple[str, ...]] = {
 FLAG = {"-mavx512bf16": "avx512_bf16"}
 """Name of an option's instructions among the processor's flags, where it is another."""
 
-FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-fPIC", "-shared")
+FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-fPIC", "-shared", "-pthread")
 SECONDS = 300
 """How long a compiler may take."""
 

@@ -43,8 +43,9 @@ HEADS: dict[type, tuple[str, ...]] = {
 RULES: list[type[Optimiser]] = [SGD, AdamW]
 """Optimisers in the order of task.h."""
 
-CALL_FLOPS = 2 * 10**9
-"""Floating-point operations of a call: a tenth of a second or less, between which Ctrl-C acts."""
+CALL_FLOPS = 8 * 10**9
+"""Floating-point operations of a thread in a call, about a tenth of a second: Ctrl-C acts between
+calls."""
 
 CACHE_BYTES = 512 << 10
 """Parameters and optimiser state of configurations that share a pass over the batches: what stays
@@ -153,18 +154,21 @@ class CompiledPass:
     def train(
         self, window: Window, step: int, losses: CompiledLosses, stopped: Event
     ) -> tuple[Tensor, int]:
-        """Take the steps of a window, of all steps those from `step` on.
+        """Take the steps of a window, of all steps those from `step` on, with PyTorch's number of
+        threads; their number changes no bit of the result.
 
         Returns
         -------
         The sum of their losses [C] float64, and how many were taken before `stopped`.
         """
+        threads = torch.get_num_threads()
         task, total = self._task, torch.zeros(self._configs, dtype=torch.float64)
         held = self._loss(losses.rows, losses.best_cosines)
         needs_z0 = self._reads_z0 or losses.rows.distil is not None
         steps, batch = window.rows.shape
         task.batch, task.x, task.total = batch, address(window.x), address(total, torch.float64)
-        at_once = max(1, CALL_FLOPS // (self._step_flops * batch))
+        task.threads = threads
+        at_once = max(1, threads * CALL_FLOPS // (self._step_flops * batch))
         if needs_z0 and losses.z0 is None:
             at_once = max(1, min(at_once, Z0_BYTES // (4 * batch * task.classes)))
         done = 0

@@ -54,13 +54,13 @@ struct Layer {
     offset = bias ? (head == MISLAS ? scale[k] * bias[k] : bias[k]) : 0;
   }
 
-  // Steps row k along M_k [inputs], which is overwritten; adds to the gradients of the others.
+  // Steps row k along M_k [inputs], which is overwritten; k's part of the gradients of the others.
   void step(int64_t k, float *m, float g, float *bias_gradient, float *scale_gradient) const {
     const float *from = w + k * inputs;
     if (head == COSINE) {
       float n = std::fmax(length(from, inputs), 1e-12f), along = dot(m, from, inputs) / n;
       float slope = scale[0] / n, turn = along / n;
-      scale_gradient[0] += along;
+      scale_gradient[k] = along;
       for (int64_t d = 0; d < inputs; d++) m[d] = (m[d] - turn * from[d]) * slope;
     } else if (head == MISLAS) {
       scale_gradient[k] = dot(m, from, inputs) + g * bias[k];

@@ -174,6 +174,26 @@ def test_alone_and_in_company_bit_for_bit() -> None:
                 assert torch.equal(got[recipe].parameters[name], value), f"{name} of {recipe}"
 
 
+@pytest.mark.parametrize("which", SETS)
+def test_threads_within_a_step_bit_for_bit(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reference: one thread; three share the classes and the rows of a lone configuration."""
+    mixed = {"generator": "mixup", "epochs": 2, "batch_size": 40}
+    wide = problem((30, 12) + (3,) * 70, dim=1030, val=0, test=1)
+    trained = [(recipe, ODD) for recipe in _recipes()[::29]]
+    trained += [(Recipe(name, **mixed), ODD) for name in ("los", "mislas", "lws")]
+    trained += [
+        (Recipe("crt", head=head, epochs=1, batch_size=70, lr=0.01), wide)
+        for head in ("linear", "cosine", "tde", "mlp")
+    ]
+    expected = [outcomes([recipe], which, made)[recipe] for recipe, made in trained]
+    monkeypatch.setattr("stage2.engine.loop.THREADED_FLOPS", 0)
+    for (recipe, made), one in zip(trained, expected, strict=True):
+        got = outcomes([recipe], which, made, workers=3)[recipe]
+        for name, value in one.parameters.items():
+            assert torch.equal(got.parameters[name], value), f"{name} of {recipe}"
+        assert got.curves == one.curves, f"{recipe}"
+
+
 def test_what_it_leaves_to_pytorch() -> None:
     """Precision tf32 and losses of K binary terms have no compiled pass, and train all the same."""
     recipes = [
