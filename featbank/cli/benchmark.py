@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from featbank.cli.options import (
     FILE,
@@ -25,6 +27,8 @@ from stage2.methods.precisions import PRECISION
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from stage2.benchmark import Workload
+
 
 MOST = {"configurations": 10_000, "threads": 1024}
 """Largest numbers of configurations trained together, and of threads."""
@@ -38,18 +42,15 @@ NAMES = {"fused": "featbank", "fused_evaluated": "featbank, test too"}
     "--shape",
     "shapes",
     multiple=True,
-    default=("cifar100-lt",),
-    show_default=True,
     metavar="NAME",
     help="cifar100-lt, imagenet-lt, places-lt, inaturalist2018 (GPU), or N,D,K or N,D,K,B; "
-    "repeat for more.",
+    "repeat for more. [default: cifar100-lt; with --model three]",
 )
 @click.option(
     "--configurations",
-    default="1,16,64,256",
-    show_default=True,
     metavar="C1,C2",
-    help="Numbers of configurations trained together.",
+    help="Numbers of configurations trained together. [default: 1,16,64,256; with --model by "
+    "shape]",
 )
 @device_option
 @click.option(
@@ -82,13 +83,23 @@ NAMES = {"fused": "featbank", "fused_evaluated": "featbank, test too"}
     type=FILE,
     help="JSON list of class counts in place of the shape's own.",
 )
+@click.option(
+    "--model",
+    "gpu",
+    metavar="GPU",
+    help="Measure nothing: print a model of the time on a GPU, which need not be here. h200, h100, "
+    "a100 or b200; at all precisions unless --precision is given.",
+)
 @format_option("json carries every number.", ("table", "json"))
+@click.pass_context
 def benchmark(
+    context: click.Context,
     *,
     shapes: tuple[str, ...],
-    configurations: str,
+    configurations: str | None,
     threads: str | None,
     counts: Path | None,
+    gpu: str | None,
     form: str,
     **options: Any,
 ) -> None:
@@ -113,18 +124,18 @@ def benchmark(
     \b
     featbank benchmark
     featbank benchmark --shape imagenet-lt --configurations 16,64 --format json
+    featbank benchmark --model h200
     """
-    options["configurations"] = _numbers("configurations", configurations)
+    if gpu is not None:
+        numbers = _numbers("configurations", configurations) if configurations else None
+        _model(context, gpu, shapes, configurations=numbers, counts=counts, form=form)
+        return
+    options["configurations"] = _numbers("configurations", configurations or "1,16,64,256")
     if threads is not None:
         options["threads"] = _numbers("threads", threads)
     from stage2.benchmark import benchmark as measure
-    from stage2.benchmark import find_workload, with_counts
 
-    workloads = [find_workload(shape) for shape in shapes]
-    if counts:
-        if len(workloads) > 1:
-            raise ConfigError(f"--counts {counts} is for one shape. Give one --shape with it.")
-        workloads = [with_counts(workloads[0], counts)]
+    workloads = _workloads(shapes or ("cifar100-lt",), counts)
     if form == "json":
         results = [measure(workload, **options) for workload in workloads]
         click.echo(json.dumps(results, indent=2, ensure_ascii=False))
@@ -133,6 +144,53 @@ def benchmark(
         with progress("runs") as report:
             result = measure(workload, progress=report, **options)
         show(result)
+
+
+def _workloads(shapes: Sequence[str], counts: Path | None) -> list[Workload]:
+    from stage2.benchmark import find_workload, with_counts
+
+    workloads = [find_workload(shape) for shape in shapes]
+    if counts:
+        if len(workloads) > 1:
+            raise ConfigError(f"--counts {counts} is for one shape. Give one --shape with it.")
+        workloads = [with_counts(workloads[0], counts)]
+    return workloads
+
+
+def _model(
+    context: click.Context,
+    gpu: str,
+    shapes: Sequence[str],
+    *,
+    configurations: Sequence[int] | None,
+    counts: Path | None,
+    form: str,
+) -> None:
+    """Print the model of a GPU."""
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in ("device", "threads", "repeats", "epochs", "steps", "memory")
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise ConfigError(f"--model measures nothing. Leave out {', '.join(given)}.")
+    from featbank.cli.modelling import show_model
+    from stage2.benchmark.gpus import find_gpu
+    from stage2.benchmark.model import SHAPES, model
+
+    find_gpu(gpu)
+    precision = context.params["precision"]
+    asked = context.get_parameter_source("precision") is ParameterSource.COMMANDLINE
+    rows = [
+        model(workload, gpu=gpu, configurations=number, precision=each)
+        for workload in _workloads(shapes or tuple(SHAPES), counts)
+        for number in configurations or SHAPES.get(workload.name, (1, 16, 64, 256))
+        for each in ([precision] if asked else PRECISION.choices or ())
+    ]
+    if form == "json":
+        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    show_model(rows)
 
 
 def _numbers(option: str, text: str) -> list[int]:

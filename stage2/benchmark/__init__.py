@@ -6,6 +6,9 @@ and test rows alike.
 
 ``workloads`` has the shapes and the floor, ``loops`` the loops that people write, ``ceilings`` the
 limits of the machine, ``timing`` the clock; ``comparison`` puts them side by side.
+
+``model`` says what a GPU would take, from what the engine does on one that is ``absent``;
+``operations`` has what each kernel moves and computes, ``gpus`` the rates.
 """
 
 from stage2.benchmark.comparison import benchmark
