@@ -252,8 +252,9 @@ def tile_work(tile: Tile, workload: Workload, *, evaluated: bool = True) -> Tile
         parameters = run.models[0].state["parameters"]
         # As where val selects an epoch.
         run.models[0].state["best"].update({n: value.clone() for n, value in parameters.items()})
+        windows = [_window(run, steps) for steps in COUNTED_STEPS]
         counting.most, waits = counting.now, counting.waits
-        few, many = (counting.of(partial(_train, run, steps)) for steps in COUNTED_STEPS)
+        few, many = (counting.of(partial(run.train, 0, each, Event())) for each in windows)
         waits, peak = counting.waits - waits, counting.most - before
         epoch += counting.of(run.end_epoch)
         evaluation = Counter[Operation]()
@@ -275,12 +276,11 @@ def _rows(rows: int, dim: int) -> MemoryRows:
     return MemoryRows(torch.empty(rows, dim, device="cuda"), labels)
 
 
-def _train(run: TileRun, steps: int) -> None:
-    """Train on a window."""
+def _window(run: TileRun, steps: int) -> Window:
     rows = run.views[0].train
     assert isinstance(rows, MemoryRows)
     draws = torch.zeros(steps, run.stream.batch_size, dtype=torch.int64, device="cuda")
-    run.train(0, Window(rows.x, draws, rows.labels[draws]), Event())
+    return Window(rows.x, draws, rows.labels[draws])
 
 
 def _on_rows(

@@ -169,6 +169,27 @@ def test_one_that_does_not_fit() -> None:
         model(find_workload("200000,65536,200000"), gpu="a100")
 
 
+NOT_YET = pytest.mark.xfail(strict=True, reason="the engine is slower still")
+
+
+@pytest.mark.parametrize(
+    ("shape", "configurations", "seconds"),
+    [
+        ("cifar100-lt", 256, 1),
+        pytest.param("imagenet-lt", 300, 12, marks=NOT_YET),
+        pytest.param("imagenet-lt", 1000, 45, marks=NOT_YET),
+        ("inaturalist2018", 32, 32 * 1.5),
+    ],
+)
+def test_goals(shape: str, configurations: int, seconds: float) -> None:
+    """Reference: the seconds that an H200 is to take, in the faster of two precisions."""
+    got = {
+        name: model(find_workload(shape), configurations=configurations, precision=name)["seconds"]
+        for name in ("tf32", "bf16")
+    }
+    assert min(got.values()) <= seconds, got
+
+
 def test_the_command(featbank: Run) -> None:
     """Reference: a row for each number and precision, and the words that say that it is a model."""
     printed = featbank(
@@ -185,9 +206,9 @@ def test_the_command(featbank: Run) -> None:
 
 def test_the_command_fits_a_terminal(featbank: Run) -> None:
     """Reference: 80 columns, for the shapes of the default."""
-    printed = featbank("benchmark", "--model", "h200").stdout
+    printed = featbank("benchmark", "--model", "h200", "--precision", "tf32").stdout
     tables = [line for line in printed.splitlines() if line.lstrip()[:1].isdigit() or "──" in line]
-    assert len(tables) == 3 * (1 + 2 + 1) + 3
+    assert len(tables) == 1 + 2 + 1 + 3
     assert max(map(len, tables)) <= 80
 
 
