@@ -25,7 +25,9 @@ from torch import Tensor
 
 from featbank import errors
 from featbank.memory import size_text
-from stage2.engine.staging import Staging
+from stage2.engine.ahead import ahead
+from stage2.engine.layout import Epoch, Layout, carries_of, window_starts
+from stage2.engine.staging import Staging, copied, sent
 from stage2.methods.generators import Made
 from stage2.methods.heads.interface import BLOCK_ROWS
 
@@ -185,6 +187,7 @@ class StreamedRows(SplitRows):
     def __init__(self, source: FeatureReader, labels: Tensor, *, budget: int) -> None:
         self.source = source
         self.copies, self._items, self.dim = source.shape
+        self._dtype = getattr(torch, source.dtype)
         self.labels = labels.repeat(self.copies)
         self._chunk = min(source.chunk_rows, max(1, self._items))
         self._blocks_per_copy = -(-self._items // self._chunk)
@@ -201,56 +204,65 @@ class StreamedRows(SplitRows):
         self._staging: Staging | None = None
 
     def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """All rows in order, `READ_BYTES` at a time."""
+        """All rows in order, `READ_BYTES` at a time; a thread reads the next ones meanwhile."""
         step = max(1, READ_BYTES // (4 * self.dim * self._chunk)) * self._chunk
-        for copy in range(self.copies):
-            for start in range(0, self._items, step):
-                stop = min(start + step, self._items)
-                x = torch.from_numpy(self.source.read(copy, start, stop))
-                first = copy * self._items
-                yield x.float().to(self.device), self.labels[first + start : first + stop]
+        places = [
+            (copy, start, min(start + step, self._items))
+            for copy in range(self.copies)
+            for start in range(0, self._items, step)
+        ]
+        read = (self._block(*place) for place in places)
+        xs = ahead(read) if self.device.type == "cpu" else copied(read, self.device)
+        for (copy, start, stop), x in zip(places, xs, strict=True):
+            first = copy * self._items
+            yield x.float(), self.labels[first + start : first + stop]
+
+    def _block(self, copy: int, start: int, stop: int) -> Tensor:
+        """Rows of a copy on the host [n, D]: float32 on a CPU, of the source's type for a GPU."""
+        on_gpu = self.device.type == "cuda"
+        x = torch.empty(stop - start, self.dim, dtype=self._dtype, pin_memory=on_gpu)
+        self.source.read(copy, start, stop, x.numpy())
+        return x if on_gpu else x.float()
 
     def windows(
         self, draws: Tensor, generator: torch.Generator, epoch: int = 0
     ) -> Iterator[Window]:
         """The windows of the epoch, in the order in which shuffled blocks are read."""
         size = draws.shape[1]
-        layout = _Layout(size, len(self._kept), self._buffer_rows)
+        layout = Layout(size, len(self._kept), self._buffer_rows)
         x = self._prepared(layout)
         drawn = self._plan(draws.flatten().cpu(), layout, generator)
+        carries = carries_of(drawn, layout)
+        moved = sent(torch.cat([carry.rows for carry in carries]), self.device)
+        moves = moved.split([len(carry.rows) for carry in carries])
+        places = sent(drawn.places, self.device).view(-1, size)
+        y = self.labels[sent(drawn.draws, self.device)].view(-1, size)
         with ThreadPoolExecutor(1) as pool:
             ready = pool.submit(self._fill, x, drawn.loads[0], layout.buffers[0], self._issued())
-            carried = 0  # draws at the end of the last window that did not fill a batch
-            for number, end in enumerate(drawn.ends):
+            for number, (carry, rows) in enumerate(zip(carries, moves, strict=True)):
                 self._await(ready.result())
-                if number + 1 < len(drawn.ends):
+                if number + 1 < len(carries):
                     buffer = layout.buffers[(number + 1) % 2]
                     load = drawn.loads[number + 1]
                     ready = pool.submit(self._fill, x, load, buffer, self._issued())
-                start = drawn.ends[number - 1] - carried if number else 0
-                stop = start + (end - start) // size * size
-                rows = drawn.places[start:stop].view(-1, size).to(self.device)
-                if len(rows):
-                    y = self.labels[drawn.draws[start:stop].view(-1, size).to(self.device)]
-                    yield Window(x, rows, y)
-                carried = end - stop
-                place = layout.carries[number % 2]
-                x[place : place + carried] = x[drawn.places[stop:end].to(self.device)]
-                drawn.places[stop:end] = place + torch.arange(carried)
+                if len(carry.batches):
+                    batches = slice(carry.batches.start, carry.batches.stop)
+                    yield Window(x, places[batches], y[batches])
+                x[carry.place : carry.place + len(rows)] = x[rows]
 
     def _rarest(self, count: int) -> Tensor:
         """`count` rows, those of the rarest classes first."""
         labels = self.labels.cpu()
         return torch.bincount(labels)[labels].argsort(stable=True)[:count].sort().values
 
-    def _prepared(self, layout: _Layout) -> Tensor:
+    def _prepared(self, layout: Layout) -> Tensor:
         """The features in memory [n, D], the kept rows already in place."""
         if self._memory is None or len(self._memory) < layout.rows:
             self._memory = torch.empty(layout.rows, self.dim, device=self.device)
             self._await(self._fill(self._memory, self._kept, layout.kept, self._issued()))
         return self._memory
 
-    def _plan(self, draws: Tensor, layout: _Layout, generator: torch.Generator) -> _Epoch:
+    def _plan(self, draws: Tensor, layout: Layout, generator: torch.Generator) -> Epoch:
         """Assign draws to windows, and lay out where each finds its row in memory."""
         kept = torch.full((len(self.labels),), -1)
         kept[self._kept] = torch.arange(len(self._kept))
@@ -260,7 +272,7 @@ class StreamedRows(SplitRows):
         order = torch.randperm(self.copies * self._blocks_per_copy, generator=generator)
         by_block = order[block].argsort(stable=True)  # rows in the order of reading
         _, in_block = order[block][by_block].unique_consecutive(return_counts=True)
-        starts = _window_starts(in_block.tolist(), self._buffer_rows)
+        starts = window_starts(in_block.tolist(), self._buffer_rows)
         bounds = torch.tensor([*starts, len(wanted)])
         position = torch.empty_like(by_block)
         position[by_block] = torch.arange(len(by_block))
@@ -280,7 +292,7 @@ class StreamedRows(SplitRows):
         shuffled = (window + mixed).argsort()
         ends = torch.bincount(window, minlength=len(starts)).cumsum(0).tolist()
         loads = [wanted[by_block[a:b]] for a, b in itertools.pairwise(bounds.tolist())]
-        return _Epoch(draws[shuffled], places[shuffled], ends, loads)
+        return Epoch(draws[shuffled], places[shuffled], ends, loads)
 
     def _issued(self) -> torch.cuda.Event | None:
         """An event behind all computations so far, which may read what is to be overwritten."""
@@ -301,7 +313,9 @@ class StreamedRows(SplitRows):
         On a GPU they are copied `after` an event; the event returned stands behind them.
         """
         if after is not None:
-            self._staging = self._staging or Staging(self.device, self._chunk, self.dim)
+            self._staging = self._staging or Staging(
+                self.device, self._chunk, self.dim, self._dtype
+            )
             self._staging.begin(after)
         copy, item = rows // self._items, rows % self._items
         block = copy * self._blocks_per_copy + item // self._chunk
@@ -322,57 +336,8 @@ class StreamedRows(SplitRows):
         """Read the rows start + `items` [n] of a block into [n, D] of the host."""
         stop = min(start + self._chunk, self._items)
         whole = len(items) == stop - start
-        if whole and self.source.dtype == "float32":
+        if whole and into.dtype == self._dtype:
             self.source.read(copy, start, stop, into.numpy())
         else:
             read = torch.from_numpy(self.source.read(copy, start, stop))
             into.copy_(read if whole else read[items])
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Offsets of the rows in memory: two carries of up to a batch, for even and odd windows; kept
-    rows; two buffers."""
-
-    batch: int
-    kept_rows: int
-    buffer_rows: int
-
-    @property
-    def carries(self) -> tuple[int, int]:
-        return 0, self.batch
-
-    @property
-    def kept(self) -> int:
-        return 2 * self.batch
-
-    @property
-    def buffers(self) -> tuple[int, int]:
-        first = self.kept + self.kept_rows
-        return first, first + self.buffer_rows
-
-    @property
-    def rows(self) -> int:
-        return self.kept + self.kept_rows + 2 * self.buffer_rows
-
-
-@dataclass(frozen=True)
-class _Epoch:
-    """Draws [n] in the order of training, the place of each in memory, where each window ends, and
-    the rows it loads."""
-
-    draws: Tensor
-    places: Tensor
-    ends: list[int]
-    loads: list[Tensor]
-
-
-def _window_starts(sizes: list[int], limit: int) -> list[int]:
-    """First row of each window: consecutive blocks of these `sizes`, at most `limit` rows."""
-    starts, start, end = [0], 0, 0
-    for size in sizes:
-        if end + size - start > limit:
-            start = end
-            starts.append(start)
-        end += size
-    return starts

@@ -13,6 +13,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -82,6 +83,10 @@ class SimulatedTensor(torch.Tensor):
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _active().call(func, args, kwargs or {})
 
+    def record_stream(self, stream: Any) -> None:
+        """Tell PyTorch that another stream uses this tensor."""
+        _active().aside.pop(self.inner.untyped_storage().data_ptr(), None)
+
     def __repr__(self, **_: Any) -> str:
         return f"SimulatedTensor({self.inner!r})"
 
@@ -112,6 +117,9 @@ class SimulatedDevice(TorchDispatchMode):
         Waits of the host for the device, by operation and place in the product.
     copies
         Copies from the host to the device, by place.
+    aside
+        Tensors made on a stream of copies, by address: kernels must not use them before
+        `record_stream`, as PyTorch would give their memory away too early.
     unordered
         Sums of fractions that meet in one place, which CUDA adds in any order, by place.
     """
@@ -122,6 +130,7 @@ class SimulatedDevice(TorchDispatchMode):
         self.waits: collections.Counter[str] = collections.Counter()
         self.copies: collections.Counter[str] = collections.Counter()
         self.unordered: collections.Counter[str] = collections.Counter()
+        self.aside: dict[int, torch.Tensor] = {}
         self._pinned: set[int] = set()
 
     def counts(self) -> tuple[int, int, int]:
@@ -140,7 +149,10 @@ class SimulatedDevice(TorchDispatchMode):
         pinned = kwargs.get("pin_memory", False)
         onto = wanted is not None and torch.device(wanted).type == "cuda"
         if not there and not onto:
-            return func(*args, **{**kwargs, "pin_memory": False} if pinned else kwargs)
+            out = func(*args, **{**kwargs, "pin_memory": False} if pinned else kwargs)
+            if pinned:
+                self._pinned.add(out.untyped_storage().data_ptr())
+            return out
         inner_args, inner = tree_map(_inner, (args, kwargs))
         if wanted is not None:
             inner["device"] = torch.device("cpu")
@@ -158,6 +170,8 @@ class SimulatedDevice(TorchDispatchMode):
             func(*inner_args, **inner)
             self._count_copy(name, to=args[0], of=args[1])
             return args[0]
+        if self._from_aside(there):
+            raise Refused(f"{func} of a tensor of another stream, {_place()}")
         self._check(func, name, args, leaves, inner.get("generator"))
         if name in WAITS or (name == "repeat_interleave" and _sized(args, kwargs) is None):
             self.waits[f"{name} {_place()}"] += 1
@@ -177,15 +191,19 @@ class SimulatedDevice(TorchDispatchMode):
             self.waits["copy to the host " + _place()] += 1
             return out
         if inner.get("non_blocking") and self._is_pinned(args[0]):
-            self.launches["copy_"] += 1
-        else:
-            self._count_copy("_to_copy", to=None, of=args[0])
+            there = SimulatedTensor(torch.full_like(out, -1))
+            if streams.current_stream(CUDA).aside:
+                self.aside[there.inner.untyped_storage().data_ptr()] = there.inner
+            self._copy_later(there, args[0])
+            return there
+        self._count_copy("_to_copy", to=None, of=args[0])
         return SimulatedTensor(out)
 
-    def pin(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Take a tensor's memory for pinned."""
-        self._pinned.add(tensor.untyped_storage().data_ptr())
-        return tensor
+    def _from_aside(self, tensors: list[SimulatedTensor]) -> bool:
+        """Whether a kernel would use memory of a stream of copies that `record_stream` forgot."""
+        if not self.aside or streams.current_stream(CUDA).aside:
+            return False
+        return any(x.inner.untyped_storage().data_ptr() in self.aside for x in tensors)
 
     def _is_pinned(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor of the host is in pinned memory, from which copies need no waiting."""
@@ -194,9 +212,13 @@ class SimulatedDevice(TorchDispatchMode):
         return tensor.untyped_storage().data_ptr() in self._pinned
 
     def _copy_later(self, to: torch.Tensor, of: torch.Tensor) -> None:
-        """A copy to or from pinned memory, which the host does not wait for."""
-        source = _inner(of).clone() if isinstance(of, SimulatedTensor) else of
-        streams.current_stream(CUDA).issue(lambda: _inner(to).copy_(source))
+        """A copy that the host does not wait for: of the device, or from and to pinned memory."""
+        stream, target, source = streams.current_stream(CUDA), _inner(to), _inner(of)
+        if isinstance(of, SimulatedTensor) and not isinstance(to, SimulatedTensor):
+            source = source.clone()
+        stream.issue(lambda: target.copy_(source))
+        if isinstance(to, SimulatedTensor) and not stream.aside:
+            stream.synchronize()  # kernels, which follow it on this stream, run at once
         self.launches["copy_"] += 1
 
     def _count_copy(self, name: str, *, to: Any, of: Any) -> None:
@@ -277,6 +299,13 @@ def _computed(func: Any, name: str, args: Any, kwargs: Any) -> Any:
     return func(*args, **kwargs)
 
 
+class _Forwarding(TorchDispatchMode):
+    """Hands the operations of another thread to the device."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _active().call(func, args, kwargs or {})
+
+
 _ACTIVE: list[SimulatedDevice] = []
 
 
@@ -302,14 +331,14 @@ def simulated() -> Iterator[SimulatedDevice]:
     """Simulate a GPU: within it PyTorch's device ``cuda`` exists."""
     torch._C._ensureCUDADeviceGuardSet()
     nothing = contextlib.nullcontext
-    device, empty = SimulatedDevice(), torch.empty
+    device, run = SimulatedDevice(), threading.Thread.run
 
-    def allocated(*sizes: Any, pin_memory: bool = False, **options: Any) -> torch.Tensor:
-        made = empty(*sizes, **options)  # in any thread, where the mode above is not
-        return device.pin(made) if pin_memory else made
+    def run_there(thread: threading.Thread) -> None:
+        with _Forwarding():
+            run(thread)
 
     patches = {
-        "torch.empty": allocated,
+        "threading.Thread.run": run_there,
         "torch.Generator": SimulatedGenerator,
         "torch.cuda._lazy_init": lambda: None,
         "torch.cuda.is_available": lambda: True,

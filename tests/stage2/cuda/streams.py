@@ -24,6 +24,11 @@ class Stream:
         self._lock = threading.RLock()
         self.issued = self._done = 0
 
+    @property
+    def aside(self) -> bool:
+        """Whether it is not the stream of the kernels."""
+        return self not in (_DEFAULT, _STRAY)
+
     def issue(self, work: Callable[[], object]) -> None:
         """Take on a copy."""
         with self._lock:
@@ -45,10 +50,10 @@ class Stream:
 
     def wait_event(self, event: Event) -> None:
         """Put the copies that are issued from now on behind an event."""
-        if self in (_DEFAULT, _STRAY):
-            event.synchronize()  # kernels run at once
-        else:
+        if self.aside:
             self.issue(event.synchronize)
+        else:
+            event.synchronize()  # kernels run at once
 
     def synchronize(self) -> None:
         """Wait for all copies."""

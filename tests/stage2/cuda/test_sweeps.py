@@ -18,30 +18,74 @@ from stage2.engine.rows import StreamedRows
 from stage2.export.exporting import export_head
 from tests.stage2.cuda.launches import SMALL
 from tests.stage2.cuda.running import assert_same, gpu, on_device
-from tests.stage2.cuda.streams import Event
+from tests.stage2.cuda.simulated import Refused, SimulatedTensor
+from tests.stage2.cuda.streams import Event, Stream
 from tests.stage2.engine.test_rows import Arrays
 from tests.stage2.synthetic import MEMORY, problem
 
 
-def _streamed(recipes: list[Recipe], device: str) -> dict[Recipe, Outcome]:
-    """Train on features of which a third of the rows is in memory."""
+def _streamed(recipes: list[Recipe], device: str, dtype: str = "float32") -> dict[Recipe, Outcome]:
+    """Train on features of which a third of the rows is in memory, and evaluate on streamed ones in
+    blocks of 8 rows."""
     made = problem((40, 24, 12, 9, 6, 4), dim=6)
     (group,) = plan(recipes, made.shape, memory=MEMORY, device=device)
     view = on_device(made.view(), device)
-    x = made.x["train", "instance"]
-    budget = 3 * 4 * x.shape[1] * (len(x) // 6)
-    train = StreamedRows(Arrays(x[None]), view.train.labels, budget=budget)
-    data = type(view)(**{**vars(view), "train": train})
+    rows = {"train": view.train, **view.evaluated}
+    cut = {
+        split: StreamedRows(
+            Arrays(made.x[split, "instance"][None].astype(dtype)),
+            known.labels,
+            budget=3 * 4 * known.dim * max(8, len(known.labels) // 6),
+        )
+        for split, known in rows.items()
+    }
+    data = type(view)(**{**vars(view), "train": cut.pop("train"), "evaluated": cut})
     return {outcome.recipe: outcome for outcome in run_group(group, data)}
 
 
-def test_streamed_features() -> None:
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read a split in many blocks."""
+    monkeypatch.setattr("stage2.engine.rows.READ_BYTES", 1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_streamed_features(dtype: str) -> None:
     """Reference: the CPU. Copies run late on the simulated GPU, from pinned buffers: rows that are
     used before they arrive, or overwritten before they are copied, would change the result."""
     recipes = [Recipe("ce", lr=lr, epochs=3, batch_size=16) for lr in (0.05, 0.1)]
     with gpu():
-        got = _streamed(recipes, "cuda")
-    assert_same(got, _streamed(recipes, "cpu"))
+        got = _streamed(recipes, "cuda", dtype)
+    assert_same(got, _streamed(recipes, "cpu", dtype))
+
+
+def test_streaming_waits_for_nothing() -> None:
+    """Reference: the waits and blocking copies of a run of fewer epochs, which are as many; only
+    the thread that reads waits, for a block whose computations are done."""
+    counts = []
+    for epochs in (2, 5):
+        with gpu() as device:
+            _streamed([Recipe("ce", lr=0.1, epochs=epochs, batch_size=16)], "cuda")
+        counts.append(device.waits + device.copies)
+    more = set(counts[1] - counts[0])
+    assert not {place for place in more if "temperature.py" not in place}
+
+
+@pytest.mark.parametrize("missing", ["wait", "record"])
+def test_a_block_used_too_early_is_noticed(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reference: the test above; blocks that are read before they arrive, and memory that PyTorch
+    would give away before its kernels have run."""
+    recipes = [Recipe("ce", lr=0.1, epochs=1, batch_size=16)]
+    with gpu():
+        if missing == "wait":
+            wait = Stream.wait_event
+            monkeypatch.setattr(Stream, "wait_event", lambda s, e: wait(s, e) if s.aside else None)
+            with pytest.raises(AssertionError):
+                assert_same(_streamed(recipes, "cuda"), _streamed(recipes, "cpu"))
+        else:
+            monkeypatch.setattr(SimulatedTensor, "record_stream", lambda *_: None)
+            with pytest.raises(Refused, match="another stream"):
+                _streamed(recipes, "cuda")
 
 
 @pytest.mark.parametrize("waits", ["filled", "copied"])
