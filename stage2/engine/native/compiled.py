@@ -43,6 +43,9 @@ HEADS: dict[type, tuple[str, ...]] = {
 RULES: list[type[Optimiser]] = [SGD, AdamW]
 """Optimisers in the order of task.h."""
 
+KERNELS = ["family", "softmax_bce", "sigmoid_focal"]
+"""Kernels of losses in the order of task.h."""
+
 CALL_FLOPS = 8 * 10**9
 """Floating-point operations of a thread in a call, about a tenth of a second: Ctrl-C acts between
 calls."""
@@ -62,23 +65,21 @@ def compiled_pass(
 
     Parameters
     ----------
-    model, optimiser, precision, given
+    model, optimiser, kernel, precision, given
         Of `CompiledPass`.
-    kernel
-        Name of the losses' kernel.
     """
     parameters = model.state["parameters"].values()
     suits = (
         type(model.head) in HEADS
         and type(optimiser) in RULES
-        and kernel == "family"
+        and kernel in KERNELS
         and precision in ("fp32", "bf16")
         and all(p.device.type == "cpu" and p.dtype == torch.float32 for p in parameters)
     )
     found = library() if suits else None
     if not isinstance(found, Library) or (precision == "bf16" and not found.bf16):
         return None
-    return CompiledPass(found, model, optimiser, precision=precision, **given)
+    return CompiledPass(found, model, optimiser, kernel=kernel, precision=precision, **given)
 
 
 class CompiledLosses(NamedTuple):
@@ -97,6 +98,8 @@ class CompiledPass:
     ----------
     library, model, optimiser
         The library; the model and the optimiser, whose tensors it changes in place.
+    kernel
+        Name of the losses' kernel.
     precision
         ``fp32`` or ``bf16``.
     rates
@@ -111,12 +114,13 @@ class CompiledPass:
         model: Model,
         optimiser: Optimiser,
         *,
+        kernel: str,
         precision: str,
         rates: Tensor,
         limits: Tensor | None,
     ) -> None:
         self._library, self._model, self._optimiser = library, model, optimiser
-        self._rates = rates
+        self._rates, self._kernel = rates, KERNELS.index(kernel)
         parameters, data = model.state["parameters"], model.data
         self._held: list[Tensor] = []  # tensors that the task points to
         names = [name for name in HEADS[type(model.head)] if name in parameters]
@@ -218,6 +222,7 @@ class CompiledPass:
             return point(None if values is None else values.t())
 
         self._task.loss = LossFields(
+            kernel=self._kernel,
             scale=point(rows.scale),
             shift=point(rows.shift),
             margin=by_class(rows.margin),

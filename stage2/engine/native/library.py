@@ -43,11 +43,12 @@ class ParameterFields(ctypes.Structure):
 class LossFields(ctypes.Structure):
     """`Loss` of task.h."""
 
-    _fields_ = _pointers(
-        *("scale", "shift", "margin", "weight", "smoothing", "elsewhere", "at_label"),
-        *("gamma", "frozen_gamma", "by_weights", "angle", "best_cosine"),
-        *("distil", "temperature", "distil_classes"),
-    )
+    _fields_ = [
+        ("kernel", c_int64),
+        *_pointers("scale", "shift", "margin", "weight", "smoothing", "elsewhere", "at_label"),
+        *_pointers("gamma", "frozen_gamma", "by_weights", "angle", "best_cosine"),
+        *_pointers("distil", "temperature", "distil_classes"),
+    ]
 
 
 class Task(ctypes.Structure):

@@ -17,9 +17,9 @@ struct ConfigLoss {
   const float *best_cosine;
   float distil, temperature;
   const float *distil_classes;
-  int64_t classes;
+  int64_t classes, kernel;
 
-  ConfigLoss(const Loss &loss, int64_t c, int64_t classes) : classes(classes) {
+  ConfigLoss(const Loss &loss, int64_t c, int64_t classes) : classes(classes), kernel(loss.kernel) {
     auto row = [&](const float *table) { return table ? table + c * classes : nullptr; };
     auto one = [&](const float *values) { return values ? values[c] : 0.f; };
     scale = row(loss.scale), shift = row(loss.shift), margin = row(loss.margin);

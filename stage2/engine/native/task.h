@@ -4,6 +4,7 @@
 
 enum Head : int64_t { LINEAR, COSINE, MISLAS, TDE, LWS, DISALIGN, MLP };
 enum Rule : int64_t { SGD, ADAMW };
+enum Kernel : int64_t { FAMILY, SOFTMAX_BCE, SIGMOID_FOCAL };
 
 // A stacked parameter [C, size] and what the optimiser keeps of it.
 struct Parameter {
@@ -15,6 +16,7 @@ struct Parameter {
 };
 
 struct Loss {                        // by configuration [C], or class [C, K]; null where neutral
+  int64_t kernel;                    // of all configurations
   const float *scale, *shift, *margin, *weight, *smoothing;
   const float *elsewhere, *at_label, *gamma, *frozen_gamma;
   const uint8_t *by_weights;

@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <cstdlib>
 #include <optional>
+#include "binary.h"
 #include "heads.h"
-#include "loss.h"
 #include "product.h"
 #include "team.h"
 
@@ -223,7 +223,7 @@ template <class F> struct Trainer {
     if (task.second) {
       memcpy(z2, u, 4 * BLOCK * classes);
       const float *cosine = angles(second + r0, angle);
-      Gradient part = family(loss, z2, tops + b * ROW_VECTORS, second + r0, weighed2 + r0, cosine, total);
+      Gradient part = block_loss(loss, z2, tops + b * ROW_VECTORS, second + r0, weighed2 + r0, cosine, total);
       for (int64_t k = 0; k < classes; k++) EACH_VECTOR {
         Vec v = load(z2 + k * BLOCK + j * VL) * part.slope[j] - part.flat[j];
         float *to = extra + k * BLOCK + j * VL;
@@ -231,7 +231,7 @@ template <class F> struct Trainer {
       }
     }
     const float *cosine = angles(y + r0, angle);
-    Gradient part = family(loss, u, tops + b * ROW_VECTORS, y + r0, weighed + r0, cosine, total);
+    Gradient part = block_loss(loss, u, tops + b * ROW_VECTORS, y + r0, weighed + r0, cosine, total);
     for (int64_t k = 0; k < classes; k++) {
       Vec v[ROW_VECTORS];
       UNROLL EACH_VECTOR {

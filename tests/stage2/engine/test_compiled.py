@@ -13,6 +13,7 @@ import torch
 
 from stage2.engine.native import build
 from stage2.engine.native.compiled import HEADS as COMPILED
+from stage2.engine.native.compiled import KERNELS
 from stage2.engine.native.library import SWITCH, Library, Missing, description, library
 from stage2.engine.native.measuring import measured
 from stage2.engine.outcome import Outcome
@@ -88,15 +89,10 @@ def assert_alike(got: Outcome, expected: Outcome, within: float = WITHIN) -> Non
 
 
 def _recipes() -> list[Recipe]:
-    """Every head × every case of every loss of the family, under an optimiser in turn."""
+    """Every head × every case of every loss, under an optimiser in turn."""
     common = {"epochs": 5, "batch_size": 37, "lr": 0.05, "weight_decay": 1e-3}
     heads = [{"head": h, **case} for h, cases in HEAD_CASES.items() for case in cases]
-    losses = [
-        (loss, case)
-        for loss, cases in LOSS_CASES.items()
-        for case in cases
-        if LOSSES[loss].kernel == "family"
-    ]
+    losses = [(loss, case) for loss, cases in LOSS_CASES.items() for case in cases]
     made = []
     for head in [*heads, *MORE_HEADS]:
         for i, (loss, case) in enumerate(losses):
@@ -108,10 +104,11 @@ def _recipes() -> list[Recipe]:
     return made
 
 
-def test_it_has_every_trained_head() -> None:
-    """Reference: the registry."""
+def test_it_has_every_trained_head_and_kernel() -> None:
+    """Reference: the registries."""
     trained = {type(head) for head in HEADS.values() if head.trained}
     assert trained == set(COMPILED)
+    assert {loss.kernel for loss in LOSSES.values()} == set(KERNELS)
 
 
 @pytest.mark.parametrize("which", SETS)
@@ -127,7 +124,7 @@ def test_rows_with_two_labels() -> None:
     """Reference: PyTorch, on rows mixed by the generator."""
     recipes = [
         Recipe(name, generator="mixup", epochs=3, batch_size=30, lr=0.05)
-        for name in ("crt", "balanced_softmax", "los", "mislas", "lws")
+        for name in ("crt", "balanced_softmax", "los", "mislas", "lws", "cb_bce")
     ]
     recipes.append(Recipe("crt", generator="mixup", loss="weighted", epochs=3, batch_size=30))
     expected, got = outcomes(recipes, "off"), outcomes(recipes, SETS[0])
@@ -195,11 +192,8 @@ def test_threads_within_a_step_bit_for_bit(which: str, monkeypatch: pytest.Monke
 
 
 def test_what_it_leaves_to_pytorch() -> None:
-    """Precision tf32 and losses of K binary terms have no compiled pass, and train all the same."""
-    recipes = [
-        Recipe("crt", precision="tf32", epochs=2),
-        Recipe("crt", loss="sigmoid_focal", epochs=2),
-    ]
+    """Precision tf32 has no compiled pass, and trains all the same."""
+    recipes = [Recipe("crt", precision="tf32", epochs=2)]
     expected, got = outcomes(recipes, "off"), outcomes(recipes, SETS[0])
     for recipe in recipes:
         weight = expected[recipe].parameters["weight"]
