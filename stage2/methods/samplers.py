@@ -199,9 +199,10 @@ def with_replacement(
         # One number chooses both: the class by where it falls, the row by its place within that.
         at = torch.rand(draws, generator=generator, dtype=torch.float64)
         which = torch.searchsorted(edges[1:], at, right=True)
-        into = (at - edges[which]) / edges.diff()[which]
-        item = (into * counts[which]).long().minimum(counts[which] - 1)
-        yield rows[starts[which] + item]
+        into = (at - edges.take(which)) / edges.diff().take(which)
+        size = counts.take(which)
+        item = (into * size).long().minimum(size - 1)
+        yield rows.take(starts.take(which) + item)
 
 
 def permutations(
@@ -219,8 +220,9 @@ def balanced_draws(
     """Classes uniformly, then rows uniformly within the class, with replacement."""
     classes, counts, starts, rows = _by_class(labels)
     which = torch.randint(len(classes), (epochs * draws,), generator=generator)
-    at = torch.rand(epochs * draws, generator=generator, dtype=torch.float64) * counts[which]
-    return rows[starts[which] + at.long().minimum(counts[which] - 1)].view(epochs, draws)
+    size = counts.take(which)
+    at = torch.rand(epochs * draws, generator=generator, dtype=torch.float64) * size
+    return rows.take(starts.take(which) + at.long().minimum(size - 1)).view(epochs, draws)
 
 
 def class_cycles(
@@ -242,11 +244,11 @@ def class_cycles(
     by_class = stable_order(visited)
     drawn = torch.bincount(visited, minlength=len(classes))
     first = drawn.cumsum(0) - drawn
-    place = torch.empty_like(visited)
-    place[by_class] = torch.arange(len(visited)) - first.repeat_interleave(drawn)
+    within = torch.arange(len(visited)) - first.repeat_interleave(drawn)
+    place = torch.empty_like(visited).scatter_(0, by_class, within)
     cycles, offsets = _shuffled_cycles(counts, drawn, generator)
-    item = cycles[offsets[visited] + place]
-    return rows[starts[visited] + item].view(epochs, visits * per_class)[:, :draws]
+    item = cycles.take(offsets.take(visited) + place)
+    return rows.take(starts.take(visited) + item).view(epochs, visits * per_class)[:, :draws]
 
 
 def _shuffled_cycles(
@@ -259,12 +261,13 @@ def _shuffled_cycles(
     laps = -(-drawn // counts)
     size = laps * counts
     offsets = size.cumsum(0) - size
-    owner = torch.arange(len(counts)).repeat_interleave(size)
-    within = torch.arange(int(size.sum())) - offsets[owner]
-    lap = (laps.cumsum(0) - laps)[owner] + within // counts[owner]
+    within = torch.arange(int(size.sum())) - offsets.repeat_interleave(size)
+    owners = counts.repeat_interleave(size)
+    own_lap = within // owners
+    lap = (laps.cumsum(0) - laps).repeat_interleave(size) + own_lap
     key = lap + torch.rand(len(lap), generator=generator, dtype=torch.float64)
     order = torch.from_numpy(key.numpy().argsort())  # laps stay in order, items within one do not
-    return (within % counts[owner])[order], offsets
+    return (within - own_lap * owners).take(order), offsets
 
 
 def shuffled(rounds: int, size: int, generator: torch.Generator) -> Tensor:
