@@ -69,14 +69,20 @@ class ShiftTally:
 
     def bounds(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The λ between which rows with logits [B, C, K] and labels [B] are right, [B, C] each."""
-        behind = self._place - self._place[y][:, None]  # [B, K], 0 for y itself alone
-        inverse = torch.where(behind == 0, 0.0, 1 / behind)
-        label = y.view(-1, 1, 1).expand(-1, z.shape[1], 1)
-        gap = z - z.gather(2, label)
-        if self._log_prior is not None:
-            gap.sub_(self._log_prior).add_(self._log_prior.t()[y][:, :, None])
-        bound = gap.mul_(inverse[:, None]).clamp_(-_FAR, _FAR)
-        # Moved apart by sign, both kinds of bounds are the ends of one range.
-        apart = 4 * _FAR
-        bound.add_(apart * behind.sign()[:, None])
-        return bound.amax(2) - apart, bound.amin(2) + apart  # `aminmax` takes ten times as long
+        return shift_bounds(z, y, self.places)
+
+
+def shift_bounds(z: Tensor, y: Tensor, places: Places) -> tuple[Tensor, Tensor]:
+    """The λ between which rows with logits [B, C, K] and labels [B] are right, [B, C] each."""
+    place, log_prior, far = places
+    behind = place - place[y][:, None]  # [B, K], 0 for y itself alone
+    inverse = torch.where(behind == 0, 0.0, 1 / behind)
+    label = y.view(-1, 1, 1).expand(-1, z.shape[1], 1)
+    gap = z - z.gather(2, label)
+    if log_prior is not None:
+        gap.sub_(log_prior).add_(log_prior.t()[y][:, :, None])
+    bound = gap.mul_(inverse[:, None]).clamp_(-far, far)
+    # Moved apart by sign, both kinds of bounds are the ends of one range.
+    apart = 4 * far
+    bound.add_(apart * behind.sign()[:, None])
+    return bound.amax(2) - apart, bound.amin(2) + apart  # `aminmax` takes ten times as long

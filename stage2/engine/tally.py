@@ -14,6 +14,8 @@ from torch import Tensor
 
 from featbank.bank import class_groups
 from stage2.engine.details import CONFIDENCE_BINS, DETAILS
+from stage2.engine.gpu import measure as gpu_measure
+from stage2.engine.gpu.available import available
 from stage2.engine.metrics import BINS, METRICS, Evaluation, Totals
 from stage2.engine.native.measuring import measured
 from stage2.engine.shifting import ShiftTally
@@ -22,6 +24,10 @@ from stage2.engine.temperature import Fitted
 _PENDING = 1 << 16
 """Rows × configurations whose statistics join the sums at once: enough to spread the cost of an
 operation, few enough to stay in cache."""
+
+_UNITS = 1 << 36
+"""Parts of 1 in which a GPU adds confidences: far below the rounding of float32, and so few that
+those of 2²⁷ rows fit 63 bits."""
 
 
 class Tally:
@@ -97,7 +103,8 @@ class Tally:
     def add(self, z: Tensor) -> None:
         """Add the float32 logits [B, C, K] of the next rows; they are overwritten."""
         y = self.next_labels(len(z))
-        found = measured(z, y, self._shift.places if self._shift else None)
+        one_pass = gpu_measure.measured if available(z.device) else measured
+        found = one_pass(z, y, self._shift.places if self._shift else None)
         # Σ of a block in float32, pairwise: it errs less than the logits themselves do.
         self._logits += z.sum(0) if found is None else found.total
         if self.closer:
@@ -130,7 +137,7 @@ class Tally:
         slot = (group * BINS).add(_bin(partition, BINS))
         if self.closer:
             fine = (group * 2 + correct) * CONFIDENCE_BINS + _bin(partition, CONFIDENCE_BINS)
-            self._histogram += torch.bincount(fine.view(-1), minlength=len(self._histogram))
+            self._histogram.scatter_add_(0, fine.view(-1), torch.ones_like(right).view(-1))
         confidence = partition.double().reciprocal_()
         self._add_by_bin(slot, (torch.ones_like(right), confidence, right))
 
@@ -150,11 +157,14 @@ class Tally:
     def _add_by_bin(self, slot: Tensor, each: Sequence[Tensor]) -> None:
         """Add values [B, C] float64 to the sums at their slots [B, C] of `_bins`."""
         if slot.is_cuda:
-            cells = self._bins.shape[1] // self.configs
-            bins = torch.arange(cells, device=slot.device)
-            at = (slot - cells * self._config)[:, :, None] == bins
-            for total, values in zip(self._bins, each, strict=True):
-                total.view(self.configs, cells).add_(torch.where(at, values[:, :, None], 0).sum(0))
+            # Whole numbers have the same sum in any order.
+            whole = torch.zeros_like(self._bins, dtype=torch.int64)
+            for total, values in zip(whole, each, strict=True):
+                units = (values.nan_to_num(0) * _UNITS).round_().long()
+                total.scatter_add_(0, slot.view(-1), units.view(-1))
+            self._bins.add_(whole, alpha=1 / _UNITS)
+            lost = each[1].sum(0).mul_(0)  # NaN where one is
+            self._bins[1].view(self.configs, -1).add_(lost[:, None])
             return
         for total, values in zip(self._bins, each, strict=True):
             total.scatter_add_(0, slot.view(-1), values.view(-1))
@@ -247,6 +257,8 @@ def label_rank(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     y
         Labels [B] int64.
     """
+    if available(z.device) and (ranked := gpu_measure.label_rank(z, y)) is not None:
+        return ranked
     batch, configs, classes = z.shape
     zy = z.gather(2, y.view(batch, 1, 1).expand(batch, configs, 1))
     # z_k − z_y < 0 before the label and ≤ 0 from it on, as one comparison: with 0 and the least

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stage2.engine import kernel
-from stage2.engine.gpu import binary, update
+from stage2.engine.gpu import binary, measure, update
 from stage2.engine.kernel import LossRows
 from stage2.methods.family import LossParameters
 from stage2.methods.optimisers import Optimiser
@@ -36,7 +36,7 @@ def available(device: torch.device) -> bool:
 
 
 def _agrees(device: torch.device) -> bool:
-    """Whether losses, their gradients and steps of the optimisers agree with the eager code."""
+    """Whether losses, optimiser steps and statistics of logits agree with the eager code."""
     y = torch.arange(8, device=device)
     z = torch.linspace(-3, 3, 8 * 2 * 10, device=device).sin().view(8, 2, 10)
     focal = LossParameters(gamma=1.5, weight=np.arange(1.0, 11.0), by_weights=True)
@@ -49,6 +49,11 @@ def _agrees(device: torch.device) -> bool:
         )
     for eager, fused in update.FUSED.items():
         pairs.append((_stepped(fused, z), _stepped(eager, z)))
+    found = measure.measured(z, y, None)
+    assert found is not None
+    pairs.append((found.top + found.partition.log(), z.logsumexp(2)))
+    pairs.append((found.total, z.sum(0)))
+    pairs.append(((found.rank == 0).float(), (z.argmax(2) == y[:, None]).float()))
     return all(torch.allclose(got, wanted, rtol=1e-4, atol=1e-5) for got, wanted in pairs)
 
 

@@ -15,14 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stage2.engine import kernel
-from stage2.engine.gpu import binary_programs, loss_programs, update_programs
+from stage2.engine import kernel, tally
+from stage2.engine.gpu import binary_programs, loss_programs, measure_programs, update_programs
 from stage2.engine.kernel import LossRows
+from stage2.engine.native.measuring import Places
+from stage2.engine.shifting import shift_bounds
 from stage2.methods.family import LossParameters
 from tests.stage2.cuda.simulated import Refused, SimulatedTensor, _active
 
 TYPES = {"y": torch.int64, "by_weights": torch.bool}
-TYPES |= {"steps": torch.float64, "log_betas": torch.float64}
+TYPES |= {"steps": torch.float64, "log_betas": torch.float64, "predicted": torch.int32}
 """Types of tensors that are not float32."""
 
 
@@ -137,12 +139,34 @@ def _adamw_count(grid: tuple[int, ...], given: dict[str, Any]) -> None:
     given["floor"].copy_(eps * second.sqrt())
 
 
+def _measure(grid: tuple[int, ...], given: dict[str, Any]) -> None:
+    z, y, span = given["z"], given["y"], given["span"]
+    batch, configs, classes = z.shape
+    assert (len(y), configs, classes) == (given["batch"], given["configs"], given["K"])
+    assert classes <= given["BLOCK"], "classes are missed"
+    parts = -(-batch // span)
+    assert grid == (parts * -(-configs // given["ROWS"]),), f"the grid {grid}"
+    results = dict(zip(("rank", "own"), tally.label_rank(z, y), strict=True))
+    if given["top"] is not None:
+        names = ("top", "partition", "norm")
+        results |= dict(zip(names, tally._softmax_sums(z.clone()), strict=True))
+        results["predicted"] = z.argmax(2)
+        results["total"] = torch.stack([rows.sum(0) for rows in z.split(span)])
+    if given["place"] is not None:
+        places = Places(given["place"], given["log_prior"], given["far"])
+        results["low"], results["high"] = shift_bounds(z, y, places)
+    for name, values in results.items():
+        assert given[name].shape == values.shape, f"{name} {given[name].shape}"
+        given[name].copy_(values)
+
+
 KERNELS = {
     f"{module.__name__.rpartition('.')[2]}.{name}": Twin(getattr(module, name), compute)
     for module, name, compute in (
         (loss_programs, "loss_kernel", _loss),
         (binary_programs, "softmax_bce_kernel", _binary("softmax_bce")),
         (binary_programs, "sigmoid_focal_kernel", _binary("sigmoid_focal")),
+        (measure_programs, "measure_kernel", _measure),
         (update_programs, "sgd_kernel", _sgd),
         (update_programs, "adamw_kernel", _adamw),
         (update_programs, "adamw_count_kernel", _adamw_count),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stage2.engine import kernel
-from stage2.engine.gpu import available, binary, update
+from stage2.engine.gpu import available, binary, measure, update
 from stage2.engine.gpu import loss as gpu_loss
 from stage2.engine.kernel import LossRows
 from stage2.methods.family import EXCLUDED, LossParameters, Moment
@@ -242,12 +242,21 @@ def _self_check(zero: Tensor, broken: str) -> Tensor:
                 return loss * 1.01, gradient
 
             patch.setitem(binary.KERNELS, broken, wrong)
+        elif broken == "measured":
+            found = measure.measured
+
+            def shifted(*arguments: Any) -> Any:
+                statistics = found(*arguments)
+                assert statistics is not None
+                return statistics._replace(rank=statistics.rank + 1)
+
+            patch.setattr(measure, broken, shifted)
         elif broken:
             patch.setattr(update, broken, lambda *a, **k: None)
         return zero + available._agrees(zero.device)
 
 
-@pytest.mark.parametrize("broken", ["", *binary.KERNELS, "sgd_step", "adamw_step"])
+@pytest.mark.parametrize("broken", ["", *binary.KERNELS, "sgd_step", "adamw_step", "measured"])
 def test_the_self_check_notices_wrong_results(launch: Launch, broken: str) -> None:
     """Reference: the kernels as they are, and with one of them broken."""
     assert bool(launch(_self_check, torch.zeros(1), broken)) == (not broken)

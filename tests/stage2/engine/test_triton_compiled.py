@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from stage2.engine.gpu import loss, update
+from stage2.engine.gpu import loss, measure, update
 
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="PyTorch has no Triton here")
 
@@ -76,6 +76,28 @@ def test_the_kernels_of_binary_terms(
     if dtype == "fp32":
         width = WIDTHS.get(classes, 4)
         assert _widest(ptx) == {"ld": width, "st": width}
+    _assert_no_spills(ptx, arch)
+
+
+MEASURED = ("top", "partition", "norm", "total")
+SHIFTED = (*MEASURED, "place", "low", "high", "log_prior")
+MEASURE = [(arch, K, SHIFTED) for arch in ARCHITECTURES for K in (100, 1000, 8142)]
+MEASURE += [(90, K, given) for K in (10, 1000, 8192) for given in ((), MEASURED, SHIFTED)]
+
+
+@pytest.mark.parametrize(("arch", "classes", "given"), MEASURE)
+def test_the_measure_kernel(arch: int, classes: int, given: tuple[str, ...]) -> None:
+    """Reference: the assembler; no spills, and 16 bytes an access where rows allow it."""
+    from stage2.engine.gpu.measure_programs import measure_kernel
+
+    rows, block, warps = measure.geometry(classes)
+    types = {"y": "*i64", "far": "fp32", "batch": "i32", "configs": "i32", "span": "i32"}
+    types |= dict.fromkeys(("z", "rank", "own", *given), "*fp32")
+    types |= {"predicted": "*i32"} if given else {}
+    optional = {"predicted", *SHIFTED} - types.keys()
+    fixed = {"K": classes, "ROWS": rows, "BLOCK": block} | dict.fromkeys(optional)
+    ptx = _compiled(measure_kernel, types, fixed, arch, warps=warps)
+    assert _widest(ptx)["ld"] == WIDTHS.get(classes, 2 if classes == 10 else 4)
     _assert_no_spills(ptx, arch)
 
 
