@@ -139,6 +139,7 @@ KERNELS = {
     "softmax_bce_kernel": Kernel("loss", twice=("z",)),
     "sigmoid_focal_kernel": Kernel("loss", twice=("z",)),
     "measure_kernel": Kernel("other"),
+    "moments_kernel": Kernel("other"),
     "sgd_kernel": Kernel("update", twice=("p", "v")),
     "adamw_kernel": Kernel("update", twice=("p", "m", "s")),
     "adamw_count_kernel": Kernel("update", twice=("steps",)),

@@ -17,6 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from stage2.engine.gpu import temperature as gpu_temperature
+from stage2.engine.gpu.available import available
 from stage2.engine.rows import block_rows
 
 BOUNDS = (1e-6, 1e6)
@@ -119,22 +121,38 @@ def _derivatives(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The losses of the rows [C', N], and L' and L'' [C'] float64, at a [C'] of the classifiers
     `configs` [C']."""
+    scale = a.float()
+    if available(z.device) and (each := gpu_temperature.moments(z, y, scale, configs)) is not None:
+        loss, first, second = each
+        return loss.t(), share @ first.double(), share @ second.double()
     slope, curvature = torch.zeros_like(a), torch.zeros_like(a)
     losses = []
     every = len(configs) == z.shape[1]
-    scale = a.float()[:, None]
     size = block_rows(len(configs) * z.shape[2], z.device)
     for rows, labels, weight in zip(z.split(size), y.split(size), share.split(size), strict=True):
-        block = rows if every else rows[:, configs]
-        zy = block.gather(2, labels[:, None, None].expand(-1, len(configs), 1)).squeeze(2)
-        top = block.amax(2, keepdim=True)
-        gap = block - top  # ≤ 0
-        p = (gap * scale).exp_()
-        total = p.sum(2)
-        first = p.mul_(gap).sum(2) / total
-        second = p.mul_(gap).sum(2) / total
-        below = zy - top.squeeze(2)
-        losses.append(total.log() - a.float() * below)
-        slope += weight @ (first - below).double()
-        curvature += weight @ (second - first.square()).double()
+        loss, first, second = moments(rows if every else rows[:, configs], labels, scale)
+        losses.append(loss)
+        slope += weight @ first.double()
+        curvature += weight @ second.double()
     return torch.cat(losses).t(), slope, curvature
+
+
+def moments(z: Tensor, y: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """−log p_y of p = softmax(a·z), E_p[z] − z_y and Var_p[z] of each row, [B, C].
+
+    Parameters
+    ----------
+    z, y
+        Logits [B, C, K] and labels [B].
+    scale
+        a of each classifier, [C].
+    """
+    zy = z.gather(2, y[:, None, None].expand(-1, z.shape[1], 1)).squeeze(2)
+    top = z.amax(2, keepdim=True)
+    gap = z - top  # ≤ 0
+    p = (gap * scale[:, None]).exp_()
+    total = p.sum(2)
+    first = p.mul_(gap).sum(2) / total
+    second = p.mul_(gap).sum(2) / total
+    below = zy - top.squeeze(2)
+    return total.log() - scale * below, first - below, second - first.square()

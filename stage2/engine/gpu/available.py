@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stage2.engine import kernel
-from stage2.engine.gpu import binary, measure, update
+from stage2.engine.gpu import binary, measure, temperature, update
 from stage2.engine.kernel import LossRows
 from stage2.methods.family import LossParameters
 from stage2.methods.optimisers import Optimiser
@@ -54,6 +54,10 @@ def _agrees(device: torch.device) -> bool:
     pairs.append((found.top + found.partition.log(), z.logsumexp(2)))
     pairs.append((found.total, z.sum(0)))
     pairs.append(((found.rank == 0).float(), (z.argmax(2) == y[:, None]).float()))
+    each = temperature.moments(z, y, torch.ones(2, device=device), torch.arange(2, device=device))
+    assert each is not None
+    pairs.append((each[0], z.logsumexp(2) - found.own))
+    pairs.append((each[1], (z.softmax(2) * z).sum(2) - found.own))
     return all(torch.allclose(got, wanted, rtol=1e-4, atol=1e-5) for got, wanted in pairs)
 
 

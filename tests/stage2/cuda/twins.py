@@ -15,8 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stage2.engine import kernel, tally
-from stage2.engine.gpu import binary_programs, loss_programs, measure_programs, update_programs
+from stage2.engine import kernel, tally, temperature
+from stage2.engine.gpu import (
+    binary_programs,
+    loss_programs,
+    measure_programs,
+    temperature_programs,
+    update_programs,
+)
 from stage2.engine.kernel import LossRows
 from stage2.engine.native.measuring import Places
 from stage2.engine.shifting import shift_bounds
@@ -25,6 +31,7 @@ from tests.stage2.cuda.simulated import Refused, SimulatedTensor, _active
 
 TYPES = {"y": torch.int64, "by_weights": torch.bool}
 TYPES |= {"steps": torch.float64, "log_betas": torch.float64, "predicted": torch.int32}
+TYPES |= {"chosen_configs": torch.int64}
 """Types of tensors that are not float32."""
 
 
@@ -160,6 +167,18 @@ def _measure(grid: tuple[int, ...], given: dict[str, Any]) -> None:
         given[name].copy_(values)
 
 
+def _moments(grid: tuple[int, ...], given: dict[str, Any]) -> None:
+    z, chosen = given["z"], given["chosen_configs"]
+    names = ("loss", "slope", "curvature")
+    assert given["loss"].shape == (len(z), len(chosen))
+    assert len(z) * len(chosen) == given["count"] <= grid[0] * given["ROWS"], "rows are missed"
+    assert given["chosen"] == len(chosen) == len(given["scale"])
+    assert z.shape[1:] == (given["configs"], given["K"]), f"{z.shape}"
+    values = temperature.moments(z[:, chosen], given["y"], given["scale"])
+    for name, value in zip(names, values, strict=True):
+        given[name].copy_(value)
+
+
 KERNELS = {
     f"{module.__name__.rpartition('.')[2]}.{name}": Twin(getattr(module, name), compute)
     for module, name, compute in (
@@ -167,6 +186,7 @@ KERNELS = {
         (binary_programs, "softmax_bce_kernel", _binary("softmax_bce")),
         (binary_programs, "sigmoid_focal_kernel", _binary("sigmoid_focal")),
         (measure_programs, "measure_kernel", _measure),
+        (temperature_programs, "moments_kernel", _moments),
         (update_programs, "sgd_kernel", _sgd),
         (update_programs, "adamw_kernel", _adamw),
         (update_programs, "adamw_count_kernel", _adamw_count),

@@ -101,6 +101,24 @@ def test_the_measure_kernel(arch: int, classes: int, given: tuple[str, ...]) -> 
     _assert_no_spills(ptx, arch)
 
 
+MOMENTS = [(arch, K) for arch in ARCHITECTURES for K in (100, 1000, 8142, 16384)]
+
+
+@pytest.mark.parametrize(("arch", "classes"), MOMENTS)
+def test_the_moments_kernel(arch: int, classes: int) -> None:
+    """Reference: the assembler; no spills, and 16 bytes an access where rows allow it."""
+    from stage2.engine.gpu.temperature_programs import moments_kernel
+
+    rows, block, warps = loss.geometry(classes)
+    types = dict.fromkeys(("z", "scale", "loss", "slope", "curvature"), "*fp32")
+    types |= {"y": "*i64", "chosen_configs": "*i64"}
+    types |= dict.fromkeys(("count", "chosen", "configs"), "i32")
+    fixed = {"K": classes, "ROWS": rows, "BLOCK": block}
+    ptx = _compiled(moments_kernel, types, fixed, arch, warps=warps)
+    assert _widest(ptx)["ld"] == WIDTHS.get(classes, 4)
+    _assert_no_spills(ptx, arch)
+
+
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 @pytest.mark.parametrize("given", [(), ("decay", "nesterov", "anchor")])
 def test_the_sgd_kernel(arch: int, given: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""The Triton kernel of statistics of logits against PyTorch's passes."""
+"""The Triton kernels of statistics of logits, and of temperatures, against PyTorch's passes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from stage2.engine.gpu import measure
+from stage2.engine.gpu import temperature as gpu_temperature
 from stage2.engine.native.measuring import Measured
 from stage2.engine.shifting import ShiftTally
 from stage2.engine.tally import _softmax_sums, label_rank
+from stage2.engine.temperature import moments
 from tests.stage2.compare import assert_close
 from tests.stage2.engine.conftest import Launch
 
@@ -92,6 +94,34 @@ def test_logits_that_are_not_finite(launch: Launch, value: float) -> None:
     assert torch.equal(got[3][:, 0], whole[3][:, 0])
 
 
+def _moments(z: Tensor, y: Tensor, scale: Tensor, configs: Tensor) -> tuple[Tensor, ...] | None:
+    return gpu_temperature.moments(z[::2], y[::2], scale, configs)
+
+
+@pytest.mark.parametrize(("rows", "configs", "classes"), SHAPES)
+def test_moments(launch: Launch, rows: int, configs: int, classes: int) -> None:
+    """Reference: PyTorch in float64, for every other row, and classifiers in another order."""
+    z, y = _logits(rows, configs, classes)
+    chosen = torch.arange(configs).flip(0)[: max(1, configs - 1)]
+    scale = torch.logspace(-2, 1, len(chosen))
+    got = launch(_moments, z, y, scale, chosen)
+    expected = moments(z[::2, chosen].double(), y[::2], scale.double())
+    for name, value, wanted in zip(("loss", "L'", "L''"), got, expected, strict=True):
+        assert_close(value, wanted, 2e-5 * max(1.0, float(wanted.abs().max())), name)
+
+
+def test_moments_of_logits_that_are_not_finite(launch: Launch) -> None:
+    """Reference: the other rows; those of a NaN are NaN, by themselves."""
+    z, y = _logits(8, 2, 5)
+    scale, chosen = torch.ones(2), torch.arange(2)
+    whole = launch(_moments, z, y, scale, chosen)
+    z[4, 1, 2] = torch.nan
+    for value, before in zip(launch(_moments, z, y, scale, chosen), whole, strict=True):
+        assert value[2, 1].isnan()
+        value[2, 1] = before[2, 1]
+        assert torch.equal(value, before)
+
+
 def test_sums_in_one_order(launch: Launch) -> None:
     """Reference: the same again, bit by bit."""
     z, y = _logits(40, 3, 50)
@@ -104,3 +134,5 @@ def test_rows_too_long_for_registers() -> None:
     z, y = torch.zeros(1, 1, measure.LONGEST_ROW + 1), torch.zeros(1, dtype=torch.int64)
     assert measure.measured(z, y, None) is None
     assert measure.label_rank(z, y) is None
+    z = torch.zeros(1, 1, gpu_temperature.IN_REGISTERS + 1)
+    assert gpu_temperature.moments(z, y, torch.ones(1), y) is None
