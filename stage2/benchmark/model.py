@@ -26,6 +26,7 @@ from stage2.benchmark.gpus import CALL, SHORTEST, TO_HOST, Gpu, find_gpu
 from stage2.benchmark.operations import PARTS, Operation
 from stage2.benchmark.workloads import EPOCHS, MOMENTUM, RATES, WEIGHT_DECAY, Workload
 from stage2.engine.evaluation import TileEvaluation
+from stage2.engine.gpu.graph import pays, piece_steps
 from stage2.engine.model import ViewData
 from stage2.engine.plan import BatchStream, FusedGroup, Shape, Tile, plan
 from stage2.engine.rows import MemoryRows, Window, block_rows
@@ -77,9 +78,11 @@ class Work:
             sums[each.part] += gpu.seconds(each) * number
         return sums
 
-    def seconds(self, gpu: Gpu) -> float:
-        """Seconds of the device or of the host, whichever takes longer."""
-        return max(sum(self.parts(gpu).values()), CALL * self.launches)
+    def seconds(self, gpu: Gpu, calls: float | None = None) -> float:
+        """Seconds of the device, or of the host for so many calls, one for each kernel unless told
+        otherwise; whichever is longer."""
+        calls = self.launches if calls is None else calls
+        return max(sum(self.parts(gpu).values()), CALL * calls)
 
 
 @dataclass(frozen=True)
@@ -152,8 +155,9 @@ def model(
     by_size = dict(zip(sizes, tiles, strict=True))
     works = {size: tile_work(tile, workload) for size, tile in by_size.items()}
     steps = groups[0].stream.steps
+    calls = {n: _calls(works[n].step, workload, n, steps) for n in by_size}
     training = sum(
-        EPOCHS * (steps * works[n].step.seconds(device) + works[n].epoch.seconds(device))
+        EPOCHS * (steps * works[n].step.seconds(device, calls[n]) + works[n].epoch.seconds(device))
         for n in sizes
     )
     evaluation = sum(works[n].evaluation.seconds(device) for n in sizes)
@@ -184,15 +188,28 @@ def model(
         "launches_step": first.step.launches,
         "bytes_step": first.step.moved,
         "flops_step": first.step.flops(),
-        "step_seconds": first.step.seconds(device),
+        "step_seconds": first.step.seconds(device, calls[sizes[0]]),
         "step_device_seconds": first.step.parts(device),
-        "step_host_seconds": CALL * first.step.launches,
+        "step_host_seconds": CALL * calls[sizes[0]],
         "peak_bytes": first.peak + _feature_bytes(workload),
         "training_seconds": training,
         "evaluation_seconds": evaluation,
         "to_host_seconds": to_host,
         "seconds": training + evaluation + to_host,
     }
+
+
+def _calls(step: Work, workload: Workload, configs: int, steps: int) -> float:
+    """Calls of the host per step: of each kernel, or of three copies and a graph for each piece.
+
+    The first piece of a training is launched kernel by kernel, and the second as it is captured.
+    """
+    shape = configs, workload.classes, workload.dim
+    if not pays(CUDA, shape, workload.batch_size, EPOCHS * steps):
+        return step.launches
+    size = piece_steps(steps)
+    first = 2 * size * step.launches / (EPOCHS * steps)
+    return first + 4 / size
 
 
 def swept(

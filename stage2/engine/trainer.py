@@ -14,6 +14,7 @@ from stage2.engine.angles import angle_factors, best_cosines
 from stage2.engine.blend import Betas, finished, own_features, own_last
 from stage2.engine.gpu.available import available
 from stage2.engine.gpu.binary import KERNELS as GPU_KERNELS
+from stage2.engine.gpu.graph import StepGraph, pays, refilled
 from stage2.engine.gpu.update import FUSED
 from stage2.engine.kernel import KERNELS, LossRows
 from stage2.engine.model import Model
@@ -77,15 +78,27 @@ class Trainer:
             limits=self._step_limits,
         )
         self._total = torch.zeros(len(recipes), device=device, dtype=torch.float64)
+        shape, steps = (
+            (len(recipes), len(data.counts), data.train.dim),
+            stream.steps * stream.epochs,
+        )
+        self._graph: StepGraph | None = None
+        if pays(device, shape, stream.batch_size, steps):
+            self._graph = StepGraph(self._take, device)
 
     def begin_epoch(self, epoch: int) -> None:
         """Bring learning rates, and losses that change over the epochs, to this one."""
         self._step = epoch * self.stream.steps
         if self._scheduled and epoch:
-            self._rows = self._loss_rows(epoch)
+            rows = self._loss_rows(epoch)
+            self._rows = refilled(self._rows, rows) if self._graph else rows
         if self._rows.angle is not None:
             data, parameters = self.model.data, self.model.state["parameters"]
-            self._best_cosines = best_cosines(self.head, parameters, data.train, data.context)
+            known, best = (
+                self._best_cosines,
+                best_cosines(self.head, parameters, data.train, data.context),
+            )
+            self._best_cosines = known.copy_(best) if self._graph and known is not None else best
         else:
             self._best_cosines = None
         self._total.zero_()
@@ -107,23 +120,41 @@ class Trainer:
             self._total += total
             self._step += steps
             return
+        rates = self._rates[self._step : self._step + len(window.rows)]
+        if self._graph and window.made is None and window.items is None:
+            bound = [self._z0, self._best_cosines, self._rows]
+            self._step += self._graph.train(window, rates, bound, stopped)
+            return
+        for i, first in enumerate(common):
+            if stopped.is_set():
+                return
+            self._take(window, rates, i, own_beta, first)
+            self._step += 1
+
+    def _take(
+        self,
+        window: Window,
+        rates: Tensor,
+        i: int,
+        own_beta: Tensor | None = None,
+        first: int = 0,
+    ) -> None:
+        """Take step `i` of a window at learning rates [steps, C]; rows from `first` on have
+        features of each configuration's own β."""
         head, parameters = self.head, self.model.state["parameters"]
+        rows, y = window.rows[i], window.y[i]
         with precision(self._precision):
-            for rows, y, first in zip(window.rows, window.y, common, strict=True):
-                if stopped.is_set():
-                    return
-                batches = self._batches(window, rows, y, own_beta, first)
-                z = _joined([head.logits(parameters, batch) for batch in batches])
-                loss, gradient = self._loss(window, rows, y, batches, z)
-                del z  # free early so that its cache lines can be reused
-                gradients = self._gradients(batches, gradient, first)
-                del gradient
-                self._optimiser.step(gradients, self._rates[self._step])
-                del gradients
-                if self._step_limits is not None:
-                    head.constrain(parameters, self._step_limits)
-                self._total += loss
-                self._step += 1
+            batches = self._batches(window, rows, y, own_beta, first)
+            z = _joined([head.logits(parameters, batch) for batch in batches])
+            loss, gradient = self._loss(window, rows, y, batches, z)
+            del z  # free early so that its cache lines can be reused
+            gradients = self._gradients(batches, gradient, first)
+            del gradient
+            self._optimiser.step(gradients, rates[i])
+            del gradients
+            if self._step_limits is not None:
+                head.constrain(parameters, self._step_limits)
+            self._total += loss
 
     def end_epoch(self) -> Tensor:
         """The epoch's mean loss [C]."""

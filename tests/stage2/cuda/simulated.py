@@ -14,7 +14,7 @@ import collections
 import contextlib
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from stage2.methods.precision import _rounded
-from tests.stage2.cuda import streams
+from tests.stage2.cuda import graphs, streams
 
 CUDA = torch.device("cuda:0")
 
@@ -120,6 +120,8 @@ class SimulatedDevice(TorchDispatchMode):
     aside
         Tensors made on a stream of copies, by address: kernels must not use them before
         `record_stream`, as PyTorch would give their memory away too early.
+    capturing
+        The graph that is being captured.
     unordered
         Sums of fractions that meet in one place, which CUDA adds in any order, by place.
     """
@@ -130,6 +132,7 @@ class SimulatedDevice(TorchDispatchMode):
         self.waits: collections.Counter[str] = collections.Counter()
         self.copies: collections.Counter[str] = collections.Counter()
         self.unordered: collections.Counter[str] = collections.Counter()
+        self.capturing: graphs.Graph | None = None
         self.aside: dict[int, torch.Tensor] = {}
         self._pinned: set[int] = set()
 
@@ -167,7 +170,7 @@ class SimulatedDevice(TorchDispatchMode):
             if len(args) > 2 and args[2]:  # non_blocking
                 self._copy_later(*args[:2])
                 return args[0]
-            func(*inner_args, **inner)
+            self.run(lambda: func(*inner_args, **inner), inner_args)
             self._count_copy(name, to=args[0], of=args[1])
             return args[0]
         if self._from_aside(there):
@@ -177,16 +180,24 @@ class SimulatedDevice(TorchDispatchMode):
             self.waits[f"{name} {_place()}"] += 1
         if name in SCATTERS and _collide(inner_args):
             self.unordered[_place()] += 1
-        out = _computed(func, name, inner_args, inner)
-        if not (func.is_view or name in FREE):
+        free = func.is_view or name in FREE
+        out = self.run(
+            lambda: _computed(func, name, inner_args, dict(inner)), (inner_args, inner), free=free
+        )
+        if not free:
             self.launches[name] += 1
         same = {id(tensor.inner): tensor for tensor in there}
         return tree_map(lambda made: _wrapped(made, same), out)
 
+    def run(self, compute: Callable[[], Any], given: Any, *, free: bool = False) -> Any:
+        """Compute something from tensors of the CPU; while a graph is captured, record it there.
+        What is `free` launches nothing."""
+        return compute() if self.capturing is None else self.capturing.run(compute, given, free)
+
     def _moved(self, func: Any, args: Any, inner_args: Any, inner: Any, wanted: Any) -> Any:
         """A copy in another type or on another device."""
         target = args[0].device if wanted is None else torch.device(wanted)
-        out = func(*inner_args, **inner)
+        out = self.run(lambda: func(*inner_args, **inner), inner_args)
         if target.type == "cpu":
             self.waits["copy to the host " + _place()] += 1
             return out
@@ -347,6 +358,7 @@ def simulated() -> Iterator[SimulatedDevice]:
         "torch.cuda.get_device_name": lambda index=None: "simulated",
         "torch.cuda.mem_get_info": lambda index=None: (MEMORY, MEMORY),
         "torch.cuda.Stream": streams.Stream,
+        "torch.cuda.CUDAGraph": graphs.Graph,
         "torch.cuda.Event": streams.Event,
         "torch.cuda.stream": streams.stream,
         "torch.cuda.current_stream": streams.current_stream,

@@ -55,6 +55,10 @@ class Stream:
         else:
             event.synchronize()  # kernels run at once
 
+    def wait_stream(self, other: Stream) -> None:
+        """Put what is issued from now on behind all that another stream has."""
+        self.wait_event(other.record_event())
+
     def synchronize(self) -> None:
         """Wait for all copies."""
         self.finish(self.issued)

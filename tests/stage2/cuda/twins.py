@@ -53,7 +53,7 @@ class Twin:
                     self._check(name, value)
             inner = {n: v.inner if isinstance(v, Tensor) else v for n, v in given.items()}
             _active().launches[self._name] += 1
-            self._compute(grid, inner)
+            _active().run(lambda: self._compute(grid, inner), inner)
 
         return launch
 
