@@ -14,9 +14,11 @@ from measuring_day import Day, Measurement
 from torch import Tensor
 
 from stage2.benchmark import Workload
-from stage2.engine import kernel
-from stage2.engine.gpu import binary, loss, update
+from stage2.engine import kernel, tally, temperature
+from stage2.engine.gpu import binary, loss, measure, update
+from stage2.engine.gpu import temperature as gpu_temperature
 from stage2.engine.kernel import LossRows
+from stage2.engine.shifting import ShiftTally
 from stage2.methods.family import LossParameters
 from stage2.methods.optimisers import STEPPED
 from stage2.methods.recipe import Recipe
@@ -29,13 +31,15 @@ BLOCKS = (512, 1024, 2048, 4096)
 
 
 def measurements(day: Day) -> Iterator[Measurement]:
-    """Losses and optimisers of every shape."""
+    """Losses, optimisers and evaluation of every shape."""
     for shape, (workload, configs) in day.shapes.items():
         yield f"loss family, {shape}", partial(family, day, workload, configs)
         for name in ("softmax_bce", "sigmoid_focal"):
             yield f"loss {name}, {shape}", partial(binary_loss, day, workload, configs, name)
         for name in ("sgd", "adamw"):
             yield f"{name}, {shape}", partial(optimiser, day, workload, configs, name)
+        yield f"statistics of logits, {shape}", partial(statistics, day, workload, configs)
+        yield f"temperature, {shape}", partial(temperatures, day, workload, configs)
 
 
 def family(day: Day, workload: Workload, configs: int) -> dict[str, Any]:
@@ -93,6 +97,48 @@ def optimiser(day: Day, workload: Workload, configs: int, name: str) -> dict[str
         **_best(blocks),
         "eager ms": day.ms(stepped["eager"]),
         "ms": day.ms(stepped["fused"]),
+    }
+
+
+def statistics(day: Day, workload: Workload, configs: int) -> dict[str, Any]:
+    """The kernel of evaluation, with bounds of shifted priors and without, its geometries, and
+    PyTorch's passes."""
+    z, y, _ = _logits(day, workload, configs)
+    shift = ShiftTally(workload.counts, day.random(configs, workload.classes))
+    block = 1 << (workload.classes - 1).bit_length()
+    rates = {}
+    for rows, warps in itertools.product(ROWS, WARPS):
+        if not 128 * warps <= rows * block <= 1024 * warps or rows > max(1, 4096 // block):
+            continue
+        with mock.patch.object(measure, "geometry", lambda k, g=(rows, block, warps): g):
+            run = partial(measure.measured, z, y, None)
+            rates[f"{rows} rows, {warps} warps"] = _gigabytes(day, run, 4 * z.numel())
+    taken = measure.geometry(workload.classes)
+    with mock.patch.object(tally, "available", return_value=False):
+        eager = day.ms(
+            lambda: (tally.label_rank(z, y), tally._softmax_sums(z.clone()), z.sum(0), z.argmax(2))
+        )
+    return {
+        "engine GB/s": _gigabytes(day, partial(measure.measured, z, y, None), 4 * z.numel()),
+        "engine": f"{taken[0]} rows, {taken[2]} warps",
+        **_best(rates),
+        "ms": day.ms(partial(measure.measured, z, y, None)),
+        "eager ms": eager,
+        "ms of bounds too": day.ms(partial(measure.measured, z, y, shift.places)),
+        "eager ms of bounds": day.ms(partial(shift.bounds, z, y)),
+        "ms of ranks": day.ms(partial(measure.label_rank, z, y)),
+    }
+
+
+def temperatures(day: Day, workload: Workload, configs: int) -> dict[str, Any]:
+    """A step of a temperature's fit, against PyTorch's passes."""
+    z, y, _ = _logits(day, workload, configs)
+    scale, every = (torch.ones(configs, device=day.device), torch.arange(configs, device=z.device))
+    fused = partial(gpu_temperature.moments, z, y, scale, every)
+    return {
+        "engine GB/s": _gigabytes(day, fused, 4 * z.numel()),
+        "ms": day.ms(fused),
+        "eager ms": day.ms(partial(temperature.moments, z, y, scale)),
     }
 
 
