@@ -48,8 +48,8 @@ def replays(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     replay, captured = StepGraph._replay, StepGraph._captured
 
     def counting(name: str, method: Any) -> Any:
-        def call(self: StepGraph) -> Any:
-            result = method(self)
+        def call(self: StepGraph, take: Any) -> Any:
+            result = method(self, take)
             counts[name] += bool(result)
             return result
 
