@@ -70,9 +70,8 @@ def _sentences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         f"{1e6 * rates['shortest']:.0f} µs; a step takes the sum, or the time in which "
         f"the host calls them at {1e6 * rates['call']:.0f} µs each, whichever is longer; small "
         "steps are replayed from a graph, whose pieces are called at once.",
-        "Train has all epochs and val after each, eval. the evaluation at the end, all also the "
-        "copies of the parameters to the host. GiB is the most memory in training. Statistics, "
-        "reading and storing on the host are not in it.",
+        "Train has all epochs and val after each, eval. the evaluation at the end. GiB is the most "
+        "memory in training. Statistics, reading and storing on the host are not in it.",
     ]
 
 
