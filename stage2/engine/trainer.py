@@ -112,6 +112,9 @@ class Trainer:
         if betas and window.made and window.made.blend:
             if betas.shared:
                 window = finished(window, betas.values[0])
+            elif self._compiled:
+                self._train_each(self._compiled, window, betas.values, stopped)
+                return
             else:
                 own_beta, (window, common) = betas.values, own_last(window)
         if self._compiled and own_beta is None:
@@ -136,6 +139,19 @@ class Trainer:
                 return
             self._take(window, rates, i, own_beta, first)
             self._step += 1
+
+    def _train_each(
+        self, compiled: CompiledPass, window: Window, betas: Tensor, stopped: Event
+    ) -> None:
+        """Take the steps of a window for one configuration after the other, with its own β [C, K]:
+        just as if it trained alone."""
+        losses, steps = CompiledLosses(self._rows, self._best_cosines, self._z0), 0
+        for c, beta in enumerate(betas):
+            own = finished(window, beta)
+            only = range(c, c + 1)
+            total, steps = compiled.train(own, self._step, losses, stopped, only)
+            self._total += total
+        self._step += steps
 
     def _take(
         self,
