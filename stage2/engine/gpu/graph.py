@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from stage2.engine.kernel import LossRows
+from stage2.engine.staging import side_stream
 
 PIECE = 32
 """Most steps of a piece: enough to hide its few copies and its launch, few enough to be captured
@@ -92,7 +93,7 @@ class StepGraph:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        self._stream = side_stream(device, "steps")
         self._bound: list[object] = []
         self._inputs: Inputs = ()
         self._size = 0
@@ -186,7 +187,7 @@ class StepGraph:
 
     @contextlib.contextmanager
     def _aside(self) -> Iterator[None]:
-        """Work on the stream of this object, after that of the caller and before what follows."""
+        """Work on a stream of its own, after that of the caller and before what follows."""
         computing = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(computing)
         with torch.cuda.stream(self._stream):

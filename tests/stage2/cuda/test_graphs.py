@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from threading import Event
 from typing import Any
 
 import pytest
@@ -151,6 +152,25 @@ def test_a_capture_that_fails_costs_a_warning(
     assert not replays["replayed"]
     for recipe, outcome in expected.items():
         assert torch.equal(got[recipe].parameters["weight"], outcome.parameters["weight"])
+
+
+def test_ctrl_c_acts_between_pieces() -> None:
+    """Reference: the number of steps; the piece in which it comes is taken whole."""
+    stopped, steps = Event(), torch.arange(8.0)[:, None]
+    with gpu():
+        total = torch.zeros(1, device="cuda")
+        taking = StepGraph(total.device)
+
+        def take(inputs: Any, i: int) -> None:
+            total.add_(inputs[0][i])
+
+        inputs = [steps.to("cuda")]
+        assert taking.train(take, inputs, [total], stopped) == 8
+        replay = taking._replay
+        taking._replay = lambda take: (stopped.set(), replay(take))[1]  # type: ignore[method-assign]
+        assert taking.train(take, inputs, [total], stopped) == 2
+        assert taking.train(take, inputs, [total], stopped) == 0
+        assert total.tolist() == [28.0 + 0 + 1]
 
 
 def test_where_graphs_pay() -> None:
