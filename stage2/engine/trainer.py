@@ -84,7 +84,7 @@ class Trainer:
         )
         self._graph: StepGraph | None = None
         if pays(device, shape, stream.batch_size, steps):
-            self._graph = StepGraph(device)
+            self._graph = StepGraph(self._take, device)
 
     def begin_epoch(self, epoch: int) -> None:
         """Bring learning rates, and losses that change over the epochs, to this one."""
@@ -125,14 +125,8 @@ class Trainer:
             return
         rates = self._rates[self._step : self._step + len(window.rows)]
         if self._graph and window.made is None and window.items is None:
-            x, y = window.x, window.y
-            bound = [x, self._z0, self._best_cosines, self._rows]
-            self._step += self._graph.train(
-                lambda piece, i: self._take(Window(x, *piece[:2]), piece[2], i),
-                [window.rows, y, rates],
-                bound,
-                stopped,
-            )
+            bound = [self._z0, self._best_cosines, self._rows]
+            self._step += self._graph.train(window, rates, bound, stopped)
             return
         for i, first in enumerate(common):
             if stopped.is_set():
