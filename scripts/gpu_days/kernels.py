@@ -88,7 +88,7 @@ def optimiser(day: Day, workload: Workload, configs: int, name: str) -> dict[str
         stepped[which] = partial(step.step, {"weight": gradient}, rate)
     moved = (20 if name == "sgd" else 28) * gradient.numel()
     blocks = {}
-    for size in BLOCKS:
+    for size in day.pick(BLOCKS, BLOCKS[:1]):
         with mock.patch.object(update, "BLOCK", size):
             blocks[f"{size}"] = _gigabytes(day, stepped["fused"], moved)
     return {

@@ -83,7 +83,7 @@ class Day:
             from triton.testing import do_bench
 
             return do_bench(run, warmup=WARMING, rep=TIMED, return_mode="median")
-        return 1e3 * statistics.median(self.seconds(run) for _ in range(3))
+        return 1e3 * statistics.median(self.seconds(run) for _ in range(self.pick(3, 1)))
 
     def seconds(self, run: Callable[[], object]) -> float:
         """Seconds of a call, until the device has done all."""

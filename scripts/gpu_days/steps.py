@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from threading import Event
 from typing import Any
+from unittest import mock
 
 import torch
 from measuring_day import PRECISIONS, Day, Measurement
@@ -26,17 +27,24 @@ STEPS = 40
 """Steps of a window, timed several times."""
 
 WINDOWS = 5
+GRAPHS = {False: "launched", True: "captured"}
 PLAIN = {"head": "linear", "optimiser": "sgd"}
 HEADS_OF = "imagenet-lt"
 """The shape on which all heads and optimisers are timed."""
 
 
 def measurements(day: Day) -> Iterator[Measurement]:
-    """The plain step of every shape and precision, alone and in company; then heads."""
+    """The plain step of every shape and precision, alone and in company, with graphs and without;
+    then heads."""
     for shape, (_, configs) in day.shapes.items():
         for number in (configs, max(1, configs // 8), 1):
             for name in PRECISIONS:
                 yield _named(day, shape, number, name, PLAIN)
+    for shape, (_, configs) in day.shapes.items():
+        for number in (configs, 1):
+            for captured in (False, True) if day.on_gpu else (False,):
+                title, run = _named(day, shape, number, "tf32", PLAIN)
+                yield f"{title}, {GRAPHS[captured]}", partial(_decided, captured, run)
     _, configs = day.shapes[HEADS_OF]
     for name in ("tf32", "bf16"):
         for head in (name for name, head in HEADS.items() if head.trained):
@@ -44,6 +52,12 @@ def measurements(day: Day) -> Iterator[Measurement]:
                 settings = {"head": head, "optimiser": optimiser}
                 if settings != PLAIN:
                     yield _named(day, HEADS_OF, configs, name, settings)
+
+
+def _decided(captured: bool, run: Callable[[], Any]) -> Any:
+    """A measurement with graphs, or without, whatever the engine would choose."""
+    with mock.patch("stage2.engine.trainer.pays", return_value=captured):
+        return run()
 
 
 def _named(day: Day, shape: str, configs: int, name: str, settings: dict[str, Any]) -> Measurement:
@@ -113,12 +127,12 @@ def view(day: Day, workload: Workload, *, val: bool = False) -> ViewData:
 
 
 def evaluate(run: TileRun) -> None:
-    """Measure the test rows, statistics of all configurations included."""
+    """Measure the test rows, until all that statistics need is on the host."""
     run.end_epoch()
     evaluation = TileEvaluation(run)
     for x, _ in run.views[0].evaluated["test"].blocks():
         evaluation.evaluate("test", [x])
-    evaluation.outcomes()
+    evaluation.outcomes(parameters=False)
 
 
 def _steps(day: Day) -> int:

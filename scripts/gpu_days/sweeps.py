@@ -49,8 +49,8 @@ def measurements(day: Day) -> Iterator[Measurement]:
 
 
 def grouped(day: Day, workload: Workload, configs: int, name: str) -> dict[str, Any]:
-    """Seconds of training and evaluating all configurations, from features on the device to
-    outcomes on the host."""
+    """Seconds of training and measuring all configurations, whose features are on the device, and
+    of the statistics that the host computes while the next group trains."""
     data = view(day, workload)
     recipes = swept(workload, configs, name, lambda **each: Recipe("ce", schedule="cosine", **each))
     if day.on_gpu:
@@ -61,8 +61,17 @@ def grouped(day: Day, workload: Workload, configs: int, name: str) -> dict[str, 
         memory = MEMORY
     shape = Shape.of(workload.counts, workload.dim)
     groups = plan(recipes, shape, memory=memory, device=day.device.type)
-    seconds = [day.seconds(partial(run_group, group, data, parameters=False)) for group in groups]
-    return {"groups": len(groups), "seconds": sum(seconds), "steps": groups[0].stream.steps}
+    trained: list[Any] = []
+
+    def train() -> None:
+        trained.extend(run_group(group, data, parameters=False) for group in groups)
+
+    return {
+        "groups": len(groups),
+        "seconds": day.seconds(train),
+        "statistics s": day.seconds(lambda: [list(outcomes) for outcomes in trained]),
+        "steps": groups[0].stream.steps,
+    }
 
 
 def swept_bank(day: Day, workload: Workload, configs: int) -> dict[str, Any]:

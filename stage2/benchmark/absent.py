@@ -187,6 +187,7 @@ def _nothing(*_: object) -> contextlib.AbstractContextManager[None]:
 _REPLACED: dict[str, Callable[..., Any]] = {
     "torch.cuda._lazy_init": lambda: None,
     "torch.cuda.is_available": lambda: True,
+    "torch._subclasses.fake_tensor.init_gpu_context": lambda device: None,
     "torch.cuda.device_of": _nothing,
     "torch.cuda.device": _nothing,
     "torch.cuda.mem_get_info": lambda device=None: (MEMORY, MEMORY),
