@@ -5,10 +5,11 @@ trained head stays within the features and the group that `featbank plan` promis
 linear head takes two thirds of what it took with float32 features, nearest class means a third.
 
     .venv/bin/python scripts/benchmark_memory.py [--shape 100000,1024,100] [--only NAME]
+        [--budget 2] [--rates 16] [--test-rows 20]
 
-Each case is a sweep in its own process within a budget of 2 GiB: 16 learning rates of a trained
-head for 20 steps, or one configuration of another, with evaluation on 20 rows per class of val and
-test. Generators are those of `ce`. `--dtype float32` is the same without float16.
+Each case is a sweep in its own process within a budget of so many GiB: learning rates of a trained
+head for 20 steps, of `ce` with a generator for 160, or one configuration of another head, with
+evaluation on some rows per class of val and test. `--dtype float32` is the same without float16.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +33,7 @@ from stage2.methods.heads import HEADS
 from stage2.methods.presets import PRESETS
 from stage2.sweep import plan_bank
 
-RATES, STEPS, BLOCK, TEST_ROWS = 16, 20, 8192, 20
-MEMORY = 2 << 30
+STEPS, GENERATED_STEPS, BLOCK = 20, 160, 8192
 
 
 def main() -> None:
@@ -42,29 +43,33 @@ def main() -> None:
     parser.add_argument("--dtype", default="float16", choices=("float16", "float32"))
     parser.add_argument("--folder", type=Path, default=Path("/tmp"))
     parser.add_argument("--only", help="one head or generator")
+    parser.add_argument("--budget", type=float, default=2, help="GiB")
+    parser.add_argument("--rates", type=int, default=16, help="learning rates")
+    parser.add_argument("--test-rows", type=int, default=20, help="of each class, in val and test")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    path = options.folder / f"memory-{options.shape.replace(',', '-')}-{options.dtype}.h5"
+    name = f"memory-{options.shape.replace(',', '-')}-{options.test_rows}-{options.dtype}.h5"
+    path, memory = options.folder / name, int(options.budget * 2**30)
     if options.case:
-        print(_peak(path, options.case))
+        print(_peak(path, _recipes(options.case, options.rates), memory))
         return
     if not path.exists():
-        _write(path, options.shape, options.dtype)
+        _write(path, options.shape, options.dtype, options.test_rows)
     print(
         "| | features, promised | group, promised | peak above the start |\n" + "| --- " * 4 + "|"
     )
     for case in [options.only] if options.only else [*HEADS, *GENERATORS]:
         with Bank(path) as bank:
-            cost = estimate(
-                bank, plan_bank(bank, _recipes(case), memory=MEMORY), memory=MEMORY, budget=0
-            )
+            groups = plan_bank(bank, _recipes(case, options.rates), memory=memory)
+            cost = estimate(bank, groups, memory=memory, budget=0)
         command = [sys.executable, __file__, *sys.argv[1:], "--case", case]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         cells = (cost.features, cost.group, int(done.stdout.split()[-1]))
-        print(f"| `{case}` | " + " | ".join(f"{n / 2**20:,.0f} MiB" for n in cells) + " |")
+        texts = (f"{n / 2**20:,.0f} MiB" for n in cells)
+        print(f"| `{case}` | " + " | ".join(texts) + " |", flush=True)
 
 
-def _recipes(case: str) -> list[Recipe]:
+def _recipes(case: str, rates: int) -> list[Recipe]:
     """The sweep of a head, by its first preset, or of a generator."""
     if case in HEADS:
         (name, *_) = (n for n in PRESETS if Recipe(n).head == case and not Recipe(n).generator)
@@ -73,30 +78,30 @@ def _recipes(case: str) -> list[Recipe]:
         name, settings = "ce", {"generator": case}
     if not Recipe(name).stepped:
         return [Recipe(name, **settings)]
-    steps = {"epochs": 1, "steps_per_epoch": STEPS, "schedule": "constant"}
+    count = STEPS if case in HEADS else GENERATED_STEPS
+    steps = {"epochs": 1, "steps_per_epoch": count, "schedule": "constant"}
     return [
-        Recipe(name, **settings, **steps, lr=lr) for lr in np.geomspace(0.01, 0.1, RATES).tolist()
+        Recipe(name, **settings, **steps, lr=lr) for lr in np.geomspace(0.01, 0.1, rates).tolist()
     ]
 
 
-def _peak(path: Path, case: str) -> int:
+def _peak(path: Path, recipes: Sequence[Recipe], memory: int) -> int:
     import faiss  # noqa: F401  # its memory is no part of a sweep's
 
     torch.set_num_threads(1)
     cpu = torch.device("cpu")
     with Bank(path) as bank:
-        recipes = _recipes(case)
         reset_peak_memory(cpu)
         before = peak_memory(cpu)
-        sweep(bank, recipes, device="cpu", memory=MEMORY, workers=1, keep_outcomes=False)
+        sweep(bank, recipes, device="cpu", memory=memory, workers=1, keep_outcomes=False)
     return peak_memory(cpu) - before
 
 
-def _write(path: Path, shape: str, dtype: str) -> None:
+def _write(path: Path, shape: str, dtype: str, test_rows: int) -> None:
     """A bank of Gaussian classes of a shape, with the class means as its stage-1 classifier."""
     workload, rng = find_workload(shape), np.random.default_rng(0)
     means = rng.normal(size=(workload.classes, workload.dim)).astype(np.float32)
-    test = np.full(workload.classes, TEST_ROWS)
+    test = np.full(workload.classes, test_rows)
     names = [str(k) for k in range(workload.classes)]
     with BankWriter(path, names, dim=workload.dim, dtype=dtype) as writer:
         for split, counts in {"train": workload.counts, "val": test, "test": test}.items():

@@ -15,13 +15,16 @@ import torch
 from featbank.bank import Bank
 from featbank.devices import threads_for
 from stage2.cost.sample import ITERATIONS, Sample, Unit, units_of
+from stage2.engine.evaluation import evaluation_bytes
+from stage2.engine.generation import window_bytes
 from stage2.engine.plan import FusedGroup, Shape, group_bytes, plan
-from stage2.features.budgets import half_of
+from stage2.features.budgets import MADE, half_of
 from stage2.features.descent import allowed, is_large
 from stage2.features.folds import deal
 from stage2.features.probe import PROBE, Probe, probes_of
 from stage2.features.probes import probe_size, settings_of
 from stage2.features.views import class_counts
+from stage2.methods.generators.calibrated import KEPT_BYTES
 from stage2.methods.heads import HEADS
 from stage2.methods.recipe import settings_hash
 
@@ -120,8 +123,21 @@ def estimate(
         total,
         measured / sum(work.values()),
         features=max(sample.features(group, memory) for group in groups),
-        group=max(group_bytes(group, shape, kind) for group in groups),
+        group=max(_group_bytes(bank, group, shape, kind, workers) for group in groups),
     )
+
+
+def _group_bytes(bank: Bank, group: FusedGroup, shape: Shape, kind: str, workers: int) -> int:
+    """Upper bound of the bytes of a group besides its features: training, what its generator holds,
+    and the evaluation of as many tiles as run side by side."""
+    stream, made = group.stream, 0
+    if stream.generator is not None:
+        epoch = 4 * stream.steps * stream.batch_size * shape.dim
+        made = MADE * min(window_bytes(kind), epoch) + KEPT_BYTES
+    rows = {split: bank.rows(split) for split in bank.evaluated}
+    evaluated = [evaluation_bytes(tile, rows, shape.classes, kind) for tile in group.tiles]
+    side_by_side = sorted(evaluated)[-max(1, workers) :]
+    return group_bytes(group, shape, kind) + made + sum(side_by_side)
 
 
 def _probe_shares(bank: Bank, probe: Probe, folds: int, kept: Collection[str]) -> list[float]:

@@ -20,9 +20,11 @@ from stage2.engine.calibration import (
 )
 from stage2.engine.metrics import UNCALIBRATED, Evaluation, Totals, class_accuracy
 from stage2.engine.outcome import Outcome, Outcomes
+from stage2.engine.plan import Tile
+from stage2.engine.rows import block_rows
 from stage2.engine.tally import Tally, evaluations_of, label_rank
 from stage2.engine.temperature import Fitted, class_balanced, fit_temperature
-from stage2.engine.tile import TileRun
+from stage2.engine.tile import UNTRAINED_BLOCKS, TileRun
 from stage2.methods.heads import Parameters
 from stage2.methods.priors import implied_prior, log_shift
 from stage2.methods.recipe import Recipe
@@ -35,6 +37,29 @@ takes more; four times as many on a GPU."""
 def held_bytes(device: torch.device) -> int:
     """`HELD_BYTES` of a device."""
     return HELD_BYTES * (4 if device.type == "cuda" else 1)
+
+
+def evaluation_bytes(tile: Tile, rows: Mapping[str, int], classes: int, device: str) -> int:
+    """Bytes that the evaluation of a tile takes: logits of val, held while temperatures are fitted
+    to them, and blocks of logits with their temporaries.
+
+    Parameters
+    ----------
+    tile
+        The tile.
+    rows
+        Rows of each split.
+    classes
+        K.
+    device
+        ``cpu`` or ``cuda``.
+    """
+    configs, kind = len(tile.recipes), torch.device(device)
+    of_val = 4 * rows.get("val", 0) * classes
+    held = of_val * min(configs, max(1, held_bytes(kind) // max(1, of_val)))
+    block = block_rows(configs * classes, kind)
+    block *= 1 if tile.recipes[0].trained else UNTRAINED_BLOCKS
+    return held + 4 * 4 * configs * classes * min(block, max(rows.values(), default=0))
 
 
 class TileEvaluation:

@@ -86,6 +86,7 @@ def run_group(
         The group's views, in the order of its stream.
     workers
         CPU threads; tiles run side by side, one thread each, and a lone large tile uses them all.
+        Beside a GPU there is one.
     halving
         Stop the worse configurations early, by their best macro accuracy so far on val, a split
         that the views must have. It does not apply to groups that are not trained in steps.
@@ -297,7 +298,7 @@ def _threads(workers: int, runs: list[TileRun], stopped: Event) -> Iterator[Call
     each = max(1, workers // len(runs)) if large else 1
     pool = None
     try:
-        if len(runs) > 1 < workers:
+        if len(runs) > 1 < workers and runs[0].views[0].train.device.type == "cpu":
             pool = ThreadPoolExecutor(
                 min(workers, len(runs)), initializer=torch.set_num_threads, initargs=(each,)
             )

@@ -310,7 +310,9 @@ def default_memory(device: torch.device | str) -> int:
 
 def group_bytes(group: FusedGroup, shape: Shape, device: str = "cpu") -> int:
     """Upper bound of the bytes that a group holds besides its features, on ``cpu`` or ``cuda``."""
-    return sum(_held(recipe, group.stream, shape, device) for recipe in group.recipes)
+    recipes = group.recipes
+    once = (HEADS[r.head].once(r.part("head"), shape.dim, shape.classes) for r in recipes)
+    return max(once) + sum(_held(recipe, group.stream, shape, device) for recipe in recipes)
 
 
 def _held(recipe: Recipe, stream: BatchStream, shape: Shape, device: str) -> int:

@@ -16,6 +16,19 @@ def pinned(values: Tensor) -> Tensor:
     return torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values)
 
 
+STREAMS: dict[tuple[torch.device, str], torch.cuda.Stream] = {}
+"""Streams beside that of the computations, by device and purpose."""
+
+
+def side_stream(device: torch.device, purpose: str) -> torch.cuda.Stream:
+    """The stream of a device for a purpose, the same every time: PyTorch and cuBLAS keep memory for
+    each stream that there ever was."""
+    key = device, purpose
+    if key not in STREAMS:
+        STREAMS[key] = torch.cuda.Stream(device)
+    return STREAMS[key]
+
+
 def sent(values: Tensor, device: torch.device) -> Tensor:
     """Values of the host on a device, without waiting for a GPU."""
     return values if device.type == "cpu" else pinned(values).to(device, non_blocking=True)
@@ -28,7 +41,7 @@ def copied(blocks: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
     own. The host does not run further ahead: a copy starts when the computations on the block
     before the last are done.
     """
-    stream = torch.cuda.Stream(device)
+    stream = side_stream(device, "blocks")
     used: deque[torch.cuda.Event] = deque()
 
     def copies() -> Iterator[tuple[Tensor, torch.cuda.Event]]:

@@ -177,9 +177,14 @@ class TileRun:
         size = max(1, held // (4 * len(rows[0].labels) * self.classes))
         for start in range(0, len(self.tile.recipes), size):
             configs = slice(start, start + size)
-            blocks = aligned([each.blocks() for each in rows])
-            z = [z for xs in blocks for _, z in self.outputs(epoch, xs, configs)]
-            yield configs, torch.cat(z)
+            count = len(self.tile.recipes[configs])
+            z = torch.empty(len(rows[0].labels), count, self.classes, device=rows[0].device)
+            filled = 0
+            for xs in aligned([each.blocks() for each in rows]):
+                for _, part in self.outputs(epoch, xs, configs):
+                    z[filled : filled + len(part)] = part
+                    filled += len(part)
+            yield configs, z
 
     def _extend(self, curve: str, values: Tensor) -> None:
         """Add the values [C] of an epoch to a curve."""

@@ -84,7 +84,7 @@ class Trainer:
         )
         self._graph: StepGraph | None = None
         if pays(device, shape, stream.batch_size, steps):
-            self._graph = StepGraph(device)
+            self._graph = StepGraph(self._take, device)
 
     def begin_epoch(self, epoch: int) -> None:
         """Bring learning rates, and losses that change over the epochs, to this one."""
@@ -112,6 +112,9 @@ class Trainer:
         if betas and window.made and window.made.blend:
             if betas.shared:
                 window = finished(window, betas.values[0])
+            elif self._compiled:
+                self._train_each(self._compiled, window, betas.values, stopped)
+                return
             else:
                 own_beta, (window, common) = betas.values, own_last(window)
         if self._compiled and own_beta is None:
@@ -122,20 +125,27 @@ class Trainer:
             return
         rates = self._rates[self._step : self._step + len(window.rows)]
         if self._graph and window.made is None and window.items is None:
-            x, y = window.x, window.y
-            bound = [x, self._z0, self._best_cosines, self._rows]
-            self._step += self._graph.train(
-                lambda piece, i: self._take(Window(x, *piece[:2]), piece[2], i),
-                [window.rows, y, rates],
-                bound,
-                stopped,
-            )
+            bound = [self._z0, self._best_cosines, self._rows]
+            self._step += self._graph.train(window, rates, bound, stopped)
             return
         for i, first in enumerate(common):
             if stopped.is_set():
                 return
             self._take(window, rates, i, own_beta, first)
             self._step += 1
+
+    def _train_each(
+        self, compiled: CompiledPass, window: Window, betas: Tensor, stopped: Event
+    ) -> None:
+        """Take the steps of a window for one configuration after the other, with its own β [C, K]:
+        just as if it trained alone."""
+        losses, steps = CompiledLosses(self._rows, self._best_cosines, self._z0), 0
+        for c, beta in enumerate(betas):
+            own = finished(window, beta)
+            only = range(c, c + 1)
+            total, steps = compiled.train(own, self._step, losses, stopped, only)
+            self._total += total
+        self._step += steps
 
     def _take(
         self,

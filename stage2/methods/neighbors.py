@@ -128,9 +128,12 @@ def class_distances(x: Tensor, means: Tensor, metric: str) -> Tensor:
     distinct, same = _distinct(means)
     shifted = _shift(_central(distinct), metric)
     keys = shifted(distinct)
-    parts = x.split(max(1, BLOCK_BYTES // (4 * max(keys.shape))))
-    distances = torch.cat([_distances(shifted(part), keys, metric) for part in parts])
-    return distances if same is None else distances[:, same]
+    distances = torch.empty(len(x), len(means), device=x.device)
+    rows = max(1, BLOCK_BYTES // (4 * max(keys.shape)))
+    for part, out in zip(x.split(rows), distances.split(rows), strict=True):
+        found = _distances(shifted(part), keys, metric)
+        out.copy_(found if same is None else found[:, same])
+    return distances
 
 
 def nearest(

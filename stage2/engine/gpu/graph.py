@@ -11,12 +11,13 @@ import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from threading import Event
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from stage2.engine.kernel import LossRows
+from stage2.engine.rows import Window
+from stage2.engine.staging import side_stream
 
 PIECE = 32
 """Most steps of a piece: enough to hide its few copies and its launch, few enough to be captured
@@ -33,11 +34,8 @@ which a host launches 20 kernels or so."""
 MOST_BINDINGS = 4
 """Times that steps are captured anew for other tensors, before they are no more."""
 
-Inputs = Sequence[Tensor | None]
-"""What steps read, a row for each: [steps, …]."""
-
-Take = Callable[[Any, int], None]
-"""Takes step i of inputs, without waiting for the device."""
+Take = Callable[[Window, Tensor, int], None]
+"""Takes step i of a window at learning rates [steps, C], without waiting for the device."""
 
 
 def pays(device: torch.device, shape: Sequence[int], batch: int, steps: int) -> bool:
@@ -86,31 +84,34 @@ class StepGraph:
 
     Parameters
     ----------
+    take
+        Takes a step. It reads the tensors that `train` is told of and changes others in place, the
+        same ones every time.
     device
         A GPU.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._stream = torch.cuda.Stream(device)
+    def __init__(self, take: Take, device: torch.device) -> None:
+        self._take, self._device = take, device
+        self._stream = side_stream(device, "steps")
         self._bound: list[object] = []
-        self._inputs: Inputs = ()
-        self._size = 0
+        self._window: Window
+        self._rates: Tensor
         self._graph: torch.cuda.CUDAGraph | None = None
         self._warm = self._failed = False
         self._bindings = 0
 
-    def train(self, take: Take, inputs: Inputs, bound: Sequence[object], stopped: Event) -> int:
+    def train(self, window: Window, rates: Tensor, bound: Sequence[object], stopped: Event) -> int:
         """Take the steps of a window until `stopped`.
 
         Parameters
         ----------
-        take
-            Takes a step. Besides inputs it reads and changes the same tensors every time.
-        inputs
-            What the steps read, the first not None.
+        window
+            Features and batches, nothing else.
+        rates
+            Learning rates [steps, C].
         bound
-            What else they read that may be replaced, such as the features: where one of these is
+            What else steps read that may be replaced: where one of these, or the features, is
             another object than before, steps are captured anew.
         stopped
             Looked at between pieces.
@@ -119,44 +120,47 @@ class StepGraph:
         -------
         How many steps were taken.
         """
-        assert inputs[0] is not None
-        steps, taken = len(inputs[0]), 0
-        self._bind(inputs, bound, steps)
-        while taken + self._size <= steps and not stopped.is_set():
-            for held, values in zip(self._inputs, inputs, strict=True):
-                if held is not None and values is not None:
-                    held.copy_(values[taken : taken + self._size])
-            if not self._replay(take):
-                self._eagerly(take)
-            taken += self._size
+        steps, taken = len(window.rows), 0
+        self._bind(window, rates, bound)
+        size = len(self._rates)
+        while taken + size <= steps and not stopped.is_set():
+            piece = slice(taken, taken + size)
+            self._window.rows.copy_(window.rows[piece])
+            self._window.y.copy_(window.y[piece])
+            self._rates.copy_(rates[piece])
+            if not self._replay():
+                self._eagerly()
+            taken += size
         while taken < steps and not stopped.is_set():
-            take(inputs, taken)
+            self._take(window, rates, taken)
             taken += 1
         return taken
 
-    def _bind(self, inputs: Inputs, bound: Sequence[object], steps: int) -> None:
+    def _bind(self, window: Window, rates: Tensor, bound: Sequence[object]) -> None:
         """Prepare to read other tensors, unless they are those of the last call."""
-        now = [*bound, *(values is None for values in inputs)]
+        now = [window.x, *bound]
         if self._bound and all(a is b for a, b in zip(now, self._bound, strict=True)):
             return
         self._bound, self._graph, self._warm = now, None, False
         self._bindings += 1
         self._failed = self._failed or self._bindings > MOST_BINDINGS
-        self._size = piece_steps(steps)
-        self._inputs = [None if x is None else torch.empty_like(x[: self._size]) for x in inputs]
+        size = piece_steps(len(window.rows))
+        rows = torch.empty_like(window.rows[:size])
+        self._window = Window(window.x, rows, torch.empty_like(window.y[:size]))
+        self._rates = torch.empty_like(rates[:size])
 
-    def _eagerly(self, take: Take) -> None:
+    def _eagerly(self) -> None:
         """Take the piece step by step, on the stream on which it will be captured."""
         with self._aside():
-            for i in range(self._size):
-                take(self._inputs, i)
+            for i in range(len(self._rates)):
+                self._take(self._window, self._rates, i)
         self._warm = True
 
-    def _replay(self, take: Take) -> bool:
+    def _replay(self) -> bool:
         """Replay the piece; False where it has not been, and cannot be, captured."""
         if self._graph is None and self._warm and not self._failed:
             try:
-                self._graph = self._captured(take)
+                self._graph = self._captured()
             except RuntimeError as error:
                 self._failed = True
                 reason = str(error).strip().partition("\n")[0]
@@ -168,15 +172,15 @@ class StepGraph:
             self._graph.replay()
         return self._graph is not None
 
-    def _captured(self, take: Take) -> torch.cuda.CUDAGraph:
+    def _captured(self) -> torch.cuda.CUDAGraph:
         """A graph of the piece, none of whose steps is taken."""
         graph = torch.cuda.CUDAGraph()
         with self._aside():
             # `torch.cuda.graph` would also collect garbage and empty PyTorch's cache.
             graph.capture_begin(capture_error_mode="thread_local")
             try:
-                for i in range(self._size):
-                    take(self._inputs, i)
+                for i in range(len(self._rates)):
+                    self._take(self._window, self._rates, i)
             except BaseException:
                 with contextlib.suppress(RuntimeError):
                     graph.capture_end()
@@ -186,7 +190,7 @@ class StepGraph:
 
     @contextlib.contextmanager
     def _aside(self) -> Iterator[None]:
-        """Work on the stream of this object, after that of the caller and before what follows."""
+        """Work on a stream of its own, after that of the caller and before what follows."""
         computing = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(computing)
         with torch.cuda.stream(self._stream):

@@ -22,7 +22,7 @@ def geometry(num_classes: int) -> tuple[int, int, int]:
     """Configurations per program, the next power of 2 above K, and warps.
 
     Short rows are bundled to 512 logits. A warp has up to 1,024 of them, so that a row is mostly
-    reduced within one.
+    reduced within one; of the longest rows, whose warps share the registers, 512.
     """
     block = 1 << (num_classes - 1).bit_length()
     rows = max(1, 512 // block)
@@ -30,9 +30,10 @@ def geometry(num_classes: int) -> tuple[int, int, int]:
 
 
 def span_of(batch: int, groups: int) -> int:
-    """Consecutive rows b of a program, whose logits it sums: 8 to 32, as many as leave `PROGRAMS`
-    programs."""
-    return min(32, max(8, batch * groups // PROGRAMS))
+    """Consecutive rows b of a program, whose logits it sums: 8, 16 or 32, as many as leave
+    `PROGRAMS` programs."""
+    most = max(8, batch * groups // PROGRAMS)
+    return min(32, 1 << (most.bit_length() - 1))
 
 
 def measured(z: Tensor, y: Tensor, places: Places | None) -> Measured | None:
@@ -85,7 +86,7 @@ def _launch(
             far,
             batch,
             configs,
-            span,
+            SPAN=span,
             K=classes,
             ROWS=rows,
             BLOCK=block,

@@ -18,7 +18,7 @@ TINY: tl.constexpr = tl.constexpr(1.1754943508222875e-38)
 
 
 # One compilation serves tiles of any B and C.
-@triton.jit(do_not_specialize=["batch", "configs", "span"])
+@triton.jit(do_not_specialize=["batch", "configs"])
 def measure_kernel(
     z: tl.tensor,  # [B, C, K]
     y: tl.tensor,  # [B]
@@ -36,7 +36,7 @@ def measure_kernel(
     far: tl.tensor,
     batch: tl.tensor,  # B
     configs: tl.tensor,  # C
-    span: tl.tensor,  # rows b of a program
+    SPAN: tl.constexpr,  # rows b of a program
     K: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -45,17 +45,17 @@ def measure_kernel(
     groups = tl.cdiv(configs, ROWS)
     part = tl.program_id(0) // groups
     c = tl.program_id(0) % groups * ROWS + tl.arange(0, ROWS)
-    alive = c < configs
     k = tl.arange(0, BLOCK)
     known = (k < K)[None, :]
-    inside = alive[:, None] & known
     here = c[:, None] * K + k[None, :]
     stride = configs.to(tl.int64) * K
     sums = tl.zeros([ROWS, BLOCK], tl.float32)
-    first = part * span
-    for b in range(first, tl.minimum(first + span, batch)):
+    for step in range(SPAN):
+        b = part * SPAN + step
+        alive = (c < configs) & (b < batch)
+        inside = alive[:, None] & known
         u = tl.load(z + b * stride + here, mask=inside, other=-float("inf"))
-        label = tl.load(y + b).to(tl.int32)
+        label = tl.load(y + b, mask=b < batch, other=0).to(tl.int32)
         at = b * configs.to(tl.int64) + c
         u_y = _picked(u, label + tl.zeros([ROWS], tl.int32), k)
         gap = u - u_y[:, None]
@@ -68,7 +68,7 @@ def measure_kernel(
             _measure_softmax(
                 u, k, known, top + at, partition + at, norm + at, predicted + at, alive
             )
-            sums += tl.where(known, u, 0.0)
+            sums += tl.where(inside, u, 0.0)
         if place is not None:
             prior_y = 0.0
             if log_prior is not None:
@@ -77,7 +77,7 @@ def measure_kernel(
             behind = tl.load(place + k[None, :], mask=known, other=0.0) - tl.load(place + label)
             _measure_bounds(gap + prior_y, behind, known, far, low + at, high + at, alive)
     if top is not None:
-        tl.store(total + part * stride + here, sums, mask=inside)
+        tl.store(total + part * stride + here, sums, mask=(c < configs)[:, None] & known)
 
 
 @triton.jit

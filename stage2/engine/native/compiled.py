@@ -151,15 +151,21 @@ class CompiledPass:
         for i, name in enumerate(names):
             self._task.parameters[i] = self._parameter(name)
         numbers = sum(parameters[name][0].numel() for name in names)
-        self._step_flops = 4 * self._configs * classes * (hidden or data.train.dim)
-        self._step_flops += 4 * self._configs * hidden * data.train.dim
+        self._flops = 4 * classes * (hidden or data.train.dim) + 4 * hidden * data.train.dim
         self._task.group = max(1, CACHE_BYTES // (8 * numbers))
 
     def train(
-        self, window: Window, step: int, losses: CompiledLosses, stopped: Event
+        self,
+        window: Window,
+        step: int,
+        losses: CompiledLosses,
+        stopped: Event,
+        configs: range | None = None,
     ) -> tuple[Tensor, int]:
         """Take the steps of a window, of all steps those from `step` on, with PyTorch's number of
         threads; their number changes no bit of the result.
+
+        Of some `configs` where these have features of their own. The last ones end the steps.
 
         Returns
         -------
@@ -170,9 +176,11 @@ class CompiledPass:
         held = self._loss(losses.rows, losses.best_cosines)
         needs_z0 = self._reads_z0 or losses.rows.distil is not None
         steps, batch = window.rows.shape
+        configs = configs or range(self._configs)
+        task.first, task.last, before = configs.start, configs.stop, self._optimiser.skip(0)
         task.batch, task.x, task.total = batch, address(window.x), address(total, torch.float64)
         task.threads = threads
-        at_once = max(1, threads * CALL_FLOPS // (self._step_flops * batch))
+        at_once = max(1, threads * CALL_FLOPS // (len(configs) * self._flops * batch))
         if needs_z0 and losses.z0 is None:
             at_once = max(1, min(at_once, Z0_BYTES // (4 * batch * task.classes)))
         done = 0
@@ -181,11 +189,13 @@ class CompiledPass:
             batches = self._batches(window, part, losses.z0, needs_z0)
             task.steps = part.stop - done
             task.rates = self._rates[step + done].data_ptr()
-            task.taken = self._optimiser.skip(task.steps)
+            task.taken = before + done
             if self._library.train(ctypes.byref(task)):
                 raise MemoryError
             done = part.stop
             del batches
+        if configs.stop == self._configs:
+            self._optimiser.skip(done)
         del held
         return total, done
 

@@ -57,7 +57,7 @@ class Task(ctypes.Structure):
     _fields_ = [
         *[(name, c_int64) for name in ("head", "rule", "half")],
         *[(name, c_int64) for name in ("configs", "classes", "dim", "hidden", "parts", "batch")],
-        *[(name, c_int64) for name in ("steps", "group", "threads")],
+        *[(name, c_int64) for name in ("steps", "group", "threads", "first", "last")],
         *_pointers("x", "rows", "labels", "second", "share", "z0", "z0_rows", "norms0", "bias0"),
         *[(name, c_int64) for name in ("unit0", "eq5")],
         *_pointers("head_scale", "head_gamma", "rates", "momentum", "nesterov"),

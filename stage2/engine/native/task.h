@@ -27,6 +27,7 @@ struct Loss {                        // by configuration [C], or class [C, K]; n
 struct Task {
   int64_t head, rule, half;
   int64_t configs, classes, dim, hidden, parts, batch, steps, group, threads;
+  int64_t first, last;               // configurations to train: first … last − 1
   const float *x;                    // [n, dim]
   const int64_t *rows, *labels;      // [steps, batch]
   const int64_t *second;             // labels of mixed rows, or null

@@ -133,10 +133,10 @@ template <class F> struct Trainer {
 
   int64_t run() {
     if (memory.failed) return 1;
-    for (int64_t c0 = 0; c0 < task.configs; c0 += task.group)
+    for (int64_t c0 = task.first; c0 < task.last; c0 += task.group)
       for (int64_t s = 0; s < task.steps; s++) {
         read(s);
-        for (int64_t c = c0; c < least(c0 + task.group, task.configs); c++) step(c, s);
+        for (int64_t c = c0; c < least(c0 + task.group, task.last); c++) step(c, s);
       }
     return 0;
   }

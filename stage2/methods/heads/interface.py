@@ -198,6 +198,10 @@ class Head(ABC):
         """Memory of one configuration; by default of a W [K, D] and its logits."""
         return Size(classes * dim, 2 * classes)
 
+    def once(self, settings: Settings, dim: int, classes: int) -> int:
+        """Bytes that `init` takes beside the parameters, once for all configurations."""
+        return 0
+
     def needs_classifier(self, settings: Settings) -> bool:
         """Whether these settings need the bank's stage-1 classifier."""
         return settings.get("init") == "stage1"

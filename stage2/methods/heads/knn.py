@@ -12,7 +12,15 @@ from torch.nn.functional import normalize
 
 from featbank.settings import Setting
 from stage2.methods.heads.algebra import column
-from stage2.methods.heads.interface import Batch, Context, Head, Parameters, Settings, Size
+from stage2.methods.heads.interface import (
+    BLOCK_ROWS,
+    Batch,
+    Context,
+    Head,
+    Parameters,
+    Settings,
+    Size,
+)
 from stage2.methods.heads.moments import class_weights, pieces
 from stage2.methods.heads.reduction import Reduction, comparison_keys
 from stage2.methods.heads.transforms import TRANSFORMS, centers, transformed
@@ -53,6 +61,9 @@ class KNN(Head):
 
     def size(self, settings: Settings, dim: int, classes: int) -> Size:
         return Size(classes + dim, classes)
+
+    def once(self, settings: Settings, dim: int, classes: int) -> int:
+        return 2 * 4 * BLOCK_ROWS * dim  # a block of training rows, transformed and normalised
 
     def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
         center = centers(settings, context)

@@ -12,7 +12,7 @@ from torch import Tensor
 from featbank.settings import Setting
 from stage2.methods.heads.affine import AffineHead
 from stage2.methods.heads.interface import Batch, Context, Parameters, Settings
-from stage2.methods.heads.moments import eigen_inverse, moments, rounding
+from stage2.methods.heads.moments import eigen_inverse, moments, moments_bytes, rounding
 from stage2.methods.heads.transforms import rank_empty_last
 
 
@@ -58,6 +58,9 @@ class LDA(AffineHead):
             if s["prior"] == "counts":
                 bias[c] += spectrum.log_prior
         return {"weight": weight, "bias": bias, "empty": spectrum.empty.expand(shape).clone()}
+
+    def once(self, settings: Settings, dim: int, classes: int) -> int:
+        return moments_bytes(dim, classes, weighted=False)
 
     def log_prior(self, settings: Settings, log_shares: np.ndarray) -> np.ndarray:
         return log_shares if settings["prior"] == "counts" else np.zeros_like(log_shares)

@@ -44,13 +44,22 @@ def moments(context: Context, weights: Sequence[Tensor]) -> Moments:
     rows = torch.zeros(classes, dtype=torch.float64, device=context.device)
     sums = rows.new_zeros(classes, dim)
     grams = [rows.new_zeros(dim, dim) for _ in weights]
+    neutral = [bool((weight == 1).all()) for weight in weights]  # a product would copy the rows
     for part, y in pieces(context):
         x = part.double()
         rows += torch.bincount(y, minlength=classes)
         sums.index_add_(0, y, x)
-        for weight, gram in zip(weights, grams, strict=True):
-            _add_gram(gram, x * weight[y, None], x)
-    return Moments(rows, sums, [gram.tril() + gram.tril(-1).t() for gram in grams])
+        for weight, gram, alike in zip(weights, grams, neutral, strict=True):
+            _add_gram(gram, x if alike else x * weight[y, None], x)
+        del part, x  # before the next ones are made
+    return Moments(rows, sums, [gram.tril_().add_(gram.tril(-1).t()) for gram in grams])
+
+
+def moments_bytes(dim: int, classes: int, *, weighted: bool) -> int:
+    """Bytes of `moments` with one ω, `weighted` or all ones, and of solving for W by them: rows in
+    float64 or an eigendecomposition, whichever takes more, and five matrices [K, D]."""
+    rows = (1 + weighted) * BLOCK_ROWS * dim
+    return 8 * (max(rows + dim * dim, 5 * dim * dim) + 5 * dim * classes)
 
 
 def _add_gram(gram: Tensor, weighted: Tensor, x: Tensor) -> None:
@@ -60,10 +69,13 @@ def _add_gram(gram: Tensor, weighted: Tensor, x: Tensor) -> None:
         gram[start:, start:stop].addmm_(weighted[:, start:].t(), x[:, start:stop])
 
 
-def pieces(context: Context) -> Iterator[tuple[Tensor, Tensor]]:
-    """Iterate over at most `BLOCK_ROWS` training rows at a time: features [n, D], labels [n]."""
+def pieces(context: Context, most: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Iterate over at most `BLOCK_ROWS` training rows at a time, or over `most` if these are fewer:
+    features [n, D], labels [n]."""
+    size = min(most or BLOCK_ROWS, BLOCK_ROWS)
     for x, y in context.blocks():
-        yield from zip(x.split(BLOCK_ROWS), y.split(BLOCK_ROWS), strict=True)
+        yield from zip(x.split(size), y.split(size), strict=True)
+        del x, y  # before the next block is made
 
 
 def class_weights(context: Context, balanced: bool) -> Tensor:

@@ -32,6 +32,9 @@ class NCM(Head):
         Setting("metric", "l2", "squared Euclidean distance or cosine", choices=("l2", "cosine")),
     )
 
+    def once(self, settings: Settings, dim: int, classes: int) -> int:
+        return 8 * dim * (classes + 3 * SUMMED_ROWS)  # sums, and rows on their way into them
+
     def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
         center = centers(settings, context)
         transforms = {s["transform"]: mean for s, mean in zip(settings, center, strict=True)}
@@ -49,16 +52,17 @@ class NCM(Head):
         }
 
     def logits(self, parameters: Parameters, batch: Batch) -> Tensor:
-        configs, classes, _ = parameters["means"].shape
-        z = torch.empty(len(batch.x), configs, classes, device=batch.x.device)
-        for c in range(configs):
+        each = []
+        for c in range(len(parameters["means"])):
             name = _NAMES[int(parameters["transform"][c])]
             rows = transformed(batch.x, name, parameters["center"][c])
             means = parameters["means"][c]
             if parameters["cosine"][c]:
-                z[:, c] = class_distances(normalize(rows, dim=1), normalize(means, dim=1), "dot")
+                z = class_distances(normalize(rows, dim=1), normalize(means, dim=1), "dot")
             else:
-                z[:, c] = -class_distances(rows, means, "l2")
+                z = class_distances(rows, means, "l2").neg_()
+            each.append(z)
+        z = each[0][:, None] if len(each) == 1 else torch.stack(each, 1)
         return rank_empty_last(z, parameters["empty"])
 
     def form(self, parameters: Parameters, settings: Settings, context: Context) -> Reduction:
@@ -71,6 +75,9 @@ class NCM(Head):
 
 _NAMES = tuple(TRANSFORMS)
 
+SUMMED_ROWS = 1024
+"""Rows that are transformed, converted to float64 and summed at once."""
+
 
 def _class_means(transforms: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
     """Class means [K, D] of t(x) by transform t; `transforms` gives the center [D] of each."""
@@ -80,7 +87,7 @@ def _class_means(transforms: Mapping[str, Tensor], context: Context) -> dict[str
         name: torch.zeros(classes, context.dim, dtype=torch.float64, device=context.device)
         for name in transforms
     }
-    for x, y in pieces(context):
+    for x, y in pieces(context, SUMMED_ROWS):
         rows += torch.bincount(y, minlength=classes)
         for name, total in totals.items():
             total.index_add_(0, y, transformed(x, name, transforms[name]).double())

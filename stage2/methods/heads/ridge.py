@@ -17,6 +17,7 @@ from stage2.methods.heads.moments import (
     class_weights,
     eigen_inverse,
     moments,
+    moments_bytes,
     rounding,
 )
 
@@ -48,6 +49,9 @@ class Ridge(AffineHead):
     )
 
     bends = "regressed targets"
+
+    def once(self, settings: Settings, dim: int, classes: int) -> int:
+        return moments_bytes(dim, classes, weighted=settings["class_weight"] == "balanced")
 
     def log_prior(self, settings: Settings, log_shares: np.ndarray) -> np.ndarray:
         if settings["class_weight"] == "balanced":

@@ -9,10 +9,13 @@ import pytest
 from featbank import Bank
 from stage2.cost import sample as module
 from stage2.cost.estimate import duration, estimate
+from stage2.engine.evaluation import evaluation_bytes
 from stage2.engine.model import ViewData
-from stage2.engine.plan import FusedGroup, Shape, group_bytes
+from stage2.engine.plan import FusedGroup, Shape, Tile, group_bytes
+from stage2.engine.rows import BLOCK_BYTES
 from stage2.features.budgets import view_bytes
 from stage2.features.views import class_counts
+from stage2.methods.heads import HEADS
 from stage2.methods.recipe import Recipe, expand
 from stage2.search import Halving
 from stage2.search.rounds import by_first_seed, others_left, shares
@@ -137,7 +140,10 @@ def test_memory(bank: Bank, small: Problem) -> None:
     found = estimate(bank, groups, workers=1, budget=0)
     shape = Shape.of(class_counts(bank, "train"), bank.dim)
     assert found.features == 2 * sum(view_bytes(bank, s, "instance") for s in bank.splits)
-    assert found.group == max(group_bytes(group, shape) for group in groups)
+    rows = {split: bank.rows(split) for split in bank.evaluated}
+    at_evaluation = [evaluation_bytes(tile, rows, 6, "cpu") for g in groups for tile in g.tiles]
+    trained = max(group_bytes(group, shape) for group in groups)
+    assert trained < found.group <= trained + sum(at_evaluation)
     assert shape == small.shape
 
 
@@ -165,3 +171,21 @@ def test_times_are_told_in_words() -> None:
     """Reference: by hand."""
     times = {0.2: "1 s", 41.4: "41 s", 200: "3 min", 5000: "83 min", 9000: "2.5 h"}
     assert {seconds: duration(seconds) for seconds in times} == times
+
+
+def test_what_closed_forms_and_evaluation_take() -> None:
+    """Reference: by hand: rows in float64 with weights and a Gram matrix, or an eigendecomposition;
+    five matrices [K, D]; logits of val of as many configurations as are held, and of blocks."""
+    dim, classes = 64, 10
+    lda = HEADS["lda"].once(Recipe("lda").part("head"), dim, classes)
+    assert lda == 8 * (8192 * dim + dim**2 + 5 * dim * classes)
+    balanced = {**Recipe("ridge").part("head"), "class_weight": "balanced"}
+    assert HEADS["ridge"].once(balanced, dim, classes) - lda == 8 * 8192 * dim
+    assert HEADS["linear"].once({}, dim, classes) == 0
+    tile = Tile(tuple(Recipe("ce", lr=lr) for lr in (0.1, 0.2, 0.3)))
+    rows = {"val": 1000, "test": 3000}
+    block = BLOCK_BYTES // (4 * 3 * classes)
+    expected = 3 * 4 * 1000 * classes + 4 * 4 * 3 * classes * min(block, 3000)
+    assert evaluation_bytes(tile, rows, classes, "cpu") == expected
+    many = {"val": 10**8}  # of one configuration alone
+    assert evaluation_bytes(tile, many, classes, "cpu") >= 4 * 10**8 * classes

@@ -14,6 +14,7 @@ from unittest import mock
 import pytest
 import torch
 
+from stage2.engine import staging
 from stage2.engine.generation import GeneratedRows
 from stage2.engine.gpu import available
 from stage2.engine.halving import Halving
@@ -44,6 +45,7 @@ def gpu(*, triton: bool = TRITON) -> Iterator[SimulatedDevice]:
     with contextlib.ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setitem(sys.modules, "faiss", None)  # importing it fails
+        patch.setattr(staging, "STREAMS", {})
         for name, twin in kernels.items():
             patch.setattr(f"stage2.engine.gpu.{name}", twin)
         if not triton:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from threading import Event
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from stage2.engine.gpu import graph
 from stage2.engine.gpu.graph import StepGraph, pays, piece_steps
 from stage2.engine.outcome import Outcome
+from stage2.engine.rows import Window
 from stage2.engine.trainer import Trainer
 from stage2.methods.recipe import Recipe
 from tests.stage2.cuda.launches import SMALL, STEPS
@@ -48,8 +50,8 @@ def replays(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     replay, captured = StepGraph._replay, StepGraph._captured
 
     def counting(name: str, method: Any) -> Any:
-        def call(self: StepGraph, take: Any) -> Any:
-            result = method(self, take)
+        def call(self: StepGraph) -> Any:
+            result = method(self)
             counts[name] += bool(result)
             return result
 
@@ -151,6 +153,22 @@ def test_a_capture_that_fails_costs_a_warning(
     assert not replays["replayed"]
     for recipe, outcome in expected.items():
         assert torch.equal(got[recipe].parameters["weight"], outcome.parameters["weight"])
+
+
+def test_ctrl_c_acts_between_pieces() -> None:
+    """Reference: the number of steps; the piece in which it comes is taken whole."""
+    stopped = Event()
+    with gpu():
+        total = torch.zeros(1, device="cuda")
+        rows = torch.zeros(8, 1, dtype=torch.int64, device="cuda")
+        rates = torch.arange(8.0).to("cuda")[:, None]
+        taking = StepGraph(lambda window, rates, i: total.add_(rates[i]), total.device)
+        window, replay = Window(total, rows, rows), taking._replay
+        assert taking.train(window, rates, [], stopped) == 8
+        taking._replay = lambda: (stopped.set(), replay())[1]  # type: ignore[method-assign, func-returns-value]
+        assert taking.train(window, rates, [], stopped) == 2
+        assert taking.train(window, rates, [], stopped) == 0
+        assert total.tolist() == [28.0 + 0 + 1]
 
 
 def test_where_graphs_pay() -> None:

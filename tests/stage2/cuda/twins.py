@@ -147,7 +147,7 @@ def _adamw_count(grid: tuple[int, ...], given: dict[str, Any]) -> None:
 
 
 def _measure(grid: tuple[int, ...], given: dict[str, Any]) -> None:
-    z, y, span = given["z"], given["y"], given["span"]
+    z, y, span = given["z"], given["y"], given["SPAN"]
     batch, configs, classes = z.shape
     assert (len(y), configs, classes) == (given["batch"], given["configs"], given["K"])
     assert classes <= given["BLOCK"], "classes are missed"

@@ -132,6 +132,25 @@ def test_rows_with_two_labels() -> None:
         assert_alike(got[recipe], expected[recipe])
 
 
+@pytest.mark.filterwarnings("ignore:Generator 'afg'")
+def test_features_of_each_configuration() -> None:
+    """Reference: PyTorch, on rows made with a β of each one's own; and each recipe alone."""
+    made = problem((60, 25, 9, 4, 2), dim=18, seed=3)
+    settings = {"epochs": 4, "batch_size": 37, "beta_step": 0.1}
+    betas = [{"generator.beta": beta} for beta in (0.2, 0.4, 0.6)]
+    recipes = [
+        Recipe("glag", **settings, **beta, **optimiser)
+        for optimiser in ({}, {"optimiser": "adamw", "lr": 0.01}, {"head": "lws"})
+        for beta in betas
+    ]
+    expected, got = outcomes(recipes, "off", made), outcomes(recipes, SETS[0], made)
+    for recipe in recipes:
+        assert_alike(got[recipe], expected[recipe])
+        (alone,) = outcomes([recipe], SETS[0], made).values()
+        for name, value in alone.parameters.items():
+            assert torch.equal(got[recipe].parameters[name], value), f"{name} of {recipe}"
+
+
 def test_classes_that_are_packed_in_parts() -> None:
     """Reference: PyTorch, at a size of which only some classes fit at once."""
     wide = problem((30, 12) + (3,) * 70, dim=1030, val=0, test=1)

@@ -91,11 +91,11 @@ def test_the_measure_kernel(arch: int, classes: int, given: tuple[str, ...]) -> 
     from stage2.engine.gpu.measure_programs import measure_kernel
 
     rows, block, warps = measure.geometry(classes)
-    types = {"y": "*i64", "far": "fp32", "batch": "i32", "configs": "i32", "span": "i32"}
+    types = {"y": "*i64", "far": "fp32", "batch": "i32", "configs": "i32"}
     types |= dict.fromkeys(("z", "rank", "own", *given), "*fp32")
     types |= {"predicted": "*i32"} if given else {}
     optional = {"predicted", *SHIFTED} - types.keys()
-    fixed = {"K": classes, "ROWS": rows, "BLOCK": block} | dict.fromkeys(optional)
+    fixed = {"K": classes, "ROWS": rows, "BLOCK": block, "SPAN": 32} | dict.fromkeys(optional)
     ptx = _compiled(measure_kernel, types, fixed, arch, warps=warps)
     assert _widest(ptx)["ld"] == WIDTHS.get(classes, 2 if classes == 10 else 4)
     _assert_no_spills(ptx, arch)
