@@ -40,9 +40,7 @@ def _title(row: Mapping[str, Any]) -> str:
 def _rows(rows: Sequence[Mapping[str, Any]]) -> Any:
     parts = list(rows[0]["step_device_seconds"])
     unit, scale = ("µs", 1e6) if rows[0]["step_seconds"] < 1e-3 else ("ms", 1e3)
-    table = _table(
-        "C", "", f"{unit} a\nstep", *parts, "host", "GiB", "train\ns", "eval.\ns", "all\ns"
-    )
+    table = _table("C", "", f"{unit} a\nstep", *parts, "GiB", "train\ns", "eval.\ns", "all\ns")
     for row in rows:
         table.add_row(
             f"{row['configurations']:,}",

@@ -208,6 +208,8 @@ def test_the_command_fits_a_terminal(featbank: Run) -> None:
     tables = [line for line in printed.splitlines() if line.lstrip()[:1].isdigit() or "──" in line]
     assert len(tables) == 1 + 2 + 1 + 3
     assert max(map(len, tables)) <= 80
+    titles = next(line.split() for line in printed.splitlines() if line.split()[:1] == ["C"])
+    assert len(titles) == len(tables[1].split()) - 1, "the column of precisions has no title"
 
 
 @pytest.mark.parametrize(
