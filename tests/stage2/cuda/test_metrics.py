@@ -36,6 +36,8 @@ def test_metrics(triton: bool) -> None:
         tally.add(torch.from_numpy(z[100:]).to("cuda"))
         assert not device.waits, f"got {dict(device.waits)}"
         assert device.launches["measure_kernel"] == triton
+        launches = device.launches.total()
+        assert launches <= (18 if triton else 53), f"a block launches {launches} kernels"
         got = tally.evaluations()
     assert not device.unordered, f"got {dict(device.unordered)}"
     expected = evaluate(z, y, COUNTS, closer=True, log_prior=prior)
