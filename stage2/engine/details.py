@@ -120,10 +120,7 @@ def _confusions(totals: Totals) -> list[np.ndarray] | None:
         return None
     num_classes = len(totals.rows)
     labels = totals.labels.astype(np.int32)  # of half the size: sorting takes half as long
-    return [
-        confusions(labels[wrong], predicted[wrong], num_classes)
-        for wrong, predicted in zip(~totals.correct, totals.predicted, strict=True)
-    ]
+    return [confusions(labels, predicted, num_classes) for predicted in totals.predicted]
 
 
 def reliability(bins: np.ndarray) -> np.ndarray:
@@ -152,18 +149,22 @@ def confusions(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> n
     Parameters
     ----------
     labels, predicted
-        Labels and predicted classes of the wrong rows [N].
+        Labels and predicted classes of all rows [N]; right ones are not counted.
     num_classes
         K.
     """
     index = np.dtype(np.int32 if num_classes**2 < 1 << 31 else np.int64)
+    # To sort the right rows as well takes less time than to leave them out.
     keys = np.sort(labels.astype(index, copy=False) * num_classes + predicted)
-    starts = np.flatnonzero(np.diff(keys, prepend=-1))
-    rows = np.diff(starts, append=len(keys))
+    starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])[: len(keys)])
+    pairs, rows = keys[starts], np.diff(starts, append=len(keys))
+    rows[pairs % (num_classes + 1) == 0] = 0  # of a class and itself
+    least = 1
     if len(rows) > CONFUSIONS:  # sort no more than may be among the first
-        least = -np.partition(-rows, CONFUSIONS - 1)[CONFUSIONS - 1]
-        starts, rows = starts[rows >= least], rows[rows >= least]
-    return _most_frequent(np.column_stack(np.divmod(keys[starts], num_classes)), rows)
+        least = max(least, -np.partition(-rows, CONFUSIONS - 1)[CONFUSIONS - 1])
+    frequent = rows >= least
+    pairs = np.column_stack(np.divmod(pairs[frequent], num_classes))
+    return _most_frequent(pairs, rows[frequent])
 
 
 def merged_confusions(runs: Sequence[np.ndarray]) -> np.ndarray:
@@ -223,8 +224,10 @@ def shifted_accuracy(
         raise errors.ConfigError(f"The ratio of a shift must be a float ≥ 1, got {ratio}.")
     place = class_places(counts)
     share = ratio ** -(place if direction == "forward" else 1 - place)
-    share = np.where(np.isnan(per_class), 0, share)
-    return (share * np.nan_to_num(per_class)).sum(-1) / share.sum(-1)
+    absent = np.isnan(per_class)
+    if absent.any():
+        share, per_class = np.where(absent, 0, share), np.nan_to_num(per_class)
+    return (share * per_class).sum(-1) / share.sum(-1)
 
 
 DETAILS: dict[str, Detail] = {
