@@ -12,7 +12,8 @@ so its inverse makes a good first metric for L-BFGS: one eigendecomposition of �
 The distance from the optimum comes from duality. Where ∂L/∂b = 0, p = softmax(Wx̂ + b) is a point of
 the dual problem, whose objective lies ‖∂L/∂W‖²/(2λ) below that of W and b, and the optimum lies
 between the two. ∂L/∂b is not quite 0: as convexity has it, the optimum may lie ⟨∂L/∂b, b − b*⟩
-lower, for which ‖∂L/∂b‖₁ times the spread of b stands.
+lower, for which ‖∂L/∂b‖₁ times the spread of b stands. The objective of a cosine probe is not
+convex: the fall of its last iterations stands for a distance, without being a bound.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ NOISE = 1e-6
 HISTORY = 10
 """Curvature pairs."""
 
+RECENT = 10
+"""Iterations whose fall of the objective shows how near its end a probe is that has no bound."""
+
 Parts = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 """Iterates over rows [n, D] float32 and labels [n]."""
 
@@ -56,6 +60,9 @@ class Fit:
         Largest gradient entry at the end, and the one aimed at.
     excess
         The most that the objective is above its optimum, in nats; None where this is not known.
+    fell
+        The fall of the objective over the last `RECENT` iterations, in nats; None where `excess`
+        says more, or the tolerance was reached.
     """
 
     passes: int
@@ -63,11 +70,14 @@ class Fit:
     gradient: float
     tolerance: float
     excess: float | None = None
+    fell: float | None = None
 
     def __str__(self) -> str:
         """``53 passes in 240 s, largest gradient entry 9e-05 (aim 1e-06), loss at most 0.0008 above
         the optimum``."""
         above = "" if self.excess is None else f", loss at most {self.excess:.1g} above the optimum"
+        if self.fell is not None:
+            above = f", loss fell by {self.fell:.1g} over the last {RECENT} iterations"
         return (
             f"{self.passes} passes in {self.seconds:.0f} s, largest gradient entry "
             f"{self.gradient:.1g} (aim {self.tolerance:.1g}){above}"
@@ -80,8 +90,7 @@ def is_large(rows: int, dim: int, classes: int) -> bool:
 
 
 def allowed(rows: int, dim: int, classes: int) -> int:
-    """Iterations that the linear probe of a large bank may take; a cosine one, which has no metric,
-    may take twice as many."""
+    """Iterations that a probe of a large bank may take."""
     return max(LEAST, min(MOST, WORK // (rows * dim * classes)))
 
 

@@ -40,7 +40,7 @@ from featbank.bank import Bank
 from stage2.engine.model import ViewData
 from stage2.engine.optimum import optimum
 from stage2.engine.rows import READ_BYTES
-from stage2.features.descent import NOISE, Fit, allowed, descend, is_large
+from stage2.features.descent import NOISE, RECENT, Fit, allowed, descend, is_large
 from stage2.features.scale import default_scale
 from stage2.methods.heads import Context
 from stage2.methods.lbfgs import minimise
@@ -218,18 +218,21 @@ def fit_cosine(data: ViewData, scale: float) -> tuple[Classifier, Fit]:
         objective,
         normalize(means, dim=1).view(1, -1),
         tolerance=torch.full((1,), COSINE_NORM, dtype=torch.float64, device=context.device),
-        max_iterations=2 * allowed(*_size(data)) if large else COSINE_ITERATIONS,
+        max_iterations=allowed(*_size(data)) if large else COSINE_ITERATIONS,
         history=HISTORY,
         noise=NOISE if large else 0.0,
     )
-    (gradient,) = (norms[-1] for norms in found.norms)
+    (values,), ((*_, gradient),) = found.values, found.norms
     if not large and not gradient <= COSINE_NORM:
         warnings.warn(
             f"The cosine probe with z0_scale={scale:g} stopped short of its optimum, at a gradient "
             f"of {gradient:.2g}. Lower z0_scale."
         )
     weight = scale * normalize(found.point.view(shape), dim=1).float()
-    fit = Fit(objective.passes, time.perf_counter() - started, gradient, COSINE_NORM)
+    short = large and not gradient <= COSINE_NORM
+    fell = values[max(0, len(values) - 1 - RECENT)] - values[-1] if short else None
+    seconds = time.perf_counter() - started
+    fit = Fit(objective.passes, seconds, gradient, COSINE_NORM, fell=fell)
     return (weight, torch.zeros_like(weight[:, 0])), fit
 
 

@@ -130,7 +130,7 @@ def settings_of(
         "scaled_on": scaled_on,
         "weight_decay": PROBE.settings["weight_decay"] if linear else 0.0,
         "gradient_norm": PROBE.settings["gradient_norm"] if linear else COSINE_NORM,
-        "max_iterations": (2 - linear) * allowed(*size) if large else iterations,
+        "max_iterations": allowed(*size) if large else iterations,
         "precision": "fp32" if large else "fp64",
     }
 

@@ -57,12 +57,14 @@ class KeptProbes:
         if self.origin is None or not math.isfinite(fit.gradient):
             return
         arrays = dict(zip(("weight", "bias"), classifier, strict=True))
+        account = asdict(fit)
+        del account["fell"]  # no column of the file's schema
         self.store.add_probe(
             {
                 "bank": self.fingerprint,
                 "probe": settings_hash("probe", settings),
                 "settings": json.dumps(dict(settings)),
-                "fit": json.dumps(asdict(fit)),
+                "fit": json.dumps(account),
                 "device": self.origin["device"],
                 "versions": json.dumps(self.origin["versions"]),
                 "finished": time.time(),

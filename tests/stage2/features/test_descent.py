@@ -10,6 +10,7 @@ import pytest
 import torch
 from scipy.optimize import minimize
 from torch import Tensor
+from torch.nn.functional import cross_entropy, normalize
 
 from stage2.features import descent
 from stage2.features.probe import DECAY, fit_cosine, fit_linear, linear_probe
@@ -107,6 +108,28 @@ def test_a_cosine_probe_of_a_large_bank(monkeypatch: pytest.MonkeyPatch) -> None
     assert fit.gradient <= fit.tolerance
     assert fit.excess is None
     assert_close(single, double, 2e-2, "weight")
+
+
+@pytest.mark.usefixtures("large")
+@pytest.mark.parametrize("iterations", [4, 16])
+def test_a_cosine_probe_is_bounded_too(iterations: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reference: the linear probe's bound of iterations; the objective in float64, of this probe
+    and of one with ten iterations less."""
+    data = _problem().view()
+
+    def objective(most: int) -> tuple[float, descent.Fit]:
+        monkeypatch.setattr(descent, "LEAST", most)
+        monkeypatch.setattr(descent, "MOST", most)
+        (weight, _), fit = fit_cosine(data, 9.0)
+        z = normalize(data.train.x.double(), dim=1) @ weight.double().t()
+        return float(cross_entropy(z, data.train.labels)), fit
+
+    got, fit = objective(iterations)
+    earlier, _ = objective(max(0, iterations - descent.RECENT))
+    assert fit.fell == pytest.approx(earlier - got, abs=2e-6)
+    assert fit.gradient > fit.tolerance
+    assert iterations < fit.passes <= 2 * iterations + 10
+    assert str(fit).endswith(f", loss fell by {fit.fell:.1g} over the last 10 iterations")
 
 
 def test_the_allowance() -> None:
