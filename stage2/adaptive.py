@@ -9,18 +9,21 @@ from __future__ import annotations
 import contextlib
 import os
 import statistics
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from featbank import errors
 from featbank.bank import Bank
+from featbank.devices import find_device
 from stage2.methods.recipe import Recipe
 from stage2.results.leaderboard import Leaderboard
+from stage2.results.probes import KeptProbes
 from stage2.results.store import Run, Store
 from stage2.search.methods import Sampling
 from stage2.search.rounds import val_problem
 from stage2.specification.space import Space
-from stage2.sweep import sweep
+from stage2.sweep import origin, sweep
 
 if TYPE_CHECKING:
     import optuna
@@ -53,7 +56,7 @@ def search(
     results
         The results file; trials in it are not trained again.
     force
-        Train them again nevertheless.
+        Train them again nevertheless, and once the probes that they start from.
     progress
         Called with (runs done, runs to do); runs already in the file count as done.
     **options
@@ -70,6 +73,10 @@ def search(
     """
     if problem := val_problem(bank):
         raise errors.ConfigError(problem)
+    # Tables mark runs that list Optuna as chosen by val; random trials are not.
+    libraries = () if sampling.sampler == "random" else ("optuna",)
+    made = origin(str(find_device(options.get("device", "auto"))), libraries)
+    started = time.time()  # probes that are forced are trained once, not with every batch
     trained: set[str] = set()
     done = 0
     with asking(space, sampling) as (study, ask):
@@ -77,17 +84,19 @@ def search(
             trials, asked = ask(size)
             batch = list(dict.fromkeys(recipe for recipes in asked for recipe in recipes))
             later = sum(sampling.batches[number + 1 :]) * max(map(len, asked))
-            swept = sweep(
-                bank,
-                [recipe for recipe in batch if not (force and recipe.hash in trained)],
-                results=results,
-                force=force,
-                keep_outcomes=False,
-                # Tables mark runs that list Optuna as chosen by val; random trials are not.
-                libraries=() if sampling.sampler == "random" else ("optuna",),
-                progress=_counted(progress, done, len(batch), later),
-                **options,
-            )
+            with Store(results, create=True) as store:
+                kept = KeptProbes(store, bank.fingerprint, made, since=started) if force else None
+                swept = sweep(
+                    bank,
+                    [recipe for recipe in batch if not (force and recipe.hash in trained)],
+                    results=results,
+                    force=force,
+                    keep_outcomes=False,
+                    libraries=libraries,
+                    progress=_counted(progress, done, len(batch), later),
+                    probes=kept,
+                    **options,
+                )
             trained |= {recipe.hash for recipe in batch}
             done += len(batch)
             with Store(results) as store:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -141,7 +142,7 @@ def sweep(
         Allow `folds` on rows that stage 1 has seen. They order configurations, and no figure of
         theirs is shown.
     force
-        Train recipes again that already have a result.
+        Train recipes again that already have a result, and the probes that they start from.
     keep_outcomes
         Keep outcomes with their parameters in memory; a long sweep into a file may drop them.
     libraries
@@ -156,7 +157,8 @@ def sweep(
         Called with a line on each probe that was trained: its passes, and how far from its optimum
         it ended.
     probes
-        Probes of earlier sweeps of the bank; by default those that the results keep.
+        Probes of earlier sweeps of the bank; by default those that the results keep, none with
+        `force`.
     executor
         Makes what trains the groups, from the views of the bank and `workers`; by default `Local`.
 
@@ -184,7 +186,7 @@ def sweep(
         if dealt and not force:
             on_folds = store.finished(bank.fingerprint, folds=dealt.name)
         made = origin(place, libraries)
-        kept = probes or KeptProbes(store, bank.fingerprint, made)
+        kept = probes or KeptProbes(store, bank.fingerprint, made, since=time.time() * force)
         views = Views(bank, place, memory, workers, dealt, kept=kept, notice=notice)
         settled = finished & on_folds if folds else finished
         views.prepare([recipe for recipe in wanted if recipe.hash not in settled])

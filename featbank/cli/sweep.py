@@ -108,7 +108,11 @@ SEARCH_OPTIONS = {
     is_flag=True,
     help="Allow --folds on rows that stage 1 has seen: they give an order and no figures.",
 )
-@click.option("--force", is_flag=True, help="Train again what the results hold already.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Train again what the results hold already, the probes that runs start from included.",
+)
 @click.option(
     "--dry-run",
     is_flag=True,
@@ -192,7 +196,8 @@ def sweep(
             print_plan(job, machine)
             if dry_run:
                 statuses = {} if force else _statuses(job, output)
-                print_costs(job, statuses, machine, _kept_probes(job, output))
+                kept = set() if force else _kept_probes(job, output)
+                print_costs(job, statuses, machine, kept)
         if dry_run:
             return
         for job in jobs[1:]:  # the features of the first are checked before anything is trained

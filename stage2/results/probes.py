@@ -31,18 +31,22 @@ class KeptProbes:
         The bank's.
     origin
         ``device`` and ``versions`` of probes that are added; None to add none.
+    since
+        Seconds since 1970: probes that were finished before are not found.
     """
 
     store: Store
     fingerprint: str
     origin: Mapping[str, Any] | None = None
+    since: float = 0.0
 
     def find(self, settings: Mapping[str, Any]) -> tuple[Tensor, Tensor] | None:
         """The probe with these settings: weight [K, D] and bias [K]; None where there is none, or
         with a warning where its row is damaged."""
         wanted = settings_hash("probe", settings)
         try:
-            if wanted not in self.store.probes(self.fingerprint):
+            row = self.store.probes(self.fingerprint).get(wanted)
+            if row is None or row["finished"] < self.since:
                 return None
             arrays = self.store.probe(self.fingerprint, wanted)
         except errors.ConfigError as error:

@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 import torch
 
-from stage2 import Recipe, sweep
+from featbank import Bank
+from stage2 import Recipe, read_specification, sweep
+from stage2.adaptive import search
 from stage2.cost.estimate import _probe_shares
 from stage2.cost.sample import ITERATIONS
 from stage2.export.exporting import export_head
 from stage2.features import descent, probes
 from stage2.features.probe import Probe, fit_cosine, fit_linear
 from stage2.results.store import Store
+from stage2.search import Sampling
 from tests.stage2.features.test_probe import SHORT, bare
 from tests.stage2.synthetic import Problem, problem
 
@@ -56,13 +59,41 @@ def test_later_sweeps_and_exports_train_none(
         assert len(again.outcomes) == 1
         ((probe, classifier),) = again.probes.items()
         assert all(map(torch.equal, classifier, first.probes[probe]))
-        sweep(bank, [DISALIGN, STAR], results=path, device="cpu", force=True)
         with Store(path) as store:
             kept = store.probes(bank.fingerprint).values()
         assert sorted(row["settings"]["kind"] for row in kept) == ["cosine", "linear"]
         assert all(row["fit"]["passes"] > 1 for row in kept)
     export_head(path, LWS.id, tmp_path / "h.safetensors", features=tmp_path / "b.h5", device="cpu")
     assert len(trained) == len(lines) == 2, f"got {trained}, {lines}"
+
+
+def test_force_trains_them_anew(small: Problem, tmp_path: Path, trained: list[str]) -> None:
+    """Reference: the number of probes trained, and the time in the file; a forced search trains
+    them with its first batch alone."""
+    path = tmp_path / "r.sqlite"
+
+    def finished(bank: Bank) -> list[float]:
+        with Store(path) as store:
+            return [row["finished"] for row in store.probes(bank.fingerprint).values()]
+
+    with bare(small, tmp_path / "b.h5") as bank:
+        sweep(bank, [LWS], results=path, device="cpu")
+        (before,) = finished(bank)
+        sweep(bank, [LWS], results=path, device="cpu", force=True)
+        (after,) = finished(bank)
+        assert after > before
+        assert trained == ["l", "l"]
+        specification = read_specification(
+            only=["lws"],
+            overrides=["lws:lr=0.1,0.2,0.3", "lws:epochs=1"],
+            seeds=[0],
+            search="optuna",
+            search_settings={"trials": 3},
+        )
+        sampling = Sampling(trials=3, batch=1)
+        space = specification.space(bank)
+        search(bank, space, sampling, results=path, device="cpu", force=True)
+    assert trained == ["l", "l", "l"]
 
 
 def test_the_estimate_leaves_them_out(
