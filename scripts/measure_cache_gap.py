@@ -243,7 +243,11 @@ class BackboneRows(SplitRows):
             yield self._features(normalise(images, self.preprocessing)), self.labels[batch]
 
     def windows(
-        self, draws: Tensor, generator: torch.Generator, epoch: int = 0
+        self,
+        draws: Tensor,
+        generator: torch.Generator,
+        epoch: int = 0,
+        following: Tensor | None = None,
     ) -> Iterator[Window]:
         """A window for every batch."""
         self.backbone.train(self.way.by_batch)

@@ -76,10 +76,14 @@ class MovedRows(SplitRows):
             yield self._generation.space(x), y
 
     def windows(
-        self, draws: Tensor, generator: torch.Generator, epoch: int = 0
+        self,
+        draws: Tensor,
+        generator: torch.Generator,
+        epoch: int = 0,
+        following: Tensor | None = None,
     ) -> Iterator[Window]:
         """The windows of the rows, moved."""
-        for window in self._rows.windows(draws, generator, epoch):
+        for window in self._rows.windows(draws, generator, epoch, following):
             yield replace(window, x=self._generation.space(window.x))
 
 
@@ -97,7 +101,11 @@ class GeneratedRows(SplitRows):
         return self._real.blocks()
 
     def windows(
-        self, draws: Tensor, generator: torch.Generator, epoch: int = 0
+        self,
+        draws: Tensor,
+        generator: torch.Generator,
+        epoch: int = 0,
+        following: Tensor | None = None,
     ) -> Iterator[Window]:
         """The epoch as it was drawn, generated window by window."""
         seed = int(torch.randint(2**62, (), generator=generator))

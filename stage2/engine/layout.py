@@ -42,12 +42,13 @@ class Layout:
 @dataclass(frozen=True)
 class Epoch:
     """Draws [n] in the order of training, the place of each in memory, where each window ends, and
-    the rows it loads."""
+    the rows it loads; and whose turn it is in the first window, of two buffers."""
 
     draws: Tensor
     places: Tensor
     ends: list[int]
     loads: list[Tensor]
+    turn: int = 0
 
 
 @dataclass(frozen=True)

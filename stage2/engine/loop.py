@@ -227,10 +227,12 @@ def _train(
     left: list[Outcomes] = []
     # One generator per view, all with the same seed: streamed views shuffle their blocks alike.
     shufflers = [seeded(stream.seed, "windows") for _ in views]
-    for epoch, rows in enumerate(drawn):
+    ends = itertools.chain(drawn, [None])
+    for epoch, (rows, following) in enumerate(itertools.pairwise(ends)):
+        assert rows is not None
         each(lambda run, epoch=epoch: run.begin_epoch(epoch), runs)
         for number, (view, shuffler) in enumerate(zip(views, shufflers, strict=True)):
-            for window in view.train.windows(rows, shuffler, epoch):
+            for window in view.train.windows(rows, shuffler, epoch, following):
                 each(
                     lambda run, number=number, window=window: run.train(number, window, stopped),
                     runs,

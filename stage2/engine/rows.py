@@ -4,9 +4,9 @@ A split with A augmentation copies has A·N rows: row a·N + i is copy a of item
 over the **windows** of an epoch: features in memory, and batches of rows among them. `MemoryRows`
 has a single window; of float16 features it converts window by window. `StreamedRows` keeps the rows
 of the rarest classes in memory and reads the others into two buffers in turn; a thread fills one
-while the engine trains on the other. An epoch trains on exactly the draws of its index stream, in
-another order: the file's blocks are shuffled, and so are all draws within a window. Draws of rows
-that stay in memory are spread over the windows.
+while the engine trains on the other, and another plans the next epoch. An epoch trains on exactly
+the draws of its index stream, in another order: the file's blocks are shuffled, and so are all
+draws within a window. Draws of rows that stay in memory are spread over the windows.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -94,10 +94,15 @@ class SplitRows(ABC):
 
     @abstractmethod
     def windows(
-        self, draws: Tensor, generator: torch.Generator, epoch: int = 0
+        self,
+        draws: Tensor,
+        generator: torch.Generator,
+        epoch: int = 0,
+        following: Tensor | None = None,
     ) -> Iterator[Window]:
         """The windows of an epoch with the draws [steps, B], on the host or the device; `generator`
-        shuffles and generates."""
+        shuffles and generates. The next call with this generator is for the draws `following`, if
+        they are given."""
 
 
 class MemoryRows(SplitRows):
@@ -133,7 +138,11 @@ class MemoryRows(SplitRows):
             yield self._converted(x), y
 
     def windows(
-        self, draws: Tensor, generator: torch.Generator, epoch: int = 0
+        self,
+        draws: Tensor,
+        generator: torch.Generator,
+        epoch: int = 0,
+        following: Tensor | None = None,
     ) -> Iterator[Window]:
         """The epoch as it was drawn; of float16 features in windows of `WINDOW_BYTES`."""
         draws = draws.to(self.device, non_blocking=True)
@@ -201,6 +210,7 @@ class StreamedRows(SplitRows):
         self._buffer_rows = third
         self._kept = self._rarest(min(third, len(self.labels)))
         self._memory: Tensor | None = None
+        self._begun: _Begun | None = None
         self._staging: Staging | None = None
 
     def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -225,26 +235,44 @@ class StreamedRows(SplitRows):
         return x if on_gpu else x.float()
 
     def windows(
-        self, draws: Tensor, generator: torch.Generator, epoch: int = 0
+        self,
+        draws: Tensor,
+        generator: torch.Generator,
+        epoch: int = 0,
+        following: Tensor | None = None,
     ) -> Iterator[Window]:
         """The windows of the epoch, in the order in which shuffled blocks are read."""
         size = draws.shape[1]
         layout = Layout(size, len(self._kept), self._buffer_rows)
         x = self._prepared(layout)
-        drawn = self._plan(draws.flatten().cpu(), layout, generator)
-        carries = carries_of(drawn, layout)
-        moved = sent(torch.cat([carry.rows for carry in carries]), self.device)
-        moves = moved.split([len(carry.rows) for carry in carries])
-        places = sent(drawn.places, self.device).view(-1, size)
-        y = self.labels[sent(drawn.draws, self.device)].view(-1, size)
-        with ThreadPoolExecutor(1) as pool:
-            ready = pool.submit(self._fill, x, drawn.loads[0], layout.buffers[0], self._issued())
+        begun, self._begun = self._begun, None
+        with ThreadPoolExecutor(2) as pool:
+            if begun is None or begun.generator is not generator:
+                drawn = self._plan(draws, layout, generator)
+                ready = pool.submit(
+                    self._fill, x, drawn.loads[0], layout.buffers[0], self._issued()
+                )
+            else:
+                drawn, ready = begun.drawn, begun.ready
+            carries = carries_of(drawn, layout)
+            after = drawn.turn + len(carries)
+            if following is not None:
+                planned = pool.submit(self._plan, following, layout, generator, after)
+            moved = sent(torch.cat([carry.rows for carry in carries]), self.device)
+            moves = moved.split([len(carry.rows) for carry in carries])
+            places = sent(drawn.places, self.device).view(-1, size)
+            y = self.labels[sent(drawn.draws, self.device)].view(-1, size)
             for number, (carry, rows) in enumerate(zip(carries, moves, strict=True)):
                 self._await(ready.result())
                 if number + 1 < len(carries):
-                    buffer = layout.buffers[(number + 1) % 2]
+                    buffer = layout.buffers[(drawn.turn + number + 1) % 2]
                     load = drawn.loads[number + 1]
                     ready = pool.submit(self._fill, x, load, buffer, self._issued())
+                elif following is not None:
+                    next_drawn, buffer = planned.result(), layout.buffers[after % 2]
+                    load = next_drawn.loads[0]
+                    ready = pool.submit(self._fill, x, load, buffer, self._issued())
+                    self._begun = _Begun(generator, next_drawn, ready)
                 if len(carry.batches):
                     batches = slice(carry.batches.start, carry.batches.stop)
                     yield Window(x, places[batches], y[batches])
@@ -262,8 +290,12 @@ class StreamedRows(SplitRows):
             self._await(self._fill(self._memory, self._kept, layout.kept, self._issued()))
         return self._memory
 
-    def _plan(self, draws: Tensor, layout: Layout, generator: torch.Generator) -> Epoch:
-        """Assign draws to windows, and lay out where each finds its row in memory."""
+    def _plan(
+        self, draws: Tensor, layout: Layout, generator: torch.Generator, turn: int = 0
+    ) -> Epoch:
+        """Assign draws to windows, and lay out where each finds its row in memory; the first window
+        has the buffer of even or odd windows by its `turn`."""
+        draws = draws.flatten().cpu()
         kept = torch.full((len(self.labels),), -1)
         kept[self._kept] = torch.arange(len(self._kept))
         stays = kept[draws] >= 0
@@ -281,7 +313,7 @@ class StreamedRows(SplitRows):
         loaded = position[which]
         window[~stays] = torch.bucketize(loaded, bounds[1:], right=True)
         within = loaded - bounds[window[~stays]]
-        places[~stays] = within + torch.tensor(layout.buffers)[window[~stays] % 2]
+        places[~stays] = within + torch.tensor(layout.buffers)[(window[~stays] + turn) % 2]
         # A draw of a kept row goes to a random window, in proportion to the draws loaded for it.
         share = torch.bincount(window[~stays], minlength=len(starts)).double().cumsum(0)
         share = share / share[-1] if share[-1] else torch.ones_like(share)
@@ -292,7 +324,7 @@ class StreamedRows(SplitRows):
         shuffled = (window + mixed).argsort()
         ends = torch.bincount(window, minlength=len(starts)).cumsum(0).tolist()
         loads = [wanted[by_block[a:b]] for a, b in itertools.pairwise(bounds.tolist())]
-        return Epoch(draws[shuffled], places[shuffled], ends, loads)
+        return Epoch(draws[shuffled], places[shuffled], ends, loads, turn)
 
     def _issued(self) -> torch.cuda.Event | None:
         """An event behind all computations so far, which may read what is to be overwritten."""
@@ -341,3 +373,13 @@ class StreamedRows(SplitRows):
         else:
             read = torch.from_numpy(self.source.read(copy, start, stop))
             into.copy_(read if whole else read[items])
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """An epoch that is planned, with the generator that shuffled it, and the load of its first
+    window."""
+
+    generator: torch.Generator
+    drawn: Epoch
+    ready: Future[torch.cuda.Event | None]

@@ -56,10 +56,15 @@ class SubsetRows(SplitRows):
                 return
 
     def windows(
-        self, draws: Tensor, generator: torch.Generator, epoch: int = 0
+        self,
+        draws: Tensor,
+        generator: torch.Generator,
+        epoch: int = 0,
+        following: Tensor | None = None,
     ) -> Iterator[Window]:
         """The windows of the split for these draws of the subset."""
-        yield from self._rows.windows(self._index[draws.cpu()], generator, epoch)
+        after = None if following is None else self._index[following.cpu()]
+        yield from self._rows.windows(self._index[draws.cpu()], generator, epoch, after)
 
 
 def fold_view(

@@ -100,6 +100,50 @@ def test_an_epoch_trains_on_its_draws(sampler: str, copies: int, batch: int) -> 
         assert torch.equal(got, expected), "other rows than were drawn, or with other labels"
 
 
+def _epochs(count: int) -> list[Tensor]:
+    labels = streamed()[0].labels
+    return list(index_stream("sqrt", labels, epochs=count, steps=5, batch_size=40, seed=3))
+
+
+@pytest.mark.parametrize("rows", [20, 40, 70, 210])
+def test_an_epoch_begins_in_the_one_before(rows: int) -> None:
+    """Reference: epochs that begin by themselves, to the last bit, for odd and even numbers of
+    windows; the first block of an epoch is read while the last window trains."""
+    draws = list(
+        index_stream("sqrt", streamed()[0].labels, epochs=4, steps=5, batch_size=40, seed=3)
+    )
+    expected, lengths = [], set()
+    alone, random = streamed(rows=rows)[0], seeded(0, "windows")
+    for epoch in draws:
+        windows = [(w.x[w.rows].clone(), w.y) for w in alone.windows(epoch, random)]
+        lengths.add(len(windows))
+        expected += windows
+    (stream, source), random = streamed(rows=rows), seeded(0, "windows")
+    got = []
+    for number, epoch in enumerate(draws):
+        following = draws[number + 1] if number + 1 < len(draws) else None
+        source.reads.clear()
+        windows = stream.windows(epoch, random, number, following)
+        for window in windows:
+            got.append((window.x[window.rows].clone(), window.y))
+        begun = stream._begun
+        assert (begun is None) == (following is None)
+        assert begun is None or begun.ready.done()
+    assert len(got) == len(expected)
+    for pair, other in zip(got, expected, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(pair, other, strict=True))
+
+
+def test_a_begun_epoch_is_dropped_by_another_training() -> None:
+    """Reference: a stream that nobody has used."""
+    draws = list(
+        index_stream("sqrt", streamed()[0].labels, epochs=2, steps=5, batch_size=40, seed=3)
+    )
+    stream, _ = streamed()
+    list(stream.windows(draws[0], seeded(1, "windows"), 0, draws[1]))
+    assert torch.equal(seen(stream, draws[0])[0], seen(streamed()[0], draws[0])[0])
+
+
 def test_a_draw_takes_one_of_the_copies() -> None:
     """Reference: uniform over copies; the items are those drawn without copies."""
     labels = torch.arange(4).repeat(50)
