@@ -204,7 +204,7 @@ class Sample:
         group = FusedGroup(replace(part.stream, epochs=epochs, steps=steps), part.tiles)
         with warnings.catch_warnings():  # the bank may well have what the sample lacks
             warnings.simplefilter("ignore")
-            run_group(group, *views, workers=self._workers)
+            list(run_group(group, *views, workers=self._workers, parameters=False))
         return time.perf_counter() - started
 
     def _growth(self, *splits: str) -> float:
