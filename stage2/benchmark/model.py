@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from featbank import errors
+from featbank.memory import size_text
 from stage2.benchmark.absent import CUDA, Counting, absent_gpu
 from stage2.benchmark.gpus import CALL, SHORTEST, TO_HOST, Gpu, find_gpu
 from stage2.benchmark.operations import PARTS, Operation
@@ -146,7 +148,7 @@ def model(
     Raises
     ------
     ConfigError
-        For an unknown GPU, a machine without Triton, or configurations that do not fit.
+        For an unknown GPU, a machine without Triton, or features or configurations that do not fit.
     """
     device = find_gpu(gpu)
     recipes = swept(workload, configurations, precision, recipe or _cross_entropy)
@@ -239,8 +241,13 @@ def _feature_bytes(workload: Workload) -> int:
 
 def _groups(workload: Workload, recipes: Sequence[Recipe], gpu: Gpu) -> list[FusedGroup]:
     """The sweep as it is planned: groups get what features and stage-1 logits leave."""
-    whole = int(PLANNED * gpu.memory)
-    left = whole - _feature_bytes(workload) - 4 * workload.rows * workload.classes
+    whole, features = int(PLANNED * gpu.memory), _feature_bytes(workload)
+    if features > whole:
+        raise errors.ConfigError(
+            f"The features of {workload.name} take {size_text(features)}, a sweep on {gpu.label} "
+            f"plans with {size_text(whole)}. Choose a smaller shape."
+        )
+    left = whole - features - 4 * workload.rows * workload.classes
     return plan(
         recipes,
         Shape.of(workload.counts, workload.dim),

@@ -162,9 +162,12 @@ def test_many_configurations_take_several_groups() -> None:
 
 
 def test_one_that_does_not_fit() -> None:
-    """Reference: a head of 51 GB on a GPU of 80, with velocity, gradient and the best."""
+    """Reference: a head of 26 GB on a GPU of 80, with velocity, gradient and the best; features of
+    80 GB in each of two splits."""
     with pytest.raises(errors.ConfigError, match="One configuration needs"):
-        model(find_workload("200000,65536,200000"), gpu="a100")
+        model(find_workload("100000,65536,100000"), gpu="a100")
+    with pytest.raises(errors.ConfigError, match=r"take 149 GiB, a sweep on NVIDIA A100"):
+        model(find_workload("1000000,20000,100"), gpu="a100")
 
 
 NOT_YET = pytest.mark.xfail(strict=True, reason="the engine is slower still")
