@@ -18,7 +18,8 @@ from stage2.engine.gpu.graph import StepGraph, pays, refilled
 from stage2.engine.gpu.update import FUSED
 from stage2.engine.kernel import KERNELS, LossRows
 from stage2.engine.model import Model
-from stage2.engine.native.compiled import CompiledLosses, CompiledPass, compiled_pass
+from stage2.engine.native.compiled import CompiledPass, compiled_pass
+from stage2.engine.passes import PassLosses, WindowPass
 from stage2.engine.plan import BatchStream
 from stage2.engine.rows import Window
 from stage2.methods.family import Moment
@@ -69,7 +70,7 @@ class Trainer:
         self._best_cosines: Tensor | None = None
         self._step_limits = self.head.limits(settings, context, "step")
         self._epoch_limits = self.head.limits(settings, context, "epoch")
-        self._compiled: CompiledPass | None = compiled_pass(
+        self._pass: WindowPass | None = compiled_pass(
             model,
             self._optimiser,
             kernel=losses[0].kernel,
@@ -112,14 +113,14 @@ class Trainer:
         if betas and window.made and window.made.blend:
             if betas.shared:
                 window = finished(window, betas.values[0])
-            elif self._compiled:
-                self._train_each(self._compiled, window, betas.values, stopped)
+            elif isinstance(self._pass, CompiledPass):
+                self._train_each(self._pass, window, betas.values, stopped)
                 return
             else:
                 own_beta, (window, common) = betas.values, own_last(window)
-        if self._compiled and own_beta is None:
-            losses = CompiledLosses(self._rows, self._best_cosines, self._z0)
-            total, steps = self._compiled.train(window, self._step, losses, stopped)
+        losses = PassLosses(self._rows, self._best_cosines, self._z0)
+        if self._pass and own_beta is None and self._pass.takes(window, losses):
+            total, steps = self._pass.train(window, self._step, losses, stopped)
             self._total += total
             self._step += steps
             return
@@ -139,7 +140,7 @@ class Trainer:
     ) -> None:
         """Take the steps of a window for one configuration after the other, with its own β [C, K]:
         just as if it trained alone."""
-        losses, steps = CompiledLosses(self._rows, self._best_cosines, self._z0), 0
+        losses, steps = PassLosses(self._rows, self._best_cosines, self._z0), 0
         for c, beta in enumerate(betas):
             own = finished(window, beta)
             only = range(c, c + 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from threading import Event
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from stage2.engine.native.library import (
     address,
     library,
 )
+from stage2.engine.passes import PassLosses
 from stage2.engine.rows import Window
 from stage2.methods.heads.cosine import Cosine
 from stage2.methods.heads.disalign import DisAlign
@@ -80,15 +81,6 @@ def compiled_pass(
     if not isinstance(found, Library) or (precision == "bf16" and not found.bf16):
         return None
     return CompiledPass(found, model, optimiser, kernel=kernel, precision=precision, **given)
-
-
-class CompiledLosses(NamedTuple):
-    """The losses of a window: their rows; cosθ* of `angle_factors`, [C, K], or None; and stage-1
-    logits of the window's features, where they are kept."""
-
-    rows: LossRows
-    best_cosines: Tensor | None
-    z0: Tensor | None
 
 
 class CompiledPass:
@@ -154,11 +146,15 @@ class CompiledPass:
         self._flops = 4 * classes * (hidden or data.train.dim) + 4 * hidden * data.train.dim
         self._task.group = max(1, CACHE_BYTES // (8 * numbers))
 
+    def takes(self, window: Window, losses: PassLosses) -> bool:
+        """All windows that configurations share, and all losses of the family."""
+        return True
+
     def train(
         self,
         window: Window,
         step: int,
-        losses: CompiledLosses,
+        losses: PassLosses,
         stopped: Event,
         configs: range | None = None,
     ) -> tuple[Tensor, int]:
