@@ -170,12 +170,13 @@ def absent_gpu() -> Iterator[Counting]:
         for name, value in _REPLACED.items():
             stack.enter_context(mock.patch(name, value))
         stack.enter_context(mock.patch.object(JITFunction, "run", launch))
-        available.available.cache_clear()
-        stack.callback(available.available.cache_clear)
+        for checked in (available.available, available.fuses):
+            checked.cache_clear()
+            stack.callback(checked.cache_clear)
         stack.enter_context(counting)
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # a kernel that cannot be counted
-            available.available(CUDA)
+            available.fuses(CUDA)
         counting.reset()
         yield counting
 

@@ -290,10 +290,20 @@ def tile_work(tile: Tile, workload: Workload, *, evaluated: bool = True) -> Tile
             else:
                 run.models[0].state["best"].clear()
             evaluation = _on_rows(counting, run, workload.test_rows + val, _evaluate)
-    step = _scaled(many - few, 1 / (COUNTED_STEPS[1] - COUNTED_STEPS[0]))
+    step = _scaled(_grown(few, many), 1 / (COUNTED_STEPS[1] - COUNTED_STEPS[0]))
     epoch += few - step  # what a window has beside its steps
     results = len(run.epochs()) * sum(value.nbytes for value in parameters.values())
     return TileWork(Work(step), Work(epoch), Work(evaluation), results, peak, waits)
+
+
+def _grown(few: Counter[Operation], many: Counter[Operation]) -> Counter[Operation]:
+    """The operations that a longer window has beyond a shorter one; what both launch as often is
+    the window's own, though on more numbers."""
+    kinds: Counter[tuple[str, str]] = Counter()
+    for window, sign in ((many, 1), (few, -1)):
+        for each, number in window.items():
+            kinds[each.name, each.precision] += sign * number
+    return Counter({k: n for k, n in (many - few).items() if kinds[k.name, k.precision]})
 
 
 def _rows(rows: int, dim: int) -> MemoryRows:

@@ -122,6 +122,8 @@ class Kernel:
         The part of a step that it is.
     twice
         Arguments that it reads and writes, where every other tensor is read or written once.
+    picked
+        Arguments of which it reads no more than it writes elsewhere, which counts as ``twice``.
     flops
         Those of its matrix product, from its arguments.
     precision
@@ -130,14 +132,42 @@ class Kernel:
 
     part: str
     twice: tuple[str, ...] = ()
+    picked: tuple[str, ...] = ()
     flops: Callable[[Mapping[str, Any]], int] = lambda given: 0
     precision: Callable[[Mapping[str, Any]], str] = lambda given: ""
+
+
+def _fused_flops(given: Mapping[str, Any]) -> int:
+    """Those of the product within a step of W."""
+    return 0 if given["x"] is None else 2 * given["batch"] * given["p"].numel()
+
+
+def _fused_precision(given: Mapping[str, Any]) -> str:
+    if given["x"] is None:
+        return ""
+    return "bf16" if given["x"].dtype == torch.bfloat16 else given["PRECISION"]
 
 
 KERNELS = {
     "loss_kernel": Kernel("loss", twice=("z",)),
     "softmax_bce_kernel": Kernel("loss", twice=("z",)),
     "sigmoid_focal_kernel": Kernel("loss", twice=("z",)),
+    "rows_kernel": Kernel("other", twice=("out",), picked=("x",)),
+    "scaled_loss_kernel": Kernel("loss"),
+    "small_kernel": Kernel(
+        "update",
+        twice=(
+            "loss_total",
+            *(f"{p}{part}" for p in ("bias", "scale") for part in ("", "_first", "_second")),
+        ),
+    ),
+    "weight_kernel": Kernel(
+        "products",
+        twice=("p", "first", "second"),
+        flops=_fused_flops,
+        precision=_fused_precision,
+    ),
+    "lengths_kernel": Kernel("update"),
     "measure_kernel": Kernel("other"),
     "moments_kernel": Kernel("other"),
     "sgd_kernel": Kernel("update", twice=("p", "v")),
@@ -161,6 +191,10 @@ def launched(name: str, given: Mapping[str, Any]) -> Operation:
             "Add one that says what it reads and writes."
         )
     kernel = KERNELS[name]
-    tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
+    tensors = {
+        name: value
+        for name, value in given.items()
+        if isinstance(value, Tensor) and name not in kernel.picked
+    }
     moved = sum(_bytes(value) * (1 + (name in kernel.twice)) for name, value in tensors.items())
     return Operation(name, kernel.part, moved, kernel.flops(given), kernel.precision(given))

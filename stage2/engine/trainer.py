@@ -5,6 +5,7 @@ gradients. Nothing in a step touches a Python object per configuration.
 from __future__ import annotations
 
 from threading import Event
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from stage2.engine.angles import angle_factors, best_cosines
 from stage2.engine.blend import Betas, finished, own_features, own_last
-from stage2.engine.gpu.available import available
+from stage2.engine.gpu.available import available, fuses
 from stage2.engine.gpu.binary import KERNELS as GPU_KERNELS
+from stage2.engine.gpu.fused import fused_pass
 from stage2.engine.gpu.graph import StepGraph, pays, refilled
 from stage2.engine.gpu.update import FUSED
 from stage2.engine.kernel import KERNELS, LossRows
@@ -70,22 +72,22 @@ class Trainer:
         self._best_cosines: Tensor | None = None
         self._step_limits = self.head.limits(settings, context, "step")
         self._epoch_limits = self.head.limits(settings, context, "epoch")
-        self._pass: WindowPass | None = compiled_pass(
-            model,
-            self._optimiser,
-            kernel=losses[0].kernel,
-            precision=self._precision,
-            rates=self._rates,
-            limits=self._step_limits,
-        )
+        given: dict[str, Any] = {
+            "kernel": losses[0].kernel,
+            "precision": self._precision,
+            "rates": self._rates,
+            "limits": self._step_limits,
+        }
+        shape = (len(recipes), len(data.counts), data.train.dim)
+        replayed = pays(device, shape, stream.batch_size, stream.steps * stream.epochs)
+        self._graph = StepGraph(self._take, device) if replayed else None
+        self._pass: WindowPass | None
+        if fuses(device):
+            given |= {"steps": stream.steps, "replayed": replayed}
+            self._pass = fused_pass(model, self._optimiser, **given)
+        else:
+            self._pass = compiled_pass(model, self._optimiser, **given)
         self._total = torch.zeros(len(recipes), device=device, dtype=torch.float64)
-        shape, steps = (
-            (len(recipes), len(data.counts), data.train.dim),
-            stream.steps * stream.epochs,
-        )
-        self._graph: StepGraph | None = None
-        if pays(device, shape, stream.batch_size, steps):
-            self._graph = StepGraph(self._take, device)
 
     def begin_epoch(self, epoch: int) -> None:
         """Bring learning rates, and losses that change over the epochs, to this one."""

@@ -14,6 +14,7 @@ from stage2.benchmark.absent import CUDA, absent_gpu
 from stage2.benchmark.gpus import CALL, GPUS, SHORTEST, find_gpu
 from stage2.benchmark.model import model, swept, tile_work
 from stage2.benchmark.operations import KERNELS, Operation, launched
+from stage2.engine.gpu.scaled_loss import span_of
 from stage2.engine.plan import Tile
 from stage2.methods.recipe import Recipe
 from tests.conftest import Run
@@ -108,8 +109,9 @@ def test_a_kernel_without_a_rule_is_an_error() -> None:
 
 
 def test_a_step_is_what_its_parts_move() -> None:
-    """Reference: of a linear head with SGD, the bytes and FLOPs by hand: two products, a loss that
-    reads and writes logits, an update that reads W, V and G and writes W and V."""
+    """Reference: of a linear head with SGD, the bytes and FLOPs by hand: a product; a loss that
+    reads and writes logits, and writes sums of each bias's gradient over parts of the batch; and a
+    product that also reads and writes W and V."""
     workload = find_workload(SHAPE)
     recipes = swept(workload, C, "tf32", lambda **settings: Recipe("ce", **settings))
     work = tile_work(Tile(tuple(recipes)), workload)
@@ -120,10 +122,11 @@ def test_a_step_is_what_its_parts_move() -> None:
     x, w, b, z = B * D, C * K * D, C * K, B * C * K
     flops = {"tf32": 2 * 2 * B * C * K * D}
     assert work.step.flops() == flops, "x·Wᵀ and Gᵀ·x"
-    assert sums["products"] == 4 * ((x + w + b + z) + (z + x + w))
-    hyper = 4 * C * 2  # η and μ of each configuration, of the weight and of the bias
-    assert 0 <= sums["update"] - 4 * 5 * (w + b) <= 2 * 4 * C * 4 + hyper
-    assert sums["loss"] >= 4 * 2 * z
+    hyper = 4 * 4 * C  # η, λ, μ and Nesterov of each configuration, at most
+    assert 0 <= sums["products"] - 4 * ((x + w + z) + (z + x + 4 * w)) <= hyper
+    parts = B // span_of(B, 1)
+    assert 0 <= sums["update"] - 4 * (parts * b + 4 * b) <= 4 * (parts * C + 4 * C) + hyper
+    assert 0 <= sums["loss"] - 4 * (2 * z + b + parts * b) <= 4 * (parts * C + 3 * C) + 8 * B
     assert work.to_host == 4 * (w + b)
 
 
@@ -157,7 +160,7 @@ def test_many_configurations_take_several_groups() -> None:
     many = model(workload, configurations=3000, precision="tf32")
     assert few["groups"] == 1
     assert many["groups"] > 1
-    assert many["seconds"] == pytest.approx(3 * few["seconds"], rel=0.05)
+    assert many["seconds"] == pytest.approx(3 * few["seconds"], rel=0.1)
     assert many["peak_bytes"] < GPUS["h200"].memory
 
 
@@ -170,15 +173,12 @@ def test_one_that_does_not_fit() -> None:
         model(find_workload("1000000,20000,100"), gpu="a100")
 
 
-NOT_YET = pytest.mark.xfail(strict=True, reason="the engine is slower still")
-
-
 @pytest.mark.parametrize(
     ("shape", "configurations", "seconds"),
     [
         ("cifar100-lt", 256, 1),
-        pytest.param("imagenet-lt", 300, 12, marks=NOT_YET),
-        pytest.param("imagenet-lt", 1000, 45, marks=NOT_YET),
+        ("imagenet-lt", 300, 12),
+        ("imagenet-lt", 1000, 45),
         ("inaturalist2018", 32, 32 * 1.5),
     ],
 )

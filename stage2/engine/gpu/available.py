@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from stage2.engine import kernel
-from stage2.engine.gpu import binary, measure, temperature, update
+from stage2.engine.gpu import binary, fused_check, measure, temperature, update
 from stage2.engine.kernel import LossRows
 from stage2.methods.family import LossParameters
 from stage2.methods.optimisers import Optimiser
@@ -19,17 +20,29 @@ from stage2.methods.optimisers import Optimiser
 
 @cache
 def available(device: torch.device) -> bool:
-    """Whether the kernels run on `device`, a GPU, and agree there with the eager ones."""
+    """Whether the kernels of losses and optimisers run on `device`, a GPU, and agree there with the
+    eager ones."""
+    return _usable(device, _agrees, "Triton")
+
+
+@cache
+def fuses(device: torch.device) -> bool:
+    """Whether the fused pass runs on `device`, a GPU, and agrees there with PyTorch."""
+    return available(device) and _usable(device, fused_check.agrees, "The fused pass")
+
+
+def _usable(device: torch.device, agrees: Callable[[torch.device], bool], what: str) -> bool:
+    """Whether a check passes on a GPU; a warning where it does not."""
     if device.type != "cuda" or find_spec("triton") is None:
         return False
     try:
-        problem = None if _agrees(device) else "its results are not those of PyTorch"
+        problem = None if agrees(device) else "its results are not those of PyTorch"
     except Exception as error:  # no C compiler, no Python headers, a GPU too old, and others
         reason = str(error).strip().partition("\n")[0]
         problem = f"{type(error).__name__}: {reason}; what is missing is often a C compiler"
     if problem:
         warnings.warn(
-            f"Triton cannot be used on {device} ({problem}). Sweeps run all the same, by slower "
+            f"{what} cannot be used on {device} ({problem}). Sweeps run all the same, by slower "
             "kernels."
         )
     return problem is None

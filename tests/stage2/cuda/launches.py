@@ -33,6 +33,8 @@ STEPS: dict[str, list[Recipe]] = {
     **{f"precision {name}": pair(precision=name) for name in PRECISIONS},
     **{f"generator {name}": pair(generator=name) for name in GENERATORS},
     "nesterov": pair(nesterov=True),
+    "cosine, adamw, tf32": pair(head="cosine", optimiser="adamw", precision="tf32"),
+    "mislas, weights": pair("mislas", loss="weighted"),
     "anchors": pair("mislas", decay="delta"),
     "limit of norms": pair(max_norm=1.0),
     "β of its own": [

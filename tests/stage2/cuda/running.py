@@ -41,7 +41,7 @@ def gpu(*, triton: bool = TRITON) -> Iterator[SimulatedDevice]:
         from tests.stage2.cuda import twins
 
         kernels = twins.KERNELS
-    cached = available.available, neighbors._gpu_faiss
+    cached = available.available, available.fuses, neighbors._gpu_faiss
     with contextlib.ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setitem(sys.modules, "faiss", None)  # importing it fails

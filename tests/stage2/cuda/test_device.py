@@ -100,6 +100,18 @@ def test_an_epoch_waits_for_nothing(name: str) -> None:
     assert not {place for place in more if "temperature.py" not in place}
 
 
+@pytest.mark.parametrize(("head", "precision"), [("linear", "bf16"), ("cosine", "tf32")])
+def test_limits_of_epochs(head: str, precision: str) -> None:
+    """Reference: the CPU; what a fused pass keeps of W follows a change between epochs."""
+    recipes = pair(head=head, precision=precision, max_norm=0.5, max_norm_when="epoch", epochs=3)
+    with gpu():
+        outcomes = trained(recipes, SMALL, "cuda")
+    for outcome in outcomes.values():
+        norms = outcome.parameters["weight"].norm(dim=-1)
+        assert (norms <= 0.5001).all(), f"got {norms}"
+    assert_same(outcomes, trained(recipes, SMALL, "cpu"))
+
+
 def test_averages_of_views() -> None:
     """Reference: the CPU; two models in a tile."""
     recipes = pair(view="instance+balanced")

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from stage2.engine.gpu import graph
+from stage2.engine.gpu.fused import FusedPass
 from stage2.engine.gpu.graph import StepGraph, pays, piece_steps
 from stage2.engine.outcome import Outcome
 from stage2.engine.rows import Window
-from stage2.engine.trainer import Trainer
 from stage2.methods.recipe import Recipe
 from tests.stage2.cuda.launches import SMALL, STEPS
 from tests.stage2.cuda.running import gpu, trained
@@ -140,13 +140,13 @@ def test_a_capture_that_fails_costs_a_warning(
     """Reference: the steps one by one; a step that asks the device for a number."""
     recipes = _longer(STEPS["head linear"])
     expected = _without(recipes, monkeypatch)
-    take = Trainer._take
+    take = FusedPass._take
 
-    def asking(self: Trainer, *args: Any) -> None:
+    def asking(self: FusedPass, *args: Any) -> None:
         take(self, *args)
         float(self._total[0])
 
-    monkeypatch.setattr(Trainer, "_take", asking)
+    monkeypatch.setattr(FusedPass, "_take", asking)
     with gpu(), pytest.warns(UserWarning, match="cannot be captured.*not permitted") as warned:
         got = trained(recipes, SMALL, "cuda")
     assert len(warned) == 1

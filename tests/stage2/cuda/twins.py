@@ -27,12 +27,17 @@ from stage2.engine.kernel import LossRows
 from stage2.engine.native.measuring import Places
 from stage2.engine.shifting import shift_bounds
 from stage2.methods.family import LossParameters
+from tests.stage2.cuda import fused_twins
 from tests.stage2.cuda.simulated import Refused, SimulatedTensor, _active
 
-TYPES = {"y": torch.int64, "by_weights": torch.bool}
+TYPES = {"y": torch.int64, "rows": torch.int64, "by_weights": torch.bool}
 TYPES |= {"steps": torch.float64, "log_betas": torch.float64, "predicted": torch.int32}
 TYPES |= {"chosen_configs": torch.int64}
+TYPES |= {"loss_total": torch.float64, "shadow": torch.bfloat16}
 """Types of tensors that are not float32."""
+
+FACTORS = {"z", "gradient", "g", "x", "out"}
+"""Those that may be bfloat16 as well."""
 
 
 class Twin:
@@ -62,7 +67,9 @@ class Twin:
             raise Refused(f"{self._name} with {name} on {value.device}")
         if not value.is_contiguous():
             raise Refused(f"{self._name} with {name} of strides {value.stride()}")
-        allowed = {TYPES.get(name, torch.float32)} | ({torch.bfloat16} if name == "z" else set())
+        allowed = {TYPES.get(name, torch.float32)}
+        if name in FACTORS:
+            allowed.add(torch.bfloat16)
         if value.dtype not in allowed:
             raise Refused(f"{self._name} with {name} of type {value.dtype}")
 
@@ -192,4 +199,5 @@ KERNELS = {
         (update_programs, "adamw_count_kernel", _adamw_count),
     )
 }
+KERNELS |= {name: Twin(*pair) for name, pair in fused_twins.TWINS.items()}
 """Every stand-in, by module and name in `stage2.engine.gpu`."""
