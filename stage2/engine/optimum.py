@@ -2,6 +2,10 @@
 
 The objective of a configuration is its loss expected under the sampler's distribution of rows, plus
 λ/2 times the squared length of the parameters that weight decay acts on.
+
+With p_k ≈ 1/K its Hessian is near  Σ/K + λ  for the weight and bias of each class of a linear head,
+where Σ [D+1, D+1] is the second moment of (x, 1). The inverse is the first metric of L-BFGS, by one
+eigendecomposition for all recipes.
 """
 
 from __future__ import annotations
@@ -18,14 +22,23 @@ from stage2.engine.kernel import KERNELS, LossRows
 from stage2.engine.rows import block_rows
 from stage2.methods.family import LossParameters
 from stage2.methods.heads import Batch, Context, Parameters, trained_head
+from stage2.methods.heads.interface import BLOCK_ROWS
 from stage2.methods.lbfgs import Minimum, minimise
 from stage2.methods.losses import LOSSES
 from stage2.methods.recipe import Recipe
 from stage2.methods.samplers import SAMPLERS
 
+FLAT = 1e-9
+"""Least curvature of the features that the metric knows, as a share of the largest."""
+
 
 def optimum(
-    recipes: Sequence[Recipe], start: Parameters, context: Context, copies: int = 1
+    recipes: Sequence[Recipe],
+    start: Parameters,
+    context: Context,
+    copies: int = 1,
+    *,
+    in_metric: bool = True,
 ) -> tuple[Parameters, Minimum]:
     """Minimise the objectives of C recipes that share a head, a sampler and a kernel.
 
@@ -39,6 +52,8 @@ def optimum(
         The view; its blocks give the training rows.
     copies
         Augmentation copies of each row.
+    in_metric
+        Whether linear heads descend in the metric of the features.
 
     Returns
     -------
@@ -53,6 +68,7 @@ def optimum(
         max_iterations=max(s["max_iterations"] for s in settings),
         history=max(s["history"] for s in settings),
         subset=objective.subset,
+        metric=_Metric(objective) if in_metric and objective.is_linear else None,
     )
     _warn(recipes, minimum)
     return {n: p.float() for n, p in objective.parameters(minimum.point).items()}, minimum
@@ -74,6 +90,30 @@ def _warn(recipes: Sequence[Recipe], minimum: Minimum) -> None:
         )
 
 
+class _Metric:
+    """The inverse of the Hessian of linear heads where all p_k = 1/K."""
+
+    def __init__(self, objective: _FullBatchObjective) -> None:
+        self._objective = objective
+        moment = None
+        for x, weight in objective.rows():
+            one = torch.cat([x, torch.ones_like(x[:, :1])], 1)
+            part = one.t() @ (one * weight[:, None])
+            moment = part if moment is None else moment.add_(part)
+        assert moment is not None
+        values, self._axes = torch.linalg.eigh(moment)
+        curvature = values.clamp_min_(FLAT * float(values[-1])) / objective.classes
+        self._along = 1 / (curvature + objective.decay[:, None])  # [C, D+1]
+
+    def __call__(self, gradient: Tensor, problems: Tensor) -> Tensor:
+        parts = self._objective.parameters(gradient)
+        turned = torch.cat([parts["weight"], parts["bias"][:, :, None]], 2) @ self._axes
+        turned.mul_(self._along[problems, None])
+        moved = turned @ self._axes.t()
+        moved = {"weight": moved[:, :, :-1], "bias": moved[:, :, -1]}
+        return torch.cat([moved[name].flatten(1) for name in parts], 1)
+
+
 class _FullBatchObjective:
     """Values [C] and gradients [C, P] of the objectives at a point [C, P]."""
 
@@ -93,6 +133,9 @@ class _FullBatchObjective:
         self._row_weight = self._weights(first, copies)
         self._losses = self._loss_parameters(recipes)
         self._rows, self._decay = self._stacked(self._losses), self._decays(recipes)
+        self.classes = len(context.counts)
+        self.decay = self.column([recipe.settings["weight_decay"] for recipe in recipes])
+        self.is_linear = self._shapes.keys() == {"weight", "bias"}
 
     def subset(self, problems: Tensor) -> _FullBatchObjective:
         """The objectives of some of the recipes, given by their indices."""
@@ -125,6 +168,12 @@ class _FullBatchObjective:
                 slope[name] += values
         flat = torch.cat([values.flatten(1) for values in slope.values()], 1)
         return value, flat.addcmul_(point, self._decay)
+
+    def rows(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The training rows [n, D], and the weight of each in the objective [n]."""
+        for x, y in self._context.blocks():
+            for part, labels in zip(x.split(BLOCK_ROWS), y.split(BLOCK_ROWS), strict=True):
+                yield part.double(), self._row_weight[labels]
 
     def _batches(self, configs: int) -> Iterator[tuple[Batch, Tensor]]:
         size = block_rows(configs * len(self._context.counts), self._device)

@@ -203,7 +203,7 @@ class _Metric:
         self._curvature = 1 / shape[0]
         self._along = 1 / (self._curvature * values.clamp_min_(0) + decay)
 
-    def __call__(self, gradient: Tensor) -> Tensor:
+    def __call__(self, gradient: Tensor, problems: Tensor) -> Tensor:
         classes, dim = self._shape
         weight, bias = gradient[0].split([classes * dim, classes])
         turned = weight.view(self._shape) @ self._axes

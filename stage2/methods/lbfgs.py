@@ -66,6 +66,10 @@ Objective = Callable[[Tensor], tuple[Tensor, Tensor]]
 Subset = Callable[[Tensor], Objective]
 """The objective of some of the problems, given by their indices."""
 
+Metric = Callable[[Tensor, Tensor], Tensor]
+"""Gradients [C', P] of the problems with the indices [C'], multiplied by a positive definite matrix
+near the inverse of the Hessian."""
+
 
 def minimise(
     function: Objective,
@@ -75,7 +79,7 @@ def minimise(
     max_iterations: int,
     history: int,
     subset: Subset | None = None,
-    metric: Callable[[Tensor], Tensor] | None = None,
+    metric: Metric | None = None,
     noise: float = 0.0,
 ) -> Minimum:
     """Minimise C functions of P variables.
@@ -94,8 +98,7 @@ def minimise(
         Makes the objective of some problems, so that those that have ended cost nothing; by default
         all are evaluated to the end of the last.
     metric
-        Multiplies gradients [C, P] by a positive definite matrix near the inverse of the Hessian;
-        the identity by default. It is scaled to the newest curvature pair.
+        The metric, the identity by default. It is scaled to the newest curvature pair.
     noise
         Relative rounding error of the values. A change below it does not show whether a step
         descends; the slope at its end then does [Hager & Zhang 2005, eq. 4.1].
@@ -230,10 +233,9 @@ class _Line:
 class _Pairs:
     """The curvature pairs (s, y) of C problems, the newest `history` of each."""
 
-    def __init__(
-        self, history: int, like: Tensor, metric: Callable[[Tensor], Tensor] | None = None
-    ) -> None:
+    def __init__(self, history: int, like: Tensor, metric: Metric | None = None) -> None:
         self._history, self._metric = history, metric
+        self._place = torch.arange(len(like), device=like.device)
         self._s: list[Tensor] = []
         self._y: list[Tensor] = []
         self._rho: list[Tensor] = []
@@ -248,7 +250,7 @@ class _Pairs:
         self._y.append(y)
         self._rho.append(torch.where(positive, 1 / along, 0))
         if self._metric:
-            size = (y * self._metric(y)).sum(1)
+            size = (y * self._metric(y, self._place)).sum(1)
         self._scale = torch.where(positive, along / size, self._scale)
         for kept in (self._s, self._y, self._rho):
             del kept[: -self._history]
@@ -258,7 +260,7 @@ class _Pairs:
         for kept in (self._s, self._y, self._rho):
             for i, values in enumerate(kept):
                 kept[i] = values[problems]
-        self._scale = self._scale[problems]
+        self._scale, self._place = self._scale[problems], self._place[problems]
 
     def direction(self, gradient: Tensor) -> Tensor:
         """−H·gradient by the two-loop recursion [Nocedal & Wright 2006, algorithm 7.4]."""
@@ -268,7 +270,7 @@ class _Pairs:
             alpha = rho * (s * q).sum(1)
             q.addcmul_(y, alpha[:, None], value=-1)
             alphas.append(alpha)
-        q = self._metric(q) if self._metric else q
+        q = self._metric(q, self._place) if self._metric else q
         q.mul_(self._scale[:, None])
         for s, y, rho, alpha in zip(self._s, self._y, self._rho, reversed(alphas), strict=True):
             q.addcmul_(s, (alpha - rho * (y * q).sum(1))[:, None])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,8 +13,10 @@ from sklearn.linear_model import LogisticRegression
 
 from featbank import errors
 from stage2.engine import rows as rows_module
+from stage2.engine.optimum import _FullBatchObjective, _Metric, optimum
 from stage2.engine.outcome import Outcome
 from stage2.engine.rows import MemoryRows
+from stage2.methods.heads import HEADS
 from stage2.methods.recipe import Recipe
 from tests.stage2 import reference
 from tests.stage2.compare import assert_close
@@ -145,3 +148,66 @@ def test_edges(counts: tuple[int, ...]) -> None:
     outcome = _of(Recipe("ce", optimiser="lbfgs", weight_decay=0.01), problem(counts, dim=1))
     assert outcome.status == "done"
     assert outcome.curves["gradient_norm"][-1] <= 1e-5
+
+
+def _objective_of(made: Problem, recipes: list[Recipe]) -> _FullBatchObjective:
+    context = made.view().context
+    start = HEADS["linear"].init([r.part("head") for r in recipes], context)
+    return _FullBatchObjective(recipes, start, context, 1)
+
+
+def test_the_metric_is_the_inverse_that_it_says(small: Problem) -> None:
+    """Reference: (Σ/K + λ)⁻¹ in NumPy, of the weight and bias of each class, for each recipe."""
+    recipes = [
+        Recipe("ce", optimiser="lbfgs", sampler="class_aware", weight_decay=d) for d in (0.1, 0.001)
+    ]
+    objective = _objective_of(small, recipes)
+    x, y = small.x["train", "instance"].astype(float), small.y["train"]
+    counts, (_, dim) = np.bincount(y), x.shape
+    share = 1 / (len(counts) * counts[y])
+    one = np.column_stack([x, np.ones(len(x))])
+    moment = (one * share[:, None]).T @ one
+    gradient = np.random.default_rng(0).normal(size=(2, len(counts) * (dim + 1)))
+    for problems in ([0, 1], [1]):
+        got = _Metric(objective)(torch.from_numpy(gradient[problems]), torch.tensor(problems))
+        for row, index in zip(got.numpy(), problems, strict=True):
+            weight, bias = np.split(gradient[index], [len(counts) * dim])
+            of_class = np.column_stack([weight.reshape(-1, dim), bias])
+            matrix = moment / len(counts) + (0.1, 0.001)[index] * np.eye(dim + 1)
+            moved = np.linalg.solve(matrix, of_class.T).T
+            expected = np.concatenate([moved[:, :-1].ravel(), moved[:, -1]])
+            np.testing.assert_allclose(row, expected, rtol=1e-9)
+
+
+def test_the_metric_saves_passes_and_keeps_the_optimum(small: Problem) -> None:
+    """Reference: the end without it; features far from 0 are what it is for."""
+    recipes = [
+        Recipe("ce", optimiser="lbfgs", weight_decay=d, gradient_norm=1e-7) for d in (0.01, 0.001)
+    ]
+    context = small.view().context
+    rows = [(x + 3, y) for x, y in context.blocks()]
+    moved = replace(context, blocks=lambda: rows)
+    start = HEADS["linear"].init([r.part("head") for r in recipes], moved)
+    got, short = optimum(recipes, start, moved)
+    expected, long = optimum(recipes, start, moved, in_metric=False)
+    for name, values in expected.items():
+        torch.testing.assert_close(got[name], values, rtol=1e-3, atol=1e-3)
+    for fast, slow in zip(short.values, long.values, strict=True):
+        assert 3 * len(fast) < 2 * len(slow), (
+            f"{len(fast)} iterations, {len(slow)} without the metric"
+        )
+        assert abs(fast[-1] - slow[-1]) < 1e-8
+
+
+@pytest.mark.parametrize("decay", [0.0, 1e-3])
+def test_the_metric_of_fewer_rows_than_features(decay: float) -> None:
+    """Reference: the loss falls and everything is finite where Σ is singular."""
+    made = problem((4, 3, 2), dim=20)
+    recipe = Recipe("ce", optimiser="lbfgs", weight_decay=decay, max_iterations=20)
+    context = made.view().context
+    start = HEADS["linear"].init([recipe.part("head")], context)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # without decay the optimum lies at infinity
+        parameters, minimum = optimum([recipe], start, context)
+    assert all(values.isfinite().all() for values in parameters.values())
+    assert minimum.values[0][-1] < 0.2 * minimum.values[0][0]

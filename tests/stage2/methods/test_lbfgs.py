@@ -157,7 +157,7 @@ def test_a_metric_near_the_inverse_hessian_saves_iterations() -> None:
         tolerance=torch.full((C,), 1e-6, dtype=torch.float64),
         max_iterations=500,
         history=10,
-        metric=lambda g: torch.einsum("cpq,cq->cp", inverse, g),
+        metric=lambda g, _: torch.einsum("cpq,cq->cp", inverse, g),
         noise=1e-6,
     )
     assert_close(led.point, minima, 1e-5, "minima")
