@@ -55,13 +55,13 @@ def family(day: Day, workload: Workload, configs: int) -> dict[str, Any]:
             continue
         with mock.patch.object(loss, "geometry", lambda k, g=(per_program, block, warps): g):
             run = partial(loss.loss_and_gradient, z, y, rows)
-            results[f"{per_program} rows, {warps} warps"] = _gigabytes(day, run, 8 * z.numel())
+            results[f"{per_program} rows, {warps} warps"] = gigabytes(day, run, 8 * z.numel())
     engine = partial(loss.loss_and_gradient, z, y, rows)
     taken = loss.geometry(workload.classes)
     return {
-        "engine GB/s": _gigabytes(day, engine, 8 * z.numel()),
+        "engine GB/s": gigabytes(day, engine, 8 * z.numel()),
         "engine": f"{taken[0]} rows, {taken[2]} warps",
-        **_best(results),
+        **best_of(results),
         **_against(day, loss.loss_and_gradient, kernel.loss_and_gradient, z, y, rows),
     }
 
@@ -71,7 +71,7 @@ def binary_loss(day: Day, workload: Workload, configs: int, name: str) -> dict[s
     z, y, rows = _logits(day, workload, configs)
     fused = getattr(binary, name)
     return {
-        "engine GB/s": _gigabytes(day, partial(fused, z, y, rows), 8 * z.numel()),
+        "engine GB/s": gigabytes(day, partial(fused, z, y, rows), 8 * z.numel()),
         **_against(day, fused, kernel.KERNELS[name], z, y, rows),
     }
 
@@ -90,11 +90,11 @@ def optimiser(day: Day, workload: Workload, configs: int, name: str) -> dict[str
     blocks = {}
     for size in day.pick(BLOCKS, BLOCKS[:1]):
         with mock.patch.object(update, "BLOCK", size):
-            blocks[f"{size}"] = _gigabytes(day, stepped["fused"], moved)
+            blocks[f"{size}"] = gigabytes(day, stepped["fused"], moved)
     return {
         "engine": update.BLOCK,
-        "engine GB/s": _gigabytes(day, stepped["fused"], moved),
-        **_best(blocks),
+        "engine GB/s": gigabytes(day, stepped["fused"], moved),
+        **best_of(blocks),
         "eager ms": day.ms(stepped["eager"]),
         "ms": day.ms(stepped["fused"]),
     }
@@ -112,16 +112,16 @@ def statistics(day: Day, workload: Workload, configs: int) -> dict[str, Any]:
             continue
         with mock.patch.object(measure, "geometry", lambda k, g=(rows, block, warps): g):
             run = partial(measure.measured, z, y, None)
-            rates[f"{rows} rows, {warps} warps"] = _gigabytes(day, run, 4 * z.numel())
+            rates[f"{rows} rows, {warps} warps"] = gigabytes(day, run, 4 * z.numel())
     taken = measure.geometry(workload.classes)
     with mock.patch.object(tally, "available", return_value=False):
         eager = day.ms(
             lambda: (tally.label_rank(z, y), tally._softmax_sums(z.clone()), z.sum(0), z.argmax(2))
         )
     return {
-        "engine GB/s": _gigabytes(day, partial(measure.measured, z, y, None), 4 * z.numel()),
+        "engine GB/s": gigabytes(day, partial(measure.measured, z, y, None), 4 * z.numel()),
         "engine": f"{taken[0]} rows, {taken[2]} warps",
-        **_best(rates),
+        **best_of(rates),
         "ms": day.ms(partial(measure.measured, z, y, None)),
         "eager ms": eager,
         "ms of bounds too": day.ms(partial(measure.measured, z, y, shift.places)),
@@ -136,7 +136,7 @@ def temperatures(day: Day, workload: Workload, configs: int) -> dict[str, Any]:
     scale, every = (torch.ones(configs, device=day.device), torch.arange(configs, device=z.device))
     fused = partial(gpu_temperature.moments, z, y, scale, every)
     return {
-        "engine GB/s": _gigabytes(day, fused, 4 * z.numel()),
+        "engine GB/s": gigabytes(day, fused, 4 * z.numel()),
         "ms": day.ms(fused),
         "eager ms": day.ms(partial(temperature.moments, z, y, scale)),
     }
@@ -149,11 +149,15 @@ def _logits(day: Day, workload: Workload, configs: int) -> tuple[Tensor, Tensor,
     return z, y, LossRows.stack(plain, workload.classes, device=day.device)
 
 
-def _gigabytes(day: Day, run: Callable[[], object], moved: int) -> float:
+def gigabytes(day: Day, run: Callable[[], object], moved: int) -> float:
+    """Gigabytes a second of a call that moves so many bytes."""
     return moved / day.ms(run) / 1e6
 
 
-def _best(rates: dict[str, float]) -> dict[str, Any]:
+def best_of(rates: dict[str, float]) -> dict[str, Any]:
+    """The fastest of several, and all."""
+    if not rates:
+        return {"GB/s": rates}
     best = max(rates, key=lambda name: rates[name])
     return {"best": best, "best GB/s": rates[best], "GB/s": rates}
 
