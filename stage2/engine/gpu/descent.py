@@ -85,9 +85,11 @@ def weight_geometry(dim: int, factor_bytes: int | None) -> dict[str, int]:
     columns = min(TILE, max(16, 1 << (dim - 1).bit_length()))
     if factor_bytes is None:
         return {"BM": PLAIN_TILE, "BN": columns, "BB": 1, "PARTS": 1, "num_warps": 4}
-    rows = BATCH_BYTES // factor_bytes
+    high, rows = TILE, BATCH_BYTES // factor_bytes
+    if dim % 16:  # rows of W are not aligned, and every number of them has an address of its own
+        high, columns = 64, min(columns, 32)
     parts = max(1, columns // 32)
-    return {"BM": TILE, "BN": columns, "BB": rows, "PARTS": parts, "num_warps": 8}
+    return {"BM": high, "BN": columns, "BB": rows, "PARTS": parts, "num_warps": 8}
 
 
 def weight_step(

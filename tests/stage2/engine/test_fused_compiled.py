@@ -38,7 +38,7 @@ WEIGHT = [
         (8142, 2048, "bf16", (*ADAMW, *COSINE)),
         (1000, 2048, "fp32", (*ADAMW, *COSINE)),
     )
-]
+] + [(90, 100, 33, precision, (*ADAMW, *COSINE)) for precision in ("tf32", "bf16")]
 INSTRUCTIONS = {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}
 """Of the tensor cores."""
 
@@ -69,7 +69,7 @@ def test_the_loss_kernel(arch: int, classes: int, given: tuple[str, ...], dtype:
 def test_the_step_of_weights(
     arch: int, classes: int, dim: int, precision: str, given: tuple[str, ...]
 ) -> None:
-    """Reference: the same; products run on the tensor cores."""
+    """Reference: the same where D is a multiple of 16; products run on the tensor cores."""
     from stage2.engine.gpu.descent_programs import weight_kernel as function
 
     plain, factor = precision == "fp32", "bf16" if precision == "bf16" else "fp32"
@@ -82,8 +82,9 @@ def test_the_step_of_weights(
     fixed |= {"K": classes, "UNIT": 16, "ONE_ANCHOR": True}
     fixed["PRECISION"] = "tf32" if precision == "tf32" else "ieee"
     fixed |= {name: None for name in function.arg_names if name not in types | fixed}
-    ptx = _compiled(function, types, fixed, arch, warps=warps, multiples=("dim",))
-    assert _widest(ptx) == {"ld": 4, "st": 4}
+    aligned = ("dim",) if dim % 16 == 0 else ()
+    ptx = _compiled(function, types, fixed, arch, warps=warps, multiples=aligned)
+    assert not aligned or _widest(ptx) == {"ld": 4, "st": 4}
     assert plain or INSTRUCTIONS[arch] in ptx
     _assert_no_spills(ptx, arch)
 
