@@ -8,6 +8,7 @@ product to PyTorch.
 from __future__ import annotations
 
 from threading import Event
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ from stage2.engine.kernel import LossRows
 from stage2.engine.model import Model
 from stage2.engine.passes import PassLosses
 from stage2.engine.rows import Window
-from stage2.methods.heads import Head
+from stage2.methods.heads import TrainedHead, trained_head
 from stage2.methods.heads.cosine import Cosine
 from stage2.methods.heads.linear import Linear
 from stage2.methods.heads.mislas import MiSLAS
@@ -50,11 +51,7 @@ def fused_pass(
     optimiser: Optimiser,
     *,
     kernel: str,
-    precision: str,
-    rates: Tensor,
-    limits: Tensor | None,
-    steps: int,
-    replayed: bool,
+    **given: Any,
 ) -> FusedPass | None:
     """The fused pass of a model; None where it has what these kernels do not compute.
 
@@ -62,24 +59,16 @@ def fused_pass(
     ----------
     model
         The model, whose parameters the optimiser has.
-    optimiser, precision, rates, steps, replayed
+    optimiser, given
         Of `FusedPass`.
     kernel
         Name of the losses' kernel.
-    limits
-        Bounds on the norms of rows of W after each step, or None.
     """
-    suits = (
-        type(model.head) in HEADS
-        and type(optimiser) in RULES
-        and kernel == "family"
-        and limits is None
-    )
+    suits = type(model.head) in HEADS and type(optimiser) in RULES and kernel == "family"
     if not suits:
         return None
-    return FusedPass(
-        model.head, optimiser, precision=precision, rates=rates, steps=steps, replayed=replayed
-    )
+    head = trained_head(model.recipes[0].head)
+    return FusedPass(head, optimiser, **given)
 
 
 class FusedPass:
@@ -93,6 +82,8 @@ class FusedPass:
         Of the products.
     rates
         Learning rates [steps, C].
+    limits
+        Bounds [C] on the norms of rows of W after each step, or None.
     steps
         Steps of an epoch, between which others may change W.
     replayed
@@ -101,15 +92,17 @@ class FusedPass:
 
     def __init__(
         self,
-        head: Head,
+        head: TrainedHead,
         optimiser: Optimiser,
         *,
         precision: str,
         rates: Tensor,
+        limits: Tensor | None,
         steps: int,
         replayed: bool = False,
     ) -> None:
-        self._optimiser, self._precision = optimiser, precision
+        self._head, self._optimiser, self._precision = head, optimiser, precision
+        self._limits = limits
         self._rates, self._epoch_steps, self._next = rates, steps, -1
         parameters, columns = optimiser.parameters, optimiser.columns()
         self._weight = self._trained("weight", parameters["weight"])
@@ -235,7 +228,10 @@ class FusedPass:
             scaling=scaling,
             tf32=self._precision == "tf32",
         )
-        if squares is not None and scaling is not None and self._scale is not None:
+        if self._limits is not None:
+            self._head.constrain(self._optimiser.parameters, self._limits)
+            self._refresh()
+        elif squares is not None and scaling is not None and self._scale is not None:
             lengths(squares, self._scale.value, scaling)
 
     def _product(self, x: Tensor) -> Tensor:

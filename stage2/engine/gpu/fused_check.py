@@ -71,7 +71,7 @@ def _agrees(device: torch.device, check: Check) -> bool:
             z = head.logits(eager.parameters, batch)
             _, gradient = loss_and_gradient(z, y[step], losses)
             eager.step(head.gradients(eager.parameters, batch, gradient), rates[step])
-    FusedPass(head, fused, precision=check.precision, rates=rates, steps=2).train(
+    FusedPass(head, fused, precision=check.precision, rates=rates, limits=None, steps=2).train(
         Window(x, rows, y), 0, PassLosses(losses, None, None), Event()
     )
     return all(

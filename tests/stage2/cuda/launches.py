@@ -37,6 +37,8 @@ STEPS: dict[str, list[Recipe]] = {
     "mislas, weights": pair("mislas", loss="weighted"),
     "anchors": pair("mislas", decay="delta"),
     "limit of norms": pair(max_norm=1.0),
+    "cosine, limit, tf32": pair(head="cosine", max_norm=0.5, precision="tf32"),
+    "limit of norms, bf16": pair(max_norm=0.5, precision="bf16"),
     "β of its own": [
         Recipe("ce", generator="afg", epochs=1, batch_size=16, **{"generator.beta": beta})
         for beta in (0.2, 0.6)

@@ -145,7 +145,9 @@ def by_kernels(given: Numbers, precision: str, cut: tuple[int, ...] = ()) -> Num
         biases=head.biases,
     )
     steps = len(given["rows"])
-    made = FusedPass(head, optimiser, precision=precision, rates=given["rates"], steps=steps)
+    made = FusedPass(
+        head, optimiser, precision=precision, rates=given["rates"], limits=None, steps=steps
+    )
     total, first = torch.zeros(len(given["losses"]), dtype=torch.float64, device=device), 0
     with interpreted():
         for last in (*cut, steps):
@@ -235,7 +237,9 @@ def _moved_between(given: Numbers, fresh: bool) -> Parameters:
     optimiser = STEPPED["sgd"](parameters, given["settings"], {})
 
     def made() -> FusedPass:
-        return FusedPass(head, optimiser, precision="bf16", rates=given["rates"], steps=3)
+        return FusedPass(
+            head, optimiser, precision="bf16", rates=given["rates"], limits=None, steps=3
+        )
 
     used = made()
     with interpreted():
@@ -281,7 +285,12 @@ def test_which_windows_it_takes() -> None:
     parameters = given["parameters"]
     optimiser = STEPPED["sgd"](parameters, given["settings"], {})
     made = FusedPass(
-        trained_head("linear"), optimiser, precision="fp32", rates=given["rates"], steps=3
+        trained_head("linear"),
+        optimiser,
+        precision="fp32",
+        rates=given["rates"],
+        limits=None,
+        steps=3,
     )
     window = Window(given["x"], given["rows"], given["y"])
     for loss, taken in (
