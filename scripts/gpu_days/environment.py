@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import torch
-from measuring_day import Day, Measurement
+from measuring_day import Day, Measurement, output_of
 
-ROOT = Path(__file__).parents[2]
+from stage2.engine.gpu.available import available, fuses
+
 PACKAGES = ("numpy", "h5py", "scipy", "rich", "click", "pytest", "hypothesis", "faiss-gpu", "cuml")
 QUERIED = "driver_version,clocks.sm,clocks.mem,power.limit,temperature.gpu"
 GPU_TESTS = ("-m", "gpu", "--continue-on-collection-errors", "tests")
@@ -24,6 +23,8 @@ ENGINE_TESTS = ("tests/stage2/engine", "tests/stage2/cuda")
 def measurements(day: Day) -> Iterator[Measurement]:
     """The machine; tests marked ``gpu``; all tests of the engine and of the simulated GPU."""
     yield "machine", lambda: machine(day)
+    if day.on_gpu:
+        yield "driver and clocks", driver
     yield "kernels agree", lambda: agreement(day)
     marked, engine = GPU_TESTS, ENGINE_TESTS
     if day.small:
@@ -45,16 +46,20 @@ def machine(day: Day) -> dict[str, Any]:
             "cache": about.L2_cache_size,
             "capability": list(torch.cuda.get_device_capability(day.device)),
             "cuda": torch.version.cuda,
-            "smi": _output("nvidia-smi", f"--query-gpu={QUERIED}", "--format=csv"),
         }
     return found
 
 
-def agreement(day: Day) -> dict[str, Any]:
-    """Whether the Triton kernels run on the device and agree with the eager ones."""
-    from stage2.engine.gpu.available import available
+def driver() -> list[str]:
+    """What NVIDIA's tool says of driver, clocks, power and temperature."""
+    command = ["nvidia-smi", f"--query-gpu={QUERIED}", "--format=csv"]
+    return output_of(command, seconds=20, environment=os.environ).out.splitlines()
 
-    return {"available": available(day.device)}
+
+def agreement(day: Day) -> dict[str, Any]:
+    """Whether the Triton kernels run on the device and agree with the eager ones, and the fused
+    pass with single steps."""
+    return {"available": available(day.device), "fuses": fuses(day.device)}
 
 
 def tests(day: Day, log: str, arguments: tuple[str, ...], seconds: int) -> dict[str, Any]:
@@ -63,26 +68,14 @@ def tests(day: Day, log: str, arguments: tuple[str, ...], seconds: int) -> dict[
     command = [sys.executable, "-m", "pytest", "-n", workers, *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment.pop("TRITON_INTERPRET", None)
-    allowed = min(seconds, max(day.left, 1))
-    ended = "in time"
-    try:
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=allowed,
-            check=False,
-        )
-        output = done.stdout + done.stderr
-    except subprocess.TimeoutExpired as stopped:
-        ended = f"stopped after {allowed:.0f} s"
-        output = (stopped.stdout or b"").decode(errors="replace")
+    allowed = min(seconds, day.left)
+    done = output_of(command, seconds=allowed, environment=environment)
+    output = done.out + done.err
     day.folder.mkdir(parents=True, exist_ok=True)
     (day.folder / log).write_text(output)
     failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", output, re.M)
     last = output.strip().splitlines()[-1:] or [""]
+    ended = f"stopped after {allowed:.0f} s" if done.code is None else "in time"
     return {"ended": ended, "summary": last[0], "failed": failed[:100]}
 
 
@@ -91,7 +84,3 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _output(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

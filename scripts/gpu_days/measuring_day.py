@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
+import signal
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from stage2.benchmark import WORKLOADS, Workload, find_workload
+
+ROOT = Path(__file__).parents[2]
 
 Measurement = tuple[str, Callable[[], Any]]
 """Its name, and what returns plain data."""
@@ -29,6 +34,14 @@ TOGETHER = {"cifar100-lt": 256, "imagenet-lt": 300, "inaturalist2018": 32}
 
 WARMING, TIMED = 25, 100
 """Milliseconds for which a kernel is run before and while it is timed."""
+
+
+class Output(NamedTuple):
+    """What a command printed, and its code; None where it took too long."""
+
+    out: str
+    err: str
+    code: int | None
 
 
 @dataclass(frozen=True)
@@ -115,6 +128,26 @@ class Day:
         unfinished = self.folder / f".{name}"
         unfinished.write_text(json.dumps(record, indent=1, default=str, ensure_ascii=False) + "\n")
         unfinished.replace(self.folder / name)
+
+
+def output_of(command: list[str], *, seconds: float, environment: Mapping[str, str]) -> Output:
+    """Run a command from the root, and end it with all that it started where it takes longer."""
+    started = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        out, err = started.communicate(timeout=max(1, seconds))
+        return Output(out, err, started.returncode)
+    except subprocess.TimeoutExpired:
+        os.killpg(started.pid, signal.SIGKILL)
+        out, err = started.communicate()
+        return Output(out, err, None)
 
 
 def device_of(name: str) -> torch.device:

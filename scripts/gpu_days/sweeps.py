@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from environment import ROOT
-from measuring_day import PRECISIONS, Day, Measurement
+from measuring_day import PRECISIONS, Day, Measurement, output_of
 from steps import view
 
 from featbank import write_bank
 from stage2 import Recipe, sweep
 from stage2.benchmark import Workload
-from stage2.benchmark.model import PLANNED, swept
+from stage2.benchmark.model import swept
 from stage2.engine.loop import run_group
-from stage2.engine.plan import Shape, plan
+from stage2.engine.plan import Shape, default_memory, plan
 
 PRESETS = ("crt-cifar", "lws-cifar", "mislas", "balanced_softmax", "los", "disalign", "ldam", "tde")
 """Presets whose accuracy is compared by precision, on features of CIFAR-100-LT."""
@@ -53,12 +52,7 @@ def grouped(day: Day, workload: Workload, configs: int, name: str) -> dict[str, 
     of the statistics that the host computes while the next group trains."""
     data = view(day, workload)
     recipes = swept(workload, configs, name, lambda **each: Recipe("ce", schedule="cosine", **each))
-    if day.on_gpu:
-        import torch
-
-        memory = int(PLANNED * torch.cuda.mem_get_info(day.device)[0])
-    else:
-        memory = MEMORY
+    memory = default_memory(day.device) if day.on_gpu else MEMORY
     shape = Shape.of(workload.counts, workload.dim)
     groups = plan(recipes, shape, memory=memory, device=day.device.type)
     trained: list[Any] = []
@@ -110,16 +104,11 @@ def accuracy(day: Day) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bank.h5"
         if day.features:
-            command = (
-                sys.executable,
-                "-m",
-                "featbank",
-                "import",
-                str(day.features),
-                "-o",
-                str(path),
+            command = [sys.executable, "-m", "featbank", "import", str(day.features.resolve())]
+            done = output_of(
+                [*command, "-o", str(path)], seconds=min(120, day.left), environment=os.environ
             )
-            subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+            assert done.code == 0, done.err
         else:
             bank(path, day.shapes["cifar100-lt"][0])
         found = {
@@ -175,14 +164,7 @@ def benchmark(day: Day, shape: str, numbers: str) -> Any:
     command += ["--shape", shape, "--configurations", numbers, "--precision", "tf32"]
     command += ["--threads", "1", "--repeats", "1", "--format", "json"]
     command += ["--steps", str(day.pick(84, 4))]
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=min(240, max(day.left, 1)),
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(done.stderr.strip()[-2000:])
-    return json.loads(done.stdout)[0]
+    done = output_of(command, seconds=min(240, day.left), environment=os.environ)
+    if done.code != 0:
+        raise RuntimeError(f"ended with {done.code}: {done.err.strip()[-2000:]}")
+    return json.loads(done.out)[0]
