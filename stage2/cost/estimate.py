@@ -133,7 +133,8 @@ def _group_bytes(bank: Bank, group: FusedGroup, shape: Shape, kind: str, workers
     stream, made = group.stream, 0
     if stream.generator is not None:
         epoch = 4 * stream.steps * stream.batch_size * shape.dim
-        made = MADE * min(window_bytes(kind), epoch) + KEPT_BYTES
+        own = any(recipe.generator and recipe.generator.own for recipe in group.recipes)
+        made = (MADE + own) * min(window_bytes(kind), epoch) + KEPT_BYTES
     rows = {split: bank.rows(split) for split in bank.evaluated}
     evaluated = [evaluation_bytes(tile, rows, shape.classes, kind) for tile in group.tiles]
     side_by_side = sorted(evaluated)[-max(1, workers) :]

@@ -22,6 +22,7 @@ from stage2.engine.plan import BatchStream, FusedGroup, Tile, TileKey, default_m
 from stage2.engine.rows import MemoryRows
 from stage2.features.budgets import held_bytes, packable, view_budget, view_bytes
 from stage2.methods.heads import HEADS
+from stage2.methods.heads.interface import BLOCK_ROWS
 from stage2.methods.losses import LOSSES
 from stage2.methods.recipe import Recipe
 
@@ -149,7 +150,8 @@ class Sample:
                 size += held or whole * self._times(split, stream)
                 if reads_z0 and split == stream.train_on and held is None:
                     rows = math.prod(self._bank.shape(split, view)[:2])
-                    size += 4 * rows * self._bank.num_classes
+                    made = 2 * min(rows, BLOCK_ROWS)  # blocks on their way into it
+                    size += 4 * (rows + made) * self._bank.num_classes
         return size
 
     def _times(self, split: str, stream: BatchStream) -> int:

@@ -64,6 +64,7 @@ class ViewData:
             kept = kept if start else z0.new_empty(rows, z0.shape[1])
             kept[start : start + len(z0)] = z0
             start += len(z0)
+            del x, z0  # before the next ones are made
         return kept
 
     @cached_property
