@@ -34,8 +34,8 @@ calling operations, during which they also hold the interpreter's lock."""
 HELD = {"cpu": 2.0, "cuda": 1.25}
 """Memory of a configuration as a multiple of what it allocates in a step, for other temporaries and
 fragmentation. Measured with D = 2,048 and K = 1,000 on a CPU: 1.3 for `linear`, 1.2 for `cosine`,
-1.9 for `mlp`. What is allocated on a GPU, without fragmentation, is 0.62 (`tde`) to 1.17 (`mislas`)
-times what `_allocated` says."""
+1.9 for `mlp`. What is allocated on a GPU, without fragmentation, is 0.39 (`cosine` in tf32) to 1.17
+(`mislas` where its steps are not fused) times what `_allocated` says."""
 
 LOGITS = {"family": 2, "softmax_bce": 4, "sigmoid_focal": 5}
 """Numbers per logit that a kernel holds at once."""

@@ -101,6 +101,7 @@ def scaled_loss(
     together, block, warps = geometry(classes, configs)
     groups = -(-configs // together)
     span = span_of(batch, groups)
+    assert span <= SPAN or block >= classes, "a program has no place for so many long rows"
     parts = -(-batch // span)
 
     def sum_of(wanted: bool) -> Tensor | None:
