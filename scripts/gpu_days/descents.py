@@ -87,7 +87,7 @@ def losses(day: Day, workload: Workload, configs: int, name: str) -> dict[str, A
     run = partial(scaled_loss.scaled_loss, raw, y, rows, bias=bias, sums=(True, False), dtype=dtype)
     moved = raw.numel() * (4 + dtype.itemsize)
     rates = {}
-    for span in day.pick((8, 16, 32, 64), (8,)):
+    for span in day.pick((8, 16, scaled_loss.SPAN), (8,)):
         with mock.patch.object(scaled_loss, "span_of", return_value=span):
             rates[f"{span} rows"] = gigabytes(day, run, moved)
     return {"ms": day.ms(run), "engine GB/s": gigabytes(day, run, moved), **best_of(rates)}
