@@ -1,8 +1,8 @@
 """Peak memory of sweeps, per head and generator, beside what the plan promises.
 
-Claim (docs/performance.md, two cores, no GPU): on a float16 bank of 100,000 × 1,024 features every
-trained head stays within the features and the group that `featbank plan` promises, up to 1 %; a
-linear head takes two thirds of what it took with float32 features, nearest class means a third.
+Claim (docs/performance.md, no GPU): on float16 banks of the shapes of Places-LT, ImageNet-LT and
+iNaturalist, heads and generators stay within the features and the group that `featbank plan`
+promises; on that of CIFAR-100-LT, up to 25 MiB of the process itself.
 
     .venv/bin/python scripts/benchmark_memory.py [--shape 100000,1024,100] [--only NAME]
         [--budget 2] [--rates 16] [--test-rows 20]
