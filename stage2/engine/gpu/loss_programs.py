@@ -62,34 +62,14 @@ def loss_kernel(
             z, scale, shift, drop, c, label, alive, K, ROWS, BLOCK
         )
 
-    # S, and the target's mass elsewhere (ε·o) and above that at the label.
-    log_partition = tl.log(partition)
-    log_py = vy - log_partition
-    apart, excess, entropy = 0.0, 1.0, -log_py
-    if smoothing is not None:
-        epsilon = tl.load(smoothing + own)
-        apart = epsilon * tl.load(elsewhere + c)
-        excess = 1 - epsilon + epsilon * tl.load(at_label + c) - apart
-        entropy = -(excess * log_py + apart * (total - K * log_partition))
-
-    # ω and every other factor without a gradient; then f = (1−p_y)^γ and S·f'·p_y.
+    # ω and every other factor without a gradient.
     factor = _weight(weight, weight_sum, by_weights, row_weight, size, own, b, c, alive)
     if kappa is not None:
         factor *= tl.load(kappa + row, mask=alive, other=0.0)
-    py = tl.exp(log_py)
-    miss = tl.maximum(1 - py, 0.0)
-    if frozen_gamma is not None:
-        factor *= _power(miss, tl.load(frozen_gamma + c))
-    focus, turn = 1.0, 0.0
-    if gamma is not None:
-        exponent = tl.load(gamma + c)
-        focus = _power(miss, exponent)
-        turn = -entropy * exponent * _power(miss, exponent - 1) * py
-
-    tl.store(loss + row, factor * focus * entropy, mask=alive)
-    slope = factor * (focus - turn) / partition
-    offset = -factor * focus * apart
-    peak = factor * (turn - focus * excess)
+    value, slope, offset, peak = _slopes(
+        partition, vy, total, factor, own, c, smoothing, elsewhere, at_label, gamma, frozen_gamma, K
+    )
+    tl.store(loss + row, value, mask=alive)
     if BLOCK >= K:
         _write(z, e, slope, offset, peak, scale, c, label, classes, alive, K)
     else:
@@ -188,6 +168,46 @@ def _weight(
     if row_weight is not None:
         factor *= tl.load(row_weight + b, mask=alive, other=0.0)
     return factor
+
+
+@triton.jit
+def _slopes(
+    partition: tl.tensor,
+    vy: tl.tensor,
+    total: tl.tensor,
+    factor: tl.tensor,
+    own: tl.tensor,
+    c: tl.tensor,
+    smoothing: tl.tensor,
+    elsewhere: tl.tensor,
+    at_label: tl.tensor,
+    gamma: tl.tensor,
+    frozen_gamma: tl.tensor,
+    K: tl.constexpr,
+) -> tl.tensor:
+    """Losses of rows that count `factor`, and A/Σe, O and E of ∂L/∂u_k = A·p_k + O + E·1[k=y]."""
+    # S, and the target's mass elsewhere (ε·o) and above that at the label.
+    log_partition = tl.log(partition)
+    log_py = vy - log_partition
+    apart, excess, entropy = tl.zeros(c.shape, tl.float32), 1.0, -log_py
+    if smoothing is not None:
+        epsilon = tl.load(smoothing + own)
+        apart = epsilon * tl.load(elsewhere + c)
+        excess = 1 - epsilon + epsilon * tl.load(at_label + c) - apart
+        entropy = -(excess * log_py + apart * (total - K * log_partition))
+    # f = (1−p_y)^γ and S·f'·p_y.
+    py = tl.exp(log_py)
+    miss = tl.maximum(1 - py, 0.0)
+    if frozen_gamma is not None:
+        factor *= _power(miss, tl.load(frozen_gamma + c))
+    focus, turn = 1.0, 0.0
+    if gamma is not None:
+        exponent = tl.load(gamma + c)
+        focus = _power(miss, exponent)
+        turn = -entropy * exponent * _power(miss, exponent - 1) * py
+    slope = factor * (focus - turn) / partition
+    loss = factor * focus * entropy
+    return loss, slope, -factor * focus * apart, factor * (turn - focus * excess)
 
 
 @triton.jit

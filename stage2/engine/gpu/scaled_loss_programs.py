@@ -14,7 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from stage2.engine.gpu.loss_programs import _picked, _power, _total, _weight
+from stage2.engine.gpu.loss_programs import _picked, _slopes, _total, _weight
 
 
 # One compilation serves tiles of any B and C.
@@ -106,9 +106,10 @@ def _whole_rows(
         top = tl.max(u, 1)
         v = u - top[:, None]
         e = tl.exp(v)
+        factor = _weight(weight, weight_sum, by_weights, None, batch * 1.0, own, c, c, alive)
         loss_here, slope, offset, peak = _slopes(
-            tl.sum(e, 1), _picked(v, label, k), _total(v, k, K), own, c, alive, smoothing, weight,
-            weight_sum, by_weights, elsewhere, at_label, gamma, frozen_gamma, batch, K,
+            tl.sum(e, 1), _picked(v, label, k), _total(v, k, K), factor, own, c, smoothing,
+            elsewhere, at_label, gamma, frozen_gamma, K,
         )  # fmt: skip
         loss_sum += loss_here
         q, moved = _gradient(e, here, slope, offset, peak, rho, scale, rho_k, a_k, label, k)
@@ -199,9 +200,10 @@ def _first_reading(
             uy += _picked(u, label, k)
             top = higher
         raw += stride
+        factor = _weight(weight, weight_sum, by_weights, None, batch * 1.0, own, c, c, alive)
         loss_here, slope, offset, peak = _slopes(
-            partition, uy - top, total, own, c, alive, smoothing, weight, weight_sum, by_weights,
-            elsewhere, at_label, gamma, frozen_gamma, batch, K,
+            partition, uy - top, total, factor, own, c, smoothing, elsewhere, at_label, gamma,
+            frozen_gamma, K,
         )  # fmt: skip
         loss_sum += loss_here
         at = rows == b - first
@@ -250,36 +252,6 @@ def _adjusted(here, rho, scale, shift, rho_k, a_k, m_k, drop, label, k, K: tl.co
         u += m_k
     u = tl.where(k[None, :] == label[:, None], u - drop[:, None], u)
     return tl.where((k < K)[None, :], u, -float("inf"))
-
-
-@triton.jit
-def _slopes(
-    partition, vy, total, own, c, alive, smoothing, weight, weight_sum, by_weights, elsewhere,
-    at_label, gamma, frozen_gamma, batch, K: tl.constexpr,
-):  # fmt: skip
-    """Losses of rows, and A/Σe, O and E of ∂L/∂u_k = A·p_k + O + E·1[k=y], as of
-    `stage2.engine.kernel`."""
-    log_partition = tl.log(partition)
-    log_py = vy - log_partition
-    apart, excess, entropy = tl.zeros(c.shape, tl.float32), 1.0, -log_py
-    if smoothing is not None:
-        epsilon = tl.load(smoothing + own)
-        apart = epsilon * tl.load(elsewhere + c)
-        excess = 1 - epsilon + epsilon * tl.load(at_label + c) - apart
-        entropy = -(excess * log_py + apart * (total - K * log_partition))
-    factor = _weight(weight, weight_sum, by_weights, None, batch * 1.0, own, c, c, alive)
-    py = tl.exp(log_py)
-    miss = tl.maximum(1 - py, 0.0)
-    if frozen_gamma is not None:
-        factor *= _power(miss, tl.load(frozen_gamma + c))
-    focus, turn = 1.0, 0.0
-    if gamma is not None:
-        exponent = tl.load(gamma + c)
-        focus = _power(miss, exponent)
-        turn = -entropy * exponent * _power(miss, exponent - 1) * py
-    loss = factor * focus * entropy
-    slope = factor * (focus - turn) / partition
-    return loss, slope, -factor * focus * apart, factor * (turn - focus * excess)
 
 
 @triton.jit
