@@ -86,7 +86,7 @@ def test_the_floor_counts_what_a_cache_cannot_hold() -> None:
 @pytest.mark.parametrize(
     ("epochs", "steps", "expected"),
     [
-        (None, None, TimedPart(2, 84)),
+        (None, None, TimedPart(10, 84)),
         (3, None, TimedPart(3, 84)),
         (None, 5, TimedPart(1, 5)),
         (None, 84, TimedPart(1, 84)),
