@@ -58,7 +58,7 @@ def _rows(rows: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def _sentences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the columns are, and what is assumed."""
+    """The meaning of the columns, and the assumptions."""
     rates = rows[0]["rates"]
     products = ", ".join(f"{rates[name] / 1e12:.0f} in {name}" for name in ("bf16", "tf32", "fp32"))
     return [

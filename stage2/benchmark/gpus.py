@@ -41,7 +41,7 @@ class Gpu:
     memory: int
 
     def rate(self, name: str) -> float:
-        """What is reached of ``bytes`` or of products in a precision, a second."""
+        """The rate that is reached of ``bytes`` or of products in a precision, a second."""
         return REACHED[name] * self.sheet[name]
 
     def seconds(self, operation: Operation) -> float:

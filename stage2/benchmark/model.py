@@ -90,7 +90,7 @@ class Work:
 
 @dataclass(frozen=True)
 class TileWork:
-    """What a tile does on the absent GPU.
+    """The work of a tile on the absent GPU.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What an operation on a GPU moves and computes: rules for PyTorch's operations and a table of the
+"""Bytes and FLOPs of an operation on a GPU: rules for PyTorch's operations and a table of the
 engine's Triton kernels.
 
 An operation reads each of its inputs once and writes each of its outputs once; axes along which a
