@@ -97,10 +97,8 @@ class Trainer:
             self._rows = refilled(self._rows, rows) if self._graph else rows
         if self._rows.angle is not None:
             data, parameters = self.model.data, self.model.state["parameters"]
-            known, best = (
-                self._best_cosines,
-                best_cosines(self.head, parameters, data.train, data.context),
-            )
+            known = self._best_cosines
+            best = best_cosines(self.head, parameters, data.train, data.context)
             self._best_cosines = known.copy_(best) if self._graph and known is not None else best
         else:
             self._best_cosines = None

@@ -240,14 +240,10 @@ class AdamW(Optimiser):
         super().step(gradients, lr)
 
     def _counted(self) -> tuple[Tensor, Tensor]:
-        """Count a step t: r = √(1−β₂ᵗ)/(1−β₁ᵗ) and ε√(1−β₂ᵗ), [C] each, as
-        m̂/(√ŝ + ε) = r·m/(√s + ε√(1−β₂ᵗ))."""
+        """Count a step; its results of `adamw_rates`, [C] each."""
         steps = self.state["steps"].add_(1)
-        # Configurations that train together have taken the same number of steps t.
-        first, second = (1 - self._betas ** steps[0]).unbind()
-        root = second.sqrt()
-        dtype = self._eps.dtype
-        return (root / first).to(dtype), self._eps * root.to(dtype)
+        # Configurations that train together have taken the same number of steps.
+        return adamw_rates(self._betas, self._eps, steps[0])
 
     def _update(self, name: str, p: Tensor, gradient: Tensor, lr: Tensor) -> None:
         first, second = (_shaped(share, p) for share in self._shares)
@@ -260,6 +256,22 @@ class AdamW(Optimiser):
                 p.addcmul_(self.anchors[name], decay)
         spread = torch.sqrt(square, out=gradient).add_(_shaped(self._floor, p))
         p.addcmul_(torch.div(mean, spread, out=spread), lr * _shaped(self._ratio, p), value=-1)
+
+
+def adamw_rates(betas: Tensor, eps: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """r = √(1−β₂ᵗ)/(1−β₁ᵗ) and ε√(1−β₂ᵗ), [C] or [steps, C] each, of AdamW's step
+    m̂/(√ŝ + ε) = r·m/(√s + ε√(1−β₂ᵗ)).
+
+    Parameters
+    ----------
+    betas, eps
+        β₁ and β₂ [2, C] float64, and ε [C].
+    t
+        The number of a step, or those of several, [steps].
+    """
+    first, second = (1 - beta ** t[..., None] for beta in betas)
+    root = second.sqrt()
+    return (root / first).to(eps.dtype), eps * root.to(eps.dtype)
 
 
 STEPPED: dict[str, type[Optimiser]] = {"sgd": SGD, "adamw": AdamW}

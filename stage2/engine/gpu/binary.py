@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from stage2.engine import kernel
@@ -70,34 +69,11 @@ def _launch(
     kappa: Tensor | None,
     row_weight: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """The batch loss [C] and its gradient in the place of the logits."""
+    """`family.launch` with ω, its sum, and arguments of a program's `own`."""
     others = (rows.scale, rows.shift, rows.margin, rows.smoothing, rows.frozen_gamma)
     assert all(value is None for value in (*others, rows.distil)), "only ω and γ apply"
-    batch, configs, num_classes = z.shape
-    z = z.contiguous()
-    loss = torch.empty(batch, configs, device=z.device)
-    per_program, block, warps = family.geometry(num_classes)
-    with torch.cuda.device_of(z):
-        program[(-(-batch * configs // per_program),)](
-            z,
-            loss,
-            y,
-            rows.weight,
-            family.weight_sum(y, rows, row_weight),
-            rows.by_weights,
-            *own,
-            None if kappa is None else kappa.contiguous(),
-            row_weight,
-            float(batch) if row_weight is None else 1.0,
-            batch * configs,
-            configs,
-            K=num_classes,
-            ROWS=per_program,
-            BLOCK=block,
-            num_warps=warps,
-            enable_fp_fusion=True,
-        )
-    return loss.sum(0), z
+    own = (rows.weight, family.weight_sum(y, rows, row_weight), rows.by_weights, *own)
+    return family.launch(program, z, y, own, kappa=kappa, row_weight=row_weight)
 
 
 KERNELS = {

@@ -11,7 +11,6 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 TILE = 128
@@ -72,7 +71,7 @@ class Rates(NamedTuple):
 
 
 class Scaling(NamedTuple):
-    """What rows of W scaled by ρ = s/‖w‖ need, [C, K] each: ‖w‖, ρ, and t of `weight_step`."""
+    """Of rows of W that are scaled by ρ = s/‖w‖, [C, K] each: ‖w‖, ρ, and t of `weight_step`."""
 
     length: Tensor
     rho: Tensor
@@ -88,7 +87,7 @@ def weight_geometry(dim: int, factor_bytes: int | None) -> dict[str, int]:
     high, rows = TILE, BATCH_BYTES // factor_bytes
     if dim % 16:  # rows of W are not aligned, and every number of them has an address of its own
         high, columns = 64, min(columns, 32)
-    parts = max(1, columns // 32)
+    parts = max(1, columns // 16)
     return {"BM": high, "BN": columns, "BB": rows, "PARTS": parts, "num_warps": 8}
 
 
@@ -233,19 +232,3 @@ def _arguments(p: Trained | None) -> list[Tensor | int | None]:
         return [None, None, None, None, 0, None, None]
     own = p.anchor is not None and len(p.anchor) > 1
     return [*p[:4], p.value[0].numel() if own else 0, *p[4:]]
-
-
-def adamw_rates(betas: Tensor, eps: Tensor, before: Tensor, steps: int) -> list[Tensor]:
-    """r = √(1−β₂ᵗ)/(1−β₁ᵗ) and ε√(1−β₂ᵗ) of steps, [steps, C] each.
-
-    Parameters
-    ----------
-    betas, eps
-        β₁ and β₂ [2, C] float64, and ε [C].
-    before
-        Steps taken before these, a tensor of one number.
-    """
-    t = before + torch.arange(1, steps + 1, device=eps.device)
-    mean, square = (1 - betas[:, None] ** t[:, None]).unbind()
-    root = square.sqrt()
-    return [(root / mean).float(), eps * root.float()]

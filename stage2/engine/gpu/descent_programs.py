@@ -1,6 +1,7 @@
 """The Triton programs of `stage2.engine.gpu.descent`.
 
-All of them take their steps by `_stepped`: SGD where there is no second state, else AdamW.
+All of them take their steps by `_stepped`: SGD where there is no second state, else AdamW, both
+with the arithmetic of `stage2.engine.gpu.update_programs`.
 """
 
 # ruff: noqa: PLR0917 - Triton functions have no keyword-only parameters.
@@ -9,6 +10,8 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+from stage2.engine.gpu.update_programs import _of, adamw_update, sgd_update
 
 BY_STEP = ["lr", "ratio", "floor"]
 """Arguments that are rows of a table: one compilation serves all of them, aligned or not."""
@@ -43,27 +46,20 @@ def _stepped(
     rate = tl.load(lr + c)
     if multiplier is not None:
         rate *= tl.load(multiplier + c)
-    pull = here
+    aim = None
     if anchor is not None:
-        pull -= tl.load(anchor + anchor_at, mask=mask, other=0.0)
+        aim = tl.load(anchor + anchor_at, mask=mask, other=0.0)
     state = tl.load(first + at, mask=mask, other=0.0)
     if second is None:
-        if decay is not None:
-            slope += tl.load(decay + c) * pull
-        mu = tl.load(momentum + c)
-        state = mu * state + slope
-        update = state
-        if nesterov is not None:
-            update = tl.where(tl.load(nesterov + c) > 0, slope + mu * state, state)
-        here -= rate * update
+        mu, ahead = tl.load(momentum + c), _of(nesterov, c)
+        here, state = sgd_update(here, state, slope, rate, mu, _of(decay, c), ahead, aim)
     else:
-        state += tl.load(mean_share + c) * (slope - state)
         square = tl.load(second + at, mask=mask, other=0.0)
-        square += tl.load(square_share + c) * (slope * slope - square)
+        here, state, square = adamw_update(
+            here, state, square, slope, rate, _of(decay, c), aim, tl.load(mean_share + c),
+            tl.load(square_share + c), tl.load(ratio + c), tl.load(floor + c),
+        )  # fmt: skip
         tl.store(second + at, square, mask=mask)
-        if decay is not None:
-            here -= rate * tl.load(decay + c) * pull
-        here -= rate * tl.load(ratio + c) * state / (tl.sqrt(square) + tl.load(floor + c))
     tl.store(first + at, state, mask=mask)
     tl.store(p + at, here, mask=mask)
     return here

@@ -18,7 +18,6 @@ from stage2.engine.gpu.descent import (
     Rule,
     Scaling,
     Trained,
-    adamw_rates,
     lengths,
     small_step,
     weight_step,
@@ -35,7 +34,7 @@ from stage2.methods.heads import TrainedHead, trained_head
 from stage2.methods.heads.cosine import Cosine
 from stage2.methods.heads.linear import Linear
 from stage2.methods.heads.mislas import MiSLAS
-from stage2.methods.optimisers import SGD, AdamW, Optimiser
+from stage2.methods.optimisers import SGD, AdamW, Optimiser, adamw_rates
 from stage2.methods.precision import precision as at_precision
 from stage2.methods.precision import product
 
@@ -163,13 +162,14 @@ class FusedPass:
         return self._total, taken
 
     def _table(self, y: Tensor, step: int) -> Tensor:
-        """What steps with labels [steps, B] need by configuration, [steps, rows, C]: learning
+        """A table of steps with labels [steps, B] by configuration, [steps, rows, C]: learning
         rates; r and ε√(1−β₂ᵗ) of AdamW; and Σω of the batch where losses have weights."""
         lr = self._rates[step : step + len(y)]
         parts = [lr]
         if self._betas is not None and self._eps is not None:
             before = self._optimiser.state["steps"][0]
-            parts += adamw_rates(self._betas, self._eps, before, len(y))
+            t = before + torch.arange(1, len(y) + 1, device=y.device)
+            parts += adamw_rates(self._betas, self._eps, t)
         if self._losses.weight is not None:
             parts.append(_weight_sums(y, self._losses.weight))
         return torch.stack(parts, 1)

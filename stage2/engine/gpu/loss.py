@@ -6,6 +6,9 @@ step reads and writes every logit once, 8 bytes, where the passes of the eager k
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -49,30 +52,43 @@ def loss_and_gradient(
     # Triton is not available everywhere, and slow to import.
     from stage2.engine.gpu.loss_programs import loss_kernel
 
-    batch, configs, num_classes = z.shape
     distilled = None
     if rows.distil is not None:
         share = kernel.row_shares(z, row_weight)
         distilled = kernel.distillation(z, y, rows.distil, teacher, share)
+    own = (
+        *(rows.scale, rows.shift, rows.margin, rows.smoothing),
+        *(rows.weight, weight_sum(y, rows, row_weight), rows.by_weights),
+        *(rows.elsewhere, rows.at_label, rows.gamma, rows.frozen_gamma),
+    )
+    total, z = launch(loss_kernel, z, y, own, kappa=kappa, row_weight=row_weight)
+    if rows.distil is not None and distilled is not None:
+        total.index_add_(0, rows.distil.configs, distilled[0])
+        z.index_add_(1, rows.distil.configs, distilled[1])
+    return total, z
+
+
+def launch(
+    program: Any,
+    z: Tensor,
+    y: Tensor,
+    own: Sequence[Tensor | None],
+    *,
+    kappa: Tensor | None,
+    row_weight: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """The batch loss [C] of a program with arguments of its own, and its gradient in the place of
+    the logits."""
+    batch, configs, num_classes = z.shape
     z = z.contiguous()
     loss = torch.empty(batch, configs, device=z.device)
     per_program, block, warps = geometry(num_classes)
     with torch.cuda.device_of(z):
-        loss_kernel[(-(-batch * configs // per_program),)](
+        program[(-(-batch * configs // per_program),)](
             z,
             loss,
             y,
-            rows.scale,
-            rows.shift,
-            rows.margin,
-            rows.smoothing,
-            rows.weight,
-            weight_sum(y, rows, row_weight),
-            rows.by_weights,
-            rows.elsewhere,
-            rows.at_label,
-            rows.gamma,
-            rows.frozen_gamma,
+            *own,
             None if kappa is None else kappa.contiguous(),
             row_weight,
             float(batch) if row_weight is None else 1.0,
@@ -84,11 +100,7 @@ def loss_and_gradient(
             num_warps=warps,
             enable_fp_fusion=True,
         )
-    total = loss.sum(0)
-    if rows.distil is not None and distilled is not None:
-        total.index_add_(0, rows.distil.configs, distilled[0])
-        z.index_add_(1, rows.distil.configs, distilled[1])
-    return total, z
+    return loss.sum(0), z
 
 
 def weight_sum(y: Tensor, rows: LossRows, row_weight: Tensor | None) -> Tensor | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from stage2.engine.gpu.scaled_loss import span_of
 from stage2.engine.native.measuring import Measured, Places
 
 LONGEST_ROW = 8192
@@ -29,13 +30,6 @@ def geometry(num_classes: int) -> tuple[int, int, int]:
     return rows, block, max(1, rows * block // (1024 if block <= 4096 else 512))
 
 
-def span_of(batch: int, groups: int) -> int:
-    """Consecutive rows b of a program, whose logits it sums: 8, 16 or 32, as many as leave
-    `PROGRAMS` programs."""
-    most = max(8, batch * groups // PROGRAMS)
-    return min(32, 1 << (most.bit_length() - 1))
-
-
 def measured(z: Tensor, y: Tensor, places: Places | None) -> Measured | None:
     """Statistics of logits [B, C, K] with labels [B], which stay as they are.
 
@@ -48,7 +42,7 @@ def measured(z: Tensor, y: Tensor, places: Places | None) -> Measured | None:
     rank, own, top, partition, norm, low, high = each.unbind()
     predicted = torch.empty(batch, configs, dtype=torch.int32, device=z.device)
     rows, _, _ = geometry(classes)
-    parts = -(-batch // span_of(batch, -(-configs // rows)))
+    parts = -(-batch // span_of(batch, -(-configs // rows), PROGRAMS))
     total = torch.empty(parts, configs, classes, device=z.device)
     _launch(z, y, (rank, own, top, partition, norm, predicted, total, low, high), places)
     bounds = None if places is None else (low, high)
@@ -74,7 +68,7 @@ def _launch(
     batch, configs, classes = z.shape
     rows, block, warps = geometry(classes)
     groups = -(-configs // rows)
-    span = span_of(batch, groups)
+    span = span_of(batch, groups, PROGRAMS)
     place, log_prior, far = places or (None, None, 0.0)
     with torch.cuda.device_of(z):
         measure_kernel[(groups * -(-batch // span),)](

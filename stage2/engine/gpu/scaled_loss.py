@@ -28,7 +28,7 @@ PROGRAMS = 1024
 
 
 class ScaledLoss(NamedTuple):
-    """What a batch's losses leave behind.
+    """Results of a batch.
 
     Attributes
     ----------
@@ -58,10 +58,10 @@ def geometry(num_classes: int, configs: int) -> tuple[int, int, int]:
     return rows, block, min(16, max(4, rows * block // 512))
 
 
-def span_of(batch: int, groups: int) -> int:
-    """Consecutive rows b of a program: 8 to `SPAN`, as many as leave `PROGRAMS` programs."""
-    most = max(1, batch * groups // PROGRAMS)
-    return min(SPAN, max(8, 1 << (most.bit_length() - 1)))
+def span_of(batch: int, groups: int, programs: int = PROGRAMS) -> int:
+    """Consecutive rows b of a program: 8 to `SPAN`, as many as leave so many programs."""
+    most = max(8, batch * groups // programs)
+    return min(SPAN, 1 << (most.bit_length() - 1))
 
 
 def scaled_loss(

@@ -147,7 +147,7 @@ class CompiledPass:
         self._task.group = max(1, CACHE_BYTES // (8 * numbers))
 
     def takes(self, window: Window, losses: PassLosses) -> bool:
-        """All windows that configurations share, and all losses of the family."""
+        """All windows that configurations share, under any losses."""
         return True
 
     def train(
