@@ -28,10 +28,10 @@ from stage2 import Recipe, sweep
 from stage2.benchmark import find_workload
 from stage2.benchmark.timing import peak_memory, reset_peak_memory
 from stage2.cost.estimate import estimate
+from stage2.features.planning import plan_bank
 from stage2.methods.generators import GENERATORS
 from stage2.methods.heads import HEADS
 from stage2.methods.presets import PRESETS
-from stage2.sweep import plan_bank
 
 STEPS, GENERATED_STEPS, BLOCK = 20, 160, 8192
 

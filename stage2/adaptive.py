@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from featbank import errors
 from featbank.bank import Bank
 from featbank.devices import find_device
+from stage2.executors import origin
 from stage2.methods.recipe import Recipe
 from stage2.results.leaderboard import Leaderboard
 from stage2.results.probes import KeptProbes
@@ -23,7 +24,7 @@ from stage2.results.store import Run, Store
 from stage2.search.methods import Sampling
 from stage2.search.rounds import val_problem
 from stage2.specification.space import Space
-from stage2.sweep import origin, sweep
+from stage2.sweep import sweep
 
 if TYPE_CHECKING:
     import optuna

@@ -4,38 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from importlib import metadata
-from typing import Any
 
-import torch
 from torch import Tensor
 
-import featbank
 from featbank import errors
 from featbank.bank import Bank
 from featbank.devices import find_device, threads_for
 from stage2.engine.halving import Halving
 from stage2.engine.outcome import Outcome
-from stage2.engine.plan import FusedGroup, Shape, plan
-from stage2.executor import Executor, Local
-from stage2.features.budgets import group_memory, half_of
+from stage2.engine.plan import FusedGroup
+from stage2.executors import Executor, MakeExecutor, Trained, origin, versions_of
+from stage2.executors.local import Local
 from stage2.features.experts import resolved, unrecorded
-from stage2.features.folds import deal, fold_counts
-from stage2.features.probe import PROBE, Probe, probes_of
+from stage2.features.folds import Folds, deal
+from stage2.features.planning import plan_bank
+from stage2.features.probe import Probe
 from stage2.features.probes import Kept
-from stage2.features.requirements import (
-    check_bank,
-    check_in_memory,
-    folds_problem,
-    selection_problem,
-)
-from stage2.features.views import Views, class_counts
+from stage2.features.requirements import check_bank, folds_problem, selection_problem
+from stage2.features.views import Views
 from stage2.loggers import Logger, Loggers
 from stage2.methods.recipe import Recipe, cautions
 from stage2.results.leaderboard import Leaderboard
@@ -96,7 +87,7 @@ def sweep(
     progress: Callable[[int, int], None] | None = None,
     notice: Callable[[str], None] | None = None,
     probes: Kept | None = None,
-    executor: Callable[[Views, int], Executor] | None = None,
+    executor: MakeExecutor = Local,
 ) -> SweepResults:
     """Train and evaluate recipes on a bank, fused.
 
@@ -160,7 +151,7 @@ def sweep(
         Probes of earlier sweeps of the bank; by default those that the results keep, none with
         `force`.
     executor
-        Makes what trains the groups, from the views of the bank and `workers`; by default `Local`.
+        Makes what trains the groups.
 
     Returns
     -------
@@ -181,46 +172,25 @@ def sweep(
         dealt = deal(bank.labels("train"), folds) if folds else None
         store = stack.enter_context(Store(results, create=True))
         store.add_bank(bank, dealt)
-        finished = set() if force else store.finished(bank.fingerprint, with_stopped=bool(halving))
-        on_folds = set[str]()
-        if dealt and not force:
-            on_folds = store.finished(bank.fingerprint, folds=dealt.name)
+        done, on_folds = _stored(store, bank, dealt, bool(halving)) if not force else (set(), set())
         made = origin(place, libraries)
         kept = probes or KeptProbes(store, bank.fingerprint, made, since=time.time() * force)
         views = Views(bank, place, memory, workers, dealt, kept=kept, notice=notice)
-        settled = finished & on_folds if folds else finished
+        settled = done & on_folds if folds else done
         views.prepare([recipe for recipe in wanted if recipe.hash not in settled])
-        runner = (executor or partial(Local, parameters=keep_outcomes))(views, workers)
         listeners = Loggers(loggers)
-        recorder = stack.enter_context(Recorder(store, bank.fingerprint, made))
-        record = _Record(recorder, bank.fingerprint, listeners, progress, keep_outcomes)
-        planned = partial(plan_bank, bank, device=place, memory=views.memory, workers=workers)
-
-        def train(chosen: list[Recipe], halving: Halving | None = None, later: int = 0) -> None:
-            record.expect(sum(recipe.hash not in finished for recipe in chosen), later)
-            record.run(runner.run(_unfinished(planned, chosen, finished), halving=halving))
-
+        recorder = stack.enter_context(Recorder(store, bank.fingerprint))
+        record = _Record(
+            recorder, bank.fingerprint, versions_of(libraries), listeners, progress, keep_outcomes
+        )
+        rounds = _Rounds(bank, store, executor(views, parameters=keep_outcomes), record, done)
         left_out: list[Recipe] = []
         if dealt:
-            waiting = [recipe for recipe in wanted if recipe.hash not in on_folds]
-            record.expect(len(waiting), len(likely_finals(waiting)))
-            seen = bool(bank.seen("train").any())
-            on_each = _unfinished(partial(planned, folds=folds), wanted, on_folds)
-            record.run(runner.run(on_each), quietly=seen)
-            by_folds = Results(
-                store, bank=bank.fingerprint, select_on=dealt.name, select_by=select_by
-            )
-            train(winners(by_folds, wanted))
+            rounds.on_folds(wanted, dealt, on_folds, select_by)
         elif halving:
-            first, others = by_first_seed(wanted)
-            waiting = [recipe for recipe in others if recipe.hash not in finished]
-            train(first, halving, others_left(halving, planned(first), waiting))
-            statuses = store.statuses(bank.fingerprint)
-            left = {recipe.id for recipe in first if statuses[recipe.hash] == "done"}
-            left_out = [recipe for recipe in others if recipe.id not in left]
-            train([recipe for recipe in others if recipe.id in left])
+            left_out = rounds.halved(wanted, halving)
         else:
-            train(wanted)
+            rounds.train(wanted)
         board = Results(
             store,
             bank=bank.fingerprint,
@@ -229,7 +199,7 @@ def sweep(
             select_epoch=select_epoch,
         ).board
         listeners.end(bank.fingerprint, board)
-        skipped = [recipe for recipe in wanted if recipe.hash in (on_folds if dealt else finished)]
+        skipped = [recipe for recipe in wanted if recipe.hash in (on_folds if dealt else done)]
         return SweepResults(record.outcomes, skipped, left_out, board, views.probes)
 
 
@@ -262,6 +232,7 @@ class _Record:
 
     recorder: Recorder
     fingerprint: str
+    libraries: dict[str, str]
     loggers: Loggers
     progress: Callable[[int, int], None] | None
     keep: bool
@@ -269,10 +240,11 @@ class _Record:
     done: int = 0
     total: int = 0
 
-    def run(self, groups: Iterable[Sequence[Outcome]], *, quietly: bool = False) -> None:
+    def run(self, groups: Iterable[Trained], *, quietly: bool = False) -> None:
         """Record groups as they are trained; `quietly`, without logging their figures."""
         for group in groups:
-            self.recorder.add(group, partial(self._report, quietly=quietly))
+            made = {**group.origin, "versions": {**group.origin["versions"], **self.libraries}}
+            self.recorder.add(group.outcomes, made, partial(self._report, quietly=quietly))
         self.recorder.wait()
 
     def expect(self, runs: int, later: int) -> None:
@@ -288,52 +260,60 @@ class _Record:
             self.progress(self.done, self.total)
 
 
-def plan_bank(
-    bank: Bank,
-    recipes: Sequence[Recipe],
-    *,
-    device: str = "cpu",
-    memory: int | None = None,
-    workers: int = 1,
-    folds: int | None = None,
-) -> list[FusedGroup]:
-    """The plan of a sweep on a bank, or on folds of it; groups on the same views are adjacent.
+@dataclass
+class _Rounds:
+    """The rounds of a sweep on a bank, each a plan of groups that an executor trains.
 
-    Raises
-    ------
-    ConfigError
-        Where the budget is too small for a recipe, or for the probe it starts from.
+    `done` has the hashes of the recipes that had a result beforehand.
     """
-    kind = torch.device(device).type
-    if probes_of(bank, recipes):
-        shape = Shape.of(class_counts(bank, "train"), bank.dim)
-        plan([PROBE], shape, memory=half_of(memory, device), whole=memory, device=kind)
-    splits: dict[str, list[Recipe]] = {}
-    for recipe in recipes:
-        splits.setdefault(recipe.settings["train_on"], []).append(recipe)
-    groups = []
-    of_folds = fold_counts(bank, folds) if folds else []
-    for split, members in splits.items():
-        shape = Shape.of(class_counts(bank, split), bank.dim)
-        for views in {recipe.views: None for recipe in members if recipe.generator}:
-            check_in_memory(bank, views, device, memory, split, folded=bool(folds))
-        groups += plan(
-            members,
-            shape,
-            memory=group_memory(bank, members, device, memory, split, folded=bool(folds)),
-            whole=memory,
-            device=kind,
-            workers=workers,
-            folds=[Shape.of(counts, bank.dim) for counts in of_folds],
+
+    bank: Bank
+    store: Store
+    executor: Executor
+    record: _Record
+    done: set[str]
+
+    def train(self, wanted: list[Recipe], halving: Halving | None = None, later: int = 0) -> None:
+        """Train recipes on all rows; further rounds have an estimated number of runs."""
+        self.record.expect(sum(recipe.hash not in self.done for recipe in wanted), later)
+        groups = _unfinished(self._planned, wanted, self.done)
+        self.record.run(self.executor.run(groups, halving=halving))
+
+    def on_folds(
+        self, wanted: list[Recipe], folds: Folds, done: set[str], select_by: str | None
+    ) -> None:
+        """Train recipes on each fold but those `done`, then the best of each on all rows."""
+        waiting = [recipe for recipe in wanted if recipe.hash not in done]
+        self.record.expect(len(waiting), len(likely_finals(waiting)))
+        groups = _unfinished(partial(self._planned, folds=folds.count), wanted, done)
+        seen = bool(self.bank.seen("train").any())
+        self.record.run(self.executor.run(groups), quietly=seen)
+        by_folds = Results(
+            self.store, bank=self.bank.fingerprint, select_on=folds.name, select_by=select_by
         )
-    return sorted(groups, key=_features_of)
+        self.train(winners(by_folds, wanted))
 
+    def halved(self, wanted: list[Recipe], halving: Halving) -> list[Recipe]:
+        """Train recipes with their first seed under halving, those left with the others too; the
+        recipes that were left out."""
+        first, others = by_first_seed(wanted)
+        waiting = [recipe for recipe in others if recipe.hash not in self.done]
+        self.train(first, halving, others_left(halving, self._planned(first), waiting))
+        statuses = self.store.statuses(self.bank.fingerprint)
+        left = {recipe.id for recipe in first if statuses[recipe.hash] == "done"}
+        self.train([recipe for recipe in others if recipe.id in left])
+        return [recipe for recipe in others if recipe.id not in left]
 
-def _features_of(group: FusedGroup) -> tuple[tuple[str, ...], str, str, float]:
-    """The features of a group, which are loaded once for the groups of a sweep that share them, and
-    their classifier."""
-    stream = group.stream
-    return stream.views, stream.train_on, stream.feature_scale or "", stream.cosine_scale or 0.0
+    def _planned(self, recipes: Sequence[Recipe], folds: int | None = None) -> list[FusedGroup]:
+        site = self.executor.site
+        return plan_bank(
+            self.bank,
+            recipes,
+            device=site.device,
+            memory=site.memory,
+            workers=site.workers,
+            folds=folds,
+        )
 
 
 def _unfinished(
@@ -357,16 +337,9 @@ def _unfinished(
     return fresh + planned(left)
 
 
-def origin(device: str, libraries: Sequence[str] = ()) -> dict[str, Any]:
-    """The origin of a run, as the store takes it: the `device`, a name of PyTorch's, and the
-    versions of featbank, torch, Python and further `libraries`."""
-    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
-    return {
-        "device": f"{device} ({name})",
-        "versions": {
-            "featbank": featbank.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            **{library: metadata.version(library) for library in libraries},
-        },
-    }
+def _stored(
+    store: Store, bank: Bank, folds: Folds | None, with_stopped: bool
+) -> tuple[set[str], set[str]]:
+    """Hashes of the recipes that have a result on all rows, and of those with one on folds."""
+    on_folds = store.finished(bank.fingerprint, folds=folds.name) if folds else set[str]()
+    return store.finished(bank.fingerprint, with_stopped=with_stopped), on_folds

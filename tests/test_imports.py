@@ -23,7 +23,7 @@ STAGE2_ORDER = (
     "results",
     "search",
     "specification",
-    "executor",
+    "executors",
     "loggers",
     "sweep",
 )

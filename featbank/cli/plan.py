@@ -39,7 +39,7 @@ class Machine:
         self, bank: Bank, recipes: Sequence[Recipe], folds: int | None = None
     ) -> list[FusedGroup]:
         """The fused groups that a sweep of recipes trains here, on all rows or on folds."""
-        from stage2.sweep import plan_bank
+        from stage2.features.planning import plan_bank
 
         return plan_bank(bank, recipes, **vars(self), folds=folds)
 

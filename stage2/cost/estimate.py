@@ -74,7 +74,7 @@ def estimate(
     Parameters
     ----------
     bank, groups
-        The bank and the groups to run, at least one, from `stage2.sweep.plan_bank`.
+        The bank and the groups to run, at least one, from `stage2.features.planning.plan_bank`.
     device, memory, workers
         As for `stage2.sweep.sweep`; `device` must exist.
     budget

@@ -20,6 +20,7 @@ from stage2.engine.metrics import METRICS, Evaluation
 from stage2.engine.tally import Tally
 from stage2.engine.temperature import fit_temperature
 from stage2.ensemble.selection import balanced, cross_fitted, select
+from stage2.executors import origin
 from stage2.export.exporting import bank_path
 from stage2.export.folding import affine_head, ensemble_head, evaluate, feature_blocks
 from stage2.export.retraining import Retrained, retrain
@@ -29,7 +30,6 @@ from stage2.results.protocol import ranking_epoch
 from stage2.results.ranking import in_order
 from stage2.results.results import Results
 from stage2.results.store import Run, Store
-from stage2.sweep import origin
 
 POOL = 30
 """Configurations that members are chosen from."""

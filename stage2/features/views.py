@@ -62,6 +62,8 @@ class Views:
 
     Attributes
     ----------
+    bank, device, workers, folds
+        As given.
     memory
         The budget; where it is the default, that before features are loaded.
     """
@@ -77,9 +79,8 @@ class Views:
         kept: Kept | None = None,
         notice: Callable[[str], None] | None = None,
     ) -> None:
-        self._bank, self._device = bank, device
+        self.bank, self.device, self.workers, self.folds = bank, device, workers, folds
         self.memory = memory or default_memory(device)
-        self._folds = folds
         self._loaded: dict[_Key, ViewData] = {}
         self._finite: set[tuple[str, str]] = set()
         self._scaling = cache(partial(scaling_of, bank))
@@ -101,10 +102,10 @@ class Views:
         NotFinite
             For features that are NaN or infinite, before any training.
         """
-        probes = [p for p in probes_of(self._bank, recipes) if p not in self.probes]
+        probes = [p for p in probes_of(self.bank, recipes) if p not in self.probes]
         places = {(recipe.views, recipe.settings["train_on"]) for recipe in recipes}
         if len(places) > 1:  # a single one is checked as it is loaded
-            self._finite |= check_features(self._bank, recipes)
+            self._finite |= check_features(self.bank, recipes)
         for probe in sorted(probes, key=lambda probe: (probe.view, probe.feature_scale)):
             self._probes.on_all_rows(probe, partial(self._rows_of, probe))
         if probes:
@@ -134,9 +135,9 @@ class Views:
         A probe is one of the rows that the fold trains on: one of all rows would have seen those
         that are held out. In memory the scale is that of these rows too.
         """
-        assert self._folds is not None
+        assert self.folds is not None
         stream = group.stream
-        linear = [p for p in probes_of(self._bank, group.recipes) if p.scale is None]
+        linear = [p for p in probes_of(self.bank, group.recipes) if p.scale is None]
         starts = {probe.view: self._linear_on_folds(probe)[fold] for probe in linear}
         watched = stream.generator is not None
         own_scale = self._fit_in_memory(stream.views)  # streamed ones are scaled as they are read
@@ -145,7 +146,7 @@ class Views:
         views = []
         for name, whole in zip(stream.views, wholes, strict=True):
             data = self._cut(whole, fold, watched=watched)
-            choice = stream.feature_scale or default_scale(self._bank, name)
+            choice = stream.feature_scale or default_scale(self.bank, name)
             if own_scale:
                 scaling = measured(choice, (x.cpu().numpy() for x, _ in data.train.blocks()))
                 data = scaled(data, scaling) if scaling else data
@@ -155,7 +156,7 @@ class Views:
             if cosine:
                 on = "fold" if own_scale else "train"
                 data = on_unit(data, self._probes.on_fold(cosine, fold, partial(replace, data), on))
-            elif self._bank.classifier(name) is None:
+            elif self.bank.classifier(name) is None:
                 data = _starting(data, scaling, starts.get(name))
             views.append(data)
         return views
@@ -164,19 +165,19 @@ class Views:
         """Whether all splits of views that are cut into folds fit in memory together."""
         share = self.memory // len(names)
         budgets = (
-            view_budget(self._bank, name, device=self._device, memory=share, folded=True)
+            view_budget(self.bank, name, device=self.device, memory=share, folded=True)
             for name in names
         )
         return all(budget is None for splits in budgets for budget in splits.values())
 
     def _linear_on_folds(self, probe: Probe) -> list[Classifier]:
         """A linear probe of the rows that each fold trains on."""
-        assert self._folds is not None
+        assert self.folds is not None
 
         def rows(fold: int) -> ViewData:
             return self._cut(self._rows_of(probe, folded=True), fold)
 
-        folds = range(self._folds.count)
+        folds = range(self.folds.count)
         return [self._probes.on_fold(probe, each, partial(rows, each), "") for each in folds]
 
     def _cosine(self, view: str, scale: float | None, feature_scale: str | None) -> Probe | None:
@@ -185,21 +186,21 @@ class Views:
 
     def _cut(self, whole: ViewData, fold: int, *, watched: bool = False) -> ViewData:
         """A view as a fold sees it."""
-        folds = self._folds
+        folds = self.folds
         assert folds is not None
         trained, held_out = (torch.from_numpy(f(fold)) for f in (folds.trained, folds.held_out))
         return fold_view(whole, folds.name, trained, held_out, watched=watched)
 
     def held_out(self) -> HeldOut:
         """The rows that the folds hold out."""
-        folds = self._folds
+        folds = self.folds
         assert folds is not None
         rows = np.concatenate([folds.held_out(fold) for fold in range(folds.count)])
         return HeldOut(
             folds.name,
-            torch.from_numpy(folds.labels[rows]).to(self._device),
+            torch.from_numpy(folds.labels[rows]).to(self.device),
             np.searchsorted(folds.rows, rows),
-            self._bank.full_counts,
+            self.bank.full_counts,
         )
 
     def _views(
@@ -218,7 +219,7 @@ class Views:
             _Key(
                 name,
                 split,
-                scale or default_scale(self._bank, name),
+                scale or default_scale(self.bank, name),
                 share,
                 folded,
                 packs=not generates and self._packable(split, name, memory=share),
@@ -236,9 +237,9 @@ class Views:
             self._loaded[key] = on_unit(data, self.probes[key.cosine])
         elif key not in self._loaded:
             data = load_view(
-                self._bank,
+                self.bank,
                 key.view,
-                self._device,
+                self.device,
                 memory=key.share,
                 train_on=key.split,
                 scaling=self._scaling(key.view, key.scale),

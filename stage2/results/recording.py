@@ -22,19 +22,23 @@ class Recorder:
     ----------
     store, fingerprint
         The results, and the fingerprint of the bank.
-    origin
-        ``device`` and ``versions`` of the runs.
     """
 
-    def __init__(self, store: Store, fingerprint: str, origin: Mapping[str, Any]) -> None:
-        self._store, self._fingerprint, self._origin = store, fingerprint, origin
+    def __init__(self, store: Store, fingerprint: str) -> None:
+        self._store, self._fingerprint = store, fingerprint
         self._pool = ThreadPoolExecutor(1)
         self._working: Future[None] | None = None
 
-    def add(self, group: Sequence[Outcome], report: Callable[[Sequence[Outcome]], None]) -> None:
-        """Record the outcomes of a group, and call `report` with them once they are stored."""
+    def add(
+        self,
+        group: Sequence[Outcome],
+        origin: Mapping[str, Any],
+        report: Callable[[Sequence[Outcome]], None],
+    ) -> None:
+        """Record the outcomes of a group with their origin, ``device`` and ``versions``, and call
+        `report` with them once they are stored."""
         self.wait()
-        self._working = self._pool.submit(self._add, group, report)
+        self._working = self._pool.submit(self._add, group, origin, report)
 
     def wait(self) -> None:
         """Wait for the groups added so far."""
@@ -42,8 +46,13 @@ class Recorder:
         if working:
             working.result()
 
-    def _add(self, group: Sequence[Outcome], report: Callable[[Sequence[Outcome]], None]) -> None:
-        runs = ({**_stored(outcome), **self._origin} for outcome in group)
+    def _add(
+        self,
+        group: Sequence[Outcome],
+        origin: Mapping[str, Any],
+        report: Callable[[Sequence[Outcome]], None],
+    ) -> None:
+        runs = ({**_stored(outcome), **origin} for outcome in group)
         self._store.add_runs(self._fingerprint, runs)
         report(group)
 

@@ -142,7 +142,10 @@ def test_a_sweep_on_folds_resumes(
             raise KeyboardInterrupt
         return real(*arguments, **options)
 
-    monkeypatch.setattr("stage2.executor.run_folds", stopping)
+    def stopped(*_: Any, **__: Any) -> list[Outcome]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stage2.executors.local.run_folds", stopping)
     with pytest.raises(KeyboardInterrupt):
         sweep(unseen, GRID, folds=5, results=path)
     with Store(path) as store:
@@ -151,7 +154,8 @@ def test_a_sweep_on_folds_resumes(
         assert not store.finished(fingerprint), "nothing is trained on all rows"
     with monkeypatch.context() as inner:
         inner.setattr(
-            "stage2.executor.run_group", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
+            "stage2.executors.local.run_group",
+            lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt),
         )
         with pytest.raises(KeyboardInterrupt):
             sweep(unseen, GRID, folds=5, results=path)
@@ -173,7 +177,7 @@ def test_folds_that_measured_nothing_do_not_rank(
     def stopping(*_: Any, **__: Any) -> list[Outcome]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("stage2.executor.run_folds", stopping)
+    monkeypatch.setattr("stage2.executors.local.run_folds", stopping)
     with pytest.raises(KeyboardInterrupt):
         sweep(unseen, GRID, folds=5, results=path)
     assert sweep(unseen, GRID, results=path).board.select_on is None
@@ -345,7 +349,7 @@ def test_a_fold_that_is_done_leaves_memory(unseen: Path) -> None:
     with Bank(unseen) as bank:
         folds = deal(bank.labels("train"), 4)
         views, alive = Views(bank, "cpu", None, 1, folds), list[weakref.ref]()
-        from stage2.sweep import plan_bank
+        from stage2.features.planning import plan_bank
 
         (group,) = plan_bank(bank, [Recipe("crt", epochs=1)], folds=4)
 

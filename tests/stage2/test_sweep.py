@@ -12,14 +12,15 @@ import torch
 
 from featbank import Bank, errors, write_bank
 from stage2.engine.halving import Halving
-from stage2.engine.outcome import Outcome
 from stage2.engine.plan import FusedGroup
-from stage2.executor import Local
+from stage2.executors import Trained
+from stage2.executors.local import Local
+from stage2.features.planning import plan_bank
 from stage2.features.requirements import check_bank
 from stage2.features.views import Views, load_view
 from stage2.methods.recipe import Recipe, expand
 from stage2.results.store import Store
-from stage2.sweep import plan_bank, sweep
+from stage2.sweep import sweep
 from tests.stage2.compare import assert_close
 from tests.stage2.synthetic import Problem, problem, run
 
@@ -42,16 +43,17 @@ class Remote:
     """An executor of one's own: it takes groups last first, and as bytes, as others would be sent
     to another machine."""
 
-    def __init__(self, views: Views, workers: int) -> None:
-        self.local = Local(views, workers)
+    def __init__(self, views: Views, *, parameters: bool) -> None:
+        self.local = Local(views, parameters=parameters)
+        self.site = self.local.site
 
     def run(
         self, groups: Iterable[FusedGroup], *, halving: Halving | None = None
-    ) -> Iterator[list[Outcome]]:
+    ) -> Iterator[Trained]:
         """Train each group on its own."""
         for sent in reversed([pickle.dumps(group) for group in groups]):
-            for outcomes in self.local.run([pickle.loads(sent)], halving=halving):
-                yield pickle.loads(pickle.dumps(outcomes))
+            for trained in self.local.run([pickle.loads(sent)], halving=halving):
+                yield pickle.loads(pickle.dumps(trained))
 
 
 @pytest.mark.parametrize("halving", [None, Halving(eta=2)])

@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featbank import Bank
-from stage2 import Recipe, executor, sweep
+from stage2 import Recipe, sweep
 from stage2.engine.outcome import Outcome
 from stage2.engine.plan import FusedGroup, Shape, plan
 from stage2.engine.rows import Window
 from stage2.engine.trainer import Trainer
+from stage2.executors import local
 from stage2.results.store import Store
 from tests.stage2.compare import assert_close
 
@@ -34,7 +35,7 @@ def test_a_group_too_large_for_the_gpu_is_halved(
     """Reference: the sweep without trouble. Groups of more than two recipes run out of memory."""
     expected = {o.recipe: o for o in sweep(bank, _recipes(), device="cpu").outcomes}
     sizes: list[int] = []
-    real = executor.run_group
+    real = local.run_group
 
     def tight(group: FusedGroup, *views: Any, **options: Any) -> list[Outcome]:
         sizes.append(len(group.recipes))
@@ -42,7 +43,7 @@ def test_a_group_too_large_for_the_gpu_is_halved(
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         return real(group, *views, **options)
 
-    monkeypatch.setattr(executor, "run_group", tight)
+    monkeypatch.setattr(local, "run_group", tight)
     found = {o.recipe: o for o in sweep(bank, _recipes(), device="cpu").outcomes}
     assert set(found) == set(expected)
     assert sizes == [6, 3, 1, 2, 2, 1], f"got tries with {sizes} recipes"
@@ -59,7 +60,7 @@ def test_a_single_recipe_that_does_not_fit_says_so(
     def full(*_: Any, **__: Any) -> list[Outcome]:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(executor, "run_group", full)
+    monkeypatch.setattr(local, "run_group", full)
     with pytest.raises(torch.cuda.OutOfMemoryError):
         sweep(bank, [Recipe("crt", **SHORT)], device="cpu")
 

@@ -14,12 +14,13 @@ from stage2.engine.model import ViewData
 from stage2.engine.plan import FusedGroup, Shape, Tile, group_bytes
 from stage2.engine.rows import BLOCK_BYTES
 from stage2.features.budgets import view_bytes
+from stage2.features.planning import plan_bank
 from stage2.features.views import class_counts
 from stage2.methods.heads import HEADS
 from stage2.methods.recipe import Recipe, expand
 from stage2.search import Halving
 from stage2.search.rounds import by_first_seed, others_left, shares
-from stage2.sweep import plan_bank, sweep
+from stage2.sweep import sweep
 from tests.stage2.synthetic import COUNTS, Problem
 
 ENDS, STEP, WATCH = 0.5, 0.01, 0.2

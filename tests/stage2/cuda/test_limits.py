@@ -15,8 +15,8 @@ from stage2.engine.gpu import update
 from stage2.engine.plan import default_memory, plan
 from stage2.engine.tile import TileRun
 from stage2.features.budgets import group_memory, half_of
+from stage2.features.planning import plan_bank
 from stage2.methods.recipe import Recipe
-from stage2.sweep import plan_bank
 from tests.stage2.cuda.launches import SMALL
 from tests.stage2.cuda.running import TRITON, gpu, on_device, trained
 from tests.stage2.cuda.simulated import MEMORY

@@ -16,10 +16,10 @@ from stage2 import Recipe, sweep
 from stage2.engine.loop import run_group
 from stage2.engine.model import ViewData
 from stage2.engine.rows import MemoryRows, StreamedRows
+from stage2.features.planning import plan_bank
 from stage2.features.views import load_view
 from stage2.methods.samplers import SAMPLERS
 from stage2.methods.seeding import seeded
-from stage2.sweep import plan_bank
 from tests.stage2.compare import assert_close
 from tests.stage2.synthetic import Problem, group_stream, groups_of, index_stream, problem
 

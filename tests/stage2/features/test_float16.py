@@ -14,10 +14,10 @@ from stage2 import Recipe, sweep
 from stage2.engine import rows as rows_module
 from stage2.engine.rows import MemoryRows
 from stage2.features import budgets
+from stage2.features.planning import plan_bank
 from stage2.features.views import Views, load_view
 from stage2.methods.presets import PRESETS
 from stage2.methods.seeding import seeded
-from stage2.sweep import plan_bank
 from tests.conftest import Toy
 
 

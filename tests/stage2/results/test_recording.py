@@ -27,7 +27,7 @@ def _groups(bank: Bank) -> list[Outcome]:
 def test_a_group_is_computed_while_the_next_one_trains(bank: Bank, tmp_path: Path) -> None:
     """Reference: the order of events; the first group cannot be computed before `add` returns."""
     trained = Event()
-    outcomes, reported = _groups(bank), []
+    outcomes, reported, made = _groups(bank), [], origin("cpu")
 
     def late(outcome: Outcome) -> list[Outcome]:
         assert trained.wait(60), "adding a group waits for its outcomes"
@@ -38,30 +38,30 @@ def test_a_group_is_computed_while_the_next_one_trains(bank: Bank, tmp_path: Pat
 
     with Store(tmp_path / "results.sqlite", create=True) as store:
         store.add_bank(bank)
-        with Recorder(store, bank.fingerprint, origin("cpu")) as recorder:
-            recorder.add(Outcomes(lambda: late(outcomes[0])), report)
+        with Recorder(store, bank.fingerprint) as recorder:
+            recorder.add(Outcomes(lambda: late(outcomes[0])), made, report)
             assert not reported
             trained.set()
             for outcome in outcomes[1:]:
-                recorder.add([outcome], report)
+                recorder.add([outcome], made, report)
         assert reported == [outcome.recipe for outcome in outcomes]
         assert store.finished(bank.fingerprint) == {recipe.hash for recipe in reported}
 
 
 def test_an_error_is_raised_with_the_next_group(bank: Bank, tmp_path: Path) -> None:
     """Reference: the store has the group before it, and nothing of the one that failed."""
-    outcomes = _groups(bank)
+    outcomes, made = _groups(bank), origin("cpu")
 
     def failing() -> list[Outcome]:
         raise OSError("the disk is full")
 
     with Store(tmp_path / "results.sqlite", create=True) as store:
         store.add_bank(bank)
-        with Recorder(store, bank.fingerprint, origin("cpu")) as recorder:
-            recorder.add(outcomes[:1], lambda group: None)
-            recorder.add(Outcomes(failing), lambda group: None)
+        with Recorder(store, bank.fingerprint) as recorder:
+            recorder.add(outcomes[:1], made, lambda group: None)
+            recorder.add(Outcomes(failing), made, lambda group: None)
             with pytest.raises(OSError, match="full"):
-                recorder.add(outcomes[1:], lambda group: None)
+                recorder.add(outcomes[1:], made, lambda group: None)
         assert store.finished(bank.fingerprint) == {outcomes[0].recipe.hash}
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from featbank import Bank, errors
 from stage2.engine.halving import Halving
+from stage2.features.planning import plan_bank
 from stage2.methods.recipe import Recipe, expand
 from stage2.results.choice import choose
 from stage2.results.compare import compare
@@ -17,7 +18,7 @@ from stage2.results.measured import measured
 from stage2.results.results import Results
 from stage2.results.store import Run, Store
 from stage2.results.tables import render
-from stage2.sweep import plan_bank, sweep
+from stage2.sweep import sweep
 from tests.stage2.compare import assert_close
 from tests.stage2.synthetic import problem
 

@@ -10,11 +10,11 @@ import pytest
 from scipy import stats
 
 from featbank import Bank, errors, write_bank
+from stage2.features.planning import plan_bank
 from stage2.methods.presets import PRESETS
 from stage2.methods.recipe import Recipe, expand
 from stage2.specification import Specification, read_specification, ready_specifications
 from stage2.specification.ranges import Range
-from stage2.sweep import plan_bank
 from tests.stage2.synthetic import Problem
 
 EXPERTS = ("expert0/instance", "expert1/instance")

@@ -1,0 +1,104 @@
+"""Executors, which train the planned groups of a sweep.
+
+The unit of work is the fused group, never a single recipe. An executor is a class with a `Site` and
+`run`: it takes groups and yields what was trained of each as it completes, in any order. A group is
+plain data, its recipes and their batch stream, and so are its outcomes.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any, Protocol
+
+import torch
+
+import featbank
+from stage2.engine.halving import Halving
+from stage2.engine.outcome import Outcome
+from stage2.engine.plan import FusedGroup
+from stage2.features.views import Views
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where an executor trains, for which groups are planned.
+
+    Attributes
+    ----------
+    device
+        A name of PyTorch's.
+    memory
+        Budget of a group and its features in bytes.
+    workers
+        CPU threads of a group.
+    count
+        Groups that train at once.
+    """
+
+    device: str
+    memory: int
+    workers: int
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What an executor trained at a time, a group or a part of one.
+
+    Attributes
+    ----------
+    outcomes
+        The outcomes of its recipes; another thread reads them while the next group trains.
+    origin
+        ``device`` and ``versions`` where they were trained, as `origin` tells them.
+    """
+
+    outcomes: Sequence[Outcome]
+    origin: Mapping[str, Any]
+
+
+class Executor(Protocol):
+    """Trains groups."""
+
+    @property
+    def site(self) -> Site:
+        """Where it trains."""
+
+    def run(
+        self, groups: Iterable[FusedGroup], *, halving: Halving | None = None
+    ) -> Iterator[Trained]:
+        """Train and evaluate groups, those with `folds` on each fold; `halving` stops the worse
+        configurations of the others early.
+
+        Groups are taken as workers become free: an iterator may wait for what others train.
+        """
+
+
+class MakeExecutor(Protocol):
+    """A class of executors."""
+
+    def __call__(self, views: Views, *, parameters: bool) -> Executor:
+        """An executor that trains on the views of a bank, whose outcomes have parameters or not."""
+
+
+def origin(device: str, libraries: Sequence[str] = ()) -> dict[str, Any]:
+    """The origin of a run, as the store takes it: the `device`, a name of PyTorch's, and the
+    versions of featbank, torch, Python and further `libraries`."""
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
+    return {
+        "device": f"{device} ({name})",
+        "versions": {
+            "featbank": featbank.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            **versions_of(libraries),
+        },
+    }
+
+
+def versions_of(libraries: Sequence[str]) -> dict[str, str]:
+    """The installed versions of libraries."""
+    return {library: metadata.version(library) for library in libraries}

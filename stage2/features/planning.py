@@ -1,0 +1,64 @@
+"""The plan of a sweep on a bank."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from featbank.bank import Bank
+from stage2.engine.plan import FusedGroup, Shape, plan
+from stage2.features.budgets import group_memory, half_of
+from stage2.features.folds import fold_counts
+from stage2.features.probe import PROBE, probes_of
+from stage2.features.requirements import check_in_memory
+from stage2.features.views import class_counts
+from stage2.methods.recipe import Recipe
+
+
+def plan_bank(
+    bank: Bank,
+    recipes: Sequence[Recipe],
+    *,
+    device: str = "cpu",
+    memory: int | None = None,
+    workers: int = 1,
+    folds: int | None = None,
+) -> list[FusedGroup]:
+    """The plan of a sweep on a bank, or on folds of it; groups on the same views are adjacent.
+
+    Raises
+    ------
+    ConfigError
+        Where the budget is too small for a recipe, or for the probe it starts from.
+    """
+    kind = torch.device(device).type
+    if probes_of(bank, recipes):
+        shape = Shape.of(class_counts(bank, "train"), bank.dim)
+        plan([PROBE], shape, memory=half_of(memory, device), whole=memory, device=kind)
+    splits: dict[str, list[Recipe]] = {}
+    for recipe in recipes:
+        splits.setdefault(recipe.settings["train_on"], []).append(recipe)
+    groups = []
+    of_folds = fold_counts(bank, folds) if folds else []
+    for split, members in splits.items():
+        shape = Shape.of(class_counts(bank, split), bank.dim)
+        for views in {recipe.views: None for recipe in members if recipe.generator}:
+            check_in_memory(bank, views, device, memory, split, folded=bool(folds))
+        groups += plan(
+            members,
+            shape,
+            memory=group_memory(bank, members, device, memory, split, folded=bool(folds)),
+            whole=memory,
+            device=kind,
+            workers=workers,
+            folds=[Shape.of(counts, bank.dim) for counts in of_folds],
+        )
+    return sorted(groups, key=_features_of)
+
+
+def _features_of(group: FusedGroup) -> tuple[tuple[str, ...], str, str, float]:
+    """The features of a group, which are loaded once for the groups of a sweep that share them, and
+    their classifier."""
+    stream = group.stream
+    return stream.views, stream.train_on, stream.feature_scale or "", stream.cosine_scale or 0.0
