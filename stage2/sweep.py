@@ -276,7 +276,7 @@ class _Rounds:
     def train(self, wanted: list[Recipe], halving: Halving | None = None, later: int = 0) -> None:
         """Train recipes on all rows; further rounds have an estimated number of runs."""
         self.record.expect(sum(recipe.hash not in self.done for recipe in wanted), later)
-        groups = _unfinished(self._planned, wanted, self.done)
+        groups = _unfinished(partial(self._planned, whole=bool(halving)), wanted, self.done)
         self.record.run(self.executor.run(groups, halving=halving))
 
     def on_folds(
@@ -298,13 +298,16 @@ class _Rounds:
         recipes that were left out."""
         first, others = by_first_seed(wanted)
         waiting = [recipe for recipe in others if recipe.hash not in self.done]
-        self.train(first, halving, others_left(halving, self._planned(first), waiting))
+        self.train(first, halving, others_left(halving, self._planned(first, whole=True), waiting))
         statuses = self.store.statuses(self.bank.fingerprint)
         left = {recipe.id for recipe in first if statuses[recipe.hash] == "done"}
         self.train([recipe for recipe in others if recipe.id in left])
         return [recipe for recipe in others if recipe.id not in left]
 
-    def _planned(self, recipes: Sequence[Recipe], folds: int | None = None) -> list[FusedGroup]:
+    def _planned(
+        self, recipes: Sequence[Recipe], folds: int | None = None, *, whole: bool = False
+    ) -> list[FusedGroup]:
+        """The groups of recipes; `whole` leaves them uncut, for halving compares within one."""
         site = self.executor.site
         return plan_bank(
             self.bank,
@@ -313,6 +316,7 @@ class _Rounds:
             memory=site.memory,
             workers=site.workers,
             folds=folds,
+            count=1 if whole else site.count,
         )
 
 

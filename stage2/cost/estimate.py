@@ -14,10 +14,11 @@ import torch
 
 from featbank.bank import Bank
 from featbank.devices import threads_for
-from stage2.cost.sample import ITERATIONS, Sample, Unit, units_of
+from stage2.cost.sample import Sample
 from stage2.engine.evaluation import evaluation_bytes
 from stage2.engine.generation import window_bytes
 from stage2.engine.plan import FusedGroup, Shape, group_bytes, plan
+from stage2.engine.work import ITERATIONS, units_of
 from stage2.features.budgets import MADE, half_of
 from stage2.features.descent import allowed, is_large
 from stage2.features.folds import deal
@@ -25,11 +26,7 @@ from stage2.features.probe import PROBE, Probe, probes_of
 from stage2.features.probes import probe_size, settings_of
 from stage2.features.views import class_counts
 from stage2.methods.generators.calibrated import KEPT_BYTES
-from stage2.methods.heads import HEADS
 from stage2.methods.recipe import settings_hash
-
-CALL_FLOPS = 10**6
-"""Fixed overhead of a tile's step, in floating-point operations that take as long."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +98,7 @@ def estimate(
     sample = Sample(bank, device, workers, folded=bool(folds))
     evaluated = sum(map(bank.rows, sample.evaluated))
     units = {(i, j): unit for i, g in enumerate(groups) for j, unit in enumerate(units_of(g))}
-    work = {place: _work(unit, shape, evaluated) for place, unit in units.items()}
+    work = {place: unit.work(shape, evaluated) for place, unit in units.items()}
     rates: dict[tuple, float] = {}  # thread-seconds by unit of work
     for place, unit in sorted(units.items(), key=lambda item: -work[item[0]]):
         if rates and time.perf_counter() - started > budget:
@@ -160,15 +157,3 @@ def duration(seconds: float) -> str:
         if seconds < limit:
             return f"{max(1, round(seconds / size))} {unit}"
     return f"{seconds / 3600:.1f} h"
-
-
-def _work(unit: Unit, shape: Shape, evaluated: int) -> float:
-    """Floating-point operations of a unit, roughly."""
-    size = HEADS[unit.recipe.head].size(unit.recipe.part("head"), shape.dim, shape.classes)
-    per_row = 4 * size.parameters + 30 * size.per_row
-    stream = unit.stream
-    if unit.stepped:
-        steps = stream.epochs * stream.steps
-        return steps * (unit.configs * stream.batch_size * per_row + len(unit.tiles) * CALL_FLOPS)
-    rows = ITERATIONS * shape.rows if unit.recipe.trained else evaluated
-    return unit.configs * rows * per_row + len(unit.tiles) * CALL_FLOPS

@@ -1,8 +1,8 @@
 """Units of a sweep, timed for a few steps on a sample of the bank's rows.
 
 A group of E epochs of S steps takes about  a + E·(S·t + w):  a for setting up and evaluating, t for
-a step, w for the accuracy on val after an epoch. A *unit*, the tiles of a group that have one key,
-is run through the engine with few steps and epochs, from which a, t and w follow.
+a step, w for the accuracy on val after an epoch. A unit (`stage2.engine.work`) is run through the
+engine with few steps and epochs, from which a, t and w follow.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,8 +18,9 @@ import torch
 from featbank.bank import Bank
 from stage2.engine.loop import run_group
 from stage2.engine.model import ViewData
-from stage2.engine.plan import BatchStream, FusedGroup, Tile, TileKey, default_memory
+from stage2.engine.plan import BatchStream, FusedGroup, Tile, default_memory
 from stage2.engine.rows import MemoryRows
+from stage2.engine.work import ITERATIONS, Unit
 from stage2.features.budgets import held_bytes, packable, view_budget, view_bytes
 from stage2.methods.heads import HEADS
 from stage2.methods.heads.interface import BLOCK_ROWS
@@ -37,48 +38,8 @@ at its size."""
 STEPS_SECONDS = 0.1
 """Time for which the steps of a unit are measured, where its epoch has enough of them."""
 
-ITERATIONS = 150
-"""Iterations assumed of a full-batch optimiser, each a pass over the features or slightly more."""
-
 EVALUATED_ROWS = 2048
 """Rows sampled from val and test at most."""
-
-
-@dataclass(frozen=True)
-class Unit:
-    """The tiles of a group that have one key."""
-
-    stream: BatchStream
-    tiles: tuple[Tile, ...]
-
-    @property
-    def key(self) -> tuple[BatchStream, TileKey, int]:
-        """Equal for units that cost the same per configuration and step."""
-        shared = replace(self.stream, seed=0, epochs=min(1, self.stream.epochs), steps=0)
-        return shared, self.tiles[0].key, len(self.tiles[0].recipes)
-
-    @property
-    def configs(self) -> int:
-        """Number of configurations."""
-        return sum(len(tile.recipes) for tile in self.tiles)
-
-    @property
-    def stepped(self) -> bool:
-        """Whether it is trained in steps."""
-        return self.stream.epochs > 0
-
-    @property
-    def recipe(self) -> Recipe:
-        """The first recipe, which represents all."""
-        return self.tiles[0].recipes[0]
-
-
-def units_of(group: FusedGroup) -> list[Unit]:
-    """The units of a group."""
-    by_key: dict[TileKey, list[Tile]] = {}
-    for tile in group.tiles:
-        by_key.setdefault(tile.key, []).append(tile)
-    return [Unit(group.stream, tuple(tiles)) for tiles in by_key.values()]
 
 
 class Sample:

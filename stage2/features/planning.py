@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 
 from featbank.bank import Bank
 from stage2.engine.plan import FusedGroup, Shape, plan
+from stage2.engine.work import group_work, spread
 from stage2.features.budgets import group_memory, half_of
 from stage2.features.folds import fold_counts
 from stage2.features.probe import PROBE, probes_of
@@ -24,8 +26,10 @@ def plan_bank(
     memory: int | None = None,
     workers: int = 1,
     folds: int | None = None,
+    count: int = 1,
 ) -> list[FusedGroup]:
-    """The plan of a sweep on a bank, or on folds of it; groups on the same views are adjacent.
+    """The plan of a sweep on a bank, or on folds of it, for `count` groups that train at once;
+    groups on the same views are adjacent.
 
     Raises
     ------
@@ -54,7 +58,18 @@ def plan_bank(
             workers=workers,
             folds=[Shape.of(counts, bank.dim) for counts in of_folds],
         )
-    return sorted(groups, key=_features_of)
+    return spread(sorted(groups, key=_features_of), count, work_on(bank))
+
+
+def work_on(bank: Bank) -> Callable[[FusedGroup], float]:
+    """The work of a group on a bank in floating-point operations, roughly, on any machine."""
+    evaluated = sum(map(bank.rows, bank.evaluated))
+
+    @cache
+    def shape(split: str) -> Shape:
+        return Shape.of(class_counts(bank, split), bank.dim)
+
+    return lambda group: group_work(group, shape(group.stream.train_on), evaluated)
 
 
 def _features_of(group: FusedGroup) -> tuple[tuple[str, ...], str, str, float]:
