@@ -1,7 +1,8 @@
 """Opening a results file in SQLite, and translating SQLite's errors.
 
 SQLite runs in WAL mode: a killed sweep loses at most the group it was in, readers see whole groups,
-and several sweeps may write one file.
+and several sweeps may write one file. On a network file system it runs without a WAL
+(`stage2.results.journal`).
 
 Where no -wal file with content lies beside it, a file that is only read is opened as ``immutable``:
 SQLite then writes nothing, neither to the file nor beside it, so read-only folders and full disks
@@ -15,14 +16,15 @@ import contextlib
 import os
 import sqlite3
 import threading
-import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 from featbank import errors
+from featbank.filesystems import network_file_system
 from featbank.regular import kind_of
-from stage2.results import schema
+from stage2.results import journal, schema
 from stage2.results.rows import StoredRows
 from stage2.results.schema import transaction
 
@@ -72,6 +74,7 @@ class Database:
 
     def __init__(self, path: Path | None, *, create: bool) -> None:
         self.path, self._create = path, create
+        self._network: str | None = None
         self._state: State | None = None
         self._failed = False
         self._lock = threading.RLock()
@@ -81,6 +84,7 @@ class Database:
             schema.make(self.connection)
             return
         absent = not _exists(path, create)
+        self._network = network_file_system(path)
         try:
             self._open(path)
         except BaseException as error:
@@ -92,6 +96,12 @@ class Database:
             if isinstance(error, _FAILURES):
                 raise refusal(path, error, writing=create) from None
             raise
+        if create and self._network:
+            warnings.warn(
+                f"{path} is on a network file system ({self._network}), where SQLite is safe for "
+                "one process at a time. Give each of several processes `--shard i/n` and a results "
+                "file of its own, and join these with `featbank merge-results`."
+            )
 
     def read(self, query: Callable[[sqlite3.Connection], Result]) -> Result:
         """Run a query on one snapshot of the file."""
@@ -168,16 +178,29 @@ class Database:
     def _connect(self, path: Path) -> None:
         mode = "rwc" if self._create else "ro"
         self._state = None
+        if self._network and not self._create and _wal_size(path):
+            raise errors.ConfigError(
+                f"{path} has its newest results in {_beside(path, '-wal').name}, which is not safe "
+                f"to read on a network file system ({self._network}). Sweep into it again, which "
+                "moves them, or copy both files to a local disk and read them there."
+            )
+        state = _state(path)
         if not self._create and _beside(path, "-journal").exists():
-            mode = "rw"  # a killed writer's, which SQLite must roll back
-        elif not self._create and (state := _state(path))[-1] == 0:
+            mode = "rw"  # of a writer at work, or of a killed one, which SQLite must roll back
+        elif not self._create and state[-1] == 0:
             mode, self._state = "ro&immutable=1", state
         # a URI, as SQLite takes some plain names for something other than a file
         uri = f"{Path(os.path.realpath(path)).as_uri()}?mode={mode}"
         self.connection = sqlite3.connect(uri, uri=True, timeout=WAIT, check_same_thread=False)
         try:
             _configure(self.connection, query_only=not self._create)
+            if self._network and self._create:
+                journal.hold_index(self.connection, wait=WAIT)
             _check(self.connection, path, self._create)
+            if self._network and self._create:
+                journal.leave_wal(self.connection, _beside(path, "-shm"), wait=WAIT)
+            elif self._create:
+                journal.enter_wal(self.connection, wait=WAIT)
         except BaseException:
             self.connection.close()
             raise
@@ -279,7 +302,6 @@ def _check(database: sqlite3.Connection, path: Path, create: bool) -> None:
             StoredRows(database, path).check()  # names the run, where a run is damaged
         raise sqlite3.DatabaseError(state.splitlines()[-1])
     if create:
-        _use_wal(database)
         schema.migrate(database)
         _check_schema(database, path)  # another process may have migrated it further
     StoredRows(database, path).check_references()
@@ -296,20 +318,6 @@ def _check_schema(database: sqlite3.Connection, path: Path) -> None:
         raise errors.ConfigError(
             f"{path} has {foreign}: featbank did not make it so. {_COPY}, or choose another name."
         )
-
-
-def _use_wal(database: sqlite3.Connection) -> None:
-    """Switch to WAL mode, for which SQLite does not wait by itself."""
-    end = time.monotonic() + WAIT
-    while True:
-        try:
-            database.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            busy = error.sqlite_errorname.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
-            if not busy or time.monotonic() > end:
-                raise
-            time.sleep(0.01)
 
 
 def clear(path: Path) -> None:
@@ -338,8 +346,8 @@ def clear(path: Path) -> None:
 def _state(path: Path) -> State:
     """Numbers that change when a file is written to, last the size of its -wal file."""
     try:
-        status = path.stat()
-        return status.st_ino, status.st_size, status.st_mtime_ns, _wal_size(path)
+        status, journal = path.stat(), _beside(path, "-journal").exists()
+        return status.st_ino, status.st_size, status.st_mtime_ns, journal, _wal_size(path)
     except FileNotFoundError:
         return (0,)
 
