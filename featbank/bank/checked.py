@@ -21,6 +21,8 @@ from featbank import errors
 from featbank.bank import header, schema
 from featbank.bank.chunks import SUM_BYTES, ChunkReader
 
+_HASH = re.compile("[0-9a-f]{64}")
+
 
 class CheckedFile:
     """An HDF5 file opened for reading.
@@ -56,7 +58,8 @@ class CheckedFile:
             self.close()
             raise self.corrupt("it begins with something else")
         self._descriptor = self._file.id.get_vfd_handle()
-        self._size = os.fstat(self._descriptor).st_size  # the path may be replaced meanwhile
+        status = os.fstat(self._descriptor)  # the path may be replaced meanwhile
+        self._size, self._identity = status.st_size, _identity(status)
         self.datasets: dict[str, h5py.Dataset] = {}
         self._objects: dict[str, h5py.Group | h5py.Dataset] = {"": self._file}
         self._places: dict[int, str] = {}
@@ -74,6 +77,32 @@ class CheckedFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def check_unchanged(self, fingerprint: str) -> None:
+        """Raise if another content has taken the place of the file, which has this fingerprint.
+
+        A file that was moved or removed is still open here, and one that was touched or copied
+        over itself is the same.
+
+        Raises
+        ------
+        Mismatch
+        """
+        try:
+            now = _identity(self.path.stat())
+        except OSError:
+            return
+        if now == self._identity:
+            return
+        other = fingerprint_at(self.path)
+        if other != fingerprint:
+            what = f"the bank with fingerprint {other[:12]}" if other else "something else"
+            raise errors.Mismatch(
+                f"{self.path} was replaced by {what} while it was in use. Results so far belong to "
+                f"the bank with fingerprint {fingerprint[:12]}: put it back, or run again for what "
+                "is there now."
+            )
+        self._identity = now
 
     def has(self, name: str) -> bool:
         """Whether the file has a group or dataset with this name."""
@@ -170,7 +199,7 @@ class CheckedFile:
     def hash(self, attributes: h5py.AttributeManager, name: str) -> str:
         """Read an attribute that is a SHA-256 in hex."""
         text = self.text(attributes, name)
-        if not re.fullmatch("[0-9a-f]{64}", text):
+        if not _HASH.fullmatch(text):
             raise self.corrupt(f"the attribute {name!r} is not 64 hexadecimal digits")
         return text
 
@@ -269,6 +298,27 @@ class CheckedFile:
             raise self.corrupt(f"the attribute {name!r}: {errors.first_line(error)}") from None
         wanted = "fixed-length text" if kind == "S" else "integer"
         raise self.corrupt(f"the attribute {name!r} has {form}, not a single {wanted}")
+
+
+def fingerprint_at(path: Path) -> str | None:
+    """The fingerprint that a file claims; None for one that is no bank.
+
+    The file is opened apart from what the HDF5 library has open of it, which it would not read
+    again where it was overwritten.
+    """
+    try:
+        with path.open("rb") as raw, h5py.File(raw, "r") as file:
+            stored = file.attrs.get_id("fingerprint")
+            fixed = stored.shape == () and stored.dtype.kind == "S"
+            text = bytes(file.attrs["fingerprint"]).decode() if fixed else ""
+    except Exception:  # damaged bytes may raise anything in the HDF5 library
+        return None
+    return text if _HASH.fullmatch(text) else None
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    """Numbers that change where a path is given another file, or a file is written to."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _unreadable(path: Path, error: Exception) -> errors.BankError:

@@ -342,6 +342,10 @@ class Bank:
             rows = f"rows {place[0].start}…{place[0].stop - 1}"
             raise self._file.corrupt(f"{name}, {rows}: {errors.first_line(error)}") from None
 
+    def check_unchanged(self) -> None:
+        """Raise `Mismatch` if another content has taken the place of this bank at `path`."""
+        self._file.check_unchanged(self.fingerprint)
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()

@@ -213,7 +213,11 @@ class Views:
         generates: bool = False,
         cosine: float | None = None,
     ) -> list[ViewData]:
-        """Load views that share the memory, and drop all others. Generators take float32."""
+        """Load views that share the memory, and drop all others. Generators take float32.
+
+        Every group comes here: a bank that was replaced meanwhile is noticed before it trains.
+        """
+        self.bank.check_unchanged()
         share = self.memory // len(names)
         wanted = [
             _Key(
