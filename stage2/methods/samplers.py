@@ -21,6 +21,13 @@ from torch import Tensor
 
 from featbank.settings import Setting, resolved, scheduled
 from stage2.methods.class_weights import effective_number_weights
+from stage2.methods.draws import (
+    balanced_draws,
+    class_cycles,
+    permutations,
+    spans,
+    with_replacement,
+)
 from stage2.methods.family import Moment
 from stage2.methods.seeding import seeded
 
@@ -39,7 +46,8 @@ class Sampler:
         What it takes.
     draw
         ``(labels [N], epochs, draws, settings, generator) → rows [draws] of each epoch``, for a
-        sampler that draws in a way of its own; the others draw by `with_replacement`.
+        sampler that draws in a way of its own; the others draw by `with_replacement`. An epoch's
+        rows are a tensor of their own.
     scheduled
         Whether the frequencies depend on the epoch whatever its settings.
     """
@@ -84,6 +92,9 @@ def index_stream(
 ) -> Iterator[Tensor]:
     """Draw the row indices of a training, epoch by epoch.
 
+    Memory is that of the epoch that is drawn and of `stage2.methods.draws.PIECE` draws, however
+    many epochs there are.
+
     Parameters
     ----------
     sampler
@@ -117,14 +128,18 @@ def index_stream(
         stream = entry.draw(labels, epochs, draws, values, generator)
     else:
         stream = with_replacement(
-            entry, labels, epochs=epochs, draws=draws, settings=values, generator=generator
+            lambda counts, moment: entry.function(counts, values, moment),
+            labels,
+            epochs=epochs,
+            draws=draws,
+            generator=generator,
         )
     early = permutations(labels, values.get("defer", 0), draws, {}, seeded(seed, "sampler"))
     for late in stream:
         rows = next(early, late)
-        if copies > 1:
-            copy = torch.randint(copies, rows.shape, generator=chooser)
-            rows = rows + len(labels) * copy
+        for start, stop in spans(draws) if copies > 1 else ():
+            copy = torch.randint(copies, (stop - start,), generator=chooser)
+            rows[start:stop] += len(labels) * copy
         yield rows.view(steps, batch_size)
 
 
@@ -179,119 +194,6 @@ def effective(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> n
     class alike.
     """
     return counts * effective_number_weights(counts, settings["beta"])
-
-
-def with_replacement(
-    sampler: Sampler,
-    labels: Tensor,
-    *,
-    epochs: int,
-    draws: int,
-    settings: dict[str, Any],
-    generator: torch.Generator,
-) -> Iterator[Tensor]:
-    """Classes by the sampler's frequencies in the epoch, rows uniformly within a class."""
-    _, counts, starts, rows = _by_class(labels)
-    for epoch in range(epochs):
-        weight = sampler.function(counts.double().numpy(), settings, Moment(epoch, epochs))
-        share = np.cumsum(weight)
-        edges = torch.from_numpy(np.append(0, share / share[-1]))  # class k is [edge k, edge k+1)
-        # One number chooses both: the class by where it falls, the row by its place within that.
-        at = torch.rand(draws, generator=generator, dtype=torch.float64)
-        which = torch.searchsorted(edges[1:], at, right=True)
-        into = (at - edges.take(which)) / edges.diff().take(which)
-        size = counts.take(which)
-        item = (into * size).long().minimum(size - 1)
-        yield rows.take(starts.take(which) + item)
-
-
-def permutations(
-    labels: Tensor, epochs: int, draws: int, settings: dict[str, Any], generator: torch.Generator
-) -> Iterator[Tensor]:
-    """A fresh permutation per epoch, followed by another where there are more draws than rows."""
-    rounds = -(-draws // len(labels))
-    for _ in range(epochs):
-        yield shuffled(rounds, len(labels), generator).view(-1)[:draws]
-
-
-def balanced_draws(
-    labels: Tensor, epochs: int, draws: int, settings: dict[str, Any], generator: torch.Generator
-) -> Iterable[Tensor]:
-    """Classes uniformly, then rows uniformly within the class, with replacement."""
-    classes, counts, starts, rows = _by_class(labels)
-    which = torch.randint(len(classes), (epochs * draws,), generator=generator)
-    size = counts.take(which)
-    at = torch.rand(epochs * draws, generator=generator, dtype=torch.float64) * size
-    return rows.take(starts.take(which) + at.long().minimum(size - 1)).view(epochs, draws)
-
-
-def class_cycles(
-    labels: Tensor, epochs: int, draws: int, settings: dict[str, Any], generator: torch.Generator
-) -> Iterable[Tensor]:
-    """Visit the classes in cycles; a visit takes the next `per_class` rows of the class's own
-    cycle [cRT].
-
-    The order of the classes and of the rows in each is reshuffled whenever a cycle ends. Cycles
-    continue across epochs, and each epoch starts with a new visit.
-    """
-    classes, counts, starts, rows = _by_class(labels)
-    per_class = settings["per_class"]
-    visits = -(-draws // per_class)  # of one epoch
-    laps = -(-epochs * visits // len(classes))
-    order = shuffled(laps, len(classes), generator).view(-1)
-    visited = order[: epochs * visits].repeat_interleave(per_class)  # class of every draw
-    # The j-th draw of a class takes the j-th place of its cycles laid end to end.
-    by_class = stable_order(visited)
-    drawn = torch.bincount(visited, minlength=len(classes))
-    first = drawn.cumsum(0) - drawn
-    within = torch.arange(len(visited)) - first.repeat_interleave(drawn)
-    place = torch.empty_like(visited).scatter_(0, by_class, within)
-    cycles, offsets = _shuffled_cycles(counts, drawn, generator)
-    item = cycles.take(offsets.take(visited) + place)
-    return rows.take(starts.take(visited) + item).view(epochs, visits * per_class)[:, :draws]
-
-
-def _shuffled_cycles(
-    counts: Tensor, drawn: Tensor, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Permutations of 0…n_k−1 laid end to end, enough for `drawn` rows of each class.
-
-    Returns the rows of all classes in one tensor, and the start of each class in it.
-    """
-    laps = -(-drawn // counts)
-    size = laps * counts
-    offsets = size.cumsum(0) - size
-    within = torch.arange(int(size.sum())) - offsets.repeat_interleave(size)
-    owners = counts.repeat_interleave(size)
-    own_lap = within // owners
-    lap = (laps.cumsum(0) - laps).repeat_interleave(size) + own_lap
-    key = lap + torch.rand(len(lap), generator=generator, dtype=torch.float64)
-    order = torch.from_numpy(key.numpy().argsort())  # laps stay in order, items within one do not
-    return (within - own_lap * owners).take(order), offsets
-
-
-def shuffled(rounds: int, size: int, generator: torch.Generator) -> Tensor:
-    """Random permutations of 0…size−1, [rounds, size] int64: the order of random numbers."""
-    # Bits of floats from 0 on are in the order of their values.
-    return stable_order(torch.rand(rounds, size, generator=generator).view(torch.int32))
-
-
-def stable_order(keys: Tensor) -> Tensor:
-    """Indices [..., n] int64 that sort keys [..., n] from 0 to 2³¹−1, equal ones in their order.
-
-    Key and index are one number each, which NumPy sorts by vector instructions, ten times as fast
-    as PyTorch's argsort. That leaves equal keys in an order that depends on the processor.
-    """
-    packed = (keys.long() << 32) + torch.arange(keys.shape[-1])
-    packed.numpy().sort()
-    return packed.bitwise_and_(2**32 - 1)
-
-
-def _by_class(labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Classes that have samples, their counts and starts, and the training rows by class."""
-    rows = stable_order(labels)
-    classes, counts = labels.unique(return_counts=True)
-    return classes, counts, counts.cumsum(0) - counts, rows
 
 
 _DEFER = Setting(

@@ -16,8 +16,9 @@ from torch.utils.data import WeightedRandomSampler
 
 from featbank import errors
 from stage2.engine.plan import BatchStream, Shape
+from stage2.methods.draws import shuffled, stable_order
 from stage2.methods.recipe import Recipe
-from stage2.methods.samplers import SAMPLERS, shuffled, stable_order
+from stage2.methods.samplers import SAMPLERS
 from tests.stage2.synthetic import index_stream
 
 COUNTS = {0: 50, 1: 23, 3: 9, 4: 4, 5: 3, 6: 1}  # class 2 is empty
