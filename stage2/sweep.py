@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from threading import Lock
 
 from torch import Tensor
 
@@ -22,13 +23,14 @@ from stage2.executors import Executor, MakeExecutor, Trained, origin, versions_o
 from stage2.executors.local import Local
 from stage2.features.experts import resolved, unrecorded
 from stage2.features.folds import Folds, deal
-from stage2.features.planning import plan_bank
+from stage2.features.planning import plan_bank, work_on
 from stage2.features.probe import Probe
 from stage2.features.probes import Kept
 from stage2.features.requirements import check_bank, folds_problem, selection_problem
 from stage2.features.views import Views
 from stage2.loggers import Logger, Loggers
 from stage2.methods.recipe import Recipe, cautions
+from stage2.results.claims import Claims
 from stage2.results.leaderboard import Leaderboard
 from stage2.results.probes import KeptProbes
 from stage2.results.recording import Recorder
@@ -174,16 +176,26 @@ def sweep(
         store.add_bank(bank, dealt)
         done, on_folds = _stored(store, bank, dealt, bool(halving)) if not force else (set(), set())
         made = origin(place, libraries)
-        kept = probes or KeptProbes(store, bank.fingerprint, made, since=time.time() * force)
+        claims = stack.enter_context(Claims(store, bank.fingerprint, place))
+        since = time.time() * force
+        kept = probes or KeptProbes(store, bank.fingerprint, made, since=since, claims=claims)
         views = Views(bank, place, memory, workers, dealt, kept=kept, notice=notice)
         settled = done & on_folds if folds else done
         views.prepare([recipe for recipe in wanted if recipe.hash not in settled])
         listeners = Loggers(loggers)
         recorder = stack.enter_context(Recorder(store, bank.fingerprint))
         record = _Record(
-            recorder, bank.fingerprint, versions_of(libraries), listeners, progress, keep_outcomes
+            recorder,
+            claims,
+            bank.fingerprint,
+            versions_of(libraries),
+            listeners,
+            progress,
+            keep_outcomes,
         )
-        rounds = _Rounds(bank, store, executor(views, parameters=keep_outcomes), record, done)
+        rounds = _Rounds(
+            bank, store, claims, executor(views, parameters=keep_outcomes), record, done
+        )
         left_out: list[Recipe] = []
         if dealt:
             rounds.on_folds(wanted, dealt, on_folds, select_by)
@@ -231,6 +243,7 @@ class _Record:
     """Passes stored groups to the loggers and the progress bar."""
 
     recorder: Recorder
+    claims: Claims
     fingerprint: str
     libraries: dict[str, str]
     loggers: Loggers
@@ -239,25 +252,34 @@ class _Record:
     outcomes: list[Outcome] = field(default_factory=list)
     done: int = 0
     total: int = 0
+    lock: Lock = field(default_factory=Lock)
 
     def run(self, groups: Iterable[Trained], *, quietly: bool = False) -> None:
         """Record groups as they are trained; `quietly`, without logging their figures."""
         for group in groups:
             made = {**group.origin, "versions": {**group.origin["versions"], **self.libraries}}
-            self.recorder.add(group.outcomes, made, partial(self._report, quietly=quietly))
+            place = f"{made['host']}: {made['device']}"
+            report = partial(self._report, place=place, quietly=quietly)
+            self.recorder.add(group.outcomes, made, report)
         self.recorder.wait()
 
     def expect(self, runs: int, later: int) -> None:
         """Announce the runs of the next round, and an estimate of those in later rounds."""
         self.total = self.done + runs + later
 
-    def _report(self, group: Sequence[Outcome], *, quietly: bool) -> None:
+    def count(self, runs: int) -> None:
+        """Note runs that are done, by this process or another."""
+        with self.lock:
+            self.done += runs
+            if self.progress:
+                self.progress(self.done, self.total)
+
+    def _report(self, group: Sequence[Outcome], *, place: str, quietly: bool) -> None:
+        self.claims.done(group, place)
         if not quietly:
             self.loggers.log(self.fingerprint, group)
         self.outcomes += group if self.keep else []
-        self.done += len(group)
-        if self.progress:
-            self.progress(self.done, self.total)
+        self.count(len(group))
 
 
 @dataclass
@@ -269,6 +291,7 @@ class _Rounds:
 
     bank: Bank
     store: Store
+    claims: Claims
     executor: Executor
     record: _Record
     done: set[str]
@@ -277,7 +300,7 @@ class _Rounds:
         """Train recipes on all rows; further rounds have an estimated number of runs."""
         self.record.expect(sum(recipe.hash not in self.done for recipe in wanted), later)
         groups = _unfinished(partial(self._planned, whole=bool(halving)), wanted, self.done)
-        self.record.run(self.executor.run(groups, halving=halving))
+        self._run(groups, str(halving or "all rows"), halving=halving)
 
     def on_folds(
         self, wanted: list[Recipe], folds: Folds, done: set[str], select_by: str | None
@@ -286,8 +309,7 @@ class _Rounds:
         waiting = [recipe for recipe in wanted if recipe.hash not in done]
         self.record.expect(len(waiting), len(likely_finals(waiting)))
         groups = _unfinished(partial(self._planned, folds=folds.count), wanted, done)
-        seen = bool(self.bank.seen("train").any())
-        self.record.run(self.executor.run(groups), quietly=seen)
+        self._run(groups, folds.name, quietly=bool(self.bank.seen("train").any()))
         by_folds = Results(
             self.store, bank=self.bank.fingerprint, select_on=folds.name, select_by=select_by
         )
@@ -303,6 +325,19 @@ class _Rounds:
         left = {recipe.id for recipe in first if statuses[recipe.hash] == "done"}
         self.train([recipe for recipe in others if recipe.id in left])
         return [recipe for recipe in others if recipe.id not in left]
+
+    def _run(
+        self,
+        groups: list[FusedGroup],
+        kind: str,
+        *,
+        halving: Halving | None = None,
+        quietly: bool = False,
+    ) -> None:
+        """Train groups, but those that other processes train, and record them."""
+        costs = list(map(work_on(self.bank), groups))
+        mine = self.claims.shared(groups, kind, costs, self.record.count)
+        self.record.run(self.executor.run(mine, halving=halving), quietly=quietly)
 
     def _planned(
         self, recipes: Sequence[Recipe], folds: int | None = None, *, whole: bool = False

@@ -10,7 +10,7 @@ its results.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -199,6 +199,13 @@ class FusedGroup:
     def recipes(self) -> list[Recipe]:
         """All recipes of the group."""
         return [recipe for tile in self.tiles for recipe in tile.recipes]
+
+    def without(self, hashes: Collection[str]) -> FusedGroup:
+        """The group without the recipes with these hashes, of which some are left."""
+        if not hashes:
+            return self
+        kept = ([r for r in tile.recipes if r.hash not in hashes] for tile in self.tiles)
+        return replace(self, tiles=tuple(Tile(tuple(recipes)) for recipes in kept if recipes))
 
     def each_fold(self) -> list[FusedGroup]:
         """A group for each fold, which trains on what the fold trains on."""

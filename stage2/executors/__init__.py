@@ -8,6 +8,7 @@ plain data, its recipes and their batch stream, and so are its outcomes.
 from __future__ import annotations
 
 import platform
+import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -53,7 +54,7 @@ class Trained:
     outcomes
         The outcomes of its recipes; another thread reads them while the next group trains.
     origin
-        ``device`` and ``versions`` where they were trained, as `origin` tells them.
+        ``device``, ``host`` and ``versions`` where they were trained, as `origin` tells them.
     """
 
     outcomes: Sequence[Outcome]
@@ -85,11 +86,12 @@ class MakeExecutor(Protocol):
 
 
 def origin(device: str, libraries: Sequence[str] = ()) -> dict[str, Any]:
-    """The origin of a run, as the store takes it: the `device`, a name of PyTorch's, and the
-    versions of featbank, torch, Python and further `libraries`."""
+    """The origin of a run: the `device`, a name of PyTorch's, the host, and the versions of
+    featbank, torch, Python and further `libraries`."""
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
     return {
         "device": f"{device} ({name})",
+        "host": socket.gethostname(),
         "versions": {
             "featbank": featbank.__version__,
             "torch": torch.__version__,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,6 +26,9 @@ from stage2.features.probe import (
 
 class Kept(Protocol):
     """Keeps the probes of a bank beyond a sweep."""
+
+    def alone(self, settings: Mapping[str, Any]) -> AbstractContextManager[None]:
+        """Wait until no other process trains the probe with these settings, nor does inside."""
 
     def find(self, settings: Mapping[str, Any]) -> Classifier | None:
         """The probe with these settings, on the CPU; None where there is none."""
@@ -92,20 +96,20 @@ class Probes:
         self, probe: Probe, data: Callable[[], ViewData], fold: int | None = None, on: str = ""
     ) -> Classifier:
         settings = settings_of(self._bank, probe, self._folds, fold, on)
-        if self._kept and (known := self._kept.find(settings)):
-            return known[0].to(self._device), known[1].to(self._device)
-        view = data()
-        with torch_threads(self._workers):
-            if probe.scale is None:
-                classifier, fit = fit_linear(view)
-            else:
-                classifier, fit = fit_cosine(view, probe.scale)
-        if self._kept:
-            self._kept.keep(settings, classifier, fit)
+        with self._kept.alone(settings) if self._kept else nullcontext():
+            if self._kept and (known := self._kept.find(settings)):
+                return known[0].to(self._device), known[1].to(self._device)
+            classifier, fit = self._fitted(probe, data())
+            if self._kept:
+                self._kept.keep(settings, classifier, fit)
         if self._notice:
             of = "" if fold is None else f", fold {fold + 1}"
             self._notice(f"{settings['kind']} probe of {probe.view!r}{of}: {fit}")
         return classifier
+
+    def _fitted(self, probe: Probe, view: ViewData) -> tuple[Classifier, Fit]:
+        with torch_threads(self._workers):
+            return fit_linear(view) if probe.scale is None else fit_cosine(view, probe.scale)
 
 
 def settings_of(

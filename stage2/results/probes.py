@@ -7,6 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from featbank import errors
 from stage2.features.descent import Fit
 from stage2.methods.recipe import settings_hash
+from stage2.results.claims import Claims
 from stage2.results.store import Store, packed
 
 
@@ -33,12 +35,20 @@ class KeptProbes:
         ``device`` and ``versions`` of probes that are added; None to add none.
     since
         Seconds since 1970: probes that were finished before are not found.
+    claims
+        The groups that processes share, so that none trains a probe that another one trains.
     """
 
     store: Store
     fingerprint: str
     origin: Mapping[str, Any] | None = None
     since: float = 0.0
+    claims: Claims | None = None
+
+    def alone(self, settings: Mapping[str, Any]) -> AbstractContextManager[None]:
+        """Wait until no other process trains the probe with these settings, nor does inside."""
+        wanted = settings_hash("probe", settings)
+        return self.claims.alone("probe", wanted) if self.claims else nullcontext()
 
     def find(self, settings: Mapping[str, Any]) -> tuple[Tensor, Tensor] | None:
         """The probe with these settings: weight [K, D] and bias [K]; None where there is none, or

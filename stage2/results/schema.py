@@ -12,11 +12,11 @@ import re
 import sqlite3
 from collections.abc import Iterator
 
-SCHEMA = 6
+SCHEMA = 7
 
 APPLICATION = 0x66656174  # "feat", in the file's header
 
-TABLES = ("bank", "run", "evaluation", "probe")
+TABLES = ("bank", "run", "evaluation", "probe", "worker", "task")
 
 LIGHT = {
     "bank": ("fingerprint", "about"),
@@ -47,7 +47,7 @@ _ADDED = {("evaluation", "details"): 2, ("run", "traces"): 3, ("bank", "labels")
 _DIGESTS = 5
 """The schema that added digests."""
 
-_SINCE = {"bank": 1, "run": 1, "evaluation": 1, "probe": 6}
+_SINCE = {"bank": 1, "run": 1, "evaluation": 1, "probe": 6, "worker": 7, "task": 7}
 """The schema that added each table."""
 
 _PROBE = """CREATE TABLE probe (
@@ -64,14 +64,38 @@ _PROBE = """CREATE TABLE probe (
 )
 """
 
+_WORKER = """CREATE TABLE worker (
+    worker TEXT PRIMARY KEY,       -- random
+    process TEXT NOT NULL,         -- JSON: host, pid, and what tells it from others of this number
+    device TEXT NOT NULL,
+    beats INTEGER NOT NULL         -- seconds since it began, written while it lives; -1 at its end
+)
+"""
+
+_TASK = """CREATE TABLE task (
+    bank TEXT NOT NULL REFERENCES bank,
+    key TEXT NOT NULL,             -- digest of kind and recipes
+    kind TEXT NOT NULL,            -- all rows, n-fold, halving, probe
+    recipes TEXT NOT NULL,         -- JSON: hashes of the recipes of a group
+    cost REAL NOT NULL,            -- floating-point operations, roughly
+    state TEXT NOT NULL,           -- waiting, running, done, failed
+    worker TEXT REFERENCES worker, -- whose it is; NULL while it waits
+    place TEXT,                    -- where it was trained
+    seconds REAL,                  -- how long
+    error TEXT,                    -- why it failed
+    PRIMARY KEY (bank, key)
+)
+"""
+
 _MIGRATIONS = (
     ("ALTER TABLE evaluation ADD COLUMN details BLOB",),
     ("ALTER TABLE run ADD COLUMN traces BLOB",),
     ("ALTER TABLE bank ADD COLUMN labels BLOB",),
     tuple(f"ALTER TABLE {table} ADD COLUMN digest BLOB" for table in ("bank", "run", "evaluation")),
     (_PROBE,),
+    (_WORKER, _TASK),
 )
-"""The steps from schema 1 to 2, 2 to 3, 3 to 4, 4 to 5, and 5 to 6."""
+"""The steps from schema 1 to 2, 2 to 3, 3 to 4, 4 to 5, 5 to 6, and 6 to 7."""
 
 _MADE = {
     "bank": """CREATE TABLE bank (
@@ -115,6 +139,8 @@ _MADE = {
 )
 """,
     "probe": _PROBE,
+    "worker": _WORKER,
+    "task": _TASK,
 }
 """Digests stand before the arrays: columns behind a long value are slow to reach."""
 

@@ -62,8 +62,13 @@ class Store:
     path
         The file, whatever its name; None for results in memory, which `close` drops.
     create
-        Open it for writing: create it where it is absent, migrate it to schema 6 where it is older.
+        Open it for writing: create it where it is absent, migrate it to schema 7 where it is older.
         A file that is only read is left as it is.
+
+    Attributes
+    ----------
+    file
+        The open database.
 
     Raises
     ------
@@ -76,7 +81,7 @@ class Store:
 
     def __init__(self, path: str | os.PathLike[str] | None, *, create: bool = False) -> None:
         self.path = Path("results in memory" if path is None else path)
-        self._file = Database(None if path is None else self.path, create=create)
+        self.file = Database(None if path is None else self.path, create=create)
         if count := self._read(StoredRows.unchecked):
             warnings.warn(
                 f"{self.path}: runs written before results had digests are read unchecked; it has "
@@ -92,7 +97,7 @@ class Store:
         measured = [split for split in EVALUATED if split in bank.splits]
         labels = {split: bank.labels(split).astype(np.int32) for split in measured}
         identities = {split: identity_of(bank, split) for split in measured}
-        with self._file.write() as database:
+        with self.file.write() as database:
             earlier = StoredRows(database, self.path).folds(bank.fingerprint)
             for name in sorted({*earlier, *([folds.name] if folds else [])}):
                 dealt = folds or deal(bank.labels("train"), fold_count(name))
@@ -132,7 +137,7 @@ class Store:
         instead_of
             Name whose earlier runs on the bank are removed.
         """
-        with self._file.write() as database:
+        with self.file.write() as database:
             if instead_of is not None:
                 key = (fingerprint, instead_of)
                 database.execute("DELETE FROM run WHERE bank = ? AND name = ?", key)
@@ -150,7 +155,7 @@ class Store:
 
     def add_probe(self, row: Mapping[str, Value]) -> None:
         """Store a probe, given by its columns, in place of an earlier one with its settings."""
-        with self._file.write() as database:
+        with self.file.write() as database:
             key = row["bank"], row["probe"]
             database.execute("DELETE FROM probe WHERE bank = ? AND probe = ?", key)
             database.execute(*_insert("probe", {**row, "digest": digest_of("probe", row)}))
@@ -322,11 +327,11 @@ class Store:
         return self._read(lambda rows: rows.long(table, key, column))
 
     def _read(self, query: Callable[[StoredRows], Result]) -> Result:
-        return self._file.read(lambda database: query(StoredRows(database, self.path)))
+        return self.file.read(lambda database: query(StoredRows(database, self.path)))
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self.file.close()
 
     def __enter__(self) -> Store:
         return self

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stage2.results.rows import digest_of
-from stage2.results.schema import schema_of, tables_of
+from stage2.results.schema import LIGHT, schema_of, tables_of
 
 
 def change(path: Path, statement: str, values: tuple[Any, ...] = ()) -> None:
@@ -21,9 +21,8 @@ def change(path: Path, statement: str, values: tuple[Any, ...] = ()) -> None:
 def renew(database: sqlite3.Connection) -> None:
     """Bring the digests of all rows up to date."""
     database.row_factory = sqlite3.Row
-    for table in reversed(
-        tables_of(schema_of(database))
-    ):  # a run's digest is of those of its evaluations
+    tables = [table for table in tables_of(schema_of(database)) if table in LIGHT]
+    for table in reversed(tables):  # a run's digest is of those of its evaluations
         for row in database.execute(f"SELECT rowid AS number, * FROM {table}").fetchall():
             evaluations = []
             if table == "run":

@@ -21,7 +21,7 @@ from featbank import Bank, errors
 from stage2.engine.metrics import METRICS, Evaluation
 from stage2.methods.recipe import Recipe
 from stage2.results.results import Results
-from stage2.results.schema import APPLICATION, SCHEMA
+from stage2.results.schema import APPLICATION, SCHEMA, TABLES
 from stage2.results.store import Store
 from stage2.results.tables import render
 from stage2.sweep import sweep
@@ -252,7 +252,7 @@ def schema_of(path: Path) -> tuple[int, set[str]]:
         version = db.execute("PRAGMA user_version").fetchone()[0]
         columns = {
             f"{table}.{row[1]}"
-            for table in ("bank", "run", "evaluation", "probe")
+            for table in TABLES
             for row in db.execute(f"PRAGMA table_info({table})")
         }
     db.close()
@@ -279,7 +279,7 @@ def test_an_older_file_is_read_as_it_is(older: Path, bank: Bank) -> None:
     assert older.read_bytes() == before
 
 
-def test_an_older_file_that_is_written_to_becomes_schema_6(
+def test_an_older_file_that_is_written_to_becomes_schema_7(
     older: Path, bank: Bank, small: Problem, tmp_path: Path
 ) -> None:
     """Reference: a new file's columns; the old run is still there, a new one has its arrays."""
@@ -302,7 +302,7 @@ def test_an_older_file_that_is_written_to_becomes_schema_6(
             traces = store.traces(bank.fingerprint, outcome.recipe.hash)
             assert np.array_equal(traces["beta"], beta), f"got {traces}"
     assert schema_of(older) == schema_of(tmp_path / "new.sqlite")
-    assert schema_of(older)[0] == SCHEMA == 6
+    assert schema_of(older)[0] == SCHEMA == 7
     with pytest.warns(UserWarning, match="written before"):
         store = Store(older, create=True)
     with store:
@@ -312,7 +312,7 @@ def test_an_older_file_that_is_written_to_becomes_schema_6(
 
 @pytest.mark.parametrize(
     ("older", "schema"),
-    [(1, 2), (1, 3), (2, 3), (1, 4), (3, 4), (1, 5), (4, 5), (1, 6)],
+    [(1, 2), (1, 3), (2, 3), (1, 4), (3, 4), (1, 5), (4, 5), (1, 6), (4, 7)],
     indirect=["older"],
     ids=lambda schema: schema,
 )
@@ -464,7 +464,7 @@ def test_a_full_disk_keeps_what_was_stored(tmp_path: Path) -> None:
     path = tmp_path / "results.sqlite"
     _full(path)
     with Store(path, create=True) as store:
-        connection = store._file.connection
+        connection = store.file.connection
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         connection.execute(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(OSError, match="could not be written .the disk is full"):

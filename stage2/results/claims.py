@@ -1,0 +1,264 @@
+"""Claims of the processes that sweep into one results file: who trains which group.
+
+They share their groups. A process claims a group before it trains it, and claims
+are rows of the file: other processes leave such a group alone, and wait for its results once
+nothing else is left. A claim counts as long as its process lives: where that can be seen, while it
+is there; in any case only while its beats grow, by the clock of whoever waits. No two clocks are
+compared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import sqlite3
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+
+from featbank.errors import FeatbankError, first_line
+from stage2.engine.outcome import Outcome
+from stage2.engine.plan import FusedGroup
+from stage2.results.processes import this_process
+from stage2.results.store import Store
+from stage2.results.tasks import Watch, read_recipes, read_tasks, read_workers
+
+BEAT = 2.0
+"""Seconds between two beats of a worker."""
+
+PATIENCE = 0.25
+"""Seconds between two looks at what others train."""
+
+
+class Claims:
+    """The groups that this process and others on a results file train; a context manager.
+
+    Parameters
+    ----------
+    store
+        The results.
+    fingerprint
+        The bank's.
+    device
+        Where this process trains.
+    """
+
+    def __init__(self, store: Store, fingerprint: str, device: str) -> None:
+        self._file, self._bank, self._device = store.file, fingerprint, device
+        self._name = uuid.uuid4().hex
+        self._watch = Watch()
+        self._fresh = True
+        self._claimed: dict[str, set[str]] = {}  # hashes that are still to be stored, by group
+        self._began = time.monotonic()
+        self._ended = threading.Event()
+        self._beating = threading.Thread(target=self._beat, daemon=True)
+
+    def shared(
+        self,
+        groups: Sequence[FusedGroup],
+        kind: str,
+        costs: Sequence[float],
+        elsewhere: Callable[[int], None],
+    ) -> Iterator[FusedGroup]:
+        """The groups that this process is to train, one at a time, as they are asked for.
+
+        Parameters
+        ----------
+        groups
+            The groups of a plan.
+        kind
+            What is trained of a recipe: groups of two kinds have nothing in common.
+        costs
+            Their floating-point operations, roughly.
+        elsewhere
+            Called with a number of recipes that others have trained.
+
+        Yields
+        ------
+        Groups in their order, without those that others train, and without recipes that others
+        have trained in groups of their own. The last ones come when what others train is done, or
+        they are dead.
+        """
+        waiting = {_key(kind, group): group for group in groups}
+        self._register(kind, waiting, costs)
+        while waiting:
+            with self._file.write() as database:
+                ended, key, trained = self._claim(database, kind, waiting)
+            if done := sum(len(waiting.pop(each).recipes) for each in ended):
+                elsewhere(done)
+            if key:
+                whole = waiting.pop(key)
+                group = whole.without(trained)
+                self._claimed[key] = {recipe.hash for recipe in group.recipes}
+                if others := len(whole.recipes) - len(group.recipes):
+                    elsewhere(others)
+                yield group
+            elif waiting:
+                time.sleep(PATIENCE)
+
+    def done(self, outcomes: Sequence[Outcome], place: str) -> None:
+        """Note outcomes that are stored, and where they were trained."""
+        for key, hashes in list(self._claimed.items()):
+            stored = [outcome for outcome in outcomes if outcome.recipe.hash in hashes]
+            if not stored:
+                continue
+            hashes -= {outcome.recipe.hash for outcome in stored}
+            seconds = sum(outcome.seconds for outcome in stored)
+            state = "running" if hashes else "done"
+            with self._file.write() as database:
+                database.execute(
+                    "UPDATE task SET state = ?, place = ?, seconds = coalesce(seconds, 0) + ? "
+                    "WHERE bank = ? AND key = ?",
+                    (state, place, seconds, self._bank, key),
+                )
+            if not hashes:
+                del self._claimed[key]
+
+    @contextlib.contextmanager
+    def alone(self, kind: str, key: str) -> Iterator[None]:
+        """Do inside what no other process is to do meanwhile; wait until none does."""
+        while not self._claim_alone(kind, key):
+            time.sleep(PATIENCE)
+        try:
+            yield
+        finally:
+            with self._file.write() as database:
+                database.execute("DELETE FROM task WHERE bank = ? AND key = ?", (self._bank, key))
+
+    def __enter__(self) -> Claims:
+        with self._file.write() as database:
+            self._write_worker(database, 0)
+        if self._file.path is not None:
+            self._beating.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        self._ended.set()
+        if self._beating.is_alive():
+            self._beating.join()
+        state, reason = "waiting", None
+        if isinstance(error, Exception):
+            state, reason = "failed", first_line(error)
+        with contextlib.suppress(FeatbankError, OSError), self._file.write() as database:
+            database.execute(
+                "UPDATE task SET state = ?, error = ? WHERE worker = ? AND state = 'running'",
+                (state, reason, self._name),
+            )
+            self._write_worker(database, -1)
+
+    # ---- rows
+
+    def _register(
+        self, kind: str, groups: Mapping[str, FusedGroup], costs: Sequence[float]
+    ) -> None:
+        """Add groups, but those that a living process trains or has trained.
+
+        The first time also remove the plans of sweeps that have ended.
+        """
+        with self._file.write() as database:
+            live = self._live(database)
+            if self._fresh and live == {self._name}:
+                database.execute("DELETE FROM task WHERE bank = ?", (self._bank,))
+                database.execute(
+                    "DELETE FROM worker WHERE worker <> ? AND worker NOT IN "
+                    "(SELECT worker FROM task WHERE worker IS NOT NULL)",
+                    (self._name,),
+                )
+            self._fresh = False
+            known = {task.key: task for task in read_tasks(database, self._bank)}
+            for (key, group), cost in zip(groups.items(), costs, strict=True):
+                if key in known and known[key].worker in (*live, None):
+                    continue
+                hashes = [recipe.hash for recipe in group.recipes]
+                database.execute("DELETE FROM task WHERE bank = ? AND key = ?", (self._bank, key))
+                self._put(database, key, kind, hashes, cost)
+
+    def _claim(
+        self, database: sqlite3.Connection, kind: str, waiting: Mapping[str, FusedGroup]
+    ) -> tuple[list[str], str | None, set[str]]:
+        """The groups that others have done; the one that is claimed, None where all that is left is
+        with others; and the recipes that others have trained in groups of their own."""
+        live = self._live(database)
+        tasks = {task.key: task for task in read_tasks(database, self._bank)}
+        ended = [key for key in waiting if key in tasks and tasks[key].state == "done"]
+        others = [
+            task
+            for task in tasks.values()
+            if task.kind == kind and task.key not in waiting and task.worker in live - {self._name}
+        ]
+        trained, training = (
+            {
+                each
+                for t in others
+                if t.state == state
+                for each in read_recipes(database, self._bank, t)
+            }
+            for state in ("done", "running")
+        )
+        ended = []
+        for key, group in waiting.items():
+            task, hashes = tasks.get(key), {recipe.hash for recipe in group.recipes}
+            if hashes <= trained or (task and task.state == "done"):
+                ended.append(key)
+            elif not (
+                hashes & training or (task and task.state == "running" and task.worker in live)
+            ):
+                self._put(database, key, kind, state="running", worker=self._name)
+                return ended, key, hashes & trained
+        return ended, None, set()
+
+    def _claim_alone(self, kind: str, key: str) -> bool:
+        """Claim what has no recipes; whether no other process has it."""
+        with self._file.write() as database:
+            live = self._live(database)
+            owners = {task.worker for task in read_tasks(database, self._bank) if task.key == key}
+            if owners & (live - {self._name}):
+                return False
+            self._put(database, key, kind, state="running", worker=self._name)
+            return True
+
+    def _put(
+        self,
+        database: sqlite3.Connection,
+        key: str,
+        kind: str,
+        recipes: Sequence[str] = (),
+        cost: float = 0.0,
+        *,
+        state: str = "waiting",
+        worker: str | None = None,
+    ) -> None:
+        """Add a group, or change whose one is that the file has."""
+        database.execute(
+            "INSERT INTO task (bank, key, kind, recipes, cost, state, worker) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (bank, key) DO UPDATE SET "
+            "state = excluded.state, worker = excluded.worker, error = NULL",
+            (self._bank, key, kind, json.dumps(recipes), cost, state, worker),
+        )
+
+    def _live(self, database: sqlite3.Connection) -> set[str]:
+        """The names of the workers that live, this one among them."""
+        workers = read_workers(database)
+        return {name for name, each in workers.items() if self._watch.lives(name, each)}
+
+    def _write_worker(self, database: sqlite3.Connection, beats: int) -> None:
+        database.execute(
+            "INSERT INTO worker (worker, process, device, beats) VALUES (?, ?, ?, ?) "
+            "ON CONFLICT (worker) DO UPDATE SET beats = excluded.beats",
+            (self._name, json.dumps(asdict(this_process())), self._device, beats),
+        )
+
+    def _beat(self) -> None:
+        """Show that this process lives, until it ends."""
+        while not self._ended.wait(BEAT):
+            with contextlib.suppress(FeatbankError, OSError), self._file.write() as database:
+                self._write_worker(database, int(time.monotonic() - self._began))
+
+
+def _key(kind: str, group: FusedGroup) -> str:
+    """The name of a group: processes with one plan give it the same."""
+    hashes = sorted(recipe.hash for recipe in group.recipes)
+    return hashlib.sha256("\n".join((kind, *hashes)).encode()).hexdigest()
