@@ -41,7 +41,7 @@ def path(sound: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(sound, tmp_path / "home"))
 
 
-def _mounted(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def mounted(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a folder lie on a file system of some type."""
     table = folder.parent / "table"
     lines = ["1 1 0:1 / / rw - ext4 /dev/sda rw", f"2 1 0:2 / {folder} rw - {kind} server:/x rw"]
@@ -52,7 +52,7 @@ def _mounted(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def remote(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The copy, on a file system of a network from now on."""
-    _mounted(path.parent, "nfs4", monkeypatch)
+    mounted(path.parent, "nfs4", monkeypatch)
     yield path
     assert not {"r.sqlite-wal", "r.sqlite-shm", "r.sqlite-journal"} & set(os.listdir(path.parent))
 
@@ -88,7 +88,7 @@ def test_nothing_is_written_in_wal_mode(remote: Path, prepare: Any) -> None:
 def test_what_a_killed_sweep_left_in_a_wal_is_moved(path: Path, monkeypatch: Any) -> None:
     """Reference: a run that only the WAL has; reading leaves both files and says what to do."""
     left = _left_with(path, [_another(0)])
-    _mounted(path.parent, "fuse.sshfs", monkeypatch)
+    mounted(path.parent, "fuse.sshfs", monkeypatch)
     names = sorted(os.listdir(path.parent))
     with pytest.raises(errors.ConfigError, match=r"newest results in r\.sqlite-wal.*fuse\.sshfs"):
         Store(path)
@@ -159,7 +159,7 @@ def test_a_reader_beside_a_writer_there(remote: Path) -> None:
 def test_several_open_a_wal_at_the_same_moment(path: Path, monkeypatch: Any) -> None:
     """Reference: each of four writers opens it, as its lock lets them, one after the other."""
     _left_with(path, [_another(9)])
-    _mounted(path.parent, "nfs4", monkeypatch)
+    mounted(path.parent, "nfs4", monkeypatch)
     reader, writer = os.pipe()
     children = []
     for seed in range(4):
@@ -197,7 +197,7 @@ def test_a_file_in_use_on_its_own_machine(path: Path, monkeypatch: Any) -> None:
         os._exit(0)
     os.read(reader, 1)
     monkeypatch.setattr(database, "WAIT", 0.3)
-    _mounted(path.parent, "nfs4", monkeypatch)
+    mounted(path.parent, "nfs4", monkeypatch)
     with pytest.raises(errors.OutputBusy, match="another process has kept it locked"):
         Store(path, create=True)
     path.with_name("done").touch()
@@ -216,6 +216,6 @@ def test_a_sweep_there_and_back_on_a_disk(remote: Path, featbank: Run, monkeypat
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         featbank("leaderboard", remote.with_name("new.sqlite"))
-    _mounted(remote.parent, "ext4", monkeypatch)
+    mounted(remote.parent, "ext4", monkeypatch)
     Store(remote.with_name("new.sqlite"), create=True).close()
     assert _mode(remote.with_name("new.sqlite")) == "wal"
