@@ -33,6 +33,7 @@ COMMANDS = (
     "bank.merge",
     "bank.split",
     "sweep.sweep",
+    "merge_results.merge_results",
     "leaderboard.leaderboard",
     "report.report",
     "compare.compare",

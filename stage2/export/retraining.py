@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,17 +23,11 @@ from stage2.features.scale import Scaling, scaling_of
 from stage2.features.views import class_counts
 from stage2.methods.heads import Context
 from stage2.methods.recipe import Recipe
+from stage2.results.agreement import agree
 from stage2.results.probes import KeptProbes
 from stage2.results.results import Results
 from stage2.results.store import Run
 from stage2.sweep import sweep
-
-ROWS = 0.005
-"""Share of a split's rows that may be classified differently from the results: other processors and
-numbers of threads round differently, and a row on the border of two classes may tip over."""
-
-NLL = 1e-3
-"""Allowed difference of the mean negative log-likelihood, absolute and relative."""
 
 
 @dataclass(frozen=True)
@@ -151,11 +144,10 @@ def changed_rows(
     for split, evaluation in evaluations.items():
         stored = results.store.correct(results.fingerprint, run.recipe, split, epoch)
         before, now = (m["nll"] for m in (run.metrics[split, epoch], evaluation.metrics))
-        changed[split] = int(np.count_nonzero(stored != evaluation.correct))
         assert before is not None  # of a run that is done
         assert now is not None
-        same = abs(now - before) <= NLL * max(1, abs(before))
-        if changed[split] > max(1, ROWS * len(stored)) or not same:
+        same, changed[split] = agree((stored, evaluation.correct), (before, now))
+        if not same:
             raise errors.ConfigError(
                 f"{run.id}, trained again, classifies {changed[split]} of {len(stored)} "
                 f"rows of {split} otherwise than in {results.path}, NLL {now:.5g} instead of "

@@ -40,17 +40,27 @@ def merged(
     The run and all its evaluations, in the order of the run's digest, with digests.
     """
     new = [{**row, "digest": digest_of("evaluation", row)} for row in evaluations]
-    places = {(row["split"], row["epoch"]) for row in new}
-    earlier, kept = rows.stored(str(run["bank"]), str(run["recipe"]))
+    return joined(run, new, *rows.stored(str(run["bank"]), str(run["recipe"])))
+
+
+def joined(
+    run: StoredRow,
+    evaluations: Sequence[StoredRow],
+    earlier: StoredRow | None,
+    kept: Sequence[StoredRow],
+) -> tuple[StoredRow, list[StoredRow]]:
+    """Join a run and its evaluations, these with digests, to an `earlier` one of the same recipe
+    and those `kept` of it; of what both measured, the first is taken."""
+    places = {(row["split"], row["epoch"]) for row in evaluations}
     of_folds = [row for row in kept if is_folds(str(row["split"]))]
-    if not only_folds(str(row["split"]) for row in new):
+    if not only_folds(str(row["split"]) for row in evaluations):
         kept = of_folds
     elif earlier and earlier["status"] == "stopped":
         kept = of_folds  # what halving measured before it stopped the run ranks nothing
     elif earlier and (len(kept) > len(of_folds) or not kept or run["status"] != "done"):
         run = earlier  # on all rows, or on other folds
     kept = [row for row in kept if (row["split"], row["epoch"]) not in places]
-    together = sorted([*new, *kept], key=lambda row: (str(row["split"]), str(row["epoch"])))
+    together = sorted([*evaluations, *kept], key=lambda row: (str(row["split"]), str(row["epoch"])))
     plain = {name: run[name] for name in (*LIGHT["run"], *HEAVY["run"])}
     digest = digest_of("run", plain, [row["digest"] for row in together])
     return {**plain, "digest": digest}, together

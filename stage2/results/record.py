@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import save
 
+from featbank import errors
 from featbank.bank import Bank
 from featbank.bank.naming import label_of
+from featbank.bank.schema import EVALUATED
 from stage2.features.folds import Folds
 from stage2.features.probe import probe_for
 from stage2.features.scale import default_scale
-from stage2.results.protocol import rows_from_test
+from stage2.results import content
+from stage2.results.digests import Value
+from stage2.results.protocol import coverage, rows_from_test
 
 
 def record_of(bank: Bank) -> dict[str, Any]:
@@ -57,3 +63,35 @@ def identity_of(bank: Bank, split: str, folds: Folds | None = None) -> str:
     for column in columns:
         digest.update(np.ascontiguousarray(column, "<i8").tobytes())
     return digest.hexdigest()
+
+
+def united(ours: dict[str, Value], theirs: dict[str, Value]) -> dict[str, Value]:
+    """The row of a bank without its digest, with the folds of both; ours where nothing is added.
+
+    Raises
+    ------
+    Mismatch
+        Where a split has other labels in the two; the message names it.
+    """
+    if not (ours["labels"] and theirs["labels"]):  # from before schema 4
+        return ours if ours["labels"] or not theirs["labels"] else theirs
+    about, other = (content.about(row["about"]) for row in (ours, theirs))
+    here = content.labels(ours["labels"], about)
+    there = content.labels(theirs["labels"], other)
+    for split in here.keys() & there.keys():
+        if not np.array_equal(here[split], there[split]):
+            raise errors.Mismatch(f"other labels of {split}")
+    if here.keys() >= there.keys():
+        return ours
+    labels = _in_order({**there, **here})
+    for record in ("rows", "identities"):
+        about[record] = _in_order({**other.get(record, {}), **about.get(record, {})})
+    about |= coverage(labels, np.array(about["train_counts"]))
+    return {**ours, "about": json.dumps(about), "labels": save(labels)}
+
+
+def _in_order(by_split: dict[str, Any]) -> dict[str, Any]:
+    """Train, val and test before folds, these by name."""
+    known = ("train", *EVALUATED)
+    names = [split for split in known if split in by_split]
+    return {split: by_split[split] for split in [*names, *sorted(by_split.keys() - set(names))]}

@@ -149,16 +149,16 @@ class Store:
                     StoredRows(database, self.path),
                 )
                 database.execute("DELETE FROM run WHERE bank = ? AND recipe = ?", key)
-                database.execute(*_insert("run", row))
+                database.execute(*insertion("run", row))
                 for evaluation in evaluations:
-                    database.execute(*_insert("evaluation", evaluation))
+                    database.execute(*insertion("evaluation", evaluation))
 
     def add_probe(self, row: Mapping[str, Value]) -> None:
         """Store a probe, given by its columns, in place of an earlier one with its settings."""
         with self.file.write() as database:
             key = row["bank"], row["probe"]
             database.execute("DELETE FROM probe WHERE bank = ? AND probe = ?", key)
-            database.execute(*_insert("probe", {**row, "digest": digest_of("probe", row)}))
+            database.execute(*insertion("probe", {**row, "digest": digest_of("probe", row)}))
 
     def probes(self, fingerprint: str) -> dict[str, dict[str, Any]]:
         """The probes of a bank by the hash of their settings: every column but the classifier."""
@@ -381,7 +381,7 @@ def _evaluation_rows(
     ]
 
 
-def _insert(table: str, row: Mapping[str, Value]) -> tuple[str, tuple[Value, ...]]:
+def insertion(table: str, row: Mapping[str, Value]) -> tuple[str, tuple[Value, ...]]:
     """The statement that inserts a row, given with its digest, and its values."""
     places = ", ".join("?" * len(row))
     return f"INSERT INTO {table} ({', '.join(row)}) VALUES ({places})", (*row.values(),)
