@@ -11,7 +11,7 @@ import re
 import shutil
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,21 @@ def _mode(path: Path) -> str:
     return {b"\1\1": "rollback", b"\2\2": "wal"}[path.read_bytes()[18:20]]
 
 
+def _forked(work: Callable[[], None]) -> int:
+    """Work in a fork of this process, which ends with it: its number."""
+    if child := os.fork():
+        return child
+    try:
+        work()
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+def _ended(children: list[int]) -> None:
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * len(children)
+
+
 @pytest.mark.parametrize("prepare", [None, as_older, Path.unlink], ids=["wal", "older", "new"])
 def test_nothing_is_written_in_wal_mode(remote: Path, prepare: Any) -> None:
     """Reference: the header of the file and the names beside it, before, while and after runs are
@@ -103,12 +118,13 @@ def test_what_a_killed_sweep_left_in_a_wal_is_moved(path: Path, monkeypatch: Any
 
 def _left_with(path: Path, stored: list[dict[str, Any]]) -> set[str]:
     """Leave the file as a sweep does that is killed after it has stored some runs."""
-    child = os.fork()
-    if not child:
+
+    def work() -> None:
         store = Store(path, create=True)
         store.add_runs(next(iter(store.banks())), stored)
         os._exit(0)
-    os.waitpid(child, 0)
+
+    _ended([_forked(work)])
     assert path.with_name(f"{path.name}-wal").stat().st_size
     return {run["recipe"].hash for run in stored}
 
@@ -117,19 +133,20 @@ def test_a_writer_that_is_killed_there(remote: Path) -> None:
     """Reference: the results before the transaction in which it was killed, by a reader, which
     rolls it back, and by the next writer."""
     before = everything(remote)
-    child = os.fork()
-    if not child:
+
+    def work() -> None:
         warnings.simplefilter("ignore")
         store = Store(remote, create=True)
-        store._file.connection.execute("PRAGMA cache_size = 1")  # so that pages reach the file
-        store._file.connection.execute("PRAGMA cache_spill = 1")
+        store.file.connection.execute("PRAGMA cache_size = 1")  # so that pages reach the file
+        store.file.connection.execute("PRAGMA cache_spill = 1")
 
         def killed() -> Iterator[dict[str, Any]]:
             yield from (_another(seed) for seed in range(5))
             os._exit(0)
 
         store.add_runs(next(iter(store.banks())), killed())
-    os.waitpid(child, 0)
+
+    _ended([_forked(work)])
     assert remote.with_name("r.sqlite-journal").stat().st_size
     assert everything(remote) == before
     with pytest.warns(UserWarning, match=re.escape(WARNING)):
@@ -163,17 +180,17 @@ def test_several_open_a_wal_at_the_same_moment(path: Path, monkeypatch: Any) -> 
     reader, writer = os.pipe()
     children = []
     for seed in range(4):
-        child = os.fork()
-        if not child:
+
+        def work(seed: int = seed) -> None:
             os.close(writer)
             os.read(reader, 1)  # ends when all have been started
             warnings.simplefilter("ignore")
             with Store(path, create=True) as store:
                 store.add_runs(next(iter(store.banks())), [_another(seed)])
-            os._exit(0)
-        children.append(child)
+
+        children.append(_forked(work))
     os.close(writer)
-    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+    _ended(children)
     os.close(reader)
     assert sorted(os.listdir(path.parent)) == ["bank.h5", "r.sqlite"]
     with Store(path) as store:
@@ -184,24 +201,24 @@ def test_a_file_in_use_on_its_own_machine(path: Path, monkeypatch: Any) -> None:
     """Reference: one line after the wait, while another process has it open in WAL mode; that
     process, a local one of the server, can still write."""
     reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
-        store = Store(path, create=True)
-        bank = next(iter(store.banks()))
-        store.add_runs(bank, [_another(0)])
-        os.write(writer, b".")
-        while not path.with_name("done").exists():
-            time.sleep(0.01)
-        store.add_runs(bank, [_another(1)])
-        store.close()
-        os._exit(0)
+
+    def work() -> None:
+        with Store(path, create=True) as store:
+            bank = next(iter(store.banks()))
+            store.add_runs(bank, [_another(0)])
+            os.write(writer, b".")
+            while not path.with_name("done").exists():
+                time.sleep(0.01)
+            store.add_runs(bank, [_another(1)])
+
+    child = _forked(work)
     os.read(reader, 1)
     monkeypatch.setattr(database, "WAIT", 0.3)
     mounted(path.parent, "nfs4", monkeypatch)
     with pytest.raises(errors.OutputBusy, match="another process has kept it locked"):
         Store(path, create=True)
     path.with_name("done").touch()
-    assert os.waitpid(child, 0)[1] == 0
+    _ended([child])
     with Store(path) as store:
         assert len(store.runs(next(iter(store.banks())))) == len(list(runs())) + 2
 
