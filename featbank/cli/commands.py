@@ -33,6 +33,8 @@ COMMANDS = (
     "bank.merge",
     "bank.split",
     "sweep.sweep",
+    "status.status",
+    "status.watch",
     "merge_results.merge_results",
     "leaderboard.leaderboard",
     "report.report",
