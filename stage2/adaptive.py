@@ -104,6 +104,7 @@ def search(
                 runs = {run.recipe: run for run in store.runs(bank.fingerprint)}
             for trial, recipes in zip(trials, asked, strict=True):
                 _report(study, trial, [runs[recipe.hash] for recipe in recipes])
+    assert swept.board  # which only a shard may lack
     return swept.board
 
 

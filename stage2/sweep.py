@@ -21,9 +21,10 @@ from stage2.engine.outcome import Outcome
 from stage2.engine.plan import FusedGroup
 from stage2.executors import Executor, MakeExecutor, Trained, origin, versions_of
 from stage2.executors.local import Local
+from stage2.executors.shards import Shard, part_of
 from stage2.features.experts import resolved, unrecorded
 from stage2.features.folds import Folds, deal
-from stage2.features.planning import plan_bank, work_on
+from stage2.features.planning import plan_bank, unfinished, work_on
 from stage2.features.probe import Probe
 from stage2.features.probes import Kept
 from stage2.features.requirements import check_bank, folds_problem, selection_problem
@@ -32,6 +33,7 @@ from stage2.loggers import Logger, Loggers
 from stage2.methods.recipe import Recipe, cautions
 from stage2.results.claims import Claims
 from stage2.results.leaderboard import Leaderboard
+from stage2.results.marks import marked
 from stage2.results.probes import KeptProbes
 from stage2.results.recording import Recorder
 from stage2.results.results import Results
@@ -54,7 +56,7 @@ class SweepResults:
     left_out
         Recipes with further seeds of configurations that halving stopped; they were not trained.
     board
-        The leaderboard of the whole results file.
+        The leaderboard of the whole results file; None for a shard without a group.
     probes
         The probes, weight [K, D] and bias [K], that recipes started from because the bank has no
         such stage-1 classifier. Linear ones take features as the bank has them, cosine ones
@@ -64,7 +66,7 @@ class SweepResults:
     outcomes: list[Outcome]
     skipped: list[Recipe]
     left_out: list[Recipe]
-    board: Leaderboard = field(repr=False)
+    board: Leaderboard | None = field(repr=False)
     probes: dict[Probe, tuple[Tensor, Tensor]] = field(repr=False)
 
 
@@ -90,6 +92,7 @@ def sweep(
     notice: Callable[[str], None] | None = None,
     probes: Kept | None = None,
     executor: MakeExecutor = Local,
+    shard: Shard | None = None,
 ) -> SweepResults:
     """Train and evaluate recipes on a bank, fused.
 
@@ -154,6 +157,9 @@ def sweep(
         `force`.
     executor
         Makes what trains the groups.
+    shard
+        Train the groups of one shard alone, of `folds` only the folds, and mark the results as its
+        own, for `stage2.results.merge_files` (`stage2.executors.shards`).
 
     Returns
     -------
@@ -174,7 +180,10 @@ def sweep(
         dealt = deal(bank.labels("train"), folds) if folds else None
         store = stack.enter_context(Store(results, create=True))
         store.add_bank(bank, dealt)
+        part = part_of(bank, wanted, shard, halving=halving, folds=folds)
+        stack.enter_context(marked(store.file, part.mark))
         done, on_folds = _stored(store, bank, dealt, bool(halving)) if not force else (set(), set())
+        done, on_folds = done | part.elsewhere, on_folds | part.elsewhere
         made = origin(place, libraries)
         claims = stack.enter_context(Claims(store, bank.fingerprint, place))
         since = time.time() * force
@@ -198,20 +207,22 @@ def sweep(
         )
         left_out: list[Recipe] = []
         if dealt:
-            rounds.on_folds(wanted, dealt, on_folds, select_by)
+            rounds.on_folds(wanted, dealt, on_folds, select_by, finals=shard is None)
         elif halving:
-            left_out = rounds.halved(wanted, halving)
+            left_out = [r for r in rounds.halved(wanted, halving) if r.hash not in part.elsewhere]
         else:
             rounds.train(wanted)
-        board = Results(
-            store,
-            bank=bank.fingerprint,
-            select_on=select_on or (dealt.name if dealt else None),
-            select_by=select_by,
-            select_epoch=select_epoch,
-        ).board
-        listeners.end(bank.fingerprint, board)
-        skipped = [recipe for recipe in wanted if recipe.hash in (on_folds if dealt else done)]
+        board = None
+        if part.recipes:
+            board = Results(
+                store,
+                bank=bank.fingerprint,
+                select_on=select_on or (dealt.name if dealt else None),
+                select_by=select_by,
+                select_epoch=select_epoch,
+            ).board
+            listeners.end(bank.fingerprint, board)
+        skipped = [r for r in part.recipes if r.hash in (on_folds if dealt else done)]
         return SweepResults(record.outcomes, skipped, left_out, board, views.probes)
 
 
@@ -299,17 +310,26 @@ class _Rounds:
     def train(self, wanted: list[Recipe], halving: Halving | None = None, later: int = 0) -> None:
         """Train recipes on all rows; further rounds have an estimated number of runs."""
         self.record.expect(sum(recipe.hash not in self.done for recipe in wanted), later)
-        groups = _unfinished(partial(self._planned, whole=bool(halving)), wanted, self.done)
+        groups = unfinished(partial(self._planned, whole=bool(halving)), wanted, self.done)
         self._run(groups, str(halving or "all rows"), halving=halving)
 
     def on_folds(
-        self, wanted: list[Recipe], folds: Folds, done: set[str], select_by: str | None
+        self,
+        wanted: list[Recipe],
+        folds: Folds,
+        done: set[str],
+        select_by: str | None,
+        *,
+        finals: bool,
     ) -> None:
-        """Train recipes on each fold but those `done`, then the best of each on all rows."""
+        """Train recipes on each fold but those `done`, and as `finals` the best of each on all
+        rows."""
         waiting = [recipe for recipe in wanted if recipe.hash not in done]
-        self.record.expect(len(waiting), len(likely_finals(waiting)))
-        groups = _unfinished(partial(self._planned, folds=folds.count), wanted, done)
+        self.record.expect(len(waiting), len(likely_finals(waiting)) * finals)
+        groups = unfinished(partial(self._planned, folds=folds.count), wanted, done)
         self._run(groups, folds.name, quietly=bool(self.bank.seen("train").any()))
+        if not finals:
+            return
         by_folds = Results(
             self.store, bank=self.bank.fingerprint, select_on=folds.name, select_by=select_by
         )
@@ -322,7 +342,7 @@ class _Rounds:
         waiting = [recipe for recipe in others if recipe.hash not in self.done]
         self.train(first, halving, others_left(halving, self._planned(first, whole=True), waiting))
         statuses = self.store.statuses(self.bank.fingerprint)
-        left = {recipe.id for recipe in first if statuses[recipe.hash] == "done"}
+        left = {recipe.id for recipe in first if statuses.get(recipe.hash) == "done"}
         self.train([recipe for recipe in others if recipe.id in left])
         return [recipe for recipe in others if recipe.id not in left]
 
@@ -353,27 +373,6 @@ class _Rounds:
             folds=folds,
             count=1 if whole else site.count,
         )
-
-
-def _unfinished(
-    planned: Callable[[Sequence[Recipe]], list[FusedGroup]],
-    wanted: list[Recipe],
-    finished: set[str],
-) -> list[FusedGroup]:
-    """The groups of a sweep that are still to run.
-
-    They are cut as if nothing had run yet, so that a resumed sweep fuses the same recipes as an
-    uninterrupted one and ends with the same numbers to the last bit. Only the rest of a group of
-    which another sweep trained a part is planned anew.
-    """
-    fresh, left = [], []
-    for group in planned(wanted):
-        waiting = [recipe for recipe in group.recipes if recipe.hash not in finished]
-        if len(waiting) == len(group.recipes):
-            fresh.append(group)
-        else:
-            left += waiting
-    return fresh + planned(left)
 
 
 def _stored(

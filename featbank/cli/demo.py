@@ -88,6 +88,7 @@ def demo(output: Path, device: str) -> None:
         )
 
     _step(4, "Rank them")
+    assert swept.board  # which only a shard may lack
     show(swept.board.best(), "table")
     click.echo(f"\nDone in {time.perf_counter() - started:.0f} seconds. The demo wrote:")
     for path, content in (

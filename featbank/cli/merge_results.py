@@ -23,7 +23,15 @@ _SHOWN = 5
     help="Keep the figures of the first or the last file where two contradict each other; without "
     "it such a merge is refused.",
 )
-def merge_results(*, inputs: tuple[Path, ...], output: Path, prefer: str | None) -> None:
+@click.option(
+    "--any",
+    "any_sweep",
+    is_flag=True,
+    help="Join shards of different sweeps on a bank too, which is refused otherwise.",
+)
+def merge_results(
+    *, inputs: tuple[Path, ...], output: Path, prefer: str | None, any_sweep: bool
+) -> None:
     """Join results files: the shards of a sweep, or sweeps of several machines.
 
     A run that several files have is kept once. Where its figures differ by more than rounding, the
@@ -37,7 +45,7 @@ def merge_results(*, inputs: tuple[Path, ...], output: Path, prefer: str | None)
     from stage2.results.merge_files import merge_files
 
     with progress("runs") as report:
-        merged = merge_files(inputs, output, prefer=prefer, progress=report)
+        merged = merge_files(inputs, output, prefer=prefer, any_sweep=any_sweep, progress=report)
     say(f"Wrote {output}: {number(merged.runs, 'run')} of {number(len(inputs), 'file')}.")
     if merged.repeated:
         were = "was" if merged.repeated == 1 else "were"
@@ -46,4 +54,6 @@ def merge_results(*, inputs: tuple[Path, ...], output: Path, prefer: str | None)
         say(f"{line}. Kept those of the {prefer}.")
     if (more := len(merged.contradictions) - _SHOWN) > 0:
         say(f"So {'has' if more == 1 else 'have'} {number(more, 'further run')}.")
+    for line in merged.gaps:
+        say(f"{line}. Sweep and merge what is left.")
     say(f"Next: featbank leaderboard {output}")

@@ -293,6 +293,7 @@ def _train(job: Job, how: dict[str, Any]) -> Leaderboard:
     if skipped := len(results.skipped):
         were, them = ("was", "it") if skipped == 1 else ("were", "them")
         say(f"{number(skipped, 'run')} {were} in {output} already (--force trains {them} again).")
+    assert results.board  # which only a shard may lack
     return results.board
 
 

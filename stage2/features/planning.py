@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -70,6 +71,27 @@ def work_on(bank: Bank) -> Callable[[FusedGroup], float]:
         return Shape.of(class_counts(bank, split), bank.dim)
 
     return lambda group: group_work(group, shape(group.stream.train_on), evaluated)
+
+
+def unfinished(
+    planned: Callable[[Sequence[Recipe]], list[FusedGroup]],
+    wanted: Sequence[Recipe],
+    finished: Collection[str],
+) -> list[FusedGroup]:
+    """The groups of a sweep that are still to run, without the recipes whose hashes are `finished`.
+
+    They are cut as if nothing had run yet, so that a resumed sweep, and a shard, fuse the same
+    recipes as a whole one and end with the same numbers to the last bit. Tiles stay as they are;
+    only the rest of those of which another sweep trained a part is planned anew.
+    """
+    fresh, left = [], []
+    for group in planned(wanted):
+        waiting = [[r for r in tile.recipes if r.hash not in finished] for tile in group.tiles]
+        pairs = list(zip(group.tiles, waiting, strict=True))
+        if whole := tuple(tile for tile, rest in pairs if len(rest) == len(tile.recipes)):
+            fresh.append(replace(group, tiles=whole))
+        left += [r for tile, rest in pairs if len(rest) < len(tile.recipes) for r in rest]
+    return fresh + planned(left)
 
 
 def _features_of(group: FusedGroup) -> tuple[tuple[str, ...], str, str, float]:

@@ -22,6 +22,7 @@ from stage2.features.folds import is_folds
 from stage2.results import content
 from stage2.results.agreement import agree
 from stage2.results.database import Database
+from stage2.results.marks import Mark, check_plans, gaps, read, write
 from stage2.results.merging import StoredRow, joined, only_folds
 from stage2.results.naming import bank_names
 from stage2.results.record import united
@@ -47,11 +48,14 @@ class Merged:
         Runs among them that the output had already, or an input before.
     contradictions
         A line on each run with other figures there.
+    gaps
+        A line on shards that are missing or were not swept to their end.
     """
 
     runs: int = 0
     repeated: int = 0
     contradictions: tuple[str, ...] = ()
+    gaps: tuple[str, ...] = ()
 
 
 def merge_files(
@@ -59,6 +63,7 @@ def merge_files(
     output: Path,
     *,
     prefer: str | None = None,
+    any_sweep: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Merged:
     """Join results files, all or none.
@@ -71,24 +76,30 @@ def merge_files(
         The results file to write; what it has already is kept.
     prefer
         Where files have other figures of a run, keep those of the ``first`` file, or the ``last``.
+    any_sweep
+        Join shards of several sweeps on a bank as well.
     progress
         Called with (runs done, runs to do).
 
     Raises
     ------
     ConfigError
-        For an output among the inputs, a file that is damaged, and, without `prefer`, figures of a
-        run that contradict each other.
+        For an output among the inputs, a file that is damaged, shards of several sweeps without
+        `any_sweep`, and figures of a run that contradict each other without `prefer`.
     OutputBusy, OSError
         Where the output cannot be written.
     """
     _check_names(inputs, output)
     total = sum(_read(path, _count) for path in inputs)
+    if not any_sweep:
+        known = [output] if output.exists() else []
+        check_plans({path: _read(path, _marks) for path in (*known, *inputs)})
     with _written(output) as rows:
         merge = _Merge(rows, inputs, prefer, lambda done: progress and progress(done, total))
         for number in range(len(inputs)):
             merge.add(number)
-    return merge.merged
+        lines = gaps(_marks(rows), bank_names(rows.banks()))
+    return replace(merge.merged, gaps=tuple(lines))
 
 
 def _check_names(inputs: Sequence[Path], output: Path) -> None:
@@ -109,6 +120,11 @@ def _count(rows: WholeRows) -> int:
             f"{count} of them."
         )
     return rows.database.execute("SELECT count(*) FROM run").fetchone()[0]
+
+
+def _marks(rows: WholeRows) -> list[Mark]:
+    """The marks of shards in a file."""
+    return read(rows.database, rows.path)
 
 
 def _read(path: Path, query: Callable[[WholeRows], Result]) -> Result:
@@ -156,6 +172,7 @@ class _Merge:
                 for whole in rows.each_run(fingerprint):
                     self._add_run(number, whole)
                     self.progress(self.merged.runs)
+            self._add_marks(rows)
             return True
 
         _read(self.inputs[number], copy)
@@ -188,6 +205,13 @@ class _Merge:
             probe = rows.row("probe", fingerprint, settings)
             assert probe
             self._insert("probe", probe)
+
+    def _add_marks(self, rows: WholeRows) -> None:
+        """Add the marks of shards; one is done where any file says so."""
+        done = {replace(mark, done=0) for mark in _marks(self.into) if mark.done}
+        for mark in _marks(rows):
+            if mark.done or replace(mark, done=0) not in done:
+                write(self.into.database, mark)
 
     def _insert(self, table: str, row: StoredRow) -> None:
         digest = digest_of(table, row)

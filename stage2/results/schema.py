@@ -16,7 +16,7 @@ SCHEMA = 7
 
 APPLICATION = 0x66656174  # "feat", in the file's header
 
-TABLES = ("bank", "run", "evaluation", "probe", "worker", "task")
+TABLES = ("bank", "run", "evaluation", "probe", "worker", "task", "shard")
 
 LIGHT = {
     "bank": ("fingerprint", "about"),
@@ -26,10 +26,11 @@ LIGHT = {
     ),
     "evaluation": ("bank", "recipe", "split", "epoch", "metrics"),
     "probe": ("bank", "probe", "settings", "fit", "device", "versions", "finished"),
+    "shard": ("bank", "plan", "number", "count", "done"),
 }
 """Columns under the first half of a row's digest, in order; see `stage2.results.digests`."""
 
-KEYS = {"bank": 1, "run": 2, "evaluation": 4, "probe": 2}
+KEYS = {"bank": 1, "run": 2, "evaluation": 4, "probe": 2, "shard": 3}
 """The number of columns of `LIGHT` that are a table's key."""
 
 HEAVY = {
@@ -37,6 +38,7 @@ HEAVY = {
     "run": ("curves", "traces"),
     "evaluation": ("per_class", "correct", "details"),
     "probe": ("classifier",),
+    "shard": (),
 }
 """Columns under the second half, which leaderboards do not need; `stage2.results.rows` decodes
 them."""
@@ -47,7 +49,7 @@ _ADDED = {("evaluation", "details"): 2, ("run", "traces"): 3, ("bank", "labels")
 _DIGESTS = 5
 """The schema that added digests."""
 
-_SINCE = {"bank": 1, "run": 1, "evaluation": 1, "probe": 6, "worker": 7, "task": 7}
+_SINCE = {"bank": 1, "run": 1, "evaluation": 1, "probe": 6, "worker": 7, "task": 7, "shard": 7}
 """The schema that added each table."""
 
 _PROBE = """CREATE TABLE probe (
@@ -87,13 +89,24 @@ _TASK = """CREATE TABLE task (
 )
 """
 
+_SHARD = """CREATE TABLE shard (
+    bank TEXT NOT NULL REFERENCES bank,
+    plan TEXT NOT NULL,            -- digest of the sweep and its partition
+    number INTEGER NOT NULL,       -- from 1
+    count INTEGER NOT NULL,        -- of all shards
+    done INTEGER NOT NULL,         -- 1 where it was swept to its end
+    digest BLOB NOT NULL,          -- of this row
+    PRIMARY KEY (bank, plan, number)
+)
+"""
+
 _MIGRATIONS = (
     ("ALTER TABLE evaluation ADD COLUMN details BLOB",),
     ("ALTER TABLE run ADD COLUMN traces BLOB",),
     ("ALTER TABLE bank ADD COLUMN labels BLOB",),
     tuple(f"ALTER TABLE {table} ADD COLUMN digest BLOB" for table in ("bank", "run", "evaluation")),
     (_PROBE,),
-    (_WORKER, _TASK),
+    (_WORKER, _TASK, _SHARD),
 )
 """The steps from schema 1 to 2, 2 to 3, 3 to 4, 4 to 5, 5 to 6, and 6 to 7."""
 
@@ -141,6 +154,7 @@ _MADE = {
     "probe": _PROBE,
     "worker": _WORKER,
     "task": _TASK,
+    "shard": _SHARD,
 }
 """Digests stand before the arrays: columns behind a long value are slow to reach."""
 
