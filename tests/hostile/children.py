@@ -48,6 +48,40 @@ def in_children(
     return outcomes
 
 
+def killed_at(moment: int | None, action: Callable[[], object]) -> tuple[int, int]:
+    """Run `action` in a fork of this process, which kills itself at its `moment`-th call of a
+    function.
+
+    Moments are counted, not timed: a busy machine changes nothing. Calls in threads do not count.
+
+    Returns
+    -------
+    The calls it made, 0 where it was killed, and how it ended (`os.waitstatus_to_exitcode`).
+    """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        calls = 0
+
+        def count(frame: object, event: str, argument: object) -> None:
+            nonlocal calls
+            calls += event in ("call", "c_call")
+            if calls == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.setprofile(count)
+        try:
+            action()
+        finally:
+            sys.setprofile(None)
+            os.write(writer, str(calls).encode())
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        calls = int(pipe.read() or 0)
+    return calls, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 def limit_file_size(most: int) -> None:
     """Fail every write beyond `most` bytes of a file in this process, as a full disk does."""
     sys.dont_write_bytecode = True  # Python 3.11 would leave a truncated module in its cache

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import pytest
 
 from featbank import BankWriter, errors
 from tests.hostile.banks import everything
+from tests.hostile.children import killed_at
 
 ROWS, DIM, BLOCK = 6000, 64, 100
 
@@ -29,44 +29,11 @@ def write(path: Path, seed: int, rows: int = ROWS) -> None:
                 features.append(block.astype(np.float32))
 
 
-def start(path: Path, seed: int, *, moment: int | None = None) -> tuple[int, int]:
-    """Write in a child process, which kills itself at its `moment`-th call of a function.
-
-    Moments are counted, not timed: a busy machine changes nothing.
-
-    Returns
-    -------
-    The calls it made, 0 where it was killed, and how it ended (`os.waitstatus_to_exitcode`).
-    """
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
-        calls = 0
-
-        def count(frame: object, event: str, argument: object) -> None:
-            nonlocal calls
-            calls += event in ("call", "c_call")
-            if calls == moment:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.setprofile(count)
-        try:
-            write(path, seed)
-        finally:
-            sys.setprofile(None)
-            os.write(writer, str(calls).encode())
-            os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader) as pipe:
-        calls = int(pipe.read() or 0)
-    return calls, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 def contents(path: Path) -> tuple[list[dict], int]:
     """All that two writers write, and how many functions one calls."""
     contents, calls = [], 0
     for seed in (0, 1):
-        calls, _ = start(path, seed)
+        calls, _ = killed_at(None, lambda seed=seed: write(path, seed))
         contents.append(everything(path))
     return contents, calls
 
@@ -80,7 +47,7 @@ def kill_many(folder: Path, kills: int, *, old: bool) -> None:
         if old:
             write(path, 0)
         moment = draw.randint(1, calls)
-        _, code = start(path, 1, moment=moment)
+        _, code = killed_at(moment, lambda: write(path, 1))
         assert code == -signal.SIGKILL or moment > 0.9 * calls, (moment, calls)
         assert path.exists() or not old
         if path.exists():
