@@ -85,6 +85,7 @@ def sweep(
     folds: int | None = None,
     screen: bool = False,
     force: bool = False,
+    any_version: bool = False,
     keep_outcomes: bool = True,
     libraries: Sequence[str] = (),
     loggers: Iterable[Logger] = (),
@@ -139,6 +140,9 @@ def sweep(
         theirs is shown.
     force
         Train recipes again that already have a result, and the probes that they start from.
+    any_version
+        Share the groups with processes on the results file that have another version of featbank or
+        PyTorch.
     keep_outcomes
         Keep outcomes with their parameters in memory; a long sweep into a file may drop them.
     libraries
@@ -185,7 +189,7 @@ def sweep(
         done, on_folds = _stored(store, bank, dealt, bool(halving)) if not force else (set(), set())
         done, on_folds = done | part.elsewhere, on_folds | part.elsewhere
         made = origin(place, libraries)
-        claims = stack.enter_context(Claims(store, bank.fingerprint, place))
+        claims = stack.enter_context(Claims(store, bank.fingerprint, made, any_version=any_version))
         since = time.time() * force
         kept = probes or KeptProbes(store, bank.fingerprint, made, since=since, claims=claims)
         views = Views(bank, place, memory, workers, dealt, kept=kept, notice=notice)

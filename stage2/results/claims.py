@@ -18,8 +18,9 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
-from featbank.errors import FeatbankError, first_line
+from featbank.errors import ConfigError, FeatbankError, first_line
 from stage2.engine.outcome import Outcome
 from stage2.engine.plan import FusedGroup
 from stage2.results.processes import this_process
@@ -28,6 +29,9 @@ from stage2.results.tasks import Watch, read_recipes, read_tasks, read_workers
 
 BEAT = 2.0
 """Seconds between two beats of a worker."""
+
+COMPARED = ("featbank", "torch")
+"""Libraries whose versions processes that share a sweep must have in common."""
 
 PATIENCE = 0.25
 """Seconds between two looks at what others train."""
@@ -42,12 +46,28 @@ class Claims:
         The results.
     fingerprint
         The bank's.
-    device
-        Where this process trains.
+    origin
+        ``device`` and ``versions`` of this process.
+    any_version
+        Share with processes that have another version of featbank or PyTorch, which rounds
+        differently.
+
+    Raises
+    ------
+    ConfigError
+        Where one that lives has another version.
     """
 
-    def __init__(self, store: Store, fingerprint: str, device: str) -> None:
-        self._file, self._bank, self._device = store.file, fingerprint, device
+    def __init__(
+        self,
+        store: Store,
+        fingerprint: str,
+        origin: Mapping[str, Any],
+        *,
+        any_version: bool = False,
+    ) -> None:
+        self._file, self._bank, self._origin = store.file, fingerprint, origin
+        self._any_version = any_version
         self._name = uuid.uuid4().hex
         self._watch = Watch()
         self._fresh = True
@@ -130,6 +150,7 @@ class Claims:
 
     def __enter__(self) -> Claims:
         with self._file.write() as database:
+            self._check_versions(database)
             self._write_worker(database, 0)
         if self._file.path is not None:
             self._beating.start()
@@ -244,11 +265,33 @@ class Claims:
         workers = read_workers(database)
         return {name for name, each in workers.items() if self._watch.lives(name, each)}
 
+    def _check_versions(self, database: sqlite3.Connection) -> None:
+        """Raise where another process trains with other versions."""
+        own = self._origin["versions"]
+        for name, worker in read_workers(database).items():
+            others = [
+                f"{library} {worker.versions[library]} beside {own[library]}"
+                for library in COMPARED
+                if worker.versions.get(library, own[library]) != own[library]
+            ]
+            if others and not self._any_version and self._watch.lives(name, worker):
+                raise ConfigError(
+                    f"{self._file.path}: process {worker.process.pid} of {worker.process.host} "
+                    f"trains into it with {' and '.join(others)} here. Wait for its end, or allow "
+                    "it with --any-version."
+                )
+
     def _write_worker(self, database: sqlite3.Connection, beats: int) -> None:
         database.execute(
-            "INSERT INTO worker (worker, process, device, beats) VALUES (?, ?, ?, ?) "
+            "INSERT INTO worker (worker, process, device, versions, beats) VALUES (?, ?, ?, ?, ?) "
             "ON CONFLICT (worker) DO UPDATE SET beats = excluded.beats",
-            (self._name, json.dumps(asdict(this_process())), self._device, beats),
+            (
+                self._name,
+                json.dumps(asdict(this_process())),
+                self._origin["device"],
+                json.dumps(self._origin["versions"]),
+                beats,
+            ),
         )
 
     def _beat(self) -> None:

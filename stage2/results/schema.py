@@ -70,6 +70,7 @@ _WORKER = """CREATE TABLE worker (
     worker TEXT PRIMARY KEY,       -- random
     process TEXT NOT NULL,         -- JSON: host, pid, and what tells it from others of this number
     device TEXT NOT NULL,
+    versions TEXT NOT NULL,        -- JSON
     beats INTEGER NOT NULL         -- seconds since it began, written while it lives; -1 at its end
 )
 """

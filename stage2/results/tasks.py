@@ -10,7 +10,7 @@ import contextlib
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,11 +26,12 @@ STATES = ("waiting", "running", "done", "failed")
 
 @dataclass(frozen=True)
 class Worker:
-    """A process that trains groups on a device, and its last beat: seconds since it began, −1 once
-    it has ended."""
+    """A process that trains groups on a device, with versions of libraries, and its last beat:
+    seconds since it began, −1 once it has ended."""
 
     process: Process
     device: str
+    versions: Mapping[str, str]
     beats: int
 
 
@@ -75,7 +76,7 @@ class Watch:
 
 def read_workers(database: sqlite3.Connection) -> dict[str, Worker]:
     """The workers of a results file by name."""
-    query = "SELECT worker, process, device, beats FROM worker"
+    query = "SELECT worker, process, device, versions, beats FROM worker"
     return dict(_readable(database.execute(query), _worker))
 
 
@@ -112,14 +113,15 @@ def _readable(rows: Iterator[Any], decode: Callable[..., Any]) -> Iterator[Any]:
             yield decode(*row)
 
 
-def _worker(name: Any, process: Any, device: Any, beats: Any) -> tuple[str, Worker]:
+def _worker(name: Any, process: Any, device: Any, versions: Any, beats: Any) -> tuple[str, Worker]:
     found = json.loads(process)
     of = Process(
         content.text(found["host"]), found["pid"], content.text(found["realm"]), found["started"]
     )
     if not all(type(n) is int and 0 <= n < 1 << 62 for n in (of.pid, of.started)) or not of.pid:
         raise ValueError
-    return content.text(name), Worker(of, content.text(device), int(beats))
+    worker = Worker(of, content.text(device), content.versions(versions), int(beats))
+    return content.text(name), worker
 
 
 def _task(key: Any, kind: Any, state: Any, worker: Any) -> Task:

@@ -16,6 +16,7 @@ import pytest
 from stage2 import Recipe, sweep
 from stage2.engine.outcome import Outcome
 from stage2.engine.plan import Shape, plan
+from stage2.executors import origin
 from stage2.results.claims import Claims
 from stage2.results.store import Store
 from tests.conftest import ROOT, Run
@@ -33,7 +34,7 @@ def running(toy_bank: Path, tmp_path: Path) -> Iterator[Path]:
     groups = plan(WAITING, Shape(1000, 8, 5), memory=1 << 30)
     with (
         Store(path, create=True) as store,
-        Claims(store, store.one_bank()[0], "cpu") as claims,
+        Claims(store, store.one_bank()[0], origin("cpu")) as claims,
     ):
         mine = claims.shared(groups, "all rows", [1e9, 1e9], lambda runs: None)
         done = [Outcome(recipe, "done", {}, None, {}, {}) for recipe in next(mine).recipes]
@@ -83,8 +84,8 @@ def test_a_file_without_a_sweep_is_complete(featbank: Run, toy_bank: Path, tmp_p
     sweep(toy_bank, STORED, results=path)
     with Store(path, create=True) as store, store.file.write() as database:
         assert "2 of 2 runs · 1 of 1 group done · complete" in featbank("status", path).stdout
-        database.execute("DROP TABLE task")
-        database.execute("DROP TABLE worker")
+        for table in ("shard", "task", "worker"):
+            database.execute(f"DROP TABLE {table}")
         database.execute("PRAGMA user_version = 6")
     assert featbank("status", path).stdout.splitlines()[0].endswith(": 2 of 2 runs · complete")
     assert "is not a results file" in featbank("watch", toy_bank, code=2).stderr

@@ -15,10 +15,11 @@ from threading import Thread
 
 import pytest
 
-from featbank import Bank
+from featbank import Bank, errors
 from stage2 import Recipe, sweep
 from stage2.engine.outcome import Outcome
 from stage2.engine.plan import FusedGroup, Shape, plan
+from stage2.executors import origin
 from stage2.results import claims, processes, tasks
 from stage2.results.claims import Claims
 from stage2.results.processes import Process, this_process
@@ -44,7 +45,7 @@ class Sharer:
 
     def __init__(self, path: Path, bank: Bank) -> None:
         self.store = Store(path, create=True)
-        self.claims = Claims(self.store, bank.fingerprint, "cpu").__enter__()
+        self.claims = Claims(self.store, bank.fingerprint, origin("cpu")).__enter__()
         self.elsewhere = 0
 
     def groups(self, groups: list[FusedGroup], kind: str = "all rows") -> Iterator[FusedGroup]:
@@ -148,12 +149,12 @@ def test_a_process_that_is_not_to_be_seen_lives_by_its_beats(
     elsewhere = Process("other", 1, "another boot", 5)
     watch = Watch()
     for beats in (7, 8, 3):  # also where it began again
-        assert watch.lives("w", Worker(elsewhere, "cpu", beats))
+        assert watch.lives("w", Worker(elsewhere, "cpu", {}, beats))
         now[0] += tasks.SILENCE - 1
-        assert watch.lives("w", Worker(elsewhere, "cpu", beats))
+        assert watch.lives("w", Worker(elsewhere, "cpu", {}, beats))
     now[0] += 2
-    assert not watch.lives("w", Worker(elsewhere, "cpu", 3))
-    assert not Watch().lives("w", Worker(elsewhere, "cpu", -1)), "it has ended"
+    assert not watch.lives("w", Worker(elsewhere, "cpu", {}, 3))
+    assert not Watch().lives("w", Worker(elsewhere, "cpu", {}, -1)), "it has ended"
     for module in (claims, tasks, processes):
         assert "time.time" not in Path(str(module.__file__)).read_text()
 
@@ -201,6 +202,23 @@ def test_damaged_rows_count_as_none(path: Path, bank: Bank, text: str) -> None:
     assert next(second.groups(GROUPS)) is GROUPS[0]
     first.end()
     second.end()
+
+
+@pytest.mark.parametrize("library", ["featbank", "torch"])
+def test_a_process_with_another_version_is_refused(path: Path, bank: Bank, library: str) -> None:
+    """Unless it is allowed, or the other one has ended."""
+    first = Sharer(path, bank)
+    made = origin("cpu")
+    other = {**made, "versions": {**made["versions"], library: "0.0.1"}}
+    with Store(path, create=True) as store:
+        message = rf"process {os.getpid()} of .* with {library} .* beside 0\.0\.1 here\. Wait"
+        with pytest.raises(errors.ConfigError, match=message):
+            Claims(store, bank.fingerprint, other).__enter__()
+        with Claims(store, bank.fingerprint, other, any_version=True):
+            pass
+        first.end()
+        with Claims(store, bank.fingerprint, other):
+            pass
 
 
 def test_a_probe_is_trained_by_one(two: tuple[Sharer, Sharer]) -> None:
