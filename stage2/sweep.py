@@ -155,7 +155,7 @@ def sweep(
         records groups while the next ones train.
     notice
         Called with a line on each probe that was trained: its passes, and how far from its optimum
-        it ended.
+        it ended; and where the sweep begins to wait for other processes.
     probes
         Probes of earlier sweeps of the bank; by default those that the results keep, none with
         `force`.
@@ -189,7 +189,9 @@ def sweep(
         done, on_folds = _stored(store, bank, dealt, bool(halving)) if not force else (set(), set())
         done, on_folds = done | part.elsewhere, on_folds | part.elsewhere
         made = origin(place, libraries)
-        claims = stack.enter_context(Claims(store, bank.fingerprint, made, any_version=any_version))
+        claims = stack.enter_context(
+            Claims(store, bank.fingerprint, made, any_version=any_version, notice=notice)
+        )
         since = time.time() * force
         kept = probes or KeptProbes(store, bank.fingerprint, made, since=since, claims=claims)
         views = Views(bank, place, memory, workers, dealt, kept=kept, notice=notice)

@@ -21,6 +21,7 @@ from dataclasses import asdict
 from typing import Any
 
 from featbank.errors import ConfigError, FeatbankError, first_line
+from featbank.wording import number
 from stage2.engine.outcome import Outcome
 from stage2.engine.plan import FusedGroup
 from stage2.results.processes import this_process
@@ -51,6 +52,8 @@ class Claims:
     any_version
         Share with processes that have another version of featbank or PyTorch, which rounds
         differently.
+    notice
+        Called with a line where this process begins to wait for others.
 
     Raises
     ------
@@ -65,9 +68,10 @@ class Claims:
         origin: Mapping[str, Any],
         *,
         any_version: bool = False,
+        notice: Callable[[str], None] | None = None,
     ) -> None:
         self._file, self._bank, self._origin = store.file, fingerprint, origin
-        self._any_version = any_version
+        self._any_version, self._notice = any_version, notice
         self._name = uuid.uuid4().hex
         self._watch = Watch()
         self._fresh = True
@@ -104,6 +108,7 @@ class Claims:
         """
         waiting = {_key(kind, group): group for group in groups}
         self._register(kind, waiting, costs)
+        told = False
         while waiting:
             with self._file.write() as database:
                 ended, key, trained = self._claim(database, kind, waiting)
@@ -117,6 +122,9 @@ class Claims:
                     elsewhere(others)
                 yield group
             elif waiting:
+                if not told:
+                    self._say(f"Waiting for {number(len(waiting), 'group')} that others train.")
+                told = True
                 time.sleep(PATIENCE)
 
     def done(self, outcomes: Sequence[Outcome], place: str) -> None:
@@ -140,8 +148,10 @@ class Claims:
     @contextlib.contextmanager
     def alone(self, kind: str, key: str) -> Iterator[None]:
         """Do inside what no other process is to do meanwhile; wait until none does."""
-        while not self._claim_alone(kind, key):
-            time.sleep(PATIENCE)
+        if not self._claim_alone(kind, key):
+            self._say(f"Waiting for a {kind} that another process trains.")
+            while not self._claim_alone(kind, key):
+                time.sleep(PATIENCE)
         try:
             yield
         finally:
@@ -169,6 +179,10 @@ class Claims:
                 (state, reason, self._name),
             )
             self._write_worker(database, -1)
+
+    def _say(self, text: str) -> None:
+        if self._notice:
+            self._notice(text)
 
     # ---- rows
 

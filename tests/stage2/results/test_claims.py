@@ -45,7 +45,10 @@ class Sharer:
 
     def __init__(self, path: Path, bank: Bank) -> None:
         self.store = Store(path, create=True)
-        self.claims = Claims(self.store, bank.fingerprint, origin("cpu")).__enter__()
+        self.told: list[str] = []
+        self.claims = Claims(
+            self.store, bank.fingerprint, origin("cpu"), notice=self.told.append
+        ).__enter__()
         self.elsewhere = 0
 
     def groups(self, groups: list[FusedGroup], kind: str = "all rows") -> Iterator[FusedGroup]:
@@ -93,6 +96,7 @@ def test_each_group_is_trained_once(two: tuple[Sharer, Sharer]) -> None:
     assert list(of_a) == []
     late.join()
     assert (a.elsewhere, b.elsewhere) == (2, 4)
+    assert (a.told, b.told) == ([], ["Waiting for 1 group that others train."])
 
 
 def test_no_recipe_is_trained_twice_at_once(two: tuple[Sharer, Sharer]) -> None:
@@ -237,6 +241,7 @@ def test_a_probe_is_trained_by_one(two: tuple[Sharer, Sharer]) -> None:
         order.append("a")
     thread.join()
     assert order == ["a", "b"]
+    assert b.told == ["Waiting for a probe that another process trains."]
 
 
 SWEEP = """
