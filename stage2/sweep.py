@@ -8,8 +8,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from threading import Lock
 
 from torch import Tensor
 
@@ -18,13 +16,11 @@ from featbank.bank import Bank
 from featbank.devices import find_device, threads_for
 from stage2.engine.halving import Halving
 from stage2.engine.outcome import Outcome
-from stage2.engine.plan import FusedGroup
-from stage2.executors import Executor, MakeExecutor, Trained, origin, versions_of
+from stage2.executors import MakeExecutor, origin, versions_of
 from stage2.executors.local import Local
 from stage2.executors.shards import Shard, part_of
 from stage2.features.experts import resolved, unrecorded
 from stage2.features.folds import Folds, deal
-from stage2.features.planning import plan_bank, unfinished, work_on
 from stage2.features.probe import Probe
 from stage2.features.probes import Kept
 from stage2.features.requirements import check_bank, folds_problem, selection_problem
@@ -38,8 +34,9 @@ from stage2.results.probes import KeptProbes
 from stage2.results.recording import Recorder
 from stage2.results.results import Results
 from stage2.results.store import Store
-from stage2.search.finals import NO_SEARCH, likely_finals, winners
-from stage2.search.rounds import by_first_seed, others_left, val_problem
+from stage2.rounds import Record, Rounds
+from stage2.search.finals import NO_SEARCH
+from stage2.search.rounds import val_problem
 
 
 @dataclass(frozen=True)
@@ -199,7 +196,7 @@ def sweep(
         views.prepare([recipe for recipe in wanted if recipe.hash not in settled])
         listeners = Loggers(loggers)
         recorder = stack.enter_context(Recorder(store, bank.fingerprint))
-        record = _Record(
+        record = Record(
             recorder,
             claims,
             bank.fingerprint,
@@ -208,7 +205,7 @@ def sweep(
             progress,
             keep_outcomes,
         )
-        rounds = _Rounds(
+        rounds = Rounds(
             bank, store, claims, executor(views, parameters=keep_outcomes), record, done
         )
         left_out: list[Recipe] = []
@@ -253,132 +250,6 @@ def _check(
     for caution in (*cautions(wanted), unrecorded(bank, wanted)):
         if caution:
             warnings.warn(caution)
-
-
-@dataclass
-class _Record:
-    """Passes stored groups to the loggers and the progress bar."""
-
-    recorder: Recorder
-    claims: Claims
-    fingerprint: str
-    libraries: dict[str, str]
-    loggers: Loggers
-    progress: Callable[[int, int], None] | None
-    keep: bool
-    outcomes: list[Outcome] = field(default_factory=list)
-    done: int = 0
-    total: int = 0
-    lock: Lock = field(default_factory=Lock)
-
-    def run(self, groups: Iterable[Trained], *, quietly: bool = False) -> None:
-        """Record groups as they are trained; `quietly`, without logging their figures."""
-        for group in groups:
-            made = {**group.origin, "versions": {**group.origin["versions"], **self.libraries}}
-            place = f"{made['host']}: {made['device']}"
-            report = partial(self._report, place=place, quietly=quietly)
-            self.recorder.add(group.outcomes, made, report)
-        self.recorder.wait()
-
-    def expect(self, runs: int, later: int) -> None:
-        """Announce the runs of the next round, and an estimate of those in later rounds."""
-        self.total = self.done + runs + later
-
-    def count(self, runs: int) -> None:
-        """Note runs that are done, by this process or another."""
-        with self.lock:
-            self.done += runs
-            if self.progress:
-                self.progress(self.done, self.total)
-
-    def _report(self, group: Sequence[Outcome], *, place: str, quietly: bool) -> None:
-        self.claims.done(group, place)
-        if not quietly:
-            self.loggers.log(self.fingerprint, group)
-        self.outcomes += group if self.keep else []
-        self.count(len(group))
-
-
-@dataclass
-class _Rounds:
-    """The rounds of a sweep on a bank, each a plan of groups that an executor trains.
-
-    `done` has the hashes of the recipes that had a result beforehand.
-    """
-
-    bank: Bank
-    store: Store
-    claims: Claims
-    executor: Executor
-    record: _Record
-    done: set[str]
-
-    def train(self, wanted: list[Recipe], halving: Halving | None = None, later: int = 0) -> None:
-        """Train recipes on all rows; further rounds have an estimated number of runs."""
-        self.record.expect(sum(recipe.hash not in self.done for recipe in wanted), later)
-        groups = unfinished(partial(self._planned, whole=bool(halving)), wanted, self.done)
-        self._run(groups, str(halving or "all rows"), halving=halving)
-
-    def on_folds(
-        self,
-        wanted: list[Recipe],
-        folds: Folds,
-        done: set[str],
-        select_by: str | None,
-        *,
-        finals: bool,
-    ) -> None:
-        """Train recipes on each fold but those `done`, and as `finals` the best of each on all
-        rows."""
-        waiting = [recipe for recipe in wanted if recipe.hash not in done]
-        self.record.expect(len(waiting), len(likely_finals(waiting)) * finals)
-        groups = unfinished(partial(self._planned, folds=folds.count), wanted, done)
-        self._run(groups, folds.name, quietly=bool(self.bank.seen("train").any()))
-        if not finals:
-            return
-        by_folds = Results(
-            self.store, bank=self.bank.fingerprint, select_on=folds.name, select_by=select_by
-        )
-        self.train(winners(by_folds, wanted))
-
-    def halved(self, wanted: list[Recipe], halving: Halving) -> list[Recipe]:
-        """Train recipes with their first seed under halving, those left with the others too; the
-        recipes that were left out."""
-        first, others = by_first_seed(wanted)
-        waiting = [recipe for recipe in others if recipe.hash not in self.done]
-        self.train(first, halving, others_left(halving, self._planned(first, whole=True), waiting))
-        statuses = self.store.statuses(self.bank.fingerprint)
-        left = {recipe.id for recipe in first if statuses.get(recipe.hash) == "done"}
-        self.train([recipe for recipe in others if recipe.id in left])
-        return [recipe for recipe in others if recipe.id not in left]
-
-    def _run(
-        self,
-        groups: list[FusedGroup],
-        kind: str,
-        *,
-        halving: Halving | None = None,
-        quietly: bool = False,
-    ) -> None:
-        """Train groups, but those that other processes train, and record them."""
-        costs = list(map(work_on(self.bank), groups))
-        mine = self.claims.shared(groups, kind, costs, self.record.count)
-        self.record.run(self.executor.run(mine, halving=halving), quietly=quietly)
-
-    def _planned(
-        self, recipes: Sequence[Recipe], folds: int | None = None, *, whole: bool = False
-    ) -> list[FusedGroup]:
-        """The groups of recipes; `whole` leaves them uncut, for halving compares within one."""
-        site = self.executor.site
-        return plan_bank(
-            self.bank,
-            recipes,
-            device=site.device,
-            memory=site.memory,
-            workers=site.workers,
-            folds=folds,
-            count=1 if whole else site.count,
-        )
 
 
 def _stored(

@@ -25,6 +25,7 @@ STAGE2_ORDER = (
     "specification",
     "executors",
     "loggers",
+    "rounds",
     "sweep",
 )
 """From the ground up: a room imports only those before it. Above are the rooms that nobody imports
