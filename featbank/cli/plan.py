@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from featbank.cli.terminal import say
@@ -13,6 +13,7 @@ from stage2.methods.precisions import PRECISION, in_words
 if TYPE_CHECKING:
     from featbank.bank import Bank
     from stage2.engine.plan import FusedGroup
+    from stage2.executors.shards import Part, Shard
     from stage2.methods.recipe import Recipe
     from stage2.search import Halving, Search
     from stage2.specification import Specification
@@ -62,6 +63,10 @@ class Job:
         Recipes that the bank does not allow, with the reason.
     folds
         The number of folds that rank, or None.
+    part
+        The part that a shard trains, which has the `recipes`; None for a whole sweep.
+    whole
+        The recipes of the whole sweep.
     """
 
     bank: Bank
@@ -70,21 +75,36 @@ class Job:
     space: Space | None
     left_out: Mapping[str, str]
     folds: int | None = None
+    part: Part | None = None
+    whole: Sequence[Recipe] = ()
 
     @staticmethod
-    def on(bank: Bank, specification: Specification) -> Job:
-        """The part of a specification that is swept on a bank."""
+    def on(bank: Bank, specification: Specification, shard: Shard | None = None) -> Job:
+        """The part of a specification that is swept on a bank, or of a shard of it."""
         from stage2.adaptive import asking
         from stage2.search import Sampling
 
         search, left_out = specification.search, specification.left_out(bank)
         if not isinstance(search, Sampling):
-            return Job(bank, specification.on(bank), search, None, left_out, specification.folds)
+            recipes, folds = specification.on(bank), specification.folds
+            job = Job(bank, recipes, search, None, left_out, folds, whole=recipes)
+            return job.of(shard) if shard else job
         space = specification.space(bank)
         with asking(space, search) as (_, ask):
             _, asked = ask(search.batches[0])
         first = list(dict.fromkeys(recipe for recipes in asked for recipe in recipes))
         return Job(bank, first, search, space, left_out)
+
+    def of(self, shard: Shard) -> Job:
+        """The part of a shard."""
+        from stage2.executors.shards import part_of
+        from stage2.features.experts import resolved
+        from stage2.search import Halving
+
+        halving = self.search if isinstance(self.search, Halving) else None
+        wanted = resolved(self.bank, self.whole)
+        part = part_of(self.bank, wanted, shard, halving=halving, folds=self.folds)
+        return replace(self, recipes=list(part.recipes), part=part)
 
 
 def print_plan(job: Job, machine: Machine) -> None:
@@ -93,6 +113,9 @@ def print_plan(job: Job, machine: Machine) -> None:
 
     for name, reason in job.left_out.items():
         say(f"Left out {name}: {reason}")
+    if job.part and job.part.mark:
+        mark, part = job.part.mark, f"{len(job.recipes)} of {number(len(job.whole), 'run')}"
+        say(f"shard {mark.number} of {mark.count}: {part}, {job.part.share:.0%} of the work")
     _print_search(job)
     groups = machine.plan(job.bank, job.recipes, job.folds)
     runs, configurations = len(job.recipes), len({recipe.id for recipe in job.recipes})

@@ -25,6 +25,7 @@ from featbank.cli.options import (
 )
 from featbank.cli.plan import Job, Machine, print_costs, print_plan
 from featbank.cli.progress import progress
+from featbank.cli.shards import next_line, shard_of, shard_option
 from featbank.cli.terminal import say
 from featbank.errors import ConfigError
 from featbank.wording import number
@@ -108,6 +109,7 @@ SEARCH_OPTIONS = {
     is_flag=True,
     help="Allow --folds on rows that stage 1 has seen: they give an order and no figures.",
 )
+@shard_option
 @click.option(
     "--force",
     is_flag=True,
@@ -143,6 +145,7 @@ def sweep(
     device: str,
     memory: int | None,
     screen: bool,
+    shard_text: str | None,
     force: bool,
     dry_run: bool,
     logs: tuple[str, ...],
@@ -162,6 +165,7 @@ def sweep(
     featbank sweep bank.h5 sweep.toml --seeds 0,1,2,3,4
     featbank sweep bank.h5 sweep.toml --search halving --eta 2
     featbank sweep clip.h5 --folds 5
+    featbank sweep bank.h5 sweep.toml --shard 2/8
     """
     if listed:
         _list_ready()
@@ -172,7 +176,9 @@ def sweep(
     if auto := options["precision"] == AUTO:
         options["precision"] = _best_precision(machine)
     specification = _specification(places, {**options, "screen": screen, "device": machine.device})
-    output = specification.output or Path("results.sqlite")
+    whole = specification.output or Path("results.sqlite")
+    shard = shard_of(shard_text, specification)
+    output = shard.of(whole) if shard else whole
     from stage2.loggers import open_logger
 
     how = {
@@ -187,10 +193,11 @@ def sweep(
         "force": force,
         "loggers": [open_logger(text) for text in logs],
         "notice": say,
+        **({"shard": shard} if shard else {}),
     }
     with contextlib.ExitStack() as stack:
         banks = [stack.enter_context(Bank(path)) for path in specification.banks]
-        jobs = [Job.on(bank, specification) for bank in banks]
+        jobs = [Job.on(bank, specification, shard) for bank in banks]
         for job in jobs:
             _say_bank(job, jobs)
             print_plan(job, machine)
@@ -211,7 +218,11 @@ def sweep(
             if len(jobs) > 1:
                 click.echo()
             _say_bank(job, jobs)
-            show(board, "table", top=top)
+            if board:
+                show(board, "table", top=top)
+        if shard:
+            say(f"Wrote {output}. {next_line(shard, whole, specification.folds)}")
+            return
         chosen = _chosen(banks[0], output) if len(banks) > 1 else ""
         say(f"Wrote {output}. Next: featbank leaderboard {output}{chosen} --format json")
 
@@ -273,8 +284,9 @@ def _banks_and_specification(places: Sequence[str]) -> tuple[list[Path], str | N
     return list(banks), specifications[0] if specifications else None
 
 
-def _train(job: Job, how: dict[str, Any]) -> Leaderboard:
-    """Sweep one bank, and return the leaderboard of everything the results hold of it."""
+def _train(job: Job, how: dict[str, Any]) -> Leaderboard | None:
+    """Sweep one bank, and return the leaderboard of everything the results hold of it; None for a
+    shard without a group."""
     from stage2.adaptive import search
     from stage2.search import Halving, Sampling
     from stage2.sweep import sweep as run
@@ -286,14 +298,13 @@ def _train(job: Job, how: dict[str, Any]) -> Leaderboard:
                 return search(job.bank, job.space, job.search, progress=report, **how)
             halving = job.search if isinstance(job.search, Halving) else None
             results = run(
-                job.bank, job.recipes, halving=halving, keep_outcomes=False, progress=report, **how
+                job.bank, job.whole, halving=halving, keep_outcomes=False, progress=report, **how
             )
     except KeyboardInterrupt:
         _stop(job, output)
     if skipped := len(results.skipped):
         were, them = ("was", "it") if skipped == 1 else ("were", "them")
         say(f"{number(skipped, 'run')} {were} in {output} already (--force trains {them} again).")
-    assert results.board  # which only a shard may lack
     return results.board
 
 
