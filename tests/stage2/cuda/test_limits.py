@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from stage2.cost.sample import Sample, Unit, units_of
+from stage2.cost.sample import Sample
 from stage2.engine import calibration, loop
 from stage2.engine.calibration import calibrate
 from stage2.engine.gpu import update
 from stage2.engine.plan import default_memory, plan
 from stage2.engine.tile import TileRun
+from stage2.engine.work import Unit, units_of
 from stage2.features.budgets import group_memory, half_of
 from stage2.features.planning import plan_bank
 from stage2.methods.recipe import Recipe
