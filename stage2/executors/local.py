@@ -32,18 +32,18 @@ class Local:
     def __init__(self, views: Views, *, parameters: bool = True) -> None:
         self._views, self._parameters = views, parameters
         self.site = Site(views.device, views.memory, views.workers)
+        self._largest: float = math.inf
 
     def run(
         self, groups: Iterable[FusedGroup], *, halving: Halving | None = None
     ) -> Iterator[Trained]:
         """Train and evaluate groups in the given order."""
         made = origin(self.site.device)
-        largest: float = math.inf
         for whole in groups:
             waiting = [whole]
             while waiting:
                 group = waiting.pop()
-                if len(group.recipes) > largest:
+                if len(group.recipes) > self._largest:
                     waiting += reversed(group.halves())
                     continue
                 try:
@@ -51,7 +51,7 @@ class Local:
                 except torch.cuda.OutOfMemoryError:
                     if len(group.recipes) == 1:
                         raise
-                    largest = math.ceil(len(group.recipes) / 2)
+                    self._largest = math.ceil(len(group.recipes) / 2)
                     waiting.append(group)
                     torch.cuda.empty_cache()
 

@@ -22,6 +22,7 @@ from stage2.features.probe import (
     fit_cosine,
     fit_linear,
 )
+from stage2.methods.recipe import settings_hash
 
 
 class Kept(Protocol):
@@ -59,6 +60,8 @@ class Probes:
     ----------
     whole
         The probes of all training rows so far: weight [K, D] and bias [K].
+    made
+        These and those of folds, by the hash of their settings.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Probes:
         self._kept, self._notice = kept, notice
         self._of_folds: dict[tuple[Probe, int, str], Classifier] = {}
         self.whole: dict[Probe, Classifier] = {}
+        self.made: dict[str, Classifier] = {}
 
     def on_all_rows(self, probe: Probe, data: Callable[[], ViewData]) -> Classifier:
         """A probe of all training rows, whose features `data` loads."""
@@ -96,6 +100,17 @@ class Probes:
         self, probe: Probe, data: Callable[[], ViewData], fold: int | None = None, on: str = ""
     ) -> Classifier:
         settings = settings_of(self._bank, probe, self._folds, fold, on)
+        classifier = self._found_or_fitted(settings, probe, data, fold)
+        self.made[settings_hash("probe", settings)] = classifier
+        return classifier
+
+    def _found_or_fitted(
+        self,
+        settings: Mapping[str, Any],
+        probe: Probe,
+        data: Callable[[], ViewData],
+        fold: int | None,
+    ) -> Classifier:
         with self._kept.alone(settings) if self._kept else nullcontext():
             if self._kept and (known := self._kept.find(settings)):
                 return known[0].to(self._device), known[1].to(self._device)

@@ -66,6 +66,8 @@ class Views:
         As given.
     memory
         The budget; where it is the default, that before features are loaded.
+    given
+        The budget as given, None for the default.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class Views:
         notice: Callable[[str], None] | None = None,
     ) -> None:
         self.bank, self.device, self.workers, self.folds = bank, device, workers, folds
-        self.memory = memory or default_memory(device)
+        self.given, self.memory = memory, memory or default_memory(device)
         self._loaded: dict[_Key, ViewData] = {}
         self._finite: set[tuple[str, str]] = set()
         self._scaling = cache(partial(scaling_of, bank))
@@ -93,6 +95,17 @@ class Views:
         """The probes of all rows so far: weight [K, D] and bias [K]. Linear ones are for features
         as the bank has them; recipes that scale features scale the probe with them."""
         return self._probes.whole
+
+    @property
+    def made(self) -> dict[str, Classifier]:
+        """All probes so far, those of folds too, by the hash of their settings."""
+        return self._probes.made
+
+    def prepare_folds(self, group: FusedGroup) -> None:
+        """Train the probes that the recipes of a group start from on each of its folds."""
+        if probes_of(self.bank, group.recipes):
+            for fold in range(len(group.folds)):
+                self.of_fold(group, fold)
 
     def prepare(self, recipes: Sequence[Recipe]) -> None:
         """Check the features that recipes use, and train the probes they start from.
