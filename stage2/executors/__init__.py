@@ -7,20 +7,22 @@ plain data, its recipes and their batch stream, and so are its outcomes.
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
-from typing import Any, Protocol
-
-import torch
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any, Protocol
 
 import featbank
-from stage2.engine.halving import Halving
-from stage2.engine.outcome import Outcome
-from stage2.engine.plan import FusedGroup
-from stage2.features.views import Views
+from featbank.settings import Setting, resolved
+
+if TYPE_CHECKING:
+    from stage2.engine.halving import Halving
+    from stage2.engine.outcome import Outcome
+    from stage2.engine.plan import FusedGroup
+    from stage2.features.views import Views
 
 
 @dataclass(frozen=True)
@@ -85,9 +87,95 @@ class MakeExecutor(Protocol):
         """An executor that trains on the views of a bank, whose outcomes have parameters or not."""
 
 
+class Cluster(MakeExecutor, Protocol):
+    """A maker of executors that knows where they train before there is a sweep."""
+
+    def site(self, memory: int | None) -> Site:
+        """Where they train; `memory` is the budget in bytes, None for what there is."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """An executor that sweeps may name.
+
+    Attributes
+    ----------
+    help
+        Where it trains.
+    place
+        Module and name of its class.
+    settings
+        What it takes. With settings the class is a context manager and a `Cluster`.
+    """
+
+    help: str
+    place: tuple[str, str]
+    settings: tuple[Setting, ...] = ()
+
+
+EXECUTORS: dict[str, Kind] = {
+    "local": Kind("in this process", ("stage2.executors.local", "Local")),
+    "ray": Kind(
+        "on the nodes of a Ray cluster",
+        ("stage2.executors.ray", "Ray"),
+        (
+            Setting(
+                "address",
+                "auto",
+                "Ray cluster: HOST:PORT; auto for the one of this machine; local starts one here",
+            ),
+            Setting(
+                "gpus_per_group",
+                None,
+                "GPU of a group, or the share of one",
+                low=0,
+                high=1,
+                kind=float,
+                default_help="1 where the cluster has any",
+            ),
+            Setting(
+                "cpus_per_group",
+                None,
+                "CPUs of a group",
+                low=1,
+                kind=int,
+                default_help="1 beside a GPU, else those of a node",
+            ),
+            Setting(
+                "any_version",
+                False,
+                "take workers of another version of featbank or PyTorch as well",
+            ),
+        ),
+    ),
+}
+"""Every executor by name; one is imported when it is opened."""
+
+
+@contextlib.contextmanager
+def open_executor(name: str, settings: Mapping[str, Any]) -> Iterator[MakeExecutor]:
+    """An executor by its name, with the settings that differ from the defaults.
+
+    Raises
+    ------
+    ConfigError
+        For a wrong value, where its package is not installed, or where nobody answers.
+    """
+    kind = EXECUTORS[name]
+    module, made = kind.place
+    executor = getattr(import_module(module), made)
+    if not kind.settings:
+        yield executor
+        return
+    with executor(**resolved(kind.settings, settings, f"executor {name!r}")) as opened:
+        yield opened
+
+
 def origin(device: str, libraries: Sequence[str] = ()) -> dict[str, Any]:
     """The origin of a run: the `device`, a name of PyTorch's, the host, and the versions of
     featbank, torch, Python and further `libraries`."""
+    import torch  # here, so that the names of executors load quickly
+
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
     return {
         "device": f"{device} ({name})",
