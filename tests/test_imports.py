@@ -93,6 +93,7 @@ LIGHT = (
     "stage1.inference.options",
     "stage1.training.presets",
     "stage1.training.settings",
+    "stage2.executors",
     "stage2.methods.precisions",
     "stage2.search",
 )

@@ -13,6 +13,7 @@ from stage2.methods.precisions import PRECISION, in_words
 if TYPE_CHECKING:
     from featbank.bank import Bank
     from stage2.engine.plan import FusedGroup
+    from stage2.executors import Site
     from stage2.executors.shards import Part, Shard
     from stage2.methods.recipe import Recipe
     from stage2.search import Halving, Search
@@ -22,11 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Machine:
-    """The machine of a sweep: a device, its memory budget in bytes or None, and CPU threads."""
+    """What a sweep is planned for: a device, its memory budget in bytes or None, CPU threads, and
+    the groups that train at once."""
 
     device: str
     memory: int | None
     workers: int
+    count: int = 1
 
     @staticmethod
     def find(device: str, memory: int | None) -> Machine:
@@ -36,13 +39,28 @@ class Machine:
         place = str(find_device(device))
         return Machine(place, memory, threads_for(place))
 
+    @staticmethod
+    def of(site: Site) -> Machine:
+        """The machines of an executor."""
+        return Machine(site.device, site.memory, site.workers, site.count)
+
+    def __str__(self) -> str:
+        return self.device if self.count == 1 else f"{self.count} workers with {self.device}"
+
     def plan(
-        self, bank: Bank, recipes: Sequence[Recipe], folds: int | None = None
+        self,
+        bank: Bank,
+        recipes: Sequence[Recipe],
+        folds: int | None = None,
+        *,
+        whole: bool = False,
     ) -> list[FusedGroup]:
-        """The fused groups that a sweep of recipes trains here, on all rows or on folds."""
+        """The fused groups that a sweep of recipes trains here, on all rows or on folds; `whole`
+        under halving, for which none is cut."""
         from stage2.features.planning import plan_bank
 
-        return plan_bank(bank, recipes, **vars(self), folds=folds)
+        options = {**vars(self), "count": 1 if whole else self.count}
+        return plan_bank(bank, recipes, **options, folds=folds)
 
 
 @dataclass(frozen=True)
@@ -110,6 +128,7 @@ class Job:
 def print_plan(job: Job, machine: Machine) -> None:
     """Print the numbers of configurations and groups, probes, and streamed views."""
     from stage2.features.probe import probes_of
+    from stage2.search import Halving
 
     for name, reason in job.left_out.items():
         say(f"Left out {name}: {reason}")
@@ -117,13 +136,14 @@ def print_plan(job: Job, machine: Machine) -> None:
         mark, part = job.part.mark, f"{len(job.recipes)} of {number(len(job.whole), 'run')}"
         say(f"shard {mark.number} of {mark.count}: {part}, {job.part.share:.0%} of the work")
     _print_search(job)
-    groups = machine.plan(job.bank, job.recipes, job.folds)
+    halved = isinstance(job.search, Halving)
+    groups = machine.plan(job.bank, job.recipes, job.folds, whole=halved)
     runs, configurations = len(job.recipes), len({recipe.id for recipe in job.recipes})
     products = in_words(recipe.settings.get(PRECISION.name, "") for recipe in job.recipes)
     say(
         f"{number(configurations, 'configuration')}, {number(runs, 'run')} with "
         f"{'its seed' if runs == 1 else 'their seeds'}, "
-        f"in {number(len(groups), 'fused group')} on {machine.device}"
+        f"in {number(len(groups), 'fused group')} on {machine}"
         + (f", {products}" if products else "")
     )
     if job.folds:
@@ -220,7 +240,8 @@ def _print_halving(
     known = {recipe.id: statuses.get(recipe.hash) for recipe in first}
     present = sum(status is not None for status in known.values())
     _print_present(present, "of the runs with the first seed")
-    groups = machine.plan(job.bank, [recipe for recipe in first if known[recipe.id] is None])
+    left = [recipe for recipe in first if known[recipe.id] is None]
+    groups = machine.plan(job.bank, left, whole=True)
     for group in groups:
         rungs = halving.rungs(group.stream.epochs)
         counts = halving.counts(len(group.recipes), group.stream.epochs)
@@ -247,14 +268,21 @@ def _print_estimate(
     bank: Bank, groups: Sequence[FusedGroup], machine: Machine, **options: Any
 ) -> None:
     """Print the memory that groups take, and the time; `options` of the estimate."""
+    import torch
+
     from stage2.cost.estimate import estimate
 
     if not groups:
         return
-    cost = estimate(bank, groups, **vars(machine), **options)
+    if machine.device.startswith("cuda") and not torch.cuda.is_available():
+        say("time: not measured, as this machine has no GPU")
+        return
+    options |= {"device": machine.device, "memory": machine.memory, "workers": machine.workers}
+    cost = estimate(bank, groups, **options)
     features, group = (f"{max(1, round(n / 2**20)):,} MiB" for n in (cost.features, cost.group))
     say(f"memory: {features} of features, up to {group} for a fused group")
-    say(f"time: {cost}")
+    several = f"; on one worker like this machine, and {machine.count} train" * (machine.count > 1)
+    say(f"time: {cost}{several}")
 
 
 def _streamed(job: Job, view: str, machine: Machine) -> str:

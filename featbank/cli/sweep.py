@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from featbank.cli import completion
+from featbank.cli.executing import executor_options, training_on
 from featbank.cli.leaderboard import show
 from featbank.cli.options import (
     Integer,
@@ -109,6 +110,7 @@ SEARCH_OPTIONS = {
     is_flag=True,
     help="Allow --folds on rows that stage 1 has seen: they give an order and no figures.",
 )
+@executor_options
 @shard_option
 @click.option(
     "--force",
@@ -144,6 +146,7 @@ def sweep(
     listed: bool,
     device: str,
     memory: int | None,
+    executor: str,
     screen: bool,
     shard_text: str | None,
     force: bool,
@@ -165,6 +168,7 @@ def sweep(
     featbank sweep bank.h5 sweep.toml --seeds 0,1,2,3,4
     featbank sweep bank.h5 sweep.toml --search halving --eta 2
     featbank sweep clip.h5 --folds 5
+    featbank sweep bank.h5 sweep.toml --executor ray
     featbank sweep bank.h5 sweep.toml --shard 2/8
     """
     if listed:
@@ -172,59 +176,77 @@ def sweep(
         return
     from featbank.bank import Bank
 
-    machine = Machine.find(device, memory)
-    if auto := options["precision"] == AUTO:
-        options["precision"] = _best_precision(machine)
-    specification = _specification(places, {**options, "screen": screen, "device": machine.device})
-    whole = specification.output or Path("results.sqlite")
-    shard = shard_of(shard_text, specification)
-    output = shard.of(whole) if shard else whole
+    banks, name = _banks_and_specification(places)
+    for path in banks:  # before the seconds it takes to import PyTorch
+        Bank(path).close()
     from stage2.loggers import open_logger
 
-    how = {
-        "results": output,
-        "device": machine.device,
-        "memory": machine.memory,
-        "select_on": specification.select_on,
-        "folds": specification.folds,
-        "screen": screen,
-        "select_by": select_by,
-        "select_epoch": select_epoch,
-        "force": force,
-        "loggers": [open_logger(text) for text in logs],
-        "notice": say,
-        **({"shard": shard} if shard else {}),
-    }
     with contextlib.ExitStack() as stack:
-        banks = [stack.enter_context(Bank(path)) for path in specification.banks]
-        jobs = [Job.on(bank, specification, shard) for bank in banks]
+        make, machine = stack.enter_context(training_on(executor, options, device, memory))
+        if auto := options["precision"] == AUTO:
+            options["precision"] = _best_precision(machine)
+        options |= {"screen": screen, "device": machine.device}
+        specification = _specification(banks, name, options)
+        whole = specification.output or Path("results.sqlite")
+        shard = shard_of(shard_text, specification)
+        how = {
+            "results": shard.of(whole) if shard else whole,
+            "device": device,
+            "memory": memory,
+            "select_on": specification.select_on,
+            "folds": specification.folds,
+            "screen": screen,
+            "select_by": select_by,
+            "select_epoch": select_epoch,
+            "force": force,
+            "loggers": [open_logger(text) for text in logs],
+            "notice": say,
+            "executor": make,
+            **({"shard": shard} if shard else {}),
+        }
+        opened = [stack.enter_context(Bank(path)) for path in specification.banks]
+        jobs = [Job.on(bank, specification, shard) for bank in opened]
         for job in jobs:
             _say_bank(job, jobs)
             print_plan(job, machine)
             if dry_run:
-                statuses = {} if force else _statuses(job, output)
-                kept = set() if force else _kept_probes(job, output)
-                print_costs(job, statuses, machine, kept)
+                _print_costs(job, machine, how)
         if dry_run:
             return
-        for job in jobs[1:]:  # the features of the first are checked before anything is trained
-            _check_features(job, {} if force else _statuses(job, output))
-        if machine.device == "cpu" and not auto:
-            from stage2.engine.native.library import prepare
+        _train_all(jobs, how, top, compiles=machine.device == "cpu" and not auto)
+        following = next_line(shard, whole, specification.folds) if shard else _next(jobs, whole)
+        say(f"Wrote {how['results']}. {following}")
 
-            prepare(say)
-        boards = [_train(job, how) for job in jobs]
-        for job, board in zip(jobs, boards, strict=True):
-            if len(jobs) > 1:
-                click.echo()
-            _say_bank(job, jobs)
-            if board:
-                show(board, "table", top=top)
-        if shard:
-            say(f"Wrote {output}. {next_line(shard, whole, specification.folds)}")
-            return
-        chosen = _chosen(banks[0], output) if len(banks) > 1 else ""
-        say(f"Wrote {output}. Next: featbank leaderboard {output}{chosen} --format json")
+
+def _print_costs(job: Job, machine: Machine, how: dict[str, Any]) -> None:
+    """Print what a job costs beside what the results hold already."""
+    output, force = how["results"], how["force"]
+    statuses = {} if force else _statuses(job, output)
+    print_costs(job, statuses, machine, set() if force else _kept_probes(job, output))
+
+
+def _train_all(jobs: Sequence[Job], how: dict[str, Any], top: int, *, compiles: bool) -> None:
+    """Sweep all banks, and print their tables."""
+    output = how["results"]
+    for job in jobs[1:]:  # the features of the first are checked before anything is trained
+        _check_features(job, {} if how["force"] else _statuses(job, output))
+    if compiles:
+        from stage2.engine.native.library import prepare
+
+        prepare(say)
+    boards = [_train(job, how) for job in jobs]
+    for job, board in zip(jobs, boards, strict=True):
+        if len(jobs) > 1:
+            click.echo()
+        _say_bank(job, jobs)
+        if board:
+            show(board, "table", top=top)
+
+
+def _next(jobs: Sequence[Job], output: Path) -> str:
+    """What to do with the results."""
+    chosen = _chosen(jobs[0].bank, output) if len(jobs) > 1 else ""
+    return f"Next: featbank leaderboard {output}{chosen} --format json"
 
 
 def _best_precision(machine: Machine) -> str:
@@ -238,13 +260,8 @@ def _best_precision(machine: Machine) -> str:
     return precision
 
 
-def _specification(places: Sequence[str], options: dict[str, Any]) -> Specification:
+def _specification(banks: list[Path], name: str | None, options: dict[str, Any]) -> Specification:
     """The specification that the arguments and options make."""
-    from featbank.bank import Bank
-
-    banks, name = _banks_and_specification(places)
-    for path in banks:  # before the seconds it takes to import PyTorch
-        Bank(path).close()
     from stage2.specification import read_specification
 
     search = {key: options.pop(key) for key in SEARCH_OPTIONS}
@@ -260,10 +277,13 @@ def _specification(places: Sequence[str], options: dict[str, Any]) -> Specificat
 
 
 def _banks_and_specification(places: Sequence[str]) -> tuple[list[Path], str | None]:
-    """The arguments of ``featbank sweep``: bank files, and at most one specification.
+    """The arguments of ``featbank sweep``: bank files, those of URLs as copies, and at most one
+    specification.
 
     A specification is a ``.toml`` file, or a bare name that is no file.
     """
+    from featbank.delivery import fetched, is_url
+
     banks: dict[Path, None] = {}
     specifications = []
     for place in places:
@@ -273,7 +293,7 @@ def _banks_and_specification(places: Sequence[str]) -> tuple[list[Path], str | N
         if bare or place.endswith(".toml"):
             specifications.append(place)
         else:
-            banks[Path(place)] = None
+            banks[fetched(place) if is_url(place) else Path(place)] = None
     if not places:
         raise ConfigError("Name a bank, or a specification. See featbank sweep --help.")
     if len(specifications) > 1:

@@ -1,0 +1,68 @@
+"""Options of a sweep that say where its groups train."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+from featbank.cli.options import Command, setting_options
+from featbank.cli.plan import Machine
+from featbank.errors import ConfigError
+from featbank.settings import flag
+from stage2.executors import EXECUTORS, open_executor
+
+if TYPE_CHECKING:
+    from stage2.executors import Cluster, MakeExecutor
+
+_SETTINGS = {
+    setting.name: (name, setting) for name, kind in EXECUTORS.items() for setting in kind.settings
+}
+"""Settings of executors, and whose they are."""
+
+
+def executor_options(command: Command) -> Command:
+    """Add ``--executor`` and the settings of executors."""
+    helps = {
+        name: f"{setting.help} ({executor})."
+        + ("" if setting.type is bool else f" [default: {setting.default_text}]")
+        for name, (executor, setting) in _SETTINGS.items()
+    }
+    kinds = "; ".join(f"{name}: {kind.help}" for name, kind in EXECUTORS.items())
+    command = setting_options({n: setting for n, (_, setting) in _SETTINGS.items()}, helps)(command)
+    return click.option(
+        "--executor",
+        type=click.Choice([*EXECUTORS]),
+        default="local",
+        show_default=True,
+        help=f"Where fused groups train; {kinds}.",
+    )(command)
+
+
+@contextlib.contextmanager
+def training_on(
+    executor: str, options: dict[str, Any], device: str, memory: int | None
+) -> Iterator[tuple[MakeExecutor, Machine]]:
+    """The executor, and the machine that groups are planned for.
+
+    `options` lose the settings of executors.
+
+    Raises
+    ------
+    ConfigError
+        For a setting of another executor; as `open_executor`.
+    """
+    given = {name: options.pop(name) for name in _SETTINGS}
+    given = {name: value for name, value in given.items() if value not in (None, False)}
+    for name in given:
+        owner, _ = _SETTINGS[name]
+        if owner != executor:
+            raise ConfigError(
+                f"{flag(name)} is of --executor {owner}, this sweep trains with {executor}. Leave "
+                f"it out, or add --executor {owner}."
+            )
+    here = Machine.find(device, memory)
+    with open_executor(executor, given) as make:
+        yield make, here if executor == "local" else Machine.of(cast("Cluster", make).site(memory))
