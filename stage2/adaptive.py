@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from featbank.devices import find_device
 from stage2.executors import origin
 from stage2.methods.recipe import Recipe
 from stage2.results.leaderboard import Leaderboard
-from stage2.results.probes import KeptProbes
+from stage2.results.probes import KeptProbes, rows_of_probes
 from stage2.results.store import Run, Store
 from stage2.search.methods import Sampling
 from stage2.search.rounds import val_problem
@@ -77,7 +76,7 @@ def search(
     # Tables mark runs that list Optuna as chosen by val; random trials are not.
     libraries = () if sampling.sampler == "random" else ("optuna",)
     made = origin(str(find_device(options.get("device", "auto"))), libraries)
-    started = time.time()  # probes that are forced are trained once, not with every batch
+    stale = None  # probes that are forced are trained once, not with every batch
     trained: set[str] = set()
     done = 0
     with asking(space, sampling) as (study, ask):
@@ -86,7 +85,8 @@ def search(
             batch = list(dict.fromkeys(recipe for recipes in asked for recipe in recipes))
             later = sum(sampling.batches[number + 1 :]) * max(map(len, asked))
             with Store(results, create=True) as store:
-                kept = KeptProbes(store, bank.fingerprint, made, since=started) if force else None
+                stale = rows_of_probes(store, bank.fingerprint) if stale is None else stale
+                kept = KeptProbes(store, bank.fingerprint, made, stale=stale) if force else None
                 swept = sweep(
                     bank,
                     [recipe for recipe in batch if not (force and recipe.hash in trained)],

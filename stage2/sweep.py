@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +29,7 @@ from stage2.methods.recipe import Recipe, cautions
 from stage2.results.claims import Claims
 from stage2.results.leaderboard import Leaderboard
 from stage2.results.marks import marked
-from stage2.results.probes import KeptProbes
+from stage2.results.probes import KeptProbes, rows_of_probes
 from stage2.results.recording import Recorder
 from stage2.results.results import Results
 from stage2.results.store import Store
@@ -189,8 +188,8 @@ def sweep(
         claims = stack.enter_context(
             Claims(store, bank.fingerprint, made, any_version=any_version, notice=notice)
         )
-        since = time.time() * force
-        kept = probes or KeptProbes(store, bank.fingerprint, made, since=since, claims=claims)
+        stale = rows_of_probes(store, bank.fingerprint) if force else {}
+        kept = probes or KeptProbes(store, bank.fingerprint, made, stale=stale, claims=claims)
         views = Views(bank, place, memory, workers, dealt, kept=kept, notice=notice)
         settled = done & on_folds if folds else done
         views.prepare([recipe for recipe in wanted if recipe.hash not in settled])

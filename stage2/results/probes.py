@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -33,8 +33,8 @@ class KeptProbes:
         The bank's.
     origin
         ``device`` and ``versions`` of probes that are added; None to add none.
-    since
-        Seconds since 1970: probes that were finished before are not found.
+    stale
+        Rows of probes that are not found, `rows_of_probes` before work that trains them anew.
     claims
         The groups that processes share, so that none trains a probe that another one trains.
     """
@@ -42,7 +42,7 @@ class KeptProbes:
     store: Store
     fingerprint: str
     origin: Mapping[str, Any] | None = None
-    since: float = 0.0
+    stale: Mapping[str, Any] = field(default_factory=dict)
     claims: Claims | None = None
 
     def alone(self, settings: Mapping[str, Any]) -> AbstractContextManager[None]:
@@ -56,7 +56,7 @@ class KeptProbes:
         wanted = settings_hash("probe", settings)
         try:
             row = self.store.probes(self.fingerprint).get(wanted)
-            if row is None or row["finished"] < self.since:
+            if row is None or row == self.stale.get(wanted):
                 return None
             arrays = self.store.probe(self.fingerprint, wanted)
         except errors.ConfigError as error:
@@ -87,3 +87,11 @@ class KeptProbes:
                 ),
             }
         )
+
+
+def rows_of_probes(store: Store, fingerprint: str) -> dict[str, dict[str, Any]]:
+    """The probes of a bank that a file has now; none where one is damaged."""
+    try:
+        return store.probes(fingerprint)
+    except errors.ConfigError:  # none is found, with a warning
+        return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from stage2.cost.sample import ITERATIONS
 from stage2.export.exporting import export_head
 from stage2.features import descent, probes
 from stage2.features.probe import Probe, fit_cosine, fit_linear
+from stage2.results.probes import KeptProbes, rows_of_probes
 from stage2.results.store import Store
 from stage2.search import Sampling
 from tests.stage2.features.test_probe import SHORT, bare
@@ -67,9 +69,11 @@ def test_later_sweeps_and_exports_train_none(
     assert len(trained) == len(lines) == 2, f"got {trained}, {lines}"
 
 
-def test_force_trains_them_anew(small: Problem, tmp_path: Path, trained: list[str]) -> None:
+def test_force_trains_them_anew(
+    small: Problem, tmp_path: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Reference: the number of probes trained, and the time in the file; a forced search trains
-    them with its first batch alone."""
+    them with its first batch alone. The clock goes back by an hour whenever it is read."""
     path = tmp_path / "r.sqlite"
 
     def finished(bank: Bank) -> list[float]:
@@ -79,9 +83,11 @@ def test_force_trains_them_anew(small: Problem, tmp_path: Path, trained: list[st
     with bare(small, tmp_path / "b.h5") as bank:
         sweep(bank, [LWS], results=path, device="cpu")
         (before,) = finished(bank)
+        clock = iter(range(1_700_000_000, 0, -3600))
+        monkeypatch.setattr(time, "time", lambda: float(next(clock)))
         sweep(bank, [LWS], results=path, device="cpu", force=True)
         (after,) = finished(bank)
-        assert after > before
+        assert after < before
         assert trained == ["l", "l"]
         specification = read_specification(
             only=["lws"],
@@ -94,6 +100,23 @@ def test_force_trains_them_anew(small: Problem, tmp_path: Path, trained: list[st
         space = specification.space(bank)
         search(bank, space, sampling, results=path, device="cpu", force=True)
     assert trained == ["l", "l", "l"]
+
+
+def test_force_beside_another_forced_sweep(
+    small: Problem, tmp_path: Path, trained: list[str]
+) -> None:
+    """Reference: a probe that another process trained anew meanwhile is not trained again."""
+    path = tmp_path / "r.sqlite"
+    with bare(small, tmp_path / "b.h5") as bank:
+        sweep(bank, [LWS], results=path, device="cpu")
+        with Store(path, create=True) as store:
+            mine = KeptProbes(
+                store, bank.fingerprint, stale=rows_of_probes(store, bank.fingerprint)
+            )
+            sweep(bank, [LWS], results=path, device="cpu", force=True)
+            assert trained == ["l", "l"]
+            sweep(bank, [LWS], results=path, device="cpu", force=True, probes=mine)
+    assert trained == ["l", "l"]
 
 
 def test_the_estimate_leaves_them_out(
@@ -147,7 +170,9 @@ def test_results_of_schema_5_get_the_table(
     with bare(small, tmp_path / "b.h5") as bank:
         sweep(bank, [LWS], results=path, device="cpu")
         with closing(sqlite3.connect(path)) as database, database:
-            database.executescript("DROP TABLE probe; PRAGMA user_version = 5")
+            database.executescript(
+                "DROP TABLE task; DROP TABLE worker; DROP TABLE probe; PRAGMA user_version = 5"
+            )
         with Store(path) as store:
             assert store.probes(bank.fingerprint) == {}
             assert len(store.runs(bank.fingerprint)) == 1
