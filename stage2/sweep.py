@@ -215,7 +215,7 @@ def sweep(
         else:
             rounds.train(wanted)
         board = None
-        if part.recipes:
+        if part.recipes or shard is None:
             board = Results(
                 store,
                 bank=bank.fingerprint,
