@@ -170,9 +170,9 @@ def test_results_of_schema_5_get_the_table(
     with bare(small, tmp_path / "b.h5") as bank:
         sweep(bank, [LWS], results=path, device="cpu")
         with closing(sqlite3.connect(path)) as database, database:
-            database.executescript(
-                "DROP TABLE task; DROP TABLE worker; DROP TABLE probe; PRAGMA user_version = 5"
-            )
+            for table in ("shard", "task", "worker", "probe"):
+                database.execute(f"DROP TABLE {table}")
+            database.execute("PRAGMA user_version = 5")
         with Store(path) as store:
             assert store.probes(bank.fingerprint) == {}
             assert len(store.runs(bank.fingerprint)) == 1
