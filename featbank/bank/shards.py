@@ -65,6 +65,11 @@ class Shards:
         document = json.dumps(key, sort_keys=True).encode()
         self._key_digest = hashlib.sha256(document).digest()
         if join:
+            if not self.folder.exists():
+                raise errors.Mismatch(
+                    f"{self.folder} is not there, though another process has made it. Give a bank "
+                    "in a folder that all machines share."
+                )
             if difference := self._difference(key):
                 raise errors.Mismatch(
                     f"The processes do not compute the same: {difference}. Give all the same "

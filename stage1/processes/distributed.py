@@ -96,6 +96,8 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
     ConfigError
         For a missing device, one GPU named for several processes, or fewer GPUs than local
         processes.
+    OSError
+        Where another process has ended, or its machine cannot be reached.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -108,9 +110,22 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
     distributed.init_process_group(
         backend, timeout=_LONGEST, device_id=local if local.type == "cuda" else None
     )
-    yield ProcessGroup(distributed.get_rank(), size, local)
+    try:
+        yield ProcessGroup(distributed.get_rank(), size, local)
+    except RuntimeError as error:
+        if not _is_lost(error):
+            raise
+        raise OSError(
+            "another process of this run has ended, or its machine cannot be reached. Its own "
+            "output says why; the same command on every machine resumes what is saved."
+        ) from None
     # Not after an error: the others may hang in a step, and destroying would wait for them.
     distributed.destroy_process_group()
+
+
+def _is_lost(error: RuntimeError) -> bool:
+    """Whether an error is that of a connection between processes."""
+    return isinstance(error, distributed.DistError) or "gloo" in str(error)
 
 
 def _local_device(device: str) -> torch.device:

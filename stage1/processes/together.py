@@ -39,3 +39,11 @@ def meet(group: ProcessGroup, *, failed: bool = False) -> None:
         raise SystemExit(1) from None
     if any(states) and states.index(True) != group.rank:
         raise SystemExit(1)
+
+
+def agree(group: ProcessGroup, value: object) -> bool:
+    """Whether all processes have the same value."""
+    values = [value] * group.size
+    if group.size > 1:
+        distributed.all_gather_object(values, value)
+    return all(other == value for other in values)

@@ -24,6 +24,7 @@ from stage1.inference.evaluate import accuracies, predict
 from stage1.inference.normalisation import normalised_by
 from stage1.processes.distributed import ProcessGroup, process_group
 from stage1.processes.repeatable import repeatable
+from stage1.processes.together import agree
 from stage1.training.checkpoint import (
     CHECKPOINT,
     Checkpoint,
@@ -127,6 +128,10 @@ def train(
         work = _Run(settings, dataset, model, sgd(model, settings), unfinished)
         if not overwrite:
             work.resume(report)
+        if not agree(group, len(work.log)):
+            raise errors.ConfigError(
+                f"{run} has another state on another machine. Give a folder that all of them share."
+            )
         epochs = fit(
             model,
             dataset.splits["train"],
