@@ -26,8 +26,7 @@ _SETTINGS = {
 def executor_options(command: Command) -> Command:
     """Add ``--executor`` and the settings of executors."""
     helps = {
-        name: f"{setting.help} ({executor})."
-        + ("" if setting.type is bool else f" [default: {setting.default_text}]")
+        name: f"{setting.help} ({executor})." + f" [default: {setting.default_text}]"
         for name, (executor, setting) in _SETTINGS.items()
     }
     kinds = "; ".join(f"{name}: {kind.help}" for name, kind in EXECUTORS.items())
@@ -43,7 +42,7 @@ def executor_options(command: Command) -> Command:
 
 @contextlib.contextmanager
 def training_on(
-    executor: str, options: dict[str, Any], device: str, memory: int | None
+    executor: str, options: dict[str, Any], device: str, memory: int | None, *, any_version: bool
 ) -> Iterator[tuple[MakeExecutor, Machine]]:
     """The executor, and the machine that groups are planned for.
 
@@ -55,7 +54,7 @@ def training_on(
         For a setting of another executor; as `open_executor`.
     """
     given = {name: options.pop(name) for name in _SETTINGS}
-    given = {name: value for name, value in given.items() if value not in (None, False)}
+    given = {name: value for name, value in given.items() if value is not None}
     for name in given:
         owner, _ = _SETTINGS[name]
         if owner != executor:
@@ -64,5 +63,5 @@ def training_on(
                 f"it out, or add --executor {owner}."
             )
     here = Machine.find(device, memory)
-    with open_executor(executor, given) as make:
+    with open_executor(executor, given, any_version=any_version) as make:
         yield make, here if executor == "local" else Machine.of(cast("Cluster", make).site(memory))

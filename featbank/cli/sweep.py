@@ -111,6 +111,11 @@ SEARCH_OPTIONS = {
     help="Allow --folds on rows that stage 1 has seen: they give an order and no figures.",
 )
 @executor_options
+@click.option(
+    "--any-version",
+    is_flag=True,
+    help="Share the sweep with processes and workers of another version of featbank or PyTorch.",
+)
 @shard_option
 @click.option(
     "--force",
@@ -147,6 +152,7 @@ def sweep(
     device: str,
     memory: int | None,
     executor: str,
+    any_version: bool,
     screen: bool,
     shard_text: str | None,
     force: bool,
@@ -182,7 +188,9 @@ def sweep(
     from stage2.loggers import open_logger
 
     with contextlib.ExitStack() as stack:
-        make, machine = stack.enter_context(training_on(executor, options, device, memory))
+        make, machine = stack.enter_context(
+            training_on(executor, options, device, memory, any_version=any_version)
+        )
         if auto := options["precision"] == AUTO:
             options["precision"] = _best_precision(machine)
         options |= {"screen": screen, "device": machine.device}
@@ -202,6 +210,7 @@ def sweep(
             "loggers": [open_logger(text) for text in logs],
             "notice": say,
             "executor": make,
+            "any_version": any_version,
             **({"shard": shard} if shard else {}),
         }
         opened = [stack.enter_context(Bank(path)) for path in specification.banks]

@@ -105,7 +105,8 @@ class Kind:
     place
         Module and name of its class.
     settings
-        What it takes. With settings the class is a context manager and a `Cluster`.
+        What it takes. With settings the class is a context manager and a `Cluster`, and takes
+        `any_version` too.
     """
 
     help: str
@@ -141,11 +142,6 @@ EXECUTORS: dict[str, Kind] = {
                 kind=int,
                 default_help="1 beside a GPU, else those of a node",
             ),
-            Setting(
-                "any_version",
-                False,
-                "take workers of another version of featbank or PyTorch as well",
-            ),
         ),
     ),
 }
@@ -153,8 +149,11 @@ EXECUTORS: dict[str, Kind] = {
 
 
 @contextlib.contextmanager
-def open_executor(name: str, settings: Mapping[str, Any]) -> Iterator[MakeExecutor]:
-    """An executor by its name, with the settings that differ from the defaults.
+def open_executor(
+    name: str, settings: Mapping[str, Any], *, any_version: bool = False
+) -> Iterator[MakeExecutor]:
+    """An executor by its name, with the settings that differ from the defaults; `any_version` takes
+    workers with another version of featbank or PyTorch.
 
     Raises
     ------
@@ -167,7 +166,8 @@ def open_executor(name: str, settings: Mapping[str, Any]) -> Iterator[MakeExecut
     if not kind.settings:
         yield executor
         return
-    with executor(**resolved(kind.settings, settings, f"executor {name!r}")) as opened:
+    given = resolved(kind.settings, settings, f"executor {name!r}")
+    with executor(**given, any_version=any_version) as opened:
         yield opened
 
 
