@@ -208,6 +208,8 @@ class Pool:
 
     def _grow(self) -> None:
         """Start workers, as many as there is room for."""
+        if self._silent:  # it would wait for the head
+            return
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         present = Counter(member.node for member in (*self.members, *self._starting))
@@ -281,7 +283,7 @@ class Pool:
         return self._nodes[member.node]["NodeManagerHostname"]
 
     def _end(self, member: Member) -> None:
-        if not self._silent:  # else it would wait for the head
+        if not self._silent:  # as above
             ray.kill(member.actor, no_restart=True)
 
     def _watch(self) -> None:

@@ -91,12 +91,10 @@ class Nodes:
         )
 
     def raylets(self, number: int) -> list[int]:
-        """The process of a node."""
-        return [
-            each
-            for each in processes(f"--node_ip_address=127.0.0.{number}")
-            if each in processes(str(self.folder)) and each in processes("raylet/raylet")
-        ]
+        """The process of a node; 1 is the head's."""
+        all_ = set(processes("raylet/raylet")) & set(processes(str(self.folder)))
+        marks = {each: set(processes(f"--node_ip_address=127.0.0.{each}")) for each in (2, 3)}
+        return sorted(all_ & marks[number] if number in marks else all_ - marks[2] - marks[3])
 
     def workers(self, number: int) -> list[int]:
         """The workers of a node that train."""
@@ -109,11 +107,8 @@ class Nodes:
         kill(raylets + children(raylets))
 
     def kill_head(self) -> None:
-        """Kill the head's processes."""
-        kill(
-            processes(f"{self.folder}/")
-            and [each for each in processes("gcs_server") if each in processes(str(self.folder))]
-        )
+        """Kill the head."""
+        kill(sorted(set(processes("gcs_server")) & set(processes(str(self.folder)))))
         self.kill_node(1)
 
     def sweep(self, *arguments: object, **environment: str) -> subprocess.Popen[str]:
@@ -122,6 +117,7 @@ class Nodes:
         return subprocess.Popen(
             [*command, "--executor", "ray", "--address", self.address],
             env={**self._environment, **environment},
+            cwd=self.folder,  # Ray lets workers import from here first
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
