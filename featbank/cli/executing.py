@@ -10,6 +10,7 @@ import click
 
 from featbank.cli.options import Command, setting_options
 from featbank.cli.plan import Machine
+from featbank.cli.terminal import say
 from featbank.errors import ConfigError
 from featbank.settings import flag
 from stage2.executors import EXECUTORS, open_executor
@@ -24,11 +25,17 @@ _SETTINGS = {
 
 
 def executor_options(command: Command) -> Command:
-    """Add ``--executor`` and the settings of executors."""
+    """Add ``--executor``, the settings of executors, and ``--any-version``."""
     helps = {
         name: f"{setting.help} ({executor})." + f" [default: {setting.default_text}]"
         for name, (executor, setting) in _SETTINGS.items()
     }
+    command = click.option(
+        "--any-version",
+        is_flag=True,
+        help="Share the sweep with processes and workers of another version of featbank or "
+        "PyTorch.",
+    )(command)
     kinds = "; ".join(f"{name}: {kind.help}" for name, kind in EXECUTORS.items())
     command = setting_options({n: setting for n, (_, setting) in _SETTINGS.items()}, helps)(command)
     return click.option(
@@ -65,3 +72,14 @@ def training_on(
     here = Machine.find(device, memory)
     with open_executor(executor, given, any_version=any_version) as make:
         yield make, here if executor == "local" else Machine.of(cast("Cluster", make).site(memory))
+
+
+def best_precision_on(machine: Machine) -> str:
+    """The precision that ``--precision auto`` stands for on this machine, told in a line."""
+    from stage2.engine.native.library import best_precision, prepare
+
+    if machine.device == "cpu":
+        prepare(say)
+    precision = best_precision(machine.device)
+    say(f"Precision {precision}, the fastest here whose figures stay within the noise of seeds")
+    return precision

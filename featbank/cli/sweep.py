@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from featbank.cli import completion
-from featbank.cli.executing import executor_options, training_on
+from featbank.cli.executing import best_precision_on, executor_options, training_on
 from featbank.cli.leaderboard import show
 from featbank.cli.options import (
     Integer,
@@ -111,11 +111,6 @@ SEARCH_OPTIONS = {
     help="Allow --folds on rows that stage 1 has seen: they give an order and no figures.",
 )
 @executor_options
-@click.option(
-    "--any-version",
-    is_flag=True,
-    help="Share the sweep with processes and workers of another version of featbank or PyTorch.",
-)
 @shard_option
 @click.option(
     "--force",
@@ -192,7 +187,7 @@ def sweep(
             training_on(executor, options, device, memory, any_version=any_version)
         )
         if auto := options["precision"] == AUTO:
-            options["precision"] = _best_precision(machine)
+            options["precision"] = best_precision_on(machine)
         options |= {"screen": screen, "device": machine.device}
         specification = _specification(banks, name, options)
         whole = specification.output or Path("results.sqlite")
@@ -256,17 +251,6 @@ def _next(jobs: Sequence[Job], output: Path) -> str:
     """What to do with the results."""
     chosen = _chosen(jobs[0].bank, output) if len(jobs) > 1 else ""
     return f"Next: featbank leaderboard {output}{chosen} --format json"
-
-
-def _best_precision(machine: Machine) -> str:
-    """The precision that ``--precision auto`` stands for on this machine, told in a line."""
-    from stage2.engine.native.library import best_precision, prepare
-
-    if machine.device == "cpu":
-        prepare(say)
-    precision = best_precision(machine.device)
-    say(f"Precision {precision}, the fastest here whose figures stay within the noise of seeds")
-    return precision
 
 
 def _specification(banks: list[Path], name: str | None, options: dict[str, Any]) -> Specification:
