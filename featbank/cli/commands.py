@@ -35,6 +35,7 @@ COMMANDS = (
     "sweep.sweep",
     "status.status",
     "status.watch",
+    "submit.submit",
     "merge_results.merge_results",
     "leaderboard.leaderboard",
     "report.report",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from featbank.cli import completion
+from featbank.cli.arguments import banks_and_specification
 from featbank.cli.executing import best_precision_on, executor_options, training_on
 from featbank.cli.leaderboard import show
 from featbank.cli.options import (
@@ -157,7 +157,7 @@ def sweep(
     select_by: str | None,
     select_epoch: str,
     **options: Any,
-) -> None:
+) -> str:
     """Train every recipe on a bank in fused groups, and rank them.
 
     A specification is a TOML file or the name of a ready one. Options override it, and --recipe
@@ -174,10 +174,10 @@ def sweep(
     """
     if listed:
         _list_ready()
-        return
+        return ""
     from featbank.bank import Bank
 
-    banks, name = _banks_and_specification(places)
+    banks, name = banks_and_specification(places)
     for path in banks:  # before the seconds it takes to import PyTorch
         Bank(path).close()
     from stage2.loggers import open_logger
@@ -215,11 +215,11 @@ def sweep(
             print_plan(job, machine)
             if dry_run:
                 _print_costs(job, machine, how)
-        if dry_run:
-            return
-        _train_all(jobs, how, top, compiles=machine.device == "cpu" and not auto)
-        following = next_line(shard, whole, specification.folds) if shard else _next(jobs, whole)
-        say(f"Wrote {how['results']}. {following}")
+        follows = next_line(shard, whole, specification.folds) if shard else ""
+        if not dry_run:
+            _train_all(jobs, how, top, compiles=machine.device == "cpu" and not auto)
+            say(f"Wrote {how['results']}. {follows or _next(jobs, whole)}")
+        return follows  # for featbank submit
 
 
 def _print_costs(job: Job, machine: Machine, how: dict[str, Any]) -> None:
@@ -267,34 +267,6 @@ def _specification(banks: list[Path], name: str | None, options: dict[str, Any])
     if not specification.banks:
         raise ConfigError(f"{name} names no bank. Write featbank sweep BANK {name}.")
     return specification
-
-
-def _banks_and_specification(places: Sequence[str]) -> tuple[list[Path], str | None]:
-    """The arguments of ``featbank sweep``: bank files, those of URLs as copies, and at most one
-    specification.
-
-    A specification is a ``.toml`` file, or a bare name that is no file.
-    """
-    from featbank.delivery import fetched, is_url
-
-    banks: dict[Path, None] = {}
-    specifications = []
-    for place in places:
-        if not place:
-            raise ConfigError("The name of a bank is empty. Name a file.")
-        bare = re.fullmatch(r"[\w-]+", place) and not Path(place).exists()
-        if bare or place.endswith(".toml"):
-            specifications.append(place)
-        else:
-            banks[fetched(place) if is_url(place) else Path(place)] = None
-    if not places:
-        raise ConfigError("Name a bank, or a specification. See featbank sweep --help.")
-    if len(specifications) > 1:
-        raise ConfigError(
-            f"One specification at a time, got {' and '.join(specifications)}. "
-            "Sweep them one after another into the same results file."
-        )
-    return list(banks), specifications[0] if specifications else None
 
 
 def _train(job: Job, how: dict[str, Any]) -> Leaderboard | None:
