@@ -37,6 +37,9 @@ COMPARED = ("featbank", "torch")
 PATIENCE = 0.25
 """Seconds between two looks at what others train."""
 
+_HERE: set[str] = set()
+"""The names of the workers of this process that have not ended."""
+
 
 class Claims:
     """The groups that this process and others on a results file train; a context manager.
@@ -162,12 +165,14 @@ class Claims:
         with self._file.write() as database:
             self._check_versions(database)
             self._write_worker(database, 0)
+        _HERE.add(self._name)
         if self._file.path is not None:
             self._beating.start()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         self._ended.set()
+        _HERE.discard(self._name)
         if self._beating.is_alive():
             self._beating.join()
         state, reason = "waiting", None
@@ -276,8 +281,13 @@ class Claims:
 
     def _live(self, database: sqlite3.Connection) -> set[str]:
         """The names of the workers that live, this one among them."""
-        workers = read_workers(database)
-        return {name for name, each in workers.items() if self._watch.lives(name, each)}
+        own, workers = this_process(), read_workers(database)
+        return {
+            name
+            for name, each in workers.items()
+            # one of this process that could not write that it ends, on a full disk, is over
+            if (name in _HERE or each.process != own) and self._watch.lives(name, each)
+        }
 
     def _check_versions(self, database: sqlite3.Connection) -> None:
         """Raise where another process trains with other versions."""

@@ -99,6 +99,25 @@ def test_each_group_is_trained_once(two: tuple[Sharer, Sharer]) -> None:
     assert (a.told, b.told) == ([], ["Waiting for 1 group that others train."])
 
 
+def test_a_sweep_that_could_not_write_that_it_ends(
+    path: Path, bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reference: the next sweep of the same process, which lives, takes its group at once."""
+    first = Sharer(path, bank)
+    assert next(first.groups(GROUPS)) is GROUPS[0]
+    first.store.close()  # as where the disk is full
+    first.end(OSError("the disk is full"))
+    with Store(path) as store:
+        (worker,) = store.file.read(read_workers).values()
+    assert worker.beats >= 0
+    monkeypatch.setattr(claims, "PATIENCE", 1e9)
+    second = Sharer(path, bank)
+    of_second = second.groups(GROUPS)
+    for group in GROUPS:
+        assert next(of_second) is group
+    second.end()
+
+
 def test_no_recipe_is_trained_twice_at_once(two: tuple[Sharer, Sharer]) -> None:
     """Two specifications that overlap: a group is left alone while another one trains part of it,
     and then has only the rest. Another kind of training has nothing to do with it."""
