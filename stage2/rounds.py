@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from threading import Lock
@@ -144,8 +144,14 @@ class Rounds:
     ) -> None:
         """Train groups, but those that other processes train, and record them."""
         costs = list(map(work_on(self.bank), groups))
-        mine = self.claims.shared(groups, kind, costs, self.record.count)
+        mine = self._of_this_bank(self.claims.shared(groups, kind, costs, self.record.count))
         self.record.run(self.executor.run(mine, halving=halving), quietly=quietly)
+
+    def _of_this_bank(self, groups: Iterable[FusedGroup]) -> Iterator[FusedGroup]:
+        """Groups one by one; `Mismatch` once another bank has taken the place of this one."""
+        for group in groups:
+            self.bank.check_unchanged()
+            yield group
 
     def _planned(
         self, recipes: Sequence[Recipe], folds: int | None = None, *, whole: bool = False

@@ -226,11 +226,7 @@ class Views:
         generates: bool = False,
         cosine: float | None = None,
     ) -> list[ViewData]:
-        """Load views that share the memory, and drop all others. Generators take float32.
-
-        Every group comes here: a bank that was replaced meanwhile is noticed before it trains.
-        """
-        self.bank.check_unchanged()
+        """Load views that share the memory, and drop all others. Generators take float32."""
         share = self.memory // len(names)
         wanted = [
             _Key(

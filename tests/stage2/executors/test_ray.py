@@ -33,7 +33,7 @@ from stage2.specification import read_specification
 from stage2.sweep import SweepResults, sweep
 from tests.conftest import Run
 from tests.stage2.features.test_views import spoiled
-from tests.stage2.synthetic import Problem
+from tests.stage2.synthetic import Problem, problem
 
 ray = pytest.importorskip("ray")
 
@@ -269,6 +269,23 @@ def test_a_bank_that_is_not_on_the_node(
     with pytest.raises(errors.Mismatch, match="another bank"):
         bank_of(other, pieces)
     assert [p.name for p in (tmp_path / "cache" / ("0" * 64)).iterdir()] == [".lock"]
+
+
+def test_a_bank_that_is_replaced_in_mid_sweep(bank: Bank, cluster: Ray, tmp_path: Path) -> None:
+    """Reference: one line with both fingerprints; what is stored are whole groups of the first."""
+    path, results = bank.path, tmp_path / "r.sqlite"
+    problem(seed=1).bank(tmp_path / "other.h5").close()
+    recipes = [Recipe("crt", epochs=2, seed=seed) for seed in range(16)]
+
+    def replace(done: int, total: int) -> None:
+        if done == 1:
+            (tmp_path / "other.h5").replace(path)
+
+    with pytest.raises(errors.Mismatch, match=f"was replaced by .*{bank.fingerprint[:12]}"):
+        sweep(bank, recipes, results=results, executor=cluster, progress=replace)
+    with Store(results) as store:
+        assert 1 <= len(store.finished(bank.fingerprint)) < len(recipes)
+        assert len(store.banks()) == 1
 
 
 def test_wrong_options(featbank: Run, toy_bank: Path, monkeypatch: pytest.MonkeyPatch) -> None:
