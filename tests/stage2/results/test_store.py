@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -20,6 +21,7 @@ import torch
 from featbank import Bank, errors
 from stage2.engine.metrics import METRICS, Evaluation
 from stage2.methods.recipe import Recipe
+from stage2.results.merge_files import merge_files
 from stage2.results.results import Results
 from stage2.results.schema import APPLICATION, SCHEMA, TABLES
 from stage2.results.store import Store
@@ -277,6 +279,29 @@ def test_an_older_file_is_read_as_it_is(older: Path, bank: Bank) -> None:
     assert [row[f"ece_{group}"] for group in ("many", "medium", "few")] == [None] * 3
     assert np.array_equal(correct, np.arange(60) % 3 == 0)
     assert older.read_bytes() == before
+
+
+def test_an_older_file_is_merged(older: Path, bank: Bank, tmp_path: Path) -> None:
+    """Reference: its figures; the copy has digests, and the labels of another file of the bank."""
+    before = older.read_bytes()
+    output = tmp_path / "all.sqlite"
+    with pytest.warns(UserWarning, match="read unchecked; it has 1"):
+        merge_files([older], output)
+    assert older.read_bytes() == before
+    sweep(bank, [Recipe("tau_norm")], results=tmp_path / "new.sqlite")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        merge_files([tmp_path / "new.sqlite"], output)
+        with Store(output) as store:
+            kept = {run.name: run for run in store.runs(bank.fingerprint)}
+            assert set(kept) == {"ncm", "tau_norm"}
+            assert kept["ncm"].metrics["test", "last"]["top1"] == 40.0
+            assert store.details(bank.fingerprint, *PLACE) == {}
+            assert np.array_equal(store.correct(bank.fingerprint, *PLACE), np.arange(60) % 3 == 0)
+            assert store.labels(bank.fingerprint, "test") is not None
+    sweep(bank, [RECIPE], results=tmp_path / "again.sqlite")
+    with pytest.raises(errors.ConfigError, match=r"ncm-.* has other figures in .*all\.sqlite"):
+        merge_files([tmp_path / "again.sqlite"], output)
 
 
 def test_an_older_file_that_is_written_to_becomes_schema_7(
