@@ -90,15 +90,16 @@ def merge_files(
         Where the output cannot be written.
     """
     _check_names(inputs, output)
-    total = sum(_read(path, _count) for path in inputs)
+    known = [output] if output.exists() else []
+    held = {path: _read(path, _held) for path in (*known, *inputs)}
+    total = sum(held[path][0] for path in inputs)
     if not any_sweep:
-        known = [output] if output.exists() else []
-        check_plans({path: _read(path, _marks) for path in (*known, *inputs)})
+        check_plans({path: marks for path, (_, marks) in held.items()})
     with _written(output) as rows:
         merge = _Merge(rows, inputs, prefer, lambda done: progress and progress(done, total))
         for number in range(len(inputs)):
             merge.add(number)
-        lines = gaps(_marks(rows), bank_names(rows.banks()))
+        lines = gaps(read(rows.database, output), bank_names(rows.banks()))
     return replace(merge.merged, gaps=tuple(lines))
 
 
@@ -112,19 +113,15 @@ def _check_names(inputs: Sequence[Path], output: Path) -> None:
                 )
 
 
-def _count(rows: WholeRows) -> int:
-    """The runs of a file."""
+def _held(rows: WholeRows) -> tuple[int, list[Mark]]:
+    """The number of runs in a file, and its marks of shards."""
     if count := rows.unchecked():
         warnings.warn(
             f"{rows.path}: runs written before results had digests are read unchecked; it has "
             f"{count} of them."
         )
-    return rows.database.execute("SELECT count(*) FROM run").fetchone()[0]
-
-
-def _marks(rows: WholeRows) -> list[Mark]:
-    """The marks of shards in a file."""
-    return read(rows.database, rows.path)
+    runs = rows.database.execute("SELECT count(*) FROM run").fetchone()[0]
+    return runs, read(rows.database, rows.path)
 
 
 def _read(path: Path, query: Callable[[WholeRows], Result]) -> Result:
@@ -208,8 +205,10 @@ class _Merge:
 
     def _add_marks(self, rows: WholeRows) -> None:
         """Add the marks of shards; one is done where any file says so."""
-        done = {replace(mark, done=0) for mark in _marks(self.into) if mark.done}
-        for mark in _marks(rows):
+        done = {
+            replace(mark, done=0) for mark in read(self.into.database, self.into.path) if mark.done
+        }
+        for mark in read(rows.database, rows.path):
             if mark.done or replace(mark, done=0) not in done:
                 write(self.into.database, mark)
 

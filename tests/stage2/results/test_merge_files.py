@@ -73,6 +73,26 @@ def test_inputs_are_left_alone(parts: Sequence[Path], tmp_path: Path) -> None:
     assert sorted(folder.iterdir()) == sorted(copies)
 
 
+def test_a_merge_that_is_interrupted_changes_nothing(
+    several: Path, parts: Sequence[Path], tmp_path: Path
+) -> None:
+    """Reference: the output before; one that was not there is not there."""
+    kept = Path(shutil.copy(parts[0], tmp_path / "kept.sqlite"))
+    before = rows(kept)
+
+    def interrupt(done: int, total: int) -> None:
+        if done == total - 1:
+            raise KeyboardInterrupt
+
+    for output in (kept, tmp_path / "new.sqlite"):
+        with pytest.raises(KeyboardInterrupt):
+            merge_files(parts[1:], output, progress=interrupt)
+    assert rows(kept) == before
+    assert not list(tmp_path.glob("new.sqlite*"))
+    merge_files(parts[1:], kept)
+    assert rows(kept) == rows(several)
+
+
 def test_folds_and_all_rows_of_a_recipe_stay_together(tmp_path: Path) -> None:
     """Reference: sweeps on 2 folds, on 3 folds and on all rows into one file; in any order."""
     bank = written(problem(val=0), tmp_path / "bank.h5")
