@@ -39,10 +39,7 @@ from featbank.bank import Bank
 from featbank.bank.rows import sum_of_squares
 from stage2.engine.model import ViewData
 from stage2.engine.rows import MemoryRows
-
-PUBLISHED_NORM = 10.6
-"""Root mean square norm of the features of a ResNet-32 trained on CIFAR-100-LT, the benchmark that
-most presets are published for: 10.75 of the instance view, 10.44 of the balanced one."""
+from stage2.methods.recipe_settings import PUBLISHED_NORM
 
 CONSTANT = 1e-6
 """A dimension does not vary if σ is at most this share of its root mean square: float32 rounds to

@@ -10,13 +10,15 @@ drawn again from states of the generator that were saved on the way.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from stage2.methods.family import Moment
+from stage2.methods.on_demand import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PIECE = 1 << 16
 """Draws that are made at once: their intermediate numbers take some 64 bytes each."""

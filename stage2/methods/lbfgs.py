@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from featbank.settings import Setting
+from stage2.methods.on_demand import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ARMIJO, CURVATURE = 1e-4, 0.9
 """Constants of the weak Wolfe conditions [Nocedal & Wright 2006, eq. 3.6]."""
@@ -60,13 +61,13 @@ class Minimum:
     norms: list[list[float]]
 
 
-Objective = Callable[[Tensor], tuple[Tensor, Tensor]]
+Objective = Callable[["Tensor"], "tuple[Tensor, Tensor]"]
 """Values [C] and gradients [C, P] at a point [C, P]."""
 
-Subset = Callable[[Tensor], Objective]
+Subset = Callable[["Tensor"], Objective]
 """The objective of some of the problems, given by their indices."""
 
-Metric = Callable[[Tensor, Tensor], Tensor]
+Metric = Callable[["Tensor", "Tensor"], "Tensor"]
 """Gradients [C', P] of the problems with the indices [C'], multiplied by a positive definite matrix
 near the inverse of the Hessian."""
 

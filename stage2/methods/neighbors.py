@@ -16,12 +16,13 @@ import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
+from stage2.methods.on_demand import torch
 from stage2.methods.precision import precision
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BLOCK_BYTES = 64 << 20
 """Bytes of distances, or of centred rows, held at once."""

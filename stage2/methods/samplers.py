@@ -13,11 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from featbank.settings import Setting, resolved, scheduled
 from stage2.methods.class_weights import effective_number_weights
@@ -29,7 +27,11 @@ from stage2.methods.draws import (
     with_replacement,
 )
 from stage2.methods.family import Moment
+from stage2.methods.on_demand import torch
 from stage2.methods.seeding import seeded
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
+
+from stage2.methods.on_demand import torch
 
 
 def seeded(seed: int, purpose: str) -> torch.Generator:

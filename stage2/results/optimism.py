@@ -20,9 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 
-from stage2.engine.calibration import FOLDS, val_folds
 from stage2.results.selection import Correctness, chosen, weighted_sums
 from stage2.results.significance import LEVEL
 
@@ -113,6 +111,10 @@ def optimism(
 
 def _others(labels: np.ndarray) -> np.ndarray:
     """The rows that each fold leaves, [folds, rows] bool."""
+    import torch  # for nested folds alone
+
+    from stage2.engine.calibration import FOLDS, val_folds
+
     folds = val_folds(torch.as_tensor(labels, dtype=torch.int64)).numpy()
     return np.stack([folds != fold for fold in range(FOLDS)])
 

@@ -14,8 +14,6 @@ from featbank.bank import Bank
 from featbank.bank.naming import label_of
 from featbank.bank.schema import EVALUATED
 from stage2.features.folds import Folds
-from stage2.features.probe import probe_for
-from stage2.features.scale import default_scale
 from stage2.results import content
 from stage2.results.digests import Value
 from stage2.results.protocol import coverage, rows_from_test
@@ -23,6 +21,9 @@ from stage2.results.protocol import coverage, rows_from_test
 
 def record_of(bank: Bank) -> dict[str, Any]:
     """A bank in JSON values, without what depends on the splits that are measured."""
+    from stage2.features.probe import probe_for  # with torch: only a sweep writes records
+    from stage2.features.scale import default_scale
+
     record = {
         "path": str(bank.path),
         "num_classes": bank.num_classes,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
-from torch import Tensor
 
 from featbank.settings import Setting
 from stage2.methods.generators.calibrated import (
@@ -24,6 +24,10 @@ from stage2.methods.generators.drawing import draw_each
 from stage2.methods.generators.filling import Origins
 from stage2.methods.generators.interface import Features, Generation, Generator, NeedsVal, Settings
 from stage2.methods.generators.tukey import FeatureSpace
+from stage2.methods.on_demand import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class AFG(Generator):

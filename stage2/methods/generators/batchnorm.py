@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from stage2.methods.generators.interface import Features, Generation, Generator, Made, Settings
+from stage2.methods.on_demand import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EPS = 1e-5
 """Added to variances, as BatchNorm does."""

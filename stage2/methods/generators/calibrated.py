@@ -21,10 +21,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from featbank.bank import GROUPS, class_groups
 from featbank.settings import Setting
@@ -36,6 +35,10 @@ from stage2.methods.generators.grouping import add_products
 from stage2.methods.generators.interface import Blend, Features, Settings
 from stage2.methods.generators.tukey import STAGE1, FeatureSpace, inverse_tukey, tukey
 from stage2.methods.neighbors import supports
+from stage2.methods.on_demand import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SUPPORT = Setting("support", 2, "nearest classes whose statistics calibrate a sample", low=1)
 TUKEY = Setting("tukey", 0.5, "power λ of Tukey's transform sign(x)|x|^λ; 1 disables it", above=0)

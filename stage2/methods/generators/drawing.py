@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from threading import Barrier
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import torch
-from torch import Tensor
+from stage2.methods.on_demand import torch
 
-Places = TypeVar("Places", Tensor, slice)
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Places = TypeVar("Places", "Tensor", slice)
 
 CHUNK = 1 << 18
 """Normal numbers drawn from one generator; PyTorch fills a tensor from one on a single thread."""

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from featbank import errors
 from stage2.methods.generators.drawing import draw_each, normals
@@ -25,11 +23,15 @@ from stage2.methods.generators.interface import (
     Generator,
     Settings,
 )
+from stage2.methods.on_demand import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BLOCK_ROWS = 8192
 """Training rows whose statistics are taken at once."""
 
-Map = Callable[[Tensor], Tensor]
+Map = Callable[["Tensor"], "Tensor"]
 
 
 def unchanged(x: Tensor) -> Tensor:

@@ -16,14 +16,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from featbank.settings import Setting
 from stage2.methods.generators.tukey import STAGE1, FeatureSpace
+from stage2.methods.on_demand import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Settings = Mapping[str, Any]
 """A generator's own settings."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
-from torch import Tensor
 
 from featbank.settings import Setting
 from stage2.methods.generators.interface import (
@@ -15,6 +15,10 @@ from stage2.methods.generators.interface import (
     Second,
     Settings,
 )
+from stage2.methods.on_demand import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ALPHA = Setting("alpha", 1.0, "α of λ ~ Beta(α, α); small leaves rows nearly unmixed", above=0)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-from torch.nn.functional import normalize
+from typing import TYPE_CHECKING
 
 from featbank.settings import Setting
 from stage2.methods.generators.calibrated import (
@@ -21,6 +19,10 @@ from stage2.methods.generators.calibrated import (
 from stage2.methods.generators.filling import Origins
 from stage2.methods.generators.interface import Features, Generation, Generator, Settings
 from stage2.methods.generators.tukey import FeatureSpace, tukey
+from stage2.methods.on_demand import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class EquallyCalibrated(Calibrated):
@@ -92,15 +94,13 @@ class TailCalib(Generator):
 
     def prepare(self, settings: Settings, features: Features) -> Generation:
         def transformed(x: Tensor) -> Tensor:
-            return tukey(normalize(x, dim=1), settings["tukey"])
+            return tukey(torch.nn.functional.normalize(x, dim=1), settings["tukey"])
 
-        seen = self.space(settings)
+        seen, unit = self.space(settings), torch.nn.functional.normalize
         return EquallyCalibrated(
             "tailcalib",
             features,
-            Spaces(
-                sample=transformed, statistics=normalize, real=seen, finish=normalize, plain=seen
-            ),
+            Spaces(sample=transformed, statistics=unit, real=seen, finish=unit, plain=seen),
             torch.from_numpy(features.counts > 0).to(features.x.device),
             support=settings["support"],
             among="all",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from featbank.settings import Setting
 from stage2.methods import neighbors
 from stage2.methods.generators.filling import Filling, Origins
 from stage2.methods.generators.interface import Features, Generation, Generator, Settings
+from stage2.methods.on_demand import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Smote(Generator):

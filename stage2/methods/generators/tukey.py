@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-from torch.nn.functional import normalize
+from stage2.methods.on_demand import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def tukey(x: Tensor, power: float) -> Tensor:
@@ -42,8 +45,8 @@ class FeatureSpace:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Features of stage 1 [n, D] in this space."""
-        x = tukey(normalize(x, dim=1) if self.unit else x, self.power)
-        return normalize(x, dim=1) if self.unit else x
+        x = tukey(torch.nn.functional.normalize(x, dim=1) if self.unit else x, self.power)
+        return torch.nn.functional.normalize(x, dim=1) if self.unit else x
 
 
 STAGE1 = FeatureSpace()

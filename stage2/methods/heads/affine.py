@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from stage2.methods.heads.algebra import project
 from stage2.methods.heads.interface import Batch, Context, Head, Parameters, Settings
 from stage2.methods.heads.reduction import Reduction, affine
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class AffineHead(Head):

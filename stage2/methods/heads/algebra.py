@@ -6,12 +6,13 @@ Features are [B, D], or [B, C, D] where they differ between configurations.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-from torch.nn.functional import cosine_similarity
-
+from stage2.methods.on_demand import torch
 from stage2.methods.precision import product
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 GATHER_BYTES = 1 << 20
 """Bytes of weight rows that `target_cosines` gathers at once on a CPU; 16 times that on a GPU."""
@@ -66,7 +67,9 @@ def target_cosines(x: Tensor, weight: Tensor, y: Tensor) -> Tensor:
     row_bytes = x.element_size() * max(len(x), len(weight)) * x.shape[2]
     size = max(1, GATHER_BYTES * (16 if x.is_cuda else 1) // row_bytes)
     parts = [
-        cosine_similarity(rows, weight.index_select(1, labels), dim=2, eps=1e-12)
+        torch.nn.functional.cosine_similarity(
+            rows, weight.index_select(1, labels), dim=2, eps=1e-12
+        )
         for rows, labels in zip(x.split(size, 1), y.split(size), strict=True)
     ]
     return torch.cat(parts, 1).t()

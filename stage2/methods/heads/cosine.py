@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import torch
-from torch import Tensor
-from torch.nn.functional import normalize
+from typing import TYPE_CHECKING
 
 from featbank.settings import Setting
 from stage2.methods.heads.algebra import column, project, target_logits, weight_gradient
@@ -21,6 +18,10 @@ from stage2.methods.heads.interface import (
 )
 from stage2.methods.heads.reduction import Reduction, affine
 from stage2.methods.heads.starts import linear_start
+from stage2.methods.on_demand import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Cosine(TrainedHead):
@@ -45,11 +46,16 @@ class Cosine(TrainedHead):
     def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
         weight = linear_start(settings, context)["weight"]
         fresh = torch.tensor([s["init"] == "fresh" for s in settings], device=weight.device)
-        weight = torch.where(fresh[:, None, None], normalize(weight, dim=2), weight)
+        weight = torch.where(
+            fresh[:, None, None], torch.nn.functional.normalize(weight, dim=2), weight
+        )
         return {"weight": weight, "scale": column([s["scale"] for s in settings], weight)[:, None]}
 
     def logits(self, parameters: Parameters, batch: Batch) -> Tensor:
-        scaled = normalize(parameters["weight"], dim=2) * parameters["scale"][:, :, None]
+        scaled = (
+            torch.nn.functional.normalize(parameters["weight"], dim=2)
+            * parameters["scale"][:, :, None]
+        )
         return project(batch.unit, scaled)
 
     def gradients(self, parameters: Parameters, batch: Batch, grad: Tensor) -> Parameters:
@@ -72,4 +78,7 @@ class Cosine(TrainedHead):
         return {"scale": [float(s["learn_scale"]) for s in settings]}
 
     def form(self, parameters: Parameters, settings: Settings, context: Context) -> Reduction:
-        return affine(parameters["scale"] * normalize(parameters["weight"], dim=1), parts=1)
+        return affine(
+            parameters["scale"] * torch.nn.functional.normalize(parameters["weight"], dim=1),
+            parts=1,
+        )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from featbank.settings import Setting
 from stage2.methods.heads.algebra import project, weight_gradient
 from stage2.methods.heads.interface import Batch, Context, Parameters, Settings, Size, TrainedHead
 from stage2.methods.heads.reduction import Reduction, affine
 from stage2.methods.heads.starts import uniform
+from stage2.methods.on_demand import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class DisAlign(TrainedHead):

@@ -13,23 +13,24 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.functional import linear, normalize
 
 from featbank import errors
 from featbank.bank import require_samples
 from featbank.settings import Setting
 from stage2.methods.heads.algebra import broadcast, target_cosines
 from stage2.methods.heads.reduction import Reduction
+from stage2.methods.on_demand import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BLOCK_ROWS = 8192
 """Training rows converted to float64, or searched, at once."""
 
-Parameters = dict[str, Tensor]
+Parameters = dict[str, "Tensor"]
 """Stacked parameters by name: each [C, …]."""
 
 Settings = Mapping[str, Any]
@@ -156,12 +157,12 @@ class Batch:
         if (z0 := self.known_z0) is not None:
             return (z0 if self.rows is None else z0.index_select(0, self.rows))[:, None]
         x = self.unit if self.context.unit0 else self.x
-        return linear(broadcast(x), *self.context.classifier)
+        return torch.nn.functional.linear(broadcast(x), *self.context.classifier)
 
     @cached_property
     def unit(self) -> Tensor:
         """Features normalised to length 1, [B, D] or [B, C, D]."""
-        return normalize(self.x, dim=-1)
+        return torch.nn.functional.normalize(self.x, dim=-1)
 
 
 class Size(NamedTuple):

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.functional import normalize
 
 from featbank.settings import Setting
 from stage2.methods.heads.algebra import column
@@ -25,6 +23,10 @@ from stage2.methods.heads.moments import class_weights, pieces
 from stage2.methods.heads.reduction import Reduction, comparison_keys
 from stage2.methods.heads.transforms import TRANSFORMS, centers, transformed
 from stage2.methods.neighbors import nearest
+from stage2.methods.on_demand import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class KNN(Head):
@@ -110,7 +112,7 @@ class KNN(Head):
         return Reduction("neighbours", tensors, options)
 
 
-NO_VOTES = torch.finfo(torch.float32).eps
+NO_VOTES = float(np.finfo(np.float32).eps)
 """Share of a class without votes: where scikit-learn's log_loss clips a float32 probability."""
 
 _SEARCHES = list(itertools.product(TRANSFORMS, ("l2", "cosine")))
@@ -125,7 +127,7 @@ def _neighbours(parameters: Parameters, batch: Batch, c: int, k: int) -> tuple[T
 
     def prepared(x: Tensor) -> Tensor:
         rows = transformed(x, transform, center)
-        return normalize(rows, dim=1) if cosine else rows
+        return torch.nn.functional.normalize(rows, dim=1) if cosine else rows
 
     closeness, labels = nearest(
         prepared(batch.x),

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from featbank.settings import Setting
 from stage2.methods.heads.affine import AffineHead
 from stage2.methods.heads.interface import Batch, Context, Parameters, Settings
 from stage2.methods.heads.moments import eigen_inverse, moments, moments_bytes, rounding
 from stage2.methods.heads.transforms import rank_empty_last
+from stage2.methods.on_demand import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class LDA(AffineHead):

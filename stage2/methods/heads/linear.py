@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from featbank.settings import Setting
 from stage2.methods.heads.algebra import broadcast, cosines_of_logits, project, weight_gradient
@@ -18,6 +17,9 @@ from stage2.methods.heads.interface import (
 )
 from stage2.methods.heads.reduction import Reduction, affine
 from stage2.methods.heads.starts import linear_start
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Linear(TrainedHead):

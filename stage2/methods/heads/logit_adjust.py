@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from featbank.settings import Setting
 from stage2.methods.heads.algebra import column
 from stage2.methods.heads.interface import Batch, Context, Head, Parameters, Settings, Size
 from stage2.methods.heads.reduction import Reduction, affine
+from stage2.methods.on_demand import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class LogitAdjust(Head):

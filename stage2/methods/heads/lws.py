@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from stage2.methods.heads.interface import Batch, Context, Parameters, Settings, Size, TrainedHead
 from stage2.methods.heads.reduction import Reduction, affine
+from stage2.methods.on_demand import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class LWS(TrainedHead):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from featbank.settings import Setting
 from stage2.methods.heads.algebra import column, project, weight_gradient
@@ -19,6 +17,10 @@ from stage2.methods.heads.interface import (
 )
 from stage2.methods.heads.reduction import Reduction, affine
 from stage2.methods.heads.starts import stage1_linear
+from stage2.methods.on_demand import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class MiSLAS(TrainedHead):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from featbank.settings import Setting
 from stage2.methods.heads.algebra import cosines_of_logits, project, weight_gradient
@@ -19,6 +18,9 @@ from stage2.methods.heads.interface import (
 )
 from stage2.methods.heads.reduction import Reduction
 from stage2.methods.heads.starts import fresh_linear
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class MLP(TrainedHead):

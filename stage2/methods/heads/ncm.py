@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-
-import torch
-from torch import Tensor
-from torch.nn.functional import normalize
+from typing import TYPE_CHECKING
 
 from featbank.settings import Setting
 from stage2.methods.heads.algebra import column
@@ -15,6 +12,10 @@ from stage2.methods.heads.moments import pieces
 from stage2.methods.heads.reduction import Reduction, comparison_keys
 from stage2.methods.heads.transforms import TRANSFORMS, centers, rank_empty_last, transformed
 from stage2.methods.neighbors import class_distances
+from stage2.methods.on_demand import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class NCM(Head):
@@ -58,7 +59,11 @@ class NCM(Head):
             rows = transformed(batch.x, name, parameters["center"][c])
             means = parameters["means"][c]
             if parameters["cosine"][c]:
-                z = class_distances(normalize(rows, dim=1), normalize(means, dim=1), "dot")
+                z = class_distances(
+                    torch.nn.functional.normalize(rows, dim=1),
+                    torch.nn.functional.normalize(means, dim=1),
+                    "dot",
+                )
             else:
                 z = class_distances(rows, means, "l2").neg_()
             each.append(z)

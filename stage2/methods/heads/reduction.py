@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-from torch.nn.functional import normalize
+from stage2.methods.on_demand import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,9 @@ def comparison_keys(rows: Tensor, metric: str) -> dict[str, Tensor]:
     ‖x‖² + ‖k‖² − 2⟨x, k⟩ would be mostly rounding error.
     """
     if metric == "cosine":
-        return {"keys": normalize(rows, dim=1), "origin": torch.zeros_like(rows[0])}
+        return {
+            "keys": torch.nn.functional.normalize(rows, dim=1),
+            "origin": torch.zeros_like(rows[0]),
+        }
     origin = rows.mean(0)
     return {"keys": rows - origin, "origin": origin}

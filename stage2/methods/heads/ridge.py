@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from featbank.settings import Setting
 from stage2.methods.heads.affine import AffineHead
@@ -20,6 +19,10 @@ from stage2.methods.heads.moments import (
     moments_bytes,
     rounding,
 )
+from stage2.methods.on_demand import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Ridge(AffineHead):

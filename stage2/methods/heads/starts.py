@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from stage2.methods.heads.interface import Context, Parameters, Settings
+from stage2.methods.on_demand import torch
 from stage2.methods.seeding import seeded
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def uniform(seed: int, shape: Sequence[int], bound: float, purpose: str) -> Tensor:

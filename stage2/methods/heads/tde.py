@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.functional import normalize
 
 from featbank.settings import Setting
 from stage2.methods.heads.algebra import column, project, weight_gradient
@@ -22,6 +20,10 @@ from stage2.methods.heads.interface import (
 )
 from stage2.methods.heads.reduction import Reduction, affine
 from stage2.methods.heads.starts import linear_start
+from stage2.methods.on_demand import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class TDE(TrainedHead):
@@ -66,7 +68,7 @@ class TDE(TrainedHead):
             self.check(s, context.dim)
         weight = linear_start(settings, context)["weight"]
         (heads,) = {s["heads"] for s in settings}
-        direction = normalize(context.mean.view(heads, -1), dim=1)
+        direction = torch.nn.functional.normalize(context.mean.view(heads, -1), dim=1)
         constants = {
             name: column([s[name] for s in settings], weight)[:, None]
             for name in ("scale", "gamma", "alpha")
@@ -128,4 +130,4 @@ def _evaluated(parameters: Parameters) -> Tensor:
 def _unit(parameters: Parameters, batch: Batch) -> Tensor:
     """Features with each of the H parts normalised, [B, D] or [B, C, D]."""
     parts = batch.x.unflatten(-1, parameters["direction"].shape[1:])
-    return normalize(parts, dim=-1).flatten(-2)
+    return torch.nn.functional.normalize(parts, dim=-1).flatten(-2)

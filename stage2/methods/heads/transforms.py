@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import torch
-from torch import Tensor
-from torch.nn.functional import normalize
+from typing import TYPE_CHECKING
 
 from stage2.methods.heads.interface import Context, Settings
+from stage2.methods.on_demand import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TRANSFORMS = {
     "un": "identity",
@@ -26,7 +27,7 @@ def transformed(x: Tensor, name: str, center: Tensor) -> Tensor:
     """Apply the transform `name` to rows `x` [n, D]; `center` [D] is a row of `centers`."""
     if name == "un":
         return x
-    return normalize(x - center if name == "cl2n" else x, dim=1)
+    return torch.nn.functional.normalize(x - center if name == "cl2n" else x, dim=1)
 
 
 def centers(settings: Sequence[Settings], context: Context) -> Tensor:

@@ -253,12 +253,13 @@ def test_target_cosines_gather_few_weight_rows_at_once(monkeypatch: pytest.Monke
     """Reference: the bound itself; as many rows of B as it allows, one at least. Three
     configurations with weights of their own, and with features of their own."""
     seen: list[int] = []
+    plain = torch.nn.functional.cosine_similarity
 
     def noted(x: Tensor, weight: Tensor, **options: Any) -> Tensor:
         seen.append(weight.shape[1])
-        return torch.nn.functional.cosine_similarity(x, weight, **options)
+        return plain(x, weight, **options)
 
-    monkeypatch.setattr(algebra, "cosine_similarity", noted)
+    monkeypatch.setattr(torch.nn.functional, "cosine_similarity", noted)
     for x, weight in (
         (torch.randn(10, 5), torch.randn(3, 4, 5)),
         (torch.randn(10, 3, 5), torch.randn(1, 4, 5)),
