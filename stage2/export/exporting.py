@@ -180,7 +180,7 @@ def _ensemble(
     changed = {}
     if ("test", epoch) in run.metrics:  # figures on val are cross-fitted, not of this head
         changed = changed_rows(results, run, {"test": evaluate(head, bank, "test")}, epoch)
-    metrics = {split: values for (split, _), values in run.metrics.items()}
+    metrics = {split: dict(values) for (split, _), values in run.metrics.items()}
     facts = _facts(bank, recipe, run.seed, epoch, metrics)
     implied = mean_prior(
         [

@@ -88,7 +88,7 @@ def beta(picture: Picture) -> Figure:
     figure = new_figure(picture.width, 0.1 + 2.1 * len(shown))
     axes = figure.subplots(len(shown), 2, squeeze=False, sharex="col", sharey=True)
     settings = [each.runs[0].parameters for each in shown]
-    titles = [differing(each, settings) for each in settings]
+    titles = differing(settings)
     for (left, right), each, differences in zip(axes, shown, titles, strict=True):
         _over_epochs(left, each, colours)
         _by_size(right, each, colours)

@@ -174,7 +174,8 @@ def _several(shown: Sequence[Grid]) -> bool:
 def _cells(grid: Grid, metric: str) -> np.ndarray:
     """A metric over the grid [y, x], NaN where nothing was tried."""
     x, y = grid.values
-    return np.array([[grid.best.get((a, b), {}).get(metric, np.nan) for a in x] for b in y], float)
+    rows = [[grid.best.get((a, b)) for a in x] for b in y]
+    return np.array([[row[metric] if row else np.nan for row in line] for line in rows], float)
 
 
 def _number(value: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -247,26 +247,27 @@ def warn_left_out(ids: Sequence[str], most: int, which: str = "the best on val")
     )
 
 
-def labels(rows: Sequence[Row]) -> list[str]:
+def labels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """A label for each configuration, given by its ``name`` and ``parameters``."""
-    texts = []
+    same: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
-        same = [other["parameters"] for other in rows if other["name"] == row["name"]]
-        texts.append(f"{row['name']} {differing(row['parameters'], same)}".strip())
-    return texts
+        same.setdefault(row["name"], []).append(row["parameters"])
+    texts = {recipe: iter(differing(among)) for recipe, among in same.items()}
+    return [f"{row['name']} {next(texts[row['name']])}".strip() for row in rows]
 
 
-def differing(parameters: dict[str, Any], among: Sequence[dict[str, Any]]) -> str:
-    """The settings of a configuration that are not the same `among` all of them, as a text."""
-    names = dict.fromkeys(name for settings in among for name in settings)
-    differ = [
+def differing(among: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The settings of each configuration that are not the same among all of them, as texts."""
+    names = [
         name
-        for name in names
+        for name in dict.fromkeys(name for settings in among for name in settings)
         if len({setting_text(name, settings.get(name)) for settings in among}) > 1
     ]
-    known = {name: parameters[name] for name in differ if parameters.get(name) is not None}
-    texts = [f"{name}={setting_text(name, value)}" for name, value in known.items()]
-    return textwrap.shorten(" ".join(texts), LONGEST, placeholder=" …")
+    texts = [
+        [f"{name}={setting_text(name, own[name])}" for name in names if own.get(name) is not None]
+        for own in among
+    ]
+    return [textwrap.shorten(" ".join(each), LONGEST, placeholder=" …") for each in texts]
 
 
 def _asked(results: Results, rows: Sequence[Row], recipes: Sequence[str], best: bool) -> list[Row]:

@@ -61,8 +61,7 @@ class _Side:
     @property
     def settings(self) -> str:
         """The settings in which it differs from its preset."""
-        rows = self.results.board.rows
-        return differences(next(r for r in rows if r["recipe"] == self.configuration.id))
+        return differences(self.results.board.rows_of(self.configuration.id)[0])
 
 
 def compare(

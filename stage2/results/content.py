@@ -110,7 +110,11 @@ def number(value: Any) -> float:
 
 def parameters(value: Any) -> dict[str, Any]:
     """Decode the settings of a recipe by name: texts, numbers, true, false and null."""
-    settings = _json_object(value)
+    return checked_parameters(_json_object(value), value)
+
+
+def checked_parameters(settings: dict[str, Any], value: str) -> dict[str, Any]:
+    """Check settings that were decoded from a text."""
     numbers = [setting for setting in settings.values() if type(setting) in (float, int)]
     if not set(map(type, settings.values())) <= _SCALARS or not _bounded(numbers):
         raise Unexpected("has a setting that is neither a text nor a number")
@@ -237,9 +241,16 @@ def details(value: Any, record: Mapping[str, Any], rows: int) -> Arrays:
             _within(name, values[:, :2], classes)
         if DETAILS[name].counts_rows and (values < 0).any():
             raise Unexpected(f"has {name} below 0")
-        if name == "losses" and not (np.isnan(values) | (values >= 0) & (values < np.inf)).all():
-            raise Unexpected(f"has {name} that are not numbers ≥ 0")
+        if name == "losses":
+            losses(values)
     return arrays
+
+
+def losses(values: np.ndarray) -> np.ndarray:
+    """Check losses of rows: numbers ≥ 0, NaN for rows that do not count."""
+    if not (np.isnan(values) | (values >= 0) & (values < np.inf)).all():
+        raise Unexpected("has losses that are not numbers ≥ 0")
+    return values
 
 
 def traces(value: Any, record: Mapping[str, Any]) -> Arrays:

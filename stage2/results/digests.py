@@ -37,8 +37,11 @@ def heavy_digest(table: str, key: Sequence[Value], heavy: Sequence[Value]) -> by
 
 
 def _joined(table: str, values: Sequence[Value]) -> bytes:
-    texts = ["" if value is None else str(value) for value in values]
-    return "\x1f".join((table, *texts)).encode("utf-8", "surrogateescape")
+    try:
+        text = "\x1f".join((table, *values))  # type: ignore[arg-type]  # texts, but for a run's
+    except TypeError:
+        text = "\x1f".join((table, *("" if value is None else str(value) for value in values)))
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _measured(value: Value) -> bytes:
@@ -46,3 +49,26 @@ def _measured(value: Value) -> bytes:
         return b"-"
     data = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
     return b"%d:%b" % (len(data), data)
+
+
+def same_light(
+    table: str, light: Sequence[Value], digest: Any, evaluations: Sequence[Any] = ()
+) -> bool:
+    """Whether a row is as the first half of its digest says; one without has evaluations
+    without."""
+    if digest is None:
+        return not any(evaluations)
+    if not (_is_digest(digest) and all(map(_is_digest, evaluations))):
+        return False
+    return digest[:HALF] == light_digest(table, light, digest[HALF:], evaluations)
+
+
+def same_heavy(table: str, key: Sequence[Value], heavy: Sequence[Value], digest: Any) -> bool:
+    """Whether a row's long columns are as the second half of its digest says, where it has one."""
+    return digest is None or (
+        _is_digest(digest) and digest[HALF:] == heavy_digest(table, key, heavy)
+    )
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, bytes) and len(value) == 2 * HALF

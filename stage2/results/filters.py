@@ -12,9 +12,9 @@ from typing import Any, NoReturn
 from featbank import errors
 from featbank.settings import read_number, shortened
 from stage2.engine.metrics import METRICS, RANKING
-from stage2.methods.recipe_settings import settings_of
 from stage2.results.leaderboard import Leaderboard, Row
 from stage2.results.ranking import in_order
+from stage2.results.usual import takes_of
 
 Values = Mapping[str, Any]
 """The values of a configuration that conditions compare, by name."""
@@ -202,11 +202,9 @@ def values_of(board: Leaderboard, rows: Sequence[Row]) -> dict[str, Any]:
     parameters = row["parameters"]
     values = {name: row[name] for name in ("name", "recipe", "status", "selection", *METRICS)}
     values |= {"seeds": len(row["seeds"]), **parameters}
-    try:
-        aliases = settings_of(row["name"], parameters).aliases
-    except errors.ConfigError:  # stored by a version that knew other names
+    if (takes := takes_of(row["name"], parameters)) is None:
         return values
-    return values | {k: parameters[full] for k, full in aliases.items() if full in parameters}
+    return values | {k: parameters[full] for k, full in takes.aliases.items() if full in parameters}
 
 
 def _relations(condition: Condition) -> Iterable[Relation]:

@@ -15,7 +15,14 @@ from stage2.results.banks import between
 from stage2.results.leaderboard import Leaderboard, Row, differences, setting_text
 from stage2.results.protocol import joined_line
 from stage2.results.results import Results
-from stage2.results.tables import Table, csv_text, first_cells, metric_columns, render_table
+from stage2.results.tables import (
+    Table,
+    csv_text,
+    first_cells,
+    json_rows,
+    metric_columns,
+    render_table,
+)
 
 
 @dataclass(frozen=True)
@@ -70,9 +77,13 @@ class Joined:
         return self.each(lambda board: board.first(top))
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[dict[str, Any]]:
         """The rows of every bank, its name before them under ``bank``."""
-        return [{"bank": name, **row} for name, board in self.boards.items() for row in board.rows]
+        return [
+            {"bank": name, **row.whole()}
+            for name, board in self.boards.items()
+            for row in board.rows
+        ]
 
     @property
     def protocol(self) -> str:
@@ -119,7 +130,7 @@ def render_joined(joined: Joined, form: str, *, top: int | None = None) -> str:
     ``md`` and ``latex`` have the first `top` configurations of each bank."""
     rows = joined.rows
     if form == "json":
-        return json.dumps(rows, indent=1, allow_nan=False)
+        return "".join(json_rows(rows))
     if form == "csv":
         header = [*dict.fromkeys(name for row in rows for name in row)]
         return csv_text(header, [[row.get(name) for name in header] for row in rows])

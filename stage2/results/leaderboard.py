@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from featbank import errors
@@ -13,15 +12,13 @@ from stage2.engine.metrics import METRICS, RANKING, UNCALIBRATED
 from stage2.features.experts import short_name
 from stage2.features.folds import fold_count, is_folds
 from stage2.methods.precisions import PRECISION
-from stage2.methods.recipe import Recipe
-from stage2.methods.recipe_settings import settings_of
 from stage2.results.configurations import Configuration
 from stage2.results.ensembles import ENSEMBLE, summary
+from stage2.results.figures import Row, over_seeds
 from stage2.results.protocol import THRESHOLDS, Protocol, is_calibrated
 from stage2.results.selection import NLL, Correctness, Ranking
 from stage2.results.store import Run
-
-Row = dict[str, Any]
+from stage2.results.usual import own_settings
 
 
 @dataclass(frozen=True)
@@ -132,10 +129,18 @@ class Leaderboard:
 
     def configurations(self) -> list[list[Row]]:
         """The rows of each configuration."""
+        return [*self._by_configuration.values()]
+
+    @cached_property
+    def _by_configuration(self) -> dict[str, list[Row]]:
         by_id: dict[str, list[Row]] = {}
         for row in self.rows:
             by_id.setdefault(row["recipe"], []).append(row)
-        return list(by_id.values())
+        return by_id
+
+    def rows_of(self, id_: str) -> list[Row]:
+        """The rows of a configuration."""
+        return self._by_configuration[id_]
 
     def first_rows(self) -> list[Row]:
         """The first row of each configuration."""
@@ -150,7 +155,8 @@ class Leaderboard:
 
     def ranked(self, rows: Sequence[Row]) -> Row:
         """The row at the epoch that ranks, of the rows of a configuration."""
-        return next((row for row in rows if row["epoch"] == self.terms.epoch), rows[0])
+        epoch = self.terms.epoch
+        return next((row for row in rows if row["epoch"] == epoch), rows[0])
 
 
 def board_of(
@@ -163,7 +169,10 @@ def board_of(
     by_id = {each.id: _rows(each, terms, ranking, tied) for each in configurations}
     ordered = [by_id[id_] for id_ in ranking.order(list(by_id))]
     if terms.is_screen:
-        ordered = [_with_rank_alone(rows, rank) for rank, rows in enumerate(ordered, 1)]
+        ordered = [
+            [row.with_rank(rank if is_ranked(row) else None) for row in rows]
+            for rank, rows in enumerate(ordered, 1)
+        ]
     return Leaderboard([row for rows in ordered for row in rows], terms, ranking=ranking)
 
 
@@ -206,26 +215,20 @@ def ranking_of(
         elif each.status == "done" and all(run.has(select_on, epoch) for run in each.runs):
             for metric, values in ((RANKING, macro), (NLL, nll)):
                 found = [selecting_figure(run, select_on, epoch, metric) for run in each.runs]
-                if (mean := _over_seeds(found)[0]) is not None:
+                if (mean := over_seeds(found)[0]) is not None:
                     values[each.id] = mean
     return Ranking(rule, keys, macro, nll, *rows, published=published)
 
 
 def _published(configurations: Sequence[Configuration]) -> frozenset[str]:
     """Ids of presets as they are published; where that was not tried, at another precision."""
-    changed = {each.id: set(_changed(each.name, each.parameters)) for each in configurations}
+    changed = {each.id: set(own_settings(each.name, each.parameters)) for each in configurations}
     exact = {each.name for each in configurations if not changed[each.id]}
     return frozenset(
         each.id
         for each in configurations
         if not changed[each.id] or (each.name not in exact and changed[each.id] == {PRECISION.name})
     )
-
-
-def _with_rank_alone(rows: Sequence[Row], rank: int) -> list[Row]:
-    """The rows of a configuration with its rank in place of the figure that gave it."""
-    known = rank if is_ranked(rows[0]) else None
-    return [{**row, "selection": None, "selection_std": None, "rank": known} for row in rows]
 
 
 def is_ranked(row: Row) -> bool:
@@ -256,33 +259,20 @@ def _rows(
     at = terms.select_on
     if status == "done" and at is not None and all(run.has(at, terms.epoch) for run in averaged):
         selecting = [selecting_figure(run, at, terms.epoch, RANKING) for run in averaged]
-    rows = []
-    for epoch in epochs:
-        row: Row = {
-            "recipe": configuration.id,
-            "name": configuration.name,
-            "parameters": configuration.parameters,
-            "seeds": [run.seed for run in configuration.runs],
-            "split": terms.split,
-            "epoch": epoch,
-            "status": status,
-        }
-        row["selection"], row["selection_std"] = _over_seeds(selecting)
-        row["selection_nll"] = ranking.nll.get(configuration.id)
-        for metric in METRICS:
-            values = _metrics(averaged, terms.split, epoch, metric)
-            row[metric], row[f"{metric}_std"] = _over_seeds(values)
-        row["tied"] = tied.get(configuration.id)
-        rows.append(row)
-    return rows
-
-
-def _metrics(runs: Sequence[Run], split: str, epoch: str, metric: str) -> list[float | None]:
-    """A metric of runs; of none where one of them was not measured on the split, as runs on folds
-    alone on test: the mean over seeds would be one over some of them."""
-    if not all(run.has(split, epoch) for run in runs):
-        return []
-    return [_metric(run, split, epoch, metric) for run in runs]
+    selection, spread = over_seeds(selecting)
+    known = {
+        "recipe": configuration.id,
+        "name": configuration.name,
+        "parameters": configuration.parameters,
+        "seeds": [run.seed for run in configuration.runs],
+        "split": terms.split,
+        "status": status,
+        "selection": selection,
+        "selection_std": spread,
+        "selection_nll": ranking.nll.get(configuration.id),
+        "tied": tied.get(configuration.id),
+    }
+    return [Row({**known, "epoch": epoch}, averaged) for epoch in epochs]
 
 
 def _metric(run: Run, split: str, epoch: str, metric: str) -> float | None:
@@ -301,43 +291,14 @@ def selecting_figure(run: Run, select_on: str, epoch: str, metric: str) -> float
     return _metric(run, select_on, epoch, metric) if uncalibrated is None else uncalibrated
 
 
-def _over_seeds(values: Sequence[float | None]) -> tuple[float | None, float | None]:
-    """Mean, and standard deviation (n − 1) from two values on.
-
-    `statistics.stdev` computes in fractions: for thousands of runs that takes seconds.
-    """
-    known = [value for value in values if value is not None]
-    mean = statistics.fmean(known) if known else None
-    if len(known) < 2:
-        return mean, None
-    gaps = [value - known[0] for value in known]  # zeros, not rounding errors, for equal values
-    middle = statistics.fmean(gaps)
-    return mean, math.sqrt(math.fsum((gap - middle) ** 2 for gap in gaps) / (len(gaps) - 1))
-
-
 def differences(row: Row) -> str:
     """The settings in which a row differs from its preset, and whether it was stopped or a seed
     diverged; of an ensemble the numbers of its members and of those it was chosen from."""
     if row["name"] == ENSEMBLE:
         return summary(row["parameters"])
-    changed = _changed(row["name"], row["parameters"])
-    texts = [f"{name}={setting_text(name, value)}" for name, value in changed.items()]
+    own = own_settings(row["name"], row["parameters"])
+    texts = [f"{name}={setting_text(name, value)}" for name, value in own.items()]
     return " ".join([*texts, *([f"({row['status']})"] if row["status"] != "done" else [])])
-
-
-def _changed(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
-    """The settings in which a configuration differs from its preset."""
-    usual = _usual(name, parameters)
-    return {k: v for k, v in parameters.items() if usual.get(k) != v}
-
-
-def _usual(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a preset, and the defaults of parts that replace those of the preset."""
-    try:
-        defaults = {k: s.default for k, s in settings_of(name, parameters).settings.items()}
-        return {**defaults, **Recipe(name).parameters}
-    except errors.ConfigError:  # stored by a version that knew other names
-        return {}
 
 
 def setting_text(name: str, value: Any) -> str:

@@ -5,22 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from featbank import errors
 from featbank.bank import GROUPS, Bank, class_counts
 from featbank.bank.schema import EVALUATED
 from featbank.wording import number
 from stage2.engine.metrics import METRICS
 from stage2.features.folds import fold_count, is_folds
-from stage2.features.scale import PUBLISHED_NORM
 from stage2.methods.precisions import PRECISION, in_words
-from stage2.methods.recipe import Recipe
+from stage2.methods.recipe_settings import PUBLISHED_NORM
 from stage2.results.ensembles import ENSEMBLE
 from stage2.results.optimism import Optimism
 from stage2.results.selection import NLL, RULES
+from stage2.results.usual import classifiers_of
 
 THRESHOLDS = ", ".join(f"{name}: {rule}" for name, rule in GROUPS.items())
 """The groups by training count, for people."""
@@ -157,9 +157,9 @@ class Protocol:
             "linear": self.about.get("probed", []),
             "cosine": [view for view in views if view not in self.about.get("cosine", views)],
         }
-        parts = []
+        parts, starts = [], classifiers_of(rows, views)
         for kind, probed in lacking.items():
-            used = [view for view in probed if any(_starts_from(row, view, kind) for row in rows)]
+            used = [view for view in probed if (view, kind) in starts]
             if used:
                 of = "" if probed == views else f" of {', '.join(used)}"
                 name = "stage-1" if kind == "linear" else "cosine"
@@ -238,7 +238,7 @@ class Protocol:
         row = "row" if rows == "1" else "rows"
         return [f"val: {rows} {row} per class taken from test; test is the rest"]
 
-    @property
+    @cached_property
     def ties(self) -> int:
         """The number of configurations that tie with the best."""
         return int(self.optimism.tied.sum()) - 1 if self.optimism else 0
@@ -379,19 +379,3 @@ def _products(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The precisions of the products of the rows, where they are not full."""
     words = in_words(str(row["parameters"].get(PRECISION.name)) for row in rows)
     return [words] if words else []
-
-
-def _starts_from(row: Mapping[str, Any], view: str, kind: str) -> bool:
-    """Whether a configuration, or a member of an ensemble, starts from the stage-1 classifier of a
-    view, ``linear`` as it is in the bank or ``cosine``."""
-    if row["name"] == ENSEMBLE:
-        parameters = row["parameters"]
-        starts = bool(parameters.get("stage1")) and kind == "linear"
-        return starts and view in str(parameters.get("view")).split("+")
-    try:
-        recipe = Recipe(row["name"], **row["parameters"])
-    except errors.ConfigError:  # stored by a version that knew other names
-        return kind == "linear"
-    if (recipe.cosine_scale is not None) != (kind == "cosine"):
-        return False
-    return view in recipe.views and recipe.needs_classifier

@@ -114,8 +114,10 @@ class Results:
         self._labels = None
         if self.select_on is not None:
             self._labels = self.store.labels(self.fingerprint, self.select_on)
+        self._losses: np.ndarray | None = None
         self.ranking = self._ranking(select_by)
         self.optimism = self._optimism()
+        self._losses = None
         self.tied: dict[str, bool] = {}
         if self.optimism:
             compared = self.ranking.ids[: len(self.optimism.tied)]
@@ -234,7 +236,7 @@ class Results:
         every, at = self.configurations.values(), self.select_on
         if at is None:
             return ranking_of(every, None, None, self._epoch)
-        ids, correctness = self._compared()
+        ids, correctness = self._compared(with_losses=select_by != "macro")
         known = ranking_of(every, "1se", at, self._epoch, (ids, correctness))
         lacking = (known.macro.keys() & {each.id for each in self.tried}) - known.nll.keys()
         if select_by in (None, "macro"):
@@ -247,8 +249,9 @@ class Results:
             )
         return replace(known, rule=select_by)
 
-    def _compared(self) -> tuple[list[str], Correctness | None]:
-        """The configurations whose rows are compared, and their rows on the split that selects.
+    def _compared(self, *, with_losses: bool) -> tuple[list[str], Correctness | None]:
+        """The configurations whose rows are compared, and their rows on the split that selects, of
+        those that were tried also with the losses.
 
         Left out are those with vector scaling: the rows that are right after it are not those that
         rank. Those that were tried come first, then an ensemble of them.
@@ -265,9 +268,16 @@ class Results:
         ]
         if len(compared) < 2:
             return [], None
-        correct = self.store.correct_seeds(self.fingerprint, at, self._runs(compared, at))
+        tried = sum(not each.is_ensemble for each in compared)
+        evidence = self.store.evidence(
+            self.fingerprint,
+            at,
+            self._runs(compared, at),
+            with_losses=tried if with_losses and tried > 1 else 0,
+        )
+        self._losses = evidence.losses
         seeds = np.array([len(each.runs) for each in compared])
-        return [each.id for each in compared], Correctness(correct, self._labels, seeds)
+        return [each.id for each in compared], Correctness(evidence.correct, self._labels, seeds)
 
     def _runs(self, of: Iterable[Configuration], at: str) -> list[list[tuple[str, str]]]:
         """Recipe and epoch of the runs of some configurations, on the split that selects."""
@@ -280,15 +290,13 @@ class Results:
         tried = [id_ for id_ in ranking.ids if not self.configurations[id_].is_ensemble]
         if of is None or ranking.rule is None or self.select_on is None or len(tried) < 2:
             return None
-        runs = self._runs((self.configurations[id_] for id_ in tried), self.select_on)
-        by_nll = ranking.rule != "macro"
         return optimism(
             of.correct[: len(tried)],
             of.labels,
             seeds=np.broadcast_to(of.seeds, len(ranking.ids))[: len(tried)],
             rule=ranking.rule,
             nll=np.array([ranking.nll.get(id_, np.inf) for id_ in tried]),
-            losses=self.store.losses(self.fingerprint, self.select_on, runs) if by_nll else None,
+            losses=self._losses if ranking.rule != "macro" else None,
             nested=self.nested,
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,57 +18,13 @@ from featbank import errors
 from stage2.features.folds import is_folds
 from stage2.methods.recipe import settings_hash
 from stage2.results import content
-from stage2.results.digests import HALF, Value, heavy_digest, light_digest
+from stage2.results.batches import Values, batches, metrics_of, one_metrics, settings_of
+from stage2.results.columns import LONG, PROBE, RUN
+from stage2.results.digests import Value, heavy_digest, light_digest, same_heavy, same_light
 from stage2.results.schema import HEAVY, KEYS, LIGHT, has, schema_of
 
 _CHANGED = "is not what was written"
 _COPY = "opy the file again from where it came from"
-
-_RUN: dict[str, Callable[[Any], Any]] = {
-    "recipe": content.digits,
-    "id": content.text,
-    "name": content.text,
-    "seed": content.seed,
-    "parameters": content.parameters,
-    "status": content.status,
-    "selected_epoch": content.epoch,
-    "seconds": content.number,
-    "device": content.text,
-    "versions": content.versions,
-    "finished": content.number,
-}
-"""The checks of a run's short columns."""
-
-ReadRecord = Callable[[], dict[str, Any]]
-"""A function that reads the record of a row's bank."""
-
-
-def _rows(key: tuple[str, ...], record: ReadRecord) -> int:
-    """The rows of the split of an evaluation."""
-    return record()["rows"].get(key[2], 0)
-
-
-_LONG: dict[str, Callable[[Any, tuple[str, ...], ReadRecord], Any]] = {
-    "labels": lambda value, key, record: content.labels(value, record()),
-    "curves": lambda value, key, record: content.curves(value),
-    "traces": lambda value, key, record: content.traces(value, record()),
-    "per_class": lambda value, key, record: content.per_class(value, record()),
-    "correct": lambda value, key, record: content.correct(value, _rows(key, record)),
-    "details": lambda value, key, record: content.details(value, record(), _rows(key, record)),
-    "classifier": lambda value, key, record: content.classifier(value, record()),
-}
-"""The decoders of the long columns, `stage2.results.schema.HEAVY`."""
-
-_PROBE: dict[str, Callable[[Any], Any]] = {
-    "bank": content.digits,
-    "probe": content.digits,
-    "settings": content.parameters,
-    "fit": content.fit,
-    "device": content.text,
-    "versions": content.versions,
-    "finished": content.number,
-}
-"""The checks of a probe's short columns."""
 
 _IDENTITY = ("recipe", "id", "name", "seed", "parameters")
 _BY_PLACE = "ORDER BY recipe, split, epoch"
@@ -78,7 +34,7 @@ class StoredEvaluation(NamedTuple):
     """The split and epoch of an evaluation, its metrics, and the digest of its row."""
 
     place: tuple[str, str]
-    metrics: dict[str, float | None]
+    metrics: Values
     digest: Value
 
 
@@ -94,6 +50,9 @@ class RunRow:
     parameters: dict[str, Any]
     status: str
     versions: Mapping[str, str]
+
+
+_OF_RUN = tuple(RunRow.__annotations__)
 
 
 def digest_of(table: str, row: Mapping[str, Value], evaluations: Sequence[Value] = ()) -> bytes:
@@ -128,7 +87,7 @@ class StoredRows:
                 column = "about"
                 records[fingerprint] = content.about(light[1])
                 column = ""
-                _compare("bank", light, digest)
+                _require(same_light("bank", light, digest))
             except content.Unexpected as problem:
                 self._refuse_bank(light[0], column, problem)
         return records
@@ -155,18 +114,23 @@ class StoredRows:
         """The evaluations on a bank by recipe, in the order of their places."""
         by_recipe: dict[str, list[StoredEvaluation]] = {}
         columns = (*LIGHT["evaluation"], "digest")
-        for row in self._select("evaluation", columns, f"WHERE bank = ? {_BY_PLACE}", fingerprint):
-            light, digest = row[:-1], row[-1]
-            _, recipe, split, epoch, text = light
-            try:
-                metrics = content.metrics(text)
-                if not content.measurable(split) or epoch not in content.EPOCHS:
-                    raise content.Unexpected("has no split and epoch that are measured")
-                _compare("evaluation", light, digest)
-            except content.Unexpected as problem:
-                self._refuse("evaluation", row[:4], "metrics", problem)
-            evaluation = StoredEvaluation((split, epoch), metrics, digest)
-            by_recipe.setdefault(recipe, []).append(evaluation)
+        rows = self._select("evaluation", columns, f"WHERE bank = ? {_BY_PLACE}", fingerprint)
+        places: dict[tuple[str, str], tuple[str, str]] = {}
+        for batch in batches(rows, columns.index("metrics")):
+            decoded = metrics_of([row[4] for row in batch])
+            for row, known in zip(batch, decoded, strict=True):
+                _, recipe, split, epoch, text, digest = row
+                try:
+                    metrics = one_metrics(text) if known is None else known
+                    if (place := places.get((split, epoch))) is None:
+                        if not content.measurable(split) or epoch not in content.EPOCHS:
+                            raise content.Unexpected("has no split and epoch that are measured")
+                        place = places[split, epoch] = (split, epoch)
+                    _require(same_light("evaluation", row[:-1], digest))
+                except content.Unexpected as problem:
+                    self.refuse("evaluation", row[:4], "metrics", problem)
+                evaluation = StoredEvaluation(place, metrics, digest)
+                by_recipe.setdefault(recipe, []).append(evaluation)
         return by_recipe
 
     def digests(self, fingerprint: str) -> dict[str, list[Value]]:
@@ -182,26 +146,44 @@ class StoredRows:
         """The runs on a bank, by name, id and seed; `digests` are those of their evaluations."""
         runs = []
         columns = (*LIGHT["run"], "digest")
-        rest = "WHERE bank = ? ORDER BY name, id, seed"
-        for *light, digest in self._select("run", columns, rest, fingerprint):
-            row = dict(zip(LIGHT["run"], light, strict=True))
-            evaluations = digests.get(row["recipe"], ())
-            column = ""
-            try:
-                for column, check in _RUN.items():
-                    row[column] = check(row[column])
-                column = "status"
-                if row["status"] == "done" and not evaluations:
-                    raise content.Unexpected("is done, but no evaluation is there")
-                column = "recipe"
-                if digest is None:
-                    content.identity(*(row[column] for column in _IDENTITY))
-                column = ""
-                _compare("run", light, digest, evaluations)
-            except content.Unexpected as problem:
-                self._refuse_run(light[2], light[4], column, problem)
-            runs.append(RunRow(**{name: row[name] for name in RunRow.__annotations__}))
+        rows = self._select("run", columns, "WHERE bank = ? ORDER BY name, id, seed", fingerprint)
+        place = columns.index("parameters")
+        for batch in batches(rows, place):
+            decoded = settings_of([row[place] for row in batch])
+            runs += [
+                self._run(light, digest, digests, settings)
+                for (*light, digest), settings in zip(batch, decoded, strict=True)
+            ]
         return runs
+
+    def _run(
+        self,
+        light: list[Value],
+        digest: Value,
+        digests: Mapping[str, Sequence[Value]],
+        settings: dict[str, Any] | None,
+    ) -> RunRow:
+        """A run from its columns and digest, and its settings where they are decoded already."""
+        row: dict[str, Any] = dict(zip(LIGHT["run"], light, strict=True))
+        evaluations = digests.get(row["recipe"], ())
+        column = ""
+        try:
+            for column, check in RUN.items():
+                if column != "parameters" or settings is None:
+                    row[column] = check(row[column])
+                else:
+                    row[column] = settings
+            column = "status"
+            if row["status"] == "done" and not evaluations:
+                raise content.Unexpected("is done, but no evaluation is there")
+            column = "recipe"
+            if digest is None:
+                content.identity(*(row[column] for column in _IDENTITY))
+            column = ""
+            _require(same_light("run", light, digest, evaluations))
+        except content.Unexpected as problem:
+            self._refuse_run(light[2], light[4], column, problem)
+        return RunRow(*(row[name] for name in _OF_RUN))
 
     def probes(self, fingerprint: str) -> dict[str, dict[str, Any]]:
         """The short columns of the probes of a bank by the hash of their settings."""
@@ -213,15 +195,15 @@ class StoredRows:
             row = dict(zip(LIGHT["probe"], light, strict=True))
             column = ""
             try:
-                for column, check in _PROBE.items():
+                for column, check in PROBE.items():
                     row[column] = check(row[column])
                 column = "probe"
                 if row["probe"] != settings_hash("probe", row["settings"]):
                     raise content.Unexpected("is not that of its settings")
                 column = ""
-                _compare("probe", light, digest)
+                _require(same_light("probe", light, digest))
             except content.Unexpected as problem:
-                self._refuse("probe", light[:2], column, problem)
+                self.refuse("probe", light[:2], column, problem)
             by_hash[row["probe"]] = row
         return by_hash
 
@@ -264,23 +246,29 @@ class StoredRows:
                     light = [row[name] for name in LIGHT[table]]
                     heavy = [row[name] for name in HEAVY[table]]
                     of = digests if table == "run" else ()
-                    _compare(table, light, row["digest"], of)
-                    _compare_heavy(table, light[: KEYS[table]], heavy, row["digest"])
+                    _require(same_light(table, light, row["digest"], of))
+                    _require(same_heavy(table, light[: KEYS[table]], heavy, row["digest"]))
         except content.Unexpected:
             return None, []
         return next(iter(found["run"]), None), evaluations
 
     def long(self, table: str, key: tuple[str, ...], column: str) -> Any:
         """Decode a long column of the row with a key; None where older schemas lacked it."""
-        *values, digest = self._row(table, (*HEAVY[table], "digest"), key)
-        value = values[HEAVY[table].index(column)]
+        value = self.heavy(table, key, column)[column]
+        if value is None and not has(1, table, column):
+            return None
         try:
-            _compare_heavy(table, key, values, digest)
-            if value is None and not has(1, table, column):
-                return None
-            return _LONG[column](value, key, lambda: self.bank(key[0]))
+            return LONG[column](value, key, lambda: self.bank(key[0]))
         except content.Unexpected as problem:
-            self._refuse(table, key, column, problem)
+            self.refuse(table, key, column, problem)
+
+    def heavy(self, table: str, key: tuple[str, ...], column: str = "") -> dict[str, Value]:
+        """The long columns of the row with a key, by name, as they were written; `column` in errors
+        is the one that is wanted."""
+        *values, digest = self._row(table, (*HEAVY[table], "digest"), key)
+        if not same_heavy(table, key, values, digest):
+            self.refuse(table, key, column or HEAVY[table][-1], content.Unexpected(_CHANGED))
+        return dict(zip(HEAVY[table], values, strict=True))
 
     def check(self) -> None:
         """Raise for the first row of a table that is damaged, and for rows that belong to none."""
@@ -310,8 +298,12 @@ class StoredRows:
         where = "WHERE digest IS NULL" if self._has("run", "digest") else ""
         return self.database.execute(f"SELECT count(*) FROM run {where}").fetchone()[0]
 
+    @cached_property
+    def _schema(self) -> int:
+        return schema_of(self.database)
+
     def _has(self, table: str, column: str) -> bool:
-        return has(schema_of(self.database), table, column)
+        return has(self._schema, table, column)
 
     def _select(
         self, table: str, columns: Sequence[str], rest: str, *values: Value
@@ -346,7 +338,8 @@ class StoredRows:
             f"{_column(column)}{of}{problem}. Sweep it again with --force, or c{_COPY}."
         )
 
-    def _refuse(self, table: str, key: Sequence[Any], column: str, problem: Exception) -> NoReturn:
+    def refuse(self, table: str, key: Sequence[Any], column: str, problem: Exception) -> NoReturn:
+        """Raise for a row that is damaged."""
         if table == "bank":
             self._refuse_bank(key[0], column, problem)
         if table == "probe":
@@ -361,30 +354,10 @@ class StoredRows:
         self._refuse_run(id_, seed, column, problem, of=of)
 
 
-def _compare(
-    table: str, light: Sequence[Value], digest: Any, evaluations: Sequence[Value] = ()
-) -> None:
-    """Compare a row with the first half of its digest; one without has evaluations without."""
-    if digest is None:
-        same = not any(evaluations)
-    else:
-        same = all(map(_is_digest, (digest, *evaluations))) and digest[:HALF] == light_digest(
-            table, light, digest[HALF:], evaluations
-        )
+def _require(same: bool) -> None:
+    """Raise where a row is not as its digest says."""
     if not same:
         raise content.Unexpected(_CHANGED)
-
-
-def _compare_heavy(table: str, key: Sequence[str], heavy: Sequence[Value], digest: Any) -> None:
-    """Compare a row's arrays with the second half of its digest, where it has one."""
-    if digest is not None and not (
-        _is_digest(digest) and digest[HALF:] == heavy_digest(table, key, heavy)
-    ):
-        raise content.Unexpected(_CHANGED)
-
-
-def _is_digest(value: Any) -> bool:
-    return isinstance(value, bytes) and len(value) == 2 * HALF
 
 
 def _column(name: str) -> str:

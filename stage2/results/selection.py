@@ -74,6 +74,12 @@ class Correctness:
         sums = self._products(weights)
         return 100 * sums / weights.sum(1, dtype=np.float64)
 
+    def among(self, places: Sequence[int]) -> Correctness:
+        """Some of the configurations, in their order."""
+        if len(places) == len(self.correct):
+            return self
+        return Correctness(self.correct[places], self.labels, self.of_seeds[places, 0])
+
     def errors(self, best: Sequence[int]) -> np.ndarray:
         """Paired standard errors of the distance from each of B configurations, points [B, R]."""
         w = self.weight
@@ -123,8 +129,15 @@ class Ranking:
     correctness: Correctness | None = None
     published: frozenset[str] = frozenset()
 
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        """The place of each configuration whose rows are compared."""
+        return {id_: place for place, id_ in enumerate(self.ids)}
+
     def order(self, ids: Sequence[str]) -> list[str]:
         """Sort configurations, the best first."""
+        if len(ids) < 2:
+            return list(ids)
         near = self._near(ids)
         first = [id_ for id_ in ids if id_ in near]
         rest = [id_ for id_ in ids if id_ not in near]
@@ -150,13 +163,14 @@ class Ranking:
     def _near(self, ids: Sequence[str]) -> set[str]:
         """Those within one standard error of the best macro accuracy, under the rule ``1se``; and
         of those whose rows are not compared, with vector scaling, any that are no worse."""
-        places = {id_: place for place, id_ in enumerate(self.ids)}
-        known = [id_ for id_ in ids if id_ in places and id_ in self.macro]
+        known = [id_ for id_ in ids if id_ in self._places and id_ in self.macro]
         if self.rule != "1se" or self.correctness is None or not known:
             return set()
         best = max(known, key=self.macro.__getitem__)
-        (errors,) = self.correctness.errors([places[best]])
-        allowed = {id_: errors[place] for id_, place in places.items()}
+        compared = sorted(known, key=self._places.__getitem__)
+        of = self.correctness.among([self._places[id_] for id_ in compared])
+        (errors,) = of.errors([compared.index(best)])
+        allowed = dict(zip(compared, errors, strict=True))
         return {
             id_
             for id_ in ids

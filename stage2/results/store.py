@@ -12,7 +12,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,9 +24,11 @@ from featbank.bank.schema import EVALUATED
 from stage2.engine.metrics import Evaluation
 from stage2.features.folds import Folds, deal, fold_count
 from stage2.methods.recipe import Recipe
+from stage2.results.batches import Values
 from stage2.results.database import Database
 from stage2.results.digests import Value
 from stage2.results.ensembles import EnsembleRecipe
+from stage2.results.evidence import Evidence, EvidenceReader
 from stage2.results.merging import merged, only_folds
 from stage2.results.naming import described, matching_banks
 from stage2.results.protocol import coverage
@@ -41,7 +42,7 @@ Result = TypeVar("Result")
 class Run(RunRow):
     """A stored run with its metrics by (split, epoch)."""
 
-    metrics: dict[tuple[str, str], dict[str, float | None]]
+    metrics: dict[tuple[str, str], Values]
 
     def measured_at(self, split: str, epoch: str) -> str:
         """An epoch, or ``last`` where the run has no selected one."""
@@ -272,50 +273,21 @@ class Store:
         """Whether a recipe classified each row of a split correctly, [N] bool."""
         return self._long("evaluation", (fingerprint, recipe, split, epoch), "correct")
 
-    def correct_seeds(
-        self, fingerprint: str, split: str, runs: Sequence[Sequence[tuple[str, str]]]
-    ) -> np.ndarray:
-        """Count the runs of each configuration that classified each row of a split correctly,
-        [R, N] uint8; `runs` has recipe and epoch of the runs of each."""
-        total = partial(np.sum, axis=0, dtype=np.uint8)
-        return np.stack(self._each(fingerprint, split, runs, "correct", total))
-
-    def losses(
-        self, fingerprint: str, split: str, runs: Sequence[Sequence[tuple[str, str]]]
-    ) -> np.ndarray | None:
-        """The mean loss of the runs of each configuration on each row of a split, [R, N] float16;
-        `runs` as of `correct_seeds`. None where a run has none."""
-
-        def mean(seeds: list[dict[str, np.ndarray] | None]) -> np.ndarray | None:
-            known = [arrays["losses"] for arrays in seeds if arrays and "losses" in arrays]
-            return np.mean(known, axis=0) if len(known) == len(seeds) else None
-
-        losses = self._each(fingerprint, split, runs, "details", mean)
-        known = [each for each in losses if each is not None]
-        return np.stack(known) if len(known) == len(losses) else None
-
-    def _each(
+    def evidence(
         self,
         fingerprint: str,
         split: str,
         runs: Sequence[Sequence[tuple[str, str]]],
-        column: str,
-        combine: Callable[[list[Any]], Result],
-    ) -> list[Result]:
-        """A long column of the evaluations of each configuration's runs, combined over the runs."""
-
-        def query(rows: StoredRows) -> list[Result]:
-            return [
-                combine(
-                    [
-                        rows.long("evaluation", (fingerprint, recipe, split, epoch), column)
-                        for recipe, epoch in configuration
-                    ]
-                )
-                for configuration in runs
-            ]
-
-        return self._read(query)
+        *,
+        with_losses: int = 0,
+    ) -> Evidence:
+        """What choosing compares of configurations on a split, as of
+        `stage2.results.evidence.EvidenceReader.read`."""
+        return self._read(
+            lambda rows: EvidenceReader(rows, fingerprint, split).read(
+                runs, with_losses=with_losses
+            )
+        )
 
     def details(
         self, fingerprint: str, recipe: str, split: str, epoch: str

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any, NamedTuple
 
 from featbank.characters import in_csv, in_latex, in_markdown, visible
@@ -16,6 +17,9 @@ from stage2.results.differences import Comparison, Measure
 from stage2.results.leaderboard import Leaderboard, Row, differences, setting_text
 from stage2.results.selection import NLL
 from stage2.results.significance import LEVEL
+
+ROWS = 256
+"""Rows of a piece of JSON or CSV: all at once would be in memory several times when printed."""
 
 _GAIN = "B\u00a0−\u00a0A"  # never broken over lines
 
@@ -74,11 +78,12 @@ class Column:
     def value(self, board: Leaderboard, rows: Sequence[Row]) -> tuple[float | None, float | None]:
         """Mean and standard deviation over seeds, from the rows of a configuration; a rank where no
         more is to be shown of what ranks."""
-        row = board.ranked(rows)
         if self.name == "rank":
-            return row["rank"], None
-        if self.epoch is not None:  # where no epoch was selected, the last one counts as that
-            row = {row["epoch"]: row for row in rows}.get(self.epoch, rows[0])
+            return board.ranked(rows)["rank"], None
+        if self.epoch is None:
+            row = board.ranked(rows)
+        else:  # where no epoch was selected, the last one counts as that
+            row = next((row for row in rows if row["epoch"] == self.epoch), rows[0])
         return row[self.name], row.get(f"{self.name}_std")
 
     def text(self, board: Leaderboard, rows: Sequence[Row]) -> str:
@@ -148,16 +153,23 @@ def starred_protocol(board: Leaderboard) -> str:
 
 
 def render(board: Leaderboard, form: str, *, top: int | None = None) -> str:
-    """A leaderboard as ``json``, ``csv``, ``md`` or ``latex``.
+    """A leaderboard as ``json``, ``csv``, ``md`` or ``latex``: `pieces` together."""
+    return "".join(pieces(board, form, top=top))
+
+
+def pieces(board: Leaderboard, form: str, *, top: int | None = None) -> Iterator[str]:
+    """The pieces of a leaderboard as ``json``, ``csv``, ``md`` or ``latex``, one after the other.
 
     ``json`` and ``csv`` have every row and metric; ``md`` and ``latex`` the columns of the table,
     its first `top` configurations.
     """
+    rows = (row.whole() for row in board.rows)
     if form == "json":
-        return json.dumps(board.rows, indent=1, allow_nan=False)
-    if form == "csv":
-        return csv_text(list(board.rows[0]), [row.values() for row in board.rows])
-    return render_table(table_of(board.first(top)), form)
+        yield from json_rows(rows)
+    elif form == "csv":
+        yield from csv_lines(list(board.rows[0]), (row.values() for row in rows))
+    else:
+        yield render_table(table_of(board.first(top)), form)
 
 
 def render_table(table: Table, form: str) -> str:
@@ -165,15 +177,59 @@ def render_table(table: Table, form: str) -> str:
     return table.latex() if form == "latex" else _markdown(table.markdown(), table.title)
 
 
+_WITHIN, _DEEPER = (
+    json.JSONEncoder(allow_nan=False, separators=(",\n" + " " * deep, ": ")) for deep in (2, 3)
+)
+"""Encoders of the values of a row and of one level below. Those of Python with an indent are ten
+times slower."""
+
+
+def json_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Rows as JSON in pieces, each level indented by a space."""
+    texts = map(_json_row, rows)
+    if (first := next(texts, None)) is None:
+        yield "[]"
+        return
+    yield f"[\n {first}"
+    while some := ",\n ".join(islice(texts, ROWS)):
+        yield f",\n {some}"
+    yield "\n]"
+
+
+def _json_row(row: Mapping[str, Any]) -> str:
+    """A row as JSON: mappings and lists of one level over several lines, like itself."""
+    parts: list[str] = []
+    plain: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, (dict, list)) and value:
+            parts += [_WITHIN.encode(plain)[1:-1]] if plain else []
+            text = _DEEPER.encode(value)
+            parts.append(f"{json.dumps(name)}: {text[0]}\n   {text[1:-1]}\n  {text[-1]}")
+            plain = {}
+        else:
+            plain[name] = value
+    parts += [_WITHIN.encode(plain)[1:-1]] if plain else []
+    return "{\n  " + ",\n  ".join(parts) + "\n }"
+
+
 def csv_text(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
     """Rows as CSV; mappings and lists as JSON."""
+    return "".join(csv_lines(header, rows))
+
+
+def csv_lines(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> Iterator[str]:
+    """The same in pieces."""
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+    writer = csv.writer(out, lineterminator="")
     writer.writerow(map(in_csv, header))
-    for row in rows:
-        cells = [json.dumps(v) if isinstance(v, (dict, list)) else in_csv(v) for v in row]
-        writer.writerow(cells)
-    return out.getvalue().rstrip("\n")
+    for number, row in enumerate(rows, 1):
+        out.write("\n")
+        writer.writerow([json.dumps(v) if isinstance(v, (dict, list)) else in_csv(v) for v in row])
+        if number % ROWS == 0:
+            yield out.getvalue()
+            out.seek(0)
+            out.truncate()
+    yield out.getvalue()
 
 
 def comparison_tables(compared: Compared) -> list[Table]:

@@ -18,7 +18,8 @@ from featbank import Bank, errors
 from stage2.engine.metrics import METRICS, Evaluation
 from stage2.methods.recipe import Recipe, expand
 from stage2.results import filters
-from stage2.results.leaderboard import Leaderboard, _over_seeds
+from stage2.results.figures import over_seeds
+from stage2.results.leaderboard import Leaderboard
 from stage2.results.results import Results
 from stage2.results.store import Store
 from stage2.results.tables import metric_columns, render, table_of
@@ -88,7 +89,7 @@ def test_the_first_keep_the_columns_of_all(bank: Bank) -> None:
         assert table.lines == [whole.lines[place]]
 
 
-def test_means_and_deviations_over_seeds(bank: Bank) -> None:
+def test_means_and_deviationsover_seeds(bank: Bank) -> None:
     """Reference: NumPy over the seeds' own outcomes, std with n − 1."""
     recipes = expand({"crt": {"lr": [0.05, 0.5], "epochs": [3]}, "ncm": {}}, seeds=(0, 1, 2))
     swept = sweep(bank, recipes)
@@ -361,14 +362,14 @@ def test_results_of_a_recipe_this_version_does_not_know(bank: Bank, tmp_path: Pa
 
 
 @pytest.mark.parametrize("count", [2, 3, 10])
-def test_the_spread_over_seeds(count: int) -> None:
+def test_the_spreadover_seeds(count: int) -> None:
     """Reference: statistics.stdev in exact fractions; equal values spread by exactly nothing."""
     rng = np.random.default_rng(count)
     for scale in (1e-6, 1.0, 40.0):
         values = (43.7 + scale * rng.standard_normal(count)).tolist()
-        mean, std = _over_seeds([None, *values])
+        mean, std = over_seeds([None, *values])
         assert mean == statistics.fmean(values)
         assert std == pytest.approx(statistics.stdev(values), rel=1e-9)
-    assert _over_seeds([43.7] * count)[1] == 0.0
-    assert _over_seeds([43.7]) == (43.7, None)
-    assert _over_seeds([None]) == (None, None)
+    assert over_seeds([43.7] * count)[1] == 0.0
+    assert over_seeds([43.7]) == (43.7, None)
+    assert over_seeds([None]) == (None, None)
