@@ -232,10 +232,12 @@ def _show_table(table: Table, joined: Joined, left_out: Sequence[str] = ()) -> N
 
 def show(board: Leaderboard, form: str, *, top: int | None = None) -> None:
     """Print a leaderboard in one of `FORMATS`."""
-    from stage2.results.tables import render, table_of
+    from stage2.results.tables import pieces, table_of
 
     if form != "table":
-        click.echo(render(board, form, top=top))
+        for piece in pieces(board, form, top=top):
+            click.echo(piece, nl=False)
+        click.echo()
         return
     total = len(board.configurations())
     board = board.first(top)
@@ -268,6 +270,7 @@ def print_tables(
     for title, header, lines, texts in tables:
         if title:
             output.print(escape(visible(title)), soft_wrap=whole)
+        widths = _widths(header, lines, output.width)
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         for place, name in enumerate(header):
             right = place >= texts
@@ -276,8 +279,40 @@ def print_tables(
                 justify="right" if right else "left",
                 no_wrap=right,
                 overflow="fold",
+                min_width=widths[place] if widths else None,
             )
-        for line in lines:
-            table.add_row(*(escape(visible(cell)) for cell in line))
-        output.print(table)
+        if not widths:
+            for line in lines:
+                table.add_row(*(escape(visible(cell)) for cell in line))
+        with output.capture() as frame:
+            output.print(table)
+        *above, bottom = frame.get().splitlines(keepends=True)
+        body = (_padded(line, widths, texts) for line in lines) if widths else ()
+        output.file.writelines([*above, *body, bottom])
     output.print(escape(visible_lines(below)), soft_wrap=whole)
+
+
+def _widths(header: Sequence[str], lines: Sequence[Sequence[str]], room: int) -> list[int]:
+    """The widths of the columns of a table; none where it is wider than there is room, so that
+    rich has to fold it, which takes a millisecond for each line."""
+    from rich.cells import cell_len
+
+    words = [max(map(cell_len, visible(name).split(" "))) for name in header]
+    columns = zip(*lines, strict=True) if lines else [()] * len(header)
+    widest = [
+        max((cell_len(visible(cell)) for cell in dict.fromkeys(cells)), default=0)
+        for cells in columns
+    ]
+    widths = [max(pair) for pair in zip(words, widest, strict=True)]
+    return widths if sum(widths) + 2 * len(widths) <= room else []
+
+
+def _padded(line: Sequence[str], widths: Sequence[int], texts: int) -> str:
+    """A line of a table as rich prints it, the first `texts` of its cells to the left."""
+    from rich.cells import cell_len
+
+    cells = []
+    for place, (cell, width) in enumerate(zip(map(visible, line), widths, strict=True)):
+        blank = " " * (width - cell_len(cell))
+        cells.append(cell + blank if place < texts else blank + cell)
+    return f" {'  '.join(cells)} \n"
