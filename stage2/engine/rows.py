@@ -28,6 +28,7 @@ from featbank.memory import size_text
 from stage2.engine.ahead import ahead
 from stage2.engine.layout import Epoch, Layout, carries_of, window_starts
 from stage2.engine.staging import Staging, copied, sent
+from stage2.methods.draws import ascending, ranges
 from stage2.methods.generators import Made
 from stage2.methods.heads.interface import BLOCK_ROWS
 
@@ -296,34 +297,38 @@ class StreamedRows(SplitRows):
         """Assign draws to windows, and lay out where each finds its row in memory; the first window
         has the buffer of even or odd windows by its `turn`."""
         draws = draws.flatten().cpu()
-        kept = torch.full((len(self.labels),), -1)
-        kept[self._kept] = torch.arange(len(self._kept))
-        stays = kept[draws] >= 0
-        wanted, which = draws[~stays].unique(return_inverse=True)
+        spot = torch.full((len(self.labels),), -1)  # of each row: among those loaded, or held
+        spot[draws] = 0
+        spot[self._kept] = -1 - torch.arange(len(self._kept))
+        wanted = (spot == 0).nonzero().flatten()
+        blocks = self.copies * self._blocks_per_copy
         block = wanted // self._items * self._blocks_per_copy + wanted % self._items // self._chunk
-        order = torch.randperm(self.copies * self._blocks_per_copy, generator=generator)
-        by_block = order[block].argsort(stable=True)  # rows in the order of reading
-        _, in_block = order[block][by_block].unique_consecutive(return_counts=True)
-        starts = window_starts(in_block.tolist(), self._buffer_rows)
+        size = torch.bincount(block, minlength=blocks)
+        order = torch.randperm(blocks, generator=generator).argsort()
+        first = (size.cumsum(0) - size)[order]
+        size = size[order]
+        wanted = wanted[ranges(first, size)]  # in the order of reading
+        starts = window_starts(size[size > 0].tolist(), self._buffer_rows)
         bounds = torch.tensor([*starts, len(wanted)])
-        position = torch.empty_like(by_block)
-        position[by_block] = torch.arange(len(by_block))
-        window = torch.empty_like(draws)
-        places = torch.empty_like(draws)
-        loaded = position[which]
-        window[~stays] = torch.bucketize(loaded, bounds[1:], right=True)
-        within = loaded - bounds[window[~stays]]
-        places[~stays] = within + torch.tensor(layout.buffers)[(window[~stays] + turn) % 2]
+        loads = [wanted[a:b] for a, b in itertools.pairwise(bounds.tolist())]
+        spot[wanted] = torch.arange(len(wanted))
+        places = spot[draws]
+        del spot, block
+        stays = places < 0
+        window = torch.bucketize(places, bounds[1:], right=True)
+        places -= bounds[window]
+        places += torch.tensor(layout.buffers)[(window + turn) % 2]
+        places[stays] = layout.kept - 1 - (places[stays] - layout.buffers[turn % 2])
         # A draw of a kept row goes to a random window, in proportion to the draws loaded for it.
         share = torch.bincount(window[~stays], minlength=len(starts)).double().cumsum(0)
         share = share / share[-1] if share[-1] else torch.ones_like(share)
         chance = torch.rand(int(stays.sum()), generator=generator, dtype=torch.float64)
         window[stays] = torch.bucketize(chance, share[:-1], right=True)
-        places[stays] = layout.kept + kept[draws[stays]]
-        mixed = torch.rand(len(draws), generator=generator, dtype=torch.float64)
-        shuffled = (window + mixed).argsort()
         ends = torch.bincount(window, minlength=len(starts)).cumsum(0).tolist()
-        loads = [wanted[by_block[a:b]] for a, b in itertools.pairwise(bounds.tolist())]
+        del stays, chance
+        mixed = torch.rand(len(draws), generator=generator, dtype=torch.float64)
+        shuffled = ascending(mixed.add_(window))
+        del window, mixed
         return Epoch(draws[shuffled], places[shuffled], ends, loads, turn)
 
     def _issued(self) -> torch.cuda.Event | None:

@@ -177,7 +177,7 @@ class _Cycles:
         item = within - lap * owners
         key = self._numbers.read(self._first_number[part] + begun * counts, size)
         key += lap + (self._first_lap[part] + begun).repeat_interleave(size)
-        return item.take(_ascending(key))  # laps stay in order, items within one do not
+        return item.take(ascending(key))  # laps stay in order, items within one do not
 
 
 def _runs(sizes: Tensor) -> Iterator[tuple[int, int]]:
@@ -302,7 +302,7 @@ def _sorted(keys: Tensor) -> Tensor:
     return keys.bitwise_and_(2**32 - 1)
 
 
-def _ascending(keys: Tensor) -> Tensor:
+def ascending(keys: Tensor) -> Tensor:
     """Indices [n] that sort float64 keys [n], equal ones in their order."""
     order = torch.from_numpy(keys.numpy().argsort())
     ordered = keys.take(order)

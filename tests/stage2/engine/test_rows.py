@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -351,3 +353,27 @@ def group_stream_of(bank: Bank, recipe: Recipe, data: ViewData) -> Tensor:
     """The index stream of a recipe."""
     (group,) = plan_bank(bank, [recipe])
     return group_stream(group.stream, data.train.labels)
+
+
+@pytest.mark.parametrize(
+    ("items", "copies", "rows", "digest"),
+    [
+        (203, 1, 40, "5616c97767db9431"),
+        (203, 3, 70, "261007f4d79dec71"),
+        (2000, 1, 500, "d3411cf2a852f14f"),
+        (50, 1, 50, "9e648f56caea1138"),
+    ],
+)
+def test_a_seed_keeps_the_order_of_streamed_rows(
+    items: int, copies: int, rows: int, digest: str
+) -> None:
+    """Reference: SHA-256 of features and labels by the code that sorted all draws."""
+    (stream, _), random = streamed(items, copies=copies, rows=rows), seeded(7, "windows")
+    draws = index_stream(
+        "sqrt", stream.labels[:items], epochs=3, steps=30, batch_size=16, seed=2, copies=copies
+    )
+    seen = hashlib.sha256()
+    for epoch, following in itertools.zip_longest(draws, draws[1:]):
+        for window in stream.windows(epoch, random, 0, following):
+            seen.update(window.x[window.rows].numpy().tobytes() + window.y.numpy().tobytes())
+    assert seen.hexdigest()[:16] == digest, f"got {seen.hexdigest()[:16]}"

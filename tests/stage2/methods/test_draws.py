@@ -163,7 +163,7 @@ def test_memory_is_that_of_an_epoch(
 def test_equal_keys_stay_in_order() -> None:
     """Reference: a stable sort; two rows with one random number are not left to the processor."""
     keys = torch.tensor([0.5, 0.25, 0.5, 0.25, 0.0] * 200, dtype=torch.float64)
-    assert torch.equal(draws._ascending(keys), keys.argsort(stable=True))
+    assert torch.equal(draws.ascending(keys), keys.argsort(stable=True))
 
 
 def test_a_row_number_takes_four_bytes() -> None:
