@@ -39,7 +39,12 @@ from stage2.methods.recipe import Recipe
 COUNTED_STEPS = 1, 3
 """Steps of the two windows whose difference is twice the cost of a step."""
 
-VAL_ROWS = {"imagenet-lt": 20_000, "places-lt": 7_300}
+VAL_ROWS = {
+    "imagenet-lt": 20_000,
+    "places-lt": 7_300,
+    "imagenet-21k": 43_682,
+    "laion-400m": 50_000,
+}
 """Rows of val where the data set has one: all are measured after each epoch, and the epoch with the
 best accuracy on them is evaluated beside the last."""
 
