@@ -6,10 +6,12 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from stage2.results.digests import Value
+from stage2.results.columns import LONG
+from stage2.results.content import Unexpected
+from stage2.results.digests import Value, same_heavy
 from stage2.results.merging import StoredRow
 from stage2.results.rows import StoredRows, digest_of
-from stage2.results.schema import HEAVY, KEYS, LIGHT
+from stage2.results.schema import HEAVY, KEYS, LIGHT, has
 
 BATCH = 128
 """Runs that are in memory at once."""
@@ -65,15 +67,26 @@ class WholeRows(StoredRows):
         """The rows of a table with the beginning of a key."""
         columns = (*LIGHT[table], *HEAVY[table])
         where = " AND ".join(f"{name} = ?" for name in LIGHT[table][: len(key)])
-        rows = [
-            dict(zip(columns, row, strict=True))
-            for row in self._select(table, columns, f"WHERE {where} {order}", *key)
-        ]
-        for row in rows:
-            whole_key = tuple(str(row[name]) for name in LIGHT[table][: KEYS[table]])
-            for column in HEAVY[table]:
-                self.long(table, whole_key, column)
+        rows = []
+        for *values, digest in self._select(
+            table, (*columns, "digest"), f"WHERE {where} {order}", *key
+        ):
+            rows.append(dict(zip(columns, values, strict=True)))
+            self._check_long(table, rows[-1], digest)
         return rows
+
+    def _check_long(self, table: str, row: StoredRow, digest: Value) -> None:
+        """Check the long columns of a row, first against its digest."""
+        key = tuple(str(row[name]) for name in LIGHT[table][: KEYS[table]])
+        if not same_heavy(table, key, [row[name] for name in HEAVY[table]], digest):
+            self.heavy(table, key)  # which says so
+        for column in HEAVY[table]:
+            if row[column] is None and not has(1, table, column):
+                continue  # from before the schema that added it
+            try:
+                LONG[column](row[column], key, lambda: self.bank(key[0]))
+            except Unexpected as problem:
+                self.refuse(table, key, column, problem)
 
     def _select(
         self, table: str, columns: Sequence[str], rest: str, *values: Value
