@@ -19,6 +19,9 @@ from featbank.files import replacing
 VARIABLE = "FEATBANK_CACHE"
 """The environment's variable that names the folder of copies."""
 
+PIECE = 32 << 20
+"""Bytes of a bank's file that are sent at a time."""
+
 _ADDRESS = "address"
 """File beside a copy with the URL that it came from."""
 
@@ -87,6 +90,23 @@ def copy_of(fingerprint: str, name: str, write: Callable[[Path], None]) -> Path:
                 write(part)
                 require(part, fingerprint, name)
     return path
+
+
+class Sender:
+    """Sends a bank's file to other machines; it stays open, whatever is renamed.
+
+    Parameters
+    ----------
+    path
+        The file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._file = Path(path).open("rb")  # noqa: SIM115  for as long as this object lives
+
+    def piece(self, start: int) -> bytes:
+        """`PIECE` bytes from `start` on, fewer at the end."""
+        return os.pread(self._file.fileno(), PIECE, start)
 
 
 def require(path: Path, fingerprint: str, name: str) -> None:

@@ -21,11 +21,12 @@ from functools import partial
 from typing import Any
 
 from featbank import errors
-from featbank.delivery import address_of
+from featbank.bank import Bank
+from featbank.delivery import Sender, address_of
 from stage2.engine.halving import Halving
 from stage2.engine.plan import FusedGroup
 from stage2.executors import Site, Trained
-from stage2.executors.ray_worker import Answer, Job, Sender
+from stage2.executors.ray_worker import Answer, Job
 from stage2.features.views import Views
 
 try:
@@ -82,18 +83,21 @@ class Ray:
         self._any_version = any_version
         self._stack = contextlib.ExitStack()
         self._pool: Pool | None = None
+        self._senders: dict[str, Any] = {}
 
     def __enter__(self) -> Ray:
         self._stack.enter_context(_connected(self._address))
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._senders.clear()
         self._stack.close()
         self._pool = None
 
     def __call__(self, views: Views, *, parameters: bool = True) -> OnRay:
         """The executor of a sweep on the views of a bank."""
-        return OnRay(self._workers(), views, self.site(views.given), parameters=parameters)
+        pool, site = self._workers(), self.site(views.given)
+        return OnRay(pool, views, site, self._sender_of(views.bank), parameters=parameters)
 
     def site(self, memory: int | None = None) -> Site:
         """What a worker has, and how many there are; `memory` is the budget, None for what a worker
@@ -101,6 +105,15 @@ class Ray:
         pool = self._workers()
         threads = 1 if pool.gpus else pool.cpus
         return Site(pool.device, memory or pool.memory(), threads, pool.count)
+
+    def _sender_of(self, bank: Bank) -> Any:
+        """What sends a bank's file from this machine, one for all sweeps of the bank."""
+        if bank.fingerprint not in self._senders:
+            node = ray.get_runtime_context().get_node_id()
+            here = NodeAffinitySchedulingStrategy(node, soft=False)
+            make = ray.remote(Sender).options(num_cpus=0, scheduling_strategy=here)
+            self._senders[bank.fingerprint] = make.remote(str(bank.path.resolve()))
+        return self._senders[bank.fingerprint]
 
     def _workers(self) -> Pool:
         if self._pool is None:
@@ -127,11 +140,15 @@ class OnRay:
         The views of the process that sweeps, for the bank and its probes.
     site
         What a worker has.
+    sender
+        The `Sender` of the bank's file.
     parameters
         Whether outcomes have parameters.
     """
 
-    def __init__(self, pool: Pool, views: Views, site: Site, *, parameters: bool) -> None:
+    def __init__(
+        self, pool: Pool, views: Views, site: Site, sender: Any, *, parameters: bool
+    ) -> None:
         self.site = site
         self._pool, self._views = pool, views
         bank = views.bank
@@ -146,9 +163,7 @@ class OnRay:
             parameters,
         )
         self._job = ray.put(job)
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        sender = ray.remote(Sender).options(num_cpus=0, scheduling_strategy=here)
-        self._sender = sender.remote(str(path))
+        self._sender = sender
         self._probes: dict[str, Any] = {}
 
     def run(

@@ -1,11 +1,10 @@
-"""What runs on the nodes of a Ray cluster: workers that train, and a sender of the bank's file.
+"""Workers on the nodes of a Ray cluster.
 
 This module does not import Ray at the top: it is also read where nothing is connected.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -18,7 +17,7 @@ import torch
 
 from featbank import errors
 from featbank.bank import Bank
-from featbank.delivery import copy_of, fetched
+from featbank.delivery import PIECE, copy_of, fetched
 from stage2.engine.halving import Halving
 from stage2.engine.plan import FusedGroup, default_memory
 from stage2.executors import Site, Trained, origin
@@ -28,9 +27,6 @@ from stage2.features.folds import Folds
 from stage2.features.probe import Classifier
 from stage2.features.views import Views
 from stage2.methods.recipe import settings_hash
-
-PIECE = 32 << 20
-"""Bytes of a bank's file that are sent at a time."""
 
 
 @dataclass(frozen=True)
@@ -178,17 +174,6 @@ class Worker:
         )
         self._local = Local(self._views, parameters=job.parameters)
         self._key = job.key
-
-
-class Sender:
-    """Sends the bank's file from the machine that sweeps; it stays open, whatever is renamed."""
-
-    def __init__(self, path: str) -> None:
-        self._file = Path(path).open("rb")  # noqa: SIM115  for as long as this process lives
-
-    def piece(self, start: int) -> bytes:
-        """`PIECE` bytes from `start` on, fewer at the end."""
-        return os.pread(self._file.fileno(), PIECE, start)
 
 
 def bank_of(job: Job, pieces: Callable[[], Iterable[bytes]]) -> Path:

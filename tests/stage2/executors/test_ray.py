@@ -20,6 +20,7 @@ import torch
 
 import featbank as package
 from featbank import Bank, errors, write_bank
+from featbank.delivery import Sender
 from stage2.adaptive import search
 from stage2.engine.halving import Halving
 from stage2.engine.plan import FusedGroup
@@ -38,7 +39,7 @@ from tests.stage2.synthetic import Problem, problem
 ray = pytest.importorskip("ray")
 
 from stage2.executors.ray import Ray  # noqa: E402  after the check
-from stage2.executors.ray_worker import Job, Sender, _pieces, bank_of  # noqa: E402
+from stage2.executors.ray_worker import Job, _pieces, bank_of  # noqa: E402
 
 GRID = expand(
     {
