@@ -83,6 +83,7 @@ class Ray:
         self._any_version = any_version
         self._stack = contextlib.ExitStack()
         self._pool: Pool | None = None
+        self._memory = 0
         self._senders: dict[str, Any] = {}
 
     def __enter__(self) -> Ray:
@@ -104,7 +105,7 @@ class Ray:
         has."""
         pool = self._workers()
         threads = 1 if pool.gpus else pool.cpus
-        return Site(pool.device, memory or pool.memory(), threads, pool.count)
+        return Site(pool.device, memory or self._memory, threads, pool.count)
 
     def _sender_of(self, bank: Bank) -> Any:
         """What sends a bank's file from this machine, one for all sweeps of the bank."""
@@ -126,6 +127,7 @@ class Ray:
             self._pool = Pool(gpus, cpus, any_version=self._any_version)
             self._stack.callback(self._pool.close)
             self._pool.gather()
+            self._memory = self._pool.memory()
         return self._pool
 
 
