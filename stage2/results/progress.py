@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from stage2.results.schema import schema_of, tables_of
 from stage2.results.store import Store
 from stage2.results.tasks import STATES, Account, Watch, Worker, read_accounts, read_workers
 
@@ -98,8 +97,6 @@ def progress_of(store: Store, fingerprint: str, watch: Watch) -> Progress:
 
     def query(database: sqlite3.Connection) -> tuple[dict[str, Worker], list[Account], set[str]]:
         counted = {r for (r,) in database.execute(_STORED, (fingerprint,))}
-        if "task" not in tables_of(schema_of(database)):
-            return {}, [], counted
         return read_workers(database), read_accounts(database, fingerprint), counted
 
     workers, accounts, stored = store.file.read(query)

@@ -58,6 +58,9 @@ class Protocol:
         ``last`` where no epoch is selected on val.
     epochs
         The epochs that each configuration chose from; empty where none was chosen.
+    runs
+        Numbers of runs that are done and that are left, of a sweep that has not ended; empty where
+        none is left.
     rows_per_class
         The least and the most rows of a class on the split that selects, where that is known.
     """
@@ -74,6 +77,7 @@ class Protocol:
     select_epoch: str = "selected"
     epochs: tuple[int, ...] = ()
     rows_per_class: tuple[int, int] | None = None
+    runs: tuple[int, ...] = ()
 
     @property
     def epoch(self) -> str:
@@ -142,6 +146,7 @@ class Protocol:
             *self._rest_of_test(),
             *self._classes(),
             f"{number(self.tried, 'configuration')} tried{self.searched}",
+            *self._so_far(),
             *self._ensemble(rows),
             f"seeds {', '.join(map(str, seeds)) or 'none'}",
             *self._evidence(),
@@ -252,6 +257,10 @@ class Protocol:
         tie = f"{self.ties} of {others} others {'ties' if self.ties == 1 else 'tie'} with it"
         how = " by nested folds" if best.nested else ""
         return [f"{figure} for choosing{how}", *([tie] if self.ties else [])]
+
+    def _so_far(self) -> list[str]:
+        """How far a sweep is that has not ended."""
+        return [f"{self.runs[0]:,} of {sum(self.runs):,} runs so far"] if self.runs else []
 
     def _ensemble(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         """The relation of an ensemble to what was tried, where one is shown."""

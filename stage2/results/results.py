@@ -111,6 +111,7 @@ class Results:
         self.select_on = self._known(select_on) if select_on else default
         self.select_epoch = select_epoch
         self.nested = nested
+        self._so_far = self._runs_so_far()
         self._labels = None
         if self.select_on is not None:
             self._labels = self.store.labels(self.fingerprint, self.select_on)
@@ -221,10 +222,19 @@ class Results:
             select_epoch=self.select_epoch,
             epochs=self._epochs(),
             rows_per_class=_per_class(self._labels),
+            runs=self._so_far,
         )
         self.board: Leaderboard = board_of(
             self.configurations.values(), terms, self.ranking, self.tied
         )
+
+    def _runs_so_far(self) -> tuple[int, ...]:
+        """Numbers of runs that are done and that are left, of a sweep that has not ended."""
+        left = self.store.open_runs(self.fingerprint)
+        if not left:
+            return ()
+        stored = {run.recipe for each in self.tried for run in each.runs}
+        return len(stored - left), len(left)
 
     @property
     def _epoch(self) -> str:

@@ -34,6 +34,7 @@ from stage2.results.naming import described, matching_banks
 from stage2.results.protocol import coverage
 from stage2.results.record import identity_of, record_of
 from stage2.results.rows import RunRow, StoredRows, digest_of
+from stage2.results.tasks import open_runs
 
 Result = TypeVar("Result")
 
@@ -240,6 +241,10 @@ class Store:
             ]
 
         return self._read(query)
+
+    def open_runs(self, fingerprint: str) -> set[str]:
+        """Hashes of the recipes that a sweep on a bank has still to train, or did not come to."""
+        return self.file.read(lambda database: open_runs(database, fingerprint))
 
     def traces(self, fingerprint: str, recipe: str) -> dict[str, np.ndarray]:
         """Arrays over the epochs of a run by name; none under schemas 1 and 2.

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from stage2.results import content
 from stage2.results.processes import Process
+from stage2.results.schema import schema_of, tables_of
 
 SILENCE = 60.0
 """Seconds without a beat after which a worker counts as dead: a suspended one, or one that cannot
@@ -77,13 +78,13 @@ class Watch:
 def read_workers(database: sqlite3.Connection) -> dict[str, Worker]:
     """The workers of a results file by name."""
     query = "SELECT worker, process, device, versions, beats FROM worker"
-    return dict(_readable(database.execute(query), _worker))
+    return dict(_readable(database, query, _worker))
 
 
 def read_tasks(database: sqlite3.Connection, bank: str) -> list[Task]:
     """The groups of a bank, in the order of their plan."""
     query = "SELECT key, kind, state, worker FROM task WHERE bank = ? ORDER BY rowid"
-    return list(_readable(database.execute(query, (bank,)), _task))
+    return list(_readable(database, query, _task, bank))
 
 
 def read_accounts(database: sqlite3.Connection, bank: str) -> list[Account]:
@@ -92,21 +93,29 @@ def read_accounts(database: sqlite3.Connection, bank: str) -> list[Account]:
         "SELECT key, kind, state, worker, recipes, cost, place, seconds, error FROM task "
         "WHERE bank = ? ORDER BY rowid"
     )
-    return list(_readable(database.execute(query, (bank,)), _account))
+    return list(_readable(database, query, _account, bank))
 
 
 def read_recipes(database: sqlite3.Connection, bank: str, task: Task) -> list[str]:
     """The hashes of the recipes of a group."""
     query = "SELECT recipes FROM task WHERE bank = ? AND key = ?"
-    return [
-        h
-        for hashes in _readable(database.execute(query, (bank, task.key)), _hashes)
-        for h in hashes
-    ]
+    found = _readable(database, query, _hashes, bank, task.key)
+    return [recipe for hashes in found for recipe in hashes]
 
 
-def _readable(rows: Iterator[Any], decode: Callable[..., Any]) -> Iterator[Any]:
-    for row in rows:
+def open_runs(database: sqlite3.Connection, bank: str) -> set[str]:
+    """The hashes of the recipes of groups that wait or are trained."""
+    query = "SELECT recipes FROM task WHERE bank = ? AND state IN ('waiting', 'running')"
+    return {recipe for hashes in _readable(database, query, _hashes, bank) for recipe in hashes}
+
+
+def _readable(
+    database: sqlite3.Connection, query: str, decode: Callable[..., Any], *values: str
+) -> Iterator[Any]:
+    """The rows of a query that are not damaged; none under schemas without such tables."""
+    if "task" not in tables_of(schema_of(database)):
+        return
+    for row in database.execute(query, values):
         with contextlib.suppress(
             content.Unexpected, ValueError, TypeError, LookupError, RecursionError
         ):

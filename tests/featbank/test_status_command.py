@@ -111,3 +111,12 @@ def test_the_picture_on_a_terminal_fits(running: Path, width: int) -> None:
     assert any(
         re.fullmatch(r"\S+:\d+ +gpu7: cuda:0 +1 group, 3 runs +1 running.*", each) for each in lines
     )
+
+
+def test_the_table_of_a_sweep_says_how_far_it_is(featbank: Run, running: Path) -> None:
+    """Reference: the numbers of `status`; nothing once no run is left."""
+    for form in ("table", "md", "latex"):
+        assert "2 of 5 runs so far" in featbank("leaderboard", running, "--format", form).stdout
+    with Store(running, create=True) as store, store.file.write() as database:
+        database.execute("UPDATE task SET state = 'done'")
+    assert "so far" not in featbank("leaderboard", running).stdout
