@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from featbank import Bank, errors
 from stage2.engine.halving import Halving
 from stage2.executors.shards import Shard, part_of
 from stage2.features.experts import resolved
-from stage2.features.planning import plan_bank, work_on
+from stage2.features.planning import plan_bank, unfinished, work_on
 from stage2.methods.recipe import Recipe, expand
 from stage2.results.merge_files import merge_files
 from stage2.results.store import Store
@@ -139,6 +140,21 @@ def test_a_cut_group_keeps_its_tiles(bank: Bank, tmp_path: Path) -> None:
     merged = in_shards(tmp_path, [bank.path], 3, recipes)
     sweep(bank, recipes, results=tmp_path / "one.sqlite")
     assert figures(merged) == figures(tmp_path / "one.sqlite")
+
+
+def test_what_is_left_of_a_group_keeps_its_tiles(bank: Bank) -> None:
+    """Reference: the plan of the whole sweep without a tile; planned anew, the rest would be cut
+    into three. Of a tile that is begun the rest is planned anew."""
+    recipes = [Recipe("crt", lr=0.01 * i, epochs=3) for i in range(1, 10)]
+    planned = partial(plan_bank, bank, workers=3)
+    (whole,) = planned(recipes)
+    first, *others = whole.tiles
+    (left,) = unfinished(planned, recipes, {recipe.hash for recipe in first.recipes})
+    assert left.tiles == tuple(others)
+    begun = {first.recipes[0].hash}
+    left, anew = unfinished(planned, recipes, begun)
+    assert left.tiles == tuple(others)
+    assert anew.recipes == list(first.recipes[1:])
 
 
 def test_folds_are_ranked_after_the_merge(tmp_path: Path) -> None:
