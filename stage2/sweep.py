@@ -182,12 +182,12 @@ def sweep(
         store.add_bank(bank, dealt)
         part = part_of(bank, wanted, shard, halving=halving, folds=folds)
         stack.enter_context(marked(store.file, part.mark))
-        done, on_folds = _stored(store, bank, dealt, bool(halving)) if not force else (set(), set())
-        done, on_folds = done | part.elsewhere, on_folds | part.elsewhere
         made = origin(place, libraries)
         claims = stack.enter_context(
             Claims(store, bank.fingerprint, made, any_version=any_version, notice=notice)
         )
+        done, on_folds = _stored(store, bank, dealt, bool(halving)) if not force else (set(), set())
+        done, on_folds = done | part.elsewhere, on_folds | part.elsewhere
         stale = rows_of_probes(store, bank.fingerprint) if force else {}
         kept = probes or KeptProbes(store, bank.fingerprint, made, stale=stale, claims=claims)
         views = Views(bank, place, memory, workers, dealt, kept=kept, notice=notice)

@@ -26,7 +26,7 @@ from stage2.engine.outcome import Outcome
 from stage2.engine.plan import FusedGroup
 from stage2.results.processes import this_process
 from stage2.results.store import Store
-from stage2.results.tasks import Watch, read_recipes, read_tasks, read_workers
+from stage2.results.tasks import Task, Watch, read_recipes, read_tasks, read_workers
 
 BEAT = 2.0
 """Seconds between two beats of a worker."""
@@ -78,6 +78,7 @@ class Claims:
         self._name = uuid.uuid4().hex
         self._watch = Watch()
         self._fresh = True
+        self._over: set[str] = set()  # workers that had ended before this one began
         self._claimed: dict[str, set[str]] = {}  # hashes that are still to be stored, by group
         self._began = time.monotonic()
         self._ended = threading.Event()
@@ -164,6 +165,7 @@ class Claims:
     def __enter__(self) -> Claims:
         with self._file.write() as database:
             self._check_versions(database)
+            self._over = read_workers(database).keys() - self._live(database)
             self._write_worker(database, 0)
         _HERE.add(self._name)
         if self._file.path is not None:
@@ -194,14 +196,20 @@ class Claims:
     def _register(
         self, kind: str, groups: Mapping[str, FusedGroup], costs: Sequence[float]
     ) -> None:
-        """Add groups, but those that a living process trains or has trained.
+        """Add groups, but those that a living process trains, or that one has trained since this
+        one began.
 
         The first time also remove the plans of sweeps that have ended.
         """
         with self._file.write() as database:
             live = self._live(database)
             if self._fresh and live == {self._name}:
-                database.execute("DELETE FROM task WHERE bank = ?", (self._bank,))
+                kept = [t.key for t in read_tasks(database, self._bank) if self._is_new(t)]
+                places = ", ".join("?" * len(kept))
+                database.execute(
+                    f"DELETE FROM task WHERE bank = ? AND key NOT IN ({places})",
+                    (self._bank, *kept),
+                )
                 database.execute(
                     "DELETE FROM worker WHERE worker <> ? AND worker NOT IN "
                     "(SELECT worker FROM task WHERE worker IS NOT NULL)",
@@ -210,7 +218,9 @@ class Claims:
             self._fresh = False
             known = {task.key: task for task in read_tasks(database, self._bank)}
             for (key, group), cost in zip(groups.items(), costs, strict=True):
-                if key in known and known[key].worker in (*live, None):
+                if key in known and (
+                    known[key].worker in (*live, None) or self._is_new(known[key])
+                ):
                     continue
                 hashes = [recipe.hash for recipe in group.recipes]
                 database.execute("DELETE FROM task WHERE bank = ? AND key = ?", (self._bank, key))
@@ -227,7 +237,8 @@ class Claims:
         others = [
             task
             for task in tasks.values()
-            if task.kind == kind and task.key not in waiting and task.worker in live - {self._name}
+            if task.kind == kind and task.key not in waiting and task.worker != self._name
+            if task.worker in live or self._is_new(task)
         ]
         trained, training = (
             {
@@ -249,6 +260,10 @@ class Claims:
                 self._put(database, key, kind, state="running", worker=self._name)
                 return ended, key, hashes & trained
         return ended, None, set()
+
+    def _is_new(self, task: Task) -> bool:
+        """Whether a group was trained since this process looked at what the results have."""
+        return task.state == "done" and task.worker not in self._over
 
     def _claim_alone(self, kind: str, key: str) -> bool:
         """Claim what has no recipes; whether no other process has it."""

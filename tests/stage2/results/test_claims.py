@@ -118,6 +118,25 @@ def test_a_sweep_that_could_not_write_that_it_ends(
     second.end()
 
 
+def test_what_a_sweep_trains_that_ends_before_another_begins_to_train(
+    path: Path, bank: Bank
+) -> None:
+    """Reference: the plan. One that waited for a probe, say, has looked at the results before; it
+    takes what the other has trained since, also of groups that were cut otherwise, and no more."""
+    earlier = Sharer(path, bank)
+    earlier.finish(next(earlier.groups(GROUPS)))
+    earlier.end()
+    a, b = Sharer(path, bank), Sharer(path, bank)
+    of_a = a.groups(GROUPS[1:])
+    a.finish(next(of_a))
+    a.finish(next(of_a))
+    a.end()
+    (part,) = plan(RECIPES[2:3], Shape(1000, 8, 4), memory=1 << 30)
+    assert list(b.groups([GROUPS[0], part, GROUPS[2]])) == [GROUPS[0]]
+    assert b.elsewhere == 3
+    b.end()
+
+
 def test_no_recipe_is_trained_twice_at_once(two: tuple[Sharer, Sharer]) -> None:
     """Two specifications that overlap: a group is left alone while another one trains part of it,
     and then has only the rest. Another kind of training has nothing to do with it."""
