@@ -59,8 +59,8 @@ class Trainer:
             state=model.state["optimiser"],
         )
         model.state["optimiser"] = self._optimiser.state
-        rates = np.stack([learning_rates(s, stream.steps) for s in recipes], axis=1)
-        self._rates = torch.from_numpy(rates).float().to(device)
+        rates = [learning_rates(s, stream.steps).astype(np.float32) for s in recipes]
+        self._rates = torch.from_numpy(np.stack(rates, axis=1)).to(device)
         self._step = 0
         self._precision = recipes[0]["precision"]
         reads_z0 = self.head.reads_z0 or any(loss.needs_classifier for loss in losses)
