@@ -135,8 +135,8 @@ def _row(
         machine,
         count,
         tasks,
-        simulate(tasks, count, driver, ready=ready),
-        simulate(first, count, driver, ready=ready),
+        simulate(tasks, count, driver, ready=ready, depth=machine.depth),
+        simulate(first, count, driver, ready=ready, depth=machine.depth),
         costs.start_bytes,
         machine.per_node * costs.host_bytes,
     )

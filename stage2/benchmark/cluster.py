@@ -1,8 +1,9 @@
 """A cluster that trains the groups of a sweep, as a discrete simulation. It is no measurement.
 
-The protocol is that of the executors: a group is a task, workers take the next one as they become
-free, and one process, the driver, hands them out and stores what they return, a group at a time.
-A worker trains when it has started and its node has the bank.
+The protocol is that of `stage2.executors`: a group is a task, and one process, the driver, hands
+them out in their order, to the worker that has fewest. It stores what they return a group at a
+time in a thread, and hands out nothing more while a second group waits for that. A worker trains
+when it has started and its node has the bank.
 """
 
 from __future__ import annotations
@@ -102,7 +103,9 @@ class Timeline:
         return max(shares, key=lambda name: shares[name])
 
 
-def simulate(tasks: Iterable[Task], workers: int, driver: Driver, *, ready: float) -> Timeline:
+def simulate(
+    tasks: Iterable[Task], workers: int, driver: Driver, *, ready: float, depth: int = 1
+) -> Timeline:
     """Train tasks in the order in which they are given.
 
     Parameters
@@ -115,32 +118,42 @@ def simulate(tasks: Iterable[Task], workers: int, driver: Driver, *, ready: floa
         The driver.
     ready
         Seconds after which a worker has started and its node has the bank.
+    depth
+        Tasks that a worker has at once, of which it trains one.
     """
-    tasks = list(tasks)
+    tasks = deque(tasks)
+    work, longest = sum(t.seconds for t in tasks), max(t.seconds for t in tasks)
+    busy = sum(driver.dispatch + driver.store * task.runs for task in tasks)
     free = [ready] * workers
-    handed = 0.0  # when the driver has handed out the task before
-    ended: list[tuple[float, int]] = []
-    for task in tasks:
-        handed = max(handed, heapq.heappop(free)) + driver.dispatch
-        heapq.heappush(free, handed + task.seconds)
-        ended.append((handed + task.seconds, task.runs))
-    last = max(end for end, _ in ended)
-    done, waiting, stored = 0.0, 0, deque[tuple[float, int]]()
-    for end, runs in sorted(ended):
-        done = max(done, end) + driver.store * runs
-        stored.append((done, runs))
-        while stored and stored[0][0] <= end:
-            stored.popleft()
-        waiting = max(waiting, sum(each for _, each in stored))
-    busy = sum(task.seconds for task in tasks) / (workers * done)
-    starting = ready / done
+    # When a worker has room for a task, how many it has then, and the runs that it returns.
+    rooms = [(ready, load, worker, 0) for load in range(depth) for worker in range(workers)]
+    now = last = stored = 0.0  # stored: when the thread ends with all that it was given
+    waiting, unstored = 0, deque[tuple[float, int]]()
+    while rooms:
+        at, _, worker, runs = heapq.heappop(rooms)
+        now = max(now, at)
+        if runs:
+            last = at
+            now = max(now, stored)
+            stored = now + driver.store * runs
+            unstored.append((stored, runs))
+            while unstored and unstored[0][0] <= at:
+                unstored.popleft()
+            waiting = max(waiting, sum(each for _, each in unstored))
+        if tasks:
+            task = tasks.popleft()
+            now += driver.dispatch
+            free[worker] = max(now, free[worker]) + task.seconds
+            heapq.heappush(rooms, (free[worker], depth - 1, worker, task.runs))
+    seconds = max(stored, last)
+    training, starting = work / (workers * seconds), ready / seconds
     return Timeline(
-        seconds=done,
-        training=busy,
+        seconds=seconds,
+        training=training,
         starting=starting,
-        idle=max(0.0, last / done - starting - busy),
-        storing=(done - last) / done,
-        driver=sum(driver.dispatch + driver.store * task.runs for task in tasks) / done,
+        idle=max(0.0, last / seconds - starting - training),
+        storing=(seconds - last) / seconds,
+        driver=busy / seconds,
         waiting=waiting,
-        longest=max(task.seconds for task in tasks),
+        longest=longest,
     )

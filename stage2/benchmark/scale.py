@@ -206,6 +206,11 @@ class Machine:
         return int(quantity("node_gpus")) if self.gpu else 1
 
     @property
+    def depth(self) -> int:
+        """Groups that a worker has at once, as of `stage2.executors`."""
+        return 2 if self.gpu else 1
+
+    @property
     def ram(self) -> float:
         """Bytes of a node's main memory."""
         return quantity("ram" if self.gpu else "cpu_ram")

@@ -60,22 +60,43 @@ def test_tasks_are_handed_out_one_after_another() -> None:
     assert got.seconds == 3 + 2
 
 
+def test_a_worker_has_its_next_task_already() -> None:
+    """Reference: by hand. With two tasks each, the second of two workers has 1 and 2 s, and takes
+    the 4 s before the first has ended its 5 s; with one each, it has the 1 s between as well."""
+    tasks = [Task(seconds, 1) for seconds in (5, 1, 1, 2, 4)]
+    assert simulate(tasks, 2, FREE, ready=0, depth=2).seconds == 1 + 2 + 4
+    assert simulate(tasks, 2, FREE, ready=0).seconds == 1 + 1 + 2 + 4
+    stuck = [Task(seconds, 1) for seconds in (9, 1, 1, 1)]
+    assert simulate(stuck, 2, FREE, ready=0, depth=2).seconds == 9 + 1, "nobody takes it over"
+    assert simulate(stuck, 2, FREE, ready=0).seconds == 9
+
+
+def test_a_second_group_waits_for_the_thread_that_stores() -> None:
+    """Reference: by hand. Tasks of 1 s whose 10 runs take 2 s to store, three workers, six tasks:
+    the second and third of them are handed their next task when the one before is stored."""
+    got = simulate([Task(1, 10)] * 6, 3, Driver(0.0, 0.2), ready=0)
+    assert got.seconds == pytest.approx(1 + 6 * 2)
+    assert got.storing == pytest.approx(7 / 13), "the last ends 1 s after 5 s"
+
+
 @settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.floats(0.1, 10), min_size=1, max_size=30),
     st.integers(1, 8),
     st.floats(0, 5),
     st.floats(0, 1),
+    st.integers(1, 2),
 )
 def test_no_schedule_beats_its_bounds(
-    lengths: list[float], workers: int, ready: float, store: float
+    lengths: list[float], workers: int, ready: float, store: float, depth: int
 ) -> None:
     """Reference: bounds of list scheduling; shares of the workers' time sum to 1."""
     tasks = [Task(seconds, 1) for seconds in lengths]
-    got = simulate(tasks, workers, Driver(0.0, store), ready=ready)
+    got = simulate(tasks, workers, Driver(0.0, store), ready=ready, depth=depth)
     least = max(sum(lengths) / workers, *lengths) + ready
     assert got.seconds >= least - 1e-9
-    assert got.seconds <= ready + sum(lengths) / workers + max(lengths) + store * len(tasks) + 1e-9
+    most = ready + sum(lengths) / workers + depth * max(lengths) + store * len(tasks)
+    assert got.seconds <= most + 1e-9
     assert got.training + got.starting + got.idle + got.storing == pytest.approx(1)
 
 
