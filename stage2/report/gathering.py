@@ -116,9 +116,13 @@ def gather(
 
 def _columns(board: Leaderboard) -> list[Column]:
     """The leaderboard's numbers; metrics that no configuration has are left out."""
-    present = {name for row in board.rows for name, value in row.items() if value is not None}
-    columns = metric_columns(board, "report")
-    return [each for each in columns if each.epoch or each.name in present | {"selection"}]
+    return [
+        column
+        for column in metric_columns(board, "report")
+        if column.epoch
+        or column.name == "selection"
+        or any(row.get(column.name) is not None for row in board.rows)
+    ]
 
 
 def _header(column: Column, board: Leaderboard) -> dict[str, Any]:

@@ -85,6 +85,8 @@ def render(data: Mapping[str, Any]) -> str:
 
 def _visible(data: Any) -> Any:
     """Data with all control characters of its texts made visible."""
+    if data is None or type(data) in (float, int, bool):  # most of a page by far
+        return data
     if isinstance(data, str):
         return visible_lines(data)
     if isinstance(data, Mapping):

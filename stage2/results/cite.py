@@ -130,7 +130,7 @@ def _merged(uses: Iterable[Uses]) -> Uses:
 
 def _of_file(path: str) -> Uses:
     with Store(path) as store:
-        runs = [run for bank in store.banks() for run in store.runs(bank)]
+        runs = [run for bank in store.banks() for run in store.unmeasured_runs(bank)]
     if not runs:
         raise errors.ConfigError(f"{path} holds no finished run. Run `featbank sweep` again.")
     configurations = {run.id: (run.name, run.parameters) for run in runs}.values()

@@ -227,6 +227,10 @@ class Store:
             )
         return matches[0], banks[matches[0]]
 
+    def unmeasured_runs(self, fingerprint: str) -> list[RunRow]:
+        """All runs on a bank, without their metrics."""
+        return self._read(lambda rows: rows.runs(fingerprint, rows.digests(fingerprint)))
+
     def runs(self, fingerprint: str) -> list[Run]:
         """All runs on a bank with their metrics."""
 

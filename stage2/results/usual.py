@@ -59,8 +59,12 @@ def classifiers_of(rows: Iterable[Mapping[str, Any]], views: Iterable[str]) -> s
     Numbers do not decide which that is: a recipe is built once for all that differ in these alone.
     """
     kinds: dict[tuple[Any, ...], tuple[str, Mapping[str, Any]]] = {}
+    before = None
     for row in rows:
         name, parameters = row["name"], row["parameters"]
+        if parameters is before:  # the other epoch of a configuration
+            continue
+        before = parameters
         texts = (0 if type(value) in (int, float) else value for value in parameters.values())
         kinds.setdefault((name, *parameters, *texts), (name, parameters))
     found: set[tuple[str, str]] = set()
