@@ -58,7 +58,7 @@ def same_light(
     without."""
     if digest is None:
         return not any(evaluations)
-    if not (_is_digest(digest) and all(map(_is_digest, evaluations))):
+    if not _is_digest(digest) or (evaluations and not all(map(_is_digest, evaluations))):
         return False
     return digest[:HALF] == light_digest(table, light, digest[HALF:], evaluations)
 

@@ -89,7 +89,7 @@ def put(path: Path, table: str, column: str, value: Any, row: int, *, agreeing: 
         database.execute(
             f"UPDATE OR IGNORE {table} SET {column} = ? WHERE rowid = "
             f"(SELECT rowid FROM {table} LIMIT 1 OFFSET ?)",
-            (value, row % count),
+            (value, row % max(count, 1)),
         )
         if agreeing:
             renew(database)
@@ -181,7 +181,7 @@ def damage(path: Path, case: Case) -> None:
     if how.startswith("mutated"):
         with closing(sqlite3.connect(path)) as database:
             values = database.execute(f"SELECT {column} FROM {table}").fetchall()
-        value = mutated(values[row % len(values)][0], draw)
+        value = mutated(values[row % len(values)][0], draw) if values else value
     put(path, table, column, value, row, agreeing=how.endswith("agreeing"))
 
 
