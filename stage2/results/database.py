@@ -7,7 +7,8 @@ and several sweeps may write one file. On a network file system it runs without 
 Where no -wal file with content lies beside it, a file that is only read is opened as ``immutable``:
 SQLite then writes nothing, neither to the file nor beside it, so read-only folders and full disks
 are no obstacle. As it takes no locks, `Database.read` checks afterwards whether another process has
-begun to write, and if so reads again.
+begun to write, and if so reads again; on a network file system, where a writer leaves no -wal file
+to read beside, under a lock.
 """
 
 from __future__ import annotations
@@ -75,6 +76,7 @@ class Database:
     def __init__(self, path: Path | None, *, create: bool) -> None:
         self.path, self._create = path, create
         self._network: str | None = None
+        self._shared = False  # whether others are known to write to it
         self._state: State | None = None
         self._failed = False
         self._lock = threading.RLock()
@@ -114,6 +116,7 @@ class Database:
             if self.path is None or not self._is_written(self.path):
                 break
             self.connection.close()
+            self._shared = (self._state or ())[:1] == _state(self.path)[:1]  # it is the same file
             try:
                 self._open(self.path)
             except _FAILURES as error:
@@ -187,14 +190,14 @@ class Database:
         state = _state(path)
         if not self._create and _beside(path, "-journal").exists():
             mode = "rw"  # of a writer at work, or of a killed one, which SQLite must roll back
-        elif not self._create and state[-1] == 0:
+        elif not self._create and state[-1] == 0 and not (self._network and self._shared):
             mode, self._state = "ro&immutable=1", state
         # a URI, as SQLite takes some plain names for something other than a file
         uri = f"{Path(os.path.realpath(path)).as_uri()}?mode={mode}"
         self.connection = sqlite3.connect(uri, uri=True, timeout=WAIT, check_same_thread=False)
         try:
             _configure(self.connection, query_only=not self._create)
-            if self._network and self._create:
+            if self._network and self._state is None:
                 journal.hold_index(self.connection, wait=WAIT)
             _check(self.connection, path, self._create)
             if self._network and self._create:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sqlite3
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -171,6 +173,47 @@ def test_a_reader_beside_a_writer_there(remote: Path) -> None:
 
                 writer.add_runs(bank, seen())
                 assert len(reader.runs(bank)) == whole + count + 1
+
+
+def test_a_reader_beside_one_who_writes_all_the_time(remote: Path) -> None:
+    """Reference: two counts of one query are equal, although somebody writes between them; the
+    second attempt has a lock, for which the writer waits."""
+    threads: list[Thread] = []
+    counts: list[tuple[int, int]] = []
+    with pytest.warns(UserWarning, match=re.escape(WARNING)):
+        writer = Store(remote, create=True)
+
+    def count(connection: sqlite3.Connection) -> int:
+        return connection.execute("SELECT count(*) FROM run").fetchone()[0]
+
+    def query(connection: sqlite3.Connection) -> None:
+        first = count(connection)
+        run = _another(len(threads))
+        threads.append(Thread(target=lambda: writer.add_runs(bank, [run])))
+        threads[-1].start()
+        threads[-1].join(0.5)
+        counts.append((first, count(connection)))
+
+    with writer, Store(remote) as reader:
+        (bank, *_) = reader.banks()
+        before = len(reader.runs(bank))
+        reader.file.read(query)
+        for thread in threads:
+            thread.join()
+        assert counts[-1] == (before + 1, before + 1)
+        assert len(counts) == len(threads) == 2
+        assert len(reader.runs(bank)) == before + 2
+
+
+def test_a_file_that_is_replaced_while_it_is_read(remote: Path, sound: Path) -> None:
+    """Reference: the names beside it; the new file is in WAL mode, and has no index there."""
+    with Store(remote) as reader:
+        content = reader.banks()
+        os.replace(shutil.copy(sound, remote.with_name("new")), remote)
+        assert _mode(remote) == "wal"
+        names = set(os.listdir(remote.parent))
+        assert reader.banks() == content
+        assert set(os.listdir(remote.parent)) == names
 
 
 def test_several_open_a_wal_at_the_same_moment(path: Path, monkeypatch: Any) -> None:
