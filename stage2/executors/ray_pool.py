@@ -7,17 +7,20 @@ the group of a lost worker goes to the next free one, and a new actor takes the 
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import featbank
 from featbank import errors
@@ -35,16 +38,19 @@ process after 60."""
 GATHERING = 15.0
 """Seconds that the first worker waits for the others, whose memory the plan depends on."""
 
+CLOSING = 5.0
+"""Seconds to wait for the end of workers; Ray ends them with the connection as well."""
+
 STARTS = 3
 """Workers that may fail to start on a node."""
 
 
 @dataclass(eq=False)
 class Member:
-    """A worker: its actor and node, where it runs once that is known, and the groups it has."""
+    """A worker: its node, its actor and place once it has started, and the groups it has."""
 
-    actor: Any
     node: str
+    actor: Any = None
     place: Place | None = None
     sent: list[FusedGroup] = field(default_factory=list)
     last: BatchStream | None = None
@@ -88,7 +94,8 @@ class Pool:
         self._starting: list[Member] = []
         self._refused: dict[str, str] = {}
         self._failures: Counter[str] = Counter()
-        self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self._orders: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._here = ray.get_runtime_context().get_node_id()
         self._heard = time.monotonic()
         self._nodes: dict[str, dict[str, Any]] = {}
@@ -96,7 +103,8 @@ class Pool:
         self._see(ray.nodes())
         if not self.count:
             raise errors.ConfigError(self._too_large())
-        threading.Thread(target=self._watch, daemon=True).start()
+        for loop in (self._watch, self._serve):
+            threading.Thread(target=loop, daemon=True).start()
 
     @property
     def count(self) -> int:
@@ -139,7 +147,7 @@ class Pool:
         """Call `handle` with the future of a call once it is done, in `turn`."""
         reference.future().add_done_callback(lambda done: self.call(lambda: handle(done)))
 
-    def call(self, handle: Callable[[], None]) -> None:
+    def call(self, handle: Callable[[], object]) -> None:
         """Call `handle` in `turn`, from any thread."""
         self._events.put(handle)
 
@@ -184,6 +192,9 @@ class Pool:
         self._closed.set()
         for member in [*self.members, *self._starting]:
             self._end(member)
+        ended = threading.Event()
+        self._orders.put(ended.set)
+        ended.wait(0 if self._silent else CLOSING)
 
     @property
     def _silent(self) -> bool:
@@ -208,28 +219,30 @@ class Pool:
 
     def _grow(self) -> None:
         """Start workers, as many as there is room for."""
-        if self._silent:  # it would wait for the head
-            return
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
         present = Counter(member.node for member in (*self.members, *self._starting))
-        threads = 1 if self.gpus else self.cpus
         for node in self._nodes:
             for _ in range(self._room(node) - present[node]):
-                made = ray.remote(Worker).options(
-                    num_gpus=self.gpus,
-                    num_cpus=self.cpus,
-                    max_restarts=0,
-                    max_concurrency=self.depth,
-                    scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
-                )
-                member = Member(made.remote(), node)
+                member = Member(node)
                 self._starting.append(member)
-                self._await(member, threads)
+                self._orders.put(partial(self._start, member))
 
-    def _await(self, member: Member, threads: int) -> None:
-        reference = member.actor.place.remote(self.device, threads)
-        self.when(reference, partial(self._joined, member))
+    def _start(self, member: Member) -> None:
+        """Start a worker, and have it prepare."""
+        made = ray.remote(Worker).options(
+            num_gpus=self.gpus,
+            num_cpus=self.cpus,
+            max_restarts=0,
+            max_concurrency=self.depth,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(member.node, soft=False),
+        )
+        try:
+            member.actor = made.remote()
+            place = member.actor.place.remote(self.device, 1 if self.gpus else self.cpus)
+            self.when(place, partial(self._joined, member))
+        except Exception as error:
+            failed: Future[Place] = Future()
+            failed.set_exception(error)
+            self.call(partial(self._joined, member, failed))
 
     def _joined(self, member: Member, future: Any) -> None:
         """Take a worker that has started, or refuse its node."""
@@ -283,11 +296,17 @@ class Pool:
         return self._nodes[member.node]["NodeManagerHostname"]
 
     def _end(self, member: Member) -> None:
-        if not self._silent:  # as above
-            ray.kill(member.actor, no_restart=True)
+        self._orders.put(lambda: member.actor and ray.kill(member.actor, no_restart=True))
+
+    def _serve(self) -> None:
+        """Start and end workers, in a thread: a lost head lets it wait forever."""
+        while True:
+            order = self._orders.get()
+            with contextlib.suppress(Exception):  # a worker that is not there is not to be ended
+                order()
 
     def _watch(self) -> None:
-        """Look at the nodes from time to time, in a thread, as a lost head answers nothing."""
+        """Look at the nodes from time to time, in a thread as well."""
         while not self._closed.wait(TICK):
             try:
                 nodes = ray.nodes()

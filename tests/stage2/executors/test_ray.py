@@ -126,6 +126,14 @@ def test_folds_and_probes(plain: Bank, cluster: Ray) -> None:
     are trained here, once, and workers train none."""
     recipes = expand({"lws": {"epochs": [2]}, "tau_norm": {}, "crt": {"epochs": [2]}})
     recipes.append(Recipe("disalign", z0="cosine", epochs=2))
+    for member in cluster._workers().members:
+        forbid = member.actor.__ray_call__.remote(
+            lambda _: (
+                setattr(sys.modules["stage2.features.probes"], "fit_linear", None)
+                or setattr(sys.modules["stage2.features.probes"], "fit_cosine", None)
+            )
+        )
+        ray.get(forbid)
     lines: dict[str, list[str]] = {"here": [], "there": []}
     expected = sweep(plain, recipes, folds=3, screen=True, notice=lines["here"].append)
     got = sweep(

@@ -13,13 +13,15 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from featbank import Bank
+from featbank import Bank, write_bank
 from stage2.methods.recipe import Recipe
 from stage2.results.store import Store
 from stage2.sweep import sweep
-from tests.conftest import ROOT, Toy
+from tests.conftest import ROOT
 from tests.stage2.executors.nodes import Nodes, kill, two_nodes
 
 pytest.importorskip("ray")
@@ -37,10 +39,21 @@ def nodes() -> Iterator[Nodes]:
         yield opened
 
 
-@pytest.fixture
-def big(make_toy: Callable[..., Toy], tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bank of groups that take a second or two."""
-    return make_toy((500, 200, 60, 20, 9), dim=256, views=("instance",)).write(tmp_path / "big.h5")
+    rng = np.random.default_rng(0)
+    labels = {
+        "train": np.repeat(np.arange(5), (500, 200, 60, 20, 9)),
+        "test": np.repeat(np.arange(5), 20),
+    }
+    features = {
+        split: {"instance": (rng.normal(size=(len(y), 256)) + y[:, None] / 5).astype(np.float32)}
+        for split, y in labels.items()
+    }
+    path = tmp_path_factory.mktemp("bank") / "big.h5"
+    write_bank(path, features, labels, class_names=[str(k) for k in range(5)])
+    return path
 
 
 def figures(bank: Path, results: Path) -> dict[str, object]:
@@ -49,14 +62,16 @@ def figures(bank: Path, results: Path) -> dict[str, object]:
         return {run.recipe: (run.status, run.metrics) for run in store.runs(opened.fingerprint)}
 
 
-@pytest.fixture
-def expected(big: Path, tmp_path: Path) -> dict[str, object]:
+@pytest.fixture(scope="module")
+def expected(big: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     """The figures of a local sweep."""
+    results = tmp_path_factory.mktemp("local") / "local.sqlite"
+    torch.set_num_threads(1)
     recipes = [
         Recipe("crt", epochs=EPOCHS, steps_per_epoch=STEPS, seed=seed) for seed in range(SEEDS)
     ]
-    sweep(big, recipes, results=tmp_path / "local.sqlite", workers=1)
-    return figures(big, tmp_path / "local.sqlite")
+    sweep(big, recipes, results=results, workers=1)
+    return figures(big, results)
 
 
 def stored(bank: Path, results: Path) -> int:
@@ -105,9 +120,8 @@ def test_the_command_is_killed(
     ended(running)
     before = stored(big, results)
     assert 0 < before < SEEDS
-    code, error = ended(again := nodes.sweep(big, *OPTIONS, "-o", results))
+    code, error = ended(nodes.sweep(big, *OPTIONS, "-o", results))
     assert code == 0, error
-    assert again
     assert figures(big, results) == expected
 
 
@@ -135,13 +149,14 @@ def test_the_head_is_lost_and_comes_back(
     results = tmp_path / "ray.sqlite"
     running = nodes.sweep(big, *OPTIONS, "-o", results)
     wait(lambda: stored(big, results))
+    assert stored(big, results) < SEEDS, "the sweep was done before"
     nodes.kill_head()
+    for number in (2, 3):  # else the groups that they train still arrive
+        nodes.kill_node(number)
     code, error = ended(running, 60)
     assert code == 1, error
     assert "Ray" in error.splitlines()[-1]
     assert "the same command continues" in error.splitlines()[-1]
-    for number in (2, 3):
-        nodes.kill_node(number)
     nodes.start_head()
     nodes.start_node(number=2)
     code, error = ended(nodes.sweep(big, *OPTIONS, "-o", results))
