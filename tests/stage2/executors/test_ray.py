@@ -67,7 +67,7 @@ def cluster() -> Iterator[Ray]:
     handler = signal.getsignal(signal.SIGTERM)
     ray.init(
         num_cpus=2,
-        num_gpus=0,
+        num_gpus=1,
         include_dashboard=False,
         log_to_driver=False,
         object_store_memory=100 << 20,
@@ -75,7 +75,7 @@ def cluster() -> Iterator[Ray]:
     )
     signal.signal(signal.SIGTERM, handler)
     try:
-        with Ray(cpus_per_group=1) as opened:
+        with Ray(gpus_per_group=0, cpus_per_group=1) as opened:
             yield opened
     finally:
         ray.shutdown()
@@ -327,7 +327,10 @@ def test_the_extra_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_room(cluster: Ray) -> None:
     """Reference: ConfigError with what there is."""
-    with Ray(cpus_per_group=64) as large, pytest.raises(errors.ConfigError, match="64 CPUs"):
+    with (
+        Ray(gpus_per_group=0, cpus_per_group=64) as large,
+        pytest.raises(errors.ConfigError, match="64 CPUs"),
+    ):
         large.site()
 
 
@@ -349,7 +352,7 @@ def test_the_command(featbank: Run, toy_bank: Path, cluster: Ray) -> None:
     cluster.__exit__()  # its workers leave their CPUs to others
     options = ("--recipe", "crt", "--recipe", "ncm", "--seeds", "0,1")
     local = featbank("sweep", toy_bank, *options, "-o", "local.sqlite")
-    on_ray = (*options, "--executor", "ray", "--cpus-per-group", 1)
+    on_ray = (*options, "--executor", "ray", "--cpus-per-group", 1, "--gpus-per-group", 0)
     done = featbank("sweep", toy_bank, *on_ray, "-o", "ray.sqlite")
 
     def table(text: str) -> list[str]:
@@ -357,3 +360,17 @@ def test_the_command(featbank: Run, toy_bank: Path, cluster: Ray) -> None:
 
     assert table(done.stdout) == table(local.stdout)
     assert "on 2 workers with cpu" in done.stdout
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here such workers start")
+def test_workers_that_do_not_start(cluster: Ray) -> None:
+    """Reference: ConfigError with the machine and the reason: Ray was told of a GPU that is not
+    there, which two groups share."""
+    cluster.__exit__()
+    started = time.monotonic()
+    with (
+        Ray(gpus_per_group=0.5, cpus_per_group=1) as wrong,
+        pytest.raises(errors.ConfigError, match=r"No worker starts on .*\(.*\)\. Is featbank"),
+    ):
+        wrong.site()
+    assert time.monotonic() - started < 60
