@@ -19,6 +19,7 @@ import sqlite3
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -192,13 +193,12 @@ class Database:
             mode = "rw"  # of a writer at work, or of a killed one, which SQLite must roll back
         elif not self._create and state[-1] == 0 and not (self._network and self._shared):
             mode, self._state = "ro&immutable=1", state
-        # a URI, as SQLite takes some plain names for something other than a file
-        uri = f"{Path(os.path.realpath(path)).as_uri()}?mode={mode}"
-        self.connection = sqlite3.connect(uri, uri=True, timeout=WAIT, check_same_thread=False)
+        connect = partial(self._connected, path, mode)
+        if self._network and self._state is None:
+            self.connection = journal.hold_index(connect, wait=WAIT)
+        else:
+            self.connection = connect()
         try:
-            _configure(self.connection, query_only=not self._create)
-            if self._network and self._state is None:
-                journal.hold_index(self.connection, wait=WAIT)
             _check(self.connection, path, self._create)
             if self._network and self._create:
                 journal.leave_wal(self.connection, _beside(path, "-shm"), wait=WAIT)
@@ -206,6 +206,17 @@ class Database:
                 journal.enter_wal(self.connection, wait=WAIT)
         except BaseException:
             self.connection.close()
+            raise
+
+    def _connected(self, path: Path, mode: str) -> sqlite3.Connection:
+        # a URI, as SQLite takes some plain names for something other than a file
+        uri = f"{Path(os.path.realpath(path)).as_uri()}?mode={mode}"
+        connection = sqlite3.connect(uri, uri=True, timeout=WAIT, check_same_thread=False)
+        try:
+            _configure(connection, query_only=not self._create)
+            return connection
+        except BaseException:
+            connection.close()
             raise
 
 

@@ -8,16 +8,20 @@ a lock with which no other process can open the file.
 
 from __future__ import annotations
 
+import random
 import sqlite3
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 _STEP = 0.05
 """Seconds between two attempts at a lock that SQLite does not wait for by itself."""
 
+_DRAW = random.SystemRandom()
 
-def hold_index(database: sqlite3.Connection, *, wait: float) -> None:
-    """Before anything is read of a file on a network file system: have no index beside it.
+
+def hold_index(connect: Callable[[], sqlite3.Connection], *, wait: float) -> sqlite3.Connection:
+    """A connection to a file on a network file system, which has no index beside it.
 
     Where the file is in WAL mode, no other process has access to it until `leave_wal`.
 
@@ -26,9 +30,23 @@ def hold_index(database: sqlite3.Connection, *, wait: float) -> None:
     sqlite3.OperationalError
         Where others have kept it locked for `wait` seconds.
     """
-    database.execute("PRAGMA locking_mode = EXCLUSIVE")
-    if _patiently(database, "PRAGMA journal_mode", wait) != "wal":
-        _release(database)
+    end = time.monotonic() + wait
+    while True:
+        database = connect()
+        try:
+            database.execute("PRAGMA busy_timeout = 0")
+            database.execute("PRAGMA locking_mode = EXCLUSIVE")
+            (mode,) = database.execute("PRAGMA journal_mode").fetchone()
+            database.execute(f"PRAGMA busy_timeout = {round(1000 * wait)}")
+            if mode != "wal":
+                _release(database)
+            return database
+        except BaseException as error:
+            # Nobody gets the whole lock while others keep the shared ones with which they began.
+            database.close()
+            if not _is_busy(error) or time.monotonic() > end:
+                raise
+        time.sleep(_DRAW.uniform(0, 2 * _STEP))
 
 
 def leave_wal(database: sqlite3.Connection, index: Path, *, wait: float) -> None:
@@ -60,7 +78,10 @@ def _patiently(database: sqlite3.Connection, statement: str, wait: float) -> obj
             (value,) = database.execute(statement).fetchone()
             return value
         except sqlite3.OperationalError as error:
-            busy = error.sqlite_errorname.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
-            if not busy or time.monotonic() > end:
+            if not _is_busy(error) or time.monotonic() > end:
                 raise
             time.sleep(_STEP)
+
+
+def _is_busy(error: BaseException) -> bool:
+    return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
