@@ -270,7 +270,8 @@ def print_tables(
     for title, header, lines, texts in tables:
         if title:
             output.print(escape(visible(title)), soft_wrap=whole)
-        widths = _widths(header, lines, output.width)
+        shown = [[*map(visible, line)] for line in lines]
+        widths = _widths(header, shown, output.width)
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         for place, name in enumerate(header):
             right = place >= texts
@@ -282,12 +283,12 @@ def print_tables(
                 min_width=widths[place] if widths else None,
             )
         if not widths:
-            for line in lines:
-                table.add_row(*(escape(visible(cell)) for cell in line))
+            for line in shown:
+                table.add_row(*map(escape, line))
         with output.capture() as frame:
             output.print(table)
         *above, bottom = frame.get().splitlines(keepends=True)
-        body = (_padded(line, widths, texts) for line in lines) if widths else ()
+        body = (_padded(line, widths, texts) for line in shown) if widths else ()
         output.file.writelines([*above, *body, bottom])
     output.print(escape(visible_lines(below)), soft_wrap=whole)
 
@@ -295,24 +296,24 @@ def print_tables(
 def _widths(header: Sequence[str], lines: Sequence[Sequence[str]], room: int) -> list[int]:
     """The widths of the columns of a table; none where it is wider than there is room, so that
     rich has to fold it, which takes a millisecond for each line."""
-    from rich.cells import cell_len
-
-    words = [max(map(cell_len, visible(name).split(" "))) for name in header]
+    words = [max(map(_length, visible(name).split(" "))) for name in header]
     columns = zip(*lines, strict=True) if lines else [()] * len(header)
-    widest = [
-        max((cell_len(visible(cell)) for cell in dict.fromkeys(cells)), default=0)
-        for cells in columns
-    ]
+    widest = [max(map(_length, cells), default=0) for cells in columns]
     widths = [max(pair) for pair in zip(words, widest, strict=True)]
     return widths if sum(widths) + 2 * len(widths) <= room else []
 
 
 def _padded(line: Sequence[str], widths: Sequence[int], texts: int) -> str:
     """A line of a table as rich prints it, the first `texts` of its cells to the left."""
-    from rich.cells import cell_len
-
     cells = []
-    for place, (cell, width) in enumerate(zip(map(visible, line), widths, strict=True)):
-        blank = " " * (width - cell_len(cell))
+    for place, (cell, width) in enumerate(zip(line, widths, strict=True)):
+        blank = " " * (width - _length(cell))
         cells.append(cell + blank if place < texts else blank + cell)
     return f" {'  '.join(cells)} \n"
+
+
+def _length(text: str) -> int:
+    """Columns of a terminal that a text takes."""
+    from rich.cells import cell_len
+
+    return len(text) if text.replace("±", "").isascii() else cell_len(text)

@@ -60,7 +60,8 @@ def same_light(
         return not any(evaluations)
     if not _is_digest(digest) or (evaluations and not all(map(_is_digest, evaluations))):
         return False
-    return digest[:HALF] == light_digest(table, light, digest[HALF:], evaluations)
+    parts = _joined(table, light), digest[HALF:], *evaluations
+    return digest[:HALF] == hashlib.sha256(b"".join(parts)).digest()
 
 
 def same_heavy(table: str, key: Sequence[Value], heavy: Sequence[Value], digest: Any) -> bool:

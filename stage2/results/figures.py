@@ -96,6 +96,9 @@ def over_seeds(values: Sequence[float | None]) -> tuple[float | None, float | No
     known = [value for value in values if value is not None]
     if len(known) < 2:
         return (float(known[0]), None) if known else (None, None)
+    if len(known) == 2:  # what follows gives the same to the last bit, in three times the time
+        gap = known[1] - known[0]
+        return (known[0] + known[1]) / 2, math.sqrt((-gap / 2) ** 2 + (gap - gap / 2) ** 2)
     gaps = [value - known[0] for value in known]  # zeros, not rounding errors, for equal values
     middle = statistics.fmean(gaps)
     spread = math.fsum((gap - middle) ** 2 for gap in gaps)

@@ -275,20 +275,11 @@ def _rows(
     return [Row({**known, "epoch": epoch}, averaged) for epoch in epochs]
 
 
-def _metric(run: Run, split: str, epoch: str, metric: str) -> float | None:
-    """A metric of a run; where no epoch was selected, the last one counts as that.
-
-    None where it was not measured: older files lack newer metrics.
-    """
-    return run.metrics.get((split, run.measured_at(split, epoch)), {}).get(metric)
-
-
 def selecting_figure(run: Run, select_on: str, epoch: str, metric: str) -> float | None:
     """A figure by which a run is selected; of accuracies on val, that before calibration."""
-    uncalibrated = None
-    if metric == RANKING:
-        uncalibrated = _metric(run, select_on, epoch, UNCALIBRATED)
-    return _metric(run, select_on, epoch, metric) if uncalibrated is None else uncalibrated
+    values = run.metrics.get((select_on, run.measured_at(select_on, epoch)), {})
+    uncalibrated = values.get(UNCALIBRATED) if metric == RANKING else None
+    return values.get(metric) if uncalibrated is None else uncalibrated
 
 
 def differences(row: Row) -> str:

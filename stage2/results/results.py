@@ -13,6 +13,7 @@ import numpy as np
 from featbank import errors
 from featbank.wording import listed
 from stage2.features.folds import is_folds
+from stage2.results.batches import uncollected
 from stage2.results.configurations import Configuration, matching, search_note
 from stage2.results.ensembles import ENSEMBLE
 from stage2.results.leaderboard import Leaderboard, board_of, ranking_of, why_unranked
@@ -83,6 +84,7 @@ class Results:
         For an unknown bank or split, or a file without results.
     """
 
+    @uncollected()
     def __init__(
         self,
         store: Store,

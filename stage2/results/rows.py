@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -309,8 +309,18 @@ class StoredRows:
         self, table: str, columns: Sequence[str], rest: str, *values: Value
     ) -> sqlite3.Cursor:
         """Rows of a table; columns that its schema lacks are None."""
-        known = [name if self._has(table, name) else "NULL" for name in columns]
-        return self.database.execute(f"SELECT {', '.join(known)} FROM {table} {rest}", values)
+        return self.database.execute(self._sql(table, (*columns,), rest), values)
+
+    @cached_property
+    def _sql(self) -> Callable[[str, tuple[str, ...], str], str]:
+        """The statement of a selection, by table, columns and the rest of it."""
+
+        @cache
+        def sql(table: str, columns: tuple[str, ...], rest: str) -> str:
+            known = [name if self._has(table, name) else "NULL" for name in columns]
+            return f"SELECT {', '.join(known)} FROM {table} {rest}"
+
+        return sql
 
     def _row(self, table: str, columns: Sequence[str], key: Sequence[str]) -> tuple[Any, ...]:
         """The one row of a key."""

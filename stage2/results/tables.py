@@ -84,6 +84,8 @@ class Column:
             row = board.ranked(rows)
         else:  # where no epoch was selected, the last one counts as that
             row = next((row for row in rows if row["epoch"] == self.epoch), rows[0])
+        if self.name in METRICS:
+            return row[self.name], row[f"{self.name}_std"]
         return row[self.name], row.get(f"{self.name}_std")
 
     def text(self, board: Leaderboard, rows: Sequence[Row]) -> str:
