@@ -1,7 +1,7 @@
 """Commands on a results file of 20,000 runs: their time and their peak memory.
 
-Claim (two cores, no GPU, the file in the page cache): leaderboard, report and compare of 20,000
-runs. docs/performance.md has the figures.
+Claim: no table, comparison or report takes more than 300 MB or imports PyTorch, and none takes
+longer than 8 s of a processor that others share. docs/performance.md has the figures.
 
     python scripts/benchmark_results.py [--runs 20000] [--seeds 2] [--file runs.sqlite] [NAME …]
 
