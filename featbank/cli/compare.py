@@ -9,6 +9,7 @@ import click
 
 from featbank.cli.leaderboard import print_tables
 from featbank.cli.options import FILE, Integer, epoch_option, format_option, selection_options
+from featbank.memory import uncollected
 
 
 @click.command()
@@ -38,6 +39,7 @@ from featbank.cli.options import FILE, Integer, epoch_option, format_option, sel
     show_default=True,
     help="How many of the classes that differ most are shown.",
 )
+@uncollected()
 def compare(
     *,
     results: Path,

@@ -13,6 +13,7 @@ from featbank.characters import visible, visible_lines
 from featbank.cli.options import FILE, Integer, banks_option, format_option, selection_options
 from featbank.cli.terminal import console, say
 from featbank.errors import ConfigError
+from featbank.memory import uncollected
 from featbank.wording import number
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Correct the best figure by nested folds of the rows that select, not by the bootstrap.",
 )
+@uncollected()
 def leaderboard(
     *,
     results: Path,

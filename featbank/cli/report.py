@@ -9,6 +9,7 @@ import click
 
 from featbank.cli.options import FILE, Integer, banks_option, output_option, selection_options
 from featbank.cli.terminal import say
+from featbank.memory import uncollected
 
 
 @click.command()
@@ -30,6 +31,7 @@ from featbank.cli.terminal import say
     help="Configurations whose details the page carries: the best of each recipe, then the next "
     "best. The leaderboard has all. Of each bank where there are several.",
 )
+@uncollected()
 def report(
     *,
     results: Path,

@@ -7,8 +7,6 @@ left to `stage2.results.content`, which takes them one by one and says what is w
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import starmap
@@ -68,19 +66,6 @@ class Metrics(Mapping[str, float | None]):
 
     def __repr__(self) -> str:
         return repr(dict(self))
-
-
-@contextlib.contextmanager
-def uncollected() -> Iterator[None]:
-    """Suspend Python's search for cycles while many objects are made that are all to stay: it
-    would go through them again and again, a tenth of the time."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def batches(rows: Iterable[Sequence[Any]], text: int) -> Iterator[list[Sequence[Any]]]:

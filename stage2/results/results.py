@@ -11,9 +11,9 @@ from typing import Self
 import numpy as np
 
 from featbank import errors
+from featbank.memory import uncollected
 from featbank.wording import listed
 from stage2.features.folds import is_folds
-from stage2.results.batches import uncollected
 from stage2.results.configurations import Configuration, matching, search_note
 from stage2.results.ensembles import ENSEMBLE
 from stage2.results.leaderboard import Leaderboard, board_of, ranking_of, why_unranked

@@ -200,7 +200,7 @@ def test_a_signal_during_the_imports_is_one_line(
     handler = signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
     try:
         process = subprocess.Popen(
-            [FEATBANK, "methods"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path
+            [FEATBANK, "benchmark"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path
         )
     finally:
         signal.signal(signal.SIGINT, handler)
