@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -273,7 +274,8 @@ def print_tables(
         if title:
             output.print(escape(visible(title)), soft_wrap=whole)
         shown = [[*map(visible, line)] for line in lines]
-        widths = _widths(header, shown, output.width)
+        lengths = [[*map(_length, line)] for line in shown]
+        widths = _widths(header, lengths, output.width)
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         for place, name in enumerate(header):
             right = place >= texts
@@ -290,26 +292,26 @@ def print_tables(
         with output.capture() as frame:
             output.print(table)
         *above, bottom = frame.get().splitlines(keepends=True)
-        body = (_padded(line, widths, texts) for line in shown) if widths else ()
+        body = map(partial(_padded, widths, texts), shown, lengths) if widths else ()
         output.file.writelines([*above, *body, bottom])
     output.print(escape(visible_lines(below)), soft_wrap=whole)
 
 
-def _widths(header: Sequence[str], lines: Sequence[Sequence[str]], room: int) -> list[int]:
-    """The widths of the columns of a table; none where it is wider than there is room, so that
-    rich has to fold it, which takes a millisecond for each line."""
+def _widths(header: Sequence[str], lengths: Sequence[Sequence[int]], room: int) -> list[int]:
+    """The widths of the columns of a table whose cells have these lengths; none where it is wider
+    than there is room, so that rich has to fold it, which takes a millisecond for each line."""
     words = [max(map(_length, visible(name).split(" "))) for name in header]
-    columns = zip(*lines, strict=True) if lines else [()] * len(header)
-    widest = [max(map(_length, cells), default=0) for cells in columns]
+    columns = zip(*lengths, strict=True) if lengths else [()] * len(header)
+    widest = [max(column, default=0) for column in columns]
     widths = [max(pair) for pair in zip(words, widest, strict=True)]
     return widths if sum(widths) + 2 * len(widths) <= room else []
 
 
-def _padded(line: Sequence[str], widths: Sequence[int], texts: int) -> str:
+def _padded(widths: Sequence[int], texts: int, line: Sequence[str], lengths: Sequence[int]) -> str:
     """A line of a table as rich prints it, the first `texts` of its cells to the left."""
     cells = []
-    for place, (cell, width) in enumerate(zip(line, widths, strict=True)):
-        blank = " " * (width - _length(cell))
+    for place, cell in enumerate(line):
+        blank = " " * (widths[place] - lengths[place])
         cells.append(cell + blank if place < texts else blank + cell)
     return f" {'  '.join(cells)} \n"
 

@@ -89,6 +89,8 @@ class Leaderboard:
 
     def first(self, top: int | None) -> Leaderboard:
         """Only the first configurations, or all."""
+        if top is None:
+            return self
         rows = [row for rows in self.configurations()[:top] for row in rows]
         return replace(self, rows=rows, _epochs=self.epochs)
 
