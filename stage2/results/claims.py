@@ -233,30 +233,23 @@ class Claims:
         with others; and the recipes that others have trained in groups of their own."""
         live = self._live(database)
         tasks = {task.key: task for task in read_tasks(database, self._bank)}
-        ended = [key for key in waiting if key in tasks and tasks[key].state == "done"]
         others = [
             task
             for task in tasks.values()
             if task.kind == kind and task.key not in waiting and task.worker != self._name
             if task.worker in live or self._is_new(task)
         ]
-        trained, training = (
-            {
-                each
-                for t in others
-                if t.state == state
-                for each in read_recipes(database, self._bank, t)
-            }
-            for state in ("done", "running")
-        )
+        trained, training = set[str](), set[str]()
+        for task in others:
+            hashes = trained if task.state == "done" else training
+            hashes.update(read_recipes(database, self._bank, task))
         ended = []
         for key, group in waiting.items():
-            task, hashes = tasks.get(key), {recipe.hash for recipe in group.recipes}
-            if hashes <= trained or (task and task.state == "done"):
+            own, hashes = tasks.get(key), {recipe.hash for recipe in group.recipes}
+            claimed = own is not None and own.state == "running" and own.worker in live
+            if hashes <= trained or (own is not None and own.state == "done"):
                 ended.append(key)
-            elif not (
-                hashes & training or (task and task.state == "running" and task.worker in live)
-            ):
+            elif not claimed and not hashes & training:
                 self._put(database, key, kind, state="running", worker=self._name)
                 return ended, key, hashes & trained
         return ended, None, set()
