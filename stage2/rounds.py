@@ -13,7 +13,7 @@ from stage2.engine.outcome import Outcome
 from stage2.engine.plan import FusedGroup
 from stage2.executors import Executor, Trained
 from stage2.features.folds import Folds
-from stage2.features.planning import plan_bank, unfinished, work_on
+from stage2.features.planning import unfinished, work_on
 from stage2.loggers import Loggers
 from stage2.methods.recipe import Recipe
 from stage2.results.claims import Claims
@@ -95,10 +95,14 @@ class Rounds:
     record: Record
     done: set[str]
 
+    @property
+    def _plan(self) -> Callable[..., list[FusedGroup]]:
+        return partial(self.executor.site.plan, self.bank)
+
     def train(self, wanted: list[Recipe], halving: Halving | None = None, later: int = 0) -> None:
         """Train recipes on all rows; further rounds have an estimated number of runs."""
         self.record.expect(sum(recipe.hash not in self.done for recipe in wanted), later)
-        groups = unfinished(partial(self._planned, whole=bool(halving)), wanted, self.done)
+        groups = unfinished(partial(self._plan, whole=bool(halving)), wanted, self.done)
         self._run(groups, str(halving or "all rows"), halving=halving)
 
     def on_folds(
@@ -114,7 +118,7 @@ class Rounds:
         rows."""
         waiting = [recipe for recipe in wanted if recipe.hash not in done]
         self.record.expect(len(waiting), len(likely_finals(waiting)) * finals)
-        groups = unfinished(partial(self._planned, folds=folds.count), wanted, done)
+        groups = unfinished(partial(self._plan, folds=folds.count), wanted, done)
         self._run(groups, folds.name, quietly=bool(self.bank.seen("train").any()))
         if not finals:
             return
@@ -128,7 +132,7 @@ class Rounds:
         recipes that were left out."""
         first, others = by_first_seed(wanted)
         waiting = [recipe for recipe in others if recipe.hash not in self.done]
-        self.train(first, halving, others_left(halving, self._planned(first, whole=True), waiting))
+        self.train(first, halving, others_left(halving, self._plan(first, whole=True), waiting))
         statuses = self.store.statuses(self.bank.fingerprint)
         left = {recipe.id for recipe in first if statuses.get(recipe.hash) == "done"}
         self.train([recipe for recipe in others if recipe.id in left])
@@ -152,18 +156,3 @@ class Rounds:
         for group in groups:
             self.bank.check_unchanged()
             yield group
-
-    def _planned(
-        self, recipes: Sequence[Recipe], folds: int | None = None, *, whole: bool = False
-    ) -> list[FusedGroup]:
-        """The groups of recipes; `whole` leaves them uncut, for halving compares within one."""
-        site = self.executor.site
-        return plan_bank(
-            self.bank,
-            recipes,
-            device=site.device,
-            memory=site.memory,
-            workers=site.workers,
-            folds=folds,
-            count=1 if whole else site.count,
-        )

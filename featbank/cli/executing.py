@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from featbank.cli.options import Command, setting_options
-from featbank.cli.plan import Machine
 from featbank.cli.terminal import say
 from featbank.errors import ConfigError
 from featbank.settings import flag
-from stage2.executors import EXECUTORS, open_executor
+from stage2.executors import EXECUTORS, Site, open_executor
 
 if TYPE_CHECKING:
     from stage2.executors import Cluster, MakeExecutor
@@ -27,7 +26,7 @@ _SETTINGS = {
 def executor_options(command: Command) -> Command:
     """Add ``--executor``, the settings of executors, and ``--any-version``."""
     helps = {
-        name: f"{setting.help} ({executor})." + f" [default: {setting.default_text}]"
+        name: f"{setting.help} ({executor}). [default: {setting.default_text}]"
         for name, (executor, setting) in _SETTINGS.items()
     }
     command = click.option(
@@ -50,8 +49,8 @@ def executor_options(command: Command) -> Command:
 @contextlib.contextmanager
 def training_on(
     executor: str, options: dict[str, Any], device: str, memory: int | None, *, any_version: bool
-) -> Iterator[tuple[MakeExecutor, Machine]]:
-    """The executor, and the machine that groups are planned for.
+) -> Iterator[tuple[MakeExecutor, Site]]:
+    """The executor, and the place that groups are planned for.
 
     `options` lose the settings of executors.
 
@@ -69,17 +68,17 @@ def training_on(
                 f"{flag(name)} is of --executor {owner}, this sweep trains with {executor}. Leave "
                 f"it out, or add --executor {owner}."
             )
-    here = Machine.find(device, memory)
+    here = Site.here(device, memory)
     with open_executor(executor, given, any_version=any_version) as make:
-        yield make, here if executor == "local" else Machine.of(cast("Cluster", make).site(memory))
+        yield make, here if executor == "local" else cast("Cluster", make).site(memory)
 
 
-def best_precision_on(machine: Machine) -> str:
+def best_precision_on(site: Site) -> str:
     """The precision that ``--precision auto`` stands for on this machine, told in a line."""
     from stage2.engine.native.library import best_precision, prepare
 
-    if machine.device == "cpu":
+    if site.device == "cpu":
         prepare(say)
-    precision = best_precision(machine.device)
+    precision = best_precision(site.device)
     say(f"Precision {precision}, the fastest here whose figures stay within the noise of seeds")
     return precision

@@ -22,48 +22,6 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Machine:
-    """What a sweep is planned for: a device, its memory budget in bytes or None, CPU threads, and
-    the groups that train at once."""
-
-    device: str
-    memory: int | None
-    workers: int
-    count: int = 1
-
-    @staticmethod
-    def find(device: str, memory: int | None) -> Machine:
-        """The machine that the options name."""
-        from featbank.devices import find_device, threads_for
-
-        place = str(find_device(device))
-        return Machine(place, memory, threads_for(place))
-
-    @staticmethod
-    def of(site: Site) -> Machine:
-        """The machines of an executor."""
-        return Machine(site.device, site.memory, site.workers, site.count)
-
-    def __str__(self) -> str:
-        return self.device if self.count == 1 else f"{self.count} workers with {self.device}"
-
-    def plan(
-        self,
-        bank: Bank,
-        recipes: Sequence[Recipe],
-        folds: int | None = None,
-        *,
-        whole: bool = False,
-    ) -> list[FusedGroup]:
-        """The fused groups that a sweep of recipes trains here, on all rows or on folds; `whole`
-        under halving, for which none is cut."""
-        from stage2.features.planning import plan_bank
-
-        options = {**vars(self), "count": 1 if whole else self.count}
-        return plan_bank(bank, recipes, **options, folds=folds)
-
-
-@dataclass(frozen=True)
 class Job:
     """A bank, and the part of a specification that is swept on it.
 
@@ -125,7 +83,7 @@ class Job:
         return replace(self, recipes=list(part.recipes), part=part)
 
 
-def print_plan(job: Job, machine: Machine) -> None:
+def print_plan(job: Job, site: Site) -> None:
     """Print the numbers of configurations and groups, probes, and streamed views."""
     from stage2.features.probe import probes_of
     from stage2.search import Halving
@@ -137,14 +95,13 @@ def print_plan(job: Job, machine: Machine) -> None:
         say(f"shard {mark.number} of {mark.count}: {part}, {job.part.share:.0%} of the work")
     _print_search(job)
     halved = isinstance(job.search, Halving)
-    groups = machine.plan(job.bank, job.recipes, job.folds, whole=halved)
+    groups = site.plan(job.bank, job.recipes, job.folds, whole=halved)
     runs, configurations = len(job.recipes), len({recipe.id for recipe in job.recipes})
     products = in_words(recipe.settings.get(PRECISION.name, "") for recipe in job.recipes)
     say(
         f"{number(configurations, 'configuration')}, {number(runs, 'run')} with "
         f"{'its seed' if runs == 1 else 'their seeds'}, "
-        f"in {number(len(groups), 'fused group')} on {machine}"
-        + (f", {products}" if products else "")
+        f"in {number(len(groups), 'fused group')} on {site}" + (f", {products}" if products else "")
     )
     if job.folds:
         say(f"each on {job.folds} folds of train; then the best of each recipe on all rows")
@@ -160,12 +117,12 @@ def print_plan(job: Job, machine: Machine) -> None:
             "starts from a cosine probe"
         )
     for view in dict.fromkeys(view for group in groups for view in group.stream.views):
-        if streamed := _streamed(job, view, machine):
+        if streamed := _streamed(job, view, site):
             say(f"{view}: {streamed} streamed from the bank in shuffled blocks")
 
 
 def print_costs(
-    job: Job, statuses: Mapping[str, str], machine: Machine, kept: Collection[str] = ()
+    job: Job, statuses: Mapping[str, str], site: Site, kept: Collection[str] = ()
 ) -> None:
     """Print every group that is still to run, the memory they take, and for how long.
 
@@ -175,23 +132,23 @@ def print_costs(
     from stage2.search import Halving, Sampling
 
     if isinstance(job.search, Halving):
-        _print_halving(job, job.search, statuses, machine, kept)
+        _print_halving(job, job.search, statuses, site, kept)
         return
     waiting = [r for r in job.recipes if statuses.get(r.hash, "stopped") == "stopped"]
     _print_present(len(job.recipes) - len(waiting), "of the runs")
-    groups = machine.plan(job.bank, waiting, job.folds)
+    groups = site.plan(job.bank, waiting, job.folds)
     for group in groups:
         say(f"  {_described(group)}")
     if job.folds:
-        groups = _with_finals(job, groups, waiting, machine)
-    _print_estimate(job.bank, groups, machine, folds=job.folds or 0, kept=kept)
+        groups = _with_finals(job, groups, waiting, site)
+    _print_estimate(job.bank, groups, site, folds=job.folds or 0, kept=kept)
     if isinstance(job.search, Sampling) and (others := len(job.search.batches) - 1):
         follow = "1 more batch follows" if others == 1 else f"{others} more batches follow"
         say(f"{follow}, in about that time each")
 
 
 def _with_finals(
-    job: Job, groups: Sequence[FusedGroup], waiting: Sequence[Recipe], machine: Machine
+    job: Job, groups: Sequence[FusedGroup], waiting: Sequence[Recipe], site: Site
 ) -> list[FusedGroup]:
     """Every fold of groups as a group, and the runs of the second round, as far as they are known
     before the first; print how many."""
@@ -202,7 +159,7 @@ def _with_finals(
         say(f"  then the best of each recipe, on all rows: {number(len(last), 'run')}")
     return [
         *(fold for group in groups for fold in group.each_fold()),
-        *machine.plan(job.bank, last),
+        *site.plan(job.bank, last),
     ]
 
 
@@ -230,7 +187,7 @@ def _print_halving(
     job: Job,
     halving: Halving,
     statuses: Mapping[str, str],
-    machine: Machine,
+    site: Site,
     kept: Collection[str],
 ) -> None:
     """Print every group that halving has still to go through, its rungs, memory and time."""
@@ -241,7 +198,7 @@ def _print_halving(
     present = sum(status is not None for status in known.values())
     _print_present(present, "of the runs with the first seed")
     left = [recipe for recipe in first if known[recipe.id] is None]
-    groups = machine.plan(job.bank, left, whole=True)
+    groups = site.plan(job.bank, left, whole=True)
     for group in groups:
         rungs = halving.rungs(group.stream.epochs)
         counts = halving.counts(len(group.recipes), group.stream.epochs)
@@ -253,9 +210,9 @@ def _print_halving(
     if certain or possible:
         count = len(certain) + others_left(halving, groups, possible)
         say(f"  then the survivors, with the other seeds: {number(count, 'run')}")
-    later, sure = machine.plan(job.bank, possible), machine.plan(job.bank, certain)
+    later, sure = site.plan(job.bank, possible), site.plan(job.bank, certain)
     fractions = [*shares(halving, groups, later), *[1.0] * len(sure)]
-    _print_estimate(job.bank, [*groups, *later, *sure], machine, shares=fractions, kept=kept)
+    _print_estimate(job.bank, [*groups, *later, *sure], site, shares=fractions, kept=kept)
 
 
 def _print_present(count: int, of: str) -> None:
@@ -264,9 +221,7 @@ def _print_present(count: int, of: str) -> None:
         say(f"{count} {of} {'is' if count == 1 else 'are'} in the results already")
 
 
-def _print_estimate(
-    bank: Bank, groups: Sequence[FusedGroup], machine: Machine, **options: Any
-) -> None:
+def _print_estimate(bank: Bank, groups: Sequence[FusedGroup], site: Site, **options: Any) -> None:
     """Print the memory that groups take, and the time; `options` of the estimate."""
     import torch
 
@@ -274,24 +229,24 @@ def _print_estimate(
 
     if not groups:
         return
-    if machine.device.startswith("cuda") and not torch.cuda.is_available():
+    if site.device.startswith("cuda") and not torch.cuda.is_available():
         say("time: not measured, as this machine has no GPU")
         return
-    options |= {"device": machine.device, "memory": machine.memory, "workers": machine.workers}
+    options |= {"device": site.device, "memory": site.memory, "workers": site.workers}
     cost = estimate(bank, groups, **options)
     features, group = (f"{max(1, round(n / 2**20)):,} MiB" for n in (cost.features, cost.group))
     say(f"memory: {features} of features, up to {group} for a fused group")
-    several = f"; on one worker like this machine, and {machine.count} train" * (machine.count > 1)
+    several = f"; on one worker like this machine, and {site.count} train" * (site.count > 1)
     say(f"time: {cost}{several}")
 
 
-def _streamed(job: Job, view: str, machine: Machine) -> str:
+def _streamed(job: Job, view: str, site: Site) -> str:
     """Splits of a view that do not fit in memory, with their sizes."""
     from stage2.features.budgets import view_budget, view_bytes
 
     bank = job.bank
     budgets = view_budget(
-        bank, view, device=machine.device, memory=machine.memory, folded=bool(job.folds)
+        bank, view, device=site.device, memory=site.memory, folded=bool(job.folds)
     )
     return ", ".join(
         f"{split} ({view_bytes(bank, split, view) / 2**30:.2f} GiB)"

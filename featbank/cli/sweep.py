@@ -24,7 +24,7 @@ from featbank.cli.options import (
     setting_option,
     setting_options,
 )
-from featbank.cli.plan import Job, Machine, print_costs, print_plan
+from featbank.cli.plan import Job, print_costs, print_plan
 from featbank.cli.progress import progress
 from featbank.cli.shards import next_line, shard_of, shard_option
 from featbank.cli.terminal import say
@@ -35,6 +35,7 @@ from stage2.search import SEARCHES
 
 if TYPE_CHECKING:
     from featbank.bank import Bank
+    from stage2.executors import Site
     from stage2.results.leaderboard import Leaderboard
     from stage2.specification import Specification
 
@@ -183,12 +184,12 @@ def sweep(
     from stage2.loggers import open_logger
 
     with contextlib.ExitStack() as stack:
-        make, machine = stack.enter_context(
+        make, site = stack.enter_context(
             training_on(executor, options, device, memory, any_version=any_version)
         )
         if auto := options["precision"] == AUTO:
-            options["precision"] = best_precision_on(machine)
-        options |= {"screen": screen, "device": machine.device}
+            options["precision"] = best_precision_on(site)
+        options |= {"screen": screen, "device": site.device}
         specification = _specification(banks, name, options)
         whole = specification.output or Path("results.sqlite")
         shard = shard_of(shard_text, specification)
@@ -212,21 +213,21 @@ def sweep(
         jobs = [Job.on(bank, specification, shard) for bank in opened]
         for job in jobs:
             _say_bank(job, jobs)
-            print_plan(job, machine)
+            print_plan(job, site)
             if dry_run:
-                _print_costs(job, machine, how)
+                _print_costs(job, site, how)
         follows = next_line(shard, whole, specification.folds) if shard else ""
         if not dry_run:
-            _train_all(jobs, how, top, compiles=machine.device == "cpu" and not auto)
+            _train_all(jobs, how, top, compiles=site.device == "cpu" and not auto)
             say(f"Wrote {how['results']}. {follows or _next(jobs, whole)}")
         return follows  # for featbank submit
 
 
-def _print_costs(job: Job, machine: Machine, how: dict[str, Any]) -> None:
+def _print_costs(job: Job, site: Site, how: dict[str, Any]) -> None:
     """Print what a job costs beside what the results hold already."""
     output, force = how["results"], how["force"]
     statuses = {} if force else _statuses(job, output)
-    print_costs(job, statuses, machine, set() if force else _kept_probes(job, output))
+    print_costs(job, statuses, site, set() if force else _kept_probes(job, output))
 
 
 def _train_all(jobs: Sequence[Job], how: dict[str, Any], top: int, *, compiles: bool) -> None:
@@ -248,7 +249,7 @@ def _train_all(jobs: Sequence[Job], how: dict[str, Any], top: int, *, compiles: 
 
 
 def _next(jobs: Sequence[Job], output: Path) -> str:
-    """What to do with the results."""
+    """The next command, which reads the results."""
     chosen = _chosen(jobs[0].bank, output) if len(jobs) > 1 else ""
     return f"Next: featbank leaderboard {output}{chosen} --format json"
 

@@ -19,22 +19,24 @@ import featbank
 from featbank.settings import Setting, resolved
 
 if TYPE_CHECKING:
+    from featbank.bank import Bank
     from stage2.engine.halving import Halving
     from stage2.engine.outcome import Outcome
     from stage2.engine.plan import FusedGroup
     from stage2.features.views import Views
+    from stage2.methods.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where an executor trains, for which groups are planned.
+    """A place to train, for which groups are planned.
 
     Attributes
     ----------
     device
         A name of PyTorch's.
     memory
-        Budget of a group and its features in bytes.
+        Budget of a group and its features in bytes; None for the default of the device.
     workers
         CPU threads of a group.
     count
@@ -42,14 +44,47 @@ class Site:
     """
 
     device: str
-    memory: int
+    memory: int | None
     workers: int
     count: int = 1
+
+    @staticmethod
+    def here(device: str, memory: int | None) -> Site:
+        """This process, on a device as options name it."""
+        from featbank.devices import find_device, threads_for
+
+        place = str(find_device(device))
+        return Site(place, memory, threads_for(place))
+
+    def __str__(self) -> str:
+        return self.device if self.count == 1 else f"{self.count} workers with {self.device}"
+
+    def plan(
+        self,
+        bank: Bank,
+        recipes: Sequence[Recipe],
+        folds: int | None = None,
+        *,
+        whole: bool = False,
+    ) -> list[FusedGroup]:
+        """The fused groups of recipes, on all rows or on folds; `whole` leaves them uncut, for
+        halving compares within one."""
+        from stage2.features.planning import plan_bank
+
+        return plan_bank(
+            bank,
+            recipes,
+            device=self.device,
+            memory=self.memory,
+            workers=self.workers,
+            folds=folds,
+            count=1 if whole else self.count,
+        )
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What an executor trained at a time, a group or a part of one.
+    """A group that an executor has trained, or a part of one.
 
     Attributes
     ----------
@@ -68,7 +103,7 @@ class Executor(Protocol):
 
     @property
     def site(self) -> Site:
-        """Where it trains."""
+        """The place where it trains."""
 
     def run(
         self, groups: Iterable[FusedGroup], *, halving: Halving | None = None
@@ -91,7 +126,7 @@ class Cluster(MakeExecutor, Protocol):
     """A maker of executors that knows where they train before there is a sweep."""
 
     def site(self, memory: int | None) -> Site:
-        """Where they train; `memory` is the budget in bytes, None for what there is."""
+        """The place where they train; `memory` is the budget in bytes, None for what there is."""
 
 
 @dataclass(frozen=True)
