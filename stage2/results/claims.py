@@ -75,7 +75,7 @@ class Claims:
     ) -> None:
         self._file, self._bank, self._origin = store.file, fingerprint, origin
         self._any_version, self._notice = any_version, notice
-        self._name = uuid.uuid4().hex
+        self._name, self._process = uuid.uuid4().hex, this_process()
         self._watch = Watch()
         self._fresh = True
         self._over: set[str] = set()  # workers that had ended before this one began
@@ -289,12 +289,11 @@ class Claims:
 
     def _live(self, database: sqlite3.Connection) -> set[str]:
         """The names of the workers that live, this one among them."""
-        own, workers = this_process(), read_workers(database)
         return {
             name
-            for name, each in workers.items()
+            for name, each in read_workers(database).items()
             # one of this process that could not write that it ends, on a full disk, is over
-            if (name in _HERE or each.process != own) and self._watch.lives(name, each)
+            if (name in _HERE or each.process != self._process) and self._watch.lives(name, each)
         }
 
     def _check_versions(self, database: sqlite3.Connection) -> None:
@@ -319,7 +318,7 @@ class Claims:
             "ON CONFLICT (worker) DO UPDATE SET beats = excluded.beats",
             (
                 self._name,
-                json.dumps(asdict(this_process())),
+                json.dumps(asdict(self._process)),
                 self._origin["device"],
                 json.dumps(self._origin["versions"]),
                 beats,
