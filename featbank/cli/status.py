@@ -45,7 +45,7 @@ def status(results: Path, form: str) -> None:
         look = _Look(store, Watch())
         for name, progress in look.progress().items():
             if form == "json":
-                click.echo(json.dumps({"bank": name, **progress.as_json()}))
+                _print_json(name, progress)
             else:
                 for line in _lines(name, progress, look.best(name)):
                     say(line)
@@ -84,7 +84,7 @@ def watch(results: Path, every: float, form: str) -> None:
 
 
 class _Look:
-    """What is seen of a results file, again and again."""
+    """Looks at a results file, again and again."""
 
     def __init__(self, store: Store, watching: Watch) -> None:
         self._store, self._watch = store, watching
@@ -146,11 +146,16 @@ def _shown(form: str) -> Iterator[Callable[[dict[str, Progress], _Look], None]]:
                 continue
             before[name] = news
             if form == "json":
-                click.echo(json.dumps({"bank": name, **progress.as_json()}))
+                _print_json(name, progress)
             else:
                 say(f"{time.strftime('%H:%M:%S')} {name}: {_summary(progress)}")
 
     yield show
+
+
+def _print_json(name: str, progress: Progress) -> None:
+    """Print the progress on a bank as a line of JSON."""
+    click.echo(json.dumps({"bank": name, **progress.as_json()}))
 
 
 def _summary(progress: Progress) -> str:
@@ -183,7 +188,7 @@ def _lines(name: str, progress: Progress, best: str) -> Iterator[str]:
 
 
 def _notes(progress: Progress, best: str) -> Iterator[str]:
-    """What there is to say besides numbers."""
+    """The lines of a look besides numbers: the best so far, failures, and how to go on."""
     if best:
         yield f"best so far: {best}"
     for error in dict.fromkeys(progress.errors):
@@ -193,7 +198,7 @@ def _notes(progress: Progress, best: str) -> Iterator[str]:
 
 
 def _cells(place: Place) -> list[str]:
-    """What a place has done and does."""
+    """The columns of a place: whose it is, what is done there, and its pace."""
     groups = place.groups
     return [
         place.worker,

@@ -93,6 +93,13 @@ def ended(process: subprocess.Popen[str], seconds: float = 120) -> tuple[int, st
     return process.returncode, error
 
 
+def finished(process: subprocess.Popen[str]) -> str:
+    """Standard error of a sweep that ends well."""
+    code, error = ended(process)
+    assert code == 0, error
+    return error
+
+
 def test_a_worker_and_a_node_are_killed(
     nodes: Nodes, big: Path, expected: dict[str, object], tmp_path: Path
 ) -> None:
@@ -104,8 +111,7 @@ def test_a_worker_and_a_node_are_killed(
     wait(lambda: nodes.workers(3))
     nodes.kill_node(3)
     assert stored(big, results) < SEEDS, "the sweep was done before"
-    code, error = ended(running)
-    assert code == 0, error
+    finished(running)
     assert figures(big, results) == expected
 
 
@@ -120,8 +126,7 @@ def test_the_command_is_killed(
     ended(running)
     before = stored(big, results)
     assert 0 < before < SEEDS
-    code, error = ended(nodes.sweep(big, *OPTIONS, "-o", results))
-    assert code == 0, error
+    finished(nodes.sweep(big, *OPTIONS, "-o", results))
     assert figures(big, results) == expected
 
 
@@ -137,8 +142,7 @@ def test_ctrl_c(nodes: Nodes, big: Path, expected: dict[str, object], tmp_path: 
     assert "the same command continues" in error
     assert len(error.splitlines()) == 1, error
     wait(lambda: not (nodes.workers(2) or nodes.workers(3)), 20)
-    code, error = ended(nodes.sweep(big, *OPTIONS, "-o", results))
-    assert code == 0, error
+    finished(nodes.sweep(big, *OPTIONS, "-o", results))
     assert figures(big, results) == expected
 
 
@@ -159,8 +163,7 @@ def test_the_head_is_lost_and_comes_back(
     assert "the same command continues" in error.splitlines()[-1]
     nodes.start_head()
     nodes.start_node(number=2)
-    code, error = ended(nodes.sweep(big, *OPTIONS, "-o", results))
-    assert code == 0, error
+    finished(nodes.sweep(big, *OPTIONS, "-o", results))
     assert figures(big, results) == expected
 
 
@@ -180,14 +183,11 @@ def test_a_worker_of_another_version(big: Path, tmp_path: Path) -> None:
         assert "featbank 9." in alone[1]
         assert "give --any-version" in alone[1]
         nodes.start_node(number=3)
-        code, error = ended(nodes.sweep(big, "--recipe", "ncm", "-o", tmp_path / "b.sqlite"))
-        assert code == 0, error
-        assert "The node is not used." in error
-        nodes.kill_node(3)
-        code, error = ended(
-            nodes.sweep(big, "--recipe", "ncm", "--any-version", "-o", tmp_path / "c.sqlite")
+        assert "The node is not used." in finished(
+            nodes.sweep(big, "--recipe", "ncm", "-o", tmp_path / "b.sqlite")
         )
-        assert code == 0, error
+        nodes.kill_node(3)
+        finished(nodes.sweep(big, "--recipe", "ncm", "--any-version", "-o", tmp_path / "c.sqlite"))
         with Bank(big) as bank, Store(tmp_path / "c.sqlite") as store:
             (run,) = store.runs(bank.fingerprint)
         assert run.versions["featbank"].startswith("9.")
@@ -212,8 +212,7 @@ def test_a_node_without_the_bank(big: Path, expected: dict[str, object], tmp_pat
     try:
         nodes.start_head()
         nodes.start_node(*apart, number=3, FEATBANK_CACHE=str(cache))
-        code, error = ended(nodes.sweep(big, *OPTIONS, "-o", results))
-        assert code == 0, error
+        finished(nodes.sweep(big, *OPTIONS, "-o", results))
         assert figures(big, results) == expected
         (copy,) = cache.glob("*/*.h5")
         assert copy.read_bytes() == big.read_bytes()
