@@ -77,7 +77,7 @@ class Row:
 
     @property
     def longest(self) -> str:
-        """What the epochs of most groups take longest for."""
+        """The work that the epochs of most groups take longest for."""
         return Counter(task.longest for task in self.tasks).most_common(1)[0][0]
 
 

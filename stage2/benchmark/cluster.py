@@ -66,7 +66,7 @@ class Driver:
 
 @dataclass(frozen=True)
 class Timeline:
-    """What happened.
+    """The course of a simulated sweep.
 
     Attributes
     ----------
@@ -94,7 +94,7 @@ class Timeline:
 
     @property
     def limit(self) -> str:
-        """What takes most of the time that is not training."""
+        """The part that takes most of the time that is not training."""
         shares = {
             "start and bank": self.starting,
             "too few groups": self.idle,

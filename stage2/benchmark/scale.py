@@ -184,7 +184,7 @@ def configurations(bank: ShapedBank, count: int, precision: str = "tf32") -> lis
 
 @dataclass(frozen=True)
 class Machine:
-    """What a worker trains on.
+    """The device of a worker.
 
     Attributes
     ----------

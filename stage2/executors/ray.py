@@ -101,14 +101,14 @@ class Ray:
         return OnRay(pool, views, site, self._sender_of(views.bank), parameters=parameters)
 
     def site(self, memory: int | None = None) -> Site:
-        """What a worker has, and how many there are; `memory` is the budget, None for what a worker
-        has."""
+        """The place of each worker, and how many there are; `memory` is the budget, None for what a
+        worker has."""
         pool = self._workers()
         threads = 1 if pool.gpus else pool.cpus
         return Site(pool.device, memory or self._memory, threads, pool.count)
 
     def _sender_of(self, bank: Bank) -> Any:
-        """What sends a bank's file from this machine, one for all sweeps of the bank."""
+        """The actor that sends a bank's file from this machine, one for all sweeps of the bank."""
         if bank.fingerprint not in self._senders:
             node = ray.get_runtime_context().get_node_id()
             here = NodeAffinitySchedulingStrategy(node, soft=False)
@@ -308,7 +308,7 @@ class _Pulled:
 
 
 def _told(error: RayTaskError) -> BaseException:
-    """What a worker raised, where the command line tells it in one line."""
+    """The error that a worker raised, where the command line tells it in one line."""
     import torch  # as loaded by the views
 
     told = errors.FeatbankError, OSError, MemoryError, torch.cuda.OutOfMemoryError

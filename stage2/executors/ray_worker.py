@@ -31,7 +31,7 @@ from stage2.methods.recipe import settings_hash
 
 @dataclass(frozen=True)
 class Place:
-    """Where a worker runs.
+    """The machine of a worker.
 
     Attributes
     ----------
@@ -81,7 +81,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a worker made of a group, and the warnings it gave."""
+    """The outcomes that a worker made of a group, and the warnings it gave."""
 
     trained: list[Trained]
     warnings: list[str]

@@ -36,7 +36,7 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
 
 @dataclass(frozen=True)
 class Request:
-    """What every task of an array is given.
+    """The settings that every task of an array is given.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What choosing compares of configurations: the rows that each classifies correctly, and losses."""
+"""Evidence by which choosing compares configurations: their correct rows, and losses."""
 
 from __future__ import annotations
 

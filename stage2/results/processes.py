@@ -50,7 +50,7 @@ def this_process() -> Process:
 
 @cache
 def _realm() -> str:
-    """Where numbers of processes mean the same as here."""
+    """The realm of this process, in which numbers of processes mean the same."""
     with contextlib.suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"

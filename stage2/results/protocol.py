@@ -259,7 +259,7 @@ class Protocol:
         return [f"{figure} for choosing{how}", *([tie] if self.ties else [])]
 
     def _so_far(self) -> list[str]:
-        """How far a sweep is that has not ended."""
+        """The runs so far of a sweep that has not ended."""
         return [f"{self.runs[0]:,} of {sum(self.runs):,} runs so far"] if self.runs else []
 
     def _ensemble(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:

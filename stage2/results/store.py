@@ -290,7 +290,7 @@ class Store:
         *,
         with_losses: int = 0,
     ) -> Evidence:
-        """What choosing compares of configurations on a split, as of
+        """The evidence by which choosing compares configurations on a split, as of
         `stage2.results.evidence.EvidenceReader.read`."""
         return self._read(
             lambda rows: EvidenceReader(rows, fingerprint, split).read(
