@@ -115,11 +115,8 @@ def _check_names(inputs: Sequence[Path], output: Path) -> None:
 
 def _held(rows: WholeRows) -> tuple[int, list[Mark]]:
     """The number of runs in a file, and its marks of shards."""
-    if count := rows.unchecked():
-        warnings.warn(
-            f"{rows.path}: runs written before results had digests are read unchecked; it has "
-            f"{count} of them."
-        )
+    if unchecked := rows.unchecked():
+        warnings.warn(unchecked)
     runs = rows.database.execute("SELECT count(*) FROM run").fetchone()[0]
     return runs, read(rows.database, rows.path)
 

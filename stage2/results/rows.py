@@ -293,10 +293,16 @@ class StoredRows:
             f"whose {parent} is not there. C{_COPY}, or sweep into another one."
         )
 
-    def unchecked(self) -> int:
-        """The number of runs without a digest, which were written before schema 5."""
+    def unchecked(self) -> str:
+        """A line on runs without a digest, which were written before schema 5; empty without."""
         where = "WHERE digest IS NULL" if self._has("run", "digest") else ""
-        return self.database.execute(f"SELECT count(*) FROM run {where}").fetchone()[0]
+        (count,) = self.database.execute(f"SELECT count(*) FROM run {where}").fetchone()
+        if not count:
+            return ""
+        return (
+            f"{self.path}: runs written before results had digests are read unchecked; it has "
+            f"{count} of them."
+        )
 
     @cached_property
     def _schema(self) -> int:

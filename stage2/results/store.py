@@ -84,11 +84,8 @@ class Store:
     def __init__(self, path: str | os.PathLike[str] | None, *, create: bool = False) -> None:
         self.path = Path("results in memory" if path is None else path)
         self.file = Database(None if path is None else self.path, create=create)
-        if count := self._read(StoredRows.unchecked):
-            warnings.warn(
-                f"{self.path}: runs written before results had digests are read unchecked; it has "
-                f"{count} of them."
-            )
+        if unchecked := self._read(StoredRows.unchecked):
+            warnings.warn(unchecked)
 
     def add_bank(self, bank: Bank, folds: Folds | None = None) -> None:
         """Store the record of a bank, which tables need, and of `folds` of its train rows.
