@@ -1,12 +1,14 @@
-"""What the tests of hostile files share: a sound bank, and a copy of it to tamper with."""
+"""Files that the tests of hostile ones share: a sound bank and results, and copies of both."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.hostile.banks import write_full
+from tests.hostile.results import write_results
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +23,18 @@ def bank(sound: bytes, tmp_path: Path) -> Path:
     path = tmp_path / "full.h5"
     path.write_bytes(sound)
     return path
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results file with everything it can have, in WAL mode, beside its bank."""
+    return write_results(tmp_path_factory.mktemp("results") / "r.sqlite", banks=1)
+
+
+@pytest.fixture
+def path(results: Path, tmp_path: Path) -> Path:
+    """A copy of it, with its bank, in a folder of their own."""
+    place = tmp_path / "place"
+    place.mkdir()
+    shutil.copy(results.with_name("bank.h5"), place)
+    return Path(shutil.copy(results, place))

@@ -23,24 +23,10 @@ from featbank import errors, filesystems
 from stage2.results import database
 from stage2.results.store import Store
 from tests.conftest import Run
-from tests.hostile.results import as_older, everything, runs, write_results
+from tests.hostile.results import as_older, everything, runs
 from tests.hostile.test_results_places import _another
 
 WARNING = "is on a network file system (nfs4), where SQLite is safe for one process at a time"
-
-
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A results file, in WAL mode as on any disk, beside its bank."""
-    return write_results(tmp_path_factory.mktemp("sound") / "r.sqlite", banks=1)
-
-
-@pytest.fixture
-def path(sound: Path, tmp_path: Path) -> Path:
-    """A copy of it, with its bank, in a folder that `remote` may be asked for."""
-    (tmp_path / "home").mkdir()
-    shutil.copy(sound.with_name("bank.h5"), tmp_path / "home")
-    return Path(shutil.copy(sound, tmp_path / "home"))
 
 
 def mounted(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,11 +191,11 @@ def test_a_reader_beside_one_who_writes_all_the_time(remote: Path) -> None:
         assert len(reader.runs(bank)) == before + 2
 
 
-def test_a_file_that_is_replaced_while_it_is_read(remote: Path, sound: Path) -> None:
+def test_a_file_that_is_replaced_while_it_is_read(remote: Path, results: Path) -> None:
     """Reference: the names beside it; the new file is in WAL mode, and has no index there."""
     with Store(remote) as reader:
         content = reader.banks()
-        os.replace(shutil.copy(sound, remote.with_name("new")), remote)
+        os.replace(shutil.copy(results, remote.with_name("new")), remote)
         assert _mode(remote) == "wal"
         names = set(os.listdir(remote.parent))
         assert reader.banks() == content

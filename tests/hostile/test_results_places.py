@@ -26,24 +26,10 @@ from stage2.results.store import Store
 from stage2.sweep import sweep
 from tests.conftest import ROOT, Run
 from tests.hostile.children import in_children
-from tests.hostile.results import as_older, everything, runs, write_results
+from tests.hostile.results import as_older, everything, runs
 from tests.hostile.test_disk_full import FEATBANK, limited
 
 SWEEP = ["sweep", "bank.h5", "--recipe", "ncm", "-o", "r.sqlite"]
-
-
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A results file with everything it can have, beside its bank."""
-    return write_results(tmp_path_factory.mktemp("sound") / "r.sqlite", banks=1)
-
-
-@pytest.fixture
-def path(sound: Path, tmp_path: Path) -> Path:
-    """A copy of it, with its bank."""
-    (tmp_path / "place").mkdir()
-    shutil.copy(sound.with_name("bank.h5"), tmp_path / "place")
-    return Path(shutil.copy(sound, tmp_path / "place"))
 
 
 @pytest.fixture
@@ -284,12 +270,12 @@ def test_a_writer_that_begins_while_a_reader_opens(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_permissions_of_another_user(sound: Path) -> None:
+def test_permissions_of_another_user(results: Path) -> None:
     """Reference: a folder of somebody else's is read; a file of theirs that is not to be read, or
     not to be written, is said to be that. Nothing is left in the folder."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
-        path = Path(shutil.copy(sound, folder))
+        path = Path(shutil.copy(results, folder))
         content = everything(path)
 
         def attempt(case: str) -> str:
