@@ -6,13 +6,10 @@ All but two of them are a choice of the family's parameters and share its kernel
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from featbank.bank import class_groups
 from featbank.settings import Setting
 from stage2.methods.class_weights import (
     BETA,
@@ -25,7 +22,9 @@ from stage2.methods.class_weights import (
     reweighted,
     reweighting_conflict,
 )
+from stage2.methods.distillation import DISTIL, distil, distil_conflict
 from stage2.methods.family import Loss, LossParameters, Moment, growth
+from stage2.methods.margins import LDAM, ldam
 from stage2.methods.smoothing import LAS, LOS, las, las_caution, las_conflict, los
 
 
@@ -138,63 +137,6 @@ def sla(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossPar
     )
 
 
-def distil(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossParameters:
-    """Cross-entropy, with distillation from stage 1 for samples of some groups [GLAG eq. 11].
-
-    α is constant, or goes from ``distil_weight`` in the first epoch to ``distil_weight_end`` in the
-    last: linearly, or with ``distil_weight_base`` = c as (c^e − 1)/(c − 1), eq. 3 at c = 2. The
-    paper gives no T; 2 is ours.
-    """
-    groups = class_groups(counts)
-    start, end, base = (settings[f"distil_weight{part}"] for part in ("", "_end", "_base"))
-    return LossParameters(
-        distil=_towards(start, end, growth(moment.progress, base)),
-        temperature=_towards(settings["temperature"], settings["temperature_end"], moment.progress),
-        distil_classes=np.any([groups[g] for g in settings["distil_groups"].split("+")], axis=0),
-    )
-
-
-def _towards(start: float, end: float | None, part: float) -> float:
-    """The value at a `part` in [0, 1] of the way from `start` to `end`; `start` without an end."""
-    return start if end is None else start + (end - start) * part
-
-
-def _distil_conflict(settings: Mapping[str, Any]) -> str | None:
-    if settings["distil_weight_base"] == 1 or settings["distil_weight_end"] is not None:
-        return None
-    return (
-        f"has distil_weight_base={settings['distil_weight_base']:g} and no distil_weight_end, so "
-        "its weight does not change. Set distil_weight_end, or leave distil_weight_base out."
-    )
-
-
-def ldam(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossParameters:
-    """Label-distribution-aware margin, max_margin·(n_k/n_min)^{−1/4} on the cosine [LDAM eq. 13].
-
-    On logits z = s·cos the margin is s times as large. The `cosine` head brings the s, so that the
-    head's softmax is the one that the loss trained; a recipe takes the loss's s from its head. On a
-    head without a scale, such as `linear`, s is 1 and max_margin is in logits, as in the
-    shared-backbone table of LOS; ``exponent`` is the ¼.
-    From epoch ``defer`` > 0 the weights of `class_balanced` act as well: deferred re-weighting,
-    DRW.
-    """
-    scale = 30.0 if settings["scale"] is None else settings["scale"]  # that of stage 1's cosine
-    margin = scale * settings["max_margin"] * (counts / counts.min()) ** -settings["exponent"]
-    if 0 < settings["defer"] <= moment.epoch:
-        weight = effective_number_weights(counts, settings["beta"])
-        return LossParameters(margin=margin, weight=weight, by_weights=True)
-    return LossParameters(margin=margin)
-
-
-def _ramp(start: Setting, symbol: str) -> tuple[Setting, Setting]:
-    """A setting, and one for the value that it reaches in the last epoch."""
-    end = f"{symbol} in the last epoch; constant if not set"
-    name = f"{start.name}_end"
-    return start, replace(
-        start, name=name, default=None, help=end, kind=start.type, role="schedule"
-    )
-
-
 _TAU = Setting("tau", 1.0, "strength of the prior", low=0)
 _GAMMA = Setting("gamma", 1.0, "focusing exponent γ", low=0)
 LOSSES = {
@@ -297,23 +239,8 @@ LOSSES = {
         distil,
         "cross-entropy with distillation from stage 1 on chosen groups of classes",
         "glag",
-        (
-            *_ramp(Setting("distil_weight", 1.0, "weight α of the distillation", low=0), "α"),
-            Setting(
-                "distil_weight_base",
-                1.0,
-                "base c of α's growth to distil_weight_end: 1 linear, 2 as eq. 3 of GLAG",
-                above=0,
-            ),
-            *_ramp(Setting("temperature", 2.0, "temperature T of the distillation", above=0), "T"),
-            Setting(
-                "distil_groups",
-                "many+medium",
-                "groups to distil: many n > 100, medium 20 ≤ n ≤ 100, few n < 20",
-                choices=("many+medium", "many", "medium", "few", "medium+few", "many+medium+few"),
-            ),
-        ),
-        conflict=_distil_conflict,
+        DISTIL,
+        conflict=distil_conflict,
         needs_classifier=True,
         unsuited="learns from the logits of a finished stage 1",
         instead="ce",
@@ -322,31 +249,7 @@ LOSSES = {
         ldam,
         "margin ∝ n^{−1/4}, optionally with deferred re-weighting",
         "ldam",
-        (
-            Setting(
-                "max_margin",
-                0.5,
-                "largest margin, on the cosine (0.3 on iNaturalist) or on logits without a scale",
-                low=0,
-            ),
-            Setting(
-                "scale",
-                None,
-                "logit scale s of the margin; if not set, the head's, or 1 where it has none",
-                above=0,
-                kind=float,
-                role="head",
-            ),
-            Setting("exponent", 0.25, "exponent of n_min/n in the margin", low=0),
-            Setting(
-                "defer",
-                0,
-                "first epoch with class-balanced weights; 0 for none",
-                low=0,
-                role="epoch",
-            ),
-            BETA,
-        ),
+        LDAM,
         uses_counts=True,
         needs_cosine=True,
         instead="class_balanced",
