@@ -160,7 +160,7 @@ def timm_backbone(name: str, *, in_channels: int, num_classes: int) -> SingleBac
     """A model of timm with fresh weights, up to its pre-logits, and a fresh linear classifier."""
     import timm
 
-    net = timm.create_model(name, pretrained=False, num_classes=0, in_chans=in_channels)
+    net: Any = timm.create_model(name, pretrained=False, num_classes=0, in_chans=in_channels)
     head = net.pretrained_cfg.get("classifier") or "classifier"
     head = head if isinstance(head, str) else head[0]  # distilled models have two
     kind = _TimmResNet if isinstance(net, timm.models.ResNet) else _TimmBackbone
