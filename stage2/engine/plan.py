@@ -318,7 +318,8 @@ def default_memory(device: torch.device | str) -> int:
 def group_bytes(group: FusedGroup, shape: Shape, device: str = "cpu") -> int:
     """Upper bound of the bytes that a group holds besides its features, on ``cpu`` or ``cuda``."""
     recipes = group.recipes
-    once = (HEADS[r.head].once(r.part("head"), shape.dim, shape.classes) for r in recipes)
+    sizes = shape.dim, shape.classes, shape.rows
+    once = (HEADS[r.head].once(r.part("head"), *sizes) for r in recipes)
     return max(once) + sum(_held(recipe, group.stream, shape, device) for recipe in recipes)
 
 

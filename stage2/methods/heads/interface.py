@@ -199,8 +199,9 @@ class Head(ABC):
         """Memory of one configuration; by default of a W [K, D] and its logits."""
         return Size(classes * dim, 2 * classes)
 
-    def once(self, settings: Settings, dim: int, classes: int) -> int:
-        """Bytes that `init` takes beside the parameters, once for all configurations."""
+    def once(self, settings: Settings, dim: int, classes: int, rows: int) -> int:
+        """Bytes that `init` takes beside the parameters, once for all configurations, with so many
+        training rows."""
         return 0
 
     def needs_classifier(self, settings: Settings) -> bool:

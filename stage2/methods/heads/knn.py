@@ -64,7 +64,7 @@ class KNN(Head):
     def size(self, settings: Settings, dim: int, classes: int) -> Size:
         return Size(classes + dim, classes)
 
-    def once(self, settings: Settings, dim: int, classes: int) -> int:
+    def once(self, settings: Settings, dim: int, classes: int, rows: int) -> int:
         return 2 * 4 * BLOCK_ROWS * dim  # a block of training rows, transformed and normalised
 
     def init(self, settings: Sequence[Settings], context: Context) -> Parameters:

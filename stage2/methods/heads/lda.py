@@ -30,7 +30,8 @@ class LDA(AffineHead):
 
     Where Σ_s is singular (s = 0 and few rows), directions without variance are ignored, as in
     scikit-learn. Without variance in any direction, Σ_s = I: the nearest class mean. A class
-    without samples is never predicted.
+    without samples is never predicted. With fewer rows than features all is solved in the span of
+    the rows (`moments`), which is enough: all class means lie in it.
     """
 
     description = "Gaussian classes with a shared covariance, shrunk towards a multiple of I"
@@ -62,8 +63,8 @@ class LDA(AffineHead):
                 bias[c] += spectrum.log_prior
         return {"weight": weight, "bias": bias, "empty": spectrum.empty.expand(shape).clone()}
 
-    def once(self, settings: Settings, dim: int, classes: int) -> int:
-        return moments_bytes(dim, classes, weighted=False)
+    def once(self, settings: Settings, dim: int, classes: int, rows: int) -> int:
+        return moments_bytes(dim, classes, rows, weighted=False)
 
     def log_prior(self, settings: Settings, log_shares: np.ndarray) -> np.ndarray:
         return log_shares if settings["prior"] == "counts" else np.zeros_like(log_shares)
@@ -74,14 +75,17 @@ class LDA(AffineHead):
 
 @dataclass(frozen=True)
 class _Spectrum:
-    """Class means and the within-class covariance VEVᵀ, inverted for any shrinkage.
+    """Class means and the within-class covariance VEVᵀ, inverted for any shrinkage, in
+    R = min(N, D) dimensions.
 
     Attributes
     ----------
     values, vectors
-        E [D] and V [D, D].
+        E [R] and V [D, R].
+    level
+        tr Σ/D.
     means
-        Vᵀ(μ_k − x̄), [D, K]; 0 for an empty class.
+        Vᵀ(μ_k − x̄), [R, K]; 0 for an empty class.
     mean
         x̄ [D], the mean of all rows.
     log_prior
@@ -94,6 +98,7 @@ class _Spectrum:
 
     values: Tensor
     vectors: Tensor
+    level: Tensor
     means: Tensor
     mean: Tensor
     log_prior: Tensor
@@ -104,7 +109,7 @@ class _Spectrum:
         """Compute W [K, D] and b [K] for a shrinkage and equal priors."""
         # With δ_k = μ_k − x̄, up to terms that do not depend on k:
         # −½(x − μ_k)ᵀΣ⁻¹(x − μ_k) = (x − x̄)ᵀΣ⁻¹δ_k − ½ δ_kᵀΣ⁻¹δ_k.
-        shrunk = (1 - shrinkage) * self.values + shrinkage * self.values.mean()
+        shrunk = (1 - shrinkage) * self.values + shrinkage * self.level
         along = self.means * eigen_inverse(shrunk, self.noise)[:, None]
         weight = (self.vectors @ along).t()
         return weight, -(weight @ self.mean) - (self.means * along).sum(0) / 2
@@ -126,16 +131,19 @@ def _decomposed(context: Context) -> _Spectrum:
     within = (gram - (totals.sums / rows[:, None]).t() @ totals.sums) / total
     values, vectors = torch.linalg.eigh(within)
     noise = rounding(gram / total)
-    if values[-1] <= noise:
-        values = torch.ones_like(values)
+    values.clamp_min_(0)
+    level = values.sum() / context.dim
+    if values[-1] <= noise:  # no variance at all
+        values, level = torch.ones_like(values), torch.ones_like(level)
     mean = totals.sums.sum(0) / total
     empty = totals.rows == 0
     means = (totals.sums / rows[:, None] - mean).masked_fill_(empty[:, None], 0)
     return _Spectrum(
-        values=values.clamp_min_(0),
-        vectors=vectors,
+        values=values,
+        vectors=totals.lifted(vectors),
+        level=level,
         means=(means @ vectors).t(),
-        mean=mean,
+        mean=totals.lifted(mean),
         log_prior=(rows / total).log().masked_fill_(empty, 0),
         empty=empty,
         noise=noise,

@@ -2,12 +2,17 @@
 
 Covariances are differences of these sums, so a direction in which rows differ by less than about
 1e-7 of their length has variance 0.
+
+N < D rows span N dimensions at most. There the sums are those of the rows' coordinates in an
+orthonormal basis Q [D, N] of their span, x_i = Qr_i, from the QR decomposition of Xᵀ: whatever does
+not change when the features are rotated can be solved in N dimensions and mapped back by Q
+[Hastie & Tibshirani 2004]. Cubic in min(N, D), and linear in the larger of the two.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,25 +29,33 @@ PANEL = 512
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over the training rows, float64.
+    """Sums over the training rows, float64, in R = min(N, D) dimensions.
 
     Attributes
     ----------
     rows
         Rows of each class [K], augmentation copies included.
     sums
-        Sums of the rows of each class [K, D].
+        Sums of the rows of each class [K, R].
     grams
-        Σ_i ω_{y_i} x_i x_iᵀ [D, D] for each choice of class weights ω.
+        Σ_i ω_{y_i} x_i x_iᵀ [R, R] for each choice of class weights ω.
+    basis
+        Q [D, R] for N < D; None where R = D and the dimensions are the features.
     """
 
     rows: Tensor
     sums: Tensor
     grams: list[Tensor]
+    basis: Tensor | None = None
+
+    def lifted(self, vectors: Tensor) -> Tensor:
+        """Vectors [R] or [R, n] as features: [D] or [D, n]."""
+        return vectors if self.basis is None else self.basis @ vectors
 
 
 def moments(context: Context, weights: Sequence[Tensor]) -> Moments:
     """Sum over the training rows in one pass; `weights` are the choices of ω [K], float64."""
+    basis, context = _spanned(context)
     classes, dim = len(context.counts), context.dim
     rows = torch.zeros(classes, dtype=torch.float64, device=context.device)
     sums = rows.new_zeros(classes, dim)
@@ -55,14 +68,34 @@ def moments(context: Context, weights: Sequence[Tensor]) -> Moments:
         for weight, gram, alike in zip(weights, grams, neutral, strict=True):
             _add_gram(gram, x if alike else x * weight[y, None], x)
         del part, x  # before the next ones are made
-    return Moments(rows, sums, [gram.tril_().add_(gram.tril(-1).t()) for gram in grams])
+    return Moments(rows, sums, [gram.tril_().add_(gram.tril(-1).t()) for gram in grams], basis)
 
 
-def moments_bytes(dim: int, classes: int, *, weighted: bool) -> int:
+def moments_bytes(dim: int, classes: int, rows: int, *, weighted: bool) -> int:
     """Bytes of `moments` with one ω, `weighted` or all ones, and of solving for W by them: rows in
-    float64 or an eigendecomposition, whichever takes more, and five matrices [K, D]."""
-    rows = (1 + weighted) * BLOCK_ROWS * dim
-    return 8 * (max(rows + dim * dim, 5 * dim * dim) + 5 * dim * classes)
+    float64 or an eigendecomposition, whichever takes more, and five matrices [K, D]. With fewer
+    `rows` than D, four of [rows, D] instead of those of the rows."""
+    reduced = min(rows, dim)
+    held = (1 + weighted) * BLOCK_ROWS * dim if reduced == dim else 4 * rows * dim
+    return 8 * (max(held + reduced**2, 5 * reduced**2) + 5 * dim * classes)
+
+
+def _spanned(context: Context) -> tuple[Tensor | None, Context]:
+    """Q [D, N] and a context of the rows' N coordinates; None and `context` where N ≥ D."""
+    if not 0 < context.counts.sum() < context.dim:
+        return None, context
+    held: list[Tensor] = []
+    labels: list[Tensor] = []
+    for x, y in pieces(context):
+        held.append(x.double())
+        labels.append(y)
+        if sum(map(len, labels)) >= context.dim:  # augmentation copies, which no count includes
+            return None, context
+    rows, y = torch.cat(held), torch.cat(labels)
+    held.clear()
+    basis, triangle = torch.linalg.qr(rows.t())
+    coordinates = triangle.t().contiguous()
+    return basis, replace(context, dim=len(y), blocks=lambda: [(coordinates, y)])
 
 
 def _add_gram(gram: Tensor, weighted: Tensor, x: Tensor) -> None:

@@ -33,7 +33,7 @@ class NCM(Head):
         Setting("metric", "l2", "squared Euclidean distance or cosine", choices=("l2", "cosine")),
     )
 
-    def once(self, settings: Settings, dim: int, classes: int) -> int:
+    def once(self, settings: Settings, dim: int, classes: int, rows: int) -> int:
         return 8 * dim * (classes + 3 * SUMMED_ROWS)  # sums, and rows on their way into them
 
     def init(self, settings: Sequence[Settings], context: Context) -> Parameters:

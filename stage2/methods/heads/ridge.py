@@ -36,7 +36,8 @@ class Ridge(AffineHead):
 
     The logits are regressed targets, roughly between 0 and 1 and with the same sum for every row:
     good for ranking, too flat as log-probabilities. An empty class has logit 0, never the largest.
-    Where XᵀX + λI is singular (λ = 0), W is the solution of least norm.
+    Where XᵀX + λI is singular (λ = 0), W is the solution of least norm. With fewer rows than
+    features the dual is solved, in the span of the rows (`moments`).
     """
 
     description = "ridge regression to one-hot targets, closed form"
@@ -53,8 +54,8 @@ class Ridge(AffineHead):
 
     bends = "regressed targets"
 
-    def once(self, settings: Settings, dim: int, classes: int) -> int:
-        return moments_bytes(dim, classes, weighted=settings["class_weight"] == "balanced")
+    def once(self, settings: Settings, dim: int, classes: int, rows: int) -> int:
+        return moments_bytes(dim, classes, rows, weighted=settings["class_weight"] == "balanced")
 
     def log_prior(self, settings: Settings, log_shares: np.ndarray) -> np.ndarray:
         if settings["class_weight"] == "balanced":
@@ -74,14 +75,15 @@ class Ridge(AffineHead):
 
 @dataclass(frozen=True)
 class _Spectrum:
-    """The centred normal equations (VEVᵀ + λI)Wᵀ = XᵀY, solved for any λ.
+    """The centred normal equations (VEVᵀ + λI)Wᵀ = XᵀY, solved for any λ, in R = min(N, D)
+    dimensions.
 
     Attributes
     ----------
     values, vectors
-        E [D] and V [D, D].
+        E [R] and V [D, R].
     targets
-        VᵀXᵀY [D, K].
+        VᵀXᵀY [R, K].
     mean, share
         Weighted means of the rows [D] and of the targets [K].
     noise
@@ -124,9 +126,9 @@ def _spectrum(totals: Moments, weight: Tensor, gram: Tensor) -> _Spectrum:
     targets = (weight[:, None] * (totals.sums - torch.outer(totals.rows, mean))).t()
     return _Spectrum(
         values=values.clamp_min_(0),
-        vectors=vectors,
+        vectors=totals.lifted(vectors),
         targets=vectors.t() @ targets,
-        mean=mean,
+        mean=totals.lifted(mean),
         share=weight * totals.rows / total,
         noise=rounding(gram),
     )

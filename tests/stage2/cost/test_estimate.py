@@ -178,13 +178,16 @@ def test_times_are_told_in_words() -> None:
 
 def test_what_closed_forms_and_evaluation_take() -> None:
     """Reference: by hand: rows in float64 with weights and a Gram matrix, or an eigendecomposition;
-    five matrices [K, D]; logits of val of as many configurations as are held, and of blocks."""
-    dim, classes = 64, 10
-    lda = HEADS["lda"].once(Recipe("lda").part("head"), dim, classes)
+    five matrices [K, D], and four of the rows where these are fewer than the features; logits of
+    val of as many configurations as are held, and of blocks."""
+    dim, classes, rows = 64, 10, 5000
+    lda = HEADS["lda"].once(Recipe("lda").part("head"), dim, classes, rows)
     assert lda == 8 * (8192 * dim + dim**2 + 5 * dim * classes)
     balanced = {**Recipe("ridge").part("head"), "class_weight": "balanced"}
-    assert HEADS["ridge"].once(balanced, dim, classes) - lda == 8 * 8192 * dim
-    assert HEADS["linear"].once({}, dim, classes) == 0
+    assert HEADS["ridge"].once(balanced, dim, classes, rows) - lda == 8 * 8192 * dim
+    few = HEADS["lda"].once(Recipe("lda").part("head"), 20_000, classes, 500)
+    assert few == 8 * (4 * 500 * 20_000 + 500**2 + 5 * 20_000 * classes)
+    assert HEADS["linear"].once({}, dim, classes, rows) == 0
     tile = Tile(tuple(Recipe("ce", lr=lr) for lr in (0.1, 0.2, 0.3)))
     rows = {"val": 1000, "test": 3000}
     block = BLOCK_BYTES // (4 * 3 * classes)

@@ -255,6 +255,84 @@ def test_rows_that_come_in_blocks(head: str, monkeypatch: pytest.MonkeyPatch) ->
         assert_close(parts[name], values, 1e-5, f"{name} of {head}")
 
 
+FEW_ROWS: dict[str, Problem] = {
+    "long-tailed": problem((9, 5, 2), dim=40),
+    "one row fewer than features": problem((20, 9, 5, 3), dim=38),
+    "an empty class": problem((9, 0, 4), dim=40),
+    "one row per class": problem((1, 1, 1), dim=12),
+    "a single class": problem((5, 0), dim=12),
+}
+
+
+@pytest.mark.parametrize("head", ["ridge", "lda"])
+@pytest.mark.parametrize("case", [*FEW_ROWS, "repeated rows", "constant features"])
+def test_the_dual_of_fewer_rows_than_features(
+    head: str, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reference: the primal, D × D, on the same rows; it is the one that scikit-learn confirms."""
+    made = FEW_ROWS.get(case, FEW_ROWS["long-tailed"])
+    if case == "constant features":
+        made = replace(made, x={k: np.append(x, 0 * x + 30, 1) for k, x in made.x.items()})
+    context = made.view().context
+    if case == "repeated rows":
+        context = replace(context, blocks=lambda: [*made.view().context.blocks()] * 2)
+    cases = {
+        "ridge": ridge_cases(),
+        "lda": [{"shrinkage": s, "prior": p} for s in (0.0, 1e-3, 0.5, 1.0) for p in PRIORS],
+    }
+    settings = [full(head, case) for case in cases[head]]
+    sizes: list[int] = []
+    decompose = torch.linalg.eigh
+
+    def noted(matrix: Tensor) -> Any:
+        sizes.append(len(matrix))
+        return decompose(matrix)
+
+    monkeypatch.setattr(torch.linalg, "eigh", noted)
+    dual = HEADS[head].init(settings, context)
+    assert max(sizes) < context.dim, f"decomposed {sizes}, D = {context.dim}"
+    monkeypatch.setattr("stage2.methods.heads.moments._spanned", lambda context: (None, context))
+    primal = HEADS[head].init(settings, replace(context))
+    assert max(sizes) == context.dim, "the reference is no primal"
+    for name, expected in primal.items():
+        assert_relative(dual[name].double(), expected.double(), 1e-5, f"{name} of {head}, {case}")
+
+
+def test_copies_may_make_the_rows_more_than_the_features() -> None:
+    """Reference: scikit-learn on all copies; the counts say 16 rows, and 5 copies of them are more
+    than the 40 features."""
+    made = problem((9, 5, 2), dim=40)
+    rng = np.random.default_rng(5)
+    x, y, test = rows_of(made)
+    copies = [x + rng.normal(0, 0.3, x.shape).astype(np.float32) for _ in range(5)]
+    labels = torch.from_numpy(made.y["train"])
+    blocks = [(torch.from_numpy(rows).float(), labels) for rows in copies]
+    context = replace(made.view().context, blocks=lambda: blocks)
+    start = HEADS["ridge"].init([full("ridge", {})], context)
+    z = HEADS["ridge"].logits(start, context.batch(torch.from_numpy(test).float()))
+    expected = regression(np.concatenate(copies), np.tile(y, 5), test, full("ridge", {}))
+    assert_close(z[:, 0], expected, 1e-5, "ridge on five copies")
+
+
+@pytest.mark.parametrize(("counts", "dim"), [((7, 3, 2), 4000), ((300, 150, 50), 20_000)])
+def test_very_wide_features(counts: tuple[int, ...], dim: int) -> None:
+    """Reference: the dual formula by NumPy, W = Yᵀ(XXᵀ + λI)⁻¹X on centred X and Y; cubic in D it
+    would not end."""
+    made = problem(counts, dim=dim, val=0, test=1)
+    x, y, test = rows_of(made)
+    targets, mean = np.eye(len(counts))[y], x.mean(0)
+    share = targets.mean(0)
+    inverse = np.linalg.inv((x - mean) @ (x - mean).T + 2.0 * np.eye(len(x)))
+    expected = (test - mean) @ (x - mean).T @ inverse @ (targets - share) + share
+    (z,) = logits("ridge", [full("ridge", {"l2": 2.0})], made).unbind(1)
+    assert_close(z, expected, 1e-5, "ridge")
+    (z,) = logits("lda", [full("lda", {"shrinkage": 1.0})], made).unbind(1)
+    means = np.stack([x[y == k].mean(0) for k in range(len(counts))])
+    level = ((x - means[y]) ** 2).sum() / x.size  # shrunk to a multiple of I: nearest mean
+    expected = -((test[:, None] - means) ** 2).sum(2) / (2 * level)
+    assert_relative(decision(array(z)), decision(expected), 1e-5, "lda")
+
+
 def test_moments(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reference: NumPy's sums in float64, the Gram matrix whole although computed by panels."""
     monkeypatch.setattr("stage2.methods.heads.moments.PANEL", 3)
