@@ -6,26 +6,29 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from featbank import errors
+from featbank.memory import size_text, whole_memory
 from featbank.regular import Unopened, regular_status
 from featbank.wording import listed
 
+EXTRAS = {"datasets": "hf", "zarr": "zarr"}
+"""Extra that installs a package; that of any other is ``parquet``."""
+
 
 @dataclass(frozen=True)
-class ArrayFile(Mapping[str, np.ndarray]):
-    """An open file of arrays: a mapping name → array that reads on demand.
+class ArrayFile(Mapping[str, Any]):
+    """An open file of arrays: a mapping name → array, or `OnDisk`, that reads on demand.
 
     `names` is ``("",)`` for a single array without a name; `read` takes one of them.
     """
 
     path: Path
     names: tuple[str, ...]
-    read: Callable[[str], np.ndarray]
+    read: Callable[[str], Any]
 
-    def __getitem__(self, name: str) -> np.ndarray:
+    def __getitem__(self, name: str) -> Any:
         if name not in self.names:
             problem = f"has no key {name!r}" if name else "has several arrays"
             raise errors.DataError(
@@ -64,6 +67,16 @@ def require_file(path: Path) -> None:
         raise errors.DataError(f"{path} {error}. Check the path.") from None
 
 
+def require_room(place: str, size: int) -> None:
+    """Raise if an array of `size` bytes exceeds the memory: equal values take no room in a file."""
+    room = whole_memory()
+    if room is not None and size > room:
+        raise errors.DataError(
+            f"{place} needs {size_text(size)} of memory, the machine has {size_text(room)}. Cut "
+            "the file."
+        )
+
+
 @contextlib.contextmanager
 def readable(path: Path) -> Iterator[None]:
     """Report in one line why a file cannot be read; its parser may raise anything."""
@@ -74,7 +87,7 @@ def readable(path: Path) -> Iterator[None]:
     except ImportError as error:
         raise errors.ConfigError(
             f"{path} needs {error.name}, which is not installed. "
-            f"Run: pip install 'featbank[parquet]'"
+            f"Run: pip install 'featbank[{EXTRAS.get(str(error.name), 'parquet')}]'"
         ) from None
     except Exception as error:
         reason = errors.first_line(error).rstrip(". ")

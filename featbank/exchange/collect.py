@@ -18,7 +18,7 @@ from featbank.exchange.integers import as_integers, as_vector
 
 COLUMNS = {
     "features": ("embedding", "embeddings", "feature", "features", "f"),
-    "label": ("label",),
+    "label": ("label", "labels"),
     "split": ("split",),
     "index": ("index",),
     "path": ("path",),
@@ -35,7 +35,8 @@ def read_file(path: Path) -> Arrays:
         As `open_arrays`, for a key that is not understood, and for a column that is missing.
     """
     file = open_arrays(path)
-    return _read_table(file) if path.suffix.lower() in TABLES else _read_keyed(file)
+    table = path.suffix.lower() in TABLES or _is_table(file)
+    return _read_table(file) if table else _read_keyed(file)
 
 
 def add_pair(arrays: Arrays, split: str, x: str, y: str) -> None:
@@ -45,7 +46,7 @@ def add_pair(arrays: Arrays, split: str, x: str, y: str) -> None:
     else:
         features, labels = read_array(x), read_array(y)
     arrays.add_features(split, "instance", features, x)
-    arrays.add_labels(split, labels, y)
+    arrays.add_labels(split, np.asarray(labels), y)
 
 
 def add_view(arrays: Arrays, split: str, view: str, x: str) -> None:
@@ -62,7 +63,10 @@ def add_view(arrays: Arrays, split: str, view: str, x: str) -> None:
 
 def add_classifier(arrays: Arrays, weight: str, bias: str, *, view: str = "instance") -> None:
     """Add a view's stage-1 classifier from the places of weight [K, D] and bias [K]."""
-    arrays.classifier[view] = (read_array(weight), as_vector(read_array(bias)))
+    arrays.classifier[view] = (
+        np.asarray(read_array(weight)),
+        as_vector(np.asarray(read_array(bias))),
+    )
     arrays.places |= {f"classifier/{view}/weight": weight, f"classifier/{view}/bias": bias}
 
 
@@ -85,11 +89,11 @@ def _read_keyed(file: ArrayFile) -> Arrays:
         if match := features.fullmatch(key):
             arrays.add_features(match[1], match[2] or "instance", file[key], file.place(key))
         elif key.startswith("y_") and key[2:] in schema.SPLITS:
-            arrays.add_labels(key[2:], file[key], file.place(key))
+            arrays.add_labels(key[2:], np.asarray(file[key]), file.place(key))
         elif match := re.fullmatch("w0(?:_(.+))?", key):
             view, bias_key = match[1] or "instance", "b" + key[1:]
-            bias = as_vector(file[bias_key]) if bias_key in file else None
-            arrays.classifier[view] = (file[key], bias)
+            bias = as_vector(np.asarray(file[bias_key])) if bias_key in file else None
+            arrays.classifier[view] = (np.asarray(file[key]), bias)
             arrays.places[f"classifier/{view}/weight"] = file.place(key)
         elif not (key.startswith("b0") and "w" + key[1:] in file):
             raise errors.DataError(
@@ -103,7 +107,7 @@ def _read_keyed(file: ArrayFile) -> Arrays:
 def _read_table(table: ArrayFile) -> Arrays:
     """Read a table with the columns `COLUMNS`; without ``split``, all rows are train."""
     columns = _columns(table)
-    features, labels = table[columns["features"]], table[columns["label"]]
+    features, labels = table[columns["features"]], as_vector(np.asarray(table[columns["label"]]))
     index, paths = np.arange(len(labels)), None
     if "index" in columns:
         index = as_integers(table[columns["index"]], table.place("index"))
@@ -122,6 +126,11 @@ def _read_table(table: ArrayFile) -> Arrays:
     if unused := [key for key in table if key not in columns.values()]:
         arrays.notes.append(f"not used: {_first_names(unused)}")
     return arrays
+
+
+def _is_table(file: ArrayFile) -> bool:
+    """Whether the keys of a file are the columns of a table: features and label."""
+    return all(any(name in file for name in COLUMNS[role]) for role in ("features", "label"))
 
 
 def _columns(table: ArrayFile) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from featbank import errors
 from featbank.exchange.arrayfile import readable, require_file
+from featbank.exchange.formats import natural
 from featbank.wording import number
 
 
@@ -25,7 +25,7 @@ def read_folder(folder: Path) -> tuple[np.ndarray, list[str]]:
     DataError
         For a folder without ``.npy`` files, a file with several rows, or unequal lengths.
     """
-    files = sorted(folder.glob("*.npy"), key=lambda file: _natural(file.stem))
+    files = sorted(folder.glob("*.npy"), key=lambda file: natural(file.stem))
     if not files:
         raise errors.DataError(f"{folder} has no .npy files. Give a folder with one per image.")
     rows = [_row(file) for file in files]
@@ -71,7 +71,7 @@ def require_same_names(
         (other, one, set(others) - set(names)),
     ):
         if missing:
-            name = min(missing, key=_natural)
+            name = min(missing, key=natural)
             raise errors.DataError(
                 f"{here}/{name}.npy has no partner in {there} "
                 f"({number(len(missing), 'such file')}). Every image needs both."
@@ -92,8 +92,3 @@ def _row(file: Path) -> np.ndarray:
 
 def _kind(row: np.ndarray) -> str:
     return "i" if row.dtype.kind in "biu" else row.dtype.kind
-
-
-def _natural(name: str) -> tuple[list[str | int], str]:
-    parts = re.split(r"([0-9]+)", name)
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import glob
+import math
+import re
+import struct
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from featbank import errors
-from featbank.exchange import matlab, tables
-from featbank.exchange.arrayfile import ArrayFile, readable, require_file
+from featbank.exchange import hdf5, matlab, ondisk, tables
+from featbank.exchange.arrayfile import ArrayFile, readable, require_file, require_room
+from featbank.exchange.ondisk import Array, joined
 
 
 def npy(path: Path) -> ArrayFile:
@@ -19,11 +25,42 @@ def npy(path: Path) -> ArrayFile:
 
 
 def npz(path: Path) -> ArrayFile:
-    """Open ``.npz``; arrays are read on demand."""
+    """Open ``.npz``; arrays are read on demand, large ones that are not packed stay on disk."""
     loaded = np.load(path, allow_pickle=False)
     if not isinstance(loaded, np.lib.npyio.NpzFile):
         raise ValueError("it is a single array: rename it to .npy")
-    return ArrayFile(path, tuple(loaded), loaded.__getitem__)
+    assert loaded.zip is not None
+    members = {info.filename.removesuffix(".npy"): info for info in loaded.zip.infolist()}
+
+    def read(name: str) -> np.ndarray:
+        member = members[name]
+        if member.compress_type == zipfile.ZIP_STORED and member.file_size > ondisk.HELD_BYTES:
+            return _stored(path, member)
+        require_room(f"{path}:{name}", member.file_size)
+        return loaded[name]
+
+    return ArrayFile(path, tuple(loaded), read)
+
+
+def _stored(path: Path, member: zipfile.ZipInfo) -> np.ndarray:
+    """Map the array of an uncompressed member: 30 bytes, name and extra field go before it."""
+    with path.open("rb") as file:
+        file.seek(member.header_offset)
+        _, name, extra = struct.unpack("<26sHH", file.read(30))
+        start = member.header_offset + 30 + name + extra
+        file.seek(start)
+        version = np.lib.format.read_magic(file)
+        shape, fortran, dtype = _HEADERS[version](file)
+        if dtype.hasobject:
+            raise ValueError("Object arrays are not read")
+        offset = file.tell()
+    size = math.prod(shape) * dtype.itemsize
+    if offset - start + size != member.file_size:
+        raise ValueError("its size is not what its header says")
+    if not size:
+        return np.empty(shape, dtype)
+    order = "F" if fortran else "C"
+    return np.memmap(path, dtype, "r", offset, shape, order)  # type: ignore[call-overload]
 
 
 def pytorch(path: Path) -> ArrayFile:
@@ -40,20 +77,34 @@ READERS: Mapping[str, Callable[[Path], ArrayFile]] = {
     **dict.fromkeys((".pt", ".pth", ".bin", ".safetensors"), pytorch),
     **dict.fromkeys(tables.DELIMITERS, tables.csv_table),
     ".parquet": tables.parquet_table,
+    **dict.fromkeys(hdf5.SUFFIXES, hdf5.hdf5),
 }
 """Reader of a file by suffix."""
 
 TABLES = (*tables.DELIMITERS, ".parquet")
 
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+_MOST_FILES = 1_000_000
+_PATTERN = re.compile(r"[*?\[]|\{[^{}]*(,|\.\.)[^{}]*\}")
+
 
 def open_arrays(path: Path) -> ArrayFile:
-    """Open a file of arrays.
+    """Open a file of arrays, or the files of a pattern such as ``part-*.npy`` as one.
 
     Raises
     ------
     DataError
         For a missing file, a folder, an unknown suffix, an unreadable file, or a pickle.
     """
+    files = matching(path)
+    if files != [path]:
+        names = open_arrays(files[0]).names
+        return ArrayFile(
+            path, names, lambda name: joined(path, [open_arrays(file)[name] for file in files])
+        )
     require_file(path)
     reader = READERS.get(path.suffix.lower())
     if reader is None:
@@ -68,7 +119,42 @@ def open_arrays(path: Path) -> ArrayFile:
     return arrays
 
 
-def read_array(place: str) -> np.ndarray:
+def matching(path: Path) -> list[Path]:
+    """Files of a pattern, sorted by name with numbers by value; any other path is itself.
+
+    ``*``, ``?`` and ``[…]`` match as in a shell; ``{000..127}`` counts, ``{a,b}`` chooses.
+    """
+    if path.exists() or not _PATTERN.search(str(path)):
+        return [path]
+    found: list[str] = []
+    for text in _unbraced(str(path)):
+        found += sorted(glob.glob(text), key=natural) if glob.has_magic(text) else [text]
+    return [Path(file) for file in found] or [path]
+
+
+def _unbraced(text: str) -> Iterator[str]:
+    """The texts that braces stand for, as in Bash: a range keeps the zeros in front."""
+    match = re.search(r"\{([^{}]*(?:,|\.\.)[^{}]*)\}", text)
+    if match is None:
+        yield text
+        return
+    choices = match[1].split(",")
+    if counted := re.fullmatch(r"(\d{1,9})\.\.(\d{1,9})", match[1]):
+        first, last = int(counted[1]), int(counted[2])
+        if last - first >= _MOST_FILES:
+            raise errors.ConfigError(f"{text} are more than {_MOST_FILES:,} files. Give fewer.")
+        choices = [f"{i:0{len(counted[1])}}" for i in range(first, last + 1)]
+    for choice in choices:
+        yield from _unbraced(text[: match.start()] + choice + text[match.end() :])
+
+
+def natural(name: str) -> tuple[list[str | int], str]:
+    """Key that sorts names with their numbers by value: image2 before image10."""
+    parts = re.split(r"([0-9]+)", name)
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
+
+
+def read_array(place: str) -> Array:
     """Read the array at ``FILE`` or ``FILE:KEY``; a file with one array needs no key.
 
     Raises
@@ -80,15 +166,20 @@ def read_array(place: str) -> np.ndarray:
     arrays = open_arrays(path)
     if key and arrays.single:
         raise errors.DataError(f"{path} is a single array without key {key!r}. Drop it.")
+    if key not in arrays and (inner := key.strip("/")) in arrays:
+        key = inner
     return arrays[key or (arrays.names[0] if len(arrays) == 1 else "")]
 
 
 def locate(place: str) -> tuple[Path, str]:
     """File and key of ``FILE`` or ``FILE:KEY``; the key is empty if there is none."""
-    if Path(place).exists() or ":" not in place:
-        return Path(place), ""
-    path, _, key = place.rpartition(":")
-    return Path(path), key
+    parts = place.split(":")
+    for end in range(len(parts), 0, -1):
+        path = Path(":".join(parts[:end]))
+        if matching(path)[0].exists():
+            return path, ":".join(parts[end:])
+    before, _, key = place.rpartition(":")
+    return (Path(before), key) if before else (Path(place), "")
 
 
 def same_place(one: str, other: str) -> bool:
@@ -110,4 +201,4 @@ def same_place(one: str, other: str) -> bool:
 def files_of(place: str) -> list[Path]:
     """Files that a place stands for: the file itself, or all files below a folder."""
     path, _ = locate(place)
-    return [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    return [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else matching(path)

@@ -223,7 +223,7 @@ TRAIN = ["--train", "x.npy", "y.npy"]
         (["x.npy"], "x.npy is a single array. Give it with --train x.npy LABELS"),
         (["t.parquet"], "t.parquet has no column 'embedding', but x"),
         (["empty.csv"], "empty.csv holds no arrays"),
-        (["there.h5"], "files of type .h5 are not read"),
+        (["there.h5"], "there.h5 is not a readable .h5 file"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(

@@ -43,6 +43,13 @@ def save_mat73(path: Path, **arrays: np.ndarray) -> None:
         raw.write(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM")
 
 
+def save_h5(path: Path, **arrays: np.ndarray) -> None:
+    """Write datasets in packed chunks."""
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array, chunks=True, compression="gzip")
+
+
 def save_csv(path: Path, x: np.ndarray, y: np.ndarray) -> None:
     """Write columns x_train, a text, and y_train."""
     with path.open("w", newline="") as file:
@@ -70,6 +77,7 @@ SAVERS: dict[str, Callable[[Path], object]] = {
     "bf16.safetensors": lambda path: save_file(
         {"x_train": torch.tensor(X).bfloat16(), "y_train": torch.tensor(Y)}, path
     ),
+    "a.h5": lambda path: save_h5(path, **KEYS),
     "a.csv": lambda path: save_csv(path, X, Y),
     "a.tsv": lambda path: save_csv(path, X, Y),
     "a.parquet": lambda path: parquet.write_table(
