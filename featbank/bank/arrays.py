@@ -34,6 +34,8 @@ def write_bank(
     seen: Mapping[str, np.ndarray | bool] | None = None,
     held_out: Mapping[str, np.ndarray] | None = None,
     from_test: Mapping[str, np.ndarray] | None = None,
+    text: Mapping[str, tuple[np.ndarray, float]] | None = None,
+    default_scale: Mapping[str, str] | None = None,
     dtype: str | None = None,
     provenance: Mapping[str, Any] | None = None,
     overwrite: bool = False,
@@ -45,7 +47,8 @@ def write_bank(
     path
         The bank to write.
     features
-        ``{split: {view: array}}``; arrays [N, D], or [A, N, D] with A augmentation copies.
+        ``{split: {view: array}}``; arrays [N, D], [A, N, D] with A augmentation copies, or
+        [A, N, T, D] with T tokens. T and D may differ by view.
     labels
         ``{split: [N] integers in 0…K−1}``; ``train`` is required.
     class_names
@@ -66,6 +69,11 @@ def write_bank(
         ``{split: [N] bool}``: whether rows were taken out of train after features were extracted.
     from_test
         ``{split: [N] bool}``: whether rows were taken out of test.
+    text
+        ``{view: ([P, K, D] or [K, D], logit scale)}``: embeddings of P prompts for each class.
+    default_scale
+        ``{view: scale}``: the default of recipes' `feature_scale`, as of
+        `BankWriter.default_scale`.
     dtype
         ``float32`` or ``float16``; by default float16 if every input is, else float32.
     provenance, overwrite
@@ -96,7 +104,7 @@ def write_bank(
     writer = BankWriter(
         path,
         names,
-        dim=every[0].shape[2],
+        dim=every[0].shape[-1],
         dtype=dtype,
         provenance=provenance,
         overwrite=overwrite,
@@ -115,13 +123,20 @@ def write_bank(
                 from_test=(from_test or {}).get(split),
             )
             for view, copies in views.items():
-                rows = writer.features(split, view, copies=len(copies))
+                tokens = copies.shape[2] if copies.ndim == 4 else None
+                rows = writer.features(
+                    split, view, copies=len(copies), tokens=tokens, dim=copies.shape[-1]
+                )
                 check_same_length(split, labels=labels[split], **{view: copies[0]})
                 for copy in copies:
                     for start in range(0, len(copy), BLOCK_ROWS):
                         rows.append(copy[start : start + BLOCK_ROWS])
         for view, (weight, bias) in (classifier or {}).items():
             writer.classifier(view, weight, bias)
+        for view, (embeddings, logit_scale) in (text or {}).items():
+            writer.text(view, embeddings, logit_scale)
+        for view, scale in (default_scale or {}).items():
+            writer.default_scale(view, scale)
 
 
 def _numbered_classes(

@@ -15,7 +15,7 @@ BLOCK_BYTES = 1 << 24
 """Size of the blocks that features are read in: whole chunks, in bounded memory."""
 
 Place = tuple[Any, ...]
-"""A block of a dataset: a slice of rows, after the copy if the dataset holds features."""
+"""A block of a dataset: a slice of rows, after the copy or prompt if the dataset holds features."""
 
 Progress = Callable[[int, int], None]
 """Called with (MiB done, MiB in all) until all is done."""
@@ -29,7 +29,7 @@ def report(progress: Progress | None, done: int, total: int) -> None:
 
 def block_rows(dataset: h5py.Dataset) -> int:
     """Rows of a block: whole chunks of about `BLOCK_BYTES`."""
-    lead = 2 if dataset.ndim == FEATURE_AXES else 1
+    lead = _lead(dataset)
     row_bytes = max(1, math.prod(dataset.shape[lead:]) * dataset.dtype.itemsize)
     chunk = chunk_rows(dataset)
     return max(1, BLOCK_BYTES // (chunk * row_bytes)) * chunk
@@ -37,12 +37,17 @@ def block_rows(dataset: h5py.Dataset) -> int:
 
 def chunk_rows(dataset: h5py.Dataset) -> int:
     """Rows of a chunk."""
-    return dataset.chunks[dataset.ndim == FEATURE_AXES] if dataset.chunks else 1
+    return dataset.chunks[_lead(dataset) - 1] if dataset.chunks else 1
+
+
+def _lead(dataset: h5py.Dataset) -> int:
+    """Axes before those of a row: rows, after copies or prompts in features."""
+    return 2 if dataset.ndim in FEATURE_AXES else 1
 
 
 def places(dataset: h5py.Dataset) -> Iterator[Place]:
     """Yield the blocks of a dataset in order."""
-    *copies, rows = dataset.shape[: 2 if dataset.ndim == FEATURE_AXES else 1]
+    *copies, rows = dataset.shape[: _lead(dataset)]
     for copy in np.ndindex(*copies):
         for block in steps(0, rows, block_rows(dataset)):
             yield (*copy, block)

@@ -132,10 +132,11 @@ class CheckedFile:
         layout = schema.layout_of(name)
         dtype = dataset.dtype
         kind = "S" if dtype.kind == "S" else str(dtype)
-        if kind not in layout.dtypes or dataset.ndim != layout.axes:
+        if kind not in layout.dtypes or dataset.ndim not in layout.axes:
             wanted = " or ".join(layout.dtypes).replace("S", "fixed-length bytes")
+            axes = " or ".join(map(str, layout.axes))
             raise self.corrupt(
-                f"{name} has type {dtype} and {dataset.ndim} axes, not {wanted} and {layout.axes}"
+                f"{name} has type {dtype} and {dataset.ndim} axes, not {wanted} and {axes}"
             )
         self._check_storage(name, dataset)
         other = self._places.setdefault(h5py.h5o.get_info(dataset.id).addr, name)
@@ -147,7 +148,9 @@ class CheckedFile:
     def require_shape(self, name: str, shape: tuple[int | None, ...]) -> None:
         """Raise unless the dataset `name` has this shape; None stands for any length but 0."""
         stored = self.dataset(name).shape
-        if any(n < 1 if m is None else n != m for n, m in zip(stored, shape, strict=True)):
+        if len(stored) != len(shape) or any(
+            n < 1 if m is None else n != m for n, m in zip(stored, shape, strict=True)
+        ):
             wanted = ", ".join("A ≥ 1" if n is None else str(n) for n in shape)
             raise self.corrupt(f"{name} has shape {list(stored)}, not [{wanted}]")
 
@@ -251,7 +254,7 @@ class CheckedFile:
             return
         if not filters or not dataset.chunks:
             raise self.corrupt(f"{name} is stored without checksums")
-        lead = 2 if dataset.ndim == schema.FEATURE_AXES else 1  # copy and row, or row
+        lead = 2 if dataset.ndim in schema.FEATURE_AXES else 1  # copy and row, or row
         if dataset.chunks[lead:] != dataset.shape[lead:] or lead > 1 < dataset.chunks[0]:
             raise self.corrupt(f"{name} has chunks {list(dataset.chunks)}, not of whole rows")
         declared = math.prod(dataset.shape) * dataset.dtype.itemsize
@@ -270,7 +273,7 @@ class CheckedFile:
                 "Restore or rebuild it."
             )
         whole = math.prod(dataset.chunks) * dataset.dtype.itemsize + SUM_BYTES
-        if dataset.ndim == schema.FEATURE_AXES:
+        if schema.is_rows(name):
             # Reading checks each of these many chunks.
             if dataset.id.get_storage_size() != wanted * whole:
                 raise self.corrupt(f"{name}: some chunks do not have {whole} bytes")

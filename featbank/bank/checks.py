@@ -14,14 +14,15 @@ from featbank.wording import number
 
 
 def as_copies(array: np.ndarray, split: str, view: str) -> np.ndarray:
-    """Features as [A, N, D]; two axes mean one copy."""
+    """Features as [A, N, D], or [A, N, T, D] of tokens; two axes mean one copy."""
     array = array if hasattr(array, "dtype") else np.asarray(array)  # rows on disk stay there
-    if array.ndim not in (2, 3) or array.dtype.kind not in "fiu":
+    if array.ndim not in (2, 3, 4) or array.dtype.kind not in "fiu":
         raise errors.DataError(
             f"{split}/{view}: features have type {array.dtype} and shape {list(array.shape)}. "
-            "They must be numbers [N, D], or [A, N, D] with A augmentation copies."
+            "They must be numbers [N, D], [A, N, D] with A augmentation copies, or [A, N, T, D] "
+            "with T tokens."
         )
-    return array if array.ndim == 3 else array[None]
+    return array[None] if array.ndim == 2 else array
 
 
 def checked_labels(labels: np.ndarray, split: str, num_classes: int) -> np.ndarray:
@@ -211,12 +212,12 @@ def check_views(views: Mapping[str, Iterable[str]], prefix: str = "") -> None:
 
 
 def check_model_view(kind: str, view: str, views: Iterable[str], prefix: str = "") -> None:
-    """Raise if a classifier or BatchNorm statistics belong to no view.
+    """Raise if a classifier, text or BatchNorm statistics belong to no view.
 
-    The classifier of ``instance`` serves every view without one, so ``instance`` itself may lack
-    features.
+    Classifier and text of ``instance`` serve every view without one, so ``instance`` itself may
+    lack features.
     """
-    if view not in views and (kind, view) != ("classifier", "instance"):
+    if view not in views and (kind not in ("classifier", "text") or view != "instance"):
         raise errors.ConfigError(
             f"{prefix}{kind}/{view} is given, the views are {', '.join(sorted(views))}. "
             "Name one of them."

@@ -7,6 +7,7 @@ computed, by several threads if requested: the same bytes and the same check in 
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Iterator
@@ -43,20 +44,20 @@ class ChunkReader:
     size
         Bytes of the file.
     dataset
-        [A, N, D], chunked [1, rows, D], with fletcher32 as the only filter.
+        [A, N, D] or [A, N, T, D], chunked [1, rows, …], with fletcher32 as the only filter.
     """
 
     def __init__(self, descriptor: int, size: int, dataset: h5py.Dataset) -> None:
         self._file = descriptor
-        self._items, self._dim = dataset.shape[1:]
+        self._items, *self._of_row = dataset.shape[1:]
         self._rows = dataset.chunks[1]
         self._dtype = dataset.dtype
-        self._bytes = self._rows * self._dim * self._dtype.itemsize
+        self._bytes = self._rows * math.prod(self._of_row) * self._dtype.itemsize
         self._of_thread = threading.local()
         self._places = np.full((dataset.shape[0], -(-self._items // self._rows)), -1, np.int64)
 
         def note(chunk: h5py.h5d.StoreInfo) -> None:
-            copy, row, _ = chunk.chunk_offset
+            copy, row, *_ = chunk.chunk_offset
             whole = chunk.size == self._bytes + SUM_BYTES and chunk.filter_mask == 0
             if whole and 0 <= chunk.byte_offset <= size - chunk.size:
                 self._places[copy, row // self._rows] = chunk.byte_offset
@@ -64,7 +65,7 @@ class ChunkReader:
         dataset.id.chunk_iter(note)
 
     def read(self, copy: int, start: int, stop: int, out: np.ndarray, *, threads: int = 1) -> None:
-        """Read the rows `start` … `stop` − 1 of a copy into `out` [n, D], contiguous.
+        """Read the rows `start` … `stop` − 1 of a copy into `out` [n, …], contiguous.
 
         Raises
         ------
@@ -81,7 +82,7 @@ class ChunkReader:
                 if start <= first and last <= stop:
                     self._read_run(copy, chunks, out[first - start : last - start], checksum)
                 else:
-                    whole = np.empty((last - first, self._dim), self._dtype)
+                    whole = np.empty((last - first, *self._of_row), self._dtype)
                     self._read_run(copy, chunks, whole, checksum)
                     lo, hi = max(first, start), min(last, stop)
                     out[lo - start : hi - start] = whole[lo - first : hi - first]
@@ -115,7 +116,7 @@ class ChunkReader:
             chunk = run
 
     def _read_run(self, copy: int, chunks: range, rows: np.ndarray, checksum: Fletcher32) -> None:
-        """Read adjacent chunks into `rows` [n, D]."""
+        """Read adjacent chunks into `rows` [n, …]."""
         stored = np.empty(len(chunks), "<u4")
         pieces = rows.reshape(len(chunks), -1)
         buffers = [b for pair in zip(pieces, stored[:, None], strict=True) for b in pair]

@@ -17,7 +17,7 @@ from featbank.bank.checks import is_utf8
 from featbank.bank.file import Bank
 from featbank.bank.fingerprint import RowDigest
 from featbank.bank.rows import sum_of_squares
-from featbank.bank.schema import EVALUATED, FLAGS
+from featbank.bank.schema import EVALUATED, FLAGS, is_rows, is_scale
 
 _COLUMN = re.compile(r"[^/]+/(label|index|path)")
 
@@ -90,7 +90,7 @@ def read_content(bank: Bank, progress: Progress | None) -> Content:
                 column = joined(name, _hashes if name.endswith("/path") else np.asarray)
                 if name not in content.damaged:
                     content.columns[name] = column
-            elif not name.endswith("/feature"):
+            elif not is_rows(name):
                 deque(blocks(name), maxlen=0)
         for view in bank.views:  # the hashes of one view are held at a time
             names = [f"{split}/{view}/feature" for split in bank.splits]
@@ -151,18 +151,45 @@ def _count_bad_rows(content: Content, name: str, place: Place, block: np.ndarray
 
 def _defect(name: str, block: np.ndarray) -> tuple[str, np.ndarray]:
     """The defect that values of a dataset may have, and a mask [n, …] of those that have it."""
-    if name.endswith("/path"):
-        return "not UTF-8", ~np.fromiter(map(is_utf8, block.tolist()), bool, len(block))
-    if name.endswith((*FLAGS,)):
-        return "neither 0 nor 1", block > 1
-    if name.endswith(("/variance", "/norm")):
-        return "negative, NaN or infinite", ~(block >= 0) | np.isinf(block)
-    if name.startswith("experts/"):
-        return "not > 0", ~(block > 0) | np.isinf(block)
+    for pattern, defect, of in _DEFECTS:
+        if pattern.fullmatch(name):
+            return defect, of(block)
     if block.dtype == np.float16:  # all exponent bits set; four times as fast as np.isfinite
         return "NaN or infinite", (block.view(np.uint16) & 0x7C00) == 0x7C00
     finite = np.isfinite(block) if block.dtype.kind == "f" else np.ones(len(block), bool)
     return "NaN or infinite", ~finite
+
+
+def _not_text(block: np.ndarray) -> np.ndarray:
+    return ~np.fromiter(map(is_utf8, block.tolist()), bool, len(block))
+
+
+def _not_scale(block: np.ndarray) -> np.ndarray:
+    texts = (text.decode(errors="replace") for text in block.tolist())
+    return ~np.fromiter(map(is_scale, texts), bool, len(block))
+
+
+def _no_direction(block: np.ndarray) -> np.ndarray:
+    return ~(np.isfinite(block).all(axis=1) & (block != 0).any(axis=1))
+
+
+_DEFECTS: tuple[tuple[re.Pattern[str], str, Callable[[np.ndarray], np.ndarray]], ...] = (
+    (re.compile(r"[^/]+/path"), "not UTF-8", _not_text),
+    (re.compile(rf"[^/]+/({'|'.join(FLAGS)})"), "neither 0 nor 1", lambda block: block > 1),
+    (
+        re.compile(r"batchnorm/.+/variance|scale/.+/norm"),
+        "negative, NaN or infinite",
+        lambda block: ~(block >= 0) | np.isinf(block),
+    ),
+    (
+        re.compile(r"experts/.+|text/.+/logit_scale"),
+        "not > 0",
+        lambda block: ~(block > 0) | np.isinf(block),
+    ),
+    (re.compile(r"scale/.+/default"), "no scale", _not_scale),
+    (re.compile(r"text/.+/feature"), "0, NaN or infinite", _no_direction),
+)
+"""Defects of values by the names of datasets; in all others, numbers that are not finite."""
 
 
 def _hashes(texts: np.ndarray) -> np.ndarray:
@@ -171,8 +198,8 @@ def _hashes(texts: np.ndarray) -> np.ndarray:
 
 
 def _row_hashes(block: np.ndarray) -> np.ndarray:
-    """Hashes of the rows of features [n, D]."""
-    return _hashes(block.view(f"S{block[0].nbytes}").ravel())
+    """Hashes of the rows of features [n, …]."""
+    return _hashes(block.reshape(len(block), -1).view(f"S{block[0].nbytes}").ravel())
 
 
 def _repeats(rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

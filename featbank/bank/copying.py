@@ -14,6 +14,7 @@ from featbank import errors
 from featbank.bank import schema
 from featbank.bank.blocks import Progress, report
 from featbank.bank.file import Bank
+from featbank.bank.schema import is_rows
 from featbank.bank.writer import BankWriter
 
 
@@ -53,7 +54,7 @@ class Piece:
         return None if flags is None else flags[self.rows]
 
     def blocks(self, view: str, copy: int) -> Iterator[np.ndarray]:
-        """Yield the rows' features of a view, [m, D] at a time."""
+        """Yield the rows' features of a view, block by block."""
         step = self.bank.block_rows(self.split, view)
         total = self.bank.rows(self.split)
         for start in range(0, total, step):
@@ -90,8 +91,8 @@ def write_pieces(
     output
         The bank to write.
     banks
-        The banks it is made of; class names, D and dtype are those of the first. Classifiers and
-        BatchNorm statistics come from all of them, those that several share once.
+        The banks it is made of; class names and dtype are those of the first. Classifiers, text
+        and BatchNorm statistics come from all of them, those that several share once.
     splits
         ``{split: pieces}`` that give labels, index, paths and flags.
     features
@@ -117,8 +118,11 @@ def write_pieces(
             _write_columns(writer, split, pieces)
             views = features[split] if features else {view: pieces for view in banks[0].views}
             for view, sources in views.items():
-                copies = sources[0].bank.copies(sources[0].split, view)
-                target = writer.features(split, view, copies=copies)
+                bank = sources[0].bank
+                copies = bank.copies(sources[0].split, view)
+                target = writer.features(
+                    split, view, copies=copies, tokens=bank.tokens(view), dim=bank.dim_of(view)
+                )
                 for copy, piece in itertools.product(range(copies), sources):
                     for block in piece.blocks(view, copy):
                         target.append(block)
@@ -157,14 +161,23 @@ def _write_models(writer: BankWriter, banks: Sequence[Bank]) -> None:
     batchnorm: dict[str, dict[str, Any]] = {}
     ordered: dict[str, bool] = {}
     weights: dict[str, float] = {}
+    texts: dict[str, Any] = {}
+    scales: dict[str, str | None] = {}
     for bank in banks:
         classifiers |= {view: bank.classifier(view) for view in bank.classifiers}
+        texts |= {view: bank.text(view) for view in bank.texts}
         for view in bank.views:
             batchnorm.setdefault(view, {}).update(bank.batchnorm(view))
             ordered[view] = ordered.get(view, True) and bank.is_ordered(view)
             weights[view] = bank.expert_weight(view)
+            scales[view] = bank.default_scale(view)
     for view, classifier in classifiers.items():
         writer.classifier(view, *classifier)
+    for view, text in texts.items():
+        writer.text(view, text.features, text.logit_scale)
+    for view, scale in scales.items():
+        if scale is not None:
+            writer.default_scale(view, scale)
     for view, statistics in batchnorm.items():
         writer.batchnorm(view, statistics, ordered=ordered[view])
     for view, weight in weights.items():
@@ -174,7 +187,7 @@ def _write_models(writer: BankWriter, banks: Sequence[Bank]) -> None:
 
 def feature_bytes(bank: Bank) -> int:
     """Bytes of all features of a bank."""
-    return sum(bank.nbytes(name) for name in bank.datasets if name.endswith("/feature"))
+    return sum(bank.nbytes(name) for name in bank.datasets if is_rows(name))
 
 
 def origin(bank: Bank) -> dict[str, Any]:

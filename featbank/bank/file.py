@@ -13,15 +13,16 @@ import numpy as np
 
 from featbank import errors
 from featbank.bank import blocks as dataset_blocks
-from featbank.bank import models, schema
+from featbank.bank import schema
 from featbank.bank.blocks import Place
 from featbank.bank.checked import CheckedFile
 from featbank.bank.chunks import THREADS
 from featbank.bank.classes import class_counts, class_groups
+from featbank.bank.models import Models
 from featbank.bank.structure import read_head, read_tree
 
 
-class Bank:
+class Bank(Models):
     """A bank opened for reading; a context manager.
 
     Parameters
@@ -34,7 +35,7 @@ class Bank:
     splits, views
         Their names; every view is in every split.
     num_classes, dim
-        K and D.
+        K, and D of the first view; `dim_of` has that of each.
     dtype
         Stored type of the features, ``float32`` or ``float16``.
     class_names, train_counts, full_counts
@@ -63,7 +64,9 @@ class Bank:
             for name in ("classes/name", "classes/train_count"):
                 self._file.require_shape(name, (self.num_classes,))
             self._file.check_root()
-            self.splits, self.views, self.dtype = read_tree(self._file, self.num_classes, self.dim)
+            self.splits, self.views, self.dtype = read_tree(
+                self._file, self.schema, self.num_classes, self.dim
+            )
         except errors.BankError:
             self.close()
             raise
@@ -74,7 +77,7 @@ class Bank:
     def load(
         self, split: str, view: str = "instance", *, copy: int = 0
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Read a split: features [N, D] float32 and labels [N] int64.
+        """Read a split: features [N, D], of tokens [N, T, D], float32, and labels [N] int64.
 
         Parameters
         ----------
@@ -98,7 +101,7 @@ class Bank:
     def load_copies(
         self, split: str, view: str = "instance", *, dtype: str = "float32"
     ) -> np.ndarray:
-        """Read all augmentation copies of a view: [A, N, D] float32, or of the bank's `dtype`."""
+        """Read all augmentation copies of a view: of its `shape`, float32 or the bank's `dtype`."""
         features = np.empty(self.shape(split, view), dtype)
         for copy, rows in enumerate(features):
             self._load_into(rows, split, view, copy)
@@ -115,7 +118,7 @@ class Bank:
         out: np.ndarray | None = None,
         threads: int = 1,
     ) -> np.ndarray:
-        """Read the rows `start` … `stop` − 1 of a view, [n, D] in the stored type.
+        """Read the rows `start` … `stop` − 1 of a view, [n, D] or [n, T, D] in the stored type.
 
         Parameters
         ----------
@@ -124,7 +127,7 @@ class Bank:
         start, stop
             0 ≤ start ≤ stop ≤ N; fastest at multiples of `chunk_rows`.
         out
-            A contiguous array [n, D] of the stored type to read into.
+            A contiguous array of the result's shape and the stored type to read into.
         threads
             Threads that read and check side by side; two pay off above about 100 MiB.
 
@@ -133,14 +136,14 @@ class Bank:
         ConfigError, Corrupt
         """
         dataset = self._feature(split, view)
-        _, rows, dim = dataset.shape
+        _, rows, *of_row = dataset.shape
         self._known_copy(split, view, copy)
         if not 0 <= start <= stop <= rows:
             raise errors.ConfigError(
                 f"{self.path}: {split}/{view} has rows 0…{rows - 1}, not {start}…{stop - 1}."
             )
         if out is None:
-            out = np.empty((stop - start, dim), dataset.dtype)
+            out = np.empty((stop - start, *of_row), dataset.dtype)
         name = f"{split}/{view}/feature"
         if stop > start:
             try:
@@ -152,7 +155,7 @@ class Bank:
     def blocks(
         self, split: str, view: str = "instance", *, copy: int = 0
     ) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield a view in order: (first row, rows [n, D] in the stored type)."""
+        """Yield a view in order: (first row, rows [n, D] or [n, T, D] in the stored type)."""
         for rows in dataset_blocks.steps(0, self.rows(split), self.block_rows(split, view)):
             yield rows.start, self.read(split, view, rows.start, rows.stop, copy=copy)
 
@@ -237,8 +240,8 @@ class Bank:
         """Splits that results are measured on and that have rows."""
         return tuple(s for s in schema.EVALUATED if s in self.splits and self.rows(s))
 
-    def shape(self, split: str, view: str = "instance") -> tuple[int, int, int]:
-        """(A, N, D) of a view: augmentation copies, rows, feature size."""
+    def shape(self, split: str, view: str = "instance") -> tuple[int, ...]:
+        """(A, N, D) of a view: augmentation copies, rows, feature size; (A, N, T, D) of tokens."""
         return self._feature(split, view).shape
 
     def copies(self, split: str, view: str = "instance") -> int:
@@ -248,45 +251,6 @@ class Bank:
     def chunk_rows(self, split: str, view: str = "instance") -> int:
         """Rows stored, and read, together."""
         return dataset_blocks.chunk_rows(self._feature(split, view))
-
-    def classifier(self, view: str = "instance") -> tuple[np.ndarray, np.ndarray] | None:
-        """The stage-1 classifier of a view, weight [K, D] and bias [K] float32, if there is one.
-
-        A view without one uses that of ``instance``: views differ in BatchNorm statistics, not in
-        the classifier.
-        """
-        for name in (f"classifier/{view}", "classifier/instance"):
-            if f"{name}/weight" in self._file.datasets:
-                return self._file.read(f"{name}/weight"), self._file.read(f"{name}/bias")
-        return None
-
-    def norm(self, view: str = "instance") -> float | None:
-        """Root mean square norm of the training features of a view, over all copies.
-
-        None unless it is recorded: banks do so for features that stage 1 was not trained on, and
-        recipes scale these by default (`stage2.features.scale`).
-        """
-        return models.norm(self._file, view)
-
-    def expert_weight(self, view: str) -> float:
-        """ε > 0 of the expert that a view belongs to in averages over views [SLA eq. 19], 1 unless
-        it is recorded."""
-        return models.expert_weight(self._file, view)
-
-    @property
-    def classifiers(self) -> tuple[str, ...]:
-        """Views that have a classifier of their own, ``instance`` even where it has no features."""
-        names = dict.fromkeys((*self.views, "instance"))
-        return tuple(v for v in names if f"classifier/{v}/weight" in self._file.datasets)
-
-    def batchnorm(self, view: str = "instance") -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """BatchNorm statistics of a view: (running mean, running variance) by layer name, in the
-        order of the network where `is_ordered`, else in that of their names."""
-        return models.batchnorm(self._file, view)
-
-    def is_ordered(self, view: str = "instance") -> bool:
-        """Whether the bank records the order of a view's BatchNorm layers in the network."""
-        return models.is_ordered(self._file, view)
 
     def groups(self) -> dict[str, np.ndarray]:
         """Masks [K] of the class groups many / medium / few, by `full_counts`."""
@@ -332,14 +296,14 @@ class Bank:
             If it cannot be read, naming dataset and rows.
         """
         split, _, last = name.partition("/")
-        if last.endswith("/feature"):
+        if schema.is_rows(name):
             copy, rows = place
             view = last.removesuffix("/feature")
             return self.read(split, view, rows.start, rows.stop, copy=copy)
         try:
             return self._file.datasets[name][place]
         except Exception as error:
-            rows = f"rows {place[0].start}…{place[0].stop - 1}"
+            rows = f"rows {place[-1].start}…{place[-1].stop - 1}"
             raise self._file.corrupt(f"{name}, {rows}: {errors.first_line(error)}") from None
 
     def check_unchanged(self) -> None:

@@ -32,11 +32,13 @@ class Merged:
     """Outcome of a merge.
 
     `kind` is ``shards`` or ``views``; `borrowed` names views that had no stage-1 classifier and now
-    use that of the instance view, as every view without one does.
+    use that of the instance view, as every view without one does, and `borrowed_text` those that
+    had no text and now use that of the instance view.
     """
 
     kind: str
     borrowed: tuple[str, ...]
+    borrowed_text: tuple[str, ...] = ()
 
 
 def merge(
@@ -46,13 +48,13 @@ def merge(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Merged:
-    """Merge banks with the same classes, D and dtype, block by block.
+    """Merge banks with the same classes and dtype, block by block.
 
     Banks with the same views are *shards*: the rows of each split follow one another in the order
-    given; a split may be missing in some. Their copies, classifiers and BatchNorm statistics must
-    agree, and no source row may occur twice. Banks with no view in common are *views* of the same
-    rows: splits, labels and indices must agree, and the views are put side by side. A row counts
-    as seen by stage 1 if the stage 1 of any of the banks was trained on it.
+    given; a split may be missing in some. Their sizes, copies, classifiers, text and BatchNorm
+    statistics must agree, and no source row may occur twice. Banks with no view in common are
+    *views* of the same rows: splits, labels and indices must agree, and the views are put side by
+    side. A row counts as seen by stage 1 if the stage 1 of any of the banks was trained on it.
 
     Parameters
     ----------
@@ -94,7 +96,11 @@ def merge(
             progress=progress,
             total=sum(map(feature_bytes, banks)),
         )
-        return Merged(kind, _borrowed(banks) if kind == "views" else ())
+        if kind == "shards":
+            return Merged(kind, ())
+        return Merged(
+            kind, _borrowed(banks, "classifier/{}/weight"), _borrowed(banks, "text/{}/feature")
+        )
 
 
 def _shards(banks: Sequence[Bank]) -> tuple[dict[str, Pieces], None]:
@@ -128,11 +134,10 @@ def _refuse_repeated(banks: Sequence[Bank]) -> None:
 
 
 def _check_head(one: Bank, other: Bank) -> None:
-    """Raise if two banks differ in classes, D or dtype."""
+    """Raise if two banks differ in classes or dtype."""
     _require(one, other, "num_classes", one.num_classes, other.num_classes)
     for k, names in enumerate(zip(one.class_names, other.class_names, strict=True)):
         _require(one, other, f"the name of class {k}", *names)
-    _require(one, other, "dim", one.dim, other.dim)
     _require(one, other, "the type of features", one.dtype, other.dtype)
 
 
@@ -150,6 +155,9 @@ def _kind(banks: Sequence[Bank]) -> str:
 
 def _check_shards(banks: Sequence[Bank]) -> None:
     for other in banks[1:]:
+        for view in other.views:
+            sizes = [list(bank.shape("train", view)[2:]) for bank in (banks[0], other)]
+            _require(banks[0], other, f"the size of {view}", *sizes)
         _require_equal_digests(banks[0], _model_digests(banks[0]), other, _model_digests(other))
     index, sources, paths = {}, {}, {}
     for split in _splits_of(banks):
@@ -211,11 +219,19 @@ def _splits_of(banks: Sequence[Bank]) -> list[str]:
     return [split for split in schema.SPLITS if any(split in bank.splits for bank in banks)]
 
 
-def _borrowed(banks: Sequence[Bank]) -> tuple[str, ...]:
-    """Views of banks without any classifier, if another bank has that of the instance view."""
-    if not any("instance" in bank.classifiers for bank in banks):
-        return ()
-    return tuple(v for bank in banks for v in bank.views if bank.classifier(v) is None)
+def _borrowed(banks: Sequence[Bank], dataset: str) -> tuple[str, ...]:
+    """Views without `dataset`, neither their own nor that of instance, that get instance's from
+    another bank because it has their D."""
+    holders = [bank for bank in banks if dataset.format("instance") in bank.datasets]
+    widths = {bank.stored(dataset.format("instance"))[1][-1] for bank in holders}
+    return tuple(
+        view
+        for bank in banks
+        for view in bank.views
+        if bank not in holders
+        and dataset.format(view) not in bank.datasets
+        and bank.dim_of(view) in widths
+    )
 
 
 def _require(one: Bank, other: Bank, field: str, here: object, there: object) -> None:
@@ -245,7 +261,7 @@ def _yes_no(there: bool) -> str:
 
 
 def _model_digests(bank: Bank) -> dict[str, str]:
-    """Stored digests of classifiers and BatchNorm statistics by dataset."""
-    models = ("classifier/", "batchnorm/", "experts/")
-    names = (name for name in bank.datasets if name.startswith(models))
+    """Stored digests of all that belongs to views beside features; norms follow from these."""
+    models = ("classifier/", "batchnorm/", "experts/", "text/", "scale/")
+    names = (n for n in bank.datasets if n.startswith(models) and not n.endswith("/norm"))
     return {name: bank.digest(name) for name in names}

@@ -25,7 +25,7 @@ class FeatureRows:
     Parameters
     ----------
     dataset, name
-        The features [A, N, D], and their name in messages.
+        The features [A, N, D] or [A, N, T, D], and their name in messages.
     write
         Called with the dataset, a place and the rows to write there.
     measured
@@ -50,21 +50,22 @@ class FeatureRows:
         self._squares = [0.0] * copies  # chunk by chunk, so that it depends on the features alone
 
     def append(self, block: np.ndarray) -> None:
-        """Append the next rows [n, D], or the next rows of every copy [A, n, D].
+        """Append the next rows [n, D] ([n, T, D] of tokens), or those of every copy [A, n, …].
 
         They must be finite and fit the bank's type.
         """
-        copies, rows, dim = self._dataset.shape
+        copies, rows, *of_row = self._dataset.shape
         check_numbers(block, self.name)
-        every = block.ndim == 3 and len(block) == copies
-        if not (every or block.ndim == 2) or block.shape[-1] != dim:
+        every = block.ndim == self._dataset.ndim and len(block) == copies
+        if list(block.shape[1 + every :]) != of_row:
+            needed = ", ".join(map(str, ("rows", *of_row)))
             raise errors.DataError(
-                f"{self.name}: a block has shape {list(block.shape)}, the bank needs [rows, {dim}]."
+                f"{self.name}: a block has shape {list(block.shape)}, the bank needs [{needed}]."
             )
         received, room = max(self._received), rows
         if not every:
             received, room = sum(self._received), copies * rows
-        if received + block.shape[-2] > room:
+        if received + block.shape[every] > room:
             raise errors.DataError(f"{self.name}: more than {copies} × {rows} rows arrived.")
         for copy, piece in enumerate(block) if every else self._by_copy(block):
             first = self._received[copy]
@@ -75,12 +76,14 @@ class FeatureRows:
 
     @property
     def norm(self) -> float:
-        """Root mean square norm of the rows written, if they are `measured`; 0 without any."""
-        return math.sqrt(math.fsum(self._squares) / max(1, sum(self._written)))
+        """Root mean square norm of the rows (of tokens, of each) written, if they are `measured`;
+        0 without any."""
+        _, _, *tokens, _ = self._dataset.shape
+        return math.sqrt(math.fsum(self._squares) / max(1, sum(self._written) * math.prod(tokens)))
 
     def finish(self) -> str:
         """Check that every row arrived; return the digest."""
-        copies, rows, _ = self._dataset.shape
+        copies, rows = self._dataset.shape[:2]
         if sum(self._received) != copies * rows:
             raise errors.DataError(
                 f"{self.name}: {sum(self._received)} rows arrived, {copies} × {rows} are needed. "
@@ -96,8 +99,8 @@ class FeatureRows:
         return digest
 
     def _by_copy(self, block: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """Cut rows [n, D] into pieces that complete one copy after another."""
-        _, rows, _ = self._dataset.shape
+        """Cut rows [n, …] into pieces that complete one copy after another."""
+        rows = self._dataset.shape[1]
         while len(block):
             copy = next(a for a, received in enumerate(self._received) if received < rows)
             piece = block[: rows - self._received[copy]]
@@ -105,7 +108,7 @@ class FeatureRows:
             block = block[len(piece) :]
 
     def _write_whole_chunks(self, copy: int) -> None:
-        _, rows, _ = self._dataset.shape
+        rows = self._dataset.shape[1]
         waiting = np.concatenate(self._pending[copy])
         while len(waiting):
             row = self._written[copy]
@@ -123,12 +126,13 @@ class FeatureRows:
 
 
 def sum_of_squares(block: np.ndarray) -> float:
-    """Sum of the squares of all numbers of a block [n, D], in float64."""
-    return float(np.einsum("nd,nd->", block, block, dtype=np.float64))
+    """Sum of the squares of all numbers of a block [n, …, D], in float64."""
+    rows = block.reshape(-1, block.shape[-1])
+    return float(np.einsum("nd,nd->", rows, rows, dtype=np.float64))
 
 
 def as_stored(block: np.ndarray, dtype: np.dtype, name: str, *, first_row: int = 0) -> np.ndarray:
-    """Features [n, D] in the type that a bank stores.
+    """Features [n, …] in the type that a bank stores.
 
     Raises
     ------
@@ -140,7 +144,7 @@ def as_stored(block: np.ndarray, dtype: np.dtype, name: str, *, first_row: int =
     with np.errstate(over="ignore"):
         stored = block.astype(dtype, copy=False)
     if stored.dtype != block.dtype and not np.isfinite(stored).all():
-        row = int(np.flatnonzero(~np.isfinite(stored).all(axis=1))[0])
+        row = int(np.flatnonzero(~np.isfinite(stored).reshape(len(stored), -1).all(axis=1))[0])
         remedy = "Store the bank as float32." if stored.dtype == np.float16 else "Scale them."
         raise errors.NotFinite(
             f"{name}: row {first_row + row} has values up to {np.abs(block[row]).max():.3g}, "

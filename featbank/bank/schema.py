@@ -1,4 +1,4 @@
-"""The bank format, schema 4: the datasets and attributes of a bank.
+"""The bank format, schema 5: the datasets and attributes of a bank.
 
 ::
 
@@ -12,7 +12,8 @@
     /<split>/seen        [N]  uint8, whether stage 1 was trained on the row (optional, schema 2)
     /<split>/held_out    [N]  uint8, whether the row was taken out of train (optional, schema 2)
     /<split>/from_test   [N]  uint8, whether the row was taken out of test (optional, schema 3)
-    /<split>/<view>/feature [A, N, D]   float32 or float16; A augmentation copies, 1 by default
+    /<split>/<view>/feature [A, N, D]   float32 or float16; A augmentation copies, 1 by default;
+                              [A, N, T, D] with T tokens per row, D may differ by view (schema 5)
     /classifier/<view>/weight [K, D], bias [K]    float32, the stage-1 classifier (optional)
     /batchnorm/<view>/<layer>/mean, variance      float32, BatchNorm statistics (optional); the
                               attribute `place` of a mean is the layer's place in the network
@@ -20,6 +21,10 @@
                               where stage 1 was not trained on them
     /experts/<view>/weight [1] float64, weight of the view's expert in averages over several views,
                               where it is not 1 (schema 4)
+    /text/<view>/feature [P, K, D] float32, embeddings of P prompts for each class, and
+    /text/<view>/logit_scale [1] float64, the factor of their cosines (optional, schema 5)
+    /scale/<view>/default [1] fixed-length UTF-8 bytes, the default of recipes' `feature_scale`
+                              (optional, schema 5)
 
 ``complete`` is 0 until everything else is on disk. Every dataset is chunked, with a fletcher32
 checksum per chunk and the attribute ``sha256``, the digest of its content
@@ -36,7 +41,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 FORMAT = "featbank"
-SCHEMA = 4
+SCHEMA = 5
 """A bank is written in the lowest schema that has its datasets, for older readers."""
 
 LIBVER = ("v110", "v110")
@@ -45,8 +50,9 @@ SPLITS = ("train", "val", "test", "train_balanced")
 EVALUATED = ("val", "test")
 """Splits that results are measured on."""
 
-NORM, EXPERTS = 3, 4
-"""The schemas that a bank with a norm, and with weights of experts, has at least."""
+NORM, EXPERTS, FOUNDATION = 3, 4, 5
+"""The least schemas of a bank with a norm; with weights of experts; with tokens, views of several
+widths, text or a default scale."""
 
 FLAGS = {"seen": 2, "held_out": 2, "from_test": 3}
 """Columns of 0 and 1, one per row of a split, each by the schema that a bank with it has."""
@@ -58,32 +64,40 @@ CHUNK_BYTES = 1 << 18
 """Size of a chunk: 256 KiB fit the processor's cache, so that reading with checksums is about as
 fast as a plain read, and are small enough to shuffle by (scripts/benchmark_bank.py)."""
 
-FEATURE_AXES = 3
+FEATURE_AXES = (3, 4)
+"""[A, N, D], or [A, N, T, D] for tokens."""
+
+SCALES = ("none", "unit", "standardise")
+"""Scales of features that have a name; the others are factors > 0."""
 
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_.\-]*"
+_NUMBER = re.compile(r"[0-9]*\.?[0-9]+(e[+-]?[0-9]+)?")
 _VIEW = re.compile(rf"{_NAME}(/{_NAME})?")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Required type and axes of a dataset; the type ``S`` is bytes of any length."""
+    """Types and numbers of axes that a dataset may have; the type ``S`` is bytes of any length."""
 
     dtypes: tuple[str, ...]
-    axes: int
+    axes: tuple[int, ...]
 
 
 _LAYOUTS = {
-    r"provenance": Layout(("uint8",), 1),
-    r"classes/name": Layout(("S",), 1),
-    r"classes/train_count": Layout(("int64",), 1),
-    r"[^/]+/(label|index)": Layout(("int64",), 1),
-    r"[^/]+/path": Layout(("S",), 1),
-    rf"[^/]+/({'|'.join(FLAGS)})": Layout(("uint8",), 1),
-    r"classifier/.+/weight": Layout(("float32",), 2),
-    r"classifier/.+/bias": Layout(("float32",), 1),
-    r"batchnorm/.+/(mean|variance)": Layout(("float32",), 1),
-    r"scale/.+/norm": Layout(("float32",), 1),
-    r"experts/.+/weight": Layout(("float64",), 1),
+    r"provenance": Layout(("uint8",), (1,)),
+    r"classes/name": Layout(("S",), (1,)),
+    r"classes/train_count": Layout(("int64",), (1,)),
+    r"[^/]+/(label|index)": Layout(("int64",), (1,)),
+    r"[^/]+/path": Layout(("S",), (1,)),
+    rf"[^/]+/({'|'.join(FLAGS)})": Layout(("uint8",), (1,)),
+    r"classifier/.+/weight": Layout(("float32",), (2,)),
+    r"classifier/.+/bias": Layout(("float32",), (1,)),
+    r"batchnorm/.+/(mean|variance)": Layout(("float32",), (1,)),
+    r"scale/.+/norm": Layout(("float32",), (1,)),
+    r"experts/.+/weight": Layout(("float64",), (1,)),
+    r"scale/.+/default": Layout(("S",), (1,)),
+    r"text/.+/logit_scale": Layout(("float64",), (1,)),
+    r"text/.+/feature": Layout(("float32",), (3,)),
     r"[^/]+/.+/feature": Layout(DTYPES, FEATURE_AXES),
 }
 
@@ -91,6 +105,16 @@ _LAYOUTS = {
 def layout_of(name: str) -> Layout:
     """Layout of the dataset `name`, such as ``train/label``."""
     return next(layout for pattern, layout in _LAYOUTS.items() if re.fullmatch(pattern, name))
+
+
+def is_rows(name: str) -> bool:
+    """Whether the dataset `name` holds the features of a split."""
+    return name.endswith("/feature") and not name.startswith("text/")
+
+
+def is_scale(text: str) -> bool:
+    """Whether `text` is one of `SCALES`, or a number > 0."""
+    return text in SCALES or (bool(_NUMBER.fullmatch(text)) and 0 < float(text) < math.inf)
 
 
 def is_name(name: str) -> bool:
@@ -104,13 +128,18 @@ def is_view_name(name: str) -> bool:
     return bool(_VIEW.fullmatch(name)) and first not in SPLIT_COLUMNS and second != "feature"
 
 
+def view_order(view: str) -> tuple[bool, str]:
+    """Key that sorts views: ``instance``, then the others by name."""
+    return view != "instance", view
+
+
 def chunk_rows(rows: int, row_bytes: int) -> int:
     """Rows of one chunk: about `CHUNK_BYTES`, at least one row."""
     return max(1, min(rows, CHUNK_BYTES // max(1, row_bytes)))
 
 
 def chunk_shape(name: str, shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
-    """Shape of the chunks of the dataset `name`: whole rows, in features [A, N, D] of one copy."""
+    """Shape of the chunks of the dataset `name`: whole rows, in features of one copy or prompt."""
     lead = (1,) if name.endswith("/feature") else ()
     rows, *rest = shape[len(lead) :]
     return (*lead, chunk_rows(rows, math.prod(rest) * itemsize), *rest)

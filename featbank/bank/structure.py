@@ -42,7 +42,7 @@ def read_head(file: CheckedFile) -> tuple[int, int, int]:
 
 
 def read_tree(
-    file: CheckedFile, num_classes: int, dim: int
+    file: CheckedFile, version: int, num_classes: int, dim: int
 ) -> tuple[tuple[str, ...], tuple[str, ...], str]:
     """Splits, views and the type of the features; every dataset has the shape it must have.
 
@@ -57,8 +57,11 @@ def read_tree(
     views = tuple(views_of["train"])
     if not views:
         raise file.corrupt("there are no features")
+    of_row = {view: _shape_of_row(file, version, view, dim) for view in views}
+    if of_row[views[0]][-1] != dim:
+        raise file.corrupt(f"dim is {dim}, {views[0]} has D = {of_row[views[0]][-1]}")
     for split in splits:
-        _check_split(file, split, views_of[split], views, dim)
+        _check_split(file, split, views_of[split], of_row)
     types = {
         str(file.dataset(f"{split}/{view}/feature").dtype): f"{split}/{view}"
         for split, view in product(splits, views)
@@ -66,18 +69,7 @@ def read_tree(
     if len(types) > 1:
         places = " and ".join(f"{place} is {dtype}" for dtype, place in types.items())
         raise file.corrupt(f"{places}, all features have one type")
-    for view in dict.fromkeys((*views, "instance")):
-        if any(file.has(f"classifier/{view}/{part}") for part in ("weight", "bias")):
-            file.require_shape(f"classifier/{view}/weight", (num_classes, dim))
-            file.require_shape(f"classifier/{view}/bias", (num_classes,))
-        if view in views and file.has(f"batchnorm/{view}"):
-            for layer in file.members(f"batchnorm/{view}"):
-                mean = file.dataset(f"batchnorm/{view}/{layer}/mean")
-                file.require_shape(f"batchnorm/{view}/{layer}/variance", mean.shape)
-        if view in views and file.has(f"scale/{view}/norm"):
-            file.require_shape(f"scale/{view}/norm", (1,))
-        if view in views and file.has(f"experts/{view}/weight"):
-            file.require_shape(f"experts/{view}/weight", (1,))
+    _check_models(file, version, num_classes, of_row)
     return splits, views, next(iter(types))
 
 
@@ -93,20 +85,63 @@ def _views_of(file: CheckedFile, split: str) -> list[str]:
         else:
             nested = (f"{name}/{member}" for member in inner)
             views += [view for view in nested if file.has(f"{split}/{view}/feature")]
-    return sorted(views, key=lambda view: (view != "instance", view))
+    return sorted(views, key=schema.view_order)
+
+
+def _shape_of_row(file: CheckedFile, version: int, view: str, dim: int) -> tuple[int, ...]:
+    """(D,) of a view, or (T, D) of tokens; banks before schema 5 have one D and no tokens."""
+    if version < schema.FOUNDATION:
+        return (dim,)
+    of_row = file.dataset(f"train/{view}/feature").shape[2:]
+    if 0 in of_row:
+        raise file.corrupt(f"train/{view}/feature has rows of shape {list(of_row)}")
+    return of_row
+
+
+def _check_models(
+    file: CheckedFile, version: int, num_classes: int, of_row: dict[str, tuple[int, ...]]
+) -> None:
+    """Check the shapes of all that belongs to views, and of what serves those without."""
+    widths = {shape[-1] for shape in of_row.values()}
+    for view in dict.fromkeys((*of_row, "instance")):
+        own = {of_row[view][-1]} if view in of_row else widths
+        if any(file.has(f"classifier/{view}/{part}") for part in ("weight", "bias")):
+            _require_width(file, f"classifier/{view}/weight", (num_classes,), own)
+            file.require_shape(f"classifier/{view}/bias", (num_classes,))
+        parts = ("feature", "logit_scale") if version >= schema.FOUNDATION else ()
+        if any(file.has(f"text/{view}/{part}") for part in parts):
+            _require_width(file, f"text/{view}/feature", (None, num_classes), own)
+            file.require_shape(f"text/{view}/logit_scale", (1,))
+    for view in of_row:
+        if file.has(f"batchnorm/{view}"):
+            for layer in file.members(f"batchnorm/{view}"):
+                mean = file.dataset(f"batchnorm/{view}/{layer}/mean")
+                file.require_shape(f"batchnorm/{view}/{layer}/variance", mean.shape)
+        for name in (f"scale/{view}/norm", f"scale/{view}/default", f"experts/{view}/weight"):
+            known = version >= schema.FOUNDATION or not name.endswith("/default")
+            if known and file.has(name):
+                file.require_shape(name, (1,))
+
+
+def _require_width(
+    file: CheckedFile, name: str, lead: tuple[int | None, ...], widths: set[int]
+) -> None:
+    """Raise unless a dataset has the shape (*lead, D) with a D of `widths`."""
+    width = file.dataset(name).shape[-1]
+    file.require_shape(name, (*lead, width if width in widths else min(widths)))
 
 
 def _check_split(
-    file: CheckedFile, split: str, views: list[str], of_train: tuple[str, ...], dim: int
+    file: CheckedFile, split: str, views: list[str], of_row: dict[str, tuple[int, ...]]
 ) -> None:
     rows = file.dataset(f"{split}/label").shape[0]
     file.text(file.dataset(f"{split}/index").attrs, "source")
     for column in ("index", "path", *schema.FLAGS):
         if column == "index" or file.has(f"{split}/{column}"):
             file.require_shape(f"{split}/{column}", (rows,))
-    if set(views) != set(of_train):
+    if set(views) != set(of_row):
         raise file.corrupt(
-            f"{split} has the views {', '.join(views) or 'none'}, train has {', '.join(of_train)}"
+            f"{split} has the views {', '.join(views) or 'none'}, train has {', '.join(of_row)}"
         )
-    for view in of_train:
-        file.require_shape(f"{split}/{view}/feature", (None, rows, dim))
+    for view, shape in of_row.items():
+        file.require_shape(f"{split}/{view}/feature", (None, rows, *shape))

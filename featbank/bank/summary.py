@@ -59,11 +59,22 @@ def _view(bank: Bank, view: str) -> dict[str, Any]:
     classifiers = (name for name in (view, "instance") if name in bank.classifiers)
     return {
         "copies": {split: bank.copies(split, view) for split in bank.splits},
+        "tokens": bank.tokens(view),
+        "dim": bank.dim_of(view),
         "classifier": next(classifiers, None),
         "batchnorm_layers": len(bank.batchnorm(view)),
+        "text": _embeddings(bank, view),
         "norm": bank.norm(view),
+        "default_scale": bank.default_scale(view),
         "expert_weight": bank.expert_weight(view),
     }
+
+
+def _embeddings(bank: Bank, view: str) -> dict[str, Any] | None:
+    text = bank.text(view)
+    if text is None:
+        return None
+    return {"prompts": len(text.features), "logit_scale": text.logit_scale}
 
 
 def history(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:

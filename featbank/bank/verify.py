@@ -23,7 +23,7 @@ from featbank.bank.classes import class_counts
 from featbank.bank.content import Content, read_content
 from featbank.bank.file import Bank
 from featbank.bank.fingerprint import fingerprint
-from featbank.bank.schema import EVALUATED
+from featbank.bank.schema import EVALUATED, is_rows
 from featbank.wording import listed, number
 
 NORM_ERROR = 1e-6
@@ -84,8 +84,16 @@ def _structure(bank: Bank, content: Content) -> Check:
         "structure",
         "ok",
         f"{len(bank.datasets)} datasets; splits {', '.join(bank.splits)}; views "
-        f"{', '.join(bank.views)}; K = {bank.num_classes}, D = {bank.dim}",
+        f"{', '.join(bank.views)}; K = {bank.num_classes}, {_sizes(bank)}",
     )
+
+
+def _sizes(bank: Bank) -> str:
+    """``D = 64``, or the sizes of each view where they differ."""
+    of_row = {view: bank.shape("train", view)[2:] for view in bank.views}
+    if set(of_row.values()) == {(bank.dim,)}:
+        return f"D = {bank.dim}"
+    return ", ".join(f"{view} {' × '.join(map(str, sizes))}" for view, sizes in of_row.items())
 
 
 def _checksums(bank: Bank, content: Content) -> Check:
@@ -208,7 +216,13 @@ def _agreement(bank: Bank, view: str, content: Content) -> Agreement | None:
     name, labels = f"train/{view}/feature", content.columns.get("train/label")
     stored = bank.classifier(view)
     unsound = name in content.damaged or any(bad == name for bad, _ in content.bad_rows)
-    if stored is None or labels is None or unsound or len(_valid(labels, bank)) < len(labels):
+    if (
+        stored is None
+        or labels is None
+        or unsound
+        or bank.tokens(view)
+        or len(_valid(labels, bank)) < len(labels)
+    ):
         return None
     return agreement(partial(bank.read, "train", view), labels, *stored, name=name)
 
@@ -226,7 +240,7 @@ def _norm(bank: Bank, content: Content) -> Check:
     needed = {*names, *(f"train/{view}/feature" for view in views)}
     findings, unread = _bad_values(names, content), needed.intersection(content.damaged)
     for view in views if not (findings or unread) else ():
-        rows = max(1, math.prod(bank.shape("train", view)[:2]))
+        rows = max(1, math.prod(bank.shape("train", view)[:-1]))
         stored, right = bank.norm(view), math.sqrt(content.squares.get(view, 0.0) / rows)
         if math.isfinite(right) and not math.isclose(stored or 0, right, rel_tol=NORM_ERROR):
             findings.append(f"{view}: the stored norm is {stored:.7g}, train has {right:.7g}")
@@ -238,6 +252,20 @@ def _experts(bank: Bank, content: Content) -> Check:
     names = [name for name in bank.datasets if name.startswith("experts/")]
     detail = f"{number(len(names), 'weight')} > 0" if names else "none stored"
     return _values("experts", detail, names, content)
+
+
+def _text(bank: Bank, content: Content) -> Check:
+    names = [name for name in bank.datasets if name.startswith("text/")]
+    prompts = {view: bank.stored(f"text/{view}/feature")[1][0] for view in bank.texts}
+    detail = ", ".join(f"{number(p, 'prompt')} for {view}" for view, p in prompts.items())
+    return _values("text", detail or "none stored", names, content)
+
+
+def _scale(bank: Bank, content: Content) -> Check:
+    names = [f"scale/{view}/default" for view in bank.views]
+    names = [name for name in names if name in bank.datasets]
+    detail = f"defaults of {number(len(names), 'view')}" if names else "none stored"
+    return _values("scale", detail, names, content)
 
 
 def _repeats(bank: Bank, content: Content) -> Check:
@@ -267,6 +295,8 @@ _CHECKS = (
     _batchnorm,
     _norm,
     _experts,
+    _text,
+    _scale,
     _repeats,
 )
 
@@ -309,11 +339,17 @@ def _values(name: str, detail: str, datasets: list[str], content: Content) -> Ch
 def _bad_values(datasets: list[str], content: Content) -> list[str]:
     """A sentence for each dataset and copy with bad values."""
     return [
-        f"{name}{f', copy {copy}' if name.endswith('/feature') else ''}: "
-        f"{number(bad.count, 'row')} {bad.defect}, first {bad.first}"
+        f"{name}{_part(name, copy)}: {number(bad.count, 'row')} {bad.defect}, first {bad.first}"
         for (name, copy), bad in sorted(content.bad_rows.items())
         if name in datasets
     ]
+
+
+def _part(name: str, part: int) -> str:
+    """The copy of a row of features, or the prompt of one of text."""
+    if is_rows(name):
+        return f", copy {part}"
+    return f", prompt {part}" if name.endswith("/feature") else ""
 
 
 def _complaint(check: Callable[..., object], *arguments: object) -> list[str]:

@@ -21,6 +21,7 @@ from featbank import errors
 from featbank.bank import checks, schema
 from featbank.bank.classes import class_counts
 from featbank.bank.fingerprint import array_digest, fingerprint
+from featbank.bank.model_writer import ModelWriter
 from featbank.bank.rows import FeatureRows
 from featbank.bank.target import Target
 from featbank.wording import number
@@ -29,7 +30,7 @@ FILL = {"i": -1, "f": np.nan}
 """Content of rows that were never written, by kind of type."""
 
 
-class BankWriter:
+class BankWriter(ModelWriter):
     """Write a bank block by block.
 
     A context manager: leaving it publishes the bank, an exception discards it.
@@ -41,7 +42,7 @@ class BankWriter:
     class_names
         K names, in label order.
     dim
-        Feature size D.
+        Feature size D of views that give no other.
     dtype
         Type of all features, ``float32`` or ``float16``.
     provenance
@@ -69,8 +70,7 @@ class BankWriter:
         provenance: Mapping[str, Any] | None = None,
         overwrite: bool = False,
     ) -> None:
-        self.path = Path(path)
-        self.num_classes, self.dim = len(class_names), dim
+        super().__init__(Path(path), len(class_names), dim)
         self.dtype = np.dtype(checks.check_choice("dtype", dtype, schema.DTYPES))
         if self.num_classes < 2:
             raise errors.DataError(
@@ -87,7 +87,6 @@ class BankWriter:
         # Whether stage 1 was trained on rows of train, where that is told.
         self._seen_train: bool | None = None
         self._open_features: list[FeatureRows] = []
-        self._modelled: list[tuple[str, str]] = []  # (classifier or batchnorm, view)
         try:
             with self._writing():
                 self._file = h5py.File(
@@ -96,7 +95,7 @@ class BankWriter:
                 attributes = self._file.attrs
                 attributes["format"] = np.bytes_(schema.FORMAT)
                 for name, value in (
-                    ("schema", 1),  # more with a column of `schema.FLAGS`
+                    ("schema", 1),  # more with what later schemas added
                     ("complete", 0),
                     ("num_classes", self.num_classes),
                     ("dim", dim),
@@ -171,16 +170,37 @@ class BankWriter:
         with self._writing():
             self._file[f"{split}/index"].attrs["source"] = source_name
 
-    def features(self, split: str, view: str, *, copies: int = 1) -> FeatureRows:
-        """Start the features [A, N, D] of a view, to be appended copy by copy or all at once."""
+    def features(
+        self,
+        split: str,
+        view: str,
+        *,
+        copies: int = 1,
+        tokens: int | None = None,
+        dim: int | None = None,
+    ) -> FeatureRows:
+        """Start the features of a view, to be appended copy by copy or all at once.
+
+        Parameters
+        ----------
+        split, view
+            A split that was started, and the view's name.
+        copies
+            Augmentation copies A; may differ by split.
+        tokens
+            T for tokens [A, N, T, D]; None for rows [A, N, D].
+        dim
+            D of this view; by default that of the bank.
+        """
         checks.check_view_name(view)
         if split not in self._labels:
             raise errors.ConfigError(f"{self.path}: {split} has no labels yet. Give them first.")
         if copies < 1:
             raise errors.DataError(f"{split}/{view}: {copies} copies. A view has at least one.")
-        shape = (copies, len(self._labels[split]), self.dim)
         name = f"{split}/{view}/feature"
         self._check_new(name)
+        of_row = self._checked_row(name, view, tokens, self.dim if dim is None else dim)
+        shape = (copies, len(self._labels[split]), *of_row)
         self._pending += math.prod(shape) * self.dtype.itemsize
         self.reserve(self._pending)
         with self._writing():
@@ -195,47 +215,6 @@ class BankWriter:
         feature_rows = FeatureRows(dataset, name, self._write_block, measured=split == "train")
         self._open_features.append(feature_rows)
         return feature_rows
-
-    def classifier(self, view: str, weight: np.ndarray, bias: np.ndarray | None = None) -> None:
-        """Store the stage-1 classifier of a view: `weight` [K, D] and `bias` [K], by default 0."""
-        bias = np.zeros(self.num_classes, np.float32) if bias is None else bias
-        for part, array, shape in (
-            ("weight", weight, (self.num_classes, self.dim)),
-            ("bias", bias, (self.num_classes,)),
-        ):
-            self._put_model(f"classifier/{view}/{part}", array, shape)
-        self._modelled.append(("classifier", view))
-
-    def batchnorm(
-        self,
-        view: str,
-        statistics: Mapping[str, tuple[np.ndarray, np.ndarray]],
-        *,
-        ordered: bool = False,
-    ) -> None:
-        """Store a view's BatchNorm statistics: (running mean, running variance) by layer name.
-
-        If they are `ordered`, the order of the mapping is that of the network, and is stored too.
-        """
-        for place, (layer, (mean, variance)) in enumerate(statistics.items()):
-            if not schema.is_name(layer):
-                raise errors.ConfigError(f"Layer name {layer!r} is not usable in a bank.")
-            shape = (np.size(mean),)
-            self._put_model(f"batchnorm/{view}/{layer}/mean", mean, shape)
-            self._put_model(f"batchnorm/{view}/{layer}/variance", variance, shape)
-            if ordered:
-                self._file[f"batchnorm/{view}/{layer}/mean"].attrs["place"] = np.int64(place)
-        self._modelled.append(("batchnorm", view))
-
-    def expert_weight(self, view: str, weight: float) -> None:
-        """Store ε > 0 of the expert that a view belongs to, for averages over views."""
-        if not 0 < weight < math.inf:
-            raise errors.DataError(
-                f"The expert of view {view!r} has the weight {weight:g}. It must be > 0."
-            )
-        self._put(f"experts/{view}/weight", np.array([weight], np.float64))
-        self._modelled.append(("weight", view))
-        self._require_schema(schema.EXPERTS)
 
     def close(self) -> None:
         """Check that all rows arrived, mark the bank complete, and move it into place."""
@@ -283,8 +262,25 @@ class BankWriter:
             split, _, rest = rows.name.partition("/")
             views[split].add(rest.removesuffix("/feature"))
         checks.check_views(views, f"{self.path}: ")
-        for kind, view in self._modelled:
-            checks.check_model_view(kind, view, views["train"], f"{self.path}: ")
+        self._check_models(views["train"])
+        first = min(views["train"], key=schema.view_order)
+        self._file.attrs["dim"] = np.int64(self._of_row[first][-1])
+        if len({shape[-1] for shape in self._of_row.values()}) > 1:
+            self._require_schema(schema.FOUNDATION)
+
+    def _checked_row(self, name: str, view: str, tokens: int | None, dim: int) -> tuple[int, ...]:
+        """Shape (D,) or (T, D) of a view's rows; raise unless it is that of other splits."""
+        of_row = (dim,) if tokens is None else (tokens, dim)
+        if min(of_row) < 1:
+            raise errors.DataError(f"{name} has rows of shape {list(of_row)}. T and D are ≥ 1.")
+        if self._of_row.setdefault(view, of_row) != of_row:
+            raise errors.DataError(
+                f"{name} has rows of shape {list(of_row)}, other splits of the view "
+                f"{list(self._of_row[view])}. A view has one T and D."
+            )
+        if tokens is not None:
+            self._require_schema(schema.FOUNDATION)
+        return of_row
 
     def _check_new(self, name: str) -> None:
         """Raise if a view is given twice, contains another or is part of one."""
@@ -314,7 +310,8 @@ class BankWriter:
         for rows in self._open_features:
             split, _, rest = rows.name.partition("/")
             view = rest.removesuffix("/feature")
-            if split == "train" and not with_classifier & {view, "instance"}:
+            borrowed = self._widths.get("classifier/instance") == self._of_row[view][-1]
+            if split == "train" and not (borrowed or view in with_classifier):
                 norm = min(rows.norm, float(np.finfo(np.float32).max))
                 self._put(f"scale/{view}/norm", np.array([norm], np.float32))
                 self._require_schema(schema.NORM)
@@ -325,10 +322,10 @@ class BankWriter:
             needed = max(int(self._file.attrs["schema"]), least)
             self._file.attrs["schema"] = np.int64(needed)
 
-    def _put_model(self, name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
+    def _put_new(self, name: str, array: np.ndarray) -> None:
         if name in self._digests:
             raise errors.ConfigError(f"{self.path}: {name} comes twice. Give it once.")
-        self._put(name, checks.as_float32(array, name, shape))
+        self._put(name, array)
 
     def _put(self, name: str, array: np.ndarray) -> None:
         options: dict[str, Any] = {}

@@ -54,10 +54,13 @@ def info(*, bank: Path, as_json: bool) -> None:
     _show_splits(facts["splits"])
     names = list(facts["views"])
     views = f"views: {', '.join(names)}" if len(names) <= _LISTED else f"{len(names)} views"
-    say(f"features    D = {facts['dim']}, {facts['dtype']}, {views}")
+    sizes = {view["dim"] for view in facts["views"].values()}
+    dim = facts["dim"] if len(sizes) == 1 else f"{min(sizes)} … {max(sizes)}"
+    say(f"features    D = {dim}, {facts['dtype']}, {views}")
     width = max(map(len, ["instance", *names])) + 1
     for name, view in facts["views"].items():
-        say(f"  {name:<{width}} {_described(name, view)}")
+        size = f"D = {view['dim']}; " if len(sizes) > 1 else ""
+        say(f"  {name:<{width}} {size}{_described(name, view)}")
     for step, text in history(facts["provenance"]):
         indent = "" if step == "made by" else "  "
         say(f"{indent + step:<11} {text}")
@@ -129,6 +132,11 @@ def merge(*, banks: tuple[Path, ...], output: Path, overwrite: bool) -> None:
         say(
             f"Note: {', '.join(merged.borrowed)} had no stage-1 classifier and now has the "
             "instance view's."
+        )
+    if merged.borrowed_text:
+        say(
+            f"Note: {', '.join(merged.borrowed_text)} had no text and now has the instance view's: "
+            "right only where one model made both."
         )
 
 
@@ -265,21 +273,31 @@ def _seen_text(split: Mapping[str, Any]) -> str:
 
 def _described(name: str, view: Mapping[str, Any]) -> str:
     """``4 copies of train; stage-1 classifier; 31 BatchNorm layers``; where recipes scale the
-    features, ``norm 103.2, scaled by default``."""
+    features, ``norm 103.2, scaled by default``, or ``scaled by default: unit``."""
     copies = [f"{n} copies of {split}" for split, n in view["copies"].items() if n > 1]
     classifier = {name: "stage-1 classifier", None: "no stage-1 classifier"}.get(
         view["classifier"], "stage-1 classifier of instance"
     )
     layers, norm, weight = (view[key] for key in ("batchnorm_layers", "norm", "expert_weight"))
+    scale, text = view["default_scale"], view["text"]
+    scaled = ", scaled by default" if scale is None else ""
     return "; ".join(
         [
+            *([] if view["tokens"] is None else [f"{number(view['tokens'], 'token')} per row"]),
             *copies,
             classifier,
+            *([] if text is None else [_embedded(text)]),
             f"{layers} BatchNorm layers" if layers else "no BatchNorm statistics",
-            *([] if norm is None else [f"norm {norm:.4g}, scaled by default"]),
+            *([] if norm is None else [f"norm {norm:.4g}{scaled}"]),
+            *([] if scale is None else [f"scaled by default: {scale}"]),
             *([] if weight == 1 else [f"weight {weight:g} in averages of experts"]),
         ]
     )
+
+
+def _embedded(text: Mapping[str, Any]) -> str:
+    """``text of 80 prompts, logit scale 100``."""
+    return f"text of {number(text['prompts'], 'prompt')}, logit scale {text['logit_scale']:g}"
 
 
 def _show_check(check: Check) -> None:

@@ -367,7 +367,8 @@ class BankFeatures:
 
     def __init__(self, bank: Bank, split: str, view: str, scaling: Scaling | None = None) -> None:
         self._bank, self._place, self._scaling = bank, (split, view), scaling
-        self.shape = bank.shape(split, view)
+        copies, rows, dim = bank.shape(split, view)
+        self.shape = copies, rows, dim
         self.chunk_rows = bank.chunk_rows(split, view)
         self.dtype = "float32" if scaling else bank.dtype
 

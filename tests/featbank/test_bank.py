@@ -173,7 +173,7 @@ def test_overwriting_is_asked_for_and_keeps_the_old_file_on_failure(tmp_path: Pa
          errors.DataError, "shape \\[3\\]"),
         ({"features": {"train": {"instance": X}, "test": {"instance": X[:, :2]}},
           "labels": {"train": Y, "test": Y}},
-         errors.DataError, "shape \\[4, 2\\], the bank needs \\[rows, 3\\]"),
+         errors.DataError, "rows of shape \\[2\\], other splits of the view \\[3\\]"),
         ({"features": {"train": {"instance": X}, "test": {"other": X}},
           "labels": {"train": Y, "test": Y}},
          errors.DataError, "test has the views \\['other'\\], train has \\['instance'\\]"),

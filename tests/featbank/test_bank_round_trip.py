@@ -29,6 +29,8 @@ JSON = st.recursive(
     max_leaves=8,
 )
 FINITE = st.floats(-6e4, 6e4, width=16)
+SIZE = st.integers(1, 3)
+DIRECTIONS = st.floats(0.5, 6e4, width=16)
 
 
 @st.composite
@@ -45,6 +47,9 @@ def contents(draw: st.DrawFn) -> dict[str, Any]:
     classes, dim = draw(st.integers(2, 5)), draw(st.integers(1, 4))
     dtype = draw(st.sampled_from(["float32", "float16"]))
     views = draw(views_of_a_bank())
+    of_row = {
+        view: draw(st.just((dim,)) | st.tuples(SIZE) | st.tuples(SIZE, SIZE)) for view in views
+    }
     splits = {}
     for split in ["train", *draw(st.lists(st.sampled_from(["val", "test"]), unique=True))]:
         rows = draw(st.integers(0, 6))
@@ -55,21 +60,31 @@ def contents(draw: st.DrawFn) -> dict[str, Any]:
             "paths": draw(st.none() | st.lists(TEXT, min_size=rows, max_size=rows)),
             "source": f"{split} {draw(TEXT)}",
             "features": {
-                view: draw(arrays(dtype, (draw(st.integers(1, 3)), rows, dim), elements=FINITE))
+                view: draw(arrays(dtype, (draw(SIZE), rows, *of_row[view]), elements=FINITE))
                 for view in views
             },
         }
-    matrix, vector = (
-        arrays("f4", (classes, dim), elements=FINITE),
-        arrays("f4", classes, elements=FINITE),
-    )
+    vector = arrays("f4", classes, elements=FINITE)
+    some = st.lists(st.sampled_from(views), unique=True)
+    sizes = {view: (classes, of_row[view][-1]) for view in views}
     return {
         "class_names": draw(st.lists(TEXT, min_size=classes, max_size=classes)),
         "dim": dim,
         "dtype": dtype,
         "provenance": draw(st.dictionaries(st.text(max_size=5), JSON, max_size=3)),
         "splits": splits,
-        "classifier": draw(st.dictionaries(st.sampled_from(views), st.tuples(matrix, vector))),
+        "classifier": {
+            view: (draw(arrays("f4", sizes[view], elements=FINITE)), draw(vector))
+            for view in draw(some)
+        },
+        "text": {
+            view: (
+                draw(arrays("f4", (draw(st.integers(1, 3)), *sizes[view]), elements=DIRECTIONS)),
+                draw(st.floats(1e-3, 1e3)),
+            )
+            for view in draw(some)
+        },
+        "scales": {view: draw(st.sampled_from(["unit", "none", "0.5"])) for view in draw(some)},
         "batchnorm": draw(
             st.dictionaries(st.sampled_from(["bn1", "layer1.0.bn2"]), st.tuples(vector, vector))
         ),
@@ -86,14 +101,21 @@ def write_content(path: Path, content: dict[str, Any], blocks: Sequence[int] = (
             columns = {name: parts[name] for name in ("labels", "index", "paths", "source")}
             writer.split(split, **columns)
             for view, copies in parts["features"].items():
-                appended = writer.features(split, view, copies=len(copies))
-                rows, sizes = copies.reshape(-1, content["dim"]), itertools.cycle(blocks)
+                *tokens, dim = of_row = copies.shape[2:]
+                appended = writer.features(
+                    split, view, copies=len(copies), tokens=tokens[0] if tokens else None, dim=dim
+                )
+                rows, sizes = copies.reshape(-1, *of_row), itertools.cycle(blocks)
                 while len(rows):
                     size = next(sizes)
                     appended.append(rows[:size])
                     rows = rows[size:]
         for view, (weight, bias) in content["classifier"].items():
             writer.classifier(view, weight, bias)
+        for view, text in content["text"].items():
+            writer.text(view, *text)
+        for view, scale in content["scales"].items():
+            writer.default_scale(view, scale)
         writer.batchnorm(content["views"][0], content["batchnorm"])
     with Bank(path) as bank:
         return bank.fingerprint
@@ -111,7 +133,8 @@ def test_round_trip(
     with Bank(path) as bank:
         assert set(bank.splits) == set(content["splits"])
         assert set(bank.views) == set(content["views"])
-        assert (bank.num_classes, bank.dim) == (len(content["class_names"]), content["dim"])
+        first = content["splits"]["train"]["features"][bank.views[0]]
+        assert (bank.num_classes, bank.dim) == (len(content["class_names"]), first.shape[-1])
         assert bank.class_names == content["class_names"]
         assert bank.provenance == content["provenance"]
         counts = np.bincount(content["splits"]["train"]["labels"], minlength=bank.num_classes)
@@ -129,6 +152,17 @@ def test_round_trip(
                     np.testing.assert_array_equal(x, expected.astype(np.float32))
         for view, pair in content["classifier"].items():
             np.testing.assert_equal(bank.classifier(view), pair)
+        for view, (embeddings, logit_scale) in content["text"].items():
+            text = bank.text(view)
+            assert text is not None
+            np.testing.assert_array_equal(text.features, embeddings)
+            assert text.logit_scale == logit_scale
+        for view in bank.views:
+            assert bank.default_scale(view) == content["scales"].get(view)
+        sizes = {copies.shape[2:] for copies in content["splits"]["train"]["features"].values()}
+        plain = len(sizes) == 1 and len(min(sizes)) == 1
+        beyond = not plain or content["text"] or content["scales"]
+        assert (bank.schema == 5) == bool(beyond)
         np.testing.assert_equal(bank.batchnorm(content["views"][0]), content["batchnorm"])
 
 

@@ -25,7 +25,16 @@ def bank(make_toy: Callable[..., Toy], tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     toy = make_toy()
     paths = {split: [f"{split}/ü{i}.png" for i in range(len(y))] for split, y in toy.labels.items()}
-    return toy.write(tmp_path / "bank.h5", paths=paths, provenance={"made_by": "a test"})
+    for split, views in toy.features.items():
+        views["tokens"] = np.ones((2, len(toy.labels[split]), 3, 4), np.float32)
+    text = {"instance": (np.ones((2, 5, 8)), 100.0), "tokens": (np.ones((5, 4)), 1.0)}
+    return toy.write(
+        tmp_path / "bank.h5",
+        paths=paths,
+        provenance={"made_by": "a test"},
+        text=text,
+        default_scale={"tokens": "unit"},
+    )
 
 
 def test_the_example_reads_a_bank(bank: Path) -> None:
@@ -76,7 +85,7 @@ def test_types_and_storage_are_as_described(bank: Path) -> None:
             dataset = file[name]
             assert dataset.fletcher32, name
             assert dataset.id.get_create_plist().get_nfilters() == 1, name
-            lead, rows = ((1,), 1) if dataset.ndim == 3 else ((), 0)
+            lead, rows = ((1,), 1) if dataset.ndim > 2 else ((), 0)
             row_bytes = dataset.dtype.itemsize * int(np.prod(dataset.shape[rows + 1 :]))
             r = max(1, min(dataset.shape[rows], 2**18 // row_bytes))
             assert dataset.chunks == (*lead, r, *dataset.shape[rows + 1 :]), name
@@ -91,6 +100,8 @@ def test_names_are_those_of_the_schema() -> None:
         assert f"`{name}`" in DOC, name
     for column in schema.SPLIT_COLUMNS:
         assert f"`<split>/{column}`" in DOC, column
+    for name in ("text/<view>/feature", "text/<view>/logit_scale", "scale/<view>/default"):
+        assert f"`{name}`" in DOC, name
     assert f"The bank format, schema {schema.SCHEMA}" in DOC
 
 

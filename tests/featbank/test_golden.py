@@ -1,4 +1,4 @@
-"""Banks written once in schema 1 are read for ever; `golden/make.py` has their content."""
+"""Banks written once in schemas 1 and 5 are read for ever; `golden/make.py` has their content."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ FILE_HASHES = {
     "float32": "6e62ba1310d0eb48305be2d34d73897c3f679de1b074b3708a01d23745fb3969",
     "float16": "3507d434fc7c9564dc708c24cb1f8a03f213b23eceaf8082b562ac1f11997b0d",
 }
+FOUNDATION_FINGERPRINT = "d4e56d23420363365774a54c785401903003f2063a4d37f3ac96b02dce9891f2"
+FOUNDATION_HASH = "7a26de9ef2dd3a01e154fd14d79a6ee7cc61bc6b8d077d1b24ce80f7d5cdd6b4"
 DATASETS = {
     "provenance": "uint8",
     "classes/name": "|S5",
@@ -154,3 +156,23 @@ def test_digests_and_fingerprint_by_hand(dtype: str) -> None:
     del digests["provenance"]
     lines = "".join(f"{name}\0{digests[name]}\n" for name in sorted(digests))
     assert hashlib.sha256(lines.encode()).hexdigest() == FINGERPRINTS[dtype]
+
+
+def test_the_bank_of_schema_5(tmp_path: Path) -> None:
+    """Tokens, a D for each view, text and default scales, as they were written once."""
+    content = make.FOUNDATION.read_bytes()
+    assert hashlib.sha256(content).hexdigest() == FOUNDATION_HASH
+    make.write_foundation(tmp_path / "today.h5")
+    with Bank(make.FOUNDATION) as bank, Bank(tmp_path / "today.h5") as today:
+        assert bank.fingerprint == today.fingerprint == FOUNDATION_FINGERPRINT
+        assert bank.digests == today.digests
+        assert (bank.schema, bank.dim, bank.views) == (5, 2, ("instance", "tokens"))
+        for split, tokens in make.TOKENS.items():
+            assert bank.shape(split, "tokens") == (1, len(tokens), 2, 3)
+            np.testing.assert_array_equal(bank.load(split, "tokens")[0], tokens)
+        for view, (features, logit_scale) in make.TEXT.items():
+            text = bank.text(view)
+            assert text is not None
+            np.testing.assert_array_equal(text.features, features)
+            assert text.logit_scale == logit_scale
+        assert {view: bank.default_scale(view) for view in bank.views} == make.SCALES

@@ -87,6 +87,10 @@ def test_json_has_everything(featbank: Run, bank: Path) -> None:
     assert summary["views"]["instance"]["copies"] == {"train": 4, "val": 1, "test": 1}
     assert summary["views"]["balanced"] == {
         "copies": {"train": 1, "val": 1, "test": 1},
+        "tokens": None,
+        "dim": 8,
+        "text": None,
+        "default_scale": None,
         "classifier": "instance",
         "batchnorm_layers": 7,
         "norm": None,

@@ -305,3 +305,55 @@ def test_a_row_is_seen_if_one_of_the_backbones_saw_it(part: Part, tmp_path: Path
     with Bank(tmp_path / "p.h5") as bank:
         assert bank.norm("clip") is not None, "features of a backbone that saw no row"
         assert not bank.seen("train").any()
+
+
+def test_views_of_several_sizes(part: Part, tmp_path: Path) -> None:
+    """Tokens beside rows of another D; classifier and text serve the views of their D."""
+    text = {"instance": (np.ones((2, 3, 4)), 100.0)}
+    one = part("1", text=text, default_scale={"instance": "unit"})
+    labels, options = {"train": Y}, {"class_names": list("abc")}
+    tokens = np.arange(180, dtype=np.float32).reshape(1, 10, 6, 3)
+    write_bank(tmp_path / "2.h5", {"train": {"tokens": tokens}}, labels, **options)
+    write_bank(tmp_path / "3.h5", {"train": {"wide": X - 1}}, labels, **options)
+    out = tmp_path / "o.h5"
+    merged = merge([tmp_path / "2.h5", one, tmp_path / "3.h5"], out)
+    assert merged == Merged("views", (), ("wide",))
+    with Bank(out) as bank:
+        assert (bank.schema, bank.dim, bank.views) == (5, 4, ("instance", "tokens", "wide"))
+        assert (bank.tokens("tokens"), bank.dim_of("tokens"), bank.tokens()) == (6, 3, None)
+        np.testing.assert_array_equal(bank.load("train", "tokens")[0], tokens[0])
+        assert bank.text("tokens") is None
+        for view in ("instance", "wide"):
+            assert bank.text(view).features.shape == (2, 3, 4)  # type: ignore[union-attr]
+        assert bank.default_scale() == "unit"
+        assert bank.default_scale("wide") is None
+    assert not [check for check in verify(out) if check.status == "failed"]
+
+
+@pytest.mark.parametrize(
+    ("other", "field"),
+    [
+        ({"text": {"instance": (np.ones((1, 3, 4)), 50.0)}}, "text/instance/logit_scale"),
+        ({"text": None}, "text/instance/feature: {2} has none"),
+        ({"default_scale": {"instance": "none"}}, "scale/instance/default"),
+    ],
+)
+def test_shards_of_another_text(part: Part, tmp_path: Path, other: dict, field: str) -> None:
+    """Text and default scale are of the bank, not of its rows."""
+    same = {"text": {"instance": (np.ones((1, 3, 4)), 100.0)}}
+    same["default_scale"] = {"instance": "unit"}
+    one, two = part("1", slice(0, 5), **same), part("2", slice(5, 10), **{**same, **other})
+    with pytest.raises(errors.Mismatch, match=field.replace("{2}", str(two))):
+        merge([one, two], tmp_path / "o.h5")
+
+
+def test_shards_of_another_size(part: Part, tmp_path: Path) -> None:
+    """Of D and of tokens."""
+    one = part("1", slice(0, 5))
+    for name, shape in (("2", (5, 3)), ("3", (1, 5, 2, 4))):
+        path = tmp_path / f"{name}.h5"
+        index = {"train": np.arange(5, 10)}
+        x = {"train": {"instance": np.ones(shape)}}
+        write_bank(path, x, {"train": Y[5:]}, class_names=list("abc"), index=index)
+        with pytest.raises(errors.Mismatch, match="differ in the size of instance: .4. and"):
+            merge([one, path], tmp_path / "o.h5")

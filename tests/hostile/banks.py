@@ -16,12 +16,20 @@ from tests.hostile.children import in_child
 FEATURE = "train/instance/feature"
 VIEWS = ("instance", "balanced")
 COPIES, ROWS, DIM, CLASSES = 2, 24, 8, 3
+TOKENS, WIDTH = 5, 6
 
 
 def write_full(
-    path: Path, *, rows: int = ROWS, dim: int = DIM, dtype: str = "float32", seed: int = 0
+    path: Path,
+    *,
+    rows: int = ROWS,
+    dim: int = DIM,
+    dtype: str = "float32",
+    seed: int = 0,
+    foundation: bool = False,
 ) -> Path:
-    """Write a bank with splits, views, copies, paths, classifier, batchnorm and provenance.
+    """Write a bank with splits, views, copies, paths, classifier, batchnorm and provenance, and
+    that of a `foundation` model with tokens, views of two widths, text and a default scale.
 
     Features come in blocks of a third of the rows.
     """
@@ -42,9 +50,16 @@ def write_full(
                 features = writer.features(split, view, copies=COPIES)
                 for block in np.array_split(rng.normal(size=(COPIES * count, dim)), 6):
                     features.append(block)
+            if foundation:
+                features = writer.features(split, "tokens", tokens=TOKENS, dim=WIDTH)
+                features.append(rng.normal(size=(count, TOKENS, WIDTH)))
         for view in VIEWS:
             writer.batchnorm(view, {"bn1": (rng.normal(size=4), rng.uniform(size=4))})
         writer.classifier("instance", rng.normal(size=(3, dim)), rng.normal(size=3))
+        if foundation:
+            writer.text("instance", rng.normal(size=(2, 3, dim)), 100.0)
+            writer.text("tokens", rng.normal(size=(3, WIDTH)), 14.3)
+            writer.default_scale("tokens", "unit")
     return path
 
 
@@ -63,12 +78,15 @@ def everything(path: Path) -> dict[str, Any]:
             content[f"{split}/source"] = bank.source(split)
             content[f"{split}/path"] = bank.paths(split)
             for view in bank.views:
-                copies, rows, _ = content[f"{split}/{view}"] = bank.shape(split, view)
+                copies, rows, *_ = content[f"{split}/{view}"] = bank.shape(split, view)
                 content[f"{split}/{view}/type"] = bank.dtype
                 for copy in range(copies):
                     block = bank.read(split, view, 0, rows, copy=copy)
                     content[f"{split}/{view}/{copy}"] = block.tobytes()
         for view in bank.views:
+            if text := bank.text(view):
+                content[f"{view}/text"] = text.features.tobytes(), text.logit_scale
+            content[f"{view}/scale"] = bank.default_scale(view)
             content[f"{view}/classifier"] = [a.tobytes() for a in bank.classifier(view) or ()]
             content[f"{view}/batchnorm"] = {
                 layer: [a.tobytes() for a in pair] for layer, pair in bank.batchnorm(view).items()

@@ -57,7 +57,7 @@ OTHER_ARRAYS = {
     "features opaque": (FEATURE, FEATURES.view("V4"), " has type |V4"),
     "features of one axis": (FEATURE, FEATURES.ravel(), " has type float32 and 1 axes"),
     "features of two axes": (FEATURE, FEATURES[0], " has type float32 and 2 axes"),
-    "features of four axes": (FEATURE, FEATURES[None], " has type float32 and 4 axes"),
+    "features of four axes": (FEATURE, FEATURES[None], " has shape [1, 2, 24, 8]"),
     "features of no copy": (FEATURE, FEATURES[:0], " has shape [0, 24, 8], not [A ≥ 1, 24, 8]"),
     "classes too few": ("classes/train_count", LABELS[:2], " has shape [2], not [3]"),
     "class names too many": ("classes/name", np.full(4, b"a"), " has shape [4], not [3]"),

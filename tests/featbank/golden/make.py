@@ -1,4 +1,4 @@
-"""The content of the golden banks, and how they were written: once, in schema 1.
+"""The content of the golden banks, and how they were written: once, in schemas 1 and 5.
 
     python -m tests.featbank.golden.make
 
@@ -15,6 +15,7 @@ from featbank import BankWriter
 
 FOLDER = Path(__file__).parent
 FILES = {"float32": FOLDER / "schema1.h5", "float16": FOLDER / "schema1_float16.h5"}
+FOUNDATION = FOLDER / "schema5.h5"
 
 CLASS_NAMES = ["apple", "bär", "猫"]
 PROVENANCE = {"made_by": "tests/featbank/golden/make.py", "epochs": 200, "note": "ü"}
@@ -43,6 +44,13 @@ WEIGHT = [[1.0, 0.5], [-2.0, 0.25], [0.1, 3.0]]
 BIAS = [0.0, -1.5, 2.5]
 BATCHNORM = {"bn1": ([0.5, -0.5], [1.0, 4.0]), "layer1.0.bn2": ([0.0], [2.0])}
 
+TOKENS = {"train": [[[0.5, 1.0, -2.0]] * 2] * 5, "test": [[[4.0, 0.25, 8.0]] * 2] * 3}
+TEXT = {
+    "instance": ([[[1.0, 0.0], [0.0, 2.0], [3.0, -4.0]]] * 2, 100.0),
+    "tokens": ([[[1.0, 0.5, 0.25]] * 3], 14.25),
+}
+SCALES = {"instance": "unit", "tokens": "0.5"}
+
 
 def write(path: Path, dtype: str) -> None:
     """Write this content with the writer of today."""
@@ -68,6 +76,22 @@ def write(path: Path, dtype: str) -> None:
             writer.batchnorm("instance", {layer: (np.array(mean), np.array(variance))})
 
 
+def write_foundation(path: Path) -> None:
+    """Write what schema 5 added with the writer of today."""
+    import numpy as np
+
+    with BankWriter(path, CLASS_NAMES, dim=2, provenance=PROVENANCE, overwrite=True) as writer:
+        for split, tokens in TOKENS.items():
+            writer.split(split, np.array(LABELS[split]))
+            writer.features(split, "instance").append(np.array(FEATURES[split]["instance"][0]))
+            writer.features(split, "tokens", tokens=2, dim=3).append(np.array(tokens))
+        for view, (features, logit_scale) in TEXT.items():
+            writer.text(view, np.array(features), logit_scale)
+        for view, scale in SCALES.items():
+            writer.default_scale(view, scale)
+
+
 if __name__ == "__main__":
     for dtype, file in FILES.items():
         write(file, dtype)
+    write_foundation(FOUNDATION)
