@@ -17,7 +17,7 @@ from featbank.exchange.formats import TABLES, open_arrays, read_array
 from featbank.exchange.integers import as_integers, as_vector
 
 COLUMNS = {
-    "features": ("embedding", "embeddings", "feature", "features", "f"),
+    "features": ("embedding", "embeddings", "feature", "features", "f", "emb", "feat", "feats"),
     "label": ("label", "labels"),
     "split": ("split",),
     "index": ("index",),

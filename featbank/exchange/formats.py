@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from featbank import errors
-from featbank.exchange import hdf5, matlab, ondisk, tables
+from featbank.exchange import arrow, hdf5, matlab, ondisk, tables
 from featbank.exchange.arrayfile import ArrayFile, readable, require_file, require_room
 from featbank.exchange.ondisk import Array, joined
 
@@ -76,12 +76,14 @@ READERS: Mapping[str, Callable[[Path], ArrayFile]] = {
     ".mat": matlab.mat,
     **dict.fromkeys((".pt", ".pth", ".bin", ".safetensors"), pytorch),
     **dict.fromkeys(tables.DELIMITERS, tables.csv_table),
-    ".parquet": tables.parquet_table,
+    ".parquet": arrow.parquet_table,
+    **dict.fromkeys((".arrow", ".feather"), arrow.arrow_table),
     **dict.fromkeys(hdf5.SUFFIXES, hdf5.hdf5),
 }
 """Reader of a file by suffix."""
 
-TABLES = (*tables.DELIMITERS, ".parquet")
+TABLES = (*tables.DELIMITERS, ".parquet", ".arrow", ".feather")
+"""Suffixes of tables: given alone, their columns have the names of `collect.COLUMNS`."""
 
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,

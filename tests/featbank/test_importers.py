@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pyarrow import parquet
+from pyarrow import feather, parquet
 from safetensors.torch import save_file
 from scipy import io
 
@@ -21,6 +21,7 @@ from featbank import errors
 from featbank.bank import HoldOut
 from featbank.exchange import Arrays, hold_out_val, read_array, read_file, settle
 from featbank.exchange.arrays import SelectedRows
+from featbank.exchange.formats import TABLES
 from featbank.exchange.integers import as_integers
 from featbank.exchange.labels import as_labels, number_labels
 
@@ -48,6 +49,12 @@ def save_h5(path: Path, **arrays: np.ndarray) -> None:
     with h5py.File(path, "w") as file:
         for name, array in arrays.items():
             file.create_dataset(name, data=array, chunks=True, compression="gzip")
+
+
+def save_arrow(path: Path, table: pa.Table) -> None:
+    """Write Arrow's stream, as Hugging Face's datasets does."""
+    with pa.ipc.new_stream(path, table.schema) as writer:
+        writer.write_table(table, max_chunksize=3)
 
 
 def save_csv(path: Path, x: np.ndarray, y: np.ndarray) -> None:
@@ -83,6 +90,10 @@ SAVERS: dict[str, Callable[[Path], object]] = {
     "a.parquet": lambda path: parquet.write_table(
         pa.table({"x_train": list(X), "y_train": Y}), path, row_group_size=3
     ),
+    "a.feather": lambda path: feather.write_feather(
+        pa.table({"x_train": list(X), "y_train": Y}), path, chunksize=3
+    ),
+    "a.arrow": lambda path: save_arrow(path, pa.table({"x_train": list(X), "y_train": Y})),
 }
 
 
@@ -94,7 +105,7 @@ def test_every_format_gives_what_was_saved(tmp_path: Path, name: str) -> None:
     np.testing.assert_array_equal(read_array(f"{path}:x_train"), X)
     np.testing.assert_array_equal(as_integers(read_array(f"{path}:y_train"), "labels"), Y)
     assert read_array(f"{path}:x_train").dtype in (np.float32, np.float64)
-    if path.suffix not in (".csv", ".tsv", ".parquet"):
+    if path.suffix not in TABLES:
         arrays = read_file(path)
         settle(arrays)
         np.testing.assert_array_equal(arrays.features["train"]["instance"], X)
