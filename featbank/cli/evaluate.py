@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from featbank.cli.leaderboard import print_tables
 from featbank.cli.options import FILE, format_option
-from featbank.cli.predict import classified, input_options
+from featbank.cli.predict import classified, input_options, restricted
 from featbank.cli.priors import check_prior_output, moved, prior_options
 from featbank.errors import ConfigError
 
@@ -18,7 +17,9 @@ from featbank.errors import ConfigError
 @click.command()
 @input_options
 @click.option(
-    "--labels", type=FILE, help="Classes 0…K−1 [N] of arrays: .npy, .npz of one array, or .npz:KEY."
+    "--labels",
+    type=FILE,
+    help="Classes [N] of arrays, 0…K−1 or by name: .npy, .npz of one array, or .npz:KEY.",
 )
 @prior_options
 @format_option("json and csv carry every metric.")
@@ -29,6 +30,8 @@ def evaluate(
     labels: Path | None,
     split: str | None,
     view: str | None,
+    class_names: Path | None,
+    restrict_classes: bool,
     prior: str | None,
     prior_output: Path | None,
     form: str,
@@ -36,14 +39,20 @@ def evaluate(
     """Measure an exported head on rows whose labels are known.
 
     FEATURES as for `featbank predict`. With --prior the table has the head as it is and under that
-    prior; an estimate does not see the labels.
+    prior; an estimate does not see the labels. Classes are matched by name; rows of a class that
+    the head does not have are left out, and counted.
 
     \b
     featbank evaluate head.safetensors bank.h5 --split test
     featbank evaluate head.safetensors x.npy --labels y.npy --prior em
     """
-    from stage2.export.arrays import is_arrays, read_labels
-    from stage2.export.evaluation import evaluate_predictions, metrics_table, render_metrics
+    from stage2.export.arrays import is_arrays
+    from stage2.export.evaluation import (
+        evaluate_predictions,
+        foreign_notes,
+        metrics_table,
+        render_metrics,
+    )
     from stage2.export.headfile import load_head
 
     if labels is not None and not is_arrays(features[0]):
@@ -51,16 +60,24 @@ def evaluate(
     check_prior_output(prior, prior_output)
     loaded = load_head(head)
     facts = loaded.facts
-    predictions = classified(loaded, features, split, view)
-    if labels is not None:
-        rows, classes = predictions.logits.shape
-        predictions = replace(predictions, labels=read_labels(labels, rows, classes))
+    predictions = classified(
+        loaded,
+        features,
+        split=split,
+        view=view,
+        class_names=class_names,
+        labels=labels,
+        labelled=True,
+    )
     counts = None if facts.prior is None else facts.prior.class_counts
-    evaluations = {"as exported": evaluate_predictions(predictions, counts)}
+    shown = {"as exported": predictions}
     if prior is not None:
-        predictions = moved(predictions, facts, prior, prior_output, err=form != "table")
-        evaluations[prior] = evaluate_predictions(predictions, counts)
-    for note in predictions.notes:
+        shown[prior] = moved(predictions, facts, prior, prior_output, err=form != "table")
+    if restrict_classes:
+        shown = {name: restricted(each) for name, each in shown.items()}
+    evaluations = {name: evaluate_predictions(each, counts) for name, each in shown.items()}
+    *_, last = shown.values()
+    for note in [*last.notes, *foreign_notes(shown["as exported"])]:
         warnings.warn(note)
     title = f"{facts.recipe['id']} on {len(predictions.logits)} rows"
     if form != "table":

@@ -25,8 +25,19 @@ def input_options(command: Command) -> Command:
         "--view",
         help="View of a bank, in place of the one the head was trained on; A+B for a head of two.",
     )
+    names = click.option(
+        "--class-names",
+        type=FILE,
+        help="Names of the classes 0, 1, … of the labels, one per line, in place of a bank's own.",
+    )
+    restrict = click.option(
+        "--restrict-classes",
+        is_flag=True,
+        help="Predict none but the classes of the bank, or of --class-names. [default: all of the "
+        "head's]",
+    )
     features = click.argument("features", type=FILE, nargs=-1, required=True)
-    return click.argument("head", type=FILE)(features(split(view(command))))
+    return click.argument("head", type=FILE)(features(split(view(names(restrict(command))))))
 
 
 def are_arrays(features: tuple[Path, ...], split: str | None, view: str | None) -> bool:
@@ -45,17 +56,39 @@ def are_arrays(features: tuple[Path, ...], split: str | None, view: str | None) 
 
 
 def classified(
-    head: LoadedHead | LoadedHeads, features: tuple[Path, ...], split: str | None, view: str | None
+    head: LoadedHead | LoadedHeads,
+    features: tuple[Path, ...],
+    *,
+    split: str | None,
+    view: str | None,
+    class_names: Path | None,
+    labels: Path | None = None,
+    labelled: bool = False,
 ) -> Predictions:
-    """Classify a bank or arrays."""
+    """Classify a bank, of known labels if they are to be `labelled`, or arrays with those given."""
+    from featbank.texts import read_class_names
     from stage2.export.prediction import predict_arrays, predict_bank
 
+    names = None if class_names is None else read_class_names(class_names)
     if are_arrays(features, split, view):
-        return predict_arrays(head, features)
+        return predict_arrays(head, features, labels=labels, class_names=names)
     from featbank.bank import Bank
 
     with Bank(features[0]) as bank:
-        return predict_bank(head, bank, split=split, views=view.split("+") if view else None)
+        views = view.split("+") if view else None
+        return predict_bank(
+            head, bank, split=split, views=views, class_names=names, labelled=labelled
+        )
+
+
+def restricted(predictions: Predictions) -> Predictions:
+    """Predictions among the given classes alone; raise `ConfigError` where none are given."""
+    if predictions.given is None:
+        raise ConfigError(
+            "--restrict-classes takes the classes of a bank, and none are known here. Give "
+            "--class-names FILE with them, one per line."
+        )
+    return predictions.restricted()
 
 
 @click.command()
@@ -69,13 +102,15 @@ def predict(
     output: Path,
     split: str | None,
     view: str | None,
+    class_names: Path | None,
+    restrict_classes: bool,
     prior: str | None,
     prior_output: Path | None,
 ) -> None:
     """Classify the features of a bank, or of arrays, with an exported head.
 
     FEATURES is a bank, or an array [N, D] for each view of the head, in its order: FILE.npy,
-    FILE.npz of one array, or FILE.npz:KEY.
+    FILE.npz of one array, or FILE.npz:KEY. Classes of a bank are found among the head's by name.
 
     \b
     featbank predict head.safetensors bank.h5 --split test -o predictions.csv
@@ -89,9 +124,11 @@ def predict(
     check_output(output)
     check_prior_output(prior, prior_output)
     loaded = load_head(head)
-    predictions = classified(loaded, features, split, view)
+    predictions = classified(loaded, features, split=split, view=view, class_names=class_names)
     if prior is not None:
         predictions = moved(predictions, loaded.facts, prior, prior_output)
+    if restrict_classes:
+        predictions = restricted(predictions)
     for note in predictions.notes:
         warnings.warn(note)
     predictions.write(output)
@@ -100,4 +137,6 @@ def predict(
         accuracy = (
             f", {100 * (predictions.classes == predictions.labels).mean():.1f} % of them right"
         )
+        if count := int(predictions.foreign.sum()):
+            accuracy += f", {count} of classes that the head does not have counted as wrong"
     say(f"Classified {len(predictions.classes)} rows{accuracy}. Wrote {output}.")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
 from featbank import errors
+from featbank.bank.class_names import ClassMatch, match_classes
 from featbank.exchange import axes
 from featbank.exchange.formats import locate, read_array
-from featbank.exchange.integers import as_integers
+from featbank.exchange.integers import WHOLE, as_integers, as_texts, as_vector
 from featbank.regular import kind_of
 
 SUFFIXES = (".npy", ".npz")
@@ -25,7 +27,7 @@ _HEADERS = {
     (2, 0): np.lib.format.read_array_header_2_0,
 }
 _GIVE = "Give a bank, or features [N, D] as .npy."
-_GIVE_LABELS = "Give the class of each row, 0…K−1, as .npy."
+_GIVE_LABELS = "Give the class of each row, 0…K−1 or by name, as .npy."
 
 
 def is_arrays(place: Path) -> bool:
@@ -53,25 +55,43 @@ def read_features(place: Path) -> np.ndarray:
     return x
 
 
-def read_labels(place: Path, rows: int, classes: int) -> np.ndarray:
-    """The labels [N] int64 of N = `rows` rows, in 0…K−1, at a place as of `read_features`.
+def read_labels(
+    place: Path, rows: int, known: Sequence[str], class_names: Sequence[str] | None = None
+) -> tuple[np.ndarray, ClassMatch]:
+    """The labels [N] int64 of N = `rows` rows at a place as of `read_features`, and their classes
+    among the `known` ones.
+
+    Numbers count the `class_names`, or without them the known classes; texts are names, unless all
+    of them are whole numbers.
 
     Raises
     ------
     ConfigError
-        If there is no such file.
+        If there is no such file, or names come with `class_names`.
     DataError
         For a file that is damaged or holds something else.
+    Mismatch
+        If nothing says which of the known classes are meant.
     """
-    y = as_integers(_read(place, _GIVE_LABELS), str(place))
+    y = _read(place, _GIVE_LABELS)
+    if y.dtype.kind in "SU":
+        texts, numbers = np.unique(as_texts(as_vector(y), str(place)), return_inverse=True)
+        if not all(map(WHOLE.fullmatch, texts.tolist())):
+            if class_names is not None:
+                raise errors.ConfigError(
+                    f"{place} holds names, which --class-names would number. Leave it out."
+                )
+            y, class_names = numbers, texts.tolist()
+    y, names = as_integers(y, str(place)), known if class_names is None else class_names
     if len(y) != rows:
         raise errors.DataError(f"{place} has {len(y)} labels for {rows} rows. {_GIVE_LABELS}")
-    if len(wrong := np.flatnonzero((y < 0) | (y >= classes))):
+    if len(wrong := np.flatnonzero((y < 0) | (y >= len(names)))):
+        what = "the head has the classes" if class_names is None else "the class names are of"
         raise errors.LabelRange(
-            f"{place} has the label {y[wrong[0]]} in row {wrong[0]}, the head has the classes "
-            f"0…{classes - 1}. {_GIVE_LABELS}"
+            f"{place} has the label {y[wrong[0]]} in row {wrong[0]}, {what} 0…{len(names) - 1}. "
+            f"{_GIVE_LABELS}"
         )
-    return y
+    return y, match_classes(names, known, str(place))
 
 
 def _read(place: Path, give: str) -> np.ndarray:

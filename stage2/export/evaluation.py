@@ -12,6 +12,7 @@ import torch
 
 from featbank import errors
 from featbank.characters import in_csv, in_markdown
+from featbank.wording import number
 from stage2.engine.metrics import METRICS, Evaluation
 from stage2.engine.tally import Tally
 from stage2.export.prediction import BLOCK_BYTES, Predictions
@@ -24,14 +25,14 @@ SHOWN = ("top1", "macro", "many", "medium", "few", "nll", "ece", "brier")
 def evaluate_predictions(
     predictions: Predictions, class_counts: Sequence[int] | None = None
 ) -> Evaluation:
-    """The metrics of predictions.
+    """The metrics of predictions, on the rows of classes that the head has.
 
     Parameters
     ----------
     predictions
         With labels.
     class_counts
-        Training counts [K]; without them there is nothing by group.
+        Training counts of the head's classes; without them there is nothing by group.
 
     Raises
     ------
@@ -44,12 +45,33 @@ def evaluate_predictions(
         raise errors.ConfigError(
             f"{fact}. Give a bank of the head's classes, or arrays with rows and their --labels."
         )
+    if (foreign := predictions.foreign).all():
+        raise errors.ConfigError(
+            f"All {len(labels)} rows are of classes that the head does not have. Give rows of its "
+            "classes."
+        )
+    if foreign.any():
+        labels, logits = labels[~foreign], logits[~foreign]
     classes = len(predictions.class_names)
     counts = None if class_counts is None else np.array(class_counts)
+    if counts is not None and predictions.among is not None:
+        counts = counts[predictions.among]
     tally = Tally(torch.from_numpy(labels), classes, 1, counts)
     for block in torch.from_numpy(logits).split(max(1, BLOCK_BYTES // (4 * classes))):
         tally.add(block[:, None].clone())  # it overwrites what it is given
     return tally.evaluations()[0]
+
+
+def foreign_notes(predictions: Predictions) -> list[str]:
+    """How many rows are of classes that the head does not have, and the accuracy if they count;
+    none where no row is."""
+    if predictions.labels is None or not (count := int(predictions.foreign.sum())):
+        return []
+    top1 = 100 * (predictions.classes == predictions.labels).mean()
+    return [
+        f"{count} of {number(len(predictions.labels), 'row')} are of classes that the head does "
+        f"not have and are left out; counted as wrong, they make top-1 {top1:.1f} %"
+    ]
 
 
 def metrics_table(evaluations: Mapping[str, Evaluation], title: str) -> Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,11 @@ import torch
 
 from featbank import errors
 from featbank.bank import Bank
+from featbank.bank.class_names import ClassMatch, match_classes
 from featbank.characters import in_csv, visible
 from featbank.files import replacing
-from stage2.export.arrays import read_features
+from featbank.wording import number
+from stage2.export.arrays import read_features, read_labels
 from stage2.export.headfile import LoadedHead, LoadedHeads
 
 FORMATS = (".npz", ".csv")
@@ -37,9 +39,17 @@ class Predictions:
     class_names
         K names.
     labels
-        True classes [N] int64, from a bank with the same classes; None otherwise.
+        True classes [N] int64, numbered as the head's by their names; K and more stand for the
+        classes of `unknown`. None where they are not known.
     notes
         Ways in which the bank differs from the head's.
+    unknown
+        Names of classes that the head does not have.
+    given
+        The head's classes that are among those of the rows' bank, or of the names given with
+        them, ascending; None where neither is known.
+    among
+        The head's classes that the K are, where they are `restricted`.
     """
 
     logits: np.ndarray
@@ -48,6 +58,42 @@ class Predictions:
     class_names: list[str]
     labels: np.ndarray | None
     notes: list[str]
+    unknown: Sequence[str] = ()
+    given: np.ndarray | None = None
+    among: np.ndarray | None = None
+
+    @property
+    def foreign(self) -> np.ndarray:
+        """Whether each row [N] is of a class that the head does not have; rows need labels."""
+        assert self.labels is not None
+        return self.labels >= len(self.class_names)
+
+    def labelled(self, y: np.ndarray | None, match: ClassMatch) -> Predictions:
+        """The same with labels [N] of the given classes of a match, and what differs noted."""
+        return replace(
+            self,
+            labels=None if y is None else match.labels(y),
+            unknown=match.unknown,
+            given=match.present,
+            notes=[*self.notes, *([match.note] if match.note else [])],
+        )
+
+    def restricted(self) -> Predictions:
+        """The same among the classes `given` alone: those of other classes do not compete."""
+        assert self.given is not None
+        places = np.full(len(self.class_names) + len(self.unknown), -1)
+        kept = [*self.given, *range(len(self.class_names), len(places))]
+        places[kept] = np.arange(len(kept))
+        logits = torch.from_numpy(self.logits[:, self.given])
+        return replace(
+            self,
+            logits=logits.numpy(),
+            probabilities=logits.softmax(1).numpy(),
+            classes=logits.argmax(1).numpy(),
+            class_names=[self.class_names[k] for k in self.given],
+            labels=None if self.labels is None else places[self.labels],
+            among=self.given,
+        )
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write ``.npz`` with these arrays, or ``.csv`` with one line per row.
@@ -69,12 +115,13 @@ class Predictions:
                     "classes": self.classes,
                     "class_names": np.array(self.class_names),
                     **({} if self.labels is None else {"labels": self.labels}),
+                    **({"unknown_names": np.array(self.unknown)} if self.unknown else {}),
                 }
                 with part.open("wb") as file:
                     np.savez(file, allow_pickle=False, **arrays)
 
     def _write_csv(self, path: Path) -> None:
-        names = list(map(in_csv, self.class_names))
+        names = list(map(in_csv, [*self.class_names, *self.unknown]))
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             label = ["label"] if self.labels is not None else []
@@ -102,15 +149,30 @@ def predict_bank(
     *,
     split: str | None = None,
     views: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
+    labelled: bool = False,
 ) -> Predictions:
     """Predictions on a split of a bank, from `views` in place of the head's own.
 
-    The default split is ``test``, or else ``val``, as in a leaderboard.
+    The default split is ``test``, or else ``val``, as in a leaderboard. Classes of the bank are
+    found among the head's by name (`featbank.bank.class_names.match_classes`); where none is, there
+    are no labels.
+
+    Parameters
+    ----------
+    class_names
+        Names of the bank's classes in place of its own.
+    labelled
+        Raise rather than leave the labels out.
 
     Raises
     ------
     ConfigError
         If D or the number of views differs, or the bank lacks the split or a view.
+    DataError
+        For other than K `class_names`.
+    Mismatch
+        For classes of which none is known by name, of `class_names` or to be `labelled`.
     """
     facts = head.facts
     views = list(views or facts.views)
@@ -132,24 +194,50 @@ def predict_bank(
         )
     if views != facts.views:
         notes.append(f"the head was trained on {'+'.join(facts.views)}, not {'+'.join(views)}")
-    same = list(bank.class_names) == facts.class_names
-    if not same:
-        notes.append(f"the classes of {bank.path} are not the head's: labels are left out")
+    match = _matched(bank, facts.class_names, class_names, None if labelled else notes)
     rows, step = bank.rows(split), bank.block_rows(split, views[0])
     blocks = (
         [bank.read(split, view, start, min(start + step, rows)) for view in views]
         for start in range(0, rows, step)
     )
-    return _predictions(head, blocks, bank.labels(split) if same else None, notes)
+    predictions = _predictions(head, blocks, notes)
+    return predictions.labelled(bank.labels(split), match) if match else predictions
 
 
-def predict_arrays(head: LoadedHead | LoadedHeads, paths: Sequence[Path]) -> Predictions:
+def _matched(
+    bank: Bank, known: Sequence[str], names: Sequence[str] | None, notes: list[str] | None
+) -> ClassMatch | None:
+    """The classes of a bank among the `known` ones; None where its own names do not say and there
+    are `notes` to say so in."""
+    if names is not None and len(names) != bank.num_classes:
+        raise errors.DataError(
+            f"{number(len(names), 'class name')} are given, {bank.path} has {bank.num_classes} "
+            "classes. Give one name per line, in the order of the bank's classes."
+        )
+    try:
+        return match_classes(names or list(bank.class_names), known, str(bank.path))
+    except errors.Mismatch as error:
+        if names is not None or notes is None:
+            raise
+        notes.append(f"labels are left out: {error}")
+        return None
+
+
+def predict_arrays(
+    head: LoadedHead | LoadedHeads,
+    paths: Sequence[Path],
+    *,
+    labels: Path | None = None,
+    class_names: Sequence[str] | None = None,
+) -> Predictions:
     """Predictions on features [N, D] in arrays, one for each view of the head.
 
     Parameters
     ----------
     paths
         As for `stage2.export.arrays.read_features`.
+    labels, class_names
+        True classes, as for `stage2.export.arrays.read_labels`.
 
     Raises
     ------
@@ -172,7 +260,12 @@ def predict_arrays(head: LoadedHead | LoadedHeads, paths: Sequence[Path]) -> Pre
     size = max(1, BLOCK_BYTES // (4 * max(head.facts.dim, len(head.facts.class_names))))
     starts = range(0, len(arrays[0]), size)
     blocks = ([x[start : start + size] for x in arrays] for start in starts)
-    return _predictions(head, blocks, None, [])
+    predictions, known = _predictions(head, blocks, []), head.facts.class_names
+    if labels is not None:
+        return predictions.labelled(*read_labels(labels, len(arrays[0]), known, class_names))
+    if class_names is not None:
+        return predictions.labelled(None, match_classes(class_names, known, "--class-names"))
+    return predictions
 
 
 def _check_views(own: Sequence[str], given: Sequence[str]) -> None:
@@ -194,7 +287,6 @@ def _check_dim(what: str, dim: int, own: int) -> None:
 def _predictions(
     head: LoadedHead | LoadedHeads,
     blocks: Iterator[list[np.ndarray]],
-    labels: np.ndarray | None,
     notes: list[str],
 ) -> Predictions:
     """Classify blocks of rows [n, D], one array per view."""
@@ -224,7 +316,7 @@ def _predictions(
         probabilities=logits.softmax(1).numpy(),
         classes=logits.argmax(1).numpy(),
         class_names=names,
-        labels=labels,
+        labels=None,
         notes=notes,
     )
 

@@ -130,17 +130,21 @@ def test_a_linear_probe_and_views_are_exported(featbank: Run, make_toy: Callable
 def test_another_bank_and_view_are_told(
     featbank: Run, swept: Path, make_toy: Callable[..., Toy]
 ) -> None:
-    """Features of a bank the head was not trained on, and of a view: notes, not errors."""
+    """Features of a bank the head was not trained on, and of a view: notes, not errors; without
+    names to go by there are no labels."""
     featbank("export", "results.sqlite", "ncm", "-o", "h.safetensors")
-    toy = make_toy((80, 40, 20, 10, 5))
-    toy.write(Path("other.h5"), class_names=["ape", "bee", "cat", "dog", "fly"])
-    with pytest.warns(UserWarning, match="the head was trained on bank") as warned:
+    make_toy((80, 40, 20, 10, 5)).write(Path("other.h5"))
+    with pytest.warns(UserWarning, match=" ") as warned:
         featbank("predict", "h.safetensors", "other.h5", "--view", "balanced", "-o", "p.npz")
     notes = [str(warning.message) for warning in warned]
     assert len(notes) == 3
     assert "the head was trained on bank " in notes[0]
     assert notes[1] == "the head was trained on instance, not balanced"
-    assert "the classes of other.h5 are not the head's: labels are left out" in notes[2]
+    assert notes[2] == (
+        "labels are left out: other.h5 has no names for its 5 classes, the head has 5 ('ape', "
+        "'bee', 'cat', …): nothing says which is which. Give --class-names FILE with the head's "
+        "names, a line per class in the order of the labels."
+    )
     assert "labels" not in np.load("p.npz")
 
 
