@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from stage2.export.prediction import Predictions
 
 GIVEN = (
-    "uniform; values such as 5,3,2; or a file of counts or probabilities in the head's order: "
-    ".npy, .npz:KEY, or text of a value, or name,value, per line"
+    "uniform; values such as 5,3,2; or a file of counts or probabilities in the head's order, "
+    ".npy, .npz:KEY or text of a value per line, or of name,value in any order"
 )
 
 

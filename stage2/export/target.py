@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import torch
 from scipy.special import log_softmax
 
 from featbank import errors
+from featbank.bank.class_names import match_classes
 from featbank.characters import in_csv
 from featbank.exchange.arrayfile import require_file
 from featbank.exchange.formats import locate, read_array
+from featbank.settings import shortened
 from featbank.wording import number
 from stage2.export.arrays import SUFFIXES
 from stage2.export.estimation import EstimatedPrior, bbse, em
@@ -24,7 +27,8 @@ from stage2.methods.priors import log_shift
 
 UNIFORM, EM, BBSE = "uniform", "em", "bbse"
 
-_GIVE = "Give one number ≥ 0 per class, in the head's order."
+_NAME = "Name each class as the head does, once."
+_GIVE = "Give one number ≥ 0 per class, in the head's order, or lines of name,value."
 
 
 @dataclass(frozen=True)
@@ -108,16 +112,23 @@ def read_prior(place: str, class_names: list[str]) -> np.ndarray:
     ----------
     place
         ``uniform``; values with commas between them, ``5,3,2``; ``FILE.npy``, ``FILE.npz:KEY``; or
-        a text file with a value per line, or lines ``name,value`` in the order of the classes,
-        below a header or without one.
+        a text file with a value per line, or lines ``name,value`` in any order, below a header or
+        without one. A class without a line has a share of 0.
     class_names
         K names.
 
     Raises
     ------
     DataError
-        For a file that is missing or unreadable, names in another order, and values that are not K
-        finite numbers ≥ 0 with a positive sum.
+        For a file that is missing or unreadable, and values that are not finite numbers ≥ 0, one
+        for each class, with a positive sum.
+    Mismatch
+        For a file that names other classes.
+
+    Warns
+    -----
+    UserWarning
+        For classes without a line.
     """
     classes = len(class_names)
     if place == UNIFORM:
@@ -157,7 +168,7 @@ def _normalised(values: list[float], place: str, class_names: list[str]) -> np.n
 
 
 def _from_text(path: Path, class_names: list[str]) -> list[float]:
-    """The values of a text file; names, if it has any, must be those of the classes, in order."""
+    """The values of a text file, of named classes in the order of `class_names`."""
     require_file(path)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -168,13 +179,21 @@ def _from_text(path: Path, class_names: list[str]) -> list[float]:
         lines = lines[1:]  # a header
     if not lines or len(lines[0]) == 1:
         return [_value(line[0], f"Line {i} of {path}") for i, line in enumerate(lines, 1)]
-    for i, (line, name) in enumerate(zip(lines, class_names, strict=False), 1):
-        if line[0] not in (name, in_csv(name)):
-            raise errors.DataError(
-                f"{path} names class {i} {line[0]!r}, the head {name!r}. Give the classes in the "
-                "head's order."
-            )
-    return [_value("".join(line[1:2]), f"Class {line[0]!r} of {path}") for line in lines]
+    written = {in_csv(name): name for name in class_names}
+    match = match_classes(
+        [written.get(line[0], line[0]) for line in lines], class_names, str(path), _NAME
+    )
+    if unknown := match.unknown:
+        raise errors.Mismatch(
+            f"{path} names {shortened(unknown[0])}, which is no class of the head."
+            f"{errors.did_you_mean(unknown[0], class_names)} {_NAME}"
+        )
+    if match.absent:
+        warnings.warn(f"{match.note}: the share of a class without a line is 0", stacklevel=3)
+    values = dict.fromkeys(range(len(class_names)), 0.0)
+    for k, line in zip(match.places.tolist(), lines, strict=True):
+        values[k] = _value("".join(line[1:2]), f"Class {line[0]!r} of {path}")
+    return list(values.values())
 
 
 def _is_number(text: str) -> bool:

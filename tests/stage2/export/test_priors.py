@@ -228,12 +228,22 @@ def test_attacks(change: Callable[..., None], message: str, made: Problem, tmp_p
         ("5\n3\n2\n", [0.5, 0.3, 0.2]),
         ("ape,5\nbee,3\ncat,2", [0.5, 0.3, 0.2]),
         ("class,prior,low\nape,0.25,0\nbee,0.25,0\n\ncat,0.5,0\n", [0.25, 0.25, 0.5]),
+        ("cat,2\nape,5\nbee,3", [0.5, 0.3, 0.2]),
+        ("Cat,2\nAPE,5\nbee ,3", [0.5, 0.3, 0.2]),
     ],
 )
 def test_priors_of_text(text: str, expected: list[float], tmp_path: Path) -> None:
-    """Values, names and values, and a table with a header."""
+    """Values, names and values in any order and spelling, and a table with a header."""
     (tmp_path / "p.csv").write_text(text)
     assert read_prior(str(tmp_path / "p.csv"), NAMES) == pytest.approx(expected)
+
+
+def test_a_prior_of_some_classes(tmp_path: Path) -> None:
+    """Classes without a line are told and have a share of 0."""
+    (tmp_path / "p.csv").write_text("cat,1\nape,3\n")
+    with pytest.warns(UserWarning, match=r"lacks 1 class \('bee'\) of the head.*share.* is 0"):
+        prior = read_prior(str(tmp_path / "p.csv"), NAMES)
+    assert prior == pytest.approx([0.75, 0, 0.25])
 
 
 def test_priors_of_values_and_arrays(tmp_path: Path) -> None:
@@ -257,7 +267,9 @@ def test_priors_of_values_and_arrays(tmp_path: Path) -> None:
         ("1\ninf\n3", "has inf for class 'bee'"),
         ("1e308\n1e308\n1e308", "sums to inf"),
         ("1\ntwo\n3", "Line 2 of .* has 'two', which is no number"),
-        ("bee,1\nape,2\ncat,3", "names class 1 'bee', the head 'ape'"),
+        ("bee,1\nape,2\ncut,3", "names 'cut', which is no class of the head. Did you mean 'cat'?"),
+        ("bee,1\nbee,2\ncat,3", "has several classes named 'bee'"),
+        ("0,1\n1,2\n2,3", "has no names for its 3 classes"),
         ("ape,1\nbee\ncat,3", "Class 'bee' of .* has '', which is no number"),
         ("", "has 0 values"),
         (b"\xff\xfe\x00", "is not a text file"),
@@ -267,7 +279,7 @@ def test_wrong_priors(content: str | bytes, message: str, tmp_path: Path) -> Non
     """One line each: the fact, then the remedy."""
     data = content if isinstance(content, bytes) else content.encode()
     (tmp_path / "p.txt").write_bytes(data)
-    with pytest.raises(errors.DataError, match=message) as caught:
+    with pytest.raises((errors.DataError, errors.Mismatch), match=message) as caught:
         read_prior(str(tmp_path / "p.txt"), NAMES)
     assert "\n" not in str(caught.value)
 
