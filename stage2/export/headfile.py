@@ -8,8 +8,8 @@ file's metadata under ``featbank-head``: the fields of `HeadFacts`, ``schema``, 
 is to be the same bytes. Everything is checked before a module is made; ``digest`` is the SHA-256 of
 everything else, so no changed bit goes unnoticed. Heads of schema 1 have none. Schema 3
 adds ``prior``, `stage2.export.headprior.HeadPrior`, and its tensor; a head that scales features has
-schema 4, with a prior or without, one of the form ``gated_cosine`` schema 5, and one whose views
-have other than equal ``shares`` schema 6. The lowest schema that holds a head is written.
+schema 4, with a prior or without, one whose views have other than equal ``shares`` schema 6, and
+one with a form of `LATER` the schema there. The lowest schema that holds a head is written.
 """
 
 from __future__ import annotations
@@ -31,14 +31,15 @@ from torch import Tensor
 from featbank import errors
 from featbank.files import replacing
 from featbank.regular import kind_of
-from stage2.export.forms import FORMS, INPUT, SPACE, AveragedHeads, Form, HeadModule, Scaled
+from stage2.export.form import SPACE, Form
+from stage2.export.forms import FORMS, INPUT, AveragedHeads, HeadModule, Scaled
 from stage2.export.headprior import HeadPrior, read_head_prior
 
 KEY = "featbank-head"
 SCHEMA = 6
+"""The newest."""
+WITH_SHARES = 6
 """The schema of heads that average views by other than equal shares."""
-WITH_LATER = 5
-"""The schema of heads with a form of `LATER`."""
 SCALED = 4
 """The schema of heads that scale features."""
 WITH_PRIOR = 3
@@ -48,8 +49,8 @@ WITHOUT_PRIOR = 2
 UNCHECKED = 1
 """The schema without a digest."""
 
-LATER = ("gated_cosine",)
-"""Forms that schema 5 added."""
+LATER = {"gated_cosine": 5}
+"""Forms that later schemas added."""
 
 _CALIBRATION = ("calibration.scale", "calibration.shift")
 
@@ -128,10 +129,10 @@ def save_head(
         tensors |= facts.prior.tensors
     if any(name.rpartition(".")[2] in INPUT for name in tensors):
         document["schema"] = SCALED
-    if any(form["form"] in LATER for form in forms):
-        document["schema"] = WITH_LATER
     if isinstance(module, AveragedHeads) and module.shares is not None:
-        document |= {"schema": SCHEMA, "shares": list(module.shares)}
+        document |= {"schema": WITH_SHARES, "shares": list(module.shares)}
+    added = [LATER.get(form["form"], UNCHECKED) for form in forms]
+    document["schema"] = max(document["schema"], *added)
     document["digest"] = _digest(document, tensors)
     metadata = {KEY: json.dumps(document, ensure_ascii=False, allow_nan=False)}
     with replacing(Path(path)) as part:
@@ -224,7 +225,7 @@ def _check_digest(document: Any, schema: int, tensors: Mapping[str, Tensor]) -> 
     known = {"schema", "forms", "average", *(field.name for field in _TOLD)}
     known |= {"digest"} if schema > UNCHECKED else set()
     known |= {"prior"} if schema > WITHOUT_PRIOR else set()
-    known |= {"shares"} if schema == SCHEMA else set()
+    known |= {"shares"} if schema >= WITH_SHARES else set()
     if strange := document.keys() - known:
         raise ValueError(f"{min(strange)!r} is none of its fields")
     if not UNCHECKED <= schema <= SCHEMA:

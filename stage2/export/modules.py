@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from featbank import errors
-from stage2.export.forms import FORMS, Affine, AveragedHeads, Form, HeadModule, Scaled
+from stage2.export.form import Form
+from stage2.export.forms import FORMS, Affine, AveragedHeads, HeadModule, Scaled
 from stage2.features.scale import Scaling
 from stage2.methods.generators.tukey import STAGE1, FeatureSpace
 from stage2.methods.heads import HEADS, Context, Parameters

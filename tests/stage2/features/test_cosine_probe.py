@@ -16,7 +16,7 @@ from featbank import Bank, write_bank
 from stage1.backbones.cosine import CosineClassifier
 from stage2 import LongTailClassifier, Recipe, sweep
 from stage2.export.exporting import export_head
-from stage2.export.headfile import WITH_LATER, load_head
+from stage2.export.headfile import LATER, load_head
 from stage2.features.planning import plan_bank
 from stage2.features.probe import Probe, cosine_probe, is_cosine, probe_for, probes_of
 from stage2.features.views import load_view
@@ -217,7 +217,7 @@ def test_an_exported_head_has_its_logits(
     assert_relative(z, expected, 2e-5, "logits of the file")
     document = path.read_bytes()
     assert (b"gated_cosine" in document) == (confidence == "learned")
-    assert (f'schema\\": {WITH_LATER}'.encode() in document) == (confidence == "learned")
+    assert (f'schema\\": {LATER["gated_cosine"]}'.encode() in document) == (confidence == "learned")
 
 
 def test_the_protocol_and_the_plan_say_so(
