@@ -27,6 +27,7 @@ from featbank.errors import ConfigError
 @click.argument("recipe")
 @output_option("The file, .safetensors.")
 @click.option("--onnx", type=FILE, help="Write ONNX too, to this file. Needs featbank[onnx].")
+@click.option("--card", type=FILE, help="Write a model card too, to this file, .md.")
 @bank_option
 @selection_options("the file")
 @click.option("--features", type=FILE, help="The bank, where it has moved since.")
@@ -39,7 +40,15 @@ from featbank.errors import ConfigError
 )
 @device_option
 @memory_option("Budget, such as 2GiB, as in a sweep that streamed its features.")
-def export(*, results: Path, recipe: str, output: Path, onnx: Path | None, **options: Any) -> None:
+def export(
+    *,
+    results: Path,
+    recipe: str,
+    output: Path,
+    onnx: Path | None,
+    card: Path | None,
+    **options: Any,
+) -> None:
     """Write the head of a configuration of a results file.
 
     RECIPE is an id of the leaderboard (crt-1a2b3c4d), the beginning of one, or the name of a
@@ -47,15 +56,17 @@ def export(*, results: Path, recipe: str, output: Path, onnx: Path | None, **opt
     weights: it is trained again, and checked against what they hold.
 
     \b
-    featbank export results.sqlite crt -o head.safetensors
+    featbank export results.sqlite crt -o head.safetensors --card head.md
     featbank predict head.safetensors bank.h5 -o predictions.npz
     """
     require_ending(output, ".safetensors")
     if onnx is not None:
         require_ending(onnx, ".onnx")
+    if card is not None:
+        require_ending(card, ".md")
     from stage2.export.exporting import export_head
 
-    done = export_head(results, recipe, output, onnx=onnx, **options)
+    done = export_head(results, recipe, output, onnx=onnx, card=card, **options)
     facts = done.facts
     changed = {split: count for split, count in done.changed.items() if count}
     what = f"{facts.recipe['id']} again, seed {facts.seed}, {facts.epoch} epoch"
@@ -66,7 +77,7 @@ def export(*, results: Path, recipe: str, output: Path, onnx: Path | None, **opt
     say(f"Trained {what}: it classifies as in {results}, {agrees}.")
     if (prior := options["prior"]) is not None:
         say(f"Its logits are then moved to the prior {prior}.")
-    shown = output if onnx is None else f"{output} and {onnx}"
+    shown = " and ".join(str(path) for path in (output, onnx, card) if path is not None)
     say(f"Wrote {shown}. Next: featbank predict {output} BANK -o predictions.npz")
 
 

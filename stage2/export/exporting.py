@@ -13,6 +13,8 @@ import numpy as np
 import featbank
 from featbank import errors
 from featbank.bank import GROUPS, Bank
+from featbank.files import replacing
+from stage2.export.card import model_card
 from stage2.export.folding import ensemble_head, evaluate
 from stage2.export.forms import AveragedHeads, HeadModule
 from stage2.export.headfile import HeadFacts, save_head
@@ -51,6 +53,7 @@ def export_head(
     output: str | os.PathLike[str],
     *,
     onnx: str | os.PathLike[str] | None = None,
+    card: str | os.PathLike[str] | None = None,
     bank: str | None = None,
     features: str | os.PathLike[str] | None = None,
     seed: int | None = None,
@@ -72,6 +75,8 @@ def export_head(
         The file, ``.safetensors``; an existing one is replaced.
     onnx
         Write the head as ONNX too.
+    card
+        Write its model card too, in Markdown.
     bank
         Start of a fingerprint, if the results hold several banks.
     features
@@ -97,7 +102,7 @@ def export_head(
     Mismatch
         If the bank is not the one the results are from.
     """
-    for target in (output, onnx):
+    for target in (output, onnx, card):
         if target is not None and not (folder := Path(target).parent).is_dir():
             raise errors.ConfigError(f"{folder} is not a folder. Create it first.")
     if onnx is not None:
@@ -117,9 +122,15 @@ def export_head(
             export = _ensemble if configuration.is_ensemble else _recipe
             training = {"device": device, "memory": memory}
             done = export(stored, opened, run, epoch, target=shares, training=training)
+        if card is not None:
+            head, file = (done.module, done.facts), Path(output).name
+            text = model_card(stored, run, head, file=file, prior=prior)
     save_head(output, done.module, done.facts)
     if onnx is not None:
         save_onnx(onnx, done.module, done.facts)
+    if card is not None:
+        with replacing(Path(card)) as part:
+            part.write_text(text, encoding="utf-8")
     return done
 
 
