@@ -98,5 +98,5 @@ def readable(path: Path) -> Iterator[None]:
                 "x.astype(np.float32), without pickled objects."
             )
         raise errors.DataError(
-            f"{path} is not a readable {path.suffix} file of numbers{problem}"
+            f"{path} is not a readable {path.suffix or 'folder or'} file of numbers{problem}"
         ) from None

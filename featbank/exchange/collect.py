@@ -10,20 +10,13 @@ import numpy as np
 
 from featbank import errors
 from featbank.bank import schema
+from featbank.exchange import huggingface
 from featbank.exchange.arrayfile import ArrayFile
 from featbank.exchange.arrays import Arrays, SelectedRows
-from featbank.exchange.folder import read_folder, read_folder_pair, require_same_names
-from featbank.exchange.formats import TABLES, open_arrays, read_array
+from featbank.exchange.folder import is_folder, read_folder, read_folder_pair, require_same_names
+from featbank.exchange.formats import TABLES, locate, open_arrays, read_array
 from featbank.exchange.integers import as_integers, as_vector
-
-COLUMNS = {
-    "features": ("embedding", "embeddings", "feature", "features", "f", "emb", "feat", "feats"),
-    "label": ("label", "labels"),
-    "split": ("split",),
-    "index": ("index",),
-    "path": ("path",),
-}
-"""Columns of a table given alone, each by the names it may have."""
+from featbank.exchange.roles import COLUMNS, column_of
 
 
 def read_file(path: Path) -> Arrays:
@@ -34,6 +27,8 @@ def read_file(path: Path) -> Arrays:
     DataError
         As `open_arrays`, for a key that is not understood, and for a column that is missing.
     """
+    if huggingface.is_saved(path):
+        return _read_datasets(path)
     file = open_arrays(path)
     table = path.suffix.lower() in TABLES or _is_table(file)
     return _read_table(file) if table else _read_keyed(file)
@@ -41,8 +36,8 @@ def read_file(path: Path) -> Arrays:
 
 def add_pair(arrays: Arrays, split: str, x: str, y: str) -> None:
     """Add a split from the places of its features and labels, or from two folders."""
-    if Path(x).is_dir() or Path(y).is_dir():
-        features, labels, arrays.paths[split] = read_folder_pair(Path(x), Path(y))
+    if is_folder(x) or is_folder(y):
+        features, labels, arrays.paths[split] = read_folder_pair(x, y)
     else:
         features, labels = read_array(x), read_array(y)
     arrays.add_features(split, "instance", features, x)
@@ -51,11 +46,10 @@ def add_pair(arrays: Arrays, split: str, x: str, y: str) -> None:
 
 def add_view(arrays: Arrays, split: str, view: str, x: str) -> None:
     """Add a further view of a split from its place, or from a folder of the same images."""
-    if Path(x).is_dir():
-        features, names = read_folder(Path(x))
-        require_same_names(
-            arrays.places.get(f"{split}/instance"), arrays.paths.get(split, []), x, names
-        )
+    if is_folder(x):
+        features, names = read_folder(x)
+        of_images = locate(arrays.places.get(f"{split}/instance", ""))[0]
+        require_same_names(of_images, arrays.paths.get(split, []), locate(x)[0], names)
     else:
         features = read_array(x)
     arrays.add_features(split, view, features, x)
@@ -104,42 +98,63 @@ def _read_keyed(file: ArrayFile) -> Arrays:
     return arrays
 
 
+def _read_datasets(path: Path) -> Arrays:
+    """Read the splits of Hugging Face's ``datasets``; the class names are those of its labels."""
+    arrays = Arrays()
+    for split, table in huggingface.datasets_of(path).items():
+        if split and split not in schema.SPLITS:
+            raise errors.DataError(
+                f"{path}: split {split!r} is unknown. {errors.closest(split, schema.SPLITS)} Or "
+                f"give arrays, as with --train {path}:{split}/KEY {path}:{split}/KEY."
+            )
+        columns = _columns(table)
+        arrays.class_names = huggingface.class_names(path, columns["label"])
+        _add_table(arrays, table, columns, split)
+    return arrays
+
+
 def _read_table(table: ArrayFile) -> Arrays:
     """Read a table with the columns `COLUMNS`; without ``split``, all rows are train."""
-    columns = _columns(table)
-    features, labels = table[columns["features"]], as_vector(np.asarray(table[columns["label"]]))
+    arrays = Arrays()
+    _add_table(arrays, table, _columns(table))
+    return arrays
+
+
+def _add_table(
+    arrays: Arrays, table: ArrayFile, columns: Mapping[str, str], only: str = ""
+) -> None:
+    """Add the rows of a table: all to the split `only`, or by its column ``split``."""
+    features = table[columns["features"]]
+    labels = as_vector(np.asarray(table[columns["label"]]))
     index, paths = np.arange(len(labels)), None
     if "index" in columns:
         index = as_integers(table[columns["index"]], table.place("index"))
     if "path" in columns:
         paths = _texts(table, columns["path"])
-    arrays = Arrays()
-    for split, rows in _rows_by_split(table, columns, len(labels)).items():
+    rows_of = (
+        {only: np.arange(len(labels))} if only else _rows_by_split(table, columns, len(labels))
+    )
+    for split, rows in rows_of.items():
         place = table.place(columns["features"])
         arrays.add_features(split, "instance", SelectedRows(features, rows), place)
         arrays.add_labels(split, labels[rows], table.place(columns["label"]))
         arrays.index[split] = index[rows]
         if "index" not in columns:
-            arrays.sources[split] = table.path.name  # the splits share the rows of one table
+            arrays.sources[split] = only or table.path.name  # splits share the rows of one table
         if paths is not None:
             arrays.paths[split] = paths[rows].tolist()
     if unused := [key for key in table if key not in columns.values()]:
         arrays.notes.append(f"not used: {_first_names(unused)}")
-    return arrays
 
 
 def _is_table(file: ArrayFile) -> bool:
     """Whether the keys of a file are the columns of a table: features and label."""
-    return all(any(name in file for name in COLUMNS[role]) for role in ("features", "label"))
+    return all(column_of(file, COLUMNS[role]) for role in ("features", "label"))
 
 
 def _columns(table: ArrayFile) -> dict[str, str]:
     """Names of the columns of `COLUMNS` that the table has."""
-    columns = {
-        role: next(name for name in names if name in table)
-        for role, names in COLUMNS.items()
-        if any(name in table for name in names)
-    }
+    columns = {role: name for role in COLUMNS if (name := column_of(table, COLUMNS[role]))}
     for role in ("features", "label"):
         if role not in columns:
             raise errors.DataError(

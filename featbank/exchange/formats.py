@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import glob
-import math
 import re
 import struct
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from featbank import errors
-from featbank.exchange import arrow, hdf5, matlab, ondisk, tables
+from featbank.exchange import arrow, hdf5, huggingface, matlab, ondisk, tables, tars, zarrs
 from featbank.exchange.arrayfile import ArrayFile, readable, require_file, require_room
+from featbank.exchange.npy import mapped
 from featbank.exchange.ondisk import Array, joined
 
 
@@ -35,32 +35,19 @@ def npz(path: Path) -> ArrayFile:
     def read(name: str) -> np.ndarray:
         member = members[name]
         if member.compress_type == zipfile.ZIP_STORED and member.file_size > ondisk.HELD_BYTES:
-            return _stored(path, member)
+            return _member(path, member)
         require_room(f"{path}:{name}", member.file_size)
         return loaded[name]
 
     return ArrayFile(path, tuple(loaded), read)
 
 
-def _stored(path: Path, member: zipfile.ZipInfo) -> np.ndarray:
-    """Map the array of an uncompressed member: 30 bytes, name and extra field go before it."""
+def _member(path: Path, member: zipfile.ZipInfo) -> np.ndarray:
+    """Map the array of an uncompressed member: 30 bytes, its name and extra field precede it."""
     with path.open("rb") as file:
         file.seek(member.header_offset)
         _, name, extra = struct.unpack("<26sHH", file.read(30))
-        start = member.header_offset + 30 + name + extra
-        file.seek(start)
-        version = np.lib.format.read_magic(file)
-        shape, fortran, dtype = _HEADERS[version](file)
-        if dtype.hasobject:
-            raise ValueError("Object arrays are not read")
-        offset = file.tell()
-    size = math.prod(shape) * dtype.itemsize
-    if offset - start + size != member.file_size:
-        raise ValueError("its size is not what its header says")
-    if not size:
-        return np.empty(shape, dtype)
-    order = "F" if fortran else "C"
-    return np.memmap(path, dtype, "r", offset, shape, order)  # type: ignore[call-overload]
+    return mapped(path, member.header_offset + 30 + name + extra, member.file_size)
 
 
 def pytorch(path: Path) -> ArrayFile:
@@ -79,16 +66,19 @@ READERS: Mapping[str, Callable[[Path], ArrayFile]] = {
     ".parquet": arrow.parquet_table,
     **dict.fromkeys((".arrow", ".feather"), arrow.arrow_table),
     **dict.fromkeys(hdf5.SUFFIXES, hdf5.hdf5),
+    ".tar": tars.tar_file,
 }
 """Reader of a file by suffix."""
 
-TABLES = (*tables.DELIMITERS, ".parquet", ".arrow", ".feather")
+TABLES = (*tables.DELIMITERS, ".parquet", ".arrow", ".feather", ".tar")
 """Suffixes of tables: given alone, their columns have the names of `collect.COLUMNS`."""
 
-_HEADERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
+FOLDERS: Sequence[tuple[Callable[[Path], bool], Callable[[Path], ArrayFile]]] = (
+    (huggingface.is_saved, huggingface.dataset_file),
+    (zarrs.is_zarr, zarrs.zarr_file),
+)
+"""Folders that are a file of arrays: whether one is, and its reader."""
+
 _MOST_FILES = 1_000_000
 _PATTERN = re.compile(r"[*?\[]|\{[^{}]*(,|\.\.)[^{}]*\}")
 
@@ -107,8 +97,10 @@ def open_arrays(path: Path) -> ArrayFile:
         return ArrayFile(
             path, names, lambda name: joined(path, [open_arrays(file)[name] for file in files])
         )
-    require_file(path)
-    reader = READERS.get(path.suffix.lower())
+    reader = next((read for is_one, read in FOLDERS if is_one(path)), None)
+    if reader is None:
+        require_file(path)
+        reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise errors.DataError(
             f"{path}: files of type {path.suffix or '(no suffix)'} are not read. "
@@ -119,6 +111,11 @@ def open_arrays(path: Path) -> ArrayFile:
     if not arrays:
         raise errors.DataError(f"{path} holds no arrays of numbers. Check what was saved in it.")
     return arrays
+
+
+def is_container(path: Path) -> bool:
+    """Whether a path is a folder that is a file of arrays, rather than a folder of such files."""
+    return any(is_one(path) for is_one, _ in FOLDERS)
 
 
 def matching(path: Path) -> list[Path]:

@@ -120,7 +120,8 @@ class OnDisk:
         if not rows or 0 in self.shape:
             return np.empty((rows, *self.shape[1:]), self.dtype)
         with readable(self.path):
-            return np.asarray(self.read(place)).reshape(rows, *self.shape[1:])
+            block = np.asarray(self.read(place), self.dtype)
+        return block.reshape(rows, *self.shape[1:])
 
     def _chosen(self, rows: np.ndarray) -> np.ndarray:
         """Rows by number, in any order; those that lie together are read together."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from featbank.bank.arrays import MOST_CLASSES
 from featbank.bank.classes import MOST_UNUSED, mostly_unused
 from featbank.exchange import axes
 from featbank.exchange.arrays import Arrays, SelectedRows
-from featbank.exchange.formats import same_place
+from featbank.exchange.formats import locate, same_place
 from featbank.exchange.integers import as_integers
 from featbank.exchange.labels import number_labels
 from featbank.wording import number
@@ -56,6 +55,7 @@ def settle(
     if arrays.exported:
         arrays.labels = {s: as_integers(y, f"{s} labels") for s, y in arrays.labels.items()}
     else:
+        class_names = arrays.class_names if class_names is None else class_names
         arrays.labels, arrays.class_names = number_labels(
             arrays.labels, class_names, base=label_base, kind=kind, renumber=renumber
         )
@@ -208,7 +208,7 @@ def _check_num_classes(arrays: Arrays, most: int) -> None:
 def _settle_paths(arrays: Arrays) -> None:
     """Prepend the folder to paths if folders share names; raise unless paths are apart."""
     places = {split: arrays.places.get(f"{split}/instance") for split in arrays.paths}
-    folders = {split: Path(place) for split, place in places.items() if place}
+    folders = {split: locate(place)[0] for split, place in places.items() if place}
     folders = {split: folder for split, folder in folders.items() if folder.is_dir()}
     pairs = checks.apart(folders)
     if any(set(arrays.paths[one]) & set(arrays.paths[other]) for one, other in pairs):
@@ -228,6 +228,9 @@ def _check_places(arrays: Arrays) -> None:
             if isinstance(x, SelectedRows) and isinstance(z, SelectedRows):
                 continue  # different rows of one table
             here, there = arrays.places[f"{one}/{view}"], arrays.places[f"{other}/{other_view}"]
+            listed = one in arrays.paths and other in arrays.paths  # and their paths are apart
+            if listed and locate(here)[0].is_dir():
+                continue
             if same_place(here, there):
                 shared = here if here == there else f"{here} and {there}"
                 raise errors.DataError(

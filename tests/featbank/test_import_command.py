@@ -72,11 +72,11 @@ def test_folders_make_the_same_bank(featbank: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        ({"x/c.npy": X[0]}, "x/c.npy has no partner in y (1 such file)"),
-        ({"y/c.npy": Y[0]}, "y/c.npy has no partner in x"),
+        ({"x/c.npy": X[0]}, "x/c has no partner in y (1 such file)"),
+        ({"y/c.npy": Y[0]}, "y/c has no partner in x"),
         ({"x/b.npy": np.ones(3)}, "x/b.npy has 3 numbers, a.npy has 2"),
         ({"x/b.npy": X}, "x/b.npy has shape [4, 2]"),
-        ({"xb/c.npy": X[0]}, "xb/c.npy has no partner in x"),
+        ({"xb/c.npy": X[0]}, "xb/c has no partner in x"),
         ({"x/a.npy": None, "x/b.npy": None}, "x has no .npy files"),
     ],
 )
