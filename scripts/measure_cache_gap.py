@@ -52,7 +52,7 @@ from stage2.engine.model import ViewData
 from stage2.engine.outcome import Outcome
 from stage2.engine.plan import FusedGroup, Shape, plan
 from stage2.engine.rows import MemoryRows, SplitRows, Window
-from stage2.features.views import load_view
+from stage2.features.loading import load_view
 
 BATCH = 256
 MEMORY = 1 << 31

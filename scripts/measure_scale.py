@@ -33,8 +33,8 @@ from stage2.engine.layout import Layout
 from stage2.engine.loop import run_group
 from stage2.engine.rows import StreamedRows
 from stage2.executors import origin
+from stage2.features.loading import load_view
 from stage2.features.planning import plan_bank
-from stage2.features.views import load_view
 from stage2.methods.samplers import index_stream
 from stage2.methods.seeding import seeded
 from stage2.results.recording import Recorder

@@ -150,7 +150,10 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
         scaling = measured(recipe.settings.get("feature_scale", default), [x])
         if scaling:
             scaling.apply_(rows.x)
-            start = scaling.classifier(*start) if start else start
+        if scaling and scaling.unit and start and coef_init is None:
+            start = linear_probe(ViewData(rows, {}, counts, counts))
+        elif scaling and start:
+            start = scaling.classifier(*start)
         data = ViewData(rows, {}, counts, counts, *start)
         if cosine:
             data = on_unit(data, cosine_probe(data, cosine))
@@ -194,6 +197,12 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
         settings = {"view": "instance", **self._parameters}
         recipe = Recipe(self.recipe, **settings)
         fixed = {"view": "instance", "train_on": "train", "calibration": "none"}
+        if recipe.on_text:
+            raise errors.ConfigError(
+                f"Recipe {self.recipe!r} uses text embeddings of the classes, "
+                f"{type(self).__name__} knows X and y alone. Give coef_init=scale·text and "
+                "init='stage1', or sweep a bank that has text."
+            )
         reasons = {
             "seed": "Give random_state.",
             "view": "Give the features of that view as X.",

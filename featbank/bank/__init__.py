@@ -9,7 +9,7 @@ from featbank.bank.classes import (
     require_samples,
     same_groups,
 )
-from featbank.bank.file import Bank
+from featbank.bank.composed import Bank
 from featbank.bank.writer import BankWriter
 
 __all__ = [

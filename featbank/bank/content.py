@@ -14,7 +14,7 @@ import numpy as np
 from featbank import errors
 from featbank.bank.blocks import Place, Progress, report
 from featbank.bank.checks import is_utf8
-from featbank.bank.file import Bank
+from featbank.bank.composed import Bank
 from featbank.bank.fingerprint import RowDigest
 from featbank.bank.rows import sum_of_squares
 from featbank.bank.schema import EVALUATED, FLAGS, is_rows, is_scale

@@ -13,7 +13,7 @@ import numpy as np
 from featbank import errors
 from featbank.bank import schema
 from featbank.bank.blocks import Progress, report
-from featbank.bank.file import Bank
+from featbank.bank.composed import Bank
 from featbank.bank.schema import is_rows
 from featbank.bank.writer import BankWriter
 

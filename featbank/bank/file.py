@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import h5py
 import numpy as np
@@ -22,8 +23,9 @@ from featbank.bank.models import Models
 from featbank.bank.structure import read_head, read_tree
 
 
-class Bank(Models):
-    """A bank opened for reading; a context manager.
+class StoredBank(Models):
+    """A bank opened for reading, its views as they are stored; `featbank.Bank` adds views made of
+    others. A context manager.
 
     Parameters
     ----------
@@ -314,7 +316,7 @@ class Bank(Models):
         """Close the file."""
         self._file.close()
 
-    def __enter__(self) -> Bank:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -335,13 +337,21 @@ class Bank(Models):
         self._known("split", split, self.splits)
         return f"{split}/{name}"
 
+    def require_view(self, view: str) -> None:
+        """Raise `ConfigError` for the name of a view that the bank does not have."""
+        self._known("view", view, self.views)
+
+    def dtype_of(self, view: str) -> str:
+        """Type of the features of a view."""
+        return self.dtype
+
     def _feature(self, split: str, view: str) -> h5py.Dataset:
         name = self._column(split, f"{view}/feature")
-        self._known("view", view, self.views)
+        self.require_view(view)
         return self._file.dataset(name)
 
     def _load_into(self, features: np.ndarray, split: str, view: str, copy: int) -> None:
-        if features.dtype == self.dtype:
+        if features.dtype == self.dtype_of(view):
             self.read(split, view, 0, len(features), copy=copy, out=features, threads=THREADS)
         else:
             for start, block in self.blocks(split, view, copy=copy):

@@ -15,6 +15,7 @@ from featbank import errors
 from featbank.bank import schema
 from featbank.bank.blocks import Progress
 from featbank.bank.checks import check_disjoint, check_paths_apart, first_repeated
+from featbank.bank.composed import Bank
 from featbank.bank.copying import (
     Piece,
     Pieces,
@@ -24,7 +25,6 @@ from featbank.bank.copying import (
     whole,
     write_pieces,
 )
-from featbank.bank.file import Bank
 
 
 @dataclass(frozen=True)

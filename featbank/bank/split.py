@@ -13,6 +13,7 @@ from featbank import errors
 from featbank.bank.blocks import Progress
 from featbank.bank.checks import check_choice, check_disjoint, check_paths_apart
 from featbank.bank.classes import HoldOut, class_counts, hold_out
+from featbank.bank.composed import Bank
 from featbank.bank.copying import (
     Piece,
     feature_bytes,
@@ -21,7 +22,6 @@ from featbank.bank.copying import (
     whole,
     write_pieces,
 )
-from featbank.bank.file import Bank
 from featbank.wording import number
 
 MOST_SHARDS = 10_000

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from featbank.bank.classes import GROUPS, class_counts
-from featbank.bank.file import Bank
+from featbank.bank.composed import Bank
 from featbank.bank.naming import label_of
 
 

@@ -20,8 +20,8 @@ from featbank.bank import checks
 from featbank.bank.agreement import NEAR_CHANCE, Agreement, agreement
 from featbank.bank.blocks import Progress
 from featbank.bank.classes import class_counts
+from featbank.bank.composed import Bank
 from featbank.bank.content import Content, read_content
-from featbank.bank.file import Bank
 from featbank.bank.fingerprint import fingerprint
 from featbank.bank.schema import EVALUATED, is_rows
 from featbank.wording import listed, number

@@ -106,7 +106,7 @@ def print_plan(job: Job, site: Site) -> None:
     if job.folds:
         say(f"each on {job.folds} folds of train; then the best of each recipe on all rows")
     probes = probes_of(job.bank, job.recipes)
-    if linear := [repr(probe.view) for probe in probes if probe.scale is None]:
+    if linear := dict.fromkeys(repr(probe.view) for probe in probes if probe.scale is None):
         say(
             f"{job.bank.path} has no stage-1 classifier for {' and '.join(linear)}: recipes that "
             "need one start from a linear probe"

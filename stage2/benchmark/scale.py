@@ -124,6 +124,14 @@ class ShapedBank:
         """(1, N, D) of a split."""
         return 1, self.rows.get(split, self.train_rows), self.dim
 
+    def dim_of(self, view: str) -> int:
+        """D of its view."""
+        return self.dim
+
+    def dtype_of(self, view: str) -> str:
+        """Type of its features."""
+        return self.dtype
+
     def as_bank(self) -> Bank:
         """The same for what takes a bank and asks for no more than sizes."""
         return cast(Bank, self)

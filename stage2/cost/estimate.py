@@ -17,14 +17,14 @@ from featbank.devices import threads_for
 from stage2.cost.sample import Sample
 from stage2.engine.evaluation import evaluation_bytes
 from stage2.engine.generation import window_bytes
-from stage2.engine.plan import FusedGroup, Shape, group_bytes, plan
+from stage2.engine.plan import BatchStream, FusedGroup, Shape, group_bytes, plan
 from stage2.engine.work import ITERATIONS, units_of
 from stage2.features.budgets import MADE, half_of
 from stage2.features.descent import allowed, is_large
 from stage2.features.folds import deal
+from stage2.features.planning import shapes_on
 from stage2.features.probe import PROBE, Probe, probes_of
 from stage2.features.probes import probe_size, settings_of
-from stage2.features.views import class_counts
 from stage2.methods.generators.calibrated import KEPT_BYTES
 from stage2.methods.recipe import settings_hash
 
@@ -87,10 +87,11 @@ def estimate(
     started = time.perf_counter()
     workers = threads_for(device, workers)
     recipes = [recipe for group in groups for recipe in group.recipes]
-    shape = Shape.of(class_counts(bank, "train"), bank.dim)
+    shape_of = shapes_on(bank)
     kind = torch.device(device).type
     parts = list(shares or [1.0] * len(groups))
     for needed in probes_of(bank, recipes):
+        shape = shape_of(BatchStream((needed.view,)))
         (probe,) = plan([PROBE], shape, memory=half_of(memory, device), device=kind)
         group = FusedGroup(replace(probe.stream, views=(needed.view,)), probe.tiles)
         shares = _probe_shares(bank, needed, folds, kept)
@@ -98,7 +99,7 @@ def estimate(
     sample = Sample(bank, device, workers, folded=bool(folds))
     evaluated = sum(map(bank.rows, sample.evaluated))
     units = {(i, j): unit for i, g in enumerate(groups) for j, unit in enumerate(units_of(g))}
-    work = {place: unit.work(shape, evaluated) for place, unit in units.items()}
+    work = {place: unit.work(shape_of(unit.stream), evaluated) for place, unit in units.items()}
     rates: dict[tuple, float] = {}  # thread-seconds by unit of work
     for place, unit in sorted(units.items(), key=lambda item: -work[item[0]]):
         if rates and time.perf_counter() - started > budget:
@@ -120,7 +121,9 @@ def estimate(
         total,
         measured / sum(work.values()),
         features=max(sample.features(group, memory) for group in groups),
-        group=max(_group_bytes(bank, group, shape, kind, workers) for group in groups),
+        group=max(
+            _group_bytes(bank, group, shape_of(group.stream), kind, workers) for group in groups
+        ),
     )
 
 

@@ -22,6 +22,7 @@ from stage2.engine.plan import BatchStream, FusedGroup, Tile, default_memory
 from stage2.engine.rows import MemoryRows
 from stage2.engine.work import ITERATIONS, Unit
 from stage2.features.budgets import held_bytes, packable, view_budget, view_bytes
+from stage2.features.loading import text_of
 from stage2.methods.heads import HEADS
 from stage2.methods.heads.interface import BLOCK_ROWS
 from stage2.methods.losses import LOSSES
@@ -54,7 +55,7 @@ class Sample:
 
     def rows(self, split: str) -> int:
         """Number of rows sampled from a split."""
-        fit = SAMPLE_BYTES // (4 * self._bank.dim)
+        fit = SAMPLE_BYTES // (4 * max(map(self._bank.dim_of, self._bank.views)))
         fit = min(fit, EVALUATED_ROWS) if split in self.evaluated else fit
         return min(self._bank.rows(split), max(fit, 2 * self._bank.num_classes))
 
@@ -63,7 +64,7 @@ class Sample:
         stream, train_on = unit.stream, unit.stream.train_on
         tiles = unit.tiles[: self._workers]
         if not self._on_gpu:
-            size = 4 * stream.batch_size * self._bank.num_classes * self._bank.dim
+            size = 4 * stream.batch_size * self._logit_flops(stream)
             most = max(1, STEP_FLOPS // max(1, size))
             tiles = tuple(Tile(tile.recipes[:most]) for tile in tiles)
         part = FusedGroup(stream, tiles)
@@ -152,7 +153,7 @@ class Sample:
 
     def _optimised(self, part: FusedGroup, views: list[ViewData], evaluations: float) -> float:
         """The same with iterations in place of steps, from two and from six of them on few rows."""
-        size = 4 * len(part.recipes) * self._bank.num_classes * self._bank.dim
+        size = 4 * len(part.recipes) * self._logit_flops(part.stream)
         rows = len(views[0].train.labels)
         if not self._on_gpu:
             rows = min(rows, max(STEP_FLOPS // size, 2 * self._bank.num_classes))
@@ -161,6 +162,10 @@ class Sample:
         each = max(0.0, longer - base) / 4
         growth = self._bank.rows(part.stream.train_on) / rows
         return max(0.0, base - 2 * each) * evaluations + ITERATIONS * each * growth
+
+    def _logit_flops(self, stream: BatchStream) -> int:
+        """K·D."""
+        return self._bank.num_classes * max(map(self._bank.dim_of, stream.views))
 
     def _run(self, part: FusedGroup, views: list[ViewData], epochs: int, steps: int) -> float:
         started = time.perf_counter()
@@ -181,7 +186,7 @@ class Sample:
         rows = {split: self._memory_rows(split, view) for split in (*self.evaluated, train_on)}
         train = rows.pop(train_on)
         counts = torch.bincount(train.labels, minlength=self._bank.num_classes).cpu().numpy()
-        shape = self._bank.num_classes, self._bank.dim
+        shape = self._bank.num_classes, self._bank.dim_of(view)
         weight, bias = self._bank.classifier(view) or (
             np.full(shape, 1e-3, np.float32),
             np.zeros(shape[0], np.float32),
@@ -193,6 +198,8 @@ class Sample:
             full_counts=self._bank.full_counts,
             weight0=torch.from_numpy(weight).to(self._device),
             bias0=torch.from_numpy(bias).to(self._device),
+            text=text_of(self._bank, view, self._device),
+            tokens=self._bank.tokens(view),
         )
         return self._views.setdefault((view, train_on), data)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stage2.engine.rows import MemoryRows, SplitRows
 from stage2.engine.state import ModelState
-from stage2.methods.heads import HEADS, Context, Parameters
+from stage2.methods.heads import HEADS, Context, Parameters, TextClassifier
 from stage2.methods.recipe import Recipe
 
 
@@ -34,6 +34,10 @@ class ViewData:
         The stage-1 classifier W₀ [K, D] and b₀ [K], or None.
     unit0
         Whether it takes features of length 1.
+    text
+        The classifier that text makes, where the bank has text and rows have one length.
+    tokens
+        T where a row is T tokens one after the other, or None.
     keeps_z0
         Whether the stage-1 logits of training rows in memory may be kept as well, [N, K].
     blended
@@ -47,6 +51,8 @@ class ViewData:
     weight0: Tensor | None = None
     bias0: Tensor | None = None
     unit0: bool = False
+    text: TextClassifier | None = None
+    tokens: int | None = None
     keeps_z0: bool = True
     blended: Tensor | None = None
 
@@ -71,7 +77,7 @@ class ViewData:
     def context(self) -> Context:
         """The view as heads see it."""
         train = self.train
-        start = self.weight0, self.bias0, self.unit0
+        start = self.weight0, self.bias0, self.unit0, self.text, self.tokens
         return Context(self.counts, train.dim, train.device, train.blocks, *start)
 
 

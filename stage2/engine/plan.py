@@ -113,6 +113,8 @@ class BatchStream:
         How their features are scaled; None leaves it to the bank.
     cosine_scale
         s of the cosine classifier they take as stage 1's; None for the one of the bank.
+    from_text
+        Whether the classifier that they start from is that of text.
     sampler, sampler_settings
         None for a group with nothing to train.
     generator, generator_settings
@@ -125,6 +127,7 @@ class BatchStream:
     train_on: str = "train"
     feature_scale: str | None = None
     cosine_scale: float | None = None
+    from_text: bool = False
     sampler: str | None = None
     sampler_settings: tuple[tuple[str, Any], ...] = ()
     generator: str | None = None
@@ -139,7 +142,11 @@ class BatchStream:
         """The stream of a recipe on a training split of this shape."""
         s = recipe.settings
         features = BatchStream(
-            recipe.views, s["train_on"], s.get("feature_scale"), recipe.cosine_scale
+            recipe.views,
+            s["train_on"],
+            recipe.feature_scale,
+            recipe.cosine_scale,
+            recipe.starts_from_text,
         )
         if not recipe.trained:
             return features

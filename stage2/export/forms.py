@@ -198,7 +198,8 @@ FORMS: dict[str, type[Form]] = {
 
 
 class Scaled(nn.Module):
-    """A form on features scaled as they were in training: (x − ``input_shift``) ⊙ ``input_scale``.
+    """A form on features scaled as they were in training: (x − ``input_shift``) ⊙ ``input_scale``,
+    or with an ``input_unit`` of 1 ``input_scale``·x/‖x‖.
 
     Parameters
     ----------
@@ -206,11 +207,12 @@ class Scaled(nn.Module):
         The classifier of scaled features.
     scaling
         `stage2.features.scale.Scaling` by the names of `INPUT`: scale [1] or [D], and shift [D] or
-        none.
+        none, or unit [1].
     """
 
     input_scale: Tensor
     input_shift: Tensor | None
+    input_unit: Tensor | None
 
     def __init__(self, form: Form, scaling: Mapping[str, Tensor]) -> None:
         super().__init__()
@@ -219,11 +221,17 @@ class Scaled(nn.Module):
             self.register_buffer(name, scaling.get(name))
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.input_unit is not None:
+            x = normalize(x, dim=1)
         x = x if self.input_shift is None else x - self.input_shift
         return self.form(x * self.input_scale)
 
 
-INPUT: dict[str, tuple[str, ...]] = {"input_scale": ("1", "D"), "input_shift": ("D",)}
+INPUT: dict[str, tuple[str, ...]] = {
+    "input_scale": ("1", "D"),
+    "input_shift": ("D",),
+    "input_unit": ("1",),
+}
 """The tensors of `Scaled` with their possible axes."""
 
 

@@ -103,10 +103,16 @@ def _form(
 
 def _scaled(form: Form, scaling: Scaling, space: FeatureSpace) -> Form | Scaled:
     """The form on features as they were; where it is affine in them, with other weights."""
-    if isinstance(form, Affine) and not form.parts and space == STAGE1:
-        weight, bias = scaling.undone(form.weight.detach(), form.bias.detach())
-        return Affine({"weight": weight, "bias": bias, "empty": form.empty}, form.options)
+    if isinstance(form, Affine) and space == STAGE1:
+        if form.parts and scaling.unit:  # parts of length 1 do not depend on the row's
+            return form
+        if not form.parts:
+            weight, bias = scaling.undone(form.weight.detach(), form.bias.detach())
+            options = {**form.options, "parts": int(scaling.unit)}
+            return Affine({"weight": weight, "bias": bias, "empty": form.empty}, options)
     scale = {"input_scale": scaling.factor}
+    if scaling.unit:
+        scale["input_unit"] = torch.ones(1)
     return Scaled(form, scale if scaling.shift is None else {**scale, "input_shift": scaling.shift})
 
 

@@ -18,9 +18,9 @@ from featbank.bank import Bank
 from stage2.engine.metrics import Evaluation
 from stage2.export.forms import AveragedHeads, HeadModule
 from stage2.export.modules import head_module
+from stage2.features.loading import class_counts, text_of
 from stage2.features.probe import Probe, probe_for
 from stage2.features.scale import Scaling, scaling_of
-from stage2.features.views import class_counts
 from stage2.methods.heads import Context
 from stage2.methods.recipe import Recipe
 from stage2.results.agreement import agree
@@ -108,8 +108,7 @@ def retrain(
         outcome = outcomes[recipe.hash]
         evaluations = {s: e for (s, when), e in outcome.evaluations.items() if when == epoch}
         parameters = outcome.selected if epoch == "selected" else outcome.parameters
-        choice = recipe.settings.get("feature_scale")
-        scalings = [scaling(bank, view, choice) for view in recipe.views]
+        scalings = [scaling(bank, view, recipe.feature_scale) for view in recipe.views]
         module = head_module(
             recipe,
             {
@@ -190,16 +189,28 @@ def _context(
                 rows = torch.from_numpy(x).float()
                 yield scaling.apply_(rows) if scaling else rows, labels[start : start + len(x)]
 
+    unit = scaling is not None and scaling.unit
+    text = text_of(bank, view) if unit else None
     start: tuple[Tensor, Tensor] | None = None
-    probe = probe_for(bank, view, recipe.cosine_scale, recipe.settings.get("feature_scale"))
-    if probe in probes:
+    probe = probe_for(bank, view, recipe.cosine_scale, recipe.feature_scale)
+    if recipe.starts_from_text:
+        assert text is not None
+        start = text.weight, text.weight.new_zeros(len(text.weight))
+    elif probe in probes:
         start = probes[probe][0].cpu(), probes[probe][1].cpu()
-    elif classifier := bank.classifier(view):
+    elif not unit and (classifier := bank.classifier(view)):
         start = torch.from_numpy(classifier[0]), torch.from_numpy(classifier[1])
     cosine = probe is not None and probe.scale is not None
-    if scaling and start and not cosine:
+    if scaling and start and not cosine and not unit:
         start = scaling.classifier(*start)
-    context = Context(class_counts(bank, split), bank.dim, torch.device("cpu"), blocks)
+    context = Context(
+        class_counts(bank, split),
+        bank.dim_of(view),
+        torch.device("cpu"),
+        blocks,
+        text=text,
+        tokens=bank.tokens(view),
+    )
     if start is None:
         return context
     return replace(context, weight0=start[0], bias0=start[1], unit0=cosine)

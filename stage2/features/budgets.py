@@ -61,14 +61,18 @@ def packable(
     """Whether features stored as float16 stay so in memory: where as float32 they would take more
     than 1/`PACKED_SHARE` of the budget."""
     share = (memory or default_memory(device)) // PACKED_SHARE
-    return bank.dtype == "float16" and view_bytes(bank, split, view) > max(CONVERTED_BYTES, share)
+    return bank.dtype_of(view) == "float16" and view_bytes(bank, split, view) > max(
+        CONVERTED_BYTES, share
+    )
 
 
 def held_bytes(bank: Bank, split: str, view: str, packed: bool) -> int:
     """Bytes that they take where they are in memory; `packed` ones take half, and up to three
     blocks of them that are being converted."""
     size = view_bytes(bank, split, view)
-    return size // 2 + 3 * max(CONVERTED_BYTES, 4 * bank.dim * BLOCK_ROWS) if packed else size
+    return (
+        size // 2 + 3 * max(CONVERTED_BYTES, 4 * bank.dim_of(view) * BLOCK_ROWS) if packed else size
+    )
 
 
 def half_of(memory: int | None, device: str) -> int:

@@ -9,13 +9,13 @@ from functools import cache
 import torch
 
 from featbank.bank import Bank
-from stage2.engine.plan import FusedGroup, Shape, plan
+from stage2.engine.plan import BatchStream, FusedGroup, Shape, plan
 from stage2.engine.work import group_work, spread
 from stage2.features.budgets import group_memory, half_of
 from stage2.features.folds import fold_counts
+from stage2.features.loading import class_counts
 from stage2.features.probe import PROBE, probes_of
 from stage2.features.requirements import check_in_memory
-from stage2.features.views import class_counts
 from stage2.methods.recipe import Recipe
 
 
@@ -38,16 +38,18 @@ def plan_bank(
         Where the budget is too small for a recipe, or for the probe it starts from.
     """
     kind = torch.device(device).type
-    if probes_of(bank, recipes):
-        shape = Shape.of(class_counts(bank, "train"), bank.dim)
+    if probes := probes_of(bank, recipes):
+        dim = max(bank.dim_of(probe.view) for probe in probes)
+        shape = Shape.of(class_counts(bank, "train"), dim)
         plan([PROBE], shape, memory=half_of(memory, device), whole=memory, device=kind)
-    splits: dict[str, list[Recipe]] = {}
+    sizes: dict[tuple[str, int], list[Recipe]] = {}
     for recipe in recipes:
-        splits.setdefault(recipe.settings["train_on"], []).append(recipe)
+        key = recipe.settings["train_on"], _dim(bank, recipe.views)
+        sizes.setdefault(key, []).append(recipe)
     groups = []
     of_folds = fold_counts(bank, folds) if folds else []
-    for split, members in splits.items():
-        shape = Shape.of(class_counts(bank, split), bank.dim)
+    for (split, dim), members in sizes.items():
+        shape = Shape.of(class_counts(bank, split), dim)
         for views in {recipe.views: None for recipe in members if recipe.generator}:
             check_in_memory(bank, views, device, memory, split, folded=bool(folds))
         groups += plan(
@@ -57,20 +59,30 @@ def plan_bank(
             whole=memory,
             device=kind,
             workers=workers,
-            folds=[Shape.of(counts, bank.dim) for counts in of_folds],
+            folds=[Shape.of(counts, dim) for counts in of_folds],
         )
     return spread(sorted(groups, key=_features_of), count, work_on(bank))
 
 
 def work_on(bank: Bank) -> Callable[[FusedGroup], float]:
     """The work of a group on a bank in floating-point operations, roughly, on any machine."""
-    evaluated = sum(map(bank.rows, bank.evaluated))
+    evaluated, shape = sum(map(bank.rows, bank.evaluated)), shapes_on(bank)
+    return lambda group: group_work(group, shape(group.stream), evaluated)
+
+
+def shapes_on(bank: Bank) -> Callable[[BatchStream], Shape]:
+    """The shape of what a stream trains on."""
 
     @cache
-    def shape(split: str) -> Shape:
-        return Shape.of(class_counts(bank, split), bank.dim)
+    def shape(split: str, dim: int) -> Shape:
+        return Shape.of(class_counts(bank, split), dim)
 
-    return lambda group: group_work(group, shape(group.stream.train_on), evaluated)
+    return lambda stream: shape(stream.train_on, _dim(bank, stream.views))
+
+
+def _dim(bank: Bank, views: Sequence[str]) -> int:
+    """Numbers of a row of the widest view."""
+    return max(map(bank.dim_of, views))
 
 
 def unfinished(

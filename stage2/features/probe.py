@@ -45,6 +45,7 @@ from stage2.features.scale import default_scale
 from stage2.methods.heads import Context
 from stage2.methods.lbfgs import minimise
 from stage2.methods.recipe import Recipe
+from stage2.methods.recipe_settings import UNIT
 
 DECAY = 1e-5
 """Weight decay as a share of the features' variance: that of stage 1 with weight decay 5e-4 and
@@ -74,8 +75,9 @@ class Probe(NamedTuple):
     scale
         s of a cosine probe, None for a linear one.
     feature_scale
-        ``standardise`` for a cosine probe of standardised features; ``none`` elsewhere, as a common
-        factor changes no cosine, and a linear probe follows the scale of its features.
+        ``standardise`` for a cosine probe of standardised features, ``unit`` for a linear one of
+        rows of one length; ``none`` elsewhere, as a common factor changes no cosine, and a linear
+        probe follows the scale of its features.
     """
 
     view: str
@@ -86,9 +88,9 @@ class Probe(NamedTuple):
 def probes_of(bank: Bank, recipes: Iterable[Recipe]) -> list[Probe]:
     """The probes that recipes start from, each once, because the bank has no such classifier."""
     starts = {
-        (view, recipe.cosine_scale, recipe.settings.get("feature_scale")): None
+        (view, recipe.cosine_scale, recipe.feature_scale): None
         for recipe in recipes
-        if recipe.needs_classifier
+        if recipe.needs_classifier and not recipe.starts_from_text
         for view in recipe.views
     }
     probes = (probe_for(bank, *start) for start in starts)
@@ -110,11 +112,13 @@ def probe_for(
         Setting of the recipes.
     """
     classifier = bank.classifier(view)
+    choice = feature_scale or default_scale(bank, view)
+    if scale is None and choice == UNIT:
+        return Probe(view, None, UNIT)
     if scale is None:
         return None if classifier else Probe(view)
     if classifier and _unit_rows(*classifier) and _one_length(_first_rows(bank, view)):
         return None
-    choice = feature_scale or default_scale(bank, view)
     return Probe(view, scale, choice if choice == "standardise" else "none")
 
 

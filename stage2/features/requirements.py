@@ -9,16 +9,18 @@ import numpy as np
 
 from featbank import errors
 from featbank.bank import Bank
+from featbank.bank.expressions import parts_of
 from featbank.bank.split import ways_to_val
 from featbank.memory import size_text
 from stage2.engine.plan import default_memory
 from stage2.features.budgets import view_budget, view_bytes
 from stage2.features.experts import averages
 from stage2.features.folds import FOLDS, deal, fold_counts, fold_name
-from stage2.features.views import class_counts
+from stage2.features.loading import class_counts
 from stage2.methods.heads import HEADS
 from stage2.methods.losses import LOSSES
 from stage2.methods.recipe import Recipe
+from stage2.methods.recipe_settings import UNIT
 
 
 def check_bank(bank: Bank, recipes: Iterable[Recipe], folds: int | None = None) -> None:
@@ -38,16 +40,12 @@ def check_bank(bank: Bank, recipes: Iterable[Recipe], folds: int | None = None) 
         _check_rows(bank, recipe)
         _check_calibration(bank, recipe)
         counts = counts_of(recipe.settings["train_on"])
-        check_recipe(recipe, counts, bank.dim)
+        for view in recipe.views:
+            _check_view(bank, recipe, view)
+            check_recipe(recipe, counts, bank.dim_of(view))
         _check_generator_val(bank, recipe, counts)
         if folds:
             _check_folds(bank, recipe, of_folds)
-        for view in recipe.views:
-            if view not in bank.views:
-                raise errors.ConfigError(
-                    f"Recipe {recipe.name!r} needs the view {view!r}, {bank.path} has: "
-                    f"{', '.join(bank.views)}. {_choice(bank)}"
-                )
 
 
 def selection_problem(bank: Bank, select_on: str | None, folds: int | None = None) -> str | None:
@@ -125,10 +123,57 @@ def _check_folds(bank: Bank, recipe: Recipe, folds: Sequence[np.ndarray]) -> Non
         )
     for number, counts in enumerate(folds, 1):
         try:
-            check_recipe(recipe, counts, bank.dim)
+            check_recipe(recipe, counts, bank.dim_of(recipe.views[0]))
             _check_generator_val(bank, recipe, counts)
         except errors.FeatbankError as error:
             raise type(error)(f"On fold {number} of {len(folds)}: {error}") from None
+
+
+def _check_view(bank: Bank, recipe: Recipe, view: str) -> None:
+    """Raise if a bank lacks a view of a recipe, or the view has not what its head takes: rows or
+    tokens, and text."""
+    for part in parts_of(view):
+        if part.view not in bank.views:
+            raise errors.ConfigError(
+                f"Recipe {recipe.name!r} needs the view {part.view!r}, {bank.path} has: "
+                f"{', '.join(bank.views)}. {_choice(bank)}"
+            )
+    bank.check_view(view)
+    tokens, attends = bank.tokens(view), HEADS[recipe.head].takes_tokens
+    if tokens is not None and not attends:
+        heads = ", ".join(name for name, head in HEADS.items() if head.takes_tokens)
+        raise errors.ConfigError(
+            f"Recipe {recipe.name!r} takes rows of features, {view!r} of {bank.path} has {tokens} "
+            f"tokens a row. Pool them with --set view={view}:mean, or take a head for tokens: "
+            f"{heads}."
+        )
+    if attends and tokens == 1:
+        raise errors.ConfigError(
+            f"Recipe {recipe.name!r} attends over tokens, {bank.path} has one a row in "
+            f"{recipe.settings['view']!r}. Take a view of tokens, or several views: "
+            "--set 'view=a|b'."
+        )
+    if attends and recipe.settings.get("feature_scale") in ("standardise", UNIT):
+        raise errors.ConfigError(
+            f"Recipe {recipe.name!r} takes tokens, whose scale is common to all: not "
+            f"feature_scale={recipe.settings['feature_scale']}. Leave feature_scale out."
+        )
+    if attends and recipe.generator:
+        raise errors.ConfigError(
+            f"Recipe {recipe.name!r} generates rows of features, its head {recipe.head!r} takes "
+            "tokens. Leave the generator out, or take a head for rows."
+        )
+    _check_text(bank, recipe, view)
+
+
+def _check_text(bank: Bank, recipe: Recipe, view: str) -> None:
+    """Raise if a recipe uses text and a view has none."""
+    if recipe.on_text and bank.text(view) is None:
+        raise errors.ConfigError(
+            f"Recipe {recipe.name!r} uses text embeddings of the classes, {bank.path} has none for "
+            f"the view {view!r}. Import them with `featbank import … --text text.npy`, or leave "
+            "the recipe out."
+        )
 
 
 def _choice(bank: Bank) -> str:

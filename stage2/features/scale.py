@@ -15,11 +15,15 @@ exported head takes x: the map to x̂ is in its weights where it is affine, else
   features, s = c/σ with c such that the root mean square norm of x̂ is `PUBLISHED_NORM`. A dimension
   that does not vary in training has the root mean square of the others' σ, and does not count
   towards the norm.
+- ``unit``: x̂ = c·x/‖x‖ with c = `PUBLISHED_NORM`; a row of zeros stays one. No W₀ for x has its
+  logits on x̂, so a probe of x̂ takes its place. Recipes on text are trained so, with the W₀ of text.
+- A number s: μ = 0 and this s, where a bank records one.
 - ``none``: x̂ = x.
 
-A recipe that does not set ``feature_scale`` is trained with ``auto`` on features that stage 1 was
-not trained on, whose norm a bank records (`featbank.bank.Bank.norm`), and with ``none`` on all
-others: these have the scale that stage 1 gave them together with W₀.
+A recipe that does not set ``feature_scale`` is trained with what the bank records as its default
+(`featbank.bank.Bank.default_scale`); else with ``auto`` on features that stage 1 was not trained
+on, whose norm a bank records (`featbank.bank.Bank.norm`), and with ``none`` on all others: these
+have the scale that stage 1 gave them together with W₀.
 
 Scale and shift are those of ``train``, all copies, whatever split a recipe is trained on; a fold in
 memory has those of its own rows.
@@ -39,7 +43,7 @@ from featbank.bank import Bank
 from featbank.bank.rows import sum_of_squares
 from stage2.engine.model import ViewData
 from stage2.engine.rows import MemoryRows
-from stage2.methods.recipe_settings import PUBLISHED_NORM
+from stage2.methods.recipe_settings import PUBLISHED_NORM, UNIT
 
 CONSTANT = 1e-6
 """A dimension does not vary if σ is at most this share of its root mean square: float32 rounds to
@@ -56,13 +60,18 @@ class Scaling:
         [1] or [D] float32, > 0.
     shift
         [D] float32, or None for 0.
+    unit
+        Whether x is x/‖x‖ here; then there is no shift.
     """
 
     factor: Tensor
     shift: Tensor | None = None
+    unit: bool = False
 
     def apply_(self, x: Tensor) -> Tensor:
         """Scale features [n, D] float32 in place; return them."""
+        if self.unit:
+            x.div_(x.norm(dim=1, keepdim=True).clamp_min_(torch.finfo(x.dtype).tiny))
         if self.shift is not None:
             x.sub_(self.shift.to(x.device))
         return x.mul_(self.factor.to(x.device))
@@ -70,16 +79,18 @@ class Scaling:
     def to(self, device: torch.device) -> Scaling:
         """The scaling on a device."""
         shift = None if self.shift is None else self.shift.to(device)
-        return Scaling(self.factor.to(device), shift)
+        return Scaling(self.factor.to(device), shift, self.unit)
 
     def classifier(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """The classifier [K, D], [K] of scaled features that has the logits of W x + b."""
+        """The classifier [K, D], [K] of scaled features that has the logits of W x + b, or with
+        ``unit`` of W x/‖x‖ + b."""
         if self.shift is not None:
             bias = bias + (weight.double() @ self.shift.to(weight.device).double()).float()
         return weight / self.factor.to(weight.device), bias
 
     def undone(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """The classifier of features as they were that has the logits of W x̂ + b."""
+        """The classifier of features as they were, or with ``unit`` of x/‖x‖, that has the logits
+        of W x̂ + b."""
         weight = weight * self.factor.to(weight.device)
         if self.shift is not None:
             bias = bias - (weight.double() @ self.shift.to(weight.device).double()).float()
@@ -87,8 +98,9 @@ class Scaling:
 
 
 def default_scale(bank: Bank, view: str) -> str:
-    """The ``feature_scale`` of recipes that set none, on a view of a bank."""
-    return "none" if bank.norm(view) is None else "auto"
+    """The ``feature_scale`` of recipes that set none, on a view of a bank: one of its choices, or
+    the text of a number."""
+    return bank.default_scale(view) or ("none" if bank.norm(view) is None else "auto")
 
 
 def scaling_of(bank: Bank, view: str, choice: str | None) -> Scaling | None:
@@ -103,16 +115,21 @@ def scaling_of(bank: Bank, view: str, choice: str | None) -> Scaling | None:
     return measured(choice, _train(bank, view))
 
 
-def measured(choice: str, blocks: Iterable[np.ndarray]) -> Scaling | None:
-    """The scaling that a ``feature_scale`` gives training features, blocks [n, D]."""
+def measured(choice: str, blocks: Iterable[np.ndarray], tokens: int = 1) -> Scaling | None:
+    """The scaling that a ``feature_scale``, or a number, gives training features, blocks [n, D] of
+    rows of so many `tokens`."""
     if choice == "none":
         return None
     if choice == "auto":
         rows, squares = 0, 0.0
         for x in blocks:
-            rows, squares = rows + len(x), squares + sum_of_squares(x)
+            rows, squares = rows + len(x) * tokens, squares + sum_of_squares(x)
         return scaled_to(math.sqrt(squares / max(1, rows)))
-    return _standardised(blocks)
+    if choice == UNIT:
+        return Scaling(torch.tensor([PUBLISHED_NORM]), unit=True)
+    if choice == "standardise":
+        return _standardised(blocks)
+    return Scaling(torch.tensor([float(choice)], dtype=torch.float32))
 
 
 def scaled(data: ViewData, scaling: Scaling) -> ViewData:
@@ -124,7 +141,7 @@ def scaled(data: ViewData, scaling: Scaling) -> ViewData:
         x = rows.x if rows.packed else rows.x.clone()
         made[name] = scaled_rows(x, rows.labels, rows.copies, scaling)
     start = data.weight0, data.bias0
-    if data.weight0 is not None and data.bias0 is not None:
+    if data.weight0 is not None and data.bias0 is not None and not scaling.unit:
         start = scaling.classifier(data.weight0, data.bias0)
     return replace(data, train=made.pop(""), evaluated=made, weight0=start[0], bias0=start[1])
 
@@ -158,7 +175,8 @@ def _standardised(blocks: Iterable[np.ndarray]) -> Scaling:
     typical = variance[varies].mean() if varies.any() else 1.0
     deviation = np.sqrt(np.where(varies, variance, typical))
     factor = PUBLISHED_NORM / (deviation * math.sqrt(max(1, varies.sum())))
-    return Scaling(*(torch.from_numpy(values.astype(np.float32)) for values in (factor, mean)))
+    scale, shift = (torch.from_numpy(values.astype(np.float32)) for values in (factor, mean))
+    return Scaling(scale, shift)
 
 
 def _train(bank: Bank, view: str) -> Iterator[np.ndarray]:

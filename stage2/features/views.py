@@ -14,11 +14,11 @@ from featbank.bank import Bank
 from stage2.engine.model import ViewData
 from stage2.engine.plan import FusedGroup, default_memory
 from stage2.engine.pooled import HeldOut
-from stage2.engine.rows import SplitRows, StreamedRows
 from stage2.engine.subset import fold_view
-from stage2.features.budgets import half_of, packable, view_budget, view_bytes
-from stage2.features.finite import all_finite, check_features, refuse_not_finite
+from stage2.features.budgets import packable, view_budget
+from stage2.features.finite import check_features
 from stage2.features.folds import Folds
+from stage2.features.loading import load_view
 from stage2.features.probe import Classifier, Probe, on_unit, probe_for, probes_of
 from stage2.features.probes import Kept, Probes
 from stage2.features.scale import (
@@ -26,7 +26,6 @@ from stage2.features.scale import (
     default_scale,
     measured,
     scaled,
-    scaled_rows,
     scaling_of,
 )
 from stage2.methods.recipe import Recipe
@@ -34,8 +33,8 @@ from stage2.methods.recipe import Recipe
 
 class _Key(NamedTuple):
     """A view that is loaded: the split to train on, ``feature_scale``, its share of the memory, and
-    whether it is to be cut into folds, whether float16 may stay so, and the cosine probe it has as
-    its classifier."""
+    whether it is to be cut into folds, whether float16 may stay so, and what it has as its
+    classifier in place of the bank's: a cosine probe, or text."""
 
     view: str
     split: str
@@ -44,6 +43,7 @@ class _Key(NamedTuple):
     folded: bool
     packs: bool
     cosine: Probe | None = None
+    text: bool = False
 
 
 class Views:
@@ -140,6 +140,7 @@ class Views:
             stream.feature_scale,
             cosine=cosine,
             generates=generates,
+            text=stream.from_text,
         )
 
     def of_fold(self, group: FusedGroup, fold: int) -> list[ViewData]:
@@ -161,7 +162,8 @@ class Views:
             data = self._cut(whole, fold, watched=watched)
             choice = stream.feature_scale or default_scale(self.bank, name)
             if own_scale:
-                scaling = measured(choice, (x.cpu().numpy() for x, _ in data.train.blocks()))
+                rows = (x.cpu().numpy() for x, _ in data.train.blocks())
+                scaling = measured(choice, rows, data.tokens or 1)
                 data = scaled(data, scaling) if scaling else data
             else:
                 scaling = self._scaling(name, choice)
@@ -169,7 +171,9 @@ class Views:
             if cosine:
                 on = "fold" if own_scale else "train"
                 data = on_unit(data, self._probes.on_fold(cosine, fold, partial(replace, data), on))
-            elif self.bank.classifier(name) is None:
+            elif stream.from_text:
+                data = _from_text(data)
+            elif self._probe_for(name, None, choice):
                 data = _starting(data, scaling, starts.get(name))
             views.append(data)
         return views
@@ -225,6 +229,7 @@ class Views:
         folded: bool = False,
         generates: bool = False,
         cosine: float | None = None,
+        text: bool = False,
     ) -> list[ViewData]:
         """Load views that share the memory, and drop all others. Generators take float32."""
         share = self.memory // len(names)
@@ -239,7 +244,10 @@ class Views:
             )
             for name in names
         ]
-        keys = [key._replace(cosine=self._cosine(key.view, cosine, key.scale)) for key in wanted]
+        keys = [
+            key._replace(cosine=self._cosine(key.view, cosine, key.scale), text=text)
+            for key in wanted
+        ]
         for key in self._loaded.keys() - {*wanted, *keys}:
             del self._loaded[key]
         return [self._load(key) for key in keys]
@@ -248,6 +256,8 @@ class Views:
         if key.cosine and key not in self._loaded:
             data = self._load(key._replace(cosine=None))
             self._loaded[key] = on_unit(data, self.probes[key.cosine])
+        elif key.text and key not in self._loaded:
+            self._loaded[key] = _from_text(self._load(key._replace(text=False)))
         elif key not in self._loaded:
             data = load_view(
                 self.bank,
@@ -260,127 +270,24 @@ class Views:
                 folded=key.folded,
                 packs=key.packs,
             )
-            if probe := self.probes.get(Probe(key.view)):
+            start = self._probe_for(key.view, None, key.scale)
+            if probe := self.probes.get(start) if start else None:
                 data = _starting(data, self._scaling(key.view, key.scale), probe)
             self._loaded[key] = data
         return self._loaded[key]
 
 
+def _from_text(data: ViewData) -> ViewData:
+    """A view that starts from the classifier of its text."""
+    assert data.text is not None  # of recipes that are checked
+    weight = data.text.weight
+    return replace(data, weight0=weight, bias0=weight.new_zeros(len(weight)), unit0=False)
+
+
 def _starting(data: ViewData, scaling: Scaling | None, probe: Classifier | None) -> ViewData:
-    """A scaled view with a linear probe of features as they are, or without any."""
+    """A scaled view with a linear probe of features as they are, of rows of one length that of
+    these, or without any."""
     weight, bias = (None, None) if probe is None else probe
-    if scaling and probe is not None:
+    if scaling and not scaling.unit and probe is not None:
         weight, bias = scaling.classifier(*probe)
     return replace(data, weight0=weight, bias0=bias)
-
-
-def load_view(
-    bank: Bank,
-    view: str,
-    device: str = "cpu",
-    *,
-    memory: int | None = None,
-    train_on: str = "train",
-    scaling: Scaling | None = None,
-    finite: set[tuple[str, str]] | None = None,
-    folded: bool = False,
-    packs: bool = False,
-) -> ViewData:
-    """A view of a bank for the engine: in memory where half of `memory` holds it, else streamed.
-
-    Parameters
-    ----------
-    bank, view
-        The features.
-    device
-        The device to train on.
-    memory
-        As for `sweep`.
-    train_on
-        The split that recipes are trained on.
-    scaling
-        The scaling of the features and, with them, of the stage-1 classifier.
-    finite
-        Splits and views whose features are known to be finite, so that streamed ones are checked
-        only once; those of this view are added.
-    folded
-        Leave room for a copy of the training features, cut to a fold.
-    packs
-        Keep `packable` features float16 in memory.
-
-    Raises
-    ------
-    ConfigError
-        Where the budget is too small to stream.
-    NotFinite
-        Where a feature is NaN or infinite, which checksums do not detect.
-    """
-    finite = set() if finite is None else finite
-    rows: dict[str, SplitRows] = {}
-    budgets = view_budget(
-        bank, view, device=device, memory=memory, train_on=train_on, folded=folded
-    )
-    for split, budget in budgets.items():
-        copies, _, dim = bank.shape(split, view)
-        labels = torch.from_numpy(bank.labels(split)).to(device)
-        if budget is None:
-            stays = packs and packable(bank, split, view, device=device, memory=memory)
-            kept = bank.dtype if stays else "float32"
-            x = torch.from_numpy(bank.load_copies(split, view, dtype=kept)).view(-1, dim)
-            if (split, view) not in finite and not all_finite(x):
-                refuse_not_finite(bank, split, view)
-            rows[split] = scaled_rows(x.to(device), labels.repeat(copies), copies, scaling)
-        else:
-            features = BankFeatures(bank, split, view, scaling)
-            rows[split] = StreamedRows(features, labels, budget=budget)
-            if (split, view) not in finite:
-                refuse_not_finite(bank, split, view)
-        finite.add((split, view))
-    train = rows.pop(train_on)
-    left = half_of(memory, device) - sum(
-        view_bytes(bank, split, view) * (1 + (folded and split == train_on))
-        for split, budget in budgets.items()
-        if budget is None
-    )
-    classifier = bank.classifier(view)
-    weight, bias = (None, None) if classifier is None else map(torch.from_numpy, classifier)
-    if scaling and weight is not None and bias is not None:
-        weight, bias = scaling.classifier(weight, bias)
-    return ViewData(
-        train=train,
-        evaluated=rows,
-        counts=class_counts(bank, train_on),
-        keeps_z0=4 * len(train.labels) * bank.num_classes <= left,
-        full_counts=bank.full_counts,
-        weight0=None if weight is None else weight.to(device),
-        bias0=None if bias is None else bias.to(device),
-    )
-
-
-def class_counts(bank: Bank, split: str) -> np.ndarray:
-    """Rows of each class of a split [K], float64."""
-    return np.bincount(bank.labels(split), minlength=bank.num_classes).astype(np.float64)
-
-
-class BankFeatures:
-    """The features of a split and view, scaled, as `StreamedRows` reads them."""
-
-    def __init__(self, bank: Bank, split: str, view: str, scaling: Scaling | None = None) -> None:
-        self._bank, self._place, self._scaling = bank, (split, view), scaling
-        copies, rows, dim = bank.shape(split, view)
-        self.shape = copies, rows, dim
-        self.chunk_rows = bank.chunk_rows(split, view)
-        self.dtype = "float32" if scaling else bank.dtype
-
-    def read(self, copy: int, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
-        """The rows `start` … `stop` − 1 of a copy."""
-        if self._scaling is None:
-            return self._bank.read(*self._place, start, stop, copy=copy, out=out)
-        if out is None:
-            out = np.empty((stop - start, self.shape[2]), np.float32)
-        if self._bank.dtype == self.dtype:
-            self._bank.read(*self._place, start, stop, copy=copy, out=out)
-        else:
-            out[:] = self._bank.read(*self._place, start, stop, copy=copy)
-        self._scaling.apply_(torch.from_numpy(out))
-        return out

@@ -73,6 +73,7 @@ def implied_prior(
     caveats: list[str] = []
     if recipe.trained:
         log_shares, caveats = _trained(recipe, counts)
+        caveats += ["a start from text"] if recipe.starts_from_text else []
     head = HEADS[recipe.head]
     if head.bends:
         caveats.append(head.bends)

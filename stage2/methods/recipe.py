@@ -10,18 +10,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from featbank import errors
-from featbank.settings import read_number, shortened
+from featbank.bank.expressions import as_tokens, parts_of
+from stage2.methods.conflicts import (
+    require_convex,
+    require_effect,
+    require_shares,
+    require_unit,
+    shares_of,
+)
 from stage2.methods.generators import GENERATORS, Generator
 from stage2.methods.heads import HEADS
 from stage2.methods.losses import LOSSES
-from stage2.methods.optimisers import OPTIMISERS, learning_rates
+from stage2.methods.optimisers import OPTIMISERS
 from stage2.methods.presets import PRESETS
-from stage2.methods.recipe_settings import Takes, owner, settings_of
-from stage2.methods.registries import settings_of_part
-from stage2.methods.samplers import SAMPLERS
+from stage2.methods.recipe_settings import UNIT, Takes, own_settings, owner, settings_of
 
 MOST_RUNS = 100_000
 """Of one sweep; planning them takes ten seconds."""
@@ -72,8 +75,9 @@ class Recipe:
 
     @property
     def views(self) -> tuple[str, ...]:
-        """The views it trains a head on, each."""
-        return tuple(self.settings["view"].split("+"))
+        """The views it trains a head on, each; `featbank.bank.expressions`."""
+        views = self.settings["view"].split("+")
+        return tuple(map(as_tokens, views) if HEADS[self.head].takes_tokens else views)
 
     @property
     def shares(self) -> tuple[float, ...] | None:
@@ -97,6 +101,21 @@ class Recipe:
         if HEADS[self.head].needs_classifier(self.part("head")):
             return True
         return self.trained and LOSSES[self.settings["loss"]].needs_classifier
+
+    @property
+    def starts_from_text(self) -> bool:
+        """Whether the classifier that it starts from is that of text embeddings."""
+        return self.settings.get("init") == "text"
+
+    @property
+    def on_text(self) -> bool:
+        """Whether it uses text embeddings, to start from or otherwise."""
+        return self.starts_from_text or HEADS[self.head].needs_text
+
+    @property
+    def feature_scale(self) -> str | None:
+        """How its features are scaled; None leaves it to the bank."""
+        return UNIT if self.on_text else self.settings.get("feature_scale")
 
     @property
     def cosine_scale(self) -> float | None:
@@ -131,7 +150,7 @@ class Recipe:
     def part(self, part: str) -> dict[str, Any]:
         """The settings of a part alone, ``head``, ``loss``, ``sampler``, ``generator`` or
         ``optimiser``; those of a head include the seed."""
-        values = _own(self.settings, part)
+        values = own_settings(self.settings, part)
         return {**values, "seed": self.seed} if part == "head" else values
 
     def __repr__(self) -> str:
@@ -258,35 +277,18 @@ def _resolve(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
             values[key] = _following_head(name, values, key, setting.name)
         if setting.role == "bank" and values[key] is None:
             del values[key]
-    _require_shares(name, values)
+    for view in values["view"].split("+"):
+        parts_of(view)
+    require_shares(name, values)
+    require_unit(name, values)
     if "loss" in values:
-        if problem := LOSSES[values["loss"]].conflict(_own(values, "loss")):
+        if problem := LOSSES[values["loss"]].conflict(own_settings(values, "loss")):
             raise errors.ConfigError(f"Recipe {name!r} {problem}")
         if OPTIMISERS[values["optimiser"]].full_batch:
-            _require_convex(name, values, takes)
+            require_convex(name, values, takes)
         else:
-            _require_effect(name, values, takes)
+            require_effect(name, values, takes)
     return values
-
-
-def shares_of(weights: str) -> tuple[float, ...] | None:
-    """Weights joined by + divided by their sum; None for a text that is not weights > 0."""
-    words = [read_number(word, float) for word in weights.split("+")]
-    values = [word for word in words if word is not None and 0 < word < math.inf]
-    total = math.fsum(values)
-    return tuple(value / total for value in values) if len(values) == len(words) else None
-
-
-def _require_shares(name: str, values: Mapping[str, Any]) -> None:
-    """Raise unless there is a weight > 0 for each view, where there are any."""
-    if (text := values.get("view_weights")) is None:
-        return
-    views = values["view"].split("+")
-    if len(shares_of(text) or ()) != len(views):
-        raise errors.ConfigError(
-            f"The 'view_weights' of recipe {name!r} must be {len(views)} floats > 0 joined by +, "
-            f"one for each view of {values['view']}, got {shortened(text)}."
-        )
 
 
 def _following_head(name: str, values: Mapping[str, Any], key: str, own: str) -> float:
@@ -308,54 +310,6 @@ def _following_head(name: str, values: Mapping[str, Any], key: str, own: str) ->
     return follows if given is None else given
 
 
-def _require_effect(name: str, values: Mapping[str, Any], takes: Takes) -> None:
-    """Raise if every step has learning rate 0, or a setting would act after the last epoch."""
-    epochs = values["epochs"]
-    if not learning_rates({**values, "epochs": min(epochs, 3)}, 1).any():
-        raise errors.ConfigError(
-            f"Recipe {name!r} cannot move: with schedule={values['schedule']} and epochs={epochs} "
-            "every step has the learning rate 0. Give it epochs=2, or schedule=cosine."
-        )
-    for key, setting in takes.settings.items():
-        if setting.role == "epoch" and values[key] >= epochs:
-            raise errors.ConfigError(
-                f"Recipe {name!r} ends after {epochs} epochs, before its {key}={values[key]} acts. "
-                f"Give {key} below epochs, or 0."
-            )
-
-
-def _require_convex(name: str, values: Mapping[str, Any], takes: Takes) -> None:
-    """Raise if the recipe has no single optimum for full-batch training to find."""
-    loss, sampler = LOSSES[values["loss"]], SAMPLERS[values["sampler"]]
-    reasons = [
-        (not HEADS[values["head"]].convex, f"head {values['head']!r} is not convex"),
-        (
-            not loss.convex_at(_own(values, "loss")),
-            f"loss {values['loss']!r} is not convex" + (" with focusing" if loss.convex else ""),
-        ),
-        (values["generator"] != "none", f"generator {values['generator']!r} draws anew each epoch"),
-        (
-            loss.changes(_own(values, "loss")),
-            f"loss {values['loss']!r} changes over the epochs",
-        ),
-        (
-            sampler.distribution(np.ones(2), _own(values, "sampler")) is None,
-            f"sampler {values['sampler']!r} changes over the epochs",
-        ),
-        *(
-            (values[key] != setting.default, f"{key} is a constraint")
-            for key, setting in takes.settings.items()
-            if setting.role == "constraint"
-        ),
-    ]
-    for wrong, reason in reasons:
-        if wrong:
-            raise errors.ConfigError(
-                f"Recipe {name!r} cannot have optimiser={values['optimiser']}: {reason}. "
-                "Choose sgd or adamw."
-            )
-
-
 def _unknown(name: str, key: str, takes: Takes) -> errors.ConfigError:
     shared = [full for full in takes.settings if full.endswith(f".{key}")]
     if shared:
@@ -365,9 +319,3 @@ def _unknown(name: str, key: str, takes: Takes) -> errors.ConfigError:
     return errors.ConfigError(
         f"Recipe {name!r} takes no setting {key!r}. {errors.closest(key, list(takes.settings))}"
     )
-
-
-def _own(settings: Mapping[str, Any], part: str) -> dict[str, Any]:
-    """The values of a part's own settings; none where the recipe has no such part."""
-    names = [setting.name for setting in settings_of_part(part, settings.get(part, "none"))]
-    return {n: settings.get(f"{part}.{n}", settings.get(n)) for n in names}

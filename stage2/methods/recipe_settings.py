@@ -20,7 +20,12 @@ def _part(kind: str, default: str, help: str) -> Setting:
     return Setting(kind, default, help, choices=names if default in names else (default, *names))
 
 
-VIEW = Setting("view", "instance", "features to use from the bank; a+b averages a head on each")
+VIEW = Setting(
+    "view",
+    "instance",
+    "features to use from the bank; a|b joins them, a:mean pools tokens, "
+    "a+b averages a head on each",
+)
 CALIBRATION = Setting(
     "calibration",
     "none",
@@ -31,14 +36,18 @@ PUBLISHED_NORM = 10.6
 """Root mean square norm of the features of a ResNet-32 trained on CIFAR-100-LT, the benchmark that
 most presets are published for: 10.75 of the instance view, 10.44 of the balanced one."""
 
+UNIT = "unit"
+"""The ``feature_scale`` that brings every row to one length, which all recipes on text have."""
+
 FEATURE_SCALE = Setting(
     "feature_scale",
     None,
-    "scale features to the norm the presets' rates were made for, or standardise them",
-    choices=("auto", "none", "standardise"),
+    "scale features to the norm the presets' rates were made for, all by one factor or each row by "
+    "its own (unit), or standardise them",
+    choices=("auto", "none", "standardise", UNIT),
     kind=str,
     role="bank",
-    default_help="auto where stage 1 was not trained on the features",
+    default_help="auto where stage 1 was not trained on the features; unit with text",
 )
 COMMON = (
     Setting("train_on", "train", "training split", choices=("train", "train_balanced")),
@@ -150,6 +159,12 @@ def settings_of(name: str, parameters: Mapping[str, Any]) -> Takes:
     for setting in (VIEW, CALIBRATION, *(PARTS if REGISTRIES["head"][head].trained else ())):
         parts[setting.name] = setting.check(chosen.get(setting.name, setting.default), owner(name))
     return Takes.of(parts)
+
+
+def own_settings(settings: Mapping[str, Any], part: str) -> dict[str, Any]:
+    """The values of a part's own settings; none where the recipe has no such part."""
+    names = [setting.name for setting in settings_of_part(part, settings.get(part, "none"))]
+    return {n: settings.get(f"{part}.{n}", settings.get(n)) for n in names}
 
 
 def owner(name: str) -> str:

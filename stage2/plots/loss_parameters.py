@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featbank import errors
-from stage2.features.views import class_counts
+from stage2.features.loading import class_counts
 from stage2.methods.loss_by_class import ByClass, LossOnCounts, drawn_of
 from stage2.methods.losses import LOSSES
 from stage2.plots.figure import (

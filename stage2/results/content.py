@@ -182,6 +182,8 @@ def about(value: Any) -> dict[str, Any]:
     _require(_texts(record.get("probed", [])), "probed")  # older files lack this and the rest
     _require(_texts(record.get("cosine", [])), "cosine")
     _require(_texts(record.get("scaled", [])), "scaled")
+    scales = record.get("default_scales", {})
+    _require(isinstance(scales, dict) and _texts([*scales.values()]), "default_scales")
     full = record.get("full_counts", counts)
     _require(isinstance(full, list) and len(full) == classes and _counts(full), "full_counts")
     for key in ("seen", "classes", "untrained"):

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 
 from featbank.bank import GROUPS, Bank, class_counts
+from featbank.bank.expressions import is_composed
 from featbank.bank.schema import EVALUATED
 from featbank.wording import number
 from stage2.engine.metrics import METRICS
 from stage2.features.folds import fold_count, is_folds
+from stage2.methods.heads import HEADS
 from stage2.methods.precisions import PRECISION, in_words
-from stage2.methods.recipe_settings import PUBLISHED_NORM
+from stage2.methods.recipe_settings import PUBLISHED_NORM, UNIT
 from stage2.results.ensembles import ENSEMBLE
 from stage2.results.optimism import Optimism
 from stage2.results.selection import NLL, RULES
@@ -29,6 +31,7 @@ THRESHOLDS = ", ".join(f"{name}: {rule}" for name, rule in GROUPS.items())
 _SCALES = {
     "auto": f"scaled to norm {PUBLISHED_NORM:g} (auto)",
     "standardise": f"standardised, then to norm {PUBLISHED_NORM:g}",
+    UNIT: f"each of length {PUBLISHED_NORM:g}",
     "none": "as they are",
 }
 """Words for each ``feature_scale``."""
@@ -207,15 +210,22 @@ class Protocol:
 
     def _scale(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         """The scale of the features that the rows were trained on; an ensemble does not say it."""
-        scaled = set(self.about.get("scaled", []))  # absent from older files, which scale none
-        used: set[str] = set()
+        used: dict[str, None] = {}
         for parameters in (row["parameters"] for row in rows if row["name"] != ENSEMBLE):
+            head = HEADS.get(parameters.get("head", ""))
+            on_text = parameters.get("init") == "text" or (head is not None and head.needs_text)
+            choice = UNIT if on_text else parameters.get("feature_scale")
             views = str(parameters.get("view")).split("+")
-            default = {"auto" if view in scaled else "none" for view in views}
-            choice = parameters.get("feature_scale")
-            used |= {choice} if choice else default
+            used |= dict.fromkeys([choice] if choice else map(self._default_scale, views))
         texts = [text for choice, text in _SCALES.items() if choice in used]
+        texts += [f"multiplied by {factor}" for factor in used if factor not in _SCALES]
         return [f"features {' and '.join(texts)}"] if texts else []
+
+    def _default_scale(self, view: str) -> str:
+        """The scale of features where a recipe sets none; older files do not record it."""
+        if recorded := self.about.get("default_scales", {}).get(view):
+            return recorded
+        return "auto" if is_composed(view) or view in self.about.get("scaled", []) else "none"
 
     def _evidence(self) -> list[str]:
         """The grounds of a choice between close configurations: the rule, and the rows."""

@@ -38,6 +38,9 @@ def record_of(bank: Bank) -> dict[str, Any]:
         "cosine": [view for view in bank.views if probe_for(bank, view, 1.0, "none") is None],
         "scaled": [view for view in bank.views if default_scale(bank, view) == "auto"],
     }
+    recorded = {view: bank.default_scale(view) for view in bank.views}
+    if scales := {view: scale for view, scale in recorded.items() if scale}:
+        record["default_scales"] = scales
     if label := label_of(bank.provenance):
         record["label"] = label
     if per_class := rows_from_test(bank):

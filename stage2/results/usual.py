@@ -85,4 +85,4 @@ def _classifiers(name: str, parameters: Mapping[str, Any]) -> tuple[str, Collect
     except errors.ConfigError:  # stored by a version that knew other names
         return "linear", None
     kind = "linear" if recipe.cosine_scale is None else "cosine"
-    return kind, recipe.views if recipe.needs_classifier else ()
+    return kind, recipe.views if recipe.needs_classifier and not recipe.starts_from_text else ()

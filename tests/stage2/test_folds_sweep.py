@@ -302,7 +302,7 @@ def test_copies_stay_together_and_are_measured_on_the_first(tmp_path: Path) -> N
 def test_streamed_folds_are_the_same_rows(unseen: Path) -> None:
     """Reference: the fold in memory: rows, labels, and the draws of an epoch."""
     with Bank(unseen) as bank:
-        from stage2.features.views import BankFeatures
+        from stage2.features.loading import BankFeatures
 
         labels = torch.from_numpy(bank.labels("train"))
         x = torch.from_numpy(bank.load_copies("train", "instance")).view(len(labels), -1)

@@ -15,9 +15,10 @@ from stage2.engine.halving import Halving
 from stage2.engine.plan import FusedGroup
 from stage2.executors import Trained
 from stage2.executors.local import Local
+from stage2.features.loading import load_view
 from stage2.features.planning import plan_bank
 from stage2.features.requirements import check_bank
-from stage2.features.views import Views, load_view
+from stage2.features.views import Views
 from stage2.methods.recipe import Recipe, expand
 from stage2.results.store import Store
 from stage2.sweep import sweep

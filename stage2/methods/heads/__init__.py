@@ -2,7 +2,14 @@
 
 from stage2.methods.heads.cosine import Cosine
 from stage2.methods.heads.disalign import DisAlign
-from stage2.methods.heads.interface import Batch, Context, Head, Parameters, TrainedHead
+from stage2.methods.heads.interface import (
+    Batch,
+    Context,
+    Head,
+    Parameters,
+    TextClassifier,
+    TrainedHead,
+)
 from stage2.methods.heads.knn import KNN
 from stage2.methods.heads.lda import LDA
 from stage2.methods.heads.linear import Linear
@@ -39,4 +46,13 @@ def trained_head(name: str) -> TrainedHead:
     return head
 
 
-__all__ = ["HEADS", "Batch", "Context", "Head", "Parameters", "TrainedHead", "trained_head"]
+__all__ = [
+    "HEADS",
+    "Batch",
+    "Context",
+    "Head",
+    "Parameters",
+    "TextClassifier",
+    "TrainedHead",
+    "trained_head",
+]

@@ -34,7 +34,12 @@ class Cosine(TrainedHead):
     description = "scaled cosine between feature and class weight"
     source = "ldam"
     settings = (
-        Setting("init", "fresh", "fresh unit rows or the stage-1 W₀", choices=("fresh", "stage1")),
+        Setting(
+            "init",
+            "fresh",
+            "fresh unit rows, the stage-1 W₀, or text",
+            choices=("fresh", "stage1", "text"),
+        ),
         Setting("scale", 16.0, "s, usually 16 to 30", above=0),
         Setting("learn_scale", False, "train s as well"),
         *MAX_NORM,

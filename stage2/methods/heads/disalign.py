@@ -29,7 +29,8 @@ class DisAlign(TrainedHead):
     σ ≡ 1, without v and c.
 
     ``init=identity`` starts from the stage-1 logits: α = 0, of eq. 5 α = 1, and β = v = c = 0.
-    ``init=released`` starts as the published code does: α = 1, β = 0, v = 0.1, c ~ U(±1/√D).
+    ``init=text`` does so with the z⁰ of text; ``init=released`` starts as the published code does:
+    α = 1, β = 0, v = 0.1, c ~ U(±1/√D).
 
     z⁰ is W₀x + b₀, or with ``z0=cosine`` s·⟨w_k/‖w_k‖, x/‖x‖⟩ (`Batch.z0`).
     """
@@ -40,8 +41,8 @@ class DisAlign(TrainedHead):
         Setting(
             "init",
             "identity",
-            "start from z⁰ with v=0, or from α=1, v=0.1 as released",
-            choices=("identity", "released"),
+            "start from z⁰ with v=0, from α=1, v=0.1 as released, or from z⁰ of text with v=0",
+            choices=("identity", "released", "text"),
         ),
         Setting(
             "form",
@@ -81,6 +82,14 @@ class DisAlign(TrainedHead):
 
     def needs_classifier(self, settings: Settings) -> bool:
         return True
+
+    def problem(self, settings: Settings, dim: int) -> str | None:
+        if settings["init"] == "text" and settings["z0"] == "cosine":
+            return (
+                "Head 'disalign' has two classifiers to start from, init=text and z0=cosine. Leave "
+                "z0 out: the logits of text are cosines."
+            )
+        return super().problem(settings, dim)
 
     def cosine_scale(self, settings: Settings) -> float | None:
         return settings["z0_scale"] if settings["z0"] == "cosine" else None

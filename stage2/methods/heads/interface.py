@@ -36,6 +36,17 @@ Parameters = dict[str, "Tensor"]
 Settings = Mapping[str, Any]
 """Settings of a head in one configuration, and the configuration's ``seed``."""
 
+START = Setting(
+    "init",
+    None,
+    "the classifier W₀ and b₀ that it starts from: stage 1's, or text",
+    choices=("stage1", "text"),
+    kind=str,
+    role="bank",
+    default_help="stage1",
+)
+"""The setting of heads that always start from a classifier."""
+
 MAX_NORM = (
     Setting("max_norm", None, "upper bound on ‖w_k‖", above=0, kind=float, role="constraint"),
     Setting(
@@ -57,6 +68,23 @@ MAX_NORM = (
 
 
 @dataclass(frozen=True)
+class TextClassifier:
+    """The classifier that text embeddings of the class names make, for features of one length c.
+
+    Attributes
+    ----------
+    weight
+        [K, D] float32, (s/c)·t_k: weight·x are the logits s·⟨t_k, x/‖x‖⟩ of features x, ‖x‖ = c.
+        t_k is the mean over the prompts of a class, each of length 1, at length 1.
+    logit_scale
+        s > 0.
+    """
+
+    weight: Tensor
+    logit_scale: float
+
+
+@dataclass(frozen=True)
 class Context:
     """A bank's view as heads see it: counts, training rows and the stage-1 classifier.
 
@@ -74,6 +102,10 @@ class Context:
         The stage-1 classifier W₀ [K, D] and b₀ [K], or None.
     unit0
         Whether it takes features of length 1: z⁰ = W₀x/‖x‖ + b₀, that of a cosine probe.
+    text
+        The classifier that text makes, where the bank has text and rows have one length.
+    tokens
+        T where a row is T tokens [T, D/T] one after the other, or None.
     """
 
     counts: np.ndarray
@@ -83,6 +115,8 @@ class Context:
     weight0: Tensor | None = None
     bias0: Tensor | None = None
     unit0: bool = False
+    text: TextClassifier | None = None
+    tokens: int | None = None
 
     def batch(self, x: Tensor, rows: Tensor | None = None, z0: Tensor | None = None) -> Batch:
         """Make a batch of features [B, D] or [B, C, D], or of `rows` [B] from features [N, D] and,
@@ -192,6 +226,10 @@ class Head(ABC):
     """Whether it reads the stage-1 logits, so that computing them in advance pays off."""
     convex: ClassVar[bool] = False
     """Whether its logits are affine in all trained parameters: a convex loss has one optimum."""
+    needs_text: ClassVar[bool] = False
+    """Whether it uses `Context.text`, whatever its settings."""
+    takes_tokens: ClassVar[bool] = False
+    """Whether it takes rows of tokens; all other heads take rows of features."""
     bends: ClassVar[str] = ""
     """Why softmax(z) is not quite a posterior under the prior of `log_prior`, as a noun."""
 
@@ -205,8 +243,8 @@ class Head(ABC):
         return 0
 
     def needs_classifier(self, settings: Settings) -> bool:
-        """Whether these settings need the bank's stage-1 classifier."""
-        return settings.get("init") == "stage1"
+        """Whether these settings need a classifier to start from, W₀ and b₀."""
+        return settings.get("init") in ("stage1", "text")
 
     def cosine_scale(self, settings: Settings) -> float | None:
         """s where z⁰ is to be s times a cosine; None where W₀x + b₀ is as it is in the bank."""

@@ -25,10 +25,15 @@ if TYPE_CHECKING:
 class Linear(TrainedHead):
     """z = Wx + b."""
 
-    description = "linear classifier, fresh (cRT) or from stage 1"
+    description = "linear classifier, fresh (cRT), from stage 1 or from text"
     source = "crt"
     settings = (
-        Setting("init", "fresh", "fresh U(±1/√D) or the stage-1 W₀", choices=("fresh", "stage1")),
+        Setting(
+            "init",
+            "fresh",
+            "fresh U(±1/√D), the stage-1 W₀, or text",
+            choices=("fresh", "stage1", "text"),
+        ),
         *MAX_NORM,
     )
     convex = True

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from stage2.methods.heads.interface import Batch, Context, Parameters, Settings, Size, TrainedHead
+from stage2.methods.heads.interface import (
+    START,
+    Batch,
+    Context,
+    Parameters,
+    Settings,
+    Size,
+    TrainedHead,
+)
 from stage2.methods.heads.reduction import Reduction, affine
 from stage2.methods.on_demand import torch
 
@@ -18,6 +26,7 @@ class LWS(TrainedHead):
 
     description = "one learned scale per class on the stage-1 logits"
     source = "crt"
+    settings = (START,)
     convex = True
     reads_z0 = True
 

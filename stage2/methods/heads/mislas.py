@@ -9,6 +9,7 @@ from featbank.settings import Setting
 from stage2.methods.heads.algebra import column, project, weight_gradient
 from stage2.methods.heads.interface import (
     MAX_NORM,
+    START,
     Batch,
     Context,
     Parameters,
@@ -46,6 +47,7 @@ class MiSLAS(TrainedHead):
             "apply weight decay to W and b as released, or to ΔW and Δb",
             choices=("weight", "delta"),
         ),
+        START,
         *MAX_NORM,
     )
     shared = ("decay",)

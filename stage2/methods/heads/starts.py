@@ -1,4 +1,4 @@
-"""Initial parameters: random ones from the recipe's seed, or the classifier of stage 1."""
+"""Initial parameters: random ones from the recipe's seed, or the classifier W₀ and b₀."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def fresh_linear(
 
 
 def linear_start(settings: Sequence[Settings], context: Context) -> Parameters:
-    """Initialise W and b as each setting ``init`` says: ``fresh`` or ``stage1``."""
+    """Initialise W and b as each setting ``init`` says: ``fresh``, or W₀ and b₀."""
     parameters = fresh_linear(settings, (len(context.counts), context.dim), context.device)
-    from_stage1 = torch.tensor([s["init"] == "stage1" for s in settings])
+    from_stage1 = torch.tensor([s["init"] != "fresh" for s in settings])
     if from_stage1.any():
         stage1 = stage1_linear(int(from_stage1.sum()), context)
         for name, values in parameters.items():

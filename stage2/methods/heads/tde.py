@@ -39,7 +39,12 @@ class TDE(TrainedHead):
     description = "normalised classifier; evaluation removes the direction of the mean feature"
     source = "tde"
     settings = (
-        Setting("init", "fresh", "fresh U(±1/√D) or the stage-1 W₀", choices=("fresh", "stage1")),
+        Setting(
+            "init",
+            "fresh",
+            "fresh U(±1/√D), the stage-1 W₀, or text",
+            choices=("fresh", "stage1", "text"),
+        ),
         Setting("heads", 2, "number of parts H the features are split into; must divide D", low=1),
         Setting("scale", 16.0, "scale τ, divided among the parts", above=0),
         Setting("gamma", 1 / 32, "γ, added to the norm of each weight", low=0),

@@ -14,8 +14,8 @@ from stage2.engine.model import ViewData
 from stage2.engine.plan import FusedGroup, Shape, Tile, group_bytes
 from stage2.engine.rows import BLOCK_BYTES
 from stage2.features.budgets import view_bytes
+from stage2.features.loading import class_counts
 from stage2.features.planning import plan_bank
-from stage2.features.views import class_counts
 from stage2.methods.heads import HEADS
 from stage2.methods.recipe import Recipe, expand
 from stage2.search import Halving

@@ -18,8 +18,8 @@ from stage2 import Recipe, sweep
 from stage2.engine.loop import run_group
 from stage2.engine.model import ViewData
 from stage2.engine.rows import MemoryRows, StreamedRows
+from stage2.features.loading import load_view
 from stage2.features.planning import plan_bank
-from stage2.features.views import load_view
 from stage2.methods.samplers import SAMPLERS
 from stage2.methods.seeding import seeded
 from tests.stage2.compare import assert_close

@@ -17,9 +17,9 @@ from stage1.backbones.cosine import CosineClassifier
 from stage2 import LongTailClassifier, Recipe, sweep
 from stage2.export.exporting import export_head
 from stage2.export.headfile import LATER, load_head
+from stage2.features.loading import load_view
 from stage2.features.planning import plan_bank
 from stage2.features.probe import Probe, cosine_probe, is_cosine, probe_for, probes_of
-from stage2.features.views import load_view
 from tests.stage2 import reference
 from tests.stage2.compare import assert_close, assert_relative
 from tests.stage2.synthetic import Problem, group_stream, problem

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from stage2.features import descent
+from stage2.features.loading import load_view
 from stage2.features.probe import DECAY, fit_cosine, fit_linear, linear_probe
-from stage2.features.views import load_view
 from tests.stage2.compare import assert_close
 from tests.stage2.synthetic import Problem, problem
 

@@ -17,8 +17,8 @@ from featbank import Bank, BankWriter, errors
 from featbank.cli import main
 from stage2.engine.outcome import Outcome
 from stage2.features.experts import averaged, resolved, short_name
+from stage2.features.loading import load_view
 from stage2.features.requirements import check_bank
-from stage2.features.views import load_view
 from stage2.methods.heads import HEADS
 from stage2.methods.presets import PRESETS
 from stage2.methods.recipe import Recipe

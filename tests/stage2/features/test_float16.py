@@ -14,8 +14,9 @@ from stage2 import Recipe, sweep
 from stage2.engine import rows as rows_module
 from stage2.engine.rows import MemoryRows
 from stage2.features import budgets
+from stage2.features.loading import load_view
 from stage2.features.planning import plan_bank
-from stage2.features.views import Views, load_view
+from stage2.features.views import Views
 from stage2.methods.presets import PRESETS
 from stage2.methods.seeding import seeded
 from tests.conftest import Toy

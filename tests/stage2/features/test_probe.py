@@ -19,9 +19,9 @@ from sklearn.linear_model import LogisticRegression
 from featbank import Bank, errors, write_bank
 from stage2 import Recipe, sweep
 from stage2.features import probes
+from stage2.features.loading import load_view
 from stage2.features.planning import plan_bank
 from stage2.features.probe import DECAY, Probe, fit_linear, linear_probe
-from stage2.features.views import load_view
 from stage2.results.results import Results
 from stage2.results.store import Store
 from tests.stage2.compare import assert_close

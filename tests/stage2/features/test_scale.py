@@ -16,8 +16,8 @@ from stage2 import LongTailClassifier, Recipe, load_head, sweep
 from stage2.engine.plan import BatchStream, Shape
 from stage2.engine.rows import MemoryRows, StreamedRows
 from stage2.export.exporting import export_head
+from stage2.features.loading import load_view
 from stage2.features.scale import PUBLISHED_NORM, measured, scaling_of
-from stage2.features.views import load_view
 from stage2.methods.heads import HEADS
 from stage2.methods.presets import PRESETS
 from tests.conftest import Run, Toy
@@ -341,5 +341,5 @@ def test_both_in_one_table(featbank: Run, make_toy: Make, tmp_path: Path) -> Non
     assert "feature_scale=auto" in done.stdout
     assert "feature_scale=none" in done.stdout
     done = featbank("sweep", "b.h5", "--recipe", "crt", "--set", "feature_scale=on", code=2)
-    assert "must be one of auto, none, standardise, got 'on'" in done.stderr
+    assert "must be one of auto, none, standardise, unit, got 'on'" in done.stderr
     assert "feature_scale    not set" in featbank("methods", "crt").stdout

@@ -125,7 +125,7 @@ def test_hashes_are_the_same_in_another_process() -> None:
         ("crt", {"batch_size": -1}, "must be an integer ≥ 1, got -1."),
         ("crt", {"steps_per_epoch": 0}, "must be an integer ≥ 1, got 0."),
         ("crt", {"nesterov": 1}, "must be true or false, got 1."),
-        ("crt", {"init": 3}, "must be one of fresh, stage1, got 3."),
+        ("crt", {"init": 3}, "must be one of fresh, stage1, text, got 3."),
         ("crt", {"seed": -1}, "got -1."),
         ("los", {"smoothing": 1.5}, "must be a float ≥ 0 and ≤ 1, got 1.5."),
         ("crt", {"weight_decay": -1e-4}, "must be a float ≥ 0, got -0.0001."),
