@@ -231,6 +231,7 @@ def _borrowed(banks: Sequence[Bank], dataset: str) -> tuple[str, ...]:
         if bank not in holders
         and dataset.format(view) not in bank.datasets
         and bank.dim_of(view) in widths
+        and schema.borrows(view)
     )
 
 

@@ -47,7 +47,7 @@ class Models:
         """The stage-1 classifier of a view, weight [K, D] and bias [K] float32, if there is one.
 
         A view without one uses that of ``instance``, if D is the same: views differ in BatchNorm
-        statistics, not in the classifier.
+        statistics, not in the classifier. Inner layers, ``layer11/cls``, use no other's.
         """
         weight = self._of_view("classifier", view, "weight")
         if weight is None:
@@ -62,7 +62,7 @@ class Models:
     def text(self, view: str = "instance") -> Text | None:
         """Text embeddings of the classes in the space of a view, if there are any.
 
-        A view without its own uses those of ``instance``, if D is the same.
+        A view without its own uses those of ``instance``, if D is the same, but for inner layers.
 
         Raises
         ------
@@ -143,7 +143,8 @@ class Models:
 
     def _of_view(self, kind: str, view: str, part: str) -> str | None:
         """Name of the dataset [..., D] of a view, or of ``instance`` if D is the same."""
-        for name in (f"{kind}/{view}/{part}", f"{kind}/instance/{part}"):
+        holders = (view, "instance") if schema.borrows(view) else (view,)
+        for name in (f"{kind}/{holder}/{part}" for holder in holders):
             stored = self._file.datasets.get(name)
             if stored is None:
                 continue

@@ -128,6 +128,12 @@ def is_view_name(name: str) -> bool:
     return bool(_VIEW.fullmatch(name)) and first not in SPLIT_COLUMNS and second != "feature"
 
 
+def borrows(view: str) -> bool:
+    """Whether a view without classifier or text can use those of ``instance``: not an inner layer
+    of a backbone, ``layer11/cls``, whatever its D."""
+    return not re.fullmatch(r"layer[0-9]+/.+", view)
+
+
 def view_order(view: str) -> tuple[bool, str]:
     """Key that sorts views: ``instance``, then the others by name."""
     return view != "instance", view

@@ -56,12 +56,12 @@ def _split(bank: Bank, split: str) -> dict[str, Any]:
 
 
 def _view(bank: Bank, view: str) -> dict[str, Any]:
-    classifiers = (name for name in (view, "instance") if name in bank.classifiers)
+    holder = next((name for name in (view, "instance") if name in bank.classifiers), None)
     return {
         "copies": {split: bank.copies(split, view) for split in bank.splits},
         "tokens": bank.tokens(view),
         "dim": bank.dim_of(view),
-        "classifier": next(classifiers, None),
+        "classifier": None if bank.classifier(view) is None else holder,
         "batchnorm_layers": len(bank.batchnorm(view)),
         "text": _embeddings(bank, view),
         "norm": bank.norm(view),
@@ -110,7 +110,7 @@ def _step(step: Mapping[str, Any]) -> list[tuple[str, str]]:
     stage1 = step.get("stage1")
     training = stage1.get("settings") if isinstance(stage1, Mapping) else None
     lines.append(("training", _text(training, ("backbone", "epochs", "mixup", "seed"))))
-    for title in ("dataset", "augmentations"):
+    for title in ("dataset", "augmentations", "layers"):
         lines.append((title, _text(step.get(title))))
     views = step.get("views")
     for view, made in views.items() if isinstance(views, Mapping) else ():

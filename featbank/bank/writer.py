@@ -310,7 +310,8 @@ class BankWriter(ModelWriter):
         for rows in self._open_features:
             split, _, rest = rows.name.partition("/")
             view = rest.removesuffix("/feature")
-            borrowed = self._widths.get("classifier/instance") == self._of_row[view][-1]
+            same_size = self._widths.get("classifier/instance") == self._of_row[view][-1]
+            borrowed = same_size and schema.borrows(view)
             if split == "train" and not (borrowed or view in with_classifier):
                 norm = min(rows.norm, float(np.finfo(np.float32).max))
                 self._put(f"scale/{view}/norm", np.array([norm], np.float32))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from featbank import Bank, BankWriter, errors, write_bank
+from featbank.bank.summary import summary
 
 X = np.arange(12, dtype=np.float32).reshape(4, 3)
 Y = np.array([0, 1, 1, 2])
@@ -319,6 +320,26 @@ def test_a_model_of_no_view(tmp_path: Path, store: Any, message: str) -> None:
     write(lambda w: w.classifier("instance", np.ones((3, 3))))
     with Bank(tmp_path / "b.h5") as bank:
         assert bank.classifier("v") is not None
+
+
+def test_inner_layers_use_no_other_views_models(tmp_path: Path) -> None:
+    """Reference: what is stored; classifier and text are made for the final features, of any D.
+    The norm is recorded where no classifier is used."""
+    views = dict.fromkeys(("instance", "layer11/cls", "layers/cls", "layer3"), X)
+    path = small(
+        tmp_path / "b.h5",
+        features={"train": views},
+        classifier={"instance": (np.ones((3, 3)), None)},
+        text={"instance": (np.ones((3, 3)), 100.0)},
+        seen={"train": False},
+    )
+    with Bank(path) as bank:
+        users = {view for view in views if bank.classifier(view) is not None}
+        assert users == {view for view in views if bank.text(view) is not None}
+        assert users == {view for view in views if bank.norm(view) is None}
+        assert users == {"instance", "layers/cls", "layer3"}
+        shown = summary(bank)["views"]
+    assert (shown["layer11/cls"]["classifier"], shown["layer3"]["classifier"]) == (None, "instance")
 
 
 @pytest.mark.parametrize(
