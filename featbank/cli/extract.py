@@ -39,6 +39,18 @@ FEATURES = {n: s for n, s in options_of(FeatureOptions).items() if n != "shard_r
     show_default=True,
     help="instance: the checkpoint's BatchNorm statistics; balanced: those of class-balanced data.",
 )
+@click.option(
+    "--layers",
+    metavar="LAYER[,LAYER…]|all",
+    help="Inner layers to write as further views, layer11/cls and so on: their numbers, -1 for the "
+    "last, or names such as blocks.11; a wrong one shows what there is. [default: none]",
+)
+@click.option(
+    "--tokens",
+    metavar="TOKEN[,TOKEN…]",
+    help="Views of each layer: cls, the class token, or mean where there is none; mean, over "
+    "patches, or the positions of a CNN; patch, all of these as tokens. [default: cls]",
+)
 @setting_options(FEATURES)
 @device_option
 @click.option("--overwrite", is_flag=True, help="Replace an existing bank. [default: no]")
@@ -54,6 +66,8 @@ def extract(
     output: Path,
     label: str | None,
     views: str,
+    layers: str | None,
+    tokens: str | None,
     root: str | None,
     device: str,
     overwrite: bool,
@@ -72,6 +86,9 @@ def extract(
     featbank extract runs/digits -o bank.h5
     featbank extract --weights resnet50.pth --backbone resnet50 --dataset imagenet-lt \\
         --root images --views instance -o bank.h5
+    featbank extract --weights dinov2.safetensors --backbone timm:vit_small_patch14_dinov2 \\
+        --dataset folder --root images --views instance --layers -1,-4,-8 --tokens cls,mean \\
+        --dtype float16 -o bank.h5
     torchrun --nproc-per-node 2 -m featbank extract runs/r50 -o r50.h5
     """
     from stage1.extraction.extract import extract as run_extraction
@@ -98,7 +115,9 @@ def extract(
             source,
             output,
             label=label,
-            views=[view.strip() for view in views.split(",") if view.strip()],
+            views=_names(views),
+            layers=_names(layers),
+            tokens=_names(tokens),
             root=None if run is None else root,
             device=device,
             overwrite=overwrite,
@@ -108,6 +127,11 @@ def extract(
         )
     if leads():
         say(f"Wrote {output}. Next: featbank sweep {output} --recipe crt -o results.sqlite")
+
+
+def _names(text: str | None) -> list[str]:
+    """Names that commas separate."""
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 
 def _frozen(root: str | None, chosen: dict[str, Any]) -> Frozen:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -14,10 +15,18 @@ from featbank.bank import BankWriter
 from featbank.bank.rows import FeatureRows, as_stored
 from featbank.bank.shards import Shards
 from stage1.backbones import Backbone
+from stage1.backbones.layers import Layers
 from stage1.data.images import ImageDataset, Preprocessing, batches_of, on_device
 from stage1.extraction.subject import seen_rows
 from stage1.inference.batchnorm import batchnorm_statistics, rebalanced
-from stage1.inference.features import RowRange, crops_of, features_of, row_ranges, view_names
+from stage1.inference.features import (
+    RowRange,
+    crops_of,
+    features_of,
+    row_ranges,
+    row_shapes,
+    view_names,
+)
 from stage1.inference.options import VIEWS, FeatureOptions
 from stage1.processes.behind import Behind
 from stage1.processes.distributed import ProcessGroup
@@ -37,17 +46,22 @@ class Extraction:
     preprocessing: Preprocessing
     options: FeatureOptions
     trained_on: tuple[str, ...]
+    layers: Layers | None = None
 
     @property
-    def views(self) -> list[str]:
-        """Views of the bank."""
-        return [view for name in self.options.views for view in view_names(self.model, name)]
+    def views(self) -> dict[str, tuple[int, ...]]:
+        """Shapes (D,) of a row, (T, D) of tokens, by view of the bank."""
+        return row_shapes(self.options.views, self.model, self.layers)
+
+    @property
+    def width(self) -> int:
+        """Features of an image, over all views."""
+        return sum(map(math.prod, self.views.values()))
 
     @property
     def ranges(self) -> list[RowRange]:
         """All ranges of rows, in the order of a bank."""
-        width = len(self.views) * self.model.dim
-        return row_ranges(self.dataset.splits, self.options, width=width)
+        return row_ranges(self.dataset.splits, self.options, width=self.width)
 
 
 def begin(work: Extraction, shards: Shards, writer: BankWriter, *, report: Report) -> None:
@@ -60,7 +74,7 @@ def begin(work: Extraction, shards: Shards, writer: BankWriter, *, report: Repor
     """
     ranges, balanced = work.ranges, "balanced" in work.options.views
     images = sum(rows.images for rows in ranges)
-    size = images * len(work.views) * work.model.dim * writer.dtype.itemsize
+    size = images * work.width * writer.dtype.itemsize
     writer.reserve(max(0, 2 * size - shards.size))
     if there := len(shards.names):
         report(f"Resuming: {there} of {len(ranges) + balanced} shards are there")
@@ -97,11 +111,14 @@ class BankRows:
             )
             copies = work.options.copies(name)
             self._rows[name] = {
-                view: writer.features(name, view, copies=copies) for view in work.views
+                view: writer.features(
+                    name, view, copies=copies, dim=dim, tokens=next(iter(tokens), None)
+                )
+                for view, (*tokens, dim) in work.views.items()
             }
 
     def append(self, rows: RowRange, features: Mapping[str, np.ndarray]) -> None:
-        """Add the features [A, rows, D] of a range by view."""
+        """Add the features [A, rows, D] or [A, rows, T, D] of a range by view."""
         for view, stored in self._rows[rows.split].items():
             stored.append(features[view])
 
@@ -176,6 +193,7 @@ def compute(
                         images,
                         models,
                         preprocessing=work.preprocessing,
+                        layers=work.layers,
                         augmentation_seed=seed,
                         progress=advance,
                     )

@@ -19,6 +19,7 @@ from featbank.bank import BankWriter
 from featbank.bank.naming import check_label
 from featbank.bank.shards import Shards
 from featbank.bank.target import Target
+from stage1.backbones.layers import layers_of
 from stage1.data.datasets import load_dataset
 from stage1.data.settings import DatasetSettings
 from stage1.extraction.assemble import (
@@ -49,6 +50,9 @@ def extract(
     label: str | None = None,
     views: Sequence[str] = VIEWS,
     dtype: str = "float32",
+    layers: Sequence[str | int] = (),
+    tokens: Sequence[str] = (),
+    layer_norm: bool = False,
     augmentations: int = 0,
     root: str | None = None,
     balanced_batches: int | None = None,
@@ -85,6 +89,15 @@ def extract(
     augmentations
         A ≥ 1 copies of the train split, each image augmented as in training; 0 for one plain copy.
         The other splits are always plain.
+    layers
+        Inner layers whose outputs are further views, as `stage1.backbones.layers.layers_of` takes
+        them; ``layer11/cls`` is one. They are those of the checkpoint's own statistics.
+    tokens
+        Of ``cls`` (the class token, or ``mean`` where there is none), ``mean`` (over the patches,
+        or the positions of a CNN) and ``patch``, a view of all of these [N, T, D], without
+        registers; ``cls`` by default.
+    layer_norm
+        Apply the model's final norm to the tokens of the layers.
     root
         Folder of the data set of a run, if it has moved since training.
     balanced_batches
@@ -124,7 +137,15 @@ def extract(
         with together(group):
             options = checked(
                 FeatureOptions(
-                    tuple(views), dtype, augmentations, balanced_batches, seed, shard_rows
+                    tuple(views),
+                    dtype,
+                    augmentations,
+                    balanced_batches,
+                    seed,
+                    shard_rows,
+                    tuple(map(str, layers)),
+                    tuple(tokens),
+                    layer_norm,
                 )
             )
             origin = _origin(source, root)
@@ -135,7 +156,7 @@ def extract(
             subject, work = _loaded(origin, options, group, report)
             key = {**subject.key, **feature_key(work.options, work.dataset, group.device)}
             if group.leads:
-                made = _provenance(subject, origin.dataset, work.options, group)
+                made = _provenance(subject, origin.dataset, work, group)
                 provenance = made if label is None else {**made, "label": label}
                 writer = _writer(bank, work, provenance, overwrite=overwrite)
                 stack.enter_context(writer)
@@ -170,8 +191,22 @@ def _loaded(
     if options.balanced_batches is None:
         batches = default_batches(len(dataset.splits["train"].labels))
         options = dataclasses.replace(options, balanced_batches=batches)
+    layers = None
+    if options.layers:
+        layers = layers_of(
+            subject.model,
+            options.layers,
+            options.tokens,
+            dataset.image_shape,
+            norm=options.layer_norm,
+        )
+        options = dataclasses.replace(options, layers=tuple(layers.modules))
+        if "cls" in options.tokens and not layers.class_token:
+            report(f"{subject.model.name} has no class token in its layers: cls is their mean")
     model = subject.model.to(group.device)
-    return subject, Extraction(dataset, model, subject.preprocessing, options, subject.trained_on)
+    return subject, Extraction(
+        dataset, model, subject.preprocessing, options, subject.trained_on, layers
+    )
 
 
 def _origin(source: str | os.PathLike[str] | Frozen, root: str | None) -> ModelOrigin:
@@ -222,8 +257,9 @@ def _fill(
 
 
 def _provenance(
-    subject: Subject, dataset: DatasetSettings, options: FeatureOptions, group: ProcessGroup
+    subject: Subject, dataset: DatasetSettings, work: Extraction, group: ProcessGroup
 ) -> dict[str, Any]:
+    options = work.options
     copies = options.augmentations
     balanced = {"batches": options.balanced_batches, "batch_size": BATCH, "seed": options.seed}
     return {
@@ -231,10 +267,23 @@ def _provenance(
         **subject.provenance,
         "dataset": dataclasses.asdict(dataset),
         "views": {name: balanced if name == "balanced" else {} for name in options.views},
+        **_layers_made(work),
         "augmentations": {"copies": copies, "seed": options.seed} if copies else None,
         "dtype": options.dtype,
         "device": str(group.device),
         "versions": versions(),
+    }
+
+
+def _layers_made(work: Extraction) -> dict[str, Any]:
+    """The record of inner layers, none without any."""
+    if work.layers is None:
+        return {}
+    modules = {layer: name.removeprefix("net.") for layer, name in work.layers.modules.items()}
+    return {
+        "layers": modules,
+        "tokens": list(work.layers.tokens),
+        "layer_norm": work.layers.norm is not None,
     }
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -11,6 +12,7 @@ import torch
 
 from stage1.augment import augmented, cuts_of, normalise
 from stage1.backbones import Backbone
+from stage1.backbones.layers import Layers
 from stage1.data.images import Images, Preprocessing, Split
 from stage1.data.streaming import Cuts
 from stage1.inference.options import BATCH, FeatureOptions
@@ -73,6 +75,32 @@ def view_names(model: Backbone, statistics: str) -> list[str]:
     return [f"{branch}/{statistics}" if branch else statistics for branch in model.branch_names]
 
 
+def row_shapes(
+    statistics: Iterable[str], model: Backbone, layers: Layers | None
+) -> dict[str, tuple[int, ...]]:
+    """Shapes (D,) of a row, (T, D) of tokens, by view, in the order of a bank."""
+    views = [view for name in statistics for view in view_names(model, name)]
+    return dict.fromkeys(views, (model.dim,)) | dict(layers.shapes if layers else {})
+
+
+def features_by_view(
+    model: Backbone, statistics: str, x: Sequence[torch.Tensor], layers: Layers | None
+) -> dict[str, torch.Tensor]:
+    """Views [B, D] or [B, T, D] of normalised images, layers with those of ``instance``.
+
+    Parameters
+    ----------
+    x
+        One batch [B, C, H, W], or one for each branch.
+    """
+    with contextlib.ExitStack() as stack:
+        inner = {}
+        if layers and statistics == "instance":
+            inner = stack.enter_context(layers.recorded(model))
+        outer = zip(view_names(model, statistics), model.branch_features(*x), strict=True)
+        return dict(outer) | inner
+
+
 @torch.inference_mode()
 def features_of(
     rows_of: RowRange,
@@ -80,10 +108,12 @@ def features_of(
     models: Mapping[str, Backbone],
     *,
     preprocessing: Preprocessing,
+    layers: Layers | None = None,
     augmentation_seed: int | None = None,
     progress: Callable[[int], None] = lambda images: None,
 ) -> Callable[[], dict[str, np.ndarray]]:
-    """Start computing the features [A, rows, D] float32 of a range by view, from the same images.
+    """Start computing the features [A, rows, D] float32 of a range by view, from the same images;
+    [A, rows, T, D] of tokens.
 
     Parameters
     ----------
@@ -92,6 +122,8 @@ def features_of(
         the views [B, A·E, C, H, W] cut from their originals, by `crops_of`.
     models
         By name of their BatchNorm statistics, in eval mode.
+    layers
+        Inner layers of ``instance`` to record as further views.
     augmentation_seed
         If given, images are augmented as in training. Each batch has its generator, seeded by this,
         the copy and its first row: a range does not depend on those before it.
@@ -102,12 +134,12 @@ def features_of(
     -------
     A function that returns the features. On a GPU it waits for work that is still in progress.
     """
-    device = next(iter(models.values())).device
+    model = next(iter(models.values()))
+    device = model.device
     shape = rows_of.copies, rows_of.stop - rows_of.start
     blocks = {
-        view: torch.empty(*shape, model.dim, device=device)
-        for name, model in models.items()
-        for view in view_names(model, name)
+        view: torch.empty(*shape, *of_row, device=device)
+        for view, of_row in row_shapes(models, model, layers).items()
     }
     for rows, images in zip(rows_of.batches, islice(batches, len(rows_of.batches)), strict=True):
         first = int(rows[0])
@@ -123,8 +155,7 @@ def features_of(
                     _copy_of(images, copy, rows_of.copies), preprocessing, generator=generator
                 )
             for name, model in models.items():
-                views = view_names(model, name)
-                for view, features in zip(views, model.branch_features(*x), strict=True):
+                for view, features in features_by_view(model, name, x, layers).items():
                     blocks[view][copy, place] = features
         progress(rows_of.copies * len(rows))
     return _on_host(blocks)

@@ -9,6 +9,10 @@ from featbank.settings import option
 VIEWS = ("instance", "balanced")
 """BatchNorm statistics: the checkpoint's own, and those of class-balanced batches."""
 
+TOKENS = ("cls", "mean", "patch")
+"""Views of a layer: the class token, the mean over patches, and the patches; of a CNN, patches are
+the positions of the map."""
+
 BATCH = 256
 """Images per forward pass where no gradient is kept."""
 
@@ -42,6 +46,13 @@ class FeatureOptions:
         0, "Seed of the balanced batches and the augmented copies.", low=0, high=2**63 - 1
     )
     shard_rows: int = option(SHARD_ROWS, "Most images in a shard, copies counted.", low=BATCH)
+    layers: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = ()
+    layer_norm: bool = option(
+        False,
+        "Apply the final norm of a vision transformer to the tokens of --layers too, as the linear "
+        "evaluation of DINOv2 does.",
+    )
 
     def copies(self, split: str) -> int:
         """Copies stored of a split: the train split's augmented ones, or a plain one."""
