@@ -140,6 +140,19 @@ def as_float32(array: np.ndarray, name: str, shape: tuple[int, ...]) -> np.ndarr
     return stored
 
 
+def as_text(array: np.ndarray, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Text embeddings [P, K, D] as float32; raise unless finite, of this shape, and none is 0."""
+    stored = as_float32(array, name, shape)
+    empty = np.argwhere(~np.square(stored, dtype=np.float64).sum(axis=-1).astype(bool))
+    if len(empty):
+        prompt, k = empty[0]
+        raise errors.DataError(
+            f"{name}: the embedding of class {k} in prompt {prompt} is 0, which has no direction. "
+            "Drop that prompt or embed the class again."
+        )
+    return stored
+
+
 def first_repeated(values: np.ndarray) -> int | None:
     """Position of the first of `values` [N] that occurs earlier, or None."""
     order = values.argsort(kind="stable")

@@ -58,17 +58,9 @@ class ModelWriter(ABC):
         """
         name, features = f"text/{view}", np.asarray(features)
         features = features[None] if features.ndim == 2 else features
-        shape = (max(1, len(features)) if features.ndim else 1, self.num_classes)
-        stored = checks.as_float32(
-            features, f"{name}/feature", (*shape, self._width(view, features))
-        )
-        empty = np.argwhere(~np.square(stored, dtype=np.float64).sum(axis=-1).astype(bool))
-        if len(empty):
-            prompt, k = empty[0]
-            raise errors.DataError(
-                f"{name}/feature: the embedding of class {k} in prompt {prompt} is 0, which has no "
-                "direction. Drop that prompt or embed the class again."
-            )
+        prompts = max(1, len(features)) if features.ndim else 1
+        shape = (prompts, self.num_classes, self._width(view, features))
+        stored = checks.as_text(features, f"{name}/feature", shape)
         if not 0 < logit_scale < math.inf:
             raise errors.DataError(
                 f"{name}: the logit scale is {logit_scale:g}. It must be > 0; CLIP's is 100."

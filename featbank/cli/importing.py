@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from featbank.cli.options import (
     val_options,
 )
 from featbank.cli.terminal import say
+from featbank.cli.text_options import Scale, Texts, text_options
 from featbank.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -97,6 +99,19 @@ _SPLITS = ("train", "val", "test", "train_balanced")
     metavar="A",
     help="Features with three axes are A augmentation copies, [A, N, D].",
 )
+@click.option(
+    "--tokens",
+    is_flag=True,
+    help="Features with a further axis are T tokens per row, [N, T, D] (or [A, N, T, D]).",
+)
+@text_options
+@click.option(
+    "--scale",
+    type=Scale(),
+    metavar="SCALE",
+    help="Default of recipes' feature_scale, recorded for all views: none, unit, standardise or a "
+    "factor. Features are stored as given. [default: none recorded]",
+)
 @label_option
 @click.option("--dtype", type=click.Choice(["float32", "float16"]), help="[default: as given]")
 @output_option("The bank.", required=False)
@@ -113,6 +128,8 @@ def import_(
     val_fraction: float | None,
     val_seed: int | None,
     seen: str | None,
+    texts: Texts,
+    scale: str | None,
     label: str | None,
     dtype: str | None,
     output: Path | None,
@@ -124,14 +141,15 @@ def import_(
 
     X, Y, W and B are files, .npy .npz .mat .pt .pth .bin .safetensors .csv .tsv .parquet, or a key
     or column in one, feats.npz:x_train. X and Y may be folders with one .npy per image. Labels are
-    numbers or class names. Features may have axes of length 1; copies need --copies.
+    numbers or class names. Features may have axes of length 1; copies need --copies, tokens
+    --tokens. Text embeddings of the classes (--text) are matched to them by name.
 
     FILE may be a folder that featbank export-features wrote: it is read back as it was, except
     BatchNorm statistics.
 
     FILE given alone names its keys x_train, y_train, x_test, …, further views x_train_balanced,
-    the classifier w0 and b0, a view's w0_balanced and b0_balanced; or it is a table with the
-    columns embedding and label, and optionally split, index and path.
+    the classifier w0 and b0, a view's w0_balanced and b0_balanced, text, and class_names; or
+    it is a table with the columns embedding and label, and optionally split, index and path.
 
     \b
     featbank import --train x.npy y.npy --test xt.npy yt.npy --classifier w.npy b.npy -o bank.h5
@@ -143,6 +161,8 @@ def import_(
     featbank import --train features/ labels/ -o bank.h5
     featbank import --train x.npy taxon_ids.npy --renumber -o bank.h5
     featbank import --train crops.npy y.npy --copies 10 -o bank.h5
+    featbank import --train patches.npy y.npy --tokens --scale unit -o bank.h5
+    featbank import clip.npz --text text.npz --logit-scale 100 --val-fraction 0.2 -o bank.h5
     """
     from featbank import exchange
     from featbank.bank.copying import refuse_inputs
@@ -166,17 +186,14 @@ def import_(
             *itertools.chain.from_iterable(pairs.values()),
             *(place for _, _, place in views),
             *(place for _, *pair in classifiers for place in pair),
+            *texts.places,
         ]
         refuse_inputs(output, [path for place in places for path in exchange.files_of(place)])
-    arrays = _read_file(file)
-    for split, pair in pairs.items():
-        exchange.add_pair(arrays, split, *pair)
-    for view, split, place in views:
-        exchange.add_view(arrays, split, view, place)
-    for view, weight, bias in classifiers:
-        exchange.add_classifier(arrays, weight, bias, view=view)
+    arrays = _collected(file, pairs, views, classifiers, texts)
     names = read_class_names(class_names) if class_names else None
     exchange.settle(arrays, class_names=names, **options)
+    if scale is not None:
+        arrays.default_scale = dict.fromkeys(arrays.features["train"], scale)
     if seen:
         exchange.mark_seen(arrays, seen.split("+") if seen != "none" else ())
     if holding_out:
@@ -187,7 +204,8 @@ def import_(
         say("Nothing was written: this was a dry run.")
         return
     options["labels"] = options.pop("kind")
-    recorded = {n: options[n] for n in ("label_base", "labels", "renumber", "copies") if options[n]}
+    named = ("label_base", "labels", "renumber", "copies", "tokens")
+    recorded = {name: options[name] for name in named if options[name]}
     recorded |= holding_out.settings if holding_out else {}
     recorded |= {} if label is None else {"label": label}
     provenance = exchange.provenance(arrays, **recorded)
@@ -195,12 +213,36 @@ def import_(
     say(f"Wrote {output}. Next: featbank info {output}")
 
 
+def _collected(
+    file: Path | None,
+    pairs: Mapping[str, tuple[str, str]],
+    views: Iterable[tuple[str, str, str]],
+    classifiers: Iterable[tuple[str, str, str]],
+    texts: Texts,
+) -> Arrays:
+    """All arrays of the command, as they are read."""
+    from featbank import exchange
+
+    arrays = _read_file(file)
+    for split, pair in pairs.items():
+        exchange.add_pair(arrays, split, *pair)
+    for view, split, place in views:
+        exchange.add_view(arrays, split, view, place)
+    for view, weight, bias in classifiers:
+        exchange.add_classifier(arrays, weight, bias, view=view)
+    for view, place in texts.of_views:
+        exchange.add_text(
+            arrays, place, view=view, names=texts.names, logit_scale=texts.logit_scale
+        )
+    return arrays
+
+
 def _write(output: Path, arrays: Arrays, **options: Any) -> None:
     from featbank.bank import write_bank
     from featbank.bank.schema import FLAGS
 
-    names = ("class_names", "classifier", "index", "paths", "sources", *FLAGS)
-    contents = {name: getattr(arrays, name) for name in names}
+    names = ("class_names", "classifier", "index", "paths", "sources", "text", "default_scale")
+    contents = {name: getattr(arrays, name) for name in (*names, *FLAGS)}
     write_bank(output, arrays.features, arrays.labels, **contents, **options)
 
 
@@ -216,7 +258,7 @@ def _read_file(file: Path | None) -> Arrays:
     described = (
         *_SPLITS,
         *("views", "classifier", "view_classifiers", "class_names"),
-        *("kind", "renumber", "label_base", "copies"),
+        *("kind", "renumber", "label_base", "copies", "tokens"),
     )
     if used := [
         parameter.opts[0]

@@ -1,7 +1,13 @@
 """Arrays in other file formats, in and out: `featbank import` and `export-features`."""
 
 from featbank.exchange.arrays import Arrays
-from featbank.exchange.collect import add_classifier, add_pair, add_view, read_file
+from featbank.exchange.collect import (
+    add_classifier,
+    add_pair,
+    add_text,
+    add_view,
+    read_file,
+)
 from featbank.exchange.export import export_features
 from featbank.exchange.exported import is_export, read_export
 from featbank.exchange.formats import files_of, read_array
@@ -13,6 +19,7 @@ __all__ = [
     "Arrays",
     "add_classifier",
     "add_pair",
+    "add_text",
     "add_view",
     "export_features",
     "files_of",

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from featbank.exchange.embeddings import Embeddings
 
 
 @dataclass
 class Arrays:
     """The arrays of a bank in the making, under the argument names of `featbank.write_bank`.
 
-    `places` holds the origin of each array by its name in the bank, such as ``train/label``;
-    `notes` are further lines for the report. `exported` arrays come from a bank, so their labels
-    and axes need no interpretation.
+    `embeddings` become `text` once the classes are known. `places` holds the origin of each array
+    by its name in the bank, such as ``train/label``; `notes` are further lines for the report.
+    `exported` arrays come from a bank, so their labels and axes need no interpretation.
     """
 
     features: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -28,6 +31,9 @@ class Arrays:
     seen: dict[str, bool | np.ndarray] = field(default_factory=dict)
     held_out: dict[str, np.ndarray] = field(default_factory=dict)
     from_test: dict[str, np.ndarray] = field(default_factory=dict)
+    text: dict[str, tuple[np.ndarray, float]] = field(default_factory=dict)
+    default_scale: dict[str, str] = field(default_factory=dict)
+    embeddings: dict[str, Embeddings] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     exported: bool = False
@@ -44,12 +50,16 @@ class Arrays:
 
     @property
     def num_classes(self) -> int:
-        """K, from the class names, else the classifier, else the labels."""
+        """K, from the class names, else the classifier, else text in label order, else the
+        labels."""
         if self.class_names is not None:
             return len(self.class_names)
         for weight, _ in self.classifier.values():
             if weight.ndim == 2:
                 return len(weight)
+        for text in self.embeddings.values():
+            if text.names is None:
+                return text.features.shape[1]
         return 1 + max((int(y.max()) for y in self.labels.values() if y.size), default=-1)
 
     @property
@@ -60,24 +70,27 @@ class Arrays:
     @property
     def numbered(self) -> bool:
         """Whether K follows from the labels alone."""
-        return self.class_names is None and not self.classifier
+        ordered = any(text.names is None for text in self.embeddings.values())
+        return self.class_names is None and not self.classifier and not ordered
 
 
 @dataclass(frozen=True)
 class SelectedRows:
-    """Selected `rows` of features [A, N, D] or [N, D], read only when sliced."""
+    """Selected `rows` of features [N, …], or [A, N, …] along `axis` 1, read only when sliced."""
 
-    array: np.ndarray
+    array: Any
     rows: np.ndarray
+    axis: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """[A, n, D] or [n, D]."""
-        return (*self.array.shape[:-2], len(self.rows), self.array.shape[-1])
+        """[n, …], or [A, n, …]."""
+        shape = self.array.shape
+        return (*shape[: self.axis], len(self.rows), *shape[self.axis + 1 :])
 
     @property
     def ndim(self) -> int:
-        """3 or 2."""
+        """Number of axes."""
         return self.array.ndim
 
     @property
@@ -94,10 +107,16 @@ class SelectedRows:
         return self.shape[0]
 
     def __getitem__(self, key: Any) -> Any:
-        if self.ndim == 3:
-            return SelectedRows(self.array[key], self.rows)
+        if key is None:
+            return SelectedRows(self.array[None], self.rows, self.axis + 1)
+        if self.axis:
+            return SelectedRows(self.array[key], self.rows, self.axis - 1)
         return self.array[self.rows[key]]
 
+    def squeeze(self, axes: tuple[int, ...]) -> SelectedRows:
+        """The rows without these axes of length 1, which come after that of rows."""
+        return SelectedRows(self.array.squeeze(axes), self.rows, self.axis)
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        rows = np.asarray(self.array).take(self.rows, axis=-2)
+        rows = np.asarray(self.array).take(self.rows, axis=self.axis)
         return rows.astype(dtype or self.dtype, copy=False)

@@ -8,10 +8,12 @@ from featbank import errors
 from featbank.wording import number
 
 
-def settled(x: Any, name: str, rows: int, copies: int | None) -> Any:
-    """Bring features of `rows` labels to [N, D], or [A, N, D] with `copies` = A > 1, unread.
+def settled(x: Any, name: str, rows: int, copies: int | None, *, tokens: bool = False) -> Any:
+    """Bring features of `rows` labels to [N, D], to [A, N, D] with `copies` = A > 1, or, if an axis
+    may be `tokens`, to [A, N, T, D]; unread.
 
-    Axes of length 1 are dropped: [N, 1, D], [N, D, 1, 1] and [1, N, D] are [N, D].
+    Axes of length 1 are dropped: [N, 1, D], [N, D, 1, 1] and [1, N, D] are [N, D]; where an axis
+    may be tokens, [N, 1, D] has one token.
 
     Raises
     ------
@@ -23,6 +25,8 @@ def settled(x: Any, name: str, rows: int, copies: int | None) -> Any:
     shape = list(x.shape)
     if x.ndim == 3 and shape[:2] == [copies, rows]:
         return x if copies != 1 else x[0]
+    if tokens and (settled_tokens := _as_tokens(x, rows, copies)) is not None:
+        return settled_tokens
     if shape[0] == rows:
         single = [axis for axis in range(1, x.ndim) if shape[axis] == 1]
         single = single[: x.ndim - 2]  # features [N, 1] keep their last axis
@@ -34,6 +38,19 @@ def settled(x: Any, name: str, rows: int, copies: int | None) -> Any:
         f"{name}: features have shape {shape}, and there {'is' if rows == 1 else 'are'} "
         f"{number(rows, 'label')}. {_meaning(x, rows)}"
     )
+
+
+def _as_tokens(x: Any, rows: int, copies: int | None) -> Any:
+    """Features [N, T, D, 1, …] or [A, N, T, D, 1, …] as [A, N, T, D]; None for other axes."""
+    shape, last = list(x.shape), 3
+    if x.ndim > 3 and shape[:2] == [copies or 1, rows]:
+        last = 4
+    elif copies not in (None, 1) or shape[0] != rows:
+        return None
+    if any(n != 1 for n in shape[last:]):
+        return None
+    x = x.squeeze(tuple(range(last, x.ndim)))
+    return x if last == 4 else x[None]
 
 
 def _meaning(x: Any, rows: int) -> str:
@@ -48,11 +65,14 @@ def _meaning(x: Any, rows: int) -> str:
     if x.ndim == 3 and shape[0] == rows:
         return (
             f"They look like {shape[1]} tokens or points in time per row, [N, T, D], or "
-            f"{shape[2]} of them, [N, D, T]: pool that axis, as by x.mean(axis=1) or "
-            "x.mean(axis=2), or take one, as by x[:, 0] or x[:, :, 0]. Copies come first, "
-            "[A, N, D], with --copies A."
+            f"{shape[2]} of them, [N, D, T]: give --tokens for [N, T, D], pool that axis, as by "
+            "x.mean(axis=1) or x.mean(axis=2), or take one, as by x[:, 0] or x[:, :, 0]. Copies "
+            "come first, [A, N, D], with --copies A."
         )
     if shape[0] == rows:
         axes = ", ".join(map(str, range(2, x.ndim)))
-        return f"They look like a map of positions per row: pool it, as by x.mean(axis=({axes}))."
+        return (
+            f"They look like a map of positions per row: pool it, as by x.mean(axis=({axes})), or "
+            f"give x.reshape({shape[0]}, {shape[1]}, -1).swapaxes(1, 2) with --tokens."
+        )
     return "They must be [N, D], or [A, N, D] with --copies A."

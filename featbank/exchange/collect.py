@@ -13,9 +13,10 @@ from featbank.bank import schema
 from featbank.exchange import huggingface
 from featbank.exchange.arrayfile import ArrayFile
 from featbank.exchange.arrays import Arrays, SelectedRows
+from featbank.exchange.embeddings import FACTOR, NAMES, as_embeddings, read_text
 from featbank.exchange.folder import is_folder, read_folder, read_folder_pair, require_same_names
 from featbank.exchange.formats import TABLES, locate, open_arrays, read_array
-from featbank.exchange.integers import as_integers, as_vector
+from featbank.exchange.integers import as_integers, as_texts, as_vector
 from featbank.exchange.roles import COLUMNS, column_of
 
 
@@ -64,13 +65,28 @@ def add_classifier(arrays: Arrays, weight: str, bias: str, *, view: str = "insta
     arrays.places |= {f"classifier/{view}/weight": weight, f"classifier/{view}/bias": bias}
 
 
+def add_text(
+    arrays: Arrays,
+    text: str,
+    *,
+    view: str = "instance",
+    names: Path | None = None,
+    logit_scale: float | None = None,
+) -> None:
+    """Add text embeddings in the space of a view, as `read_text` reads them."""
+    arrays.embeddings[view] = read_text(text, names=names, logit_scale=logit_scale)
+    arrays.places[f"text/{view}"] = text
+
+
 def _read_keyed(file: ArrayFile) -> Arrays:
     """Read all keys of a file.
 
     ``x_<split>`` or ``x_<split>_<view>`` are features of a split with labels ``y_<split>``; ``w0``
     and ``b0`` are the stage-1 classifier, ``w0_<view>`` and ``b0_<view>`` that of a view. So
     ``x_train_balanced`` is the view ``balanced`` of ``train``, unless there is a
-    ``y_train_balanced``. Any other key is an error, so that nothing is dropped unnoticed.
+    ``y_train_balanced``. ``text``, ``text_<view>`` and ``text_features`` are text of the classes,
+    `FACTOR` its logit scale, and `NAMES` the classes in label order, of text as well if it has as
+    many. Any other key is an error, so that nothing is dropped unnoticed.
     """
     if file.single:
         raise errors.DataError(
@@ -89,7 +105,13 @@ def _read_keyed(file: ArrayFile) -> Arrays:
             bias = as_vector(np.asarray(file[bias_key])) if bias_key in file else None
             arrays.classifier[view] = (np.asarray(file[key]), bias)
             arrays.places[f"classifier/{view}/weight"] = file.place(key)
-        elif not (key.startswith("b0") and "w" + key[1:] in file):
+        elif match := re.fullmatch("text(?:_(.+))?", key):
+            view = "instance" if match[1] in (None, "features") else match[1]
+            arrays.embeddings[view] = as_embeddings(file, key, file.place(key))
+            arrays.places[f"text/{view}"] = file.place(key)
+        elif key in NAMES and np.asarray(file[key]).ndim == 1:
+            arrays.class_names = as_texts(np.asarray(file[key]), file.place(key)).tolist()
+        elif key != FACTOR and not (key.startswith("b0") and "w" + key[1:] in file):
             raise errors.DataError(
                 f"{file.path}: key {key!r} is not understood. Name keys x_train, y_train, "
                 "x_test, y_test, …, further views x_train_balanced, w0 and b0, or give arrays "

@@ -25,9 +25,10 @@ def export_features(
 
     ``train/label.npy`` [N], ``train/index.npy`` [N], and if the bank has them ``train/path.txt``
     and the marks `schema.FLAGS`, such as ``train/seen.npy``, [N] bool;
-    ``train/instance/feature.npy`` [N, D] (or [A, N, D] with A > 1 copies) in the stored type,
-    ``classifier/instance/weight.npy`` [K, D] and ``bias.npy`` [K], ``classes/name.txt``,
-    ``classes/train_count.npy`` [K], and ``bank.json``, which describes the bank. BatchNorm
+    ``train/instance/feature.npy`` [N, D] (or [A, N, D] with A > 1 copies) in the stored type, with
+    T tokens [N, T, D] (or [A, N, T, D]); ``classifier/instance/weight.npy`` [K, D] and ``bias.npy``
+    [K], ``text/instance/feature.npy`` [P, K, D], ``classes/name.txt``, ``classes/train_count.npy``
+    [K], and ``bank.json``, which describes the bank. BatchNorm
     statistics are left out.
 
     Parameters
@@ -101,6 +102,10 @@ def _write(bank: Bank, folder: Path) -> None:
         for name, array in zip(("weight", "bias"), stored, strict=True):
             check_finite(array, f"{bank.path}, classifier/{view}/{name}")
             _save(folder / "classifier" / view / f"{name}.npy", array)
+    for view in bank.texts:
+        embeddings = bank.text(view)
+        assert embeddings is not None
+        _save(folder / "text" / view / "feature.npy", embeddings.features)
     _save_lines(folder / "classes" / "name.txt", bank.class_names)
     _save(folder / "classes" / "train_count.npy", bank.train_counts)
     text = json.dumps(_about(bank), indent=2, ensure_ascii=False) + "\n"
@@ -124,8 +129,21 @@ def _about(bank: Bank) -> dict[str, Any]:
         "views": bank.views,
         "classifiers": bank.classifiers,
         "batchnorm": sum(len(bank.batchnorm(view)) for view in bank.views),
+        **_of_views(bank),
         "provenance": bank.provenance,
     }
+
+
+def _of_views(bank: Bank) -> dict[str, Any]:
+    """What views have beside the arrays, if any has it: T, logit scales and default scales."""
+    texts = {view: text.logit_scale for view in bank.texts if (text := bank.text(view))}
+    facts: dict[str, dict[str, Any]] = {
+        "tokens": {view: bank.tokens(view) for view in bank.views},
+        "text": dict(texts),
+        "default_scale": {view: bank.default_scale(view) for view in bank.views},
+    }
+    known = {key: {v: fact for v, fact in of.items() if fact} for key, of in facts.items()}
+    return {key: of for key, of in known.items() if of}
 
 
 def _save(path: Path, array: np.ndarray) -> None:
@@ -140,11 +158,11 @@ def _save_lines(path: Path, lines: Sequence[str]) -> None:
 
 def _save_features(path: Path, bank: Bank, split: str, view: str) -> None:
     """Write features block by block, as they may not fit in memory."""
-    copies, rows, dim = bank.shape(split, view)
+    copies, *of_copy = bank.shape(split, view)
     header = {
         "descr": np.lib.format.dtype_to_descr(np.dtype(bank.dtype)),
         "fortran_order": False,
-        "shape": (rows, dim) if copies == 1 else (copies, rows, dim),
+        "shape": tuple(of_copy) if copies == 1 else (copies, *of_copy),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:  # not a memory map: that crashes where the disk is full

@@ -14,6 +14,7 @@ from featbank.bank.checks import check_same_length
 from featbank.exchange.arrayfile import require_file
 from featbank.exchange.arrays import Arrays
 from featbank.exchange.collect import add_classifier
+from featbank.exchange.embeddings import read_text
 from featbank.exchange.formats import read_array
 from featbank.wording import number
 
@@ -54,10 +55,17 @@ def read_export(folder: Path) -> Arrays:
                 getattr(arrays, name)[split] = marks
         for view in about["views"]:
             place = folder / split / view / "feature.npy"
-            arrays.add_features(split, view, _read(place), str(place))
+            x = _read(place)
+            one_copy = view in about.get("tokens", {}) and x.ndim == 3
+            arrays.add_features(split, view, x[None] if one_copy else x, str(place))
     for view in about["classifiers"]:
         weight, bias = (folder / "classifier" / view / f"{part}.npy" for part in ("weight", "bias"))
         add_classifier(arrays, str(weight), str(bias), view=view)
+    for view, logit_scale in about.get("text", {}).items():
+        place = str(folder / "text" / view / "feature.npy")
+        arrays.embeddings[view] = read_text(place, logit_scale=logit_scale)
+        arrays.places[f"text/{view}"] = place
+    arrays.default_scale |= about.get("default_scale", {})
     if about.get("batchnorm"):
         arrays.notes.append("exports have no BatchNorm statistics; those of the bank are left out")
     return arrays
@@ -73,6 +81,11 @@ def _about(path: Path) -> dict[str, Any]:
             and set(splits) <= set(schema.SPLITS)
             and all("source" in facts for facts in splits.values())
             and all(map(schema.is_view_name, (*views, *classifiers)))
+            and set(about.get("tokens", {})) <= set(views)
+            and all(map(schema.is_view_name, about.get("text", {})))
+            and all(isinstance(s, int | float) for s in about.get("text", {}).values())
+            and set(about.get("default_scale", {})) <= set(views)
+            and all(map(schema.is_scale, about.get("default_scale", {}).values()))
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         known = False

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from featbank.bank.checks import as_copies
 from featbank.bank.classes import SEEN_VAL, class_counts, mostly_unused, other_bases
 from featbank.exchange.arrays import Arrays
 from featbank.exchange.formats import locate
+from featbank.exchange.scales import scale_hints
 from featbank.files import file_digest
 from featbank.wording import listed, number
 
@@ -31,6 +33,12 @@ def report(arrays: Arrays) -> list[str]:
     for view, (weight, bias) in arrays.classifier.items():
         text = " × ".join(map(str, weight.shape)) + (", no bias" if bias is None else "")
         rows.append((f"classifier/{view}", f"{text}; {fits[view]}" if view in fits else text))
+    zero_shot = zero_shots(arrays)
+    for view in arrays.text:
+        fit = f"; zero-shot {zero_shot[view]}" if view in zero_shot else ""
+        rows.append((f"text/{view}", _text_text(arrays, view) + fit))
+    for view, scale in arrays.default_scale.items():
+        rows.append((f"scale/{view}", f"{scale}: the default of feature_scale, recorded alone"))
     others = [view for view in fits if view not in arrays.classifier]
     rows += [(f"  on {view}", str(fits[view])) for view in others]
     names = arrays.class_names if arrays.class_names is not None else ["numbers"]
@@ -39,6 +47,11 @@ def report(arrays: Arrays) -> list[str]:
     rows.append(("stage 1", _seen_text(arrays)))
     rows += [("note", note) for note in arrays.notes]
     rows += [("hint", hint) for hint in hints(arrays)]
+    rows += [
+        ("hint", f"zero-shot on {view} is near chance: is text in label order, and of this model?")
+        for view, fit in zero_shot.items()
+        if fit.near_chance
+    ]
     near_chance = [view for view, fit in fits.items() if fit.near_chance]
     rows += [("hint", f"the classifier on {view} is {NEAR_CHANCE}") for view in near_chance]
     width = max(len(title) for title, _ in rows)
@@ -57,6 +70,7 @@ def hints(arrays: Arrays) -> list[str]:
         lines.append("no row has label 0; if the labels count from 1, add --label-base 1")
     if arrays.class_names is None:
         lines += other_bases(arrays.labels)
+    lines += scale_hints(arrays)
     lines += [*_sparse(arrays), *_not_in_train(arrays), *_odd_names(arrays.class_names or ())]
     if "val" not in arrays.labels:
         lines.append(
@@ -72,12 +86,30 @@ def hints(arrays: Arrays) -> list[str]:
 
 def agreements(arrays: Arrays) -> dict[str, Agreement]:
     """Accuracy of the classifier of each view on train, by default that of instance."""
+    views = arrays.features["train"]
+    stored = {v: arrays.classifier.get(v, arrays.classifier.get("instance")) for v in views}
+    return _agreements(arrays, stored)
+
+
+def zero_shots(arrays: Arrays) -> dict[str, Agreement]:
+    """Accuracy of text on train, by view: the mean of unit prompts, whose argmax needs no scale."""
+    weights = {}
+    for view, (text, _) in arrays.text.items():
+        mean = (text / np.linalg.norm(text, axis=-1, keepdims=True)).mean(axis=0)
+        length = np.maximum(np.linalg.norm(mean, axis=-1, keepdims=True), 1e-12)
+        weights[view] = (mean / length, None)
+    return _agreements(arrays, weights)
+
+
+def _agreements(
+    arrays: Arrays, classifiers: Mapping[str, tuple[np.ndarray, np.ndarray | None] | None]
+) -> dict[str, Agreement]:
     fits = {}
     for view, x in arrays.features["train"].items():
-        stored = arrays.classifier.get(view, arrays.classifier.get("instance"))
-        if stored is None:
+        stored, copies = classifiers.get(view), as_copies(x, "train", view)
+        if stored is None or copies.ndim > 3 or stored[0].shape[-1] != copies.shape[-1]:
             continue
-        rows = as_copies(x, "train", view)[0]
+        rows = copies[0]
         fit = agreement(
             lambda start, stop, rows=rows: rows[start:stop],  # type: ignore[misc]
             arrays.labels["train"],
@@ -135,8 +167,20 @@ def _odd_names(names: Sequence[str]) -> Iterator[str]:
 
 
 def _features_text(x: Any) -> str:
-    copies = f"{x.shape[0]} copies of " if x.ndim == 3 and x.shape[0] > 1 else ""
-    return f"{copies}{x.shape[-2]} × {x.shape[-1]} {x.dtype}"
+    count, rows, *tokens, dim = as_copies(x, "", "").shape
+    copies = f"{count} copies of " if count > 1 else ""
+    of_tokens = "".join(f" × {number(t, 'token')}" for t in tokens)
+    return f"{copies}{rows}{of_tokens} × {dim} {x.dtype}"
+
+
+def _text_text(arrays: Arrays, view: str) -> str:
+    text, logit_scale = arrays.text[view]
+    given = arrays.embeddings[view].given_scale is not None
+    assumed = "" if given else ", that of CLIP (--logit-scale sets another)"
+    if given and 2 < logit_scale < 6:
+        assumed = f", which may be a logarithm: its exponential is {math.exp(logit_scale):.3g}"
+    shape = " × ".join(map(str, text.shape[1:]))
+    return f"{number(len(text), 'prompt')} of {shape}; logit scale {logit_scale:g}{assumed}"
 
 
 def _labels_text(labels: np.ndarray, num_classes: int) -> str:

@@ -27,6 +27,7 @@ def settle(
     kind: str | None = None,
     renumber: bool = False,
     copies: int | None = None,
+    tokens: bool = False,
     max_classes: int = MOST_UNUSED,
 ) -> None:
     """Number the labels, settle the axes of features, and check all that needs no reading.
@@ -39,6 +40,8 @@ def settle(
         As for `number_labels`.
     copies
         A of features [A, N, D].
+    tokens
+        Whether a further axis, [N, T, D] or [A, N, T, D], is one of tokens.
     max_classes
         The largest K that numbers alone may define if most of the classes have no row.
 
@@ -60,11 +63,12 @@ def settle(
             arrays.labels, class_names, base=label_base, kind=kind, renumber=renumber
         )
         _check_order(arrays, class_names, renumber)
-        _settle_axes(arrays, copies)
+        _settle_axes(arrays, copies, tokens)
     _check_features(arrays)
     _check_classifier(arrays)
     _check_labels(arrays, label_base)
     _check_num_classes(arrays, max_classes)
+    _settle_text(arrays)
     check_index(arrays)
     _settle_paths(arrays)
     _check_places(arrays)
@@ -91,15 +95,39 @@ def _check_order(arrays: Arrays, names: Sequence[str] | None, renumber: bool) ->
         )
 
 
-def _settle_axes(arrays: Arrays, copies: int | None) -> None:
+def _settle_axes(arrays: Arrays, copies: int | None, tokens: bool) -> None:
     for split, views in arrays.features.items():
         for view, x in views.items():
-            views[view] = axes.settled(x, f"{split}/{view}", len(arrays.labels[split]), copies)
+            views[view] = axes.settled(
+                x, f"{split}/{view}", len(arrays.labels[split]), copies, tokens=tokens
+            )
     every = [x for views in arrays.features.values() for x in views.values()]
     if copies not in (None, 1) and all(x.ndim < 3 for x in every):
         raise errors.ConfigError(
             f"--copies {copies} is given, but no features have axes [{copies}, N, D]. Leave it out."
         )
+    if tokens and all(x.ndim < 4 for x in every):
+        raise errors.ConfigError(
+            "--tokens is given, but no features have axes [N, T, D]. Leave it out."
+        )
+
+
+def _settle_text(arrays: Arrays) -> None:
+    """Bring text into the order of the classes; raise unless it fits the views."""
+    train = arrays.features["train"]
+    for view, embeddings in arrays.embeddings.items():
+        checks.check_model_view("text", view, train)
+        text = embeddings.of_classes(arrays.class_names, arrays.num_classes)
+        if embeddings.names is not None and arrays.class_names is not None:
+            unused = embeddings.features.shape[1] - arrays.num_classes
+            more = f"; text of {number(unused, 'other class', 'other classes')} is left out"
+            how = f"matched to the classes by name{more if unused else ''}"
+        else:
+            how = "taken in label order"
+        dim = train.get(view, next(iter(train.values()))).shape[-1]
+        arrays.text[view] = text.checked(view, dim)
+        if not arrays.exported:
+            arrays.notes.append(f"text/{view} is {how}")
 
 
 def _check_features(arrays: Arrays) -> None:
@@ -107,7 +135,6 @@ def _check_features(arrays: Arrays) -> None:
     for view in train:
         checks.check_view_name(view)
     checks.check_views(arrays.features)
-    dim = next(iter(train.values())).shape[-1:]
     for split, views in arrays.features.items():
         labels = arrays.labels[split]
         for view, x in views.items():
@@ -121,17 +148,25 @@ def _check_features(arrays: Arrays) -> None:
                 )
             one_copy = checks.as_copies(x, split, view)[0]
             checks.check_same_length(split, labels=labels, **{view: one_copy})
-            if x.shape[-1:] != dim:
+            here, there = (checks.as_copies(z, split, view).shape[2:] for z in (x, train[view]))
+            if here != there:
                 raise errors.DataError(
-                    f"{split}/{view}: features have D = {x.shape[-1]}, train has {dim[0]}. All "
+                    f"{split}/{view}: features have {_size(here)}, train has {_size(there)}. All "
                     "must come from one backbone."
                 )
 
 
+def _size(of_row: tuple[int, ...]) -> str:
+    """``D = 3``, or ``50 tokens, D = 3``."""
+    *tokens, dim = of_row
+    return "".join(f"{number(t, 'token')}, " for t in tokens) + f"D = {dim}"
+
+
 def _check_classifier(arrays: Arrays) -> None:
     train = arrays.features["train"]
-    classes, dim = arrays.num_classes, next(iter(train.values())).shape[-1]
+    classes, first = arrays.num_classes, next(iter(train.values()))
     for view, (weight, bias) in arrays.classifier.items():
+        dim = train.get(view, first).shape[-1]
         transposed = weight.ndim == 2 and weight.shape[0] == dim != weight.shape[1]
         remedy = "It looks transposed:" if transposed else "Check that it belongs to them;"
         parts: list[tuple[str, np.ndarray, tuple[int, ...]]] = [("weight", weight, (classes, dim))]
@@ -182,6 +217,11 @@ def _check_range(arrays: Arrays, split: str) -> None:
             f"{place} is outside 0…{classes - 1}, the rows of the classifier ({rows}). If labels "
             "are ids, give --labels names --class-names FILE, one id per line in the order of W's "
             "rows."
+        )
+    if labels[outside[0]] >= classes:
+        raise errors.LabelRange(
+            f"{place} is outside 0…{classes - 1}, the classes of the text ({rows}). Give "
+            "--class-names and --text-names, so that they are matched by name."
         )
     raise errors.LabelRange(
         f"{place} is negative ({rows}). If labels are ids, give --renumber; drop rows without a "

@@ -66,7 +66,7 @@ def hold_out_val(arrays: Arrays, how: HoldOut) -> None:
     for split, rows in (("train", kept), ("val", held)):
         arrays.labels[split], arrays.index[split] = labels[rows], index[rows]
         arrays.features[split] = {
-            view: SelectedRows(as_copies(x, split, view), rows) for view, x in views.items()
+            view: SelectedRows(as_copies(x, split, view), rows, 1) for view, x in views.items()
         }
         arrays.sources[split] = arrays.sources.get("train", "train")
         if seen is not None:

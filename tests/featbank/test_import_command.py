@@ -200,7 +200,7 @@ TRAIN = ["--train", "x.npy", "y.npy"]
         (["--train", "names.npy", "y.npy"], "They must be numbers [N, D]"),
         (["--train", ".", "y.npy"], "y.npy is not a folder"),
         (["--train", "wide.npy", "y.npy"], "They look transposed"),
-        ([*TRAIN, "--test", "d3.npy", "y.npy"], "features have D = 3, train has 2"),
+        ([*TRAIN, "--test", "d3.npy", "y.npy"], "features have D = 3, train has D = 2"),
         ([*TRAIN, "--class-names", "two.txt"], "label 2 in row 3 is outside 0…1"),
         ([*TRAIN, "--class-names", "gone.txt"], "gone.txt: no such file"),
         ([*TRAIN, "--class-names", "latin.txt"], "latin.txt is not a readable"),

@@ -370,8 +370,8 @@ def test_holding_out_divides_train(data: st.DataObject) -> None:
 
 def test_chosen_rows_read_as_an_array_does() -> None:
     """Also rows of rows, whole or block by block."""
-    chosen = SelectedRows(np.stack([X, -X]), np.array([3, 1, 0]))
-    again = SelectedRows(chosen, np.array([2, 0]))  # type: ignore[arg-type]
+    chosen = SelectedRows(np.stack([X, -X]), np.array([3, 1, 0]), 1)
+    again = SelectedRows(chosen, np.array([2, 0]), 1)
     expected = np.stack([X, -X])[:, [0, 3]]
     assert (again.shape, again.ndim, again.size, len(again)) == ((2, 2, 2), 3, 8, 2)
     np.testing.assert_array_equal(again, expected)
