@@ -27,6 +27,12 @@ from featbank.errors import ConfigError
 @click.argument("recipe")
 @output_option("The file, .safetensors.")
 @click.option("--onnx", type=FILE, help="Write ONNX too, to this file. Needs featbank[onnx].")
+@click.option(
+    "--backbone",
+    type=FILE,
+    help="The run or weights that `featbank extract` made the bank from: the ONNX file then takes "
+    "images [B, C, H, W] of bytes, RGB, as large as in extraction.",
+)
 @click.option("--card", type=FILE, help="Write a model card too, to this file, .md.")
 @bank_option
 @selection_options("the file")
@@ -46,6 +52,7 @@ def export(
     recipe: str,
     output: Path,
     onnx: Path | None,
+    backbone: Path | None,
     card: Path | None,
     **options: Any,
 ) -> None:
@@ -58,14 +65,21 @@ def export(
     \b
     featbank export results.sqlite crt -o head.safetensors --card head.md
     featbank predict head.safetensors bank.h5 -o predictions.npz
+    featbank export results.sqlite crt -o head.safetensors --onnx model.onnx --backbone runs/digits
     """
     require_ending(output, ".safetensors")
     if onnx is not None:
         require_ending(onnx, ".onnx")
+    elif backbone is not None:
+        raise ConfigError("--backbone is for an ONNX file. Add --onnx model.onnx.")
     if card is not None:
         require_ending(card, ".md")
     from stage2.export.exporting import export_head
 
+    if backbone is not None:
+        from stage1.extraction.deployed import image_features
+
+        options["backbone"] = lambda bank: image_features(backbone, bank)
     done = export_head(results, recipe, output, onnx=onnx, card=card, **options)
     facts = done.facts
     changed = {split: count for split, count in done.changed.items() if count}

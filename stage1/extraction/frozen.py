@@ -92,6 +92,7 @@ class Pretrained:
                 "weights": request.weights,
                 "weights_sha256": self.digest,
                 **model_key,
+                "image_shape": list(dataset.image_shape),
                 "preprocessing": dataclasses.asdict(preprocessing),
             },
             remark=remark,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from stage2.export.folding import ensemble_head, evaluate
 from stage2.export.forms import AveragedHeads, HeadModule
 from stage2.export.headfile import HeadFacts, save_head
 from stage2.export.moving import mean_prior, recipe_prior, with_prior
-from stage2.export.onnxfile import check_onnx, save_onnx
+from stage2.export.onnxfile import ImageModel, check_onnx, save_onnx
 from stage2.export.retraining import changed_rows, retrain
 from stage2.export.target import BBSE, EM, read_prior
 from stage2.methods.recipe import Recipe
@@ -28,6 +28,9 @@ from stage2.results.ensembles import EnsembleRecipe, Member
 from stage2.results.merging import only_folds
 from stage2.results.results import Results
 from stage2.results.store import Run, Store
+
+BackboneOf = Callable[[Bank], Callable[[Sequence[str]], ImageModel]]
+"""From a bank to the backbone it was extracted with, and from views to the module of them."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ def export_head(
     output: str | os.PathLike[str],
     *,
     onnx: str | os.PathLike[str] | None = None,
+    backbone: BackboneOf | None = None,
     card: str | os.PathLike[str] | None = None,
     bank: str | None = None,
     features: str | os.PathLike[str] | None = None,
@@ -75,6 +79,8 @@ def export_head(
         The file, ``.safetensors``; an existing one is replaced.
     onnx
         Write the head as ONNX too.
+    backbone
+        Makes the ONNX file take images: the backbone of the bank that it is called with.
     card
         Write its model card too, in Markdown.
     bank
@@ -118,16 +124,18 @@ def export_head(
         run = _run_of(configuration, seed)
         epoch = _epoch_of(configuration, run, epoch)
         with Bank(bank_path(stored, features)) as opened:
+            images_to = None if backbone is None else backbone(opened)
             shares = None if prior is None else read_prior(prior, list(opened.class_names))
             export = _ensemble if configuration.is_ensemble else _recipe
             training = {"device": device, "memory": memory}
             done = export(stored, opened, run, epoch, target=shares, training=training)
+            images = images_to and images_to(done.facts.views)
         if card is not None:
             head, file = (done.module, done.facts), Path(output).name
             text = model_card(stored, run, head, file=file, prior=prior)
     save_head(output, done.module, done.facts)
     if onnx is not None:
-        save_onnx(onnx, done.module, done.facts)
+        save_onnx(onnx, done.module, done.facts, backbone=images)
     if card is not None:
         with replacing(Path(card)) as part:
             part.write_text(text, encoding="utf-8")

@@ -8,8 +8,10 @@ import os
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Protocol, cast
 
 import torch
+from torch import Tensor, nn
 
 from featbank import errors
 from featbank.files import replacing
@@ -29,12 +31,39 @@ def check_onnx() -> None:
             )
 
 
+class ImageModel(Protocol):
+    """A backbone in eval mode: images [B, C, H, W] uint8 to a tuple of features, view by view."""
+
+    image_shape: tuple[int, ...]
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The features [B, D]."""
+
+
+class _OnImages(nn.Module):
+    """A head on its backbone: images to logits [B, K]."""
+
+    def __init__(self, backbone: ImageModel, head: HeadModule | AveragedHeads) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, head
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.backbone(images)
+        return self.head(features if len(features) > 1 else features[0])
+
+
 def save_onnx(
-    path: str | os.PathLike[str], module: HeadModule | AveragedHeads, facts: HeadFacts
+    path: str | os.PathLike[str],
+    module: HeadModule | AveragedHeads,
+    facts: HeadFacts,
+    *,
+    backbone: ImageModel | None = None,
 ) -> None:
     """Write a head as ONNX: inputs ``features`` (``features_0``, … of several views) [B, D], output
     ``logits`` [B, K], float32, B free; the names of the classes and the bank's fingerprint are
     among the model's properties.
+
+    Under a `backbone` the input is ``images`` [B, C, H, W] uint8 of its `image_shape`.
 
     Raises
     ------
@@ -44,19 +73,22 @@ def save_onnx(
     check_onnx()
     import onnx  # here, because it is an extra
 
-    views = len(facts.views)
+    several, written = len(facts.views) > 1, cast("nn.Module", module)
     example = tuple(torch.zeros(2, facts.dim) for _ in facts.views)
-    names = [f"features_{i}" for i in range(views)] if views > 1 else ["features"]
-    rows = tuple({0: torch.export.Dim("rows")} for _ in facts.views)
+    names = [f"features_{i}" for i in range(len(example))] if several else ["features"]
+    if backbone is not None:
+        several, written = False, _OnImages(backbone, module)
+        example, names = (torch.zeros(2, *backbone.image_shape, dtype=torch.uint8),), ["images"]
+    rows = tuple({0: torch.export.Dim("rows")} for _ in example)
     with warnings.catch_warnings(), replacing(Path(path)) as part:
         warnings.simplefilter("ignore")  # of PyTorch to itself
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
-            module.eval(),
-            (example,) if views > 1 else example,
+            written.eval(),
+            (example,) if several else example,
             input_names=names,
             output_names=["logits"],
-            dynamic_shapes=(rows,) if views > 1 else rows,
+            dynamic_shapes=(rows,) if several else rows,
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
