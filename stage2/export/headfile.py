@@ -36,7 +36,7 @@ from stage2.export.forms import FORMS, INPUT, AveragedHeads, HeadModule, Scaled
 from stage2.export.headprior import HeadPrior, read_head_prior
 
 KEY = "featbank-head"
-SCHEMA = 6
+SCHEMA = 7
 """The newest."""
 WITH_SHARES = 6
 """The schema of heads that average views by other than equal shares."""
@@ -49,7 +49,7 @@ WITHOUT_PRIOR = 2
 UNCHECKED = 1
 """The schema without a digest."""
 
-LATER = {"gated_cosine": 5}
+LATER = {"gated_cosine": 5, "quadratic": 7, "kernels": 7}
 """Forms that later schemas added."""
 
 _CALIBRATION = ("calibration.scale", "calibration.shift")

@@ -34,7 +34,15 @@ FEATBANK = Publication(
     },
 )
 
-_ESCAPED = {"á": r"{\'a}", "é": r"{\'e}", "§": r"{\S}", "&": r"\&", "%": r"\%", "_": r"\_"}
+_ESCAPED = {
+    "á": r"{\'a}",
+    "é": r"{\'e}",
+    "ö": r"{\"o}",
+    "§": r"{\S}",
+    "&": r"\&",
+    "%": r"\%",
+    "_": r"\_",
+}
 
 Uses = dict[str, list[str]]
 """The reasons to cite each source, by its key: ``{"crt": ["recipe crt", "head linear"]}``."""

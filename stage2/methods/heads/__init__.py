@@ -10,6 +10,7 @@ from stage2.methods.heads.interface import (
     TextClassifier,
     TrainedHead,
 )
+from stage2.methods.heads.kernel_ridge import KernelRidge
 from stage2.methods.heads.knn import KNN
 from stage2.methods.heads.lda import LDA
 from stage2.methods.heads.linear import Linear
@@ -18,6 +19,7 @@ from stage2.methods.heads.lws import LWS
 from stage2.methods.heads.mislas import MiSLAS
 from stage2.methods.heads.mlp import MLP
 from stage2.methods.heads.ncm import NCM
+from stage2.methods.heads.rda import RDA
 from stage2.methods.heads.ridge import Ridge
 from stage2.methods.heads.tau_norm import TauNorm
 from stage2.methods.heads.tde import TDE
@@ -35,7 +37,9 @@ HEADS: dict[str, Head] = {
     "ncm": NCM(),
     "knn": KNN(),
     "ridge": Ridge(),
+    "kernel_ridge": KernelRidge(),
     "lda": LDA(),
+    "rda": RDA(),
 }
 
 
