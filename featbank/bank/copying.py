@@ -14,6 +14,7 @@ from featbank import errors
 from featbank.bank import schema
 from featbank.bank.blocks import Progress, report
 from featbank.bank.composed import Bank
+from featbank.bank.models import Text
 from featbank.bank.schema import is_rows
 from featbank.bank.writer import BankWriter
 
@@ -78,6 +79,8 @@ def write_pieces(
     splits: Mapping[str, Pieces],
     *,
     features: Mapping[str, Mapping[str, Pieces]] | None = None,
+    text: Mapping[str, tuple[np.ndarray, float]] | None = None,
+    default_scale: Mapping[str, str] | None = None,
     provenance: Mapping[str, Any],
     overwrite: bool,
     progress: Progress | None,
@@ -97,6 +100,8 @@ def write_pieces(
         ``{split: pieces}`` that give labels, index, paths and flags.
     features
         ``{split: {view: pieces}}``; by default all views of the pieces in `splits`.
+    text, default_scale
+        As for `write_bank`; they replace those of the banks, view by view.
     provenance, overwrite
         As for `BankWriter`.
     progress
@@ -128,7 +133,7 @@ def write_pieces(
                         target.append(block)
                         done += block.nbytes
                         report(progress, done, total)
-        _write_models(writer, banks)
+        _write_models(writer, banks, text or {}, default_scale or {})
 
 
 def _write_columns(writer: BankWriter, split: str, pieces: Pieces) -> None:
@@ -156,12 +161,17 @@ def _joined_flags(pieces: Pieces, name: str) -> np.ndarray | None:
     )
 
 
-def _write_models(writer: BankWriter, banks: Sequence[Bank]) -> None:
+def _write_models(
+    writer: BankWriter,
+    banks: Sequence[Bank],
+    text: Mapping[str, tuple[np.ndarray, float]],
+    default_scale: Mapping[str, str],
+) -> None:
     classifiers: dict[str, Any] = {}
     batchnorm: dict[str, dict[str, Any]] = {}
     ordered: dict[str, bool] = {}
     weights: dict[str, float] = {}
-    texts: dict[str, Any] = {}
+    texts: dict[str, Text | None] = {}
     scales: dict[str, str | None] = {}
     for bank in banks:
         classifiers |= {view: bank.classifier(view) for view in bank.classifiers}
@@ -173,9 +183,10 @@ def _write_models(writer: BankWriter, banks: Sequence[Bank]) -> None:
             scales[view] = bank.default_scale(view)
     for view, classifier in classifiers.items():
         writer.classifier(view, *classifier)
-    for view, text in texts.items():
-        writer.text(view, text.features, text.logit_scale)
-    for view, scale in scales.items():
+    stored = {view: (own.features, own.logit_scale) for view, own in texts.items() if own}
+    for view, embeddings in {**stored, **text}.items():
+        writer.text(view, *embeddings)
+    for view, scale in {**scales, **default_scale}.items():
         if scale is not None:
             writer.default_scale(view, scale)
     for view, statistics in batchnorm.items():

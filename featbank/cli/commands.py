@@ -32,6 +32,8 @@ COMMANDS = (
     "bank.verify",
     "bank.merge",
     "bank.split",
+    "amend.amend",
+    "text.text",
     "sweep.sweep",
     "status.status",
     "status.watch",

@@ -18,7 +18,7 @@ from featbank.cli.options import (
     val_options,
 )
 from featbank.cli.terminal import say
-from featbank.cli.text_options import Scale, Texts, text_options
+from featbank.cli.text_options import Texts, scale_option, text_options
 from featbank.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -105,13 +105,7 @@ _SPLITS = ("train", "val", "test", "train_balanced")
     help="Features with a further axis are T tokens per row, [N, T, D] (or [A, N, T, D]).",
 )
 @text_options
-@click.option(
-    "--scale",
-    type=Scale(),
-    metavar="SCALE",
-    help="Default of recipes' feature_scale, recorded for all views: none, unit, standardise or a "
-    "factor. Features are stored as given. [default: none recorded]",
-)
+@scale_option
 @label_option
 @click.option("--dtype", type=click.Choice(["float32", "float16"]), help="[default: as given]")
 @output_option("The bank.", required=False)

@@ -44,6 +44,15 @@ class Scale(click.ParamType):
         return value
 
 
+scale_option = click.option(
+    "--scale",
+    type=Scale(),
+    metavar="SCALE",
+    help="Default of recipes' feature_scale, recorded for all views: none, unit, standardise or a "
+    "factor. Features are stored as given.",
+)
+
+
 def text_options(command: Command) -> Command:
     """Decorator that adds the options of text, which the command takes as `texts`."""
 
