@@ -13,21 +13,25 @@ from featbank import write_bank
 from stage2.benchmark import find_workload
 
 
-def seconds_of(run: Callable[[], object]) -> float:
-    """Wall-clock seconds of a call."""
-    start = time.perf_counter()
+def seconds_of(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds of a call, by default of the wall clock."""
+    start = clock()
     run()
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def alternate(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+def alternate(
+    runs: Mapping[str, Callable[[], object]],
+    repeats: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
     """Seconds of each run in each repeat; all take turns, after one untimed call that warms up."""
     for run in runs.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
-            seconds[name].append(seconds_of(run))
+            seconds[name].append(seconds_of(run, clock))
     return seconds
 
 

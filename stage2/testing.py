@@ -30,6 +30,8 @@ from stage2.methods.heads import Batch, Context, Head, Parameters, TrainedHead
 
 COUNTS = np.array([40.0, 17.0, 9.0, 4.0, 1.0])
 DIM, ROWS = 6, 7
+TOKENS = 3
+"""Tokens of a row for heads that take them."""
 STEP, WITHIN = 1e-6, 1e-6
 """Of a central difference, and its largest error relative to the largest gradient."""
 MOST_ENTRIES = 400
@@ -107,7 +109,7 @@ def check_head(head: Head, settings: Mapping[str, Any] | None = None) -> None:
         for case in settings_to_check(head.settings):
             check_head(head, case)
         return
-    context, x, y = _problem()
+    context, x, y = _problem(TOKENS if head.takes_tokens else None)
     values = resolved(head.settings, settings, f"head {type(head).__name__!r}")
     stack = [{**values, "seed": seed} for seed in (0, 1, 0)]
     parameters = head.init(stack, context)
@@ -286,8 +288,8 @@ def _close(got: Tensor, expected: Tensor, within: float, what: str) -> None:
     assert gap <= within * size, f"{what} differs by {gap:.3g}: got {got}, expected {expected}"
 
 
-def _problem() -> tuple[Context, Tensor, Tensor]:
-    """A small problem: its context, rows [B, D] and labels [B]."""
+def _problem(tokens: int | None) -> tuple[Context, Tensor, Tensor]:
+    """A small problem: its context, rows [B, D], of so many tokens, and labels [B]."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(len(COUNTS)).repeat_interleave(torch.tensor(COUNTS).long())
     means = torch.randn(len(COUNTS), DIM, generator=generator)
@@ -300,5 +302,6 @@ def _problem() -> tuple[Context, Tensor, Tensor]:
         lambda: itertools.repeat((x, labels), 1),
         torch.randn(len(COUNTS), DIM, generator=generator),
         torch.randn(len(COUNTS), generator=generator),
+        tokens=tokens,
     )
     return context, x[some], labels[some]

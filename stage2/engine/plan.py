@@ -19,7 +19,7 @@ import torch
 
 from featbank import errors
 from featbank.memory import size_text, whole_memory
-from stage2.methods.heads import HEADS
+from stage2.methods.heads import HEADS, Size, TokenHead
 from stage2.methods.losses import LOSSES
 from stage2.methods.optimisers import STEPPED
 from stage2.methods.recipe import Recipe
@@ -56,19 +56,27 @@ work that a killed sweep loses."""
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a view: N training rows, D features, K classes; and the rows there are once every
-    class is filled up to the largest."""
+    """Sizes of a view: N training rows, D features, K classes; the rows there are once every class
+    is filled up to the largest; and T where the D numbers are those of T tokens."""
 
     rows: int
     dim: int
     classes: int
     filled: int = 0
+    tokens: int = 1
 
     @staticmethod
-    def of(counts: np.ndarray, dim: int) -> Shape:
+    def of(counts: np.ndarray, dim: int, tokens: int = 1) -> Shape:
         """The shape of a training split with these class counts [K]."""
         filled = np.count_nonzero(counts) * counts.max(initial=0)
-        return Shape(int(counts.sum()), dim, len(counts), int(filled))
+        return Shape(int(counts.sum()), dim, len(counts), int(filled), tokens)
+
+    def size(self, recipe: Recipe) -> Size:
+        """Memory of one configuration of a recipe's head."""
+        head, settings = HEADS[recipe.head], recipe.part("head")
+        if isinstance(head, TokenHead):
+            return head.size(settings, self.dim, self.classes, self.tokens)
+        return head.size(settings, self.dim, self.classes)
 
 
 class TileKey(NamedTuple):
@@ -341,19 +349,18 @@ def _allocated(recipe: Recipe, stream: BatchStream, shape: Shape) -> int:
     size = _working_set(recipe, stream, shape)
     if not recipe.stepped:
         return size
-    loss, settings = LOSSES[recipe.settings["loss"]], recipe.part("head")
+    loss = LOSSES[recipe.settings["loss"]]
     copies = DISTILLED_LOGITS if loss.needs_classifier else LOGITS[loss.kernel]
     labels = 2 if recipe.generator and recipe.generator.mixes else 1
     logits = stream.batch_size * labels * shape.classes
-    parameters = HEADS[recipe.head].size(settings, shape.dim, shape.classes).parameters
-    parameters *= len(stream.views)
+    parameters = shape.size(recipe).parameters * len(stream.views)
     size += 4 * parameters * (STEPPED[recipe.settings["optimiser"]].moments - 1)
     return max(size, size + 4 * ((copies - LOGITS["family"]) * logits - parameters))
 
 
 def _working_set(recipe: Recipe, stream: BatchStream, shape: Shape) -> int:
     """Bytes that one configuration works on in a step."""
-    size = HEADS[recipe.head].size(recipe.part("head"), shape.dim, shape.classes)
+    size = shape.size(recipe)
     numbers = len(stream.views) * size.parameters
     if recipe.trained and not recipe.stepped:  # float64: curvature pairs, points, gradients
         return 8 * numbers * (2 * recipe.settings["history"] + 8)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from stage2.engine.plan import BatchStream, FusedGroup, Shape, Tile, TileKey
-from stage2.methods.heads import HEADS
 from stage2.methods.recipe import Recipe
 
 ITERATIONS = 150
@@ -52,7 +51,7 @@ class Unit:
     def work(self, shape: Shape, evaluated: int) -> float:
         """Floating-point operations, roughly, on a training split of this `shape` and `evaluated`
         rows of val and test."""
-        size = HEADS[self.recipe.head].size(self.recipe.part("head"), shape.dim, shape.classes)
+        size = shape.size(self.recipe)
         per_row = len(self.stream.views) * (4 * size.parameters + 30 * size.per_row)
         calls = len(self.tiles) * CALL_FLOPS
         if self.stepped:

@@ -49,7 +49,7 @@ WITHOUT_PRIOR = 2
 UNCHECKED = 1
 """The schema without a digest."""
 
-LATER = {"gated_cosine": 5, "quadratic": 7, "kernels": 7}
+LATER = {"gated_cosine": 5, "attentive": 7, "pooled": 7}
 """Forms that later schemas added."""
 
 _CALIBRATION = ("calibration.scale", "calibration.shift")
@@ -354,6 +354,8 @@ def _form(
                 known.setdefault(axis, size)
         dtype = {"empty": torch.bool, "labels": torch.int64}.get(name, torch.float32)
         _check(f"{prefix}{name}", values, dtype, [tuple(known.get(a, -1) for a in axes)])
+    if "E" in known and (not known["E"] or known["D"] % known["E"]):
+        raise ValueError(f"tokens of {known['E']} features do not divide D = {known['D']}")
     labels = arrays.get("labels")
     if labels is not None and not (len(labels) and 0 <= labels.min() <= labels.max() < known["K"]):
         raise ValueError(f"{prefix}labels are not all in 0…{known['K'] - 1}")

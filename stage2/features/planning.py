@@ -42,14 +42,14 @@ def plan_bank(
         dim = max(bank.dim_of(probe.view) for probe in probes)
         shape = Shape.of(class_counts(bank, "train"), dim)
         plan([PROBE], shape, memory=half_of(memory, device), whole=memory, device=kind)
-    sizes: dict[tuple[str, int], list[Recipe]] = {}
+    sizes: dict[tuple[str, int, int], list[Recipe]] = {}
     for recipe in recipes:
-        key = recipe.settings["train_on"], _dim(bank, recipe.views)
+        key = recipe.settings["train_on"], *_width(bank, recipe.views)
         sizes.setdefault(key, []).append(recipe)
     groups = []
     of_folds = fold_counts(bank, folds) if folds else []
-    for (split, dim), members in sizes.items():
-        shape = Shape.of(class_counts(bank, split), dim)
+    for (split, *width), members in sizes.items():
+        shape = Shape.of(class_counts(bank, split), *width)
         for views in {recipe.views: None for recipe in members if recipe.generator}:
             check_in_memory(bank, views, device, memory, split, folded=bool(folds))
         groups += plan(
@@ -59,7 +59,7 @@ def plan_bank(
             whole=memory,
             device=kind,
             workers=workers,
-            folds=[Shape.of(counts, dim) for counts in of_folds],
+            folds=[Shape.of(counts, *width) for counts in of_folds],
         )
     return spread(sorted(groups, key=_features_of), count, work_on(bank))
 
@@ -74,15 +74,15 @@ def shapes_on(bank: Bank) -> Callable[[BatchStream], Shape]:
     """The shape of what a stream trains on."""
 
     @cache
-    def shape(split: str, dim: int) -> Shape:
-        return Shape.of(class_counts(bank, split), dim)
+    def shape(split: str, dim: int, tokens: int) -> Shape:
+        return Shape.of(class_counts(bank, split), dim, tokens)
 
-    return lambda stream: shape(stream.train_on, _dim(bank, stream.views))
+    return lambda stream: shape(stream.train_on, *_width(bank, stream.views))
 
 
-def _dim(bank: Bank, views: Sequence[str]) -> int:
-    """Numbers of a row of the widest view."""
-    return max(map(bank.dim_of, views))
+def _width(bank: Bank, views: Sequence[str]) -> tuple[int, int]:
+    """Numbers of a row of the widest view, and of how many tokens."""
+    return max((bank.dim_of(view), bank.tokens(view) or 1) for view in views)
 
 
 def unfinished(

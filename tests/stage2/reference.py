@@ -121,6 +121,30 @@ def tde(p: Mapping[str, Tensor], x: Tensor, *, alpha: float) -> Tensor:
     return z
 
 
+def attentive(p: Mapping[str, Tensor], tokens: Tensor) -> Tensor:
+    """Σ_h W_h V_h Σ_t a_ht x_t + b with a_ht = softmax_t ⟨u_h, x_t⟩/√D of tokens [B, T, D], where
+    there is a ``layer`` after LayerNorm."""
+    dim, z = tokens.shape[2], p["bias"]
+    if "layer" in p:
+        tokens = torch.nn.functional.layer_norm(tokens, (dim,))
+    width = p["weight"].shape[1] // len(p["query"])
+    for h, u in enumerate(p["query"]):
+        share = torch.softmax((tokens * u).sum(2) / math.sqrt(dim), dim=1)
+        pooled = (share[:, :, None] * tokens).sum(1)
+        y = pooled @ p["value"][h].T if "value" in p else pooled
+        z = z + y @ p["weight"][:, h * width : (h + 1) * width].T
+    return z
+
+
+def pooled(p: Mapping[str, Tensor], tokens: Tensor) -> Tensor:
+    """W g(x) + b of tokens [B, T, D]: the generalised mean, the maximum or the mean."""
+    if "power" in p:
+        g = (torch.clamp(tokens, min=1e-6) ** p["power"]).mean(1) ** (1 / p["power"])
+    else:
+        g = tokens.max(1).values if "largest" in p else tokens.mean(1)
+    return _affine(g, p["weight"], p["bias"])
+
+
 def tau_norm(x: Tensor, w0: Tensor, b0: Tensor, *, tau: float, keep_bias: bool) -> Tensor:
     """(w_k/‖w_k‖^τ)·x, [B, K]."""
     rows = [w / w.norm() ** tau for w in w0]

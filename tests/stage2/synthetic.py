@@ -24,14 +24,26 @@ COUNTS = (70, 36, 20, 12, 8, 4)
 MEMORY = 1 << 30
 
 
+class _Views(dict[tuple[str, str], np.ndarray]):
+    """Features by split and view; the tokens of a view side by side are the view."""
+
+    def __missing__(self, key: tuple[str, str]) -> np.ndarray:
+        split, view = key
+        if not view.endswith(":tokens"):
+            raise KeyError(key)
+        return self[split, view.removesuffix(":tokens")]
+
+
 @dataclass(frozen=True)
 class Problem:
-    """Arrays of a bank: ``x[split, view]`` [N, D] float32, ``y[split]``, ``w0`` [K, D], ``b0``."""
+    """Arrays of a bank: ``x[split, view]`` [N, D] float32, ``y[split]``, ``w0`` [K, D], ``b0``; and
+    T where the rows are tokens."""
 
     x: dict[tuple[str, str], np.ndarray]
     y: dict[str, np.ndarray]
     w0: np.ndarray
     b0: np.ndarray
+    tokens: int | None = None
 
     @property
     def counts(self) -> np.ndarray:
@@ -51,6 +63,7 @@ class Problem:
             full_counts=self.counts,
             weight0=torch.from_numpy(self.w0),
             bias0=torch.from_numpy(self.b0),
+            tokens=self.tokens,
         )
 
     def double(self, view: str = "instance") -> dict[str, torch.Tensor]:
@@ -65,8 +78,8 @@ class Problem:
 
     @property
     def shape(self) -> Shape:
-        """N, D, K."""
-        return Shape.of(self.counts, self.w0.shape[1])
+        """N, D, K, T."""
+        return Shape.of(self.counts, self.w0.shape[1], self.tokens or 1)
 
     def bank(self, path: Path) -> Bank:
         """The problem as a bank file, opened."""
@@ -98,7 +111,7 @@ def problem(
     means = rng.normal(0, 1, (classes, dim))
     y = {"train": np.repeat(np.arange(classes), counts)}
     y |= {s: np.repeat(np.arange(classes), n) for s, n in (("val", val), ("test", test)) if n}
-    x = {}
+    x = _Views()
     for split, labels in y.items():
         rng.shuffle(labels)
         clean = means[labels] + rng.normal(0, spread, (len(labels), dim))

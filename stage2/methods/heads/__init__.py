@@ -1,5 +1,6 @@
 """Every head by name. To add one, write its file and its line here."""
 
+from stage2.methods.heads.attentive import Attentive
 from stage2.methods.heads.cosine import Cosine
 from stage2.methods.heads.disalign import DisAlign
 from stage2.methods.heads.interface import (
@@ -7,10 +8,10 @@ from stage2.methods.heads.interface import (
     Context,
     Head,
     Parameters,
+    Size,
     TextClassifier,
     TrainedHead,
 )
-from stage2.methods.heads.kernel_ridge import KernelRidge
 from stage2.methods.heads.knn import KNN
 from stage2.methods.heads.lda import LDA
 from stage2.methods.heads.linear import Linear
@@ -19,10 +20,11 @@ from stage2.methods.heads.lws import LWS
 from stage2.methods.heads.mislas import MiSLAS
 from stage2.methods.heads.mlp import MLP
 from stage2.methods.heads.ncm import NCM
-from stage2.methods.heads.rda import RDA
+from stage2.methods.heads.pooled import Pooled
 from stage2.methods.heads.ridge import Ridge
 from stage2.methods.heads.tau_norm import TauNorm
 from stage2.methods.heads.tde import TDE
+from stage2.methods.heads.tokens import TokenHead
 
 HEADS: dict[str, Head] = {
     "linear": Linear(),
@@ -32,14 +34,14 @@ HEADS: dict[str, Head] = {
     "disalign": DisAlign(),
     "tde": TDE(),
     "mlp": MLP(),
+    "pooled": Pooled(),
+    "attentive": Attentive(),
     "tau_norm": TauNorm(),
     "logit_adjust": LogitAdjust(),
     "ncm": NCM(),
     "knn": KNN(),
     "ridge": Ridge(),
-    "kernel_ridge": KernelRidge(),
     "lda": LDA(),
-    "rda": RDA(),
 }
 
 
@@ -56,7 +58,9 @@ __all__ = [
     "Context",
     "Head",
     "Parameters",
+    "Size",
     "TextClassifier",
+    "TokenHead",
     "TrainedHead",
     "trained_head",
 ]

@@ -21,6 +21,7 @@ from featbank import errors
 from featbank.bank import require_samples
 from featbank.settings import Setting
 from stage2.methods.heads.algebra import broadcast, target_cosines
+from stage2.methods.heads.norm_bound import norm_limit
 from stage2.methods.heads.reduction import Reduction
 from stage2.methods.on_demand import torch
 
@@ -198,6 +199,11 @@ class Batch:
         """Features normalised to length 1, [B, D] or [B, C, D]."""
         return torch.nn.functional.normalize(self.x, dim=-1)
 
+    @cached_property
+    def kept(self) -> dict[str, Any]:
+        """Cache by name of what a head computes for the logits and needs for the gradients."""
+        return {}
+
 
 class Size(NamedTuple):
     """Memory of a configuration in numbers: its parameters, and per row of a batch the logits,
@@ -364,7 +370,7 @@ class TrainedHead(Head):
         for s in settings:
             self.check(s, context.dim)
         limits = [
-            _limit(s, context) if when in (None, s.get("max_norm_when")) else math.inf
+            norm_limit(s, context) if when in (None, s.get("max_norm_when")) else math.inf
             for s in settings
         ]
         if min(limits) == math.inf:
@@ -384,13 +390,3 @@ class TrainedHead(Head):
     def lr_multipliers(self, settings: Sequence[Settings]) -> dict[str, list[float]]:
         """Learning-rate multipliers [C] by parameter; 1 if not listed."""
         return {}
-
-
-def _limit(settings: Settings, context: Context) -> float:
-    """Upper bound on the norm of a row of W in one configuration."""
-    if (absolute := settings.get("max_norm")) is not None:
-        return absolute
-    if (fraction := settings.get("max_norm_fraction")) is None:
-        return math.inf
-    shortest, longest = context.row_lengths
-    return shortest + fraction * (longest - shortest)

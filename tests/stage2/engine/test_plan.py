@@ -36,7 +36,7 @@ _RECIPES = st.lists(
                 momentum=momentum,
                 **({"hidden": 8} if name == "mlp" else {}),
             )
-            if Recipe(name).trained
+            if "momentum" in Recipe(name).settings
             else Recipe(name)
         ),
         st.sampled_from(_PLAIN),

@@ -254,7 +254,11 @@ def test_scales_are_groups_of_their_own() -> None:
 
 
 HEAD_RECIPES = [
-    *(Recipe("ce", head=name, **SHORT) for name, head in HEADS.items() if head.trained),
+    *(
+        Recipe("ce", head=name, **SHORT)
+        for name, head in HEADS.items()
+        if head.trained and not head.takes_tokens
+    ),
     *(Recipe(name) for name, head in HEADS.items() if not head.trained),
     Recipe("knn", metric="l2", transform="cl2n"),
     Recipe("crt", generator="dc", tail="few", **SHORT),

@@ -112,11 +112,16 @@ TABLE: dict[str, dict[str, Any]] = {
     "max_norm": {**{k: v for k, v in _LTWB.items() if k != "beta"}, "loss": "ce"},
     "ltwb": _LTWB | {"max_norm_when": "step"},
     "ltwb-released": _LTWB | {"max_norm_when": "epoch"},
+    "alf": {
+        **{"head": "attentive", "queries": 0, "values": 2, "token_norm": "layer"},
+        **{"loss": "weighted", "rho": 1.0, "optimiser": "adamw", "lr": 1e-3, "weight_decay": 0.01},
+        **{"batch_size": 2048, "schedule": "cosine_step", "epochs": 40},
+    },
     "oracle": row("linear ce instance instance", (0.1, 5e-4, 128), ("cosine", 10))
     | {"init": "fresh", "train_on": "train_balanced"},
     **{
         head: row(f"{head} ce instance instance", (0.1, 5e-4, 128), ("cosine", 10))
-        for head in ("cosine", "tde", "mlp")
+        for head in ("cosine", "tde", "mlp", "pooled", "attentive")
     },
     "tau_norm": {"head": "tau_norm", "view": "instance"},
     "logit_adjust": {"head": "logit_adjust", "view": "instance"},
