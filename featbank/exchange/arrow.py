@@ -27,8 +27,8 @@ from featbank.exchange.ondisk import Array, by_rows
 BATCH_ROWS = 1 << 14
 """Rows that are unpacked at a time."""
 
-_AHEAD = 4 * BATCH_ROWS
-"""Rows that are read over rather than sought."""
+_BUFFER_BYTES = 1 << 20
+"""Bytes of a column that are read at a time, rather than those of a whole row group."""
 
 _MOST_CHARACTERS = 1 << 30
 """The most characters of a block of vectors in texts, each padded to the longest."""
@@ -59,7 +59,7 @@ def parquet_table(path: Path) -> ArrayFile:
     """Open ``.parquet``."""
     from pyarrow import parquet  # an extra: featbank[parquet]
 
-    file = parquet.ParquetFile(path)
+    file = parquet.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER_BYTES)
     groups = range(file.num_row_groups)
 
     def batches(names: Sequence[str], first: int) -> Batches:
@@ -130,9 +130,10 @@ class _Cursor:
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """The rows start … stop − 1."""
-        ahead = start - self._first
-        if not len(self._block) or not 0 <= ahead <= len(self._block) + _AHEAD:
-            self._seek(start)
+        piece = bisect.bisect_right(self._starts, start) - 1
+        behind = start < self._first or not len(self._block)
+        if behind or self._starts[piece] > self._first + len(self._block):
+            self._seek(piece)
         blocks = []
         while True:
             lo, hi = max(start, self._first), min(stop, self._first + len(self._block))
@@ -142,8 +143,7 @@ class _Cursor:
                 return np.concatenate(blocks)
             self._advance()
 
-    def _seek(self, row: int) -> None:
-        piece = bisect.bisect_right(self._starts, row) - 1
+    def _seek(self, piece: int) -> None:
         self._batches = self._table.batches(self._columns, piece)
         self._first, self._block = self._starts[piece], self._block[:0]
 

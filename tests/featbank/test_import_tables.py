@@ -42,7 +42,6 @@ def in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Vectors stay on disk and are read a few rows at a time."""
     monkeypatch.setattr(ondisk, "HELD_BYTES", 0)
     monkeypatch.setattr(arrow, "BATCH_ROWS", 5)
-    monkeypatch.setattr(arrow, "_AHEAD", 7)
 
 
 @pytest.mark.usefixtures("in_pieces")
