@@ -7,6 +7,8 @@ leaves nothing behind, and NumPy warns of nothing.
 from __future__ import annotations
 
 import csv
+import io as io_
+import tarfile
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,12 +16,13 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 from click.testing import CliRunner
-from pyarrow import parquet
+from pyarrow import feather, parquet
 from safetensors.torch import save_file
 from scipy import io
 
@@ -198,6 +201,47 @@ def saved_safetensors(x: np.ndarray, y: Any, stem: str) -> tuple[str, str]:
     return f"{stem}.safetensors:x", f"{stem}.safetensors:y"
 
 
+def saved_h5(x: np.ndarray, y: Any, stem: str) -> tuple[str, str]:
+    """HDF5: texts of any length, in a group."""
+    texts = isinstance(y, list) and all(isinstance(value, str) for value in y)
+    with h5py.File(f"{stem}.h5", "w") as file:
+        file["g/x"] = x
+        file["g/y"] = y if texts else known_array(y)
+    return f"{stem}.h5:g/x", f"{stem}.h5:g/y"
+
+
+def saved_zarr(x: np.ndarray, y: Any, stem: str) -> tuple[str, str]:
+    """Zarr, format 2."""
+    zarr = pytest.importorskip("zarr")
+    group = zarr.open_group(f"{stem}.zarr", mode="w", zarr_format=2)
+    group.create_array("x", data=x)
+    group.create_array("y", data=known_array(y))
+    return f"{stem}.zarr:x", f"{stem}.zarr:y"
+
+
+def saved_tar(x: np.ndarray, y: Any, stem: str) -> tuple[str, str]:
+    """WebDataset: a file per array and per label."""
+    if isinstance(y, np.ndarray) and y.dtype.kind in "ScM":
+        raise TypeError("a text would hold what Python prints of them")
+    labels = listed(y)
+    if len({isinstance(value, str) for value in labels}) > 1 or len(labels) != len(x):
+        raise TypeError("a text has no type, and every row one label")
+    with tarfile.open(f"{stem}.tar", "w") as tar:
+        for row, label in enumerate(labels):
+            np.save(array := io_.BytesIO(), x[row])
+            for name, content in (("npy", array.getvalue()), ("cls", str(label).encode())):
+                member = tarfile.TarInfo(f"{row:04}.{name}")
+                member.size = len(content)
+                tar.addfile(member, io_.BytesIO(content))
+    return f"{stem}.tar:npy", f"{stem}.tar:cls"
+
+
+def saved_feather(x: np.ndarray, y: Any, stem: str) -> tuple[str, str]:
+    """An Arrow file with a list per vector."""
+    feather.write_feather(pa.table({"f": list(x), "y": pa.array(listed(y))}), f"{stem}.feather")
+    return f"{stem}.feather:f", f"{stem}.feather:y"
+
+
 def saved_csv(x: np.ndarray, y: Any, stem: str) -> tuple[str, str]:
     """A table with a text per vector."""
     if len({isinstance(value, str) for value in listed(y)}) > 1:
@@ -219,6 +263,7 @@ def saved_parquet(x: np.ndarray, y: Any, stem: str) -> tuple[str, str]:
 
 SAVERS: tuple[Callable[[np.ndarray, Any, str], tuple[str, str]], ...] = (
     saved_npy, saved_npz, saved_mat, saved_pt, saved_safetensors, saved_csv, saved_parquet,
+    saved_h5, saved_zarr, saved_tar, saved_feather,
 )  # fmt: skip
 
 
@@ -260,7 +305,8 @@ def saved_somehow(rng: Rng, x: np.ndarray, values: list[Any], stem: str) -> Any:
     """Places of features and labels in a file of some type, or None where it does not take them."""
     y = label_array(rng, values)
     saver = SAVERS[rng.integers(len(SAVERS))]
-    if saver in (saved_mat, saved_csv, saved_parquet) and changed(y, values):
+    kept = (saved_npy, saved_npz, saved_pt, saved_safetensors, saved_h5, saved_zarr)
+    if saver not in kept and changed(y, values):
         return None  # these do not keep how coarse the type was
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
