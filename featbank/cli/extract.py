@@ -87,8 +87,8 @@ def extract(
     featbank extract --weights resnet50.pth --backbone resnet50 --dataset imagenet-lt \\
         --root images --views instance -o bank.h5
     featbank extract --weights dinov2.safetensors --backbone timm:vit_small_patch14_dinov2 \\
-        --dataset folder --root images --views instance --layers -1,-4,-8 --tokens cls,mean \\
-        --dtype float16 -o bank.h5
+        --dataset folder --root images --image-size 224 --views instance \\
+        --layers -1,-4,-8 --tokens cls,mean --dtype float16 -o bank.h5
     torchrun --nproc-per-node 2 -m featbank extract runs/r50 -o r50.h5
     """
     from stage1.extraction.extract import extract as run_extraction

@@ -224,6 +224,11 @@ class SingleBackbone(Backbone):
     def last_stage(self) -> nn.Module | None:
         """The last residual stage; None for a backbone without such stages."""
 
+    def fit_images(self, shape: Sequence[int]) -> str:
+        """Change a model of one image size to images of `shape` (C, H, W), if it can be: a sentence
+        on what was done, empty where nothing was."""
+        return ""
+
     def original_names(self) -> dict[str, str]:
         """Names in the state dict by the names in the library the model comes from."""
         return {name: name for name in self.state_dict()}

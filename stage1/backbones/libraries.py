@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -64,6 +66,20 @@ class _TimmBackbone(LibraryBackbone):
         """timm's pre-logits [B, D] of normalised images [B, C, H, W]."""
         net: Any = self.net
         return net.forward_head(net.forward_features(maps), pre_logits=True)
+
+    def fit_images(self, shape: Sequence[int]) -> str:
+        """Resample the position embeddings, bicubically, as timm does for other images."""
+        net: Any = self.net
+        patches, size = getattr(net, "patch_embed", None), tuple(shape[1:])
+        before = getattr(patches, "img_size", None)
+        any_size = not getattr(patches, "strict_img_size", True)
+        if not hasattr(net, "set_input_size") or before in (None, size) or any_size:
+            return ""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of timm's arithmetic
+            net.set_input_size(img_size=size)
+        old, new = ("×".join(map(str, sides)) for sides in (before, size))
+        return f"Position embeddings for images of {old} were resampled to {new}."
 
 
 class _ResNet(LibraryBackbone):

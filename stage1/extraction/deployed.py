@@ -151,6 +151,7 @@ def _model(
             "Extract it again."
         ) from None
     load_weights(model, state, source=source)
+    model.branches[0].fit_images(shape)
     return Path(source), model.eval(), preprocessing, shape
 
 

@@ -73,6 +73,7 @@ class Pretrained:
                 request.backbone, in_channels=channels, num_classes=len(dataset.class_names)
             )
         classifier = load_weights(model, self.state, source=request.weights)
+        resampled = model.branches[0].fit_images(dataset.image_shape)
         model.check_images(dataset.image_shape)
         model_key = {
             "backbone": request.backbone,
@@ -82,6 +83,7 @@ class Pretrained:
         remark = _CLASSIFIER if classifier else _NO_CLASSIFIER.format(len(dataset.class_names))
         if request.seen is None:
             remark += _ASSUMED[classifier]
+        remark = f"{resampled} {remark}".lstrip()
         return Subject(
             model=model.eval(),
             preprocessing=preprocessing,

@@ -90,6 +90,7 @@ def test_two_processes_write_the_bank_of_one(weights: Path, images: Path, tmp_pa
     """Reference: one process with as many threads."""
     options = ["--weights", weights, "--backbone", "resnet10", "--dataset", "folder"]
     options += ["--root", images, "--balanced-batches", "1", "--device", "cpu"]
+    options += ["--layers", "-1, layer2", "--tokens", "mean,patch"]
     assert invoke(*options, "-o", tmp_path / "one.h5").exit_code == 0
     command = ["extract", *map(str, options), "-o", str(tmp_path / "two.h5")]
     assert codes_of(fork_two(command, tmp_path / "told")) == [0, 0]
@@ -98,6 +99,8 @@ def test_two_processes_write_the_bank_of_one(weights: Path, images: Path, tmp_pa
     with Bank(tmp_path / "one.h5") as one, Bank(tmp_path / "two.h5") as two:
         assert two.fingerprint == one.fingerprint
         assert two.provenance == one.provenance
+        inner = {f"layer{i}/{token}" for i in (2, 4) for token in ("mean", "patch")}
+        assert set(one.views) == {"instance", "balanced", *inner}
 
 
 PRETRAINED = ("--weights", "w.pth", "--backbone", "resnet10", "--dataset", "digits-lt")
@@ -127,6 +130,14 @@ PRETRAINED = ("--weights", "w.pth", "--backbone", "resnet10", "--dataset", "digi
         ((*PRETRAINED, "--normalisation", "clop"), "The 'normalisation' of extraction must be one"),
         ((*PRETRAINED, "--augmentation", "crop"), "The 'augmentation' of extraction must be one"),
         ((*PRETRAINED, "--val-per-class", "3"), "The data set 'digits-lt' does not take --val-per"),
+        (
+            (*PRETRAINED, "--tokens", "cls"),
+            "--tokens and --layer-norm are of inner layers. Add --la",
+        ),
+        (
+            (*PRETRAINED, "--layers", "1", "--tokens", "cl"),
+            "Unknown token 'cl'. Did you mean 'cls'?",
+        ),
         ((*PRETRAINED, "--backbone", "timmm:x"), "Unknown backbone 'timmm:x'"),
     ],
 )

@@ -209,6 +209,34 @@ def test_logits_are_timms(name: str, side: int) -> None:
 
 
 @NEEDS_TIMM
+@pytest.mark.parametrize(
+    ("name", "patch", "fitted"),
+    [("deit_tiny_patch16_224", 16, True), ("test_vit", 16, False), ("resnet10t", 32, False)],
+)
+def test_a_vit_is_fitted_to_other_images(name: str, patch: int, fitted: bool) -> None:
+    """Reference: timm's model made for such images, with timm's own filter of checkpoints. Models
+    of any size are left as they are."""
+    import timm
+
+    weights = timm.create_model(name, num_classes=9).eval().state_dict()
+    model = build_backbone(f"timm:{name}", in_channels=3, num_classes=9).eval()
+    load_weights(model, weights, source="here")
+    size = (3, 4 * patch, 6 * patch)
+    told = model.branches[0].fit_images(size)
+    if not fitted:
+        assert told == ""
+        return
+    assert told == "Position embeddings for images of 224×224 were resampled to 64×96."
+    assert model.branches[0].fit_images(size) == ""
+    reference = timm.create_model(name, num_classes=9, img_size=size[1:]).eval()
+    made = timm.models.vision_transformer.checkpoint_filter_fn(weights, reference)
+    reference.load_state_dict(made)
+    x = torch.randn(2, *size)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), reference(x))
+
+
+@NEEDS_TIMM
 def test_names_timm_does_not_know() -> None:
     """Reference: the closest name, or where names are."""
     for name, sentence in (("resnet5O", "Did you mean 'resnet50'?"), ("@", "timm.list_models")):

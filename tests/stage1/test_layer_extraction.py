@@ -14,6 +14,7 @@ from torchvision.transforms import v2
 from featbank import errors
 from featbank.bank import Bank
 from featbank.bank.verify import verify
+from stage1.backbones import build_backbone
 from stage1.data.datasets import load_dataset
 from stage1.data.images import DatasetSettings
 from stage1.extraction.extract import extract
@@ -111,6 +112,24 @@ def test_tokens_of_a_vit_in_half_precision(make_lists: MakeLists, tmp_path: Path
         )  # fmt: skip
     np.testing.assert_allclose(patches, expected.numpy(), rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(cls, before[:, 0].numpy(), rtol=1e-3, atol=1e-3)
+
+
+@NEEDS_TIMM
+def test_images_of_another_size(make_lists: MakeLists, tmp_path: Path) -> None:
+    """Reference: 2×2 patches of 32×32 by a vision transformer for 224×224, and a line says so."""
+    model = build_backbone("timm:deit_tiny_patch16_224", in_channels=3, num_classes=2)
+    torch.save(model.net.state_dict(), tmp_path / "w.pth")  # type: ignore[operator, union-attr]
+    request = frozen(
+        make_lists, tmp_path / "w.pth", "timm:deit_tiny_patch16_224", resize=0, image_size=32
+    )
+    lines: list[str] = []
+    options: dict[str, Any] = {"views": ["instance"], "layers": ["-1"], "tokens": ["patch"]}
+    extract(request, tmp_path / "b.h5", **options, report=lines.append)
+    with Bank(tmp_path / "b.h5") as bank:
+        assert bank.shape("test", "layer11/patch") == (1, 2, 4, 192)
+    assert lines[-1].startswith(
+        "Position embeddings for images of 224×224 were resampled to 32×32. The weights have no"
+    )
 
 
 def test_a_run_with_layers_resumes_bit_by_bit(digits_run: Path, tmp_path: Path) -> None:
