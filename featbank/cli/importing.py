@@ -133,12 +133,14 @@ def import_(
 ) -> None:
     """Make a bank from arrays made elsewhere: timm, CLIP, DINO, a colleague's.
 
-    X, Y, W and B are files, .npy .npz .mat .pt .pth .bin .safetensors .csv .tsv .parquet, or a key
-    or column in one, feats.npz:x_train. X and Y may be folders with one .npy per image. Labels are
-    numbers or class names. Features may have axes of length 1; copies need --copies, tokens
-    --tokens. Text embeddings of the classes (--text) are matched to them by name.
+    X, Y, W and B are files, .npy .npz .h5 .mat .pt .safetensors .csv .parquet .feather .arrow
+    .tar, a folder of Zarr or of Hugging Face's datasets, or a key or column in one,
+    feats.h5:train/x; many files are one, 'part-*.npy' or 'x-{000..127}.tar:npy'. X and Y may be
+    folders with one file per image, or Y a table of its files; slides:features:mean pools the rows
+    of each. Labels are numbers or class names. Features may have axes of length 1; copies need
+    --copies, tokens --tokens. Text embeddings of the classes (--text) are matched to them by name.
 
-    FILE may be a folder that featbank export-features wrote: it is read back as it was, except
+    FILE may be what featbank export-features wrote: it is read back as it was, except
     BatchNorm statistics.
 
     FILE given alone names its keys x_train, y_train, x_test, …, further views x_train_balanced,
@@ -152,7 +154,9 @@ def import_(
     featbank import table.parquet --dry-run
     featbank import exported/ -o bank.h5
     featbank import --train m.mat:X m.mat:y --label-base 1 -o bank.h5
+    featbank import --train theirs.h5:train/x theirs.h5:train/y -o bank.h5
     featbank import --train features/ labels/ -o bank.h5
+    featbank import --train slides:features:mean train.csv -o bank.h5
     featbank import --train x.npy taxon_ids.npy --renumber -o bank.h5
     featbank import --train crops.npy y.npy --copies 10 -o bank.h5
     featbank import --train patches.npy y.npy --tokens --scale unit -o bank.h5

@@ -77,6 +77,14 @@ def require_room(place: str, size: int) -> None:
         )
 
 
+def not_installed(path: Path, error: ImportError) -> errors.ConfigError:
+    """The error for a file whose format needs a package that is missing."""
+    return errors.ConfigError(
+        f"{path} needs {error.name}, which is not installed. "
+        f"Run: pip install 'featbank[{EXTRAS.get(str(error.name), 'parquet')}]'"
+    )
+
+
 @contextlib.contextmanager
 def readable(path: Path) -> Iterator[None]:
     """Report in one line why a file cannot be read; its parser may raise anything."""
@@ -85,10 +93,7 @@ def readable(path: Path) -> Iterator[None]:
     except (errors.FeatbankError, MemoryError):
         raise
     except ImportError as error:
-        raise errors.ConfigError(
-            f"{path} needs {error.name}, which is not installed. "
-            f"Run: pip install 'featbank[{EXTRAS.get(str(error.name), 'parquet')}]'"
-        ) from None
+        raise not_installed(path, error) from None
     except Exception as error:
         reason = errors.first_line(error).rstrip(". ")
         problem = f" ({reason}). Save it again, as plain arrays or tensors without pickled objects."

@@ -54,9 +54,18 @@ class Table:
         keys = arrange(self.path, self.names)
         return ArrayFile(self.path, tuple(keys), lambda name: _read(self, name, keys[name]))
 
+    def columns(self) -> ArrayFile:
+        """The table as a file of arrays, each a column."""
+        return ArrayFile(self.path, tuple(self.names), lambda name: _read(self, name, [name]))
+
 
 def parquet_table(path: Path) -> ArrayFile:
     """Open ``.parquet``."""
+    return parquet_rows(path).arrays()
+
+
+def parquet_rows(path: Path) -> Table:
+    """The table of ``.parquet``."""
     from pyarrow import parquet  # an extra: featbank[parquet]
 
     file = parquet.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER_BYTES)
@@ -68,7 +77,7 @@ def parquet_table(path: Path) -> ArrayFile:
         return file.iter_batches(BATCH_ROWS, row_groups=groups[first:], columns=list(names))
 
     counts = [file.metadata.row_group(k).num_rows for k in groups]
-    return Table(path, file.schema_arrow.names, counts, batches).arrays()
+    return Table(path, file.schema_arrow.names, counts, batches)
 
 
 def arrow_table(path: Path) -> ArrayFile:

@@ -92,6 +92,11 @@ def _read_keyed(file: ArrayFile) -> Arrays:
         raise errors.DataError(
             f"{file.path} is a single array. Give it with --train {file.path} LABELS."
         )
+    if "classes/name" in file:
+        raise errors.DataError(
+            f"{file.path} is a bank already. Use it as it is, or give its arrays, as with --train "
+            f"{file.path}:train/instance/feature {file.path}:train/label."
+        )
     arrays = Arrays()
     labelled = [split for split in schema.SPLITS if f"y_{split}" in file]
     features = re.compile(rf"x_({'|'.join(sorted(labelled, key=len, reverse=True))})(?:_(.+))?")

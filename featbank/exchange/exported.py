@@ -1,8 +1,8 @@
-"""Reading a folder that `featbank.exchange.export_features` wrote."""
+"""Reading what `featbank.exchange.export_features` wrote."""
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +11,33 @@ import numpy as np
 from featbank import errors
 from featbank.bank import schema
 from featbank.bank.checks import check_same_length
+from featbank.exchange.about import ABOUT, parsed_about
 from featbank.exchange.arrayfile import require_file
 from featbank.exchange.arrays import Arrays
 from featbank.exchange.collect import add_classifier
 from featbank.exchange.embeddings import read_text
-from featbank.exchange.formats import read_array
+from featbank.exchange.formats import is_container, open_arrays, read_array
+from featbank.exchange.integers import as_texts
+from featbank.exchange.parquet import PARQUET, about_of, read_parquet
+from featbank.exchange.sinks import SINKS
 from featbank.wording import number
 
 
 def is_export(path: Path) -> bool:
-    """Whether a path is an export: a folder with a ``bank.json``."""
-    return path.is_dir() and (path / "bank.json").exists()
+    """Whether a path is an export: a folder, or a file of arrays, with a `ABOUT`."""
+    if path.is_dir() and not is_container(path):
+        return (path / ABOUT).exists()
+    suffix = path.suffix.lower()
+    try:
+        if suffix == PARQUET:
+            return about_of(path) is not None
+        return (is_container(path) or suffix in SINKS) and ABOUT in open_arrays(path)
+    except errors.FeatbankError:
+        return False
 
 
-def read_export(folder: Path) -> Arrays:
-    """Read labels, indices, paths, marks, features, classifiers and class names of an export.
+def read_export(path: Path) -> Arrays:
+    """Read labels, indices, paths, marks, features, classifiers, text and class names of an export.
 
     Features stay on disk. Exports have no BatchNorm statistics.
 
@@ -34,35 +46,38 @@ def read_export(folder: Path) -> Arrays:
     DataError
         For a file that is missing or unreadable, or does not fit the others.
     """
-    about = _about(folder / "bank.json")
-    names = folder / "classes" / "name.txt"
-    arrays = Arrays(exported=True, class_names=_lines(names))
+    if path.suffix.lower() == PARQUET:
+        return read_parquet(path)
+    stored = _Stored(path)
+    about = stored.about()
+    arrays = Arrays(exported=True, class_names=stored.texts("classes/name"))
     if arrays.num_classes != about["num_classes"]:
         raise errors.DataError(
-            f"{names} has {number(arrays.num_classes, 'line')}, bank.json says K = "
-            f"{about['num_classes']}. A name with a line end cannot be read back: rename the class."
+            f"{stored.place('classes/name', '.txt')} has {number(arrays.num_classes, 'line')}, "
+            f"bank.json says K = {about['num_classes']}. A name with a line end cannot be read "
+            "back: rename the class."
         )
     for split, facts in about["splits"].items():
-        labels = _read(folder / split / "label.npy")
-        arrays.add_labels(split, labels, f"{folder / split / 'label.npy'}")
-        arrays.index[split] = _read(folder / split / "index.npy")
+        labels = np.asarray(read_array(stored.place(f"{split}/label")))
+        arrays.add_labels(split, labels, stored.place(f"{split}/label"))
+        arrays.index[split] = np.asarray(read_array(stored.place(f"{split}/index")))
         arrays.sources[split] = str(facts["source"])
-        if (folder / split / "path.txt").exists():
-            arrays.paths[split] = _lines(folder / split / "path.txt")
+        if stored.has_texts(f"{split}/path"):
+            arrays.paths[split] = stored.texts(f"{split}/path")
         for name in schema.FLAGS:
             if name in facts:
-                marks = _marks(folder / split / f"{name}.npy", split, labels)
+                marks = _marks(stored.place(f"{split}/{name}"), split, name, labels)
                 getattr(arrays, name)[split] = marks
         for view in about["views"]:
-            place = folder / split / view / "feature.npy"
-            x = _read(place)
+            place = stored.place(f"{split}/{view}/feature")
+            x = read_array(place)
             one_copy = view in about.get("tokens", {}) and x.ndim == 3
-            arrays.add_features(split, view, x[None] if one_copy else x, str(place))
+            arrays.add_features(split, view, x[None] if one_copy else x, place)
     for view in about["classifiers"]:
-        weight, bias = (folder / "classifier" / view / f"{part}.npy" for part in ("weight", "bias"))
-        add_classifier(arrays, str(weight), str(bias), view=view)
+        weight, bias = (stored.place(f"classifier/{view}/{part}") for part in ("weight", "bias"))
+        add_classifier(arrays, weight, bias, view=view)
     for view, logit_scale in about.get("text", {}).items():
-        place = str(folder / "text" / view / "feature.npy")
+        place = stored.place(f"text/{view}/feature")
         arrays.embeddings[view] = read_text(place, logit_scale=logit_scale)
         arrays.places[f"text/{view}"] = place
     arrays.default_scale |= about.get("default_scale", {})
@@ -71,51 +86,54 @@ def read_export(folder: Path) -> Arrays:
     return arrays
 
 
-def _about(path: Path) -> dict[str, Any]:
-    require_file(path)
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-        splits, views, classifiers = about["splits"], about["views"], about["classifiers"]
-        known = (
-            isinstance(about["num_classes"], int)
-            and set(splits) <= set(schema.SPLITS)
-            and all("source" in facts for facts in splits.values())
-            and all(map(schema.is_view_name, (*views, *classifiers)))
-            and set(about.get("tokens", {})) <= set(views)
-            and all(map(schema.is_view_name, about.get("text", {})))
-            and all(isinstance(s, int | float) for s in about.get("text", {}).values())
-            and set(about.get("default_scale", {})) <= set(views)
-            and all(map(schema.is_scale, about.get("default_scale", {}).values()))
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        known = False
-    if not known:
-        raise errors.DataError(
-            f"{path} is not what `featbank export-features` writes now. Export the bank again, or "
-            "give the arrays with --train X Y."
-        )
-    return about
+@dataclass(frozen=True)
+class _Stored:
+    """An export: a folder of ``.npy`` and ``.txt``, or a file of arrays."""
+
+    path: Path
+
+    @property
+    def in_files(self) -> bool:
+        """Whether every array is a file of its own."""
+        return self.path.is_dir() and not is_container(self.path)
+
+    def place(self, name: str, suffix: str = ".npy") -> str:
+        """The place of an array by its name in the bank."""
+        return str(self.path / f"{name}{suffix}") if self.in_files else f"{self.path}:{name}"
+
+    def about(self) -> dict[str, Any]:
+        """The description."""
+        if not self.in_files:
+            place = f"{self.path}:{ABOUT}"
+            return parsed_about(np.asarray(read_array(place)).tobytes(), place)
+        require_file(self.path / ABOUT)
+        return parsed_about((self.path / ABOUT).read_bytes(), str(self.path / ABOUT))
+
+    def has_texts(self, name: str) -> bool:
+        """Whether there are such texts."""
+        if self.in_files:
+            return (self.path / f"{name}.txt").exists()
+        return name in open_arrays(self.path)
+
+    def texts(self, name: str) -> list[str]:
+        """Texts as they were written, blanks included."""
+        if not self.in_files:
+            place = f"{self.path}:{name}"
+            return as_texts(np.asarray(read_array(place)), place).tolist()
+        path = self.path / f"{name}.txt"
+        require_file(path)
+        try:
+            text = path.read_bytes().decode()  # keeps every CR
+        except UnicodeDecodeError:
+            raise errors.DataError(f"{path} is not UTF-8. Export the bank again.") from None
+        return text.removesuffix("\n").split("\n") if text else []
 
 
-def _read(path: Path) -> np.ndarray:
-    return read_array(str(path))
-
-
-def _lines(path: Path) -> list[str]:
-    """Lines as they were written, blanks included."""
-    require_file(path)
-    try:
-        text = path.read_bytes().decode()  # keeps every CR
-    except UnicodeDecodeError:
-        raise errors.DataError(f"{path} is not UTF-8. Export the bank again.") from None
-    return text.removesuffix("\n").split("\n") if text else []
-
-
-def _marks(path: Path, split: str, labels: np.ndarray) -> np.ndarray:
-    marks = _read(path)
+def _marks(place: str, split: str, name: str, labels: np.ndarray) -> np.ndarray:
+    marks = np.asarray(read_array(place))
     if marks.dtype != bool or marks.ndim != 1:
         raise errors.DataError(
-            f"{path} has type {marks.dtype} and shape {list(marks.shape)}. It must be bool [N]."
+            f"{place} has type {marks.dtype} and shape {list(marks.shape)}. It must be bool [N]."
         )
-    check_same_length(split, labels=labels, **{path.stem: marks})
+    check_same_length(split, labels=labels, **{name: marks})
     return marks

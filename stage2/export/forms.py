@@ -5,9 +5,9 @@ A head becomes one of a few **forms** on the features x of a view [B, D]:
 - `Affine` z = Wt(x) + b, with t(x) = x or its parts at length 1: every head that reduces to it. LWS
   is W = s ⊙ W₀, b = s ⊙ b₀; τ-normalisation, MiSLAS, logit adjustment, ridge and LDA likewise; the
   cosine classifier has one part of length 1 and W = s·ŵ, TDE several and its direction taken out.
-- `Perceptron`, `Gated` and `GatedCosine` (DisAlign), `Means` (nearest class mean) and `Neighbours`
-  (k-NN).
-- `Attentive` and `PooledTokens` (`stage2.export.token_forms`).
+- `Perceptron`, `Gated` and `GatedCosine` (DisAlign), `Means` (nearest class mean), `Neighbours`
+  (k-NN), those of
+  `stage2.export.closed_forms`, and `Attentive` and `PooledTokens` (`stage2.export.token_forms`).
 
 Axes: B rows, K classes, D features, H hidden units, N training rows.
 """
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
+from stage2.export.closed_forms import CLOSED_FORMS
 from stage2.export.form import Allowed, Form
 from stage2.export.token_forms import Attentive, PooledTokens
 from stage2.methods.averaging import averaged
@@ -197,6 +198,7 @@ FORMS: dict[str, type[Form]] = {
     "neighbours": Neighbours,
     "attentive": Attentive,
     "pooled": PooledTokens,
+    **CLOSED_FORMS,
 }
 """Every form by the name it has in a file."""
 

@@ -49,7 +49,7 @@ WITHOUT_PRIOR = 2
 UNCHECKED = 1
 """The schema without a digest."""
 
-LATER = {"gated_cosine": 5, "attentive": 7, "pooled": 7}
+LATER = {"gated_cosine": 5, "quadratic": 7, "kernels": 7, "attentive": 7, "pooled": 7}
 """Forms that later schemas added."""
 
 _CALIBRATION = ("calibration.scale", "calibration.shift")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from pyarrow import parquet
 
 from featbank import Bank, write_bank
 from tests.conftest import Run, Toy
@@ -136,6 +139,112 @@ def _rich(make_toy: Callable[..., Toy], path: Path, dtype: str) -> Path:
         seen={"train": np.arange(rows["train"]) % 3 > 0, "val": np.arange(rows["val"]) % 2 > 0},
         held_out={"val": np.arange(rows["val"]) % 4 > 0},
     )
+
+
+FORMS = ["out", "out.h5", "out.npz", "out.zarr", "out.parquet"]
+
+
+@pytest.mark.parametrize("held", [0, 1 << 26])
+@pytest.mark.parametrize("out", FORMS)
+def test_every_form_is_read_back(
+    featbank: Run,
+    make_toy: Callable[..., Toy],
+    tmp_path: Path,
+    out: str,
+    held: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same fingerprint, of a table that of the bank without classifiers and text."""
+    monkeypatch.setattr("featbank.exchange.ondisk.HELD_BYTES", held)
+    monkeypatch.setattr("featbank.bank.blocks.BLOCK_BYTES", 64)
+    toy = make_toy((9, 7, 4), splits=("train", "val", "test"))
+    rng = np.random.default_rng(1)
+    for split, views in toy.features.items():
+        x = views["instance"]
+        patches = rng.normal(size=(1, len(x), 3, 5)).astype(np.float32)
+        toy.features[split] = {
+            "instance": x, "b1/c": np.stack([x, -x]), "layer0": patches,
+            "layer1": np.concatenate([patches, patches + 1]),
+        }  # fmt: skip
+    rows = {split: len(y) for split, y in toy.labels.items()}
+    table = out.endswith(".parquet")
+    text = {"layer0": (rng.normal(size=(2, 3, 5)).astype(np.float32), 40.5)}
+    path = toy.write(
+        tmp_path / "rich.h5",
+        class_names=["2", " 0", "ä\u2028b"],
+        classifier={} if table else {"instance": toy.classifier, "b1/c": toy.classifier},
+        text={} if table else text,
+        default_scale={"instance": "unit", "layer1": "2.5"},
+        paths={"val": [f" {i}\r.png" for i in range(rows["val"])]},
+        seen={"train": np.arange(rows["train"]) % 3 > 0},
+        held_out={"val": np.arange(rows["val"]) % 4 > 0},
+        provenance={"long": "x" * 9000},
+    )
+    featbank("export-features", path, "-o", out)
+    assert f"{out} exists" in featbank("export-features", path, "-o", out, code=2).stderr
+    featbank("export-features", path, "-o", out, "--overwrite")
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([out, "rich.h5"])
+    featbank("import", out, "-o", "back.h5")
+    with Bank(path) as before, Bank(tmp_path / "back.h5") as after:
+        assert after.fingerprint == before.fingerprint
+        assert after.full_counts.tolist() == before.full_counts.tolist()
+        assert after.default_scale("layer1") == "2.5"
+    error = featbank("import", out, "--renumber", "--dry-run", code=2).stderr
+    assert "is an export of a bank, which says all that --renumber would" in error
+
+
+@pytest.mark.parametrize("out", FORMS)
+def test_other_programs_read_an_export(
+    featbank: Run, toy_bank: Path, tmp_path: Path, out: str
+) -> None:
+    """By the names in the bank, or as the columns of a table."""
+    featbank("export-features", toy_bank, "-o", out)
+    with Bank(toy_bank) as bank:
+        x, y = bank.load("val")
+    if out == "out.parquet":
+        frame = parquet.read_table(tmp_path / out).to_pylist()
+        rows = [row for row in frame if row["split"] == "val"]
+        np.testing.assert_array_equal([row["embedding"] for row in rows], x)
+        assert [row["label"] for row in rows] == y.tolist()
+        assert list(rows[0]) == ["split", "label", "index", "embedding", "embedding/balanced"]
+    elif out == "out.h5":
+        with h5py.File(tmp_path / out) as file:
+            np.testing.assert_array_equal(file["val/instance/feature"], x)
+            assert file["classes/name"].asstr()[0] == "0"
+    elif out == "out.npz":
+        np.testing.assert_array_equal(np.load(tmp_path / out)["val/instance/feature"], x)
+    elif out == "out.zarr":
+        zarr = pytest.importorskip("zarr")
+        group = zarr.open_group(tmp_path / out, mode="r")
+        np.testing.assert_array_equal(group["val/instance/feature"][:], x)
+
+
+@pytest.mark.parametrize("out", FORMS[1:])
+def test_a_file_that_is_no_export_is_kept(
+    featbank: Run, toy_bank: Path, tmp_path: Path, out: str
+) -> None:
+    """Nor is a bank, or a file that is damaged; what fails leaves nothing."""
+    (tmp_path / out).write_bytes(b"thesis")
+    shutil.copy(toy_bank, tmp_path / "bank.h5")
+    for other in (out, "bank.h5"):
+        error = featbank("export-features", toy_bank, "-o", other, "--overwrite", code=2).stderr
+        assert "It is not an earlier export" in error
+    assert (tmp_path / out).read_bytes() == b"thesis"
+    (tmp_path / out).unlink()
+    with h5py.File(toy_bank, "r+") as file:
+        file["test/instance/feature"][0, 4] = np.nan
+    featbank("export-features", toy_bank, "-o", out, code=2)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["bank.h5", toy_bank.name]
+
+
+@pytest.mark.parametrize(("out", "package"), [("a.zarr", "zarr"), ("a.parquet", "pyarrow")])
+def test_a_package_that_is_missing(
+    featbank: Run, toy_bank: Path, monkeypatch: pytest.MonkeyPatch, out: str, package: str
+) -> None:
+    """The extra is named."""
+    monkeypatch.setitem(sys.modules, package, None)
+    error = featbank("export-features", toy_bank, "-o", out, code=2).stderr
+    assert f"needs {package}, which is not installed. Run: pip install 'featbank[" in error
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])

@@ -90,6 +90,18 @@ def test_a_file_with_features_and_labels_is_a_table(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(arrays.features["test"]["instance"]), X[2:])
 
 
+def test_a_bank_is_no_import_but_its_arrays_are(
+    featbank: Run, toy_bank: Path, tmp_path: Path
+) -> None:
+    """Under their names in the bank; the axis of one copy is dropped."""
+    error = featbank("import", toy_bank, "--dry-run", code=2).stderr
+    assert f"{toy_bank} is a bank already. Use it as it is, or give its arrays, as with" in error
+    places = (f"{toy_bank}:train/balanced/feature", f"{toy_bank}:train/label")
+    featbank("import", "--train", *places, "-o", "b.h5")
+    with Bank(toy_bank) as bank, Bank(tmp_path / "b.h5") as other:
+        np.testing.assert_array_equal(other.load("train")[0], bank.load("train", "balanced")[0])
+
+
 @pytest.mark.usefixtures("kept_on_disk")
 @pytest.mark.parametrize("shape", [(20, 3), (20, 1, 3), (20, 3, 1), (1, 20, 3)])
 @pytest.mark.parametrize("suffix", ["h5", "npz"])

@@ -78,6 +78,31 @@ def test_a_table_of_splits_makes_a_bank(featbank: Run, tmp_path: Path) -> None:
             np.testing.assert_array_equal(bank.index(name), np.flatnonzero(split == name))
 
 
+@pytest.mark.parametrize("held", [0, 1 << 26])
+@pytest.mark.parametrize("axes", [(1, 4), (4, 1), (1, 4, 1, 1)])
+def test_axes_of_length_1_in_a_table_of_splits(
+    featbank: Run, tmp_path: Path, axes: tuple[int, ...], held: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are dropped; further tokens need --tokens."""
+    monkeypatch.setattr(ondisk, "HELD_BYTES", held)
+    split = np.where(np.arange(60) % 3 == 0, "test", "train")
+    facts = {"label": np.arange(60) // 2 % 5, "split": split}
+    column = X.reshape(60, *axes).tolist()
+    parquet.write_table(pa.table({"embedding": column, **facts}), tmp_path / "t.parquet")
+    featbank("import", "t.parquet", "--val-per-class", 1, "-o", "b.h5")
+    with Bank(tmp_path / "b.h5") as bank:
+        for name in ("train", "val", "test"):
+            np.testing.assert_array_equal(bank.load(name)[0], X[bank.index(name)])
+    parquet.write_table(
+        pa.table({"embedding": LISTS["tensor"][0], **facts}), tmp_path / "k.parquet"
+    )
+    error = featbank("import", "k.parquet", "--dry-run", code=2).stderr
+    assert "give --tokens for [N, T, D]" in error
+    featbank("import", "k.parquet", "--tokens", "--val-per-class", 1, "-o", "k.h5")
+    with Bank(tmp_path / "k.h5") as bank:
+        np.testing.assert_array_equal(bank.load("val")[0], T[bank.index("val")])
+
+
 @pytest.mark.parametrize("kept", [False, True])
 @pytest.mark.parametrize(
     ("values", "message"),

@@ -12,6 +12,7 @@ from stage2.methods.heads.interface import (
     TextClassifier,
     TrainedHead,
 )
+from stage2.methods.heads.kernel_ridge import KernelRidge
 from stage2.methods.heads.knn import KNN
 from stage2.methods.heads.lda import LDA
 from stage2.methods.heads.linear import Linear
@@ -21,6 +22,7 @@ from stage2.methods.heads.mislas import MiSLAS
 from stage2.methods.heads.mlp import MLP
 from stage2.methods.heads.ncm import NCM
 from stage2.methods.heads.pooled import Pooled
+from stage2.methods.heads.rda import RDA
 from stage2.methods.heads.ridge import Ridge
 from stage2.methods.heads.tau_norm import TauNorm
 from stage2.methods.heads.tde import TDE
@@ -41,7 +43,9 @@ HEADS: dict[str, Head] = {
     "ncm": NCM(),
     "knn": KNN(),
     "ridge": Ridge(),
+    "kernel_ridge": KernelRidge(),
     "lda": LDA(),
+    "rda": RDA(),
 }
 
 

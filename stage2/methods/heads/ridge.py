@@ -64,12 +64,12 @@ class Ridge(AffineHead):
 
     def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
         weightings = list(dict.fromkeys(s["class_weight"] for s in settings))
-        spectra = _spectra(weightings, context)
+        by_weighting = spectra(weightings, context)
         shape = (len(settings), len(context.counts))
         weight = torch.empty(*shape, context.dim, device=context.device)
         bias = torch.empty(shape, device=context.device)
         for c, s in enumerate(settings):
-            weight[c], bias[c] = spectra[s["class_weight"]].solution(s["l2"])
+            weight[c], bias[c] = by_weighting[s["class_weight"]].solution(s["l2"])
         return {"weight": weight, "bias": bias}
 
 
@@ -104,7 +104,7 @@ class _Spectrum:
         return weight, self.share - weight @ self.mean
 
 
-def _spectra(weightings: Sequence[str], context: Context) -> dict[str, _Spectrum]:
+def spectra(weightings: Sequence[str], context: Context) -> dict[str, _Spectrum]:
     """Compute one per class weighting in one pass over the rows, and cache them in the context."""
     cache = context.derived.setdefault("ridge", {})
     missing = [name for name in weightings if name not in cache]

@@ -1,0 +1,79 @@
+"""The description of an export: all of a bank that is no array, as JSON."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+from featbank import errors
+from featbank.bank import Bank, schema
+
+ABOUT = "bank.json"
+"""Its name: a text file in a folder, its bytes as an array in a file."""
+
+
+def describe(bank: Bank) -> dict[str, Any]:
+    """Content of ``bank.json``; those of `schema.FLAGS` are numbers of marked rows."""
+    splits: dict[str, dict[str, Any]] = {
+        split: {"rows": bank.rows(split), "source": bank.source(split)} for split in bank.splits
+    }
+    for split, name in itertools.product(bank.splits, schema.FLAGS):
+        if (flags := bank.flags(split, name)) is not None:
+            splits[split][name] = int(flags.sum())
+    return {
+        "fingerprint": bank.fingerprint,
+        "num_classes": bank.num_classes,
+        "dim": bank.dim,
+        "full_counts": bank.full_counts.tolist(),
+        "splits": splits,
+        "views": bank.views,
+        "classifiers": bank.classifiers,
+        "batchnorm": sum(len(bank.batchnorm(view)) for view in bank.views),
+        **_of_views(bank),
+        "provenance": bank.provenance,
+    }
+
+
+def _of_views(bank: Bank) -> dict[str, Any]:
+    """What views have beside the arrays, if any has it: T, logit scales and default scales."""
+    texts = {view: text.logit_scale for view in bank.texts if (text := bank.text(view))}
+    facts: dict[str, dict[str, Any]] = {
+        "tokens": {view: bank.tokens(view) for view in bank.views},
+        "text": dict(texts),
+        "default_scale": {view: bank.default_scale(view) for view in bank.views},
+    }
+    known = {key: {v: fact for v, fact in of.items() if fact} for key, of in facts.items()}
+    return {key: of for key, of in known.items() if of}
+
+
+def parsed_about(content: bytes, place: str) -> dict[str, Any]:
+    """The description in `content`, found at `place`.
+
+    Raises
+    ------
+    DataError
+        If it is none.
+    """
+    try:
+        about = json.loads(content)
+        splits, views, classifiers = about["splits"], about["views"], about["classifiers"]
+        known = (
+            isinstance(about["num_classes"], int)
+            and set(splits) <= set(schema.SPLITS)
+            and all("source" in facts for facts in splits.values())
+            and all(map(schema.is_view_name, (*views, *classifiers)))
+            and set(about.get("tokens", {})) <= set(views)
+            and all(map(schema.is_view_name, about.get("text", {})))
+            and all(isinstance(s, int | float) for s in about.get("text", {}).values())
+            and set(about.get("default_scale", {})) <= set(views)
+            and all(map(schema.is_scale, about.get("default_scale", {}).values()))
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        known = False
+    if not known:
+        raise errors.DataError(
+            f"{place} is not what `featbank export-features` writes now. Export the bank again, or "
+            "give the arrays with --train X Y."
+        )
+    return about
