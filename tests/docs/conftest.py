@@ -114,6 +114,7 @@ def _make_arrays(toy: Toy) -> None:
         np.save(f"x{suffix}.npy", toy.features[split]["instance"])
         np.save(f"y{suffix}.npy", toy.labels[split])
     np.save("w.npy", toy.classifier[0])
+    np.savez("text.npz", text=np.stack([toy.classifier[0]] * 2))
     np.save("b.npy", toy.classifier[1])
     rows = {"X": toy.features["train"]["instance"], "y": toy.labels["train"][:, None] + 1}
     io.savemat("m.mat", rows)
