@@ -111,7 +111,7 @@ def extract(
     shard_rows
         Most images in a shard, each copy counted, a multiple of `stage1.inference.options.BATCH`.
         A shard has fewer if their features take more than `SHARD_BYTES` of
-        stage1.inference.features, but at least one such batch of each copy.
+        stage1.inference.features, but at least one batch of each copy.
     report
         Takes lines on the stages of the work.
     progress

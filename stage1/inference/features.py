@@ -20,15 +20,20 @@ from stage1.inference.options import BATCH, FeatureOptions
 SHARD_BYTES = 32 << 20
 """Most bytes of float32 features of a range, unless one batch of images has more."""
 
+BATCH_BYTES = 256 << 20
+"""Most bytes of float32 features of a batch, all copies, unless one image has more."""
+
 
 @dataclass(frozen=True)
 class RowRange:
-    """Rows `start`…`stop`−1 of a split, all copies: the content of a shard."""
+    """Rows `start`…`stop`−1 of a split, all copies: the content of a shard; of `batch` images at a
+    time."""
 
     split: str
     copies: int
     start: int
     stop: int
+    batch: int = BATCH
 
     @property
     def name(self) -> str:
@@ -43,7 +48,7 @@ class RowRange:
     @property
     def batches(self) -> tuple[torch.Tensor, ...]:
         """Rows of each batch: batches do not depend on the cutting into ranges."""
-        return torch.arange(self.start, self.stop).split(BATCH)
+        return torch.arange(self.start, self.stop).split(self.batch)
 
 
 def row_ranges(
@@ -52,7 +57,8 @@ def row_ranges(
     """Cut splits into ranges, in order.
 
     A range has at most `FeatureOptions.shard_rows` feature rows, copies counted, and `SHARD_BYTES`,
-    but at least one batch of images.
+    but at least one batch of images. Batches of less than `BATCH` keep within `BATCH_BYTES`: all
+    patches of all layers of a large vision transformer are 25 MB per image.
 
     Parameters
     ----------
@@ -63,9 +69,11 @@ def row_ranges(
     for name, split in splits.items():
         copies, N = options.copies(name), len(split.labels)
         rows = min(options.shard_rows, SHARD_BYTES // (4 * width)) // copies
-        rows = max(1, rows // BATCH) * BATCH
+        batch = max(1, min(BATCH, BATCH_BYTES // (4 * width * copies)))
+        rows = max(1, rows // batch) * batch
         ranges += [
-            RowRange(name, copies, start, min(start + rows, N)) for start in range(0, N, rows)
+            RowRange(name, copies, start, min(start + rows, N), batch)
+            for start in range(0, N, rows)
         ]
     return ranges
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from stage1.data.images import Split
-from stage1.inference.features import SHARD_BYTES, row_ranges
+from stage1.inference.features import BATCH_BYTES, SHARD_BYTES, row_ranges
 from stage1.inference.options import FeatureOptions
 from stage1.processes.behind import WAITING, Behind
 
@@ -67,3 +67,17 @@ def test_parts_are_bounded_and_cover_every_row_once(copies: int, width: int) -> 
             assert part.start % 256 == 0
             small = part.images <= 4096 and 4 * width * part.images <= SHARD_BYTES
             assert small or part.stop - part.start <= 256
+
+
+@pytest.mark.parametrize(("width", "expected"), [(1 << 18, 256), (1 << 20, 64), (1 << 29, 1)])
+def test_batches_of_many_tokens_are_smaller(width: int, expected: int) -> None:
+    """Reference: 256 MiB by hand, and one image at least; half of it with two copies."""
+    split = Split(torch.empty(0), torch.zeros(300, dtype=torch.int64), np.arange(300))
+    for copies in (1, 2):
+        options = FeatureOptions(("instance",), "float32", copies, 64, 0, 4096)
+        parts = row_ranges({"train": split}, options, width=width)
+        rows = np.concatenate([rows for part in parts for rows in part.batches])
+        assert (rows == np.arange(300)).all()
+        most = max(len(rows) for part in parts for rows in part.batches)
+        assert most == max(1, expected // copies)
+        assert most == 1 or 4 * width * copies * most <= BATCH_BYTES
