@@ -159,6 +159,12 @@ _PAPERS: dict[str, RecipePreset] = {
         origin="release",
         reported={"disalign": {"ImageNet-LT ResNet-50": 51.3}},
     ),
+    "marc": RecipePreset(
+        {"head": "marc", "loss": "weighted", "rho": 1.2, **_STAGE2},
+        "scale and shift of the stage-1 margins under generalised re-weighting",
+        "marc",
+        place="rates as for every loss and head, weights as disalign",
+    ),
     "los": RecipePreset(
         {
             "head": "linear",

@@ -129,6 +129,7 @@ HEAD_CASES: dict[str, list[dict[str, Any]]] = {
         {"init": init, "form": "eq6", "learn": learn, "confidence": "learned", "z0": "linear"}
         for init, learn in (("identity", "both"), ("released", "magnitude"))
     ],
+    "marc": [{}],
     "tde": [
         {"init": "fresh", "heads": 2, "scale": 16.0, "gamma": 2.0, "alpha": 3.0},
         {"init": "stage1", "heads": 2, "scale": 5.0, "gamma": 1.5, "alpha": 1.5},

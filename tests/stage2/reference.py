@@ -22,6 +22,7 @@ TRAINED = {
     "lws": ("scale",),
     "mislas": ("weight", "bias", "scale"),
     "disalign": ("alpha", "beta", "v", "c"),
+    "marc": ("omega", "beta"),
     "tde": ("weight",),
     "mlp": ("hidden_weight", "hidden_bias", "weight", "bias"),
 }
@@ -31,6 +32,7 @@ BIASES = {
     "linear": ("bias",),
     "mislas": ("bias",),
     "disalign": ("beta", "c"),
+    "marc": ("beta",),
     "mlp": ("hidden_bias", "bias"),
 }
 """What `decay_bias=False` spares, by head."""
@@ -58,6 +60,7 @@ def logits(
         # W = W₀ + ΔW; the bias inside the scale, as released
         "mislas": lambda: p["scale"] * _affine(x, p["weight"], p["bias"]),
         "disalign": lambda: disalign(p, x, z0, s),
+        "marc": lambda: p["omega"] * z0 + p["beta"] * w0.square().sum(1).sqrt(),
         "tde": lambda: tde(p, x, alpha=0.0),
         "mlp": lambda: _affine(hidden(p, x), p["weight"], p["bias"]),
     }
@@ -155,6 +158,19 @@ def tau_norm(x: Tensor, w0: Tensor, b0: Tensor, *, tau: float, keep_bias: bool) 
 def logit_adjust(x: Tensor, w0: Tensor, b0: Tensor, counts: Tensor, *, tau: float) -> Tensor:
     """z⁰ − τ log π, [B, K]."""
     return x @ w0.T + b0 - tau * torch.log(counts / counts.sum())
+
+
+def p2p(x: Tensor, w0: Tensor, b0: Tensor, train_x: Tensor, *, tau: float) -> Tensor:
+    """z⁰ − τ log of the mean posterior of the training rows, [B, K]."""
+    posterior = [torch.softmax(w0 @ row + b0, 0) for row in train_x]
+    return x @ w0.T + b0 - tau * torch.log(sum(posterior) / len(posterior))
+
+
+def logn(x: Tensor, w0: Tensor, b0: Tensor, train_x: Tensor, *, offset: str) -> Tensor:
+    """(z⁰ − μ + β)/σ with the statistics of the training rows' logits, [B, K]."""
+    z = train_x @ w0.T + b0
+    beta = z.mean(0).min() if offset == "minimum" else 0.0
+    return (x @ w0.T + b0 - z.mean(0) + beta) / z.std(0, correction=0)
 
 
 def ncm(x: Tensor, train_x: Tensor, train_y: Tensor, *, transform: str, metric: str) -> Tensor:

@@ -17,10 +17,13 @@ from stage2.methods.heads.knn import KNN
 from stage2.methods.heads.lda import LDA
 from stage2.methods.heads.linear import Linear
 from stage2.methods.heads.logit_adjust import LogitAdjust
+from stage2.methods.heads.logn import LogN
 from stage2.methods.heads.lws import LWS
+from stage2.methods.heads.marc import MARC
 from stage2.methods.heads.mislas import MiSLAS
 from stage2.methods.heads.mlp import MLP
 from stage2.methods.heads.ncm import NCM
+from stage2.methods.heads.p2p import P2P
 from stage2.methods.heads.pooled import Pooled
 from stage2.methods.heads.rda import RDA
 from stage2.methods.heads.ridge import Ridge
@@ -34,12 +37,15 @@ HEADS: dict[str, Head] = {
     "lws": LWS(),
     "mislas": MiSLAS(),
     "disalign": DisAlign(),
+    "marc": MARC(),
     "tde": TDE(),
     "mlp": MLP(),
     "pooled": Pooled(),
     "attentive": Attentive(),
     "tau_norm": TauNorm(),
     "logit_adjust": LogitAdjust(),
+    "p2p": P2P(),
+    "logn": LogN(),
     "ncm": NCM(),
     "knn": KNN(),
     "ridge": Ridge(),

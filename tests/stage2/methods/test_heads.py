@@ -103,7 +103,7 @@ def test_mislas_says_where_nothing_would_train() -> None:
             assert HEADS["mislas"].problem({**usual, **frozen, name: 0.5}, 8) is None
 
 
-@pytest.mark.parametrize("head", ["lws", "mislas", "disalign"])
+@pytest.mark.parametrize("head", ["lws", "mislas", "disalign", "marc"])
 def test_calibrating_heads_begin_at_the_stage1_logits(head: str, small: Problem) -> None:
     """Reference: z⁰ = W₀x + b₀ in float64."""
     context, batch, data = small.view().context, batch_of(small), small.double()
@@ -321,7 +321,7 @@ def test_convex_heads_are_those_affine_in_their_parameters(head: str, small: Pro
     ends = [HEADS[head].logits(parameters, batch) for parameters in (a, b, half)]
     gap = difference(ends[2], (ends[0] + ends[1]) / 2)
     assert trained(head).convex == (gap < 1e-4), f"off the chord by {gap:.2g}"
-    assert trained(head).convex == (head in ("linear", "lws"))
+    assert trained(head).convex == (head in ("linear", "lws", "marc"))
 
 
 @pytest.mark.parametrize("head", HEAD_CASES)
@@ -383,6 +383,35 @@ def test_logit_adjust(small: Problem) -> None:
         stacked("logit_adjust", cases, problem((5, 0, 3)).view().context)
 
 
+@pytest.mark.parametrize("most", [1 << 13, 17])
+def test_p2p_and_logn(most: int, small: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reference: the mean posterior and the statistics of all training logits in float64, whole and
+    in blocks; an empty class has a prior of its own."""
+    monkeypatch.setattr("stage2.methods.heads.moments.BLOCK_ROWS", most)
+    cases: dict[str, list[dict[str, Any]]] = {
+        "p2p": [{"tau": tau} for tau in (0.0, 0.7, 1.0, 2.0)],
+        "logn": [{"offset": offset} for offset in ("none", "minimum")],
+    }
+    for made in (small, problem((30, 0, 9))):
+        batch, data = batch_of(made), made.double()
+        for head, settings in cases.items():
+            z = HEADS[head].logits(stacked(head, settings, made.view().context), batch)
+            for c, case in enumerate(settings):
+                formula = getattr(reference, head)
+                expected = formula(batch.x.double(), data["w0"], data["b0"], data["x"], **case)
+                assert_relative(z[:, c], expected, 1e-5, f"{head} {case}")
+
+
+def test_constant_logits_are_normalised_to_finite_ones() -> None:
+    """Reference: the released smallest variance, next to which only rounding is left."""
+    made = problem((9, 4))
+    context = replace(made.view().context, weight0=torch.zeros(2, 8))
+    z = HEADS["logn"].logits(
+        stacked("logn", [{"offset": "none"}], context), context.batch(batch_of(made).x)
+    )
+    assert_close(z, np.zeros(z.shape), 0.1, "constant logits")
+
+
 def test_ncm(small: Problem) -> None:
     """Reference: class means by a loop, squared distance and cosine, in float64."""
     cases = [{"transform": t, "metric": m} for t in ("un", "l2n", "cl2n") for m in ("l2", "cosine")]
@@ -419,7 +448,8 @@ def test_which_heads_need_the_classifier(name: str, small: Problem) -> None:
     """Reference: METHODS §3; the others work without W₀."""
     settings = {s.name: s.default for s in HEADS[name].settings}
     needs = HEADS[name].needs_classifier(settings)
-    assert needs or name not in ("lws", "mislas", "disalign", "tau_norm", "logit_adjust")
+    calibrating = ("lws", "mislas", "disalign", "marc", "tau_norm", "logit_adjust", "p2p", "logn")
+    assert needs or name not in calibrating
     if name in ("linear", "cosine", "tde"):
         assert HEADS[name].needs_classifier({**settings, "init": "stage1"})
     if not needs:
