@@ -226,6 +226,8 @@ def saved_tar(x: np.ndarray, y: Any, stem: str) -> tuple[str, str]:
     labels = listed(y)
     if len({isinstance(value, str) for value in labels}) > 1 or len(labels) != len(x):
         raise TypeError("a text has no type, and every row one label")
+    if not all(isinstance(value, str | int | float) for value in labels):
+        raise TypeError("a text would hold what Python prints of a list")
     with tarfile.open(f"{stem}.tar", "w") as tar:
         for row, label in enumerate(labels):
             np.save(array := io_.BytesIO(), x[row])
