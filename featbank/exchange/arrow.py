@@ -99,11 +99,18 @@ def arrow_table(path: Path) -> ArrayFile:
         fields = [file.schema.get_field_index(name) for name in names]
         chosen = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=fields))
         for k in range(first, chosen.num_record_batches):
-            yield chosen.get_batch(k).select(names)
+            yield _record_batch(chosen, k).select(names)
 
     first = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=[0]))
-    counts = [len(first.get_batch(k)) for k in range(first.num_record_batches)]
+    counts = [len(_record_batch(first, k)) for k in range(first.num_record_batches)]
     return Table(path, file.schema.names, counts, batches).arrays()
+
+
+def _record_batch(file: Any, k: int) -> Any:
+    try:
+        return file.get_batch(k)
+    except MemoryError:  # of what a packed block declares
+        raise ValueError("a block is damaged, or unpacks to more than the memory") from None
 
 
 def _read(table: Table, name: str, columns: Sequence[str]) -> Array:
@@ -177,7 +184,8 @@ def _block(place: str, batch: Any, columns: Sequence[str], row: int) -> np.ndarr
 
 
 def _whole(column: Any) -> Any:
-    """A column in one piece."""
+    """A column in one piece; a damaged one may lead to any place in memory."""
+    column.validate(full=True)
     return column.combine_chunks() if hasattr(column, "combine_chunks") else column
 
 

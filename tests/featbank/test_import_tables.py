@@ -129,6 +129,29 @@ def test_rows_without_a_vector(
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("writer", WRITERS)
+def test_damaged_tables(tmp_path: Path, writer: str) -> None:
+    """Some numbers or one line, never a crash: lengths in them may point anywhere."""
+    table = pa.table({"v": LISTS["list"][0], "y": [f"class {i}" for i in range(60)]})
+    WRITERS[writer](table, tmp_path / writer)
+    content = (tmp_path / writer).read_bytes()
+    rng = np.random.default_rng(0)
+    refused = []
+    for trial in range(60):
+        damaged = bytearray(content)
+        for place in rng.integers(0, len(content), 3):
+            damaged[place] ^= 1 << rng.integers(0, 8)
+        path = tmp_path / f"{trial}{Path(writer).suffix}"  # an old one may still be mapped
+        path.write_bytes(damaged)
+        for key in ("v", "y"):
+            try:
+                np.asarray(read_array(f"{path}:{key}"))
+            except errors.DataError as error:
+                refused.append(str(error))
+    assert refused
+    assert not any("\n" in line for line in refused)
+
+
 @pytest.mark.parametrize("cut", [30, 400, -20])
 @pytest.mark.parametrize("writer", ["t.parquet", "t.feather", "t.arrow"])
 def test_tables_cut_short(tmp_path: Path, writer: str, cut: int) -> None:
