@@ -12,7 +12,7 @@ from featbank.cli.terminal import say
 from featbank.errors import ConfigError
 
 if TYPE_CHECKING:
-    from stage2.export.headfile import HeadFacts
+    from stage2.export.facts import HeadFacts
     from stage2.export.prediction import Predictions
 
 GIVEN = (

@@ -35,10 +35,11 @@ def is_arrays(place: Path) -> bool:
     return locate(str(place))[0].suffix.lower() in SUFFIXES
 
 
-def read_features(place: Path) -> np.ndarray:
+def read_features(place: Path, *, tokens: bool = False) -> np.ndarray:
     """The features [N, D] at ``FILE.npy``, ``FILE.npz`` of one array, or ``FILE.npz:KEY``.
 
-    Axes of length 1 are dropped as by an import. An ``.npy`` stays on disk.
+    Axes of length 1 are dropped as by an import. An ``.npy`` stays on disk. Where a head takes
+    `tokens`, three axes are [N, T, D].
 
     Raises
     ------
@@ -48,6 +49,8 @@ def read_features(place: Path) -> np.ndarray:
         For a file that is damaged or holds something else.
     """
     x = _read(place, _GIVE)
+    if tokens and x.ndim == 3 and x.dtype.kind in "fiu":
+        return x
     if x.dtype.kind in "fiu":
         x = _settled(x)
     if x.ndim != 2 or x.dtype.kind not in "fiu":

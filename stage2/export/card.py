@@ -13,8 +13,9 @@ from featbank.bank import class_counts, class_groups
 from featbank.characters import clipped, in_markdown
 from featbank.wording import listed, number
 from stage2.engine.metrics import METRICS
+from stage2.export.closed_forms import Kernels
+from stage2.export.facts import HeadFacts
 from stage2.export.forms import Neighbours
-from stage2.export.headfile import HeadFacts
 from stage2.methods.bibliography import citation
 from stage2.results.cite import uses
 from stage2.results.differences import MeasuredRows
@@ -79,14 +80,14 @@ def model_card(
 
 
 def _identity(results: Results, run: Run, facts: HeadFacts) -> Iterator[str]:
-    inputs = listed((f"`{in_markdown(view)}`" for view in facts.views), len(facts.views))
-    each = " each" if len(facts.views) > 1 else ""
+    made = f", made into {' + '.join(facts.views)} inside" if facts.inputs else ""
+    inputs = " and ".join(f"{part.axes} of view {part.view}" for part in facts.arrays)
     changed = differences(results.board.rows_of(run.id)[0]) or "none"
     yield _items(
         f"Recipe: {in_markdown(run.name)}, seed {facts.seed}, {facts.epoch} epoch",
         f"Settings that differ from the preset: {in_markdown(changed)}",
-        f"Input: features [B, {facts.dim}]{each} of the bank's view {inputs}, as stored there",
-        f"Output: logits [B, {len(facts.class_names)}] in the order of `class_names`",
+        f"Input: features {in_markdown(f'{inputs}, as the bank stores them{made}')}",
+        f"Output: logits [N, {len(facts.class_names)}] in the order of `class_names`",
     )
     sources = uses(run.name, run.parameters).items()
     cited = [f"{in_markdown(citation(key))} ({', '.join(why)})" for key, why in sources]
@@ -225,7 +226,7 @@ def _limits(
 
 def _has_rows(module: nn.Module) -> bool:
     """Whether a head holds training rows."""
-    return any(isinstance(part, Neighbours) for part in module.modules())
+    return any(isinstance(part, Neighbours | Kernels) for part in module.modules())
 
 
 def _figure(name: str, value: float | None) -> str:

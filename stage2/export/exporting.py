@@ -15,9 +15,11 @@ from featbank import errors
 from featbank.bank import GROUPS, Bank
 from featbank.files import replacing
 from stage2.export.card import model_card
+from stage2.export.facts import HeadFacts
 from stage2.export.folding import ensemble_head, evaluate
 from stage2.export.forms import AveragedHeads, HeadModule
-from stage2.export.headfile import HeadFacts, save_head
+from stage2.export.headfile import save_head
+from stage2.export.inputs import Inputs, inputs_of
 from stage2.export.moving import mean_prior, recipe_prior, with_prior
 from stage2.export.onnxfile import ImageModel, check_onnx, save_onnx
 from stage2.export.retraining import changed_rows, retrain
@@ -129,7 +131,7 @@ def export_head(
             export = _ensemble if configuration.is_ensemble else _recipe
             training = {"device": device, "memory": memory}
             done = export(stored, opened, run, epoch, target=shares, training=training)
-            images = images_to and images_to(done.facts.views)
+            images = images_to and images_to([part.view for part in done.facts.arrays])
         if card is not None:
             head, file = (done.module, done.facts), Path(output).name
             text = model_card(stored, run, head, file=file, prior=prior)
@@ -177,7 +179,7 @@ def _recipe(
     module, prior = with_prior(
         bank, again.module, facts.views, implied, calibrated=calibrated, target=target
     )
-    return Exported(module, replace(facts, prior=prior), again.changed_rows(results))
+    return _exported(module, replace(facts, prior=prior), again.changed_rows(results))
 
 
 def _ensemble(
@@ -211,7 +213,15 @@ def _ensemble(
     module, prior = with_prior(  # its members were chosen and scaled on val
         bank, head.module, facts.views, implied, calibrated=True, target=target
     )
-    return Exported(module, replace(facts, prior=prior), changed)
+    return _exported(module, replace(facts, prior=prior), changed)
+
+
+def _exported(
+    module: HeadModule | AveragedHeads, facts: HeadFacts, changed: dict[str, int]
+) -> Exported:
+    """A head that takes the arrays of its facts."""
+    module.inputs = Inputs(facts.inputs) if facts.inputs else None
+    return Exported(module, facts, changed)
 
 
 def _member(results: Results, member: Member) -> tuple[Run, str]:
@@ -238,7 +248,7 @@ def _facts(
     return HeadFacts(
         class_names=list(bank.class_names),
         views=list(recipe.views),
-        dim=bank.dim,
+        dim=bank.dim_of(recipe.views[0]),
         bank=bank.fingerprint,
         recipe={"id": recipe.id, "name": recipe.name, "settings": settings},
         seed=seed,
@@ -246,6 +256,7 @@ def _facts(
         metrics=metrics,
         groups=dict(GROUPS),
         version=featbank.__version__,
+        inputs=inputs_of(bank, recipe.views),
     )
 
 

@@ -250,6 +250,11 @@ class HeadModule(nn.Module):
         The classifier.
     scale, shift
         Of the calibration u = a·z + b, [1] or [K], and [K]; or None.
+
+    Attributes
+    ----------
+    inputs
+        `stage2.export.inputs.Inputs`, which make the features of what the head is given; or None.
     """
 
     scale: Tensor | None
@@ -259,18 +264,20 @@ class HeadModule(nn.Module):
         self, form: nn.Module, scale: Tensor | None = None, shift: Tensor | None = None
     ) -> None:
         super().__init__()
+        self.inputs: nn.Module | None = None
         self.form = form
         self.scale = None if scale is None else nn.Parameter(scale.detach().clone())
         self.shift = None if shift is None else nn.Parameter(shift.detach().clone())
 
-    def forward(self, features: Tensor) -> Tensor:
-        return _calibrated(self.form(features), self.scale, self.shift)
+    def forward(self, features: Tensor | Sequence[Tensor]) -> Tensor:
+        x = features if self.inputs is None else self.inputs(features)
+        return _calibrated(self.form(x), self.scale, self.shift)
 
 
 class AveragedHeads(nn.Module):
     """A head on each of V views, a tuple of features [B, D] to logits [B, K]: their average, as
     probabilities (the log of their sum) or as logits, by equal or other `shares`, and its
-    calibration."""
+    calibration. Its `inputs` are those of `HeadModule`."""
 
     scale: Tensor | None
     shift: Tensor | None
@@ -284,13 +291,15 @@ class AveragedHeads(nn.Module):
         shares: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
+        self.inputs: nn.Module | None = None
         self.forms, self.average = nn.ModuleList(forms), average
         self.shares = None if shares is None else tuple(shares)
         self.scale = None if scale is None else nn.Parameter(scale.detach().clone())
         self.shift = None if shift is None else nn.Parameter(shift.detach().clone())
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        z = [form(x) for form, x in zip(self.forms, features, strict=True)]
+        views = features if self.inputs is None else self.inputs(features)
+        z = [form(x) for form, x in zip(self.forms, views, strict=True)]
         return _calibrated(
             averaged(z, self.average == "logits", self.shares), self.scale, self.shift
         )

@@ -8,8 +8,9 @@ file's metadata under ``featbank-head``: the fields of `HeadFacts`, ``schema``, 
 is to be the same bytes. Everything is checked before a module is made; ``digest`` is the SHA-256 of
 everything else, so no changed bit goes unnoticed. Heads of schema 1 have none. Schema 3
 adds ``prior``, `stage2.export.headprior.HeadPrior`, and its tensor; a head that scales features has
-schema 4, with a prior or without, one whose views have other than equal ``shares`` schema 6, and
-one with a form of `LATER` the schema there. The lowest schema that holds a head is written.
+schema 4, with a prior or without, one whose views have other than equal ``shares`` schema 6, one
+with ``inputs`` or rows of length 1 schema 7, and one with a form of `LATER` the schema there. The
+lowest schema that holds a head is written.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,17 @@ from torch import Tensor
 from featbank import errors
 from featbank.files import replacing
 from featbank.regular import kind_of
+from stage2.export.facts import HeadFacts
 from stage2.export.form import SPACE, Form
 from stage2.export.forms import FORMS, INPUT, AveragedHeads, HeadModule, Scaled
-from stage2.export.headprior import HeadPrior, read_head_prior
+from stage2.export.headprior import read_head_prior
+from stage2.export.inputs import Inputs, read_inputs
 
 KEY = "featbank-head"
 SCHEMA = 7
 """The newest."""
+WITH_INPUTS = 7
+"""The schema of heads whose views are made of others, of several widths, or of rows of length 1."""
 WITH_SHARES = 6
 """The schema of heads that average views by other than equal shares."""
 SCALED = 4
@@ -55,46 +60,7 @@ LATER = {"gated_cosine": 5, "quadratic": 7, "kernels": 7, "attentive": 7, "poole
 _CALIBRATION = ("calibration.scale", "calibration.shift")
 
 
-@dataclass(frozen=True)
-class HeadFacts:
-    """The contents of a head file besides its weights.
-
-    Attributes
-    ----------
-    class_names
-        K names, in the order of the logits.
-    views, dim
-        The views of the bank that the head takes, in this order, and D.
-    bank
-        Fingerprint of the bank it was trained on.
-    recipe
-        ``id``, ``name`` and ``settings`` of the recipe, the seed among them.
-    seed, epoch
-        The seed, and ``last`` or ``selected``.
-    metrics
-        By split, as `stage2.engine.metrics.METRICS` names them.
-    groups
-        The thresholds of many / medium / few.
-    version
-        featbank's.
-    prior
-        The class prior of its outputs; None in a head of an older version.
-    """
-
-    class_names: list[str]
-    views: list[str]
-    dim: int
-    bank: str
-    recipe: dict[str, Any]
-    seed: int
-    epoch: str
-    metrics: dict[str, dict[str, float | None]]
-    groups: dict[str, str]
-    version: str
-    prior: HeadPrior | None = None
-
-
-_TOLD = [field for field in fields(HeadFacts) if field.name != "prior"]
+_TOLD = [each for each in fields(HeadFacts) if each.name not in ("prior", "inputs")]
 """The fields that every head has."""
 
 
@@ -123,7 +89,7 @@ def save_head(
     forms, average, parameters = _parts(module, facts.views)
     tensors = {name: values.detach().cpu() for name, values in parameters.items()}
     document = {"schema": WITHOUT_PRIOR, **vars(facts), "forms": forms, "average": average}
-    del document["prior"]
+    del document["prior"], document["inputs"]
     if facts.prior is not None:
         document |= {"schema": WITH_PRIOR, "prior": facts.prior.document}
         tensors |= facts.prior.tensors
@@ -131,6 +97,11 @@ def save_head(
         document["schema"] = SCALED
     if isinstance(module, AveragedHeads) and module.shares is not None:
         document |= {"schema": WITH_SHARES, "shares": list(module.shares)}
+    if facts.inputs:
+        inputs = [[part.document for part in parts] for parts in facts.inputs]
+        document |= {"schema": WITH_INPUTS, "inputs": inputs}
+    if any(name.endswith("input_unit") for name in tensors):
+        document["schema"] = WITH_INPUTS
     added = [LATER.get(form["form"], UNCHECKED) for form in forms]
     document["schema"] = max(document["schema"], *added)
     document["digest"] = _digest(document, tensors)
@@ -142,8 +113,9 @@ def save_head(
 def load_head(path: str | os.PathLike[str]) -> LoadedHead | LoadedHeads:
     """An exported head as a module: features [B, D] float32 to logits [B, K].
 
-    A head of several views takes a tuple of features, in the order of ``facts.views``. Weights are
-    parameters, so that it can be fine-tuned; `facts` holds classes, recipe and metrics.
+    A head of several views, or of views made of others, takes a tuple of features in the order of
+    ``facts.arrays``. Weights are parameters, so that it can be fine-tuned; `facts` holds classes,
+    recipe and metrics.
 
     Parameters
     ----------
@@ -182,6 +154,8 @@ def load_head(path: str | os.PathLike[str]) -> LoadedHead | LoadedHeads:
         if schema == WITH_PRIOR or (schema > WITH_PRIOR and "prior" in document):
             prior = read_head_prior(document["prior"], rest, len(facts.class_names))
             facts = replace(facts, prior=prior)
+        if "inputs" in document:
+            facts = replace(facts, inputs=read_inputs(document["inputs"], len(facts.views)))
         shares = _value(document, "shares", "list") if "shares" in document else None
         module = _module(facts, forms, (average, shares), rest)
         _check_digest(document, schema, tensors)
@@ -226,6 +200,7 @@ def _check_digest(document: Any, schema: int, tensors: Mapping[str, Tensor]) -> 
     known |= {"digest"} if schema > UNCHECKED else set()
     known |= {"prior"} if schema > WITHOUT_PRIOR else set()
     known |= {"shares"} if schema >= WITH_SHARES else set()
+    known |= {"inputs"} if schema >= WITH_INPUTS else set()
     if strange := document.keys() - known:
         raise ValueError(f"{min(strange)!r} is none of its fields")
     if not UNCHECKED <= schema <= SCHEMA:
@@ -285,10 +260,9 @@ def _module(
     for name in ("class_names", "views"):
         if not all(isinstance(text, str) for text in getattr(facts, name)):
             raise ValueError(f"{name} are not all text")
-    sizes = {"K": classes, "D": facts.dim, "1": 1}
-    made = []
-    for view, form in zip(views, forms, strict=True):
-        prefix = f"{view}." if several else ""
+    made, widths = [], [sum(part.width for part in parts) for parts in facts.inputs]
+    for view, form, dim in zip(views, forms, widths or [facts.dim] * len(views), strict=True):
+        prefix, sizes = f"{view}." if several else "", {"K": classes, "D": dim, "1": 1}
         made.append(_scaled(_form(dict(form), tensors, prefix, sizes), tensors, prefix, sizes))
     scale, shift = (tensors.pop(name, None) for name in _CALIBRATION)
     if scale is not None:
@@ -303,6 +277,7 @@ def _module(
     else:
         module = LoadedHead(made[0], scale, shift)
     module.facts = facts
+    module.inputs = Inputs(facts.inputs) if facts.inputs else None
     return module.eval()
 
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from featbank import errors
 from featbank.files import replacing
+from stage2.export.facts import HeadFacts
 from stage2.export.forms import AveragedHeads, HeadModule
-from stage2.export.headfile import HeadFacts
 
 OPSET = 18
 
@@ -59,9 +59,11 @@ def save_onnx(
     *,
     backbone: ImageModel | None = None,
 ) -> None:
-    """Write a head as ONNX: inputs ``features`` (``features_0``, … of several views) [B, D], output
-    ``logits`` [B, K], float32, B free; the names of the classes and the bank's fingerprint are
-    among the model's properties.
+    """Write a head as ONNX.
+
+    Inputs are ``features``, or ``features_0``, … in the order of ``facts.arrays``, [B, D] or of
+    tokens [B, T, D]; the output is ``logits`` [B, K]. All are float32, B is free. The names of the
+    classes and the bank's fingerprint are among the model's properties.
 
     Under a `backbone` the input is ``images`` [B, C, H, W] uint8 of its `image_shape`.
 
@@ -73,8 +75,8 @@ def save_onnx(
     check_onnx()
     import onnx  # here, because it is an extra
 
-    several, written = len(facts.views) > 1, cast("nn.Module", module)
-    example = tuple(torch.zeros(2, facts.dim) for _ in facts.views)
+    several, written = len(facts.arrays) > 1, cast("nn.Module", module)
+    example = tuple(torch.zeros(2, *part.shape) for part in facts.arrays)
     names = [f"features_{i}" for i in range(len(example))] if several else ["features"]
     if backbone is not None:
         several, written = False, _OnImages(backbone, module)

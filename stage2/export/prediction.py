@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,11 +15,14 @@ import torch
 from featbank import errors
 from featbank.bank import Bank
 from featbank.bank.class_names import ClassMatch, match_classes
+from featbank.bank.expressions import Part, parts_of
 from featbank.characters import in_csv, visible
 from featbank.files import replacing
 from featbank.wording import number
 from stage2.export.arrays import read_features, read_labels
+from stage2.export.facts import HeadFacts
 from stage2.export.headfile import LoadedHead, LoadedHeads
+from stage2.export.inputs import Input
 
 FORMATS = (".npz", ".csv")
 
@@ -176,14 +180,18 @@ def predict_bank(
     """
     facts = head.facts
     views = list(views or facts.views)
-    _check_views(facts.views, views)
-    _check_dim(str(bank.path), bank.dim, facts.dim)
+    parts = [part for view in views for part in parts_of(view)]
+    _check_count(facts, [part.view for part in parts])
+    places = [_place(facts, *pair) for pair in zip(parts, facts.arrays, strict=True)]
+    if split is None and not bank.evaluated:
+        raise errors.ConfigError(
+            f"{bank.path} has no rows of test or val. Choose others with --split train."
+        )
+    for place, own in zip(places, facts.arrays, strict=True):
+        shape = bank.shape(split or bank.evaluated[-1], place)[2:]
+        _check_shape(f"{bank.path}: view {place!r}", shape, own)
     notes = []
     if split is None:
-        if not bank.evaluated:
-            raise errors.ConfigError(
-                f"{bank.path} has no rows of test or val. Choose others with --split train."
-            )
         split = bank.evaluated[-1]
         if split != "test":
             notes.append(f"{bank.path} has no rows of test: {split} is classified")
@@ -195,9 +203,9 @@ def predict_bank(
     if views != facts.views:
         notes.append(f"the head was trained on {'+'.join(facts.views)}, not {'+'.join(views)}")
     match = _matched(bank, facts.class_names, class_names, None if labelled else notes)
-    rows, step = bank.rows(split), bank.block_rows(split, views[0])
+    rows, step = bank.rows(split), bank.block_rows(split, places[0])
     blocks = (
-        [bank.read(split, view, start, min(start + step, rows)) for view in views]
+        [bank.read(split, place, start, min(start + step, rows)) for place in places]
         for start in range(0, rows, step)
     )
     predictions = _predictions(head, blocks, notes)
@@ -230,7 +238,8 @@ def predict_arrays(
     labels: Path | None = None,
     class_names: Sequence[str] | None = None,
 ) -> Predictions:
-    """Predictions on features [N, D] in arrays, one for each view of the head.
+    """Predictions on features in arrays, [N, D] or of tokens [N, T, D], one for each that the head
+    takes.
 
     Parameters
     ----------
@@ -248,16 +257,23 @@ def predict_arrays(
     NotFinite
         For features, or logits of them, that are not finite.
     """
-    _check_views(head.facts.views, list(map(str, paths)))
-    arrays = [read_features(path) for path in paths]
+    owns = head.facts.arrays
+    _check_count(head.facts, list(map(str, paths)))
+    arrays = []
+    for path, own in zip(paths, owns, strict=True):
+        x = read_features(path, tokens=len(own.shape) == 2)
+        if len(own.shape) == 2 and own.shape[0] == 1 and x.ndim == 2:
+            x = x[:, None]  # the axis of a single token was dropped
+        _check_shape(str(path), x.shape[1:], own)
+        arrays.append(x)
     for path, x in zip(paths, arrays, strict=True):
-        _check_dim(str(path), x.shape[1], head.facts.dim)
         if len(x) != len(arrays[0]):
             raise errors.DataError(
                 f"{path} has {len(x)} rows, {paths[0]} has {len(arrays[0])}. "
                 "Give the same rows of every view."
             )
-    size = max(1, BLOCK_BYTES // (4 * max(head.facts.dim, len(head.facts.class_names))))
+    widest = max(*(math.prod(x.shape[1:]) for x in arrays), len(head.facts.class_names))
+    size = max(1, BLOCK_BYTES // (4 * widest))
     starts = range(0, len(arrays[0]), size)
     blocks = ([x[start : start + size] for x in arrays] for start in starts)
     predictions, known = _predictions(head, blocks, []), head.facts.class_names
@@ -268,20 +284,38 @@ def predict_arrays(
     return predictions
 
 
-def _check_views(own: Sequence[str], given: Sequence[str]) -> None:
+def _place(facts: HeadFacts, part: Part, own: Input) -> str:
+    """The view of a bank to read for an array that a head takes; a head that makes its views does
+    its own pooling and weighting."""
+    if facts.inputs:
+        part = replace(part, factor=None, pool=None if own.pool else part.pool)
+    return str(part)
+
+
+def _check_count(facts: HeadFacts, given: Sequence[str]) -> None:
+    own = [part.view for part in facts.arrays]
     if len(own) != len(given):
+        of = f" of {'+'.join(facts.views)}" if facts.inputs else ""
         raise errors.ConfigError(
-            f"The head takes {len(own)} views ({', '.join(own)}), {len(given)} are given: "
-            f"{', '.join(given)}. Give as many, in that order."
+            f"The head takes {number(len(own), 'view')}{of} ({', '.join(own)}), "
+            f"{len(given)} are given: {', '.join(given)}. Give as many, in that order."
         )
 
 
-def _check_dim(what: str, dim: int, own: int) -> None:
-    if dim != own:
+def _check_shape(what: str, shape: Sequence[int], own: Input) -> None:
+    if own.takes(shape):
+        return
+    if len(own.shape) == len(shape) == 1:
         raise errors.ConfigError(
-            f"{what} has features of D = {dim}, the head takes D = {own}. "
+            f"{what} has features of D = {shape[0]}, the head takes D = {own.shape[0]}. "
             "Give features of the backbone it was trained on."
         )
+    given = Input(what, tuple(shape)).axes
+    pooling = len(shape) == 2 and len(own.shape) == 1
+    remedy = "Pool the tokens, as in --view VIEW:mean." if pooling else "Give that view."
+    raise errors.ConfigError(
+        f"{what} is {given}, the head takes {own.axes} of {own.view}. {remedy}"
+    )
 
 
 def _predictions(
@@ -323,5 +357,5 @@ def _predictions(
 
 def _not_finite(x: torch.Tensor) -> int | None:
     """The first row of `x` with NaN or infinity."""
-    bad = (~x.isfinite()).any(1).nonzero()
+    bad = (~x.isfinite()).flatten(1).any(1).nonzero()
     return int(bad[0]) if len(bad) else None

@@ -20,7 +20,7 @@ from featbank.settings import shortened
 from featbank.wording import number
 from stage2.export.arrays import SUFFIXES
 from stage2.export.estimation import EstimatedPrior, bbse, em
-from stage2.export.headfile import HeadFacts
+from stage2.export.facts import HeadFacts
 from stage2.export.headprior import CONFUSION_CLASSES, HeadPrior
 from stage2.export.prediction import Predictions
 from stage2.methods.priors import log_shift

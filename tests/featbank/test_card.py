@@ -73,7 +73,7 @@ def test_what_a_card_says(featbank: Run, swept: Path) -> None:
     card = card_of(featbank, "knn", "--prior", "5,3,2,1,1")
     for text in (
         "Settings that differ from the preset: calibration=temperature",
-        "features [B, 8] of the bank's view `instance`",
+        "features [N, D = 8] of view instance, as the bank stores them",
         "Guo et al. 2017, On Calibration of Modern Neural Networks (calibration temperature)",
         "largest 'ape' 42 %, smallest 'dog\\\\n# Title' 8.3 %",
         "- 2 configurations tried",

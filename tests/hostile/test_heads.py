@@ -21,8 +21,9 @@ from safetensors.torch import save as save_tensors
 
 from featbank import errors
 from stage2 import load_head
+from stage2.export.facts import HeadFacts
 from stage2.export.forms import Affine, Gated, HeadModule
-from stage2.export.headfile import KEY, UNCHECKED, HeadFacts, save_head
+from stage2.export.headfile import KEY, UNCHECKED, save_head
 
 DIM, CLASSES = 5, 3
 FEATURES = torch.randn(4, DIM, generator=torch.Generator().manual_seed(0))

@@ -19,8 +19,9 @@ from featbank import errors
 from stage2.engine.outcome import Outcome
 from stage2.engine.tally import Tally
 from stage2.export import modules
+from stage2.export.facts import HeadFacts
 from stage2.export.forms import AveragedHeads, HeadModule
-from stage2.export.headfile import HeadFacts, load_head, save_head
+from stage2.export.headfile import load_head, save_head
 from stage2.export.onnxfile import save_onnx
 from stage2.methods.heads import HEADS, Head
 from stage2.methods.recipe import Recipe
@@ -198,7 +199,7 @@ def edited(change: Callable[[dict[str, Any], dict[str, Any]], Any], path: Path) 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t, m: m.update(schema=7), "has head schema 7, this version reads up to 6"),
+        (lambda t, m: m.update(schema=8), "has head schema 8, this version reads up to 7"),
         (lambda t, m: m.update(shares=[1.0]), "its shares are not one > 0 for each view"),
         (lambda t, m: m.update(schema=3), "prior is missing"),
         (lambda t, m: m.pop("forms"), "forms is missing"),

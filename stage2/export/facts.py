@@ -1,0 +1,59 @@
+"""The contents of a head file besides its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from stage2.export.headprior import HeadPrior
+from stage2.export.inputs import Input
+
+
+@dataclass(frozen=True)
+class HeadFacts:
+    """The contents of a head file besides its weights.
+
+    Attributes
+    ----------
+    class_names
+        K names, in the order of the logits.
+    views, dim
+        The views of the bank that it was trained on, in this order, and D of the first.
+    bank
+        Fingerprint of the bank it was trained on.
+    recipe
+        ``id``, ``name`` and ``settings`` of the recipe, the seed among them.
+    seed, epoch
+        The seed, and ``last`` or ``selected``.
+    metrics
+        By split, as `stage2.engine.metrics.METRICS` names them.
+    groups
+        The thresholds of many / medium / few.
+    version
+        featbank's.
+    prior
+        The class prior of its outputs; None in a head of an older version.
+    inputs
+        The arrays that each view is made of, by view; empty where the views are the arrays, all
+        [N, D].
+    """
+
+    class_names: list[str]
+    views: list[str]
+    dim: int
+    bank: str
+    recipe: dict[str, Any]
+    seed: int
+    epoch: str
+    metrics: dict[str, dict[str, float | None]]
+    groups: dict[str, str]
+    version: str
+    prior: HeadPrior | None = None
+    inputs: list[list[Input]] = field(default_factory=list)
+
+    @property
+    def arrays(self) -> list[Input]:
+        """The arrays that the head takes, in this order."""
+        if self.inputs:
+            return [part for parts in self.inputs for part in parts]
+        return [Input(view, (self.dim,)) for view in self.views]
