@@ -54,6 +54,7 @@ def evaluate(
         render_metrics,
     )
     from stage2.export.headfile import load_head
+    from stage2.export.target import transductive
 
     if labels is not None and not is_arrays(features[0]):
         raise ConfigError("--labels are those of arrays, a bank has its own. Leave them out.")
@@ -72,7 +73,8 @@ def evaluate(
     counts = None if facts.prior is None else facts.prior.class_counts
     shown = {"as exported": predictions}
     if prior is not None:
-        shown[prior] = moved(predictions, facts, prior, prior_output, err=form != "table")
+        name = f"{prior} (transductive)" if transductive(prior) else prior
+        shown[name] = moved(predictions, facts, prior, prior_output, err=form != "table")
     if restrict_classes:
         shown = {name: restricted(each) for name, each in shown.items()}
     evaluations = {name: evaluate_predictions(each, counts) for name, each in shown.items()}

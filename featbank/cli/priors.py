@@ -26,7 +26,8 @@ def prior_options(command: Command) -> Command:
     prior = click.option(
         "--prior",
         metavar="PRIOR",
-        help=f"Class prior of the rows: {GIVEN}; or estimated from the rows, em or bbse. "
+        help=f"Class prior of the rows: {GIVEN}; or estimated from the rows, em or bbse; "
+        "or sinkhorn or sinkhorn:PRIOR, which assigns the rows in equal or these shares. "
         "[default: the one that the head is made for]",
     )
     return prior(

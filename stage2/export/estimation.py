@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy.special import log_softmax, logsumexp
 
 from featbank.characters import in_csv, visible
 from featbank.files import replacing
@@ -29,6 +30,10 @@ ITERATIONS = 2_000
 
 TOLERANCE = 1e-5
 """Largest change of a share in the last iteration."""
+
+
+TRANSPORTED = 1e-3
+"""Largest relative error of a share that `transport` stops at."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +202,26 @@ def _on_simplex(points: np.ndarray) -> np.ndarray:
     excess = (falling.cumsum(1) - 1) / np.arange(1, points.shape[1] + 1)
     last = (falling > excess).sum(1, keepdims=True) - 1
     return np.maximum(points - np.take_along_axis(excess, last, 1), 0)
+
+
+def transport(logits: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """The shift v [K] of logits z [N, K] under which the mean of softmax(z + v) over the rows is
+    `shares` [K]: the optimal transport of rows to classes of these sizes at entropy 1 and cost
+    −log softmax(z), by Sinkhorn's iterations [Peng et al. 2022 §3].
+
+    Mean 0 over the classes with a share; a class without one gets the log of the smallest float32.
+    """
+    given = shares > 0
+    z = logits[:, given].astype(np.float64)
+    wanted, shift = np.log(shares[given]), np.zeros(given.sum())
+    for _ in range(ITERATIONS):
+        means = logsumexp(log_softmax(z + shift, 1), 0) - np.log(len(z))
+        shift += wanted - means
+        if np.abs(np.expm1(means - wanted)).max() < TRANSPORTED:
+            break
+    result = np.full(len(shares), np.log(np.finfo(np.float32).tiny))
+    result[given] = shift - shift.mean()
+    return result
 
 
 def _estimated(shares: np.ndarray, drawn: np.ndarray, rows: int) -> EstimatedPrior:

@@ -23,7 +23,7 @@ from stage2.export.inputs import Inputs, inputs_of
 from stage2.export.moving import mean_prior, recipe_prior, with_prior
 from stage2.export.onnxfile import ImageModel, check_onnx, save_onnx
 from stage2.export.retraining import changed_rows, retrain
-from stage2.export.target import BBSE, EM, read_prior
+from stage2.export.target import read_prior, transductive
 from stage2.methods.recipe import Recipe
 from stage2.results.configurations import Configuration
 from stage2.results.ensembles import EnsembleRecipe, Member
@@ -115,7 +115,7 @@ def export_head(
             raise errors.ConfigError(f"{folder} is not a folder. Create it first.")
     if onnx is not None:
         check_onnx()
-    if prior in (EM, BBSE):
+    if prior is not None and transductive(prior):
         raise errors.ConfigError(
             f"An export has no rows to estimate a prior from by {prior}. Give uniform, values or a "
             "file, or estimate it in predict or evaluate."

@@ -19,13 +19,13 @@ from featbank.exchange.formats import locate, read_array
 from featbank.settings import shortened
 from featbank.wording import number
 from stage2.export.arrays import SUFFIXES
-from stage2.export.estimation import EstimatedPrior, bbse, em
+from stage2.export.estimation import EstimatedPrior, bbse, em, transport
 from stage2.export.facts import HeadFacts
 from stage2.export.headprior import CONFUSION_CLASSES, HeadPrior
 from stage2.export.prediction import Predictions
 from stage2.methods.priors import log_shift
 
-UNIFORM, EM, BBSE = "uniform", "em", "bbse"
+UNIFORM, EM, BBSE, SINKHORN = "uniform", "em", "bbse", "sinkhorn"
 
 _NAME = "Name each class as the head does, once."
 _GIVE = "Give one number ≥ 0 per class, in the head's order, or lines of name,value."
@@ -50,6 +50,11 @@ class Target:
     estimate: EstimatedPrior | None = None
 
 
+def transductive(prior: str) -> bool:
+    """Whether a ``--prior`` looks at the rows that it is for, all together."""
+    return prior in (EM, BBSE) or prior.partition(":")[0] == SINKHORN
+
+
 def under_prior(predictions: Predictions, facts: HeadFacts, prior: str) -> Target:
     """Move predictions from the prior that a head's outputs are made for to another one.
 
@@ -61,8 +66,9 @@ def under_prior(predictions: Predictions, facts: HeadFacts, prior: str) -> Targe
     predictions
         Of the head that has these `facts`.
     prior
-        ``uniform``; ``em`` or ``bbse``, an estimate from the predictions; else as `read_prior`
-        takes it.
+        ``uniform``; ``em`` or ``bbse``, an estimate from the predictions; ``sinkhorn`` or
+        ``sinkhorn:PRIOR``, which assigns the rows to the classes in equal or given shares, whatever
+        prior the head is made for; else as `read_prior` takes it.
 
     Raises
     ------
@@ -72,6 +78,8 @@ def under_prior(predictions: Predictions, facts: HeadFacts, prior: str) -> Targe
     DataError
         For a prior that is none, and for an estimate without rows.
     """
+    if prior.partition(":")[0] == SINKHORN:
+        return _transported(predictions, facts, prior)
     own = known_prior(facts)
     source, estimate = np.array(own.source), None
     if prior in (EM, BBSE):
@@ -85,14 +93,29 @@ def under_prior(predictions: Predictions, facts: HeadFacts, prior: str) -> Targe
         note = f"the prior that the head's outputs are made for is not known exactly: {reasons}"
         predictions = replace(predictions, notes=[*predictions.notes, note])
     if shift is not None:
-        logits = torch.from_numpy(predictions.logits) + torch.from_numpy(shift).float()
-        predictions = replace(
-            predictions,
-            logits=logits.numpy(),
-            probabilities=logits.softmax(1).numpy(),
-            classes=logits.argmax(1).numpy(),
-        )
+        predictions = _shifted(predictions, shift)
     return Target(predictions, shares, estimate)
+
+
+def _transported(predictions: Predictions, facts: HeadFacts, prior: str) -> Target:
+    """Predictions whose mean probabilities are the shares of ``sinkhorn`` or ``sinkhorn:PRIOR``."""
+    shares = read_prior(prior.partition(":")[2] or UNIFORM, facts.class_names)
+    if not len(predictions.logits):
+        raise errors.DataError(f"There are no rows to assign by {prior}. Give rows, or the prior.")
+    note = f"{prior} is transductive: the class of a row depends on the other rows given with it"
+    moved = _shifted(predictions, transport(predictions.logits, shares))
+    return Target(replace(moved, notes=[*predictions.notes, note]), shares)
+
+
+def _shifted(predictions: Predictions, shift: np.ndarray) -> Predictions:
+    """Predictions with `shift` [K] added to the logits."""
+    logits = torch.from_numpy(predictions.logits) + torch.from_numpy(shift).float()
+    return replace(
+        predictions,
+        logits=logits.numpy(),
+        probabilities=logits.softmax(1).numpy(),
+        classes=logits.argmax(1).numpy(),
+    )
 
 
 def known_prior(facts: HeadFacts) -> HeadPrior:

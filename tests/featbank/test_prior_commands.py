@@ -108,6 +108,16 @@ def test_estimates(featbank: Run, heads: Path) -> None:
         assert np.load("p.npz")["probabilities"] == pytest.approx(first, abs=1e-5)
 
 
+def test_transductive_priors_are_marked(featbank: Run, heads: Path) -> None:
+    """In the table of `evaluate`; and an export, which has no rows, refuses them."""
+    for prior in ("sinkhorn", "sinkhorn:1,2,3,4,90", "em"):
+        command = ("evaluate", "crt.safetensors", "bank.h5", "--prior", prior, "--format", "json")
+        rows = json.loads(featbank(*command).stdout)
+        assert [row["prior"] for row in rows] == ["as exported", f"{prior} (transductive)"]
+    export = ("export", "results.sqlite", "crt", "-o", "h.safetensors", "--prior", "sinkhorn")
+    assert "no rows to estimate a prior from by sinkhorn" in featbank(*export, code=2).stderr
+
+
 def test_what_is_wrong(featbank: Run, heads: Path) -> None:
     """One line each."""
     predict = ("predict", "crt.safetensors", "bank.h5", "-o", "p.npz", "--prior")

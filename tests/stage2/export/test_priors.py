@@ -13,7 +13,7 @@ import torch
 from scipy.special import log_softmax, softmax
 
 from featbank import errors
-from stage2.export.estimation import bbse, em
+from stage2.export.estimation import bbse, em, transport
 from stage2.export.headfile import load_head, save_head
 from stage2.export.headprior import HeadPrior, fitted_correction, soft_confusion
 from stage2.export.modules import shifted
@@ -104,6 +104,39 @@ def test_em_is_the_largest_likelihood() -> None:
         joint = p * shares / source
         shares = (joint / joint.sum(1, keepdims=True)).mean(0)
     assert em(log_p, source).shares == pytest.approx(shares, abs=1e-3)
+
+
+@pytest.mark.parametrize("shares", [np.full(4, 0.25), np.array([0.6, 0.3, 0.1, 0.0])])
+def test_transport_fills_the_shares(shares: np.ndarray) -> None:
+    """Reference: Sinkhorn's scaling of rows and columns of softmax(z) as a matrix, in float64."""
+    rng = np.random.default_rng(4)
+    z = rng.normal([5, 2, 0, 0], 3, (300, 4))
+    plan = np.exp(z)
+    for _ in range(5000):
+        plan *= (300 * shares) / np.maximum(plan.sum(0), 1e-300)
+        plan /= plan.sum(1, keepdims=True)
+    p = softmax(z + transport(z, shares), 1)
+    assert p == pytest.approx(plan, abs=2e-3)
+    assert p.mean(0) == pytest.approx(shares, abs=2e-3)
+
+
+def test_sinkhorn_assigns_the_rows_together(made: Problem) -> None:
+    """Reference: the shares asked for, of a head of any prior or none; and one line says that it
+    looks at all rows. One row alone tells nothing: equal shares make it even."""
+    predictions = predictions_of(np.random.default_rng(5).normal([3, 1, 0], 1, (400, 3)))
+    for prior, shares in (("sinkhorn", [1 / 3] * 3), ("sinkhorn:5,3,2", [0.5, 0.3, 0.2])):
+        target = under_prior(predictions, head_facts(made, None), prior)
+        p = target.predictions.probabilities
+        assert p.mean(0) == pytest.approx(shares, abs=1e-3)
+        assert target.shares == pytest.approx(shares)
+        assert "is transductive" in target.predictions.notes[0]
+        assert (target.predictions.classes == p.argmax(1)).all()
+    alone = under_prior(predictions_of(np.array([[5.0, 1, 0]])), head_facts(made, None), "sinkhorn")
+    assert alone.predictions.probabilities == pytest.approx(np.full((1, 3), 1 / 3), abs=1e-3)
+    with pytest.raises(errors.DataError, match="no rows to assign by sinkhorn"):
+        under_prior(predictions_of(np.zeros((0, 3))), head_facts(made, None), "sinkhorn")
+    with pytest.raises(errors.DataError, match="2 values"):
+        under_prior(predictions, head_facts(made, None), "sinkhorn:1,2")
 
 
 def test_bbse_solves_for_the_prior() -> None:
