@@ -415,6 +415,7 @@ def _bank(number: int, path: str = "bank.h5") -> Bank:
         rows=lambda split: 9,
         classifier=lambda view: None,
         norm=lambda view: None,
+        default_scale=lambda view: None,
         provenance={},
     )
     return cast(Bank, bank)

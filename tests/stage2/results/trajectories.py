@@ -68,6 +68,7 @@ def write(
         labels=lambda split: np.arange(42) % len(counts),
         classifier=lambda view: (np.zeros((len(counts), 8)), np.zeros(len(counts))),
         norm=lambda view: None,
+        default_scale=lambda view: None,
         from_test=lambda split: None,
         index=lambda split: np.arange(42),
         source=lambda split: split,
