@@ -105,7 +105,7 @@ def _usual(names: Sequence[str]) -> Iterator[Recipe]:
     """Presets at their own settings, shortened."""
     for name in names:
         recipe = Recipe(name)
-        if recipe.settings["train_on"] == "train":
+        if recipe.settings["train_on"] == "train" and not HEADS[recipe.head].takes_tokens:
             yield Recipe(name, **{k: v for k, v in SHORT.items() if k in recipe.settings})
 
 

@@ -56,7 +56,7 @@ def at_most(name: str, most: int, **settings: Any) -> Recipe:
 
 
 EVERYTHING = [
-    *((name, {}) for name in PRESETS),
+    *((name, {}) for name in PRESETS if not HEADS[PRESETS[name].settings["head"]].takes_tokens),
     *((name, {"metric": "l2", "transform": t}) for name in ("knn", "ncm") for t in ("un", "cl2n")),
     ("ridge", {"l2": 100.0}),
     ("lda", {"prior": "counts", "shrinkage": 0.0}),
