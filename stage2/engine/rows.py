@@ -39,12 +39,23 @@ CONVERTED_BYTES = 32 << 20
 """Bytes of float32 features from which float16 ones stay so in memory, and bytes of them that are
 converted at once where all are read."""
 
+PIECE_BYTES = 256 << 20
+"""Bytes of float32 features of `BLOCK_ROWS` rows up to which float16 ones are converted in whole
+pieces of so many rows; rows of tokens may be wider."""
+
 WINDOW_BYTES = 8 << 20
 """Bytes of float32 features of a window of them: few enough that their memory is used again."""
 
 BLOCK_BYTES = 4 << 20
 """Bytes of logits per block of rows on a CPU; 128 times as many on a GPU, where small blocks would
 reread the weights of a large tile again and again."""
+
+
+def converted_rows(dim: int) -> int:
+    """Rows of float16 that are converted at once where all are read: about `CONVERTED_BYTES`, in
+    pieces of `BLOCK_ROWS` rows unless one takes more than `PIECE_BYTES`."""
+    piece = max(1, min(BLOCK_ROWS, PIECE_BYTES // (4 * dim)))
+    return max(1, CONVERTED_BYTES // (4 * dim * piece)) * piece
 
 
 def block_rows(numbers: int, device: torch.device) -> int:
@@ -130,11 +141,11 @@ class MemoryRows(SplitRows):
         return self.x.dtype == torch.float16
 
     def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """All rows, in one block; of float16 features whole pieces of `BLOCK_ROWS` rows."""
+        """All rows, in one block; of float16 features `converted_rows` at a time."""
         if not self.packed:
             yield self.x, self.labels
             return
-        size = max(1, CONVERTED_BYTES // (4 * self.dim * BLOCK_ROWS)) * BLOCK_ROWS
+        size = converted_rows(self.dim)
         for x, y in zip(self.x.split(size), self.labels.split(size), strict=True):
             yield self._converted(x), y
 

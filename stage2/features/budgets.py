@@ -10,8 +10,7 @@ import torch
 from featbank.bank import Bank
 from stage2.engine.generation import window_bytes
 from stage2.engine.plan import default_memory
-from stage2.engine.rows import CONVERTED_BYTES
-from stage2.methods.heads.interface import BLOCK_ROWS
+from stage2.engine.rows import CONVERTED_BYTES, converted_rows
 from stage2.methods.recipe import Recipe
 
 PACKED_SHARE = 8
@@ -70,9 +69,10 @@ def held_bytes(bank: Bank, split: str, view: str, packed: bool) -> int:
     """Bytes that they take where they are in memory; `packed` ones take half, and up to three
     blocks of them that are being converted."""
     size = view_bytes(bank, split, view)
-    return (
-        size // 2 + 3 * max(CONVERTED_BYTES, 4 * bank.dim_of(view) * BLOCK_ROWS) if packed else size
-    )
+    if not packed:
+        return size
+    dim = bank.dim_of(view)
+    return size // 2 + 3 * max(CONVERTED_BYTES, 4 * dim * converted_rows(dim))
 
 
 def half_of(memory: int | None, device: str) -> int:
