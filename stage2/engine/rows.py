@@ -40,8 +40,7 @@ CONVERTED_BYTES = 32 << 20
 converted at once where all are read."""
 
 PIECE_BYTES = 256 << 20
-"""Bytes of float32 features of `BLOCK_ROWS` rows up to which float16 ones are converted in whole
-pieces of so many rows; rows of tokens may be wider."""
+"""Bytes of float32 features up to which float16 ones are converted `BLOCK_ROWS` rows at a time."""
 
 WINDOW_BYTES = 8 << 20
 """Bytes of float32 features of a window of them: few enough that their memory is used again."""
