@@ -26,7 +26,7 @@ from featbank.errors import EmptyClass
 from featbank.settings import Setting, resolved
 from stage2.engine.kernel import KERNELS, LossRows
 from stage2.methods.family import Loss, LossParameters, Moment
-from stage2.methods.heads import Batch, Context, Head, Parameters, TrainedHead
+from stage2.methods.heads import Batch, Context, Head, Parameters, TextClassifier, TrainedHead
 
 COUNTS = np.array([40.0, 17.0, 9.0, 4.0, 1.0])
 DIM, ROWS = 6, 7
@@ -148,6 +148,7 @@ def _check_trained(
     for what, names, known in (
         ("lr_multipliers", head.lr_multipliers(settings), parameters),
         ("anchors", head.anchors(settings, batch.context), parameters),
+        ("decay_weights", head.decay_weights(settings, batch.context), parameters),
         ("biases", head.biases, {**usual, **parameters}),  # settings may do without one
     ):
         assert set(names) <= set(known), f"{what} names {set(names) - set(known)}"
@@ -303,5 +304,6 @@ def _problem(tokens: int | None) -> tuple[Context, Tensor, Tensor]:
         torch.randn(len(COUNTS), DIM, generator=generator),
         torch.randn(len(COUNTS), generator=generator),
         tokens=tokens,
+        text=TextClassifier(torch.randn(len(COUNTS), DIM, generator=generator), 10.0),
     )
     return context, x[some], labels[some]

@@ -34,6 +34,7 @@ from stage2.engine.model import ViewData
 from stage2.engine.plan import BatchStream, FusedGroup, Shape, Tile, plan
 from stage2.engine.rows import MemoryRows, Window, block_rows
 from stage2.engine.tile import TileRun
+from stage2.methods.heads import TextClassifier
 from stage2.methods.recipe import Recipe
 
 COUNTED_STEPS = 1, 3
@@ -273,6 +274,9 @@ def tile_work(tile: Tile, workload: Workload, *, evaluated: bool = True) -> Tile
             full_counts=workload.counts,
             weight0=torch.empty(workload.classes, workload.dim, device="cuda"),
             bias0=torch.empty(workload.classes, device="cuda"),
+            text=TextClassifier(
+                torch.empty(workload.classes, workload.dim, device="cuda"), logit_scale=1.0
+            ),
         )
         before = counting.now
         run = TileRun(tile, stream, [data])

@@ -55,6 +55,7 @@ class Trainer:
             [{**r.settings, **r.part("optimiser")} for r in self.recipes],
             self.head.lr_multipliers(settings),
             anchors=self.head.anchors(settings, context),
+            decay_weights=self.head.decay_weights(settings, context),
             biases=self.head.biases,
             state=model.state["optimiser"],
         )

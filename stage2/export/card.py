@@ -15,7 +15,7 @@ from featbank.wording import listed, number
 from stage2.engine.metrics import METRICS
 from stage2.export.closed_forms import Kernels
 from stage2.export.facts import HeadFacts
-from stage2.export.forms import Neighbours
+from stage2.export.forms import Cache, Neighbours
 from stage2.methods.bibliography import citation
 from stage2.results.cite import uses
 from stage2.results.differences import MeasuredRows
@@ -226,7 +226,7 @@ def _limits(
 
 def _has_rows(module: nn.Module) -> bool:
     """Whether a head holds training rows."""
-    return any(isinstance(part, Neighbours | Kernels) for part in module.modules())
+    return any(isinstance(part, Cache | Neighbours | Kernels) for part in module.modules())
 
 
 def _figure(name: str, value: float | None) -> str:

@@ -6,8 +6,8 @@ A head becomes one of a few **forms** on the features x of a view [B, D]:
   is W = s ⊙ W₀, b = s ⊙ b₀; τ-normalisation, MiSLAS, logit adjustment, ridge and LDA likewise; the
   cosine classifier has one part of length 1 and W = s·ŵ, TDE several and its direction taken out.
 - `Perceptron`, `Gated` and `GatedCosine` (DisAlign), `Means` (nearest class mean), `Neighbours`
-  (k-NN), those of
-  `stage2.export.closed_forms`, and `Attentive` and `PooledTokens` (`stage2.export.token_forms`).
+  (k-NN), `Cache` (Tip-Adapter), those of `stage2.export.closed_forms`, and `Attentive` and
+  `PooledTokens` (`stage2.export.token_forms`).
 
 Axes: B rows, K classes, D features, H hidden units, N training rows.
 """
@@ -189,6 +189,27 @@ class Neighbours(_Compared):
         return (votes / votes.sum(1, keepdim=True)).clamp(min=self.least).log()
 
 
+class Cache(Form):
+    """z_k = ⟨w_k, x⟩ + ω_k Σ_{i of class k} exp(−β(1 − ⟨x̂, x̂_i⟩)), x̂ = x/‖x‖, over training rows
+    x̂_i."""
+
+    shapes: ClassVar[dict[str, str]] = {
+        "weight": "KD", "keys": "ND", "labels": "N", "class_weight": "K", "sharpness": "1",
+    }  # fmt: skip
+    constants: ClassVar[tuple[str, ...]] = tuple(shapes)
+    weight: Tensor
+    keys: Tensor
+    labels: Tensor
+    class_weight: Tensor
+    sharpness: Tensor
+
+    def classify(self, x: Tensor) -> Tensor:
+        near = (self.sharpness * (linear(normalize(x, dim=1), self.keys) - 1)).exp()
+        z = linear(x, self.weight)
+        votes = torch.zeros_like(z).scatter_add(1, self.labels.expand(len(x), -1), near)
+        return z + self.class_weight * votes
+
+
 FORMS: dict[str, type[Form]] = {
     "affine": Affine,
     "perceptron": Perceptron,
@@ -199,6 +220,7 @@ FORMS: dict[str, type[Form]] = {
     "attentive": Attentive,
     "pooled": PooledTokens,
     **CLOSED_FORMS,
+    "cache": Cache,
 }
 """Every form by the name it has in a file."""
 

@@ -54,7 +54,14 @@ WITHOUT_PRIOR = 2
 UNCHECKED = 1
 """The schema without a digest."""
 
-LATER = {"gated_cosine": 5, "quadratic": 7, "kernels": 7, "attentive": 7, "pooled": 7}
+LATER = {
+    "gated_cosine": 5,
+    "quadratic": 7,
+    "kernels": 7,
+    "attentive": 7,
+    "pooled": 7,
+    "cache": 7,
+}
 """Forms that later schemas added."""
 
 _CALIBRATION = ("calibration.scale", "calibration.shift")

@@ -18,7 +18,7 @@ from stage2.engine.subset import fold_view
 from stage2.features.budgets import packable, view_budget
 from stage2.features.finite import check_features
 from stage2.features.folds import Folds
-from stage2.features.loading import load_view
+from stage2.features.loading import load_view, text_of
 from stage2.features.probe import Classifier, Probe, on_unit, probe_for, probes_of
 from stage2.features.probes import Kept, Probes
 from stage2.features.scale import (
@@ -165,6 +165,8 @@ class Views:
                 rows = (x.cpu().numpy() for x, _ in data.train.blocks())
                 scaling = measured(choice, rows, data.tokens or 1)
                 data = scaled(data, scaling) if scaling else data
+                if scaling and scaling.unit:  # text is for rows of one length, as `load_view` knows
+                    data = replace(data, text=text_of(self.bank, name, self.device))
             else:
                 scaling = self._scaling(name, choice)
             cosine = self._cosine(name, stream.cosine_scale, stream.feature_scale)

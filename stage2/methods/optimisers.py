@@ -65,6 +65,9 @@ class Optimiser(ABC):
         Learning-rate multipliers [C] of single parameters.
     anchors
         Values that weight decay pulls parameters towards, broadcastable to them; 0 where missing.
+    decay_weights
+        Multiples of the weight decay of single numbers of a parameter, broadcastable to it; 1 where
+        missing.
     biases
         The parameters that ``decay_bias=False`` spares.
     state
@@ -77,7 +80,8 @@ class Optimiser(ABC):
     multipliers, anchors
         As given; multipliers as tensors [C].
     decay
-        λ of each parameter that any configuration decays, shaped [C, 1, …].
+        λ of each parameter that any configuration decays, shaped [C, 1, …]; with ``decay_weights``,
+        broadcastable to the parameter.
     """
 
     full_batch: ClassVar[bool] = False
@@ -94,13 +98,14 @@ class Optimiser(ABC):
         multipliers: Mapping[str, Sequence[float]],
         *,
         anchors: Parameters | None = None,
+        decay_weights: Parameters | None = None,
         biases: Sequence[str] = (),
         state: OptimiserState | None = None,
     ) -> None:
         self.parameters = parameters
         self._like = next(iter(parameters.values()))
         self.multipliers = {name: self._column(values) for name, values in multipliers.items()}
-        self.anchors = anchors or {}
+        self.anchors, self.decay_weights = anchors or {}, decay_weights or {}
         everywhere = [s["weight_decay"] for s in settings]
         weights = [s["weight_decay"] if s.get("decay_bias", True) else 0.0 for s in settings]
         decays = {name: weights if name in biases else everywhere for name in parameters}
@@ -109,6 +114,8 @@ class Optimiser(ABC):
             for name, values in decays.items()
             if any(values)
         }
+        for name in self.decay.keys() & self.decay_weights.keys():
+            self.decay[name] = self.decay[name] * self.decay_weights[name]
         self._set(settings)
         self.state = state or self._fresh_state()
 

@@ -48,10 +48,7 @@ _GLAG = {
     "support": 2,
     "generator.beta": 0.6,
     "generator.gamma": 0.1,
-    "lr": 0.1,
-    "weight_decay": 5e-4,
-    "batch_size": 128,
-    "schedule": "cosine",
+    **_STAGE2,
     "epochs": 40,
 }
 _CIFAR = {"lr": 0.1, "batch_size": 128}
@@ -237,6 +234,12 @@ _PAPERS: dict[str, RecipePreset] = {
         "ltwb",
         origin="release",
         place="but the norm bound is applied after each step",
+    ),
+    "clap": RecipePreset(
+        {"head": "clap", "loss": "ce", **_STAGE2, "weight_decay": 1.0},
+        HEADS["clap"].description,
+        "clap",
+        place="penalty, rate and schedule of the release, ten epochs instead of 300",
     ),
     "max_norm": RecipePreset(
         _MAX_NORM,

@@ -18,10 +18,13 @@ from stage2.engine.outcome import Outcome
 from stage2.engine.plan import FusedGroup, Shape, plan
 from stage2.engine.rows import MemoryRows
 from stage2.methods import samplers
+from stage2.methods.heads import TextClassifier
 from stage2.methods.recipe import Recipe
+from stage2.methods.recipe_settings import PUBLISHED_NORM
 
 COUNTS = (70, 36, 20, 12, 8, 4)
 MEMORY = 1 << 30
+TEXT_SCALE = 20.0
 
 
 class _Views(dict[tuple[str, str], np.ndarray]):
@@ -46,6 +49,13 @@ class Problem:
     tokens: int | None = None
 
     @property
+    def text(self) -> np.ndarray:
+        """A classifier of text embeddings [K, D] float32, near W₀."""
+        near = self.w0 + np.roll(self.w0, 1, axis=1) / 2
+        length = np.linalg.norm(near, axis=1, keepdims=True)
+        return TEXT_SCALE / PUBLISHED_NORM * near / length
+
+    @property
     def counts(self) -> np.ndarray:
         """Training counts [K]."""
         return np.bincount(self.y["train"], minlength=len(self.w0))
@@ -64,6 +74,7 @@ class Problem:
             weight0=torch.from_numpy(self.w0),
             bias0=torch.from_numpy(self.b0),
             tokens=self.tokens,
+            text=TextClassifier(torch.from_numpy(self.text), TEXT_SCALE),
         )
 
     def double(self, view: str = "instance") -> dict[str, torch.Tensor]:
@@ -92,6 +103,7 @@ class Problem:
             self.y,
             class_names=[f"class {k}" for k in range(len(self.w0))],
             classifier={"instance": (self.w0, self.b0)},
+            text={"instance": (self.text[None], TEXT_SCALE)},
         )
         return Bank(path)
 

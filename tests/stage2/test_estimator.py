@@ -62,6 +62,7 @@ def test_every_recipe_fits(name: str, small: Problem) -> None:
     wants = {
         "'train_on'": recipe.settings["train_on"] != "train",
         "val": bool(recipe.generator and recipe.part("generator").get("beta_step")),
+        "text": recipe.on_text,
     }
     if any(wants.values()):
         (said,) = (word for word, wanted in wants.items() if wanted)

@@ -50,6 +50,7 @@ def written(
         class_names=[f"class {k}" for k in range(len(made.w0))],
         classifier={"instance": (made.w0, made.b0)} if start else None,
         seen=dict.fromkeys(labels, False),
+        text={"instance": (made.text[None], 20.0)},
     )
     return path
 
@@ -143,6 +144,16 @@ def test_a_fold_is_a_bank_cut_to_it(
 ) -> None:
     """Reference: sweeps on banks of the rows that each fold trains on, bit for bit."""
     assert_folds_are_cut_banks(REGISTRIES[registry](), small, tmp_path, trained_on_folds)
+
+
+def test_heads_that_start_from_text_on_folds(
+    small: Problem, tmp_path: Path, trained_on_folds: Trained
+) -> None:
+    """Reference: the same; text is for the rows of one length, which folds have once scaled."""
+    recipes = [Recipe(name, init="text", **SHORT) for name in ("crt", "cosine")]
+    recipes += [Recipe(name, **SHORT) for name in ("wise_ft", "clap")]
+    recipes += [Recipe(name) for name in ("zero_shot", "tip_adapter", "gda_text", "gla")]
+    assert_folds_are_cut_banks(recipes, small, tmp_path, trained_on_folds)
 
 
 @pytest.mark.parametrize("counts", [HARD, HARD[:-1]], ids=["absent", "present"])

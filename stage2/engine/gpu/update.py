@@ -23,9 +23,12 @@ COUNT_BLOCK = 128
 
 
 class FusedSGD(SGD):
-    """SGD in a single pass over each parameter."""
+    """SGD in a single pass over each parameter whose weight decay is one number."""
 
     def _update(self, name: str, p: Tensor, gradient: Tensor, lr: Tensor) -> None:
+        if name in self.decay_weights:
+            super()._update(name, p, gradient, lr)
+            return
         sgd_step(
             p,
             self.state["velocity"][name],
@@ -39,7 +42,7 @@ class FusedSGD(SGD):
 
 
 class FusedAdamW(AdamW):
-    """AdamW in a single pass over each parameter."""
+    """AdamW in a single pass over each parameter whose weight decay is one number."""
 
     def _set(self, settings: Sequence[Mapping[str, Any]]) -> None:
         super()._set(settings)
@@ -49,6 +52,9 @@ class FusedAdamW(AdamW):
         return adamw_count(self.state["steps"], self._log_betas, self._eps)
 
     def _update(self, name: str, p: Tensor, gradient: Tensor, lr: Tensor) -> None:
+        if name in self.decay_weights:
+            super()._update(name, p, gradient, lr)
+            return
         first, second = self._shares.unbind()
         mean, square = self.state_of(name)
         adamw_step(

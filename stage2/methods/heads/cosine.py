@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from featbank.settings import Setting
 from stage2.methods.heads.algebra import column, project, target_logits, weight_gradient
@@ -33,7 +33,7 @@ class Cosine(TrainedHead):
 
     description = "scaled cosine between feature and class weight"
     source = "ldam"
-    settings = (
+    settings: ClassVar[tuple[Setting, ...]] = (
         Setting(
             "init",
             "fresh",

@@ -23,6 +23,7 @@ from featbank.settings import Setting
 from stage2.methods.heads.algebra import broadcast, target_cosines
 from stage2.methods.heads.norm_bound import norm_limit
 from stage2.methods.heads.reduction import Reduction
+from stage2.methods.heads.text_classifier import TextClassifier
 from stage2.methods.on_demand import torch
 
 if TYPE_CHECKING:
@@ -69,23 +70,6 @@ MAX_NORM = (
 
 
 @dataclass(frozen=True)
-class TextClassifier:
-    """The classifier that text embeddings of the class names make, for features of one length c.
-
-    Attributes
-    ----------
-    weight
-        [K, D] float32, (s/c)·t_k: weight·x are the logits s·⟨t_k, x/‖x‖⟩ of features x, ‖x‖ = c.
-        t_k is the mean over the prompts of a class, each of length 1, at length 1.
-    logit_scale
-        s > 0.
-    """
-
-    weight: Tensor
-    logit_scale: float
-
-
-@dataclass(frozen=True)
 class Context:
     """A bank's view as heads see it: counts, training rows and the stage-1 classifier.
 
@@ -125,10 +109,13 @@ class Context:
         return Batch(self, x, rows, z0)
 
     def double(self) -> Context:
-        """Copy with the stage-1 classifier in double precision, for double-precision batches."""
-        if self.weight0 is None or self.bias0 is None:
-            return self
-        return replace(self, weight0=self.weight0.double(), bias0=self.bias0.double())
+        """Copy with its classifiers in double precision, for double-precision batches."""
+        made = self
+        if self.text is not None:
+            made = replace(made, text=replace(self.text, weight=self.text.weight.double()))
+        if self.weight0 is not None and self.bias0 is not None:
+            made = replace(made, weight0=self.weight0.double(), bias0=self.bias0.double())
+        return made
 
     @cached_property
     def mean(self) -> Tensor:
@@ -385,6 +372,11 @@ class TrainedHead(Head):
 
     def anchors(self, settings: Sequence[Settings], context: Context) -> Parameters:
         """Values that weight decay pulls parameters towards, broadcastable; 0 if not listed."""
+        return {}
+
+    def decay_weights(self, settings: Sequence[Settings], context: Context) -> Parameters:
+        """Multiples of the weight decay of single numbers of a parameter, broadcastable to it; 1 if
+        not listed."""
         return {}
 
     def lr_multipliers(self, settings: Sequence[Settings]) -> dict[str, list[float]]:

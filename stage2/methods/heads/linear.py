@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from featbank.settings import Setting
 from stage2.methods.heads.algebra import broadcast, cosines_of_logits, project, weight_gradient
@@ -27,7 +27,7 @@ class Linear(TrainedHead):
 
     description = "linear classifier, fresh (cRT), from stage 1 or from text"
     source = "crt"
-    settings = (
+    settings: ClassVar[tuple[Setting, ...]] = (
         Setting(
             "init",
             "fresh",

@@ -67,12 +67,14 @@ def on_device(view: ViewData, device: str, dtype: torch.dtype = torch.float32) -
 
     assert view.weight0 is not None
     assert view.bias0 is not None
+    assert view.text is not None
     return replace(
         view,
         train=moved(view.train),
         evaluated={split: moved(rows) for split, rows in view.evaluated.items()},
         weight0=view.weight0.clone().to(device),
         bias0=view.bias0.clone().to(device),
+        text=replace(view.text, weight=view.text.weight.clone().to(device)),
     )
 
 

@@ -109,7 +109,7 @@ def made() -> Problem:
 def test_a_module_says_what_the_engine_says(recipe: Recipe, epoch: str, made: Problem) -> None:
     """Reference: the engine's own measurements of the same rows, which read the logits: right or
     wrong by row, NLL, Brier, calibration error."""
-    if recipe.head == "logit_adjust":
+    if HEADS[recipe.head].uses_counts:
         made = problem()
     module, outcome = exported(recipe, made, epoch=epoch)
     labels = torch.from_numpy(made.y["test"])
@@ -127,7 +127,7 @@ def test_a_module_says_what_the_engine_says(recipe: Recipe, epoch: str, made: Pr
 @pytest.mark.parametrize("recipe", RECIPES, ids=named)
 def test_a_file_gives_the_module_back(recipe: Recipe, made: Problem, tmp_path: Path) -> None:
     """Bit by bit, with all that is told of it; twice the same bytes."""
-    made = problem() if recipe.head == "logit_adjust" else made
+    made = problem() if HEADS[recipe.head].uses_counts else made
     module, _ = exported(recipe, made)
     path, facts = tmp_path / "head.safetensors", facts_of(recipe, made)
     save_head(path, module, facts)
@@ -159,7 +159,7 @@ def test_a_linear_head_is_w_and_b(made: Problem, tmp_path: Path) -> None:
 @pytest.mark.parametrize("recipe", RECIPES, ids=named)
 def test_gradients_reach_the_features(recipe: Recipe, made: Problem) -> None:
     """Reference: finite differences in float64 (`torch.autograd.gradcheck`)."""
-    made = problem() if recipe.head == "logit_adjust" else made
+    made = problem() if HEADS[recipe.head].uses_counts else made
     module = exported(recipe, made)[0].double()
     x = features(recipe, made)
     some = [v[:3].double().requires_grad_() for v in (x if isinstance(x, tuple) else (x,))]

@@ -19,6 +19,7 @@ from stage2.export.headprior import HeadPrior, fitted_correction, soft_confusion
 from stage2.export.modules import shifted
 from stage2.export.prediction import Predictions
 from stage2.export.target import read_prior, under_prior
+from stage2.methods.heads import HEADS
 from stage2.methods.recipe import Recipe
 from tests.stage2.export.test_export import (
     RECIPES,
@@ -192,7 +193,7 @@ def test_a_correction_makes_val_its_own_prior() -> None:
 @pytest.mark.parametrize("recipe", RECIPES, ids=named)
 def test_every_form_takes_a_prior(recipe: Recipe, made: Problem, tmp_path: Path) -> None:
     """Reference: what is added to its logits, before and after a file."""
-    made = problem() if recipe.head == "logit_adjust" else made
+    made = problem() if HEADS[recipe.head].uses_counts else made
     module, _ = exported(recipe, made)
     x, shift = features(recipe, made), np.linspace(-2, 3, len(made.w0))
     moved = shifted(module, shift)

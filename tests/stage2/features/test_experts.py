@@ -54,6 +54,7 @@ def write(path: Path, experts: Sequence[Problem], statistics: Sequence[str] = BO
         for e, expert in enumerate(experts):
             for name in statistics:
                 writer.classifier(f"expert{e}/{name}", expert.w0, expert.b0)
+        writer.text("instance", experts[0].text[None], 20.0)
     return path
 
 

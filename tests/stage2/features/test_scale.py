@@ -55,8 +55,10 @@ def at_most(name: str, most: int, **settings: Any) -> Recipe:
     )
 
 
+_OF = {name: HEADS[preset.settings["head"]] for name, preset in PRESETS.items()}
+
 EVERYTHING = [
-    *((name, {}) for name in PRESETS if not HEADS[PRESETS[name].settings["head"]].takes_tokens),
+    *((name, {}) for name in PRESETS if not _OF[name].takes_tokens and not _OF[name].needs_text),
     *((name, {"metric": "l2", "transform": t}) for name in ("knn", "ncm") for t in ("un", "cl2n")),
     ("ridge", {"l2": 100.0}),
     ("lda", {"prior": "counts", "shrinkage": 0.0}),
@@ -69,7 +71,8 @@ EVERYTHING = [
     ("ce", {"head": "linear", "max_norm": 0.5}),
     ("crt", {"calibration": "vector"}),
 ]
-"""Every preset, thus every head and loss; every generator, optimiser and way of comparing."""
+"""Every preset but those of tokens and those on text, whose scale is fixed; every generator,
+optimiser and way of comparing."""
 
 
 @pytest.mark.parametrize("classifier", [True, False], ids=["W0", "probe"])
@@ -266,17 +269,23 @@ HEAD_RECIPES = [
 ]
 
 
-@pytest.mark.parametrize("choice", ["auto", "standardise"])
+@pytest.mark.parametrize("choice", ["auto", "standardise", "unit"])
 def test_exported_heads_take_raw_features(make_toy: Make, tmp_path: Path, choice: str) -> None:
     """Reference: the engine's own measurement of each row and its NLL, for every head, several
-    views and calibration, from a file that was written and read."""
+    views and calibration, from a file that was written and read; heads on text have no other
+    scale than ``unit``."""
     toy = make_toy()
     toy.features = {
         s: {"instance": of["instance"] * 9 + 2, "balanced": of["balanced"]}
         for s, of in toy.features.items()
     }
-    path = toy.write(tmp_path / "b.h5", seen={"val": False})
-    recipes = [Recipe(r.name, **{**r.settings, "feature_scale": choice}) for r in HEAD_RECIPES]
+    prompts = np.stack([toy.classifier[0], toy.classifier[0] + 1])
+    path = toy.write(tmp_path / "b.h5", seen={"val": False}, text={"instance": (prompts, 20.0)})
+    recipes = [
+        Recipe(r.name, **{**r.settings, "feature_scale": choice})
+        for r in HEAD_RECIPES
+        if choice == "unit" or not HEADS[r.head].needs_text
+    ]
     outcomes = sweep(path, recipes, results=tmp_path / "r.sqlite").outcomes
     assert len(outcomes) == len(set(recipes))
     with Bank(path) as bank:
