@@ -54,11 +54,14 @@ def agree(featbank: Run, runtime: Any, images: torch.Tensor, bank: str = "bank.h
     np.testing.assert_allclose(logits, np.load("p.npz")["logits"][: len(images)], atol=2e-4)
 
 
-@pytest.mark.parametrize(("experts", "view"), [(1, "balanced"), (2, "balanced")])
+@pytest.mark.parametrize(
+    ("experts", "view"), [(1, "balanced"), (2, "balanced"), (1, "layer1/mean")]
+)
 def test_a_run(experts: int, view: str, featbank: Run, runtime: Any) -> None:
     """Reference: `featbank predict` on the bank; the BatchNorm statistics are the bank's."""
     featbank(*TRAIN, *(("--experts", experts) if experts > 1 else ()), "-o", "runs/digits")
-    featbank("extract", "runs/digits", "-o", "bank.h5", "--device", "cpu")
+    layers = ("--layers", "1", "--tokens", "mean") if view.startswith("layer") else ()
+    featbank("extract", "runs/digits", "-o", "bank.h5", "--device", "cpu", *layers)
     settings = ("--set", f"view={view}", "--set", "epochs=1", "--seeds", 0)
     featbank("sweep", "bank.h5", "--recipe", "crt", *settings)
     export = ("export", "results.sqlite", "crt", "-o", "head.safetensors", "--onnx", "model.onnx")
@@ -72,21 +75,28 @@ def test_a_run(experts: int, view: str, featbank: Run, runtime: Any) -> None:
 def test_pretrained_weights(
     featbank: Run, runtime: Any, folder: DatasetSettings, tmp_path: Path
 ) -> None:
-    """Reference: `featbank predict` on two views of a bank that was split, averaged; ImageNet's
-    moments are in the graph."""
+    """Reference: `featbank predict` on a bank that was split: two views averaged, three of several
+    sizes put together, and all patches. ImageNet's moments are in the graph."""
     torch.manual_seed(0)
     net = models.ResNet(models.resnet.BasicBlock, [1, 1, 1, 1], num_classes=7)
     torch.save(net.state_dict(), tmp_path / "w.pth")
     data = ("--dataset", "folder", "--root", folder.root, "--views", "instance")
-    weights = ("--weights", "w.pth", "--backbone", "resnet10", *data, "--layers", "-1", "--tokens")
+    layers = ("--layers", "-1,2", "--tokens")
+    weights = ("--weights", "w.pth", "--backbone", "resnet10", *data, *layers)
     featbank("extract", *weights, "mean,patch", "-o", "whole.h5", "--device", "cpu")
     featbank("split", "whole.h5", "--val-per-class", 1, "-o", "bank.h5")
-    views = ("--set", "view=instance+layer4/mean", "--set", "epochs=1", "--seeds", 0)
-    featbank("sweep", "bank.h5", "--recipe", "crt", *views)
-    export = ("export", "results.sqlite", "crt", "-o", "head.safetensors", "--onnx", "model.onnx")
-    featbank(*export, "--backbone", "w.pth")
     images = load_dataset(folder).splits["test"].images[torch.arange(IMAGES // 2)]
-    agree(featbank, runtime, images)
+    for recipe, view in (
+        ("attentive", "layer2/patch"),
+        ("crt", "2*layer2/mean|layer4/patch:max|instance"),
+        ("ncm", "instance+layer4/mean"),
+    ):
+        short = () if recipe == "ncm" else ("--set", "epochs=1")
+        featbank("sweep", "bank.h5", "--recipe", recipe, "--set", f"view={view}", *short)
+        export = ("export", "results.sqlite", recipe, "-o", "head.safetensors")
+        export += ("--onnx", "model.onnx")
+        featbank(*export, "--backbone", "w.pth")
+        agree(featbank, runtime, images)
     with Bank("whole.h5") as bank:
         assert bank.provenance["image_shape"] == [3, *images.shape[2:]]
     torch.save(models.resnet18().state_dict(), tmp_path / "other.pth")
