@@ -82,10 +82,14 @@ class Streams:
 
 @dataclass(frozen=True)
 class Group:
-    """A group of HDF5 or Zarr; ``create(name, shape=, dtype=, chunks=)`` makes an array."""
+    """A group of HDF5 or Zarr; ``create(name, shape=, dtype=, chunks=)`` makes an array.
+
+    Where there is a ``bytes_type(length)``, texts are UTF-8 of this length: in HDF5, a damaged heap
+    of texts of any length is read for ever.
+    """
 
     create: Callable[..., Any]
-    text_type: Any = None
+    bytes_type: Callable[[int], np.dtype] | None = None
 
     def array(self, name: str, array: np.ndarray) -> None:
         """An array as it is."""
@@ -96,10 +100,10 @@ class Group:
     def texts(self, name: str, texts: Sequence[str]) -> None:
         """An array of texts."""
         array = np.array(texts, dtype=str)
-        kind = self.text_type or array.dtype
-        stored = self.create(name, shape=array.shape, dtype=kind)
-        if array.size:
-            stored[...] = array.astype(object) if self.text_type else array
+        if self.bytes_type:
+            utf8 = np.char.encode(array, "utf-8")
+            array = utf8.astype(self.bytes_type(max(1, utf8.dtype.itemsize)))
+        self.array(name, array)
 
     def features(self, name: str, shape: tuple[int, ...], dtype: np.dtype, blocks: Blocks) -> None:
         """An array in chunks of whole rows."""
@@ -149,7 +153,7 @@ def npz(path: Path) -> Iterator[Sink]:
 def hdf5(path: Path) -> Iterator[Sink]:
     """One HDF5 file."""
     with h5py.File(path, "w") as file:
-        yield Group(file.create_dataset, h5py.string_dtype())
+        yield Group(file.create_dataset, lambda length: h5py.string_dtype("utf-8", length))
 
 
 @contextlib.contextmanager
