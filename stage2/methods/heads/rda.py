@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 FLOOR = 1e-6
 """Smallest eigenvalue of a class's covariance, relative to the mean one of the pooled."""
 
+SCATTERED_ROWS = 1024
+"""Rows that are taken to their components at once."""
+
 WHITENED_BYTES = 16 << 20
 """Bytes of whitened rows that `RDA.logits` holds at once on a CPU; 16 times that on a GPU."""
 
@@ -76,7 +79,8 @@ class RDA(Head):
 
     def once(self, settings: Settings, dim: int, classes: int, rows: int) -> int:
         kept = min(settings["dims"], dim)
-        return moments_bytes(dim, classes, rows, weighted=False) + 3 * 8 * classes * kept**2
+        scattered = 3 * (SCATTERED_ROWS * dim + classes * kept**2)
+        return moments_bytes(dim, classes, rows, weighted=False) + 8 * scattered
 
     def log_prior(self, settings: Settings, log_shares: np.ndarray) -> np.ndarray:
         return log_shares if settings["prior"] == "counts" else np.zeros_like(log_shares)
@@ -179,7 +183,7 @@ def _computed(dims: int, context: Context) -> _Scatters:
     means = ((totals.sums / rows[:, None] - mean) @ leading).masked_fill_(empty[:, None], 0)
     basis, center = totals.lifted(leading), totals.lifted(mean)
     own = means.new_zeros(len(rows), leading.shape[1], leading.shape[1])
-    for x, y in pieces(context):
+    for x, y in pieces(context, SCATTERED_ROWS):
         order = y.argsort(stable=True)
         found, counts = y[order].unique_consecutive(return_counts=True)
         deviations = (x[order].double() - center) @ basis - means[y[order]]
