@@ -86,9 +86,14 @@ class ClassMatch:
 
 
 def match_classes(
-    given: Sequence[str], known: Sequence[str], whose: str, remedy: str = _GIVE
+    given: Sequence[str],
+    known: Sequence[str],
+    whose: str,
+    remedy: str = _GIVE,
+    *,
+    among: str = "the head",
 ) -> ClassMatch:
-    """Find the classes of labels, a bank or a file among those of a head, by name.
+    """Find the classes of labels, a bank or a file among those of a head or another bank, by name.
 
     Lists that are equal match place by place. Otherwise a name matches the same name, or else the
     only one that differs from it by no more than case, the form of its Unicode characters, blanks,
@@ -102,6 +107,8 @@ def match_classes(
         What the given classes are of, for messages.
     remedy
         A sentence for errors.
+    among
+        What the known classes are of, for messages.
 
     Raises
     ------
@@ -113,12 +120,12 @@ def match_classes(
         return ClassMatch(whose, given, known, np.arange(len(known)))
     if are_numbers(given):
         raise errors.Mismatch(
-            f"{whose} has no names for its {number(len(given), 'class', 'classes')}, the head has "
+            f"{whose} has no names for its {number(len(given), 'class', 'classes')}, {among} has "
             f"{len(known)} ({_first(known)}): nothing says which is which. {remedy}"
         )
     exact = {name: k for k, name in enumerate(known)}
     both = exact.keys() & set(given)
-    for names, of in ((given, whose), (known, "the head")):
+    for names, of in ((given, whose), (known, among)):
         if twice := next((n for n, c in Counter(names).items() if c > 1 and n in both), None):
             raise errors.Mismatch(
                 f"{of} has several classes named {shortened(twice)}: nothing says which is which. "
@@ -134,8 +141,7 @@ def match_classes(
             places[j] = k
     if (places < 0).all():
         raise errors.Mismatch(
-            f"No class of {whose} ({_first(given)}) is one of the head's ({_first(known)}). "
-            f"{remedy}"
+            f"No class of {whose} ({_first(given)}) is one of {among} ({_first(known)}). {remedy}"
         )
     return ClassMatch(whose, given, known, places)
 

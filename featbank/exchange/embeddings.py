@@ -11,6 +11,7 @@ import numpy as np
 
 from featbank import errors
 from featbank.bank import checks
+from featbank.bank.class_names import match_classes
 from featbank.exchange.arrayfile import ArrayFile
 from featbank.exchange.formats import locate, open_arrays
 from featbank.exchange.integers import as_texts
@@ -22,6 +23,8 @@ LOGIT_SCALE = 100.0
 
 NAMES, FACTOR = ("class_names", "names"), "logit_scale"
 """Keys that a file may have beside the embeddings."""
+
+_NAMES = "Give --text-names FILE with the bank's names, one per row of the text."
 
 
 @dataclass(frozen=True)
@@ -57,17 +60,20 @@ class Embeddings:
         ------
         DataError
             For a class without text; where there are no names, for another number of classes.
+        Mismatch
+            For names of which none is known, or that are those of several classes.
         """
         prompts, count, _ = self.features.shape
         if self.names is not None and class_names is not None:
-            rows = {name: row for row, name in enumerate(self.names)}
-            if missing := [name for name in class_names if name not in rows]:
+            match = match_classes(self.names, class_names, self.place, _NAMES, among="the bank")
+            if missing := match.absent:
                 raise errors.DataError(
                     f"{self.place} has no text of {number(len(missing), 'class', 'classes')}: "
                     f"{listed(missing, 5)}. {errors.closest(missing[0], self.names)} Classes and "
                     "text are matched by name."
                 )
-            order = [rows[name] for name in class_names]
+            rows = np.flatnonzero(match.places >= 0)
+            order = rows[match.places[rows].argsort()]
             return replace(self, features=self.features[:, order], names=class_names)
         if count == num_classes:
             return self

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from featbank import errors
 from featbank.bank.class_names import match_classes
+from featbank.exchange.embeddings import Embeddings
 
 HEAD = ["ape", "bee", "maple_tree", "Straße", "C++"]
 
@@ -57,7 +58,7 @@ def test_equal_lists_need_no_names() -> None:
     [
         (["0", "1"], HEAD, "bank.h5 has no names for its 2 classes, the head has 5 ('ape', "),
         (["0", "1"], ["0", "1", "2"], "nothing says which is which. Give --class-names FILE"),
-        (["cat", "dog"], HEAD, "No class of bank.h5 ('cat', 'dog') is one of the head's ('ape', "),
+        (["cat", "dog"], HEAD, "No class of bank.h5 ('cat', 'dog') is one of the head ('ape', "),
         (["ape", "ape"], HEAD, "bank.h5 has several classes named 'ape'"),
         (["ox", "bee"], ["ox", "ox", "bee"], "the head has several classes named 'ox'"),
         (["\x1b[2J\n"], HEAD, r"('\x1b[2J\n')"),
@@ -96,3 +97,14 @@ def test_every_subset_in_every_order(order: list[int], size: int) -> None:
     """Reference: the places they were taken from."""
     head = [f"class {k}" for k in range(12)]
     assert places([head[k] for k in order[:size]], head) == order[:size]
+
+
+def test_text_in_another_order_and_spelling() -> None:
+    """Text embeddings go to the classes of their names, as labels do."""
+    text = Embeddings(np.arange(8.0).reshape(1, 4, 2), ["Bee", "yak", "maple tree", "APE"], 1, "t")
+    ordered = text.of_classes(["ape", "bee", "maple_tree"], 3)
+    assert ordered.features[0, :, 0].tolist() == [6, 0, 4]
+    with pytest.raises(errors.DataError, match=r"t has no text of 1 class: cat"):
+        text.of_classes(["ape", "cat"], 2)
+    with pytest.raises(errors.Mismatch, match=r"No class of t .* is one of the bank \('ox'\)"):
+        text.of_classes(["ox"], 1)

@@ -218,7 +218,7 @@ def test_text_that_does_not_fit(
     ("names", "options", "message"),
     [
         (["ant", "bee", "bat"], NAMED, "no text of 1 class: cat. Did you mean 'bat'?"),
-        (["x", "y", "z"], NAMED, "no text of 3 classes: ant, bee, cat."),
+        (["x", "y", "z"], NAMED, "No class of text.npy ('x', 'y', 'z') is one of the bank"),
         (["ant", "ant", "bee"], NAMED, "'ant' names two classes"),
         (["ant", "bee"], NAMED, "names.txt has 2 names, text.npy has text of 3 classes"),
     ],
