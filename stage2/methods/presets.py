@@ -113,7 +113,6 @@ def _of_losses() -> dict[str, RecipePreset]:
 
 def _of_heads() -> dict[str, RecipePreset]:
     """Every head but `linear` that no paper's preset is named after, under cross-entropy."""
-    taken = {*_PAPERS, "linear"}
     return {
         name: RecipePreset(
             {"head": name, **({"loss": "ce", **_STAGE2} if head.trained else {})},
@@ -123,7 +122,7 @@ def _of_heads() -> dict[str, RecipePreset]:
             reported=_REPORTED.get(name, {}),
         )
         for name, head in HEADS.items()
-        if name not in taken
+        if name not in {*_PAPERS, "linear"}
     }
 
 
@@ -284,7 +283,6 @@ _PAPERS: dict[str, RecipePreset] = {
 
 _TABLE_6: dict[str, Any] = {"origin": "paper", "place": "Table 6"}
 _RELEASED: dict[str, Any] = {"origin": "release"}
-_CIFAR_RATES = {"place": "rate and batch size of MiSLAS on CIFAR"}
 
 
 def _by_mislas(benchmark: str, top1: float) -> dict[str, Any]:
@@ -326,7 +324,7 @@ _VARIANTS: dict[str, RecipePreset] = {
         "crt",
         "cifar",
         {**_CRT, **_CIFAR},
-        **_CIFAR_RATES,
+        place="rate and batch size of MiSLAS on CIFAR",
         **_by_mislas("CIFAR-100-LT IF 100 ResNet-32, mixup", 45.1),
     ),
     "ltwb-released": RecipePreset(
@@ -340,7 +338,7 @@ _VARIANTS: dict[str, RecipePreset] = {
         "lws",
         "cifar",
         {**_LWS, **_CIFAR, "epochs": 10},
-        **_CIFAR_RATES,
+        place="rate and batch size of MiSLAS on CIFAR",
         **_by_mislas("CIFAR-100-LT IF 100 ResNet-32, mixup", 44.2),
     ),
     **_variant(
