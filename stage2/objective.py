@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 from featbank import errors
 from featbank.settings import resolved
 from stage2.engine.angles import angle_factors
+from stage2.engine.cloud import Cloud
 from stage2.engine.kernel import KERNELS, LossRows
 from stage2.methods.family import LossParameters, Moment
 from stage2.methods.losses import LOSSES
@@ -86,6 +87,7 @@ class AutogradLoss:
         self._epochs = epochs
         self._parameters(0)  # raises for an empty class now, not in the midst of training
         self._held: tuple[tuple[int, torch.device, torch.dtype], LossRows] | None = None
+        self._cloud: tuple[tuple[int, torch.device], Cloud] | None = None
 
     def needs_angles(self, epoch: int) -> bool:
         """Whether a call of this epoch needs `cosine` and `best`."""
@@ -126,7 +128,19 @@ class AutogradLoss:
                 of_best, of_own = best.detach().to(logits.dtype), cosine.detach().to(logits.dtype)
                 kappa = angle_factors(of_best[None], of_own[:, None], labels, rows.angle)
                 kernel = partial(kernel, kappa=kappa)
+            if rows.cloud is not None:
+                noise = self._clouds(epoch, logits.device).lower(
+                    torch.zeros_like(logits)[:, None], rows.cloud
+                )
+                logits = logits + noise[:, 0]
             return _KernelLoss.apply(logits, labels, kernel, rows)
+
+    def _clouds(self, epoch: int, device: torch.device) -> Cloud:
+        """The noise of an epoch, which starts anew with it and is the same in every training."""
+        if self._cloud is None or self._cloud[0] != (epoch, device):
+            self._cloud = (epoch, device), Cloud(0, device)
+            self._cloud[1].begin_epoch(epoch)
+        return self._cloud[1]
 
     def _rows(self, epoch: int, logits: Tensor) -> LossRows:
         key = (epoch if self._changes else 0, logits.device, logits.dtype)

@@ -186,6 +186,7 @@ def _nothing(*_: object) -> contextlib.AbstractContextManager[None]:
 
 
 _REPLACED: dict[str, Callable[..., Any]] = {
+    "torch.Generator": lambda device="cpu": torch._C.Generator("cpu"),
     "torch.cuda._lazy_init": lambda: None,
     "torch.cuda.is_available": lambda: True,
     "torch._subclasses.fake_tensor.init_gpu_context": lambda device: None,

@@ -10,8 +10,9 @@ which is affine in p_k apart from the true class:
     ∂L/∂u_k = A·p_k + O + E·1[k=y]
         A = ω(f − S f' p_y)      O = −ω f ε·o      E = −ω f·(q_y − ε·o) + ω S f' p_y
 
-So one exponential and one multiply-add per logit suffice, whatever the losses in the group. The two
-losses of K binary terms have a kernel each; all of `KERNELS` have the same signature.
+So one exponential and one multiply-add per logit suffice, whatever the losses in the group. Losses
+that are not of the family have a kernel each, from `stage2.engine.terms`; all of `KERNELS` have the
+same signature.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
-from stage2.methods.family import EXCLUDED, LossParameters
+from stage2.engine import terms
+from stage2.engine.terms import label_index
+from stage2.methods.family import LossParameters
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,10 @@ class LossRows:
         τ of `stage2.engine.angles.angle_factors`, [C], whose results are the κ of a kernel.
     distil
         The configurations with α > 0.
+    cloud
+        Amplitude of the noise on the logits, [C, K], see `stage2.engine.cloud`.
+    lade, lade_penalty
+        α and λ of `stage2.engine.terms.lade`, [C].
     """
 
     scale: Tensor | None
@@ -84,6 +90,9 @@ class LossRows:
     frozen_gamma: Tensor | None = None
     angle: Tensor | None = None
     distil: Distillation | None = None
+    cloud: Tensor | None = None
+    lade: Tensor | None = None
+    lade_penalty: Tensor | None = None
 
     @staticmethod
     def stack(
@@ -139,6 +148,9 @@ class LossRows:
             frozen_gamma=exponents([r.frozen_gamma for r in rows]),
             angle=exponents([r.angle for r in rows]),
             distil=distillation(),
+            cloud=stacked("cloud", 0.0),
+            lade=exponents([r.lade for r in rows]),
+            lade_penalty=per_config([r.lade_penalty for r in rows]),
         )
 
 
@@ -175,7 +187,7 @@ def loss_and_gradient(
     """
     share = row_shares(z, row_weight)
     distilled = distillation(z, y, rows.distil, teacher, share) if rows.distil else None
-    label = _label_index(z, y)
+    label = label_index(z, y)
     u = _adjusted(z, y, rows)
     # (u − max u)/ln 2 in one pass: a power of 2 costs half of one of e. And p is never formed, its
     # 1/Σ joins the row's slope below.
@@ -227,60 +239,35 @@ def loss_and_gradient(
     return loss, gradient
 
 
-def softmax_bce(z: Tensor, y: Tensor, rows: LossRows) -> tuple[Tensor, Tensor]:
-    """L = −log p_y − Σ_{k≠y} log(1−p_k) of each row, binary terms of p = softmax(z).
-
-    Let * be the class of the largest logit. No other class has
-    p_k > ½, so only 1−p_* can lose its digits. The softmax s without * avoids that:
-    log p_*/(1−p_*) = z_* − logsumexp_{k≠*} z_k, and p_k = (1−p_*)·s_k. With the odds
-    o_k = p_k/(1−p_k), their sum O over k ≠ y, *, and t = p_* where y ≠ *, else 0,
-
-        ∂L/∂z_k = p_k·(2 + o_k − O) − t·s_k      k ≠ y, *
-        ∂L/∂z_* = p_*·(2 − O)                    where y ≠ *
-        ∂L/∂z_y = p_y·(1 − O) − t·s_y − 1        where y ≠ *, else −(1−p_*) − p_*·O
-
-    in which no terms cancel as p_* approaches 1.
-    """
-    label = _label_index(z, y)
-    largest = z.argmax(2, keepdim=True)
-    right = (largest == label).squeeze(2)
-    z_top, z_y = z.gather(2, largest).squeeze(2), z.gather(2, label).squeeze(2)
-    z.scatter_(2, largest, -math.inf)
-    second = z.amax(2, keepdim=True)
-    s = z.sub_(second).exp_()
-    partition = s.sum(2)
-    s.div_(partition.unsqueeze(2))
-    others = partition.log().add_(second.squeeze(2))  # logsumexp over k ≠ *
-    log_top, log_rest = logsigmoid(z_top - others), logsigmoid(others - z_top)
-    p_top, rest = log_top.exp(), log_rest.exp()
-    p = s * rest.unsqueeze(2)
-    s_y = s.gather(2, label).squeeze(2)  # 0 where y = *, as is p_y
-    p_y = s_y * rest
-    odds = p / (1 - p)
-    total_odds = odds.sum(2) - p_y / (1 - p_y)
-    bend = odds.mul_(p)
-    missed = torch.log1p(-p_y) - p.neg_().log1p_().sum(2)
-
-    loss = missed - torch.where(right, log_top, z_y - others + 2 * log_rest)
-    wrong = torch.where(right, 0.0, p_top)
-    slope = rest * (2 - total_odds) - wrong
-    at_y = torch.where(right, -rest - p_top * total_odds, p_y * (1 - total_odds) - wrong * s_y - 1)
-    gradient = s.mul_(slope.unsqueeze(2)).add_(bend)
-    gradient.scatter_(2, largest, (p_top * (2 - total_odds)).unsqueeze(2))
-    return loss, gradient.scatter_(2, label, at_y.unsqueeze(2))
+def _disentangled(
+    z: Tensor,
+    y: Tensor,
+    rows: LossRows,
+    *,
+    kappa: Tensor | None = None,
+    teacher: Tensor | None = None,
+    row_weight: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`loss_and_gradient` with α times the regulariser `terms.lade`, which κ and ω do not scale."""
+    extra = None
+    if rows.lade is not None and rows.lade_penalty is not None and rows.shift is not None:
+        share = row_weight if row_weight is not None else z.new_full((len(z),), 1 / len(z))
+        extra = terms.lade(z, y, share, rows.shift, rows.lade_penalty)
+    loss, gradient = loss_and_gradient(
+        z, y, rows, kappa=kappa, teacher=teacher, row_weight=row_weight
+    )
+    if extra is not None and rows.lade is not None:
+        loss.addcmul_(extra[0], rows.lade)
+        gradient.addcmul_(extra[1], rows.lade[:, None])
+    return loss, gradient
 
 
-def sigmoid_focal(z: Tensor, y: Tensor, rows: LossRows) -> tuple[Tensor, Tensor]:
-    """L = −Σ_k (1−p_k)^γ log p_k of rows, p_y = sigmoid(z_y) and p_k = sigmoid(−z_k) for k ≠ y."""
-    label = _label_index(z, y)
-    gamma = None if rows.gamma is None else rows.gamma[:, None]
-    own, own_slope = _sigmoid_term(-z.gather(2, label), gamma)
-    terms, slopes = _sigmoid_term(z.scatter_(2, label, EXCLUDED), gamma)
-    return terms.sum(2) + own.squeeze(2), slopes.scatter_(2, label, -own_slope)
-
-
-def _binary(terms: Callable[[Tensor, Tensor, LossRows], tuple[Tensor, Tensor]]) -> Callable:
-    """A kernel called as `loss_and_gradient`, from the losses [B, C] and gradients of rows."""
+def _by_row(
+    of_rows: Callable[[Tensor, Tensor, LossRows], tuple[Tensor, Tensor]], *takes: str
+) -> Callable[..., tuple[Tensor, Tensor]]:
+    """A kernel called as `loss_and_gradient`, from the losses [B, C] and gradients of rows, which
+    take ω, γ and other parameters by name."""
+    others = {"scale", "shift", "margin", "smoothing", "frozen_gamma", "distil"} - set(takes)
 
     def kernel(
         z: Tensor,
@@ -291,26 +278,32 @@ def _binary(terms: Callable[[Tensor, Tensor, LossRows], tuple[Tensor, Tensor]]) 
         teacher: Tensor | None = None,
         row_weight: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        others = (rows.scale, rows.shift, rows.margin, rows.smoothing, rows.frozen_gamma)
-        assert all(value is None for value in (*others, rows.distil)), "only ω and γ apply"
-        loss, gradient = terms(z, y, rows)
+        assert all(getattr(rows, name) is None for name in others), "parameters it does not take"
+        loss, gradient = of_rows(z, y, rows)
         weight = _row_weights(y, rows, row_shares(z, row_weight), kappa)
         return (weight * loss).sum(0), gradient.mul_(_filled(weight, loss).unsqueeze(2))
 
     return kernel
 
 
+def _sigmoid_focal(z: Tensor, y: Tensor, rows: LossRows) -> tuple[Tensor, Tensor]:
+    return terms.sigmoid_focal(z, y, None if rows.gamma is None else rows.gamma[:, None])
+
+
+def _dot_regression(z: Tensor, y: Tensor, rows: LossRows) -> tuple[Tensor, Tensor]:
+    scale = torch.ones_like(z[0]) if rows.scale is None else rows.scale
+    return terms.dot_regression(z, y, scale)
+
+
 KERNELS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
     "family": loss_and_gradient,
-    "softmax_bce": _binary(softmax_bce),
-    "sigmoid_focal": _binary(sigmoid_focal),
+    "softmax_bce": _by_row(lambda z, y, rows: terms.softmax_bce(z, y)),
+    "sigmoid_focal": _by_row(_sigmoid_focal),
+    "dot_regression": _by_row(_dot_regression, "scale"),
+    "lade": _disentangled,
+    "clouded": loss_and_gradient,  # of logits that the trainer has clouded, as no native pass does
 }
 """Every kernel, by the name that `Loss.kernel` gives it."""
-
-
-def _label_index(z: Tensor, y: Tensor) -> Tensor:
-    """Index of the labels' entries of z along the classes, [B, C, 1]."""
-    return y.view(-1, 1, 1).expand(-1, z.shape[1], 1)
 
 
 def _adjusted(z: Tensor, y: Tensor, rows: LossRows) -> Tensor:
@@ -323,7 +316,7 @@ def _adjusted(z: Tensor, y: Tensor, rows: LossRows) -> Tensor:
         z.add_(rows.shift)
     if rows.margin is not None:
         margin = rows.margin.index_select(0, y).unsqueeze(2)
-        z.scatter_add_(2, _label_index(z, y), margin.neg_())
+        z.scatter_add_(2, label_index(z, y), margin.neg_())
     return z
 
 
@@ -370,15 +363,3 @@ def distillation(
     divergence = p0.mul(log_p0.sub_(log_p)).sum(2)
     loss = (weight * part.temperature * divergence).sum(0)
     return loss, log_p.exp_().sub_(p0).mul_(weight.unsqueeze(2))
-
-
-def _sigmoid_term(z: Tensor, gamma: Tensor | None) -> tuple[Tensor, Tensor]:
-    """−p^γ log(1−p) for p = sigmoid(z), the loss of a class other than the label, and its slope
-    p^γ·(p − γ(1−p) log(1−p)). The term of the label is the same at −z, with the slope negated."""
-    log_p, loss = logsigmoid(z), logsigmoid(-z).neg_()
-    p = log_p.exp()
-    if gamma is None:
-        return loss, p
-    focus = log_p.mul_(gamma).exp_()
-    slope = torch.sub(1, p).mul_(gamma).mul_(loss).add_(p).mul_(focus)
-    return loss.mul_(focus), slope

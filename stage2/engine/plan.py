@@ -37,7 +37,14 @@ fragmentation. Measured with D = 2,048 and K = 1,000 on a CPU: 1.3 for `linear`,
 1.9 for `mlp`. What is allocated on a GPU, without fragmentation, is 0.39 (`cosine` in tf32) to 1.17
 (`mislas` where its steps are not fused) times what `_allocated` says."""
 
-LOGITS = {"family": 2, "softmax_bce": 4, "sigmoid_focal": 5}
+LOGITS = {
+    "family": 2,
+    "softmax_bce": 4,
+    "sigmoid_focal": 5,
+    "dot_regression": 2,
+    "lade": 5,
+    "clouded": 3,
+}
 """Numbers per logit that a kernel holds at once."""
 
 DISTILLED_LOGITS = 5

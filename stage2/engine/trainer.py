@@ -13,6 +13,7 @@ from torch import Tensor
 
 from stage2.engine.angles import angle_factors, best_cosines
 from stage2.engine.blend import Betas, finished, own_features, own_last
+from stage2.engine.cloud import Cloud
 from stage2.engine.gpu.available import available, fuses
 from stage2.engine.gpu.binary import KERNELS as GPU_KERNELS
 from stage2.engine.gpu.fused import fused_pass
@@ -48,7 +49,7 @@ class Trainer:
         losses = [LOSSES[s["loss"]] for s in recipes]
         kernels, optimiser = KERNELS, STEPPED[recipes[0]["optimiser"]]
         if available(device):
-            kernels, optimiser = GPU_KERNELS, FUSED.get(optimiser, optimiser)
+            kernels, optimiser = {**KERNELS, **GPU_KERNELS}, FUSED.get(optimiser, optimiser)
         self._kernel = kernels[losses[0].kernel]
         self._optimiser = optimiser(
             model.state["parameters"],
@@ -70,6 +71,7 @@ class Trainer:
             loss.changes(r.part("loss")) for loss, r in zip(losses, self.recipes, strict=True)
         )
         self._rows = self._loss_rows(0)
+        self._cloud = None if self._rows.cloud is None else Cloud(stream.seed, device)
         self._best_cosines: Tensor | None = None
         self._step_limits = self.head.limits(settings, context, "step")
         self._epoch_limits = self.head.limits(settings, context, "epoch")
@@ -81,6 +83,7 @@ class Trainer:
         }
         shape = (len(recipes), len(data.counts), data.train.dim)
         replayed = pays(device, shape, stream.batch_size, stream.steps * stream.epochs)
+        replayed = replayed and self._cloud is None  # a graph would replay the draws as well
         self._graph = StepGraph(self._take, device) if replayed else None
         self._pass: WindowPass | None
         if fuses(device):
@@ -93,6 +96,8 @@ class Trainer:
     def begin_epoch(self, epoch: int) -> None:
         """Bring learning rates, and losses that change over the epochs, to this one."""
         self._step = epoch * self.stream.steps
+        if self._cloud:
+            self._cloud.begin_epoch(epoch)
         if self._scheduled and epoch:
             rows = self._loss_rows(epoch)
             self._rows = refilled(self._rows, rows) if self._graph else rows
@@ -178,6 +183,7 @@ class Trainer:
         """The epoch's mean loss [C]."""
         if self._epoch_limits is not None:
             self.head.constrain(self.model.state["parameters"], self._epoch_limits)
+        self.head.settle(self.model.state["parameters"], self.model.data.context)
         return self._total / self.stream.steps
 
     def _batches(
@@ -216,6 +222,8 @@ class Trainer:
             kappa = angle_factors(self._best_cosines, cosine, of, self._rows.angle)
         if self._rows.distil is not None:
             teacher = _joined([batch.z0 for batch in batches])
+        if self._cloud and self._rows.cloud is not None:
+            self._cloud.lower(z, self._rows.cloud)
         if second is None:
             return self._kernel(z, y, self._rows, kappa=kappa, teacher=teacher)
         # A mixed row counts as two, one for each label, by their shares.

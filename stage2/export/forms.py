@@ -5,9 +5,9 @@ A head becomes one of a few **forms** on the features x of a view [B, D]:
 - `Affine` z = Wt(x) + b, with t(x) = x or its parts at length 1: every head that reduces to it. LWS
   is W = s ⊙ W₀, b = s ⊙ b₀; τ-normalisation, MiSLAS, logit adjustment, ridge and LDA likewise; the
   cosine classifier has one part of length 1 and W = s·ŵ, TDE several and its direction taken out.
-- `Perceptron`, `Gated` and `GatedCosine` (DisAlign), `Means` (nearest class mean), `Neighbours`
-  (k-NN), `Cache` (Tip-Adapter), those of `stage2.export.closed_forms`, and `Attentive` and
-  `PooledTokens` (`stage2.export.token_forms`).
+- `Perceptron`, `Projected` (a fixed simplex), `Gated` and `GatedCosine` (DisAlign), `Means`
+  (nearest class mean), `Neighbours` (k-NN), `Cache` (Tip-Adapter), those of
+  `stage2.export.closed_forms`, and `Attentive` and `PooledTokens` (`stage2.export.token_forms`).
 
 Axes: B rows, K classes, D features, H hidden units, N training rows.
 """
@@ -73,6 +73,19 @@ class Perceptron(Form):
     def classify(self, x: Tensor) -> Tensor:
         hidden = linear(x, self.hidden_weight, self.hidden_bias).relu()
         return linear(hidden, self.weight, self.bias)
+
+
+class Projected(Form):
+    """z = W h/‖h‖ with h = Vx + a."""
+
+    shapes: ClassVar[dict[str, str]] = {"hidden_weight": "HD", "hidden_bias": "H", "weight": "KH"}
+    hidden_weight: Tensor
+    hidden_bias: Tensor
+    weight: Tensor
+
+    def classify(self, x: Tensor) -> Tensor:
+        hidden = linear(x, self.hidden_weight, self.hidden_bias)
+        return linear(normalize(hidden, dim=1), self.weight)
 
 
 class Gated(Form):
@@ -213,6 +226,7 @@ class Cache(Form):
 FORMS: dict[str, type[Form]] = {
     "affine": Affine,
     "perceptron": Perceptron,
+    "projected": Projected,
     "gated": Gated,
     "gated_cosine": GatedCosine,
     "means": Means,

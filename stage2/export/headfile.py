@@ -60,6 +60,7 @@ LATER = {
     "kernels": 7,
     "attentive": 7,
     "pooled": 7,
+    "projected": 7,
     "cache": 7,
 }
 """Forms that later schemas added."""

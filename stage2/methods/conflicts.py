@@ -49,6 +49,16 @@ def require_unit(name: str, values: Mapping[str, Any]) -> None:
         )
 
 
+def require_head(name: str, values: Mapping[str, Any]) -> None:
+    """Raise for a loss on another head than the one that it is made for."""
+    loss, head = LOSSES[values["loss"]], values["head"]
+    if loss.head and head != loss.head:
+        raise errors.ConfigError(
+            f"Loss {values['loss']!r} of recipe {name!r} {loss.unsuited}; it is for head "
+            f"{loss.head!r}, not {head!r}. Take head={loss.head}, or loss={loss.instead}."
+        )
+
+
 def require_effect(name: str, values: Mapping[str, Any], takes: Takes) -> None:
     """Raise if every step has learning rate 0, or a setting would act after the last epoch."""
     epochs = values["epochs"]

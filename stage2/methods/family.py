@@ -30,6 +30,9 @@ from featbank.settings import Setting, resolved, scheduled
 EXCLUDED = -1e4
 """Additive term m_k of a class that is left out: its exponential is 0, and it is finite."""
 
+NOISE = 1 / 3
+"""Standard deviation of the noise ε ~ N(0, ⅓²) on logits, cut at ±1, as released [GCL]."""
+
 
 @dataclass(frozen=True)
 class LossParameters:
@@ -61,6 +64,10 @@ class LossParameters:
         α ≥ 0 and T > 0 of the distillation.
     distil_classes
         Classes [K] bool whose samples are distilled; None for all.
+    cloud
+        Amplitude c_k ≥ 0 of noise that lowers the logit by c_k·|ε|, see `NOISE`; neutral 0.
+    lade, lade_penalty
+        α ≥ 0 of a regulariser of the whole batch and λ ≥ 0 in it, see `stage2.engine.terms.lade`.
     """
 
     scale: np.ndarray | None = None
@@ -76,19 +83,27 @@ class LossParameters:
     distil: float = 0.0
     temperature: float = 1.0
     distil_classes: np.ndarray | None = None
+    cloud: np.ndarray | None = None
+    lade: float = 0.0
+    lade_penalty: float = 0.0
 
     def prior(self, shares: np.ndarray) -> np.ndarray:
         """Class prior of z [K] up to a factor, where a class makes up `shares` [K] of the batches.
 
         The mean of p is that of q over rows weighted by ω: w = ω·shares without smoothing,
         (1−ε)·w + Σ_y ε_y·w_y·o with it. That is the prior of u = z + m, so z has it over e^m. A
-        class that is left out keeps its share.
+        class that is left out keeps its share. Noise counts by the mean of exp(−c_k·|ε|), as where
+        p_k is small.
         """
         neutral = np.ones_like(shares)
         w = shares * (neutral if self.weight is None else self.weight)
         spread = w * (0 * neutral if self.smoothing is None else self.smoothing)
         others = spread.sum() - spread if self.others else spread.sum() * neutral
         mean = w - spread + others / max(1, len(shares) - self.others)
+        if self.cloud is not None:
+            from scipy.special import erfcx  # few losses have noise
+
+            mean = mean / erfcx(self.cloud * NOISE / math.sqrt(2))
         if self.shift is None:
             return mean
         left_out = self.shift == EXCLUDED
@@ -100,11 +115,13 @@ class LossParameters:
         """Terms that keep softmax(z + m) from being a posterior even at the optimum."""
         terms = {
             "class-wise scaling": self.scale is not None and np.ptp(self.scale) > 0,
-            "margins": self.margin is not None and np.ptp(self.margin) > 0,
+            "margins": self.margin is not None and np.any(self.margin != 0),
             "label smoothing": self.smoothing is not None and np.any(self.smoothing > 0),
             "focusing": self.gamma > 0 or self.frozen_gamma > 0,
             "weights by angle": self.angle > 0,
             "distillation": self.distil > 0,
+            "noise on the logits": self.cloud is not None and np.any(self.cloud > 0),
+            "a regulariser of density ratios": self.lade > 0,
         }
         return [name for name, present in terms.items() if present]
 
@@ -177,6 +194,8 @@ class Loss:
         Whether it weighs rows by what the model says of them (κ), which stage 1 may put off.
     needs_cosine
         Whether its logits must be s·cos, because its margin is on cosines.
+    head
+        The one head that it is made for; empty where any will do.
     unsuited
         Why stage 1 cannot be trained under it, a clause after "it"; empty where it can.
     instead
@@ -199,6 +218,7 @@ class Loss:
     convex: bool = True
     weighs_rows: bool = False
     needs_cosine: bool = False
+    head: str = ""
     unsuited: str = ""
     instead: str = ""
     bends: str = ""
@@ -264,4 +284,5 @@ def _spread(row: LossParameters, empty: np.ndarray) -> LossParameters:
         weight=place(row.weight, 0.0),
         smoothing=place(row.smoothing, 0.0),
         distil_classes=place(row.distil_classes, False),
+        cloud=place(row.cloud, 0.0),
     )

@@ -74,6 +74,7 @@ BY_CLASS = (
     ),
     ByClass("factor a of the logit", lambda row: row.scale, 1, "a of the smallest class"),
     ByClass("margin Δ of the logit", lambda row: row.margin, 0, "Δ of the smallest class"),
+    ByClass("noise c of the logit", lambda row: row.cloud, 0, "c of the smallest class"),
     ByClass(
         "weight α of distillation",
         _distilled,

@@ -1,7 +1,7 @@
 """The losses: one function each, from class counts to a row of `stage2.methods.family`.
 
-All but two of them are a choice of the family's parameters and share its kernel; `cb_bce` and
-`sigmoid_focal` have their own. To add a loss, write its function and its entry in `LOSSES`.
+Most of them are a choice of the family's parameters and share its kernel; `Loss.kernel` names that
+of the others. To add a loss, write its function and its entry in `LOSSES`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from stage2.methods.class_weights import (
 )
 from stage2.methods.distillation import DISTIL, distil, distil_conflict
 from stage2.methods.family import Loss, LossParameters, Moment, growth
-from stage2.methods.margins import LDAM, ldam
+from stage2.methods.margins import GCL, LDAM, STAGE1_SCALE, gcl, ldam
 from stage2.methods.smoothing import LAS, LOS, las, las_caution, las_conflict, los
 
 
@@ -135,6 +135,25 @@ def sla(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossPar
         frozen_gamma=settings["gamma"],
         angle=settings["tau"],
     )
+
+
+def lade(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossParameters:
+    """Balanced softmax, m = log π, with α times a regulariser that makes exp(z_k) the density ratio
+    p(x|k)/p(x) under a uniform prior [LADE, as released].
+
+    α = 0.1 and λ = 0.01 are what the release sets on CIFAR-100-LT, IF 100.
+    """
+    return LossParameters(
+        shift=_log_prior(counts), lade=settings["alpha"], lade_penalty=settings["penalty"]
+    )
+
+
+def dot_regression(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> LossParameters:
+    """½(cosθ_y − 1)², a pull of each row to the fixed direction of its class alone [ETF].
+
+    On logits z = s·cosθ, a = 1/s undoes the scale, which a recipe takes from its head.
+    """
+    return LossParameters(scale=np.full_like(counts, 1 / (settings["scale"] or STAGE1_SCALE)))
 
 
 _TAU = Setting("tau", 1.0, "strength of the prior", low=0)
@@ -253,6 +272,50 @@ LOSSES = {
         uses_counts=True,
         needs_cosine=True,
         instead="class_balanced",
+    ),
+    "gcl": Loss(
+        gcl,
+        "margin on noisy cosines, the noisier the rarer the class",
+        "gcl",
+        GCL,
+        uses_counts=True,
+        kernel="clouded",
+        convex=False,
+        weighs_rows=True,
+        needs_cosine=True,
+        instead="class_balanced",
+    ),
+    "lade": Loss(
+        lade,
+        "softmax with log π added, logits regularised to density ratios",
+        "lade",
+        (
+            Setting("alpha", 0.1, "weight α of the regulariser (0.005–0.05 on larger data)", low=0),
+            Setting("penalty", 0.01, "λ of the squared log normalisers in it", low=0),
+        ),
+        uses_counts=True,
+        kernel="lade",
+        convex=False,
+    ),
+    "dot_regression": Loss(
+        dot_regression,
+        "squared error of the cosine to the fixed direction of the class",
+        "etf",
+        (
+            Setting(
+                "scale",
+                None,
+                "logit scale s to undo; if not set, the head's",
+                above=0,
+                kind=float,
+                role="head",
+            ),
+        ),
+        kernel="dot_regression",
+        head="etf",
+        unsuited="pulls features to class directions that do not move",
+        instead="ce",
+        bends="a squared error on cosines",
     ),
     "las": Loss(
         las,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from stage2.methods.baseline_presets import BASELINES
 from stage2.methods.heads import HEADS
 from stage2.methods.losses import LOSSES
 from stage2.methods.recipe_preset import RecipePreset
@@ -278,6 +279,7 @@ _PAPERS: dict[str, RecipePreset] = {
         "upper bound for any classifier: a linear one trained on balanced data",
         "disalign",
     ),
+    **BASELINES,
 }
 """Presets with a name of their own, most of them a paper's."""
 

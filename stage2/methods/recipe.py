@@ -15,6 +15,7 @@ from featbank.bank.expressions import as_tokens, parts_of
 from stage2.methods.conflicts import (
     require_convex,
     require_effect,
+    require_head,
     require_shares,
     require_unit,
     shares_of,
@@ -282,6 +283,7 @@ def _resolve(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     require_shares(name, values)
     require_unit(name, values)
     if "loss" in values:
+        require_head(name, values)
         if problem := LOSSES[values["loss"]].conflict(own_settings(values, "loss")):
             raise errors.ConfigError(f"Recipe {name!r} {problem}")
         if OPTIMISERS[values["optimiser"]].full_batch:

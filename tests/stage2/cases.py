@@ -104,6 +104,18 @@ LOSS_CASES: dict[str, list[dict[str, Any]]] = {
             (0.0, 0.0, "concave", 1.0, "uniform"),
         )
     ],
+    "gcl": [
+        {"margin": 0.1, "scale": 20.0, "cloud": 0.5, "gamma": 1.0},
+        {"margin": 0.3, "scale": 5.0, "cloud": 1.0, "gamma": 0.0},
+        {"margin": 0.0, "scale": 1.0, "cloud": 0.0, "gamma": 0.5},
+    ],
+    "lade": [
+        {"alpha": 0.1, "penalty": 0.01},
+        {"alpha": 1.5, "penalty": 0.4},
+        {"alpha": 0.5, "penalty": 0.0},
+        {"alpha": 0.0, "penalty": 0.1},
+    ],
+    "dot_regression": [{"scale": 1.0}, {"scale": 16.0}],
     "los": [
         {"smoothing": 0.98, "smooth_over": "uniform"},
         {"smoothing": 0.6, "smooth_over": "others"},
@@ -135,6 +147,12 @@ HEAD_CASES: dict[str, list[dict[str, Any]]] = {
         {"init": "stage1", "heads": 2, "scale": 5.0, "gamma": 1.5, "alpha": 1.5},
     ],
     "mlp": [{"hidden": 5}],
+    "vmf": [
+        {"init": "fresh", "concentration": 16.0},
+        {"init": "stage1", "concentration": 1.5},
+    ],
+    "etf": [{"scale": 16.0}, {"scale": 1.0}],
+    "samn": [{"init": "fresh"}, {"init": "stage1"}],
 }
 """Settings by trained head."""
 

@@ -25,6 +25,9 @@ TRAINED = {
     "marc": ("omega", "beta"),
     "tde": ("weight",),
     "mlp": ("hidden_weight", "hidden_bias", "weight", "bias"),
+    "vmf": ("weight", "concentration"),
+    "etf": ("projection", "offset"),
+    "samn": ("weight", "bias", "norm", "lift"),
 }
 """What training may change, by head; see `trained_by`."""
 
@@ -34,6 +37,9 @@ BIASES = {
     "disalign": ("beta", "c"),
     "marc": ("beta",),
     "mlp": ("hidden_bias", "bias"),
+    "vmf": ("concentration",),
+    "etf": ("offset",),
+    "samn": ("bias", "lift"),
 }
 """What `decay_bias=False` spares, by head."""
 
@@ -63,6 +69,9 @@ def logits(
         "marc": lambda: p["omega"] * z0 + p["beta"] * w0.square().sum(1).sqrt(),
         "tde": lambda: tde(p, x, alpha=0.0),
         "mlp": lambda: _affine(hidden(p, x), p["weight"], p["bias"]),
+        "vmf": lambda: vmf(p, x),
+        "etf": lambda: etf(p, x),
+        "samn": lambda: samn(p, x),
     }
     return formulas[head]()
 
@@ -101,11 +110,49 @@ def hidden(p: Mapping[str, Tensor], x: Tensor) -> Tensor:
     return torch.relu(_affine(x, p["hidden_weight"], p["hidden_bias"]))
 
 
+def vmf(p: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    """log C_D(κ)exp(κ cos) less log C_D(0), by the power series of ₀F₁(; D/2; κ²/4), [B, K]."""
+    kappa, b = p["concentration"].clamp(min=1.0), torch.tensor(x.shape[1] / 2, dtype=x.dtype)
+    m = torch.arange(400, dtype=x.dtype)[:, None]
+    terms = 2 * m * torch.log(kappa / 2) - torch.lgamma(m + 1) - torch.lgamma(b + m)
+    return kappa * _cosines(x, p["weight"]) - torch.logsumexp(terms, 0) - torch.lgamma(b)
+
+
+def etf(p: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    """s·⟨m_k, h/‖h‖⟩ with the m_k of a simplex written out, [B, K]."""
+    h = _affine(x, p["projection"], p["offset"])
+    classes = h.shape[1]
+    simplex = torch.eye(classes, dtype=x.dtype) - 1 / classes
+    simplex = simplex / simplex.norm(dim=1, keepdim=True)
+    return p["scale"] * (h / h.norm(dim=1, keepdim=True)) @ simplex.T
+
+
+def samn(p: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    """exp(1/softplus(r))·⟨ŵ, x⟩ + exp(1/softplus(r')) + b, [B, K]."""
+    norm, lift = (torch.exp(1 / torch.log1p(torch.exp(p[r]))) for r in ("norm", "lift"))
+    unit = p["weight"] / p["weight"].norm(dim=1, keepdim=True)
+    return _affine(x, norm[:, None] * unit, p["bias"] + lift)
+
+
+def isotonic(r: Tensor, n: Tensor) -> Tensor:
+    """The isotonic fit of r [K] by counts n: max over a ≤ i of min over b ≥ i of mean r_a … r_b."""
+    order = n.argsort(stable=True)
+    values, fit = r[order].tolist(), r.clone()
+    for i, k in enumerate(order.tolist()):
+        fit[k] = max(
+            min(sum(values[a : b + 1]) / (b + 1 - a) for b in range(i, len(values)))
+            for a in range(i + 1)
+        )
+    return fit
+
+
 def own_cosine(head: str, p: Mapping[str, Tensor], x: Tensor, y: Tensor, w0: Tensor) -> Tensor:
     """Cosine between what the last linear layer sees and the weight of the own class, [B].
 
     0 where all it sees is 0.
     """
+    if head == "etf":
+        return (etf(p, x) / p["scale"])[torch.arange(len(y)), y]
     rows = hidden(p, x) if head == "mlp" else x
     return _cosines(rows, p.get("weight", w0))[torch.arange(len(y)), y].nan_to_num(0.0)
 
@@ -283,6 +330,31 @@ def _sla(z: Tensor, y: Tensor, s: Settings, n: Tensor) -> Tensor:
     return (1 - _p_y(u, y)).detach() ** s["gamma"] * _per_row(u, y)
 
 
+def _gcl(z: Tensor, y: Tensor, s: Settings) -> Tensor:
+    """Without noise, for which z is lowered before."""
+    u = z.clone()
+    u[torch.arange(len(y)), y] -= s["scale"] * s["margin"]
+    return (1 - _p_y(u, y)).detach() ** s["gamma"] * _per_row(u, y)
+
+
+def gcl_amplitude(s: Settings, n: Tensor) -> Tensor:
+    """What lowers the logits of each class by a noise of 1, [K]."""
+    behind = torch.log(n.max() / n)
+    return s["scale"] * s["cloud"] * behind / behind.max().clamp(min=1e-300)
+
+
+def lade_regulariser(z: Tensor, y: Tensor, s: Settings, n: Tensor, share: Tensor) -> Tensor:
+    """Σ_k π_k (S_k + λS_k² − mean of z_k over the rows of class k), class by class."""
+    total = torch.zeros((), dtype=z.dtype)
+    for k in range(z.shape[1]):
+        prior, own = n[k] / n.sum(), y == k
+        s_k = torch.log((share * torch.exp(z[:, k] - z[:, k].max().detach())).sum())
+        s_k = s_k + z[:, k].max().detach() - torch.log(prior) - math.log(z.shape[1])
+        mean = (share * z[:, k])[own].sum() / share[own].sum() if own.any() else 0.0
+        total = total + prior * (s_k + s["penalty"] * s_k**2 - mean)
+    return total
+
+
 def _omega(name: str, s: Settings, n: Tensor, epoch: int) -> tuple[Tensor, bool]:
     """Class weights ω [K], and whether to divide by the batch's sum of them."""
     defer = s.get("defer", 0)
@@ -358,6 +430,9 @@ def loss(
         "distil": lambda: _per_row(z, y),
         "ldam": lambda: _ldam(z, y, s, n),
         "las": lambda: smoothed(z, y, las_smoothing(s, n), s["smooth_over"]),
+        "gcl": lambda: _gcl(z, y, s),
+        "lade": lambda: _per_row(z + _log_prior(n), y),
+        "dot_regression": lambda: (z[torch.arange(len(y)), y] / s["scale"] - 1) ** 2 / 2,
         "los": lambda: smoothed(z, y, torch.full_like(n, s["smoothing"]), s["smooth_over"]),
     }
     share = torch.full_like(z[:, 0], 1 / len(y)) if row_weight is None else row_weight
@@ -370,6 +445,8 @@ def loss(
         assert teacher is not None
         extra = divergence(z, y, teacher, s, n, epoch=epoch, epochs=epochs)
         total = total + (share * extra).sum()
+    if name == "lade":
+        total = total + s["alpha"] * lade_regulariser(z, y, s, n, share)
     return total
 
 
@@ -489,6 +566,10 @@ def train(
             optimiser.step()
             if s.get("max_norm_when") == "step" or step == len(batches) - 1:
                 _shorten(free, origin, row_limit(s, w0))
+        if head == "samn":
+            with torch.no_grad():
+                for name in ("norm", "lift"):
+                    free[name].copy_(isotonic(free[name], n))
     return {k: value.detach() + origin.get(k, 0.0) for k, value in free.items()}
 
 

@@ -42,6 +42,8 @@ def expected(loss: str, s: dict[str, Any], z: torch.Tensor, y: torch.Tensor) -> 
 
 def made(loss: str, settings: dict[str, Any] | None = None, **more: Any) -> AutogradLoss:
     more = {"class_counts": COUNTS, "epochs": EPOCHS, **more}
+    if loss == "gcl":  # the formula has no noise
+        settings = {**(settings or {}), "cloud": 0.0}
     return AutogradLoss(loss, settings, classifier="cosine", **more)
 
 
@@ -171,13 +173,13 @@ def test_the_weights_of_sla_carry_no_gradient() -> None:
 
 
 @pytest.mark.parametrize(("loss", "switch"), [("ce", 2), ("sla", -1)])
-def test_a_switch_is_for_sla(loss: str, switch: int) -> None:
+def test_a_switch_is_for_losses_that_weigh_rows(loss: str, switch: int) -> None:
     """Reference: the sentence."""
     with pytest.raises(errors.ConfigError) as told:
         made(loss, switch=switch)
     assert str(told.value) == (
-        f"A switch epoch is for loss 'sla', and ≥ 0; got {switch} for {loss!r}. Leave it out, or "
-        "take 'sla'."
+        f"A switch epoch is for loss 'sla' or 'gcl', and ≥ 0; got {switch} for {loss!r}. Leave it "
+        "out, or take 'sla' or 'gcl'."
     )
 
 

@@ -4,6 +4,7 @@ from stage2.methods.heads.attentive import Attentive
 from stage2.methods.heads.clap import CLAP
 from stage2.methods.heads.cosine import Cosine
 from stage2.methods.heads.disalign import DisAlign
+from stage2.methods.heads.etf import ETF
 from stage2.methods.heads.gda_text import GDAText
 from stage2.methods.heads.gla import GLA
 from stage2.methods.heads.interface import (
@@ -30,11 +31,13 @@ from stage2.methods.heads.p2p import P2P
 from stage2.methods.heads.pooled import Pooled
 from stage2.methods.heads.rda import RDA
 from stage2.methods.heads.ridge import Ridge
+from stage2.methods.heads.samn import SAMN
 from stage2.methods.heads.tau_norm import TauNorm
 from stage2.methods.heads.tde import TDE
 from stage2.methods.heads.text_classifier import TextClassifier
 from stage2.methods.heads.tip_adapter import TipAdapter
 from stage2.methods.heads.tokens import TokenHead
+from stage2.methods.heads.vmf import VMF
 from stage2.methods.heads.wise_ft import WiSEFT
 from stage2.methods.heads.zero_shot import ZeroShot
 
@@ -49,6 +52,9 @@ HEADS: dict[str, Head] = {
     "mlp": MLP(),
     "pooled": Pooled(),
     "attentive": Attentive(),
+    "vmf": VMF(),
+    "etf": ETF(),
+    "samn": SAMN(),
     "tau_norm": TauNorm(),
     "logit_adjust": LogitAdjust(),
     "p2p": P2P(),

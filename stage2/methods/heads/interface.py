@@ -370,6 +370,9 @@ class TrainedHead(Head):
         lengths = weight.norm(dim=2).clamp_min_(1e-12)
         weight.mul_((limits[:, None] / lengths).clamp_max_(1)[:, :, None])
 
+    def settle(self, parameters: Parameters, context: Context) -> None:
+        """Bring parameters back, in place, to where the head keeps them, after every epoch."""
+
     def anchors(self, settings: Sequence[Settings], context: Context) -> Parameters:
         """Values that weight decay pulls parameters towards, broadcastable; 0 if not listed."""
         return {}

@@ -37,7 +37,10 @@ CASES: dict[str, dict[str, str]] = {
     for optimiser in STEPPED
     for precision in PRECISIONS
 }
-CASES |= {f"loss {name}, tf32": {"loss": name, "precision": "tf32"} for name in LOSSES}
+CASES |= {
+    f"loss {name}, tf32": {"loss": name, "head": loss.head or "linear", "precision": "tf32"}
+    for name, loss in LOSSES.items()
+}
 
 
 def work_of(case: Mapping[str, str]) -> TileWork:

@@ -27,7 +27,9 @@ SMALL = problem((24, 12, 7, 5, 3, 2), dim=6, val=5, test=4)
 
 STEPS: dict[str, list[Recipe]] = {
     **{f"head {name}": pair(head=name) for name, head in HEADS.items() if head.trained},
-    **{f"loss {name}": pair(loss=name) for name in LOSSES},
+    **{
+        f"loss {name}": pair(loss=name, head=loss.head or "linear") for name, loss in LOSSES.items()
+    },
     **{f"sampler {name}": pair(sampler=name) for name in SAMPLERS},
     **{f"optimiser {name}": pair(optimiser=name) for name in STEPPED},
     **{f"precision {name}": pair(precision=name) for name in PRECISIONS},

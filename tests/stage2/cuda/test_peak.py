@@ -21,7 +21,7 @@ COUNTS = np.geomspace(1280, 5, 1000).astype(int)
 DIM, BATCH, CONFIGS = 2048, 512, 40
 
 CASES = [{"head": name, "optimiser": o} for name in HEADS if HEADS[name].trained for o in STEPPED]
-CASES += [{"head": "lws", "loss": name} for name in LOSSES]
+CASES += [{"head": loss.head or "lws", "loss": name} for name, loss in LOSSES.items()]
 CASES += [{"head": head, "precision": "bf16"} for head in ("linear", "lws")]
 
 

@@ -379,6 +379,9 @@ def test_logits_beyond_the_exponential(kernel: str) -> None:
         "family": ("ce", {}),
         "softmax_bce": ("cb_bce", {"beta": 0.0}),
         "sigmoid_focal": ("sigmoid_focal", {"gamma": 0.0, "beta": 0.0}),
+        "dot_regression": ("dot_regression", {"scale": 1.0}),
+        "lade": ("lade", {"alpha": 0.5, "penalty": 0.1}),
+        "clouded": ("gcl", {"margin": 0.1, "scale": 5.0, "gamma": 0.0}),
     }
     loss, settings = plain[kernel]
     exact, n = z.double().requires_grad_(), torch.tensor(COUNTS, dtype=torch.float64)

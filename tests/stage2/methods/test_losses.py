@@ -348,8 +348,14 @@ def test_every_setting_of_a_loss_is_compared_with_its_formula(loss: str) -> None
 
 @pytest.mark.parametrize("loss", LOSS_CASES)
 def test_kernels_and_what_losses_need(loss: str) -> None:
-    """Reference: METHODS §4; two losses have their own kernel, one learns from stage 1."""
-    own = {"cb_bce": "softmax_bce", "sigmoid_focal": "sigmoid_focal"}
+    """Reference: METHODS §4; some losses have their own kernel, one learns from stage 1."""
+    own = {
+        "cb_bce": "softmax_bce",
+        "sigmoid_focal": "sigmoid_focal",
+        "dot_regression": "dot_regression",
+        "lade": "lade",
+        "gcl": "clouded",
+    }
     assert LOSSES[loss].kernel == own.get(loss, "family")
     assert LOSSES[loss].needs_classifier == (loss == "distil")
 

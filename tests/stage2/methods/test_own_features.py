@@ -176,7 +176,7 @@ def test_features_and_weights_of_zeros(head: str) -> None:
         batch = context.batch(x)
         z = HEADS[head].logits(stack, batch)
         angle = _trained(head).cosine(stack, batch, z, y)
-        if head != "mlp":  # its last layer sees relu(a), not 0
+        if head not in ("mlp", "etf"):  # their last layer sees a, not 0
             assert_close(angle[:, 1], np.zeros(14), 0.0, f"cosine of 0, {head}")
         slopes = _trained(head).gradients(stack, batch, grad)
         for name, value in {"logits": z, "cosines": angle, **slopes}.items():
@@ -240,8 +240,9 @@ def test_all_configurations_take_one_product(
     HEADS[head].logits(parameters, batch)
     forwards = len(seen)
     _trained(head).gradients(parameters, batch, _random(8, len(cases), len(COUNTS)))
-    # `disalign` needs its confidence again.
-    expected = {"lws": (0, 0), "marc": (0, 0), "disalign": (1, 2)}.get(head, (1, 1))
+    # `disalign` needs its confidence again, `etf` its projection.
+    products = {"lws": (0, 0), "marc": (0, 0), "disalign": (1, 2), "etf": (1, 2)}
+    expected = products.get(head, (1, 1))
     assert (forwards, len(seen) - forwards) == expected
 
 

@@ -109,6 +109,16 @@ TABLE: dict[str, dict[str, Any]] = {
     },
     "cb_bce": row("linear cb_bce instance instance", (0.1, 5e-4, 128), ("cosine", 10))
     | {"init": "stage1", "beta": 0.9999, "max_norm_fraction": None},
+    "gcl": row("cosine gcl class_balanced instance", (0.004, 2e-4, 64), ("cosine", 30))
+    | {"init": "stage1", "head.scale": 20.0, "loss.scale": 20.0, "margin": 0.1, "cloud": 0.5}
+    | {"gamma": 1.0, "generator": "mixup", "alpha": 1.0},
+    "vmf": row("vmf balanced_softmax instance instance", (0.1, 5e-4, 256), ("cosine", 10))
+    | {"init": "fresh", "concentration": 16.0, "decay_bias": False},
+    "dot_regression": row("etf dot_regression instance instance", (0.1, 2e-4, 128), ("cosine", 10))
+    | {"head.scale": 1.0, "loss.scale": 1.0},
+    "samn": row("samn ce instance instance", (5e-4, 0.0, 64), ("cosine", 20)) | {"init": "stage1"},
+    "lade": row("linear lade instance instance", (0.1, 5e-4, 128), ("cosine", 10))
+    | {"alpha": 0.1, "penalty": 0.01},
     "max_norm": {**{k: v for k, v in _LTWB.items() if k != "beta"}, "loss": "ce"},
     "ltwb": _LTWB | {"max_norm_when": "step"},
     "ltwb-released": _LTWB | {"max_norm_when": "epoch"},
@@ -187,7 +197,7 @@ def test_every_preset_says_where_its_settings_come_from() -> None:
     assert origins["mislas-places"] == "paper, Table 6, the same as mislas-imagenet"
     assert origins["mislas-imagenet-released"] == "release"
     for name in ("ce", "sla", "ldam", "crt-cifar", "oracle", "cb_bce", *HEADS.keys() - {"linear"}):
-        if name not in ("lws", "mislas", "disalign"):
+        if name not in ("lws", "mislas", "disalign", "samn"):
             assert PRESETS[name].origin == "ours", name
 
 

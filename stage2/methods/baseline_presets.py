@@ -1,0 +1,70 @@
+"""Trained baselines of 2022–2026 as presets, with what their releases retrain a classifier by."""
+
+from __future__ import annotations
+
+from stage2.methods.recipe_preset import RecipePreset
+
+BASELINES: dict[str, RecipePreset] = {
+    "gcl": RecipePreset(
+        {
+            "head": "cosine",
+            "init": "stage1",
+            "head.scale": 20.0,
+            "loss": "gcl",
+            "sampler": "class_balanced",
+            "generator": "mixup",
+            "lr": 0.004,
+            "weight_decay": 2e-4,
+            "batch_size": 64,
+            "epochs": 30,
+        },
+        "cosine classifier under Gaussian clouded logits, on mixed class-balanced batches",
+        "gcl",
+        origin="release",
+        place="its stage 2 on CIFAR, without its stage 1",
+    ),
+    "vmf": RecipePreset(
+        {
+            "head": "vmf",
+            "loss": "balanced_softmax",
+            "decay_bias": False,
+            "lr": 0.1,
+            "weight_decay": 5e-4,
+            "batch_size": 256,
+            "epochs": 10,
+        },
+        "von Mises–Fisher classifier with the log counts added in training",
+        "vmf",
+        place="the release's rates of its classifier on ImageNet-LT, ten epochs",
+    ),
+    "dot_regression": RecipePreset(
+        {
+            "head": "etf",
+            "head.scale": 1.0,
+            "loss": "dot_regression",
+            "lr": 0.1,
+            "weight_decay": 2e-4,
+            "batch_size": 128,
+            "epochs": 10,
+        },
+        "projection onto a fixed simplex by dot regression",
+        "etf",
+        place="the release's rates on CIFAR, ten epochs without mixup",
+    ),
+    "samn": RecipePreset(
+        {
+            "head": "samn",
+            "init": "stage1",
+            "loss": "ce",
+            "lr": 5e-4,
+            "weight_decay": 0.0,
+            "batch_size": 64,
+            "epochs": 20,
+        },
+        "stage-1 classifier with row norms that do not fall as classes get rarer",
+        "samn",
+        origin="release",
+        place="CIFAR",
+    ),
+}
+"""They join the presets of papers."""
