@@ -66,5 +66,23 @@ BASELINES: dict[str, RecipePreset] = {
         origin="release",
         place="CIFAR",
     ),
+    "h2t": RecipePreset(
+        {
+            "head": "linear",
+            "init": "stage1",
+            "loss": "ce",
+            "sampler": "class_balanced",
+            "generator": "h2t",
+            "view": "balanced",
+            "lr": 0.02,
+            "weight_decay": 5e-4,
+            "batch_size": 128,
+            "epochs": 10,
+        },
+        "stage-1 classifier retrained on class-balanced rows with channels of common classes",
+        "h2t",
+        origin="release",
+        place="CIFAR-100-LT",
+    ),
 }
 """They join the presets of papers."""

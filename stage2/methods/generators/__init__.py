@@ -3,6 +3,7 @@
 from stage2.methods.generators.afg import AFG
 from stage2.methods.generators.batchnorm import BatchNorm
 from stage2.methods.generators.gaussians import Gaussian
+from stage2.methods.generators.h2t import H2T
 from stage2.methods.generators.interface import (
     Blend,
     Features,
@@ -25,6 +26,7 @@ GENERATORS: dict[str, Generator] = {
     "mixup": Mixup(),
     "remix": Remix(),
     "batchnorm": BatchNorm(),
+    "h2t": H2T(),
 }
 
 __all__ = [

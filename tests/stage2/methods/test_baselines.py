@@ -11,6 +11,7 @@ from sklearn.isotonic import isotonic_regression
 from featbank import errors
 from stage2.engine.cloud import Cloud
 from stage2.engine.kernel import KERNELS, LossRows
+from stage2.methods.generators import GENERATORS, Features
 from stage2.methods.heads import HEADS
 from stage2.methods.heads.etf import ETF
 from stage2.methods.heads.samn import SAMN
@@ -196,6 +197,39 @@ def test_rows_keep_the_order_of_the_counts() -> None:
     assert norms is not None
     assert (np.diff(norms[0].numpy()[order]) <= 1e-6).all()
     assert len(norms.unique()) > 1
+
+
+def test_fused_rows() -> None:
+    """Reference: every channel is that of the row or of its partner, ⌊ρD⌋ of them the partner's,
+    the same for all rows of a batch; partners are drawn alike from all rows, labels stay."""
+    rows = torch.arange(30)
+    x = rows[:, None].float().expand(-1, 8).contiguous()
+    features = Features(x, rows % 3, 1, np.array([10.0, 10.0, 10.0]))
+    draws = torch.randint(30, (50, 16), generator=torch.Generator().manual_seed(0))
+    made = (
+        GENERATORS["h2t"]
+        .prepare({"rho": 0.3}, features)
+        .make(draws, 0, torch.Generator().manual_seed(1))
+    )
+    fused = made.x[made.rows].view(50, 16, 8)
+    own = fused == draws[:, :, None]
+    assert torch.equal(made.y, (draws % 3).flatten())
+    always = own.all(1).sum(1)  # channels of a batch that are the rows' own throughout
+    assert bool((always == 8 - 2).all()), f"got {always}"
+    partners = fused[~own].unique(return_counts=True)[1]
+    assert len(partners) == 30
+    whole = GENERATORS["h2t"].prepare({"rho": 0.0}, features)
+    assert torch.equal(whole.make(draws, 0, torch.Generator()).x, x[draws.flatten()])
+
+
+def test_fused_training() -> None:
+    """Reference: a recipe alone and beside another of the same stream."""
+    recipes = [Recipe("h2t", view="instance", epochs=2, lr=lr) for lr in (0.02, 0.1)]
+    together = run(recipes, SMALL)
+    alone = run(recipes[:1], SMALL)[recipes[0]]
+    got = together[recipes[0]].parameters["weight"]
+    assert_close(got, alone.parameters["weight"], 1e-5, "weights")
+    assert implied_prior(recipes[0], SMALL.counts).shares == pytest.approx(np.full(5, 0.2))
 
 
 def test_lade_estimates_density_ratios() -> None:

@@ -117,6 +117,8 @@ TABLE: dict[str, dict[str, Any]] = {
     "dot_regression": row("etf dot_regression instance instance", (0.1, 2e-4, 128), ("cosine", 10))
     | {"head.scale": 1.0, "loss.scale": 1.0},
     "samn": row("samn ce instance instance", (5e-4, 0.0, 64), ("cosine", 20)) | {"init": "stage1"},
+    "h2t": row("linear ce class_balanced balanced", (0.02, 5e-4, 128), ("cosine", 10))
+    | {"init": "stage1", "generator": "h2t", "rho": 0.25},
     "lade": row("linear lade instance instance", (0.1, 5e-4, 128), ("cosine", 10))
     | {"alpha": 0.1, "penalty": 0.01},
     "max_norm": {**{k: v for k, v in _LTWB.items() if k != "beta"}, "loss": "ce"},
