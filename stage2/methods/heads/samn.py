@@ -83,7 +83,8 @@ class SAMN(TrainedHead):
         for name in ORDERED:
             r = parameters[name].cpu().numpy().copy()
             for row in r:
-                row[order] = isotonic_regression(row[order])
+                if np.isfinite(row).all():  # else it has diverged
+                    row[order] = isotonic_regression(row[order])
             parameters[name].copy_(torch.from_numpy(r))
 
     def weight_norm(self, parameters: Parameters, context: Context) -> Tensor:

@@ -121,11 +121,13 @@ def test_seeds_differ_and_repeat() -> None:
         assert gap > 1e-3, f"{name}: seeds 0 and 1 differ by {gap}, expected more than 1e-3"
 
 
-@pytest.mark.parametrize("name", ["crt", "lws", "mislas", "disalign", "ldam"])
+@pytest.mark.parametrize(
+    "name", ["crt", "lws", "mislas", "disalign", "ldam", "marc", "samn", "vmf", "etf"]
+)
 def test_a_diverged_neighbour_disturbs_nobody(name: str) -> None:
-    """Reference: the recipe's run alone. Its neighbour at lr = 1e6 is marked as diverged."""
+    """Reference: the recipe's run alone. Its neighbour at lr = 1e30 is marked as diverged."""
     made, _ = _alone()
-    good, wild = Recipe(name, **SHORT), Recipe(name, **{**SHORT, "lr": 1e6, "weight_decay": 10.0})
+    good, wild = Recipe(name, **SHORT), Recipe(name, **{**SHORT, "lr": 1e30, "weight_decay": 10.0})
     (alone,) = run([good], made).values()
     for order in ([good, wild], [wild, good], [good, wild, Recipe(name, **{**SHORT, "lr": 0.01})]):
         outcomes = run(order, made)
