@@ -5,7 +5,7 @@ streamed from a file at most a tenth longer. docs/performance.md has the figures
 
     .venv/bin/python scripts/benchmark_views.py [--repeats 5]
 
-Random features (N = 40,000, two views of D = 256, K = 100), 16 configurations of crt and as many of
+Random features (N = 20,000, two views of D = 256, K = 100), 4 configurations of crt and as many of
 balanced_softmax. Both sweeps run alternately in one process, with the same options.
 """
 
@@ -21,8 +21,8 @@ from measuring import alternate, ratios, spread
 from featbank import write_bank
 from stage2 import Recipe, sweep
 
-ROWS, DIM, CLASSES = 400, 256, 100
-STREAMED = 60 << 20
+ROWS, DIM, CLASSES = 200, 256, 100
+STREAMED = 30 << 20
 
 
 def main() -> None:
@@ -61,9 +61,9 @@ def _write(apart: Path, joined: Path) -> None:
 
 def _sweep(bank: Path, view: str, memory: int | None) -> None:
     recipes = [
-        Recipe(name, view=view, lr=float(lr), epochs=3, batch_size=128)
+        Recipe(name, view=view, lr=float(lr), epochs=2, batch_size=128)
         for name in ("crt", "balanced_softmax")
-        for lr in np.geomspace(0.01, 1, 16)
+        for lr in np.geomspace(0.01, 1, 4)
     ]
     sweep(bank, recipes, memory=memory, keep_outcomes=False)
 

@@ -135,16 +135,10 @@ class Composition:
     @cached_property
     def factors(self) -> list[float]:
         """What the features of each part are multiplied by."""
-        if len(self.parts) == 1:
-            return [self.parts[0].factor or 1.0]
-        return [
-            part.factor or (1 / norm if norm else 1.0)
-            for part, norm in zip(
-                self.parts,
-                self.norms if any(part.factor is None for part in self.parts) else self.widths,
-                strict=True,
-            )
-        ]
+        given = [part.factor for part in self.parts]
+        if len(given) == 1 or None not in given:
+            return [factor or 1.0 for factor in given]
+        return [f or 1 / n if n else 1.0 for f, n in zip(given, self.norms, strict=True)]
 
     @cached_property
     def norm(self) -> float:
@@ -248,9 +242,11 @@ class Bank(StoredBank):
         return min(stored(split, part.view) for part in parts_of(view))
 
     def chunk_rows(self, split: str, view: str = "instance") -> int:
-        """Rows stored, and read, together."""
+        """Rows stored, and read, together; of a view made of others as many as its longest chunk
+        has, so that no chunk is read twice, but at most as many as one of `blocks`."""
         stored = super().chunk_rows
-        return min(stored(split, part.view) for part in parts_of(view))
+        longest = max(stored(split, part.view) for part in parts_of(view))
+        return min(longest, self.block_rows(split, view))
 
     def copies(self, split: str, view: str = "instance") -> int:
         """Number A of augmentation copies of a view."""
