@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from featbank.cli.terminal import say
-from featbank.wording import number
+from featbank.wording import listed, number
 from stage2.methods.precisions import PRECISION, in_words
 
 if TYPE_CHECKING:
@@ -88,8 +88,8 @@ def print_plan(job: Job, site: Site) -> None:
     from stage2.features.probe import probes_of
     from stage2.search import Halving
 
-    for name, reason in job.left_out.items():
-        say(f"Left out {name}: {reason}")
+    for names, reason in _left_out(job.left_out):
+        say(f"Left out {listed(names, len(names))}: {reason}")
     if job.part and job.part.mark:
         mark, part = job.part.mark, f"{len(job.recipes)} of {number(len(job.whole), 'run')}"
         say(f"shard {mark.number} of {mark.count}: {part}, {job.part.share:.0%} of the work")
@@ -119,6 +119,17 @@ def print_plan(job: Job, site: Site) -> None:
     for view in dict.fromkeys(view for group in groups for view in group.stream.views):
         if streamed := _streamed(job, view, site):
             say(f"{view}: {streamed} streamed from the bank in shuffled blocks")
+
+
+def _left_out(reasons: Mapping[str, str]) -> list[tuple[list[str], str]]:
+    """Recipes with what a bank lacks for each; those that lack the same are told together."""
+    together: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        together.setdefault(reason.replace(f"Recipe {name!r}", "Each"), []).append(name)
+    return [
+        (names, reason if len(names) > 1 else reasons[names[0]])
+        for reason, names in together.items()
+    ]
 
 
 def print_costs(
