@@ -58,7 +58,7 @@ def lines(measured: dict[int, Record], most: int | None = None) -> Iterator[str]
     yield ""
     yield from sweeps_table(gpu, measured, list(SHAPES)[:most])
     yield ""
-    trained = [name for name, head in HEADS.items() if head.trained]
+    trained = [name for name, h in HEADS.items() if h.trained and not h.takes_tokens]
     yield from heads_table(gpu, measured, trained[:most])
     for part in (_accuracy, _ceilings):
         if found := list(part(measured)):

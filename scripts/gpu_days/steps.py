@@ -19,7 +19,7 @@ from stage2.engine.model import ViewData
 from stage2.engine.plan import BatchStream, Shape, Tile
 from stage2.engine.rows import MemoryRows, Window
 from stage2.engine.tile import TileRun
-from stage2.methods.heads import HEADS
+from stage2.methods.heads import HEADS, TextClassifier
 from stage2.methods.optimisers import STEPPED
 from stage2.methods.recipe import Recipe
 
@@ -47,7 +47,7 @@ def measurements(day: Day) -> Iterator[Measurement]:
                 yield f"{title}, {GRAPHS[captured]}", partial(_decided, captured, run)
     _, configs = day.shapes[HEADS_OF]
     for name in ("tf32", "bf16"):
-        for head in (name for name, head in HEADS.items() if head.trained):
+        for head in (n for n, h in HEADS.items() if h.trained and not h.takes_tokens):
             for optimiser in STEPPED:
                 settings = {"head": head, "optimiser": optimiser}
                 if settings != PLAIN:
@@ -123,6 +123,7 @@ def view(day: Day, workload: Workload, *, val: bool = False) -> ViewData:
         full_counts=workload.counts,
         weight0=day.random(workload.classes, workload.dim),
         bias0=torch.zeros(workload.classes, device=day.device),
+        text=TextClassifier(day.random(workload.classes, workload.dim), 100.0),
     )
 
 

@@ -207,7 +207,7 @@ def _on_simplex(points: np.ndarray) -> np.ndarray:
 def transport(logits: np.ndarray, shares: np.ndarray) -> np.ndarray:
     """The shift v [K] of logits z [N, K] under which the mean of softmax(z + v) over the rows is
     `shares` [K]: the optimal transport of rows to classes of these sizes at entropy 1 and cost
-    −log softmax(z), by Sinkhorn's iterations [Peng et al. 2022 §3].
+    −log softmax(z), by Sinkhorn's iterations [Peng et al. 2022 algorithm 1].
 
     Mean 0 over the classes with a share; a class without one gets the log of the smallest float32.
     """

@@ -1,7 +1,7 @@
 """The Triton programs of `stage2.engine.gpu.binary`.
 
 A program processes ROWS rows (b, c) of the logits, in memory order, and holds what it works on in
-registers. The algebra is that of `stage2.engine.kernel.softmax_bce` and `sigmoid_focal`.
+registers. The algebra is that of `stage2.engine.terms.softmax_bce` and `sigmoid_focal`.
 """
 
 # ruff: noqa: PLR0917 - Triton functions have no keyword-only parameters.
