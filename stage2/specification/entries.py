@@ -103,6 +103,15 @@ class Entry:
         return replace(self, grid={**self.grid, "view": replace(views, items=items)})
 
 
+ZERO_SHOT = "zero_shot"
+"""The recipe that every table of a bank with text has: it costs nothing and needs no rows."""
+
+
+def zero_shot_on(view: str) -> Entry:
+    """The entry of zero-shot classification on a view, which nobody need ask for."""
+    return Entry(ZERO_SHOT, Origin(), {"view": Values((view,), Origin())})
+
+
 def entries_to_check(entries: Sequence[Entry], search: Search | None) -> list[Entry]:
     """Entries whose combinations are all checked.
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from featbank import errors
 from featbank.bank import Bank
-from stage2.features.experts import resolved
+from stage2.features.experts import averaged, resolved
 from stage2.features.requirements import check_bank
 from stage2.methods.recipe import Recipe
-from stage2.search import Search
-from stage2.specification.entries import Entry, entries_to_check
+from stage2.methods.recipe_settings import VIEW
+from stage2.search import Sampling, Search
+from stage2.specification.entries import ZERO_SHOT, Entry, entries_to_check, zero_shot_on
 from stage2.specification.grids import recipes_of
 from stage2.specification.problems import Problems
 from stage2.specification.space import Space
@@ -58,7 +61,8 @@ class Specification:
     _checked: dict[str, list[Recipe]] = field(repr=False, compare=False, default_factory=dict)
 
     def on(self, bank: Bank) -> list[Recipe]:
-        """The recipes with their views on a bank; where Optuna chooses them, some of them.
+        """The recipes with their views on a bank, on one that has text `zero_shot` as well; where
+        Optuna chooses them, some of them.
 
         Raises
         ------
@@ -97,4 +101,14 @@ class Specification:
 
     def _entries_on(self, bank: Bank) -> list[Entry]:
         left_out = self.left_out(bank)
-        return [entry for entry in self.entries if entry.name not in left_out]
+        entries = [entry for entry in self.entries if entry.name not in left_out]
+        named = any(entry.name == ZERO_SHOT for entry in entries)
+        if named or isinstance(self.search, Sampling):
+            return entries
+        views = [averaged(bank, VIEW.default), *bank.views]
+        with_text = (v for v in views if all(map(partial(_has_text, bank), v.split("+"))))
+        return [*entries, *map(zero_shot_on, islice(with_text, 1))]
+
+
+def _has_text(bank: Bank, view: str) -> bool:
+    return view in bank.views and bank.text(view) is not None

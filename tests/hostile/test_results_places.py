@@ -184,7 +184,7 @@ def test_a_sweep_that_may_write_little(path: Path, size: int) -> None:
     assert "r.sqlite could not be written" in done.stderr, done
     assert limited(command, path.parent, resource.RLIM_INFINITY).returncode == 0
     with Store(path) as store:
-        assert [run.name for run in store.runs(next(iter(store.banks())))] == ["ncm"]
+        assert [run.name for run in store.runs(next(iter(store.banks())))] == ["ncm", "zero_shot"]
 
 
 def _fill(folder: Path) -> None:

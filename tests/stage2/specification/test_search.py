@@ -192,5 +192,5 @@ def test_a_space_may_be_larger_than_a_grid(bank: Bank, tmp_path: Path) -> None:
     text = f"[search]\nmethod = 'optuna'\n[recipes.mislas]\n{ranges}\n{more}"
     spec = _read(tmp_path, text, banks=[bank.path])
     assert len({recipe.id for recipe in spec.recipes}) <= 80
-    with pytest.raises(errors.ConfigError, match="300,000,000 runs"):
+    with pytest.raises(errors.ConfigError, match="300,000,003 runs"):
         _read(tmp_path, text, banks=[bank.path], search="none")
