@@ -50,7 +50,7 @@ def test_places_of_a_sweep() -> None:
     assert completed("sweep", "ba") == ["bank.h5", "banks/"]
     assert completed("sweep", "banks/") == ["banks/a.h5"]
     assert completed("sweep", "m") == ["mine.toml"]
-    assert completed("sweep", "bank.h5", "ba") == ["bank.h5", "banks/", "baseline"]
+    assert completed("sweep", "bank.h5", "ba") == ["bank.h5", "banks/", "baseline", "baselines"]
     names = completed("sweep", "bank.h5", "")
     assert [name for name in names if name in ready_specifications()] == list(
         ready_specifications()

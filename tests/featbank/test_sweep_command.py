@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 
+from featbank import Bank
 from stage2.engine.native.library import SWITCH, Library, library
 from stage2.search import Halving, Sampling, make_search
 from stage2.specification import ready_specifications
@@ -121,14 +122,18 @@ def test_several_banks(featbank: Run, folder: Path, make_toy: Callable[..., Toy]
 
 def test_ready_specifications(featbank: Run, toy_bank: Path) -> None:
     """They are listed with one line each, and run by their names."""
+    with Bank(toy_bank) as bank:
+        rng = np.random.default_rng(0)
+        np.save("text.npy", rng.normal(size=(bank.num_classes, bank.dim)).astype(np.float32))
     listed = featbank("sweep", "--list").stdout.splitlines()
     names = [line.split()[0] for line in listed]
     assert "baseline" in names
+    featbank("amend", toy_bank, "--text", "text.npy", "-o", "with-text.h5")
     for name in names:
         trained = ["--set", "epochs=2"]
         if name in ("tau-curve", "la-reweighting"):  # nothing to train; weights from epoch 8 on
             trained = []
-        output = featbank("sweep", toy_bank, name, *trained, "--seeds", "0").stdout
+        output = featbank("sweep", "with-text.h5", name, *trained, "--seeds", "0").stdout
         assert "Wrote results.sqlite" in output, (name, output)
 
 

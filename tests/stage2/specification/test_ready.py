@@ -10,6 +10,9 @@ from stage2.methods.heads import HEADS
 from stage2.methods.recipe import Recipe
 from stage2.specification import read_specification
 
+FEWER = {"logn": 2, "ncm": 6}
+"""Heads that have no more configurations than these."""
+
 
 def test_baseline_gives_every_method_the_same_budget() -> None:
     """17 configurations each, NCM its 6 forms; the convex methods once more at their optimum; the
@@ -33,14 +36,14 @@ def test_baseline_gives_every_method_the_same_budget() -> None:
 
 
 def test_all_heads_gives_every_head_the_same_budget() -> None:
-    """36 configurations each, NCM its 6 forms; the convex heads four times more at an optimum.
+    """36 configurations each, NCM its 6 forms and LogN its 2; convex heads 4 more at an optimum.
     Heads that need text are left out: most banks have none."""
     recipes = read_specification("all-heads").recipes
     counts = Counter(r.settings["head"] for r in recipes)
     optima = Counter(r.settings["head"] for r in recipes if r.settings.get("optimiser") == "lbfgs")
     assert optima == {"linear": 4, "lws": 4}
     heads = [n for n, head in HEADS.items() if not (head.takes_tokens or head.needs_text)]
-    assert counts - optima == {head: 6 if head == "ncm" else 36 for head in heads}
+    assert counts - optima == {head: FEWER.get(head, 36) for head in heads}
 
 
 def _by_name(specification: str) -> dict[str, list[Recipe]]:
@@ -50,6 +53,28 @@ def _by_name(specification: str) -> dict[str, list[Recipe]]:
         if recipe.seed == 0:
             by_name.setdefault(recipe.name, []).append(recipe)
     return by_name
+
+
+def test_baselines_are_all_methods_with_the_same_budget() -> None:
+    """9 configurations each, or all there are; every head, loss and generator of a method that
+    needs neither text nor tokens nor another training split is there."""
+    by_name = _by_name("baselines")
+    assert {name: len(own) for name, own in by_name.items()} == {
+        name: FEWER.get(name, 9) for name in by_name
+    }
+    heads = {own[0].head for own in by_name.values()}
+    assert heads == {n for n, h in HEADS.items() if not (h.takes_tokens or h.needs_text)}
+
+
+def test_text_has_every_head_that_needs_text() -> None:
+    """9 configurations each, zero_shot the one it has, and three losses from text."""
+    by_name = _by_name("text")
+    assert {name: len(own) for name, own in by_name.items()} == {
+        name: 1 if name == "zero_shot" else 9 for name in by_name
+    }
+    assert all(recipe.on_text for own in by_name.values() for recipe in own)
+    heads = {own[0].head for own in by_name.values()}
+    assert heads >= {name for name, head in HEADS.items() if head.needs_text}
 
 
 def test_los_rethink_is_the_table_of_los() -> None:

@@ -257,7 +257,7 @@ def test_every_recipe_is_checked_on_every_bank(tmp_path: Path, small: Problem) -
         read_specification(tmp_path / "s.toml", banks=[tmp_path / "b.h5"])
     spec = read_specification(tmp_path / "s.toml", banks=[tmp_path / "a.h5"])
     assert spec.banks == (tmp_path / "a.h5",)
-    assert len(spec.recipes) == 9
+    assert len(spec.recipes) == 10
 
 
 def test_experts(tmp_path: Path, small: Problem) -> None:
@@ -362,8 +362,8 @@ def test_a_ready_specification_plans(name: str, bank: Bank) -> None:
 def test_ready_specifications_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reference: the issue's list; a file of the same name wins, a wrong name is an error."""
     wanted = (
-        "all-heads baseline disalign-ablation glag-ablation gradual-forms la-reweighting los-delta "
-        "los-rethink mislas-ablation rho-curve smoothing-grid tau-curve"
+        "all-heads baseline baselines disalign-ablation glag-ablation gradual-forms la-reweighting "
+        "los-delta los-rethink mislas-ablation rho-curve smoothing-grid tau-curve text"
     )
     assert list(ready_specifications()) == wanted.split()
     monkeypatch.chdir(tmp_path)
