@@ -119,17 +119,18 @@ class Composition:
         at = 0
         for part, width, factor in zip(self.parts, self.widths, self.factors, strict=True):
             x = self.bank.read(split, part.view, start, stop, copy=copy, threads=threads)
-            into = out[:, at : at + width]
-            into[:] = _flat(x, part)
-            if factor != 1:
-                into *= np.float32(factor)
+            into, rows = out[:, at : at + width], _flat(x, part)
+            if factor == 1:
+                into[:] = rows
+            else:
+                np.multiply(rows, np.float32(factor), out=into, casting="same_kind")
             at += width
         return out
 
     @cached_property
     def norms(self) -> list[float]:
         """The norm of each part as it is stored, pooled: the root mean square norm of its rows of
-        train, or of tokens that are kept; it takes a pass over them."""
+        train, or of tokens that are kept; it takes a pass over them where it is not recorded."""
         return [self._norm(part) for part in self.parts]
 
     @cached_property
@@ -155,6 +156,9 @@ class Composition:
         return dim * (self.bank.tokens(part.view) or 1) if part.pool == TOKENS else dim
 
     def _norm(self, part: Part) -> float:
+        recorded = None if part.pool in POOLS else self.bank.norm(part.view)
+        if recorded is not None:
+            return recorded
         count, squares = 0, 0.0
         for copy in range(self.bank.copies("train", part.view)):
             for _, x in self.bank.blocks("train", part.view, copy=copy):
