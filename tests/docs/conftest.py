@@ -107,6 +107,8 @@ def _make(make_toy: Callable[..., Toy]) -> None:
     examples = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/sweeps.md").read_text(), re.S)
     (specification,) = (text for text in examples if "[recipes." in text)
     Path("sweep.toml").write_text(specification)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/foundation.md").read_text(), re.S)
+    exec("\n".join(blocks), {})  # the page makes the files of its commands
 
 
 def _make_arrays(toy: Toy) -> None:
