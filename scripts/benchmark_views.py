@@ -1,7 +1,7 @@
 """Views joined from two against one view of their size.
 
-Claim: a sweep on ``view=a|b`` takes at most a tenth longer than one on a view that is stored joined,
-in memory and streamed from a file. docs/performance.md has the figures.
+Claim: a sweep on ``view=a|b`` takes at most a tenth longer than one on a view that is stored
+joined, in memory and streamed from a file. docs/performance.md has the figures.
 
     .venv/bin/python scripts/benchmark_views.py [--repeats 5]
 
