@@ -171,8 +171,8 @@ def _check_text(bank: Bank, recipe: Recipe, view: str) -> None:
     if recipe.on_text and bank.text(view) is None:
         raise errors.ConfigError(
             f"Recipe {recipe.name!r} uses text embeddings of the classes, {bank.path} has none for "
-            f"the view {view!r}. Add them with `featbank amend {bank.path} --text text.npy -o OUT`, "
-            "or leave the recipe out."
+            f"the view {view!r}. Add them with `featbank amend {bank.path} --text text.npy -o "
+            "OUT`, or leave the recipe out."
         )
 
 
