@@ -65,7 +65,7 @@ class LossParameters:
     distil_classes
         Classes [K] bool whose samples are distilled; None for all.
     cloud
-        Amplitude c_k ≥ 0 of noise that lowers the logit by c_k·|ε|, see `NOISE`; neutral 0.
+        Amplitude c_k ≥ 0 of noise that lowers the logit by c_k·abs(ε), see `NOISE`; neutral 0.
     lade, lade_penalty
         α ≥ 0 of a regulariser of the whole batch and λ ≥ 0 in it, see `stage2.engine.terms.lade`.
     """
@@ -92,8 +92,8 @@ class LossParameters:
 
         The mean of p is that of q over rows weighted by ω: w = ω·shares without smoothing,
         (1−ε)·w + Σ_y ε_y·w_y·o with it. That is the prior of u = z + m, so z has it over e^m. A
-        class that is left out keeps its share. Noise counts by the mean of exp(−c_k·|ε|), as where
-        p_k is small.
+        class that is left out keeps its share. Noise counts by the mean of exp(−c_k·abs(ε)), as
+        where p_k is small.
         """
         neutral = np.ones_like(shares)
         w = shares * (neutral if self.weight is None else self.weight)
