@@ -51,8 +51,7 @@ class Composition:
                     f"{self.bank.path}: {part.view!r} has rows of features and nothing to pool. "
                     f"Leave out :{part.pool}."
                 )
-        pooled = [part for part in self.parts if part.pool == TOKENS]
-        if not pooled:
+        if all(part.pool != TOKENS for part in self.parts):
             return
         widths = {part.view: self.bank.dim_of(part.view) for part in self.parts}
         if len(set(widths.values())) > 1:
@@ -63,9 +62,17 @@ class Composition:
             )
 
     @cached_property
+    def counts(self) -> list[int]:
+        """Tokens of a row in each part, of which a row of features is one."""
+        return [
+            (self.bank.tokens(part.view) or 1) if part.pool == TOKENS else 1 for part in self.parts
+        ]
+
+    @cached_property
     def widths(self) -> list[int]:
         """Numbers of a row in each part."""
-        return [self._width(part) for part in self.parts]
+        dims = (self.bank.dim_of(part.view) for part in self.parts)
+        return [count * dim for count, dim in zip(self.counts, dims, strict=True)]
 
     @property
     def dim(self) -> int:
@@ -75,11 +82,7 @@ class Composition:
     @property
     def tokens(self) -> int | None:
         """Tokens of a row, where it is made of tokens."""
-        if all(part.pool != TOKENS for part in self.parts):
-            return None
-        return sum(
-            (self.bank.tokens(part.view) or 1) if part.pool == TOKENS else 1 for part in self.parts
-        )
+        return sum(self.counts) if any(part.pool == TOKENS for part in self.parts) else None
 
     @property
     def as_stored(self) -> bool:
@@ -123,7 +126,7 @@ class Composition:
             if factor == 1:
                 into[:] = rows
             else:
-                np.multiply(rows, np.float32(factor), out=into, casting="same_kind")
+                np.multiply(rows, np.float32(factor), out=into)
             at += width
         return out
 
@@ -131,11 +134,11 @@ class Composition:
     def norms(self) -> list[float]:
         """The norm of each part as it is stored, pooled: the root mean square norm of its rows of
         train, or of tokens that are kept; it takes a pass over them where it is not recorded."""
-        return [self._norm(part) for part in self.parts]
+        return [self._norm(*each) for each in zip(self.parts, self.counts, strict=True)]
 
     @cached_property
     def factors(self) -> list[float]:
-        """What the features of each part are multiplied by."""
+        """Factors of the features of each part."""
         given = [part.factor for part in self.parts]
         if len(given) == 1 or None not in given:
             return [factor or 1.0 for factor in given]
@@ -147,15 +150,10 @@ class Composition:
         squares = [(f * n) ** 2 for f, n in zip(self.factors, self.norms, strict=True)]
         if self.tokens is None:
             return math.sqrt(sum(squares))
-        counts = [width // self.bank.dim_of(self.parts[0].view) for width in self.widths]
-        total = sum(count * square for count, square in zip(counts, squares, strict=True))
-        return math.sqrt(total / sum(counts))
+        total = sum(count * square for count, square in zip(self.counts, squares, strict=True))
+        return math.sqrt(total / sum(self.counts))
 
-    def _width(self, part: Part) -> int:
-        dim = self.bank.dim_of(part.view)
-        return dim * (self.bank.tokens(part.view) or 1) if part.pool == TOKENS else dim
-
-    def _norm(self, part: Part) -> float:
+    def _norm(self, part: Part, tokens: int) -> float:
         recorded = None if part.pool in POOLS else self.bank.norm(part.view)
         if recorded is not None:
             return recorded
@@ -163,7 +161,6 @@ class Composition:
         for copy in range(self.bank.copies("train", part.view)):
             for _, x in self.bank.blocks("train", part.view, copy=copy):
                 rows = _flat(x, part)
-                tokens = rows.shape[1] // self.bank.dim_of(part.view)
                 count, squares = count + len(rows) * tokens, squares + sum_of_squares(rows)
         return math.sqrt(squares / max(1, count))
 
@@ -252,10 +249,6 @@ class Bank(StoredBank):
         longest = max(stored(split, part.view) for part in parts_of(view))
         return min(longest, self.block_rows(split, view))
 
-    def copies(self, split: str, view: str = "instance") -> int:
-        """Number A of augmentation copies of a view."""
-        return self.shape(split, view)[0]
-
     def dtype_of(self, view: str) -> str:
         """Type of the features of a view."""
         composed = self._composed(view)
@@ -265,11 +258,6 @@ class Bank(StoredBank):
         """Tokens T of each row of a view; None for a view of plain rows."""
         composed = self._composed(view)
         return composed.tokens if composed else super().tokens(view)
-
-    def dim_of(self, view: str = "instance") -> int:
-        """Feature size D of a view; of one made of others all numbers of a row, F."""
-        composed = self._composed(view)
-        return composed.dim if composed else super().dim_of(view)
 
     def classifier(self, view: str = "instance") -> tuple[np.ndarray, np.ndarray] | None:
         return None if is_composed(view) else super().classifier(view)

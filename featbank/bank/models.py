@@ -40,7 +40,7 @@ class Models:
         return tokens[0] if tokens else None
 
     def dim_of(self, view: str = "instance") -> int:
-        """Feature size D of a view."""
+        """Feature size D of a view; of one made of others all numbers of a row, F."""
         return self.shape("train", view)[-1]
 
     def classifier(self, view: str = "instance") -> tuple[np.ndarray, np.ndarray] | None:

@@ -133,7 +133,7 @@ class BankFeatures:
             return self._bank.read(*self._place, start, stop, copy=copy, out=out)
         if out is None:
             out = np.empty((stop - start, self.shape[2]), np.float32)
-        if self._bank.dtype == self.dtype:
+        if self._bank.dtype_of(self._place[1]) == self.dtype:
             self._bank.read(*self._place, start, stop, copy=copy, out=out)
         else:
             out[:] = self._bank.read(*self._place, start, stop, copy=copy)
