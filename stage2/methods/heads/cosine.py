@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from featbank.settings import Setting
 from stage2.methods.heads.algebra import column, project, target_logits, weight_gradient
 from stage2.methods.heads.interface import (
+    INIT,
     MAX_NORM,
     Batch,
     Context,
@@ -34,12 +36,7 @@ class Cosine(TrainedHead):
     description = "scaled cosine between feature and class weight"
     source = "ldam"
     settings: ClassVar[tuple[Setting, ...]] = (
-        Setting(
-            "init",
-            "fresh",
-            "fresh unit rows, the stage-1 W₀, or text",
-            choices=("fresh", "stage1", "text"),
-        ),
+        replace(INIT, help="fresh unit rows, the stage-1 W₀, or text"),
         Setting("scale", 16.0, "s, usually 16 to 30", above=0),
         Setting("learn_scale", False, "train s as well"),
         *MAX_NORM,

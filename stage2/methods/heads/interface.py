@@ -38,6 +38,14 @@ Parameters = dict[str, "Tensor"]
 Settings = Mapping[str, Any]
 """Settings of a head in one configuration, and the configuration's ``seed``."""
 
+INIT = Setting(
+    "init",
+    "fresh",
+    "fresh U(±1/√D), the stage-1 W₀, or text",
+    choices=("fresh", "stage1", "text"),
+)
+"""The setting of heads that train a W: what it starts from."""
+
 START = Setting(
     "init",
     None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from featbank.settings import Setting
 from stage2.methods.heads.algebra import broadcast, cosines_of_logits, project, weight_gradient
 from stage2.methods.heads.interface import (
+    INIT,
     MAX_NORM,
     Batch,
     Context,
@@ -28,12 +29,7 @@ class Linear(TrainedHead):
     description = "linear classifier, fresh (cRT), from stage 1 or from text"
     source = "crt"
     settings: ClassVar[tuple[Setting, ...]] = (
-        Setting(
-            "init",
-            "fresh",
-            "fresh U(±1/√D), the stage-1 W₀, or text",
-            choices=("fresh", "stage1", "text"),
-        ),
+        INIT,
         *MAX_NORM,
     )
     convex = True

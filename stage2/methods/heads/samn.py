@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from featbank.settings import Setting
 from stage2.methods.heads.algebra import project, weight_gradient
 from stage2.methods.heads.interface import (
+    INIT,
     Batch,
     Context,
     Parameters,
@@ -39,14 +39,7 @@ class SAMN(TrainedHead):
 
     description = "linear classifier whose row norms do not fall as classes get rarer"
     source = "samn"
-    settings = (
-        Setting(
-            "init",
-            "fresh",
-            "fresh U(±1/√D), the stage-1 W₀, or text",
-            choices=("fresh", "stage1", "text"),
-        ),
-    )
+    settings = (INIT,)
     biases = ("bias", "lift")
 
     def size(self, settings: Settings, dim: int, classes: int) -> Size:

@@ -10,6 +10,7 @@ import numpy as np
 from featbank.settings import Setting
 from stage2.methods.heads.algebra import column, project, weight_gradient
 from stage2.methods.heads.interface import (
+    INIT,
     MAX_NORM,
     Batch,
     Context,
@@ -39,12 +40,7 @@ class TDE(TrainedHead):
     description = "normalised classifier; evaluation removes the direction of the mean feature"
     source = "tde"
     settings = (
-        Setting(
-            "init",
-            "fresh",
-            "fresh U(±1/√D), the stage-1 W₀, or text",
-            choices=("fresh", "stage1", "text"),
-        ),
+        INIT,
         Setting("heads", 2, "number of parts H the features are split into; must divide D", low=1),
         Setting("scale", 16.0, "scale τ, divided among the parts", above=0),
         Setting("gamma", 1 / 32, "γ, added to the norm of each weight", low=0),

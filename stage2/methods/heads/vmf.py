@@ -13,6 +13,7 @@ from numpy.polynomial import Polynomial
 from featbank.settings import Setting
 from stage2.methods.heads.algebra import column, project, weight_gradient
 from stage2.methods.heads.interface import (
+    INIT,
     MAX_NORM,
     Batch,
     Context,
@@ -45,12 +46,7 @@ class VMF(TrainedHead):
     description = "cosine classifier with a concentration per class"
     source = "vmf"
     settings = (
-        Setting(
-            "init",
-            "fresh",
-            "fresh U(±1/√D), the stage-1 W₀, or text",
-            choices=("fresh", "stage1", "text"),
-        ),
+        INIT,
         Setting("concentration", 16.0, "κ of every class at the start", low=LEAST),
         *MAX_NORM,
     )
