@@ -13,7 +13,7 @@ from featbank.settings import read_number, shortened
 from stage2.methods.heads import HEADS
 from stage2.methods.losses import LOSSES
 from stage2.methods.optimisers import learning_rates
-from stage2.methods.recipe_settings import UNIT, Takes, own_settings
+from stage2.methods.recipe_settings import UNIT, Takes, own_settings, uses_text
 from stage2.methods.samplers import SAMPLERS
 
 
@@ -40,9 +40,7 @@ def require_shares(name: str, values: Mapping[str, Any]) -> None:
 def require_unit(name: str, values: Mapping[str, Any]) -> None:
     """Raise where a recipe on text would have features of other lengths than the cosine takes."""
     scale = values.get("feature_scale")
-    if scale in (None, UNIT):
-        return
-    if values.get("init") == "text" or HEADS[values["head"]].needs_text:
+    if scale not in (None, UNIT) and uses_text(values):
         raise errors.ConfigError(
             f"Recipe {name!r} uses text, whose logits are cosines: its rows have one length, not "
             f"feature_scale={scale}. Leave feature_scale out."

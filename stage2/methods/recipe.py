@@ -25,7 +25,14 @@ from stage2.methods.heads import HEADS
 from stage2.methods.losses import LOSSES
 from stage2.methods.optimisers import OPTIMISERS
 from stage2.methods.presets import PRESETS
-from stage2.methods.recipe_settings import UNIT, Takes, own_settings, owner, settings_of
+from stage2.methods.recipe_settings import (
+    UNIT,
+    Takes,
+    own_settings,
+    owner,
+    settings_of,
+    uses_text,
+)
 
 MOST_RUNS = 100_000
 """Of one sweep; planning them takes ten seconds."""
@@ -111,11 +118,11 @@ class Recipe:
     @property
     def on_text(self) -> bool:
         """Whether it uses text embeddings, to start from or otherwise."""
-        return self.starts_from_text or HEADS[self.head].needs_text
+        return uses_text(self.settings)
 
     @property
     def feature_scale(self) -> str | None:
-        """How its features are scaled; None leaves it to the bank."""
+        """The scale of its features; None leaves it to the bank."""
         return UNIT if self.on_text else self.settings.get("feature_scale")
 
     @property

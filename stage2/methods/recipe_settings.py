@@ -167,6 +167,12 @@ def own_settings(settings: Mapping[str, Any], part: str) -> dict[str, Any]:
     return {n: settings.get(f"{part}.{n}", settings.get(n)) for n in names}
 
 
+def uses_text(settings: Mapping[str, Any]) -> bool:
+    """Whether a recipe with these settings uses text embeddings, to start from or otherwise."""
+    head = REGISTRIES["head"].get(settings.get("head", ""))
+    return settings.get("init") == "text" or bool(head and head.needs_text)
+
+
 def owner(name: str) -> str:
     """A recipe as messages about its settings call it."""
     return f"recipe {name!r}"

@@ -16,9 +16,8 @@ from featbank.bank.schema import EVALUATED
 from featbank.wording import number
 from stage2.engine.metrics import METRICS
 from stage2.features.folds import fold_count, is_folds
-from stage2.methods.heads import HEADS
 from stage2.methods.precisions import PRECISION, in_words
-from stage2.methods.recipe_settings import PUBLISHED_NORM, UNIT
+from stage2.methods.recipe_settings import PUBLISHED_NORM, UNIT, uses_text
 from stage2.results.ensembles import ENSEMBLE
 from stage2.results.optimism import Optimism
 from stage2.results.selection import NLL, RULES
@@ -212,9 +211,7 @@ class Protocol:
         """The scale of the features that the rows were trained on; an ensemble does not say it."""
         used: dict[str, None] = {}
         for parameters in (row["parameters"] for row in rows if row["name"] != ENSEMBLE):
-            head = HEADS.get(parameters.get("head", ""))
-            on_text = parameters.get("init") == "text" or (head is not None and head.needs_text)
-            choice = UNIT if on_text else parameters.get("feature_scale")
+            choice = UNIT if uses_text(parameters) else parameters.get("feature_scale")
             views = str(parameters.get("view")).split("+")
             used |= dict.fromkeys([choice] if choice else map(self._default_scale, views))
         texts = [text for choice, text in _SCALES.items() if choice in used]
