@@ -71,7 +71,7 @@ class ClassMatch:
 
     @property
     def note(self) -> str:
-        """How the two differ, in words; empty where they do not."""
+        """The differences of the two in words; empty where there are none."""
         parts = []
         if lacking := self.absent:
             parts.append(f"{self.whose} lacks {_classes(lacking)} of the head")

@@ -36,7 +36,7 @@ def describe(bank: Bank) -> dict[str, Any]:
 
 
 def _of_views(bank: Bank) -> dict[str, Any]:
-    """What views have beside the arrays, if any has it: T, logit scales and default scales."""
+    """T, logit scales and default scales of the views that have them."""
     texts = {view: text.logit_scale for view in bank.texts if (text := bank.text(view))}
     facts: dict[str, dict[str, Any]] = {
         "tokens": {view: bank.tokens(view) for view in bank.views},

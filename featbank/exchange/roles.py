@@ -1,4 +1,4 @@
-"""What the arrays of a table or a file are for, by the names that they have."""
+"""The roles of the arrays of a table or a file, by the names that they have."""
 
 from __future__ import annotations
 

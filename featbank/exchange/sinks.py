@@ -27,7 +27,7 @@ Blocks = Iterable[tuple[int, int, np.ndarray]]
 
 
 class Sink(Protocol):
-    """What an export is written to."""
+    """The target of an export."""
 
     def array(self, name: str, array: np.ndarray) -> None:
         """Write an array."""

@@ -63,7 +63,7 @@ def evaluate_predictions(
 
 
 def foreign_notes(predictions: Predictions) -> list[str]:
-    """How many rows are of classes that the head does not have, and the accuracy if they count;
+    """The number of rows of classes that the head does not have, and the accuracy if they count;
     none where no row is."""
     if predictions.labels is None or not (count := int(predictions.foreign.sum())):
         return []
