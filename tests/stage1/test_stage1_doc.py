@@ -56,9 +56,8 @@ def test_names_are_reported() -> None:
     """Reference: the tables of augmentations, of losses that are refused, and backbones' names."""
     names_listed = re.findall("`([a-z-]+)`", section("Augmentation"))
     assert [name for name in names_listed if name in AUGMENTATIONS] == list(AUGMENTATIONS)
-    assert re.findall("`([a-z_]+)`", section("Losses"))[:1] == [
-        name for name, loss in LOSSES.items() if loss.unsuited
-    ]
+    refused = [name for name, loss in LOSSES.items() if loss.unsuited]
+    assert re.findall("`([a-z_]+)`", section("Losses"))[: len(refused)] == refused
     names = re.findall(r"`((?:cifar-)?resne[a-z0-9_]+)`", section("Backbones"))
     assert len(names) == 7
     for name in names:

@@ -92,8 +92,8 @@ class Problem:
         """N, D, K, T."""
         return Shape.of(self.counts, self.w0.shape[1], self.tokens or 1)
 
-    def bank(self, path: Path) -> Bank:
-        """The problem as a bank file, opened."""
+    def bank(self, path: Path, *, text: bool = True) -> Bank:
+        """The problem as a bank file, opened, with `text` of its classes or without."""
         features: dict[str, dict[str, np.ndarray]] = {}
         for (split, view), rows in self.x.items():
             features.setdefault(split, {})[view] = rows
@@ -103,7 +103,7 @@ class Problem:
             self.y,
             class_names=[f"class {k}" for k in range(len(self.w0))],
             classifier={"instance": (self.w0, self.b0)},
-            text={"instance": (self.text[None], TEXT_SCALE)},
+            text={"instance": (self.text[None], TEXT_SCALE)} if text else None,
         )
         return Bank(path)
 

@@ -35,22 +35,29 @@ Trained = dict[Recipe, list[dict[str, torch.Tensor]]]
 
 
 def written(
-    made: Problem, path: Path, rows: np.ndarray | None = None, *, start: bool = True
+    made: Problem,
+    path: Path,
+    rows: np.ndarray | None = None,
+    *,
+    start: bool = True,
+    tokens: int = 0,
 ) -> Path:
-    """A bank of the problem, or of some of its train rows, whose backbone never saw them."""
+    """A bank of the problem, or of some of its train rows, whose backbone never saw them; each row
+    cut into so many `tokens`."""
     rows = np.arange(len(made.y["train"])) if rows is None else rows
     features: dict[str, dict[str, np.ndarray]] = {}
-    for (split, view), x in made.x.items():
-        features.setdefault(split, {})[view] = x[rows] if split == "train" else x
+    for (split, view), all_rows in made.x.items():
+        x = all_rows[rows] if split == "train" else all_rows
+        features.setdefault(split, {})[view] = x.reshape(1, len(x), tokens, -1) if tokens else x
     labels = {split: y[rows] if split == "train" else y for split, y in made.y.items()}
     write_bank(
         path,
         features,
         labels,
         class_names=[f"class {k}" for k in range(len(made.w0))],
-        classifier={"instance": (made.w0, made.b0)} if start else None,
+        classifier={"instance": (made.w0, made.b0)} if start and not tokens else None,
         seen=dict.fromkeys(labels, False),
-        text={"instance": (made.text[None], 20.0)},
+        text=None if tokens else {"instance": (made.text[None], 20.0)},
     )
     return path
 
@@ -81,11 +88,12 @@ def assert_folds_are_cut_banks(
 ) -> None:
     """Compare the parameters of every fold with those of a sweep on the bank cut to it, exactly
     unless `within` is given."""
-    start, within = options.pop("start", True), options.pop("within", 0.0)
-    sweep(written(made, folder / "whole.h5", start=start), recipes, folds=FOLDS, **options)
+    within = options.pop("within", 0.0)
+    shape = {name: options.pop(name) for name in ("start", "tokens") if name in options}
+    sweep(written(made, folder / "whole.h5", **shape), recipes, folds=FOLDS, **options)
     folds = deal(made.y["train"], FOLDS)
     for fold in range(FOLDS):
-        cut = written(made, folder / f"{fold}.h5", folds.trained(fold), start=start)
+        cut = written(made, folder / f"{fold}.h5", folds.trained(fold), **shape)
         for outcome in sweep(cut, recipes, **options).outcomes:
             several = len(outcome.recipe.views) > 1
             found = kept[outcome.recipe][fold]
@@ -114,7 +122,7 @@ def _losses() -> Iterator[Recipe]:
     for loss in LOSSES:
         for case in LOSS_CASES.get(loss, [{}])[:2]:
             short = {**case, **({"defer": 1} if case.get("defer") else {})}
-            head = "linear"
+            head = LOSSES[loss].head or "linear"
             if LOSSES[loss].needs_cosine:
                 head = "cosine"
                 del short["scale"]  # that of the head
@@ -134,8 +142,9 @@ REGISTRIES: dict[str, Callable[[], Sequence[Recipe]]] = {
 
 
 def test_the_recipes_have_every_head() -> None:
-    """Reference: the registry."""
-    assert {recipe.head for recipe in REGISTRIES["presets"]()} >= set(HEADS)
+    """Reference: the registry; heads for tokens have a test of their own."""
+    rows = {name for name, head in HEADS.items() if not head.takes_tokens}
+    assert {recipe.head for recipe in REGISTRIES["presets"]()} >= rows
 
 
 @pytest.mark.parametrize("registry", REGISTRIES)
@@ -154,6 +163,15 @@ def test_heads_that_start_from_text_on_folds(
     recipes += [Recipe(name, **SHORT) for name in ("wise_ft", "clap")]
     recipes += [Recipe(name) for name in ("zero_shot", "tip_adapter", "gda_text", "gla")]
     assert_folds_are_cut_banks(recipes, small, tmp_path, trained_on_folds)
+
+
+def test_heads_that_pool_tokens_on_folds(
+    small: Problem, tmp_path: Path, trained_on_folds: Trained
+) -> None:
+    """Reference: the same; rows of two tokens, and their mean under a head for rows."""
+    recipes = [Recipe(name, **SHORT) for name in ("pooled", "attentive", "alf")]
+    recipes += [Recipe("crt", view="instance:mean", **SHORT)]
+    assert_folds_are_cut_banks(recipes, small, tmp_path, trained_on_folds, tokens=2)
 
 
 @pytest.mark.parametrize("counts", [HARD, HARD[:-1]], ids=["absent", "present"])

@@ -34,7 +34,7 @@ def test_who_says_a_precision(tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_text(
         'recipes = ["ncm"]\n[[cross]]\nhead = ["linear", "ncm"]\n[[cross]]\nprecision = "bf16"\n'
     )
-    with SMALL.bank(tmp_path / "bank.h5") as bank, gpu():
+    with SMALL.bank(tmp_path / "bank.h5", text=False) as bank, gpu():
         assert precisions(bank, "cuda", only=["crt", "ncm"]) == ["tf32", "-"]
         assert precisions(bank, "cuda:0", only=["ncm"]) == ["-"]
         assert precisions(bank, "cpu", only=["crt", "ncm"]) == ["fp32", "-"]

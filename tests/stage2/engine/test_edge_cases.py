@@ -16,7 +16,7 @@ from stage2.methods.losses import LOSSES
 from stage2.methods.presets import PRESETS
 from stage2.methods.recipe import Recipe
 from tests.stage2 import reference
-from tests.stage2.cases import LOSS_CASES
+from tests.stage2.cases import LOSS_CASES, has_formula
 from tests.stage2.compare import assert_close, assert_relative
 from tests.stage2.synthetic import group_stream, groups_of, problem, run
 
@@ -114,7 +114,7 @@ def test_two_classes_and_one_feature() -> None:
         Recipe(name, epochs=3, batch_size=8, lr=0.02, **_ODD.get(name, {}))
         for name, preset in PRESETS.items()
         if not preset.variant and Recipe(name).trained and not Recipe(name).generator
-        if not HEADS[Recipe(name).head].takes_tokens
+        if has_formula(Recipe(name))
     ]
     for group in groups_of(recipes, made):
         view = made.view(group.stream.views[0])

@@ -105,6 +105,7 @@ def test_two_thousand_configurations_fit(tmp_path: Path) -> None:
         rows=lambda split: 8,
         classifier=lambda view: None,
         norm=lambda view: None,
+        default_scale=lambda view: None,
         labels=lambda split: np.zeros(8, np.int64),
         index=lambda split: np.arange(8),
         source=lambda split: split,
