@@ -18,8 +18,8 @@ from featbank.bank import Bank
 from stage2.engine.metrics import Evaluation
 from stage2.export.forms import AveragedHeads, HeadModule
 from stage2.export.modules import head_module
-from stage2.features.loading import class_counts, text_of
-from stage2.features.probe import Probe, probe_for
+from stage2.features.loading import class_counts, starts_of
+from stage2.features.probe import Probe, probe_for, probe_on_scaled
 from stage2.features.scale import Scaling, scaling_of
 from stage2.methods.heads import Context
 from stage2.methods.recipe import Recipe
@@ -189,20 +189,15 @@ def _context(
                 rows = torch.from_numpy(x).float()
                 yield scaling.apply_(rows) if scaling else rows, labels[start : start + len(x)]
 
-    unit = scaling is not None and scaling.unit
-    text = text_of(bank, view) if unit else None
-    start: tuple[Tensor, Tensor] | None = None
+    start, text = starts_of(bank, view, scaling)
     probe = probe_for(bank, view, recipe.cosine_scale, recipe.feature_scale)
+    cosine = probe is not None and probe.scale is not None
     if recipe.starts_from_text:
         assert text is not None
         start = text.weight, text.weight.new_zeros(len(text.weight))
     elif probe in probes:
-        start = probes[probe][0].cpu(), probes[probe][1].cpu()
-    elif not unit and (classifier := bank.classifier(view)):
-        start = torch.from_numpy(classifier[0]), torch.from_numpy(classifier[1])
-    cosine = probe is not None and probe.scale is not None
-    if scaling and start and not cosine and not unit:
-        start = scaling.classifier(*start)
+        weight, bias = (x.cpu() for x in probes[probe])
+        start = (weight, bias) if cosine else probe_on_scaled((weight, bias), scaling)
     context = Context(
         class_counts(bank, split),
         bank.dim_of(view),

@@ -11,6 +11,7 @@ from stage2.engine.model import ViewData
 from stage2.engine.rows import SplitRows, StreamedRows
 from stage2.features.budgets import half_of, packable, view_budget, view_bytes
 from stage2.features.finite import all_finite, refuse_not_finite
+from stage2.features.probe import Classifier
 from stage2.features.scale import Scaling, scaled_rows
 from stage2.methods.heads import TextClassifier
 from stage2.methods.recipe_settings import PUBLISHED_NORM
@@ -84,22 +85,33 @@ def load_view(
         for split, budget in budgets.items()
         if budget is None
     )
-    unit = scaling is not None and scaling.unit
-    classifier = None if unit else bank.classifier(view)
-    weight, bias = (None, None) if classifier is None else map(torch.from_numpy, classifier)
-    if scaling and weight is not None and bias is not None:
-        weight, bias = scaling.classifier(weight, bias)
+    classifier, text = starts_of(bank, view, scaling, device)
+    weight, bias = classifier or (None, None)
     return ViewData(
         train=train,
         evaluated=rows,
         counts=class_counts(bank, train_on),
         keeps_z0=4 * len(train.labels) * bank.num_classes <= left,
         full_counts=bank.full_counts,
-        weight0=None if weight is None else weight.to(device),
-        bias0=None if bias is None else bias.to(device),
-        text=text_of(bank, view, device) if unit else None,
+        weight0=weight,
+        bias0=bias,
+        text=text,
         tokens=bank.tokens(view),
     )
+
+
+def starts_of(
+    bank: Bank, view: str, scaling: Scaling | None, device: str | torch.device = "cpu"
+) -> tuple[Classifier | None, TextClassifier | None]:
+    """The classifiers of a bank that recipes may start from on scaled features: that of stage 1,
+    unless rows have one length, and that of the text where they have."""
+    if scaling and scaling.unit:
+        return None, text_of(bank, view, device)
+    if (classifier := bank.classifier(view)) is None:
+        return None, None
+    weight, bias = map(torch.from_numpy, classifier)
+    weight, bias = scaling.classifier(weight, bias) if scaling else (weight, bias)
+    return (weight.to(device), bias.to(device)), None
 
 
 def text_of(bank: Bank, view: str, device: str | torch.device = "cpu") -> TextClassifier | None:

@@ -41,7 +41,7 @@ from stage2.engine.model import ViewData
 from stage2.engine.optimum import optimum
 from stage2.engine.rows import READ_BYTES
 from stage2.features.descent import NOISE, RECENT, Fit, allowed, descend, is_large
-from stage2.features.scale import default_scale
+from stage2.features.scale import Scaling, default_scale
 from stage2.methods.heads import Context
 from stage2.methods.lbfgs import minimise
 from stage2.methods.recipe import Recipe
@@ -145,6 +145,12 @@ def _one_length(rows: np.ndarray) -> bool:
 
 def _first_rows(bank: Bank, view: str) -> np.ndarray:
     return bank.read("train", view, 0, min(SAMPLED, bank.rows("train")))
+
+
+def probe_on_scaled(probe: Classifier, scaling: Scaling | None) -> Classifier:
+    """A linear probe W [K, D], b [K] on scaled features: that of rows of one length is trained on
+    them as they are scaled, any other on features as they are."""
+    return scaling.classifier(*probe) if scaling and not scaling.unit else probe
 
 
 Classifier = tuple[Tensor, Tensor]

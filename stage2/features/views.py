@@ -18,8 +18,15 @@ from stage2.engine.subset import fold_view
 from stage2.features.budgets import packable, view_budget
 from stage2.features.finite import check_features
 from stage2.features.folds import Folds
-from stage2.features.loading import load_view, text_of
-from stage2.features.probe import Classifier, Probe, on_unit, probe_for, probes_of
+from stage2.features.loading import load_view, starts_of
+from stage2.features.probe import (
+    Classifier,
+    Probe,
+    on_unit,
+    probe_for,
+    probe_on_scaled,
+    probes_of,
+)
 from stage2.features.probes import Kept, Probes
 from stage2.features.scale import (
     Scaling,
@@ -165,8 +172,8 @@ class Views:
                 rows = (x.cpu().numpy() for x, _ in data.train.blocks())
                 scaling = measured(choice, rows, data.tokens or 1)
                 data = scaled(data, scaling) if scaling else data
-                if scaling and scaling.unit:  # text is for rows of one length, as `load_view` knows
-                    data = replace(data, text=text_of(self.bank, name, self.device))
+                _, text = starts_of(self.bank, name, scaling, self.device)
+                data = replace(data, text=text)
             else:
                 scaling = self._scaling(name, choice)
             cosine = self._cosine(name, stream.cosine_scale, stream.feature_scale)
@@ -176,7 +183,7 @@ class Views:
             elif stream.from_text:
                 data = _from_text(data)
             elif self._probe_for(name, None, choice):
-                data = _starting(data, scaling, starts.get(name))
+                data = _starting(data, starts.get(name), scaling)
             views.append(data)
         return views
 
@@ -274,7 +281,7 @@ class Views:
             )
             start = self._probe_for(key.view, None, key.scale)
             if probe := self.probes.get(start) if start else None:
-                data = _starting(data, self._scaling(key.view, key.scale), probe)
+                data = _starting(data, probe, self._scaling(key.view, key.scale))
             self._loaded[key] = data
         return self._loaded[key]
 
@@ -286,10 +293,7 @@ def _from_text(data: ViewData) -> ViewData:
     return replace(data, weight0=weight, bias0=weight.new_zeros(len(weight)), unit0=False)
 
 
-def _starting(data: ViewData, scaling: Scaling | None, probe: Classifier | None) -> ViewData:
-    """A scaled view with a linear probe of features as they are, of rows of one length that of
-    these, or without any."""
-    weight, bias = (None, None) if probe is None else probe
-    if scaling and not scaling.unit and probe is not None:
-        weight, bias = scaling.classifier(*probe)
+def _starting(data: ViewData, probe: Classifier | None, scaling: Scaling | None) -> ViewData:
+    """A scaled view that starts from a linear probe, or from no classifier."""
+    weight, bias = (None, None) if probe is None else probe_on_scaled(probe, scaling)
     return replace(data, weight0=weight, bias0=bias)
