@@ -27,6 +27,7 @@ from featbank.errors import ConfigError
 @click.argument("recipe")
 @output_option("The file, .safetensors.")
 @click.option("--onnx", type=FILE, help="Write ONNX too, to this file. Needs featbank[onnx].")
+@click.option("--maps", is_flag=True, help="The ONNX file takes maps [B, D, H, W] of features.")
 @click.option(
     "--backbone",
     type=FILE,
@@ -52,6 +53,7 @@ def export(
     recipe: str,
     output: Path,
     onnx: Path | None,
+    maps: bool,
     backbone: Path | None,
     card: Path | None,
     **options: Any,
@@ -72,6 +74,8 @@ def export(
         require_ending(onnx, ".onnx")
     elif backbone is not None:
         raise ConfigError("--backbone is for an ONNX file. Add --onnx model.onnx.")
+    elif maps:
+        raise ConfigError("--maps is for an ONNX file. Add --onnx head.onnx.")
     if card is not None:
         require_ending(card, ".md")
     from stage2.export.exporting import export_head
@@ -80,7 +84,7 @@ def export(
         from stage1.extraction.deployed import image_features
 
         options["backbone"] = lambda bank: image_features(backbone, bank)
-    done = export_head(results, recipe, output, onnx=onnx, card=card, **options)
+    done = export_head(results, recipe, output, onnx=onnx, maps=maps, card=card, **options)
     facts = done.facts
     changed = {split: count for split, count in done.changed.items() if count}
     what = f"{facts.recipe['id']} again, seed {facts.seed}, {facts.epoch} epoch"

@@ -58,6 +58,7 @@ def export_head(
     output: str | os.PathLike[str],
     *,
     onnx: str | os.PathLike[str] | None = None,
+    maps: bool = False,
     backbone: BackboneOf | None = None,
     card: str | os.PathLike[str] | None = None,
     bank: str | None = None,
@@ -81,6 +82,8 @@ def export_head(
         The file, ``.safetensors``; an existing one is replaced.
     onnx
         Write the head as ONNX too.
+    maps
+        Makes the ONNX file take maps [B, D, H, W].
     backbone
         Makes the ONNX file take images: the backbone of the bank that it is called with.
     card
@@ -137,7 +140,7 @@ def export_head(
             text = model_card(stored, run, head, file=file, prior=prior)
     save_head(output, done.module, done.facts)
     if onnx is not None:
-        save_onnx(onnx, done.module, done.facts, backbone=images)
+        save_onnx(onnx, done.module, done.facts, backbone=images, maps=maps)
     if card is not None:
         with replacing(Path(card)) as part:
             part.write_text(text, encoding="utf-8")

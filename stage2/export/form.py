@@ -1,6 +1,6 @@
 """`Form`, what the forms of exported heads have in common.
 
-Axes: B rows, K classes, D features.
+Axes: B rows, or maps of height H and width W; K classes, D features.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.functional import normalize
 
 from stage2.methods.generators.tukey import STAGE1
@@ -25,8 +26,21 @@ SPACE: dict[str, Allowed] = {
 """Options of every form, with their values: `stage2.methods.generators.tukey.FeatureSpace`."""
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Wx + b of rows x [B, D], or of every cell of maps [B, D, H, W] as a 1 × 1 convolution."""
+    if x.dim() == 4:
+        return functional.conv2d(x, weight[:, :, None, None], bias)
+    return functional.linear(x, weight, bias)
+
+
+def beside(values: Tensor, x: Tensor) -> Tensor:
+    """Values [D] of the features, or [1], in axes that broadcast to those of x [B, D, …]."""
+    return values.reshape(-1, *[1] * (x.dim() - 2))
+
+
 class Form(nn.Module):
-    """A classifier on the features of one view, [B, D] → logits [B, K].
+    """A classifier on the features of one view, [B, D] → logits [B, K], or on maps of them,
+    [B, D, H, W] → [B, K, H, W].
 
     Features are first moved to the space in which a generator let the head see them: with ``power``
     λ ≠ 1 by Tukey's transform sign(x)|x|^λ, with ``unit`` normalised to length 1 before and after.
@@ -45,6 +59,8 @@ class Form(nn.Module):
     """Tensors that are not parameters."""
     allowed: ClassVar[dict[str, Allowed]] = {}
     """Test of each option's value."""
+    on_maps: bool = False
+    """Whether `classify` takes maps too; otherwise their cells are given to it as rows."""
 
     def __init__(self, tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> None:
         super().__init__()
@@ -58,6 +74,10 @@ class Form(nn.Module):
                 self.register_parameter(name, nn.Parameter(values))
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == 4 and not self.on_maps:
+            rows = x.permute(0, 2, 3, 1)  # [B, H, W, D]
+            z = self.forward(rows.flatten(0, 2)).unflatten(0, rows.shape[:3])
+            return z.permute(0, 3, 1, 2)
         if self.to_unit:
             x = normalize(x, dim=1)
         if self.power != 1:
@@ -66,4 +86,5 @@ class Form(nn.Module):
 
     @abstractmethod
     def classify(self, x: Tensor) -> Tensor:
-        """Logits [B, K] of features [B, D] in the space it was trained in."""
+        """Logits [B, K] of features [B, D] in the space it was trained in; of maps, where a form
+        is `on_maps`."""

@@ -9,7 +9,7 @@ A head becomes one of a few **forms** on the features x of a view [B, D]:
   (nearest class mean), `Neighbours` (k-NN), `Cache` (Tip-Adapter), those of
   `stage2.export.closed_forms`, and `Attentive` and `PooledTokens` (`stage2.export.token_forms`).
 
-Axes: B rows, K classes, D features, H hidden units, N training rows.
+Axes: B rows or maps, K classes, D features, H hidden units, N training rows.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, normalize
+from torch.nn.functional import normalize
 
 from stage2.export.closed_forms import CLOSED_FORMS
-from stage2.export.form import Allowed, Form
+from stage2.export.form import Allowed, Form, beside, linear
 from stage2.export.token_forms import Attentive, PooledTokens
 from stage2.methods.averaging import averaged
 from stage2.methods.heads.knn import NO_VOTES
@@ -48,10 +48,14 @@ class Affine(Form):
         super().__init__(tensors, options)
         self.parts: int = options["parts"]
         self.some_empty = bool(self.empty.any())
+        self.on_maps = not self.some_empty
 
     def classify(self, x: Tensor) -> Tensor:
+        if self.parts == 1 and x.dim() == 4:  # Wx/‖x‖: to scale x would be two more passes over it
+            length = torch.linalg.vecdot(x, x, dim=1).sqrt().clamp(min=1e-12)
+            return linear(x, self.weight) / length[:, None] + beside(self.bias, x)
         if self.parts:
-            x = normalize(x.unflatten(1, (self.parts, -1)), dim=2).flatten(1)
+            x = normalize(x.unflatten(1, (self.parts, -1)), dim=2).flatten(1, 2)
         z = linear(x, self.weight, self.bias)
         return _behind(z, self.empty) if self.some_empty else z
 
@@ -65,6 +69,7 @@ class Perceptron(Form):
         "weight": "KH",
         "bias": "K",
     }
+    on_maps = True
     hidden_weight: Tensor
     hidden_bias: Tensor
     weight: Tensor
@@ -79,6 +84,7 @@ class Projected(Form):
     """z = W h/‖h‖ with h = Vx + a."""
 
     shapes: ClassVar[dict[str, str]] = {"hidden_weight": "HD", "hidden_bias": "H", "weight": "KH"}
+    on_maps = True
     hidden_weight: Tensor
     hidden_bias: Tensor
     weight: Tensor
@@ -99,6 +105,7 @@ class Gated(Form):
         "v": "D",
         "c": "1",
     }
+    on_maps = True
     weight: Tensor
     bias: Tensor
     alpha: Tensor
@@ -109,7 +116,7 @@ class Gated(Form):
     def classify(self, x: Tensor) -> Tensor:
         z = self.stage1(x)
         confidence = linear(x, self.v[None], self.c).sigmoid()
-        return z + confidence * (self.alpha * z + self.beta)
+        return z + confidence * (beside(self.alpha, z) * z + beside(self.beta, z))
 
     def stage1(self, x: Tensor) -> Tensor:
         """z⁰ [B, K]."""
@@ -265,8 +272,8 @@ class Scaled(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.input_unit is not None:
             x = normalize(x, dim=1)
-        x = x if self.input_shift is None else x - self.input_shift
-        return self.form(x * self.input_scale)
+        x = x if self.input_shift is None else x - beside(self.input_shift, x)
+        return self.form(x * beside(self.input_scale, x))
 
 
 INPUT: dict[str, tuple[str, ...]] = {
@@ -278,7 +285,8 @@ INPUT: dict[str, tuple[str, ...]] = {
 
 
 class HeadModule(nn.Module):
-    """A head on one view, features [B, D] to logits [B, K]: a form and its calibration.
+    """A head on one view, features [B, D] to logits [B, K], or maps [B, D, H, W] to [B, K, H, W]:
+    a form and its calibration.
 
     Parameters
     ----------
@@ -311,9 +319,10 @@ class HeadModule(nn.Module):
 
 
 class AveragedHeads(nn.Module):
-    """A head on each of V views, a tuple of features [B, D] to logits [B, K]: their average, as
-    probabilities (the log of their sum) or as logits, by equal or other `shares`, and its
-    calibration. Its `inputs` are those of `HeadModule`."""
+    """A head on each of V views, a tuple of features [B, D] to logits [B, K], or of maps
+    [B, D, H, W] to [B, K, H, W]: their average, as probabilities (the log of their sum) or as
+    logits, by equal or other `shares`, and its calibration. Its `inputs` are those of
+    `HeadModule`."""
 
     scale: Tensor | None
     shift: Tensor | None
@@ -335,10 +344,9 @@ class AveragedHeads(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         views = features if self.inputs is None else self.inputs(features)
-        z = [form(x) for form, x in zip(self.forms, views, strict=True)]
-        return _calibrated(
-            averaged(z, self.average == "logits", self.shares), self.scale, self.shift
-        )
+        z = [form(x).movedim(1, -1) for form, x in zip(self.forms, views, strict=True)]
+        mean = averaged(z, self.average == "logits", self.shares).movedim(-1, 1)
+        return _calibrated(mean, self.scale, self.shift)
 
 
 def _behind(z: Tensor, empty: Tensor) -> Tensor:
@@ -347,5 +355,5 @@ def _behind(z: Tensor, empty: Tensor) -> Tensor:
 
 def _calibrated(z: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
     if scale is not None:
-        z = z * scale
-    return z if shift is None else z + shift
+        z = z * beside(scale, z)
+    return z if shift is None else z + beside(shift, z)

@@ -119,7 +119,8 @@ def save_head(
 
 
 def load_head(path: str | os.PathLike[str]) -> LoadedHead | LoadedHeads:
-    """An exported head as a module: features [B, D] float32 to logits [B, K].
+    """An exported head as a module: features [B, D] float32 to logits [B, K], or maps [B, D, H, W]
+    of features to [B, K, H, W].
 
     A head of several views, or of views made of others, takes a tuple of features in the order of
     ``facts.arrays``. Weights are parameters, so that it can be fine-tuned; `facts` holds classes,

@@ -58,30 +58,39 @@ def save_onnx(
     facts: HeadFacts,
     *,
     backbone: ImageModel | None = None,
+    maps: bool = False,
 ) -> None:
     """Write a head as ONNX.
 
     Inputs are ``features``, or ``features_0``, … in the order of ``facts.arrays``, [B, D] or of
     tokens [B, T, D]; the output is ``logits`` [B, K]. All are float32, B is free. The names of the
-    classes and the bank's fingerprint are among the model's properties.
+    classes and the bank's fingerprint are among the model's properties. With `maps` the inputs are
+    [B, D, H, W] and the output [B, K, H, W]; B, H and W are free.
 
     Under a `backbone` the input is ``images`` [B, C, H, W] uint8 of its `image_shape`.
 
     Raises
     ------
     ConfigError
-        Where a package is missing.
+        Where a package is missing, and for `maps` of tokens or under a backbone.
     """
     check_onnx()
+    if maps and (backbone is not None or any(len(part.shape) > 1 for part in facts.arrays)):
+        raise errors.ConfigError(
+            "An ONNX file of maps takes one feature vector per cell, this one images or tokens. "
+            "Leave --maps out."
+        )
     import onnx  # here, because it is an extra
 
     several, written = len(facts.arrays) > 1, cast("nn.Module", module)
-    example = tuple(torch.zeros(2, *part.shape) for part in facts.arrays)
+    size = (3, 4) if maps else ()  # any, as they are free
+    example = tuple(torch.zeros(2, *part.shape, *size) for part in facts.arrays)
     names = [f"features_{i}" for i in range(len(example))] if several else ["features"]
     if backbone is not None:
         several, written = False, _OnImages(backbone, module)
         example, names = (torch.zeros(2, *backbone.image_shape, dtype=torch.uint8),), ["images"]
-    rows = tuple({0: torch.export.Dim("rows")} for _ in example)
+    free = {0: "rows", 2: "height", 3: "width"} if maps else {0: "rows"}
+    rows = tuple({axis: torch.export.Dim(name) for axis, name in free.items()} for _ in example)
     with warnings.catch_warnings(), replacing(Path(path)) as part:
         warnings.simplefilter("ignore")  # of PyTorch to itself
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)

@@ -224,6 +224,10 @@ def test_a_head_that_is_not_what_the_results_say(featbank: Run, swept: Path) -> 
             ["export", "results.sqlite", "crt", "-o", "h.safetensors", "--onnx", "h.ox"],
             "Call it h.onnx.",
         ),
+        (
+            ["export", "results.sqlite", "crt", "--maps", "-o", "h.safetensors"],
+            "--maps is for an ONNX file.",
+        ),
         (["predict", "gone.safetensors", "bank.h5", "-o", "p.npz"], "gone.safetensors: no such"),
         (["predict", "bank.h5", "bank.h5", "-o", "p.npz"], "bank.h5 is not a safetensors file"),
         (["predict", "head.safetensors", "bank.h5", "-o", "p.txt"], "Choose from: .npz, .csv."),
