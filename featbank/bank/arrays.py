@@ -10,6 +10,7 @@ import numpy as np
 
 from featbank import errors
 from featbank.bank.checks import as_copies, check_same_length, check_same_splits
+from featbank.bank.grouping import ClassGroups
 from featbank.bank.writer import BankWriter
 
 Features = Mapping[str, Mapping[str, np.ndarray]]
@@ -34,6 +35,11 @@ def write_bank(
     seen: Mapping[str, np.ndarray | bool] | None = None,
     held_out: Mapping[str, np.ndarray] | None = None,
     from_test: Mapping[str, np.ndarray] | None = None,
+    source_groups: Mapping[str, np.ndarray] | None = None,
+    cells: Mapping[str, np.ndarray] | None = None,
+    outside_counts: np.ndarray | None = None,
+    background: int | None = None,
+    class_groups: ClassGroups | None = None,
     text: Mapping[str, tuple[np.ndarray, float]] | None = None,
     default_scale: Mapping[str, str] | None = None,
     dtype: str | None = None,
@@ -69,6 +75,11 @@ def write_bank(
         ``{split: [N] bool}``: whether rows were taken out of train after features were extracted.
     from_test
         ``{split: [N] bool}``: whether rows were taken out of test.
+    source_groups, cells
+        ``{split: [N]}`` and ``{split: [N, 2]}``, as of `BankWriter.split`.
+    outside_counts, background, class_groups
+        Counts [K] of the data that the rows are a sample of, the number of the background class,
+        and groups of classes, as of `BankWriter`.
     text
         ``{view: ([P, K, D] or [K, D], logit scale)}``: embeddings of P prompts for each class.
     default_scale
@@ -121,6 +132,8 @@ def write_bank(
                 seen=(seen or {}).get(split),
                 held_out=(held_out or {}).get(split),
                 from_test=(from_test or {}).get(split),
+                source_group=(source_groups or {}).get(split),
+                cell=(cells or {}).get(split),
             )
             for view, copies in views.items():
                 tokens = copies.shape[2] if copies.ndim == 4 else None
@@ -131,6 +144,12 @@ def write_bank(
                 for copy in copies:
                     for start in range(0, len(copy), BLOCK_ROWS):
                         rows.append(copy[start : start + BLOCK_ROWS])
+        if outside_counts is not None:
+            writer.outside_counts(outside_counts)
+        if background is not None:
+            writer.background(background)
+        if class_groups is not None:
+            writer.class_groups(class_groups)
         for view, (weight, bias) in (classifier or {}).items():
             writer.classifier(view, weight, bias)
         for view, (embeddings, logit_scale) in (text or {}).items():

@@ -153,6 +153,24 @@ def as_text(array: np.ndarray, name: str, shape: tuple[int, ...]) -> np.ndarray:
     return stored
 
 
+def not_negative(array: np.ndarray, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Integers ≥ 0 of this shape as int64; whole numbers of floating point too."""
+    if array.dtype.kind == "f" and np.isfinite(array).all() and (array == np.rint(array)).all():
+        array = np.rint(array).astype(np.int64)
+    if array.shape != shape or (array.size and array.dtype.kind not in "iu"):
+        raise errors.DataError(
+            f"{name} have type {array.dtype} and shape {list(array.shape)}. They must be integers "
+            f"{list(shape)}."
+        )
+    wrong = (array < 0) | (array > np.iinfo(np.int64).max)
+    if wrong.any():
+        row = int(np.flatnonzero(wrong.reshape(len(array), -1).any(axis=1))[0])
+        raise errors.DataError(
+            f"{name}: {array[row].tolist()} in row {row} is not in 0…2⁶³−1. Count from 0."
+        )
+    return array.astype(np.int64)
+
+
 def first_repeated(values: np.ndarray) -> int | None:
     """Position of the first of `values` [N] that occurs earlier, or None."""
     order = values.argsort(kind="stable")

@@ -1,4 +1,4 @@
-"""Classes of a bank: counts, the groups many / medium / few, and rows held out of each."""
+"""Classes of a bank: counts, and rows held out of each."""
 
 from __future__ import annotations
 
@@ -11,29 +11,10 @@ import numpy as np
 from featbank import errors
 from featbank.wording import listed, number
 
-GROUPS = {"many": "n > 100", "medium": "20 ≤ n ≤ 100", "few": "n < 20"}
-"""The usual groups by training count n, with their thresholds as tables state them."""
-
 
 def class_counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
     """Count the samples of each class: [K] int64."""
     return np.bincount(labels, minlength=num_classes).astype(np.int64)
-
-
-def class_groups(train_counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Boolean masks [K] of the groups `GROUPS`, from the training counts [K]."""
-    n = np.asarray(train_counts)
-    return {"many": n > 100, "medium": (n >= 20) & (n <= 100), "few": n < 20}
-
-
-def same_groups(first: np.ndarray, *others: np.ndarray) -> bool:
-    """Whether the groups are the same classes under all of several training counts [K]."""
-    groups = class_groups(first)
-    return all(
-        np.array_equal(groups[name], mask)
-        for counts in others
-        for name, mask in class_groups(counts).items()
-    )
 
 
 MOST_UNUSED = 100_000

@@ -13,6 +13,7 @@ import numpy as np
 from featbank import errors
 from featbank.bank import schema
 from featbank.bank.blocks import Progress, report
+from featbank.bank.class_table import CLASS_FACTS
 from featbank.bank.composed import Bank
 from featbank.bank.models import Text
 from featbank.bank.schema import is_rows
@@ -23,7 +24,8 @@ from featbank.bank.writer import BankWriter
 class Piece:
     """Rows of one split of a bank: `rows` [n] int64, ascending.
 
-    `marks` replaces columns of `schema.FLAGS` by one value for all rows, or by [n] bool.
+    `marks` replaces columns of `schema.FLAGS` by one value for all rows, or by [n] bool, and those
+    of `schema.PLACES` by arrays.
     """
 
     bank: Bank
@@ -54,6 +56,13 @@ class Piece:
         flags = self.bank.flags(self.split, name)
         return None if flags is None else flags[self.rows]
 
+    def places(self, name: str) -> np.ndarray | None:
+        """A column of `schema.PLACES`, [n] or [n, 2] int64, if it is known."""
+        if name in self.marks:
+            return np.asarray(self.marks[name])
+        column = self.bank.place(self.split, name)
+        return None if column is None else column[self.rows]
+
     def blocks(self, view: str, copy: int) -> Iterator[np.ndarray]:
         """Yield the rows' features of a view, block by block."""
         step = self.bank.block_rows(self.split, view)
@@ -81,6 +90,7 @@ def write_pieces(
     features: Mapping[str, Mapping[str, Pieces]] | None = None,
     text: Mapping[str, tuple[np.ndarray, float]] | None = None,
     default_scale: Mapping[str, str] | None = None,
+    classes: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any],
     overwrite: bool,
     progress: Progress | None,
@@ -102,6 +112,8 @@ def write_pieces(
         ``{split: {view: pieces}}``; by default all views of the pieces in `splits`.
     text, default_scale
         As for `write_bank`; they replace those of the banks, view by view.
+    classes
+        Values of `CLASS_FACTS` that replace those of the banks.
     provenance, overwrite
         As for `BankWriter`.
     progress
@@ -133,6 +145,7 @@ def write_pieces(
                         target.append(block)
                         done += block.nbytes
                         report(progress, done, total)
+        _write_classes(writer, banks, classes or {})
         _write_models(writer, banks, text or {}, default_scale or {})
 
 
@@ -145,6 +158,7 @@ def _write_columns(writer: BankWriter, split: str, pieces: Pieces) -> None:
         paths=None if None in paths else list(itertools.chain(*filter(None, paths))),
         source=pieces[0].bank.source(pieces[0].split),
         **{name: _joined_flags(pieces, name) for name in schema.FLAGS},
+        **{name: _joined_places(pieces, name) for name in schema.PLACES},
     )
 
 
@@ -159,6 +173,22 @@ def _joined_flags(pieces: Pieces, name: str) -> np.ndarray | None:
             for piece, column in zip(pieces, columns, strict=True)
         ]
     )
+
+
+def _joined_places(pieces: Pieces, name: str) -> np.ndarray | None:
+    """A column of `schema.PLACES` over all pieces, if all have it."""
+    columns = [column for piece in pieces if (column := piece.places(name)) is not None]
+    return np.concatenate(columns) if len(columns) == len(pieces) else None
+
+
+def _write_classes(writer: BankWriter, banks: Sequence[Bank], changed: Mapping[str, Any]) -> None:
+    """Store what the first bank that has it says of the classes, but for what is `changed`."""
+    for name in CLASS_FACTS:
+        value = changed.get(name)
+        if value is None:
+            value = next((v for bank in banks if (v := bank.class_fact(name)) is not None), None)
+        if value is not None:
+            getattr(writer, name)(value)
 
 
 def _write_models(

@@ -18,12 +18,14 @@ from featbank.bank import schema
 from featbank.bank.blocks import Place
 from featbank.bank.checked import CheckedFile
 from featbank.bank.chunks import THREADS
-from featbank.bank.classes import class_counts, class_groups
+from featbank.bank.class_table import ClassTable
+from featbank.bank.classes import class_counts
+from featbank.bank.grouping import ClassGroups
 from featbank.bank.models import Models
 from featbank.bank.structure import read_head, read_tree
 
 
-class StoredBank(Models):
+class StoredBank(Models, ClassTable):
     """A bank opened for reading, its views as they are stored; `featbank.Bank` adds views made of
     others. A context manager.
 
@@ -41,7 +43,8 @@ class StoredBank(Models):
     dtype
         Stored type of the features, ``float32`` or ``float16``.
     class_names, train_counts, full_counts
-        K names; training counts [K] int64, as stored and before rows were held out for val.
+        K names; training counts [K] int64, as stored and before rows were held out for val, or
+        those from outside.
     fingerprint
         SHA-256 of the content, 64 hex digits.
     provenance
@@ -224,9 +227,27 @@ class StoredBank(Models):
             raise self._file.corrupt(f"{column}: {flags[row]} in row {row} is not 0 or 1")
         return flags.astype(bool)
 
+    def source_groups(self, split: str) -> np.ndarray | None:
+        """The image, patient, camera or recording that each row of a split comes from: [N] int64
+        ≥ 0, the same number in all splits; None if the bank does not record it."""
+        return self.place(split, "source_group")
+
+    def cells(self, split: str) -> np.ndarray | None:
+        """Row and column of each row of a split, a pixel, in the grid of its image: [N, 2] int64
+        ≥ 0; None if the bank does not record them."""
+        return self.place(split, "cell")
+
+    def place(self, split: str, name: str) -> np.ndarray | None:
+        """A column of `schema.PLACES` of a split, if it is there."""
+        column = self._column(split, name)
+        return self._not_negative(column) if column in self._file.datasets else None
+
     @cached_property
     def full_counts(self) -> np.ndarray:
-        """Training counts [K] int64 before rows were held out; the class groups follow them."""
+        """Counts [K] int64 that class groups, priors and weights of classes follow: those from
+        outside, or else training counts before rows were held out."""
+        if self.outside_counts is not None:
+            return self.outside_counts
         counts = self.train_counts.copy()
         for split in self.splits:
             if (taken := self.held_out(split)) is not None:
@@ -254,9 +275,14 @@ class StoredBank(Models):
         """Rows stored, and read, together."""
         return dataset_blocks.chunk_rows(self._feature(split, view))
 
+    @cached_property
+    def class_groups(self) -> ClassGroups:
+        """Class groups as they are stored, by default many / medium / few by `full_counts`."""
+        return self._stored_groups() or ClassGroups.usual(self.full_counts, self.background)
+
     def groups(self) -> dict[str, np.ndarray]:
-        """Masks [K] of the class groups many / medium / few, by `full_counts`."""
-        return class_groups(self.full_counts)
+        """Masks [K] of the class groups by their keys, many / medium / few."""
+        return self.class_groups.masks
 
     @property
     def digests(self) -> dict[str, str]:

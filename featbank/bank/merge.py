@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,14 +110,18 @@ def _shards(banks: Sequence[Bank]) -> tuple[dict[str, Pieces], None]:
 
 
 def _views(banks: Sequence[Bank]) -> tuple[dict[str, Pieces], dict[str, dict[str, Pieces]]]:
-    """Columns of one bank, with paths if any bank has them and the rows that any stage 1 has seen,
-    and the features of all banks."""
+    """Columns of one bank, with paths, source groups and cells if any bank has them and the rows
+    that any stage 1 has seen, and the features of all banks."""
     columns: dict[str, Pieces] = {}
     features: dict[str, dict[str, Pieces]] = {}
     for split in banks[0].splits:
         with_paths = (bank for bank in banks if f"{split}/path" in bank.datasets)
         source = next(with_paths, banks[0])
         marks = {}
+        for name in schema.PLACES:
+            columns_of = (c for bank in banks if (c := bank.place(split, name)) is not None)
+            if (column := next(columns_of, None)) is not None:
+                marks[name] = column
         if any(f"{split}/seen" in bank.datasets for bank in banks):
             marks["seen"] = np.any([bank.seen(split) for bank in banks], axis=0)
         columns[split] = [Piece(source, split, np.arange(source.rows(split)), marks)]
@@ -139,6 +143,8 @@ def _check_head(one: Bank, other: Bank) -> None:
     for k, names in enumerate(zip(one.class_names, other.class_names, strict=True)):
         _require(one, other, f"the name of class {k}", *names)
     _require(one, other, "the type of features", one.dtype, other.dtype)
+    facts = [f"classes/{name}" for name in ("full_count", "background", *schema.CLASS_GROUP)]
+    _require_equal_shared(one, _digests(one, facts), other, _digests(other, facts))
 
 
 def _kind(banks: Sequence[Bank]) -> str:
@@ -164,7 +170,7 @@ def _check_shards(banks: Sequence[Bank]) -> None:
         one, *others = (bank for bank in banks if split in bank.splits)
         for other in others:
             _require(one, other, f"the source of {split}", one.source(split), other.source(split))
-            for column in (f"{split}/path", f"{split}/seen"):
+            for column in (f"{split}/{name}" for name in ("path", "seen", *schema.PLACES)):
                 stored = [_yes_no(column in bank.datasets) for bank in (one, other)]
                 _require(one, other, f"{column} being there", *stored)
             for view in one.views:
@@ -185,17 +191,13 @@ def _check_views(banks: Sequence[Bank]) -> None:
             columns = [
                 f"{split}/{name}" for name in ("label", "index", *schema.FLAGS) if name != "seen"
             ]
-            here, there = (
-                {name: bank.digest(name) for name in columns if name in bank.datasets}
-                for bank in (one, other)
-            )
-            _require_equal_digests(one, here, other, there)
+            _require_equal_digests(one, _digests(one, columns), other, _digests(other, columns))
+            places = [f"{split}/{name}" for name in schema.PLACES]
+            _require_equal_shared(one, _digests(one, places), other, _digests(other, places))
             paths = one.paths(split), other.paths(split)
             if None not in paths and paths[0] != paths[1]:
                 raise _mismatch(one, other, f"{split}/path")
-        here, there = _model_digests(one), _model_digests(other)
-        shared = {name: digest for name, digest in here.items() if name in there}
-        _require_equal_digests(one, shared, other, {name: there[name] for name in shared})
+        _require_equal_shared(one, _model_digests(one), other, _model_digests(other))
 
 
 def _joined_index(banks: Sequence[Bank], split: str) -> np.ndarray:
@@ -248,6 +250,19 @@ def _require_equal_digests(
         if here.get(name) != there.get(name):
             lacking = [bank for bank, names in ((one, here), (other, there)) if name not in names]
             raise _mismatch(one, other, name, f": {lacking[0].path} has none" if lacking else "")
+
+
+def _require_equal_shared(
+    one: Bank, here: Mapping[str, str], other: Bank, there: Mapping[str, str]
+) -> None:
+    """Raise if a dataset that both banks have differs."""
+    shared = {name: digest for name, digest in here.items() if name in there}
+    _require_equal_digests(one, shared, other, {name: there[name] for name in shared})
+
+
+def _digests(bank: Bank, names: Iterable[str]) -> dict[str, str]:
+    """Stored digests of those of the datasets that a bank has."""
+    return {name: bank.digest(name) for name in names if name in bank.datasets}
 
 
 def _mismatch(one: Bank, other: Bank, field: str, values: str = "") -> errors.Mismatch:

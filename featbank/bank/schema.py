@@ -1,4 +1,4 @@
-"""The bank format, schema 5: the datasets and attributes of a bank.
+"""The bank format, schema 6: the datasets and attributes of a bank.
 
 ::
 
@@ -6,12 +6,23 @@
     /provenance          [n]  uint8: a JSON document that records how the bank was made
     /classes/name        [K]  fixed-length UTF-8 bytes
     /classes/train_count [K]  int64, samples of each class in the train split
+    /classes/full_count  [K]  int64, counts of each class where the rows are a sample of the data
+                              (optional, schema 6)
+    /classes/background  [1]  int64, the background class (optional, schema 6)
+    /classes/group       [K]  int64, 0…2, the group of a class, −1 for none, and
+    /classes/group_name  [3]  fixed-length UTF-8 bytes, names from most to least frequent, and
+    /classes/group_rule  [3]  fixed-length UTF-8 bytes, what makes a class a member (optional,
+                              schema 6)
     /<split>/label       [N]  int64, 0…K−1
     /<split>/index       [N]  int64, row in the source data, which its attribute `source` names
     /<split>/path        [N]  fixed-length UTF-8 bytes (optional)
     /<split>/seen        [N]  uint8, whether stage 1 was trained on the row (optional, schema 2)
     /<split>/held_out    [N]  uint8, whether the row was taken out of train (optional, schema 2)
     /<split>/from_test   [N]  uint8, whether the row was taken out of test (optional, schema 3)
+    /<split>/source_group [N] int64 ≥ 0, the image, patient or recording that a row comes from, the
+                              same number in all splits (optional, schema 6)
+    /<split>/cell     [N, 2]  int64 ≥ 0, row and column of a pixel in the grid of its image
+                              (optional, schema 6)
     /<split>/<view>/feature [A, N, D]   float32 or float16; A augmentation copies, 1 by default;
                               [A, N, T, D] with T tokens per row, D may differ by view (schema 5)
     /classifier/<view>/weight [K, D], bias [K]    float32, the stage-1 classifier (optional)
@@ -41,7 +52,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 FORMAT = "featbank"
-SCHEMA = 5
+SCHEMA = 6
 """A bank is written in the lowest schema that has its datasets, for older readers."""
 
 LIBVER = ("v110", "v110")
@@ -50,14 +61,21 @@ SPLITS = ("train", "val", "test", "train_balanced")
 EVALUATED = ("val", "test")
 """Splits that results are measured on."""
 
-NORM, EXPERTS, FOUNDATION = 3, 4, 5
+NORM, EXPERTS, FOUNDATION, PIXELS = 3, 4, 5, 6
 """The least schemas of a bank with a norm; with weights of experts; with tokens, views of several
-widths, text or a default scale."""
+widths, text or a default scale; with source groups, cells, counts from outside, a background or
+class groups."""
 
 FLAGS = {"seen": 2, "held_out": 2, "from_test": 3}
 """Columns of 0 and 1, one per row of a split, each by the schema that a bank with it has."""
 
-SPLIT_COLUMNS = ("label", "index", "path", *FLAGS)
+PLACES = {"source_group": (), "cell": (2,)}
+"""Columns that say where a row comes from, by the axes that each has after the rows (`PIXELS`)."""
+
+SPLIT_COLUMNS = ("label", "index", "path", *FLAGS, *PLACES)
+CLASS_GROUP = ("group", "group_name", "group_rule")
+"""Datasets of ``classes`` that come together (`PIXELS`)."""
+
 DTYPES = ("float32", "float16")
 
 CHUNK_BYTES = 1 << 18
@@ -86,10 +104,13 @@ class Layout:
 _LAYOUTS = {
     r"provenance": Layout(("uint8",), (1,)),
     r"classes/name": Layout(("S",), (1,)),
-    r"classes/train_count": Layout(("int64",), (1,)),
+    r"classes/(train_count|full_count|background|group)": Layout(("int64",), (1,)),
+    r"classes/group_(name|rule)": Layout(("S",), (1,)),
     r"[^/]+/(label|index)": Layout(("int64",), (1,)),
     r"[^/]+/path": Layout(("S",), (1,)),
     rf"[^/]+/({'|'.join(FLAGS)})": Layout(("uint8",), (1,)),
+    r"[^/]+/source_group": Layout(("int64",), (1,)),
+    r"[^/]+/cell": Layout(("int64",), (2,)),
     r"classifier/.+/weight": Layout(("float32",), (2,)),
     r"classifier/.+/bias": Layout(("float32",), (1,)),
     r"batchnorm/.+/(mean|variance)": Layout(("float32",), (1,)),
@@ -105,6 +126,11 @@ _LAYOUTS = {
 def layout_of(name: str) -> Layout:
     """Layout of the dataset `name`, such as ``train/label``."""
     return next(layout for pattern, layout in _LAYOUTS.items() if re.fullmatch(pattern, name))
+
+
+def split_columns(version: int) -> tuple[str, ...]:
+    """Columns that a split of a bank of this schema may have."""
+    return tuple(c for c in SPLIT_COLUMNS if version >= PIXELS or c not in PLACES)
 
 
 def is_rows(name: str) -> bool:

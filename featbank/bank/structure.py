@@ -53,7 +53,7 @@ def read_tree(
     splits = tuple(split for split in schema.SPLITS if file.has(split))
     if "train" not in splits:
         raise file.corrupt("there is no train split")
-    views_of = {split: _views_of(file, split) for split in splits}
+    views_of = {split: _views_of(file, split, version) for split in splits}
     views = tuple(views_of["train"])
     if not views:
         raise file.corrupt("there are no features")
@@ -61,7 +61,7 @@ def read_tree(
     if of_row[views[0]][-1] != dim:
         raise file.corrupt(f"dim is {dim}, {views[0]} has D = {of_row[views[0]][-1]}")
     for split in splits:
-        _check_split(file, split, views_of[split], of_row)
+        _check_split(file, version, split, views_of[split], of_row)
     types = {
         str(file.dataset(f"{split}/{view}/feature").dtype): f"{split}/{view}"
         for split, view in product(splits, views)
@@ -70,14 +70,16 @@ def read_tree(
         places = " and ".join(f"{place} is {dtype}" for dtype, place in types.items())
         raise file.corrupt(f"{places}, all features have one type")
     _check_models(file, version, num_classes, of_row)
+    if version >= schema.PIXELS:
+        _check_classes(file, num_classes)
     return splits, views, next(iter(types))
 
 
-def _views_of(file: CheckedFile, split: str) -> list[str]:
+def _views_of(file: CheckedFile, split: str, version: int) -> list[str]:
     """Views of a split: groups with features, or groups of such groups."""
     views = []
     for name in file.members(split):
-        if name in schema.SPLIT_COLUMNS:
+        if name in schema.split_columns(version):
             continue
         inner = file.members(f"{split}/{name}")
         if "feature" in inner:
@@ -123,6 +125,16 @@ def _check_models(
                 file.require_shape(name, (1,))
 
 
+def _check_classes(file: CheckedFile, num_classes: int) -> None:
+    """Check the shapes of what a bank says of its classes beside names and training counts."""
+    shapes = {"full_count": num_classes, "background": 1}
+    if any(file.has(f"classes/{name}") for name in schema.CLASS_GROUP):
+        shapes |= {"group": num_classes, "group_name": 3, "group_rule": 3}
+    for name, length in shapes.items():
+        if name in schema.CLASS_GROUP or file.has(f"classes/{name}"):
+            file.require_shape(f"classes/{name}", (length,))
+
+
 def _require_width(
     file: CheckedFile, name: str, lead: tuple[int | None, ...], widths: set[int]
 ) -> None:
@@ -132,13 +144,17 @@ def _require_width(
 
 
 def _check_split(
-    file: CheckedFile, split: str, views: list[str], of_row: dict[str, tuple[int, ...]]
+    file: CheckedFile,
+    version: int,
+    split: str,
+    views: list[str],
+    of_row: dict[str, tuple[int, ...]],
 ) -> None:
     rows = file.dataset(f"{split}/label").shape[0]
     file.text(file.dataset(f"{split}/index").attrs, "source")
-    for column in ("index", "path", *schema.FLAGS):
+    for column in schema.split_columns(version):
         if column == "index" or file.has(f"{split}/{column}"):
-            file.require_shape(f"{split}/{column}", (rows,))
+            file.require_shape(f"{split}/{column}", (rows, *schema.PLACES.get(column, ())))
     if set(views) != set(of_row):
         raise file.corrupt(
             f"{split} has the views {', '.join(views) or 'none'}, train has {', '.join(of_row)}"

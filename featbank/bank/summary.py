@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from featbank.bank.classes import GROUPS, class_counts
+from featbank.bank.classes import class_counts
 from featbank.bank.composed import Bank
 from featbank.bank.naming import label_of
 
@@ -27,16 +27,24 @@ def summary(bank: Bank) -> dict[str, Any]:
         "views": {view: _view(bank, view) for view in bank.views},
         "train_counts": bank.train_counts.tolist(),
         "full_counts": bank.full_counts.tolist(),
-        "groups": {
-            name: {
-                "rule": GROUPS[name],
-                "classes": np.flatnonzero(mask).tolist(),
-                "samples": int(bank.train_counts[mask].sum()),
-            }
-            for name, mask in bank.groups().items()
-        },
+        "outside_counts": bank.outside_counts is not None,
+        "background": bank.background,
+        "groups": _groups(bank),
         "class_names": bank.class_names,
         "provenance": bank.provenance,
+    }
+
+
+def _groups(bank: Bank) -> dict[str, Any]:
+    groups = bank.class_groups
+    return {
+        key: {
+            "name": groups.shown[key],
+            "rule": groups.stated[key],
+            "classes": np.flatnonzero(mask).tolist(),
+            "samples": int(bank.train_counts[mask].sum()),
+        }
+        for key, mask in groups.masks.items()
     }
 
 

@@ -19,9 +19,9 @@ import numpy as np
 
 from featbank import errors
 from featbank.bank import checks, schema
+from featbank.bank.class_writer import ClassWriter
 from featbank.bank.classes import class_counts
 from featbank.bank.fingerprint import array_digest, fingerprint
-from featbank.bank.model_writer import ModelWriter
 from featbank.bank.rows import FeatureRows
 from featbank.bank.target import Target
 from featbank.wording import number
@@ -30,7 +30,7 @@ FILL = {"i": -1, "f": np.nan}
 """Content of rows that were never written, by kind of type."""
 
 
-class BankWriter(ModelWriter):
+class BankWriter(ClassWriter):
     """Write a bank block by block.
 
     A context manager: leaving it publishes the bank, an exception discards it.
@@ -123,6 +123,8 @@ class BankWriter(ModelWriter):
         seen: np.ndarray | bool | None = None,
         held_out: np.ndarray | None = None,
         from_test: np.ndarray | None = None,
+        source_group: np.ndarray | None = None,
+        cell: np.ndarray | None = None,
     ) -> None:
         """Start a split.
 
@@ -146,6 +148,10 @@ class BankWriter(ModelWriter):
             [N] bool: whether a row was taken out of train after features were extracted.
         from_test
             [N] bool: whether a row was taken out of test.
+        source_group
+            [N] integers ≥ 0: the image, patient or recording of a row, one number in all splits.
+        cell
+            [N, 2] integers ≥ 0: row and column of a pixel in the grid of its image.
         """
         checks.check_choice("split", split, schema.SPLITS)
         if split in self._labels:
@@ -161,6 +167,9 @@ class BankWriter(ModelWriter):
         for name, flags in (("seen", seen), ("held_out", held_out), ("from_test", from_test)):
             if flags is not None:
                 self._put_flags(split, name, np.asarray(flags), labels)
+        for name, places in (("source_group", source_group), ("cell", cell)):
+            if places is not None:
+                self._put_places(split, name, np.asarray(places), len(labels))
         if split == "train" and seen is not None:
             self._seen_train = bool(np.any(seen))
         self._labels[split], self._index[split] = labels, rows
@@ -223,6 +232,7 @@ class BankWriter(ModelWriter):
         self._check_views()
         checks.check_disjoint(self._index, self._sources)
         counts = class_counts(self._labels["train"], self.num_classes)
+        self._check_classes(counts)
         self._put("classes/train_count", counts)
         with self._writing():
             for rows in self._open_features:
@@ -301,6 +311,11 @@ class BankWriter(ModelWriter):
         checks.check_same_length(name, labels=labels, flags=flags)
         self._put(name, flags.astype(np.uint8))
         self._require_schema(schema.FLAGS[column])
+
+    def _put_places(self, split: str, column: str, places: np.ndarray, rows: int) -> None:
+        name, shape = f"{split}/{column}", (rows, *schema.PLACES[column])
+        self._put(name, checks.not_negative(places, name, shape))
+        self._require_schema(schema.PIXELS)
 
     def _put_norms(self) -> None:
         """Record the norms of the features that stage 1 was not trained on, for `Bank.norm`."""

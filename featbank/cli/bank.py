@@ -233,13 +233,17 @@ def _show_classes(facts: Mapping[str, Any]) -> None:
         f"classes     K = {facts['num_classes']}, training samples {most} … {least} "
         f"(imbalance {ratio})"
     )
-    for name, group in facts["groups"].items():
+    for group in facts["groups"].values():
         say(
-            f"  {name:<9} {number(len(group['classes']), 'class', 'classes'):>12}, "
+            f"  {group['name']:<9} {number(len(group['classes']), 'class', 'classes'):>12}, "
             f"{number(group['samples'], 'sample')} ({group['rule']})"
         )
-    if facts["full_counts"] != facts["train_counts"]:
+    if facts["outside_counts"]:
+        say(f"  counts from outside, {max(facts['full_counts'])} … {min(facts['full_counts'])}")
+    elif facts["full_counts"] != facts["train_counts"]:
         say("  grouped by train and the rows held out of it together")
+    if facts["background"] is not None:
+        say(f"  background {facts['class_names'][facts['background']]}, in no group")
 
 
 def _show_splits(splits: Mapping[str, Any]) -> None:

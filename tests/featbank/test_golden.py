@@ -1,4 +1,4 @@
-"""Banks written once in schemas 1 and 5 are read for ever; `golden/make.py` has their content."""
+"""Banks written once, in schemas 1, 5 and 6, are read for ever; `golden/make.py` has them."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ FILE_HASHES = {
 }
 FOUNDATION_FINGERPRINT = "d4e56d23420363365774a54c785401903003f2063a4d37f3ac96b02dce9891f2"
 FOUNDATION_HASH = "7a26de9ef2dd3a01e154fd14d79a6ee7cc61bc6b8d077d1b24ce80f7d5cdd6b4"
+PIXELS_FINGERPRINT = "9c30add4ba7b4dceae3013f09e5f32f00549594ef34ae613a9423abb5db5fc16"
+PIXELS_HASH = "6445d342bcc13a2e28fc37cb73d2ef5c15f62bff90e246e3911cc9bee5704c9f"
 DATASETS = {
     "provenance": "uint8",
     "classes/name": "|S5",
@@ -176,3 +178,27 @@ def test_the_bank_of_schema_5(tmp_path: Path) -> None:
             np.testing.assert_array_equal(text.features, features)
             assert text.logit_scale == logit_scale
         assert {view: bank.default_scale(view) for view in bank.views} == make.SCALES
+
+
+def test_the_bank_of_schema_6(tmp_path: Path) -> None:
+    """Source groups, cells and what is said of classes, as they were written once."""
+    content = make.PIXELS.read_bytes()
+    assert hashlib.sha256(content).hexdigest() == PIXELS_HASH
+    make.write_pixels(tmp_path / "today.h5")
+    with Bank(make.PIXELS) as bank, Bank(tmp_path / "today.h5") as today:
+        assert bank.fingerprint == today.fingerprint == PIXELS_FINGERPRINT
+        assert bank.digests == today.digests
+        assert (bank.schema, bank.splits) == (6, ("train", "test"))
+        for split, groups in make.SOURCE_GROUPS.items():
+            np.testing.assert_array_equal(bank.source_groups(split), groups)
+            np.testing.assert_array_equal(bank.cells(split), make.CELLS[split])
+        np.testing.assert_array_equal(bank.outside_counts, make.OUTSIDE_COUNTS)
+        np.testing.assert_array_equal(bank.full_counts, make.OUTSIDE_COUNTS)
+        assert bank.background == make.BACKGROUND
+        assert (bank.class_groups.names, bank.class_groups.rules) == make.GROUPS
+        assert bank.class_groups.member.tolist() == make.MEMBER
+        assert [m.tolist() for m in bank.groups().values()] == [
+            [False, True, False],
+            [False, False, False],
+            [False, False, True],
+        ]

@@ -115,8 +115,8 @@ COLUMN_ATTRIBUTES = {
 
 VALUES = [
     ("format", np.bytes_(b"other"), errors.NotABank, "is an HDF5 file, but not a bank"),
-    ("schema", np.int64(6), errors.TooNew, "has schema 6, this version reads up to 5"),
-    ("schema", np.int64(MANY), errors.TooNew, "this version reads up to 5"),
+    ("schema", np.int64(7), errors.TooNew, "has schema 7, this version reads up to 6"),
+    ("schema", np.int64(MANY), errors.TooNew, "this version reads up to 6"),
     ("schema", np.int64(0), errors.Corrupt, "it has schema 0, the first is 1"),
     ("schema", np.int64(-1), errors.Corrupt, "it has schema -1, the first is 1"),
     ("complete", np.int64(2), errors.Incomplete, "was not finished"),

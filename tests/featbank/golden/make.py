@@ -1,4 +1,4 @@
-"""The content of the golden banks, and how they were written: once, in schemas 1 and 5.
+"""The content of the golden banks, and how they were written: once, in schemas 1, 5 and 6.
 
     python -m tests.featbank.golden.make
 
@@ -16,6 +16,7 @@ from featbank import BankWriter
 FOLDER = Path(__file__).parent
 FILES = {"float32": FOLDER / "schema1.h5", "float16": FOLDER / "schema1_float16.h5"}
 FOUNDATION = FOLDER / "schema5.h5"
+PIXELS = FOLDER / "schema6.h5"
 
 CLASS_NAMES = ["apple", "bär", "猫"]
 PROVENANCE = {"made_by": "tests/featbank/golden/make.py", "epochs": 200, "note": "ü"}
@@ -50,6 +51,13 @@ TEXT = {
     "tokens": ([[[1.0, 0.5, 0.25]] * 3], 14.25),
 }
 SCALES = {"instance": "unit", "tokens": "0.5"}
+
+SOURCE_GROUPS = {"train": [4, 4, 0, 7, 0], "test": [9, 2**40, 9]}
+CELLS = {"train": [[0, 0], [0, 1], [3, 2], [52, 43], [1, 0]], "test": [[0, 2], [1, 1], [2, 0]]}
+OUTSIDE_COUNTS = [10**10, 900, 3]
+BACKGROUND = 0
+GROUPS = ("head", "body", "tail"), ("share > 1 %", "0.1 % ≤ share ≤ 1 %", "share < 0.1 %")
+MEMBER = [-1, 0, 2]
 
 
 def write(path: Path, dtype: str) -> None:
@@ -91,7 +99,28 @@ def write_foundation(path: Path) -> None:
             writer.default_scale(view, scale)
 
 
+def write_pixels(path: Path) -> None:
+    """Write what schema 6 added with the writer of today."""
+    import numpy as np
+
+    from featbank.bank import ClassGroups
+
+    with BankWriter(path, CLASS_NAMES, dim=2, provenance=PROVENANCE, overwrite=True) as writer:
+        for split, groups in SOURCE_GROUPS.items():
+            writer.split(
+                split,
+                np.array(LABELS[split]),
+                source_group=np.array(groups),
+                cell=np.array(CELLS[split]),
+            )
+            writer.features(split, "instance").append(np.array(FEATURES[split]["instance"][0]))
+        writer.outside_counts(np.array(OUTSIDE_COUNTS))
+        writer.background(BACKGROUND)
+        writer.class_groups(ClassGroups(*GROUPS, np.array(MEMBER)))
+
+
 if __name__ == "__main__":
     for dtype, file in FILES.items():
         write(file, dtype)
     write_foundation(FOUNDATION)
+    write_pixels(PIXELS)

@@ -1,0 +1,151 @@
+"""Banks whose rows are pixels or regions: source groups, cells, and what is said of classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from featbank import Bank, errors, write_bank
+from featbank.bank import ClassGroups, HoldOut
+from featbank.bank.copying import whole, write_pieces
+from featbank.bank.merge import merge
+from featbank.bank.split import split_shards, split_val
+
+LABELS = {"train": np.arange(24) % 3, "test": np.arange(9) % 3}
+GROUPS = {"train": np.arange(24) // 4, "test": 100 + np.arange(9) // 3}
+CELLS = {split: np.stack([g * 2, g + 1], axis=1) for split, g in GROUPS.items()}
+COUNTS = np.array([5_000_000, 900, 40])
+CLASS_GROUPS = ClassGroups.by_shares(COUNTS, background=0)
+FACTS: dict[str, Any] = {
+    "outside_counts": COUNTS,
+    "background": 0,
+    "class_groups": CLASS_GROUPS,
+}
+
+
+def write(path: Path, view: str = "instance", **changed: Any) -> Path:
+    """A bank with everything of schema 6, but for what is `changed`; None leaves out."""
+    rng = np.random.default_rng(0)
+    features = {split: {view: rng.normal(size=(len(y), 4))} for split, y in LABELS.items()}
+    options = {"source_groups": GROUPS, "cells": CELLS, **FACTS, **changed}
+    write_bank(path, features, LABELS, **options)
+    return path
+
+
+def assert_facts(bank: Bank) -> None:
+    """What is said of the classes is what was given."""
+    np.testing.assert_array_equal(bank.outside_counts, COUNTS)
+    assert bank.full_counts.tolist() == COUNTS.tolist()
+    assert bank.background == 0
+    assert bank.class_groups.equals(CLASS_GROUPS)
+
+
+def assert_rows(bank: Bank, split: str, of: str, index: np.ndarray) -> None:
+    """Rows of a split have the places of these rows of the split `of`."""
+    np.testing.assert_array_equal(bank.source_groups(split), GROUPS[of][index])
+    np.testing.assert_array_equal(bank.cells(split), CELLS[of][index])
+
+
+def test_without_any_of_it(tmp_path: Path) -> None:
+    """None, the usual groups, and an earlier schema."""
+    nothing = dict.fromkeys(("source_groups", "cells", *FACTS))
+    with Bank(write(tmp_path / "bank.h5", **nothing)) as bank:
+        assert bank.schema == 3
+        assert (bank.source_groups("train"), bank.cells("test")) == (None, None)
+        assert (bank.outside_counts, bank.background) == (None, None)
+        assert bank.class_groups.equals(ClassGroups.usual(bank.train_counts))
+
+
+def test_the_background_is_in_no_group(tmp_path: Path) -> None:
+    """Neither by default; counts from outside group the classes."""
+    with Bank(write(tmp_path / "bank.h5", class_groups=None)) as bank:
+        assert bank.class_groups.equals(ClassGroups.usual(COUNTS, 0))
+        assert bank.class_groups.member.tolist() == [-1, 0, 1]
+
+
+def test_split_and_shards_keep_it(tmp_path: Path) -> None:
+    """Rows keep their places, val has those of train; shards merge to the same bank."""
+    path = write(tmp_path / "bank.h5")
+    split_val(path, tmp_path / "val.h5", HoldOut(per_class=2))
+    with Bank(tmp_path / "val.h5") as bank:
+        assert bank.rows("val") == 6
+        assert_facts(bank)
+        for split, of in (("train", "train"), ("val", "train"), ("test", "test")):
+            assert_rows(bank, split, of, bank.index(split))
+    shards = split_shards(path, tmp_path / "shards", 3)
+    merge(shards, tmp_path / "merged.h5")
+    with Bank(path) as before, Bank(tmp_path / "merged.h5") as after:
+        assert before.fingerprint == after.fingerprint
+
+
+def test_views_side_by_side(tmp_path: Path) -> None:
+    """The bank that has it gives it; banks that differ do not belong together."""
+    nothing = dict.fromkeys(("source_groups", "cells", *FACTS))
+    plain = write(tmp_path / "plain.h5", "other", **nothing)
+    merge([plain, write(tmp_path / "bank.h5")], tmp_path / "merged.h5")
+    with Bank(tmp_path / "merged.h5") as bank:
+        assert_facts(bank)
+        for split in LABELS:
+            assert_rows(bank, split, split, bank.index(split))
+    for name, change in {
+        "classes/background": {"background": 1, "class_groups": None},
+        "classes/full_count": {"outside_counts": COUNTS + 1},
+        "classes/group": {"class_groups": ClassGroups.by_list("-rr")},
+        "train/source_group": {"source_groups": {s: g + 1 for s, g in GROUPS.items()}},
+    }.items():
+        other = write(tmp_path / "differs.h5", "other", overwrite=True, **change)
+        with pytest.raises(errors.Mismatch, match=f"differ in {name}"):
+            merge([tmp_path / "bank.h5", other], tmp_path / "never.h5")
+
+
+def test_shards_need_the_same_columns(tmp_path: Path) -> None:
+    """One that has no source groups cannot be continued."""
+    path = write(tmp_path / "bank.h5")
+    other = write(tmp_path / "other.h5", source_groups=None)
+    with pytest.raises(errors.Mismatch, match="train/source_group being there: yes and no"):
+        merge([path, other], tmp_path / "never.h5")
+
+
+def test_facts_can_be_replaced(tmp_path: Path) -> None:
+    """Of a copy; the others stay."""
+    with Bank(write(tmp_path / "bank.h5")) as bank:
+        write_pieces(
+            tmp_path / "copy.h5",
+            [bank],
+            {split: [whole(bank, split)] for split in bank.splits},
+            classes={"class_groups": ClassGroups.by_list("-fr")},
+            provenance={},
+            overwrite=False,
+            progress=None,
+            total=0,
+        )
+    with Bank(tmp_path / "copy.h5") as copy:
+        assert copy.class_groups.names == ("frequent", "common", "rare")
+        assert (copy.background, copy.full_counts.tolist()) == (0, COUNTS.tolist())
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"background": 3}, "the background is class 3, the classes are 0…2"),
+        ({"background": 1}, "the background, class 1, is in the class group head. Leave it out"),
+        ({"outside_counts": COUNTS[:2]}, "the class counts have type int64 and shape"),
+        ({"outside_counts": COUNTS - 41}, "the class counts: -1 in row 2 is not in 0…2⁶³−1"),
+        ({"outside_counts": COUNTS * 0.3 + 0.01}, "the class counts have type float64"),
+        ({"outside_counts": COUNTS * [1, 1, 0]}, "the class counts say 0 for class 2, train has 8"),
+        ({"class_groups": ClassGroups.by_list("rr")}, "class groups cover 2 classes of 3"),
+        ({"source_groups": {"train": np.arange(5)}}, "train/source_group have type int64 and"),
+        ({"source_groups": {"train": np.arange(24) - 3}}, "train/source_group: -3 in row 0"),
+        ({"cells": {"test": np.zeros((9, 3), int)}}, "They must be integers [9, 2]"),
+    ],
+)
+def test_what_cannot_be_written(tmp_path: Path, changed: dict[str, Any], says: str) -> None:
+    """One line each, and no file."""
+    with pytest.raises(errors.FeatbankError) as caught:
+        write(tmp_path / "bank.h5", **changed)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("*.h5*"))
