@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from pathlib import Path
 
 import click
 
+from featbank.cli.detections import ANNOTATIONS, OF_ROWS, refuse, show_precision
 from featbank.cli.leaderboard import print_tables
 from featbank.cli.options import FILE, format_option
-from featbank.cli.predict import classified, input_options, restricted
+from featbank.cli.predict import NO_FEATURES, classified, input_options, restricted
 from featbank.cli.priors import check_prior_output, moved, prior_options
 from featbank.errors import ConfigError
 
 
 @click.command()
-@input_options
+@partial(input_options, required=False)
 @click.option(
     "--labels",
     type=FILE,
     help="Classes [N] of arrays, 0…K−1 or by name: .npy, .npz of one array, or .npz:KEY.",
 )
 @prior_options
+@click.option(
+    "--detections",
+    type=FILE,
+    multiple=True,
+    help="Detections to measure, json as COCO's and LVIS' evaluators take it, with --annotations "
+    "and no HEAD; several times for a line each. Needs featbank[detection].",
+)
+@ANNOTATIONS
 @format_option("json and csv carry every metric.")
 def evaluate(
     *,
-    head: Path,
+    head: Path | None,
     features: tuple[Path, ...],
     labels: Path | None,
     split: str | None,
@@ -34,9 +44,11 @@ def evaluate(
     restrict_classes: bool,
     prior: str | None,
     prior_output: Path | None,
+    detections: tuple[Path, ...],
+    annotations: Path | None,
     form: str,
 ) -> None:
-    """Measure an exported head on rows whose labels are known.
+    """Measure an exported head on rows whose labels are known, or detections on their annotations.
 
     FEATURES as for `featbank predict`. With --prior the table has the head as it is and under that
     prior; an estimate does not see the labels. Classes are matched by name; rows of a class that
@@ -45,7 +57,18 @@ def evaluate(
     \b
     featbank evaluate head.safetensors bank.h5 --split test
     featbank evaluate head.safetensors x.npy --labels y.npy --prior em
+    featbank evaluate --detections dt.json --annotations val.json
     """
+    if detections or annotations:
+        if not detections or annotations is None:
+            raise ConfigError("--detections and --annotations go together. Give both.")
+        refuse(("head", "labels", *OF_ROWS), "is not for detections.")
+        show_precision(detections, annotations, form)
+        return
+    if head is None:
+        raise ConfigError("No HEAD is given. Give one and its FEATURES, or --detections.")
+    if not features:
+        raise ConfigError(NO_FEATURES)
     from stage2.export.arrays import is_arrays
     from stage2.export.evaluation import (
         evaluate_predictions,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from featbank.cli.detections import OF_ROWS, refuse, rescore_proposals, rescoring_options
 from featbank.cli.options import FILE, Command, output_option
 from featbank.cli.priors import check_prior_output, moved, prior_options
 from featbank.cli.terminal import say
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
     from stage2.export.headfile import LoadedHead, LoadedHeads
     from stage2.export.prediction import Predictions
 
+NO_FEATURES = "No FEATURES are given. Give a bank, or an array [N, D] for each view."
 
-def input_options(command: Command) -> Command:
+
+def input_options(command: Command, *, required: bool = True) -> Command:
     """Add a head, features, and what chooses from a bank."""
     split = click.option("--split", help="Split of a bank. [default: test, or else val]")
     view = click.option(
@@ -36,8 +39,9 @@ def input_options(command: Command) -> Command:
         help="Predict none but the classes of the bank, or of --class-names. [default: all of the "
         "head's]",
     )
-    features = click.argument("features", type=FILE, nargs=-1, required=True)
-    return click.argument("head", type=FILE)(features(split(view(names(restrict(command))))))
+    features = click.argument("features", type=FILE, nargs=-1)
+    head = click.argument("head", type=FILE, required=required)
+    return head(features(split(view(names(restrict(command))))))
 
 
 def are_arrays(features: tuple[Path, ...], split: str | None, view: str | None) -> bool:
@@ -45,6 +49,8 @@ def are_arrays(features: tuple[Path, ...], split: str | None, view: str | None) 
     from stage2.export.arrays import is_arrays
 
     arrays = [path for path in features if is_arrays(path)]
+    if not features:
+        raise ConfigError(NO_FEATURES)
     if arrays and len(arrays) < len(features):
         raise ConfigError("A bank and arrays are given. Give a bank, or arrays alone.")
     if not arrays and len(features) > 1:
@@ -93,8 +99,9 @@ def restricted(predictions: Predictions) -> Predictions:
 
 @click.command()
 @input_options
-@output_option("The file: .npz of arrays, or .csv of a line per row.")
+@output_option("The file: .npz of arrays, or .csv of a line per row; .json of detections.")
 @prior_options
+@rescoring_options
 def predict(
     *,
     head: Path,
@@ -106,17 +113,26 @@ def predict(
     restrict_classes: bool,
     prior: str | None,
     prior_output: Path | None,
+    detections: Path | None,
+    **rescoring: Any,
 ) -> None:
     """Classify the features of a bank, or of arrays, with an exported head.
 
     FEATURES is a bank, or an array [N, D] for each view of the head, in its order: FILE.npy,
     FILE.npz of one array, or FILE.npz:KEY. Classes of a bank are found among the head's by name.
+    With --detections the rows are boxes of images.
 
     \b
     featbank predict head.safetensors bank.h5 --split test -o predictions.csv
     featbank predict head.safetensors features.npy -o predictions.npz
     featbank predict head.safetensors features.npy --prior em -o predictions.npz
+    featbank predict head.safetensors --detections proposals.npz --annotations val.json -o dt.json
     """
+    if detections is not None:
+        refuse(OF_ROWS, "is not for boxes.")
+        rescore_proposals(head, features, output, detections=detections, **rescoring)
+        return
+    refuse(rescoring, "is for boxes, which --detections gives.")
     are_arrays(features, split, view)
     from stage2.export.headfile import load_head
     from stage2.export.prediction import check_output

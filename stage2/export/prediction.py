@@ -23,6 +23,7 @@ from stage2.export.arrays import read_features, read_labels
 from stage2.export.facts import HeadFacts
 from stage2.export.headfile import LoadedHead, LoadedHeads
 from stage2.export.inputs import Input
+from stage2.export.logits import check_count, check_shape, checked_features, logits_of
 
 FORMATS = (".npz", ".csv")
 
@@ -181,7 +182,7 @@ def predict_bank(
     facts = head.facts
     views = list(views or facts.views)
     parts = [part for view in views for part in parts_of(view)]
-    _check_count(facts, [part.view for part in parts])
+    check_count(facts, [part.view for part in parts])
     places = [_place(facts, *pair) for pair in zip(parts, facts.arrays, strict=True)]
     if split is None and not bank.evaluated:
         raise errors.ConfigError(
@@ -189,7 +190,7 @@ def predict_bank(
         )
     for place, own in zip(places, facts.arrays, strict=True):
         shape = bank.shape(split or bank.evaluated[-1], place)[2:]
-        _check_shape(f"{bank.path}: view {place!r}", shape, own)
+        check_shape(f"{bank.path}: view {place!r}", shape, own)
     notes = []
     if split is None:
         split = bank.evaluated[-1]
@@ -257,21 +258,11 @@ def predict_arrays(
     NotFinite
         For features, or logits of them, that are not finite.
     """
-    owns = head.facts.arrays
-    _check_count(head.facts, list(map(str, paths)))
-    arrays = []
-    for path, own in zip(paths, owns, strict=True):
-        x = read_features(path, tokens=len(own.shape) == 2)
-        if len(own.shape) == 2 and own.shape[0] == 1 and x.ndim == 2:
-            x = x[:, None]  # the axis of a single token was dropped
-        _check_shape(str(path), x.shape[1:], own)
-        arrays.append(x)
-    for path, x in zip(paths, arrays, strict=True):
-        if len(x) != len(arrays[0]):
-            raise errors.DataError(
-                f"{path} has {len(x)} rows, {paths[0]} has {len(arrays[0])}. "
-                "Give the same rows of every view."
-            )
+    owns, names = head.facts.arrays, list(map(str, paths))
+    check_count(head.facts, names)
+    given = zip(paths, owns, strict=True)
+    read = [read_features(path, tokens=len(own.shape) == 2) for path, own in given]
+    arrays = checked_features(head.facts, names, read)
     widest = max(*(math.prod(x.shape[1:]) for x in arrays), len(head.facts.class_names))
     size = max(1, BLOCK_BYTES // (4 * widest))
     starts = range(0, len(arrays[0]), size)
@@ -292,32 +283,6 @@ def _place(facts: HeadFacts, part: Part, own: Input) -> str:
     return str(part)
 
 
-def _check_count(facts: HeadFacts, given: Sequence[str]) -> None:
-    own = [part.view for part in facts.arrays]
-    if len(own) != len(given):
-        of = f" of {'+'.join(facts.views)}" if facts.inputs else ""
-        raise errors.ConfigError(
-            f"The head takes {number(len(own), 'view')}{of} ({', '.join(own)}), "
-            f"{len(given)} are given: {', '.join(given)}. Give as many, in that order."
-        )
-
-
-def _check_shape(what: str, shape: Sequence[int], own: Input) -> None:
-    if own.takes(shape):
-        return
-    if len(own.shape) == len(shape) == 1:
-        raise errors.ConfigError(
-            f"{what} has features of D = {shape[0]}, the head takes D = {own.shape[0]}. "
-            "Give features of the backbone it was trained on."
-        )
-    given = Input(what, tuple(shape)).axes
-    pooling = len(shape) == 2 and len(own.shape) == 1
-    remedy = "Pool the tokens, as in --view VIEW:mean." if pooling else "Give that view."
-    raise errors.ConfigError(
-        f"{what} is {given}, the head takes {own.axes} of {own.view}. {remedy}"
-    )
-
-
 def _predictions(
     head: LoadedHead | LoadedHeads,
     blocks: Iterator[list[np.ndarray]],
@@ -325,25 +290,7 @@ def _predictions(
 ) -> Predictions:
     """Classify blocks of rows [n, D], one array per view."""
     names = head.facts.class_names
-    parts = [torch.empty(0, len(names))]
-    rows = 0
-    with torch.no_grad():
-        for xs in blocks:
-            with np.errstate(over="ignore"):  # infinities are refused below
-                features = tuple(torch.from_numpy(x.astype(np.float32)) for x in xs)
-            for x in features:
-                if (bad := _not_finite(x)) is not None:
-                    raise errors.NotFinite(
-                        f"Row {rows + bad} of the features has NaN or infinity. Leave it out."
-                    )
-            logits = head(features if len(features) > 1 else features[0])
-            if (bad := _not_finite(logits)) is not None:
-                raise errors.NotFinite(
-                    f"The logits of row {rows + bad} are NaN or infinity. Check that the features "
-                    "are of the head's backbone, and the head is as it was exported."
-                )
-            parts.append(logits)
-            rows += len(features[0])
+    parts = [torch.empty(0, len(names)), *logits_of(head, blocks)]
     logits = torch.cat(parts)
     return Predictions(
         logits=logits.numpy(),
@@ -353,9 +300,3 @@ def _predictions(
         labels=None,
         notes=notes,
     )
-
-
-def _not_finite(x: torch.Tensor) -> int | None:
-    """The first row of `x` with NaN or infinity."""
-    bad = (~x.isfinite()).flatten(1).any(1).nonzero()
-    return int(bad[0]) if len(bad) else None
