@@ -10,7 +10,9 @@ import numpy as np
 
 from featbank import errors
 from featbank.bank.checks import as_copies, check_same_length, check_same_splits
+from featbank.bank.class_table import CLASS_FACTS
 from featbank.bank.grouping import ClassGroups
+from featbank.bank.maps import MapArrays
 from featbank.bank.writer import BankWriter
 
 Features = Mapping[str, Mapping[str, np.ndarray]]
@@ -40,6 +42,8 @@ def write_bank(
     outside_counts: np.ndarray | None = None,
     background: int | None = None,
     class_groups: ClassGroups | None = None,
+    maps: Mapping[str, MapArrays] | None = None,
+    map_ids: np.ndarray | None = None,
     text: Mapping[str, tuple[np.ndarray, float]] | None = None,
     default_scale: Mapping[str, str] | None = None,
     dtype: str | None = None,
@@ -80,6 +84,10 @@ def write_bank(
     outside_counts, background, class_groups
         Counts [K] of the data that the rows are a sample of, the number of the background class,
         and groups of classes, as of `BankWriter`.
+    maps
+        ``{split: maps}``, whole maps of val or test; stored as float16 without a `dtype`.
+    map_ids
+        [K], the number of each class in label maps; 0…K−1 by default.
     text
         ``{view: ([P, K, D] or [K, D], logit scale)}``: embeddings of P prompts for each class.
     default_scale
@@ -106,6 +114,7 @@ def write_bank(
     """
     check_same_splits(features, labels)
     arrays = {s: {v: as_copies(a, s, v) for v, a in views.items()} for s, views in features.items()}
+    map_dtype = dtype or "float16"
     every = [a for views in arrays.values() for a in views.values()]
     if not every:
         raise errors.DataError("No features were given. A bank needs a train split.")
@@ -144,12 +153,12 @@ def write_bank(
                 for copy in copies:
                     for start in range(0, len(copy), BLOCK_ROWS):
                         rows.append(copy[start : start + BLOCK_ROWS])
-        if outside_counts is not None:
-            writer.outside_counts(outside_counts)
-        if background is not None:
-            writer.background(background)
-        if class_groups is not None:
-            writer.class_groups(class_groups)
+        facts = zip(CLASS_FACTS, (outside_counts, background, class_groups), strict=True)
+        for name, value in facts:
+            if value is not None:
+                getattr(writer, name)(value)
+        if maps:
+            writer.map_arrays(maps, map_ids, dtype=map_dtype)
         for view, (weight, bias) in (classifier or {}).items():
             writer.classifier(view, weight, bias)
         for view, (embeddings, logit_scale) in (text or {}).items():

@@ -154,13 +154,34 @@ class CheckedFile:
             wanted = ", ".join("A ≥ 1" if n is None else str(n) for n in shape)
             raise self.corrupt(f"{name} has shape {list(stored)}, not [{wanted}]")
 
-    def read(self, name: str) -> np.ndarray:
-        """Read the dataset `name`."""
+    def read(self, name: str, place: Any = ()) -> np.ndarray:
+        """Read the dataset `name`, or one place of it."""
         dataset = self.dataset(name)
         try:
-            return dataset[()]
+            return dataset[place]
         except Exception as error:
             raise self.corrupt(f"{name}: {errors.first_line(error)}") from None
+
+    def rows(
+        self,
+        name: str,
+        copy: int,
+        start: int,
+        stop: int,
+        *,
+        out: np.ndarray | None = None,
+        threads: int = 1,
+    ) -> np.ndarray:
+        """Read rows of a copy of the features `name`, into `out` if it is given."""
+        if out is None:
+            dataset = self.dataset(name)
+            out = np.empty((stop - start, *dataset.shape[2:]), dataset.dtype)
+        if stop > start:
+            try:
+                self.chunks(name).read(copy, start, stop, out, threads=threads)
+            except Exception as error:
+                raise self.corrupt(f"{name}, {errors.first_line(error)}") from None
+        return out
 
     def chunks(self, name: str) -> ChunkReader:
         """Reader of the chunks of the features `name`."""

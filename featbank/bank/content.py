@@ -17,7 +17,7 @@ from featbank.bank.checks import is_utf8
 from featbank.bank.composed import Bank
 from featbank.bank.fingerprint import RowDigest
 from featbank.bank.rows import sum_of_squares
-from featbank.bank.schema import EVALUATED, FLAGS, is_rows, is_scale
+from featbank.bank.schema import EVALUATED, FLAGS, is_scale
 
 _COLUMN = re.compile(r"[^/]+/(label|index|path)")
 
@@ -85,12 +85,13 @@ def read_content(bank: Bank, progress: Progress | None) -> Content:
         def joined(name: str, convert: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
             return np.concatenate([np.zeros(0, np.int64), *map(convert, blocks(name))])
 
+        of_views = [f"{split}/{v}/feature" for split in bank.splits for v in bank.views]
         for name in bank.datasets:
             if _COLUMN.fullmatch(name):
                 column = joined(name, _hashes if name.endswith("/path") else np.asarray)
                 if name not in content.damaged:
                     content.columns[name] = column
-            elif not is_rows(name):
+            elif name not in of_views:
                 deque(blocks(name), maxlen=0)
         for view in bank.views:  # the hashes of one view are held at a time
             names = [f"{split}/{view}/feature" for split in bank.splits]

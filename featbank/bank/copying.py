@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from featbank.bank import schema
 from featbank.bank.blocks import Progress, report
 from featbank.bank.class_table import CLASS_FACTS
 from featbank.bank.composed import Bank
+from featbank.bank.maps import Maps
 from featbank.bank.models import Text
+from featbank.bank.rows import FeatureRows
 from featbank.bank.schema import is_rows
 from featbank.bank.writer import BankWriter
 
@@ -81,6 +83,14 @@ def whole(bank: Bank, split: str) -> Piece:
 
 Pieces = Sequence[Piece]
 
+MapPieces = Mapping[str, Mapping[str, Sequence[Maps]]]
+"""Maps by split and view, one after another."""
+
+
+def maps_of(bank: Bank) -> dict[str, dict[str, list[Maps]]]:
+    """All maps of a bank."""
+    return {split: {view: [maps] for view in bank.views} for split, maps in bank.mapped.items()}
+
 
 def write_pieces(
     output: Path,
@@ -91,6 +101,7 @@ def write_pieces(
     text: Mapping[str, tuple[np.ndarray, float]] | None = None,
     default_scale: Mapping[str, str] | None = None,
     classes: Mapping[str, Any] | None = None,
+    maps: MapPieces | None = None,
     provenance: Mapping[str, Any],
     overwrite: bool,
     progress: Progress | None,
@@ -114,6 +125,8 @@ def write_pieces(
         As for `write_bank`; they replace those of the banks, view by view.
     classes
         Values of `CLASS_FACTS` that replace those of the banks.
+    maps
+        ``{split: {view: maps}}``, one after another; by default all of the first bank.
     provenance, overwrite
         As for `BankWriter`.
     progress
@@ -129,6 +142,13 @@ def write_pieces(
         provenance=provenance,
         overwrite=overwrite,
     )
+
+    def append(target: FeatureRows, block: np.ndarray) -> None:
+        nonlocal done
+        target.append(block)
+        done += block.nbytes
+        report(progress, done, total)
+
     with writer:
         writer.reserve(total - done)
         for split, pieces in splits.items():
@@ -142,9 +162,8 @@ def write_pieces(
                 )
                 for copy, piece in itertools.product(range(copies), sources):
                     for block in piece.blocks(view, copy):
-                        target.append(block)
-                        done += block.nbytes
-                        report(progress, done, total)
+                        append(target, block)
+        _write_maps(writer, banks, maps_of(banks[0]) if maps is None else maps, append)
         _write_classes(writer, banks, classes or {})
         _write_models(writer, banks, text or {}, default_scale or {})
 
@@ -179,6 +198,26 @@ def _joined_places(pieces: Pieces, name: str) -> np.ndarray | None:
     """A column of `schema.PLACES` over all pieces, if all have it."""
     columns = [column for piece in pieces if (column := piece.places(name)) is not None]
     return np.concatenate(columns) if len(columns) == len(pieces) else None
+
+
+def _write_maps(
+    writer: BankWriter,
+    banks: Sequence[Bank],
+    maps: MapPieces,
+    append: Callable[[FeatureRows, np.ndarray], None],
+) -> None:
+    """Write maps, and the numbers of classes in them."""
+    for split, views in maps.items():
+        first, *_ = views.values()
+        columns = [(m.images, m.sizes, m.flat_labels()) for m in first]
+        writer.maps(split, *map(np.concatenate, zip(*columns, strict=True)))
+        for view, pieces in views.items():
+            target = writer.map_features(split, view, dtype=pieces[0].dtype(view))
+            for piece in pieces:
+                for block in piece.blocks(view):
+                    append(target, block)
+    if maps:
+        writer.map_ids(next(bank.map_ids for bank in banks if bank.mapped))
 
 
 def _write_classes(writer: BankWriter, banks: Sequence[Bank], changed: Mapping[str, Any]) -> None:

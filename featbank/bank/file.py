@@ -21,11 +21,12 @@ from featbank.bank.chunks import THREADS
 from featbank.bank.class_table import ClassTable
 from featbank.bank.classes import class_counts
 from featbank.bank.grouping import ClassGroups
+from featbank.bank.maps import MapTable
 from featbank.bank.models import Models
 from featbank.bank.structure import read_head, read_tree
 
 
-class StoredBank(Models, ClassTable):
+class StoredBank(Models, ClassTable, MapTable):
     """A bank opened for reading, its views as they are stored; `featbank.Bank` adds views made of
     others. A context manager.
 
@@ -140,22 +141,14 @@ class StoredBank(Models, ClassTable):
         ------
         ConfigError, Corrupt
         """
-        dataset = self._feature(split, view)
-        _, rows, *of_row = dataset.shape
+        rows = self._feature(split, view).shape[1]
         self._known_copy(split, view, copy)
         if not 0 <= start <= stop <= rows:
             raise errors.ConfigError(
                 f"{self.path}: {split}/{view} has rows 0…{rows - 1}, not {start}…{stop - 1}."
             )
-        if out is None:
-            out = np.empty((stop - start, *of_row), dataset.dtype)
         name = f"{split}/{view}/feature"
-        if stop > start:
-            try:
-                self._file.chunks(name).read(copy, start, stop, out, threads=threads)
-            except Exception as error:
-                raise self._file.corrupt(f"{name}, {errors.first_line(error)}") from None
-        return out
+        return self._file.rows(name, copy, start, stop, out=out, threads=threads)
 
     def blocks(
         self, split: str, view: str = "instance", *, copy: int = 0
@@ -323,11 +316,9 @@ class StoredBank(Models, ClassTable):
         Corrupt
             If it cannot be read, naming dataset and rows.
         """
-        split, _, last = name.partition("/")
         if schema.is_rows(name):
             copy, rows = place
-            view = last.removesuffix("/feature")
-            return self.read(split, view, rows.start, rows.stop, copy=copy)
+            return self._file.rows(name, copy, rows.start, rows.stop)
         try:
             return self._file.datasets[name][place]
         except Exception as error:

@@ -20,11 +20,15 @@ from featbank.bank.copying import (
     Piece,
     Pieces,
     feature_bytes,
+    maps_of,
     origin,
     refuse_inputs,
     whole,
     write_pieces,
 )
+from featbank.bank.maps import Maps
+
+_MAP_COLUMNS = ("image", "size", "label")
 
 
 @dataclass(frozen=True)
@@ -86,11 +90,13 @@ def merge(
         kind = _kind(banks)
         (_check_shards if kind == "shards" else _check_views)(banks)
         splits, features = (_shards if kind == "shards" else _views)(banks)
+        maps = {split: _maps(banks, split) for split in schema.EVALUATED}
         write_pieces(
             Path(output),
             banks,
             splits,
             features=features,
+            maps={split: pieces for split, pieces in maps.items() if pieces},
             provenance={"made_by": "featbank merge", "parts": [origin(bank) for bank in banks]},
             overwrite=overwrite,
             progress=progress,
@@ -129,6 +135,15 @@ def _views(banks: Sequence[Bank]) -> tuple[dict[str, Pieces], dict[str, dict[str
     return columns, features
 
 
+def _maps(banks: Sequence[Bank], split: str) -> dict[str, list[Maps]]:
+    """Maps of a split by view: those of every bank that has the view, one after another."""
+    views: dict[str, list[Maps]] = {}
+    for bank in banks:
+        for view, pieces in maps_of(bank).get(split, {}).items():
+            views.setdefault(view, []).extend(pieces)
+    return views
+
+
 def _refuse_repeated(banks: Sequence[Bank]) -> None:
     if len(banks) < 2:
         raise errors.ConfigError("One bank was given. Merging takes two or more.")
@@ -144,6 +159,7 @@ def _check_head(one: Bank, other: Bank) -> None:
         _require(one, other, f"the name of class {k}", *names)
     _require(one, other, "the type of features", one.dtype, other.dtype)
     facts = [f"classes/{name}" for name in ("full_count", "background", *schema.CLASS_GROUP)]
+    facts.append("maps/id")
     _require_equal_shared(one, _digests(one, facts), other, _digests(other, facts))
 
 
@@ -198,6 +214,8 @@ def _check_views(banks: Sequence[Bank]) -> None:
             if None not in paths and paths[0] != paths[1]:
                 raise _mismatch(one, other, f"{split}/path")
         _require_equal_shared(one, _model_digests(one), other, _model_digests(other))
+        of_maps = [f"maps/{s}/{part}" for s in schema.EVALUATED for part in _MAP_COLUMNS]
+        _require_equal_digests(one, _digests(one, of_maps), other, _digests(other, of_maps))
 
 
 def _joined_index(banks: Sequence[Bank], split: str) -> np.ndarray:

@@ -25,6 +25,12 @@
                               (optional, schema 6)
     /<split>/<view>/feature [A, N, D]   float32 or float16; A augmentation copies, 1 by default;
                               [A, N, T, D] with T tokens per row, D may differ by view (schema 5)
+    /maps/<split>/image  [M]  int64 ≥ 0, the source group of each whole map of val or test
+    /maps/<split>/size [M, 4] int64 ≥ 1, height H and width W of its labels, h and w of its features
+    /maps/<split>/label [Σ H·W] int64, 0…K−1, or −1 for pixels that are left out
+    /maps/<split>/<view>/feature [1, Σ h·w, D]    float32 or float16
+    /maps/id             [K]  int64, the number of each class in the label maps (all of maps
+                              optional, schema 6)
     /classifier/<view>/weight [K, D], bias [K]    float32, the stage-1 classifier (optional)
     /batchnorm/<view>/<layer>/mean, variance      float32, BatchNorm statistics (optional); the
                               attribute `place` of a mean is the layer's place in the network
@@ -63,8 +69,8 @@ EVALUATED = ("val", "test")
 
 NORM, EXPERTS, FOUNDATION, PIXELS = 3, 4, 5, 6
 """The least schemas of a bank with a norm; with weights of experts; with tokens, views of several
-widths, text or a default scale; with source groups, cells, counts from outside, a background or
-class groups."""
+widths, text or a default scale; with source groups, cells, counts from outside, a background,
+class groups or maps."""
 
 FLAGS = {"seen": 2, "held_out": 2, "from_test": 3}
 """Columns of 0 and 1, one per row of a split, each by the schema that a bank with it has."""
@@ -84,6 +90,9 @@ fast as a plain read, and are small enough to shuffle by (scripts/benchmark_bank
 
 FEATURE_AXES = (3, 4)
 """[A, N, D], or [A, N, T, D] for tokens."""
+
+LONGEST_SIDE = 1 << 20
+"""The largest height or width of a map."""
 
 SCALES = ("none", "unit", "standardise")
 """Scales of features that have a name; the others are factors > 0."""
@@ -109,6 +118,8 @@ _LAYOUTS = {
     r"[^/]+/(label|index)": Layout(("int64",), (1,)),
     r"[^/]+/path": Layout(("S",), (1,)),
     rf"[^/]+/({'|'.join(FLAGS)})": Layout(("uint8",), (1,)),
+    r"maps/(id|[^/]+/(image|label))": Layout(("int64",), (1,)),
+    r"maps/[^/]+/size": Layout(("int64",), (2,)),
     r"[^/]+/source_group": Layout(("int64",), (1,)),
     r"[^/]+/cell": Layout(("int64",), (2,)),
     r"classifier/.+/weight": Layout(("float32",), (2,)),
@@ -134,7 +145,7 @@ def split_columns(version: int) -> tuple[str, ...]:
 
 
 def is_rows(name: str) -> bool:
-    """Whether the dataset `name` holds the features of a split."""
+    """Whether the dataset `name` holds the features of a split, or of its maps."""
     return name.endswith("/feature") and not name.startswith("text/")
 
 

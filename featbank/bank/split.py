@@ -17,6 +17,7 @@ from featbank.bank.composed import Bank
 from featbank.bank.copying import (
     Piece,
     feature_bytes,
+    maps_of,
     origin,
     refuse_inputs,
     whole,
@@ -179,8 +180,21 @@ def split_shards(
                 for split, rows in every.items()
             }
             made = {"shard": i, "shards": shards}
+            maps = {
+                split: {
+                    view: [m[i * len(m) // shards : (i + 1) * len(m) // shards] for m in every_map]
+                    for view, every_map in views.items()
+                }
+                for split, views in maps_of(bank).items()
+            }
             done = size * i // shards
-            _write(bank, output, pieces, made, done=done, overwrite=overwrite, progress=progress)
+            _write(
+                *(bank, output, pieces, made),
+                maps=maps,
+                done=done,
+                overwrite=overwrite,
+                progress=progress,
+            )
     return outputs
 
 

@@ -7,6 +7,7 @@ from itertools import product
 from featbank import errors
 from featbank.bank import schema
 from featbank.bank.checked import CheckedFile
+from featbank.bank.maps import check_maps
 
 
 def read_head(file: CheckedFile) -> tuple[int, int, int]:
@@ -72,6 +73,7 @@ def read_tree(
     _check_models(file, version, num_classes, of_row)
     if version >= schema.PIXELS:
         _check_classes(file, num_classes)
+        check_maps(file, num_classes, of_row)
     return splits, views, next(iter(types))
 
 

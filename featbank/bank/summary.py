@@ -9,6 +9,7 @@ import numpy as np
 
 from featbank.bank.classes import class_counts
 from featbank.bank.composed import Bank
+from featbank.bank.maps import Maps
 from featbank.bank.naming import label_of
 
 
@@ -25,6 +26,7 @@ def summary(bank: Bank) -> dict[str, Any]:
         "dtype": bank.dtype,
         "splits": {split: _split(bank, split) for split in bank.splits},
         "views": {view: _view(bank, view) for view in bank.views},
+        "maps": {split: _maps(maps) for split, maps in bank.mapped.items()},
         "train_counts": bank.train_counts.tolist(),
         "full_counts": bank.full_counts.tolist(),
         "outside_counts": bank.outside_counts is not None,
@@ -33,6 +35,12 @@ def summary(bank: Bank) -> dict[str, Any]:
         "class_names": bank.class_names,
         "provenance": bank.provenance,
     }
+
+
+def _maps(maps: Maps) -> dict[str, Any]:
+    sides = np.concatenate([maps.sizes, np.zeros((0, 4), np.int64)])
+    pixels, cells = ((sides[:, i] * sides[:, i + 1]).sum() for i in (0, 2))
+    return {"maps": len(maps), "pixels": int(pixels), "cells": int(cells)}
 
 
 def _groups(bank: Bank) -> dict[str, Any]:

@@ -134,6 +134,11 @@ def _labels(bank: Bank, content: Content) -> Check:
     detail = f"{rows:,} rows, each in 0…{bank.num_classes - 1}"
     check = partial(checks.checked_labels, num_classes=bank.num_classes)
     findings, unread = _complaints(check, "label", bank, content)
+    of_maps = [f"maps/{split}/label" for split in bank.mapped]
+    unread += [name for name in of_maps if name in content.damaged]
+    for split, maps in bank.mapped.items() if not unread else ():
+        findings += _complaint(maps.check_labels)
+        detail += f"; {number(len(maps), 'map')} of {split}"
     return _judged("labels", detail, findings, unread=unread)
 
 
@@ -356,7 +361,7 @@ def _complaint(check: Callable[..., object], *arguments: object) -> list[str]:
     """First sentence of the error that a check of the writer raises, if it does."""
     try:
         check(*arguments)
-    except errors.DataError as error:
+    except (errors.DataError, errors.Corrupt) as error:
         return [str(error).split(". ")[0]]
     return []
 

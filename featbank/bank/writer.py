@@ -19,9 +19,9 @@ import numpy as np
 
 from featbank import errors
 from featbank.bank import checks, schema
-from featbank.bank.class_writer import ClassWriter
 from featbank.bank.classes import class_counts
 from featbank.bank.fingerprint import array_digest, fingerprint
+from featbank.bank.map_writer import MapWriter
 from featbank.bank.rows import FeatureRows
 from featbank.bank.target import Target
 from featbank.wording import number
@@ -30,7 +30,7 @@ FILL = {"i": -1, "f": np.nan}
 """Content of rows that were never written, by kind of type."""
 
 
-class BankWriter(ClassWriter):
+class BankWriter(MapWriter):
     """Write a bank block by block.
 
     A context manager: leaving it publishes the bank, an exception discards it.
@@ -210,32 +210,22 @@ class BankWriter(ClassWriter):
         self._check_new(name)
         of_row = self._checked_row(name, view, tokens, self.dim if dim is None else dim)
         shape = (copies, len(self._labels[split]), *of_row)
-        self._pending += math.prod(shape) * self.dtype.itemsize
-        self.reserve(self._pending)
-        with self._writing():
-            dataset = self._file.create_dataset(
-                name,
-                shape,
-                self.dtype,
-                chunks=schema.chunk_shape(name, shape, self.dtype.itemsize) if shape[1] else None,
-                fletcher32=bool(shape[1]),
-                fillvalue=np.nan,
-            )
-        feature_rows = FeatureRows(dataset, name, self._write_block, measured=split == "train")
-        self._open_features.append(feature_rows)
-        return feature_rows
+        rows = self._feature_rows(name, shape, self.dtype, measured=split == "train")
+        self._open_features.append(rows)
+        return rows
 
     def close(self) -> None:
         """Check that all rows arrived, mark the bank complete, and move it into place."""
         if "train" not in self._labels:
             raise errors.DataError(f"{self.path}: no train split. A bank needs one.")
         self._check_views()
+        self._check_maps()
         checks.check_disjoint(self._index, self._sources)
         counts = class_counts(self._labels["train"], self.num_classes)
         self._check_classes(counts)
         self._put("classes/train_count", counts)
         with self._writing():
-            for rows in self._open_features:
+            for rows in (*self._open_features, *self._open_maps):
                 self._digests[rows.name] = rows.finish()
             self._put_norms()
             self._file.attrs["fingerprint"] = np.bytes_(fingerprint(self._digests))
@@ -316,6 +306,22 @@ class BankWriter(ClassWriter):
         name, shape = f"{split}/{column}", (rows, *schema.PLACES[column])
         self._put(name, checks.not_negative(places, name, shape))
         self._require_schema(schema.PIXELS)
+
+    def _feature_rows(
+        self, name: str, shape: tuple[int, ...], dtype: np.dtype, *, measured: bool = False
+    ) -> FeatureRows:
+        self._pending += math.prod(shape) * dtype.itemsize
+        self.reserve(self._pending)
+        with self._writing():
+            dataset = self._file.create_dataset(
+                name,
+                shape,
+                dtype,
+                chunks=schema.chunk_shape(name, shape, dtype.itemsize) if shape[1] else None,
+                fletcher32=bool(shape[1]),
+                fillvalue=np.nan,
+            )
+        return FeatureRows(dataset, name, self._write_block, measured=measured)
 
     def _put_norms(self) -> None:
         """Record the norms of the features that stage 1 was not trained on, for `Bank.norm`."""

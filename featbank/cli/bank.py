@@ -52,6 +52,9 @@ def info(*, bank: Path, as_json: bool) -> None:
     )
     _show_classes(facts)
     _show_splits(facts["splits"])
+    for name, maps in facts["maps"].items():
+        labels, cells = (f"{maps[part]:,}" for part in ("pixels", "cells"))
+        say(f"  {name} has {number(maps['maps'], 'whole map')}, {labels} pixels on {cells} cells")
     names = list(facts["views"])
     views = f"views: {', '.join(names)}" if len(names) <= _LISTED else f"{len(names)} views"
     sizes = {view["dim"] for view in facts["views"].values()}

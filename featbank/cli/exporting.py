@@ -22,8 +22,8 @@ def export_features(*, bank: Path, output: Path, overwrite: bool) -> None:
 
     Files are named as in the bank: train/label.npy [N], train/instance/feature.npy [N, D],
     classifier/instance/weight.npy [K, D], classes/name.txt, …; bank.json has the rest.
-    `featbank import` reads all of them back, except BatchNorm statistics, which are not exported;
-    a table is without classifiers and text as well.
+    `featbank import` reads all of them back, except BatchNorm statistics and whole maps, which are
+    not exported; a table is without classifiers and text as well.
 
     \b
     featbank export-features bank.h5 -o features
