@@ -1,10 +1,11 @@
-"""Amending a bank: a copy with other text, or another default scale."""
+"""Amending a bank: a copy with other text, default scale, or facts of its classes."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,10 +21,12 @@ def amend(
     *,
     text: Mapping[str, tuple[np.ndarray, float]] | None = None,
     default_scale: Mapping[str, str] | None = None,
+    classes: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> None:
-    """Write a bank again with other text or default scales; everything else is copied.
+    """Write a bank again with other text, default scales or facts of its classes; everything else
+    is copied.
 
     Parameters
     ----------
@@ -33,6 +36,8 @@ def amend(
         The bank to write.
     text, default_scale
         As for `featbank.write_bank`. Views that are not named keep theirs.
+    classes
+        Values of `featbank.bank.class_table.CLASS_FACTS` to replace, as for `featbank.write_bank`.
     overwrite
         Replace an existing output.
     progress
@@ -47,8 +52,11 @@ def amend(
     BankError, OutputExists, OutputBusy, NoSpace
         If the bank cannot be read, or the output cannot be written.
     """
-    if not text and not default_scale:
-        raise errors.ConfigError("There is nothing to amend. Give --text or --scale.")
+    if not text and not default_scale and not classes:
+        raise errors.ConfigError(
+            "There is nothing to amend. Give --text, --scale, --groups, --class-counts or "
+            "--background."
+        )
     refuse_inputs(Path(output), [Path(path)])
     with Bank(path) as bank:
         write_pieces(
@@ -57,6 +65,7 @@ def amend(
             {split: [whole(bank, split)] for split in bank.splits},
             text=text,
             default_scale=default_scale,
+            classes=classes,
             provenance={"made_by": "featbank amend", "from": origin(bank)},
             overwrite=overwrite,
             progress=progress,

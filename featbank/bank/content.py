@@ -19,7 +19,7 @@ from featbank.bank.fingerprint import RowDigest
 from featbank.bank.rows import sum_of_squares
 from featbank.bank.schema import EVALUATED, FLAGS, is_scale
 
-_COLUMN = re.compile(r"[^/]+/(label|index|path)")
+_COLUMN = re.compile(r"[^/]+/(label|index|path|source_group)")
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Content:
     """
 
     columns: dict[str, np.ndarray] = field(default_factory=dict)
-    """Labels, indices, and hashes of paths, [N] by dataset."""
+    """Labels, indices, source groups, and hashes of paths, [N] by dataset."""
     digests: dict[str, str] = field(default_factory=dict)
     """The recomputed SHA-256 by dataset."""
     damaged: dict[str, list[str]] = field(default_factory=dict)
@@ -175,7 +175,12 @@ def _no_direction(block: np.ndarray) -> np.ndarray:
 
 
 _DEFECTS: tuple[tuple[re.Pattern[str], str, Callable[[np.ndarray], np.ndarray]], ...] = (
-    (re.compile(r"[^/]+/path"), "not UTF-8", _not_text),
+    (re.compile(r"[^/]+/path|classes/group_.+"), "not UTF-8", _not_text),
+    (
+        re.compile(r"[^/]+/(source_group|cell)|classes/full_count"),
+        "negative",
+        lambda block: block < 0,
+    ),
     (re.compile(rf"[^/]+/({'|'.join(FLAGS)})"), "neither 0 nor 1", lambda block: block > 1),
     (
         re.compile(r"batchnorm/.+/variance|scale/.+/norm"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from featbank.bank.copying import (
     whole,
     write_pieces,
 )
+from featbank.bank.source_groups import describe_held_groups, hold_out_groups
 from featbank.wording import number
 
 MOST_SHARDS = 10_000
@@ -45,6 +47,7 @@ def split_val(
     how: HoldOut,
     *,
     of: str = "train",
+    by_group: bool = False,
     seen: bool | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -65,6 +68,9 @@ def split_val(
         How many rows of each class to hold out.
     of
         The split that gives them, ``train`` or ``test``.
+    by_group
+        Whether to take whole source groups, with about as many rows of each class
+        (`featbank.bank.source_groups.hold_out_groups`).
     seen
         Whether stage 1 was trained on the rows of train; by default as `Bank.seen` reports.
     overwrite
@@ -98,7 +104,9 @@ def split_val(
         if not (of in bank.splits and bank.rows(of)):
             raise errors.ConfigError(f"{bank.path} has no rows of {of}. {_OTHERWISE[of]}")
         labels = bank.labels(of)
-        kept, held = hold_out(labels, bank.num_classes, how)
+        groups = _require_groups(bank, of) if by_group else None
+        draw = hold_out if groups is None else partial(hold_out_groups, groups=groups)
+        kept, held = draw(labels, num_classes=bank.num_classes, how=how)
         marks = {} if seen is None else {"seen": seen}
         pieces = {split: whole(bank, split) for split in bank.splits}
         pieces["train"] = Piece(bank, "train", pieces["train"].rows, marks)
@@ -111,9 +119,23 @@ def split_val(
         )
         check_paths_apart({s: paths for s, piece in pieces.items() if (paths := piece.paths)})
         made = how.settings | ({} if of == "train" else {"taken_from": of})
+        made |= {"by_group": True} if by_group else {}
         _write(bank, Path(output), pieces, made, overwrite=overwrite, progress=progress)
+        if groups is not None:
+            return describe_held_groups(labels[held], groups[held], bank.num_classes, how, of)
         counts = [class_counts(rows, bank.num_classes) for rows in (labels[held], labels)]
         return how.describe(*counts, of=of)
+
+
+def _require_groups(bank: Bank, split: str) -> np.ndarray:
+    """Source groups [N] of a split; raise if the bank has none."""
+    groups = bank.source_groups(split)
+    if groups is None:
+        raise errors.ConfigError(
+            f"{bank.path} has no source groups of {split}. Give them with `featbank import "
+            "--source-groups`, or leave --by-group out."
+        )
+    return groups
 
 
 def ways_to_val(bank: Bank) -> str:

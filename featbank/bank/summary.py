@@ -59,6 +59,7 @@ def _groups(bank: Bank) -> dict[str, Any]:
 def _split(bank: Bank, split: str) -> dict[str, Any]:
     labels = bank.labels(split)
     counts = class_counts(labels, bank.num_classes)
+    groups = bank.source_groups(split)
     flags = {name: bank.flags(split, name) for name in ("held_out", "from_test")}
     return {
         "rows": len(labels),
@@ -66,6 +67,8 @@ def _split(bank: Bank, split: str) -> dict[str, Any]:
         "per_class": [int(counts.min()), int(counts.max())],
         "source": bank.source(split),
         "paths": f"{split}/path" in bank.datasets,
+        "cells": f"{split}/cell" in bank.datasets,
+        "source_groups": None if groups is None else len(np.unique(groups)),
         "seen": int(bank.seen(split).sum()),
         **{name: 0 if flag is None else int(flag.sum()) for name, flag in flags.items()},
     }
@@ -115,7 +118,15 @@ def history(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _step(step: Mapping[str, Any]) -> list[tuple[str, str]]:
-    settings = ("val_per_class", "val_fraction", "taken_from", "seed", "shard", "shards")
+    settings = (
+        "val_per_class",
+        "val_fraction",
+        "taken_from",
+        "by_group",
+        "seed",
+        "shard",
+        "shards",
+    )
     lines = [("made by", str(step.get("made_by", "unknown"))), ("settings", _text(step, settings))]
     if "run" in step:
         checkpoint = _digest(step, "checkpoint_sha256")
@@ -126,6 +137,11 @@ def _step(step: Mapping[str, Any]) -> list[tuple[str, str]]:
     stage1 = step.get("stage1")
     training = stage1.get("settings") if isinstance(stage1, Mapping) else None
     lines.append(("training", _text(training, ("backbone", "epochs", "mixup", "seed"))))
+    if isinstance(ignored := step.get("ignored"), Mapping):
+        told = ", ".join(f"{n} rows of {split}" for split, n in ignored.items()) or "no row has it"
+        labels = step.get("ignore")
+        which = " and ".join(map(str, labels)) if isinstance(labels, list | tuple) else ""
+        lines.append(("ignored", f"label {which}: {told}"))
     for title in ("dataset", "augmentations", "layers"):
         lines.append((title, _text(step.get(title))))
     views = step.get("views")

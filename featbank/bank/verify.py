@@ -9,8 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -19,34 +18,18 @@ from featbank import errors
 from featbank.bank import checks
 from featbank.bank.agreement import NEAR_CHANCE, Agreement, agreement
 from featbank.bank.blocks import Progress
+from featbank.bank.class_table import CLASS_FACTS
 from featbank.bank.classes import class_counts
 from featbank.bank.composed import Bank
 from featbank.bank.content import Content, read_content
 from featbank.bank.fingerprint import fingerprint
-from featbank.bank.schema import EVALUATED, is_rows
+from featbank.bank.judged import Check, bad_values, by_split, complaint, complaints, judged, values
+from featbank.bank.schema import CLASS_GROUP, EVALUATED, PLACES
+from featbank.bank.source_groups import shared_groups, sizes_text
 from featbank.wording import listed, number
 
 NORM_ERROR = 1e-6
 """Relative error of a stored norm, which is float32."""
-
-STATUSES = ("ok", "note", "failed", "skipped")
-"""A note is no defect; a check is skipped if its data cannot be read."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """A check and its result.
-
-    `status` is one of `STATUSES`; `detail` describes the data, with figures; `findings` has a
-    sentence for each defect or note. `figures` are the measurements of `detail` to show beside
-    findings.
-    """
-
-    name: str
-    status: str
-    detail: str
-    findings: tuple[str, ...] = ()
-    figures: tuple[str, ...] = ()
 
 
 def verify(path: str | os.PathLike[str], *, progress: Progress | None = None) -> list[Check]:
@@ -99,7 +82,7 @@ def _sizes(bank: Bank) -> str:
 def _checksums(bank: Bank, content: Content) -> Check:
     rate = content.size / 1e6 / max(content.seconds, 1e-9)
     detail = f"{content.size / 2**20:.1f} MiB read in {content.seconds:.2f} s ({rate:.0f} MB/s)"
-    return _judged("checksums", detail, itertools.chain.from_iterable(content.damaged.values()))
+    return judged("checksums", detail, itertools.chain.from_iterable(content.damaged.values()))
 
 
 def _digests(bank: Bank, content: Content) -> Check:
@@ -110,7 +93,7 @@ def _digests(bank: Bank, content: Content) -> Check:
             attribute = f"its attribute sha256 is {stored[:12]}…" if stored else "it has no sha256"
             findings.append(f"{name}: {attribute}, its content's is {digest[:12]}…")
     detail = f"SHA-256 of {len(content.digests)} datasets"
-    return _judged("digests", detail, findings, unread=content.damaged)
+    return judged("digests", detail, findings, unread=content.damaged)
 
 
 def _fingerprint(bank: Bank, content: Content) -> Check:
@@ -119,39 +102,39 @@ def _fingerprint(bank: Bank, content: Content) -> Check:
     digests = {name: _stored_digest(bank, name) or content.digests.get(name, "") for name in names}
     detail, right = f"{bank.fingerprint[:12]}…, of {len(names)} digests", fingerprint(digests)
     wrong = f"it is {bank.fingerprint[:12]}…, the datasets' digests give {right[:12]}…"
-    return _judged("fingerprint", detail, [wrong] if right != bank.fingerprint else [])
+    return judged("fingerprint", detail, [wrong] if right != bank.fingerprint else [])
 
 
 def _features(bank: Bank, content: Content) -> Check:
     places = list(itertools.product(bank.splits, bank.views))
     rows = sum(math.prod(bank.shape(*place)[:2]) for place in places)
     names = [f"{split}/{view}/feature" for split, view in places]
-    return _values("features", f"{rows:,} rows of all views and copies", names, content)
+    return values("features", f"{rows:,} rows of all views and copies", names, content)
 
 
 def _labels(bank: Bank, content: Content) -> Check:
     rows = sum(map(bank.rows, bank.splits))
     detail = f"{rows:,} rows, each in 0…{bank.num_classes - 1}"
     check = partial(checks.checked_labels, num_classes=bank.num_classes)
-    findings, unread = _complaints(check, "label", bank, content)
+    findings, unread = complaints(check, "label", bank, content)
     of_maps = [f"maps/{split}/label" for split in bank.mapped]
     unread += [name for name in of_maps if name in content.damaged]
     for split, maps in bank.mapped.items() if not unread else ():
-        findings += _complaint(maps.check_labels)
+        findings += complaint(maps.check_labels)
         detail += f"; {number(len(maps), 'map')} of {split}"
-    return _judged("labels", detail, findings, unread=unread)
+    return judged("labels", detail, findings, unread=unread)
 
 
 def _index(bank: Bank, content: Content) -> Check:
-    findings, unread = _complaints(checks.checked_index, "index", bank, content)
+    findings, unread = complaints(checks.checked_index, "index", bank, content)
     detail = "source rows, none negative, each once in its split"
-    return _judged("index", detail, findings, unread=unread)
+    return judged("index", detail, findings, unread=unread)
 
 
 def _train_count(bank: Bank, content: Content) -> Check:
     detail = f"{bank.num_classes} classes, {bank.train_counts.sum():,} samples"
     if "train/label" not in content.columns:
-        return _judged("train_count", detail, (), unread=["train/label"])
+        return judged("train_count", detail, (), unread=["train/label"])
     right = class_counts(_valid(content.columns["train/label"], bank), bank.num_classes)
     wrong = np.flatnonzero(right != bank.train_counts)
     findings = [
@@ -159,24 +142,24 @@ def _train_count(bank: Bank, content: Content) -> Check:
         f"({number(wrong.size, 'such class', 'such classes')})"
         for k in wrong[:1]
     ]
-    return _judged("train_count", detail, findings)
+    return judged("train_count", detail, findings)
 
 
 def _splits(bank: Bank, content: Content) -> Check:
-    index, unread = _by_split("index", bank, content)
+    index, unread = by_split("index", bank, content)
     sources = {split: bank.source(split) for split in bank.splits}
     findings: list[str] = []
     for one, other in checks.apart(index):
         pair = {split: index[split] for split in (one, other)}
-        findings += _complaint(checks.check_disjoint, pair, sources)
+        findings += complaint(checks.check_disjoint, pair, sources)
     detail = ", ".join(f"{split} of {source!r}" for split, source in sources.items())
-    return _judged("splits", f"source rows apart: {detail}", findings, unread=unread)
+    return judged("splits", f"source rows apart: {detail}", findings, unread=unread)
 
 
 def _paths(bank: Bank, content: Content) -> Check:
-    paths, unread = _by_split("path", bank, content)
+    paths, unread = by_split("path", bank, content)
     names = [f"{split}/path" for split in bank.splits if f"{split}/path" in bank.datasets]
-    findings = _bad_values(names, content)
+    findings = bad_values(names, content)
     for one, other in checks.apart(paths):
         shared = np.flatnonzero(np.isin(paths[other], paths[one]))
         if shared.size:
@@ -186,11 +169,40 @@ def _paths(bank: Bank, content: Content) -> Check:
             findings.append(f"{one} and {other} share {count}, such as {text!r}")
     splits = ", ".join(name.removesuffix("/path") for name in names)
     detail = f"of {splits}, none in two splits" if names else "none stored"
-    return _judged("paths", detail, findings, unread=unread)
+    return judged("paths", detail, findings, unread=unread)
+
+
+def _source_groups(bank: Bank, content: Content) -> Check:
+    """Check source groups and cells; groups that stand in two splits are a note."""
+    groups, unread = by_split("source_group", bank, content)
+    names = [f"{split}/{name}" for split in bank.splits for name in PLACES]
+    names = [name for name in names if name in bank.datasets]
+    unread += [name for name in names if name.endswith("/cell") and name in content.damaged]
+    detail = ", ".join(f"{split} {sizes_text(of)}" for split, of in groups.items())
+    if negative := bad_values(names, content):
+        return judged("sources", detail, negative, unread=unread)
+    shared = shared_groups(groups)
+    return judged("sources", detail or "none stored", shared, unread=unread, otherwise="note")
+
+
+def _class_table(bank: Bank, content: Content) -> Check:
+    """Check counts from outside, background and groups of classes."""
+    facts = ("full_count", "background", *CLASS_GROUP)
+    names = [name for fact in facts if (name := f"classes/{fact}") in bank.datasets]
+    unread = [name for name in names if name in content.damaged]
+    findings = bad_values(names, content)
+    if not findings and not unread:
+        for fact in CLASS_FACTS:
+            findings += complaint(bank.class_fact, fact)
+    if not findings and not unread and bank.outside_counts is not None:
+        none = np.flatnonzero((bank.outside_counts == 0) & (bank.train_counts > 0))
+        findings += [f"classes/full_count is 0 for class {k}, which train has" for k in none[:1]]
+    detail = ", ".join(name.removeprefix("classes/") for name in names) or "none stored"
+    return judged("class facts", detail, findings, unread=unread)
 
 
 def _classes(bank: Bank, content: Content) -> Check:
-    labels, unread = _by_split("label", bank, content)
+    labels, unread = by_split("label", bank, content)
     classes = {split: set(np.unique(_valid(y, bank)).tolist()) for split, y in labels.items()}
     train = classes.pop("train", set())
     findings = []
@@ -200,20 +212,20 @@ def _classes(bank: Bank, content: Content) -> Check:
         if fewer := train - there:
             findings.append(f"{split} has no row of {_named(fewer)} of train")
     detail = f"{len(train)} of {bank.num_classes} have samples in train, the same in every split"
-    return _judged("classes", detail, findings, unread=unread, otherwise="note")
+    return judged("classes", detail, findings, unread=unread, otherwise="note")
 
 
 def _classifier(bank: Bank, content: Content) -> Check:
     names = [name for name in bank.datasets if name.startswith("classifier/")]
     detail = f"weights and biases of {', '.join(bank.classifiers)}" if names else "none stored"
-    check = _values("classifier", detail, names, content)
+    check = values("classifier", detail, names, content)
     if not names or check.status != "ok":
         return check
     fits = {view: fit for view in bank.views if (fit := _agreement(bank, view, content))}
     figures = tuple(f"{view}: {fit}" for view, fit in fits.items())
     findings = [f"{view}: {NEAR_CHANCE}" for view, fit in fits.items() if fit.near_chance]
-    judged = _judged("classifier", "; ".join([detail, *figures]), findings, otherwise="note")
-    return replace(judged, figures=figures)
+    found = judged("classifier", "; ".join([detail, *figures]), findings, otherwise="note")
+    return replace(found, figures=figures)
 
 
 def _agreement(bank: Bank, view: str, content: Content) -> Agreement | None:
@@ -235,7 +247,7 @@ def _agreement(bank: Bank, view: str, content: Content) -> Agreement | None:
 def _batchnorm(bank: Bank, content: Content) -> Check:
     names = [name for name in bank.datasets if name.startswith("batchnorm/")]
     detail = f"{len(names) // 2} layers, no variance negative" if names else "none stored"
-    return _values("batchnorm", detail, names, content)
+    return values("batchnorm", detail, names, content)
 
 
 def _norm(bank: Bank, content: Content) -> Check:
@@ -243,34 +255,34 @@ def _norm(bank: Bank, content: Content) -> Check:
     views = [view for view in bank.views if f"scale/{view}/norm" in bank.datasets]
     names = [f"scale/{view}/norm" for view in views]
     needed = {*names, *(f"train/{view}/feature" for view in views)}
-    findings, unread = _bad_values(names, content), needed.intersection(content.damaged)
+    findings, unread = bad_values(names, content), needed.intersection(content.damaged)
     for view in views if not (findings or unread) else ():
         rows = max(1, math.prod(bank.shape("train", view)[:-1]))
         stored, right = bank.norm(view), math.sqrt(content.squares.get(view, 0.0) / rows)
         if math.isfinite(right) and not math.isclose(stored or 0, right, rel_tol=NORM_ERROR):
             findings.append(f"{view}: the stored norm is {stored:.7g}, train has {right:.7g}")
     detail = f"of {', '.join(views)}" if views else "none stored"
-    return _judged("norm", detail, findings, unread=unread)
+    return judged("norm", detail, findings, unread=unread)
 
 
 def _experts(bank: Bank, content: Content) -> Check:
     names = [name for name in bank.datasets if name.startswith("experts/")]
     detail = f"{number(len(names), 'weight')} > 0" if names else "none stored"
-    return _values("experts", detail, names, content)
+    return values("experts", detail, names, content)
 
 
 def _text(bank: Bank, content: Content) -> Check:
     names = [name for name in bank.datasets if name.startswith("text/")]
     prompts = {view: bank.stored(f"text/{view}/feature")[1][0] for view in bank.texts}
     detail = ", ".join(f"{number(p, 'prompt')} for {view}" for view, p in prompts.items())
-    return _values("text", detail or "none stored", names, content)
+    return values("text", detail or "none stored", names, content)
 
 
 def _scale(bank: Bank, content: Content) -> Check:
     names = [f"scale/{view}/default" for view in bank.views]
     names = [name for name in names if name in bank.datasets]
     detail = f"defaults of {number(len(names), 'view')}" if names else "none stored"
-    return _values("scale", detail, names, content)
+    return values("scale", detail, names, content)
 
 
 def _repeats(bank: Bank, content: Content) -> Check:
@@ -281,7 +293,7 @@ def _repeats(bank: Bank, content: Content) -> Check:
     ]
     evaluated = [split for split in EVALUATED if split in bank.splits]
     detail = f"no features of {' and '.join(evaluated)} in train" if evaluated else "only train"
-    return _judged("repeats", detail, findings, otherwise="note")
+    return judged("repeats", detail, findings, otherwise="note")
 
 
 _CHECKS = (
@@ -295,7 +307,9 @@ _CHECKS = (
     _index,
     _splits,
     _paths,
+    _source_groups,
     _classes,
+    _class_table,
     _classifier,
     _batchnorm,
     _norm,
@@ -304,66 +318,6 @@ _CHECKS = (
     _scale,
     _repeats,
 )
-
-
-def _judged(
-    name: str,
-    detail: str,
-    findings: Iterable[str],
-    *,
-    unread: Iterable[str] = (),
-    otherwise: str = "failed",
-) -> Check:
-    """A check with the status `otherwise` if it has findings, skipped if it lacks data, or ok."""
-    findings, unread = tuple(findings), sorted(unread)
-    if not findings and unread:
-        return Check(name, "skipped", detail, (f"{', '.join(unread)} could not be read whole",))
-    return Check(name, otherwise if findings else "ok", detail, findings)
-
-
-def _by_split(column: str, bank: Bank, content: Content) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The column of each split that could be read, and the datasets that could not."""
-    names = {split: f"{split}/{column}" for split in bank.splits}
-    values = {s: content.columns[name] for s, name in names.items() if name in content.columns}
-    return values, [name for name in names.values() if name in content.damaged]
-
-
-def _complaints(
-    check: Callable[[np.ndarray, str], object], column: str, bank: Bank, content: Content
-) -> tuple[list[str], list[str]]:
-    """Complaints of a check of the writer about a column, and the datasets not read."""
-    values, unread = _by_split(column, bank, content)
-    return [line for split, y in values.items() for line in _complaint(check, y, split)], unread
-
-
-def _values(name: str, detail: str, datasets: list[str], content: Content) -> Check:
-    unread = set(datasets).intersection(content.damaged)
-    return _judged(name, detail, _bad_values(datasets, content), unread=unread)
-
-
-def _bad_values(datasets: list[str], content: Content) -> list[str]:
-    """A sentence for each dataset and copy with bad values."""
-    return [
-        f"{name}{_part(name, copy)}: {number(bad.count, 'row')} {bad.defect}, first {bad.first}"
-        for (name, copy), bad in sorted(content.bad_rows.items())
-        if name in datasets
-    ]
-
-
-def _part(name: str, part: int) -> str:
-    """The copy of a row of features, or the prompt of one of text."""
-    if is_rows(name):
-        return f", copy {part}"
-    return f", prompt {part}" if name.endswith("/feature") else ""
-
-
-def _complaint(check: Callable[..., object], *arguments: object) -> list[str]:
-    """First sentence of the error that a check of the writer raises, if it does."""
-    try:
-        check(*arguments)
-    except (errors.DataError, errors.Corrupt) as error:
-        return [str(error).split(". ")[0]]
-    return []
 
 
 def _valid(labels: np.ndarray, bank: Bank) -> np.ndarray:

@@ -14,7 +14,7 @@ from featbank.cli.terminal import say
 from featbank.wording import number
 
 if TYPE_CHECKING:
-    from featbank.bank.verify import Check
+    from featbank.bank.judged import Check
 
 _BANK = click.argument("bank", type=FILE)
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -153,6 +153,11 @@ def merge(*, banks: tuple[Path, ...], output: Path, overwrite: bool) -> None:
     help="Move M rows of each class of test to val, at most half of a class, where stage 1 has "
     "seen all of train. Results then say that test is the rest.",
 )
+@click.option(
+    "--by-group",
+    is_flag=True,
+    help="Take val by whole source groups (images, patients), about as many rows of each class.",
+)
 @click.option("--seed", type=Integer(0), help="Seed of the draw of val. [default: 0]")
 @click.option(
     "--seen",
@@ -169,6 +174,7 @@ def split(
     val_per_class: int | None,
     val_fraction: float | None,
     val_from_test: int | None,
+    by_group: bool,
     seed: int | None,
     seen: str | None,
     shards: int | None,
@@ -188,6 +194,7 @@ def split(
     \b
     featbank split bank.h5 --val-from-test 5 -o with-val.h5
     featbank split frozen.h5 --val-fraction 0.2 --seen none -o with-val.h5
+    featbank split pixels.h5 --val-fraction 0.2 --by-group -o with-val.h5
     featbank split bank.h5 --shards 4 -o shards
     """
     from featbank.bank import Bank, HoldOut
@@ -202,8 +209,10 @@ def split(
             "Give one of them."
         )
     if shards is not None:
-        if seed is not None or seen is not None:
-            raise ConfigError("--seed and --seen are for val. Leave them out with --shards.")
+        if seed is not None or seen is not None or by_group:
+            raise ConfigError(
+                "--seed, --seen and --by-group are for val. Leave them out with --shards."
+            )
         with progress("MiB written") as report:
             paths = split_shards(bank, output, shards, overwrite=overwrite, progress=report)
         together = output / f"{bank.stem}-*of{shards}.h5"
@@ -219,6 +228,7 @@ def split(
             output,
             how,
             of="train" if val_from_test is None else "test",
+            by_group=by_group,
             seen=None if seen is None else seen == "train",
             overwrite=overwrite,
             progress=report,
@@ -258,6 +268,8 @@ def _show_splits(splits: Mapping[str, Any]) -> None:
         notes = [
             split["source"],
             *(["with paths"] if split["paths"] else []),
+            *(["with cells"] if split["cells"] else []),
+            *(_grouped(split["source_groups"])),
             *(["held out of train"] if split["held_out"] else []),
             *(["taken from test"] if split["from_test"] else []),
             *(["without the rows of val"] if name == "test" and shortened else []),
@@ -269,6 +281,10 @@ def _show_splits(splits: Mapping[str, Any]) -> None:
     if not splits.get("val", {}).get("rows"):
         way = "--val-from-test 5" if splits["train"]["seen"] else "--val-fraction 0.2"
         say(f"  val           none to select by; `featbank split BANK {way}` makes one")
+
+
+def _grouped(groups: int | None) -> list[str]:
+    return [] if groups is None else [number(groups, "source group")]
 
 
 def _seen_text(split: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featbank.cli.class_options import ClassFacts, class_options
 from featbank.cli.options import (
     FILE,
     Integer,
@@ -85,6 +86,28 @@ _SPLITS = ("train", "val", "test", "train_balanced")
     show_default=True,
     help="First label: 1 in MATLAB.",
 )
+@click.option(
+    "--ignore-label",
+    "ignore",
+    multiple=True,
+    metavar="LABEL",
+    help="Leave rows with this label out, as it is written, such as 255. Repeatable.",
+)
+@click.option(
+    "--source-groups",
+    type=_PAIR,
+    multiple=True,
+    metavar="SPLIT FILE[:KEY]",
+    help="Image, patient or recording of each row, numbers or names [N].",
+)
+@click.option(
+    "--cells",
+    type=_PAIR,
+    multiple=True,
+    metavar="SPLIT FILE[:KEY]",
+    help="Row and column of each row, a pixel, in the grid of its image [N, 2].",
+)
+@class_options
 @val_options
 @click.option("--val-seed", type=Integer(0), metavar="S", help="Seed of their draw. [default: 0]")
 @click.option(
@@ -118,6 +141,9 @@ def import_(
     classifier: tuple[str, str] | None,
     view_classifiers: tuple[tuple[str, str, str], ...],
     class_names: Path | None,
+    source_groups: tuple[tuple[str, str], ...],
+    cells: tuple[tuple[str, str], ...],
+    class_facts: ClassFacts,
     val_per_class: int | None,
     val_fraction: float | None,
     val_seed: int | None,
@@ -144,8 +170,9 @@ def import_(
     BatchNorm statistics.
 
     FILE given alone names its keys x_train, y_train, x_test, …, further views x_train_balanced,
-    the classifier w0 and b0, a view's w0_balanced and b0_balanced, text, and class_names; or
-    it is a table with the columns embedding and label, and optionally split, index and path.
+    the classifier w0 and b0, a view's w0_balanced and b0_balanced, text, class_names,
+    source_group_train and cell_train; or it is a table with the columns embedding and label,
+    and optionally split, index, path and source_group.
 
     \b
     featbank import --train x.npy y.npy --test xt.npy yt.npy --classifier w.npy b.npy -o bank.h5
@@ -160,6 +187,7 @@ def import_(
     featbank import --train x.npy taxon_ids.npy --renumber -o bank.h5
     featbank import --train crops.npy y.npy --copies 10 -o bank.h5
     featbank import --train patches.npy y.npy --tokens --scale unit -o bank.h5
+    featbank import pixels.npz --ignore-label 255 --groups head,body,tail:1%,0.1% -o bank.h5
     featbank import clip.npz --text text.npz --logit-scale 100 --val-fraction 0.2 -o bank.h5
     """
     from featbank import exchange
@@ -184,12 +212,19 @@ def import_(
             *itertools.chain.from_iterable(pairs.values()),
             *(place for _, _, place in views),
             *(place for _, *pair in classifiers for place in pair),
+            *(place for _, place in (*source_groups, *cells)),
             *texts.places,
+            *class_facts.places,
         ]
         refuse_inputs(output, [path for place in places for path in exchange.files_of(place)])
     arrays = _collected(file, pairs, views, classifiers, texts)
+    for split, place in source_groups:
+        exchange.add_source_groups(arrays, split, place)
+    for split, place in cells:
+        exchange.add_cells(arrays, split, place)
     names = read_class_names(class_names) if class_names else None
     exchange.settle(arrays, class_names=names, **options)
+    _describe_classes(arrays, class_facts)
     if scale is not None:
         arrays.default_scale = dict.fromkeys(arrays.features["train"], scale)
     if seen:
@@ -202,8 +237,9 @@ def import_(
         say("Nothing was written: this was a dry run.")
         return
     options["labels"] = options.pop("kind")
-    named = ("label_base", "labels", "renumber", "copies", "tokens")
+    named = ("label_base", "labels", "renumber", "copies", "tokens", "ignore")
     recorded = {name: options[name] for name in named if options[name]}
+    recorded |= {"ignored": arrays.ignored} if options["ignore"] else {}
     recorded |= holding_out.settings if holding_out else {}
     recorded |= {} if label is None else {"label": label}
     provenance = exchange.provenance(arrays, **recorded)
@@ -235,12 +271,30 @@ def _collected(
     return arrays
 
 
+def _describe_classes(arrays: Arrays, given: ClassFacts) -> None:
+    """Add what the options say of the classes; groups count all rows of train."""
+    from featbank.bank import class_counts
+    from featbank.bank.class_table import CLASS_FACTS
+
+    counts = class_counts(arrays.labels["train"], arrays.num_classes)
+    for split, held_out in arrays.held_out.items():
+        counts += class_counts(arrays.labels[split][held_out], arrays.num_classes)
+    facts = given.resolved(arrays.class_names, counts)
+    for name in CLASS_FACTS:
+        if name in facts:
+            setattr(arrays, name, facts[name])
+    if given.counts:
+        arrays.places["class counts"] = given.counts
+
+
 def _write(output: Path, arrays: Arrays, **options: Any) -> None:
     from featbank.bank import write_bank
+    from featbank.bank.class_table import CLASS_FACTS
     from featbank.bank.schema import FLAGS
 
     names = ("class_names", "classifier", "index", "paths", "sources", "text", "default_scale")
-    contents = {name: getattr(arrays, name) for name in (*names, *FLAGS)}
+    others = ("source_groups", "cells", *CLASS_FACTS, *FLAGS)
+    contents = {name: getattr(arrays, name) for name in (*names, *others)}
     write_bank(output, arrays.features, arrays.labels, **contents, **options)
 
 
@@ -256,7 +310,7 @@ def _read_file(file: Path | None) -> Arrays:
     described = (
         *_SPLITS,
         *("views", "classifier", "view_classifiers", "class_names"),
-        *("kind", "renumber", "label_base", "copies", "tokens"),
+        *("kind", "renumber", "label_base", "copies", "tokens", "ignore"),
     )
     if used := [
         parameter.opts[0]

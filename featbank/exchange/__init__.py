@@ -11,14 +11,17 @@ from featbank.exchange.collect import (
 from featbank.exchange.export import export_features
 from featbank.exchange.exported import is_export, read_export
 from featbank.exchange.formats import files_of, read_array
+from featbank.exchange.origins import add_cells, add_source_groups
 from featbank.exchange.report import provenance, report
 from featbank.exchange.settle import settle
 from featbank.exchange.val_split import hold_out_val, mark_seen
 
 __all__ = [
     "Arrays",
+    "add_cells",
     "add_classifier",
     "add_pair",
+    "add_source_groups",
     "add_text",
     "add_view",
     "export_features",

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featbank.bank.checks import as_copies
+from featbank.bank.grouping import ClassGroups
+
 if TYPE_CHECKING:
     from featbank.exchange.embeddings import Embeddings
 
@@ -17,7 +20,8 @@ class Arrays:
     """The arrays of a bank in the making, under the argument names of `featbank.write_bank`.
 
     `embeddings` become `text` once the classes are known. `places` holds the origin of each array
-    by its name in the bank, such as ``train/label``; `notes` are further lines for the report.
+    by its name in the bank, such as ``train/label``; `notes` are further lines for the report, and
+    `ignored` counts rows that were left out for their label, by split.
     `exported` arrays come from a bank, so their labels and axes need no interpretation.
     """
 
@@ -31,11 +35,17 @@ class Arrays:
     seen: dict[str, bool | np.ndarray] = field(default_factory=dict)
     held_out: dict[str, np.ndarray] = field(default_factory=dict)
     from_test: dict[str, np.ndarray] = field(default_factory=dict)
+    source_groups: dict[str, np.ndarray] = field(default_factory=dict)
+    cells: dict[str, np.ndarray] = field(default_factory=dict)
+    outside_counts: np.ndarray | None = None
+    background: int | None = None
+    class_groups: ClassGroups | None = None
     text: dict[str, tuple[np.ndarray, float]] = field(default_factory=dict)
     default_scale: dict[str, str] = field(default_factory=dict)
     embeddings: dict[str, Embeddings] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    ignored: dict[str, int] = field(default_factory=dict)
     exported: bool = False
 
     def add_features(self, split: str, view: str, features: Any, place: str) -> None:
@@ -47,6 +57,24 @@ class Arrays:
         """Add the labels of a split."""
         self.labels[split] = labels
         self.places[f"{split}/label"] = place
+
+    def take(self, split: str, rows: np.ndarray, to: str) -> None:
+        """Make `rows` of a split, ascending, the split `to`; they keep their index."""
+        index = self.index.get(split, np.arange(len(self.labels[split])))
+        self.index[to] = index[rows]
+        columns: Any = (self.labels, self.source_groups, self.cells)
+        for column in (*columns, self.seen, self.held_out, self.from_test):
+            if (values := column.get(split)) is not None:
+                column[to] = values if isinstance(values, bool) else values[rows]
+        if (paths := self.paths.get(split)) is not None:
+            self.paths[to] = [paths[row] for row in rows]
+        self.features[to] = {
+            view: SelectedRows(as_copies(x, split, view), rows, 1)
+            for view, x in self.features[split].items()
+        }
+        self.sources[to] = self.sources.get(split, split)
+        for name in ("label", *self.features[to]):
+            self.places[f"{to}/{name}"] = self.places[f"{split}/{name}"]
 
     @property
     def num_classes(self) -> int:

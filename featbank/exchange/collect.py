@@ -84,7 +84,8 @@ def _read_keyed(file: ArrayFile) -> Arrays:
     ``x_<split>`` or ``x_<split>_<view>`` are features of a split with labels ``y_<split>``; ``w0``
     and ``b0`` are the stage-1 classifier, ``w0_<view>`` and ``b0_<view>`` that of a view. So
     ``x_train_balanced`` is the view ``balanced`` of ``train``, unless there is a
-    ``y_train_balanced``. ``text``, ``text_<view>`` and ``text_features`` are text of the classes,
+    ``y_train_balanced``. ``source_group_<split>`` and ``cell_<split>`` say where rows come from.
+    ``text``, ``text_<view>`` and ``text_features`` are text of the classes,
     `FACTOR` its logit scale, and `NAMES` the classes in label order, of text as well if it has as
     many. Any other key is an error, so that nothing is dropped unnoticed.
     """
@@ -105,6 +106,10 @@ def _read_keyed(file: ArrayFile) -> Arrays:
             arrays.add_features(match[1], match[2] or "instance", file[key], file.place(key))
         elif key.startswith("y_") and key[2:] in schema.SPLITS:
             arrays.add_labels(key[2:], np.asarray(file[key]), file.place(key))
+        elif (role := re.fullmatch("(source_group|cell)_(.+)", key)) and role[2] in labelled:
+            of = arrays.source_groups if role[1] == "source_group" else arrays.cells
+            of[role[2]] = np.asarray(file[key])
+            arrays.places[f"{role[2]}/{role[1]}"] = file.place(key)
         elif match := re.fullmatch("w0(?:_(.+))?", key):
             view, bias_key = match[1] or "instance", "b" + key[1:]
             bias = as_vector(np.asarray(file[bias_key])) if bias_key in file else None
@@ -170,6 +175,10 @@ def _add_table(
             arrays.sources[split] = only or table.path.name  # splits share the rows of one table
         if paths is not None:
             arrays.paths[split] = paths[rows].tolist()
+        for role, of in (("source_group", arrays.source_groups), ("cell", arrays.cells)):
+            if role in columns:
+                of[split] = np.asarray(table[columns[role]])[rows]
+                arrays.places[f"{split}/{role}"] = table.place(columns[role])
     if unused := [key for key in table if key not in columns.values()]:
         arrays.notes.append(f"not used: {_first_names(unused)}")
 

@@ -13,6 +13,7 @@ import numpy as np
 from featbank.bank.agreement import NEAR_CHANCE, Agreement, agreement
 from featbank.bank.checks import as_copies
 from featbank.bank.classes import SEEN_VAL, class_counts, mostly_unused, other_bases
+from featbank.bank.source_groups import shared_groups, sizes_text
 from featbank.exchange.arrays import Arrays
 from featbank.exchange.formats import locate
 from featbank.exchange.scales import scale_hints
@@ -30,6 +31,10 @@ def report(arrays: Arrays) -> list[str]:
     for split, views in arrays.features.items():
         rows += [(f"{split}/{view}", _features_text(x)) for view, x in views.items()]
         rows.append((f"{split}/label", _labels_text(arrays.labels[split], arrays.num_classes)))
+        if (groups := arrays.source_groups.get(split)) is not None:
+            rows.append((f"{split}/source_group", sizes_text(groups)))
+        if split in arrays.cells:
+            rows.append((f"{split}/cell", "rows and columns of pixels"))
     for view, (weight, bias) in arrays.classifier.items():
         text = " × ".join(map(str, weight.shape)) + (", no bias" if bias is None else "")
         rows.append((f"classifier/{view}", f"{text}; {fits[view]}" if view in fits else text))
@@ -44,6 +49,7 @@ def report(arrays: Arrays) -> list[str]:
     names = arrays.class_names if arrays.class_names is not None else ["numbers"]
     rows.append(("classes", f"K = {arrays.num_classes}: {listed(names, 5)}"))
     rows.append(("class sizes", _counts_text(arrays)))
+    rows += _class_rows(arrays)
     rows.append(("stage 1", _seen_text(arrays)))
     rows += [("note", note) for note in arrays.notes]
     rows += [("hint", hint) for hint in hints(arrays)]
@@ -71,6 +77,7 @@ def hints(arrays: Arrays) -> list[str]:
     if arrays.class_names is None:
         lines += other_bases(arrays.labels)
     lines += scale_hints(arrays)
+    lines += shared_groups(arrays.source_groups)
     lines += [*_sparse(arrays), *_not_in_train(arrays), *_odd_names(arrays.class_names or ())]
     if "val" not in arrays.labels:
         lines.append(
@@ -188,6 +195,24 @@ def _labels_text(labels: np.ndarray, num_classes: int) -> str:
         return "no rows"
     used = len(np.unique(labels))
     return f"{labels.min()} … {labels.max()}, {used} of {num_classes} classes occur"
+
+
+def _class_rows(arrays: Arrays) -> Iterator[tuple[str, str]]:
+    """What is said of the classes beside names and sizes."""
+    if (outside := arrays.outside_counts) is not None:
+        yield "class counts", f"{outside.max()} … {outside.min()}, of the data that rows are from"
+    if arrays.background is not None:
+        names = arrays.class_names
+        name = arrays.background if names is None else names[arrays.background]
+        yield "background", f"class {arrays.background}, {name}; in no group"
+    if (groups := arrays.class_groups) is not None:
+        sizes = [
+            f"{name} {mask.sum()} ({rule})"
+            for name, rule, mask in zip(
+                groups.names, groups.rules, groups.masks.values(), strict=True
+            )
+        ]
+        yield "class groups", ", ".join(sizes)
 
 
 def _seen_text(arrays: Arrays) -> str:

@@ -12,6 +12,8 @@ COLUMNS: Mapping[str, Sequence[str]] = {
     "split": ("split",),
     "index": ("index",),
     "path": ("path", "__key__"),
+    "source_group": ("source_group",),
+    "cell": ("cell",),
 }
 """Columns of a table given alone, each by the names it may have."""
 

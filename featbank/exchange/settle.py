@@ -14,8 +14,10 @@ from featbank.bank.classes import MOST_UNUSED, mostly_unused
 from featbank.exchange import axes
 from featbank.exchange.arrays import Arrays, SelectedRows
 from featbank.exchange.formats import locate, same_place
+from featbank.exchange.ignoring import close_gaps, find_ignored, leave_out
 from featbank.exchange.integers import as_integers
 from featbank.exchange.labels import number_labels
+from featbank.exchange.origins import settle_origins
 from featbank.wording import number
 
 
@@ -29,6 +31,7 @@ def settle(
     copies: int | None = None,
     tokens: bool = False,
     max_classes: int = MOST_UNUSED,
+    ignore: Sequence[str] = (),
 ) -> None:
     """Number the labels, settle the axes of features, and check all that needs no reading.
 
@@ -44,6 +47,8 @@ def settle(
         Whether a further axis, [N, T, D] or [A, N, T, D], is one of tokens.
     max_classes
         The largest K that numbers alone may define if most of the classes have no row.
+    ignore
+        Labels whose rows are left out, as they are written.
 
     Raises
     ------
@@ -59,10 +64,18 @@ def settle(
         arrays.labels = {s: as_integers(y, f"{s} labels") for s, y in arrays.labels.items()}
     else:
         class_names = arrays.class_names if class_names is None else class_names
-        arrays.labels, arrays.class_names = number_labels(
-            arrays.labels, class_names, base=label_base, kind=kind, renumber=renumber
+        given, ignored = arrays.labels, find_ignored(arrays.labels, ignore)
+        numbered, arrays.class_names = number_labels(
+            ignored.known(given) if ignore else given,
+            class_names,
+            base=label_base,
+            kind=kind,
+            renumber=renumber,
         )
+        arrays.labels = ignored.filled(arrays, numbered) if ignore else numbered
         _check_order(arrays, class_names, renumber)
+        if ignore and not renumber:
+            close_gaps(arrays, ignored, given, label_base)
         _settle_axes(arrays, copies, tokens)
     _check_features(arrays)
     _check_classifier(arrays)
@@ -71,7 +84,10 @@ def settle(
     _settle_text(arrays)
     check_index(arrays)
     _settle_paths(arrays)
+    settle_origins(arrays)
     _check_places(arrays)
+    if ignore and not arrays.exported:
+        leave_out(arrays, ignored)
 
 
 def check_index(arrays: Arrays) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Collection
 import numpy as np
 
 from featbank import errors
-from featbank.bank.checks import as_copies, check_paths_apart
+from featbank.bank.checks import check_paths_apart
 from featbank.bank.classes import HoldOut, class_counts, hold_out
-from featbank.exchange.arrays import Arrays, SelectedRows
+from featbank.exchange.arrays import Arrays
 from featbank.exchange.settle import check_index
 
 
@@ -58,23 +58,10 @@ def hold_out_val(arrays: Arrays, how: HoldOut) -> None:
         raise errors.ConfigError(
             "There is a val split already. Leave out --val-per-class and --val-fraction."
         )
-    labels, views = arrays.labels["train"], arrays.features["train"]
-    classes = arrays.num_classes
+    labels, classes = arrays.labels["train"], arrays.num_classes
     kept, held = hold_out(labels, classes, how)
-    index, paths = arrays.index.get("train", np.arange(len(labels))), arrays.paths.get("train")
-    seen = arrays.seen.get("train")
-    for split, rows in (("train", kept), ("val", held)):
-        arrays.labels[split], arrays.index[split] = labels[rows], index[rows]
-        arrays.features[split] = {
-            view: SelectedRows(as_copies(x, split, view), rows, 1) for view, x in views.items()
-        }
-        arrays.sources[split] = arrays.sources.get("train", "train")
-        if seen is not None:
-            arrays.seen[split] = seen if isinstance(seen, bool) else seen[rows]
-        if paths is not None:
-            arrays.paths[split] = [paths[row] for row in rows]
-        for name in ("label", *views):
-            arrays.places[f"{split}/{name}"] = arrays.places[f"train/{name}"]
+    arrays.take("train", held, "val")
+    arrays.take("train", kept, "train")
     check_index(arrays)
     check_paths_apart(arrays.paths)
     arrays.held_out["val"] = np.ones(len(held), bool)

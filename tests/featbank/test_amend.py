@@ -52,7 +52,7 @@ def test_text_and_scale_are_replaced(featbank: Run, bank: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "There is nothing to amend. Give --text or --scale"),
+        ((), "There is nothing to amend. Give --text, --scale, --groups"),
         (("--text", "narrow.npy"), "has D = 7, the features of instance have D = 8"),
         (("--text", "few.npy"), "text of 4 classes, the bank has K = 5"),
         (("--text", "named.npz"), "no text of 1 class: eel"),

@@ -139,7 +139,7 @@ def test_a_classifier_that_does_not_fit(
     (check,) = (check for check in verify(tmp_path / "b.h5") if check.name == "classifier")
     assert check.status == "note"
     assert [finding.split(":")[0] for finding in check.findings] == ["other"]
-    assert "passed 18 checks" in featbank("verify", "b.h5").stdout
+    assert "passed 20 checks" in featbank("verify", "b.h5").stdout
 
 
 def test_the_order_of_named_classes_must_be_given(featbank: Run, tmp_path: Path, toy: Toy) -> None:

@@ -82,7 +82,7 @@ def test_json_has_everything(featbank: Run, bank: Path) -> None:
             assert group["samples"] == b.train_counts[mask].sum()
     assert summary["splits"]["val"] == {
         "rows": 100, "classes": 5, "per_class": [20, 20], "source": "val", "paths": True,
-        "seen": 0, "held_out": 0, "from_test": 0,
+        "cells": False, "source_groups": None, "seen": 0, "held_out": 0, "from_test": 0,
     }  # fmt: skip
     assert summary["views"]["instance"]["copies"] == {"train": 4, "val": 1, "test": 1}
     assert summary["views"]["balanced"] == {

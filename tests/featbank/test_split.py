@@ -150,8 +150,8 @@ def test_memory_is_bounded_by_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyP
     [
         ([], "Splitting takes --val-from-test M, --val-per-class N, --val-fraction F or --sh"),
         (["--val-per-class", 1, "--shards", 2], "F or --shards N. Give one of them."),
-        (["--shards", 2, "--seed", 1], "--seed and --seen are for val"),
-        (["--shards", 2, "--seen", "none"], "--seed and --seen are for val"),
+        (["--shards", 2, "--seed", 1], "--seed, --seen and --by-group are for val"),
+        (["--shards", 2, "--seen", "none"], "--seed, --seen and --by-group are for val"),
         (["--val-fraction", 0.6], "A fraction of 0.6 of each class cannot be held out."),
         (["--val-fraction", 0], "A fraction of 0 of each class cannot be held out."),
         (["--val-fraction", "nan"], "'nan' is not a finite number."),

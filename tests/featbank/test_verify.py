@@ -13,7 +13,8 @@ import pytest
 
 from featbank import Bank, BankWriter, errors
 from featbank.bank.fingerprint import array_digest, fingerprint
-from featbank.bank.verify import STATUSES, Check, verify
+from featbank.bank.judged import STATUSES, Check
+from featbank.bank.verify import verify
 from tests.conftest import Run, Toy
 
 Defect = Callable[[h5py.File], None]
@@ -94,7 +95,8 @@ def test_a_whole_bank_passes(bank: Path) -> None:
     checks = verify(bank)
     assert [check.name for check in checks] == [
         "structure", "checksums", "digests", "fingerprint", "features", "labels", "train_count",
-        "index", "splits", "paths", "classes", "classifier", "batchnorm", "norm", "experts",
+        "index", "splits", "paths", "sources", "classes", "class facts", "classifier", "batchnorm",
+        "norm", "experts",
         "text", "scale", "repeats",
     ]  # fmt: skip
     assert {check.status for check in checks} == {"ok"}, checks
@@ -329,16 +331,16 @@ def test_a_bank_that_cannot_be_opened(bank: Path) -> None:
 def test_command_on_a_whole_bank(featbank: Run, bank: Path) -> None:
     """A line for each check and one in the end; the JSON object has the same checks."""
     lines = featbank("verify", bank).stdout.splitlines()
-    assert lines[-1] == f"{bank} passed 18 checks."
+    assert lines[-1] == f"{bank} passed 20 checks."
     assert all(re.match(r"ok      \w+ +\S", line) for line in lines[:-1]), lines
-    assert len(lines) == 19
+    assert len(lines) == 21
     verdict = json.loads(featbank("verify", bank, "--json").stdout)
     with Bank(bank) as b:
         assert verdict["fingerprint"] == b.fingerprint
     assert (verdict["path"], verdict["passed"]) == (str(bank), True)
     assert [set(check) for check in verdict["checks"]] == [
         {"name", "status", "detail", "found"}
-    ] * 18
+    ] * 20
 
 
 def test_command_lists_all_that_is_wrong(featbank: Run, bank: Path) -> None:
@@ -354,7 +356,7 @@ def test_command_lists_all_that_is_wrong(featbank: Run, bank: Path) -> None:
     )
     done = featbank("verify", bank, code=2)
     assert done.stderr == (
-        f"featbank: {bank} failed 3 of 18 checks: features, labels, batchnorm. "
+        f"featbank: {bank} failed 3 of 20 checks: features, labels, batchnorm. "
         "Restore or rebuild it.\n"
     )
     lines = done.stdout.splitlines()
@@ -375,11 +377,11 @@ def test_command_on_a_flipped_bit(installed: Run, bank: Path) -> None:
     """A damaged file, as the installed command sees it: no traceback, all other lines there."""
     flip(bank, "val/path")
     done = installed("verify", bank, code=2)
-    assert done.stdout.count("\n") == 18
+    assert done.stdout.count("\n") == 20
     assert "FAILED  checksums   val/path, rows 0…99: " in done.stdout
     assert "SKIPPED paths       val/path could not be read whole" in done.stdout
     assert done.stderr.count("\n") == 1
-    assert "failed 3 of 18 checks: checksums, digests, paths" in done.stderr
+    assert "failed 3 of 20 checks: checksums, digests, paths" in done.stderr
 
 
 def test_command_where_opening_fails(featbank: Run, bank: Path) -> None:

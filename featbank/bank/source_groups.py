@@ -1,0 +1,112 @@
+"""Source groups: rows of one image, patient, camera or recording, which belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from featbank import errors
+from featbank.bank.checks import apart
+from featbank.bank.classes import HoldOut, class_counts
+from featbank.wording import listed, number
+
+
+def sizes_text(groups: np.ndarray) -> str:
+    """``41 groups of 3 … 250 rows`` for source groups [N]."""
+    if not groups.size:
+        return "no rows"
+    _, counts = np.unique(groups, return_counts=True)
+    least, most = counts.min(), counts.max()
+    rows = number(int(most), "row") if least == most else f"{least} … {most} rows"
+    return f"{number(len(counts), 'group')} of {rows}"
+
+
+def shared_groups(groups: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """Yield a sentence for each two splits that must be apart and share source groups."""
+    for one, other in apart(groups):
+        shared = np.intersect1d(groups[one], groups[other])
+        if shared.size:
+            yield (
+                f"{one} and {other} have rows of the same {number(shared.size, 'source group')} "
+                f"({listed(shared, 3)}): their rows resemble each other, and figures on {other} "
+                "may be too good; `featbank split --by-group` keeps them apart in a val"
+            )
+
+
+MOST_PASSES = 20
+"""Times that every source group is considered for a val; few suffice."""
+
+
+def hold_out_groups(
+    labels: np.ndarray, groups: np.ndarray, num_classes: int, how: HoldOut
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw whole source groups to hold out, so that each class gives about as many rows as `how`
+    says.
+
+    Groups are considered in random order, again and again: one is taken, or given back, where that
+    lowers Σ_k ((h_k − t_k) ÷ t_k)², for h_k held-out rows of class k and t_k wanted ones, and
+    leaves a row of every class.
+
+    Parameters
+    ----------
+    labels, groups
+        [N] integers in 0…K−1, and source groups [N].
+    num_classes
+        K.
+    how
+        Rows of each class to draw, and the seed.
+
+    Returns
+    -------
+    Rows kept and rows held out, both ascending.
+
+    Raises
+    ------
+    EmptyClass
+        If no group can be taken.
+    """
+    counts = class_counts(labels, num_classes)
+    wanted = how.sizes(counts).astype(np.float64)
+    names, of_row = np.unique(groups, return_inverse=True)
+    pairs, rows = np.unique(of_row * num_classes + labels, return_counts=True)
+    group, of_class = np.divmod(pairs, num_classes)
+    ends = np.searchsorted(group, np.arange(len(names) + 1))
+    missing, room = wanted.copy(), counts - 1
+    weight = 1 / np.maximum(wanted, 1) ** 2
+    taken = np.zeros(len(names), bool)
+    order = np.random.default_rng(how.seed).permutation(len(names))
+    for _ in range(MOST_PASSES):
+        changed = False
+        for g in order.tolist():
+            k, n = (array[ends[g] : ends[g + 1]] for array in (of_class, rows))
+            more = -n if taken[g] else n
+            lower = ((missing[k] - more) ** 2 - missing[k] ** 2) @ weight[k] < 0
+            if lower and (more <= room[k]).all():
+                missing[k] -= more
+                room[k] -= more
+                taken[g], changed = not taken[g], True
+        if not changed:
+            break
+    if not taken.any():
+        raise errors.EmptyClass(
+            f"None of {number(len(names), 'source group')} can be held out for val: each has more "
+            "rows of its classes than wanted, or all of one. Hold out more, or import a val split."
+        )
+    held = taken[of_row]
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def describe_held_groups(
+    labels: np.ndarray, groups: np.ndarray, num_classes: int, how: HoldOut, of: str
+) -> str:
+    """Describe source groups that were held out of a split, by labels and groups of their rows."""
+    aim = f"{how.per_class} per class"
+    if how.fraction is not None:
+        aim = f"{100 * how.fraction:g} % of each class"
+    none = int((class_counts(labels, num_classes) == 0).sum())
+    lacking = f"; {number(none, 'class has', 'classes have')} no row in val" if none else ""
+    return (
+        f"{number(len(labels), 'row')} of {number(len(np.unique(groups)), 'whole source group')} "
+        f"held out of {of}, close to {aim}, seed {how.seed}{lacking}"
+    )

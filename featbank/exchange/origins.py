@@ -1,0 +1,56 @@
+"""Source groups and cells of an import: the image, patient or recording that each row is from."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from featbank.bank import checks
+from featbank.exchange.arrays import Arrays
+from featbank.exchange.formats import read_array
+from featbank.exchange.integers import as_integers, as_texts, as_vector
+
+
+def add_source_groups(arrays: Arrays, split: str, place: str) -> None:
+    """Add the source group of every row of a split: integers ≥ 0 or texts [N]."""
+    arrays.source_groups[split] = np.asarray(read_array(place))
+    arrays.places[f"{split}/source_group"] = place
+
+
+def add_cells(arrays: Arrays, split: str, place: str) -> None:
+    """Add row and column of every row of a split in the grid of its image: integers [N, 2]."""
+    arrays.cells[split] = np.asarray(read_array(place))
+    arrays.places[f"{split}/cell"] = place
+
+
+def settle_origins(arrays: Arrays) -> None:
+    """Number source groups that are texts, the same in all splits, and check both.
+
+    Raises
+    ------
+    ConfigError
+        For a split that is not there.
+    DataError
+        If there is not one for each row, or one is no integer ≥ 0.
+    """
+    for name, given in (("source groups", arrays.source_groups), ("cells", arrays.cells)):
+        for split in given:
+            checks.check_choice(f"split of {name}", split, tuple(arrays.labels))
+    known = {s: as_vector(groups) for s, groups in arrays.source_groups.items()}
+    if any(groups.dtype.kind in "SU" for groups in known.values()):
+        texts = {
+            split: np.char.strip(as_texts(groups, f"{split}/source_group"))
+            if groups.dtype.kind in "SU"
+            else groups.astype(str)
+            for split, groups in known.items()
+        }
+        names = np.unique(np.concatenate(list(texts.values())))
+        known = {split: np.searchsorted(names, groups) for split, groups in texts.items()}
+    for split, groups in known.items():
+        rows = len(arrays.labels[split])
+        integers = as_integers(groups, f"{split}/source_group")
+        arrays.source_groups[split] = checks.not_negative(
+            integers, f"{split}/source_group", (rows,)
+        )
+    for split, cells in arrays.cells.items():
+        rows = len(arrays.labels[split])
+        arrays.cells[split] = checks.not_negative(cells, f"{split}/cell", (rows, 2))
