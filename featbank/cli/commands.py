@@ -27,6 +27,7 @@ COMMANDS = (
     "train.train",
     "extract.extract",
     "importing.import_",
+    "regions.import_regions",
     "exporting.export_features",
     "bank.info",
     "bank.verify",

@@ -107,8 +107,11 @@ def _make(make_toy: Callable[..., Toy]) -> None:
     examples = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/sweeps.md").read_text(), re.S)
     (specification,) = (text for text in examples if "[recipes." in text)
     Path("sweep.toml").write_text(specification)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/foundation.md").read_text(), re.S)
-    exec("\n".join(blocks), {})  # the page makes the files of its commands
+    for page in ("foundation", "regions"):  # which make the files of their commands
+        text = (ROOT / f"docs/{page}.md").read_text()
+        exec("\n".join(re.findall(r"```python\n(.*?)```", text, re.S)), {})
+    regions = "import-regions --train train_boxes.npz train.json --test val_boxes.npz val.json"
+    run(*regions.split(), "-o", "regions.h5")
 
 
 def _make_arrays(toy: Toy) -> None:

@@ -1,0 +1,128 @@
+"""``featbank import-regions``."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import click
+
+from featbank.cli.options import FILE, Finite, Integer, output_option, overwrite_option
+from featbank.cli.terminal import say
+from featbank.errors import ConfigError
+from featbank.wording import number
+
+_PAIR = (FILE, FILE)
+
+
+@click.command("import-regions")
+@click.option(
+    "--train",
+    type=_PAIR,
+    metavar="P ANN",
+    required=True,
+    help="Proposals and annotations of train.",
+)
+@click.option("--val", type=_PAIR, metavar="P ANN", help="The same of val.")
+@click.option("--test", type=_PAIR, metavar="P ANN", help="The same of test.")
+@click.option(
+    "--features",
+    type=(str, FILE),
+    multiple=True,
+    metavar="SPLIT X",
+    help="Features [N, D] of a split whose proposals have none: --features train x.npy.",
+)
+@click.option(
+    "--classifier",
+    type=(str, str),
+    metavar="W B",
+    help="The detector's weight [K+1, D] and bias [K+1], categories by ascending id, and the "
+    "background last.",
+)
+@click.option(
+    "--foreground-iou",
+    type=Finite(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Least overlap with an annotated box to be of its class.",
+)
+@click.option(
+    "--background-iou",
+    type=Finite(0, 1),
+    default=0.0,
+    show_default=True,
+    help="Largest overlap from which on a proposal is background; 0.1 in Fast R-CNN.",
+)
+@click.option(
+    "--rows-per-image",
+    type=Integer(1),
+    default=512,
+    show_default=True,
+    help="Proposals of an image that become rows, at most.",
+)
+@click.option(
+    "--foreground-share",
+    type=Finite(0, 1),
+    default=0.25,
+    show_default=True,
+    help="Share of these that may be foreground.",
+)
+@click.option("--seed", type=Integer(0), default=0, show_default=True, help="Seed of their draw.")
+@output_option("The bank.")
+@overwrite_option("Replace an existing bank.")
+def import_regions(
+    *,
+    train: tuple[Path, Path],
+    val: tuple[Path, Path] | None,
+    test: tuple[Path, Path] | None,
+    features: tuple[tuple[str, Path], ...],
+    classifier: tuple[str, str] | None,
+    output: Path,
+    overwrite: bool,
+    **settings: Any,
+) -> None:
+    """Make a bank from the boxes that a detector proposes, and their features.
+
+    P is .npz or .h5 with image_ids [N], boxes [N, 4] (x1, y1, x2, y2) and features [N, D], or a
+    json list with image_id and bbox (x, y, width, height), with --features. ANN is json of
+    annotations as COCO's or LVIS'. A proposal is of the class of the annotated box that it overlaps
+    most, or background; of each image a sample is taken. Images become source groups, and LVIS'
+    frequencies the class groups.
+
+    \b
+    featbank import-regions --train p.npz train.json --test pt.npz val.json -o regions.h5
+    """
+    from featbank.exchange.formats import read_array
+    from stage2.detections.banking import read_regions, write_regions
+    from stage2.detections.matching import Sampling
+    from stage2.export.arrays import read_features
+
+    if settings["background_iou"] >= settings["foreground_iou"]:
+        raise ConfigError(
+            f"--background-iou {settings['background_iou']:g} is not below --foreground-iou "
+            f"{settings['foreground_iou']:g}. Lower it."
+        )
+    given = {"train": train, "val": val, "test": test}
+    pairs = {split: pair for split, pair in given.items() if pair}
+    if strange := next((split for split, _ in features if split not in pairs), None):
+        raise ConfigError(
+            f"--features {strange}: no such split is given. Name one of: {', '.join(pairs)}."
+        )
+    sampling = Sampling(**settings)
+    arrays = {split: read_features(place) for split, place in features}
+    regions, names, groups = read_regions(pairs, arrays, sampling)
+    for split, each in regions.items():
+        for note in each.notes:
+            warnings.warn(note)
+        background = int((each.labels == len(names) - 1).sum())
+        images = number(len(set(each.proposals.image_ids[each.rows].tolist())), "image")
+        say(f"{split}: {len(each.rows)} rows of {images}, {background} of them background")
+    read = None
+    if classifier is not None:
+        weight, bias = (read_array(place)[:] for place in classifier)
+        read = weight, bias
+    write_regions(
+        output, regions, names, groups, sampling=sampling, classifier=read, overwrite=overwrite
+    )
+    say(f"Wrote {output}. Next: featbank info {output}")
