@@ -5,11 +5,13 @@ from __future__ import annotations
 import warnings
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
 from featbank.cli.detections import ANNOTATIONS, OF_ROWS, refuse, show_precision
 from featbank.cli.leaderboard import print_tables
+from featbank.cli.maps import has_maps, show_map_figures
 from featbank.cli.options import FILE, format_option
 from featbank.cli.predict import NO_FEATURES, classified, input_options, restricted
 from featbank.cli.priors import check_prior_output, moved, prior_options
@@ -32,27 +34,25 @@ from featbank.errors import ConfigError
     "and no HEAD; several times for a line each. Needs featbank[detection].",
 )
 @ANNOTATIONS
+@click.option("--rows", is_flag=True, help="Measure the rows of a bank, though it has whole maps.")
 @format_option("json and csv carry every metric.")
 def evaluate(
     *,
     head: Path | None,
     features: tuple[Path, ...],
     labels: Path | None,
-    split: str | None,
-    view: str | None,
-    class_names: Path | None,
-    restrict_classes: bool,
-    prior: str | None,
-    prior_output: Path | None,
     detections: tuple[Path, ...],
     annotations: Path | None,
+    rows: bool,
     form: str,
+    **choice: Any,
 ) -> None:
     """Measure an exported head on rows whose labels are known, or detections on their annotations.
 
     FEATURES as for `featbank predict`. With --prior the table has the head as it is and under that
     prior; an estimate does not see the labels. Classes are matched by name; rows of a class that
-    the head does not have are left out, and counted.
+    the head does not have are left out, and counted. Of a bank with whole maps these are measured,
+    at the resolution of their labels; json has every class.
 
     \b
     featbank evaluate head.safetensors bank.h5 --split test
@@ -69,6 +69,26 @@ def evaluate(
         raise ConfigError("No HEAD is given. Give one and its FEATURES, or --detections.")
     if not features:
         raise ConfigError(NO_FEATURES)
+    if labels is None and not rows and has_maps(features, choice["split"]):
+        show_map_figures(head, features, form, **choice)
+    else:
+        _show_rows(head, features, form, labels=labels, **choice)
+
+
+def _show_rows(
+    head: Path,
+    features: tuple[Path, ...],
+    form: str,
+    *,
+    labels: Path | None,
+    split: str | None,
+    view: str | None,
+    class_names: Path | None,
+    restrict_classes: bool,
+    prior: str | None,
+    prior_output: Path | None,
+) -> None:
+    """Measure a head on rows, as it is and under a prior."""
     from stage2.export.arrays import is_arrays
     from stage2.export.evaluation import (
         evaluate_predictions,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featbank.cli.detections import OF_ROWS, refuse, rescore_proposals, rescoring_options
+from featbank.cli.maps import write_maps
 from featbank.cli.options import FILE, Command, output_option
 from featbank.cli.priors import check_prior_output, moved, prior_options
 from featbank.cli.terminal import say
@@ -99,14 +100,24 @@ def restricted(predictions: Predictions) -> Predictions:
 
 @click.command()
 @input_options
-@output_option("The file: .npz of arrays, or .csv of a line per row; .json of detections.")
+@output_option(
+    "The file: .npz of arrays, or .csv of a line per row; .json of detections.", required=False
+)
+@click.option(
+    "--maps",
+    type=FILE,
+    metavar="FOLDER",
+    help="Classify the whole maps of a bank instead, and write them here as PNG, with the numbers "
+    "that their labels had.",
+)
 @prior_options
 @rescoring_options
 def predict(
     *,
     head: Path,
     features: tuple[Path, ...],
-    output: Path,
+    output: Path | None,
+    maps: Path | None,
     split: str | None,
     view: str | None,
     class_names: Path | None,
@@ -120,14 +131,29 @@ def predict(
 
     FEATURES is a bank, or an array [N, D] for each view of the head, in its order: FILE.npy,
     FILE.npz of one array, or FILE.npz:KEY. Classes of a bank are found among the head's by name.
-    With --detections the rows are boxes of images.
+    With --detections the rows are boxes of images, with --maps the output is label maps.
 
     \b
     featbank predict head.safetensors bank.h5 --split test -o predictions.csv
     featbank predict head.safetensors features.npy -o predictions.npz
     featbank predict head.safetensors features.npy --prior em -o predictions.npz
+    featbank predict head.safetensors bank.h5 --maps predicted
     featbank predict head.safetensors --detections proposals.npz --annotations val.json -o dt.json
     """
+    if (output is None) == (maps is None):
+        raise ConfigError("Give -o predictions.npz or --maps FOLDER, one of the two.")
+    if maps is not None:
+        refuse(("detections", *rescoring), "is not for whole maps.")
+        write_maps(
+            *(head, features, maps),
+            split=split,
+            view=view,
+            class_names=class_names,
+            restrict_classes=restrict_classes,
+            prior=prior,
+        )
+        return
+    assert output is not None
     if detections is not None:
         refuse(OF_ROWS, "is not for boxes.")
         rescore_proposals(head, features, output, detections=detections, **rescoring)

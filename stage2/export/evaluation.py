@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -95,6 +96,11 @@ def render_metrics(evaluations: Mapping[str, Evaluation], form: str, title: str)
         {"prior": prior, **{name: each.metrics[name] for name in METRICS}}
         for prior, each in evaluations.items()
     ]
+    return render_rows(rows, metrics_table(evaluations, title), form)
+
+
+def render_rows(rows: Sequence[Mapping[str, Any]], table: Table, form: str) -> str:
+    """Rows as ``json`` or ``csv``, or a table of them as ``md`` or ``latex`` with its title."""
     if form == "json":
         return json.dumps(rows, indent=1, allow_nan=False)
     if form == "csv":
@@ -103,8 +109,9 @@ def render_metrics(evaluations: Mapping[str, Evaluation], form: str, title: str)
         writer.writeheader()
         writer.writerows({name: in_csv(value) for name, value in row.items()} for row in rows)
         return out.getvalue().rstrip("\n")
-    table = metrics_table(evaluations, title)
-    return table.latex() if form == "latex" else f"{table.markdown()}\n\n{in_markdown(title)}"
+    if form == "latex":
+        return table.latex()
+    return f"{table.markdown()}\n\n{in_markdown(table.title)}"
 
 
 def _text(name: str, value: float | None) -> str:

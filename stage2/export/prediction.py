@@ -180,30 +180,24 @@ def predict_bank(
         For classes of which none is known by name, of `class_names` or to be `labelled`.
     """
     facts = head.facts
-    views = list(views or facts.views)
-    parts = [part for view in views for part in parts_of(view)]
-    check_count(facts, [part.view for part in parts])
-    places = [_place(facts, *pair) for pair in zip(parts, facts.arrays, strict=True)]
     if split is None and not bank.evaluated:
         raise errors.ConfigError(
             f"{bank.path} has no rows of test or val. Choose others with --split train."
         )
-    for place, own in zip(places, facts.arrays, strict=True):
-        shape = bank.shape(split or bank.evaluated[-1], place)[2:]
-        check_shape(f"{bank.path}: view {place!r}", shape, own)
+    places = places_of(facts, bank, views, split or bank.evaluated[-1])
     notes = []
     if split is None:
         split = bank.evaluated[-1]
         if split != "test":
             notes.append(f"{bank.path} has no rows of test: {split} is classified")
-    if bank.fingerprint != facts.bank:
-        notes.append(
-            f"the head was trained on bank {facts.bank[:12]}, {bank.path} is "
-            f"{bank.fingerprint[:12]}"
-        )
-    if views != facts.views:
-        notes.append(f"the head was trained on {'+'.join(facts.views)}, not {'+'.join(views)}")
-    match = _matched(bank, facts.class_names, class_names, None if labelled else notes)
+    notes += bank_notes(facts, bank, views)
+    match: ClassMatch | None = None
+    try:
+        match = matched(bank, facts.class_names, class_names)
+    except errors.Mismatch as error:
+        if class_names is not None or labelled:
+            raise
+        notes.append(f"labels are left out: {error}")
     rows, step = bank.rows(split), bank.block_rows(split, places[0])
     blocks = (
         [bank.read(split, place, start, min(start + step, rows)) for place in places]
@@ -213,23 +207,51 @@ def predict_bank(
     return predictions.labelled(bank.labels(split), match) if match else predictions
 
 
-def _matched(
-    bank: Bank, known: Sequence[str], names: Sequence[str] | None, notes: list[str] | None
-) -> ClassMatch | None:
-    """The classes of a bank among the `known` ones; None where its own names do not say and there
-    are `notes` to say so in."""
+def places_of(facts: HeadFacts, bank: Bank, views: Sequence[str] | None, split: str) -> list[str]:
+    """The views of a bank that a head reads, in place of its own those of `views`.
+
+    Raises
+    ------
+    ConfigError
+        If D or the number of views differs, or the bank lacks the split or a view.
+    """
+    parts = [part for view in views or facts.views for part in parts_of(view)]
+    check_count(facts, [part.view for part in parts])
+    places = [_place(facts, *pair) for pair in zip(parts, facts.arrays, strict=True)]
+    for place, own in zip(places, facts.arrays, strict=True):
+        check_shape(f"{bank.path}: view {place!r}", bank.shape(split, place)[2:], own)
+    return places
+
+
+def bank_notes(facts: HeadFacts, bank: Bank, views: Sequence[str] | None) -> list[str]:
+    """Ways in which a bank, or the views of it that are read, differ from those of a head."""
+    notes = []
+    if bank.fingerprint != facts.bank:
+        notes.append(
+            f"the head was trained on bank {facts.bank[:12]}, {bank.path} is "
+            f"{bank.fingerprint[:12]}"
+        )
+    if views is not None and list(views) != facts.views:
+        notes.append(f"the head was trained on {'+'.join(facts.views)}, not {'+'.join(views)}")
+    return notes
+
+
+def matched(bank: Bank, known: Sequence[str], names: Sequence[str] | None) -> ClassMatch:
+    """The classes of a bank among the `known` ones, by its own names or those given in their place.
+
+    Raises
+    ------
+    DataError
+        For other than K names.
+    Mismatch
+        Where none is known.
+    """
     if names is not None and len(names) != bank.num_classes:
         raise errors.DataError(
             f"{number(len(names), 'class name')} are given, {bank.path} has {bank.num_classes} "
             "classes. Give one name per line, in the order of the bank's classes."
         )
-    try:
-        return match_classes(names or list(bank.class_names), known, str(bank.path))
-    except errors.Mismatch as error:
-        if names is not None or notes is None:
-            raise
-        notes.append(f"labels are left out: {error}")
-        return None
+    return match_classes(names or list(bank.class_names), known, str(bank.path))
 
 
 def predict_arrays(
