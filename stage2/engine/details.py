@@ -115,6 +115,10 @@ def _losses(totals: Totals) -> np.ndarray | None:
     return None if len(totals.labels) > LOSS_ROWS else totals.tempered_losses
 
 
+def _predictions(totals: Totals) -> np.ndarray | None:
+    return None if totals.confidence is None else totals.predictions
+
+
 def _confusions(totals: Totals) -> list[np.ndarray] | None:
     if totals.predicted is None:
         return None
@@ -293,6 +297,13 @@ DETAILS: dict[str, Detail] = {
         ((1, 3), (2,), (CONFIDENCE_BINS,)),
         "i4",
         total,
+    ),
+    "predictions": Detail(
+        "predictions",
+        "rows predicted as each class",
+        _predictions,
+        dtype="i4",
+        over_seeds=total,
     ),
     "confusions": Detail(
         "confusions",

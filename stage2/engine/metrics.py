@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from featbank.bank import GROUPS
+from stage2.engine.overlap import iou, mean_iou
 from stage2.methods.on_demand import torch
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class Totals:
         Correctly classified rows [C, N] bool.
     per_class
         Accuracy of each class in percent [C, K], NaN for a class without rows.
+    right, predictions
+        Right rows of each class (TP), and rows predicted as it (TP + FP), [C, K].
     top5, nll, brier
         Means over the rows [C].
     bins
@@ -67,6 +70,8 @@ class Totals:
     groups: Mapping[str, np.ndarray]
     correct: np.ndarray
     per_class: np.ndarray
+    right: np.ndarray
+    predictions: np.ndarray
     top5: np.ndarray
     nll: np.ndarray
     brier: np.ndarray
@@ -102,6 +107,8 @@ class Metric:
     columns
         The tables that show it unless asked for more: ``leaderboard``, ``report``. JSON, CSV,
         filters, plots and loggers take all metrics.
+    of_pixels
+        Whether these tables show it only of banks whose rows are pixels.
     each_epoch
         Its columns show the last and the selected epoch side by side, others the one that ranks.
     weights
@@ -116,6 +123,7 @@ class Metric:
     unit: str = "%"
     lower_is_better: bool = False
     columns: tuple[str, ...] = ()
+    of_pixels: bool = False
     each_epoch: bool = False
     weights: Callable[[np.ndarray, Mapping[str, np.ndarray]], np.ndarray | None] | None = None
 
@@ -123,6 +131,10 @@ class Metric:
     def description(self) -> str:
         """Meaning and unit."""
         return f"{self.meaning}, {self.unit}" if self.unit else self.meaning
+
+    def is_in(self, table: str, about: Mapping[str, Any]) -> bool:
+        """Whether a table shows it of a bank, given by its record in the results."""
+        return table in self.columns and (not self.of_pixels or bool(about.get("pixels")))
 
     @property
     def decimals(self) -> int:
@@ -173,6 +185,25 @@ def _group_ece(group: str) -> Metric:
     return Metric(f"ECE {group}", meaning, of, lower_is_better=True)
 
 
+def _mean_iou(group: str | None) -> Metric:
+    """mIoU over the classes of a group, or over all."""
+
+    def of(totals: Totals) -> np.ndarray | None:
+        of_classes = iou(totals.right, totals.rows, totals.predictions)
+        if group is None:
+            return mean_iou(of_classes)
+        return mean_iou(of_classes[:, totals.groups[group]]) if group in totals.groups else None
+
+    over = f" with {GROUPS[group]}" if group else ""
+    return Metric(
+        f"mIoU {group}" if group else "mIoU",
+        f"mean intersection over union of classes{over} that have rows or predictions",
+        of,
+        columns=_BOTH,
+        of_pixels=True,
+    )
+
+
 def magnitude(totals: Totals) -> np.ndarray:
     """L_k = E[z_k|y=k] − E[z_k|y≠k] of each class [C, K], NaN for a class without rows [LOS]."""
     others = totals.logits - totals.label_logits
@@ -213,6 +244,8 @@ METRICS: dict[str, Metric] = {
         lambda totals: 100 * totals.top5,
         columns=("report",),
     ),
+    "miou": _mean_iou(None),
+    **{f"miou_{group}": _mean_iou(group) for group in GROUPS},
     "ece": Metric(
         "ECE",
         "expected calibration error",

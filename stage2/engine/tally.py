@@ -83,6 +83,7 @@ class Tally:
         self._sums = zeros(3, configs)  # top 5, NLL, Brier
         self._logits = zeros(configs, num_classes)  # Σ z_k over all rows
         self._by_class = zeros(3, num_classes * configs)  # correct, Σ z_y and Σ z_y² by class
+        self._predictions = torch.zeros(configs * num_classes, dtype=torch.int64, device=device)
         cells = configs * max(len(self.groups), 1)
         self._bins = zeros(3, cells * BINS)  # rows, Σ1/P, correct
         self._shift = None
@@ -108,14 +109,14 @@ class Tally:
         found = one_pass(z, y, self._shift.places if self._shift else None)
         # Σ of a block in float32, pairwise: it errs less than the logits themselves do.
         self._logits += z.sum(0) if found is None else found.total
+        predicted = z.argmax(2) if found is None else found.predicted
         if self.closer:
-            predicted = z.argmax(2) if found is None else found.predicted
             self._predicted[:, self._row : self._row + len(z)] = predicted.t()
         if self._shift is not None:
             bounds = found.bounds if found else None
             self._shift.add(*(bounds or self._shift.bounds(z, y)), y)
         statistics = (*label_rank(z, y), *_softmax_sums(z)) if found is None else found[:5]
-        self._pending.append(statistics)
+        self._pending.append((*statistics, predicted))
         self._row += len(z)
         enough = _PENDING * (16 if z.is_cuda else 1)
         if (self._row - self._digested) * self.configs >= enough:
@@ -125,7 +126,7 @@ class Tally:
         """Add the statistics of the pending rows to the sums."""
         rows = slice(self._digested, self._row)
         self._digested = self._row
-        rank, zy, top, partition, norm = map(torch.cat, zip(*self._pending, strict=True))
+        rank, zy, top, partition, norm, predicted = map(torch.cat, zip(*self._pending, strict=True))
         self._pending.clear()
         nll = (top - zy).add_(partition.log())
         brier = (norm / partition).square_() - 2 * nll.neg().exp_() + 1  # Σp² − 2p_y + 1
@@ -133,6 +134,8 @@ class Tally:
         self._correct[:, rows] = correct.t()
         for total, values in zip(self._sums, (rank < 5, nll, brier.clamp_min_(0)), strict=True):
             total.add_(values.sum(0, dtype=torch.float64))
+        cell = (self._config * self.num_classes + predicted).view(-1)
+        self._predictions.scatter_add_(0, cell, torch.ones_like(cell))
         right, zy = correct.double(), zy.double()
         self._add_by_class(self.labels[rows], (right, zy, zy * zy))
         group = self._config * max(len(self.groups), 1) + self._group[rows, None]
@@ -209,6 +212,8 @@ class Tally:
             groups=self.groups,
             correct=self._correct.cpu().numpy(),
             per_class=per_class,
+            right=right,
+            predictions=self._predictions.view(self.configs, -1).cpu().numpy(),
             top5=top5,
             nll=nll,
             brier=brier,

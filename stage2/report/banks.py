@@ -41,13 +41,18 @@ def gather_banks(
     return {"title": pages[0]["title"], "banks": pages, "grid": _grid(grid)}
 
 
+_TABLES = ("leaderboard", "report")
+
+
 def _grid(grid: ByBank) -> dict[str, Any]:
     """The best configuration of each recipe on each bank, by several metrics."""
     rows = [row for cells in grid.cells.values() for row in cells.values()]
+    abouts = [board.terms.about for board in grid.joined.boards.values()]
     metrics = [
         name
         for name, metric in METRICS.items()
-        if (metric.columns or name == RANKING) and any(row[name] is not None for row in rows)
+        if (name == RANKING or any(metric.is_in(at, about) for at in _TABLES for about in abouts))
+        and any(row[name] is not None for row in rows)
     ]
     names = [*grid.joined.boards]
     return {

@@ -101,12 +101,13 @@ def metric_columns(board: Leaderboard, table: str) -> list[Column]:
     of each epoch, the figure that ranks, and the other metrics."""
     by_epoch, others = [], []
     for name, metric in METRICS.items():
-        if table in metric.columns and metric.each_epoch:
+        shown = metric.is_in(table, board.terms.about)
+        if shown and metric.each_epoch:
             by_epoch += [
                 Column(f"{name}_{epoch}", f"{metric.label} {epoch}", metric, name, epoch)
                 for epoch in board.epochs
             ]
-        elif table in metric.columns or name in board.more:
+        elif shown or name in board.more:
             others.append(Column(name, metric.label, metric, name))
     return [*by_epoch, *_selecting(board), *others]
 

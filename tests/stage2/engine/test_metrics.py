@@ -12,13 +12,18 @@ import torch
 from scipy.special import log_softmax, softmax
 from sklearn import metrics as sk
 from torch.utils._python_dispatch import TorchDispatchMode
-from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassCalibrationError,
+    MulticlassJaccardIndex,
+)
 
 from featbank import errors
 from featbank.bank import GROUPS, class_groups
 from stage2.engine.details import DETAILS, SHIFT_RATIOS, shifted_accuracy
 from stage2.engine.metrics import BINS, METRICS, Evaluation, class_accuracy, epoch_accuracy
 from stage2.engine.native.library import SWITCH, library
+from stage2.engine.overlap import iou
 from stage2.engine.tally import Tally, label_rank
 from stage2.engine.temperature import fit_temperature
 from tests.stage2.compare import assert_close, assert_relative
@@ -128,6 +133,47 @@ def test_calibration_and_accuracy_are_those_of_torchmetrics(
             rows = torch.from_numpy(mask[y])
             ece = 100 * float(references["ece"](p[rows], labels[rows]))
             assert_close(evaluation.metrics[f"ece_{group}"], ece, 1e-4, f"ECE of {group}")
+
+
+def slow_iou(y: np.ndarray, guess: np.ndarray) -> list[float]:
+    """IoU of each class in percent from sets of rows; NaN for a class without any."""
+    found = []
+    for k in range(CLASSES):
+        true, predicted = set(np.flatnonzero(y == k)), set(np.flatnonzero(guess == k))
+        union = true | predicted
+        found.append(100 * len(true & predicted) / len(union) if union else np.nan)
+    return found
+
+
+@pytest.mark.parametrize("absent", [(), (3,), (2, 6)])
+def test_mean_iou(logits: tuple[np.ndarray, np.ndarray], absent: tuple[int, ...]) -> None:
+    """References: torchmetrics, a loop over sets of rows, and sklearn's jaccard_score.
+
+    Class 2 or 3 has no rows; the first classifier still predicts it, as it must, with an IoU of 0,
+    and the others may not: then it is left out.
+    """
+    z, y = logits
+    z, y = z[~np.isin(y, absent)].copy(), y[~np.isin(y, absent)]
+    z[:, 1:, list(absent)] -= 50
+    z[0, 0, list(absent)] += 50
+    reference = MulticlassJaccardIndex(CLASSES, average="macro")
+    for c, evaluation in enumerate(evaluate(z, y, closer=True, blocks=(7, 200))):
+        guess = z[:, c].argmax(1)
+        expected = 100 * float(reference(torch.from_numpy(guess), torch.from_numpy(y)))
+        assert_close(evaluation.metrics["miou"], expected, 1e-4, f"mIoU of classifier {c}")
+        by_class = np.array(slow_iou(y, guess))
+        assert_close(evaluation.metrics["miou"], np.nanmean(by_class), 1e-9, "by a loop")
+        present = np.union1d(y, guess)
+        by_sklearn = 100 * sk.jaccard_score(y, guess, average=None, labels=present)
+        assert_close(by_class[present], by_sklearn, 1e-9, "the loop")
+        for group, mask in class_groups(TRAIN).items():
+            mean = np.nanmean(by_class[mask])
+            assert_close(evaluation.metrics[f"miou_{group}"], mean, 1e-9, f"mIoU of {group}")
+        predictions = evaluation.details["predictions"]
+        assert np.array_equal(predictions, np.bincount(guess, minlength=CLASSES))
+        rows = np.bincount(y, minlength=CLASSES)
+        right = np.bincount(y[guess == y], minlength=CLASSES)
+        np.testing.assert_allclose(iou(right, rows, predictions), by_class, 1e-12)
 
 
 def slow_reliability(confidence: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -343,7 +389,7 @@ def test_without_training_counts() -> None:
     with_counts = evaluate(z, y, np.array([400, 40, 30, 4]))
     for got, full in zip(evaluate(z, y, None), with_counts, strict=True):
         for name, value in full.metrics.items():
-            if name.removeprefix("ece_") in GROUPS:
+            if name.removeprefix("ece_").removeprefix("miou_") in GROUPS:
                 assert got.metrics[name] is None, f"{name}: got {got.metrics[name]}"
             elif value is not None:  # a temperature is fitted to val alone
                 assert_close(got.metrics[name], value, 1e-9, name)
@@ -470,7 +516,7 @@ def test_the_arrays_are_those_of_the_list(logits: tuple[np.ndarray, np.ndarray])
         assert np.array_equal(evaluation.details["losses"], fitted.losses[c].numpy())
     few = evaluate(z, y)[0].details
     assert set(DETAILS) - set(few) == {
-        "weight_norm", "losses", "confidence", "confusions",
+        "weight_norm", "losses", "confidence", "predictions", "confusions",
         "shift_forward_known", "shift_backward_known",
     }  # fmt: skip
 
@@ -617,8 +663,8 @@ def test_what_is_kept_is_one_byte_per_row_and_a_few_sums_per_class(
     for _ in range(blocks):
         tally.add(torch.randn(batch, configs, classes, generator=generator))
         most = max(most, state_bytes(tally))
-    sums = 4 * 8 * configs * classes + 3 * 8 * configs * (3 * BINS + 2)
-    allowed = configs * rows + 8 * rows + sums + 20 * 2**16
+    sums = 5 * 8 * configs * classes + 3 * 8 * configs * (3 * BINS + 2)
+    allowed = configs * rows + 8 * rows + sums + 24 * 2**16
     assert most <= allowed, f"got {most:,} bytes, allowed {allowed:,}"
 
 
