@@ -19,7 +19,7 @@ from stage2.executors import MakeExecutor, origin, versions_of
 from stage2.executors.local import Local
 from stage2.executors.shards import Shard, part_of
 from stage2.features.experts import resolved, unrecorded
-from stage2.features.folds import Folds, deal
+from stage2.features.folds import Folds, folds_of
 from stage2.features.probe import Probe
 from stage2.features.probes import Kept
 from stage2.features.requirements import check_bank, folds_problem, selection_problem
@@ -177,7 +177,7 @@ def sweep(
         _check(bank, wanted, select_on, halving, folds, screen=screen)
         place = str(find_device(device))
         workers = threads_for(place, workers)
-        dealt = deal(bank.labels("train"), folds) if folds else None
+        dealt = folds_of(bank, folds) if folds else None
         store = stack.enter_context(Store(results, create=True))
         store.add_bank(bank, dealt)
         part = part_of(bank, wanted, shard, halving=halving, folds=folds)

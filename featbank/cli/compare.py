@@ -60,7 +60,8 @@ def compare(
     rows are the same on both banks, by source and index; the line below says so otherwise.
 
     Over several seeds the rows are the units of one exact test, which with one seed is McNemar's.
-    Intervals come from a bootstrap over rows.
+    Intervals come from a bootstrap over rows. In a bank with source groups, such as images, these
+    are the units of both.
 
     \b
     featbank compare results.sqlite crt mislas

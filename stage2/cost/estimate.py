@@ -21,7 +21,7 @@ from stage2.engine.plan import BatchStream, FusedGroup, Shape, group_bytes, plan
 from stage2.engine.work import ITERATIONS, units_of
 from stage2.features.budgets import MADE, half_of
 from stage2.features.descent import allowed, is_large
-from stage2.features.folds import deal
+from stage2.features.folds import folds_of
 from stage2.features.planning import shapes_on
 from stage2.features.probe import PROBE, Probe, probes_of
 from stage2.features.probes import probe_size, settings_of
@@ -146,7 +146,7 @@ def _probe_shares(bank: Bank, probe: Probe, folds: int, kept: Collection[str]) -
     a full-batch training in float64."""
     size = probe_size(bank, probe)
     each = min(1.0, allowed(*size) / ITERATIONS / 2) if is_large(*size) else 1.0
-    dealt = deal(bank.labels("train"), folds) if folds else None
+    dealt = folds_of(bank, folds) if folds else None
     waiting = [
         settings_hash("probe", settings_of(bank, probe, dealt, fold)) not in kept
         for fold in (None, *range(folds))

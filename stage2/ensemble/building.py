@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +25,7 @@ from stage2.executors import origin
 from stage2.export.exporting import bank_path
 from stage2.export.folding import affine_head, ensemble_head, evaluate, feature_blocks
 from stage2.export.retraining import Retrained, retrain
+from stage2.features.folds import deal_groups, source_units
 from stage2.results.configurations import Configuration
 from stage2.results.ensembles import ENSEMBLE, EnsembleRecipe, Member
 from stage2.results.protocol import ranking_epoch
@@ -254,13 +256,31 @@ def _chosen(pool: _Pool) -> tuple[EnsembleRecipe, dict[str, Evaluation]]:
         view="+".join(head.views),
         stage1=any(each.recipe.needs_classifier for each in again),
     )
-    folds = val_folds(y)
-    folds[usable] = val_folds(y[usable])  # so that no fold has all of the rows that may choose
+    folds = _folds(y, usable, source_units(bank.source_groups("val")))
     logits, _ = cross_fitted(z, y, usable, folds)
     evaluations = {"val": _measured(logits, y, bank, usable)}
     if "test" in bank.evaluated:
         evaluations["test"] = evaluate(head, bank, "test")
     return recipe, evaluations
+
+
+def _folds(y: Tensor, usable: Tensor, groups: np.ndarray | None) -> Tensor:
+    """The fold of each val row [N], such that none has all of the `usable` rows [N], which may
+    choose; of source `groups` [N] whole ones."""
+    if groups is None:
+        folds = val_folds(y)
+        folds[usable] = val_folds(y[usable])
+        return folds
+    may = usable.numpy()
+    choosing, place = np.unique(groups[may], return_inverse=True)
+    if len(choosing) < 2:
+        raise errors.ConfigError(
+            "The val rows that may choose an ensemble are of one source group, it takes two. Hold "
+            "out more."
+        )
+    of_group = np.zeros(groups.max() + 1, np.int64)
+    of_group[choosing] = deal_groups(y[usable].numpy(), place, FOLDS)
+    return torch.from_numpy(of_group[groups])
 
 
 def _measured(z: Tensor, y: Tensor, bank: Bank, usable: Tensor) -> Evaluation:

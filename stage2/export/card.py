@@ -121,9 +121,9 @@ def _accuracy(results: Results, run: Run, epoch: str, splits: Sequence[str]) -> 
         names |= dict.fromkeys(each)
     lines = [[split, *(each.get(name, "–") for name in names)] for split, each in cells.items()]
     yield Table("", ["split", *(METRICS[name].label for name in names)], lines).markdown()
-    yield (
-        f"Percent; in brackets {LEVEL} % intervals of this head, from a bootstrap over the rows."
-    )
+    sources = [results.store.source_groups(results.fingerprint, split) for split in splits]
+    units = "the rows" if all(each is None for each in sources) else "whole source groups"
+    yield f"Percent; in brackets {LEVEL} % intervals of this head, from a bootstrap over {units}."
     seeds = results.configurations[run.id].done
     if len(seeds) > 1 and "test" in splits:
         rows = results.on("test").board.rows_of(run.id)
@@ -136,7 +136,7 @@ def _intervals(results: Results, run: Run, epoch: str, split: str) -> dict[str, 
     """The accuracies of a run on a split with their intervals."""
     values = run.metrics[split, epoch]
     known = [name for name in METRICS if METRICS[name].weights and values.get(name) is not None]
-    labels = _labels(results, split)
+    labels, groups = results.store.tested(results.fingerprint, split)
     if labels is None:
         return {name: f"{values[name]:.1f}" for name in known}
     correct = results.store.correct(results.fingerprint, run.recipe, split, epoch)
@@ -148,6 +148,7 @@ def _intervals(results: Results, run: Run, epoch: str, split: str) -> dict[str, 
         np.stack([weights[name] for name in known]),
         RESAMPLES,
         np.random.default_rng(0),
+        groups=groups,
     )
     ends = zip(known, *(100 * interval(drawn)), strict=True)
     return {name: f"{values[name]:.1f} ({low:.1f}–{high:.1f})" for name, low, high in ends}

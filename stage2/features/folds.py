@@ -5,6 +5,11 @@ class. A fold therefore holds out ⌊n_k/n⌋ or one more of the n_k rows of a c
 by at most one row overall. A class of fewer rows than folds is spread over as many folds as it has
 rows, so that each of its rows is held out once and the others train meanwhile. The row of a class
 of one always trains and is never held out. Copies of a row stay together.
+
+Where a bank says where rows come from, whole source groups, such as images, are dealt: from the
+most uneven over the classes to the least, each to the fold whose squared shares of classes grow
+least, much as scikit-learn's ``StratifiedGroupKFold`` does. A class is then spread as evenly as its
+groups allow. A group with all rows of a class always trains.
 """
 
 from __future__ import annotations
@@ -76,7 +81,7 @@ class Folds:
         return [np.bincount(y, minlength=num_classes).astype(np.float64) for y in trained]
 
 
-def deal(labels: np.ndarray, count: int) -> Folds:
+def deal(labels: np.ndarray, count: int, groups: np.ndarray | None = None) -> Folds:
     """Deal training rows to folds.
 
     Parameters
@@ -85,13 +90,18 @@ def deal(labels: np.ndarray, count: int) -> Folds:
         [N].
     count
         n, 2 … 100.
+    groups
+        Source group of each row [N], any integers; whole ones are dealt where some have several
+        rows.
 
     Raises
     ------
     ConfigError
-        For another n, or where fewer rows than folds can be held out.
+        For another n, or where fewer rows or source groups than folds can be held out.
     """
     FOLDS.check(count, "the sweep")
+    if (units := source_units(groups)) is not None:
+        return Folds(count, labels, _whole_groups(labels, units, count))
     sizes = np.bincount(labels)
     shuffled = np.random.default_rng(SEED).permutation(len(labels))
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
@@ -106,9 +116,85 @@ def deal(labels: np.ndarray, count: int) -> Folds:
     return Folds(count, labels, fold)
 
 
+def source_units(groups: np.ndarray | None) -> np.ndarray | None:
+    """Source groups [N] as 0 … G − 1 in the order in which rows have them; None without any, and
+    where every row is one of its own: then rows are the units."""
+    if groups is None:
+        return None
+    _, first, unit = np.unique(groups, return_index=True, return_inverse=True)
+    if len(first) == len(groups):
+        return None
+    return np.argsort(np.argsort(first))[unit]
+
+
+def deal_groups(labels: np.ndarray, units: np.ndarray, count: int) -> np.ndarray:
+    """Deal source groups to folds, stratified by class as well as whole groups allow.
+
+    Parameters
+    ----------
+    labels, units
+        Class and source group of each row [N], groups 0 … G − 1.
+    count
+        n; with fewer groups some folds stay empty.
+
+    Returns
+    -------
+    The fold of each group [G].
+    """
+    _, classes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    pairs, rows = np.unique(units * len(sizes) + classes, return_counts=True)
+    owner, of_pair = np.divmod(pairs, len(sizes))
+    share = rows / sizes[of_pair]
+    bounds = np.searchsorted(owner, np.arange(units.max() + 2))
+    # The spread of a group's shares over all classes, up to a constant.
+    square, total = (np.bincount(owner, each) for each in (share**2, share))
+    order = np.argsort(total**2 / len(sizes) - square, kind="stable")
+    held, number = np.zeros((count, len(sizes))), np.zeros(count)
+    fold = np.empty(len(bounds) - 1, np.int64)
+    for group in order:
+        part = slice(bounds[group], bounds[group + 1])
+        of, shares = of_pair[part], share[part]
+        # Σ (h + s)² − h² = Σ 2hs + s²; equal ones by the fewest rows
+        growth = (held[:, of] @ shares).round(12)
+        chosen = int(np.lexsort([number, growth])[0])
+        fold[group] = chosen
+        held[chosen, of] += shares
+        number[chosen] += rows[part].sum()
+    return fold
+
+
+def _whole_groups(labels: np.ndarray, units: np.ndarray, count: int) -> np.ndarray:
+    """The fold of each row [N] where whole source groups are dealt; −1 for rows that always
+    train."""
+    alone = _in_one_group(labels, units)
+    held_out = ~np.isin(units, units[np.isin(labels, alone)])
+    left = np.unique(units[held_out])
+    if len(left) < count:
+        raise errors.ConfigError(
+            f"{count} folds need {count} source groups of train whose classes are in others as "
+            f"well, there are {len(left)}. Lower --folds."
+        )
+    fold = np.full(len(labels), -1)
+    among = np.searchsorted(left, units[held_out])
+    fold[held_out] = deal_groups(labels[held_out], among, count)[among]
+    return fold
+
+
+def _in_one_group(labels: np.ndarray, units: np.ndarray) -> np.ndarray:
+    """The classes whose rows are all of one source group."""
+    count = int(units.max()) + 1
+    classes, groups = np.unique(np.unique(labels * count + units) // count, return_counts=True)
+    return classes[groups == 1]
+
+
+def folds_of(bank: Bank, count: int) -> Folds:
+    """Deal the training rows of a bank to n folds, by source group where it has them."""
+    return deal(bank.labels("train"), count, bank.source_groups("train"))
+
+
 def fold_counts(bank: Bank, count: int) -> list[np.ndarray]:
     """Rows of each class that each of n folds of a bank trains on, [K] float64."""
-    return deal(bank.labels("train"), count).counts(bank.num_classes)
+    return folds_of(bank, count).counts(bank.num_classes)
 
 
 def fold_name(count: int) -> str:

@@ -15,7 +15,7 @@ from featbank.memory import size_text
 from stage2.engine.plan import default_memory
 from stage2.features.budgets import view_budget, view_bytes
 from stage2.features.experts import averages
-from stage2.features.folds import FOLDS, deal, fold_counts, fold_name
+from stage2.features.folds import FOLDS, fold_counts, fold_name, folds_of
 from stage2.features.loading import class_counts
 from stage2.methods.heads import HEADS
 from stage2.methods.losses import LOSSES
@@ -76,7 +76,7 @@ def folds_problem(bank: Bank, folds: int, *, screen: bool = False) -> str | None
             "or take only their order, without figures, with --screen."
         )
     try:
-        deal(bank.labels("train"), folds)
+        folds_of(bank, folds)
     except errors.ConfigError as error:
         return str(error)
     return None

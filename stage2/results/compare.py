@@ -7,7 +7,7 @@ the other. Accuracies are means over the common seeds.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -131,7 +131,7 @@ def compare(
             for side in sides
             if side.name in ("", side.configuration.name)
         },
-        _protocol(banks, comparisons, epoch, f"{resamples} bootstrap resamples", seed),
+        _protocol(banks, comparisons, epoch, f"{resamples} bootstrap resamples", tested, seed=seed),
     )
 
 
@@ -140,9 +140,11 @@ def _protocol(
     comparisons: Sequence[Comparison],
     epoch: str | None,
     resamples: str,
+    tested: Mapping[str, MeasuredRows],
+    *,
     seed: int,
 ) -> str:
-    """The protocol line of a comparison."""
+    """The protocol line of a comparison; `tested` are the rows by the bank's fingerprint."""
     first, *others = banks
     split = first.split
     lead = joined_line(
@@ -151,6 +153,8 @@ def _protocol(
     )
     epochs = sorted({epoch or bank.board.terms.epoch for bank in banks})
     tests = sum(each.p is not None for each in comparisons)
+    units = " or ".join(dict.fromkeys(tested[bank.fingerprint].units for bank in banks))
+    of_rows = tested[first.fingerprint].groups is None
     parts = [
         f"compared on {split}, {' or '.join(epochs)} epoch",
         *(
@@ -158,10 +162,15 @@ def _protocol(
             if any(split == bank.board.select_on == "test" for bank in banks)
             else []
         ),
-        f"{LEVEL} % intervals: {resamples} of rows within classes, seed {seed}",
+        f"{LEVEL} % intervals: {resamples} of {units}"
+        f"{' within classes' if of_rows else ''}, seed {seed}",
         *(
             [
-                "p: exact sign test of rows over all seeds (one seed: McNemar)"
+                (
+                    "p: exact sign test of rows over all seeds (one seed: McNemar)"
+                    if of_rows
+                    else f"p: sign test by source group over all seeds ({units})"
+                )
                 + (f", Holm over {tests} comparisons" if tests > 1 else "")
             ]
             if tests
@@ -277,9 +286,9 @@ def _why(board: Leaderboard, name: str) -> str:
 def _tested(results: Results, file: Path | None) -> MeasuredRows:
     """Read the split; its labels from the bank's file where the results lack them."""
     counts, names, fingerprint = results.counts, results.class_names, results.fingerprint
-    labels = results.store.labels(fingerprint, results.split)
+    labels, groups = results.store.tested(fingerprint, results.split)
     if labels is not None:
-        return MeasuredRows(labels, counts, names)
+        return MeasuredRows(labels, counts, names, groups)
     stored = Path(results.about["path"])
     places = [file] if file else [stored, results.path.parent / stored.name]
     place = next((path for path in places if path.is_file()), None)

@@ -47,6 +47,9 @@ _FORMER = {"f4": "f4 f8", "f8": "f4 f8"}
 """The types of arrays that some version wrote as another."""
 
 _SCALARS = {str, float, int, bool, type(None)}
+SOURCE_GROUP = "/source_group"
+"""End of the name of the source groups of a split beside its labels."""
+
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 Arrays = dict[str, np.ndarray]
@@ -192,6 +195,9 @@ def about(value: Any) -> dict[str, Any]:
     _require(_counts([record.get("missing_in_val", 0)]), "missing_in_val")
     identities = record.get("identities", {})
     _require(isinstance(identities, dict) and all(map(_is_hash, identities.values())), "identities")
+    groups = record.get("source_groups", {})
+    known = isinstance(groups, dict) and set(groups) <= set(rows or ())
+    _require(known and _counts([*groups.values()]), "source_groups")
     label = record.get("label", "-")
     _require(isinstance(label, str) and label.isprintable(), "label")
     taken = record.get("val_from_test", [])
@@ -200,15 +206,26 @@ def about(value: Any) -> dict[str, Any]:
 
 
 def labels(value: Any, record: Mapping[str, Any]) -> Arrays:
-    """Decode the labels of val, test and folds, int32 [N]; `record` is that of the bank."""
+    """Decode the labels of val, test and folds, int32 [N], and where rows come from source groups
+    these, 0 … G − 1, as ``val/source_group``; `record` is that of the bank."""
     expected = {split for split in record["rows"] if measurable(split)}
-    arrays = _arrays(value, dict.fromkeys((*EVALUATED, *expected), "i4"))
-    if arrays.keys() != expected:
+    groups = {f"{split}{SOURCE_GROUP}" for split in record.get("source_groups", ())}
+    arrays = _arrays(value, dict.fromkeys((*EVALUATED, *expected, *groups), "i4"))
+    if arrays.keys() != expected | groups:
         raise Unexpected(f"has not just labels of {', '.join(sorted(expected)) or 'no split'}")
-    for split, values in arrays.items():
-        _shaped(split, values, (record["rows"][split],))
-        _within(split, values, record["num_classes"])
+    for name, values in arrays.items():
+        split = name.removesuffix(SOURCE_GROUP)
+        _shaped(name, values, (record["rows"][split],))
+        within = record["num_classes"] if name == split else record["source_groups"][split]
+        if values.size and not (values.min() >= 0 and values.max() < within):
+            kind = "classes" if name == split else "source groups"
+            raise Unexpected(f"has {name} beyond the {within} {kind}")
     return arrays
+
+
+def splits_of(arrays: Arrays) -> Arrays:
+    """The labels alone, by split."""
+    return {name: each for name, each in arrays.items() if not name.endswith(SOURCE_GROUP)}
 
 
 def per_class(value: Any, record: Mapping[str, Any]) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 from featbank import errors
 from featbank.bank import GROUPS, class_groups, same_groups
 from stage2.engine.metrics import METRICS
-from stage2.results.significance import interval, mcnemar, resampled, sign_test
+from stage2.results.significance import interval, mcnemar, paired_test, resampled
 
 Correct = dict[int | None, np.ndarray]
 """Correctness of rows [N] bool by seed; under None for a recipe with one result for all seeds."""
@@ -37,7 +37,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class SeedTest:
-    """McNemar's exact test of one seed: rows that only A, and only B, has right."""
+    """The test of one seed, of rows McNemar's: rows that only A, and only B, has right."""
 
     seed: int
     only_a: int
@@ -89,12 +89,18 @@ class Comparison:
 
 @dataclass(frozen=True)
 class MeasuredRows:
-    """The rows of a split: labels [N], and of the bank the training counts [K] and names of its
-    classes."""
+    """The rows of a split: labels [N], of the bank the training counts [K] and names of its
+    classes, and the source groups [N], 0 … G − 1, where they are the units."""
 
     labels: np.ndarray
     counts: np.ndarray
     names: Sequence[str]
+    groups: np.ndarray | None = None
+
+    @property
+    def units(self) -> str:
+        """The units, in words."""
+        return "rows" if self.groups is None else f"{int(self.groups.max()) + 1:,} source groups"
 
     @property
     def rows(self) -> np.ndarray:
@@ -166,10 +172,10 @@ def comparison_of(
     hits = [right.sum(0, dtype=np.int64) for right in (a, b)]
     if same_rows:
         gains = hits[1] - hits[0]
-        drawn = resampled(gains, tested[0].labels, made_of[0], how.resamples, how.random)
+        drawn = _resampled(gains, tested[0], made_of[0], how)
     else:
         of_a, of_b = (
-            resampled(right, each.labels, made, how.resamples, how.random)
+            _resampled(right, each, made, how)
             for right, each, made in zip(hits, tested, made_of, strict=True)
         )
         drawn = of_b - of_a
@@ -189,16 +195,32 @@ def comparison_of(
     classes = _largest([100 * each.mean(0) for each in accuracy], tested, how.classes)
     if not same_rows:
         return Comparison(*ids, measures, None, None, (), classes)
-    p = sign_test(gains)
-    return Comparison(*ids, measures, p, p, _by_seed(pairs), classes)
+    groups = tested[0].groups
+    p = paired_test(gains, groups)
+    return Comparison(*ids, measures, p, p, _by_seed(pairs, groups), classes)
 
 
-def _by_seed(pairs: dict[int, tuple[np.ndarray, np.ndarray]]) -> tuple[SeedTest, ...]:
-    """McNemar's test of each seed."""
+def _resampled(
+    values: np.ndarray, tested: MeasuredRows, weights: np.ndarray, how: Resampling
+) -> np.ndarray:
+    """Bootstrap distributions of values of the tested rows."""
+    return resampled(
+        values, tested.labels, weights, how.resamples, how.random, groups=tested.groups
+    )
+
+
+def _by_seed(
+    pairs: dict[int, tuple[np.ndarray, np.ndarray]], groups: np.ndarray | None
+) -> tuple[SeedTest, ...]:
+    """The test of each seed."""
     tests = []
     for seed, (a, b) in pairs.items():
         only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-        tests.append(SeedTest(seed, only_a, only_b, mcnemar(only_a, only_b)))
+        if groups is None:
+            p = mcnemar(only_a, only_b)
+        else:
+            p = paired_test(b.astype(np.int64) - a, groups)
+        tests.append(SeedTest(seed, only_a, only_b, p))
     return tuple(tests)
 
 

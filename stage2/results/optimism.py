@@ -1,7 +1,8 @@
 r"""The cost of choosing the best of many configurations, from the rows each classifies correctly.
 
 θ_j is the macro accuracy of configuration j, as in `stage2.results.selection`. A star marks the
-same of rows drawn with replacement, their weights divided by their sum.
+same of rows drawn with replacement, their weights divided by their sum. Where rows come from source
+groups, such as images, whole groups are drawn, and whole groups are dealt to nested folds.
 
 **The correction.** The best of many figures is too high: it is the best partly by chance. A
 bootstrap repeats the choice. In each resample another configuration may win; it is measured on the
@@ -21,7 +22,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from stage2.results.selection import Correctness, chosen, weighted_sums
+from stage2.features.folds import deal_groups
+from stage2.results.selection import (
+    Correctness,
+    chosen,
+    group_means,
+    group_sums,
+    row_weights,
+    weighted_sums,
+)
 from stage2.results.significance import LEVEL
 
 RESAMPLES = 200
@@ -56,6 +65,7 @@ def optimism(
     labels: np.ndarray,
     *,
     seeds: np.ndarray | int = 1,
+    groups: np.ndarray | None = None,
     rule: str = "macro",
     nll: np.ndarray | None = None,
     losses: np.ndarray | None = None,
@@ -67,8 +77,8 @@ def optimism(
 
     Parameters
     ----------
-    correct, labels, seeds
-        As of `stage2.results.selection.Correctness`.
+    correct, labels, seeds, groups
+        As of `stage2.results.selection.Correctness.of`.
     rule, nll
         The rule that chooses, and NLL,T of each [R] for rules that need it.
     losses
@@ -85,20 +95,21 @@ def optimism(
     -------
     Optimism
     """
-    of = Correctness(correct, labels, seeds)
+    of = Correctness.of(correct, labels, seeds, groups)
     weight = of.weight
-    drawn = _drawn(len(labels), resamples, np.random.default_rng(random))
-    kept = _others(labels) if nested else drawn
+    drawn = _drawn(len(weight), resamples, np.random.default_rng(random))
+    kept = _others(labels, groups) if nested else drawn
     scores = of.means(np.vstack([weight, drawn * weight, *([kept * weight] if nested else [])]))
     observed, resampled = scores[:, 0], scores[:, 1 : 1 + resamples]
     choices = np.column_stack([observed, scores[:, -len(kept) :]])
     criterion = np.zeros(len(correct)) if nll is None else nll
     if losses is not None and rule != "macro":
-        criterion = np.column_stack([criterion, _means(losses, kept * weight)])
+        means = _means(losses, kept, row_weights(labels), groups)
+        criterion = np.column_stack([criterion, means])
     first, *winners = chosen(rule, choices, criterion, of)
     left_out = np.where(kept == 0, weight, np.float32(0))
     out_of_bag = [
-        100 * (rows @ correct[place].astype(np.float32)) / of.of_seeds[place, 0] / rows.sum()
+        100 * (rows @ of.correct[place].astype(np.float32)) / of.of_seeds[place, 0] / rows.sum()
         for place, rows in zip(winners, left_out, strict=True)
         if rows.any()  # of a few rows a resample may take all
     ]
@@ -109,29 +120,41 @@ def optimism(
     return Optimism(int(first), figure, corrected, observed.max() - observed <= distance, nested)
 
 
-def _others(labels: np.ndarray) -> np.ndarray:
-    """The rows that each fold leaves, [folds, rows] bool."""
+def _others(labels: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
+    """The units that each fold leaves, [folds, units] bool."""
     import torch  # for nested folds alone
 
     from stage2.engine.calibration import FOLDS, val_folds
 
-    folds = val_folds(torch.as_tensor(labels, dtype=torch.int64)).numpy()
+    if groups is None:
+        folds = val_folds(torch.as_tensor(labels, dtype=torch.int64)).numpy()
+    else:
+        folds = deal_groups(labels, groups, FOLDS)
     return np.stack([folds != fold for fold in range(FOLDS)])
 
 
-def _means(losses: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """NLL,T under each of several weights of rows [M, N], [R, M]; infinite where no row counts."""
+def _means(
+    losses: np.ndarray, kept: np.ndarray, weight: np.ndarray, groups: np.ndarray | None
+) -> np.ndarray:
+    """NLL,T [R, M] of losses [R, N] with weights [N], where units are kept so often [M, units];
+    infinite where no row counts."""
     counts = ~np.isnan(losses[0])
-    if not counts.all():
-        losses, weights = losses[:, counts], weights[:, counts]
+    if groups is not None:
+        counted = np.where(counts, weight, np.float32(0))
+        losses = group_means(np.where(counts, losses, 0), counted, groups)
+        weights = kept * group_sums(counted, groups)
+    else:
+        weights = kept * weight
+        if not counts.all():
+            losses, weights = losses[:, counts], weights[:, counts]
     with np.errstate(divide="ignore", invalid="ignore"):
         means = weighted_sums(losses, weights) / weights.sum(1, dtype=np.float64)
     return np.where(np.isnan(means), np.inf, means)
 
 
-def _drawn(rows: int, resamples: int, random: np.random.Generator) -> np.ndarray:
-    """Draw rows with replacement: how often each is in each resample, [resamples, rows]."""
-    drawn = np.empty((resamples, rows), np.float32)
+def _drawn(units: int, resamples: int, random: np.random.Generator) -> np.ndarray:
+    """Draw units with replacement: how often each is in each resample, [resamples, units]."""
+    drawn = np.empty((resamples, units), np.float32)
     for resample in drawn:
-        resample[:] = np.bincount(random.integers(rows, size=rows), minlength=rows)
+        resample[:] = np.bincount(random.integers(units, size=units), minlength=units)
     return drawn

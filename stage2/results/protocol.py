@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from featbank.bank import GROUPS, Bank, class_counts
+from featbank.bank import GROUPS
 from featbank.bank.expressions import is_composed
 from featbank.bank.schema import EVALUATED
 from featbank.wording import number
@@ -197,8 +197,7 @@ class Protocol:
 
     def _by_folds(self, figure: str) -> str:
         """The same where folds of train select."""
-        single = sum(n == 1 for n in self.about["train_counts"])
-        left_out = f"; {number(single, 'class', 'classes')} of one row left out" if single else ""
+        left_out = self._left_out(sum(n == 1 for n in self.about["train_counts"]))
         if self.is_screen:
             seen, total = self.about["seen"]["train"], self.about["rows"]["train"]
             return (
@@ -206,6 +205,14 @@ class Protocol:
                 f"{total} train rows{left_out})"
             )
         return f"selected on {self.select_on} ({figure} of held-out train rows{left_out})"
+
+    def _left_out(self, single: int) -> str:
+        """The classes or rows that folds never hold out, in words; `single` have one row."""
+        if self.about.get("source_groups", {}).get(self.select_on):
+            left = self.about["rows"]["train"] - self.about["rows"][self.select_on]
+            which = "of source groups with all of a class"
+            return f"; {number(left, 'row')} {which} left out" if left else ""
+        return f"; {number(single, 'class', 'classes')} of one row left out" if single else ""
 
     def _scale(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         """The scale of the features that the rows were trained on; an ensemble does not say it."""
@@ -235,6 +242,8 @@ class Protocol:
             unseen = self.select_on == "val" and not self.about.get("seen", {}).get("val", True)
             clean = ", unseen by stage 1" if unseen else ""
             parts.append(f"{self.select_on}: {count} per class{clean}")
+        if groups := self.about.get("source_groups", {}).get(self.select_on):
+            parts.append(f"{self.select_on} by source group ({groups:,})")
         return parts
 
     def _chosen_epochs(self) -> list[str]:
@@ -375,20 +384,6 @@ def coverage(labels: Mapping[str, np.ndarray], train_counts: np.ndarray) -> dict
     if present.keys() >= {"val", "test"}:
         record["missing_in_val"] = len(np.setdiff1d(present["test"], present["val"]))
     return record
-
-
-def rows_from_test(bank: Bank) -> list[int]:
-    """The least and the most rows of a class that val took from test; nothing where it took none.
-
-    Counted over the classes with rows in test or taken from it.
-    """
-    taken = bank.from_test("val") if "val" in bank.splits else None
-    if taken is None or not taken.any():
-        return []
-    counts = class_counts(bank.labels("val")[taken], bank.num_classes)
-    left = bank.labels("test") if "test" in bank.splits else np.zeros(0, np.int64)
-    per_class = counts[(counts > 0) | (class_counts(left, bank.num_classes) > 0)]
-    return [int(per_class.min()), int(per_class.max())]
 
 
 def _products(rows: Sequence[Mapping[str, Any]]) -> list[str]:

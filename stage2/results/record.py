@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
 
 from featbank import errors
-from featbank.bank import Bank
+from featbank.bank import Bank, class_counts
 from featbank.bank.naming import label_of
 from featbank.bank.schema import EVALUATED
-from stage2.features.folds import Folds
+from stage2.features.folds import Folds, source_units
 from stage2.results import content
 from stage2.results.digests import Value
-from stage2.results.protocol import coverage, rows_from_test
+from stage2.results.protocol import coverage
 
 
 def record_of(bank: Bank) -> dict[str, Any]:
@@ -41,11 +42,27 @@ def record_of(bank: Bank) -> dict[str, Any]:
     recorded = {view: bank.default_scale(view) for view in bank.views}
     if scales := {view: scale for view, scale in recorded.items() if scale}:
         record["default_scales"] = scales
+    if any(bank.cells(split) is not None for split in bank.splits):
+        record["pixels"] = True
     if label := label_of(bank.provenance):
         record["label"] = label
     if per_class := rows_from_test(bank):
         record["val_from_test"] = per_class
     return record
+
+
+def rows_from_test(bank: Bank) -> list[int]:
+    """The least and the most rows of a class that val took from test; nothing where it took none.
+
+    Counted over the classes with rows in test or taken from it.
+    """
+    taken = bank.from_test("val") if "val" in bank.splits else None
+    if taken is None or not taken.any():
+        return []
+    counts = class_counts(bank.labels("val")[taken], bank.num_classes)
+    left = bank.labels("test") if "test" in bank.splits else np.zeros(0, np.int64)
+    per_class = counts[(counts > 0) | (class_counts(left, bank.num_classes) > 0)]
+    return [int(per_class.min()), int(per_class.max())]
 
 
 def identity_of(bank: Bank, split: str, folds: Folds | None = None) -> str:
@@ -69,6 +86,22 @@ def identity_of(bank: Bank, split: str, folds: Folds | None = None) -> str:
     return digest.hexdigest()
 
 
+def sources_of(bank: Bank, held_out: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Source groups of the rows of each measured split, int32 [N], 0 … G − 1, where some have
+    several rows; `held_out` are the rows of train that folds measure, by the folds' name."""
+    rows: dict[str, tuple[str, Any]] = {
+        split: (split, slice(None)) for split in EVALUATED if split in bank.splits
+    }
+    rows |= {name: ("train", kept) for name, kept in held_out.items()}
+    units = {}
+    for name, (split, kept) in rows.items():
+        groups = bank.source_groups(split)
+        found = None if groups is None else source_units(groups[kept])
+        if found is not None:
+            units[name] = found.astype(np.int32)
+    return units
+
+
 def united(ours: dict[str, Value], theirs: dict[str, Value]) -> dict[str, Value]:
     """The row of a bank without its digest, with the folds of both; ours where nothing is added.
 
@@ -87,10 +120,12 @@ def united(ours: dict[str, Value], theirs: dict[str, Value]) -> dict[str, Value]
             raise errors.Mismatch(f"other labels of {split}")
     if here.keys() >= there.keys():
         return ours
-    labels = _in_order({**there, **here})
-    for record in ("rows", "identities"):
-        about[record] = _in_order({**other.get(record, {}), **about.get(record, {})})
-    about |= coverage(labels, np.array(about["train_counts"]))
+    labels = {**there, **here}
+    for record in ("rows", "identities", "source_groups"):
+        if joined := {**other.get(record, {}), **about.get(record, {})}:
+            about[record] = _in_order(joined)
+    about |= coverage(content.splits_of(labels), np.array(about["train_counts"]))
+    labels = _in_order(labels)
     return {**ours, "about": json.dumps(about), "labels": save(labels)}
 
 

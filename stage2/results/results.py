@@ -16,6 +16,7 @@ from featbank.wording import listed
 from stage2.features.folds import is_folds
 from stage2.results.configurations import Configuration, matching, search_note
 from stage2.results.ensembles import ENSEMBLE
+from stage2.results.evidence import Evidence
 from stage2.results.leaderboard import Leaderboard, board_of, ranking_of, why_unranked
 from stage2.results.naming import bank_names
 from stage2.results.optimism import Optimism, optimism
@@ -114,13 +115,13 @@ class Results:
         self.select_epoch = select_epoch
         self.nested = nested
         self._so_far = self._runs_so_far()
-        self._labels = None
+        self._labels = self._groups = None
         if self.select_on is not None:
-            self._labels = self.store.labels(self.fingerprint, self.select_on)
-        self._losses: np.ndarray | None = None
+            self._labels, self._groups = self.store.tested(self.fingerprint, self.select_on)
+        self._evidence: Evidence | None = None
         self.ranking = self._ranking(select_by)
         self.optimism = self._optimism()
-        self._losses = None
+        self._evidence = None
         self.tied: dict[str, bool] = {}
         if self.optimism:
             compared = self.ranking.ids[: len(self.optimism.tied)]
@@ -287,9 +288,11 @@ class Results:
             self._runs(compared, at),
             with_losses=tried if with_losses and tried > 1 else 0,
         )
-        self._losses = evidence.losses
+        self._evidence = evidence
         seeds = np.array([len(each.runs) for each in compared])
-        return [each.id for each in compared], Correctness(evidence.correct, self._labels, seeds)
+        return [each.id for each in compared], Correctness.of(
+            evidence.correct, self._labels, seeds, self._groups
+        )
 
     def _runs(self, of: Iterable[Configuration], at: str) -> list[list[tuple[str, str]]]:
         """Recipe and epoch of the runs of some configurations, on the split that selects."""
@@ -298,17 +301,20 @@ class Results:
 
     def _optimism(self) -> Optimism | None:
         """The cost of choosing the best of those tried; None where fewer than two are compared."""
-        ranking, of = self.ranking, self.ranking.correctness
+        ranking, of, evidence = self.ranking, self.ranking.correctness, self._evidence
         tried = [id_ for id_ in ranking.ids if not self.configurations[id_].is_ensemble]
-        if of is None or ranking.rule is None or self.select_on is None or len(tried) < 2:
+        if of is None or evidence is None or self._labels is None or ranking.rule is None:
+            return None
+        if len(tried) < 2:
             return None
         return optimism(
-            of.correct[: len(tried)],
-            of.labels,
+            evidence.correct[: len(tried)],
+            self._labels,
+            groups=self._groups,
             seeds=np.broadcast_to(of.seeds, len(ranking.ids))[: len(tried)],
             rule=ranking.rule,
             nll=np.array([ranking.nll.get(id_, np.inf) for id_ in tried]),
-            losses=self._losses if ranking.rule != "macro" else None,
+            losses=evidence.losses if ranking.rule != "macro" else None,
             nested=self.nested,
         )
 

@@ -11,6 +11,10 @@ the macro accuracy of configuration j; c_ij is the share of its seeds that class
 The standard error is that of a *paired* difference, d_i = c_ib − c_ij::
 
     SE² = Σ_i w_i² (d_i − d̄)²,    d̄ = Σ_i w_i d_i
+
+Where rows come from source groups g, such as images, the units are groups with w_g = Σ_{i∈g} w_i
+and c_gj = Σ_{i∈g} w_i c_ij / w_g. Both formulas hold of these as they stand: θ_j does not change,
+and SE² is the cluster-robust Σ_g (Σ_{i∈g} w_i (d_i − d̄))².
 """
 
 from __future__ import annotations
@@ -46,28 +50,37 @@ class Correctness:
     Attributes
     ----------
     correct
-        Seeds of each configuration that classify each row correctly, [R, N] uint8.
-    labels
-        Classes of the rows [N].
+        Seeds of each configuration that classify each row correctly, [R, N] uint8; where units are
+        source groups, the mean over their rows, float32.
+    weight
+        w of the units [N] float32, Σ = 1: of classes alike, whatever their rows.
     seeds
         Seeds of each configuration, [R] or one number for all.
     """
 
     correct: np.ndarray
-    labels: np.ndarray
+    weight: np.ndarray
     seeds: np.ndarray | int = 1
+
+    @classmethod
+    def of(
+        cls,
+        correct: np.ndarray,
+        labels: np.ndarray,
+        seeds: np.ndarray | int = 1,
+        groups: np.ndarray | None = None,
+    ) -> Correctness:
+        """The correctness of rows with `labels` [N], or of their source `groups` [N], 0 … G − 1."""
+        weight = row_weights(labels)
+        if groups is None:
+            return cls(correct, weight, seeds)
+        return cls(group_means(correct, weight, groups), group_sums(weight, groups), seeds)
 
     @cached_property
     def of_seeds(self) -> np.ndarray:
         """Seeds of each configuration, [R, 1] float32."""
         shape = len(self.correct), 1
         return np.broadcast_to(np.reshape(self.seeds, (-1, 1)), shape).astype(np.float32)
-
-    @cached_property
-    def weight(self) -> np.ndarray:
-        """w [N] float32, Σ = 1: of classes alike, whatever their rows."""
-        _, classes, sizes = np.unique(self.labels, return_inverse=True, return_counts=True)
-        return (1 / (len(sizes) * sizes[classes])).astype(np.float32)
 
     def means(self, weights: np.ndarray) -> np.ndarray:
         """Accuracy in percent under each of several weights of rows [M, N], [R, M] float64."""
@@ -78,7 +91,7 @@ class Correctness:
         """Some of the configurations, in their order."""
         if len(places) == len(self.correct):
             return self
-        return Correctness(self.correct[places], self.labels, self.of_seeds[places, 0])
+        return Correctness(self.correct[places], self.weight, self.of_seeds[places, 0])
 
     def errors(self, best: Sequence[int]) -> np.ndarray:
         """Paired standard errors of the distance from each of B configurations, points [B, R]."""
@@ -87,7 +100,8 @@ class Correctness:
         # Σ w²c_b c_j, Σ w²c_j, Σ w c_j; and Σ w²c_j², which is not linear in c
         products = self._products(np.vstack([w * w * rows, w * w, w]))
         both, single, macro = products[:, : len(rows)].T, products[:, -2], products[:, -1]
-        one = self.of_seeds.max(initial=1) == 1  # then c² is c
+        # of rows and one seed c² is c
+        one = self.of_seeds.max(initial=1) == 1 and self.correct.dtype.kind != "f"
         squares = single if one else self._products(w[None] ** 2, squared=True)[:, 0]
         own = list(best)
         gap = macro[own, None] - macro
@@ -176,6 +190,27 @@ class Ranking:
             for id_ in ids
             if id_ in self.macro and self.macro[best] - self.macro[id_] <= allowed.get(id_, 0)
         }
+
+
+def row_weights(labels: np.ndarray) -> np.ndarray:
+    """w [N] float32, Σ = 1, of rows with `labels` [N]: 1/(K·m_k), with m_k rows of their class."""
+    _, classes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    return (1 / (len(sizes) * sizes[classes])).astype(np.float32)
+
+
+def group_sums(weight: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Weights [N] summed by source group, [G] float32."""
+    return np.bincount(groups, weight).astype(np.float32)
+
+
+def group_means(values: np.ndarray, weight: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Weighted means of values [R, N] over the rows of each source group, [R, G] float32; 0 for a
+    group without weight."""
+    total = np.bincount(groups, weight)
+    total[total == 0] = 1
+    return np.stack([np.bincount(groups, weight * row) / total for row in values]).astype(
+        np.float32
+    )
 
 
 def weighted_sums(values: np.ndarray, weights: np.ndarray, *, squared: bool = False) -> np.ndarray:

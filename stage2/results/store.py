@@ -22,8 +22,9 @@ from featbank import errors
 from featbank.bank import Bank
 from featbank.bank.schema import EVALUATED
 from stage2.engine.metrics import Evaluation
-from stage2.features.folds import Folds, deal, fold_count
+from stage2.features.folds import Folds, fold_count, folds_of
 from stage2.methods.recipe import Recipe
+from stage2.results import content
 from stage2.results.batches import Values
 from stage2.results.database import Database
 from stage2.results.digests import Value
@@ -32,7 +33,7 @@ from stage2.results.evidence import Evidence, EvidenceReader
 from stage2.results.merging import merged, only_folds
 from stage2.results.naming import described, matching_banks
 from stage2.results.protocol import coverage
-from stage2.results.record import identity_of, record_of
+from stage2.results.record import identity_of, record_of, sources_of
 from stage2.results.rows import RunRow, StoredRows, digest_of
 from stage2.results.tasks import open_runs
 
@@ -96,15 +97,22 @@ class Store:
         measured = [split for split in EVALUATED if split in bank.splits]
         labels = {split: bank.labels(split).astype(np.int32) for split in measured}
         identities = {split: identity_of(bank, split) for split in measured}
+        held_out: dict[str, np.ndarray] = {}
         with self.file.write() as database:
             earlier = StoredRows(database, self.path).folds(bank.fingerprint)
             for name in sorted({*earlier, *([folds.name] if folds else [])}):
-                dealt = folds or deal(bank.labels("train"), fold_count(name))
+                dealt = folds or folds_of(bank, fold_count(name))
                 # Whatever n, the rows that are held out are the same.
                 labels[name] = dealt.labels[dealt.rows].astype(np.int32)
                 about["rows"][name] = len(labels[name])
                 identities[name] = identity_of(bank, name, dealt)
+                held_out[name] = dealt.rows
             about |= {"identities": identities, **coverage(labels, bank.train_counts)}
+            if groups := sources_of(bank, held_out):
+                about["source_groups"] = {
+                    split: int(units.max(initial=-1)) + 1 for split, units in groups.items()
+                }
+                labels |= {f"{split}{content.SOURCE_GROUP}": each for split, each in groups.items()}
             row: dict[str, Value] = {
                 "fingerprint": bank.fingerprint,
                 "about": json.dumps(about),
@@ -258,14 +266,24 @@ class Store:
     def labels(self, fingerprint: str, split: str) -> np.ndarray | None:
         """The labels of val, test or folds of a bank, int64 [N]; None where written before
         schema 4."""
-        labels = self._long("bank", (fingerprint,), "labels")
-        if labels is None:
-            return None
-        if split not in labels:
+        return self.tested(fingerprint, split)[0]
+
+    def source_groups(self, fingerprint: str, split: str) -> np.ndarray | None:
+        """The source groups of the rows of a split, int64 [N], 0 … G − 1; None where rows are the
+        units, as every one is a group of its own or none is known."""
+        return self.tested(fingerprint, split)[1]
+
+    def tested(self, fingerprint: str, split: str) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """`labels` and `source_groups` of a split, in one reading."""
+        arrays = self._long("bank", (fingerprint,), "labels")
+        if arrays is None:
+            return None, None
+        if split not in content.splits_of(arrays):
             raise errors.ConfigError(
                 f"{self.path} has no results of {split} of bank {fingerprint[:12]}. Sweep it first."
             )
-        return labels[split].astype(np.int64)
+        groups = arrays.get(f"{split}{content.SOURCE_GROUP}")
+        return arrays[split].astype(np.int64), None if groups is None else groups.astype(np.int64)
 
     def curves(self, fingerprint: str, recipe: str) -> dict[str, np.ndarray]:
         """Curves of a run by name, one number per epoch; see `stage2.engine.outcome.Outcome`."""

@@ -98,6 +98,8 @@ def test_two_thousand_configurations_fit(tmp_path: Path) -> None:
         class_names=[f"a class of nature number {k}" for k in range(classes)],
         train_counts=(counts := np.maximum(1, (1280 * 0.995 ** np.arange(classes)).astype(int))),
         full_counts=counts,
+        cells=lambda split: None,
+        source_groups=lambda split: None,
         seen=lambda split: np.zeros(8, bool),
         splits=("train", "test"),
         evaluated=("test",),

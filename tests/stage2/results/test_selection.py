@@ -18,7 +18,7 @@ def random_rows(configurations: int = 6, seed: int = 0) -> tuple[np.ndarray, np.
 def test_paired_standard_errors() -> None:
     """Reference: the formula, row by row in float64."""
     correct, labels = random_rows()
-    of = Correctness(correct, labels, 3)
+    of = Correctness.of(correct, labels, 3)
     weight = np.array([1 / (5 * (labels == k).sum()) for k in labels])
     for b, errors in zip((4, 0), of.errors([4, 0]), strict=True):
         for j in range(6):
@@ -38,7 +38,7 @@ def test_accuracy_finds_the_top_and_likelihood_the_first_of_it() -> None:
     macro = dict(zip("abcd", 100 * correct.mean(1), strict=True))
     nll = {"a": 1.3, "b": 1.1, "c": 1.2, "d": 0.5}
     ids, names = list("abcd"), {id_: id_ for id_ in "abcd"}
-    of = Correctness(correct, labels)
+    of = Correctness.of(correct, labels)
 
     def order(rule: str | None) -> str:
         return "".join(Ranking(rule, names, macro, nll, ids, of).order(ids))
@@ -58,12 +58,12 @@ def test_the_rule_holds_within_any_part() -> None:
     """Reference: a ranking of that part alone."""
     correct, labels = random_rows(20)
     ids = [f"c{n}" for n in range(20)]
-    of = Correctness(correct, labels, 3)
+    of = Correctness.of(correct, labels, 3)
     macro = dict(zip(ids, of.means(of.weight[None])[:, 0].tolist(), strict=True))
     nll = dict(zip(ids, np.random.default_rng(2).random(20).tolist(), strict=True))
     names = {id_: id_ for id_ in ids}
     part = ids[3:11]
-    alone = Ranking("1se", names, macro, nll, part, Correctness(correct[3:11], labels, 3))
+    alone = Ranking("1se", names, macro, nll, part, Correctness.of(correct[3:11], labels, 3))
     assert Ranking("1se", names, macro, nll, ids, of).order(part) == alone.order(part)
 
 

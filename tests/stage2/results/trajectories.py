@@ -60,6 +60,8 @@ def write(
         class_names=None,
         train_counts=np.asarray(counts),
         full_counts=np.asarray(counts),
+        cells=lambda split: None,
+        source_groups=lambda split: None,
         seen=lambda split: np.zeros(42, bool),
         splits=("train", "val"),
         evaluated=("val",),
