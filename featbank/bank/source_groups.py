@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -34,8 +35,9 @@ def shared_groups(groups: Mapping[str, np.ndarray]) -> Iterator[str]:
             )
 
 
-MOST_PASSES = 20
-"""Times that every source group is considered for a val; few suffice."""
+MOST_PASSES, MOST_TRIES, TRIED_GROUPS = 5, 20, 20_000
+"""Times that every source group is considered for a val, of which few suffice; draws of which the
+best is taken, and source groups of all draws together."""
 
 
 def hold_out_groups(
@@ -46,7 +48,7 @@ def hold_out_groups(
 
     Groups are considered in random order, again and again: one is taken, or given back, where that
     lowers Σ_k ((h_k − t_k) ÷ t_k)², for h_k held-out rows of class k and t_k wanted ones, and
-    leaves a row of every class.
+    leaves a row of every class. Where there are few groups, the best of several orders is taken.
 
     Parameters
     ----------
@@ -71,15 +73,36 @@ def hold_out_groups(
     names, of_row = np.unique(groups, return_inverse=True)
     pairs, rows = np.unique(of_row * num_classes + labels, return_counts=True)
     group, of_class = np.divmod(pairs, num_classes)
-    ends = np.searchsorted(group, np.arange(len(names) + 1))
+    ends = np.searchsorted(group, np.arange(len(names) + 1)).tolist()
+    table = [(of_class[i:j], rows[i:j]) for i, j in itertools.pairwise(ends)]
+    rng = np.random.default_rng(how.seed)
+    tries = min(MOST_TRIES, max(1, TRIED_GROUPS // max(1, len(names))))
+    draws = [_draw(rng.permutation(len(names)), table, counts, wanted) for _ in range(tries)]
+    _, taken = min(draws, key=lambda draw: draw[0])
+    if not taken.any():
+        raise errors.EmptyClass(
+            f"None of {number(len(names), 'source group')} can be held out for val: each has more "
+            "rows of its classes than wanted, or all of one. Hold out more, or import a val split."
+        )
+    held = taken[of_row]
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def _draw(
+    order: np.ndarray,
+    table: Sequence[tuple[np.ndarray, np.ndarray]],
+    counts: np.ndarray,
+    wanted: np.ndarray,
+) -> tuple[float, np.ndarray]:
+    """The loss of `hold_out_groups` and the groups [G] bool that one order takes; `table` has
+    classes and rows of each group."""
     missing, room = wanted.copy(), counts - 1
     weight = 1 / np.maximum(wanted, 1) ** 2
-    taken = np.zeros(len(names), bool)
-    order = np.random.default_rng(how.seed).permutation(len(names))
+    taken = np.zeros(len(table), bool)
     for _ in range(MOST_PASSES):
         changed = False
         for g in order.tolist():
-            k, n = (array[ends[g] : ends[g + 1]] for array in (of_class, rows))
+            k, n = table[g]
             more = -n if taken[g] else n
             lower = ((missing[k] - more) ** 2 - missing[k] ** 2) @ weight[k] < 0
             if lower and (more <= room[k]).all():
@@ -88,13 +111,7 @@ def hold_out_groups(
                 taken[g], changed = not taken[g], True
         if not changed:
             break
-    if not taken.any():
-        raise errors.EmptyClass(
-            f"None of {number(len(names), 'source group')} can be held out for val: each has more "
-            "rows of its classes than wanted, or all of one. Hold out more, or import a val split."
-        )
-    held = taken[of_row]
-    return np.flatnonzero(~held), np.flatnonzero(held)
+    return float(missing**2 @ weight), taken
 
 
 def describe_held_groups(

@@ -279,7 +279,9 @@ def _describe_classes(arrays: Arrays, given: ClassFacts) -> None:
     counts = class_counts(arrays.labels["train"], arrays.num_classes)
     for split, held_out in arrays.held_out.items():
         counts += class_counts(arrays.labels[split][held_out], arrays.num_classes)
-    facts = given.resolved(arrays.class_names, counts)
+    facts = given.resolved(
+        arrays.class_names, counts, outside=arrays.outside_counts, background=arrays.background
+    )
     for name in CLASS_FACTS:
         if name in facts:
             setattr(arrays, name, facts[name])

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import operator
 from typing import Any
 
+import numpy as np
+
 from featbank import errors
-from featbank.bank import Bank, schema
+from featbank.bank import Bank, ClassGroups, schema
+from featbank.bank.class_table import CLASS_FACTS
 
 ABOUT = "bank.json"
 """Its name: a text file in a folder, its bytes as an array in a file."""
@@ -21,6 +25,9 @@ def describe(bank: Bank) -> dict[str, Any]:
     for split, name in itertools.product(bank.splits, schema.FLAGS):
         if (flags := bank.flags(split, name)) is not None:
             splits[split][name] = int(flags.sum())
+    for split, name in itertools.product(bank.splits, schema.PLACES):
+        if f"{split}/{name}" in bank.datasets:
+            splits[split][name] = True
     return {
         "fingerprint": bank.fingerprint,
         "num_classes": bank.num_classes,
@@ -30,9 +37,46 @@ def describe(bank: Bank) -> dict[str, Any]:
         "views": bank.views,
         "classifiers": bank.classifiers,
         "batchnorm": sum(len(bank.batchnorm(view)) for view in bank.views),
+        **_of_classes(bank),
         **_of_views(bank),
         "provenance": bank.provenance,
     }
+
+
+def _of_classes(bank: Bank) -> dict[str, Any]:
+    """Those of `CLASS_FACTS` that a bank has."""
+    facts = {name: bank.class_fact(name) for name in CLASS_FACTS}
+    if (groups := facts["class_groups"]) is not None:
+        member = groups.member.tolist()
+        facts["class_groups"] = {"names": groups.names, "rules": groups.rules, "member": member}
+    if (outside := facts["outside_counts"]) is not None:
+        facts["outside_counts"] = outside.tolist()
+    return {name: fact for name, fact in facts.items() if fact is not None}
+
+
+def read_class_facts(about: dict[str, Any], place: str) -> dict[str, Any]:
+    """Values of `CLASS_FACTS` of a description, found at `place`.
+
+    Raises
+    ------
+    DataError
+        For values that cannot be.
+    """
+    facts = {name: about[name] for name in CLASS_FACTS if name in about}
+    try:
+        if groups := facts.get("class_groups"):
+            names, rules, member = (groups[part] for part in ("names", "rules", "member"))
+            facts["class_groups"] = ClassGroups(tuple(names), tuple(rules), np.array(member))
+        if "outside_counts" in facts:
+            facts["outside_counts"] = np.array(facts["outside_counts"])
+        if "background" in facts:
+            facts["background"] = operator.index(facts["background"])
+    except (KeyError, TypeError, ValueError, AttributeError, errors.FeatbankError):
+        raise errors.DataError(
+            f"{place} has counts, groups or a background of classes that cannot be. Export the "
+            "bank again."
+        ) from None
+    return facts
 
 
 def _of_views(bank: Bank) -> dict[str, Any]:

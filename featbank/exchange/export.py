@@ -28,7 +28,8 @@ def export_features(
     in ``.parquet`` is a table of the rows of all splits, see `featbank.exchange.parquet`.
 
     ``train/label.npy`` [N], ``train/index.npy`` [N], and if the bank has them ``train/path.txt``
-    and the marks `schema.FLAGS`, such as ``train/seen.npy``, [N] bool;
+    and the marks `schema.FLAGS`, such as ``train/seen.npy``, [N] bool, and the places
+    `schema.PLACES`, ``train/source_group.npy`` [N] and ``train/cell.npy`` [N, 2];
     ``train/instance/feature.npy`` [N, D] (or [A, N, D] with A > 1 copies) in the stored type, with
     T tokens [N, T, D] (or [A, N, T, D]); ``classifier/instance/weight.npy`` [K, D] and ``bias.npy``
     [K], ``text/instance/feature.npy`` [P, K, D], ``classes/name.txt``, ``classes/train_count.npy``
@@ -107,6 +108,9 @@ def _write(bank: Bank, sink: Sink) -> None:
         sink.array(f"{split}/index", bank.index(split))
         if (paths := bank.paths(split)) is not None:
             sink.texts(f"{split}/path", paths)
+        for name in schema.PLACES:
+            if (places := bank.place(split, name)) is not None:
+                sink.array(f"{split}/{name}", places)
         for name in schema.FLAGS:
             if (flags := bank.flags(split, name)) is not None:
                 sink.array(f"{split}/{name}", flags)

@@ -11,7 +11,7 @@ import numpy as np
 from featbank import errors
 from featbank.bank import schema
 from featbank.bank.checks import check_same_length
-from featbank.exchange.about import ABOUT, parsed_about
+from featbank.exchange.about import ABOUT, parsed_about, read_class_facts
 from featbank.exchange.arrayfile import require_file
 from featbank.exchange.arrays import Arrays
 from featbank.exchange.collect import add_classifier
@@ -68,6 +68,9 @@ def read_export(path: Path) -> Arrays:
             if name in facts:
                 marks = _marks(stored.place(f"{split}/{name}"), split, name, labels)
                 getattr(arrays, name)[split] = marks
+        for name, of in (("source_group", arrays.source_groups), ("cell", arrays.cells)):
+            if facts.get(name):
+                of[split] = np.asarray(read_array(stored.place(f"{split}/{name}")))
         for view in about["views"]:
             place = stored.place(f"{split}/{view}/feature")
             x = read_array(place)
@@ -81,6 +84,7 @@ def read_export(path: Path) -> Arrays:
         arrays.embeddings[view] = read_text(place, logit_scale=logit_scale)
         arrays.places[f"text/{view}"] = place
     arrays.default_scale |= about.get("default_scale", {})
+    vars(arrays).update(read_class_facts(about, str(path)))
     if about.get("batchnorm"):
         arrays.notes.append("exports have no BatchNorm statistics; those of the bank are left out")
     return arrays

@@ -15,7 +15,7 @@ import numpy as np
 from featbank import errors
 from featbank.bank import Bank, schema
 from featbank.bank.checks import check_finite
-from featbank.exchange.about import describe, parsed_about
+from featbank.exchange.about import describe, parsed_about, read_class_facts
 from featbank.exchange.arrayfile import readable, require_file
 from featbank.exchange.arrays import Arrays, SelectedRows
 from featbank.exchange.arrow import parquet_rows
@@ -51,6 +51,9 @@ def write_parquet(bank: Bank, path: Path) -> None:
     for name in schema.FLAGS:
         if any(bank.flags(split, name) is not None for split in bank.splits):
             names[name] = pa.bool_()
+    for name, kind in (("source_group", pa.int64()), ("cell", pa.list_(pa.int64(), 2))):
+        if any(bank.place(split, name) is not None for split in bank.splits):
+            names[name] = kind
     for view in bank.views:
         copies, _, *of_row = bank.shape("train", view)
         axes = (copies, *of_row) if copies > 1 else tuple(of_row)
@@ -107,10 +110,14 @@ def read_parquet(path: Path) -> Arrays:
         for name in schema.FLAGS:
             if name in facts:
                 getattr(arrays, name)[split] = np.asarray(table[name])[rows].astype(bool)
+        for name, of in (("source_group", arrays.source_groups), ("cell", arrays.cells)):
+            if facts.get(name):
+                of[split] = np.asarray(table[name])[rows]
         for view in about["views"]:
             selected = SelectedRows(stored[view], rows, int(stored[view].ndim > 2))
             arrays.add_features(split, view, selected, table.place(column(view)))
     arrays.default_scale |= about.get("default_scale", {})
+    vars(arrays).update(read_class_facts(about, str(path)))
     if left_out := about.get("left_out"):
         arrays.notes.append(f"tables have rows alone; left out: {', '.join(map(str, left_out))}")
     return arrays
@@ -132,6 +139,9 @@ def _blocks(bank: Bank, split: str, names: list[str]) -> Iterator[dict[str, Any]
     for name in schema.FLAGS:
         flags = bank.flags(split, name)
         columns[name] = np.zeros(bank.rows(split), bool) if flags is None else flags
+    for name, axes in schema.PLACES.items():
+        places = bank.place(split, name)
+        columns[name] = np.full((bank.rows(split), *axes), -1) if places is None else places
     for start in range(0, bank.rows(split), step):
         stop = min(start + step, bank.rows(split))
         block = {name: columns[name][start:stop] for name in names if name in columns}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from featbank import Bank, errors, write_bank
 from featbank.bank import ClassGroups, HoldOut
 from featbank.bank.copying import whole, write_pieces
 from featbank.bank.merge import merge
+from featbank.bank.source_groups import hold_out_groups
 from featbank.bank.split import split_shards, split_val
+from tests.conftest import Run
 
 LABELS = {"train": np.arange(24) % 3, "test": np.arange(9) % 3}
 GROUPS = {"train": np.arange(24) // 4, "test": 100 + np.arange(9) // 3}
@@ -149,3 +152,93 @@ def test_what_cannot_be_written(tmp_path: Path, changed: dict[str, Any], says: s
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.glob("*.h5*"))
+
+
+@pytest.mark.parametrize("output", ["out", "out.h5", "out.npz", "out.parquet"])
+def test_an_export_reads_back(featbank: Run, tmp_path: Path, output: str) -> None:
+    """Every dataset is the same again."""
+    write(tmp_path / "bank.h5")
+    featbank("export-features", "bank.h5", "-o", output)
+    featbank("import", output, "-o", "again.h5")
+    with Bank(tmp_path / "bank.h5") as one, Bank(tmp_path / "again.h5") as other:
+        assert one.fingerprint == other.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("background", "x"),
+        ("class_groups", {"names": ["a"]}),
+        ("class_groups", {"names": list("abc"), "rules": list("abc"), "member": [9, 0, 0]}),
+        ("class_groups", [1]),
+        ("outside_counts", {"a": [1]}),
+    ],
+)
+def test_a_changed_export_is_refused(
+    featbank: Run, tmp_path: Path, key: str, value: object
+) -> None:
+    """In one line, whatever its description says."""
+    write(tmp_path / "bank.h5")
+    featbank("export-features", "bank.h5", "-o", "out")
+    about = json.loads((tmp_path / "out/bank.json").read_text())
+    (tmp_path / "out/bank.json").write_text(json.dumps({**about, key: value}))
+    done = featbank("import", "out", "-o", "again.h5", code=2)
+    assert done.stderr.count("\n") == 1
+
+
+def grouped(seed: int, groups: int = 60) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of a long tail and their source groups, each of a few classes."""
+    rng = np.random.default_rng(seed)
+    labels, ids = [], []
+    for g in range(groups):
+        here = rng.choice(6, 2, replace=False, p=[0.4, 0.25, 0.15, 0.1, 0.06, 0.04])
+        labels.append(rng.choice(here, rng.integers(5, 60)))
+        ids.append(np.full(len(labels[-1]), 3 * g))
+    return np.concatenate(labels), np.concatenate(ids)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whole_groups_are_held_out(seed: int) -> None:
+    """Each in one part, near the share of every class, closer than groups drawn at random."""
+    labels, groups = grouped(seed)
+    kept, held = hold_out_groups(labels, groups, 6, HoldOut(fraction=0.2, seed=seed))
+    np.testing.assert_array_equal(np.sort(np.concatenate([kept, held])), np.arange(len(labels)))
+    assert not set(groups[kept]) & set(groups[held])
+    counts, of_val = (np.bincount(y, minlength=6) for y in (labels, labels[held]))
+    assert ((counts - of_val)[counts > 0] > 0).all()
+    wanted = HoldOut(fraction=0.2).sizes(counts)
+
+    def loss(taken: np.ndarray) -> float:
+        return float((((np.bincount(labels[taken], minlength=6) - wanted) / wanted) ** 2).sum())
+
+    rng = np.random.default_rng(seed)
+    others = [np.isin(groups, rng.choice(np.unique(groups), 12, replace=False)) for _ in range(50)]
+    assert loss(held) < min(map(loss, others))
+    again = hold_out_groups(labels, groups, 6, HoldOut(fraction=0.2, seed=seed))
+    np.testing.assert_array_equal(again[1], held)
+    other = hold_out_groups(labels, groups, 6, HoldOut(fraction=0.2, seed=seed + 100))
+    assert not np.array_equal(other[1], held)
+
+
+def test_split_by_group_from_the_command(featbank: Run, tmp_path: Path) -> None:
+    """The bank and what is printed; errors where it cannot be."""
+    labels, groups = grouped(7)
+    x = np.arange(len(labels), dtype=np.float32)[:, None]
+    features, y = {"train": {"instance": x}}, {"train": labels}
+    write_bank(tmp_path / "b.h5", features, y, source_groups={"train": groups})
+    done = featbank("split", "b.h5", "--val-fraction", 0.25, "--by-group", "-o", "val.h5")
+    _, held = hold_out_groups(labels, groups, 6, HoldOut(fraction=0.25))
+    told = f"{len(held)} rows of {len(set(groups[held]))} whole source groups held out of train"
+    assert f"{told}, close to 25 % of each class, seed 0" in done.stdout
+    with Bank(tmp_path / "val.h5") as bank:
+        np.testing.assert_array_equal(bank.index("val"), held)
+        assert bank.class_groups.equals(ClassGroups.usual(np.bincount(labels, minlength=6)))
+    one = {"train": np.zeros(len(labels), int)}
+    write_bank(tmp_path / "one.h5", features, y, source_groups=one)
+    write_bank(tmp_path / "none.h5", features, y)
+    for path, says in (
+        ("one.h5", "None of 1 source group can be held out for val"),
+        ("none.h5", "none.h5 has no source groups of train. Give them with `featbank import"),
+    ):
+        by_group = ("split", path, "--val-fraction", 0.25, "--by-group", "-o", "never.h5")
+        assert says in featbank(*by_group, code=2).stderr
