@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featbank.cli.class_options import ClassFacts, class_options
+from featbank.cli.map_options import map_options
 from featbank.cli.options import (
     FILE,
     Integer,
@@ -24,7 +25,7 @@ from featbank.errors import ConfigError
 
 if TYPE_CHECKING:
     from featbank.bank import HoldOut
-    from featbank.exchange import Arrays
+    from featbank.exchange import Arrays, PixelSample
 
 _PAIR = (str, str)
 _SPLITS = ("train", "val", "test", "train_balanced")
@@ -127,6 +128,7 @@ _SPLITS = ("train", "val", "test", "train_balanced")
     is_flag=True,
     help="Features with a further axis are T tokens per row, [N, T, D] (or [A, N, T, D]).",
 )
+@map_options
 @text_options
 @scale_option
 @label_option
@@ -148,6 +150,7 @@ def import_(
     val_fraction: float | None,
     val_seed: int | None,
     seen: str | None,
+    sample: PixelSample | None,
     texts: Texts,
     scale: str | None,
     label: str | None,
@@ -188,12 +191,12 @@ def import_(
     featbank import --train crops.npy y.npy --copies 10 -o bank.h5
     featbank import --train patches.npy y.npy --tokens --scale unit -o bank.h5
     featbank import pixels.npz --ignore-label 255 --groups head,body,tail:1%,0.1% -o bank.h5
+    featbank import dense.npz --maps --ignore-label 255 --pixels-per-image 256 -o bank.h5
     featbank import clip.npz --text text.npz --logit-scale 100 --val-fraction 0.2 -o bank.h5
     """
     from featbank import exchange
     from featbank.bank.copying import refuse_inputs
     from featbank.bank.naming import check_label
-    from featbank.texts import read_class_names
 
     if output is None and not dry_run:
         raise ConfigError("No output was given. Add -o bank.h5, or --dry-run to write nothing.")
@@ -222,8 +225,7 @@ def import_(
         exchange.add_source_groups(arrays, split, place)
     for split, place in cells:
         exchange.add_cells(arrays, split, place)
-    names = read_class_names(class_names) if class_names else None
-    exchange.settle(arrays, class_names=names, **options)
+    _settle(arrays, class_names, sample, options)
     _describe_classes(arrays, class_facts)
     if scale is not None:
         arrays.default_scale = dict.fromkeys(arrays.features["train"], scale)
@@ -240,6 +242,7 @@ def import_(
     named = ("label_base", "labels", "renumber", "copies", "tokens", "ignore")
     recorded = {name: options[name] for name in named if options[name]}
     recorded |= {"ignored": arrays.ignored} if options["ignore"] else {}
+    recorded |= sample.settings if sample else {}
     recorded |= holding_out.settings if holding_out else {}
     recorded |= {} if label is None else {"label": label}
     provenance = exchange.provenance(arrays, **recorded)
@@ -271,6 +274,28 @@ def _collected(
     return arrays
 
 
+def _settle(
+    arrays: Arrays, class_names: Path | None, sample: PixelSample | None, options: dict[str, Any]
+) -> None:
+    """Number the labels and settle the axes, of maps once they are rows."""
+    from featbank import exchange
+    from featbank.texts import read_class_names
+
+    names = read_class_names(class_names) if class_names else None
+    if sample is None:
+        exchange.settle(arrays, class_names=names, **options)
+        return
+    for name, flag in (("copies", "--copies"), ("tokens", "--tokens"), ("kind", "--labels")):
+        if options[name]:
+            raise ConfigError(f"{flag} is not for maps. Leave it out.")
+    if arrays.cells or arrays.exported:
+        what = "Cells are" if arrays.cells else "An export of a bank is"
+        raise ConfigError(f"{what} of rows, --maps makes them. Leave one out.")
+    renumber, base, ignore = options["renumber"], options["label_base"], options["ignore"]
+    exchange.unfold_maps(arrays, names, sample, base=base, ignore=ignore, renumber=renumber)
+    exchange.settle(arrays, max_classes=options["max_classes"])
+
+
 def _describe_classes(arrays: Arrays, given: ClassFacts) -> None:
     """Add what the options say of the classes; groups count all rows of train."""
     from featbank.bank import class_counts
@@ -295,7 +320,7 @@ def _write(output: Path, arrays: Arrays, **options: Any) -> None:
     from featbank.bank.schema import FLAGS
 
     names = ("class_names", "classifier", "index", "paths", "sources", "text", "default_scale")
-    others = ("source_groups", "cells", *CLASS_FACTS, *FLAGS)
+    others = ("source_groups", "cells", "maps", "map_ids", *CLASS_FACTS, *FLAGS)
     contents = {name: getattr(arrays, name) for name in (*names, *others)}
     write_bank(output, arrays.features, arrays.labels, **contents, **options)
 

@@ -8,6 +8,7 @@ from featbank.exchange.collect import (
     add_view,
     read_file,
 )
+from featbank.exchange.dense import PixelSample, unfold_maps
 from featbank.exchange.export import export_features
 from featbank.exchange.exported import is_export, read_export
 from featbank.exchange.formats import files_of, read_array
@@ -18,6 +19,7 @@ from featbank.exchange.val_split import hold_out_val, mark_seen
 
 __all__ = [
     "Arrays",
+    "PixelSample",
     "add_cells",
     "add_classifier",
     "add_pair",
@@ -35,4 +37,5 @@ __all__ = [
     "read_file",
     "report",
     "settle",
+    "unfold_maps",
 ]

@@ -10,6 +10,7 @@ import numpy as np
 
 from featbank.bank.checks import as_copies
 from featbank.bank.grouping import ClassGroups
+from featbank.bank.maps import MapArrays
 
 if TYPE_CHECKING:
     from featbank.exchange.embeddings import Embeddings
@@ -40,6 +41,8 @@ class Arrays:
     outside_counts: np.ndarray | None = None
     background: int | None = None
     class_groups: ClassGroups | None = None
+    maps: dict[str, MapArrays] = field(default_factory=dict)
+    map_ids: np.ndarray | None = None
     text: dict[str, tuple[np.ndarray, float]] = field(default_factory=dict)
     default_scale: dict[str, str] = field(default_factory=dict)
     embeddings: dict[str, Embeddings] = field(default_factory=dict)

@@ -85,7 +85,7 @@ def settle(
     check_index(arrays)
     _settle_paths(arrays)
     settle_origins(arrays)
-    _check_places(arrays)
+    check_places(arrays)
     if ignore and not arrays.exported:
         leave_out(arrays, ignored)
 
@@ -276,7 +276,7 @@ def _settle_paths(arrays: Arrays) -> None:
     checks.check_paths_apart(arrays.paths)
 
 
-def _check_places(arrays: Arrays) -> None:
+def check_places(arrays: Arrays) -> None:
     """Raise if two splits that must be apart have their features in the same place."""
     for one, other in checks.apart(arrays.features):
         views = itertools.product(arrays.features[one].items(), arrays.features[other].items())
