@@ -15,6 +15,7 @@ from typing import Any
 
 from stage2.benchmark.model import TileWork, swept, tile_work
 from stage2.benchmark.workloads import WORKLOADS
+from stage2.engine.gpu.fused import HEADS as FUSED
 from stage2.engine.plan import Tile
 from stage2.methods.heads import HEADS
 from stage2.methods.losses import LOSSES
@@ -27,6 +28,13 @@ WORKLOAD, CONFIGS = WORKLOADS["imagenet-lt"], 40
 """N = 115,846, D = 2,048, K = 1,000, B = 512, and the configurations of a tile."""
 
 TRAINED = [name for name, head in HEADS.items() if head.trained]
+
+
+def _precisions(head: str) -> list[str]:
+    """Those that a head's step is counted in: all of a fused step, else that of the products."""
+    return list(PRECISIONS) if type(HEADS[head]) in FUSED else ["tf32"]
+
+
 CASES: dict[str, dict[str, str]] = {
     f"head {head}, {optimiser}, {precision}": {
         "head": head,
@@ -35,7 +43,7 @@ CASES: dict[str, dict[str, str]] = {
     }
     for head in TRAINED
     for optimiser in STEPPED
-    for precision in PRECISIONS
+    for precision in _precisions(head)
 }
 CASES |= {
     f"loss {name}, tf32": {"loss": name, "head": loss.head or "linear", "precision": "tf32"}

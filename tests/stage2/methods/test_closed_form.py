@@ -295,7 +295,9 @@ def test_the_dual_of_fewer_rows_than_features(
     primal = HEADS[head].init(settings, replace(context))
     assert max(sizes) == context.dim, "the reference is no primal"
     for name, expected in primal.items():
-        assert_relative(dual[name].double(), expected.double(), 1e-5, f"{name} of {head}, {case}")
+        size = max(1e-3, float(expected.double().abs().max()))  # all are rounding of a single class
+        what = f"{name} of {head}, {case}"
+        assert_close(dual[name].double(), expected.double(), 1e-5 * size, what)
 
 
 def test_copies_may_make_the_rows_more_than_the_features() -> None:

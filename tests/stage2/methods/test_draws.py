@@ -73,7 +73,7 @@ def _digest(sampler: str) -> str:
     return digest.hexdigest()[:16]
 
 
-@pytest.mark.parametrize("sizes", [None, (61, 300, 3)])
+@pytest.mark.parametrize("sizes", [None, (241, 1200, 3)])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_pieces_change_no_draw(
     sampler: str, sizes: tuple[int, int, int] | None, monkeypatch: pytest.MonkeyPatch
