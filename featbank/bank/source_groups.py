@@ -29,7 +29,7 @@ def shared_groups(groups: Mapping[str, np.ndarray]) -> Iterator[str]:
         shared = np.intersect1d(groups[one], groups[other])
         if shared.size:
             yield (
-                f"{one} and {other} have rows of the same {number(shared.size, 'source group')} "
+                f"{one} and {other} share {number(shared.size, 'source group')} "
                 f"({listed(shared, 3)}): their rows resemble each other, and figures on {other} "
                 "may be too good; `featbank split --by-group` keeps them apart in a val"
             )

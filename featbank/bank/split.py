@@ -16,6 +16,7 @@ from featbank.bank.checks import check_choice, check_disjoint, check_paths_apart
 from featbank.bank.classes import HoldOut, class_counts, hold_out
 from featbank.bank.composed import Bank
 from featbank.bank.copying import (
+    MapPieces,
     Piece,
     feature_bytes,
     maps_of,
@@ -24,6 +25,7 @@ from featbank.bank.copying import (
     whole,
     write_pieces,
 )
+from featbank.bank.maps import Maps
 from featbank.bank.source_groups import describe_held_groups, hold_out_groups
 from featbank.wording import number
 
@@ -85,7 +87,8 @@ def split_val(
     Raises
     ------
     ConfigError
-        If there are rows of val, none of `of` or no such split, or the output is the bank itself.
+        If there are rows of val, none of `of` or no such split, or the output is the bank itself;
+        for whole maps of `of` unless `by_group`.
     EmptyClass
         If no class has two rows.
     DataError
@@ -118,9 +121,15 @@ def split_val(
             {split: bank.source(piece.split) for split, piece in pieces.items()},
         )
         check_paths_apart({s: paths for s, piece in pieces.items() if (paths := piece.paths)})
+        maps = _maps_apart(bank, of, None if groups is None else groups[held])
         made = how.settings | ({} if of == "train" else {"taken_from": of})
         made |= {"by_group": True} if by_group else {}
-        _write(bank, Path(output), pieces, made, overwrite=overwrite, progress=progress)
+        _write(
+            *(bank, Path(output), pieces, made),
+            maps=maps,
+            overwrite=overwrite,
+            progress=progress,
+        )
         if groups is not None:
             return describe_held_groups(labels[held], groups[held], bank.num_classes, how, of)
         counts = [class_counts(rows, bank.num_classes) for rows in (labels[held], labels)]
@@ -136,6 +145,24 @@ def _require_groups(bank: Bank, split: str) -> np.ndarray:
             "--source-groups`, or leave --by-group out."
         )
     return groups
+
+
+def _maps_apart(bank: Bank, of: str, held: np.ndarray | None) -> MapPieces:
+    """Maps by split, where those of `of` whose source groups are `held` out of it become val's."""
+    pieces: dict[str, dict[str, list[Maps]]] = maps_of(bank)
+    if of not in pieces:
+        return pieces
+    if held is None:
+        raise errors.ConfigError(
+            f"{bank.path} has whole maps of {of}, whose rows would be in val. Add --by-group, "
+            "which moves maps with their rows."
+        )
+    maps = bank.mapped[of]
+    moved = np.isin(maps.images, held)
+    for split, chosen in ((of, ~moved), ("val", moved)):
+        some = [maps[m : m + 1] for m in np.flatnonzero(chosen).tolist()]
+        pieces[split] = {view: some for view in bank.views}
+    return {split: views for split, views in pieces.items() if any(views.values())}
 
 
 def ways_to_val(bank: Bank) -> str:

@@ -181,6 +181,8 @@ def _source_groups(bank: Bank, content: Content) -> Check:
     detail = ", ".join(f"{split} {sizes_text(of)}" for split, of in groups.items())
     if negative := bad_values(names, content):
         return judged("sources", detail, negative, unread=unread)
+    for split, maps in bank.mapped.items():
+        groups[split] = np.union1d(groups.get(split, maps.images), maps.images)
     shared = shared_groups(groups)
     return judged("sources", detail or "none stored", shared, unread=unread, otherwise="note")
 

@@ -102,6 +102,11 @@ _SPLITS = ("train", "val", "test", "train_balanced")
     help="Image, patient or recording of each row, numbers or names [N].",
 )
 @click.option(
+    "--group-column",
+    metavar="NAME",
+    help="Column of source groups where FILE is a table. [default: source_group]",
+)
+@click.option(
     "--cells",
     type=_PAIR,
     multiple=True,
@@ -144,6 +149,7 @@ def import_(
     view_classifiers: tuple[tuple[str, str, str], ...],
     class_names: Path | None,
     source_groups: tuple[tuple[str, str], ...],
+    group_column: str | None,
     cells: tuple[tuple[str, str], ...],
     class_facts: ClassFacts,
     val_per_class: int | None,
@@ -190,6 +196,7 @@ def import_(
     featbank import --train x.npy taxon_ids.npy --renumber -o bank.h5
     featbank import --train crops.npy y.npy --copies 10 -o bank.h5
     featbank import --train patches.npy y.npy --tokens --scale unit -o bank.h5
+    featbank import camera-traps.parquet --group-column location -o bank.h5
     featbank import pixels.npz --ignore-label 255 --groups head,body,tail:1%,0.1% -o bank.h5
     featbank import dense.npz --maps --ignore-label 255 --pixels-per-image 256 -o bank.h5
     featbank import clip.npz --text text.npz --logit-scale 100 --val-fraction 0.2 -o bank.h5
@@ -220,7 +227,8 @@ def import_(
             *class_facts.places,
         ]
         refuse_inputs(output, [path for place in places for path in exchange.files_of(place)])
-    arrays = _collected(file, pairs, views, classifiers, texts)
+    arrays = _read_file(file, group_column)
+    _add_arrays(arrays, pairs, views, classifiers, texts)
     for split, place in source_groups:
         exchange.add_source_groups(arrays, split, place)
     for split, place in cells:
@@ -250,17 +258,16 @@ def import_(
     say(f"Wrote {output}. Next: featbank info {output}")
 
 
-def _collected(
-    file: Path | None,
+def _add_arrays(
+    arrays: Arrays,
     pairs: Mapping[str, tuple[str, str]],
     views: Iterable[tuple[str, str, str]],
     classifiers: Iterable[tuple[str, str, str]],
     texts: Texts,
-) -> Arrays:
-    """All arrays of the command, as they are read."""
+) -> None:
+    """Add the arrays that options name."""
     from featbank import exchange
 
-    arrays = _read_file(file)
     for split, pair in pairs.items():
         exchange.add_pair(arrays, split, *pair)
     for view, split, place in views:
@@ -271,7 +278,6 @@ def _collected(
         exchange.add_text(
             arrays, place, view=view, names=texts.names, logit_scale=texts.logit_scale
         )
-    return arrays
 
 
 def _settle(
@@ -325,19 +331,25 @@ def _write(output: Path, arrays: Arrays, **options: Any) -> None:
     write_bank(output, arrays.features, arrays.labels, **contents, **options)
 
 
-def _read_file(file: Path | None) -> Arrays:
+def _read_file(file: Path | None, group_column: str | None) -> Arrays:
     """Arrays of FILE, none without it; an export says all that the options of arrays would."""
     from featbank import exchange
 
     if file is None:
+        if group_column is not None:
+            raise ConfigError(
+                "--group-column is for a table that is given alone. Give --source-groups SPLIT "
+                "FILE:KEY with --train."
+            )
         return exchange.Arrays()
     if not exchange.is_export(file):
-        return exchange.read_file(file)
+        return exchange.read_file(file, group_column=group_column)
     context = click.get_current_context()
     described = (
         *_SPLITS,
         *("views", "classifier", "view_classifiers", "class_names"),
         *("kind", "renumber", "label_base", "copies", "tokens", "ignore"),
+        "group_column",
     )
     if used := [
         parameter.opts[0]

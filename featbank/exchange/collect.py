@@ -20,19 +20,29 @@ from featbank.exchange.integers import as_integers, as_texts, as_vector
 from featbank.exchange.roles import COLUMNS, column_of
 
 
-def read_file(path: Path) -> Arrays:
+def read_file(path: Path, *, group_column: str | None = None) -> Arrays:
     """Read a file that is a whole import: a table, or arrays whose keys name split and view.
+
+    `group_column` is the column of source groups in a table, ``source_group`` by default.
 
     Raises
     ------
+    ConfigError
+        For a `group_column` of a file that is no table.
     DataError
         As `open_arrays`, for a key that is not understood, and for a column that is missing.
     """
     if huggingface.is_saved(path):
-        return _read_datasets(path)
+        return _read_datasets(path, group_column)
     file = open_arrays(path)
-    table = path.suffix.lower() in TABLES or _is_table(file)
-    return _read_table(file) if table else _read_keyed(file)
+    if path.suffix.lower() in TABLES or _is_table(file):
+        return _read_table(file, group_column)
+    if group_column is not None:
+        raise errors.ConfigError(
+            f"--group-column is for tables, and {path} has the keys {_first_names(file.names)}. "
+            "Name the source groups source_group_train, …, or give --source-groups SPLIT FILE:KEY."
+        )
+    return _read_keyed(file)
 
 
 def add_pair(arrays: Arrays, split: str, x: str, y: str) -> None:
@@ -130,7 +140,7 @@ def _read_keyed(file: ArrayFile) -> Arrays:
     return arrays
 
 
-def _read_datasets(path: Path) -> Arrays:
+def _read_datasets(path: Path, group_column: str | None) -> Arrays:
     """Read the splits of Hugging Face's ``datasets``; the class names are those of its labels."""
     arrays = Arrays()
     for split, table in huggingface.datasets_of(path).items():
@@ -139,16 +149,16 @@ def _read_datasets(path: Path) -> Arrays:
                 f"{path}: split {split!r} is unknown. {errors.closest(split, schema.SPLITS)} Or "
                 f"give arrays, as with --train {path}:{split}/KEY {path}:{split}/KEY."
             )
-        columns = _columns(table)
+        columns = _columns(table, group_column)
         arrays.class_names = huggingface.class_names(path, columns["label"])
         _add_table(arrays, table, columns, split)
     return arrays
 
 
-def _read_table(table: ArrayFile) -> Arrays:
+def _read_table(table: ArrayFile, group_column: str | None) -> Arrays:
     """Read a table with the columns `COLUMNS`; without ``split``, all rows are train."""
     arrays = Arrays()
-    _add_table(arrays, table, _columns(table))
+    _add_table(arrays, table, _columns(table, group_column))
     return arrays
 
 
@@ -188,9 +198,16 @@ def _is_table(file: ArrayFile) -> bool:
     return all(column_of(file, COLUMNS[role]) for role in ("features", "label"))
 
 
-def _columns(table: ArrayFile) -> dict[str, str]:
+def _columns(table: ArrayFile, group_column: str | None) -> dict[str, str]:
     """Names of the columns of `COLUMNS` that the table has."""
     columns = {role: name for role in COLUMNS if (name := column_of(table, COLUMNS[role]))}
+    if group_column is not None:
+        if group_column not in table:
+            raise errors.DataError(
+                f"{table.path} has no column {group_column!r}, but {_first_names(table.names)}. "
+                "Give one of these as --group-column."
+            )
+        columns["source_group"] = group_column
     for role in ("features", "label"):
         if role not in columns:
             raise errors.DataError(

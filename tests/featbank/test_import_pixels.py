@@ -195,9 +195,28 @@ def test_an_archive_names_its_roles(featbank: Run, files: Path) -> None:
             assert bank.digest(name) == table.digest(name)
 
 
+def test_a_column_of_a_table(featbank: Run, files: Path) -> None:
+    """Of any name; the rows of a table with splits keep theirs."""
+    rows = [f"{y % 2},{g},{'test' if i > 7 else 'train'},{i},1" for i, (y, g) in
+            enumerate(zip(Y, IMAGES, strict=True))]  # fmt: skip
+    Path("t.csv").write_text("\n".join(["label,camera,split,emb_0,emb_1", *rows]))
+    featbank("import", "t.csv", "--group-column", "camera", "-o", "b.h5")
+    with Bank(files / "b.h5") as bank:
+        assert bank.source_groups("train").tolist() == [0] * 4 + [1] * 4
+        assert bank.source_groups("test").tolist() == [2] * 4
+    np.savez("all.npz", x_train=X, y_train=Y)
+    for file, says in (
+        (("t.csv",), "t.csv has no column 'site', but label, camera, split, emb. Give one of"),
+        (("all.npz",), "--group-column is for tables, and all.npz has the keys x_train, y_train"),
+        (("--train", "x.npy", "y.npy"), "--group-column is for a table that is given alone."),
+    ):
+        done = featbank("import", *file, "--group-column", "site", "-o", "c.h5", code=2)
+        assert says in done.stderr
+
+
 def test_groups_in_two_splits_are_told(featbank: Run, files: Path) -> None:
     """By import and by verify, which passes."""
-    told = "train and test have rows of the same 1 source group (0)"
+    told = "train and test share 1 source group (0)"
     done = featbank(*IGNORING, "--test", "xt.npy", "yt.npy", "--source-groups", "train", "g.npy",
                     "--source-groups", "test", "gt.npy")  # fmt: skip
     assert told in done.stdout
@@ -242,6 +261,29 @@ def test_what_does_not_fit(featbank: Run, files: Path, options: tuple[str, ...],
     assert says in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (files / "bank.h5").exists()
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="the shared data is not there")
+def test_spectra_by_source(featbank: Run, tmp_path: Path) -> None:
+    """Four libraries of spectra stand in all splits, and that is told."""
+    stored = np.load(DATA / "earthlib-spectra.npz")
+    arrays = {}
+    for number, split in enumerate(("train", "val", "test")):
+        rows = np.flatnonzero(stored["split"] == number)
+        arrays |= {
+            f"x_{split}": stored["x"][rows, ::30],
+            f"y_{split}": stored["y"][rows],
+            f"source_group_{split}": stored["source_names"][stored["source"][rows]],
+        }
+    np.savez(tmp_path / "earth.npz", class_names=stored["class_names"], **arrays)
+    done = featbank("import", "earth.npz", "--groups", "5%,0.5%", "-o", "b.h5")
+    assert "train and test share 4 source groups" in done.stdout
+    share = np.bincount(arrays["y_train"], minlength=26) / len(arrays["y_train"])
+    with Bank("b.h5") as bank:
+        assert bank.class_groups.names == ("head", "body", "tail")
+        np.testing.assert_array_equal(bank.groups()["many"], share > 0.05)
+        np.testing.assert_array_equal(bank.groups()["few"], share < 0.005)
+    assert "note    sources     train and test share" in featbank("verify", "b.h5").stdout
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="the shared data is not there")

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from featbank import Bank, errors, write_bank
+from featbank.bank import HoldOut
 from featbank.bank.amend import amend
 from featbank.bank.maps import MapArrays
 from featbank.bank.merge import merge
-from featbank.bank.split import split_shards
+from featbank.bank.split import split_shards, split_val
 from featbank.bank.verify import verify
 from tests.conftest import Run
 
@@ -164,3 +165,42 @@ def test_what_cannot_be_read(name: str, value: int, says: str, tmp_path: Path) -
         file[f"maps/test/{name}"][0] = value
     with pytest.raises(errors.Corrupt, match=says), Bank(path) as bank:
         bank.maps("test")
+
+
+def test_a_val_of_whole_images_takes_their_maps(tmp_path: Path, featbank: Run) -> None:
+    """Rows and maps of an image stay in one split; without groups the split is refused."""
+    images, y = np.repeat([5, 2, 9], 6), np.arange(18) % 3
+    x = np.random.default_rng(3).normal(size=(18, 4))
+    path, train = tmp_path / "bank.h5", np.arange(24)
+    write_bank(
+        path,
+        {"train": {"instance": -np.ones((24, 4)) * train[:, None]}, "test": {"instance": x}},
+        {"train": train % 3, "test": y},
+        source_groups={"train": train // 6 + 20, "test": images},
+        maps=arrays(),
+    )
+    with pytest.raises(errors.ConfigError, match="Add --by-group, which moves maps"):
+        split_val(path, tmp_path / "never.h5", HoldOut(per_class=2), of="test")
+    split_val(path, tmp_path / "val.h5", HoldOut(per_class=2), of="test", by_group=True)
+    with Bank(path) as before, Bank(tmp_path / "val.h5") as bank:
+        whole = before.maps("test")
+        assert whole is not None
+        seen = []
+        for split in ("val", "test"):
+            maps, groups = bank.maps(split), bank.source_groups(split)
+            assert maps is not None
+            assert set(maps.images) == set(groups)
+            for m, image in enumerate(maps.images):
+                at = whole.images.tolist().index(image)
+                np.testing.assert_array_equal(maps.labels(m), whole.labels(at))
+                np.testing.assert_array_equal(maps.features(m), whole.features(at))
+            seen += maps.images.tolist()
+        assert sorted(seen) == [2, 5, 9]
+    assert "note    sources" not in featbank("verify", "val.h5").stdout
+
+
+def test_maps_of_images_that_train_has(tmp_path: Path, featbank: Run) -> None:
+    """A note, as for rows."""
+    write(tmp_path / "bank.h5", source_groups={"train": np.arange(24) // 2})
+    told = "note    sources     train and test share 3 source groups (2, 5, 9)"
+    assert told in featbank("verify", "bank.h5").stdout
