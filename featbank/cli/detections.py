@@ -101,9 +101,9 @@ def rescore_proposals(
     **settings: Any,
 ) -> None:
     """Write the detections of a head on proposals."""
+    from featbank.exchange.coco import read_annotations
     from stage2.detections.categories import background_of
     from stage2.detections.categories import category_ids as found_ids
-    from stage2.detections.documents import read_annotations
     from stage2.detections.proposals import read_proposals
     from stage2.detections.rescoring import Settings, rescore
     from stage2.export.arrays import read_features
@@ -140,7 +140,7 @@ def rescore_proposals(
 def show_precision(detections: Sequence[Path], annotations: Path, form: str) -> None:
     """Print the average precision of files of detections."""
     from featbank.cli.leaderboard import print_tables
-    from stage2.detections.documents import read_annotations
+    from featbank.exchange.coco import read_annotations
     from stage2.detections.precision import (
         average_precision,
         precision_table,

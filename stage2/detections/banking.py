@@ -12,9 +12,9 @@ import numpy as np
 from featbank import errors
 from featbank.bank import BankWriter
 from featbank.bank.grouping import ClassGroups
+from featbank.exchange.coco import Annotations, read_annotations
 from featbank.settings import shortened
 from featbank.wording import listed, number
-from stage2.detections.documents import Annotations, read_annotations
 from stage2.detections.matching import Sampling, labelled_rows
 from stage2.detections.proposals import Proposals, read_proposals
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from featbank import errors
 from featbank.bank.class_names import are_numbers, match_classes
+from featbank.exchange.coco import Annotations
 from featbank.settings import shortened
 from featbank.texts import read_lines
 from featbank.wording import listed, number
-from stage2.detections.documents import Annotations
 
 _IDS = "one whole number per line, for each class of the head but the background"
 

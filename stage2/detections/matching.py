@@ -14,8 +14,8 @@ import torch
 from torchvision.ops import box_iou
 
 from featbank import errors
+from featbank.exchange.coco import Annotations, Entry
 from featbank.wording import listed, number
-from stage2.detections.documents import Annotations, Entry
 from stage2.detections.proposals import Proposals
 
 CROWDED = 0.7
@@ -125,12 +125,8 @@ def labelled_rows(
     Raises
     ------
     DataError
-        For proposals of several boxes each, or of no annotated image.
+        For proposals of no annotated image.
     """
-    if proposals.boxes.ndim == 3:
-        raise errors.DataError(
-            f"{proposals.path} has a box for each class. Give the proposals themselves, [N, 4]."
-        )
     notes: list[str] = []
     usable = proposals.areas > 0
     if count := int((~usable).sum()):

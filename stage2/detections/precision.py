@@ -31,8 +31,8 @@ import numpy as np
 
 from featbank import errors
 from featbank.characters import in_markdown
+from featbank.exchange.coco import Annotations, Entry, read_entries
 from featbank.wording import listed, number
-from stage2.detections.documents import Annotations, Entry, read_entries
 from stage2.results.tables import Table, csv_text
 
 MOST = 300

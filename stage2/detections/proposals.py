@@ -10,14 +10,18 @@ from typing import Any
 import numpy as np
 
 from featbank import errors
+from featbank.exchange.coco import read_entries
 from featbank.exchange.formats import open_arrays
 from featbank.exchange.integers import as_integers
-from stage2.detections.documents import read_entries
 
 _GIVE = (
     "Give .npz or .h5 with image_ids [N], boxes [N, 4] as x1, y1, x2, y2 and features [N, D], or "
     "a json list with image_id, bbox and score."
 )
+
+OTHERS = ("features", "class_boxes")
+"""Arrays that are read in blocks: features [N, D]; the detector's box for each class of a head, the
+background included, [N, K, 4], by its corners."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +35,12 @@ class Proposals:
     image_ids
         [N] int64.
     boxes
-        Corners x1, y1, x2, y2 in pixels, [N, 4] float64; or [N, K, 4], a box for each class of the
-        head, the background included.
+        Corners x1, y1, x2, y2 in pixels, [N, 4] float64.
     scores
         The detector's, [N] float64; None where the file has none.
     arrays
-        Other arrays of the file by name, as `featbank.exchange.formats.open_arrays` gives them:
-        ``features`` and ``labels`` where there are any.
+        Those of `OTHERS` that the file has, by name, as `featbank.exchange.formats.open_arrays`
+        gives them.
     """
 
     path: Path
@@ -51,9 +54,9 @@ class Proposals:
 
     @property
     def areas(self) -> np.ndarray:
-        """Width times height, [N] or [N, K]; 0 where a side is not positive, or not finite."""
-        sides = self.boxes[..., 2:] - self.boxes[..., :2]
-        return np.where((sides > 0).all(-1) & np.isfinite(sides).all(-1), sides.prod(-1), 0)
+        """Width times height [N]; 0 where a side is not positive, or not finite."""
+        sides = self.boxes[:, 2:] - self.boxes[:, :2]
+        return np.where((sides > 0).all(1) & np.isfinite(sides).all(1), sides.prod(1), 0)
 
 
 def read_proposals(path: Path) -> Proposals:
@@ -72,9 +75,9 @@ def read_proposals(path: Path) -> Proposals:
     for name in ("image_ids", "boxes"):
         if name not in arrays:
             raise errors.DataError(f"{path} has no array {name}. {_GIVE}")
-    others = {name: arrays[name] for name in ("features", "labels") if name in arrays}
+    others = {name: arrays[name] for name in OTHERS if name in arrays}
     boxes = np.asarray(arrays["boxes"][:], np.float64)
-    if boxes.ndim not in (2, 3) or boxes.shape[-1] != 4:
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise errors.DataError(f"{path}: boxes are {list(boxes.shape)}. {_GIVE}")
     scores = np.asarray(arrays["scores"][:], np.float64) if "scores" in arrays else None
     found = Proposals(path, as_integers(arrays["image_ids"][:], "image_ids"), boxes, scores, others)

@@ -14,9 +14,9 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 
 from featbank import errors
+from featbank.exchange.coco import Annotations
 from featbank.files import replacing
 from featbank.wording import listed, number
-from stage2.detections.documents import Annotations
 from stage2.detections.proposals import Proposals
 from stage2.export.headfile import LoadedHead, LoadedHeads
 from stage2.export.logits import checked_features, logits_of
@@ -121,10 +121,11 @@ def rescore(
         raise errors.ConfigError(
             f"{proposals.path} has no scores to weigh. Add them, or leave --score-weight out."
         )
-    if proposals.boxes.ndim == 3 and proposals.boxes.shape[1] != len(categories):
+    of_class = proposals.arrays.get("class_boxes")
+    if of_class is not None and of_class.shape[1:] != (len(categories), 4):
         raise errors.DataError(
-            f"{proposals.path} has boxes of {proposals.boxes.shape[1]} classes, the head has "
-            f"{len(categories)}. Give a box for each class of the head, or one for all."
+            f"{proposals.path} has class_boxes {list(of_class.shape)}, the head has "
+            f"{len(categories)} classes. Give a box for each of them, [N, K, 4], or none."
         )
     arrays = checked_features(head.facts, list(features), list(features.values()))
     if len(arrays[0]) != len(proposals):
@@ -133,8 +134,7 @@ def rescore(
             "Give the features of each box, in the same order."
         )
     detections = Detections()
-    usable = _usable(proposals, categories, annotations, detections.notes)
-    rows = np.flatnonzero(usable.any(1))
+    rows = _usable(proposals, annotations, detections.notes)
     rows = rows[np.argsort(proposals.image_ids[rows], kind="stable")]
     if not len(rows):
         raise errors.DataError(
@@ -148,8 +148,9 @@ def rescore(
         if settings.score_weight and proposals.scores is not None:
             objectness = torch.from_numpy(proposals.scores[own]).clamp(min=0)[:, None]
             scores = scores ** (1 - settings.score_weight) * objectness**settings.score_weight
-        scores[~torch.from_numpy(usable[own]).expand_as(scores)] = -1
-        ids, boxes = proposals.image_ids[own], torch.from_numpy(proposals.boxes[own])
+        scores[:, categories < 0] = -1
+        ids, corners = proposals.image_ids[own], proposals.boxes[own]
+        boxes = torch.from_numpy(corners if of_class is None else _rows(of_class, own)).double()
         ends = [*np.flatnonzero(np.diff(ids)) + 1, len(own)]
         for first, end in zip([0, *ends[:-1]], ends, strict=True):
             chosen = choose(scores[first:end], boxes[first:end], settings)
@@ -166,7 +167,7 @@ def choose(scores: Tensor, boxes: Tensor, settings: Settings) -> tuple[Tensor, T
     scores
         [n, K] float64; −1 where a box must not be of a class.
     boxes
-        [n, 4] float64 for all classes, or [n, K, 4].
+        [n, 4] float64 for all classes, or [n, K, 4], of which those without area are dropped.
 
     Returns
     -------
@@ -174,30 +175,26 @@ def choose(scores: Tensor, boxes: Tensor, settings: Settings) -> tuple[Tensor, T
     """
     row, k = (scores > max(settings.score_threshold, 0)).nonzero(as_tuple=True)
     p, corners = scores[row, k], boxes[row] if boxes.ndim == 2 else boxes[row, k]
+    wide = (corners[:, 2:] > corners[:, :2]).all(1)
+    p, k, corners = p[wide], k[wide], corners[wide]
     # batched_nms moves the classes apart: in float32 that would round the boxes of 1,203 classes.
     kept = batched_nms(corners, p, k, settings.overlap)[: settings.most]
     return p[kept], k[kept], corners[kept]
 
 
-def _usable(
-    proposals: Proposals,
-    categories: np.ndarray,
-    annotations: Annotations | None,
-    notes: list[str],
-) -> np.ndarray:
-    """Whether a proposal may be of a class, [N, K]; what is left out is noted, a line each."""
-    areas = proposals.areas.reshape(len(proposals), -1) > 0
-    usable = np.broadcast_to(areas, (len(proposals), len(categories))) & (categories >= 0)
-    flat = ~areas if areas.shape[1] == 1 else ~areas & (categories >= 0)
+def _usable(proposals: Proposals, annotations: Annotations | None, notes: list[str]) -> np.ndarray:
+    """The rows of proposals that may be detections; what is left out is noted, a line each."""
+    flat = proposals.areas <= 0
+    usable = ~flat
     if count := int(flat.sum()):
-        first = int(flat.any(1).argmax())
+        first = int(flat.argmax())
         notes.append(f"{number(count, 'box', 'boxes')} without area left out, first in row {first}")
     if proposals.scores is not None and (bad := np.isnan(proposals.scores)).any():
         notes.append(
             f"{number(int(bad.sum()), 'proposal')} with the score NaN left out, first in row "
             f"{int(bad.argmax())}"
         )
-        usable &= ~bad[:, None]
+        usable &= ~bad
     if annotations is not None:
         known = np.isin(proposals.image_ids, annotations.image_ids)
         if count := int((~known).sum()):
@@ -205,14 +202,14 @@ def _usable(
                 f"{number(count, 'proposal')} of images that {annotations.path} does not have left "
                 f"out, first of image {proposals.image_ids[(~known).argmax()]}"
             )
-            usable &= known[:, None]
+            usable &= known
         empty = sorted(set(annotations.image_ids) - set(proposals.image_ids.tolist()))
         if empty:
             notes.append(
                 f"{len(empty)} of {number(len(annotations.images), 'image')} without a proposal: "
                 f"{listed(empty, 3)}"
             )
-    return usable
+    return np.flatnonzero(usable)
 
 
 def _blocks(image_ids: np.ndarray) -> Iterator[tuple[int, int]]:

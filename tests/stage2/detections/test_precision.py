@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from featbank.errors import ConfigError, DataError
+from featbank.exchange.coco import Annotations, read_annotations
 from stage2.detections import precision
-from stage2.detections.documents import Annotations, read_annotations
 from stage2.detections.precision import (
     average_precision,
     precision_table,

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from featbank.errors import ConfigError, DataError, Mismatch, NotFinite
+from featbank.exchange.coco import Annotations
 from stage2.detections import rescoring
 from stage2.detections.categories import background_of, category_ids
-from stage2.detections.documents import Annotations
 from stage2.detections.proposals import Proposals, read_proposals
 from stage2.detections.rescoring import Settings, rescore
 from stage2.export.facts import HeadFacts
@@ -38,10 +38,11 @@ class Head:
 def proposals_of(rows: int = 90, *, each: bool = False, seed: int = 0) -> Proposals:
     """Boxes of four images in any order; `each` has one for every class."""
     rng = np.random.default_rng(seed)
-    shape = (rows, 4, 2) if each else (rows, 2)
-    corner = rng.uniform(0, 40, shape)
-    boxes = np.concatenate([corner, corner + rng.uniform(15, 40, shape)], -1)
-    return Proposals(Path("p.npz"), rng.integers(1, 5, rows), boxes, rng.random(rows), {})
+    corner = rng.uniform(0, 40, (rows, 4, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(15, 40, (rows, 4, 2))], -1)
+    arrays = {"class_boxes": boxes} if each else {}
+    ids, scores = rng.integers(1, 5, rows), rng.random(rows)
+    return Proposals(Path("p.npz"), ids, boxes[:, 1].copy(), scores, arrays)
 
 
 def features_of(rows: int = 90) -> np.ndarray:
@@ -70,7 +71,8 @@ def expected(proposals: Proposals, x: np.ndarray, settings: Settings) -> list[tu
         for k in range(3):
             own = []
             for row in np.flatnonzero(proposals.image_ids == image):
-                box = proposals.boxes[row] if proposals.boxes.ndim == 2 else proposals.boxes[row, k]
+                of_class = proposals.arrays.get("class_boxes")
+                box = proposals.boxes[row] if of_class is None else of_class[row, k]
                 if p[row, k] > settings.score_threshold:
                     own.append((p[row, k], box))
             own.sort(key=lambda pair: -pair[0])
@@ -159,8 +161,9 @@ def test_errors() -> None:
         run(features=x[:-1])
     with pytest.raises(ConfigError, match="D = 5"):
         run(features=x[:, :5])
-    wide = Proposals(proposals.path, proposals.image_ids, np.zeros((90, 9, 4)), None, {})
-    with pytest.raises(DataError, match="boxes of 9 classes, the head has 4"):
+    arrays = {"class_boxes": np.zeros((90, 9, 4))}
+    wide = Proposals(proposals.path, proposals.image_ids, proposals.boxes, None, arrays)
+    with pytest.raises(DataError, match=r"class_boxes \[90, 9, 4\], the head has 4 classes"):
         run(wide)
     with pytest.raises(DataError, match="No proposal of p.npz is left"):
         run(Proposals(proposals.path, proposals.image_ids, np.zeros((90, 4)), None, {}))
