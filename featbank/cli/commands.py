@@ -26,6 +26,7 @@ from featbank.errors import FeatbankError, first_line
 COMMANDS = (
     "train.train",
     "extract.extract",
+    "regions.extract_regions",
     "importing.import_",
     "regions.import_regions",
     "exporting.export_features",

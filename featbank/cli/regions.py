@@ -1,4 +1,4 @@
-"""``featbank import-regions``."""
+"""``featbank extract-regions`` and ``featbank import-regions``."""
 
 from __future__ import annotations
 
@@ -8,12 +8,106 @@ from typing import Any
 
 import click
 
-from featbank.cli.options import FILE, Finite, Integer, output_option, overwrite_option
+from featbank.cli.options import (
+    FILE,
+    Finite,
+    Integer,
+    device_option,
+    output_option,
+    overwrite_option,
+)
 from featbank.cli.terminal import say
 from featbank.errors import ConfigError
 from featbank.wording import number
 
 _PAIR = (FILE, FILE)
+
+
+@click.command("extract-regions")
+@click.argument("weights", type=FILE)
+@click.option(
+    "--model",
+    default="fasterrcnn_resnet50_fpn",
+    show_default=True,
+    metavar="NAME",
+    help="torchvision's detector that the weights are of: fasterrcnn_resnet50_fpn, "
+    "fasterrcnn_resnet50_fpn_v2, fasterrcnn_mobilenet_v3_large_fpn, "
+    "fasterrcnn_mobilenet_v3_large_320_fpn, maskrcnn_resnet50_fpn or maskrcnn_resnet50_fpn_v2.",
+)
+@click.option("--annotations", type=FILE, required=True, help="The images: json as of COCO.")
+@click.option("--root", type=FILE, required=True, help="Folder that the images' names start from.")
+@click.option("--proposals", type=Integer(1), help="Of an image, at most. [default: 1000]")
+@click.option("--min-size", type=Integer(1), help="Shorter side in pixels. [default: the model's]")
+@click.option("--max-size", type=Integer(1), help="Longer side, at most. [default: the model's]")
+@click.option(
+    "--norm-eps",
+    type=Finite(0, 1),
+    default=1e-5,
+    show_default=True,
+    help="ε of BatchNorm; 0 for torchvision's weights COCO_V1.",
+)
+@click.option(
+    "--class-boxes/--no-class-boxes",
+    default=True,
+    show_default=True,
+    help="Write the detector's box for each class, as `featbank predict` takes it; rows of train "
+    "need none.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Of features.",
+)
+@device_option
+@output_option("The file, .h5.")
+def extract_regions(
+    *,
+    weights: Path,
+    model: str,
+    annotations: Path,
+    root: Path,
+    proposals: int | None,
+    class_boxes: bool,
+    dtype: str,
+    device: str,
+    output: Path,
+    **options: Any,
+) -> None:
+    """Extract proposals and their features with a Faster or Mask R-CNN of torchvision.
+
+    WEIGHTS is a file of its state dict. The output has the arrays that `featbank import-regions`
+    and `featbank predict --detections` take, and weight and bias of the classifier.
+
+    \b
+    featbank extract-regions detector.pth --annotations train.json --root images -o train.h5
+    featbank import-regions --train train.h5 train.json --classifier train.h5:weight train.h5:bias \
+        -o regions.h5
+    """
+    from featbank.cli.progress import progress
+    from featbank.devices import find_device
+    from featbank.exchange.coco import read_annotations
+    from stage1 import regions
+
+    if output.suffix.lower() != ".h5":
+        raise ConfigError(f"{output} does not end in .h5, which regions are written as.")
+    if not output.parent.is_dir():
+        raise ConfigError(f"{output.parent} is not a folder. Create it first.")
+    truth = read_annotations(annotations)
+    options["rpn_post_nms_top_n_test"] = proposals
+    detector = regions.load_detector(model, weights, truth, device=find_device(device), **options)
+    with progress("images") as report:
+        count = regions.extract_regions(
+            detector,
+            truth,
+            root,
+            output,
+            class_boxes=class_boxes,
+            half=dtype == "float16",
+            report=report,
+        )
+    say(f"Wrote {number(count, 'proposal')} of {number(len(truth.images), 'image')} to {output}.")
 
 
 @click.command("import-regions")
