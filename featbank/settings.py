@@ -43,7 +43,7 @@ class Setting:
         epochs of training, ``epoch`` does so from the epoch that it names, ``constraint`` bounds
         what is trained, ``focus`` keeps a loss from being convex; the default of ``head`` stands
         for the head's setting of this name, that of ``bank`` leaves the choice to the bank, and the
-        setting out of the recipe.
+        setting out of the recipe. ``groups`` names class groups, which a loss takes as a mask [K].
     default_help
         Text for the default in help, where the value says too little: ``the images' own size``.
     """
@@ -57,7 +57,9 @@ class Setting:
     below: float | None = None
     choices: tuple[str, ...] = ()
     kind: type | None = None
-    role: Literal["schedule", "epoch", "constraint", "focus", "head", "bank"] | None = None
+    role: Literal["schedule", "epoch", "constraint", "focus", "head", "bank", "groups"] | None = (
+        None
+    )
     default_help: str = ""
 
     @property

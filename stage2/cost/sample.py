@@ -22,7 +22,7 @@ from stage2.engine.plan import BatchStream, FusedGroup, Tile, default_memory
 from stage2.engine.rows import MemoryRows
 from stage2.engine.work import ITERATIONS, Unit
 from stage2.features.budgets import held_bytes, packable, view_budget, view_bytes
-from stage2.features.loading import text_of
+from stage2.features.loading import facts_of, text_of
 from stage2.methods.heads import HEADS
 from stage2.methods.heads.interface import BLOCK_ROWS
 from stage2.methods.losses import LOSSES
@@ -200,6 +200,7 @@ class Sample:
             bias0=torch.from_numpy(bias).to(self._device),
             text=text_of(self._bank, view, self._device),
             tokens=self._bank.tokens(view),
+            facts=facts_of(self._bank, train_on),
         )
         return self._views.setdefault((view, train_on), data)
 

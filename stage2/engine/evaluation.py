@@ -137,6 +137,7 @@ class TileEvaluation:
                     self.run.classes,
                     len(self._recipes),
                     self._data.full_counts,
+                    self._data.groups,
                     closer=(looked_at := (split, epoch) == self._looked_at),
                     log_prior=self._log_prior(epoch) if looked_at else None,
                 )
@@ -211,8 +212,13 @@ class TileEvaluation:
         log_prior = np.zeros((len(self._recipes), self.run.classes), np.float32)
         equal = np.full(self.run.classes, 1 / self.run.classes)
         for c, (recipe, scale) in enumerate(zip(self._recipes, scales, strict=True)):
-            counts = self._data.counts
-            prior = implied_prior(recipe, counts, temperature=1 / scale, val_rows=val_rows)
+            prior = implied_prior(
+                recipe,
+                self._data.counts,
+                temperature=1 / scale,
+                val_rows=val_rows,
+                facts=self._data.facts,
+            )
             if (shift := log_shift(equal, prior.shares)) is not None:
                 log_prior[c] = -shift
         device = self._data.evaluated[self._looked_at[0]].labels.device

@@ -49,7 +49,8 @@ def generating(view: ViewData, stream: BatchStream) -> ViewData:
         )
     assert not view.train.packed, "generators take float32 features"
     generator, settings = GENERATORS[stream.generator], dict(stream.generator_settings)
-    features = Features(view.train.x, view.train.labels, view.train.copies, view.counts)
+    train = view.train
+    features = Features(train.x, train.labels, train.copies, view.counts, view.facts)
     prepared = view.context.derived.setdefault("generation", {})
     key = (stream.generator, stream.generator_settings)
     if key not in prepared:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from stage2.engine.rows import MemoryRows, SplitRows
 from stage2.engine.state import ModelState
+from stage2.methods.class_facts import ROWS_ALONE, ClassFacts
 from stage2.methods.heads import HEADS, Context, Parameters, TextClassifier
 from stage2.methods.recipe import Recipe
 
@@ -29,7 +30,8 @@ class ViewData:
     counts
         Its class counts [K], float64.
     full_counts
-        Those of the bank's train split before rows were held out, which make the class groups.
+        Those of the bank's train split before rows were held out, or from outside, which order the
+        classes and make the usual groups.
     weight0, bias0
         The stage-1 classifier W₀ [K, D] and b₀ [K], or None.
     unit0
@@ -42,6 +44,8 @@ class ViewData:
         Whether the stage-1 logits of training rows in memory may be kept as well, [N, K].
     blended
         Classes [K] bool whose training rows depend on β, where a generator makes such rows.
+    facts
+        The facts about classes beside the rows.
     """
 
     train: SplitRows
@@ -55,6 +59,12 @@ class ViewData:
     tokens: int | None = None
     keeps_z0: bool = True
     blended: Tensor | None = None
+    facts: ClassFacts = ROWS_ALONE
+
+    @cached_property
+    def groups(self) -> dict[str, np.ndarray]:
+        """Classes [K] bool of each class group that results are measured by, by its key."""
+        return self.facts.groups_of(self.full_counts).masks
 
     @cached_property
     def train_z0(self) -> Tensor | None:
@@ -78,7 +88,7 @@ class ViewData:
         """The view as heads see it."""
         train = self.train
         start = self.weight0, self.bias0, self.unit0, self.text, self.tokens
-        return Context(self.counts, train.dim, train.device, train.blocks, *start)
+        return Context(self.counts, train.dim, train.device, train.blocks, *start, self.facts)
 
 
 class Model:

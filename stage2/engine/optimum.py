@@ -196,7 +196,8 @@ class _FullBatchObjective:
         shares = self._row_weight.cpu().numpy() * counts
         losses = []
         for recipe in recipes:
-            row = LOSSES[recipe.settings["loss"]](counts, recipe.part("loss"))
+            loss = LOSSES[recipe.settings["loss"]]
+            row = loss(counts, recipe.part("loss"), facts=self._context.facts)
             if row.by_weights and row.weight is not None:
                 total = (shares * row.weight).sum() / shares.sum()
                 row = replace(row, weight=row.weight / total, by_weights=False)

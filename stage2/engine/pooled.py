@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -32,13 +32,16 @@ class HeldOut:
     places
         The place of each in the split, whose rows are in the bank's order, [M].
     counts
-        Full training counts [K] of the bank, which make the class groups.
+        Full training counts [K] of the bank.
+    groups
+        Classes [K] bool of each class group, by key.
     """
 
     split: str
     labels: Tensor
     places: np.ndarray
     counts: np.ndarray
+    groups: Mapping[str, np.ndarray]
 
     @cached_property
     def order(self) -> np.ndarray:
@@ -58,7 +61,7 @@ class PooledEvaluation:
         self.split = held_out.split
         self._recipes, self._held_out = tile.recipes, held_out
         configs, classes = len(tile.recipes), len(held_out.counts)
-        self._tally = Tally(held_out.labels, classes, configs, held_out.counts)
+        self._tally = Tally(held_out.labels, classes, configs, held_out.counts, held_out.groups)
         self._weight = class_balanced(held_out.labels, classes)
         self._fitted: list[Fitted] = []  # of each fold
         self._shares: list[Tensor] = []  # Σ of the weights of its rows

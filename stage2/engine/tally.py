@@ -6,7 +6,7 @@ configuration. A block takes one temporary of its own size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -43,8 +43,11 @@ class Tally:
     configs
         C.
     counts
-        Full training counts [K] of the bank, which make the groups and order the shifted priors;
-        without them there is nothing by group and no shift.
+        Full training counts [K] of the bank, which order the shifted priors; without them there is
+        nothing by group and no shift.
+    groups
+        Classes [K] bool of each group, by key, of which no two share one; by default the usual
+        groups by `counts`.
     closer
         Keep ``confidence`` and ``confusions`` as well. It takes another two bytes per row and
         configuration, and half as long again as everything else that is done to a row's logits.
@@ -60,14 +63,16 @@ class Tally:
         num_classes: int,
         configs: int,
         counts: np.ndarray | None = None,
+        groups: Mapping[str, np.ndarray] | None = None,
         *,
         closer: bool = False,
         log_prior: Tensor | None = None,
     ) -> None:
         self.labels, self.num_classes, self.configs = labels, num_classes, configs
         self.counts, self.closer = counts, closer
-        self.groups = {} if counts is None else class_groups(counts)
-        group_of = np.zeros(num_classes, np.int64)
+        usual = {} if counts is None else class_groups(counts)
+        self.groups = usual if groups is None else groups
+        group_of = np.full(num_classes, len(self.groups))  # of a class in none
         for i, mask in enumerate(self.groups.values()):
             group_of[mask] = i
         device = labels.device
@@ -84,7 +89,8 @@ class Tally:
         self._logits = zeros(configs, num_classes)  # Σ z_k over all rows
         self._by_class = zeros(3, num_classes * configs)  # correct, Σ z_y and Σ z_y² by class
         self._predictions = torch.zeros(configs * num_classes, dtype=torch.int64, device=device)
-        cells = configs * max(len(self.groups), 1)
+        self._cells = max(len(self.groups), int(group_of.max(initial=0)) + 1)
+        cells = configs * self._cells
         self._bins = zeros(3, cells * BINS)  # rows, Σ1/P, correct
         self._shift = None
         if log_prior is not None and counts is not None:
@@ -138,7 +144,7 @@ class Tally:
         self._predictions.scatter_add_(0, cell, torch.ones_like(cell))
         right, zy = correct.double(), zy.double()
         self._add_by_class(self.labels[rows], (right, zy, zy * zy))
-        group = self._config * max(len(self.groups), 1) + self._group[rows, None]
+        group = self._config * self._cells + self._group[rows, None]
         slot = (group * BINS).add(_bin(partition, BINS))
         if self.closer:
             fine = (group * 2 + correct) * CONFIDENCE_BINS + _bin(partition, CONFIDENCE_BINS)
@@ -201,7 +207,8 @@ class Tally:
         confidence = predicted = None
         if self.closer:
             shape = self.configs, -1, 2, CONFIDENCE_BINS
-            confidence = self._histogram.view(shape).cpu().numpy()
+            by_cell = self._histogram.view(shape).cpu().numpy()
+            confidence = by_cell[:, : max(len(self.groups), 1)]
             predicted = self._predicted.cpu().numpy()
         with np.errstate(invalid="ignore"):
             per_class = 100 * (right / rows)

@@ -246,9 +246,12 @@ class Trainer:
 
     def _loss_rows(self, epoch: int) -> LossRows:
         """The losses as they are in an epoch."""
-        counts, moment = self.model.data.counts, Moment(epoch, self.stream.epochs)
-        rows = [LOSSES[r.settings["loss"]](counts, r.part("loss"), moment) for r in self.recipes]
-        return LossRows.stack(rows, len(counts), device=self.model.data.train.device)
+        data, moment = self.model.data, Moment(epoch, self.stream.epochs)
+        counts, facts = data.counts, data.facts
+        rows = [
+            LOSSES[r.settings["loss"]](counts, r.part("loss"), moment, facts) for r in self.recipes
+        ]
+        return LossRows.stack(rows, len(counts), device=data.train.device)
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

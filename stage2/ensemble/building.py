@@ -285,7 +285,8 @@ def _folds(y: Tensor, usable: Tensor, groups: np.ndarray | None) -> Tensor:
 
 def _measured(z: Tensor, y: Tensor, bank: Bank, usable: Tensor) -> Evaluation:
     """The evaluation of logits [N, K] on val."""
-    tally = Tally(y, bank.num_classes, 1, bank.full_counts, closer="test" not in bank.evaluated)
+    counts, groups = bank.full_counts, bank.class_groups.masks
+    tally = Tally(y, bank.num_classes, 1, counts, groups, closer="test" not in bank.evaluated)
     fitted = fit_temperature(z[usable, None], y[usable], balanced(y, usable)[usable])
     fitted = fitted.among(usable)
     tally.add(z[:, None].clone())

@@ -142,7 +142,8 @@ def ensemble_head(
 def evaluate(head: AffineHead, bank: Bank, split: str) -> Evaluation:
     """Measure a head on a split of a bank."""
     labels = torch.from_numpy(bank.labels(split))
-    tally = Tally(labels, bank.num_classes, 1, bank.full_counts, closer=True)
+    counts, groups = bank.full_counts, bank.class_groups.masks
+    tally = Tally(labels, bank.num_classes, 1, counts, groups, closer=True)
     for features in feature_blocks(bank, split, head.views):
         tally.add(head(features)[:, None])
     return tally.evaluations()[0]

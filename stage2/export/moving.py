@@ -14,6 +14,7 @@ from stage2.export.folding import feature_blocks
 from stage2.export.forms import AveragedHeads, HeadModule
 from stage2.export.headprior import HeadPrior, fitted_correction, soft_confusion
 from stage2.export.modules import shifted
+from stage2.features.loading import facts_of
 from stage2.methods.priors import ImpliedPrior, implied_prior, log_shift
 from stage2.methods.recipe import Recipe
 
@@ -31,6 +32,7 @@ def recipe_prior(
         class_counts(bank.labels(recipe.settings["train_on"]), bank.num_classes),
         temperature=temperature,
         val_rows=rows_of_vector(val_rows) if calibrated else None,
+        facts=facts_of(bank, recipe.settings["train_on"]),
     )
 
 

@@ -18,7 +18,7 @@ from featbank.bank import Bank
 from stage2.engine.metrics import Evaluation
 from stage2.export.forms import AveragedHeads, HeadModule
 from stage2.export.modules import head_module
-from stage2.features.loading import class_counts, starts_of
+from stage2.features.loading import class_counts, facts_of, starts_of
 from stage2.features.probe import Probe, probe_for, probe_on_scaled
 from stage2.features.scale import Scaling, scaling_of
 from stage2.methods.heads import Context
@@ -205,6 +205,7 @@ def _context(
         blocks,
         text=text,
         tokens=bank.tokens(view),
+        facts=facts_of(bank, split),
     )
     if start is None:
         return context

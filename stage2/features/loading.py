@@ -13,6 +13,7 @@ from stage2.features.budgets import half_of, packable, view_budget, view_bytes
 from stage2.features.finite import all_finite, refuse_not_finite
 from stage2.features.probe import Classifier
 from stage2.features.scale import Scaling, scaled_rows
+from stage2.methods.class_facts import ClassFacts
 from stage2.methods.heads import TextClassifier
 from stage2.methods.recipe_settings import PUBLISHED_NORM
 
@@ -97,6 +98,7 @@ def load_view(
         bias0=bias,
         text=text,
         tokens=bank.tokens(view),
+        facts=facts_of(bank, train_on),
     )
 
 
@@ -127,6 +129,20 @@ def text_of(bank: Bank, view: str, device: str | torch.device = "cpu") -> TextCl
 def class_counts(bank: Bank, split: str) -> np.ndarray:
     """Rows of each class of a split [K], float64."""
     return np.bincount(bank.labels(split), minlength=bank.num_classes).astype(np.float64)
+
+
+def facts_of(bank: Bank, split: str) -> ClassFacts:
+    """The facts about classes that a bank states, for recipes that learn from a split.
+
+    Counts from outside are of the data that train is a sample of: another split has its rows alone.
+    """
+    outside, background = bank.outside_counts, bank.background
+    own = outside is not None or bank.class_fact("class_groups") is not None
+    return ClassFacts(
+        outside=outside if split == "train" else None,
+        background=background,
+        groups=bank.class_groups if own else None,
+    )
 
 
 class BankFeatures:

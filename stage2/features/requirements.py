@@ -16,7 +16,8 @@ from stage2.engine.plan import default_memory
 from stage2.features.budgets import view_budget, view_bytes
 from stage2.features.experts import averages
 from stage2.features.folds import FOLDS, fold_counts, fold_name, folds_of
-from stage2.features.loading import class_counts
+from stage2.features.loading import class_counts, facts_of
+from stage2.methods.class_facts import ROWS_ALONE, ClassFacts
 from stage2.methods.heads import HEADS
 from stage2.methods.losses import LOSSES
 from stage2.methods.recipe import Recipe
@@ -34,16 +35,16 @@ def check_bank(bank: Bank, recipes: Iterable[Recipe], folds: int | None = None) 
         )
     if not bank.train_counts.any():
         raise errors.DataError(f"{bank.path} has no training rows. Nothing can be trained on it.")
-    counts_of = cache(lambda split: class_counts(bank, split))
+    counts_of = cache(lambda split: (class_counts(bank, split), facts_of(bank, split)))
     of_folds = fold_counts(bank, folds) if folds else []
     for recipe in recipes:
         _check_rows(bank, recipe)
         _check_calibration(bank, recipe)
-        counts = counts_of(recipe.settings["train_on"])
+        counts, facts = counts_of(recipe.settings["train_on"])
         for view in recipe.views:
             _check_view(bank, recipe, view)
-            check_recipe(recipe, counts, bank.dim_of(view))
-        _check_generator_val(bank, recipe, counts)
+            check_recipe(recipe, counts, bank.dim_of(view), facts)
+        _check_generator_val(bank, recipe, counts, facts)
         if folds:
             _check_folds(bank, recipe, of_folds)
 
@@ -82,13 +83,15 @@ def folds_problem(bank: Bank, folds: int, *, screen: bool = False) -> str | None
     return None
 
 
-def check_recipe(recipe: Recipe, counts: np.ndarray, dim: int) -> None:
+def check_recipe(
+    recipe: Recipe, counts: np.ndarray, dim: int, facts: ClassFacts = ROWS_ALONE
+) -> None:
     """Raise if a recipe cannot learn from training counts [K] and features of D = `dim`."""
     head = HEADS[recipe.head]
     head.check(recipe.part("head"), dim)
     head.require(counts)
     if recipe.trained:
-        LOSSES[recipe.settings["loss"]](counts, recipe.part("loss"))
+        LOSSES[recipe.settings["loss"]](counts, recipe.part("loss"), facts=facts)
     _check_generator(recipe)
 
 
@@ -121,10 +124,11 @@ def _check_folds(bank: Bank, recipe: Recipe, folds: Sequence[np.ndarray]) -> Non
             f"Recipe {recipe.name!r} learns from {split}, which may hold copies of the train rows "
             "that folds hold out. Leave the recipe out, or sweep it without --folds."
         )
+    facts = facts_of(bank, split)
     for number, counts in enumerate(folds, 1):
         try:
-            check_recipe(recipe, counts, bank.dim_of(recipe.views[0]))
-            _check_generator_val(bank, recipe, counts)
+            check_recipe(recipe, counts, bank.dim_of(recipe.views[0]), facts)
+            _check_generator_val(bank, recipe, counts, facts)
         except errors.FeatbankError as error:
             raise type(error)(f"On fold {number} of {len(folds)}: {error}") from None
 
@@ -232,10 +236,10 @@ def _check_calibration(bank: Bank, recipe: Recipe) -> None:
         )
 
 
-def _check_generator_val(bank: Bank, recipe: Recipe, counts: np.ndarray) -> None:
+def _check_generator_val(bank: Bank, recipe: Recipe, counts: np.ndarray, facts: ClassFacts) -> None:
     """Raise if a bank lacks the rows of val that a generator needs; `counts` [K] of training."""
     generator = recipe.generator
-    need = generator.needs_val(recipe.part("generator"), counts) if generator else None
+    need = generator.needs_val(recipe.part("generator"), counts, facts) if generator else None
     if need is None:
         return
     remedy = f"{need.effect} with --set {need.without}"

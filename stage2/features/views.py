@@ -227,6 +227,7 @@ class Views:
             torch.from_numpy(folds.labels[rows]).to(self.device),
             np.searchsorted(folds.rows, rows),
             self.bank.full_counts,
+            self.bank.class_groups.masks,
         )
 
     def _views(

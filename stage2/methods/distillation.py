@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from featbank.bank import class_groups
 from featbank.settings import Setting
 from stage2.methods.family import LossParameters, Moment, growth
 
@@ -34,8 +33,10 @@ DISTIL = (
     Setting(
         "distil_groups",
         "many+medium",
-        "groups to distil: many n > 100, medium 20 ≤ n ≤ 100, few n < 20",
+        "groups of classes to distil; a bank's own groups, or many n > 100, medium 20 ≤ n ≤ 100, "
+        "few n < 20",
         choices=("many+medium", "many", "medium", "few", "medium+few", "many+medium+few"),
+        role="groups",
     ),
 )
 """Settings of `distil`."""
@@ -48,12 +49,11 @@ def distil(counts: np.ndarray, settings: dict[str, Any], moment: Moment) -> Loss
     last: linearly, or with ``distil_weight_base`` = c as (c^e − 1)/(c − 1), eq. 3 at c = 2. The
     paper gives no T; 2 is ours.
     """
-    groups = class_groups(counts)
     start, end, base = (settings[f"distil_weight{part}"] for part in ("", "_end", "_base"))
     return LossParameters(
         distil=_towards(start, end, growth(moment.progress, base)),
         temperature=_towards(settings["temperature"], settings["temperature_end"], moment.progress),
-        distil_classes=np.any([groups[g] for g in settings["distil_groups"].split("+")], axis=0),
+        distil_classes=settings["distil_groups"],
     )
 
 

@@ -26,6 +26,7 @@ import numpy as np
 from featbank.bank import require_samples
 from featbank.errors import ConfigError
 from featbank.settings import Setting, resolved, scheduled
+from stage2.methods.class_facts import ROWS_ALONE, ClassFacts
 
 EXCLUDED = -1e4
 """Additive term m_k of a class that is left out: its exponential is 0, and it is finite."""
@@ -169,7 +170,8 @@ class Loss:
     Attributes
     ----------
     function
-        ``(counts [K] float64, settings, moment) → LossParameters``.
+        ``(counts [K] float64, settings, moment) → LossParameters``; settings of role ``groups``
+        come as masks [K].
     description, source
         One line; key of `stage2.methods.bibliography`, or the citation itself.
     settings
@@ -239,9 +241,15 @@ class Loss:
         return self.scheduled or scheduled(self.settings, settings)
 
     def __call__(
-        self, counts: np.ndarray, settings: dict[str, Any] | None = None, moment: Moment = Moment()
+        self,
+        counts: np.ndarray,
+        settings: dict[str, Any] | None = None,
+        moment: Moment = Moment(),
+        facts: ClassFacts = ROWS_ALONE,
     ) -> LossParameters:
-        """Parameters for training counts n_k [K].
+        """Parameters for training counts [K], or for those from outside that `facts` state.
+
+        A background class has weight 1, and the weights of the others are normalised without it.
 
         Raises
         ------
@@ -255,15 +263,29 @@ class Loss:
         values = resolved(self.settings, settings or {}, f"loss {name!r}")
         if problem := self.conflict(values):
             raise ConfigError(f"Loss {name!r} {problem}")
-        counts = np.asarray(counts, np.float64)
-        empty = counts == 0
+        n = facts.prior_counts(counts)
+        background = np.arange(len(n)) == facts.background
+        masks = {
+            s.name: facts.members(values[s.name], n) for s in self.settings if s.role == "groups"
+        }
+        empty = np.asarray(counts) == 0
         if not (self.uses_counts and empty.any()):
-            return self.function(counts, values, moment)
+            return _set_apart(self.function(n, values | masks, moment), background)
         if values["empty_classes"] == "error":
             who = f"Loss {self.function.__name__!r}"
             require_samples(counts, who, "Use empty_classes=ignore to leave them out of it.")
-        present = self.function(counts[~empty], values, moment)
-        return _spread(present, empty)
+        kept = {setting: mask[~empty] for setting, mask in masks.items()}
+        present = self.function(n[~empty], values | kept, moment)
+        return _spread(_set_apart(present, background[~empty]), empty)
+
+
+def _set_apart(row: LossParameters, background: np.ndarray) -> LossParameters:
+    """A row whose weights have the same mean without the `background` [K] bool as with it, and
+    whose background has that mean: 1 where Σω = K."""
+    if row.weight is None or background.all() or not background.any():
+        return row
+    mean, others = row.weight.mean(), row.weight[~background].mean()
+    return replace(row, weight=np.where(background, mean, row.weight * (mean / others)))
 
 
 def _spread(row: LossParameters, empty: np.ndarray) -> LossParameters:

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from stage2.methods.class_facts import ROWS_ALONE, ClassFacts
 from stage2.methods.family import EXCLUDED, LossParameters, Moment
 from stage2.methods.losses import LOSSES
 from stage2.methods.recipe import Recipe
@@ -88,18 +89,19 @@ BY_CLASS = (
 
 @dataclass(frozen=True)
 class LossOnCounts:
-    """The loss of a recipe on training counts [K]."""
+    """The loss of a recipe on training counts [K], of rows or from outside, and other facts."""
 
     label: str
     recipe: Recipe
     counts: np.ndarray
+    facts: ClassFacts = ROWS_ALONE
 
     @cached_property
     def epochs(self) -> list[LossParameters]:
         """Its parameters in each epoch."""
         loss, settings = LOSSES[self.recipe.settings["loss"]], self.recipe.part("loss")
         epochs = self.recipe.settings.get("epochs", 1)
-        return [loss(self.counts, settings, Moment(t, epochs)) for t in range(epochs)]
+        return [loss(self.counts, settings, Moment(t, epochs), self.facts) for t in range(epochs)]
 
     def has(self, parameter: ByClass) -> bool:
         """Whether the loss uses a parameter."""
@@ -107,12 +109,13 @@ class LossOnCounts:
 
     def by_class(self, parameter: ByClass, epoch: int = -1) -> tuple[np.ndarray, np.ndarray]:
         """Counts, in order, and values of the classes that the loss does not leave out."""
+        counts = self.facts.prior_counts(self.counts)
         values = parameter.of(self.epochs[epoch])
         if values is None:
-            values = np.full(len(self.counts), float(parameter.neutral))
-        order = np.argsort(self.counts, kind="stable")
-        order = order[(self.counts[order] > 0) & (values[order] != EXCLUDED)]
-        return self.counts[order], values[order]
+            values = np.full(len(counts), float(parameter.neutral))
+        order = np.argsort(counts, kind="stable")
+        order = order[(counts[order] > 0) & (values[order] != EXCLUDED)]
+        return counts[order], values[order]
 
     def over_epochs(self, parameter: ByClass) -> tuple[np.ndarray, np.ndarray]:
         """Epochs from 1, and the number that stands for a parameter in each."""

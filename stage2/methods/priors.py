@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stage2.methods.class_facts import ROWS_ALONE, ClassFacts
 from stage2.methods.family import Moment
 from stage2.methods.heads import HEADS
 from stage2.methods.losses import LOSSES
@@ -47,6 +48,7 @@ def implied_prior(
     *,
     temperature: float = 1.0,
     val_rows: np.ndarray | None = None,
+    facts: ClassFacts = ROWS_ALONE,
 ) -> ImpliedPrior:
     """The prior of a recipe's logits, after its calibration.
 
@@ -65,14 +67,18 @@ def implied_prior(
     val_rows
         Rows of val [K] of each class that has a scale and a shift of its own, 0 of others; needed
         for vector scaling alone.
+    facts
+        The facts about classes beside the rows. A head that is not trained has the prior of counts
+        from outside, one that is trained that of its batches, made from rows.
     """
     counts = np.asarray(counts, np.float64)
     learned = counts > 0
-    log_shares = np.zeros_like(counts)
-    log_shares[learned] = np.log(counts[learned] / counts.sum())
+    n = facts.prior_counts(counts)
+    log_shares = np.zeros_like(n)
+    log_shares[learned] = np.log(n[learned] / n.sum())
     caveats: list[str] = []
     if recipe.trained:
-        log_shares, caveats = _trained(recipe, counts)
+        log_shares, caveats = _trained(recipe, counts, facts)
         caveats += ["a start from text"] if recipe.starts_from_text else []
     head = HEADS[recipe.head]
     if head.bends:
@@ -102,7 +108,7 @@ def log_shift(target: np.ndarray, source: np.ndarray) -> np.ndarray | None:
     return shift if len(shift) and np.ptp(shift) > SAME else None
 
 
-def _trained(recipe: Recipe, counts: np.ndarray) -> tuple[np.ndarray, list[str]]:
+def _trained(recipe: Recipe, counts: np.ndarray, facts: ClassFacts) -> tuple[np.ndarray, list[str]]:
     """The log shares [K] that the batches and the loss of a trained recipe amount to, and
     caveats."""
     epochs = recipe.settings.get("epochs", 1)
@@ -111,7 +117,7 @@ def _trained(recipe: Recipe, counts: np.ndarray) -> tuple[np.ndarray, list[str]]
     rows = np.where(learned, counts.max(), 0.0) if generator and generator.fills else counts
     sampler, drawing = SAMPLERS[recipe.settings["sampler"]], recipe.part("sampler")
     loss, settings = LOSSES[recipe.settings["loss"]], recipe.part("loss")
-    row = loss(counts, settings, last)
+    row = loss(counts, settings, last, facts)
     drawn = sampler.function(rows[learned], drawing, last)
     shares = np.zeros_like(counts)
     shares[learned] = drawn / drawn.sum()

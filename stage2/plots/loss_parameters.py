@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featbank import errors
-from stage2.features.loading import class_counts
+from stage2.features.loading import class_counts, facts_of
 from stage2.methods.loss_by_class import ByClass, LossOnCounts, drawn_of
 from stage2.methods.losses import LOSSES
 from stage2.plots.figure import (
@@ -111,6 +111,7 @@ def _configurations(picture: BankPicture) -> list[LossOnCounts]:
     names = labels([{"name": r.name, "parameters": r.parameters} for r in recipes])
     bank = picture.bank
     return [
-        LossOnCounts(name, recipe, class_counts(bank, recipe.settings["train_on"]))
+        LossOnCounts(name, recipe, class_counts(bank, split), facts_of(bank, split))
         for name, recipe in zip(names, recipes, strict=True)
+        for split in [recipe.settings["train_on"]]
     ]

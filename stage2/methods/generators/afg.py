@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from featbank.settings import Setting
+from stage2.methods.class_facts import ROWS_ALONE, ClassFacts
 from stage2.methods.generators.calibrated import (
     STATISTICS,
     SUPPORT,
@@ -70,10 +71,12 @@ class AFG(Generator):
     def space(self, settings: Settings) -> FeatureSpace:
         return seen_space(settings)
 
-    def needs_val(self, settings: Settings, counts: np.ndarray) -> NeedsVal | None:
+    def needs_val(
+        self, settings: Settings, counts: np.ndarray, facts: ClassFacts = ROWS_ALONE
+    ) -> NeedsVal | None:
         if not settings["beta_step"]:
             return None
-        tail = classes_of(settings["tail"], counts)
+        tail = classes_of(settings["tail"], counts, facts)
         return NeedsVal("moves β by the accuracy on val", tail, "beta_step=0", "Fix β")
 
     def prepare(self, settings: Settings, features: Features) -> Generation:

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from featbank.bank import GROUPS, class_groups
 from featbank.settings import Setting
+from stage2.methods.class_facts import ClassFacts
 from stage2.methods.generators import drawing
 from stage2.methods.generators.drawing import by_class, draw_each, normals, spread
 from stage2.methods.generators.filling import Origins
@@ -51,7 +51,7 @@ STATISTICS = Setting(
 TAIL = Setting(
     "tail",
     "few",
-    "groups to calibrate; other classes are drawn from their own Gaussian",
+    "groups to calibrate, a bank's or the usual; other classes are drawn from their own Gaussian",
     choices=("few", "medium+few"),
 )
 SPARE = 1.25
@@ -350,17 +350,18 @@ class Calibrated(OwnGaussians):
         return Kept(self.center(origins)[:, None], factors)
 
 
-def classes_of(tail: str, counts: np.ndarray) -> np.ndarray:
+def classes_of(tail: str, counts: np.ndarray, facts: ClassFacts) -> np.ndarray:
     """The classes [K] bool that have samples and belong to the groups `tail`, joined by +."""
-    groups = class_groups(counts)
-    return np.any([groups[name] for name in tail.split("+")], axis=0) & (counts > 0)
+    return facts.members(tail, counts) & (counts > 0)
 
 
 def tail_classes(name: str, features: Features, tail: str) -> Tensor:
     """`classes_of` the training counts; warns if there is none."""
-    wanted = classes_of(tail, features.counts)
+    counts, facts = features.counts, features.facts
+    wanted = classes_of(tail, counts, facts)
     if not wanted.any():
-        rules = " or ".join(GROUPS[group] for group in tail.split("+"))
+        stated = facts.groups_of(counts).stated
+        rules = " or ".join(stated[group] for group in tail.split("+"))
         warnings.warn(
             f"Generator {name!r} calibrates no class: none has {rules}. All are filled from their "
             "own Gaussians."

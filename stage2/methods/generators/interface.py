@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from featbank.settings import Setting
+from stage2.methods.class_facts import ROWS_ALONE, ClassFacts
 from stage2.methods.generators.tukey import STAGE1, FeatureSpace
 from stage2.methods.on_demand import torch
 
@@ -43,12 +44,15 @@ class Features:
         A.
     counts
         Training counts n_k [K] float64, of items.
+    facts
+        The facts about classes beside the rows.
     """
 
     x: Tensor
     labels: Tensor
     copies: int
     counts: np.ndarray
+    facts: ClassFacts = ROWS_ALONE
 
     @property
     def items(self) -> Tensor:
@@ -191,7 +195,9 @@ class Generator(ABC):
         """Whether heads see features of another space than that of stage 1."""
         return self.space(settings) != STAGE1
 
-    def needs_val(self, settings: Settings, counts: np.ndarray) -> NeedsVal | None:
+    def needs_val(
+        self, settings: Settings, counts: np.ndarray, facts: ClassFacts = ROWS_ALONE
+    ) -> NeedsVal | None:
         """Its need of val rows, for training counts [K]; None where it has none."""
         return None
 

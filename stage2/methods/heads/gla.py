@@ -11,6 +11,7 @@ from featbank.settings import Setting
 from stage2.methods.heads.affine import AffineHead
 from stage2.methods.heads.algebra import column
 from stage2.methods.heads.interface import Context, Parameters, Settings
+from stage2.methods.heads.moments import class_log_prior
 from stage2.methods.heads.text import text_rows, text_weight
 from stage2.methods.lbfgs import minimise
 from stage2.methods.on_demand import torch
@@ -59,8 +60,7 @@ class GLA(AffineHead):
 
     def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
         self.require(context.counts)
-        counts = torch.from_numpy(context.counts).to(context.device)
-        log_prior = (counts / counts.sum()).log().float()
+        log_prior = class_log_prior(context).float()
         weight0, bias0 = context.classifier
         tau, temperature = (
             column([s[name] for s in settings], weight0)[:, None] for name in ("tau", "temperature")

@@ -20,6 +20,7 @@ import numpy as np
 from featbank import errors
 from featbank.bank import require_samples
 from featbank.settings import Setting
+from stage2.methods.class_facts import ROWS_ALONE, ClassFacts
 from stage2.methods.heads.algebra import broadcast, target_cosines
 from stage2.methods.heads.norm_bound import norm_limit
 from stage2.methods.heads.reduction import Reduction
@@ -84,7 +85,7 @@ class Context:
     Attributes
     ----------
     counts
-        Training counts [K], float64.
+        Training rows of each class [K], float64.
     dim
         D.
     device
@@ -99,6 +100,8 @@ class Context:
         The classifier that text makes, where the bank has text and rows have one length.
     tokens
         T where a row is T tokens [T, D/T] one after the other, or None.
+    facts
+        The facts about classes beside the rows.
     """
 
     counts: np.ndarray
@@ -110,6 +113,7 @@ class Context:
     unit0: bool = False
     text: TextClassifier | None = None
     tokens: int | None = None
+    facts: ClassFacts = ROWS_ALONE
 
     def batch(self, x: Tensor, rows: Tensor | None = None, z0: Tensor | None = None) -> Batch:
         """Make a batch of features [B, D] or [B, C, D], or of `rows` [B] from features [N, D] and,

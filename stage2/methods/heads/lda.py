@@ -11,7 +11,13 @@ import numpy as np
 from featbank.settings import Setting
 from stage2.methods.heads.affine import AffineHead
 from stage2.methods.heads.interface import Batch, Context, Parameters, Settings
-from stage2.methods.heads.moments import eigen_inverse, moments, moments_bytes, rounding
+from stage2.methods.heads.moments import (
+    class_log_prior,
+    eigen_inverse,
+    moments,
+    moments_bytes,
+    rounding,
+)
 from stage2.methods.heads.transforms import rank_empty_last
 from stage2.methods.on_demand import torch
 
@@ -47,7 +53,7 @@ class LDA(AffineHead):
         Setting(
             "prior",
             "uniform",
-            "class prior: equal for all, or the share π of the training rows",
+            "class prior: equal for all, or the share π of the training counts",
             choices=("uniform", "counts"),
         ),
     )
@@ -144,7 +150,7 @@ def _decomposed(context: Context) -> _Spectrum:
         level=level,
         means=(means @ vectors).t(),
         mean=totals.lifted(mean),
-        log_prior=(rows / total).log().masked_fill_(empty, 0),
+        log_prior=class_log_prior(context).masked_fill_(empty, 0),
         empty=empty,
         noise=noise,
     )

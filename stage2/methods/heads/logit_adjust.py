@@ -10,8 +10,8 @@ import numpy as np
 from featbank.settings import Setting
 from stage2.methods.heads.algebra import column
 from stage2.methods.heads.interface import Batch, Context, Head, Parameters, Settings, Size
+from stage2.methods.heads.moments import class_log_prior
 from stage2.methods.heads.reduction import Reduction, affine
-from stage2.methods.on_demand import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,10 +33,9 @@ class LogitAdjust(Head):
 
     def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
         self.require(context.counts)
-        counts = torch.from_numpy(context.counts).to(context.device)
-        log_prior = (counts / counts.sum()).log().float()
-        tau = column([s["tau"] for s in settings], counts)
-        return {"shift": -tau[:, None] * log_prior}
+        log_prior = class_log_prior(context)
+        tau = column([s["tau"] for s in settings], log_prior)
+        return {"shift": -tau[:, None] * log_prior.float()}
 
     def weight_norm(self, parameters: Parameters, context: Context) -> Tensor:
         return context.classifier[0].norm(dim=1).expand(len(parameters["shift"]), -1)

@@ -118,12 +118,23 @@ def class_weights(context: Context, balanced: bool) -> Tensor:
     """Class weights ω [K] float64: 1, or N/(K·n_k) where K counts the classes with rows.
 
     The latter is scikit-learn's ``class_weight="balanced"``: every class has the same total weight,
-    and the mean over all rows is 1. An empty class has weight 0.
+    and the mean over all rows is 1. An empty class has weight 0. A background has weight 1, and
+    the others are balanced among themselves.
     """
-    n = context.counts
+    rows, background = context.counts, context.facts.background
+    n = rows if background is None else np.where(np.arange(len(rows)) == background, 0, rows)
     present = n > 0
-    balance = n.sum() / (present.sum() * np.maximum(n, 1)) * present
-    return torch.from_numpy(balance if balanced else np.ones_like(n)).to(context.device)
+    balance = n.sum() / (max(present.sum(), 1) * np.maximum(n, 1)) * present
+    if background is not None:
+        balance[background] = 1
+    return torch.from_numpy(balance if balanced else np.ones_like(rows)).to(context.device)
+
+
+def class_log_prior(context: Context) -> Tensor:
+    """log π [K] float64 by the training rows, or by the counts from outside where the bank has
+    them; −inf for a class without."""
+    counts = torch.from_numpy(context.facts.prior_counts(context.counts)).to(context.device)
+    return (counts / counts.sum()).log()
 
 
 def eigen_inverse(values: Tensor, noise: float) -> Tensor:

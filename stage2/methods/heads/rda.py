@@ -10,7 +10,7 @@ import numpy as np
 
 from featbank.settings import Setting
 from stage2.methods.heads.interface import Batch, Context, Head, Parameters, Settings, Size
-from stage2.methods.heads.moments import moments, moments_bytes, pieces, rounding
+from stage2.methods.heads.moments import class_log_prior, moments, moments_bytes, pieces, rounding
 from stage2.methods.heads.reduction import Reduction
 from stage2.methods.heads.transforms import rank_empty_last
 from stage2.methods.on_demand import torch
@@ -67,7 +67,7 @@ class RDA(Head):
         Setting(
             "prior",
             "uniform",
-            "class prior: equal for all, or the share π of the training rows",
+            "class prior: equal for all, or the share π of the training counts",
             choices=("uniform", "counts"),
         ),
     )
@@ -196,7 +196,7 @@ def _computed(dims: int, context: Context) -> _Scatters:
         means=means,
         own=own,
         rows=totals.rows,
-        log_prior=(rows / total).log().masked_fill_(empty, 0),
+        log_prior=class_log_prior(context).masked_fill_(empty, 0),
         empty=empty,
         noise=noise,
     )

@@ -46,7 +46,7 @@ class SAMN(TrainedHead):
         return Size(2 * classes * dim, 2 * classes)  # W and its normalised rows
 
     def init(self, settings: Sequence[Settings], context: Context) -> Parameters:
-        counts = context.counts
+        counts = context.facts.prior_counts(context.counts)
         share = (counts - counts.min()) / max(1.0, np.ptp(counts))
         start = torch.from_numpy(share).float().to(context.device)
         stacked = {name: start.repeat(len(settings), 1) for name in ORDERED}
@@ -72,7 +72,7 @@ class SAMN(TrainedHead):
     def settle(self, parameters: Parameters, context: Context) -> None:
         from sklearn.isotonic import isotonic_regression  # slow to import
 
-        order = np.argsort(context.counts, kind="stable")
+        order = np.argsort(context.facts.prior_counts(context.counts), kind="stable")
         for name in ORDERED:
             r = parameters[name].cpu().numpy().copy()
             for row in r:

@@ -176,6 +176,28 @@ def test_mean_iou(logits: tuple[np.ndarray, np.ndarray], absent: tuple[int, ...]
         np.testing.assert_allclose(iou(right, rows, predictions), by_class, 1e-12)
 
 
+def test_groups_are_those_given(logits: tuple[np.ndarray, np.ndarray]) -> None:
+    """Class 2 is in no group: no group's figures have its rows, those of all rows do.
+
+    Reference: means of classes, and `slow_calibration` of the rows of a group.
+    """
+    z, y = logits
+    member = np.array([2, 0, -1, 1, 1, 0, 2])
+    groups = {name: member == g for g, name in enumerate(GROUPS)}
+    tally = Tally(torch.from_numpy(y), CLASSES, z.shape[1], TRAIN, groups, closer=True)
+    tally.add(torch.from_numpy(z.astype(np.float32)))
+    for c, (got, usual) in enumerate(zip(tally.evaluations(), evaluate(z, y), strict=True)):
+        p = softmax(z[:, c].astype(np.float64), axis=1)
+        confidence, right = p.max(1), p.argmax(1) == y
+        for name in ("top1", "macro", "ece", "nll"):
+            assert_close(got.metrics[name], usual.metrics[name], 1e-9, name)
+        for g, (name, mask) in enumerate(groups.items()):
+            assert_close(got.metrics[name], usual.per_class[mask].mean(), 1e-9, name)
+            ece, _ = slow_calibration(confidence[mask[y]], right[mask[y]])
+            assert_close(got.metrics[f"ece_{name}"], ece, 1e-4, f"ECE of {name}")
+            assert got.details["confidence"][g].sum() == mask[y].sum()
+
+
 def slow_reliability(confidence: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Rows, mean confidence and accuracy in percent of bins (lo, hi], one row at a time [3, 15]."""
     edges = [k / BINS for k in range(BINS + 1)]
