@@ -3,7 +3,7 @@
 from featbank.bank.arrays import write_bank
 from featbank.bank.classes import HoldOut, class_counts, require_samples
 from featbank.bank.composed import Bank
-from featbank.bank.grouping import GROUPS, ClassGroups, class_groups, same_groups
+from featbank.bank.grouping import GROUPS, ClassGroups, class_groups
 from featbank.bank.writer import BankWriter
 
 __all__ = [
@@ -15,6 +15,5 @@ __all__ = [
     "class_counts",
     "class_groups",
     "require_samples",
-    "same_groups",
     "write_bank",
 ]

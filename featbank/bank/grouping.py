@@ -194,6 +194,12 @@ class ClassGroups:
         """Rules by the keys of `GROUPS`."""
         return dict(zip(GROUPS, self.rules, strict=True))
 
+    @property
+    def described(self) -> str:
+        """``many: n > 100, medium: …``: names and rules, for people."""
+        pairs = zip(self.names, self.rules, strict=True)
+        return ", ".join(f"{name}: {rule}" for name, rule in pairs)
+
     def key(self, name: str) -> str:
         """The key of the group that is called `name`; a key, or any other word, as it is."""
         return next((key for key, own in self.shown.items() if own == name), name)
@@ -212,16 +218,6 @@ def class_groups(train_counts: np.ndarray) -> dict[str, np.ndarray]:
     """Boolean masks [K] of the groups `GROUPS`, from the training counts [K]."""
     member = _members(train_counts, 100, 20, None)
     return {key: member == g for g, key in enumerate(GROUPS)}
-
-
-def same_groups(first: np.ndarray, *others: np.ndarray) -> bool:
-    """Whether the groups are the same classes under all of several training counts [K]."""
-    groups = class_groups(first)
-    return all(
-        np.array_equal(groups[name], mask)
-        for counts in others
-        for name, mask in class_groups(counts).items()
-    )
 
 
 def _members(counts: np.ndarray, high: float, low: float, background: int | None) -> np.ndarray:

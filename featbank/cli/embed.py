@@ -17,7 +17,8 @@ from featbank.cli.terminal import say
 @click.option(
     "--classes",
     metavar="NAMES",
-    help="Names, indices, or GROUP:N for N classes of many, medium or few, separated by commas. "
+    help="Names, indices, or GROUP:N for N classes of many, medium or few, or of a group as the "
+    "bank calls it, separated by commas. "
     "[default: three of each group]",
 )
 @click.option("--split", help="[default: test, or else val or train]")

@@ -120,12 +120,13 @@ def _show_rows(
         shown[name] = moved(predictions, facts, prior, prior_output, err=form != "table")
     if restrict_classes:
         shown = {name: restricted(each) for name, each in shown.items()}
-    evaluations = {name: evaluate_predictions(each, counts) for name, each in shown.items()}
+    groups = facts.class_groups
+    evaluations = {name: evaluate_predictions(each, counts, groups) for name, each in shown.items()}
     *_, last = shown.values()
     for note in [*last.notes, *foreign_notes(shown["as exported"])]:
         warnings.warn(note)
     title = f"{facts.recipe['id']} on {len(predictions.logits)} rows"
     if form != "table":
-        click.echo(render_metrics(evaluations, form, title))
+        click.echo(render_metrics(evaluations, form, title, groups))
         return
-    print_tables([metrics_table(evaluations, "")], title)
+    print_tables([metrics_table(evaluations, "", groups)], title)

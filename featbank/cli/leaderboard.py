@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from featbank.memory import uncollected
 from featbank.wording import number
 
 if TYPE_CHECKING:
+    from stage2.engine.metrics import Metric
     from stage2.results.joined import ByBank, Joined
     from stage2.results.leaderboard import Leaderboard
     from stage2.results.tables import Table
@@ -44,7 +45,8 @@ if TYPE_CHECKING:
     "--sort",
     "order",
     metavar="METRIC[:asc|:desc]",
-    help="Order by a metric, best first. [default: as ranked by --select-on]",
+    help="Order by a metric, or a class group as the bank calls it, best first. [default: as "
+    "ranked by --select-on]",
 )
 @click.option(
     "--columns",
@@ -149,7 +151,7 @@ def _show_joined(joined: Joined, form: str, top: int | None) -> None:
     longest = max(len(board.configurations()) for board in joined.boards.values())
     table = joined_table(joined.first(top))
     more = [name for board in joined.boards.values() for name in board.more]
-    left_out, table = _fitting(_narrower(table, more)) if more else ((), table)
+    left_out, table = _fitting(_narrower(table, more, joined.metrics)) if more else ((), table)
     _show_table(table, joined, left_out)
     if top is not None and top < longest:
         say(f"The first {number(top, 'configuration')} of each bank.")
@@ -190,18 +192,19 @@ def _width(table: Table) -> int:
     return sum(widest) + 2 * len(widest)
 
 
-def _narrower(table: Table, wanted: Sequence[str]) -> Iterator[tuple[Sequence[str], Table]]:
+def _narrower(
+    table: Table, wanted: Sequence[str], metrics: Mapping[str, Metric]
+) -> Iterator[tuple[Sequence[str], Table]]:
     """A leaderboard, and it without deviations over seeds and ever fewer of the usual columns, but
-    with the `wanted` metrics; before each, what it lacks."""
-    from stage2.engine.metrics import METRICS
-
+    with the `wanted` of its `metrics`; before each, what it lacks."""
     yield (), table
     lines = [[re.sub(" ± [0-9.]+", "", text) for text in line] for line in table.lines]
     table = table._replace(lines=lines)
     left_out = ["± over seeds"]
     yield (*left_out,), table
-    kept = {METRICS[name].label for name in wanted}
-    for name in ("top-1 last", "medium", "many", "ECE", "few", "top-1 selected"):
+    kept = {metrics[name].label for name in wanted}
+    medium, many, ece, few = (metrics[key].label for key in ("medium", "many", "ece", "few"))
+    for name in ("top-1 last", medium, many, ece, few, "top-1 selected"):
         if name in table.header and name not in kept:
             place = table.header.index(name)
             table = table._replace(
@@ -245,7 +248,8 @@ def show(board: Leaderboard, form: str, *, top: int | None = None) -> None:
     total = len(board.configurations())
     board = board.first(top)
     table = table_of(board)
-    left_out, table = _fitting(_narrower(table, board.more)) if board.more else ((), table)
+    metrics = board.terms.metrics
+    left_out, table = _fitting(_narrower(table, board.more, metrics)) if board.more else ((), table)
     count = len(table.lines)
     shown = f"{count} of {total} configurations shown.\n" if count < total else ""
     print_tables([_tight(table)._replace(title="")], shown + table.title)

@@ -3,7 +3,8 @@
 Tables, filters, comparisons, figures, the report and the loggers derive all that they know of a
 metric from its row in `METRICS`; the arrays kept beside them are in `stage2.engine.details`. Rows
 compute their values from `Totals`, which `stage2.engine.tally` collects: N rows of the split, K
-classes, C configurations. Groups are those of `featbank.bank.GROUPS`.
+classes, C configurations. Class groups go by the keys of `featbank.bank.GROUPS`;
+`stage2.results.classes.metrics_of` gives metrics the names and rules of a bank's own.
 """
 
 from __future__ import annotations

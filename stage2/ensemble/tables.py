@@ -46,7 +46,7 @@ def ensemble_tables(results: Results, recipe: EnsembleRecipe) -> tuple[list[Tabl
     figures = [
         [id_, *(_figure(board, id_, name) for board, name in shown)] for id_ in (recipe.id, single)
     ]
-    labels = [f"{board.terms.split} {METRICS[name].label}" for board, name in shown]
+    labels = [f"{board.terms.split} {board.terms.metrics[name].label}" for board, name in shown]
     title = "The ensemble, cross-fitted on val, and the best configuration, which val chose"
     return [members, Table(title, ["", *labels], figures)], results.board.protocol
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from featbank.bank import class_counts, class_groups
+from featbank.bank import class_counts
 from featbank.characters import clipped, in_markdown
 from featbank.wording import listed, number
 from stage2.engine.metrics import METRICS
@@ -108,9 +108,9 @@ def _data(results: Results, facts: HeadFacts, splits: Sequence[str]) -> Iterator
         lines.append([split, f"{rows}", spread, "–" if seen is None else f"{seen}"])
     yield f"Bank {in_markdown(Path(about['path']).name)}, fingerprint `{facts.bank}`."
     yield Table("", ["split", "rows", "rows per class", "seen by stage 1"], lines).markdown()
-    sizes = ", ".join(
-        f"{name} {mask.sum()} ({facts.groups[name]})" for name, mask in class_groups(counts).items()
-    )
+    groups = results.groups
+    named = zip(groups.names, groups.rules, groups.masks.values(), strict=True)
+    sizes = ", ".join(f"{name} {mask.sum()} ({rule})" for name, rule, mask in named)
     yield f"{len(counts)} classes of {counts.min()} to {counts.max()} training rows: {sizes}."
 
 
@@ -120,7 +120,8 @@ def _accuracy(results: Results, run: Run, epoch: str, splits: Sequence[str]) -> 
     for each in cells.values():
         names |= dict.fromkeys(each)
     lines = [[split, *(each.get(name, "–") for name in names)] for split, each in cells.items()]
-    yield Table("", ["split", *(METRICS[name].label for name in names)], lines).markdown()
+    metrics = results.board.terms.metrics
+    yield Table("", ["split", *(metrics[name].label for name in names)], lines).markdown()
     sources = [results.store.source_groups(results.fingerprint, split) for split in splits]
     units = "the rows" if all(each is None for each in sources) else "whole source groups"
     yield f"Percent; in brackets {LEVEL} % intervals of this head, from a bootstrap over {units}."
@@ -128,7 +129,7 @@ def _accuracy(results: Results, run: Run, epoch: str, splits: Sequence[str]) -> 
     if len(seeds) > 1 and "test" in splits:
         rows = results.on("test").board.rows_of(run.id)
         row = next((row for row in rows if row["epoch"] == epoch), rows[0])
-        spread = (f"{METRICS[n].label} {row[n]:.1f} ± {row[f'{n}_std']:.1f}" for n in names)
+        spread = (f"{metrics[n].label} {row[n]:.1f} ± {row[f'{n}_std']:.1f}" for n in names)
         yield f"On test, mean ± std over {len(seeds)} seeds: {', '.join(spread)}."
 
 
@@ -140,7 +141,8 @@ def _intervals(results: Results, run: Run, epoch: str, split: str) -> dict[str, 
     if labels is None:
         return {name: f"{values[name]:.1f}" for name in known}
     correct = results.store.correct(results.fingerprint, run.recipe, split, epoch)
-    weights = MeasuredRows(labels, results.counts, results.class_names).weights()
+    rows = MeasuredRows(labels, results.counts, results.class_names, results.groups)
+    weights = rows.weights()
     known = [name for name in known if name in weights]
     drawn = resampled(
         correct.astype(np.int64),

@@ -12,11 +12,13 @@ import numpy as np
 import torch
 
 from featbank import errors
+from featbank.bank import ClassGroups
 from featbank.characters import in_csv, in_markdown
 from featbank.wording import number
 from stage2.engine.metrics import METRICS, Evaluation
 from stage2.engine.tally import Tally
 from stage2.export.prediction import BLOCK_BYTES, Predictions
+from stage2.results.classes import metrics_of
 from stage2.results.tables import Table
 
 SHOWN = ("top1", "macro", "many", "medium", "few", "nll", "ece", "brier")
@@ -24,7 +26,9 @@ SHOWN = ("top1", "macro", "many", "medium", "few", "nll", "ece", "brier")
 
 
 def evaluate_predictions(
-    predictions: Predictions, class_counts: Sequence[int] | None = None
+    predictions: Predictions,
+    class_counts: Sequence[int] | None = None,
+    groups: ClassGroups | None = None,
 ) -> Evaluation:
     """The metrics of predictions, on the rows of classes that the head has.
 
@@ -34,6 +38,8 @@ def evaluate_predictions(
         With labels.
     class_counts
         Training counts of the head's classes; without them there is nothing by group.
+    groups
+        The groups of the head's classes; by default the usual ones by their counts.
 
     Raises
     ------
@@ -55,9 +61,11 @@ def evaluate_predictions(
         labels, logits = labels[~foreign], logits[~foreign]
     classes = len(predictions.class_names)
     counts = None if class_counts is None else np.array(class_counts)
-    if counts is not None and predictions.among is not None:
-        counts = counts[predictions.among]
-    tally = Tally(torch.from_numpy(labels), classes, 1, counts)
+    masks = groups.masks if groups else None
+    if (among := predictions.among) is not None:
+        counts = None if counts is None else counts[among]
+        masks = masks and {key: mask[among] for key, mask in masks.items()}
+    tally = Tally(torch.from_numpy(labels), classes, 1, counts, masks)
     for block in torch.from_numpy(logits).split(max(1, BLOCK_BYTES // (4 * classes))):
         tally.add(block[:, None].clone())  # it overwrites what it is given
     return tally.evaluations()[0]
@@ -75,8 +83,11 @@ def foreign_notes(predictions: Predictions) -> list[str]:
     ]
 
 
-def metrics_table(evaluations: Mapping[str, Evaluation], title: str) -> Table:
-    """A line of the metrics in `SHOWN` for each evaluation; those that none has are left out."""
+def metrics_table(
+    evaluations: Mapping[str, Evaluation], title: str, groups: ClassGroups | None = None
+) -> Table:
+    """A line of the metrics in `SHOWN` for each evaluation, with the names of class groups; those
+    that none has are left out."""
     shown = [
         name
         for name in SHOWN
@@ -86,17 +97,20 @@ def metrics_table(evaluations: Mapping[str, Evaluation], title: str) -> Table:
         [prior, *(_text(name, each.metrics[name]) for name in shown)]
         for prior, each in evaluations.items()
     ]
-    return Table(title, ["prior", *(METRICS[name].label for name in shown)], lines)
+    metrics = metrics_of(groups) if groups else METRICS
+    return Table(title, ["prior", *(metrics[name].label for name in shown)], lines)
 
 
-def render_metrics(evaluations: Mapping[str, Evaluation], form: str, title: str) -> str:
+def render_metrics(
+    evaluations: Mapping[str, Evaluation], form: str, title: str, groups: ClassGroups | None = None
+) -> str:
     """The metrics of each evaluation as ``json`` or ``csv``, or those in `SHOWN` as ``md`` or
     ``latex`` with a title."""
     rows = [
         {"prior": prior, **{name: each.metrics[name] for name in METRICS}}
         for prior, each in evaluations.items()
     ]
-    return render_rows(rows, metrics_table(evaluations, title), form)
+    return render_rows(rows, metrics_table(evaluations, title, groups), form)
 
 
 def render_rows(rows: Sequence[Mapping[str, Any]], table: Table, form: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 import featbank
 from featbank import errors
-from featbank.bank import GROUPS, Bank
+from featbank.bank import Bank, ClassGroups
 from featbank.files import replacing
 from stage2.export.card import model_card
 from stage2.export.facts import HeadFacts
@@ -248,6 +248,8 @@ def _facts(
     metrics: dict[str, dict[str, float | None]],
 ) -> HeadFacts:
     settings = recipe.settings if isinstance(recipe, Recipe) else recipe.parameters
+    groups = bank.class_groups
+    usual = groups.equals(ClassGroups.usual(bank.full_counts))
     return HeadFacts(
         class_names=list(bank.class_names),
         views=list(recipe.views),
@@ -257,9 +259,10 @@ def _facts(
         seed=seed,
         epoch=epoch,
         metrics=metrics,
-        groups=dict(GROUPS),
+        groups=dict(zip(groups.names, groups.rules, strict=True)),
         version=featbank.__version__,
         inputs=inputs_of(bank, recipe.views),
+        members=[] if usual else groups.member.tolist(),
     )
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from featbank.bank import ClassGroups
 from stage2.export.headprior import HeadPrior
 from stage2.export.inputs import Input
 
@@ -28,7 +31,7 @@ class HeadFacts:
     metrics
         By split, as `stage2.engine.metrics.METRICS` names them.
     groups
-        The thresholds of many / medium / few.
+        The rules of the class groups, by their names.
     version
         featbank's.
     prior
@@ -36,6 +39,9 @@ class HeadFacts:
     inputs
         The arrays that each view is made of, by view; empty where the views are the arrays, all
         [N, D].
+    members
+        The place of each class's group among `groups` [K], −1 for none; empty where these are the
+        usual ones by the class counts of `prior`.
     """
 
     class_names: list[str]
@@ -50,6 +56,16 @@ class HeadFacts:
     version: str
     prior: HeadPrior | None = None
     inputs: list[list[Input]] = field(default_factory=list)
+    members: list[int] = field(default_factory=list)
+
+    @property
+    def class_groups(self) -> ClassGroups | None:
+        """The class groups; None where they are unknown, in a head of an older version."""
+        if self.members:
+            return ClassGroups(
+                tuple(self.groups), tuple(self.groups.values()), np.array(self.members)
+            )
+        return ClassGroups.usual(np.array(self.prior.class_counts)) if self.prior else None
 
     @property
     def arrays(self) -> list[Input]:

@@ -9,8 +9,9 @@ is to be the same bytes. Everything is checked before a module is made; ``digest
 everything else, so no changed bit goes unnoticed. Heads of schema 1 have none. Schema 3
 adds ``prior``, `stage2.export.headprior.HeadPrior`, and its tensor; a head that scales features has
 schema 4, with a prior or without, one whose views have other than equal ``shares`` schema 6, one
-with ``inputs`` or rows of length 1 schema 7, and one with a form of `LATER` the schema there. The
-lowest schema that holds a head is written.
+with ``inputs`` or rows of length 1 schema 7, one with class groups of its bank's own, ``members``,
+schema 8, and one with a form of `LATER` the schema there. The lowest schema that holds a head is
+written.
 """
 
 from __future__ import annotations
@@ -39,8 +40,10 @@ from stage2.export.headprior import read_head_prior
 from stage2.export.inputs import Inputs, read_inputs
 
 KEY = "featbank-head"
-SCHEMA = 7
+SCHEMA = 8
 """The newest."""
+WITH_MEMBERS = 8
+"""The schema of heads whose class groups are others than the usual ones by training counts."""
 WITH_INPUTS = 7
 """The schema of heads whose views are made of others, of several widths, or of rows of length 1."""
 WITH_SHARES = 6
@@ -68,7 +71,7 @@ LATER = {
 _CALIBRATION = ("calibration.scale", "calibration.shift")
 
 
-_TOLD = [each for each in fields(HeadFacts) if each.name not in ("prior", "inputs")]
+_TOLD = [each for each in fields(HeadFacts) if each.name not in ("prior", "inputs", "members")]
 """The fields that every head has."""
 
 
@@ -97,7 +100,7 @@ def save_head(
     forms, average, parameters = _parts(module, facts.views)
     tensors = {name: values.detach().cpu() for name, values in parameters.items()}
     document = {"schema": WITHOUT_PRIOR, **vars(facts), "forms": forms, "average": average}
-    del document["prior"], document["inputs"]
+    del document["prior"], document["inputs"], document["members"]
     if facts.prior is not None:
         document |= {"schema": WITH_PRIOR, "prior": facts.prior.document}
         tensors |= facts.prior.tensors
@@ -110,6 +113,8 @@ def save_head(
         document |= {"schema": WITH_INPUTS, "inputs": inputs}
     if any(name.endswith("input_unit") for name in tensors):
         document["schema"] = WITH_INPUTS
+    if facts.members:
+        document |= {"schema": WITH_MEMBERS, "members": facts.members}
     added = [LATER.get(form["form"], UNCHECKED) for form in forms]
     document["schema"] = max(document["schema"], *added)
     document["digest"] = _digest(document, tensors)
@@ -165,6 +170,9 @@ def load_head(path: str | os.PathLike[str]) -> LoadedHead | LoadedHeads:
             facts = replace(facts, prior=prior)
         if "inputs" in document:
             facts = replace(facts, inputs=read_inputs(document["inputs"], len(facts.views)))
+        if "members" in document:
+            facts = replace(facts, members=_value(document, "members", "list"))
+            _check_members(facts)
         shares = _value(document, "shares", "list") if "shares" in document else None
         module = _module(facts, forms, (average, shares), rest)
         _check_digest(document, schema, tensors)
@@ -180,6 +188,19 @@ def load_head(path: str | os.PathLike[str]) -> LoadedHead | LoadedHeads:
             stacklevel=2,
         )
     return module
+
+
+def _check_members(facts: HeadFacts) -> None:
+    """Raise `ValueError` for class groups that are none."""
+    members = facts.members
+    if [type(each) for each in members] != [int] * len(facts.class_names):
+        raise ValueError(f"members are not {len(facts.class_names)} integers")
+    try:
+        groups = facts.class_groups
+    except (errors.FeatbankError, OverflowError):
+        groups = None
+    if groups is None:
+        raise ValueError("its class groups are none")
 
 
 def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
@@ -210,6 +231,7 @@ def _check_digest(document: Any, schema: int, tensors: Mapping[str, Tensor]) -> 
     known |= {"prior"} if schema > WITHOUT_PRIOR else set()
     known |= {"shares"} if schema >= WITH_SHARES else set()
     known |= {"inputs"} if schema >= WITH_INPUTS else set()
+    known |= {"members"} if schema >= WITH_MEMBERS else set()
     if strange := document.keys() - known:
         raise ValueError(f"{min(strange)!r} is none of its fields")
     if not UNCHECKED <= schema <= SCHEMA:

@@ -14,7 +14,6 @@ from stage2.plots.figure import (
     new_figure,
 )
 from stage2.plots.picture import Picture
-from stage2.results.protocol import THRESHOLDS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,7 +56,8 @@ def groups(picture: Picture) -> Figure:
             panel.annotate(
                 text, (end, place), (3, 0), textcoords="offset points", va="center", fontsize=6
             )
-        panel.set_title(name, loc="left", color=GROUP_COLOURS[name], fontweight="bold")
+        title = choice.metrics[name].label
+        panel.set_title(title, loc="left", color=GROUP_COLOURS[name], fontweight="bold")
         panel.set(
             xlim=(0, top * (1.5 if narrow else 1.45)),
             xticks=(0, top) if narrow else (0, top // 2, top),
@@ -77,6 +77,6 @@ def groups(picture: Picture) -> Figure:
         "whiskers: ± one standard deviation over seeds"
         if any(row["macro_std"] is not None for row in rows)
         else "",
-        THRESHOLDS,
+        choice.thresholds,
     )
     return figure

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featbank import errors
-from featbank.bank import class_groups
 from stage2.engine.metrics import RANKING
 from stage2.plots.figure import (
     caption,
@@ -41,11 +40,13 @@ _START: dict[str, Any] = {"color": "0.4", "linewidth": 0.8, "linestyle": (0, (6,
 
 @dataclass(frozen=True)
 class _Trajectory:
-    """β of a configuration: of its `runs`, [seeds, epochs, classes], for classes with `counts`."""
+    """β of a configuration: of its `runs`, [seeds, epochs, classes], for classes with `counts`;
+    masks of their `groups`, by name."""
 
     runs: list[Run]
     beta: np.ndarray
     counts: np.ndarray
+    groups: dict[str, np.ndarray]
 
     @property
     def title(self) -> str:
@@ -131,11 +132,12 @@ def _trajectories(picture: Picture) -> list[_Trajectory]:
     chosen = sorted(dict.fromkeys(chosen), key=lambda id_: -_val_macro(moved[id_]))
     if chosen[MOST:]:
         warn_left_out(chosen, MOST)
-    shown = []
+    shown, names_of = [], results.groups.shown
     for id_ in chosen[:MOST]:
         values = np.stack([_beta(results, run) for run in moved[id_]])
         has = np.isfinite(values).all((0, 1)) & (counts > 0)
-        shown.append(_Trajectory(moved[id_], values[..., has], counts[has]))
+        groups = {name: results.groups.masks[key][has] for key, name in names_of.items()}
+        shown.append(_Trajectory(moved[id_], values[..., has], counts[has], groups))
     return shown
 
 
@@ -175,8 +177,9 @@ def _over_epochs(axes: Axes, each: _Trajectory, colours: ScalarMappable) -> None
             rasterized=each.crowded,
         )
     )
-    groups = class_groups(each.counts).items()
-    for (group, members), dashes in zip(groups, [":", (0, (4, 1.2)), "-"], strict=True):
+    for (group, members), dashes in zip(
+        each.groups.items(), [":", (0, (4, 1.2)), "-"], strict=True
+    ):
         if members.any():
             average = mean[:, members].mean(1)
             thick_line(axes, epochs, average, linestyle=dashes, label=f"{group}, mean")

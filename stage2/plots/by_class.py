@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featbank import errors
-from featbank.bank import class_groups
+from featbank.bank import GROUPS, ClassGroups
 from featbank.characters import clipped
 from stage2.plots.figure import (
     GRID,
@@ -26,6 +26,7 @@ from stage2.plots.figure import (
 from stage2.plots.picture import Picture, counts_of
 from stage2.results.choice import Choice, Shown
 from stage2.results.measured import Measured, measured
+from stage2.results.results import Results
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -84,7 +85,7 @@ def norms(picture: Picture) -> Figure:
 def _draw(choice: Choice, width: float, value: _Value, protocol: str) -> Figure:
     """Draw a value of each class: training counts above, points and running means below."""
     results, counts = choice.results, counts_of(choice)
-    order = np.argsort(-counts, kind="stable")
+    order = in_order(results)
     ranks = np.arange(len(counts))
     few = len(counts) <= NAMED
     names = [clipped(results.class_names[k], _LONGEST) for k in order]
@@ -101,7 +102,7 @@ def _draw(choice: Choice, width: float, value: _Value, protocol: str) -> Figure:
         lines.append(_line(below, values, smooth, place, label=each.label, is_bound=is_bound))
     _counts_above(above, counts[order])
     for panel in (above, below):
-        boundaries(panel, counts[order], named=panel is above)
+        boundaries(panel, results.groups, order, named=panel is above)
     below.set(xlim=(-0.5, len(counts) - 0.5), ylabel=value.name)
     below.grid(axis="y", **GRID)
     below.set_ylim(bottom=0)
@@ -172,10 +173,16 @@ def _counts_above(axes: Axes, counts: np.ndarray) -> None:
     axes.set_ylabel("train", color=QUIET)
 
 
-def boundaries(axes: Axes, counts: np.ndarray, *, named: bool) -> None:
-    """Draw lines between many, medium and few, of counts [K] in order, and `named` their names."""
-    for name, members in class_groups(counts).items():
-        places = np.flatnonzero(members)
+def in_order(results: Results) -> np.ndarray:
+    """The classes [K] from most to least frequent, group by group; those in none last."""
+    member = results.groups.member
+    return np.lexsort((-results.counts, np.where(member < 0, len(GROUPS), member)))
+
+
+def boundaries(axes: Axes, groups: ClassGroups, order: np.ndarray, *, named: bool) -> None:
+    """Draw lines between the groups of classes in their `order` [K], and `named` their names."""
+    for group, name in enumerate(groups.names):
+        places = np.flatnonzero(groups.member[order] == group)
         if not len(places):
             continue
         if places[0] > 0:

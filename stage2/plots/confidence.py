@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featbank import errors
-from featbank.bank import GROUPS
 from stage2.plots.figure import COLOURS, GRID, caption, fitted, legend, panels, panels_across
 from stage2.plots.picture import Picture
 from stage2.results.choice import Choice, measured_all
-from stage2.results.protocol import THRESHOLDS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +39,9 @@ def confidence(picture: Picture) -> Figure:
     The left half of a violin are wrong rows, the right half right ones.
     """
     choice, width = picture.choose(MOST), picture.width
-    violins = [_shapes(each.details["confidence"]) for each in measured_all(choice, "confidence")]
+    names = choice.results.groups.names
+    counts = [each.details["confidence"] for each in measured_all(choice, "confidence")]
+    violins = [_shapes(each, names) for each in counts]
     across = panels_across(len(violins), width, _NARROWEST)
     figure, axes = panels(len(violins), width, narrowest=_NARROWEST, height=2.0, sharey=True)
     for place, ([panel], each, shapes) in enumerate(zip(axes, choice.shown, violins, strict=True)):
@@ -66,11 +66,13 @@ def versus(picture: Picture) -> Figure:
             f"The plot 'versus' is of two configurations, got {len(choice.shown)}. Choose two "
             "recipes, such as --recipe lws --recipe mislas, or one on two banks with --bank A,B."
         )
-    shapes = [_shapes(each.details["confidence"]) for each in measured_all(choice, "confidence")]
+    groups = choice.results.groups.names
+    counts = [each.details["confidence"] for each in measured_all(choice, "confidence")]
+    shapes = [_shapes(each, groups) for each in counts]
     figure, [[panel]] = panels(1, picture.width, narrowest=1, height=2.2)
     halves = {  # two banks may have other groups
         name: np.stack([each[name].sum(0) for each in shapes])
-        for name in GROUPS
+        for name in groups
         if all(name in each for each in shapes)
     }
     colours = COLOURS[1], COLOURS[0]
@@ -105,13 +107,14 @@ def _explain(
         choice.protocol(),
         "rows of all seeds, confidence: the largest probability",
         f"{widest} is as wide as its fullest bin; a line above its diamond: overconfident",
-        THRESHOLDS,
+        choice.thresholds,
     )
 
 
-def _shapes(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Shares of rows of each group that has some, [wrong or right, bins], from counts [3, 2, B]."""
-    by_group = zip(GROUPS, counts, strict=True)
+def _shapes(counts: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Shares of rows of each group that has some, [wrong or right, bins], by its name, from counts
+    [3, 2, B]."""
+    by_group = zip(names, counts, strict=True)
     return {name: rows / rows.sum() for name, rows in by_group if rows.sum() > 0}
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from featbank import errors
-from featbank.bank import GROUPS, class_groups
 from featbank.characters import clipped
 from stage2.engine.details import CONFUSIONS
 from stage2.plots.figure import GROUP_COLOURS, caption, fitted, letters, panels, panels_across
@@ -27,6 +26,9 @@ CLASSES = 12
 _LONGEST = 16
 """Characters of a class name."""
 
+_HUES = ("blue", "green", "red")
+"""The colours of the class groups, in words."""
+
 _NARROWEST = 3.2
 """Inches of a panel."""
 
@@ -39,7 +41,8 @@ def confusion(picture: Picture) -> Figure:
     choice, width = picture.choose(MOST if picture.recipes else 1), picture.width
     matrices = _matrices(choice)
     names = [clipped(name, _LONGEST) for name in choice.results.class_names]
-    groups = np.select([*class_groups(choice.results.counts).values()], [*GROUPS], "")
+    groups = choice.results.groups
+    group_of = groups.of_classes()
     longest = letters(names[k] for classes, _ in matrices for k in classes)
     margin = 0.4 + 0.06 * longest  # names and an axis label
     across = panels_across(len(matrices), width, _NARROWEST)
@@ -53,18 +56,19 @@ def confusion(picture: Picture) -> Figure:
         for axis in (panel.xaxis, panel.yaxis):
             axis.set_ticks(range(len(classes)), [names[k] for k in classes])
             for label, k in zip(axis.get_ticklabels(), classes, strict=True):
-                label.set_color(GROUP_COLOURS[groups[k]])
+                label.set_color(GROUP_COLOURS.get(group_of[k], "black"))
         turned = longest > 3
         panel.tick_params(axis="x", rotation=90 if turned else 0)
         panel.set(xlabel="predicted", ylabel="true" if place % across == 0 else "")
         panel.set_title(fitted(each.label, width / across), loc="left")
+    hues = (f"{hue} {name}" for hue, name in zip(_HUES, groups.names, strict=True))
     caption(
         figure,
         choice.protocol(),
         f"cells: rows of the true class in %; empty: not among the {CONFUSIONS} most frequent",
         f"the {CLASSES} most confused classes" if len(names) > CLASSES else "",
         "largest class first",
-        "names: blue many, green medium, red few",
+        f"names: {', '.join(hues)}",
     )
     return figure
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from featbank import errors
-from featbank.bank import GROUPS, Bank
+from featbank.bank import Bank
 from featbank.bank.checks import check_finite
 from featbank.characters import clipped, in_csv
 from featbank.files import replacing
@@ -28,7 +28,6 @@ from stage2.plots.figure import (
     new_figure,
     save,
 )
-from stage2.results.protocol import THRESHOLDS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +48,8 @@ PERPLEXITY = 30.0
 _LONGEST = 28
 """Characters of a class name in the picture."""
 
-MARKERS = {"many": "o", "medium": "s", "few": "^"}
+MARKERS = {"many": "o", "medium": "s", "few": "^", "": "x"}
+"""Of classes by group, and of those in none."""
 
 COLOURS = (
     *("#332288", "#CC6677", "#117733", "#88CCEE", "#882255", "#DDCC77", "#44AA99", "#AA4499"),
@@ -171,18 +171,21 @@ def chosen_classes(bank: Bank, text: str | None = None) -> list[int]:
     ----------
     text
         Names, indices and ``GROUP:N``, separated by commas; ``few:3`` are three classes of the
-        group, evenly spaced by training count. By default three of each group that has classes.
+        group, evenly spaced by training count; a group goes by its key or by what the bank calls
+        it. By default three of each group that has classes.
 
     Raises
     ------
     ConfigError
         For a text that names no class.
     """
-    groups = bank.groups()
+    named = bank.class_groups
+    groups = named.masks
     default = ",".join(f"{name}:3" for name, members in groups.items() if members.any())
     chosen: set[int] = set()
     for part in map(str.strip, (text or default).split(",")):
         group, _, count = part.rpartition(":")
+        group = named.key(group)
         if part in bank.class_names:
             chosen.add(bank.class_names.index(part))
         elif _is_index(part) and int(part) < bank.num_classes:
@@ -191,12 +194,13 @@ def chosen_classes(bank: Bank, text: str | None = None) -> list[int]:
             chosen |= {*_spaced(bank.train_counts, groups[group], int(count))}
             if not groups[group].any():
                 raise errors.ConfigError(
-                    f"{bank.path} has no class with {GROUPS[group]}. Leave {part} out of --classes."
+                    f"{bank.path} has no class with {named.stated[group]}. Leave {part} out of "
+                    "--classes."
                 )
         else:
             raise errors.ConfigError(
                 f"{bank.path} has no class {part!r}. "
-                f"Write a name, an index below {bank.num_classes} or many:3."
+                f"Write a name, an index below {bank.num_classes} or {named.names[0]}:3."
                 f"{errors.did_you_mean(part, bank.class_names)}"
             )
     return sorted(chosen, key=lambda k: (-bank.train_counts[k], k))
@@ -231,7 +235,8 @@ def draw(embedding: Embedding, bank: Bank, width: float = WIDTH) -> Figure:
     across, up = np.ptp(embedding.points, axis=0)
     figure = new_figure(width, width * float(np.clip(up / across, 0.4, 1)))
     axes = figure.subplots()
-    groups = _group_of(bank)
+    named = bank.class_groups
+    groups, titles = named.of_classes(), {**named.shown, "": "no group"}
     shown = sorted(set(embedding.labels.tolist()), key=lambda k: (-bank.train_counts[k], k))
     crowd = min(1.0, 600 / len(embedding.rows))
     for place, k in enumerate(shown):
@@ -249,7 +254,7 @@ def draw(embedding: Embedding, bank: Bank, width: float = WIDTH) -> Figure:
     axes.set_aspect("equal", adjustable="datalim")
     axes.spines[:].set_visible(False)
     handles = [
-        Line2D([], [], linestyle="none", marker=mark, color=QUIET, markersize=4, label=name)
+        Line2D([], [], linestyle="none", marker=mark, color=QUIET, markersize=4, label=titles[name])
         for name, mark in MARKERS.items()
         if name in {groups[k] for k in shown}
     ]
@@ -262,7 +267,7 @@ def draw(embedding: Embedding, bank: Bank, width: float = WIDTH) -> Figure:
         f"{len(shown)} of {bank.num_classes} classes",
         f"{reduced}t-SNE of perplexity {embedding.perplexity:g}, rows of seed {embedding.seed}: "
         "neighbours stay close, distances between clusters and their sizes mean nothing",
-        THRESHOLDS,
+        named.described,
     )
     figure.draw_without_rendering()  # places the axes, which the names need
     _name(axes, embedding, bank, shown)
@@ -328,16 +333,13 @@ def _sample(rows: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray
     return rows if len(rows) <= most else np.sort(rng.choice(rows, most, replace=False))
 
 
-def _group_of(bank: Bank) -> list[str]:
-    """The group of each class."""
-    return np.select([*bank.groups().values()], [*GROUPS], "").tolist()
-
-
 def _table(embedding: Embedding, bank: Bank) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["row", "class", "name", "group", "x", "y"])
-    groups = _group_of(bank)
+    named = bank.class_groups
+    titles = {**named.shown, "": ""}
+    groups = [titles[key] for key in named.of_classes()]
     for row, k, (x, y) in zip(embedding.rows, embedding.labels, embedding.points, strict=True):
         writer.writerow([row, k, in_csv(bank.class_names[k]), groups[k], f"{x:.6g}", f"{y:.6g}"])
     return out.getvalue()

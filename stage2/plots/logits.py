@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stage2.engine.metrics import METRICS, RANKING
-from stage2.plots.by_class import boundaries
+from stage2.plots.by_class import boundaries, in_order
 from stage2.plots.figure import GRID, MARKERS, QUIET, caption, legend, line_style, panels
 from stage2.plots.picture import Picture, counts_of
 from stage2.results.choice import measured_all
 from stage2.results.measured import magnitude_shares, segment_means, segments_of
-from stage2.results.protocol import THRESHOLDS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,8 +28,8 @@ def logits(picture: Picture) -> Figure:
     order of accuracy on the split shown.
     """
     choice = picture.choose(MOST)
-    counts = counts_of(choice)
-    order = np.argsort(-counts, kind="stable")
+    counts_of(choice)  # are the same on all banks
+    order = in_order(choice.results)
     segments = segments_of(order)
     starts = np.cumsum([0, *map(len, segments)])
     middles = (starts[:-1] + starts[1:] - 1) / 2
@@ -48,7 +47,7 @@ def logits(picture: Picture) -> Figure:
         right.plot(middles, segment_means(arrays.details["logit_deviation"], segments), **look)
     left.axhline(100 / len(order), color=QUIET, linewidth=0.8, linestyle=":", zorder=1)
     for panel, name in ((left, "L / ‖L‖₁, %"), (right, "std(z) / L")):
-        boundaries(panel, counts[order], named=True)
+        boundaries(panel, choice.results.groups, order, named=True)
         panel.set(xlim=(-0.5, len(order) - 0.5), ylabel=name)
         panel.set_xlabel("classes, from most to fewest samples")
         panel.grid(axis="y", **GRID)
@@ -62,6 +61,6 @@ def logits(picture: Picture) -> Figure:
         f"points: means over {size} classes" if size > 1 else "",
         "means over seeds",
         f"legend: in the order of {METRICS[RANKING].label} accuracy on {choice.split}",
-        THRESHOLDS,
+        choice.thresholds,
     )
     return figure

@@ -12,6 +12,7 @@ from featbank import errors
 from featbank.bank import Bank
 from stage2.plots.figure import WIDTH
 from stage2.results.choice import Choice, choose, choose_on
+from stage2.results.classes import metric_named
 from stage2.results.results import Results
 
 
@@ -39,6 +40,11 @@ class Picture:
     metric: str | None = None
     by: tuple[str, ...] = ()
     banks: Sequence[Results] = ()
+
+    @property
+    def metric_key(self) -> str | None:
+        """The key of the metric that is asked for, by this or by what a class group is called."""
+        return self.metric and metric_named(self.metric, self.results.groups)
 
     def choose(self, most: int, **options: Any) -> Choice:
         """The best configuration of each recipe, at most so many; of several banks that of each

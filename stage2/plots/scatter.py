@@ -21,9 +21,7 @@ def scatter(picture: Picture) -> Figure:
 
     Points are the best configuration of each recipe, bars the standard deviation over seeds.
     """
-    name = picture.metric or "ece"
-    if name not in METRICS:
-        raise errors.ConfigError(f"No metric is called {name!r}. {errors.closest(name, METRICS)}")
+    name = picture.metric_key or "ece"
     if name == RANKING:
         raise errors.ConfigError(f"{RANKING} is on the other axis. Choose another --metric.")
     choice = picture.choose(
@@ -34,7 +32,7 @@ def scatter(picture: Picture) -> Figure:
             f"Nothing asked for in {choice.results.path} has {name} and {RANKING} on "
             f"{choice.split}. Choose another --metric or --recipe."
         )
-    metric = METRICS[name]
+    metric = choice.metrics[name]
     wide = picture.width >= 5
     figure, [[panel]] = panels(1, picture.width, narrowest=1, height=3.0 if wide else 2.4)
     handles = []

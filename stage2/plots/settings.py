@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featbank import errors
-from stage2.engine.metrics import METRICS, RANKING
+from stage2.engine.metrics import RANKING
 from stage2.plots.figure import (
     DASHES,
     GRID,
@@ -25,7 +25,6 @@ from stage2.plots.figure import (
 from stage2.plots.picture import Picture
 from stage2.results.grids import Grid, grids
 from stage2.results.leaderboard import Row, setting_text
-from stage2.results.protocol import THRESHOLDS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,7 +50,9 @@ def heatmap(picture: Picture) -> Figure:
     """
     from matplotlib import colormaps
 
-    choice, width, metric = picture.every(), picture.width, picture.metric or RANKING
+    choice, width, metric = picture.every(), picture.width, picture.metric_key or RANKING
+    known = choice.metrics[metric]
+    name = picture.metric or RANKING
     shown = _grids(picture, choice.rows, 2, metric)
     values = [_cells(grid, metric) for grid in shown]
     every = np.concatenate([cells.ravel() for cells in values])
@@ -60,7 +61,7 @@ def heatmap(picture: Picture) -> Figure:
     height = min(4.5, max(1.6, 0.6 + _LINE * tall))
     figure, axes = panels(len(shown), width, narrowest=_NARROWEST, height=height)
     across = panels_across(len(shown), width, _NARROWEST)
-    lower = METRICS[metric].lower_is_better
+    lower = known.lower_is_better
     for [panel], grid, cells in zip(axes, shown, values, strict=True):
         image = panel.imshow(
             cells,
@@ -83,12 +84,12 @@ def heatmap(picture: Picture) -> Figure:
             panel.set_title(grid.recipe, loc="left")
     bar = figure.colorbar(image, ax=[panel for [panel] in axes], fraction=0.05, pad=0.015)
     bar.outline.set_visible(False)
-    bar.set_label(f"{metric} on {choice.split}")
+    bar.set_label(f"{name} on {choice.split}")
     caption(
         figure,
         "" if len(shown) > 1 else shown[0].recipe,
         choice.protocol(_rows(shown)),
-        f"{metric}: {METRICS[metric].description}; mean over seeds",
+        f"{name}: {known.description}; mean over seeds",
         "each cell is the best over the other settings" if _several(shown) else "",
         f"framed: the best on {choice.split}",
     )
@@ -103,7 +104,7 @@ def setting(picture: Picture) -> Figure:
     with a metric it alone. A name of a recipe means all its configurations; by default the recipe
     with most values is drawn, over the setting with most.
     """
-    choice, metric = picture.every(), picture.metric
+    choice, metric, name = picture.every(), picture.metric_key, picture.metric
     shown = _grids(picture, choice.rows, 1, metric or RANKING)
     figure, axes = panels(len(shown), picture.width, narrowest=_NARROWEST, height=2.2, sharey=True)
     curves = [metric] if metric else list(GROUP_COLOURS)
@@ -127,18 +128,19 @@ def setting(picture: Picture) -> Figure:
         panel.grid(axis="y", **GRID)
         if len(shown) > 1:
             panel.set_title(fitted(grid.recipe, _NARROWEST), loc="left")
-    axes[0][0].set_ylabel(f"{metric} on {choice.split}" if metric else "accuracy, %")
-    legend(figure, list(handles.values()), list(handles))
+    axes[0][0].set_ylabel(f"{name} on {choice.split}" if metric else "accuracy, %")
+    titles = [name or choice.metrics[curve].label for curve in handles]
+    legend(figure, list(handles.values()), titles)
     spread = any(row["macro_std"] is not None for row in _rows(shown))
     caption(
         figure,
         "" if len(shown) > 1 else shown[0].recipe,
         choice.protocol(_rows(shown)),
-        f"{metric}: {METRICS[metric].description}" if metric else "mean per-class accuracy",
+        f"{name}: {choice.metrics[metric].description}" if metric else "mean per-class accuracy",
         "each point is the best over the other settings" if _several(shown) else "",
         "dashed: the value selected" if choice.results.select_on else "",
         "bands: ± one standard deviation over seeds" if spread else "",
-        "" if metric else THRESHOLDS,
+        "" if metric else choice.thresholds,
     )
     return figure
 
@@ -146,10 +148,6 @@ def setting(picture: Picture) -> Figure:
 def _grids(picture: Picture, rows: Sequence[Row], count: int, metric: str) -> list[Grid]:
     """Grids over `count` settings of the configurations that have a metric, the largest first; only
     that one where no recipe is asked for."""
-    if metric not in METRICS:
-        raise errors.ConfigError(
-            f"No metric is called {metric!r}. {errors.closest(metric, METRICS)}"
-        )
     rows = [row for row in rows if row[metric] is not None]
     by_recipe = grids(rows, count, picture.by)
     if not by_recipe:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from stage2.engine.metrics import METRICS, RANKING
+from stage2.engine.metrics import RANKING
 from stage2.report.gathering import TOP, gather, rounded
 from stage2.results.joined import ByBank, Joined, by_bank
 from stage2.results.leaderboard import Row
@@ -48,9 +48,10 @@ def _grid(grid: ByBank) -> dict[str, Any]:
     """The best configuration of each recipe on each bank, by several metrics."""
     rows = [row for cells in grid.cells.values() for row in cells.values()]
     abouts = [board.terms.about for board in grid.joined.boards.values()]
+    known = grid.joined.metrics
     metrics = [
         name
-        for name, metric in METRICS.items()
+        for name, metric in known.items()
         if (name == RANKING or any(metric.is_in(at, about) for at in _TABLES for about in abouts))
         and any(row[name] is not None for row in rows)
     ]
@@ -62,10 +63,10 @@ def _grid(grid: ByBank) -> dict[str, Any]:
         "metrics": [
             {
                 "key": name,
-                "label": METRICS[name].label,
-                "tooltip": METRICS[name].description,
-                "less": METRICS[name].lower_is_better,
-                "decimals": METRICS[name].decimals,
+                "label": known[name].label,
+                "tooltip": known[name].description,
+                "less": known[name].lower_is_better,
+                "decimals": known[name].decimals,
             }
             for name in metrics
         ],

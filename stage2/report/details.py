@@ -9,10 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from featbank import errors
-from featbank.bank import class_groups
+from featbank.bank import ClassGroups
+from stage2.methods.class_facts import ClassFacts
 from stage2.methods.loss_by_class import LossOnCounts, drawn_of
 from stage2.methods.recipe import Recipe
+from stage2.results.classes import facts_of
 from stage2.results.measured import Measured, magnitude_shares, segment_means, segments_of
+from stage2.results.results import Results
 
 POINTS = 120
 """Epochs of a curve that are carried; longer ones are thinned evenly."""
@@ -25,10 +28,19 @@ _CLOSER = "kept where val selects, by this version on"
 
 
 class Counts(NamedTuple):
-    """Training counts [K]: those that make the groups, and of the rows that train."""
+    """Training counts [K]: those that order classes, and of the rows that train; groups of classes
+    and other facts about them."""
 
     full: np.ndarray
     train: np.ndarray
+    groups: ClassGroups
+    facts: ClassFacts
+
+    @classmethod
+    def of(cls, results: Results) -> Counts:
+        """Those of the bank of some results."""
+        train, facts = np.asarray(results.about["train_counts"]), facts_of(results.about)
+        return cls(results.counts, train, results.groups, facts)
 
 
 @dataclass(frozen=True)
@@ -102,7 +114,7 @@ def _loss(arrays: Measured, counts: Counts) -> Any:
         return None
     if not recipe.trained:
         return None
-    loss = LossOnCounts(recipe.name, recipe, counts.train.astype(np.float64))
+    loss = LossOnCounts(recipe.name, recipe, counts.train.astype(np.float64), counts.facts)
     found = []
     for parameter, over_epochs in drawn_of([loss]):
         x, y = loss.over_epochs(parameter) if over_epochs else loss.by_class(parameter)
@@ -148,7 +160,7 @@ SECTIONS = {
     "beta": Section(
         "β trajectories",
         "no generator moved β",
-        lambda arrays, counts: None if arrays.beta is None else _beta(arrays.beta, counts.full),
+        lambda arrays, counts: None if arrays.beta is None else _beta(arrays.beta, counts.groups),
     ),
 }
 """The sections, by the names that the page asks for."""
@@ -175,19 +187,19 @@ def _curve(values: np.ndarray) -> dict[str, Any]:
     return {"epoch": (kept + 1).tolist(), "mean": plain(mean, 4)}
 
 
-def _beta(values: np.ndarray, counts: np.ndarray) -> dict[str, Any]:
+def _beta(values: np.ndarray, groups: ClassGroups) -> dict[str, Any]:
     """β [seeds, epochs, K] over the epochs by group (mean and the 10th and 90th percentile over
     classes), and of every class at the end; means over seeds."""
     mean = values.mean(0)  # [epochs, K]
     has = np.isfinite(mean).all(0)
     kept = _thinned(len(mean))
-    groups = {}
-    for name, mask in class_groups(counts).items():
+    by_group = {}
+    for key, mask in groups.masks.items():
         if (mask & has).any():
             members = mean[kept][:, mask & has]
             low, high = np.percentile(members, (10, 90), axis=1)
-            groups[name] = [plain(line, 3) for line in (members.mean(1), low, high)]
-    return {"epoch": (kept + 1).tolist(), "groups": groups, "last": plain(mean[-1], 3)}
+            by_group[key] = [plain(line, 3) for line in (members.mean(1), low, high)]
+    return {"epoch": (kept + 1).tolist(), "groups": by_group, "last": plain(mean[-1], 3)}
 
 
 def _thinned(epochs: int) -> np.ndarray:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from featbank import __version__
-from featbank.bank import GROUPS, class_groups
 from stage2.engine.details import SHIFT_RATIOS
 from stage2.engine.metrics import METRICS, RANKING
 from stage2.features.experts import short_name
@@ -63,12 +62,10 @@ def gather(
     ]
     before, why = _before(done)
     chosen = _with_details(done, top, before)
-    counts = results.counts
-    both = Counts(counts, np.asarray(about["train_counts"]))
-    details = {}
+    details, counts, groups = {}, Counts.of(results), results.groups
     for row in chosen:
         arrays = measured(results, results.configurations[row["recipe"]], row["epoch"])
-        details[row["recipe"]] = details_of(arrays, both)
+        details[row["recipe"]] = details_of(arrays, counts)
     present = {name for data in details.values() for name in data}
     settings, columns = _settings(board), _columns(board)
     return {
@@ -88,11 +85,12 @@ def gather(
             "dim": about["dim"],
             "rows": about["rows"],
         },
-        "groups": GROUPS,
+        "groups": groups.stated,
+        "groupNames": groups.shown,
         "classes": {
             "names": results.class_names,
-            "counts": counts.tolist(),
-            "group": np.select([*class_groups(counts).values()], [*GROUPS], "").tolist(),
+            "counts": results.counts.tolist(),
+            "group": groups.of_classes(),
         },
         "columns": [_header(column, board) for column in columns],
         "settings": settings,

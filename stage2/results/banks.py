@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from featbank import errors
-from featbank.bank import same_groups
 from featbank.bank.naming import EVERY
 from featbank.wording import listed
+from stage2.results.classes import groups_of
 from stage2.results.naming import matching_banks
 from stage2.results.results import Results
 from stage2.results.store import Store
@@ -34,6 +34,10 @@ def banks_of(
     options
         Those of `Results`.
 
+    Returns
+    -------
+    The results by bank; where banks call their class groups otherwise, by the usual names.
+
     Raises
     ------
     ConfigError
@@ -55,7 +59,8 @@ def banks_of(
                 f"{store.path}: {first.name} shows {first.split} and {other.name} {other.split}. "
                 "Choose one of their splits with --split."
             )
-    return found
+    named_alike = len({each.groups.names for each in found}) == 1
+    return found if named_alike else [each.with_usual_names() for each in found]
 
 
 def same_rows(a: Results, b: Results, split: str) -> bool | None:
@@ -81,8 +86,12 @@ def between(banks: Sequence[Results]) -> list[str]:
     parts = [rows]
     if not all(np.array_equal(first.counts, other.counts) for other in others):
         parts.append(f"imbalance {', '.join(f'{b.name} {_imbalance(b)}' for b in banks)}")
-    if not same_groups(*(bank.counts for bank in banks)):
-        parts.append("many, medium, few: other classes on each")
+    names = ", ".join(first.groups.names)
+    if first.usual_names:
+        own = (f"{b.name} {', '.join(groups_of(b.about).names)}" for b in banks)
+        parts.append(f"{names}: {'; '.join(own)}")
+    if not all(np.array_equal(first.groups.member, other.groups.member) for other in others):
+        parts.append(f"{names}: other classes on each")
     return parts
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from featbank import errors
 from featbank.wording import listed
 from stage2.engine.details import DETAILS
+from stage2.engine.metrics import Metric
 from stage2.results.banks import between
 from stage2.results.configurations import Configuration, matching
 from stage2.results.leaderboard import Row, setting_text, why_unranked
@@ -70,6 +71,24 @@ class Choice:
         """Rows of the leaderboard."""
         return [each.row for each in self.shown]
 
+    @property
+    def banks(self) -> list[Results]:
+        """The results of each bank that is shown."""
+        return list(dict.fromkeys(each.results for each in self.shown)) or [self.results]
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """`METRICS` with the names of class groups."""
+        return self.results.board.terms.metrics
+
+    @property
+    def thresholds(self) -> str:
+        """The class groups and their rules, for people; those of each bank where these differ."""
+        by_bank = {bank.name: bank.board.terms.thresholds for bank in self.banks}
+        if len({*by_bank.values()}) == 1:
+            return next(iter(by_bank.values()))
+        return "; ".join(f"{name}: {text}" for name, text in by_bank.items())
+
     def protocol(self, rows: Sequence[Row] | None = None) -> str:
         """Split, epoch, bank, selection, configurations tried and seeds; of `rows`, or of all."""
         return f"{self.split}, {self.epoch(rows)} · {self.conditions(rows)}"
@@ -84,7 +103,7 @@ class Choice:
 
         Of several banks what differs stands after the name of each.
         """
-        banks = list(dict.fromkeys(each.results for each in self.shown)) or [self.results]
+        banks = self.banks
         if len(banks) == 1:
             return self.results.board.terms.line(rows or self.rows)
         asked = {id(row) for row in rows or self.rows}

@@ -40,12 +40,15 @@ class Compared:
         banks are compared, ids end in ``@`` and the bank's name.
     protocol
         One line.
+    labels
+        The titles of measures in tables, by their names.
     """
 
     comparisons: tuple[Comparison, ...]
     settings: dict[str, str]
     chosen: dict[str, str]
     protocol: str
+    labels: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,7 @@ def compare(
             if side.name in ("", side.configuration.name)
         },
         _protocol(banks, comparisons, epoch, f"{resamples} bootstrap resamples", tested, seed=seed),
+        {name: metric.label for name, metric in banks[0].board.terms.metrics.items()},
     )
 
 
@@ -285,10 +289,11 @@ def _why(board: Leaderboard, name: str) -> str:
 
 def _tested(results: Results, file: Path | None) -> MeasuredRows:
     """Read the split; its labels from the bank's file where the results lack them."""
-    counts, names, fingerprint = results.counts, results.class_names, results.fingerprint
-    labels, groups = results.store.tested(fingerprint, results.split)
+    fingerprint = results.fingerprint
+    of_bank = results.counts, results.class_names, results.groups
+    labels, sources = results.store.tested(fingerprint, results.split)
     if labels is not None:
-        return MeasuredRows(labels, counts, names, groups)
+        return MeasuredRows(labels, *of_bank, sources)
     stored = Path(results.about["path"])
     places = [file] if file else [stored, results.path.parent / stored.name]
     place = next((path for path in places if path.is_file()), None)
@@ -303,7 +308,7 @@ def _tested(results: Results, file: Path | None) -> MeasuredRows:
                 f"{place} is now another bank than {fingerprint[:12]} of the results. "
                 "Name the file of that bank with --bank."
             )
-        return MeasuredRows(bank.labels(results.split), counts, names)
+        return MeasuredRows(bank.labels(results.split), *of_bank)
 
 
 def _correct(results: Results, configuration: Configuration, epoch: str) -> Correct:

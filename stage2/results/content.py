@@ -22,6 +22,7 @@ from stage2.engine.metrics import METRICS
 from stage2.features.folds import is_folds
 from stage2.methods.recipe import settings_hash
 from stage2.methods.recipe_settings import SEED
+from stage2.results.classes import has_class_record
 
 STATUSES = ("done", "diverged", "stopped")
 EPOCHS = ("last", "selected")
@@ -189,6 +190,7 @@ def about(value: Any) -> dict[str, Any]:
     _require(isinstance(scales, dict) and _texts([*scales.values()]), "default_scales")
     full = record.get("full_counts", counts)
     _require(isinstance(full, list) and len(full) == classes and _counts(full), "full_counts")
+    _require(has_class_record(record), "class_groups")
     for key in ("seen", "classes", "untrained"):
         by_split = record.get(key, {})
         _require(isinstance(by_split, dict) and _counts([*by_split.values()]), key)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from featbank import errors
-from featbank.bank import GROUPS, class_groups, same_groups
+from featbank.bank import GROUPS, ClassGroups
 from stage2.engine.metrics import METRICS
 from stage2.results.significance import interval, mcnemar, paired_test, resampled
 
@@ -89,12 +89,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class MeasuredRows:
-    """The rows of a split: labels [N], of the bank the training counts [K] and names of its
+    """The rows of a split: labels [N], of the bank the training counts [K], names and groups of its
     classes, and the source groups [N], 0 … G − 1, where they are the units."""
 
     labels: np.ndarray
     counts: np.ndarray
     names: Sequence[str]
+    class_groups: ClassGroups
     groups: np.ndarray | None = None
 
     @property
@@ -114,8 +115,7 @@ class MeasuredRows:
 
     def weights(self) -> dict[str, np.ndarray]:
         """Weights [K] of the classes' accuracies, Σ = 1, for each metric that is such a mean."""
-        rows = self.rows
-        groups = class_groups(self.counts)
+        rows, groups = self.rows, self.class_groups.masks
         return {
             name: weights
             for name, metric in METRICS.items()
@@ -165,7 +165,8 @@ def comparison_of(
     a, b = (np.stack([pair[side] for pair in pairs.values()]) for side in (0, 1))  # [seeds, N]
     weights = [each.weights() for each in tested]
     names = [name for name in weights[0] if name in weights[1]]
-    if not same_groups(*(each.counts for each in tested)):
+    of_a, of_b = (each.class_groups.member for each in tested)
+    if not np.array_equal(of_a, of_b):
         names = [name for name in names if name not in GROUPS]
     made_of = [np.stack([each[name] for name in names]) for each in weights]
     accuracy = [each.accuracy(right) for each, right in zip(tested, (a, b), strict=True)]

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from featbank import errors
 from featbank.settings import read_number, shortened
 from stage2.engine.metrics import METRICS, RANKING
+from stage2.results.classes import metric_named
 from stage2.results.leaderboard import Leaderboard, Row
 from stage2.results.ranking import in_order
 from stage2.results.usual import takes_of
@@ -155,7 +156,7 @@ def best_per(board: Leaderboard, name: str) -> Leaderboard:
     ConfigError
         For a name that no configuration has, that two parts share, or of a metric.
     """
-    if name in (*METRICS, "selection"):
+    if name in (*METRICS, "selection", *board.terms.groups.names):
         raise errors.ConfigError(f"{name} is a metric, not a setting. Order by it with --sort.")
     values = {rows[0]["recipe"]: values_of(board, rows) for rows in board.configurations()}
     _require_known(name, values.values())
@@ -174,37 +175,37 @@ def sort(board: Leaderboard, by: str) -> Leaderboard:
     ConfigError
         For an unknown metric or order.
     """
-    metric, _, order = by.partition(":")
-    known = {**METRICS, "selection": METRICS[RANKING]}
-    if metric == "selection" and board.select_on is None:
+    name, _, order = by.partition(":")
+    if name == "selection" and board.select_on is None:
         raise errors.ConfigError("Nothing selects: there is no val. Sort by a metric.")
-    if metric not in known:
-        raise errors.ConfigError(f"No metric is called {metric!r}. {errors.closest(metric, known)}")
     if order not in ("", "asc", "desc"):
-        raise errors.ConfigError(f"{by!r} has no order {order!r}. Write {metric}:asc or :desc.")
+        raise errors.ConfigError(f"{by!r} has no order {order!r}. Write {name}:asc or :desc.")
+    metric = name if name == "selection" else metric_named(name, board.terms.groups)
+    known = METRICS[RANKING if name == "selection" else metric]
     places = {rows[0]["recipe"]: place for place, rows in enumerate(board.configurations())}
     ordered = in_order(
         board.configurations(),
         lambda rows: board.ranked(rows)[metric],
         lambda rows: places[rows[0]["recipe"]],
-        tie=known[metric].tie,
-        ascending=order == "asc" or (not order and known[metric].lower_is_better),
+        tie=known.tie,
+        ascending=order == "asc" or (not order and known.lower_is_better),
     )
     of = "" if metric == "selection" else f" on {board.rows[0]['split']}"
-    terms = board.terms.noting(f"sorted by {metric}{of}")
+    terms = board.terms.noting(f"sorted by {name}{of}")
     board = replace(board, rows=[row for rows in ordered for row in rows], terms=terms)
     return board if metric == "selection" else board.showing([metric])
 
 
 def values_of(board: Leaderboard, rows: Sequence[Row]) -> dict[str, Any]:
-    """The values of a configuration that conditions compare, from its rows."""
+    """The values of a configuration that conditions compare, from its rows; the name of a class
+    group is its accuracy, before any setting that is called so."""
     row = board.ranked(rows)
     parameters = row["parameters"]
     values = {name: row[name] for name in ("name", "recipe", "status", "selection", *METRICS)}
     values |= {"seeds": len(row["seeds"]), **parameters}
-    if (takes := takes_of(row["name"], parameters)) is None:
-        return values
-    return values | {k: parameters[full] for k, full in takes.aliases.items() if full in parameters}
+    if takes := takes_of(row["name"], parameters):
+        values |= {k: parameters[full] for k, full in takes.aliases.items() if full in parameters}
+    return values | {name: row[key] for key, name in board.terms.groups.shown.items()}
 
 
 def _relations(condition: Condition) -> Iterable[Relation]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from featbank import errors
-from stage2.engine.metrics import METRICS, RANKING
+from featbank.bank import GROUPS
+from stage2.engine.metrics import METRICS, RANKING, Metric
 from stage2.results import filters
 from stage2.results.banks import between
+from stage2.results.classes import metric_named, metrics_of
 from stage2.results.leaderboard import Leaderboard, Row, differences, setting_text
 from stage2.results.protocol import joined_line
 from stage2.results.results import Results
@@ -48,6 +50,15 @@ class Joined:
     def each(self, change: Callable[[Leaderboard], Leaderboard]) -> Joined:
         """The same with every leaderboard changed."""
         return Joined({name: change(board) for name, board in self.boards.items()}, self.banks)
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """`METRICS` with the names that all banks have for class groups, and their rules where they
+        are those of all."""
+        groups = [bank.groups for bank in self.banks]
+        if len({each.rules for each in groups}) == 1:
+            return metrics_of(groups[0])
+        return metrics_of(replace(groups[0], rules=("by the rule of each bank",) * len(GROUPS)))
 
     def where(self, condition: str) -> Joined:
         """The configurations that meet a condition (`stage2.results.filters.where`).
@@ -222,7 +233,7 @@ def by_bank(joined: Joined, metric: str = RANKING, *, per: str = "name") -> ByBa
     joined
         Two banks or more; lines are in the order of the first.
     metric
-        Row of `stage2.engine.metrics.METRICS`, on the split shown.
+        The key of a metric, or what a class group is called, on the split shown.
     per
         A setting for each of whose values the best is shown, in place of recipes.
 
@@ -236,10 +247,7 @@ def by_bank(joined: Joined, metric: str = RANKING, *, per: str = "name") -> ByBa
             f"--by bank puts banks side by side, got {', '.join(joined.boards)} alone. Name more "
             "with --bank A,B or --bank all."
         )
-    if metric not in METRICS:
-        raise errors.ConfigError(
-            f"No metric is called {metric!r}. {errors.closest(metric, METRICS)}"
-        )
+    metric = metric_named(metric, joined.banks[0].groups)
     best = joined.each(lambda board: filters.best_per(board, per))
     cells: dict[str, dict[str, Row]] = {}
     for name, board in best.boards.items():
@@ -274,7 +282,7 @@ def by_bank_table(grid: ByBank, against: Sequence[str] = AGAINST) -> Table:
         ]
         for line in grid.cells
     ]
-    metric = METRICS[grid.metric]
+    metric = grid.joined.metrics[grid.metric]
     meanings = {"Δ": f"Δ: minus {first}", "×": f"×: divided by {first}"}
     title = " · ".join(
         [f"{metric.label} on {split}", *(meanings[kind] for kind in against), grid.joined.protocol]

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from featbank import errors
-from stage2.engine.metrics import METRICS, RANKING, UNCALIBRATED
+from stage2.engine.metrics import RANKING, UNCALIBRATED
 from stage2.features.experts import short_name
 from stage2.features.folds import fold_count, is_folds
 from stage2.methods.precisions import PRECISION
+from stage2.results.classes import metric_named
 from stage2.results.configurations import Configuration
 from stage2.results.ensembles import ENSEMBLE, summary
 from stage2.results.figures import Row, over_seeds
-from stage2.results.protocol import THRESHOLDS, Protocol, is_calibrated
+from stage2.results.protocol import Protocol, is_calibrated
 from stage2.results.selection import NLL, Correctness, Ranking
 from stage2.results.store import Run
 from stage2.results.usual import own_settings
@@ -67,7 +67,7 @@ class Leaderboard:
     @property
     def protocol_parts(self) -> list[str]:
         """The parts of that line."""
-        units = ["mean ± std over seeds", "accuracy and ECE in %", THRESHOLDS]
+        units = ["mean ± std over seeds", "accuracy and ECE in %", self.terms.thresholds]
         if self.terms.split == "val":
             units.insert(0, f"figures of val{self._optimism}")
         elif is_folds(self.terms.split) and self.select_on == self.terms.split:
@@ -95,19 +95,16 @@ class Leaderboard:
         return replace(self, rows=rows, _epochs=self.epochs)
 
     def showing(self, metrics: Sequence[str]) -> Leaderboard:
-        """The same with `metrics` of `METRICS` among those that tables show.
+        """The same with `metrics`, by their keys or what class groups are called, among those that
+        tables show.
 
         Raises
         ------
         ConfigError
             For one that is unknown.
         """
-        for name in metrics:
-            if name not in METRICS:
-                raise errors.ConfigError(
-                    f"No metric is called {name!r}. {errors.closest(name, METRICS)}"
-                )
-        return replace(self, more=(*self.more, *metrics))
+        named = [metric_named(name, self.terms.groups) for name in metrics]
+        return replace(self, more=(*self.more, *named))
 
     def best(self) -> Leaderboard:
         """Only the best configuration of each recipe; the protocol still counts all that ran."""

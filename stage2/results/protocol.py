@@ -10,22 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from featbank.bank import GROUPS
+from featbank.bank import GROUPS, ClassGroups
 from featbank.bank.expressions import is_composed
 from featbank.bank.schema import EVALUATED
 from featbank.wording import number
-from stage2.engine.metrics import METRICS
+from stage2.engine.metrics import METRICS, Metric
 from stage2.features.folds import fold_count, is_folds
 from stage2.methods.precisions import PRECISION, in_words
 from stage2.methods.recipe_settings import PUBLISHED_NORM, UNIT, uses_text
+from stage2.results.classes import full_counts, groups_of, metrics_of
 from stage2.results.ensembles import ENSEMBLE
 from stage2.results.optimism import Optimism
 from stage2.results.selection import NLL, RULES
 from stage2.results.usual import classifiers_of
-
-THRESHOLDS = ", ".join(f"{name}: {rule}" for name, rule in GROUPS.items())
-"""The groups by training count, for people."""
-
 
 _SCALES = {
     "auto": f"scaled to norm {PUBLISHED_NORM:g} (auto)",
@@ -65,6 +62,9 @@ class Protocol:
         none is left.
     rows_per_class
         The least and the most rows of a class on the split that selects, where that is known.
+    usual_names
+        Whether class groups are shown as many, medium and few whatever the bank calls them, as in
+        tables over banks that call them otherwise.
     """
 
     fingerprint: str
@@ -80,6 +80,23 @@ class Protocol:
     epochs: tuple[int, ...] = ()
     rows_per_class: tuple[int, int] | None = None
     runs: tuple[int, ...] = ()
+    usual_names: bool = False
+
+    @cached_property
+    def groups(self) -> ClassGroups:
+        """The class groups, by the names that are shown."""
+        groups = groups_of(self.about)
+        return replace(groups, names=tuple(GROUPS)) if self.usual_names else groups
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """`METRICS`, with the class groups in labels and meanings."""
+        return metrics_of(self.groups)
+
+    @property
+    def thresholds(self) -> str:
+        """The class groups and their rules, for people."""
+        return self.groups.described
 
     @property
     def epoch(self) -> str:
@@ -296,8 +313,12 @@ class Protocol:
         if missing and self.select_on == "val" and self.split == "test":
             tested = classes["test"]
             notes.append(f"val has {tested - missing} of {tested} tested classes")
-        if not np.array_equal(full_counts(self.about), self.about["train_counts"]):
+        if self.about.get("outside_counts"):
+            notes.append("class counts from outside")
+        elif not np.array_equal(full_counts(self.about), self.about["train_counts"]):
             notes.append("groups by the counts before val was held out of train")
+        if (background := self.about.get("background")) is not None:
+            notes.append(f"background: class {background}, in no group and of weight 1")
         return notes
 
 
@@ -352,38 +373,6 @@ def is_screen(about: Mapping[str, Any], split: str | None) -> bool:
     """Whether a split is made up of rows that folds held out, but that stage 1 has seen: they
     order configurations, and no figure of theirs says how a head does on new rows."""
     return split is not None and is_folds(split) and bool(about.get("seen", {}).get("train"))
-
-
-def full_counts(about: Mapping[str, Any]) -> np.ndarray:
-    """Training counts [K] of a bank before rows were held out; the groups are by these."""
-    return np.asarray(about.get("full_counts", about["train_counts"]))
-
-
-def coverage(labels: Mapping[str, np.ndarray], train_counts: np.ndarray) -> dict[str, Any]:
-    """Count the classes that the measured splits share with train and with each other.
-
-    Parameters
-    ----------
-    labels
-        Labels of val and test, [N] each, as far as they have rows.
-    train_counts
-        Training counts [K].
-
-    Returns
-    -------
-    Part of the bank's record: by split the ``classes`` with rows there, and of these the
-    ``untrained`` without rows in train; ``missing_in_val``, tested classes without val rows.
-    """
-    present = {split: np.unique(y) for split, y in labels.items() if y.size}
-    record: dict[str, Any] = {
-        "classes": {split: len(classes) for split, classes in present.items()},
-        "untrained": {
-            split: int((train_counts[classes] == 0).sum()) for split, classes in present.items()
-        },
-    }
-    if present.keys() >= {"val", "test"}:
-        record["missing_in_val"] = len(np.setdiff1d(present["test"], present["val"]))
-    return record
 
 
 def _products(rows: Sequence[Mapping[str, Any]]) -> list[str]:

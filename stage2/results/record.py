@@ -16,8 +16,8 @@ from featbank.bank.naming import label_of
 from featbank.bank.schema import EVALUATED
 from stage2.features.folds import Folds, source_units
 from stage2.results import content
+from stage2.results.classes import class_record, coverage
 from stage2.results.digests import Value
-from stage2.results.protocol import coverage
 
 
 def record_of(bank: Bank) -> dict[str, Any]:
@@ -39,6 +39,7 @@ def record_of(bank: Bank) -> dict[str, Any]:
         "cosine": [view for view in bank.views if probe_for(bank, view, 1.0, "none") is None],
         "scaled": [view for view in bank.views if default_scale(bank, view) == "auto"],
     }
+    record |= class_record(bank)
     recorded = {view: bank.default_scale(view) for view in bank.views}
     if scales := {view: scale for view, scale in recorded.items() if scale}:
         record["default_scales"] = scales

@@ -11,9 +11,11 @@ from typing import Self
 import numpy as np
 
 from featbank import errors
+from featbank.bank import ClassGroups
 from featbank.memory import uncollected
 from featbank.wording import listed
 from stage2.features.folds import is_folds
+from stage2.results.classes import full_counts
 from stage2.results.configurations import Configuration, matching, search_note
 from stage2.results.ensembles import ENSEMBLE
 from stage2.results.evidence import Evidence
@@ -23,7 +25,6 @@ from stage2.results.optimism import Optimism, optimism
 from stage2.results.protocol import (
     Protocol,
     default_selection,
-    full_counts,
     is_screen,
     measured_splits,
     ranking_epoch,
@@ -114,6 +115,7 @@ class Results:
         self.select_on = self._known(select_on) if select_on else default
         self.select_epoch = select_epoch
         self.nested = nested
+        self.usual_names = False
         self._so_far = self._runs_so_far()
         self._labels = self._groups = None
         if self.select_on is not None:
@@ -128,6 +130,13 @@ class Results:
             self.tied = dict(zip(compared, self.optimism.tied.tolist(), strict=True))
         self._rank(split or measured_splits(self.about)[-1])
 
+    def with_usual_names(self) -> Self:
+        """The same, with class groups as many, medium and few whatever the bank calls them."""
+        other = copy(self)
+        other.usual_names = True
+        other._rank(self.split)
+        return other
+
     def on(self, split: str) -> Self:
         """The same, with the metrics of another split."""
         other = copy(self)
@@ -140,8 +149,13 @@ class Results:
         return self.store.path
 
     @property
+    def groups(self) -> ClassGroups:
+        """The class groups, by the names that are shown."""
+        return self.board.terms.groups
+
+    @property
     def counts(self) -> np.ndarray:
-        """Training counts [K] that make the groups (`featbank.Bank.full_counts`)."""
+        """Training counts [K] that order classes (`featbank.Bank.full_counts`)."""
         return full_counts(self.about)
 
     @property
@@ -226,6 +240,7 @@ class Results:
             epochs=self._epochs(),
             rows_per_class=_per_class(self._labels),
             runs=self._so_far,
+            usual_names=self.usual_names,
         )
         self.board: Leaderboard = board_of(
             self.configurations.values(), terms, self.ranking, self.tied

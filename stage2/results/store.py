@@ -26,13 +26,13 @@ from stage2.features.folds import Folds, fold_count, folds_of
 from stage2.methods.recipe import Recipe
 from stage2.results import content
 from stage2.results.batches import Values
+from stage2.results.classes import coverage
 from stage2.results.database import Database
 from stage2.results.digests import Value
 from stage2.results.ensembles import EnsembleRecipe
 from stage2.results.evidence import Evidence, EvidenceReader
 from stage2.results.merging import merged, only_folds
 from stage2.results.naming import described, matching_banks
-from stage2.results.protocol import coverage
 from stage2.results.record import identity_of, record_of, sources_of
 from stage2.results.rows import RunRow, StoredRows, digest_of
 from stage2.results.tasks import open_runs

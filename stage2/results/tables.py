@@ -100,7 +100,7 @@ def metric_columns(board: Leaderboard, table: str) -> list[Column]:
     """The numbers that a table, ``leaderboard`` or ``report``, shows of each configuration: metrics
     of each epoch, the figure that ranks, and the other metrics."""
     by_epoch, others = [], []
-    for name, metric in METRICS.items():
+    for name, metric in board.terms.metrics.items():
         shown = metric.is_in(table, board.terms.about)
         if shown and metric.each_epoch:
             by_epoch += [
@@ -254,14 +254,16 @@ def comparison_tables(compared: Compared) -> list[Table]:
         f"Against {_described(compared, first.a)}: its accuracies in %, then differences from them "
         f"in points [{LEVEL} % interval]."
     )
-    labels = [METRICS[name].label for name in names]
+    labels = [compared.labels[name] for name in names]
     return [Table(title, ["recipe", "settings", *labels, "p", "p Holm"], lines, 2)]
 
 
 def render_comparison(compared: Compared, form: str) -> str:
     """A comparison as ``json``, ``csv``, ``md`` or ``latex``; ``csv`` has a row per measure."""
     if form == "json":
-        return json.dumps(asdict(compared), indent=1, allow_nan=False)
+        fields = asdict(compared)
+        del fields["labels"]
+        return json.dumps(fields, indent=1, allow_nan=False)
     if form == "csv":
         header = "a b measure accuracy_a accuracy_b difference low high std seeds p p_holm"
         return csv_text(header.split(), _measure_rows(compared))
@@ -277,7 +279,7 @@ def _pair(compared: Compared, pair: Comparison) -> list[Table]:
     """The tables of one configuration against another."""
     measures = [
         [
-            METRICS[name].label,
+            compared.labels[name],
             f"{m.a:.1f}",
             f"{m.b:.1f}",
             _points(m.difference),

@@ -111,12 +111,12 @@ CHARTS.groups = () => {
   const names = shown.map((row) => plain(clipped(nameAmong(shown, row), narrow() ? 16 : 32)));
   const groups = GROUPS.filter((group) => shown.some((row) => value(row, group) !== null));
   const traces = groups.map((group) => ({
-    type: "bar", orientation: "h", name: `${group} (${plain(DATA.groups[group])})`,
+    type: "bar", orientation: "h", name: `${groupName(group)} (${plain(DATA.groups[group])})`,
     y: shown.map((_, i) => i), x: shown.map((row) => value(row, group)),
     error_x: { type: "data", array: shown.map((row) => row.values[group][1] ?? 0), color: colour("ink"), thickness: 1.2, width: 3 },
     marker: { color: colour(group), opacity: shown.map((row) => (isFaint(row.id) ? 0.25 : 1)) },
     customdata: shown.map((row) => plain(row.id)),
-    hovertemplate: `%{customdata}<br>${group} %{x:.1f} %<extra></extra>`,
+    hovertemplate: `%{customdata}<br>${groupName(group)} %{x:.1f} %<extra></extra>`,
   }));
   const best = shown[0];
   return {
@@ -131,9 +131,9 @@ CHARTS.groups = () => {
     caption: !shown.length ? "No configuration meets the filter and the brushes."
       : `${DATA.selectOn ? "The best configuration of each recipe" : "Each recipe, as published where it was tried"}${picked.length ? ", and the highlighted ones" : ""}, in the order of ${DATA.order}` +
       (all.length > MOST_BARS ? ` (${MOST_BARS} of ${all.length} recipes)` : "") +
-      ". Look for long few bars that are not paid for with short many bars; whiskers are one standard deviation over seeds. " +
-      `${best.name}: ${groups.map((group) => `${group} ${number(value(best, group))} %`).join(", ")}.`,
-    numbers: [["recipe", ...groups], shown.map((row) => [row.id, ...groups.map((group) => value(row, group))])],
+      `. Look for long ${groupName("few")} bars that are not paid for with short ${groupName("many")} bars; whiskers are one standard deviation over seeds. ` +
+      `${best.name}: ${groups.map((group) => `${groupName(group)} ${number(value(best, group))} %`).join(", ")}.`,
+    numbers: [["recipe", ...groups.map(groupName)], shown.map((row) => [row.id, ...groups.map((group) => value(row, group))])],
   };
 };
 

@@ -1,6 +1,7 @@
-/* Classes by training count, most first. */
+/* Classes by training count, most first, group by group; those in none last. */
 const COUNTS = DATA.classes.counts;
-const ORDER = COUNTS.map((_, k) => k).sort((a, b) => COUNTS[b] - COUNTS[a] || a - b);
+const PLACE = DATA.classes.group.map((group) => (group ? GROUPS.indexOf(group) : GROUPS.length));
+const ORDER = COUNTS.map((_, k) => k).sort((a, b) => PLACE[a] - PLACE[b] || COUNTS[b] - COUNTS[a] || a - b);
 const className = (k) => clipped(String(DATA.classes.names[k]));
 
 /* The two configurations that are looked into, those that have a detail: [role, id, detail]. */
@@ -30,9 +31,10 @@ function groupMarks() {
     const size = DATA.classes.group.filter((own) => own === group).length;
     if (!size) continue;
     if (start) shapes.push({ type: "line", x0: start + 0.5, x1: start + 0.5, yref: "paper", y0: 0, y1: 1, line: { color: colour("soft"), width: 1, dash: "dot" } });
-    annotations.push({ text: narrow() ? group : `${group} · ${size}`, x: start + 0.5, xanchor: "left", y: 1, yref: "paper", yanchor: "bottom", showarrow: false, font: { size: narrow() ? 11 : 12, color: colour("soft") } });
+    annotations.push({ text: narrow() ? groupName(group) : `${groupName(group)} · ${size}`, x: start + 0.5, xanchor: "left", y: 1, yref: "paper", yanchor: "bottom", showarrow: false, font: { size: narrow() ? 11 : 12, color: colour("soft") } });
     start += size;
   }
+  if (start && start < ORDER.length) shapes.push({ type: "line", x0: start + 0.5, x1: start + 0.5, yref: "paper", y0: 0, y1: 1, line: { color: colour("soft"), width: 1, dash: "dot" } });
   return { shapes, annotations };
 }
 
@@ -108,7 +110,7 @@ CHARTS.classes = () => {
 function groupMeans() {
   const text = ["before", "after"].filter((role) => state[role]).map((role) => {
     const row = ROWS.get(state[role]);
-    return `${role} ${GROUPS.filter((g) => value(row, g) !== null).map((g) => `${g} ${number(value(row, g))}`).join(", ")}`;
+    return `${role} ${GROUPS.filter((g) => value(row, g) !== null).map((g) => `${groupName(g)} ${number(value(row, g))}`).join(", ")}`;
   });
   return ` Means in %: ${text.join("; ")}.`;
 }
@@ -204,12 +206,12 @@ CHARTS.confidence = () => {
         const middle = median(bins);
         traces.push({ type: "scatter", mode: "markers", xaxis: x, yaxis: y, x: [place + side * 0.02], y: [middle], showlegend: false,
           marker: { color: colour("ink"), size: 9, symbol: right ? "triangle-right" : "triangle-left" },
-          hovertemplate: `${group}, ${name}: ${thousands(rows)} rows<br>median confidence %{y:.0f} %<extra></extra>` });
-        lines.push([`${role}: ${group}, ${name}`, rows, middle]);
+          hovertemplate: `${groupName(group)}, ${name}: ${thousands(rows)} rows<br>median confidence %{y:.0f} %<extra></extra>` });
+        lines.push([`${role}: ${groupName(group)}, ${name}`, rows, middle]);
       });
     });
     annotations.push(panelTitle(`${role}: ${plain(clipped(called(id), 30))}`, domain.x[0], domain.y[1]));
-    layout[`xaxis${nth(i)}`] = axis("", { domain: domain.x, anchor: y, range: [-0.55, present.length - 0.45], tickvals: present.map((_, p) => p), ticktext: present.map(([group]) => group), showgrid: false, tickfont: { size: 13, color: colour("ink") } });
+    layout[`xaxis${nth(i)}`] = axis("", { domain: domain.x, anchor: y, range: [-0.55, present.length - 0.45], tickvals: present.map((_, p) => p), ticktext: present.map(([group]) => groupName(group)), showgrid: false, tickfont: { size: 13, color: colour("ink") } });
     layout[`yaxis${nth(i)}`] = axis(i && !narrow() ? "" : "confidence, %", { domain: domain.y, anchor: x, range: [0, 100], dtick: 20 });
   });
   return {
@@ -284,16 +286,16 @@ CHARTS.versus = () => {
       const accuracy = (100 * right.reduce((a, b) => a + b, 0)) / total;
       traces.push({ type: "scatter", mode: "lines", fill: "toself", ...half(bins, place, side), line: { color: hue, width: 1.2 }, fillcolor: translucent(hue, 0.4), name: label, legendgroup: role, showlegend: !place, hoverinfo: "skip" });
       const mark = (y, name, marker) => traces.push({ type: "scatter", mode: "markers", x: [place + side * 0.14], y: [y], name, legendgroup: name, showlegend: !i && !place,
-        marker: { color: colour("ink"), ...marker }, hovertemplate: `${group}, ${role}: ${name} %{y:.1f} %<extra></extra>` });
+        marker: { color: colour("ink"), ...marker }, hovertemplate: `${groupName(group)}, ${role}: ${name} %{y:.1f} %<extra></extra>` });
       mark(mean, "mean confidence", { symbol: "line-ew-open", size: 22, line: { width: 3 } });
       mark(accuracy, "accuracy", { symbol: "diamond", size: 10 });
-      lines.push([`${role}: ${group}`, total, mean, accuracy]);
+      lines.push([`${role}: ${groupName(group)}`, total, mean, accuracy]);
     });
   });
   return {
     traces: present.length ? traces : [],
     layout: layoutOf(420, { margin: { l: 56, r: 16, t: 84, b: 40 }, legend: { orientation: "h", x: 0, y: 1, yref: "container", yanchor: "top" },
-      xaxis: axis("", { range: [-0.55, present.length - 0.45], tickvals: present.map((_, p) => p), ticktext: present, showgrid: false, tickfont: { size: 13, color: colour("ink") } }),
+      xaxis: axis("", { range: [-0.55, present.length - 0.45], tickvals: present.map((_, p) => p), ticktext: present.map(groupName), showgrid: false, tickfont: { size: 13, color: colour("ink") } }),
       yaxis: axis("confidence, %", { range: [0, 100], dtick: 20 }) }),
     caption: present.length ? `Confidence on ${DATA.split} of all rows of a group, one half for each configuration (as MiSLAS, Fig. 3), each as wide as its densest place. A line above its diamond is overconfidence.`
       : "One of the two configurations has no confidences, or none of the same group.",

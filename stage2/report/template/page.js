@@ -1,4 +1,4 @@
-const TITLES = { groups: "many, medium, few", scatter: "accuracy against calibration", parallel: "parallel coordinates",
+const TITLES = { groups: GROUPS.map(groupName).join(", "), scatter: "accuracy against calibration", parallel: "parallel coordinates",
   single: "one setting at a time", heat: "hyper-parameter heat maps" };
 
 const DRAWN = ["bank-reliability", "bank-norms", "groups", "scatter", "parallel", "single", "heat", "classes", "reliability", "confidence", "versus", "loss", "norms",
@@ -69,10 +69,14 @@ function fillHead() {
     ...(DATA.selectOn ? [
       tile(DATA.figure, both(DATA.ranking), "of the best"),
       tile(`${DATA.split} macro`, both("macro"), `${DATA.epoch} epoch`),
-      tile("Few-shot classes", both("few"), DATA.groups.few),
+      tile(groupName("few") === "few" ? "Few-shot classes" : `Classes of ${groupName("few")}`, both("few"), DATA.groups.few),
     ] : []),
     tile("Configurations", thousands(DATA.rows.length), `${ALONE.size} ${ALONE.size === 1 ? "recipe" : "recipes"}`),
   );
+  const [query, example] = [$("query"), $("query-help").querySelector("code")];
+  query.placeholder = query.placeholder.replace("few", groupName("few"));
+  example.textContent = example.textContent.replace("few", groupName("few"));
+  if ($("groups")) $("groups").querySelector("h2").textContent = TITLES.groups.replace(/^./, (first) => first.toUpperCase());
   $("protocol").textContent = `Protocol: ${DATA.protocol}.`;
   const onTest = DATA.selectOn === "test" ? "Selected on test: what ranks here is measured on the rows that are reported, so the best numbers are optimistic. " : "";
   $("warning").textContent = onTest + DATA.advice;

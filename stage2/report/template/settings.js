@@ -214,10 +214,10 @@ CHARTS.single = () => {
   const at = numeric ? (x) => x : (x) => values.indexOf(x);
   const keys = ["macro", ...GROUPS.filter((group) => rows.some((row) => value(row, group) !== null))];
   const traces = keys.map((key, i) => ({
-    type: "scatter", mode: "lines+markers", name: key, x: values.map(at), y: values.map((x) => value(first.get(x), key)),
+    type: "scatter", mode: "lines+markers", name: groupName(key), x: values.map(at), y: values.map((x) => value(first.get(x), key)),
     error_y: { type: "data", array: values.map((x) => first.get(x).values[key][1] ?? 0), thickness: 1.2, width: 3 },
     line: { color: key === "macro" ? colour("ink") : colour(key), dash: DASHES[i], width: key === "macro" ? 3 : 2 }, marker: { size: 7, symbol: SYMBOLS[i] },
-    customdata: values.map((x) => plain(first.get(x).id)), hovertemplate: `%{customdata}<br>${plain(name)} %{x}: ${key} %{y:.1f} %<extra></extra>`,
+    customdata: values.map((x) => plain(first.get(x).id)), hovertemplate: `%{customdata}<br>${plain(name)} %{x}: ${groupName(key)} %{y:.1f} %<extra></extra>`,
   }));
   const chosen = rows[0];
   const selects = chosen && DATA.selectOn;
@@ -232,7 +232,7 @@ CHARTS.single = () => {
       ? `${recipe} over ${name} (as DisAlign, Fig. 5): accuracy on ${DATA.split}, of each value the ${selects ? "best by what ranks" : "first"} over all other settings; bars are one standard deviation over seeds.` +
         (selects ? ` The dotted line is the value that ${DATA.selectOn} selects, ${brief(setting(chosen, name))}.` : "")
       : "Fewer than two values of this setting meet the filter and the brushes.",
-    numbers: [[name, ...keys.map((key) => `${key}, %`), "configuration"],
+    numbers: [[name, ...keys.map((key) => `${groupName(key)}, %`), "configuration"],
       values.map((x) => [brief(x), ...keys.map((key) => value(first.get(x), key)), first.get(x).id])],
   };
 };

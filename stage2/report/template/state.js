@@ -23,6 +23,7 @@ const state = {
   after: null,
 };
 const GROUPS = Object.keys(DATA.groups);
+const groupName = (group) => DATA.groupNames[group] ?? group;
 const ALONE = countBy(DATA.rows, (row) => row.name);
 
 function countBy(items, key) {

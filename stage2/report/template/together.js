@@ -89,7 +89,7 @@ CHARTS.beta = () => {
   for (const [group, [mean, low, high]] of Object.entries(groups)) {
     const hue = colour(group);
     traces.push({ type: "scatter", mode: "lines", x: [...epoch, ...[...epoch].reverse()], y: [...high, ...[...low].reverse()], fill: "toself", fillcolor: translucent(hue, 0.14), line: { width: 0 }, hoverinfo: "skip", showlegend: false });
-    traces.push({ type: "scatter", mode: "lines", x: epoch, y: mean, name: group, line: { color: hue, width: 2.5, dash: DASHES[2 - GROUPS.indexOf(group)] }, hovertemplate: `${group}, epoch %{x}: β %{y:.2f}<extra></extra>` });
+    traces.push({ type: "scatter", mode: "lines", x: epoch, y: mean, name: groupName(group), line: { color: hue, width: 2.5, dash: DASHES[2 - GROUPS.indexOf(group)] }, hovertemplate: `${groupName(group)}, epoch %{x}: β %{y:.2f}<extra></extra>` });
   }
   const members = ORDER.filter((k) => last[k] !== null);
   traces.push({ type: "scatter", mode: "markers", x: members.map((k) => COUNTS[k]), y: members.map((k) => last[k]), xaxis: "x2", yaxis: "y2", showlegend: false,

@@ -199,9 +199,15 @@ def edited(change: Callable[[dict[str, Any], dict[str, Any]], Any], path: Path) 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t, m: m.update(schema=8), "has head schema 8, this version reads up to 7"),
+        (lambda t, m: m.update(schema=9), "has head schema 9, this version reads up to 8"),
         (lambda t, m: m.update(shares=[1.0]), "its shares are not one > 0 for each view"),
         (lambda t, m: m.update(schema=3), "prior is missing"),
+        (lambda t, m: m.update(schema=8, members=[0]), "members are not 6 integers"),
+        (lambda t, m: m.update(schema=8, members=[3] * 6), "its class groups are none"),
+        (
+            lambda t, m: m.update(schema=7, members=[0] * 6, groups=dict.fromkeys("abc", "n")),
+            "'members' is none of its fields",
+        ),
         (lambda t, m: m.pop("forms"), "forms is missing"),
         (lambda t, m: m.update(forms=[{"form": "os.system"}]), "form 'os.system' is none of"),
         (lambda t, m: m.update(forms=[]), "contradict each other"),

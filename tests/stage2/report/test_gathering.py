@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from featbank import errors, write_bank
-from featbank.bank import class_groups
+from featbank.bank import ClassGroups
 from stage2.methods.recipe import Recipe
 from stage2.report.banks import gather_banks
 from stage2.report.details import POINTS, SECTIONS, _beta, _curve, plain
@@ -215,10 +215,11 @@ def test_curves_are_thinned_and_beta_is_grouped() -> None:
     counts = np.asarray(COUNTS)
     beta = rng.random((2, 1000, len(counts)))
     beta[..., 0] = np.nan
-    section = _beta(beta, counts)
+    groups = ClassGroups.usual(counts)
+    section = _beta(beta, groups)
     kept = np.asarray(section["epoch"]) - 1
     assert (kept[0], kept[-1], len(kept)) == (0, 999, POINTS)
-    few = class_groups(counts)["few"]
+    few = groups.masks["few"]
     mean, low, high = section["groups"]["few"]
     members = beta.mean(0)[kept][:, few]
     np.testing.assert_allclose(mean, members.mean(1), atol=6e-4)

@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 from featbank import errors
+from featbank.bank import ClassGroups
 from stage2.results.banks import banks_of
 from stage2.results.compare import Compared, compare
 from stage2.results.differences import MeasuredRows, Resampling, comparison_of
@@ -122,7 +123,8 @@ def test_names_that_a_bank_lacks(several: Path) -> None:
 def rows_of(rng: np.random.Generator, rows: Sequence[int]) -> MeasuredRows:
     """Rows of three classes in random order."""
     labels = rng.permutation(np.repeat(np.arange(3), rows))
-    return MeasuredRows(labels, np.array([200, 50, 5]), ("a", "b", "c"))
+    counts = np.array([200, 50, 5])
+    return MeasuredRows(labels, counts, ("a", "b", "c"), ClassGroups.usual(counts))
 
 
 def test_intervals_of_independent_rows() -> None:
