@@ -124,6 +124,11 @@ def _make_arrays(toy: Toy) -> None:
     np.save("w.npy", toy.classifier[0])
     np.savez("text.npz", text=np.stack([toy.classifier[0]] * 2))
     np.save("b.npy", toy.classifier[1])
+    pixels = {f"x_{split}": views["instance"] for split, views in toy.features.items()}
+    pixels |= {f"y_{split}": np.append(y[:-1], 255) for split, y in toy.labels.items()}
+    names = np.array(["wall", "floor", "tree", "lamp", "clock"])
+    np.savez("scenes.npz", class_names=names, **pixels)
+    np.save("scene_counts.npy", [500_000, 90_000, 9_000, 700, 50])
     rows = {"X": toy.features["train"]["instance"], "y": toy.labels["train"][:, None] + 1}
     io.savemat("m.mat", rows)
 
