@@ -57,7 +57,8 @@ class ClassWriter(ModelWriter):
             if group >= 0:
                 raise errors.DataError(
                     f"{self.path}: the background, class {self._background}, is in the class group "
-                    f"{self._groups.names[group]}. Leave it out of the groups."
+                    f"{self._groups.names[group]}. Leave it out of the groups: --groups makes them "
+                    "anew."
                 )
         if self._outside is not None:
             none = np.flatnonzero((self._outside == 0) & (train_counts > 0))

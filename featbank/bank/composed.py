@@ -195,6 +195,9 @@ class Bank(StoredBank):
     class_names, train_counts, full_counts
         Names of the K classes in label order, and their training counts [K] int64, without and
         with rows that were held out.
+    outside_counts, background, class_groups
+        Counts [K] int64 of the data that the rows are a sample of, and the number of the background
+        class, each None without; `featbank.bank.ClassGroups`, by default many / medium / few.
     fingerprint
         SHA-256 of the content, 64 hex digits.
     provenance

@@ -59,6 +59,8 @@ def amend(
             outside=b.outside_counts,
             background=b.background,
         )
+        stale = bool(classes) and "class_groups" not in classes
+        stale = stale and b.class_fact("class_groups") is not None
         scales = {} if scale is None else dict.fromkeys(b.views, scale)
     with progress("MiB written") as report:
         write(
@@ -70,4 +72,6 @@ def amend(
             overwrite=overwrite,
             progress=report,
         )
+    if stale:
+        say("Note: the class groups are those of the bank; --groups makes them anew.")
     say(f"Wrote {output}. Next: featbank info {output}")

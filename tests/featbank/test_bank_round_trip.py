@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from featbank import Bank, BankWriter
+from featbank.bank import ClassGroups
+from featbank.bank.class_table import CLASS_FACTS
 from featbank.bank.schema import is_view_name
 
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12)
@@ -30,6 +32,7 @@ JSON = st.recursive(
 )
 FINITE = st.floats(-6e4, 6e4, width=16)
 SIZE = st.integers(1, 3)
+COUNT = st.integers(0, 2**63 - 1)
 DIRECTIONS = st.floats(0.5, 6e4, width=16)
 
 
@@ -39,6 +42,24 @@ def views_of_a_bank(draw: st.DrawFn) -> list[str]:
     drawn = draw(st.lists(VIEWS.filter(is_view_name), min_size=1, max_size=3, unique=True))
     groups = {name.split("/")[0] for name in drawn if "/" in name}
     return [name for name in drawn if name not in groups]
+
+
+@st.composite
+def class_facts(draw: st.DrawFn, classes: int) -> dict[str, Any]:
+    """Some of counts from outside, a background, and groups without it."""
+    facts: dict[str, Any] = {}
+    if draw(st.booleans()):
+        elements = st.integers(1, 2**63 - 1)
+        facts["outside_counts"] = draw(arrays(np.int64, classes, elements=elements))
+    if draw(st.booleans()):
+        facts["background"] = draw(st.integers(0, classes - 1))
+    if draw(st.booleans()):
+        member = draw(arrays(np.int64, classes, elements=st.integers(-1, 2)))
+        member[facts.get("background", 0)] = -1
+        if (member >= 0).any():
+            rules = draw(st.tuples(*[st.text("n <>≤%.0123", max_size=9)] * 3))
+            facts["class_groups"] = ClassGroups(("head", "body", "tail"), rules, member)
+    return facts
 
 
 @st.composite
@@ -59,6 +80,8 @@ def contents(draw: st.DrawFn) -> dict[str, Any]:
             "index": np.array(draw(index), np.int64),
             "paths": draw(st.none() | st.lists(TEXT, min_size=rows, max_size=rows)),
             "source": f"{split} {draw(TEXT)}",
+            "source_group": draw(st.none() | arrays(np.int64, rows, elements=COUNT)),
+            "cell": draw(st.none() | arrays(np.int64, (rows, 2), elements=COUNT)),
             "features": {
                 view: draw(arrays(dtype, (draw(SIZE), rows, *of_row[view]), elements=FINITE))
                 for view in views
@@ -89,6 +112,7 @@ def contents(draw: st.DrawFn) -> dict[str, Any]:
             st.dictionaries(st.sampled_from(["bn1", "layer1.0.bn2"]), st.tuples(vector, vector))
         ),
         "views": views,
+        "facts": draw(class_facts(classes)),
     }
 
 
@@ -98,7 +122,8 @@ def write_content(path: Path, content: dict[str, Any], blocks: Sequence[int] = (
     options = {name: content[name] for name in ("dim", "dtype", "provenance")}
     with BankWriter(path, names, overwrite=True, **options) as writer:
         for split, parts in content["splits"].items():
-            columns = {name: parts[name] for name in ("labels", "index", "paths", "source")}
+            names = ("labels", "index", "paths", "source", "source_group", "cell")
+            columns = {name: parts[name] for name in names}
             writer.split(split, **columns)
             for view, copies in parts["features"].items():
                 *tokens, dim = of_row = copies.shape[2:]
@@ -117,6 +142,8 @@ def write_content(path: Path, content: dict[str, Any], blocks: Sequence[int] = (
         for view, scale in content["scales"].items():
             writer.default_scale(view, scale)
         writer.batchnorm(content["views"][0], content["batchnorm"])
+        for name, fact in content["facts"].items():
+            getattr(writer, name)(fact)
     with Bank(path) as bank:
         return bank.fingerprint
 
@@ -139,7 +166,15 @@ def test_round_trip(
         assert bank.provenance == content["provenance"]
         counts = np.bincount(content["splits"]["train"]["labels"], minlength=bank.num_classes)
         np.testing.assert_array_equal(bank.train_counts, counts)
+        for name in CLASS_FACTS:
+            fact, stored = content["facts"].get(name), bank.class_fact(name)
+            if isinstance(fact, ClassGroups):
+                assert fact.equals(stored)
+            else:
+                np.testing.assert_array_equal(fact, stored)
         for split, parts in content["splits"].items():
+            for place in ("source_group", "cell"):
+                np.testing.assert_array_equal(bank.place(split, place), parts[place])
             np.testing.assert_array_equal(bank.labels(split), parts["labels"])
             np.testing.assert_array_equal(bank.index(split), parts["index"])
             assert (bank.paths(split), bank.source(split)) == (parts["paths"], parts["source"])
@@ -162,7 +197,11 @@ def test_round_trip(
         sizes = {copies.shape[2:] for copies in content["splits"]["train"]["features"].values()}
         plain = len(sizes) == 1 and len(min(sizes)) == 1
         beyond = not plain or content["text"] or content["scales"]
-        assert (bank.schema == 5) == bool(beyond)
+        splits = content["splits"].values()
+        placed = any(parts[p] is not None for parts in splits for p in ("source_group", "cell"))
+        placed = placed or bool(content["facts"])
+        assert (bank.schema == 6) == placed
+        assert placed or (bank.schema == 5) == bool(beyond)
         np.testing.assert_equal(bank.batchnorm(content["views"][0]), content["batchnorm"])
 
 

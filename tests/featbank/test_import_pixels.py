@@ -165,6 +165,22 @@ def test_groups(
     assert "counts from outside, 1000000 … 500" in shown
 
 
+def test_groups_that_are_stored_stay(featbank: Run, files: Path) -> None:
+    """Where counts change: said in a note, and made anew on demand."""
+    featbank(*NAMED, "--groups", "3,2", "--background", "sign")  # 4, 3 and 2 rows
+    new = ("amend", "bank.h5", "--class-counts", "counts.npy")
+    note = "Note: the class groups are those of the bank; --groups makes them anew."
+    assert note in featbank(*new, "-o", "a.h5").stdout
+    assert note not in featbank(*new, "--groups", "600,100", "-o", "b.h5").stdout
+    members = {}
+    for path in ("a.h5", "b.h5"):
+        with Bank(files / path) as bank:
+            members[path] = bank.class_groups.member.tolist()
+    assert members == {"a.h5": [0, 1, -1], "b.h5": [0, 0, -1]}
+    refused = featbank("amend", "bank.h5", "--background", "car", "-o", "c.h5", code=2).stderr
+    assert "class 1, is in the class group medium. Leave it out of the groups: --groups" in refused
+
+
 def test_groups_count_rows_before_val_is_held_out(featbank: Run, files: Path) -> None:
     """As the groups many, medium and few do."""
     featbank(*IGNORING, "--groups", "3,2", "--val-per-class", "1")
