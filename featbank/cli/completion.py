@@ -30,6 +30,7 @@ PLOTS = (
     "beta",
     "loss",
     "batchnorm",
+    "maps",
 )
 """Kinds of `stage2.plots`, which is not imported here: PyTorch comes with it."""
 

@@ -19,7 +19,7 @@ from featbank.cli.terminal import say
 from featbank.errors import ConfigError, closest
 
 _OF_RESULTS = ("split", "select_on", "select_by", "select_epoch", "metric", "by", "bank")
-_OF_BANK = ("overrides", "view")
+_OF_BANK = ("overrides", "view", "head")
 _FLAGS = {"overrides": "set"}
 """Options of the plots of results and of those of a bank alone; names of flags that differ."""
 
@@ -73,6 +73,7 @@ class _Plot(click.Command):
 @click.option(
     "--view", help="batchnorm: the view that is compared with instance. [default: balanced]"
 )
+@click.option("--head", type=FILE, help="maps: the exported head that predicts.")
 @width_option
 def plot(*, kind: str, file: Path, output: Path, **options: Any) -> None:
     """Draw what a results file holds, or a bank alone, for a paper.
@@ -84,6 +85,7 @@ def plot(*, kind: str, file: Path, output: Path, **options: Any) -> None:
     featbank plot setting tau.sqlite --recipe tau_norm --by tau -o tau.pdf
     featbank plot reliability results.sqlite --recipe crt --bank r32,r50 -o reliability.pdf
     featbank plot loss bank.h5 --recipe disalign --set rho=0.5,1,1.5 -o weights.pdf
+    featbank plot maps dense.h5 --head head.safetensors -o maps.png
     """
     from stage2.plots import BANK_KINDS, KINDS, plot_bank
     from stage2.plots import plot as draw

@@ -152,6 +152,8 @@ def _check_axes(arrays: Arrays, split: str, views: dict[str, Any]) -> None:
         views[view] = np.asarray(x)
         if views[view].shape[:3] != next(iter(views.values())).shape[:3]:
             raise errors.DataError(f"{split}/{view}: maps have another size than other views'.")
+    if not labels.size:
+        raise errors.DataError(f"{split} has no maps. Leave the split out.")
     if labels.dtype.kind not in "iu":
         raise errors.DataError(
             f"{split}: labels of maps have type {labels.dtype}. They must be integers [M, H, W]."

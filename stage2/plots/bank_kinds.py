@@ -11,6 +11,7 @@ from featbank.bank import Bank
 from stage2.plots.batchnorm import batchnorm
 from stage2.plots.figure import WIDTH, save
 from stage2.plots.loss_parameters import losses
+from stage2.plots.maps import maps
 from stage2.plots.picture import BankPicture, kind_of
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ BANK_KINDS = {
         "shift of BatchNorm statistics between views, by layer and channel (MiSLAS Fig. 7)",
         ("view",),
     ),
+    "maps": BankKind(
+        maps, "whole maps: truth, prediction of an exported head, and difference", ("head",)
+    ),
 }
 """Every kind of plot of a bank by name."""
 
@@ -60,6 +64,7 @@ def plot_bank(
     recipes: Sequence[str] = (),
     overrides: Sequence[str] = (),
     view: str | None = None,
+    head: str | os.PathLike[str] | None = None,
     width: float = WIDTH,
 ) -> None:
     """Draw what a bank alone says into a file; one that is there is replaced.
@@ -77,6 +82,8 @@ def plot_bank(
         ``featbank sweep --set``.
     view
         For ``batchnorm``: the view that is compared with ``instance``; by default ``balanced``.
+    head
+        For ``maps``: the file of an exported head.
     width
         Inches.
 
@@ -86,6 +93,7 @@ def plot_bank(
         For an unknown kind, format, recipe, setting or view, an option that the kind does not take,
         and where the bank has nothing to show.
     """
-    row = kind_of(BANK_KINDS, kind, {"recipe": recipes, "set": overrides, "view": view})
-    picture = BankPicture(bank, tuple(recipes), tuple(overrides), view, width)
+    given = {"recipe": recipes, "set": overrides, "view": view, "head": head}
+    row = kind_of(BANK_KINDS, kind, given)
+    picture = BankPicture(bank, tuple(recipes), tuple(overrides), view, head, width)
     save(lambda: row.draw(picture), output)

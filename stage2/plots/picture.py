@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -117,6 +118,8 @@ class BankPicture:
         The recipes asked for, and the values of their settings, ``["lr=0.1", "crt:lr=0.1,0.2"]``.
     view
         The view asked for; None for the default of the kind.
+    head
+        The file of an exported head, if one is asked for.
     width
         Inches.
     """
@@ -125,4 +128,5 @@ class BankPicture:
     recipes: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
     view: str | None = None
+    head: str | os.PathLike[str] | None = None
     width: float = WIDTH

@@ -112,8 +112,9 @@ def _make(make_toy: Callable[..., Toy]) -> None:
         exec("\n".join(re.findall(r"```python\n(.*?)```", text, re.S)), {})
     regions = "import-regions --train train_boxes.npz train.json --test val_boxes.npz val.json"
     run(*regions.split(), "-o", "regions.h5")
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/features.md").read_text(), re.S)
-    exec(next(block for block in blocks if "pixels.npz" in block), {})
+    for page, file in (("features", "pixels.npz"), ("dense", "dense.npz")):
+        blocks = re.findall(r"```python\n(.*?)```", (ROOT / f"docs/{page}.md").read_text(), re.S)
+        exec(next(block for block in blocks if file in block), {})
     run("import", "pixels.npz", "--ignore-label", "255", "-o", "pixels.h5")
 
 

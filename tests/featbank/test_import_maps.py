@@ -156,6 +156,11 @@ def test_names_groups_and_renumbering(featbank: Run) -> None:
         ({"y_test": np.zeros((3, 8, 18))}, OPTIONS, "labels of maps have type float64"),
         ({"y_test": np.full((3, 8, 18), 255)}, OPTIONS, "test: no pixel has a label (3 maps)."),
         ({"y_test": np.full((3, 8, 18), 9)}, (*OPTIONS, "--class-names", "n.txt"), "the label 9"),
+        (
+            {"x_val": np.zeros((0, 4, 6, 5)), "y_val": np.zeros((0, 8, 18), int)},
+            OPTIONS,
+            "val has no maps. Leave the split out.",
+        ),
         ({"source_group_test": np.arange(4)}, OPTIONS, "They must be integers [3]"),
     ],
 )

@@ -22,11 +22,12 @@ from stage2.export.headfile import load_head, save_head
 from stage2.export.headprior import HeadPrior
 from stage2.export.map_figures import figures_of
 from stage2.export.maps import MapClassifier, largest
-from tests.conftest import Run
+from tests.conftest import SHARED, Run
 
 NAMES = ["road", "tree", "car", "sign"]
 SIZES = [(24, 30, 8, 10), (16, 9, 4, 5), (7, 7, 7, 7)]
 """H, W, h and w: labels three times as fine, of no whole ratio, and on the same grid."""
+MRI = SHARED / "data/mri-aal-dense-squeezenet.npz"
 IDS = np.array([7, 21, 8, 300])
 
 
@@ -280,3 +281,26 @@ def test_other_features_are_refused(head: Path, tmp_path: Path) -> None:
         pytest.raises(errors.ConfigError, match="has features of D = 5, the head takes D = 3"),
     ):
         MapClassifier(load_head(head), opened)
+
+
+@pytest.mark.skipif(not MRI.exists(), reason="needs the MRI")
+def test_maps_of_an_mri_agree_with_its_rows(featbank: Run) -> None:
+    """Where every pixel is a row and the grids are the same, figures of maps are those of rows."""
+    with np.load(MRI) as stored:
+        x, y, part = stored["x"][..., :16], stored["y_bilateral"], stored["slice_split"]
+    arrays = {
+        f"{name}_{split}": array[part == code]
+        for split, code in (("train", 0), ("test", 2))
+        for name, array in (("x", x), ("y", y))
+    }
+    np.savez("mri.npz", **arrays)
+    featbank("import", "mri.npz", "--maps", "--ignore-label", "0", "--seen", "none", "-o", "mri.h5")
+    featbank("sweep", "mri.h5", "--recipe", "lda", "-o", "mri.sqlite")
+    featbank("export", "mri.sqlite", "lda", "-o", "lda.safetensors")
+    evaluate = ("evaluate", "lda.safetensors", "mri.h5", "--format", "json")
+    (maps,) = json.loads(featbank(*evaluate).stdout)
+    (rows,) = json.loads(featbank(*evaluate, "--rows").stdout)
+    names = {"miou": "miou", "mean_accuracy": "macro", "pixel_accuracy": "top1"}
+    names |= {f"miou_{group}": f"miou_{group}" for group in ("many", "medium")}
+    for name, of_rows in names.items():
+        assert maps[name] == pytest.approx(rows[of_rows], rel=1e-9), name

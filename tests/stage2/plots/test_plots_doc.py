@@ -27,5 +27,5 @@ def test_commands(command: str) -> None:
         names = {"split": "split", "select_on": "select_on", "metric": "metric", "by": "by"}
         row = {**KINDS, **BANK_KINDS}[options["kind"]]
         if options["kind"] in BANK_KINDS:
-            names = {"recipes": "recipe", "overrides": "set", "view": "view"}
+            names = {"recipes": "recipe", "overrides": "set", "view": "view", "head": "head"}
         assert {names[option] for option in names if options[option]} <= set(row.options)

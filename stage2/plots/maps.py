@@ -1,0 +1,72 @@
+"""Whole maps of a bank beside the predictions of an exported head."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from featbank import errors
+from featbank.bank.maps import IGNORED
+from featbank.wording import number
+from stage2.plots.figure import caption, new_figure
+from stage2.plots.picture import BankPicture
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST = 6
+"""Maps in one plot."""
+
+TITLES = ("truth", "prediction", "difference")
+
+RIGHT, WRONG, LEFT_OUT = 0.87, 0.0, 1.0
+"""Greys of the difference."""
+
+
+def maps(picture: BankPicture) -> Figure:
+    """Draw truth, prediction and difference of whole maps, a row for each.
+
+    Colours are of classes and repeat; in the difference, wrong pixels are black. Pixels without a
+    label are white. At most `MOST` maps, evenly spread over the split.
+    """
+    from matplotlib import colormaps
+
+    from stage2.export.headfile import load_head
+    from stage2.export.maps import MapClassifier
+
+    if picture.head is None:
+        raise errors.ConfigError("The plot 'maps' is of a head. Add --head head.safetensors.")
+    head = load_head(picture.head)
+    classifier = MapClassifier(head, picture.bank)
+    total = len(classifier)
+    chosen = np.unique(np.linspace(0, total - 1, min(MOST, total)).round().astype(int))
+    side = picture.width / 3
+    sizes = classifier.maps.sizes[chosen, :2]
+    heights = side * sizes[:, 0] / sizes[:, 1]
+    figure = new_figure(picture.width, 0.5 + float(heights.sum()))
+    grid = figure.subplots(
+        len(chosen), 3, squeeze=False, gridspec_kw={"height_ratios": heights.tolist()}
+    )
+    palette = colormaps["tab20"](np.arange(20))[:, :3]
+    for row, m in zip(grid, chosen.tolist(), strict=True):
+        each = classifier.one(m)
+        known = each.truth != IGNORED
+        white = np.ones(3)
+        truth = np.where(known[..., None], palette[each.truth % len(palette)], white)
+        grey = np.where(known, np.where(each.truth == each.predicted, RIGHT, WRONG), LEFT_OUT)
+        images = (truth, palette[each.predicted % len(palette)], grey[..., None] * white)
+        for axes, image in zip(row, images, strict=True):
+            axes.imshow(image, interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+        row[0].set_ylabel(f"image {each.image}")
+    for axes, title in zip(grid[0], TITLES, strict=True):
+        axes.set_title(title)
+    caption(
+        figure,
+        f"bank {picture.bank.path.name}, {head.facts.recipe['id']}",
+        f"{number(len(chosen), 'map')} of {total} of {classifier.split}, by source group",
+        "colours are of classes and repeat; black: wrong, white: no label",
+    )
+    return figure
