@@ -177,9 +177,14 @@ def choose(scores: Tensor, boxes: Tensor, settings: Settings) -> tuple[Tensor, T
     p, corners = scores[row, k], boxes[row] if boxes.ndim == 2 else boxes[row, k]
     wide = (corners[:, 2:] > corners[:, :2]).all(1)
     p, k, corners = p[wide], k[wide], corners[wide]
-    # batched_nms moves the classes apart: in float32 that would round the boxes of 1,203 classes.
-    kept = batched_nms(corners, p, k, settings.overlap)[: settings.most]
-    return p[kept], k[kept], corners[kept]
+    order, size = p.argsort(descending=True, stable=True), 8 * settings.most
+    while True:  # lower scores cannot suppress higher ones, so most images need few of them
+        top = order[:size]
+        # batched_nms moves the classes apart: in float32 that would round the boxes of many.
+        kept = top[batched_nms(corners[top], p[top], k[top], settings.overlap)][: settings.most]
+        if len(kept) == settings.most or size >= len(order):
+            return p[kept], k[kept], corners[kept]
+        size *= 4
 
 
 def _usable(proposals: Proposals, annotations: Annotations | None, notes: list[str]) -> np.ndarray:

@@ -115,6 +115,16 @@ def test_many_classes_do_not_round_boxes() -> None:
         assert len(found) == kept
 
 
+@pytest.mark.parametrize("most", [1, 2, 3, 9])
+def test_few_of_many(most: int) -> None:
+    """Far lower scores stand where all better ones are duplicates: as without a look at the best
+    alone."""
+    boxes = torch.tensor([[0.0, 0, 10, 10]] * 90 + [[50.0, 0, 60, 10]] * 9 + [[80.0, 0, 90, 10]])
+    scores = torch.linspace(0.9, 0.1, 100, dtype=torch.float64)[:, None]
+    found, _, _ = rescoring.choose(scores, boxes.double(), Settings(most=most))
+    assert found.tolist() == scores[[0, 90, 99], 0].tolist()[:most]
+
+
 def test_what_is_left_out_is_a_line_each() -> None:
     """Boxes without area, scores that are NaN, images without annotations or without a proposal."""
     proposals, x = proposals_of(), features_of()
