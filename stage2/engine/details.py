@@ -120,6 +120,8 @@ def _predictions(totals: Totals) -> np.ndarray | None:
 
 
 def _confusions(totals: Totals) -> list[np.ndarray] | None:
+    if totals.confusion is not None:
+        return [frequent_pairs(rows) for rows in totals.confusion]
     if totals.predicted is None:
         return None
     num_classes = len(totals.rows)
@@ -169,6 +171,14 @@ def confusions(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> n
     frequent = rows >= least
     pairs = np.column_stack(np.divmod(pairs[frequent], num_classes))
     return _most_frequent(pairs, rows[frequent])
+
+
+def frequent_pairs(confusion: np.ndarray) -> np.ndarray:
+    """`confusions` of rows by class and predicted class [K, K]."""
+    rows = confusion.copy()
+    np.fill_diagonal(rows, 0)
+    pairs = np.argwhere(rows)
+    return _most_frequent(pairs, rows[rows > 0])
 
 
 def merged_confusions(runs: Sequence[np.ndarray]) -> np.ndarray:

@@ -138,6 +138,7 @@ class TileEvaluation:
                     len(self._recipes),
                     self._data.full_counts,
                     self._data.groups,
+                    parts=self._data.parts.get(split),
                     closer=(looked_at := (split, epoch) == self._looked_at),
                     log_prior=self._log_prior(epoch) if looked_at else None,
                 )

@@ -40,7 +40,7 @@ class Totals:
         Full training counts [K] of the bank, and the classes [K] bool of each group; None and empty
         where they are unknown.
     correct
-        Correctly classified rows [C, N] bool.
+        Correctly classified rows [C, N] bool; of a split with parts those of each [C, M] int32.
     per_class
         Accuracy of each class in percent [C, K], NaN for a class without rows.
     right, predictions
@@ -63,6 +63,8 @@ class Totals:
     confidence, predicted
         Rows by group, wrong or right, and bin of the confidence [C, 3, 2, 50], and the predicted
         class of each row [C, N]; None unless asked for.
+    confusion
+        Rows by class and predicted class [C, K, K], in place of `predicted` where there are parts.
     """
 
     labels: np.ndarray
@@ -87,6 +89,7 @@ class Totals:
     shifted: np.ndarray | None = None
     confidence: np.ndarray | None = None
     predicted: np.ndarray | None = None
+    confusion: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -232,7 +235,7 @@ METRICS: dict[str, Metric] = {
     "top1": Metric(
         "top-1",
         "accuracy",
-        lambda totals: 100 * totals.correct.mean(1),
+        lambda totals: 100 * (totals.right.sum(1) / len(totals.labels)),
         columns=_BOTH,
         each_epoch=True,
         weights=lambda rows, groups: rows / rows.sum(),
@@ -326,7 +329,7 @@ class Evaluation:
     per_class
         Accuracy of each class in percent [K], NaN for a class without rows.
     correct
-        Correctly classified rows [N] bool.
+        Correctly classified rows [N] bool, or of each part [M] int32.
     details
         Arrays by the names of `stage2.engine.details.DETAILS`.
     """

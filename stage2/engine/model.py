@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -42,6 +42,9 @@ class ViewData:
         T where a row is T tokens one after the other, or None.
     keeps_z0
         Whether the stage-1 logits of training rows in memory may be kept as well, [N, K].
+    parts
+        Of evaluated splits of very many rows, the part of each row whose right ones are summed,
+        [N] int32 (`stage2.features.parts`).
     blended
         Classes [K] bool whose training rows depend on β, where a generator makes such rows.
     facts
@@ -58,6 +61,7 @@ class ViewData:
     text: TextClassifier | None = None
     tokens: int | None = None
     keeps_z0: bool = True
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
     blended: Tensor | None = None
     facts: ClassFacts = ROWS_ALONE
 

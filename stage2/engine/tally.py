@@ -48,6 +48,10 @@ class Tally:
     groups
         Classes [K] bool of each group, by key, of which no two share one; by default the usual
         groups by `counts`.
+    parts
+        The part of each row [N] int32, 0 … M − 1, for splits of very many rows: right rows are
+        summed by part in place of a byte per row and configuration, and `closer` keeps a K×K
+        confusion of each configuration, unless it is larger, in place of two bytes per row.
     closer
         Keep ``confidence`` and ``confusions`` as well. It takes another two bytes per row and
         configuration, and half as long again as everything else that is done to a row's logits.
@@ -65,6 +69,7 @@ class Tally:
         counts: np.ndarray | None = None,
         groups: Mapping[str, np.ndarray] | None = None,
         *,
+        parts: Tensor | None = None,
         closer: bool = False,
         log_prior: Tensor | None = None,
     ) -> None:
@@ -84,7 +89,12 @@ class Tally:
         self._pending: list[tuple[Tensor, ...]] = []
         self._group = torch.from_numpy(group_of).to(device)[labels]  # [N]
         self._config = torch.arange(configs, device=device)
-        self._correct = torch.zeros(configs, len(labels), dtype=torch.bool, device=device)
+        self.parts = parts
+        if parts is None:
+            self._correct = torch.zeros(configs, len(labels), dtype=torch.bool, device=device)
+        else:
+            self._parts = int(parts.max()) + 1
+            self._correct = torch.zeros(configs * self._parts, dtype=torch.int32, device=device)
         self._sums = zeros(3, configs)  # top 5, NLL, Brier
         self._logits = zeros(configs, num_classes)  # Σ z_k over all rows
         self._by_class = zeros(3, num_classes * configs)  # correct, Σ z_y and Σ z_y² by class
@@ -97,8 +107,13 @@ class Tally:
             self._shift = ShiftTally(counts, log_prior)
         if closer:
             self._histogram = zeros(cells * 2 * CONFIDENCE_BINS)
+        self._predicted = self._confusion = None
+        if closer and parts is None:
             index = torch.int16 if num_classes < 1 << 15 else torch.int32
             self._predicted = torch.zeros(configs, len(labels), dtype=index, device=device)
+        elif closer and 2 * num_classes**2 <= len(labels):
+            pairs = configs * num_classes**2
+            self._confusion = torch.zeros(pairs, dtype=torch.int32, device=device)
 
     def next_rows(self, rows: int) -> slice:
         """The next rows."""
@@ -116,7 +131,7 @@ class Tally:
         # Σ of a block in float32, pairwise: it errs less than the logits themselves do.
         self._logits += z.sum(0) if found is None else found.total
         predicted = z.argmax(2) if found is None else found.predicted
-        if self.closer:
+        if self._predicted is not None:
             self._predicted[:, self._row : self._row + len(z)] = predicted.t()
         if self._shift is not None:
             bounds = found.bounds if found else None
@@ -137,7 +152,15 @@ class Tally:
         nll = (top - zy).add_(partition.log())
         brier = (norm / partition).square_() - 2 * nll.neg().exp_() + 1  # Σp² − 2p_y + 1
         correct = rank == 0
-        self._correct[:, rows] = correct.t()
+        if self.parts is None:
+            self._correct[:, rows] = correct.t()
+        else:
+            place = (self._config * self._parts + self.parts[rows, None]).view(-1)
+            self._correct.scatter_add_(0, place, correct.view(-1).int())
+        if self._confusion is not None:
+            pair = (self._config * self.num_classes + self.labels[rows, None]) * self.num_classes
+            ones = torch.ones_like(predicted, dtype=torch.int32).view(-1)
+            self._confusion.scatter_add_(0, (pair + predicted).view(-1), ones)
         for total, values in zip(self._sums, (rank < 5, nll, brier.clamp_min_(0)), strict=True):
             total.add_(values.sum(0, dtype=torch.float64))
         cell = (self._config * self.num_classes + predicted).view(-1)
@@ -204,12 +227,16 @@ class Tally:
         right, label_logits, squares = by_class.contiguous().cpu().numpy()  # [C, K] each
         top5, nll, brier = self._sums.cpu().numpy() / len(self.labels)
         bins = self._bins.view(3, self.configs, -1, BINS).cpu().numpy()
-        confidence = predicted = None
+        confidence = predicted = confusion = None
         if self.closer:
             shape = self.configs, -1, 2, CONFIDENCE_BINS
             by_cell = self._histogram.view(shape).cpu().numpy()
             confidence = by_cell[:, : max(len(self.groups), 1)]
+        if self._predicted is not None:
             predicted = self._predicted.cpu().numpy()
+        if self._confusion is not None:
+            square = self.configs, self.num_classes, self.num_classes
+            confusion = self._confusion.view(square).cpu().numpy()
         with np.errstate(invalid="ignore"):
             per_class = 100 * (right / rows)
         return Totals(
@@ -217,7 +244,7 @@ class Tally:
             rows=rows,
             counts=self.counts,
             groups=self.groups,
-            correct=self._correct.cpu().numpy(),
+            correct=self._correct.view(self.configs, -1).cpu().numpy(),
             per_class=per_class,
             right=right,
             predictions=self._predictions.view(self.configs, -1).cpu().numpy(),
@@ -231,10 +258,13 @@ class Tally:
             weight_norm=None if weight_norm is None else weight_norm.float().cpu().numpy(),
             temperature=None if fitted is None else fitted.scale.reciprocal().cpu().numpy(),
             tempered_nll=None if fitted is None else fitted.nll.cpu().numpy(),
-            tempered_losses=None if fitted is None else fitted.losses.cpu().numpy(),
+            tempered_losses=None
+            if fitted is None or self.parts is not None
+            else fitted.losses.cpu().numpy(),
             shifted=None if self._shift is None else self._shift.right(),
             confidence=confidence,
             predicted=predicted,
+            confusion=confusion,
         )
 
 

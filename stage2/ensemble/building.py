@@ -26,6 +26,7 @@ from stage2.export.exporting import bank_path
 from stage2.export.folding import affine_head, ensemble_head, evaluate, feature_blocks
 from stage2.export.retraining import Retrained, retrain
 from stage2.features.folds import deal_groups, source_units
+from stage2.features.parts import parts_of
 from stage2.results.configurations import Configuration
 from stage2.results.ensembles import ENSEMBLE, EnsembleRecipe, Member
 from stage2.results.protocol import ranking_epoch
@@ -285,8 +286,10 @@ def _folds(y: Tensor, usable: Tensor, groups: np.ndarray | None) -> Tensor:
 
 def _measured(z: Tensor, y: Tensor, bank: Bank, usable: Tensor) -> Evaluation:
     """The evaluation of logits [N, K] on val."""
+    closer, parts = "test" not in bank.evaluated, parts_of(bank, "val")
+    part = None if parts is None else torch.from_numpy(parts.part)
     counts, groups = bank.full_counts, bank.class_groups.masks
-    tally = Tally(y, bank.num_classes, 1, counts, groups, closer="test" not in bank.evaluated)
+    tally = Tally(y, bank.num_classes, 1, counts, groups, parts=part, closer=closer)
     fitted = fit_temperature(z[usable, None], y[usable], balanced(y, usable)[usable])
     fitted = fitted.among(usable)
     tally.add(z[:, None].clone())

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from featbank.bank import class_counts
 from featbank.characters import clipped, in_markdown
 from featbank.wording import listed, number
 from stage2.engine.metrics import METRICS
@@ -101,8 +100,8 @@ def _data(results: Results, facts: HeadFacts, splits: Sequence[str]) -> Iterator
     lines = []
     for split, rows in about["rows"].items():
         of_class = np.array(about["train_counts"]) if split == "train" else None
-        if split in splits and (labels := _labels(results, split)) is not None:
-            of_class = class_counts(labels, about["num_classes"])
+        if split in splits and (tested := results.store.tested(results.fingerprint, split)):
+            of_class = tested.rows_of_classes(about["num_classes"])
         spread = "–" if of_class is None else f"{of_class.min()}…{of_class.max()}"
         seen = about.get("seen", {}).get(split)
         lines.append([split, f"{rows}", spread, "–" if seen is None else f"{seen}"])
@@ -122,8 +121,8 @@ def _accuracy(results: Results, run: Run, epoch: str, splits: Sequence[str]) -> 
     lines = [[split, *(each.get(name, "–") for name in names)] for split, each in cells.items()]
     metrics = results.board.terms.metrics
     yield Table("", ["split", *(metrics[name].label for name in names)], lines).markdown()
-    sources = [results.store.source_groups(results.fingerprint, split) for split in splits]
-    units = "the rows" if all(each is None for each in sources) else "whole source groups"
+    by_group = any(split in results.about.get("source_groups", {}) for split in splits)
+    units = "whole source groups" if by_group else "the rows"
     yield f"Percent; in brackets {LEVEL} % intervals of this head, from a bootstrap over {units}."
     seeds = results.configurations[run.id].done
     if len(seeds) > 1 and "test" in splits:
@@ -137,27 +136,25 @@ def _intervals(results: Results, run: Run, epoch: str, split: str) -> dict[str, 
     """The accuracies of a run on a split with their intervals."""
     values = run.metrics[split, epoch]
     known = [name for name in METRICS if METRICS[name].weights and values.get(name) is not None]
-    labels, groups = results.store.tested(results.fingerprint, split)
-    if labels is None:
+    tested = results.store.tested(results.fingerprint, split)
+    if tested is None or not tested.has_units:
         return {name: f"{values[name]:.1f}" for name in known}
     correct = results.store.correct(results.fingerprint, run.recipe, split, epoch)
-    rows = MeasuredRows(labels, results.counts, results.class_names, results.groups)
+    of_bank = results.counts, results.class_names, results.groups
+    rows = MeasuredRows(tested.labels, *of_bank, tested.groups, tested.rows)
     weights = rows.weights()
     known = [name for name in known if name in weights]
     drawn = resampled(
         correct.astype(np.int64),
-        labels,
+        tested.labels,
         np.stack([weights[name] for name in known]),
         RESAMPLES,
         np.random.default_rng(0),
-        groups=groups,
+        groups=tested.groups,
+        rows=tested.rows,
     )
     ends = zip(known, *(100 * interval(drawn)), strict=True)
     return {name: f"{values[name]:.1f} ({low:.1f}–{high:.1f})" for name, low, high in ends}
-
-
-def _labels(results: Results, split: str) -> np.ndarray | None:
-    return results.store.labels(results.fingerprint, split)
 
 
 def _calibration(run: Run, epoch: str, splits: Sequence[str], facts: HeadFacts) -> Iterator[str]:

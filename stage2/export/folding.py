@@ -20,6 +20,7 @@ from stage2.engine.metrics import Evaluation
 from stage2.engine.rows import block_rows
 from stage2.engine.tally import Tally
 from stage2.export.forms import Affine, AveragedHeads, HeadModule, Means
+from stage2.features.parts import parts_of
 from stage2.methods.generators.tukey import STAGE1
 from stage2.results.ensembles import Member
 
@@ -142,8 +143,10 @@ def ensemble_head(
 def evaluate(head: AffineHead, bank: Bank, split: str) -> Evaluation:
     """Measure a head on a split of a bank."""
     labels = torch.from_numpy(bank.labels(split))
+    parts = parts_of(bank, split)
+    part = None if parts is None else torch.from_numpy(parts.part)
     counts, groups = bank.full_counts, bank.class_groups.masks
-    tally = Tally(labels, bank.num_classes, 1, counts, groups, closer=True)
+    tally = Tally(labels, bank.num_classes, 1, counts, groups, parts=part, closer=True)
     for features in feature_blocks(bank, split, head.views):
         tally.add(head(features)[:, None])
     return tally.evaluations()[0]

@@ -142,13 +142,14 @@ def changed_rows(
     changed = {}
     for split, evaluation in evaluations.items():
         stored = results.store.correct(results.fingerprint, run.recipe, split, epoch)
+        rows = results.about["rows"][split]
         before, now = (m["nll"] for m in (run.metrics[split, epoch], evaluation.metrics))
         assert before is not None  # of a run that is done
         assert now is not None
-        same, changed[split] = agree((stored, evaluation.correct), (before, now))
+        same, changed[split] = agree((stored, evaluation.correct), (before, now), rows)
         if not same:
             raise errors.ConfigError(
-                f"{run.id}, trained again, classifies {changed[split]} of {len(stored)} "
+                f"{run.id}, trained again, classifies {changed[split]} of {rows} "
                 f"rows of {split} otherwise than in {results.path}, NLL {now:.5g} instead of "
                 f"{before:.5g}. Give --memory and --device as in that sweep, or sweep it again "
                 "with --force."

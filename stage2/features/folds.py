@@ -127,7 +127,9 @@ def source_units(groups: np.ndarray | None) -> np.ndarray | None:
     return np.argsort(np.argsort(first))[unit]
 
 
-def deal_groups(labels: np.ndarray, units: np.ndarray, count: int) -> np.ndarray:
+def deal_groups(
+    labels: np.ndarray, units: np.ndarray, count: int, rows: np.ndarray | None = None
+) -> np.ndarray:
     """Deal source groups to folds, stratified by class as well as whole groups allow.
 
     Parameters
@@ -136,13 +138,17 @@ def deal_groups(labels: np.ndarray, units: np.ndarray, count: int) -> np.ndarray
         Class and source group of each row [N], groups 0 … G − 1.
     count
         n; with fewer groups some folds stay empty.
+    rows
+        Rows that each entry stands for [N]; None: one.
 
     Returns
     -------
     The fold of each group [G].
     """
-    _, classes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    pairs, rows = np.unique(units * len(sizes) + classes, return_counts=True)
+    classes = np.unique(labels, return_inverse=True)[1]
+    sizes = np.bincount(classes, rows)
+    pairs, place = np.unique(units * len(sizes) + classes, return_inverse=True)
+    rows = np.bincount(place, rows)
     owner, of_pair = np.divmod(pairs, len(sizes))
     share = rows / sizes[of_pair]
     bounds = np.searchsorted(owner, np.arange(units.max() + 2))

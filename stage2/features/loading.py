@@ -11,6 +11,7 @@ from stage2.engine.model import ViewData
 from stage2.engine.rows import SplitRows, StreamedRows
 from stage2.features.budgets import half_of, packable, view_budget, view_bytes
 from stage2.features.finite import all_finite, refuse_not_finite
+from stage2.features.parts import parts_of
 from stage2.features.probe import Classifier
 from stage2.features.scale import Scaling, scaled_rows
 from stage2.methods.class_facts import ClassFacts
@@ -99,6 +100,11 @@ def load_view(
         text=text,
         tokens=bank.tokens(view),
         facts=facts_of(bank, train_on),
+        parts={
+            split: torch.from_numpy(parts.part).to(device)
+            for split in rows
+            if (parts := parts_of(bank, split)) is not None
+        },
     )
 
 

@@ -79,9 +79,9 @@ def _matrices(choice: Choice) -> list[tuple[np.ndarray, np.ndarray]]:
     results, counts = choice.results, choice.results.counts
     for arrays in measured_all(choice, "confusions"):
         configuration = arrays.configuration
-        labels = results.store.labels(results.fingerprint, choice.split)
-        assert labels is not None  # files with confusions have them
-        rows = len(configuration.done) * np.bincount(labels, minlength=len(counts))
+        tested = results.store.tested(results.fingerprint, choice.split)
+        assert tested is not None  # files with confusions have them
+        rows = len(configuration.done) * tested.rows_of_classes(len(counts))
         confusions = arrays.details["confusions"]
         if not len(confusions):
             raise errors.ConfigError(

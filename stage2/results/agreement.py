@@ -16,26 +16,28 @@ NLL = 1e-3
 
 
 def agree(
-    correct: tuple[np.ndarray, np.ndarray], nll: tuple[float | None, float | None]
+    correct: tuple[np.ndarray, np.ndarray], nll: tuple[float | None, float | None], rows: int
 ) -> tuple[bool, int]:
     """Compare two evaluations of a run on a split.
 
     Parameters
     ----------
     correct
-        The rows that each classified correctly, [N] bool.
+        The rows that each classified correctly, [N] bool, or the right rows of each part [M].
     nll
         The mean negative log-likelihood of each; None where there is none.
+    rows
+        N.
 
     Returns
     -------
-    Whether they agree, and the number of rows that they classify differently.
+    Whether they agree, and the number of rows that they classify differently, of parts at least.
     """
     first, second = correct
-    changed = int(np.count_nonzero(first != second))
+    changed = int(np.abs(first.astype(np.int64) - second).sum())
     before, now = nll
     if before is None or now is None:
         same = before is now
     else:
         same = abs(now - before) <= NLL * max(1, abs(before))
-    return same and changed <= max(1, ROWS * len(first)), changed
+    return same and changed <= max(1, ROWS * rows), changed

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from stage2.results import content
+from stage2.results.tested import decoded_rows
 
 _shared_text = lru_cache(256)(content.text)  # of many runs
 
@@ -35,11 +36,11 @@ def _rows(key: tuple[str, ...], record: ReadRecord) -> int:
 
 
 LONG: dict[str, Callable[[Any, tuple[str, ...], ReadRecord], Any]] = {
-    "labels": lambda value, key, record: content.labels(value, record()),
+    "labels": lambda value, key, record: decoded_rows(value, record()),
     "curves": lambda value, key, record: content.curves(value),
     "traces": lambda value, key, record: content.traces(value, record()),
     "per_class": lambda value, key, record: content.per_class(value, record()),
-    "correct": lambda value, key, record: content.correct(value, _rows(key, record)),
+    "correct": lambda value, key, record: content.correct(value, record(), key[2]),
     "details": lambda value, key, record: content.details(value, record(), _rows(key, record)),
     "classifier": lambda value, key, record: content.classifier(value, record()),
 }

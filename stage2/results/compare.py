@@ -291,9 +291,15 @@ def _tested(results: Results, file: Path | None) -> MeasuredRows:
     """Read the split; its labels from the bank's file where the results lack them."""
     fingerprint = results.fingerprint
     of_bank = results.counts, results.class_names, results.groups
-    labels, sources = results.store.tested(fingerprint, results.split)
-    if labels is not None:
-        return MeasuredRows(labels, *of_bank, sources)
+    tested = results.store.tested(fingerprint, results.split)
+    if tested is not None:
+        if not tested.has_units:
+            raise errors.ConfigError(
+                f"{results.split} of {results.name} has {results.about['rows'][results.split]:,} "
+                "rows, of which results keep sums by class alone: nothing compares its rows. "
+                "Import the bank with source groups to compare by these."
+            )
+        return MeasuredRows(tested.labels, *of_bank, tested.groups, tested.rows)
     stored = Path(results.about["path"])
     places = [file] if file else [stored, results.path.parent / stored.name]
     place = next((path for path in places if path.is_file()), None)

@@ -48,9 +48,6 @@ _FORMER = {"f4": "f4 f8", "f8": "f4 f8"}
 """The types of arrays that some version wrote as another."""
 
 _SCALARS = {str, float, int, bool, type(None)}
-SOURCE_GROUP = "/source_group"
-"""End of the name of the source groups of a split beside its labels."""
-
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 Arrays = dict[str, np.ndarray]
@@ -197,37 +194,15 @@ def about(value: Any) -> dict[str, Any]:
     _require(_counts([record.get("missing_in_val", 0)]), "missing_in_val")
     identities = record.get("identities", {})
     _require(isinstance(identities, dict) and all(map(_is_hash, identities.values())), "identities")
-    groups = record.get("source_groups", {})
-    known = isinstance(groups, dict) and set(groups) <= set(rows or ())
-    _require(known and _counts([*groups.values()]), "source_groups")
+    for key in ("source_groups", "parts"):
+        of = record.get(key, {})
+        _require(isinstance(of, dict) and _counts([*of.values()]), key)
+        _require(of.keys() <= record["rows"].keys(), key)
     label = record.get("label", "-")
     _require(isinstance(label, str) and label.isprintable(), "label")
     taken = record.get("val_from_test", [])
     _require(_counts(taken) and len(taken) in (0, 2), "val_from_test")
     return record
-
-
-def labels(value: Any, record: Mapping[str, Any]) -> Arrays:
-    """Decode the labels of val, test and folds, int32 [N], and where rows come from source groups
-    these, 0 … G − 1, as ``val/source_group``; `record` is that of the bank."""
-    expected = {split for split in record["rows"] if measurable(split)}
-    groups = {f"{split}{SOURCE_GROUP}" for split in record.get("source_groups", ())}
-    arrays = _arrays(value, dict.fromkeys((*EVALUATED, *expected, *groups), "i4"))
-    if arrays.keys() != expected | groups:
-        raise Unexpected(f"has not just labels of {', '.join(sorted(expected)) or 'no split'}")
-    for name, values in arrays.items():
-        split = name.removesuffix(SOURCE_GROUP)
-        _shaped(name, values, (record["rows"][split],))
-        within = record["num_classes"] if name == split else record["source_groups"][split]
-        if values.size and not (values.min() >= 0 and values.max() < within):
-            kind = "classes" if name == split else "source groups"
-            raise Unexpected(f"has {name} beyond the {within} {kind}")
-    return arrays
-
-
-def splits_of(arrays: Arrays) -> Arrays:
-    """The labels alone, by split."""
-    return {name: each for name, each in arrays.items() if not name.endswith(SOURCE_GROUP)}
 
 
 def per_class(value: Any, record: Mapping[str, Any]) -> np.ndarray:
@@ -241,9 +216,17 @@ def per_class(value: Any, record: Mapping[str, Any]) -> np.ndarray:
     return values
 
 
-def correct(value: Any, rows: int) -> np.ndarray:
-    """Decode which of the rows were classified correctly, [N] bool."""
-    data = _bytes(value)
+def correct(value: Any, record: Mapping[str, Any], split: str) -> np.ndarray:
+    """Decode which rows of a split were classified correctly, [N] bool, or how many of each part,
+    [M] int32; `record` is that of the bank."""
+    data, rows = _bytes(value), record["rows"].get(split, 0)
+    if parts := record.get("parts", {}).get(split):
+        if len(data) != 4 * parts:
+            raise Unexpected(f"has {len(data)} bytes instead of 4 for each of {parts} parts")
+        counts = np.frombuffer(data, "<i4")
+        if counts.min() < 0:
+            raise Unexpected("has right rows below 0")
+        return counts
     if len(data) != -(-rows // 8):
         raise Unexpected(f"has {len(data)} bytes instead of a bit for each of {rows} rows")
     bits = np.unpackbits(np.frombuffer(data, np.uint8))
@@ -255,11 +238,11 @@ def correct(value: Any, rows: int) -> np.ndarray:
 def details(value: Any, record: Mapping[str, Any], rows: int) -> Arrays:
     """Decode the arrays of an evaluation of so many rows, by `stage2.engine.details.DETAILS`."""
     dtypes = {name: _FORMER.get(row.dtype, row.dtype) for name, row in DETAILS.items()}
-    arrays, classes = _arrays(value, dtypes), record["num_classes"]
+    arrays, classes = stored_arrays(value, dtypes), record["num_classes"]
     for name, values in arrays.items():
-        _shaped(name, values, DETAILS[name].expected_shape(values.shape, classes, rows))
+        require_shape(name, values, DETAILS[name].expected_shape(values.shape, classes, rows))
         if name == "confusions":
-            _within(name, values[:, :2], classes)
+            require_range(name, values[:, :2], classes)
         if DETAILS[name].counts_rows and (values < 0).any():
             raise Unexpected(f"has {name} below 0")
         if name == "losses":
@@ -276,9 +259,9 @@ def losses(values: np.ndarray) -> np.ndarray:
 
 def traces(value: Any, record: Mapping[str, Any]) -> Arrays:
     """Decode the arrays over the epochs of a run: ``beta`` [epochs, K] float32, or none."""
-    arrays = _arrays(value, {"beta": "f4"})
+    arrays = stored_arrays(value, {"beta": "f4"})
     for name, values in arrays.items():
-        _shaped(name, values, (max(1, len(values)), record["num_classes"]))
+        require_shape(name, values, (max(1, len(values)), record["num_classes"]))
         if (~np.isnan(values) & ~((values >= 0) & (values <= 1))).any():
             raise Unexpected("has β that is not between 0 and 1")
     return arrays
@@ -298,11 +281,11 @@ def fit(value: Any) -> dict[str, float | None]:
 def classifier(value: Any, record: Mapping[str, Any]) -> Arrays:
     """Decode a probe: ``weight`` [K, D] and ``bias`` [K] float32, finite."""
     shapes = {"weight": (record["num_classes"], record["dim"]), "bias": (record["num_classes"],)}
-    arrays = _arrays(value, dict.fromkeys(shapes, "f4"))
+    arrays = stored_arrays(value, dict.fromkeys(shapes, "f4"))
     if arrays.keys() != shapes.keys():
         raise Unexpected("has not just weight and bias")
     for name, values in arrays.items():
-        _shaped(name, values, shapes[name])
+        require_shape(name, values, shapes[name])
         if not np.isfinite(values).all():
             raise Unexpected(f"has {name} that are not finite")
     return arrays
@@ -332,7 +315,7 @@ def _json_object(value: Any) -> dict[str, Any]:
     return decoded
 
 
-def _arrays(value: Any, dtypes: Mapping[str, str]) -> Arrays:
+def stored_arrays(value: Any, dtypes: Mapping[str, str]) -> Arrays:
     """Decode a safetensors blob whose arrays have these names and types."""
     try:
         arrays = load(_bytes(value))
@@ -354,14 +337,16 @@ def _bytes(value: Any) -> bytes:
     return value
 
 
-def _shaped(name: str, values: np.ndarray, shape: tuple[int, ...]) -> None:
+def require_shape(name: str, values: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Check the shape of an array."""
     if values.shape != shape:
         raise Unexpected(f"has {name} of the shape {values.shape} instead of {shape}")
 
 
-def _within(name: str, values: np.ndarray, classes: int) -> None:
-    if values.size and not (values.min() >= 0 and values.max() < classes):
-        raise Unexpected(f"has {name} beyond the {classes} classes")
+def require_range(name: str, values: np.ndarray, count: int, kind: str = "classes") -> None:
+    """Check that an array has numbers from 0 to below `count`."""
+    if values.size and not (values.min() >= 0 and values.max() < count):
+        raise Unexpected(f"has {name} beyond the {count} {kind}")
 
 
 def _whole(value: Any, low: int, high: int) -> int:

@@ -17,6 +17,7 @@ from featbank import errors
 from featbank.bank import GROUPS, ClassGroups
 from stage2.engine.metrics import METRICS
 from stage2.results.significance import interval, mcnemar, paired_test, resampled
+from stage2.results.tested import Tested
 
 Correct = dict[int | None, np.ndarray]
 """Correctness of rows [N] bool by seed; under None for a recipe with one result for all seeds."""
@@ -73,7 +74,7 @@ class Comparison:
     p_holm
         Adjusted for the number of comparisons.
     seeds
-        A test for each seed; none where A and B have other rows.
+        A test for each seed; none where A and B have other rows, or the split is in parts.
     classes
         Those with the largest differences, largest first.
     """
@@ -90,13 +91,15 @@ class Comparison:
 @dataclass(frozen=True)
 class MeasuredRows:
     """The rows of a split: labels [N], of the bank the training counts [K], names and groups of its
-    classes, and the source groups [N], 0 … G − 1, where they are the units."""
+    classes, and as of `stage2.results.tested.Tested` the source groups, where they are the units,
+    and the rows of each part of a split in parts."""
 
     labels: np.ndarray
     counts: np.ndarray
     names: Sequence[str]
     class_groups: ClassGroups
     groups: np.ndarray | None = None
+    of_parts: np.ndarray | None = None
 
     @property
     def units(self) -> str:
@@ -106,7 +109,8 @@ class MeasuredRows:
     @property
     def rows(self) -> np.ndarray:
         """Rows of each class, [K]."""
-        return np.bincount(self.labels, minlength=len(self.counts))
+        tested = Tested(self.labels, self.groups, self.of_parts)
+        return tested.rows_of_classes(len(self.counts))
 
     def accuracy(self, right: np.ndarray) -> np.ndarray:
         """Accuracy of each class [seeds, K], 0 … 1, from the correctness of rows [seeds, N]."""
@@ -198,7 +202,8 @@ def comparison_of(
         return Comparison(*ids, measures, None, None, (), classes)
     groups = tested[0].groups
     p = paired_test(gains, groups)
-    return Comparison(*ids, measures, p, p, _by_seed(pairs, groups), classes)
+    seeds = _by_seed(pairs, groups) if tested[0].of_parts is None else ()
+    return Comparison(*ids, measures, p, p, seeds, classes)
 
 
 def _resampled(
@@ -206,7 +211,13 @@ def _resampled(
 ) -> np.ndarray:
     """Bootstrap distributions of values of the tested rows."""
     return resampled(
-        values, tested.labels, weights, how.resamples, how.random, groups=tested.groups
+        values,
+        tested.labels,
+        weights,
+        how.resamples,
+        how.random,
+        groups=tested.groups,
+        rows=tested.of_parts,
     )
 
 

@@ -25,7 +25,8 @@ class Evidence(NamedTuple):
     Attributes
     ----------
     correct
-        Seeds of each configuration that classify each row correctly, [R, N] uint8.
+        Seeds of each configuration that classify each row correctly, [R, N] uint8; of each part
+        its right rows, summed over the seeds, [R, M] uint32.
     losses
         The mean loss of its seeds on each row, [R, N] float16; None where they were not asked for,
         or a configuration that counts has none.
@@ -56,14 +57,15 @@ class EvidenceReader:
         """The evidence of configurations, given by recipe and epoch of their runs, of the first
         `with_losses` of them with losses."""
         record = self.rows.bank(self.fingerprint)
-        count = record["rows"].get(self.split, 0)
-        correct = np.empty((len(runs), count), np.uint8)
+        parts = record.get("parts", {}).get(self.split)
+        count = parts or record["rows"].get(self.split, 0)
+        correct = np.empty((len(runs), count), np.uint32 if parts else np.uint8)
         losses: np.ndarray | None = None
         if with_losses:
             losses = np.empty((with_losses, count), np.float16)
         for place, configuration in enumerate(runs):
             seeds = [self._run(*run, record, losses is not None) for run in configuration]
-            correct[place] = np.sum([bits for bits, _ in seeds], axis=0, dtype=np.uint8)
+            correct[place] = np.sum([bits for bits, _ in seeds], axis=0, dtype=correct.dtype)
             if losses is None or place >= with_losses:
                 continue
             known = [values for _, values in seeds if values is not None]
@@ -82,7 +84,7 @@ class EvidenceReader:
         stored = self.rows.heavy("evaluation", key)
         column = "correct"
         try:
-            correct = content.correct(stored[column], count)
+            correct = content.correct(stored[column], record, self.split)
             column = "details"
             return correct, self._losses(stored[column], record, count) if with_losses else None
         except content.Unexpected as problem:

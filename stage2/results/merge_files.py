@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from featbank import errors
 from stage2.features.folds import is_folds
@@ -226,7 +226,7 @@ class _Merge:
             return
         ours = run, evaluations
         theirs_first = _is_stopped(ours) and not _is_stopped(theirs)
-        if difference := _difference(ours, theirs, self.into.bank(key[0])["rows"]):
+        if difference := _difference(ours, theirs, self.into.bank(key[0])):
             self._contradict(number, key, run, difference)
             theirs_first = self.prefer == "last"
         both = joined(*theirs, *ours) if theirs_first else joined(*ours, *theirs)
@@ -263,9 +263,9 @@ class _Merge:
         self.merged = replace(self.merged, contradictions=(*self.merged.contradictions, line))
 
 
-def _difference(ours: Whole, theirs: Whole, counts: Mapping[str, int]) -> str:
+def _difference(ours: Whole, theirs: Whole, record: Mapping[str, Any]) -> str:
     """The difference between two trainings of a run beyond rounding, in words; empty where there is
-    none. `counts` has the rows of each split.
+    none. `record` is that of the bank.
 
     A run that halving stopped contradicts none, and epochs are compared where both selected the
     same one.
@@ -282,13 +282,14 @@ def _difference(ours: Whole, theirs: Whole, counts: Mapping[str, int]) -> str:
         unlike = epoch == "selected" and run["selected_epoch"] != other["selected_epoch"]
         if second is None or unlike or (stopped and not is_folds(split)):
             continue
-        correct = [content.correct(each["correct"], counts[split]) for each in (row, second)]
+        correct = [content.correct(each["correct"], record, split) for each in (row, second)]
         nll = [content.metrics(each["metrics"])["nll"] for each in (row, second)]
-        same, changed = agree((correct[0], correct[1]), (nll[0], nll[1]))
+        rows = record["rows"][split]
+        same, changed = agree((correct[0], correct[1]), (nll[0], nll[1]), rows)
         if not same:
             figures = " and ".join("none" if each is None else f"{each:.5g}" for each in nll)
             return (
-                f"{changed} of {counts[split]} rows of {split} classified otherwise at the "
+                f"{changed} of {rows} rows of {split} classified otherwise at the "
                 f"{epoch!s} epoch, NLL {figures}"
             )
     return ""

@@ -27,7 +27,6 @@ from stage2.results.selection import (
     Correctness,
     chosen,
     group_means,
-    group_sums,
     row_weights,
     weighted_sums,
 )
@@ -66,6 +65,7 @@ def optimism(
     *,
     seeds: np.ndarray | int = 1,
     groups: np.ndarray | None = None,
+    rows: np.ndarray | None = None,
     rule: str = "macro",
     nll: np.ndarray | None = None,
     losses: np.ndarray | None = None,
@@ -77,7 +77,7 @@ def optimism(
 
     Parameters
     ----------
-    correct, labels, seeds, groups
+    correct, labels, seeds, groups, rows
         As of `stage2.results.selection.Correctness.of`.
     rule, nll
         The rule that chooses, and NLL,T of each [R] for rules that need it.
@@ -95,10 +95,10 @@ def optimism(
     -------
     Optimism
     """
-    of = Correctness.of(correct, labels, seeds, groups)
+    of = Correctness.of(correct, labels, seeds, groups, rows)
     weight = of.weight
     drawn = _drawn(len(weight), resamples, np.random.default_rng(random))
-    kept = _others(labels, groups) if nested else drawn
+    kept = _others(labels, groups, rows) if nested else drawn
     scores = of.means(np.vstack([weight, drawn * weight, *([kept * weight] if nested else [])]))
     observed, resampled = scores[:, 0], scores[:, 1 : 1 + resamples]
     choices = np.column_stack([observed, scores[:, -len(kept) :]])
@@ -109,9 +109,9 @@ def optimism(
     first, *winners = chosen(rule, choices, criterion, of)
     left_out = np.where(kept == 0, weight, np.float32(0))
     out_of_bag = [
-        100 * (rows @ of.correct[place].astype(np.float32)) / of.of_seeds[place, 0] / rows.sum()
-        for place, rows in zip(winners, left_out, strict=True)
-        if rows.any()  # of a few rows a resample may take all
+        100 * (units @ of.correct[place].astype(np.float32)) / of.of_seeds[place, 0] / units.sum()
+        for place, units in zip(winners, left_out, strict=True)
+        if units.any()  # of a few units a resample may take all
     ]
     shift = resampled - observed[:, None]
     distance = np.percentile(shift.max(0) - shift, LEVEL, axis=1)
@@ -120,7 +120,7 @@ def optimism(
     return Optimism(int(first), figure, corrected, observed.max() - observed <= distance, nested)
 
 
-def _others(labels: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
+def _others(labels: np.ndarray, groups: np.ndarray | None, rows: np.ndarray | None) -> np.ndarray:
     """The units that each fold leaves, [folds, units] bool."""
     import torch  # for nested folds alone
 
@@ -129,7 +129,7 @@ def _others(labels: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
     if groups is None:
         folds = val_folds(torch.as_tensor(labels, dtype=torch.int64)).numpy()
     else:
-        folds = deal_groups(labels, groups, FOLDS)
+        folds = deal_groups(labels, groups, FOLDS, rows)
     return np.stack([folds != fold for fold in range(FOLDS)])
 
 
@@ -141,8 +141,9 @@ def _means(
     counts = ~np.isnan(losses[0])
     if groups is not None:
         counted = np.where(counts, weight, np.float32(0))
-        losses = group_means(np.where(counts, losses, 0), counted, groups)
-        weights = kept * group_sums(counted, groups)
+        sums = np.bincount(groups, counted)
+        losses = group_means(np.where(counts, losses, 0), counted, groups, sums)
+        weights = kept * sums.astype(np.float32)
     else:
         weights = kept * weight
         if not counts.all():

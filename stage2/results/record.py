@@ -15,9 +15,11 @@ from featbank.bank import Bank, class_counts
 from featbank.bank.naming import label_of
 from featbank.bank.schema import EVALUATED
 from stage2.features.folds import Folds, source_units
+from stage2.features.parts import parts_of
 from stage2.results import content
 from stage2.results.classes import class_record, coverage
 from stage2.results.digests import Value
+from stage2.results.tested import PART_ROWS, SOURCE_GROUP, decoded_rows, splits_of
 
 
 def record_of(bank: Bank) -> dict[str, Any]:
@@ -87,20 +89,39 @@ def identity_of(bank: Bank, split: str, folds: Folds | None = None) -> str:
     return digest.hexdigest()
 
 
-def sources_of(bank: Bank, held_out: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Source groups of the rows of each measured split, int32 [N], 0 … G − 1, where some have
-    several rows; `held_out` are the rows of train that folds measure, by the folds' name."""
-    rows: dict[str, tuple[str, Any]] = {
-        split: (split, slice(None)) for split in EVALUATED if split in bank.splits
-    }
-    rows |= {name: ("train", kept) for name, kept in held_out.items()}
-    units = {}
-    for name, (split, kept) in rows.items():
-        groups = bank.source_groups(split)
-        found = None if groups is None else source_units(groups[kept])
-        if found is not None:
-            units[name] = found.astype(np.int32)
-    return units
+def summed(
+    about: dict[str, Any], bank: Bank, held_out: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Arrays beside the labels of the measured splits, by the names of `stage2.results.content`:
+    source groups int32 [N], 0 … G − 1, where some have several rows, and of splits of very many
+    rows labels, groups and rows of the parts. Their numbers are added to the record `about`.
+
+    Parameters
+    ----------
+    about, bank
+        The record, and the bank.
+    held_out
+        Rows of train that folds measure, by the folds' name.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    numbers, sums = {}, {}
+    for split in (each for each in EVALUATED if each in bank.splits):
+        if (parts := parts_of(bank, split)) is None:
+            groups = source_units(bank.source_groups(split))
+        else:
+            groups, sums[split] = parts.groups, len(parts.rows)
+            arrays |= {split: parts.labels, f"{split}{PART_ROWS}": parts.rows}
+        if groups is not None:
+            arrays[f"{split}{SOURCE_GROUP}"] = groups.astype(np.int32)
+    sources = bank.source_groups("train") if held_out else None
+    for name, rows in held_out.items():
+        if sources is not None and (units := source_units(sources[rows])) is not None:
+            arrays[f"{name}{SOURCE_GROUP}"] = units.astype(np.int32)
+    for name, values in arrays.items():
+        if name.endswith(SOURCE_GROUP):
+            numbers[name.removesuffix(SOURCE_GROUP)] = int(values.max(initial=-1)) + 1
+    about |= {k: v for k, v in (("source_groups", numbers), ("parts", sums)) if v}
+    return arrays
 
 
 def united(ours: dict[str, Value], theirs: dict[str, Value]) -> dict[str, Value]:
@@ -114,18 +135,18 @@ def united(ours: dict[str, Value], theirs: dict[str, Value]) -> dict[str, Value]
     if not (ours["labels"] and theirs["labels"]):  # from before schema 4
         return ours if ours["labels"] or not theirs["labels"] else theirs
     about, other = (content.about(row["about"]) for row in (ours, theirs))
-    here = content.labels(ours["labels"], about)
-    there = content.labels(theirs["labels"], other)
+    here = decoded_rows(ours["labels"], about)
+    there = decoded_rows(theirs["labels"], other)
     for split in here.keys() & there.keys():
         if not np.array_equal(here[split], there[split]):
             raise errors.Mismatch(f"other labels of {split}")
     if here.keys() >= there.keys():
         return ours
     labels = {**there, **here}
-    for record in ("rows", "identities", "source_groups"):
+    for record in ("rows", "identities", "source_groups", "parts"):
         if joined := {**other.get(record, {}), **about.get(record, {})}:
             about[record] = _in_order(joined)
-    about |= coverage(content.splits_of(labels), np.array(about["train_counts"]))
+    about |= coverage(splits_of(labels), np.array(about["train_counts"]))
     labels = _in_order(labels)
     return {**ours, "about": json.dumps(about), "labels": save(labels)}
 

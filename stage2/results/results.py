@@ -31,6 +31,7 @@ from stage2.results.protocol import (
 )
 from stage2.results.selection import Correctness, Ranking
 from stage2.results.store import Run, Store
+from stage2.results.tested import Tested
 
 
 class Results:
@@ -117,9 +118,9 @@ class Results:
         self.nested = nested
         self.usual_names = False
         self._so_far = self._runs_so_far()
-        self._labels = self._groups = None
+        self._tested: Tested | None = None
         if self.select_on is not None:
-            self._labels, self._groups = self.store.tested(self.fingerprint, self.select_on)
+            self._tested = self.store.tested(self.fingerprint, self.select_on)
         self._evidence: Evidence | None = None
         self.ranking = self._ranking(select_by)
         self.optimism = self._optimism()
@@ -238,7 +239,7 @@ class Results:
             rule=self.ranking.rule,
             select_epoch=self.select_epoch,
             epochs=self._epochs(),
-            rows_per_class=_per_class(self._labels),
+            rows_per_class=_per_class(self._tested, self.about["num_classes"]),
             runs=self._so_far,
             usual_names=self.usual_names,
         )
@@ -268,7 +269,8 @@ class Results:
         known = ranking_of(every, "1se", at, self._epoch, (ids, correctness))
         lacking = (known.macro.keys() & {each.id for each in self.tried}) - known.nll.keys()
         if select_by in (None, "macro"):
-            rule = select_by or ("macro" if lacking else "1se")
+            without = self._tested is not None and not self._tested.has_units
+            rule = select_by or ("macro" if lacking or without else "1se")
             return replace(known, rule=rule)
         if lacking:
             raise errors.ConfigError(
@@ -285,7 +287,8 @@ class Results:
         rank. Those that were tried come first, then an ensemble of them.
         """
         at = self.select_on
-        if self._labels is None or at is None or is_screen(self.about, at):
+        tested = self._tested
+        if tested is None or not tested.has_units or at is None or is_screen(self.about, at):
             return [], None
         compared = [
             each
@@ -306,7 +309,7 @@ class Results:
         self._evidence = evidence
         seeds = np.array([len(each.runs) for each in compared])
         return [each.id for each in compared], Correctness.of(
-            evidence.correct, self._labels, seeds, self._groups
+            evidence.correct, tested.labels, seeds, tested.groups, tested.rows
         )
 
     def _runs(self, of: Iterable[Configuration], at: str) -> list[list[tuple[str, str]]]:
@@ -318,14 +321,16 @@ class Results:
         """The cost of choosing the best of those tried; None where fewer than two are compared."""
         ranking, of, evidence = self.ranking, self.ranking.correctness, self._evidence
         tried = [id_ for id_ in ranking.ids if not self.configurations[id_].is_ensemble]
-        if of is None or evidence is None or self._labels is None or ranking.rule is None:
+        tested = self._tested
+        if of is None or evidence is None or tested is None or ranking.rule is None:
             return None
         if len(tried) < 2:
             return None
         return optimism(
             evidence.correct[: len(tried)],
-            self._labels,
-            groups=self._groups,
+            tested.labels,
+            groups=tested.groups,
+            rows=tested.rows,
             seeds=np.broadcast_to(of.seeds, len(ranking.ids))[: len(tried)],
             rule=ranking.rule,
             nll=np.array([ranking.nll.get(id_, np.inf) for id_ in tried]),
@@ -340,9 +345,10 @@ class Results:
         return tuple(each.parameters.get("epochs", 1) for each in self.tried)
 
 
-def _per_class(labels: np.ndarray | None) -> tuple[int, int] | None:
+def _per_class(tested: Tested | None, num_classes: int) -> tuple[int, int] | None:
     """The least and the most rows of a class that has some."""
-    if labels is None or not len(labels):
+    if tested is None or not len(tested.labels):
         return None
-    rows = np.unique(labels, return_counts=True)[1]
+    rows = tested.rows_of_classes(num_classes)
+    rows = rows[rows > 0]
     return int(rows.min()), int(rows.max())

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from featbank import errors
-from stage2.features.folds import is_folds
 from stage2.methods.recipe import settings_hash
 from stage2.results import content
 from stage2.results.batches import Values, batches, metrics_of, one_metrics, settings_of
@@ -98,12 +97,12 @@ class StoredRows:
             raise self._absent(f"bank {fingerprint[:12]}")
         return self._records[fingerprint]
 
-    def folds(self, fingerprint: str) -> list[str]:
-        """The splits of folds that the record of a bank has; none where it is not there."""
+    def earlier(self, fingerprint: str) -> dict[str, Any] | None:
+        """The record of a bank; None where it is not there or damaged."""
         for (text,) in self._select("bank", ("about",), "WHERE fingerprint = ?", fingerprint):
             with contextlib.suppress(content.Unexpected):
-                return [split for split in content.about(text)["rows"] if is_folds(split)]
-        return []
+                return content.about(text)
+        return None
 
     @cached_property
     def _records(self) -> dict[str, dict[str, Any]]:

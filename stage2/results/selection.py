@@ -69,12 +69,16 @@ class Correctness:
         labels: np.ndarray,
         seeds: np.ndarray | int = 1,
         groups: np.ndarray | None = None,
+        rows: np.ndarray | None = None,
     ) -> Correctness:
-        """The correctness of rows with `labels` [N], or of their source `groups` [N], 0 … G − 1."""
-        weight = row_weights(labels)
+        """The correctness of rows with `labels` [N], or of their source `groups` [N], 0 … G − 1, of
+        which each entry may be a part of `rows` [N], with the right ones of these as `correct`."""
+        weight = row_weights(labels, rows)
         if groups is None:
             return cls(correct, weight, seeds)
-        return cls(group_means(correct, weight, groups), group_sums(weight, groups), seeds)
+        whole = weight if rows is None else weight * rows
+        sums = np.bincount(groups, whole)
+        return cls(group_means(correct, weight, groups, sums), sums.astype(np.float32), seeds)
 
     @cached_property
     def of_seeds(self) -> np.ndarray:
@@ -192,22 +196,21 @@ class Ranking:
         }
 
 
-def row_weights(labels: np.ndarray) -> np.ndarray:
-    """w [N] float32, Σ = 1, of rows with `labels` [N]: 1/(K·m_k), with m_k rows of their class."""
+def row_weights(labels: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+    """w [N] float32 of a row with each of `labels` [N]: 1/(K·m_k), with m_k rows of its class, of
+    parts with so many `rows` [N]."""
     _, classes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    if rows is not None:
+        sizes = np.bincount(classes, rows)
     return (1 / (len(sizes) * sizes[classes])).astype(np.float32)
 
 
-def group_sums(weight: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Weights [N] summed by source group, [G] float32."""
-    return np.bincount(groups, weight).astype(np.float32)
-
-
-def group_means(values: np.ndarray, weight: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Weighted means of values [R, N] over the rows of each source group, [R, G] float32; 0 for a
-    group without weight."""
-    total = np.bincount(groups, weight)
-    total[total == 0] = 1
+def group_means(
+    values: np.ndarray, weight: np.ndarray, groups: np.ndarray, sums: np.ndarray
+) -> np.ndarray:
+    """Weighted sums of values [R, N] over the rows of each source group, over `sums` [G] of the
+    weights: [R, G] float32; 0 for a group without weight."""
+    total = np.where(sums == 0, 1, sums)
     return np.stack([np.bincount(groups, weight * row) / total for row in values]).astype(
         np.float32
     )

@@ -105,6 +105,7 @@ def resampled(
     random: np.random.Generator,
     *,
     groups: np.ndarray | None = None,
+    rows: np.ndarray | None = None,
 ) -> np.ndarray:
     """Bootstrap distributions of weighted sums of class means, [M, resamples].
 
@@ -116,9 +117,12 @@ def resampled(
         Weights of the class means, [M, K].
     groups
         Source groups [N], 0 … G − 1, to be drawn whole; None: rows are drawn.
+    rows
+        Rows of which each difference is the sum [N], with `groups` alone; None: one.
     """
     if groups is not None:
-        units = _influence(differences, labels, weights, groups)
+        rows = np.ones(len(labels), np.int64) if rows is None else rows
+        units = _influence(differences, (labels, groups, rows), weights)
         return _resampled_groups(*units, _strata(labels, groups), resamples, random)
     total = np.zeros((len(weights), resamples))
     order = np.argsort(labels, kind="stable")
@@ -135,12 +139,14 @@ def resampled(
 
 
 def _influence(
-    differences: np.ndarray, labels: np.ndarray, weights: np.ndarray, groups: np.ndarray
+    differences: np.ndarray, of: tuple[np.ndarray, np.ndarray, np.ndarray], weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The weighted sums of class means [M], and u of each source group [M, G]."""
-    rows = np.maximum(np.bincount(labels, minlength=weights.shape[1]), 1)
-    means = np.bincount(labels, differences, len(rows)) / rows
-    centred = (differences - means[labels]) / rows[labels]
+    """The weighted sums of class means [M], and u of each source group [M, G], of sums `of` labels,
+    groups and rows [N] each."""
+    labels, groups, rows = of
+    sizes = np.maximum(np.bincount(labels, rows, weights.shape[1]), 1)
+    means = np.bincount(labels, differences, len(sizes)) / sizes
+    centred = (differences - rows * means[labels]) / sizes[labels]
     count = int(groups.max()) + 1
     influence = [np.bincount(groups, each[labels] * centred, count) for each in weights]
     return weights @ means, np.stack(influence)

@@ -22,9 +22,8 @@ from featbank import errors
 from featbank.bank import Bank
 from featbank.bank.schema import EVALUATED
 from stage2.engine.metrics import Evaluation
-from stage2.features.folds import Folds, fold_count, folds_of
+from stage2.features.folds import Folds, fold_count, folds_of, is_folds
 from stage2.methods.recipe import Recipe
-from stage2.results import content
 from stage2.results.batches import Values
 from stage2.results.classes import coverage
 from stage2.results.database import Database
@@ -33,9 +32,10 @@ from stage2.results.ensembles import EnsembleRecipe
 from stage2.results.evidence import Evidence, EvidenceReader
 from stage2.results.merging import merged, only_folds
 from stage2.results.naming import described, matching_banks
-from stage2.results.record import identity_of, record_of, sources_of
+from stage2.results.record import identity_of, record_of, summed
 from stage2.results.rows import RunRow, StoredRows, digest_of
 from stage2.results.tasks import open_runs
+from stage2.results.tested import PART_ROWS, SOURCE_GROUP, Tested, splits_of
 
 Result = TypeVar("Result")
 
@@ -99,8 +99,9 @@ class Store:
         identities = {split: identity_of(bank, split) for split in measured}
         held_out: dict[str, np.ndarray] = {}
         with self.file.write() as database:
-            earlier = StoredRows(database, self.path).folds(bank.fingerprint)
-            for name in sorted({*earlier, *([folds.name] if folds else [])}):
+            earlier = StoredRows(database, self.path).earlier(bank.fingerprint)
+            kept = filter(is_folds, earlier["rows"]) if earlier else ()
+            for name in sorted({*kept, *([folds.name] if folds else [])}):
                 dealt = folds or folds_of(bank, fold_count(name))
                 # Whatever n, the rows that are held out are the same.
                 labels[name] = dealt.labels[dealt.rows].astype(np.int32)
@@ -108,11 +109,12 @@ class Store:
                 identities[name] = identity_of(bank, name, dealt)
                 held_out[name] = dealt.rows
             about |= {"identities": identities, **coverage(labels, bank.train_counts)}
-            if groups := sources_of(bank, held_out):
-                about["source_groups"] = {
-                    split: int(units.max(initial=-1)) + 1 for split, units in groups.items()
-                }
-                labels |= {f"{split}{content.SOURCE_GROUP}": each for split, each in groups.items()}
+            labels |= summed(about, bank, held_out)
+            if earlier and earlier.get("parts", {}) != about.get("parts", {}):
+                raise errors.ConfigError(
+                    f"{self.path} has the rows of this bank one by one, where this version of "
+                    "featbank sums them. Sweep into another file."
+                )
             row: dict[str, Value] = {
                 "fingerprint": bank.fingerprint,
                 "about": json.dumps(about),
@@ -264,26 +266,24 @@ class Store:
         return self._long("run", (fingerprint, recipe), "traces") or {}
 
     def labels(self, fingerprint: str, split: str) -> np.ndarray | None:
-        """The labels of val, test or folds of a bank, int64 [N]; None where written before
-        schema 4."""
-        return self.tested(fingerprint, split)[0]
+        """The labels of val, test or folds of a bank, int64 [N], or of its parts; None where
+        written before schema 4."""
+        tested = self.tested(fingerprint, split)
+        return None if tested is None else tested.labels
 
-    def source_groups(self, fingerprint: str, split: str) -> np.ndarray | None:
-        """The source groups of the rows of a split, int64 [N], 0 … G − 1; None where rows are the
-        units, as every one is a group of its own or none is known."""
-        return self.tested(fingerprint, split)[1]
-
-    def tested(self, fingerprint: str, split: str) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """`labels` and `source_groups` of a split, in one reading."""
+    def tested(self, fingerprint: str, split: str) -> Tested | None:
+        """The rows of val, test or folds of a bank; None where written before schema 4."""
         arrays = self._long("bank", (fingerprint,), "labels")
         if arrays is None:
-            return None, None
-        if split not in content.splits_of(arrays):
+            return None
+        if split not in splits_of(arrays):
             raise errors.ConfigError(
                 f"{self.path} has no results of {split} of bank {fingerprint[:12]}. Sweep it first."
             )
-        groups = arrays.get(f"{split}{content.SOURCE_GROUP}")
-        return arrays[split].astype(np.int64), None if groups is None else groups.astype(np.int64)
+        names = (split, f"{split}{SOURCE_GROUP}", f"{split}{PART_ROWS}")
+        labels, *rest = (arrays[n].astype(np.int64) if n in arrays else None for n in names)
+        assert labels is not None
+        return Tested(labels, *rest)
 
     def curves(self, fingerprint: str, recipe: str) -> dict[str, np.ndarray]:
         """Curves of a run by name, one number per epoch; see `stage2.engine.outcome.Outcome`."""
@@ -294,7 +294,8 @@ class Store:
         return self._long("evaluation", (fingerprint, recipe, split, epoch), "per_class")
 
     def correct(self, fingerprint: str, recipe: str, split: str, epoch: str) -> np.ndarray:
-        """Whether a recipe classified each row of a split correctly, [N] bool."""
+        """Whether a recipe classified each row of a split correctly, [N] bool; of a split in parts
+        the right rows of each, [M] int32."""
         return self._long("evaluation", (fingerprint, recipe, split, epoch), "correct")
 
     def evidence(
@@ -370,11 +371,17 @@ def _evaluation_rows(
             "epoch": epoch,
             "metrics": json.dumps(evaluation.metrics),
             "per_class": evaluation.per_class.astype("<f8").tobytes(),
-            "correct": np.packbits(evaluation.correct).tobytes(),
+            "correct": _correct(evaluation.correct),
             "details": packed(evaluation.details),
         }
         for (split, epoch), evaluation in sorted(evaluations.items())
     ]
+
+
+def _correct(correct: np.ndarray) -> bytes:
+    """Bits of the rows [N] bool, or the right rows of each part [M]."""
+    bits = correct.dtype == bool
+    return np.packbits(correct).tobytes() if bits else correct.astype("<i4").tobytes()
 
 
 def insertion(table: str, row: Mapping[str, Value]) -> tuple[str, tuple[Value, ...]]:

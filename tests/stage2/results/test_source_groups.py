@@ -23,6 +23,7 @@ from stage2.results.selection import Correctness
 from stage2.results.significance import interval, paired_test, resampled, sign_test
 from stage2.results.store import Store, packed
 from stage2.results.tables import metric_columns
+from stage2.results.tested import decoded_rows
 from stage2.sweep import sweep
 from tests.stage2.compare import assert_close
 
@@ -203,10 +204,10 @@ def test_results_say_that_they_are_by_source_group(swept: tuple[Path, Path]) -> 
     with Bank(bank) as opened, Store(path) as store:
         results = Results(store)
         units = source_units(opened.source_groups("test"))
-        assert np.array_equal(store.source_groups(results.fingerprint, "test"), units)
+        assert np.array_equal(store.tested(results.fingerprint, "test").groups, units)
         held_out = folds_of(opened, 3).rows
         kept = opened.source_groups("train")[held_out]
-        found = store.source_groups(results.fingerprint, "3-fold")
+        found = store.tested(results.fingerprint, "3-fold").groups
         assert np.array_equal(found, source_units(kept))
         assert "val by source group (12)" in results.board.protocol
         columns = [column.label for column in metric_columns(results.board, "leaderboard")]
@@ -258,12 +259,12 @@ def test_damaged_source_groups_are_refused(swept: tuple[Path, Path]) -> None:
     arrays = {split: y.astype(np.int32) for split, y in labels.items()}
     for split, y in labels.items():
         arrays[f"{split}/source_group"] = np.zeros(len(y), np.int32)
-    assert content.labels(packed(arrays), record)
+    assert decoded_rows(packed(arrays), record)
     arrays["val/source_group"] = arrays["val/source_group"] + 12
     with pytest.raises(content.Unexpected, match="beyond the 12 source groups"):
-        content.labels(packed(arrays), record)
+        decoded_rows(packed(arrays), record)
     del arrays["val/source_group"]
     with pytest.raises(content.Unexpected, match="not just labels"):
-        content.labels(packed(arrays), record)
+        decoded_rows(packed(arrays), record)
     with pytest.raises(content.Unexpected, match="no source_groups"):
         content.about(json.dumps({**record, "source_groups": {"dev": 3}}))
