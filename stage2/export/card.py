@@ -110,7 +110,8 @@ def _data(results: Results, facts: HeadFacts, splits: Sequence[str]) -> Iterator
     groups = results.groups
     named = zip(groups.names, groups.rules, groups.masks.values(), strict=True)
     sizes = ", ".join(f"{name} {mask.sum()} ({rule})" for name, rule, mask in named)
-    yield f"{len(counts)} classes of {counts.min()} to {counts.max()} training rows: {sizes}."
+    of = "samples, counted outside" if about.get("outside_counts") else "training rows"
+    yield f"{len(counts)} classes of {counts.min()} to {counts.max()} {of}: {sizes}."
 
 
 def _accuracy(results: Results, run: Run, epoch: str, splits: Sequence[str]) -> Iterator[str]:

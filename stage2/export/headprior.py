@@ -38,7 +38,8 @@ class HeadPrior:
     caveats
         Why it is not exact, as nouns.
     class_counts
-        Training rows of each class [K] before any were held out; groups follow them.
+        Training rows of each class [K] before any were held out, or counts from outside; the usual
+        groups follow them.
     val_rows
         Rows of each class [K] in val, all 0 without one.
     calibrated

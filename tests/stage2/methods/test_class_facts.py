@@ -16,6 +16,7 @@ import torch
 from featbank import Bank, errors, write_bank
 from featbank.bank import ClassGroups
 from stage2.engine.loop import run_group
+from stage2.export.moving import recipe_prior
 from stage2.features.loading import facts_of, load_view
 from stage2.methods.class_facts import ClassFacts
 from stage2.methods.family import LossParameters, Moment
@@ -198,6 +199,9 @@ def test_a_bank_says_the_facts(small: Problem, tmp_path: Path) -> None:
         view = load_view(bank, "a")
         assert view.facts.prior_counts(view.counts).tolist() == counts.tolist()
         assert view.groups["many"].tolist() == [False, True, False, False, False, False]
+        shares = small.counts / counts  # the batches are of rows, log π of the counts
+        implied = recipe_prior(bank, Recipe("logit_adjusted"), 1.0).shares
+        np.testing.assert_allclose(implied, shares / shares.sum())
         other = facts_of(bank, "train_balanced")
         assert other.outside is None
         assert other.groups is not None
