@@ -16,6 +16,7 @@ from featbank.bank.classes import mostly_unused
 from featbank.bank.maps import IGNORED, MapArrays
 from featbank.bank.schema import EVALUATED, SPLITS
 from featbank.exchange.arrays import Arrays, SelectedRows
+from featbank.exchange.ignoring import report_ignored
 from featbank.exchange.integers import WHOLE, plain
 from featbank.exchange.origins import settle_origins
 from featbank.exchange.settle import check_places
@@ -122,9 +123,8 @@ def unfold_maps(
             arrays.maps[split] = MapArrays(images, list(arrays.labels[split]), dict(views))
         _take_pixels(arrays, split, sample, images)
         first += len(images)
-    if arrays.ignored:
-        left = ", ".join(f"{number(n, 'pixel')} of {s}" for s, n in arrays.ignored.items())
-        arrays.notes.append(f"ignored label {' and '.join(ignore)}: {left} left out")
+    if ignore:
+        report_ignored(arrays, ignore, "pixel")
 
 
 def ignored_ids(labels: Sequence[str]) -> list[int]:

@@ -142,7 +142,11 @@ def leave_out(arrays: Arrays, ignored: Ignored) -> None:
         if ignored.counts[split]:
             arrays.take(split, rows, split)
     arrays.ignored = {split: n for split, n in ignored.counts.items() if n}
-    labels = " and ".join(ignored.labels)
-    told = [f"{number(n, 'row')} of {split}" for split, n in arrays.ignored.items()]
-    left = f"{', '.join(told)} left out" if told else "no row has it"
-    arrays.notes.append(f"ignored label {labels}: {left}")
+    report_ignored(arrays, ignored.labels, "row")
+
+
+def report_ignored(arrays: Arrays, labels: Sequence[str], what: str) -> None:
+    """Report how many rows or pixels have ignored labels."""
+    told = [f"{number(n, what)} of {split}" for split, n in arrays.ignored.items() if n]
+    left = f"{', '.join(told)} left out" if told else f"no {what} has it"
+    arrays.notes.append(f"ignored label {' and '.join(labels)}: {left}")

@@ -23,12 +23,16 @@ TITLES = ("truth", "prediction", "difference")
 RIGHT, WRONG, LEFT_OUT = 0.87, 0.0, 1.0
 """Greys of the difference."""
 
+PALE = 0.15
+"""Share of the colour that a prediction keeps where there is no label."""
+
 
 def maps(picture: BankPicture) -> Figure:
     """Draw truth, prediction and difference of whole maps, a row for each.
 
     Colours are of classes and repeat; in the difference, wrong pixels are black. Pixels without a
-    label are white. At most `MOST` maps, evenly spread over the split.
+    label are white, in the prediction pale. At most `MOST` of the maps that have labels, evenly
+    spread over the split.
     """
     from matplotlib import colormaps
 
@@ -40,7 +44,11 @@ def maps(picture: BankPicture) -> Figure:
     head = load_head(picture.head)
     classifier = MapClassifier(head, picture.bank)
     total = len(classifier)
-    chosen = np.unique(np.linspace(0, total - 1, min(MOST, total)).round().astype(int))
+    labelled = np.flatnonzero([(classifier.maps.labels(m) != IGNORED).any() for m in range(total)])
+    if not labelled.size:
+        raise errors.DataError(f"No pixel of the maps of {classifier.split} has a label to show.")
+    places = np.linspace(0, len(labelled) - 1, min(MOST, len(labelled))).round().astype(int)
+    chosen = labelled[np.unique(places)]
     side = picture.width / 3
     sizes = classifier.maps.sizes[chosen, :2]
     heights = side * sizes[:, 0] / sizes[:, 1]
@@ -55,7 +63,10 @@ def maps(picture: BankPicture) -> Figure:
         white = np.ones(3)
         truth = np.where(known[..., None], palette[each.truth % len(palette)], white)
         grey = np.where(known, np.where(each.truth == each.predicted, RIGHT, WRONG), LEFT_OUT)
-        images = (truth, palette[each.predicted % len(palette)], grey[..., None] * white)
+        predicted = palette[each.predicted % len(palette)]
+        pale = white - PALE * (white - predicted)
+        predicted = np.where(known[..., None], predicted, pale)
+        images = (truth, predicted, grey[..., None] * white)
         for axes, image in zip(row, images, strict=True):
             axes.imshow(image, interpolation="nearest")
             axes.set(xticks=[], yticks=[])
@@ -67,6 +78,6 @@ def maps(picture: BankPicture) -> Figure:
         figure,
         f"bank {picture.bank.path.name}, {head.facts.recipe['id']}",
         f"{number(len(chosen), 'map')} of {total} of {classifier.split}, by source group",
-        "colours are of classes and repeat; black: wrong, white: no label",
+        "colours are of classes and repeat; black: wrong; white, and pale: no label",
     )
     return figure

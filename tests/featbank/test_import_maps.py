@@ -177,10 +177,12 @@ def test_what_cannot_be_imported(
 
 
 def test_a_label_that_looks_ignored(featbank: Run) -> None:
-    """A hint, as 255 would be a class of 256."""
+    """A hint, as 255 would be a class of 256; a note where another number is ignored in vain."""
     write(Path("dense.npz"))
     done = featbank("import", "dense.npz", "--maps", "--dry-run")
     assert "if 255 stands for pixels without one, add --ignore-label 255" in done.stdout
+    done = featbank("import", "dense.npz", "--maps", "--ignore-label", "254", "--dry-run")
+    assert "ignored label 254: no pixel has it" in done.stdout
 
 
 def test_an_image_without_a_label(featbank: Run) -> None:

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from featbank import Bank, errors
+from featbank.bank.maps import MapArrays
 from stage2.plots import BANK_KINDS
 from stage2.plots.figure import STYLE
-from stage2.plots.maps import RIGHT, WRONG
+from stage2.plots.maps import PALE, RIGHT, WRONG
 from stage2.plots.picture import BankPicture
 from tests.conftest import Run
 from tests.stage2.export.test_whole_maps import SIZES, make_bank, make_head, predicted
@@ -81,3 +82,28 @@ def test_a_file_that_is_no_head(bank: Path) -> None:
     """The message of `load_head`."""
     with Bank(bank) as opened, pytest.raises(errors.ConfigError, match="not a safetensors file"):
         BANK_KINDS["maps"].draw(BankPicture(opened, head=bank))
+
+
+def test_maps_without_labels_are_left_out(head: Path, tmp_path: Path) -> None:
+    """Unlabelled pixels are pale in the prediction; a map of them alone has no place."""
+    rng = np.random.default_rng(1)
+    labels = [np.full((4, 6), -1), rng.integers(0, 3, (4, 6))]
+    labels[1][0] = -1
+    x = [rng.normal(size=(4, 6, 3)) for _ in labels]
+
+    def drawn(ids: list[int], labels: list[np.ndarray]) -> np.ndarray:
+        maps = {"test": MapArrays(np.array(ids), labels, {"instance": x[: len(ids)]})}
+        with (
+            Bank(make_bank(tmp_path / "b.h5", maps=maps)) as opened,
+            matplotlib.rc_context(STYLE),
+        ):
+            figure = BANK_KINDS["maps"].draw(BankPicture(opened, head=head))
+        return np.array(figure.axes).reshape(-1, 3)
+
+    ((truth, prediction, _),) = drawn([4, 9], labels)
+    assert truth.get_ylabel() == "image 9"
+    image = np.asarray(prediction.images[0].get_array())
+    assert image[0].min() >= 1 - PALE
+    assert image[1:].min() < 1 - PALE
+    with pytest.raises(errors.DataError, match=r"No pixel of the maps of test has a label"):
+        drawn([4], labels[:1])
