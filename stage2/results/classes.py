@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -98,13 +97,8 @@ def coverage(labels: Mapping[str, np.ndarray], train_counts: np.ndarray) -> dict
 
 def metrics_of(groups: ClassGroups) -> dict[str, Metric]:
     """`METRICS` with the names of class groups in their labels, and the rules in their meanings."""
-    return _metrics_of(groups.names, groups.rules)
-
-
-@lru_cache
-def _metrics_of(names: tuple[str, ...], rules: tuple[str, ...]) -> dict[str, Metric]:
-    metrics = dict(METRICS)
-    for (group, usual), name, rule in zip(GROUPS.items(), names, rules, strict=True):
+    metrics, own = dict(METRICS), zip(groups.names, groups.rules, strict=True)
+    for (group, usual), (name, rule) in zip(GROUPS.items(), own, strict=True):
         if (name, rule) == (group, usual):
             continue
         for key in (group, *(f"{kind}_{group}" for kind in BY_GROUP)):
