@@ -315,19 +315,18 @@ class StreamedRows(SplitRows):
         block = wanted // self._items * self._blocks_per_copy + wanted % self._items // self._chunk
         size = torch.bincount(block, minlength=blocks)
         order = torch.randperm(blocks, generator=generator).argsort()
-        first = (size.cumsum(0) - size)[order]
-        size = size[order]
-        wanted = wanted[ranges(first, size)]  # in the order of reading
+        first, size = (size.cumsum(0) - size)[order], size[order]
+        wanted = wanted.index_select(0, ranges(first, size))  # in the order of reading
         starts = window_starts(size[size > 0].tolist(), self._buffer_rows)
         bounds = torch.tensor([*starts, len(wanted)])
         loads = [wanted[a:b] for a, b in itertools.pairwise(bounds.tolist())]
         spot[wanted] = torch.arange(len(wanted))
-        places = spot[draws]
+        places = spot.index_select(0, draws)
         del spot, block
         stays = places < 0
         window = torch.bucketize(places, bounds[1:], right=True)
-        places -= bounds[window]
-        places += torch.tensor(layout.buffers)[(window + turn) % 2]
+        places -= bounds.index_select(0, window)
+        places += torch.tensor(layout.buffers).index_select(0, (window + turn) % 2)
         places[stays] = layout.kept - 1 - (places[stays] - layout.buffers[turn % 2])
         # A draw of a kept row goes to a random window, in proportion to the draws loaded for it.
         share = torch.bincount(window[~stays], minlength=len(starts)).double().cumsum(0)
@@ -339,7 +338,8 @@ class StreamedRows(SplitRows):
         mixed = torch.rand(len(draws), generator=generator, dtype=torch.float64)
         shuffled = ascending(mixed.add_(window))
         del window, mixed
-        return Epoch(draws[shuffled], places[shuffled], ends, loads, turn)
+        draws, places = draws.index_select(0, shuffled), places.index_select(0, shuffled)
+        return Epoch(draws, places, ends, loads, turn)
 
     def _issued(self) -> torch.cuda.Event | None:
         """An event behind all computations so far, which may read what is to be overwritten."""
@@ -387,7 +387,7 @@ class StreamedRows(SplitRows):
             self.source.read(copy, start, stop, into.numpy())
         else:
             read = torch.from_numpy(self.source.read(copy, start, stop))
-            into.copy_(read if whole else read[items])
+            into.copy_(read if whole else read.index_select(0, items))
 
 
 @dataclass(frozen=True)
