@@ -21,7 +21,7 @@ from featbank import errors
 from featbank.exchange.coco import Annotations
 from featbank.files import replacing
 from featbank.wording import number
-from stage1.backbones.weights import read_weights
+from stage1.backbones.weights import load_model, read_weights
 from stage1.data.pixels import Undecoded, read_rgb
 
 MODELS: Mapping[str, Callable[..., FasterRCNN]] = {
@@ -132,25 +132,11 @@ def load_detector(
     labels = _labels(annotations, count)
     given = {option: value for option, value in options.items() if value is not None}
     model = MODELS[name](weights=None, weights_backbone=None, num_classes=count, **given)
-    try:
-        missing, surplus = model.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        raise errors.DataError(
-            f"{weights} does not fit {name} ({_first_mismatch(error)}). Name its --model."
-        ) from None
-    missing = [each for each in missing if not each.endswith("num_batches_tracked")]
-    if missing or surplus:
-        fault = f"lacks {missing[0]}" if missing else f"has {surplus[0]}, which {name} has not"
-        raise errors.DataError(f"{weights} {fault}. Name its --model.")
+    load_model(model, name, state, weights)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eps = norm_eps
     return Detector(model.eval().to(device), labels.to(device))
-
-
-def _first_mismatch(error: RuntimeError) -> str:
-    lines = str(error).splitlines()
-    return lines[min(1, len(lines) - 1)].strip().rstrip(".")
 
 
 def _labels(annotations: Annotations, count: int) -> Tensor:

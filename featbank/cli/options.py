@@ -189,6 +189,14 @@ def output_option(help: str, *, required: bool = True, **attributes: Any) -> Dec
     return click.option("-o", "--output", required=required, type=FILE, help=help, **attributes)
 
 
+def require_h5(output: Path) -> None:
+    """Raise unless an output ends in .h5, in a folder that exists."""
+    if output.suffix.lower() != ".h5":
+        raise ConfigError(f"{output} does not end in .h5. Name such a file.")
+    if not output.parent.is_dir():
+        raise ConfigError(f"{output.parent} is not a folder. Create it first.")
+
+
 def overwrite_option(help: str) -> Decorator:
     """``--overwrite``."""
     return click.option("--overwrite", is_flag=True, help=help)

@@ -15,6 +15,7 @@ from featbank.cli.options import (
     device_option,
     output_option,
     overwrite_option,
+    require_h5,
 )
 from featbank.cli.terminal import say
 from featbank.errors import ConfigError
@@ -90,10 +91,7 @@ def extract_regions(
     from featbank.exchange.coco import read_annotations
     from stage1 import regions
 
-    if output.suffix.lower() != ".h5":
-        raise ConfigError(f"{output} does not end in .h5, which regions are written as.")
-    if not output.parent.is_dir():
-        raise ConfigError(f"{output.parent} is not a folder. Create it first.")
+    require_h5(output)
     truth = read_annotations(annotations)
     options["rpn_post_nms_top_n_test"] = proposals
     detector = regions.load_detector(model, weights, truth, device=find_device(device), **options)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 
 from featbank import errors
 from featbank.wording import listed
@@ -116,6 +117,29 @@ def load_weights(
             for target, tensor in pairs.values():
                 target.copy_(tensor)
     return all("classifier.weight" in pairs for pairs in fitting)
+
+
+def load_model(
+    model: nn.Module, name: str, state: Mapping[str, torch.Tensor], source: Path
+) -> None:
+    """Copy `state` into torchvision's model of this `name`; counters of batches may be missing.
+
+    Raises
+    ------
+    DataError
+        For a tensor that is missing, surplus or of another shape.
+    """
+    try:
+        missing, surplus = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        first = str(error).splitlines()[:2][-1].strip().rstrip(".")
+        raise errors.DataError(
+            f"{source} does not fit {name} ({first}). Name its --model."
+        ) from None
+    missing = [each for each in missing if not each.endswith("num_batches_tracked")]
+    if missing or surplus:
+        fault = f"lacks {missing[0]}" if missing else f"has {surplus[0]}, which {name} has not"
+        raise errors.DataError(f"{source} {fault}. Name its --model.")
 
 
 def _fitting(
