@@ -90,6 +90,7 @@ LIGHT = (
     "stage1.data.catalogue",
     "stage1.data.settings",
     "stage1.extraction.settings",
+    "stage1.inference.normalisation",
     "stage1.inference.options",
     "stage1.training.presets",
     "stage1.training.settings",

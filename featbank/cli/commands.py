@@ -27,6 +27,7 @@ COMMANDS = (
     "train.train",
     "extract.extract",
     "regions.extract_regions",
+    "segmentation.extract_maps",
     "importing.import_",
     "regions.import_regions",
     "exporting.export_features",

@@ -1,11 +1,13 @@
-"""Read an image file as 8-bit RGB, upright and on white, or say why it cannot be read.
+"""Read an image file as upright 8-bit RGB on white, or as numbers, or say why it cannot be read.
 
 Pillow is loaded where images are decoded.
 """
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +43,29 @@ def read_rgb(path: Path) -> Image.Image:
         For anything but a regular file, and for one that is empty, damaged, too large, or of an
         unknown range of values.
     """
+    with _decoded(path) as file:
+        return _upright(_in_colour(file), file)
+
+
+def read_values(path: Path) -> np.ndarray:
+    """Decode the numbers of a PNG of one channel [H, W]: grey values, or entries of the palette.
+
+    Returns
+    -------
+    uint8, or uint16 for 16 bits. Pillow scales grey of 2 and 4 bits to 0…255.
+
+    Raises
+    ------
+    FileNotFoundError, Undecoded
+        As `read_rgb`.
+    """
+    with _decoded(path) as file:
+        return np.asarray(file).astype(np.uint16 if file.mode.startswith("I") else np.uint8)
+
+
+@contextlib.contextmanager
+def _decoded(path: Path) -> Iterator[Any]:
+    """Yield Pillow's image of a file; errors, also those of the body, are those of `read_rgb`."""
     from PIL import Image
 
     try:
@@ -50,7 +75,7 @@ def read_rgb(path: Path) -> Image.Image:
             _check_size(file, Image.MAX_IMAGE_PIXELS)
             _warn_of_frames(file)
             file.load()
-            return _upright(_in_colour(file), file)
+            yield file
     except Unopened as error:
         raise Undecoded(str(error)) from None
     except (FileNotFoundError, MemoryError, Undecoded):

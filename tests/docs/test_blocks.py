@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 from torchvision.models import ResNet18_Weights, resnet18
+from torchvision.models.segmentation import deeplabv3_mobilenet_v3_large
 
 from featbank import Bank
 from featbank.cli import main
@@ -51,6 +52,8 @@ def test_commands(block: Block, folder: Path) -> None:
         run("import", "--train", "x.npy", "y.npy", "--val", "xv.npy", "yv.npy", "-o", "mine.h5")
     elif "train_x.npy" in block.text or "colleague.h5" in block.text:
         _save_features()
+    elif "extract-maps" in block.text:
+        _save_segmenter()
     if block.page == "docs/afg.md":  # minutes of training: its sweeps are checked and planned only
         shutil.copy("results.sqlite", "afg.sqlite")
         for words in block.commands:
@@ -115,7 +118,26 @@ def test_python(block: Block, folder: Path, make_toy: Callable[..., Toy]) -> Non
     elif block.text.startswith("save_features(") or "colleague.h5" in block.text:
         _save_features()
         return
+    elif "Segmenter" in block.text:
+        _save_segmenter()
     exec(compile(block.text, str(block), "exec"), names)
+
+
+def _save_segmenter() -> None:
+    """Write a network of random weights for the classes of classes.txt, images and label maps."""
+    torch.manual_seed(0)
+    network = deeplabv3_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=2)
+    torch.save(network.state_dict(), "deeplab.pth")
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for folder, shape, values in (
+            (split, (33, 65, 3), range(256)),
+            (f"{split}_labels", (33, 65), (0, 1, 255)),
+        ):
+            Path(folder).mkdir()
+            for m in range(3):
+                pixels = rng.choice(values, shape).astype(np.uint8)
+                Image.fromarray(pixels).save(f"{folder}/{m}.png")
 
 
 def _save_features() -> tuple[torch.nn.Module, Callable[[Image.Image], torch.Tensor]]:
