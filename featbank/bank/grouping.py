@@ -216,8 +216,7 @@ class ClassGroups:
 
 def class_groups(train_counts: np.ndarray) -> dict[str, np.ndarray]:
     """Boolean masks [K] of the groups `GROUPS`, from the training counts [K]."""
-    member = _members(train_counts, 100, 20, None)
-    return {key: member == g for g, key in enumerate(GROUPS)}
+    return ClassGroups.usual(train_counts).masks
 
 
 def _members(counts: np.ndarray, high: float, low: float, background: int | None) -> np.ndarray:

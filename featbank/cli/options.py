@@ -184,6 +184,17 @@ width_option = click.option(
 )
 
 
+def dtype_option(default: str) -> Decorator:
+    """``--dtype`` of features that are extracted."""
+    return click.option(
+        "--dtype",
+        type=click.Choice(["float32", "float16"]),
+        default=default,
+        show_default=True,
+        help="Of features.",
+    )
+
+
 def output_option(help: str, *, required: bool = True, **attributes: Any) -> Decorator:
     """``--output``."""
     return click.option("-o", "--output", required=required, type=FILE, help=help, **attributes)

@@ -13,6 +13,7 @@ from featbank.cli.options import (
     Finite,
     Integer,
     device_option,
+    dtype_option,
     output_option,
     overwrite_option,
     require_h5,
@@ -54,13 +55,7 @@ _PAIR = (FILE, FILE)
     help="Write the detector's box for each class, as `featbank predict` takes it; rows of train "
     "need none.",
 )
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "float16"]),
-    default="float32",
-    show_default=True,
-    help="Of features.",
-)
+@dtype_option("float32")
 @device_option
 @output_option("The file, .h5.")
 def extract_regions(

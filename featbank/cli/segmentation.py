@@ -8,7 +8,14 @@ from pathlib import Path
 import click
 
 from featbank.cli.data_options import silence_pillow
-from featbank.cli.options import FILE, Integer, device_option, output_option, require_h5
+from featbank.cli.options import (
+    FILE,
+    Integer,
+    device_option,
+    dtype_option,
+    output_option,
+    require_h5,
+)
 from featbank.cli.terminal import say
 from featbank.wording import number
 from stage1.inference.normalisation import CHANNEL_MOMENTS
@@ -48,13 +55,7 @@ from stage1.inference.normalisation import CHANNEL_MOMENTS
 @click.option(
     "--batch-size", type=Integer(1), default=1, show_default=True, help="Images in a pass."
 )
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "float16"]),
-    default="float16",
-    show_default=True,
-    help="Of features.",
-)
+@dtype_option("float16")
 @device_option
 @output_option("The file, .h5.")
 def extract_maps(

@@ -48,7 +48,7 @@ class PixelSample:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What is recorded of it."""
+        """The entries for the provenance of a bank."""
         if self.per_image is None:
             return {"pixels_per_image": None}
         how = {"balanced_pixels": self.balanced, "pixel_seed": self.seed}

@@ -198,7 +198,7 @@ def _labels_text(labels: np.ndarray, num_classes: int) -> str:
 
 
 def _class_rows(arrays: Arrays) -> Iterator[tuple[str, str]]:
-    """What is said of the classes beside names and sizes."""
+    """Facts about the classes beside names and sizes."""
     if (outside := arrays.outside_counts) is not None:
         yield "class counts", f"{outside.max()} … {outside.min()}, of the data that rows are from"
     if arrays.background is not None:

@@ -38,7 +38,7 @@ class Pair:
 
     @cached_property
     def header(self) -> Header:
-        """What the file of labels says of itself.
+        """The header of the file of labels.
 
         Raises
         ------

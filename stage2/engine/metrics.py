@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featbank.bank import GROUPS
-from stage2.engine.overlap import iou, mean_iou
+from stage2.engine.overlap import iou, mean_of_known
 from stage2.methods.on_demand import torch
 
 if TYPE_CHECKING:
@@ -193,10 +193,10 @@ def _mean_iou(group: str | None) -> Metric:
     """mIoU over the classes of a group, or over all."""
 
     def of(totals: Totals) -> np.ndarray | None:
-        of_classes = iou(totals.right, totals.rows, totals.predictions)
-        if group is None:
-            return mean_iou(of_classes)
-        return mean_iou(of_classes[:, totals.groups[group]]) if group in totals.groups else None
+        members = slice(None) if group is None else totals.groups.get(group)
+        if members is None:
+            return None
+        return mean_of_known(iou(totals.right, totals.rows, totals.predictions)[:, members])
 
     over = f" with {GROUPS[group]}" if group else ""
     return Metric(

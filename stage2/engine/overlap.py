@@ -19,10 +19,11 @@ def iou(right: np.ndarray, rows: np.ndarray, predictions: np.ndarray) -> np.ndar
         return 100 * right / (rows + predictions - right)
 
 
-def mean_iou(of_classes: np.ndarray) -> np.ndarray:
-    """Mean of `iou` [..., K] over classes with rows or predictions, [...]; NaN without any.
+def mean_of_known(of_classes: np.ndarray) -> np.ndarray:
+    """Mean over the classes [..., K] whose figure is not NaN, [...]; NaN without any.
 
-    The rule of ``MulticlassJaccardIndex(average="macro")`` of torchmetrics.
+    Of `iou`, it is over classes with rows or predictions, the rule of
+    ``MulticlassJaccardIndex(average="macro")`` of torchmetrics.
     """
     known = ~np.isnan(of_classes)
     with np.errstate(invalid="ignore"):

@@ -12,7 +12,7 @@ from featbank import errors
 from featbank.bank import ClassGroups
 from featbank.bank.class_names import ClassMatch
 from featbank.wording import number
-from stage2.engine.overlap import iou, mean_iou
+from stage2.engine.overlap import iou, mean_of_known
 from stage2.export.evaluation import render_rows
 from stage2.export.maps import ClassifiedMap
 from stage2.results.tables import Table
@@ -61,12 +61,12 @@ class MapFigures:
         for a mean over nothing."""
         of_iou, accuracy = self.iou, self.accuracy
         right, total = self.confusion.trace(), self.confusion.sum()
-        figures: dict[str, Any] = {"miou": mean_iou(of_iou)}
+        figures: dict[str, Any] = {"miou": mean_of_known(of_iou)}
         for group, mask in self.groups.items():
-            figures[f"miou_{group}"] = mean_iou(of_iou[mask])
-        figures["mean_accuracy"] = mean_iou(accuracy)
+            figures[f"miou_{group}"] = mean_of_known(of_iou[mask])
+        figures["mean_accuracy"] = mean_of_known(accuracy)
         for group, mask in self.groups.items():
-            figures[f"accuracy_{group}"] = mean_iou(accuracy[mask])
+            figures[f"accuracy_{group}"] = mean_of_known(accuracy[mask])
         figures["pixel_accuracy"] = 100 * right / total if total else np.nan
         return {name: None if np.isnan(f) else float(f) for name, f in figures.items()}
 
