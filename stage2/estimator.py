@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor
 
 from featbank import errors
@@ -98,12 +98,25 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
         self._parameters |= {name: value for name, value in params.items() if name not in own}
         return self
 
+    def __repr__(self, N_CHAR_MAX: int = 700) -> str:
+        """The call that made it, without defaults, in at most so many characters."""
+        own = super().get_params(deep=False)
+        defaults = {"recipe": self.recipe, "random_state": None, "device": "auto"}
+        given = {k: each for k, each in own.items() if each is not defaults[k] != each}
+        given |= self._parameters
+        named = [f"{name}={each!r}" for name, each in given.items() if name.isidentifier()]
+        others = {name: each for name, each in given.items() if not name.isidentifier()}
+        parts = [repr(self.recipe), *named, *([f"**{others!r}"] if others else [])]
+        text = f"{type(self).__name__}({', '.join(parts)})"
+        return text if len(text) <= N_CHAR_MAX else f"{text[: N_CHAR_MAX - 4]} …)"
+
     def fit(
         self,
         X: ArrayLike,
         y: ArrayLike,
         coef_init: ArrayLike | None = None,
         intercept_init: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
     ) -> Self:
         """Train the recipe.
 
@@ -114,12 +127,19 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
         coef_init, intercept_init
             The stage-1 classifier W₀ [K, D] and b₀ [K], 0 without it; of two classes also the one
             row [1, D] and number [1] of a linear classifier's `coef_`, half of it for each class.
+        sample_weight
+            Whole numbers ≥ 0 [N], by default 1: a row of weight n is n equal rows. So it weighs n
+            times in the mean loss of an epoch, in class means and covariances, in the scale of the
+            features and among neighbours, and adds n to the training count of its class, on which
+            priors, class weights, margins and samplers depend. Recipes without steps give what
+            repeated rows give; those with steps as well, but for rounding, if the repeated rows
+            stand in the same order, which decides the batches.
 
         Raises
         ------
         ValueError
-            For arrays that scikit-learn does not take, fewer than two classes, or initial weights
-            of another shape.
+            For arrays that scikit-learn does not take, weights that are no whole numbers ≥ 0, fewer
+            than two classes of rows with a weight, or initial weights of another shape.
         ConfigError
             For settings that the recipe does not take, or that need more than X and y.
 
@@ -130,6 +150,9 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
         """
         x, target = validate_data(self, X, y, dtype=np.float32)
         check_classification_targets(target)
+        if sample_weight is not None:
+            times = _times(_check_sample_weight(sample_weight, x, dtype=np.float64))
+            x, target = x.repeat(times, axis=0), target.repeat(times)
         self.classes_, labels = np.unique(target, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"{type(self).__name__} needs 2 classes or more, got 1 class.")
@@ -229,6 +252,18 @@ class LongTailClassifier(ClassifierMixin, BaseEstimator):
             seed = check_random_state(seed).randint(np.iinfo(np.int32).max)
         settings = {"precision": default_precision(device.type), **settings}
         return Recipe(self.recipe, **settings, seed=int(seed))
+
+
+def _times(weights: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Weights [N] as the numbers of times that rows count."""
+    wrong = np.flatnonzero((weights < 0) | (weights != np.rint(weights)))
+    if len(wrong):
+        raise ValueError(
+            f"sample_weight has {weights[wrong[0]]:g} at row {wrong[0]}, but a row counts a whole "
+            "number of times ≥ 0. Scale and round the weights, as "
+            "np.rint(sample_weight / sample_weight.min()) does for positive ones."
+        )
+    return weights.astype(np.int64)
 
 
 def _start(

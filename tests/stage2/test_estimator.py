@@ -22,8 +22,10 @@ from stage2.methods.presets import PRESETS
 from stage2.methods.recipe import Recipe
 from tests.stage2.synthetic import Problem, problem, run
 
-EXPECTED_FAILURES: dict[str, str] = {}
-"""Checks of scikit-learn's contract that cannot hold, with the reason: none so far."""
+EXPECTED_FAILURES = {
+    "check_sample_weight_equivalence_on_dense_data": "It shuffles the rows, which decide batches."
+}
+"""Checks of scikit-learn's contract that cannot hold for recipes with steps, with the reason."""
 
 
 @pytest.mark.parametrize(
@@ -34,7 +36,7 @@ def test_the_contract_of_scikit_learn(recipe: str, parameters: dict[str, object]
     """Reference: `check_estimator`, all its checks, on every kind of recipe."""
     found = check_estimator(
         LongTailClassifier(recipe, **parameters),
-        expected_failed_checks=EXPECTED_FAILURES,
+        expected_failed_checks=EXPECTED_FAILURES if Recipe(recipe).stepped else {},
         on_fail=None,
         on_skip=None,
     )
@@ -128,6 +130,49 @@ def test_parameters_follow_a_clone() -> None:
     assert copy.set_params(lr=0.25).get_params()["lr"] == 0.25
     assert classifier.get_params()["lr"] == 0.5
     assert "lr=0.5" in repr(classifier)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "LongTailClassifier('lws')",
+        "LongTailClassifier('crt', random_state=0, lr=0.2)",
+        "LongTailClassifier('ldam', device='cpu', **{'loss.scale': 20.0})",
+    ],
+)
+def test_it_prints_as_it_was_made(text: str) -> None:
+    """Reference: Python's own evaluation of the text, and the parameters of what that makes."""
+    made = eval(text)
+    assert repr(made) == text
+    assert len(repr(LongTailClassifier("lws", random_state="x" * 2_000))) <= 700
+
+
+@pytest.mark.parametrize("recipe", ["lws", "gcl", "ncm", "lda", "knn", "mislas"])
+def test_a_row_of_weight_n_is_n_rows(recipe: str, small: Problem) -> None:
+    """Reference: the same recipe on rows that are repeated, and left out where the weight is 0."""
+    x, y = small.x["train", "instance"], small.y["train"]
+    weights = np.random.default_rng(0).integers(0, 4, len(y))
+    short = {"epochs": 3} if Recipe(recipe).stepped else {}
+    weighted = LongTailClassifier(recipe, random_state=0, **short).fit(x, y, sample_weight=weights)
+    repeated = LongTailClassifier(recipe, random_state=0, **short)
+    repeated.fit(x.repeat(weights, axis=0), y.repeat(weights))
+    plain = LongTailClassifier(recipe, random_state=0, **short).fit(x, y)
+    rows = small.x["test", "instance"]
+    logits, expected, unweighted = (
+        each.decision_function(rows) for each in (weighted, repeated, plain)
+    )
+    assert np.array_equal(logits, expected)
+    assert not np.allclose(logits, unweighted)
+
+
+@pytest.mark.parametrize("weight", [0.5, -1.0])
+def test_weights_that_no_rows_can_have(weight: float, small: Problem) -> None:
+    """Refused in a line that names the row."""
+    x, y = small.x["train", "instance"], small.y["train"]
+    weights = np.ones(len(y))
+    weights[3] = weight
+    with pytest.raises(ValueError, match=rf"{weight:g} at row 3, but .* whole number of times"):
+        LongTailClassifier("ncm").fit(x, y, sample_weight=weights)
 
 
 @pytest.mark.parametrize(
