@@ -9,7 +9,7 @@ import numpy as np
 
 from featbank import errors
 from featbank.bank.checks import apart
-from featbank.bank.classes import HoldOut, class_counts
+from featbank.bank.classes import HoldOut, class_counts, hold_out
 from featbank.wording import listed, number
 
 
@@ -33,6 +33,59 @@ def shared_groups(groups: Mapping[str, np.ndarray]) -> Iterator[str]:
                 f"({listed(shared, 3)}): their rows resemble each other, and figures on {other} "
                 "may be too good; `featbank split --by-group` keeps them apart in a val"
             )
+
+
+def source_units(groups: np.ndarray | None) -> np.ndarray | None:
+    """Source groups [N] as 0 … G − 1 in the order in which rows have them; None without any, and
+    where every row is one of its own: then rows are the units."""
+    if groups is None:
+        return None
+    _, first, unit = np.unique(groups, return_index=True, return_inverse=True)
+    if len(first) == len(groups):
+        return None
+    return np.argsort(np.argsort(first))[unit]
+
+
+def deal_groups(
+    labels: np.ndarray, units: np.ndarray, count: int, rows: np.ndarray | None = None
+) -> np.ndarray:
+    """Deal source groups to folds, stratified by class as well as whole groups allow.
+
+    Parameters
+    ----------
+    labels, units
+        Class and source group of each row [N], groups 0 … G − 1.
+    count
+        n; with fewer groups some folds stay empty.
+    rows
+        Rows that each entry stands for [N]; None: one.
+
+    Returns
+    -------
+    The fold of each group [G].
+    """
+    classes = np.unique(labels, return_inverse=True)[1]
+    sizes = np.bincount(classes, rows)
+    pairs, place = np.unique(units * len(sizes) + classes, return_inverse=True)
+    rows = np.bincount(place, rows)
+    owner, of_pair = np.divmod(pairs, len(sizes))
+    share = rows / sizes[of_pair]
+    bounds = np.searchsorted(owner, np.arange(units.max() + 2))
+    # The spread of a group's shares over all classes, up to a constant.
+    square, total = (np.bincount(owner, each) for each in (share**2, share))
+    order = np.argsort(total**2 / len(sizes) - square, kind="stable")
+    held, number = np.zeros((count, len(sizes))), np.zeros(count)
+    fold = np.empty(len(bounds) - 1, np.int64)
+    for group in order:
+        part = slice(bounds[group], bounds[group + 1])
+        of, shares = of_pair[part], share[part]
+        # Σ (h + s)² − h² = Σ 2hs + s²; equal ones by the fewest rows
+        growth = (held[:, of] @ shares).round(12)
+        chosen = int(np.lexsort([number, growth])[0])
+        fold[group] = chosen
+        held[chosen, of] += shares
+        number[chosen] += rows[part].sum()
+    return fold
 
 
 MOST_PASSES, MOST_TRIES, TRIED_GROUPS = 5, 20, 20_000
@@ -114,7 +167,25 @@ def _draw(
     return float(missing**2 @ weight), taken
 
 
-def describe_held_groups(
+def draw_val(
+    labels: np.ndarray,
+    groups: np.ndarray | None,
+    num_classes: int,
+    how: HoldOut,
+    *,
+    of: str = "train",
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """Draw rows to hold out of the split `of` by class (`hold_out`), or whole source `groups` [N]
+    (`hold_out_groups`): rows kept, rows held out, both ascending, and a description of these."""
+    if groups is None:
+        kept, held = hold_out(labels, num_classes, how)
+        counts = [class_counts(rows, num_classes) for rows in (labels[held], labels)]
+        return kept, held, how.describe(*counts, of=of)
+    kept, held = hold_out_groups(labels, groups, num_classes, how)
+    return kept, held, _described(labels[held], groups[held], num_classes, how, of)
+
+
+def _described(
     labels: np.ndarray, groups: np.ndarray, num_classes: int, how: HoldOut, of: str
 ) -> str:
     """Describe source groups that were held out of a split, by labels and groups of their rows."""

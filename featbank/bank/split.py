@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 from featbank import errors
 from featbank.bank.blocks import Progress
 from featbank.bank.checks import check_choice, check_disjoint, check_paths_apart
-from featbank.bank.classes import HoldOut, class_counts, hold_out
+from featbank.bank.classes import HoldOut
 from featbank.bank.composed import Bank
 from featbank.bank.copying import (
     MapPieces,
@@ -26,7 +25,7 @@ from featbank.bank.copying import (
     write_pieces,
 )
 from featbank.bank.maps import Maps
-from featbank.bank.source_groups import describe_held_groups, hold_out_groups
+from featbank.bank.source_groups import draw_val
 from featbank.wording import number
 
 MOST_SHARDS = 10_000
@@ -108,8 +107,7 @@ def split_val(
             raise errors.ConfigError(f"{bank.path} has no rows of {of}. {_OTHERWISE[of]}")
         labels = bank.labels(of)
         groups = _require_groups(bank, of) if by_group else None
-        draw = hold_out if groups is None else partial(hold_out_groups, groups=groups)
-        kept, held = draw(labels, num_classes=bank.num_classes, how=how)
+        kept, held, description = draw_val(labels, groups, bank.num_classes, how, of=of)
         marks = {} if seen is None else {"seen": seen}
         pieces = {split: whole(bank, split) for split in bank.splits}
         pieces["train"] = Piece(bank, "train", pieces["train"].rows, marks)
@@ -130,10 +128,7 @@ def split_val(
             overwrite=overwrite,
             progress=progress,
         )
-        if groups is not None:
-            return describe_held_groups(labels[held], groups[held], bank.num_classes, how, of)
-        counts = [class_counts(rows, bank.num_classes) for rows in (labels[held], labels)]
-        return how.describe(*counts, of=of)
+        return description
 
 
 def _require_groups(bank: Bank, split: str) -> np.ndarray:

@@ -99,7 +99,7 @@ _SPLITS = ("train", "val", "test", "train_balanced")
     type=_PAIR,
     multiple=True,
     metavar="SPLIT FILE[:KEY]",
-    help="Image, patient or recording of each row, numbers or names [N].",
+    help="Image, patient or recording of each row, numbers or names [N]; val takes whole ones.",
 )
 @click.option(
     "--group-column",
@@ -239,8 +239,7 @@ def import_(
         arrays.default_scale = dict.fromkeys(arrays.features["train"], scale)
     if seen:
         exchange.mark_seen(arrays, seen.split("+") if seen != "none" else ())
-    if holding_out:
-        exchange.hold_out_val(arrays, holding_out)
+    held_out = exchange.hold_out_val(arrays, holding_out) if holding_out else {}
     for line in exchange.report(arrays):
         say(line)
     if dry_run or output is None:
@@ -251,7 +250,7 @@ def import_(
     recorded = {name: options[name] for name in named if options[name]}
     recorded |= {"ignored": arrays.ignored} if options["ignore"] else {}
     recorded |= sample.settings if sample else {}
-    recorded |= holding_out.settings if holding_out else {}
+    recorded |= held_out
     recorded |= {} if label is None else {"label": label}
     provenance = exchange.provenance(arrays, **recorded)
     _write(output, arrays, dtype=dtype, provenance=provenance, overwrite=overwrite)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 
 from featbank import errors
 from featbank.bank.checks import check_paths_apart
-from featbank.bank.classes import HoldOut, class_counts, hold_out
+from featbank.bank.classes import HoldOut
+from featbank.bank.source_groups import draw_val, source_units
 from featbank.exchange.arrays import Arrays
 from featbank.exchange.settle import check_index
 
@@ -40,17 +42,22 @@ def mark_seen(arrays: Arrays, splits: Collection[str]) -> None:
             )
 
 
-def hold_out_val(arrays: Arrays, how: HoldOut) -> None:
-    """Move rows of every class from train to val, in all views.
+def hold_out_val(arrays: Arrays, how: HoldOut) -> dict[str, Any]:
+    """Move rows of every class from train to val, in all views; of train with source groups of
+    several rows whole groups, as `featbank split --by-group` does.
 
     Moved rows keep their index into the source data of train.
+
+    Returns
+    -------
+    Entries for the provenance of a bank.
 
     Raises
     ------
     ConfigError
         If there is a val split.
     EmptyClass
-        If no class has two rows.
+        If no class has two rows, or no source group can be taken.
     DataError
         If a held-out row, or its path, is in another split too.
     """
@@ -59,11 +66,13 @@ def hold_out_val(arrays: Arrays, how: HoldOut) -> None:
             "There is a val split already. Leave out --val-per-class and --val-fraction."
         )
     labels, classes = arrays.labels["train"], arrays.num_classes
-    kept, held = hold_out(labels, classes, how)
+    groups = arrays.source_groups.get("train")
+    by_group = source_units(groups) is not None
+    kept, held, summary = draw_val(labels, groups if by_group else None, classes, how)
     arrays.take("train", held, "val")
     arrays.take("train", kept, "train")
     check_index(arrays)
     check_paths_apart(arrays.paths)
     arrays.held_out["val"] = np.ones(len(held), bool)
-    summary = how.describe(class_counts(labels[held], classes), class_counts(labels, classes))
     arrays.notes.append(f"val: {summary}")
+    return how.settings | ({"by_group": True} if by_group else {})

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from featbank.bank.source_groups import deal_groups
 from stage2.engine.kernel import LossRows, loss_and_gradient
 from stage2.engine.temperature import fit_temperature
 from stage2.methods.family import LossParameters
@@ -45,9 +46,12 @@ def rows_of_vector(rows: np.ndarray) -> np.ndarray:
     return np.where(rows >= ROWS_OF_VECTOR, rows, 0)
 
 
-def val_folds(y: Tensor) -> Tensor:
+def val_folds(y: Tensor, groups: np.ndarray | None = None) -> Tensor:
     """The fold 0 … 4 of each row with labels y [N]: the rows of a class, and all rows, in parts
-    whose sizes differ by one at most."""
+    whose sizes differ by one at most; of source `groups` [N], 0 … G − 1, whole ones, as
+    `deal_groups` deals them."""
+    if groups is not None:
+        return torch.from_numpy(deal_groups(y.cpu().numpy(), groups, FOLDS)[groups]).to(y.device)
     folds = torch.empty_like(y)
     folds[y.argsort(stable=True)] = torch.arange(len(y), device=y.device) % FOLDS
     return folds

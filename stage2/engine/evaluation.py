@@ -89,7 +89,8 @@ class TileEvaluation:
 
         Rows of classes that have no training rows are left out: no scaling makes those right, and a
         few of them would scale all logits away. A calibration is fitted once more to all but each
-        of `FOLDS` folds, so that val is measured without having been fitted to.
+        of `FOLDS` folds, so that val is measured without having been fitted to; folds keep source
+        groups whole.
         """
         if "val" not in self._data.evaluated:
             return
@@ -100,7 +101,7 @@ class TileEvaluation:
         y = labels[learned]
         weight = class_balanced(y, self.run.classes)
         if self.run.tile.key.calibration != "none":
-            self._folds = val_folds(labels)
+            self._folds = val_folds(labels, self._data.val_groups)
         for epoch in self._epochs:
             fitted, calibrations = [], []
             for configs, logits in self.run.all_logits(epoch, "val", held_bytes(y.device)):

@@ -45,6 +45,8 @@ class ViewData:
     parts
         Of evaluated splits of very many rows, the part of each row whose right ones are summed,
         [N] int32 (`stage2.features.parts`).
+    val_groups
+        Source group of each row of val [N], 0 … G − 1, where some have several rows; else None.
     blended
         Classes [K] bool whose training rows depend on β, where a generator makes such rows.
     facts
@@ -62,6 +64,7 @@ class ViewData:
     tokens: int | None = None
     keeps_z0: bool = True
     parts: Mapping[str, Tensor] = field(default_factory=dict)
+    val_groups: np.ndarray | None = None
     blended: Tensor | None = None
     facts: ClassFacts = ROWS_ALONE
 

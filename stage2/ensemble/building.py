@@ -14,6 +14,7 @@ from torch import Tensor
 
 from featbank import errors
 from featbank.bank import Bank
+from featbank.bank.source_groups import source_units
 from featbank.devices import find_device
 from featbank.wording import number
 from stage2.engine.calibration import FOLDS, val_folds
@@ -25,7 +26,6 @@ from stage2.executors import origin
 from stage2.export.exporting import bank_path
 from stage2.export.folding import affine_head, ensemble_head, evaluate, feature_blocks
 from stage2.export.retraining import Retrained, retrain
-from stage2.features.folds import deal_groups, source_units
 from stage2.features.parts import parts_of
 from stage2.results.configurations import Configuration
 from stage2.results.ensembles import ENSEMBLE, EnsembleRecipe, Member
@@ -280,7 +280,7 @@ def _folds(y: Tensor, usable: Tensor, groups: np.ndarray | None) -> Tensor:
             "out more."
         )
     of_group = np.zeros(groups.max() + 1, np.int64)
-    of_group[choosing] = deal_groups(y[usable].numpy(), place, FOLDS)
+    of_group[groups[may]] = val_folds(y[usable], place).numpy()
     return torch.from_numpy(of_group[groups])
 
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from featbank import errors
 from featbank.bank import Bank
+from featbank.bank.source_groups import deal_groups, source_units
 from featbank.settings import Setting
 
 FOLDS = Setting(
@@ -114,59 +115,6 @@ def deal(labels: np.ndarray, count: int, groups: np.ndarray | None = None) -> Fo
     fold = np.full(len(labels), -1)
     fold[dealt] = np.arange(len(dealt)) % count
     return Folds(count, labels, fold)
-
-
-def source_units(groups: np.ndarray | None) -> np.ndarray | None:
-    """Source groups [N] as 0 … G − 1 in the order in which rows have them; None without any, and
-    where every row is one of its own: then rows are the units."""
-    if groups is None:
-        return None
-    _, first, unit = np.unique(groups, return_index=True, return_inverse=True)
-    if len(first) == len(groups):
-        return None
-    return np.argsort(np.argsort(first))[unit]
-
-
-def deal_groups(
-    labels: np.ndarray, units: np.ndarray, count: int, rows: np.ndarray | None = None
-) -> np.ndarray:
-    """Deal source groups to folds, stratified by class as well as whole groups allow.
-
-    Parameters
-    ----------
-    labels, units
-        Class and source group of each row [N], groups 0 … G − 1.
-    count
-        n; with fewer groups some folds stay empty.
-    rows
-        Rows that each entry stands for [N]; None: one.
-
-    Returns
-    -------
-    The fold of each group [G].
-    """
-    classes = np.unique(labels, return_inverse=True)[1]
-    sizes = np.bincount(classes, rows)
-    pairs, place = np.unique(units * len(sizes) + classes, return_inverse=True)
-    rows = np.bincount(place, rows)
-    owner, of_pair = np.divmod(pairs, len(sizes))
-    share = rows / sizes[of_pair]
-    bounds = np.searchsorted(owner, np.arange(units.max() + 2))
-    # The spread of a group's shares over all classes, up to a constant.
-    square, total = (np.bincount(owner, each) for each in (share**2, share))
-    order = np.argsort(total**2 / len(sizes) - square, kind="stable")
-    held, number = np.zeros((count, len(sizes))), np.zeros(count)
-    fold = np.empty(len(bounds) - 1, np.int64)
-    for group in order:
-        part = slice(bounds[group], bounds[group + 1])
-        of, shares = of_pair[part], share[part]
-        # Σ (h + s)² − h² = Σ 2hs + s²; equal ones by the fewest rows
-        growth = (held[:, of] @ shares).round(12)
-        chosen = int(np.lexsort([number, growth])[0])
-        fold[group] = chosen
-        held[chosen, of] += shares
-        number[chosen] += rows[part].sum()
-    return fold
 
 
 def _whole_groups(labels: np.ndarray, units: np.ndarray, count: int) -> np.ndarray:

@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import normalize
 
 from featbank.bank import Bank
+from featbank.bank.source_groups import source_units
 from stage2.engine.model import ViewData
 from stage2.engine.rows import SplitRows, StreamedRows
 from stage2.features.budgets import half_of, packable, view_budget, view_bytes
@@ -105,6 +106,7 @@ def load_view(
             for split in rows
             if (parts := parts_of(bank, split)) is not None
         },
+        val_groups=source_units(bank.source_groups("val")) if "val" in rows else None,
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from featbank.bank import Bank
-from stage2.features.folds import source_units
+from featbank.bank.source_groups import source_units
 
 COMPACT_ROWS = 1 << 22
 """Rows up to which a split has a bit per row and configuration: half a MiB each."""

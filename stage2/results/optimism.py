@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from stage2.features.folds import deal_groups
+from featbank.bank.source_groups import deal_groups
 from stage2.results.selection import (
     Correctness,
     chosen,

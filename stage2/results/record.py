@@ -14,7 +14,8 @@ from featbank import errors
 from featbank.bank import Bank, class_counts
 from featbank.bank.naming import label_of
 from featbank.bank.schema import EVALUATED
-from stage2.features.folds import Folds, source_units
+from featbank.bank.source_groups import source_units
+from stage2.features.folds import Folds
 from stage2.features.parts import parts_of
 from stage2.results import content
 from stage2.results.classes import class_record, coverage

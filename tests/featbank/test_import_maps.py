@@ -195,3 +195,14 @@ def test_an_image_without_a_label(featbank: Run) -> None:
     with Bank("bank.h5") as bank:
         assert set(bank.source_groups("test").tolist()) == {7, 9}
         assert (bank.maps("test").labels(1) == -1).all()
+
+
+def test_a_val_of_whole_maps(featbank: Run) -> None:
+    """Rows of a map are in train or in val."""
+    write(Path("dense.npz"), x_val=None, y_val=None)
+    done = featbank("import", "dense.npz", *OPTIONS, "--val-fraction", "0.2")
+    assert "1 whole source group held out of train" in done.stdout
+    with Bank("bank.h5") as bank:
+        held = set(bank.source_groups("val"))
+        assert len(held) == 1
+        assert set(bank.source_groups("train")) == {0, 1, 2, 3, 4} - held

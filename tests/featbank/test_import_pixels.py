@@ -189,6 +189,28 @@ def test_groups_count_rows_before_val_is_held_out(featbank: Run, files: Path) ->
         assert bank.class_groups.member.tolist() == [0, 1, 1]
 
 
+def test_a_val_of_whole_groups(featbank: Run, files: Path) -> None:
+    """Reference: a bank without val and `split --by-group`; of a row per group, one without."""
+    grouped = (*IGNORING, "--source-groups", "train", "g.npy")
+    featbank(*grouped)
+    featbank("split", "bank.h5", "--val-fraction", "0.3", "--by-group", "-o", "val.h5")
+    done = featbank(*grouped, "--val-fraction", "0.3", "--overwrite")
+    assert "whole source group held out of train, close to 30 % of each class" in done.stdout
+    assert "train and val share" not in done.stdout
+    with Bank(files / "bank.h5") as bank, Bank(files / "val.h5") as apart:
+        assert bank.provenance["by_group"] is True
+        assert bank.fingerprint == apart.fingerprint
+    np.save("each.npy", np.arange(12))
+    held_out = []
+    for given in ((), ("--source-groups", "train", "each.npy")):
+        done = featbank(*IGNORING, *given, "--val-fraction", "0.3", "--overwrite")
+        assert "30 % of each class, at least 1" in done.stdout
+        with Bank(files / "bank.h5") as bank:
+            assert "by_group" not in bank.provenance
+            held_out.append(bank.index("val").tolist())
+    assert held_out[0] == held_out[1]
+
+
 def test_an_archive_names_its_roles(featbank: Run, files: Path) -> None:
     """Keys as options: `source_group_train`, `cell_train`; val keeps both."""
     np.savez("all.npz", x_train=X, y_train=Y, source_group_train=IMAGES, cell_train=X.astype(int))

@@ -15,10 +15,11 @@ from featbank import errors
 from stage2 import sweep
 from stage2.engine import evaluation
 from stage2.engine.calibration import FOLDS, Calibration, calibrate, default_ridge, val_folds
+from stage2.engine.loop import run_group
 from stage2.engine.temperature import fit_temperature
 from stage2.methods.recipe import Recipe
 from tests.stage2.compare import assert_close, assert_relative
-from tests.stage2.synthetic import Problem, run
+from tests.stage2.synthetic import Problem, groups_of, run
 
 ROWS, C, K = 300, 3, 5
 
@@ -169,6 +170,33 @@ def test_folds_of_val_spread_every_class() -> None:
         assert counts.max() - counts.min() <= 1, f"class {k}: got {counts}"
     sizes = torch.bincount(folds, minlength=FOLDS)
     assert sizes.max() - sizes.min() <= 1, f"got {sizes}"
+
+
+def test_folds_of_val_keep_groups_whole(small: Problem) -> None:
+    """Reference: a calibration fitted by hand to the groups of the other folds; a row per group, or
+    none, are folds of rows. The rows of a val of one group are not calibrated."""
+    y = torch.from_numpy(small.y["val"])
+    groups = np.arange(len(y)) // 3
+    recipe = Recipe("ce", calibration="temperature", epochs=2, batch_size=32)
+    (group,) = groups_of([recipe], small)
+    measured = {}
+    for name, of_val in (("rows", None), ("groups", groups), ("one", np.zeros_like(groups))):
+        view = replace(small.view(), val_groups=of_val)
+        (outcome,) = run_group(group, view)
+        measured[name] = outcome.evaluations["val", "last"].metrics["nll"]
+    p = outcome.parameters
+    z = (torch.from_numpy(small.x["val", "instance"]) @ p["weight"].T + p["bias"])[:, None]
+    folds = val_folds(y, groups)
+    assert folds.unique().tolist() == list(range(FOLDS))
+    assert all(len(folds[torch.from_numpy(groups == g)].unique()) == 1 for g in range(groups[-1]))
+    for name, of_row in (("groups", folds), ("rows", val_folds(y))):
+        scaled = z.clone()
+        for fold in range(FOLDS):
+            calibration = calibrate("temperature", z[of_row != fold], y[of_row != fold])
+            scaled[of_row == fold] = calibration(scaled[of_row == fold])
+        assert_close(measured[name], cross_entropy(scaled[:, 0], y), 1e-5, f"NLL by {name}")
+    assert measured["groups"] != measured["rows"]
+    assert_close(measured["one"], cross_entropy(z[:, 0], y), 1e-5, "NLL of one group")
 
 
 def test_nll_at_its_temperature_weighs_classes_alike(small: Problem) -> None:

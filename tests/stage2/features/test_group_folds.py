@@ -7,7 +7,8 @@ import pytest
 from sklearn.model_selection import StratifiedGroupKFold
 
 from featbank import errors
-from stage2.features.folds import deal, source_units
+from featbank.bank.source_groups import source_units
+from stage2.features.folds import deal
 
 
 def _rows(random: np.random.Generator, groups: int) -> tuple[np.ndarray, np.ndarray]:

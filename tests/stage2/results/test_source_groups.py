@@ -12,8 +12,10 @@ import torch
 from scipy import stats
 
 from featbank import Bank, errors, write_bank
+from featbank.bank.source_groups import source_units
 from stage2.ensemble.building import _folds, build_ensemble
-from stage2.features.folds import folds_of, source_units
+from stage2.features.folds import folds_of
+from stage2.features.loading import load_view
 from stage2.methods.recipe import Recipe, expand
 from stage2.results import content
 from stage2.results.compare import compare
@@ -232,6 +234,19 @@ def test_results_say_that_they_are_by_source_group(swept: tuple[Path, Path]) -> 
         assert each.seeds[0].p == paired_test(other.astype(int) - bits[0], units)
         by_folds = Results(store, select_on="3-fold", nested=True)
         assert "3-fold by source group (40)" in by_folds.board.protocol
+
+
+def test_calibrations_of_a_bank_go_by_source_group(swept: tuple[Path, Path]) -> None:
+    """Reference: the bank's groups; none of a bank with a row per group."""
+    with Bank(swept[0]) as bank:
+        groups = source_units(bank.source_groups("val"))
+        np.testing.assert_array_equal(load_view(bank, "instance").val_groups, groups)
+    x, y = {"instance": np.eye(4, dtype=np.float32)}, np.array([0, 1, 0, 1])
+    path = swept[0].with_name("each.h5")
+    each = {split: np.arange(4) for split in ("train", "val")}
+    write_bank(path, {"train": x, "val": x}, {"train": y, "val": y}, source_groups=each)
+    with Bank(path) as bank:
+        assert load_view(bank, "instance").val_groups is None
 
 
 def test_an_ensemble_is_chosen_by_source_group(swept: tuple[Path, Path]) -> None:
