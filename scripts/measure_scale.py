@@ -31,7 +31,7 @@ from stage2.benchmark.scale import BANKS, configurations, cut, planned
 from stage2.benchmark.timing import peak_memory, reset_peak_memory
 from stage2.engine.layout import Layout
 from stage2.engine.loop import run_group
-from stage2.engine.rows import StreamedRows
+from stage2.engine.streamed import StreamedRows
 from stage2.executors import origin
 from stage2.features.loading import load_view
 from stage2.features.planning import plan_bank

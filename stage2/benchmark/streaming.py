@@ -1,6 +1,6 @@
 """Bytes that training on a streamed bank reads of its file, by formula.
 
-`stage2.engine.rows.StreamedRows` reads a split of N rows in blocks. A third of its budget holds
+`stage2.engine.streamed.StreamedRows` reads a split of N rows in blocks. A third of its budget holds
 rows of the rarest classes, which are read once. In an epoch a block is read whole, once, where it
 has a row that is drawn and not held. A block of which no row is read has probability
 

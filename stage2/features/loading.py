@@ -9,7 +9,8 @@ from torch.nn.functional import normalize
 from featbank.bank import Bank
 from featbank.bank.source_groups import source_units
 from stage2.engine.model import ViewData
-from stage2.engine.rows import SplitRows, StreamedRows
+from stage2.engine.rows import SplitRows
+from stage2.engine.streamed import StreamedRows
 from stage2.features.budgets import half_of, packable, view_budget, view_bytes
 from stage2.features.finite import all_finite, refuse_not_finite
 from stage2.features.parts import parts_of

@@ -39,7 +39,7 @@ from torch.nn.functional import normalize
 from featbank.bank import Bank
 from stage2.engine.model import ViewData
 from stage2.engine.optimum import optimum
-from stage2.engine.rows import READ_BYTES
+from stage2.engine.streamed import READ_BYTES
 from stage2.features.descent import NOISE, RECENT, Fit, allowed, descend, is_large
 from stage2.features.scale import Scaling, default_scale
 from stage2.methods.heads import Context

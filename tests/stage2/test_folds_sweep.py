@@ -18,7 +18,8 @@ from stage2.engine import loop
 from stage2.engine.halving import Halving
 from stage2.engine.outcome import Outcome
 from stage2.engine.pooled import PooledEvaluation
-from stage2.engine.rows import MemoryRows, StreamedRows
+from stage2.engine.rows import MemoryRows
+from stage2.engine.streamed import StreamedRows
 from stage2.engine.subset import SubsetRows, fold_view, subset
 from stage2.engine.tile import TileRun
 from stage2.features.folds import Folds, deal

@@ -12,7 +12,7 @@ from featbank import Bank, write_bank
 from stage2 import Recipe
 from stage2.benchmark.streaming import Streamed
 from stage2.engine.loop import run_group
-from stage2.engine.rows import StreamedRows
+from stage2.engine.streamed import StreamedRows
 from stage2.features.loading import load_view
 from stage2.features.planning import plan_bank
 from stage2.methods.samplers import SAMPLERS

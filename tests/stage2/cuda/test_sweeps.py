@@ -14,13 +14,13 @@ from stage2 import Recipe, sweep
 from stage2.engine.loop import run_group
 from stage2.engine.outcome import Outcome
 from stage2.engine.plan import plan
-from stage2.engine.rows import StreamedRows
+from stage2.engine.streamed import StreamedRows
 from stage2.export.exporting import export_head
 from tests.stage2.cuda.launches import SMALL
 from tests.stage2.cuda.running import assert_same, gpu, on_device
 from tests.stage2.cuda.simulated import Refused, SimulatedTensor
 from tests.stage2.cuda.streams import Event, Stream
-from tests.stage2.engine.test_rows import Arrays
+from tests.stage2.engine.test_streamed import Arrays
 from tests.stage2.synthetic import MEMORY, problem
 
 
@@ -46,7 +46,7 @@ def _streamed(recipes: list[Recipe], device: str, dtype: str = "float32") -> dic
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read a split in many blocks."""
-    monkeypatch.setattr("stage2.engine.rows.READ_BYTES", 1)
+    monkeypatch.setattr("stage2.engine.streamed.READ_BYTES", 1)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

@@ -22,7 +22,7 @@ from stage2.engine.loop import run_group
 from stage2.engine.model import ViewData
 from stage2.engine.outcome import Outcome
 from stage2.engine.plan import BatchStream, FusedGroup, Shape
-from stage2.engine.rows import StreamedRows
+from stage2.engine.streamed import StreamedRows
 from stage2.methods.generators import GENERATORS
 from stage2.methods.heads import HEADS
 from stage2.methods.recipe import Recipe

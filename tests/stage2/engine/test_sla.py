@@ -16,7 +16,8 @@ from featbank.settings import Setting
 from stage2.engine.angles import angle_factors, best_cosines
 from stage2.engine.kernel import LossRows, loss_and_gradient
 from stage2.engine.loop import run_group
-from stage2.engine.rows import MemoryRows, SplitRows, StreamedRows
+from stage2.engine.rows import MemoryRows, SplitRows
+from stage2.engine.streamed import StreamedRows
 from stage2.methods.family import LossParameters
 from stage2.methods.heads import HEADS, Batch, Context, Parameters, TrainedHead, trained_head
 from stage2.methods.losses import LOSSES
@@ -24,7 +25,7 @@ from stage2.methods.recipe import Recipe
 from tests.stage2 import reference
 from tests.stage2.cases import HEAD_CASES
 from tests.stage2.compare import assert_close
-from tests.stage2.engine.test_rows import Arrays
+from tests.stage2.engine.test_streamed import Arrays
 from tests.stage2.synthetic import Problem, group_stream, groups_of, problem
 
 COUNTS = (40, 0, 17, 9, 5, 1)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from featbank import Bank, write_bank
 from featbank.bank.expressions import as_tokens, is_composed, parts_of
 from featbank.errors import ConfigError
-from stage2.engine.rows import StreamedRows
+from stage2.engine.streamed import StreamedRows
 from stage2.export.exporting import export_head
 from stage2.export.headfile import load_head
 from stage2.features.loading import BankFeatures, load_view

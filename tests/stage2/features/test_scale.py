@@ -14,7 +14,8 @@ from sklearn.preprocessing import StandardScaler
 from featbank import Bank, errors, write_bank
 from stage2 import LongTailClassifier, Recipe, load_head, sweep
 from stage2.engine.plan import BatchStream, Shape
-from stage2.engine.rows import MemoryRows, StreamedRows
+from stage2.engine.rows import MemoryRows
+from stage2.engine.streamed import StreamedRows
 from stage2.export.exporting import export_head
 from stage2.features.loading import load_view
 from stage2.features.scale import PUBLISHED_NORM, measured, scaling_of
@@ -188,7 +189,7 @@ def test_the_scale_is_that_of_train(
         of["a"][..., 5] = 2  # does not vary
     monkeypatch.setattr("featbank.bank.schema.CHUNK_BYTES", 1 << 10)
     path = toy.write(tmp_path / "b.h5", classifier={v: toy.classifier for v in "ab"}, dtype=dtype)
-    monkeypatch.setattr("stage2.engine.rows.READ_BYTES", 1 << 12)
+    monkeypatch.setattr("stage2.engine.streamed.READ_BYTES", 1 << 12)
     with Bank(path) as bank:
         for view in bank.views:
             scaling = scaling_of(bank, view, choice)

@@ -14,7 +14,8 @@ from featbank import Bank, write_bank
 from stage2.engine.loop import run_group
 from stage2.engine.outcome import Outcome
 from stage2.engine.plan import FusedGroup, group_bytes
-from stage2.engine.rows import BLOCK_ROWS, CONVERTED_BYTES, MemoryRows, StreamedRows, converted_rows
+from stage2.engine.rows import BLOCK_ROWS, CONVERTED_BYTES, MemoryRows, converted_rows
+from stage2.engine.streamed import StreamedRows
 from stage2.features.loading import BankFeatures, load_view
 from stage2.features.planning import plan_bank, shapes_on
 from stage2.features.scale import scaling_of

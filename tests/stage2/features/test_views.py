@@ -12,7 +12,7 @@ import pytest
 from featbank import Bank, errors
 from featbank.bank.fingerprint import array_digest
 from stage2 import Recipe, sweep
-from stage2.engine.rows import StreamedRows
+from stage2.engine.streamed import StreamedRows
 from stage2.features.loading import load_view
 from stage2.plots.embedding import embed
 from stage2.results.store import Store

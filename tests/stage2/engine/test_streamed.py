@@ -17,7 +17,8 @@ from featbank.exchange import read_file
 from stage2 import Recipe, sweep
 from stage2.engine.loop import run_group
 from stage2.engine.model import ViewData
-from stage2.engine.rows import MemoryRows, StreamedRows
+from stage2.engine.rows import MemoryRows
+from stage2.engine.streamed import StreamedRows
 from stage2.features.loading import load_view
 from stage2.features.planning import plan_bank
 from stage2.methods.samplers import SAMPLERS
@@ -210,7 +211,7 @@ def test_draws_in_memory_are_spread_over_the_epoch() -> None:
 
 def test_going_through_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reference: the array, in order, float16 as float32, whatever the size of a read."""
-    monkeypatch.setattr("stage2.engine.rows.READ_BYTES", 4 * DIM * 30)
+    monkeypatch.setattr("stage2.engine.streamed.READ_BYTES", 4 * DIM * 30)
     stream, source = streamed(copies=2, dtype="float16")
     blocks = list(stream.blocks())
     assert len(blocks) > 4
