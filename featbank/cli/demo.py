@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from featbank.cli.leaderboard import show
+from featbank.cli.leaderboard import show, show_verdicts
 from featbank.cli.options import device_option, output_option
 from featbank.cli.progress import progress
 from featbank.cli.terminal import say, styled_stdout
@@ -55,6 +55,7 @@ def demo(output: Path, device: str) -> None:
     from stage2.engine.native.library import prepare
     from stage2.methods.precisions import default_precision
     from stage2.methods.recipe import expand
+    from stage2.results.verdict import verdict_of
     from stage2.sweep import sweep
 
     started = time.perf_counter()
@@ -90,6 +91,7 @@ def demo(output: Path, device: str) -> None:
     _step(4, "Rank them")
     assert swept.board  # which only a shard may lack
     show(swept.board.best(), "table")
+    show_verdicts({"": verdict_of(swept.board, results)})
     click.echo(f"\nDone in {time.perf_counter() - started:.0f} seconds. The demo wrote:")
     for path, content in (
         (checkpoint, "the backbone"),

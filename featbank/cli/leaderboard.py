@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from stage2.results.joined import ByBank, Joined
     from stage2.results.leaderboard import Leaderboard
     from stage2.results.tables import Table
+    from stage2.results.verdict import Verdict
 
 
 @click.command()
@@ -109,6 +110,7 @@ def leaderboard(
     from stage2.results.banks import banks_of
     from stage2.results.joined import Joined, by_bank
     from stage2.results.store import Store
+    from stage2.results.verdict import verdict
 
     if best and best_per:
         raise ConfigError("--best is --best-per name. Give one of the two.")
@@ -123,6 +125,8 @@ def leaderboard(
         banks = banks_of(
             store, bank or ("all" if by else None), split=split, nested=nested, **selection
         )
+        told = form == "table" and condition is None
+        verdicts = {each.name: verdict(each) for each in banks} if told else {}
     joined = Joined.of(banks)
     if condition is not None:
         joined = joined.where(condition)
@@ -139,6 +143,7 @@ def leaderboard(
         _show_joined(joined, form, top)
     else:
         show(joined.boards[banks[0].name], form, top=top)
+    show_verdicts(verdicts)
 
 
 def _show_joined(joined: Joined, form: str, top: int | None) -> None:
@@ -232,7 +237,7 @@ def _show_table(table: Table, joined: Joined, left_out: Sequence[str] = ()) -> N
     print_tables([_tight(table)._replace(title="")], table.title)
     _say_left_out(left_out)
     for name, board in joined.boards.items():
-        if advice := board.terms.advice:
+        if board.select_on is not None and (advice := board.terms.advice):
             say(f"{name}: {advice}")
 
 
@@ -254,8 +259,22 @@ def show(board: Leaderboard, form: str, *, top: int | None = None) -> None:
     shown = f"{count} of {total} configurations shown.\n" if count < total else ""
     print_tables([_tight(table)._replace(title="")], shown + table.title)
     _say_left_out(left_out)
-    if advice := board.terms.advice:
+    if board.select_on is not None and (advice := board.terms.advice):
         say(advice)
+
+
+def show_verdicts(verdicts: Mapping[str, Verdict], *, next_: bool = True) -> None:
+    """Print the verdicts on banks by their names, and the next command of each."""
+    from rich.markup import escape
+
+    output = console()
+    whole = not output.is_terminal
+    for name, verdict in verdicts.items():
+        lead = f"{name}: " if len(verdicts) > 1 else ""
+        text = "\n".join(visible(lead + line) for line in verdict.lines)
+        output.print(f"\n[bold]{escape(text)}[/bold]", soft_wrap=whole)
+        if next_:
+            say(f"Next: {verdict.next_command}")
 
 
 def print_tables(

@@ -14,7 +14,7 @@ import click
 from featbank.cli import completion
 from featbank.cli.arguments import banks_and_specification
 from featbank.cli.executing import best_precision_on, executor_options, training_on
-from featbank.cli.leaderboard import show
+from featbank.cli.leaderboard import show, show_verdicts
 from featbank.cli.options import (
     Integer,
     device_option,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from featbank.bank import Bank
     from stage2.executors import Site
     from stage2.results.leaderboard import Leaderboard
+    from stage2.results.verdict import Verdict
     from stage2.specification import Specification
 
 SEARCH_OPTIONS = {
@@ -218,8 +219,8 @@ def sweep(
                 _print_costs(job, site, how)
         follows = next_line(shard, whole, specification.folds) if shard else ""
         if not dry_run:
-            _train_all(jobs, how, top, compiles=site.device == "cpu" and not auto)
-            say(f"Wrote {how['results']}. {follows or _next(jobs, whole)}")
+            verdicts = _train_all(jobs, how, top, compiles=site.device == "cpu" and not auto)
+            say(f"Wrote {how['results']}. {follows or _next(jobs, whole, verdicts)}")
         return follows  # for featbank submit
 
 
@@ -230,8 +231,12 @@ def _print_costs(job: Job, site: Site, how: dict[str, Any]) -> None:
     print_costs(job, statuses, site, set() if force else _kept_probes(job, output))
 
 
-def _train_all(jobs: Sequence[Job], how: dict[str, Any], top: int, *, compiles: bool) -> None:
-    """Sweep all banks, and print their tables."""
+def _train_all(
+    jobs: Sequence[Job], how: dict[str, Any], top: int, *, compiles: bool
+) -> list[Verdict]:
+    """Sweep all banks, print their tables and verdicts, and return the latter."""
+    from stage2.results.verdict import verdict_of
+
     output = how["results"]
     for job in jobs[1:]:  # the features of the first are checked before anything is trained
         _check_features(job, {} if how["force"] else _statuses(job, output))
@@ -240,18 +245,24 @@ def _train_all(jobs: Sequence[Job], how: dict[str, Any], top: int, *, compiles: 
 
         prepare(say)
     boards = [_train(job, how) for job in jobs]
+    verdicts = []
     for job, board in zip(jobs, boards, strict=True):
         if len(jobs) > 1:
             click.echo()
         _say_bank(job, jobs)
         if board:
             show(board, "table", top=top)
+            if "shard" not in how:
+                verdicts.append(verdict_of(board, output))
+                show_verdicts({"": verdicts[-1]}, next_=False)
+    return verdicts
 
 
-def _next(jobs: Sequence[Job], output: Path) -> str:
-    """The next command, which reads the results."""
-    chosen = _chosen(jobs[0].bank, output) if len(jobs) > 1 else ""
-    return f"Next: featbank leaderboard {output}{chosen} --format json"
+def _next(jobs: Sequence[Job], output: Path, verdicts: Sequence[Verdict]) -> str:
+    """The next command: that of the verdict, of several banks the table of one."""
+    if len(jobs) == 1:
+        return f"Next: {verdicts[0].next_command}"
+    return f"Next: featbank leaderboard {output}{_chosen(jobs[0].bank, output)} --format json"
 
 
 def _specification(banks: list[Path], name: str | None, options: dict[str, Any]) -> Specification:

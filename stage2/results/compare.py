@@ -106,10 +106,13 @@ def compare(
     """
     banks = [results] if isinstance(results, Results) else [*results]
     sides = _sides(banks, names)
-    tested = {bank.fingerprint: _tested(bank, file) for bank in banks}
+    tested = {bank.fingerprint: measured_rows(bank, file) for bank in banks}
     how = Resampling(resamples, np.random.default_rng(seed), classes)
     first, *others = [
-        (side, _correct(side.results, side.configuration, epoch or side.results.board.terms.epoch))
+        (
+            side,
+            correct_of(side.results, side.configuration, epoch or side.results.board.terms.epoch),
+        )
         for side in sides
     ]
     comparisons = []
@@ -287,7 +290,7 @@ def _why(board: Leaderboard, name: str) -> str:
     return f"best of {tried} on {board.select_on}" if board.select_on else "as published"
 
 
-def _tested(results: Results, file: Path | None) -> MeasuredRows:
+def measured_rows(results: Results, file: Path | None) -> MeasuredRows:
     """Read the split; its labels from the bank's file where the results lack them."""
     fingerprint = results.fingerprint
     of_bank = results.counts, results.class_names, results.groups
@@ -317,7 +320,7 @@ def _tested(results: Results, file: Path | None) -> MeasuredRows:
         return MeasuredRows(bank.labels(results.split), *of_bank)
 
 
-def _correct(results: Results, configuration: Configuration, epoch: str) -> Correct:
+def correct_of(results: Results, configuration: Configuration, epoch: str) -> Correct:
     """Correctness of the rows by seed. Where no epoch was selected, the last one counts as that."""
     correct: Correct = {}
     for run in configuration.runs:

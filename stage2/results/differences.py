@@ -8,7 +8,7 @@ two independent means.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -166,25 +166,68 @@ def comparison_of(
         Where they have no seed in common.
     """
     pairs = _pairs(ids, *correct)
-    a, b = (np.stack([pair[side] for pair in pairs.values()]) for side in (0, 1))  # [seeds, N]
+    a, b = _stacked(pairs)
+    measures = _measures((a, b), tested, how, same_rows=same_rows)
+    accuracy = [each.accuracy(right) for each, right in zip(tested, (a, b), strict=True)]
+    classes = _largest([100 * each.mean(0) for each in accuracy], tested, how.classes)
+    if not same_rows:
+        return Comparison(*ids, measures, None, None, (), classes)
+    groups = tested[0].groups
+    p = paired_test(b.sum(0, dtype=np.int64) - a.sum(0, dtype=np.int64), groups)
+    seeds = _by_seed(pairs, groups) if tested[0].of_parts is None else ()
+    return Comparison(*ids, measures, p, p, seeds, classes)
+
+
+def gain_of(
+    ids: tuple[str, str],
+    correct: tuple[Correct, Correct],
+    tested: MeasuredRows,
+    how: Resampling,
+    name: str,
+) -> Measure:
+    """The measure `name` of B against A on the same rows, as of `comparison_of`, without tests.
+
+    Raises
+    ------
+    ConfigError
+        Where they have no seed in common.
+    """
+    pair = _stacked(_pairs(ids, *correct))
+    return _measures(pair, (tested, tested), how, only=(name,))[name]
+
+
+def _stacked(pairs: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Correctness of A and of B, [seeds, N] each."""
+    a, b = (np.stack([pair[side] for pair in pairs.values()]) for side in (0, 1))
+    return a, b
+
+
+def _measures(
+    pair: tuple[np.ndarray, np.ndarray],
+    tested: tuple[MeasuredRows, MeasuredRows],
+    how: Resampling,
+    *,
+    same_rows: bool = True,
+    only: Collection[str] = METRICS,
+) -> dict[str, Measure]:
+    """The measures of A and B by name, from their correctness [seeds, N] each."""
     weights = [each.weights() for each in tested]
-    names = [name for name in weights[0] if name in weights[1]]
-    of_a, of_b = (each.class_groups.member for each in tested)
-    if not np.array_equal(of_a, of_b):
+    names = [name for name in weights[0] if name in weights[1] and name in only]
+    members = [each.class_groups.member for each in tested]
+    if not np.array_equal(members[0], members[1]):
         names = [name for name in names if name not in GROUPS]
     made_of = [np.stack([each[name] for name in names]) for each in weights]
-    accuracy = [each.accuracy(right) for each, right in zip(tested, (a, b), strict=True)]
-    hits = [right.sum(0, dtype=np.int64) for right in (a, b)]
+    accuracy = [each.accuracy(right) for each, right in zip(tested, pair, strict=True)]
+    hits = [right.sum(0, dtype=np.int64) for right in pair]
     if same_rows:
-        gains = hits[1] - hits[0]
-        drawn = _resampled(gains, tested[0], made_of[0], how)
+        drawn = _resampled(hits[1] - hits[0], tested[0], made_of[0], how)
     else:
         of_a, of_b = (
             _resampled(right, each, made, how)
             for right, each, made in zip(hits, tested, made_of, strict=True)
         )
         drawn = of_b - of_a
-    low, high = interval(drawn) * 100 / len(pairs)
+    low, high = interval(drawn) * 100 / len(pair[0])
     measures = {}
     for place, name in enumerate(names):
         of_a, of_b = (100 * acc @ made[place] for acc, made in zip(accuracy, made_of, strict=True))
@@ -197,13 +240,7 @@ def comparison_of(
             high=float(high[place]),
             std=float(gained.std(ddof=1)) if len(gained) > 1 else None,
         )
-    classes = _largest([100 * each.mean(0) for each in accuracy], tested, how.classes)
-    if not same_rows:
-        return Comparison(*ids, measures, None, None, (), classes)
-    groups = tested[0].groups
-    p = paired_test(gains, groups)
-    seeds = _by_seed(pairs, groups) if tested[0].of_parts is None else ()
-    return Comparison(*ids, measures, p, p, seeds, classes)
+    return measures
 
 
 def _resampled(

@@ -114,7 +114,7 @@ class Protocol:
     def advice(self) -> str:
         """A sentence for people where the choice is not to be trusted; else nothing."""
         if self.select_on is None:
-            return f"Nothing is selected, presets stand as published. {self._ways_to_a_val()}"
+            return f"Nothing is selected, presets stand as published. {self.ways_to_a_val}"
         if self.optimism and 2 * self.optimism.tied.sum() > len(self.optimism.tied) > 2:
             return (
                 f"More than half of what was tried ties with the best: {self.select_on} has too "
@@ -123,18 +123,32 @@ class Protocol:
             )
         return ""
 
-    def _ways_to_a_val(self) -> str:
+    @property
+    def ways_to_a_val(self) -> str:
         """The ways to a val, for a bank that has none."""
         path = self.about["path"]
-        if not self.about.get("seen", {}).get("train", True):
+        if self._is_unseen:
             return (
-                f"Rank by cross-validation (featbank sweep {path} --folds 5), or hold a val out: "
+                f"Rank by cross-validation ({self.val_command}), or hold a val out: "
                 f"featbank split {path} --val-per-class 5."
             )
         return (
             "Extract a bank with a val that stage 1 never saw (featbank train --val-per-class 20), "
-            f"or take one from test: featbank split {path} --val-from-test 5."
+            f"or take one from test: {self.val_command}."
         )
+
+    @property
+    def val_command(self) -> str:
+        """A command after which there are rows that select, for a bank that has none."""
+        path = self.about["path"]
+        if self._is_unseen:
+            return f"featbank sweep {path} --folds 5"
+        return f"featbank split {path} --val-from-test 5"
+
+    @property
+    def _is_unseen(self) -> bool:
+        """Whether it is known that stage 1 never saw the train rows."""
+        return not self.about.get("seen", {}).get("train", True)
 
     def noting(self, note: str) -> Protocol:
         """The same with one more note."""

@@ -68,7 +68,9 @@ def test_a_specification_runs(featbank: Run) -> None:
     """Reference: the same sweep by options; the second time everything is there already."""
     output = featbank("sweep", "s.toml").stdout
     assert "6 configurations, 9 runs with their seeds, in 3 fused groups on cpu" in output
-    assert "Wrote here.sqlite. Next: featbank leaderboard here.sqlite --format json" in output
+    assert ", chosen on val among 6 configurations, has " in output
+    last = output.splitlines()[-1]
+    assert last.startswith("Wrote here.sqlite. Next: featbank export here.sqlite "), last
     options = "--recipe crt --recipe tau_norm --set lr=0.1,0.2,0.4 --set epochs=2 --seeds 0,1"
     featbank("sweep", "toy.h5", *options.split(), "--set", "tau=0,0.5,1", "-o", "other.sqlite")
     assert names_of(featbank, "here.sqlite") == names_of(featbank, "other.sqlite")

@@ -20,6 +20,7 @@ from stage2.results.compare import compare
 from stage2.results.merge_files import merge_files
 from stage2.results.results import Results
 from stage2.results.store import Store
+from stage2.results.verdict import verdict
 from stage2.sweep import sweep
 
 RECIPES = [*expand({"crt": {"epochs": [2], "lr": [0.01, 0.1]}}, seeds=(0, 1)), Recipe("ncm")]
@@ -139,3 +140,6 @@ def test_without_source_groups_rows_are_not_compared(tmp_path: Path, compact: No
         assert "val: " in results.board.protocol
         with pytest.raises(errors.ConfigError, match="1,600 rows, of which results keep sums"):
             compare(results, ["crt", "ncm"])
+        said = verdict(results)
+        assert (said.ties, said.corrected) == (None, None)
+        assert "cost of choosing is not known: val is not compared row by row" in said.lines[1]
