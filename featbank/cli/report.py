@@ -31,6 +31,15 @@ from featbank.memory import uncollected
     help="Configurations whose details the page carries: the best of each recipe, then the next "
     "best. The leaderboard has all. Of each bank where there are several.",
 )
+@click.option(
+    "--head",
+    "heads",
+    type=FILE,
+    multiple=True,
+    help="A head that `featbank export` wrote from these results, for figures that need a head; "
+    "give it again for another, four at most.",
+)
+@click.option("--features", type=FILE, help="The bank, where it has moved since; for --head.")
 @uncollected()
 def report(
     *,
@@ -39,6 +48,8 @@ def report(
     bank: str | None,
     condition: str | None,
     top: int,
+    heads: tuple[Path, ...],
+    features: Path | None,
     **selection: Any,
 ) -> None:
     """Write what a results file holds as one HTML page, which needs no network.
@@ -50,11 +61,19 @@ def report(
     featbank report results.sqlite -o report.html
     featbank report results.sqlite --where "head=lws" --top 30 -o lws.html
     featbank report results.sqlite --bank all -o banks.html
+    featbank report results.sqlite --head crt.safetensors -o report.html
     """
     from stage2.report.page import report as write
     from stage2.results.banks import banks_of
     from stage2.results.store import Store
 
     with Store(results) as store:
-        size = write(banks_of(store, bank, **selection), output, condition=condition, top=top)
+        size = write(
+            banks_of(store, bank, **selection),
+            output,
+            condition=condition,
+            top=top,
+            heads=heads,
+            features=features,
+        )
     say(f"Wrote {output}, {size / 1e6:.1f} MB.")

@@ -46,6 +46,13 @@ class ClassifiedMap:
     truth: np.ndarray
     predicted: np.ndarray
 
+    @property
+    def right(self) -> float:
+        """Share of the pixels with a label that are right, in percent; NaN without any."""
+        known = self.truth != IGNORED
+        with np.errstate(invalid="ignore"):
+            return float(100 * np.divide((self.truth == self.predicted)[known].sum(), known.sum()))
+
 
 class MapClassifier:
     """The maps of a split of a bank, classified by a head one after another.

@@ -15,6 +15,8 @@ from stage2.plots.picture import BankPicture
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from stage2.export.maps import ClassifiedMap, MapClassifier
+
 MOST = 6
 """Maps in one plot."""
 
@@ -34,8 +36,6 @@ def maps(picture: BankPicture) -> Figure:
     label are white, in the prediction pale. At most `MOST` of the maps that have labels, evenly
     spread over the split.
     """
-    from matplotlib import colormaps
-
     from stage2.export.headfile import load_head
     from stage2.export.maps import MapClassifier
 
@@ -43,12 +43,7 @@ def maps(picture: BankPicture) -> Figure:
         raise errors.ConfigError("The plot 'maps' is of a head. Add --head head.safetensors.")
     head = load_head(picture.head)
     classifier = MapClassifier(head, picture.bank)
-    total = len(classifier)
-    labelled = np.flatnonzero([(classifier.maps.labels(m) != IGNORED).any() for m in range(total)])
-    if not labelled.size:
-        raise errors.DataError(f"No pixel of the maps of {classifier.split} has a label to show.")
-    places = np.linspace(0, len(labelled) - 1, min(MOST, len(labelled))).round().astype(int)
-    chosen = labelled[np.unique(places)]
+    chosen = labelled_maps(classifier, MOST)
     side = picture.width / 3
     sizes = classifier.maps.sizes[chosen, :2]
     heights = side * sizes[:, 0] / sizes[:, 1]
@@ -56,18 +51,9 @@ def maps(picture: BankPicture) -> Figure:
     grid = figure.subplots(
         len(chosen), 3, squeeze=False, gridspec_kw={"height_ratios": heights.tolist()}
     )
-    palette = colormaps["tab20"](np.arange(20))[:, :3]
     for row, m in zip(grid, chosen.tolist(), strict=True):
         each = classifier.one(m)
-        known = each.truth != IGNORED
-        white = np.ones(3)
-        truth = np.where(known[..., None], palette[each.truth % len(palette)], white)
-        grey = np.where(known, np.where(each.truth == each.predicted, RIGHT, WRONG), LEFT_OUT)
-        predicted = palette[each.predicted % len(palette)]
-        pale = white - PALE * (white - predicted)
-        predicted = np.where(known[..., None], predicted, pale)
-        images = (truth, predicted, grey[..., None] * white)
-        for axes, image in zip(row, images, strict=True):
+        for axes, image in zip(row, coloured(each), strict=True):
             axes.imshow(image, interpolation="nearest")
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
@@ -77,7 +63,38 @@ def maps(picture: BankPicture) -> Figure:
     caption(
         figure,
         f"bank {picture.bank.path.name}, {head.facts.recipe['id']}",
-        f"{number(len(chosen), 'map')} of {total} of {classifier.split}, by source group",
+        f"{number(len(chosen), 'map')} of {len(classifier)} of {classifier.split}, by source group",
         "colours are of classes and repeat; black: wrong; white, and pale: no label",
     )
     return figure
+
+
+def labelled_maps(classifier: MapClassifier, most: int) -> np.ndarray:
+    """Places of at most so many maps that have labels, evenly spread over the split.
+
+    Raises
+    ------
+    DataError
+        Where no map has a label.
+    """
+    total = range(len(classifier))
+    labelled = np.flatnonzero([(classifier.maps.labels(m) != IGNORED).any() for m in total])
+    if not labelled.size:
+        raise errors.DataError(f"No pixel of the maps of {classifier.split} has a label to show.")
+    places = np.linspace(0, len(labelled) - 1, min(most, len(labelled))).round().astype(int)
+    return labelled[np.unique(places)]
+
+
+def coloured(each: ClassifiedMap) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Truth, prediction and difference of a map as pictures [H, W, 3], 0 … 1, as of `TITLES`."""
+    from matplotlib import colormaps  # takes longer to import than a page without maps to write
+
+    palette = colormaps["tab20"](np.arange(20))[:, :3]
+    known = each.truth != IGNORED
+    white = np.ones(3)
+    truth = np.where(known[..., None], palette[each.truth % len(palette)], white)
+    grey = np.where(known, np.where(each.truth == each.predicted, RIGHT, WRONG), LEFT_OUT)
+    predicted = palette[each.predicted % len(palette)]
+    pale = white - PALE * (white - predicted)
+    predicted = np.where(known[..., None], predicted, pale)
+    return truth, predicted, grey[..., None] * white

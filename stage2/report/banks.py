@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
+from featbank import errors
 from stage2.engine.metrics import RANKING
 from stage2.report.gathering import TOP, gather, rounded
+from stage2.report.heads import gather_heads
 from stage2.results.joined import ByBank, Joined, by_bank
 from stage2.results.leaderboard import Row
 from stage2.results.results import Results
 
 
 def gather_banks(
-    banks: Sequence[Results], *, condition: str | None = None, top: int = TOP
+    banks: Sequence[Results],
+    *,
+    condition: str | None = None,
+    top: int = TOP,
+    heads: Sequence[str | os.PathLike[str]] = (),
+    features: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
     """Everything that the page shows: of one bank its own data, of several also their grid.
 
@@ -24,18 +32,27 @@ def gather_banks(
     condition, top
         As of `stage2.report.gathering.gather`; banks where nothing meets the condition are left
         out with a warning.
+    heads, features
+        Exported heads and the bank, as of `stage2.report.heads.gather_heads`; of one bank alone.
 
     Raises
     ------
     ConfigError
-        As of `gather`.
+        As of `gather` and `gather_heads`, and for heads on a page of several banks.
     """
+    if heads and len(banks) > 1:
+        raise errors.ConfigError(
+            f"--head is for a page of one bank, {len(banks)} are given. Choose it with --bank."
+        )
+    if features is not None and not heads:
+        raise errors.ConfigError("--features is for exported heads. Add --head head.safetensors.")
+    exported = gather_heads(banks[0], heads, features) if heads else {}
     if len(banks) > 1 and condition is not None:
         kept = Joined.of(banks).where(condition).boards
         banks = [bank for bank in banks if bank.name in kept]
     pages = [gather(bank, condition=condition, top=top) for bank in banks]
     if len(pages) == 1:
-        return pages[0]
+        return {**pages[0], **exported}
     joined = Joined.of(banks)
     grid = by_bank(joined.where(condition) if condition is not None else joined)
     return {"title": pages[0]["title"], "banks": pages, "grid": _grid(grid)}

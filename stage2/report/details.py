@@ -10,6 +10,7 @@ import numpy as np
 
 from featbank import errors
 from featbank.bank import ClassGroups
+from stage2.engine.overlap import iou
 from stage2.methods.class_facts import ClassFacts
 from stage2.methods.loss_by_class import LossOnCounts, drawn_of
 from stage2.methods.recipe import Recipe
@@ -29,18 +30,24 @@ _CLOSER = "kept where val selects, by this version on"
 
 class Counts(NamedTuple):
     """Training counts [K]: those that order classes, and of the rows that train; groups of classes
-    and other facts about them."""
+    and other facts about them; rows of each class on the split shown [K], where they are pixels."""
 
     full: np.ndarray
     train: np.ndarray
     groups: ClassGroups
     facts: ClassFacts
+    pixels: np.ndarray | None = None
 
     @classmethod
     def of(cls, results: Results) -> Counts:
         """Those of the bank of some results."""
-        train, facts = np.asarray(results.about["train_counts"]), facts_of(results.about)
-        return cls(results.counts, train, results.groups, facts)
+        about, pixels = results.about, None
+        if about.get("pixels"):
+            tested = results.store.tested(results.fingerprint, results.split)
+            if tested is not None:
+                pixels = tested.rows_of_classes(about["num_classes"])
+        train = np.asarray(about["train_counts"])
+        return cls(results.counts, train, results.groups, facts_of(about), pixels)
 
 
 @dataclass(frozen=True)
@@ -56,11 +63,14 @@ class Section:
     of
         Its data, which JSON can carry, from the arrays of a configuration and the counts; None
         where there are none.
+    of_pixels
+        Whether only banks whose rows are pixels can have it.
     """
 
     label: str
     missing: str
     of: Callable[[Measured, Counts], Any]
+    of_pixels: bool = False
 
 
 def _array(name: str, decimals: int) -> Callable[[Measured, Counts], Any]:
@@ -71,6 +81,16 @@ def _array(name: str, decimals: int) -> Callable[[Measured, Counts], Any]:
         return None if values is None or np.isnan(values).all() else plain(values, decimals)
 
     return of
+
+
+def _iou(arrays: Measured, counts: Counts) -> Any:
+    """Intersection over union of each class in percent, the pixels of all seeds together."""
+    predictions = arrays.details.get("predictions")
+    if counts.pixels is None or predictions is None:
+        return None
+    rows = counts.pixels * len(arrays.configuration.done)
+    right = (np.nan_to_num(arrays.per_class) / 100 * rows).round()
+    return plain(iou(right, rows, predictions), 1)
 
 
 def _confusions(arrays: Measured, counts: Counts) -> Any:
@@ -137,6 +157,7 @@ SECTIONS = {
         "no configuration finished",
         lambda arrays, counts: plain(arrays.per_class, 1),
     ),
+    "iou": Section("IoU by class", _CLOSER, _iou, of_pixels=True),
     "reliability": Section("reliability diagrams", _OLDER, _array("reliability", 2)),
     "confidence": Section("confidence by group", _CLOSER, _array("confidence", 0)),
     "weight_norm": Section(

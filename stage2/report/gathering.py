@@ -106,7 +106,7 @@ def gather(
         "missing": [
             f"{section.label} ({section.missing})"
             for name, section in SECTIONS.items()
-            if name not in present
+            if name not in present and (not section.of_pixels or about.get("pixels"))
         ],
         "cite": cite([str(results.path)]),
     }

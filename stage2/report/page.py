@@ -22,7 +22,7 @@ from stage2.results.results import Results
 
 SCRIPTS = (
     *("state.js", "table.js", "charts.js", "settings.js", "inside.js", "together.js"),
-    *("banks.js", "page.js"),
+    *("maps.js", "banks.js", "page.js"),
 )
 """The program of the page, in the order it runs."""
 
@@ -33,6 +33,8 @@ def report(
     *,
     condition: str | None = None,
     top: int = TOP,
+    heads: Sequence[str | os.PathLike[str]] = (),
+    features: str | os.PathLike[str] | None = None,
 ) -> int:
     """Write the page of a results file; one that is there is replaced.
 
@@ -42,7 +44,7 @@ def report(
         The results on a bank, or on several (`stage2.results.banks.banks_of`).
     output
         The page, ``.html``.
-    condition, top
+    condition, top, heads, features
         As of `stage2.report.banks.gather_banks`.
 
     Returns
@@ -62,7 +64,7 @@ def report(
     if path.is_dir():
         raise errors.ConfigError(f"{path} is a folder. Choose another name.")
     banks = [results] if isinstance(results, Results) else results
-    data = gather_banks(banks, condition=condition, top=top)
+    data = gather_banks(banks, condition=condition, top=top, heads=heads, features=features)
     text = render(data).encode()
     with replacing(path) as part:
         part.write_bytes(text)

@@ -107,6 +107,12 @@ CHARTS.classes = () => {
   };
 };
 
+CHARTS.ious = () => ({
+  ...byClass(items("iou"), `IoU on ${DATA.split}, %`, 1),
+  caption: `Intersection over union of each class, TP / (TP + FP + FN), over the pixels of ${DATA.split} and all seeds, largest class left. ` +
+    "Unlike accuracy it falls when pixels of other classes are taken for the class: a gain in accuracy that is none here was paid for by false positives.",
+});
+
 function groupMeans() {
   const text = ["before", "after"].filter((role) => state[role]).map((role) => {
     const row = ROWS.get(state[role]);

@@ -1,7 +1,7 @@
 const TITLES = { groups: GROUPS.map(groupName).join(", "), scatter: "accuracy against calibration", parallel: "parallel coordinates",
   single: "one setting at a time", heat: "hyper-parameter heat maps" };
 
-const DRAWN = ["bank-reliability", "bank-norms", "groups", "scatter", "parallel", "single", "heat", "classes", "reliability", "confidence", "versus", "loss", "norms",
+const DRAWN = ["bank-reliability", "bank-norms", "groups", "scatter", "parallel", "single", "heat", "classes", "ious", "reliability", "confidence", "versus", "loss", "norms",
   "confused", "curves", "logits", "shift", "beta"];
 
 function drawPlots(but = "") {
@@ -155,6 +155,7 @@ async function start() {
   setTheme(matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light", false);
   removeWhatIsMissing();
   fillBanks();
+  fillMaps();
   fillHead();
   fillContents();
   state.before = DATA.before && DATA.before.id;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from featbank import write_bank
 from stage2.methods.recipe import expand
 from stage2.results.store import Store
 from stage2.sweep import sweep
+from tests.stage2.report.chromium import opened
 from tests.stage2.results.tampering import change
 from tests.stage2.synthetic import problem
 
@@ -49,3 +51,9 @@ def store(results: Path) -> Iterator[Store]:
     """The same, opened."""
     with Store(results) as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Chromium without a window."""
+    yield from opened(tmp_path_factory.mktemp("chromium"))

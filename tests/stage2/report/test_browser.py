@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,46 +14,8 @@ from stage2.results.banks import banks_of
 from stage2.results.measured import measured
 from stage2.results.results import Results
 from stage2.results.store import Store
+from tests.stage2.report.chromium import load, wait, width
 from tests.stage2.report.conftest import HARMFUL
-
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-DRIVER = shutil.which("chromedriver")
-
-pytestmark = pytest.mark.skipif(
-    not (BROWSER and DRIVER), reason="no Chromium with its driver on this machine"
-)
-
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--enable-unsafe-swiftshader",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Chromium without a window, 1280 × 900."""
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options, Service(DRIVER))
-    driver.set_window_size(1280, 900)
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +24,7 @@ def page(browser: Any, results: Path) -> Any:
     with Store(results) as store:
         report(Results(store), results.parent / "report.html")
     width(browser, 1280)
-    browser.get((results.parent / "report.html").as_uri())
-    wait(browser, lambda: browser.execute_script("return document.documentElement.dataset.ready"))
+    load(browser, results.parent / "report.html")
     return browser
 
 
@@ -78,19 +37,6 @@ def fresh(page: Any) -> Any:
       else drawTable();
     """)
     return page
-
-
-def wait(browser: Any, until: Callable[[], Any]) -> Any:
-    """What `until` gives once it is true, within a minute."""
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    return WebDriverWait(browser, 60, poll_frequency=0.05).until(lambda _: until())
-
-
-def width(browser: Any, pixels: int) -> None:
-    """Set the width of the page's window."""
-    sizes = {"width": pixels, "height": 900, "deviceScaleFactor": 1, "mobile": pixels < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", sizes)
 
 
 def column(browser: Any, key: str) -> list[str]:
