@@ -24,6 +24,7 @@ from featbank.cli.terminal import guarded_streams, say
 from featbank.errors import FeatbankError, first_line
 
 COMMANDS = (
+    "quick.quick",
     "train.train",
     "extract.extract",
     "regions.extract_regions",

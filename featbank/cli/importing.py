@@ -253,7 +253,7 @@ def import_(
     recorded |= held_out
     recorded |= {} if label is None else {"label": label}
     provenance = exchange.provenance(arrays, **recorded)
-    _write(output, arrays, dtype=dtype, provenance=provenance, overwrite=overwrite)
+    write_arrays(output, arrays, dtype=dtype, provenance=provenance, overwrite=overwrite)
     say(f"Wrote {output}. Next: featbank info {output}")
 
 
@@ -319,7 +319,8 @@ def _describe_classes(arrays: Arrays, given: ClassFacts) -> None:
         arrays.places["class counts"] = given.counts
 
 
-def _write(output: Path, arrays: Arrays, **options: Any) -> None:
+def write_arrays(output: Path, arrays: Arrays, **options: Any) -> None:
+    """Write settled arrays as a bank; `options` of `featbank.bank.write_bank`."""
     from featbank.bank import write_bank
     from featbank.bank.class_table import CLASS_FACTS
     from featbank.bank.schema import FLAGS

@@ -138,6 +138,7 @@ SEARCH_OPTIONS = {
     type=Integer(1),
     help="Lines of the table at the end.",
 )
+@click.option("--best", is_flag=True, help="Only the best configuration of each recipe in it.")
 @output_option(
     "Results file; what it holds is not trained again. [default: results.sqlite]", required=False
 )
@@ -156,6 +157,7 @@ def sweep(
     dry_run: bool,
     logs: tuple[str, ...],
     top: int,
+    best: bool,
     select_by: str | None,
     select_epoch: str,
     **options: Any,
@@ -219,7 +221,8 @@ def sweep(
                 _print_costs(job, site, how)
         follows = next_line(shard, whole, specification.folds) if shard else ""
         if not dry_run:
-            verdicts = _train_all(jobs, how, top, compiles=site.device == "cpu" and not auto)
+            compiles = site.device == "cpu" and not auto
+            verdicts = _train_all(jobs, how, top, best=best, compiles=compiles)
             say(f"Wrote {how['results']}. {follows or _next(jobs, whole, verdicts)}")
         return follows  # for featbank submit
 
@@ -232,7 +235,7 @@ def _print_costs(job: Job, site: Site, how: dict[str, Any]) -> None:
 
 
 def _train_all(
-    jobs: Sequence[Job], how: dict[str, Any], top: int, *, compiles: bool
+    jobs: Sequence[Job], how: dict[str, Any], top: int, *, best: bool, compiles: bool
 ) -> list[Verdict]:
     """Sweep all banks, print their tables and verdicts, and return the latter."""
     from stage2.results.verdict import verdict_of
@@ -251,7 +254,7 @@ def _train_all(
             click.echo()
         _say_bank(job, jobs)
         if board:
-            show(board, "table", top=top)
+            show(board.best() if best else board, "table", top=top)
             if "shard" not in how:
                 verdicts.append(verdict_of(board, output))
                 show_verdicts({"": verdicts[-1]}, next_=False)

@@ -363,7 +363,7 @@ def test_ready_specifications_by_name(tmp_path: Path, monkeypatch: pytest.Monkey
     """Reference: the issue's list; a file of the same name wins, a wrong name is an error."""
     wanted = (
         "all-heads baseline baselines disalign-ablation glag-ablation gradual-forms la-reweighting "
-        "los-delta los-rethink mislas-ablation rho-curve smoothing-grid tau-curve text"
+        "los-delta los-rethink mislas-ablation quick rho-curve smoothing-grid tau-curve text"
     )
     assert list(ready_specifications()) == wanted.split()
     monkeypatch.chdir(tmp_path)
