@@ -166,6 +166,21 @@ def test_equal_keys_stay_in_order() -> None:
     assert torch.equal(draws.ascending(keys), keys.argsort(stable=True))
 
 
+@pytest.mark.parametrize("size", [1, 2, 1000, 70_000])
+def test_keys_that_differ_in_their_last_bits_are_sorted(size: int) -> None:
+    """Reference: a stable sort; keys of a few windows that agree in all bits but the last ones, or
+    in these as well, between keys that are far apart. Indices and keys share 63 bits."""
+    random = torch.Generator().manual_seed(size)
+    near = torch.randint(3, (size,), generator=random).double() * 2.0**-48 + 0.25
+    far = torch.rand(size, generator=random, dtype=torch.float64)
+    keys = torch.where(torch.rand(size, generator=random) < 0.3, near, far)
+    keys += torch.randint(20, (size,), generator=random)
+    assert keys.dtype == torch.float64
+    assert torch.equal(draws.ascending(keys), keys.argsort(stable=True))
+    assert draws.ascending(keys[:0]).tolist() == []
+    assert draws.ascending(keys.mul(0)).tolist() == list(range(size))
+
+
 def test_a_row_number_takes_four_bytes() -> None:
     """Reference: int32 below 2³¹ rows; the stream itself is int64."""
     assert draws._by_class(LABELS[0])[2].dtype == torch.int32
