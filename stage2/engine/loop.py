@@ -227,8 +227,10 @@ def _train(
     left: list[Outcomes] = []
     # One generator per view, all with the same seed: streamed views shuffle their blocks alike.
     shufflers = [seeded(stream.seed, "windows") for _ in views]
-    ends = itertools.chain(drawn, [None])
-    for epoch, (rows, following) in enumerate(itertools.pairwise(ends)):
+    following = next(drawn, None)
+    for epoch in range(stream.epochs):
+        rows = following  # of two epochs, not of three while the next one is drawn
+        following = next(drawn, None)
         assert rows is not None
         each(lambda run, epoch=epoch: run.begin_epoch(epoch), runs)
         for number, (view, shuffler) in enumerate(zip(views, shufflers, strict=True)):

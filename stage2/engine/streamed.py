@@ -9,7 +9,6 @@ the windows.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,10 +22,9 @@ from torch import Tensor
 from featbank import errors
 from featbank.memory import size_text
 from stage2.engine.ahead import ahead
-from stage2.engine.layout import Epoch, Layout, carries_of, window_starts
+from stage2.engine.layout import Blocks, Epoch, Layout, Load, carries_of, plan_epoch
 from stage2.engine.rows import SplitRows, Window
 from stage2.engine.staging import Staging, copied, sent
-from stage2.methods.draws import ascending, ranges
 
 READ_BYTES = 1 << 24
 """Bytes of features per read where a split is read in order."""
@@ -66,12 +64,13 @@ class StreamedRows(SplitRows):
         self.source = source
         self.copies, self._items, self.dim = source.shape
         self._dtype = getattr(torch, source.dtype)
-        self.labels = labels.repeat(self.copies)
-        self._chunk = min(source.chunk_rows, max(1, self._items))
-        self._blocks_per_copy = -(-self._items // self._chunk)
+        self.labels = labels if self.copies == 1 else labels.repeat(self.copies)
+        chunk = min(source.chunk_rows, max(1, self._items))
+        self._blocks = Blocks(self.copies, self._items, chunk)
+        self._block_read = torch.empty(chunk, self.dim, dtype=self._dtype)
         third = budget // (3 * 4 * self.dim)  # rows
-        if third < self._chunk:
-            least = 3 * 4 * self.dim * self._chunk
+        if third < chunk:
+            least = 3 * 4 * self.dim * chunk
             raise errors.ConfigError(
                 f"Streaming needs {size_text(least)} for features, the budget leaves "
                 f"{size_text(budget)}. Raise --memory."
@@ -84,7 +83,8 @@ class StreamedRows(SplitRows):
 
     def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """All rows in order, `READ_BYTES` at a time; a thread reads the next ones meanwhile."""
-        step = max(1, READ_BYTES // (4 * self.dim * self._chunk)) * self._chunk
+        chunk = self._blocks.chunk
+        step = max(1, READ_BYTES // (4 * self.dim * chunk)) * chunk
         places = [
             (copy, start, min(start + step, self._items))
             for copy in range(self.copies)
@@ -130,7 +130,7 @@ class StreamedRows(SplitRows):
             moved = sent(torch.cat([carry.rows for carry in carries]), self.device)
             moves = moved.split([len(carry.rows) for carry in carries])
             places = sent(drawn.places, self.device).view(-1, size)
-            y = self.labels[sent(drawn.draws, self.device)].view(-1, size)
+            rows_of = sent(drawn.draws, self.device).view(-1, size)
             for number, (carry, rows) in enumerate(zip(carries, moves, strict=True)):
                 self._await(ready.result())
                 if number + 1 < len(carries):
@@ -144,60 +144,40 @@ class StreamedRows(SplitRows):
                     self._begun = _Begun(generator, next_drawn, ready)
                 if len(carry.batches):
                     batches = slice(carry.batches.start, carry.batches.stop)
-                    yield Window(x, places[batches], y[batches])
+                    y = self.labels.index_select(0, rows_of[batches].flatten())
+                    yield Window(x, places[batches].long(), y.view(-1, size))
                 x[carry.place : carry.place + len(rows)] = x[rows]
 
     def _rarest(self, count: int) -> Tensor:
-        """`count` rows, those of the rarest classes first."""
+        """`count` rows, those of the rarest classes first, in ascending order."""
         labels = self.labels.cpu()
-        return torch.bincount(labels)[labels].argsort(stable=True)[:count].sort().values
+        sizes = torch.bincount(labels)
+        ascending = sizes.sort().values
+        last = ascending[torch.searchsorted(ascending.cumsum(0), count)]  # of these only the first
+        rows = (sizes < last)[labels].nonzero().flatten()
+        more = (sizes == last)[labels].nonzero().flatten()[: count - len(rows)]
+        return torch.cat([rows, more]).sort().values
 
     def _prepared(self, layout: Layout) -> Tensor:
         """The features in memory [n, D], the kept rows already in place."""
         if self._memory is None or len(self._memory) < layout.rows:
-            self._memory = torch.empty(layout.rows, self.dim, device=self.device)
-            self._await(self._fill(self._memory, self._kept, layout.kept, self._issued()))
+            if (
+                self.device.type == "cpu"
+            ):  # NumPy asks for huge pages, in which rows are found faster
+                self._memory = torch.from_numpy(np.empty((layout.rows, self.dim), np.float32))
+            else:
+                self._memory = torch.empty(layout.rows, self.dim, device=self.device)
+            taken = torch.zeros(len(self.labels), dtype=torch.bool).index_fill_(0, self._kept, True)
+            load = Load.of(taken, self._blocks)
+            self._await(self._fill(self._memory, load, layout.kept, self._issued()))
         return self._memory
 
     def _plan(
         self, draws: Tensor, layout: Layout, generator: torch.Generator, turn: int = 0
     ) -> Epoch:
-        """Assign draws to windows, and lay out where each finds its row in memory; the first window
-        has the buffer of even or odd windows by its `turn`."""
+        """An epoch of draws [steps, B], on the host or the device."""
         draws = draws.flatten().cpu()
-        spot = torch.full((len(self.labels),), -1)  # of each row: among those loaded, or held
-        spot[draws] = 0
-        spot[self._kept] = -1 - torch.arange(len(self._kept))
-        wanted = (spot == 0).nonzero().flatten()
-        blocks = self.copies * self._blocks_per_copy
-        block = wanted // self._items * self._blocks_per_copy + wanted % self._items // self._chunk
-        size = torch.bincount(block, minlength=blocks)
-        order = torch.randperm(blocks, generator=generator).argsort()
-        first, size = (size.cumsum(0) - size)[order], size[order]
-        wanted = wanted.index_select(0, ranges(first, size))  # in the order of reading
-        starts = window_starts(size[size > 0].tolist(), self._buffer_rows)
-        bounds = torch.tensor([*starts, len(wanted)])
-        loads = [wanted[a:b] for a, b in itertools.pairwise(bounds.tolist())]
-        spot[wanted] = torch.arange(len(wanted))
-        places = spot.index_select(0, draws)
-        del spot, block
-        stays = places < 0
-        window = torch.bucketize(places, bounds[1:], right=True)
-        places -= bounds.index_select(0, window)
-        places += torch.tensor(layout.buffers).index_select(0, (window + turn) % 2)
-        places[stays] = layout.kept - 1 - (places[stays] - layout.buffers[turn % 2])
-        # A draw of a kept row goes to a random window, in proportion to the draws loaded for it.
-        share = torch.bincount(window[~stays], minlength=len(starts)).double().cumsum(0)
-        share = share / share[-1] if share[-1] else torch.ones_like(share)
-        chance = torch.rand(int(stays.sum()), generator=generator, dtype=torch.float64)
-        window[stays] = torch.bucketize(chance, share[:-1], right=True)
-        ends = torch.bincount(window, minlength=len(starts)).cumsum(0).tolist()
-        del stays, chance
-        mixed = torch.rand(len(draws), generator=generator, dtype=torch.float64)
-        shuffled = ascending(mixed.add_(window))
-        del window, mixed
-        draws, places = draws.index_select(0, shuffled), places.index_select(0, shuffled)
-        return Epoch(draws, places, ends, loads, turn)
+        return plan_epoch(draws, self._kept, layout, self._blocks, generator, turn=turn)
 
     def _issued(self) -> torch.cuda.Event | None:
         """An event behind all computations so far, which may read what is to be overwritten."""
@@ -211,41 +191,39 @@ class StreamedRows(SplitRows):
             torch.cuda.current_stream(self.device).wait_event(filled)
 
     def _fill(
-        self, x: Tensor, rows: Tensor, place: int, after: torch.cuda.Event | None
+        self, x: Tensor, load: Load, place: int, after: torch.cuda.Event | None
     ) -> torch.cuda.Event | None:
-        """Read `rows`, grouped by block, into x[place], x[place + 1], …
+        """Read the rows of a load into x[place], x[place + 1], …
 
         On a GPU they are copied `after` an event; the event returned stands behind them.
         """
         if after is not None:
             self._staging = self._staging or Staging(
-                self.device, self._chunk, self.dim, self._dtype
+                self.device, self._blocks.chunk, self.dim, self._dtype
             )
             self._staging.begin(after)
-        copy, item = rows // self._items, rows % self._items
-        block = copy * self._blocks_per_copy + item // self._chunk
-        _, sizes = block.unique_consecutive(return_counts=True)
-        first = 0
-        for size in sizes.tolist():
-            start = int(item[first]) // self._chunk * self._chunk
-            into = x[place + first : place + first + size]
-            read = partial(self._read, int(copy[first]), start, item[first : first + size] - start)
+        for block, size in zip(load.blocks, load.sizes, strict=True):
+            copy, start, stop = self._blocks.bounds(block)
+            first = copy * self._blocks.items
+            read = partial(self._read, copy, start, load.taken[first + start : first + stop])
+            into = x[place : place + size]
             if self._staging is None:
                 read(into)
             else:
                 self._staging.copy(read, into)
-            first += size
+            place += size
         return None if self._staging is None else self._staging.end()
 
-    def _read(self, copy: int, start: int, items: Tensor, into: Tensor) -> None:
-        """Read the rows start + `items` [n] of a block into [n, D] of the host."""
-        stop = min(start + self._chunk, self._items)
-        whole = len(items) == stop - start
+    def _read(self, copy: int, start: int, taken: Tensor, into: Tensor) -> None:
+        """Read the rows of a block that are `taken` [rows of the block] into [n, D] of the host."""
+        stop = start + len(taken)
+        whole = len(into) == len(taken)
         if whole and into.dtype == self._dtype:
             self.source.read(copy, start, stop, into.numpy())
         else:
-            read = torch.from_numpy(self.source.read(copy, start, stop))
-            into.copy_(read if whole else read.index_select(0, items))
+            read = self._block_read[: len(taken)]
+            self.source.read(copy, start, stop, read.numpy())
+            into.copy_(read if whole else read[taken])
 
 
 @dataclass(frozen=True)
