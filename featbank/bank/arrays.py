@@ -39,6 +39,7 @@ def write_bank(
     from_test: Mapping[str, np.ndarray] | None = None,
     source_groups: Mapping[str, np.ndarray] | None = None,
     cells: Mapping[str, np.ndarray] | None = None,
+    source_group_names: Sequence[str] | None = None,
     outside_counts: np.ndarray | None = None,
     background: int | None = None,
     class_groups: ClassGroups | None = None,
@@ -81,6 +82,8 @@ def write_bank(
         ``{split: [N] bool}``: whether rows were taken out of test.
     source_groups, cells
         ``{split: [N]}`` and ``{split: [N, 2]}``, as of `BankWriter.split`.
+    source_group_names
+        Names of the source groups 0 … G − 1, all different.
     outside_counts, background, class_groups
         Counts [K] of the data that the rows are a sample of, the number of the background class,
         and groups of classes, as of `BankWriter`.
@@ -153,8 +156,8 @@ def write_bank(
                 for copy in copies:
                     for start in range(0, len(copy), BLOCK_ROWS):
                         rows.append(copy[start : start + BLOCK_ROWS])
-        facts = zip(CLASS_FACTS, (outside_counts, background, class_groups), strict=True)
-        for name, value in facts:
+        facts = (outside_counts, background, class_groups, source_group_names)
+        for name, value in zip((*CLASS_FACTS, "source_group_names"), facts, strict=True):
             if value is not None:
                 getattr(writer, name)(value)
         if maps:

@@ -175,7 +175,7 @@ def _no_direction(block: np.ndarray) -> np.ndarray:
 
 
 _DEFECTS: tuple[tuple[re.Pattern[str], str, Callable[[np.ndarray], np.ndarray]], ...] = (
-    (re.compile(r"[^/]+/path|classes/group_.+"), "not UTF-8", _not_text),
+    (re.compile(r"[^/]+/path|classes/group_.+|source_groups/name"), "not UTF-8", _not_text),
     (
         re.compile(r"[^/]+/(source_group|cell)|classes/full_count"),
         "negative",

@@ -165,6 +165,8 @@ def write_pieces(
                         append(target, block)
         _write_maps(writer, banks, maps_of(banks[0]) if maps is None else maps, append)
         _write_classes(writer, banks, classes or {})
+        if names := next((n for bank in banks if (n := bank.source_group_names)), None):
+            writer.source_group_names(names)
         _write_models(writer, banks, text or {}, default_scale or {})
 
 

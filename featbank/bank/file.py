@@ -225,6 +225,12 @@ class StoredBank(Models, ClassTable, MapTable):
         ≥ 0, the same number in all splits; None if the bank does not record it."""
         return self.place(split, "source_group")
 
+    @cached_property
+    def source_group_names(self) -> list[str] | None:
+        """Names of the source groups 0 … G − 1, if the bank has them."""
+        name = schema.GROUP_NAMES
+        return self._file.texts(name) if name in self._file.datasets else None
+
     def cells(self, split: str) -> np.ndarray | None:
         """Row and column of each row of a split, a pixel, in the grid of its image: [N, 2] int64
         ≥ 0; None if the bank does not record them."""

@@ -22,6 +22,7 @@ class MapWriter(ClassWriter):
         super().__init__(path, num_classes, dim)
         self._map_sizes: dict[str, np.ndarray] = {}
         self._open_maps: list[FeatureRows] = []
+        self._last_group = -1  # the largest source group, of rows as well
 
     def map_ids(self, ids: np.ndarray) -> None:
         """Store the number [K] ≥ 0 of each class in label maps; a bank with maps needs them."""
@@ -60,6 +61,7 @@ class MapWriter(ClassWriter):
         self._put_map(f"{name}/size", sizes)
         self._put_map(f"{name}/label", labels.astype(np.int64))
         self._map_sizes[split] = sizes
+        self._last_group = max(self._last_group, int(images.max(initial=-1)))
 
     def map_features(self, split: str, view: str, *, dtype: np.dtype | str) -> FeatureRows:
         """Start the features of a view of maps, to be appended as rows [n, D], map by map.

@@ -159,7 +159,7 @@ def _check_head(one: Bank, other: Bank) -> None:
         _require(one, other, f"the name of class {k}", *names)
     _require(one, other, "the type of features", one.dtype, other.dtype)
     facts = [f"classes/{name}" for name in ("full_count", "background", *schema.CLASS_GROUP)]
-    facts.append("maps/id")
+    facts += ["maps/id", schema.GROUP_NAMES]
     _require_equal_shared(one, _digests(one, facts), other, _digests(other, facts))
 
 
@@ -181,6 +181,8 @@ def _check_shards(banks: Sequence[Bank]) -> None:
             sizes = [list(bank.shape("train", view)[2:]) for bank in (banks[0], other)]
             _require(banks[0], other, f"the size of {view}", *sizes)
         _require_equal_digests(banks[0], _model_digests(banks[0]), other, _model_digests(other))
+        named = [_yes_no(schema.GROUP_NAMES in bank.datasets) for bank in (banks[0], other)]
+        _require(banks[0], other, f"{schema.GROUP_NAMES} being there", *named)
     index, sources, paths = {}, {}, {}
     for split in _splits_of(banks):
         one, *others = (bank for bank in banks if split in bank.splits)

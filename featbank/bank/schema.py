@@ -21,6 +21,8 @@
     /<split>/from_test   [N]  uint8, whether the row was taken out of test (optional, schema 3)
     /<split>/source_group [N] int64 ≥ 0, the image, patient or recording that a row comes from, the
                               same number in all splits (optional, schema 6)
+    /source_groups/name  [G]  fixed-length UTF-8 bytes, names of the source groups 0…G−1 (optional,
+                              schema 6)
     /<split>/cell     [N, 2]  int64 ≥ 0, row and column of a pixel in the grid of its image
                               (optional, schema 6)
     /<split>/<view>/feature [A, N, D]   float32 or float16; A augmentation copies, 1 by default;
@@ -78,6 +80,9 @@ FLAGS = {"seen": 2, "held_out": 2, "from_test": 3}
 PLACES = {"source_group": (), "cell": (2,)}
 """Columns that say where a row comes from, by the axes that each has after the rows (`PIXELS`)."""
 
+GROUP_NAMES = "source_groups/name"
+"""The names of source groups (`PIXELS`)."""
+
 SPLIT_COLUMNS = ("label", "index", "path", *FLAGS, *PLACES)
 CLASS_GROUP = ("group", "group_name", "group_rule")
 """Datasets of ``classes`` that come together (`PIXELS`)."""
@@ -115,6 +120,7 @@ _LAYOUTS = {
     r"classes/name": Layout(("S",), (1,)),
     r"classes/(train_count|full_count|background|group)": Layout(("int64",), (1,)),
     r"classes/group_(name|rule)": Layout(("S",), (1,)),
+    GROUP_NAMES: Layout(("S",), (1,)),
     r"[^/]+/(label|index)": Layout(("int64",), (1,)),
     r"[^/]+/path": Layout(("S",), (1,)),
     rf"[^/]+/({'|'.join(FLAGS)})": Layout(("uint8",), (1,)),

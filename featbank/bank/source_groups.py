@@ -10,6 +10,7 @@ import numpy as np
 from featbank import errors
 from featbank.bank.checks import apart
 from featbank.bank.classes import HoldOut, class_counts, hold_out
+from featbank.characters import clipped
 from featbank.wording import listed, number
 
 
@@ -23,14 +24,18 @@ def sizes_text(groups: np.ndarray) -> str:
     return f"{number(len(counts), 'group')} of {rows}"
 
 
-def shared_groups(groups: Mapping[str, np.ndarray]) -> Iterator[str]:
-    """Yield a sentence for each two splits that must be apart and share source groups."""
+def shared_groups(
+    groups: Mapping[str, np.ndarray], names: Sequence[str] | None = None
+) -> Iterator[str]:
+    """Yield a sentence for each two splits that must be apart and share source groups, which are
+    given by their names, or else by number."""
     for one, other in apart(groups):
         shared = np.intersect1d(groups[one], groups[other])
         if shared.size:
+            shown = shared if names is None else [clipped(names[g], 40) for g in shared[:4]]
             yield (
                 f"{one} and {other} share {number(shared.size, 'source group')} "
-                f"({listed(shared, 3)}): their rows resemble each other, and figures on {other} "
+                f"({listed(shown, 3)}): their rows resemble each other, and figures on {other} "
                 "may be too good; `featbank split --by-group` keeps them apart in a val"
             )
 

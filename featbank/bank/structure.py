@@ -74,6 +74,8 @@ def read_tree(
     if version >= schema.PIXELS:
         _check_classes(file, num_classes)
         check_maps(file, num_classes, of_row)
+        if file.has(schema.GROUP_NAMES):
+            file.dataset(schema.GROUP_NAMES)
     return splits, views, next(iter(types))
 
 

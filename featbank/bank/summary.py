@@ -27,6 +27,7 @@ def summary(bank: Bank) -> dict[str, Any]:
         "splits": {split: _split(bank, split) for split in bank.splits},
         "views": {view: _view(bank, view) for view in bank.views},
         "maps": {split: _maps(maps) for split, maps in bank.mapped.items()},
+        "source_group_names": bank.source_group_names,
         "train_counts": bank.train_counts.tolist(),
         "full_counts": bank.full_counts.tolist(),
         "outside_counts": bank.outside_counts is not None,

@@ -24,7 +24,7 @@ from featbank.bank.composed import Bank
 from featbank.bank.content import Content, read_content
 from featbank.bank.fingerprint import fingerprint
 from featbank.bank.judged import Check, bad_values, by_split, complaint, complaints, judged, values
-from featbank.bank.schema import CLASS_GROUP, EVALUATED, PLACES
+from featbank.bank.schema import CLASS_GROUP, EVALUATED, GROUP_NAMES, PLACES
 from featbank.bank.source_groups import shared_groups, sizes_text
 from featbank.wording import listed, number
 
@@ -173,17 +173,23 @@ def _paths(bank: Bank, content: Content) -> Check:
 
 
 def _source_groups(bank: Bank, content: Content) -> Check:
-    """Check source groups and cells; groups that stand in two splits are a note."""
+    """Check source groups, their names, and cells; groups that stand in two splits are a note."""
     groups, unread = by_split("source_group", bank, content)
     names = [f"{split}/{name}" for split in bank.splits for name in PLACES]
     names = [name for name in names if name in bank.datasets]
     unread += [name for name in names if name.endswith("/cell") and name in content.damaged]
+    unread += [GROUP_NAMES] if GROUP_NAMES in content.damaged else []
     detail = ", ".join(f"{split} {sizes_text(of)}" for split, of in groups.items())
-    if negative := bad_values(names, content):
-        return judged("sources", detail, negative, unread=unread)
+    if wrong := bad_values([*names, GROUP_NAMES], content):
+        return judged("sources", detail, wrong, unread=unread)
+    named = None if GROUP_NAMES in content.damaged else bank.source_group_names
     for split, maps in bank.mapped.items():
         groups[split] = np.union1d(groups.get(split, maps.images), maps.images)
-    shared = shared_groups(groups)
+    last = max((int(of.max(initial=-1)) for of in groups.values()), default=-1)
+    if named is not None and last >= len(named):
+        wrong = [f"there is a source group {last}, {GROUP_NAMES} has {number(len(named), 'name')}"]
+        return judged("sources", detail, wrong, unread=unread)
+    shared = shared_groups(groups, named)
     return judged("sources", detail or "none stored", shared, unread=unread, otherwise="note")
 
 

@@ -21,7 +21,7 @@ from featbank import errors
 from featbank.bank import checks, schema
 from featbank.bank.classes import class_counts
 from featbank.bank.fingerprint import array_digest, fingerprint
-from featbank.bank.map_writer import MapWriter
+from featbank.bank.origin_writer import OriginWriter
 from featbank.bank.rows import FeatureRows
 from featbank.bank.target import Target
 from featbank.wording import number
@@ -30,7 +30,7 @@ FILL = {"i": -1, "f": np.nan}
 """Content of rows that were never written, by kind of type."""
 
 
-class BankWriter(MapWriter):
+class BankWriter(OriginWriter):
     """Write a bank block by block.
 
     A context manager: leaving it publishes the bank, an exception discards it.
@@ -220,6 +220,7 @@ class BankWriter(MapWriter):
             raise errors.DataError(f"{self.path}: no train split. A bank needs one.")
         self._check_views()
         self._check_maps()
+        self._check_origins()
         checks.check_disjoint(self._index, self._sources)
         counts = class_counts(self._labels["train"], self.num_classes)
         self._check_classes(counts)
@@ -301,11 +302,6 @@ class BankWriter(MapWriter):
         checks.check_same_length(name, labels=labels, flags=flags)
         self._put(name, flags.astype(np.uint8))
         self._require_schema(schema.FLAGS[column])
-
-    def _put_places(self, split: str, column: str, places: np.ndarray, rows: int) -> None:
-        name, shape = f"{split}/{column}", (rows, *schema.PLACES[column])
-        self._put(name, checks.not_negative(places, name, shape))
-        self._require_schema(schema.PIXELS)
 
     def _feature_rows(
         self, name: str, shape: tuple[int, ...], dtype: np.dtype, *, measured: bool = False

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featbank.characters import clipped
 from featbank.cli.options import FILE, Integer, output_option, overwrite_option, val_options
 from featbank.cli.terminal import say
-from featbank.wording import number
+from featbank.wording import listed, number
 
 if TYPE_CHECKING:
     from featbank.bank.judged import Check
@@ -52,6 +53,9 @@ def info(*, bank: Path, as_json: bool) -> None:
     )
     _show_classes(facts)
     _show_splits(facts["splits"])
+    if names := facts["source_group_names"]:
+        first = listed((clipped(name, 20) for name in names), 3)
+        say(f"  source groups are named {first} ({len(names):,} names)")
     for name, maps in facts["maps"].items():
         labels, cells = (f"{maps[part]:,}" for part in ("pixels", "cells"))
         say(f"  {name} has {number(maps['maps'], 'whole map')}, {labels} pixels on {cells} cells")

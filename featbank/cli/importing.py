@@ -326,8 +326,8 @@ def write_arrays(output: Path, arrays: Arrays, **options: Any) -> None:
     from featbank.bank.schema import FLAGS
 
     names = ("class_names", "classifier", "index", "paths", "sources", "text", "default_scale")
-    others = ("source_groups", "cells", "maps", "map_ids", *CLASS_FACTS, *FLAGS)
-    contents = {name: getattr(arrays, name) for name in (*names, *others)}
+    rows = ("source_groups", "source_group_names", "cells", "maps", "map_ids")
+    contents = {name: getattr(arrays, name) for name in (*names, *rows, *CLASS_FACTS, *FLAGS)}
     write_bank(output, arrays.features, arrays.labels, **contents, **options)
 
 

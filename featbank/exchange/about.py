@@ -37,6 +37,7 @@ def describe(bank: Bank) -> dict[str, Any]:
         "views": bank.views,
         "classifiers": bank.classifiers,
         "batchnorm": sum(len(bank.batchnorm(view)) for view in bank.views),
+        **({"source_group_names": names} if (names := bank.source_group_names) else {}),
         **_of_classes(bank),
         **_of_views(bank),
         "provenance": bank.provenance,
@@ -77,6 +78,22 @@ def read_class_facts(about: dict[str, Any], place: str) -> dict[str, Any]:
             "bank again."
         ) from None
     return facts
+
+
+def read_group_names(about: dict[str, Any], place: str) -> list[str] | None:
+    """The names of source groups of a description, found at `place`; None without.
+
+    Raises
+    ------
+    DataError
+        If they are no texts.
+    """
+    names = about.get("source_group_names")
+    if names is not None and not (isinstance(names, list) and {*map(type, names)} <= {str}):
+        raise errors.DataError(
+            f"{place} has names of source groups that are no texts. Export the bank again."
+        )
+    return names
 
 
 def _of_views(bank: Bank) -> dict[str, Any]:

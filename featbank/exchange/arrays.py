@@ -38,6 +38,7 @@ class Arrays:
     from_test: dict[str, np.ndarray] = field(default_factory=dict)
     source_groups: dict[str, np.ndarray] = field(default_factory=dict)
     cells: dict[str, np.ndarray] = field(default_factory=dict)
+    source_group_names: Sequence[str] | None = None
     outside_counts: np.ndarray | None = None
     background: int | None = None
     class_groups: ClassGroups | None = None

@@ -33,7 +33,8 @@ def export_features(
     ``train/instance/feature.npy`` [N, D] (or [A, N, D] with A > 1 copies) in the stored type, with
     T tokens [N, T, D] (or [A, N, T, D]); ``classifier/instance/weight.npy`` [K, D] and ``bias.npy``
     [K], ``text/instance/feature.npy`` [P, K, D], ``classes/name.txt``, ``classes/train_count.npy``
-    [K], and ``bank.json``, which describes the bank. BatchNorm statistics and maps are left out.
+    [K], and ``bank.json``, which describes the bank and has the names of source groups. BatchNorm
+    statistics and maps are left out.
 
     Parameters
     ----------

@@ -11,7 +11,7 @@ import numpy as np
 from featbank import errors
 from featbank.bank import schema
 from featbank.bank.checks import check_same_length
-from featbank.exchange.about import ABOUT, parsed_about, read_class_facts
+from featbank.exchange.about import ABOUT, parsed_about, read_class_facts, read_group_names
 from featbank.exchange.arrayfile import require_file
 from featbank.exchange.arrays import Arrays
 from featbank.exchange.collect import add_classifier
@@ -85,6 +85,7 @@ def read_export(path: Path) -> Arrays:
         arrays.places[f"text/{view}"] = place
     arrays.default_scale |= about.get("default_scale", {})
     vars(arrays).update(read_class_facts(about, str(path)))
+    arrays.source_group_names = read_group_names(about, str(path))
     if about.get("batchnorm"):
         arrays.notes.append("exports have no BatchNorm statistics; those of the bank are left out")
     return arrays

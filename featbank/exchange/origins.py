@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from featbank.bank import checks
@@ -23,7 +25,7 @@ def add_cells(arrays: Arrays, split: str, place: str) -> None:
 
 
 def settle_origins(arrays: Arrays) -> None:
-    """Number source groups that are texts, the same in all splits, and check both.
+    """Number source groups that are texts, the same in all splits, keep these, and check both.
 
     Raises
     ------
@@ -40,10 +42,11 @@ def settle_origins(arrays: Arrays) -> None:
         texts = {
             split: np.char.strip(as_texts(groups, f"{split}/source_group"))
             if groups.dtype.kind in "SU"
-            else groups.astype(str)
+            else _names_of(groups, arrays.source_group_names)
             for split, groups in known.items()
         }
         names = np.unique(np.concatenate(list(texts.values())))
+        arrays.source_group_names = names.tolist()
         known = {split: np.searchsorted(names, groups) for split, groups in texts.items()}
     for split, groups in known.items():
         rows = len(arrays.labels[split])
@@ -54,3 +57,11 @@ def settle_origins(arrays: Arrays) -> None:
     for split, cells in arrays.cells.items():
         rows = len(arrays.labels[split])
         arrays.cells[split] = checks.not_negative(cells, f"{split}/cell", (rows, 2))
+
+
+def _names_of(groups: np.ndarray, names: Sequence[str] | None) -> np.ndarray:
+    """Texts for source groups [N] that are numbers: their names, where an export has them."""
+    ends = groups.min(initial=0), groups.max(initial=0)
+    if names and groups.dtype.kind in "iu" and ends[0] >= 0 and ends[1] < len(names):
+        return np.array(names)[groups]
+    return groups.astype(str)

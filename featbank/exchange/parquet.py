@@ -15,7 +15,7 @@ import numpy as np
 from featbank import errors
 from featbank.bank import Bank, schema
 from featbank.bank.checks import check_finite
-from featbank.exchange.about import describe, parsed_about, read_class_facts
+from featbank.exchange.about import describe, parsed_about, read_class_facts, read_group_names
 from featbank.exchange.arrayfile import readable, require_file
 from featbank.exchange.arrays import Arrays, SelectedRows
 from featbank.exchange.arrow import parquet_rows
@@ -118,6 +118,7 @@ def read_parquet(path: Path) -> Arrays:
             arrays.add_features(split, view, selected, table.place(column(view)))
     arrays.default_scale |= about.get("default_scale", {})
     vars(arrays).update(read_class_facts(about, str(path)))
+    arrays.source_group_names = read_group_names(about, str(path))
     if left_out := about.get("left_out"):
         arrays.notes.append(f"tables have rows alone; left out: {', '.join(map(str, left_out))}")
     return arrays

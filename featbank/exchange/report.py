@@ -77,7 +77,7 @@ def hints(arrays: Arrays) -> list[str]:
     if arrays.class_names is None:
         lines += other_bases(arrays.labels)
     lines += scale_hints(arrays)
-    lines += shared_groups(arrays.source_groups)
+    lines += shared_groups(arrays.source_groups, arrays.source_group_names)
     lines += [*_sparse(arrays), *_not_in_train(arrays), *_odd_names(arrays.class_names or ())]
     if "val" not in arrays.labels:
         lines.append(

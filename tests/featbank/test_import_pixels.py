@@ -60,6 +60,7 @@ def test_ignored_rows_are_left_out(featbank: Run, files: Path) -> None:
     kept = np.flatnonzero(Y != 255)
     expected = {
         "source_groups": {"train": np.searchsorted(["a", "b", "c"], IMAGES[kept])},
+        "source_group_names": ["a", "b", "c"],
         "index": {"train": kept, "test": np.arange(4)},
     }
     features = {"train": {"instance": X[kept]}, "test": {"instance": -X[:4] - 1}}
@@ -254,7 +255,7 @@ def test_a_column_of_a_table(featbank: Run, files: Path) -> None:
 
 def test_groups_in_two_splits_are_told(featbank: Run, files: Path) -> None:
     """By import and by verify, which passes."""
-    told = "train and test share 1 source group (0)"
+    told = "train and test share 1 source group (a)"
     done = featbank(*IGNORING, "--test", "xt.npy", "yt.npy", "--source-groups", "train", "g.npy",
                     "--source-groups", "test", "gt.npy")  # fmt: skip
     assert told in done.stdout

@@ -62,6 +62,54 @@ def test_without_any_of_it(tmp_path: Path) -> None:
         assert bank.class_groups.equals(ClassGroups.usual(bank.train_counts))
 
 
+NAMED = {
+    "source_groups": {"train": GROUPS["train"], "test": 5 + GROUPS["test"] - 100},
+    "source_group_names": ["p017", "p018", "été", "x\n", "p021", "p022", "p023", "p024"],
+}
+"""Groups 5 in train and test."""
+
+
+def test_names_of_source_groups(featbank: Run, tmp_path: Path) -> None:
+    """As given, through every command that copies, and where groups are shown."""
+    path = write(tmp_path / "bank.h5", **NAMED)
+    split_val(path, tmp_path / "val.h5", HoldOut(per_class=2), by_group=True)
+    merge(split_shards(path, tmp_path / "shards", 2), tmp_path / "merged.h5")
+    featbank("amend", "bank.h5", "--scale", "unit", "-o", "amended.h5")
+    for output in ("out", "out.h5", "out.npz", "out.parquet"):
+        featbank("export-features", "bank.h5", "-o", output)
+        featbank("import", output, "-o", f"of-{output}.h5")
+    back = [f"of-{output}.h5" for output in ("out", "out.h5", "out.npz", "out.parquet")]
+    for name in ("bank.h5", "val.h5", "merged.h5", "amended.h5", *back):
+        with Bank(tmp_path / name) as bank:
+            assert bank.schema == 6
+            assert bank.source_group_names == NAMED["source_group_names"], name
+    with Bank(path) as before, Bank(tmp_path / "of-out.h5") as after:
+        assert before.fingerprint == after.fingerprint
+    assert "train and test share 1 source group (p022)" in featbank("verify", "bank.h5").stdout
+    shown = featbank("info", "bank.h5").stdout
+    assert "source groups are named p017, p018, été, … (8 names)" in shown
+    told = json.loads(featbank("info", "bank.h5", "--json").stdout)
+    assert told["source_group_names"] == NAMED["source_group_names"]
+
+
+def test_names_that_do_not_fit(tmp_path: Path) -> None:
+    """One for each group, each another; shards have the same ones, or none."""
+    for names, says in (
+        (["a", "b"], "there is a source group 7, and names of 2"),
+        (["a"] * 8, "'a' in row 1 comes twice"),
+    ):
+        with pytest.raises(errors.DataError, match=says):
+            write(tmp_path / "never.h5", **{**NAMED, "source_group_names": names})
+    path = write(tmp_path / "bank.h5", **NAMED)
+    others = {None: "name being there: yes and no", "z": "differ in source_groups/name"}
+    for name, says in others.items():
+        names = None if name is None else [name, *NAMED["source_group_names"][1:]]
+        changed = {**NAMED, "source_group_names": names}
+        other = write(tmp_path / "other.h5", overwrite=True, **changed)
+        with pytest.raises(errors.Mismatch, match=says):
+            merge([path, other], tmp_path / "never.h5")
+
+
 def test_the_background_is_in_no_group(tmp_path: Path) -> None:
     """Neither by default; counts from outside group the classes."""
     with Bank(write(tmp_path / "bank.h5", class_groups=None)) as bank:

@@ -25,13 +25,14 @@ from tests.hostile.banks import (
 GROUP, CELL, COUNT = "train/source_group", "train/cell", "classes/full_count"
 BACKGROUND, MEMBER = "classes/background", "classes/group"
 NAME, RULE = "classes/group_name", "classes/group_rule"
-ROWS = 24
+NAMES, ROWS = schema.GROUP_NAMES, 24
+NAMED = {"source_group_names": [f"p{g}" for g in range(103)]}
 
 
 @pytest.fixture
 def bank(tmp_path: Path) -> Path:
     """A bank with all that schema 6 added for rows and classes."""
-    return write(tmp_path / "full.h5")
+    return write(tmp_path / "full.h5", **NAMED)
 
 
 def all_of(path: Path) -> dict[str, Any]:
@@ -41,6 +42,7 @@ def all_of(path: Path) -> dict[str, Any]:
         for split, name in ((s, n) for s in bank.splits for n in schema.PLACES):
             place = bank.place(split, name)
             content[f"{split}/{name}"] = None if place is None else place.tolist()
+        content["names"] = bank.source_group_names
         content["outside"] = bank.full_counts.tolist()
         content["background"] = bank.background
         groups = bank.class_groups
@@ -71,6 +73,8 @@ ARRAYS = {
     "groups below 0": (GROUP, np.arange(ROWS) - 5, f"{GROUP}: -5 in row 0 is negative"),
     "groups float": (GROUP, np.zeros(ROWS), f"{GROUP} has type float64"),
     "groups of two axes": (GROUP, np.zeros((ROWS, 1), int), "2 axes, not int64 and 1"),
+    "numbers as names of groups": (NAMES, np.arange(103), f"{NAMES} has type int64"),
+    "names of groups not UTF-8": (NAMES, np.array([b"a", b"\xff"]), f"{NAMES}: row 1 is not UTF-8"),
     "cells of three": (CELL, np.zeros((ROWS, 3), int), f"{CELL} has shape [24, 3], not [24, 2]"),
     "cells of one axis": (CELL, np.zeros(ROWS, int), "1 axes, not int64 and 2"),
     "cells below 0": (CELL, np.full((ROWS, 2), -1), f"{CELL}: -1 in row 0 is negative"),
@@ -151,8 +155,15 @@ def test_verify_finds_what_opening_does_not(bank: Path) -> None:
     assert {GROUP, CELL, BACKGROUND} == {finding.split(":")[0] for finding in found["digests"]}
     replace(bank, BACKGROUND, np.array([0]))
     replace(bank, COUNT, np.array([9, 0, 9]))
+    replace(bank, GROUP, np.arange(ROWS))
+    replace(bank, CELL, np.zeros((ROWS, 2), int), chunks=(ROWS, 2))
+    replace(bank, NAMES, np.array([b"a", b"b"]))
     found = {check.name: check.findings for check in verify(bank)}
     assert found["class facts"] == (f"{COUNT} is 0 for class 1, which train has",)
+    assert found["sources"] == (f"there is a source group 102, {NAMES} has 2 names",)
+    replace(bank, NAMES, np.array([b"a", b"\xff"]))
+    found = {check.name: check.findings for check in verify(bank)}
+    assert found["sources"] == (f"{NAMES}: 1 row not UTF-8, first 1",)
 
 
 def test_flips_anywhere(bank: Path) -> None:
@@ -168,7 +179,7 @@ def test_flips_anywhere(bank: Path) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    name=st.sampled_from([GROUP, CELL, COUNT, BACKGROUND, MEMBER, NAME, RULE]),
+    name=st.sampled_from([GROUP, CELL, COUNT, BACKGROUND, MEMBER, NAME, RULE, NAMES]),
     shape=st.lists(st.integers(0, 25), max_size=3),
     dtype=st.sampled_from(["f4", "i8", "S4", "u1"]),
 )
@@ -176,7 +187,7 @@ def test_any_array_is_an_error_or_a_bank(
     name: str, shape: list[int], dtype: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Any type and shape in the place of a dataset."""
-    path = write(tmp_path_factory.getbasetemp() / "any6.h5", overwrite=True)
+    path = write(tmp_path_factory.getbasetemp() / "any6.h5", overwrite=True, **NAMED)
     array = np.ones(shape, dtype)
     replace(path, name, array, **({"chunks": tuple(shape)} if array.size and shape else {}))
     outcome(path)
