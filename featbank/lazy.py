@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any
 
 
 def on_demand(
     package: str, modules: Mapping[str, str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Make ``__getattr__`` and ``__dir__`` of a package, which finds its submodules as well.
+    """Make ``__getattr__`` and ``__dir__`` of a package; both know its submodules as well.
 
     Parameters
     ----------
@@ -34,6 +35,8 @@ def on_demand(
 
     def names() -> list[str]:
         present = vars(sys.modules[package])
-        return sorted({*present, *present["__all__"]})
+        own = [name for name in present if name.startswith("__")]
+        below = [module.name for module in iter_modules(present["__path__"])]
+        return sorted({*own, *present["__all__"], *(n for n in below if not n.startswith("_"))})
 
     return get, names

@@ -14,17 +14,24 @@ from featbank.lazy import on_demand
 
 if TYPE_CHECKING:
     from stage2.estimator import LongTailClassifier
+    from stage2.export.exporting import export_head
     from stage2.export.headfile import load_head
     from stage2.methods.recipe import Recipe
+    from stage2.plots import plot, plot_bank
+    from stage2.results.results import Results
     from stage2.specification import Specification, read_specification, ready_specifications
     from stage2.sweep import SweepResults, sweep
 
 __all__ = [
     "LongTailClassifier",
     "Recipe",
+    "Results",
     "Specification",
     "SweepResults",
+    "export_head",
     "load_head",
+    "plot",
+    "plot_bank",
     "read_specification",
     "ready_specifications",
     "sweep",
@@ -35,9 +42,13 @@ __getattr__, __dir__ = on_demand(
     {
         "LongTailClassifier": "stage2.estimator",
         "Recipe": "stage2.methods.recipe",
+        "Results": "stage2.results.results",
         "Specification": "stage2.specification",
         "SweepResults": "stage2.sweep",
+        "export_head": "stage2.export.exporting",
         "load_head": "stage2.export.headfile",
+        "plot": "stage2.plots",
+        "plot_bank": "stage2.plots",
         "read_specification": "stage2.specification",
         "ready_specifications": "stage2.specification",
     },

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -36,6 +37,7 @@ from stage2.results.store import Store
 from stage2.rounds import Record, Rounds
 from stage2.search.finals import NO_SEARCH
 from stage2.search.rounds import val_problem
+from stage2.specification import read_specification
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,25 @@ class SweepResults:
     board: Leaderboard | None = field(repr=False)
     probes: dict[Probe, tuple[Tensor, Tensor]] = field(repr=False)
 
+    def __repr__(self) -> str:
+        counts: dict[str, Sequence[Any]] = {
+            "trained": self.outcomes,
+            "stored already": self.skipped,
+            "left out": self.left_out,
+        }
+        runs = ", ".join(f"{len(each)} {what}" for what, each in counts.items() if each)
+        return f"runs: {runs or 'none'}\n{self.board!r}"
+
+    def _repr_html_(self) -> str:
+        """The leaderboard of a notebook."""
+        return self.board._repr_html_() if self.board else ""
+
 
 def sweep(
     bank: Bank | str | os.PathLike[str],
-    recipes: Iterable[Recipe],
+    recipes: Iterable[Recipe | str] | None = None,
     *,
+    seeds: Sequence[int] | None = None,
     results: str | os.PathLike[str] | None = None,
     device: str = "auto",
     memory: int | None = None,
@@ -109,7 +125,11 @@ def sweep(
     bank
         An open bank or its path.
     recipes
-        The recipes to compare.
+        The recipes to compare: names, which stand for the presets as the command line sweeps them,
+        or `Recipe`. By default all presets that the bank allows.
+    seeds
+        Seeds of every recipe that is trained in steps. By default 0, 1 and 2 of names, as on the
+        command line, and of a `Recipe` its own.
     results
         The SQLite file to which each group's results are added when it is done; recipes with a
         result in it are not trained again. Without it, results are in memory only.
@@ -173,7 +193,7 @@ def sweep(
     with contextlib.ExitStack() as stack:
         if not isinstance(bank, Bank):
             bank = stack.enter_context(Bank(bank))
-        wanted = resolved(bank, recipes)
+        wanted = resolved(bank, _asked_for(bank, recipes, seeds, device=device, folds=folds))
         _check(bank, wanted, select_on, halving, folds, screen=screen)
         place = str(find_device(device))
         workers = threads_for(place, workers)
@@ -226,6 +246,33 @@ def sweep(
             listeners.end(bank.fingerprint, board)
         skipped = [r for r in part.recipes if r.hash in (on_folds if dealt else done)]
         return SweepResults(record.outcomes, skipped, left_out, board, views.probes)
+
+
+def _asked_for(
+    bank: Bank,
+    recipes: Iterable[Recipe | str] | None,
+    seeds: Sequence[int] | None,
+    *,
+    device: str,
+    folds: int | None,
+) -> list[Recipe]:
+    """The recipes that are asked for by name and, with their seeds, as they are."""
+    asked = [recipes] if isinstance(recipes, str) else list(recipes or ())
+    names = [each for each in asked if isinstance(each, str)]
+    made = [each for each in asked if isinstance(each, Recipe)]
+    if seeds is not None:
+        made = [recipe for each in made for recipe in _with_seeds(each, seeds)]
+    if recipes is not None and not names:
+        return made
+    named = read_specification(only=names, seeds=seeds, device=device, folds=folds).on(bank)
+    return [*named, *made]
+
+
+def _with_seeds(recipe: Recipe, seeds: Sequence[int]) -> list[Recipe]:
+    """A recipe with each seed, where it takes one."""
+    if "seed" not in recipe.settings:
+        return [recipe]
+    return [Recipe(recipe.name, **{**recipe.settings, "seed": seed}) for seed in seeds]
 
 
 def _check(

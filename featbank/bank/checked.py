@@ -74,6 +74,11 @@ class CheckedFile:
         """Attributes of the root group, for `number`, `text` and `hash`."""
         return self._file.attrs
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the file is closed."""
+        return not self._file
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()

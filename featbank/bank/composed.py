@@ -14,6 +14,7 @@ from featbank.bank.expressions import POOLS, TOKENS, Part, is_composed, parts_of
 from featbank.bank.file import StoredBank
 from featbank.bank.models import Text
 from featbank.bank.rows import sum_of_squares
+from featbank.wording import number
 
 
 @dataclass(frozen=True)
@@ -213,6 +214,20 @@ class Bank(StoredBank):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         super().__init__(path)
         self._compositions: dict[str, Composition] = {}
+
+    def __repr__(self) -> str:
+        """Path, sizes, splits and views, in three lines; of a closed bank the path."""
+        name = f"Bank {self.path} ({self.fingerprint[:12]})"
+        if self.is_closed:
+            return f"{name}, closed"
+        counts = self.train_counts
+        splits = ", ".join(f"{split} {self.rows(split):,}" for split in self.splits)
+        return (
+            f"{name}: {number(self.num_classes, 'class', 'classes')}, "
+            f"{number(self.dim, 'feature')}, {self.dtype}\n"
+            f"rows: {splits}; {counts.min():,} to {counts.max():,} of a class in train\n"
+            f"views: {', '.join(self.views)}"
+        )
 
     def check_view(self, view: str) -> None:
         """Raise `ConfigError` for a view that the bank does not have, or cannot make."""

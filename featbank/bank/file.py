@@ -335,6 +335,11 @@ class StoredBank(Models, ClassTable, MapTable):
         """Raise `Mismatch` if another content has taken the place of this bank at `path`."""
         self._file.check_unchanged(self.fingerprint)
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the file is closed: nothing more can be read."""
+        return self._file.is_closed
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()

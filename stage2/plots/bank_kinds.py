@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -58,25 +59,25 @@ BANK_KINDS = {
 
 def plot_bank(
     kind: str,
-    bank: Bank,
-    output: str | os.PathLike[str],
+    bank: Bank | str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
     *,
     recipes: Sequence[str] = (),
     overrides: Sequence[str] = (),
     view: str | None = None,
     head: str | os.PathLike[str] | None = None,
     width: float = WIDTH,
-) -> None:
-    """Draw what a bank alone says into a file; one that is there is replaced.
+) -> Figure:
+    """Draw what a bank alone says, into a file where one is given; one that is there is replaced.
 
     Parameters
     ----------
     kind
         A key of `BANK_KINDS`.
     bank
-        An open bank.
+        An open bank or its path.
     output
-        The file; its ending, one of `stage2.plots.FORMATS`, is the format.
+        The file; its ending, one of `stage2.plots.FORMATS`, is the format. None: none is written.
     recipes, overrides
         For ``loss``: names of recipes, and values of their settings in every combination, as of
         ``featbank sweep --set``.
@@ -87,6 +88,10 @@ def plot_bank(
     width
         Inches.
 
+    Returns
+    -------
+    The figure, which notebooks show.
+
     Raises
     ------
     ConfigError
@@ -95,5 +100,8 @@ def plot_bank(
     """
     given = {"recipe": recipes, "set": overrides, "view": view, "head": head}
     row = kind_of(BANK_KINDS, kind, given)
-    picture = BankPicture(bank, tuple(recipes), tuple(overrides), view, head, width)
-    save(lambda: row.draw(picture), output)
+    with contextlib.ExitStack() as stack:
+        if not isinstance(bank, Bank):
+            bank = stack.enter_context(Bank(bank))
+        picture = BankPicture(bank, tuple(recipes), tuple(overrides), view, head, width)
+        return save(lambda: row.draw(picture), output)

@@ -86,18 +86,22 @@ def form_of(output: str | os.PathLike[str], forms: Sequence[str] = FORMATS) -> s
     return form
 
 
-def save(draw: Callable[[], Figure], output: str | os.PathLike[str]) -> None:
-    """Draw a figure into a file, in our style and leaving matplotlib's settings as they are."""
+def save(draw: Callable[[], Figure], output: str | os.PathLike[str] | None) -> Figure:
+    """Draw a figure, into a file where one is given, in our style and leaving matplotlib's settings
+    as they are."""
     import matplotlib
 
-    form = form_of(output)
+    form = form_of(output) if output is not None else "png"
+    drawn = io.BytesIO()
     with matplotlib.rc_context(STYLE), _warnings_in_a_line(form):
         figure = draw()
         make_visible(figure)
-        drawn = io.BytesIO()
-        figure.savefig(drawn, format=form)
-    with replacing(Path(output)) as part:
-        part.write_bytes(drawn.getvalue())
+        if output is not None:
+            figure.savefig(drawn, format=form)
+    if output is not None:
+        with replacing(Path(output)) as part:
+            part.write_bytes(drawn.getvalue())
+    return figure
 
 
 def make_visible(figure: Figure) -> None:
@@ -151,9 +155,9 @@ def line_style(place: int) -> dict[str, Any]:
 
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure of this size in inches."""
-    from matplotlib.figure import Figure
+    from stage2.plots.styled import StyledFigure
 
-    return Figure(figsize=(width, height), layout="constrained")
+    return StyledFigure(figsize=(width, height), layout="constrained")
 
 
 def panels_across(count: int, width: float, narrowest: float) -> int:

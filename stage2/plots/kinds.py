@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -124,8 +125,8 @@ KINDS = {
 
 def plot(
     kind: str,
-    store: Store,
-    output: str | os.PathLike[str],
+    store: Store | str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
     *,
     bank: str | None = None,
     recipes: Sequence[str] = (),
@@ -136,17 +137,17 @@ def plot(
     select_epoch: str = "selected",
     metric: str | None = None,
     by: Sequence[str] = (),
-) -> None:
-    """Draw stored results into a file; one that is there is replaced.
+) -> Figure:
+    """Draw stored results, into a file where one is given; one that is there is replaced.
 
     Parameters
     ----------
     kind
         A key of `KINDS`.
     store
-        The results.
+        The results, open or the path of their file.
     output
-        The file; its ending, one of `stage2.plots.FORMATS`, is the format.
+        The file; its ending, one of `stage2.plots.FORMATS`, is the format. None: none is written.
     bank
         The banks, as of `stage2.results.banks.banks_of`; needed where the store holds several.
     recipes
@@ -166,6 +167,10 @@ def plot(
     by
         The settings of ``heatmap`` and ``setting``.
 
+    Returns
+    -------
+    The figure, which notebooks show.
+
     Raises
     ------
     ConfigError
@@ -173,20 +178,23 @@ def plot(
         run has what the plot shows.
     """
     row = kind_of(KINDS, kind, {"split": split, "select_on": select_on, "metric": metric, "by": by})
-    banks = banks_of(
-        store,
-        bank,
-        split=split,
-        select_on=select_on,
-        select_by=select_by,
-        select_epoch=select_epoch,
-    )
-    _require_drawable(kind, banks)
-    results = banks[0]
-    if row.on_selection and split is None and results.select_on:
-        results = results.on(results.select_on)
-    picture = Picture(results, tuple(recipes), width, metric, tuple(by), [results, *banks[1:]])
-    save(lambda: row.draw(picture), output)
+    with contextlib.ExitStack() as stack:
+        if not isinstance(store, Store):
+            store = stack.enter_context(Store(store))
+        banks = banks_of(
+            store,
+            bank,
+            split=split,
+            select_on=select_on,
+            select_by=select_by,
+            select_epoch=select_epoch,
+        )
+        _require_drawable(kind, banks)
+        results = banks[0]
+        if row.on_selection and split is None and results.select_on:
+            results = results.on(results.select_on)
+        picture = Picture(results, tuple(recipes), width, metric, tuple(by), [results, *banks[1:]])
+        return save(lambda: row.draw(picture), output)
 
 
 def _require_drawable(kind: str, banks: Sequence[Results]) -> None:

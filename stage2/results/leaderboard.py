@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stage2.engine.metrics import RANKING, UNCALIBRATED
 from stage2.features.experts import short_name
@@ -19,6 +19,9 @@ from stage2.results.protocol import Protocol, is_calibrated
 from stage2.results.selection import NLL, Correctness, Ranking
 from stage2.results.store import Run
 from stage2.results.usual import own_settings
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,29 @@ class Leaderboard:
         """The row at the epoch that ranks, of the rows of a configuration."""
         epoch = self.terms.epoch
         return next((row for row in rows if row["epoch"] == epoch), rows[0])
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Every row and metric, as ``featbank leaderboard --format csv`` writes them.
+
+        Raises
+        ------
+        ConfigError
+            Where pandas is not installed.
+        """
+        from stage2.results.notebook import data_frame
+
+        return data_frame(row.whole() for row in self.rows)
+
+    def __repr__(self) -> str:
+        from stage2.results.notebook import board_text
+
+        return board_text(self)
+
+    def _repr_html_(self) -> str:
+        """The table of a notebook."""
+        from stage2.results.notebook import board_html
+
+        return board_html(self)
 
 
 def board_of(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import replace
@@ -40,7 +42,7 @@ class Results:
     Parameters
     ----------
     store
-        The results file.
+        The results file, open or its path.
     bank
         Name, file name or beginning of the fingerprint; needed where the file holds results of
         several banks.
@@ -90,7 +92,7 @@ class Results:
     @uncollected()
     def __init__(
         self,
-        store: Store,
+        store: Store | str | os.PathLike[str],
         *,
         bank: str | None = None,
         split: str | None = None,
@@ -99,6 +101,9 @@ class Results:
         select_epoch: str = "selected",
         nested: bool = False,
     ) -> None:
+        if not isinstance(store, Store):
+            store = Store(store)
+            weakref.finalize(store, store.file.close)
         self.store = store
         self.fingerprint, self.about = store.one_bank(bank)
         self.name = bank_names(store.banks())[self.fingerprint]
@@ -143,6 +148,13 @@ class Results:
         other = copy(self)
         other._rank(split)
         return other
+
+    def __repr__(self) -> str:
+        return f"{self.path}, bank {self.name}: {self.board!r}"
+
+    def _repr_html_(self) -> str:
+        """The leaderboard of a notebook."""
+        return self.board._repr_html_()
 
     @property
     def path(self) -> Path:

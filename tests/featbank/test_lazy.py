@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from unittest.mock import patch
 
 import stage2
@@ -30,3 +31,12 @@ def test_the_function_of_a_sweep_can_be_patched() -> None:
         assert stage2.sweep() == 1
     assert stage2.sweep is original
     assert not hasattr(stage2, "nothing")
+
+
+def test_completion_offers_what_is_exported() -> None:
+    """Reference: ``__all__`` and the modules in the folder; no import of the package's own."""
+    offered = {name for name in dir(stage2) if not name.startswith("_")}
+    folder = Path(stage2.__file__).parent
+    modules = {path.stem for path in folder.iterdir() if (path / "__init__.py").is_file()}
+    modules |= {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    assert offered == {*stage2.__all__, *modules}
