@@ -31,6 +31,7 @@ from featbank.memory import uncollected
     help="Configurations whose details the page carries: the best of each recipe, then the next "
     "best. The leaderboard has all. Of each bank where there are several.",
 )
+@click.option("--title", help="Title of the page. [default: the name of the results file]")
 @click.option(
     "--head",
     "heads",
@@ -48,6 +49,7 @@ def report(
     bank: str | None,
     condition: str | None,
     top: int,
+    title: str | None,
     heads: tuple[Path, ...],
     features: Path | None,
     **selection: Any,
@@ -73,6 +75,7 @@ def report(
             output,
             condition=condition,
             top=top,
+            title=title,
             heads=heads,
             features=features,
         )

@@ -20,6 +20,7 @@ def gather_banks(
     *,
     condition: str | None = None,
     top: int = TOP,
+    title: str | None = None,
     heads: Sequence[str | os.PathLike[str]] = (),
     features: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def gather_banks(
     ----------
     banks
         The results on one bank or more (`stage2.results.banks.banks_of`).
-    condition, top
+    condition, top, title
         As of `stage2.report.gathering.gather`; banks where nothing meets the condition are left
         out with a warning.
     heads, features
@@ -50,7 +51,7 @@ def gather_banks(
     if len(banks) > 1 and condition is not None:
         kept = Joined.of(banks).where(condition).boards
         banks = [bank for bank in banks if bank.name in kept]
-    pages = [gather(bank, condition=condition, top=top) for bank in banks]
+    pages = [gather(bank, condition=condition, top=top, title=title) for bank in banks]
     if len(pages) == 1:
         return {**pages[0], **exported}
     joined = Joined.of(banks)

@@ -13,7 +13,9 @@ from featbank import __version__
 from stage2.engine.details import SHIFT_RATIOS
 from stage2.engine.metrics import METRICS, RANKING
 from stage2.features.experts import short_name
+from stage2.report.answers import environment, intervals, verdict_data
 from stage2.report.details import SECTIONS, Counts, details_of
+from stage2.report.importance import importances
 from stage2.results import filters
 from stage2.results.cite import cite
 from stage2.results.grids import varied
@@ -34,6 +36,7 @@ def gather(
     *,
     condition: str | None = None,
     top: int = TOP,
+    title: str | None = None,
 ) -> dict[str, Any]:
     """Everything the page shows.
 
@@ -45,6 +48,8 @@ def gather(
         Only configurations that meet it, `stage2.results.filters.where`.
     top
         Number of configurations with details: the best of every recipe, then the next best.
+    title
+        The page's title; by default the name of the results file.
 
     Raises
     ------
@@ -62,15 +67,19 @@ def gather(
     ]
     before, why = _before(done)
     chosen = _with_details(done, top, before)
-    details, counts, groups = {}, Counts.of(results), results.groups
+    details, counts = {}, Counts.of(results)
     for row in chosen:
         arrays = measured(results, results.configurations[row["recipe"]], row["epoch"])
         details[row["recipe"]] = details_of(arrays, counts)
     present = {name for data in details.values() for name in data}
     settings, columns = _settings(board), _columns(board)
     return {
-        "title": results.path.name,
+        "title": title or results.path.name,
         "version": __version__,
+        "verdict": verdict_data(results),
+        "intervals": intervals(results, done),
+        "importance": importances(ranked),
+        "environment": environment(results.tried),
         "protocol": starred_protocol(board),
         "selectOn": board.select_on,
         "order": board.terms.order,
@@ -79,22 +88,13 @@ def gather(
         "advice": board.terms.advice,
         "split": split,
         "epoch": "selected" if any(row["epoch"] == "selected" for row in ranked) else "last",
-        "bank": {
-            "name": about.get("label") or Path(about["path"]).name,
-            "fingerprint": results.fingerprint[:12],
-            "dim": about["dim"],
-            "rows": about["rows"],
-        },
-        "groups": groups.stated,
-        "groupNames": groups.shown,
-        "classes": {
-            "names": results.class_names,
-            "counts": results.counts.tolist(),
-            "group": groups.of_classes(),
-        },
+        **_bank(results),
         "columns": [_header(column, board) for column in columns],
         "settings": settings,
-        "rows": [_row(board, rows, columns, settings) for rows in board.configurations()],
+        "rows": [
+            _row(board, rows, columns, settings, _seconds(results, rows[0]["recipe"]))
+            for rows in board.configurations()
+        ],
         "details": details,
         "before": {"id": before["recipe"], "why": why} if before else None,
         "bound": [
@@ -109,6 +109,26 @@ def gather(
             if name not in present and (not section.of_pixels or about.get("pixels"))
         ],
         "cite": cite([str(results.path)]),
+    }
+
+
+def _bank(results: Results) -> dict[str, Any]:
+    """The bank, its classes and their groups."""
+    about, groups = results.about, results.groups
+    return {
+        "bank": {
+            "name": about.get("label") or Path(about["path"]).name,
+            "fingerprint": results.fingerprint[:12],
+            "dim": about["dim"],
+            "rows": about["rows"],
+        },
+        "groups": groups.stated,
+        "groupNames": groups.shown,
+        "classes": {
+            "names": results.class_names,
+            "counts": results.counts.tolist(),
+            "group": groups.of_classes(),
+        },
     }
 
 
@@ -142,16 +162,27 @@ def _header(column: Column, board: Leaderboard) -> dict[str, Any]:
     }
 
 
+def _seconds(results: Results, id_: str) -> float:
+    """Seconds of all runs of a configuration, to three digits."""
+    return float(f"{sum(run.seconds for run in results.configurations[id_].runs):.3g}")
+
+
 def _row(
-    board: Leaderboard, rows: Sequence[Row], columns: Sequence[Column], settings: Sequence[str]
+    board: Leaderboard,
+    rows: Sequence[Row],
+    columns: Sequence[Column],
+    settings: Sequence[str],
+    seconds: float,
 ) -> dict[str, Any]:
-    """A configuration's line: its names, its numbers as [mean, std over seeds], its settings."""
+    """A configuration's line: its names, its numbers as [mean, std over seeds], its settings, and
+    the seconds of its runs."""
     ranked = board.ranked(rows)
     return {
         "id": ranked["recipe"],
         "name": ranked["name"],
         "changes": differences(ranked),
         "seeds": len(ranked["seeds"]),
+        "seconds": seconds,
         "status": ranked["status"],
         "tied": bool(ranked["tied"] and board.terms.ties),
         "values": {

@@ -21,8 +21,8 @@ from stage2.report.gathering import TOP
 from stage2.results.results import Results
 
 SCRIPTS = (
-    *("state.js", "table.js", "charts.js", "settings.js", "inside.js", "together.js"),
-    *("maps.js", "banks.js", "page.js"),
+    *("state.js", "table.js", "charts.js", "answer.js", "sweep.js", "settings.js", "inside.js"),
+    *("together.js", "maps.js", "banks.js", "page.js"),
 )
 """The program of the page, in the order it runs."""
 
@@ -33,6 +33,7 @@ def report(
     *,
     condition: str | None = None,
     top: int = TOP,
+    title: str | None = None,
     heads: Sequence[str | os.PathLike[str]] = (),
     features: str | os.PathLike[str] | None = None,
 ) -> int:
@@ -44,7 +45,7 @@ def report(
         The results on a bank, or on several (`stage2.results.banks.banks_of`).
     output
         The page, ``.html``.
-    condition, top, heads, features
+    condition, top, title, heads, features
         As of `stage2.report.banks.gather_banks`.
 
     Returns
@@ -64,7 +65,9 @@ def report(
     if path.is_dir():
         raise errors.ConfigError(f"{path} is a folder. Choose another name.")
     banks = [results] if isinstance(results, Results) else results
-    data = gather_banks(banks, condition=condition, top=top, heads=heads, features=features)
+    data = gather_banks(
+        banks, condition=condition, top=top, title=title, heads=heads, features=features
+    )
     text = render(data).encode()
     with replacing(path) as part:
         part.write_bytes(text)

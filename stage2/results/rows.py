@@ -39,8 +39,8 @@ class StoredEvaluation(NamedTuple):
 
 @dataclass(frozen=True)
 class RunRow:
-    """The columns of a run that tables need; `recipe` hashes settings and seed, `versions` has the
-    libraries that took part."""
+    """The columns of a run that tables need; `recipe` hashes settings and seed, `seconds` are its
+    share of its group's, `versions` has the libraries that took part."""
 
     recipe: str
     id: str
@@ -48,6 +48,8 @@ class RunRow:
     seed: int
     parameters: dict[str, Any]
     status: str
+    seconds: float
+    device: str
     versions: Mapping[str, str]
 
 

@@ -60,6 +60,12 @@ function panelTitle(text, x, y = 1) {
     showarrow: false, font: { size: 13, color: colour("ink") } };
 }
 
+/* Whiskers of one standard deviation over seeds of shares in %, which end at 0 and 100. */
+function whiskers(rows, key, color) {
+  const reach = rows.map((row) => row.values[key] || [0, 0]).map(([mean, std]) => [std ?? 0, mean ?? 0]);
+  return { type: "data", symmetric: false, array: reach.map(([std, mean]) => Math.min(std, 100 - mean)), arrayminus: reach.map(([std, mean]) => Math.min(std, mean)), color, thickness: 1.2, width: 3 };
+}
+
 function draw(name) {
   const figure = document.querySelector(`[data-plot="${name}"]`);
   if (!figure) return;
@@ -139,27 +145,41 @@ CHARTS.groups = () => {
 
 const MOST_POINTS = 16;
 
-/* Macro accuracy against ECE of the best of each recipe and the ticked rows. */
+/* Rows that no other beats in both ECE and macro accuracy, by rising ECE. */
+function paretoFront(rows) {
+  const front = [];
+  for (const row of [...rows].sort((a, b) => value(a, "ece") - value(b, "ece") || value(b, "macro") - value(a, "macro"))) {
+    if (!front.length || value(row, "macro") > value(front[front.length - 1], "macro")) front.push(row);
+  }
+  return front;
+}
+
+/* Macro accuracy against ECE: every configuration, the best of each recipe and the ticked rows by name, the Pareto front. */
 CHARTS.scatter = () => {
-  const picked = visible().filter((row) => state.picked.has(row.id));
-  const shown = [...new Set([...picked, ...bestOfEach()])]
-    .filter((row) => value(row, "ece") !== null && value(row, "macro") !== null).slice(0, MOST_POINTS)
-    .sort((a, b) => a.rank - b.rank);
-  const spread = (row, key) => ({ type: "data", array: [row.values[key][1] ?? 0], color: colour("soft"), thickness: 1.2, width: 3 });
-  const traces = shown.map((row, i) => ({
-    type: "scatter", mode: "markers", x: [value(row, "ece")], y: [value(row, "macro")], name: plain(clipped(nameAmong(shown, row))),
-    error_x: spread(row, "ece"), error_y: spread(row, "macro"),
-    marker: { color: isFaint(row.id) ? colour("line") : PALETTE[theme()][i % 8], symbol: SYMBOLS[(i + Math.floor(i / 8)) % SYMBOLS.length], size: state.picked.has(row.id) ? 14 : 10 },
-    hovertemplate: `${plain(row.id)}<br>ECE %{x:.1f} %<br>macro %{y:.1f} %<extra></extra>`,
-  }));
+  const all = visible().filter((row) => value(row, "ece") !== null && value(row, "macro") !== null);
+  const picked = all.filter((row) => state.picked.has(row.id));
+  const shown = [...new Set([...picked, ...bestOfEach().filter((row) => all.includes(row))])].slice(0, MOST_POINTS).sort((a, b) => a.rank - b.rank);
+  const front = paretoFront(all);
+  const [low, high] = [Math.min, Math.max].map((of) => of(...[...shown, ...front].map((row) => value(row, "macro"))));
+  const below_ = all.filter((row) => value(row, "macro") < low - 0.08 * (high - low)).length;
+  const hover = `%{text}<br>ECE %{x:.1f} %<br>macro %{y:.1f} %<extra></extra>`;
+  const points = (rows) => ({ type: "scatter", x: rows.map((row) => value(row, "ece")), y: rows.map((row) => value(row, "macro")), text: rows.map((row) => plain(`${row.id} ${row.changes}`)), hovertemplate: hover });
+  const traces = [
+    { ...points(all.filter((row) => !shown.includes(row))), mode: "markers", name: "other configurations", marker: { size: all.length > 200 ? 4 : 6, color: translucent(colour("soft"), 0.35) } },
+    { ...points(front), mode: "lines", name: "Pareto front", line: { color: colour("ink"), width: 1.5, dash: "dot", shape: "hv" }, hoverinfo: "skip" },
+    ...shown.map((row, i) => ({
+      ...points([row]), mode: "markers", name: plain(clipped(nameAmong(shown, row))), error_x: whiskers([row], "ece", colour("soft")), error_y: whiskers([row], "macro", colour("soft")),
+      marker: { color: isFaint(row.id) ? colour("line") : PALETTE[theme()][i % 8], symbol: SYMBOLS[(i + Math.floor(i / 8)) % SYMBOLS.length], size: state.picked.has(row.id) ? 14 : 10 },
+    })),
+  ].filter((trace) => trace.x.length);
   const corner = { text: "↖ better", x: 0, y: 1, xref: "paper", yref: "paper", xanchor: "left", yanchor: "bottom", showarrow: false, font: { size: 13, color: colour("soft") } };
   return {
     traces,
-    layout: layoutOf(440, { annotations: [corner], xaxis: axis(`ECE on ${DATA.split}, %`), yaxis: axis(`macro accuracy on ${DATA.split}, %`),
+    layout: layoutOf(460, { annotations: [corner], xaxis: axis(`ECE on ${DATA.split}, %`), yaxis: axis(`macro accuracy on ${DATA.split}, %`, high > low ? { range: [low - 0.08 * (high - low), high + 0.08 * (high - low)] } : {}),
       legend: below(), margin: { l: 60, r: 16, t: 28, b: 52 } }),
-    caption: shown.length ? "Accuracy against expected calibration error (as SLA, Fig. 4) of the best of each recipe" + (picked.length ? " and the highlighted rows" : "") +
-      "; bars are one standard deviation over seeds. A point above and left of another is better in both; a temperature fitted on val moves points left and leaves accuracy as it is."
+    caption: shown.length ? "Accuracy against expected calibration error (as SLA, Fig. 4) of every configuration, by name the best of each recipe" + (picked.length ? " and the highlighted rows" : "") +
+      `; bars are one standard deviation over seeds. No configuration is better in both than the ${front.length} of the Pareto front: ${front.slice(0, 6).map((row) => called(row.id)).join(", ")}${front.length > 6 ? ", …" : ""}. A temperature fitted on val moves points left and leaves accuracy as it is.` + (below_ ? ` ${thousands(below_)} below are not drawn.` : "")
       : "No configuration meets the filter and the brushes.",
-    numbers: [["configuration", "ECE, %", "macro, %"], shown.map((row) => [row.id, value(row, "ece"), value(row, "macro")])],
+    numbers: [["configuration", "ECE, %", "macro, %", "Pareto front"], all.map((row) => [row.id, value(row, "ece"), value(row, "macro"), front.includes(row) ? "yes" : "no"])],
   };
 };

@@ -1,7 +1,8 @@
-const TITLES = { groups: GROUPS.map(groupName).join(", "), scatter: "accuracy against calibration", parallel: "parallel coordinates",
+const TITLES = { intervals: "differences from the best", groups: GROUPS.map(groupName).join(", "), scatter: "accuracy against calibration", spread: "spread of the configurations",
+  valtest: "the split that ranks against the one that is reported", time: "time", importance: "importance of settings", parallel: "parallel coordinates",
   single: "one setting at a time", heat: "hyper-parameter heat maps" };
 
-const DRAWN = ["bank-reliability", "bank-norms", "groups", "scatter", "parallel", "single", "heat", "classes", "ious", "reliability", "confidence", "versus", "loss", "norms",
+const DRAWN = ["bank-reliability", "bank-norms", "intervals", "groups", "scatter", "spread", "valtest", "time", "importance", "parallel", "single", "heat", "classes", "ious", "reliability", "confidence", "versus", "loss", "norms",
   "confused", "curves", "logits", "shift", "beta"];
 
 function drawPlots(but = "") {
@@ -42,13 +43,17 @@ function removeWhatIsMissing() {
   const ranked = DATA.rows.some((row) => value(row, DATA.ranking) !== null);
   if (!ranked) Object.keys(TITLES).forEach((name) => drop(name, `${TITLES[name]} (no configuration finished)`));
   else {
+    if (!DATA.intervals) drop("intervals", `${TITLES.intervals} (one recipe, or rows that cannot be compared)`);
+    if (!several().length) drop("spread", `${TITLES.spread} (no recipe has ${SPREAD_AT_LEAST})`);
+    if (!DATA.selectOn || DATA.selectOn === DATA.split || DATA.rows.length < 3 || DATA.rows.every((row) => value(row, "selection") === null)) drop("valtest", `${TITLES.valtest} (the same, or nothing ranks)`);
+    if (!offerImportance()) drop("importance", `${TITLES.importance} (no recipe has enough configurations)`);
     if (!offerHeat()) drop("heat", "hyper-parameter heat maps (no recipe varies two settings)");
     if (!offerSingle()) drop("single", "one setting at a time (no recipe varies one)");
   }
   if (ranked && DATA.rows.length < 3) drop("parallel", "parallel coordinates (fewer than three configurations)");
   for (const section of document.querySelectorAll("main > section:not(#summary)")) {
     const figures = section.querySelectorAll("figure").length;
-    if (["groups", "calibrated", "settings", "inside", "together"].includes(section.id) && !figures) section.remove();
+    if (["differences", "groups", "calibrated", "sweep", "settings", "inside", "together"].includes(section.id) && !figures) section.remove();
   }
   $("missing").textContent = missing.length ? `Not shown: ${missing.join("; ")}.` : "";
 }
@@ -70,6 +75,7 @@ function fillHead() {
       tile(DATA.figure, both(DATA.ranking), "of the best"),
       tile(`${DATA.split} macro`, both("macro"), `${DATA.epoch} epoch`),
       tile(groupName("few") === "few" ? "Few-shot classes" : `Classes of ${groupName("few")}`, both("few"), DATA.groups.few),
+      ...gainTiles(tile),
     ] : []),
     tile("Configurations", thousands(DATA.rows.length), `${ALONE.size} ${ALONE.size === 1 ? "recipe" : "recipes"}`),
   );
@@ -125,6 +131,7 @@ function listen() {
   for (const role of ["before", "after"]) {
     $(role)?.addEventListener("change", () => { state[role] = $(role).value; drawPlots("parallel"); });
   }
+  $("importance-recipe")?.addEventListener("change", () => draw("importance"));
   $("heat-recipe")?.addEventListener("change", () => { offerAxes(); draw("heat"); });
   $("single-recipe")?.addEventListener("change", () => { offerSetting(); draw("single"); });
   $("single-setting")?.addEventListener("change", () => draw("single"));
@@ -156,6 +163,8 @@ async function start() {
   removeWhatIsMissing();
   fillBanks();
   fillMaps();
+  fillAnswer();
+  fillEnvironment();
   fillHead();
   fillContents();
   state.before = DATA.before && DATA.before.id;

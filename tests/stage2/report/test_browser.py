@@ -84,7 +84,7 @@ def test_it_loads_in_silence(page: Any) -> None:
         "[p.closest('figure').dataset.title, Boolean(p.querySelector('.main-svg')), "
         "p.getAttribute('aria-label')])"
     )
-    assert len(plots) == 16, plots
+    assert len(plots) == 21, plots
     for name, drawn, caption in plots:
         assert drawn, name
         assert len(caption) > 80, f"{name}: {caption}"

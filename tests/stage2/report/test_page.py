@@ -166,11 +166,14 @@ def test_two_thousand_configurations_fit(tmp_path: Path) -> None:
 
 def test_the_command(featbank: Run, results: Path, tmp_path: Path) -> None:
     """It says what it wrote; options reach the page."""
-    done = featbank("report", results, "-o", "r.html", "--where", "name=crt", "--top", "3")
+    done = featbank(
+        "report", results, "-o", "r.html", "--where", "name=crt", "--top", "3", "--title", "A sweep"
+    )
     assert re.fullmatch(r"Wrote r\.html, \d\.\d MB\.\n", done.stdout)
     data = json.loads(Elements((tmp_path / "r.html").read_text()).scripts["data"])
     assert {row["name"] for row in data["rows"]} == {"crt"}
     assert len(data["details"]) == 3
+    assert data["title"] == "A sweep"
     text = " ".join(featbank("report", "--help").stdout.split())
     assert "featbank report results.sqlite -o report.html" in text
 
