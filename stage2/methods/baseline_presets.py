@@ -1,10 +1,17 @@
-"""Trained baselines of 2022–2026 as presets, with what their releases retrain a classifier by."""
+"""Baselines as presets: stage 1's own classifier, and those of 2022–2026 as releases train them."""
 
 from __future__ import annotations
 
 from stage2.methods.recipe_preset import RecipePreset
 
 BASELINES: dict[str, RecipePreset] = {
+    "stage1": RecipePreset(
+        {"head": "logit_adjust", "tau": 0.0},
+        "stage-1 classifier as it is, the first row of a table",
+        "crt",
+        origin="paper",
+        place="its joint training",
+    ),
     "gcl": RecipePreset(
         {
             "head": "cosine",

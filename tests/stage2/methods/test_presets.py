@@ -135,6 +135,7 @@ TABLE: dict[str, dict[str, Any]] = {
         head: row(f"{head} ce instance instance", (0.1, 5e-4, 128), ("cosine", 10))
         for head in ("cosine", "tde", "mlp", "pooled", "attentive")
     },
+    "stage1": {"head": "logit_adjust", "tau": 0.0, "view": "instance"},
     "tau_norm": {"head": "tau_norm", "view": "instance"},
     "logit_adjust": {"head": "logit_adjust", "view": "instance"},
     "ncm": {"head": "ncm", "view": "instance"},
