@@ -110,7 +110,7 @@ def extract(
         else:
             source = run
 
-    with progress("images") as advance:
+    with progress("images") as display:
         run_extraction(
             source,
             output,
@@ -121,8 +121,8 @@ def extract(
             root=None if run is None else root,
             device=device,
             overwrite=overwrite,
-            report=say,
-            progress=advance,
+            report=display.say,
+            progress=display,
             **features,
         )
     if leads():

@@ -6,6 +6,7 @@ import contextlib
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -28,6 +29,7 @@ from featbank.cli.plan import Job, print_costs, print_plan
 from featbank.cli.progress import progress
 from featbank.cli.shards import next_line, shard_of, shard_option
 from featbank.cli.terminal import say
+from featbank.cli.watching import Watch
 from featbank.errors import ConfigError
 from featbank.wording import number
 from stage2.methods.precisions import AUTO, PRECISION
@@ -207,7 +209,6 @@ def sweep(
             "select_epoch": select_epoch,
             "force": force,
             "loggers": [open_logger(text) for text in logs],
-            "notice": say,
             "executor": make,
             "any_version": any_version,
             **({"shard": shard} if shard else {}),
@@ -288,17 +289,24 @@ def _train(job: Job, how: dict[str, Any]) -> Leaderboard | None:
     """Sweep one bank, and return the leaderboard of everything the results hold of it; None for a
     shard without a group."""
     from stage2.adaptive import search
+    from stage2.executors.local import Local
     from stage2.search import Halving, Sampling
     from stage2.sweep import sweep as run
 
     output = how["results"]
     try:
-        with progress("runs") as report:
+        with progress("runs") as display:
+            known = {} if how["force"] else _statuses(job, output)
+            display(0, sum(recipe.hash not in known for recipe in job.recipes))
+            watch = Watch(display)
+            how = how | {"notice": display.say, "loggers": [*how["loggers"], watch]}
+            if how["executor"] is Local:
+                how["executor"] = partial(Local, watch=watch)
             if job.space and isinstance(job.search, Sampling):
-                return search(job.bank, job.space, job.search, progress=report, **how)
+                return search(job.bank, job.space, job.search, progress=display, **how)
             halving = job.search if isinstance(job.search, Halving) else None
             results = run(
-                job.bank, job.whole, halving=halving, keep_outcomes=False, progress=report, **how
+                job.bank, job.whole, halving=halving, keep_outcomes=False, progress=display, **how
             )
     except KeyboardInterrupt:
         _stop(job, output)

@@ -14,7 +14,7 @@ import click
 from featbank.cli import completion
 from featbank.cli.data_options import chosen_options, dataset_options, silence_pillow
 from featbank.cli.options import FILE, setting_options
-from featbank.cli.progress import progress_beside_lines
+from featbank.cli.progress import progress
 from featbank.cli.terminal import say
 from featbank.errors import ConfigError, OutputExists
 from stage1.data.catalogue import OPTIONS as DATASET
@@ -113,8 +113,8 @@ def train(
     silence_pillow()
     if not leads():
         warnings.simplefilter("ignore")
-    lines = progress_beside_lines("images") if leads() else nullcontext((_silent, _silent))
-    with leader_first(), lines as (advance, report):
+    shown = progress("images", resumes=True, talks=True) if leads() else nullcontext()
+    with leader_first(), shown as display:
         if bank is not None and bank.exists() and not overwrite:
             raise OutputExists(f"{bank} exists. Choose another --bank or --overwrite.")
         chosen = chosen_options(options)
@@ -132,8 +132,8 @@ def train(
             settings,
             output,
             objective=_objective(settings),
-            report=report,
-            progress=advance,
+            report=display.say if display else _silent,
+            progress=display or _silent,
             tensorboard=tensorboard,
             overwrite=overwrite,
         )

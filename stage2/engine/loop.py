@@ -29,6 +29,7 @@ from stage2.engine.plan import BatchStream, FusedGroup, TileKey, pieces
 from stage2.engine.pooled import HeldOut, PooledEvaluation
 from stage2.engine.staging import pinned
 from stage2.engine.tile import TileRun, aligned, rejoined
+from stage2.engine.watching import Moment, Watching
 from stage2.methods.samplers import index_stream
 from stage2.methods.seeding import seeded
 
@@ -75,6 +76,7 @@ def run_group(
     workers: int = 1,
     halving: Halving | None = None,
     parameters: bool = True,
+    watch: Watching | None = None,
 ) -> Outcomes:
     """Train and evaluate a fused group.
 
@@ -92,6 +94,8 @@ def run_group(
         that the views must have. It does not apply to groups that are not trained in steps.
     parameters
         Whether outcomes have parameters, whose copies of many classes take long.
+    watch
+        Called at the end of every epoch.
 
     Returns
     -------
@@ -107,7 +111,10 @@ def run_group(
     with _threads(workers, runs, stopped) as each:
         if group.stream.epochs:
             runs, measured = _train(
-                drawn, runs, views, each, stopped, halving=halving, parameters=parameters
+                *(drawn, runs, views, each, stopped),
+                halving=halving,
+                parameters=parameters,
+                watch=watch,
             )
         else:
             each(TileRun.optimise, runs)
@@ -133,6 +140,7 @@ def run_folds(
     views_of: Callable[[int], Sequence[ViewData]],
     *,
     workers: int = 1,
+    watch: Watching | None = None,
 ) -> list[Outcome]:
     """Train a fused group on each fold of the training rows, and measure it on the rows held out.
 
@@ -148,7 +156,7 @@ def run_folds(
         The rows that the folds hold out.
     views_of
         The group's views as a fold sees them (`stage2.engine.subset.fold_view`).
-    workers
+    workers, watch
         As of `run_group`.
 
     Returns
@@ -158,7 +166,7 @@ def run_folds(
     started = time.perf_counter()
     pooled = [PooledEvaluation(tile, held_out) for tile in group.tiles]
     for fold in range(len(group.folds)):
-        _run_fold(group, fold, views_of(fold), pooled, workers)
+        _run_fold(group, fold, views_of(fold), pooled, workers, watch=watch)
     outcomes = [outcome for tile in pooled for outcome in tile.outcomes()]
     return _timed(outcomes, time.perf_counter() - started)
 
@@ -169,6 +177,8 @@ def _run_fold(
     views: Sequence[ViewData],
     pooled: Sequence[PooledEvaluation],
     workers: int,
+    *,
+    watch: Watching | None,
 ) -> None:
     """Train a fold and measure it; on return nothing of it is in memory."""
     stopped, stream = Event(), group.folds[fold]
@@ -177,7 +187,8 @@ def _run_fold(
     runs = [TileRun(tile, stream, views) for tile in group.tiles]
     with _threads(workers, runs, stopped) as each:
         if stream.epochs:
-            _train(drawn, runs, views, each, stopped)
+            place = (fold, len(group.folds))
+            _train(drawn, runs, views, each, stopped, watch=watch, place=place)
         else:
             each(TileRun.optimise, runs)
         pairs = list(zip(pooled, runs, strict=True))
@@ -215,8 +226,11 @@ def _train(
     *,
     halving: Halving | None = None,
     parameters: bool = True,
+    watch: Watching | None = None,
+    place: tuple[int, int] = (0, 1),
 ) -> tuple[list[TileRun], list[Outcomes]]:
-    """Train on every view, on the rows [steps, B] `drawn` for each epoch.
+    """Train on every view, on the rows [steps, B] `drawn` for each epoch; `place` is the number of
+    the fold and how many there are.
 
     Returns
     -------
@@ -247,6 +261,8 @@ def _train(
                 start += len(y)
                 each(lambda run, xs=xs, y=y: run.watch(xs, y), runs)
         each(TileRun.end_epoch, runs)
+        if watch:
+            watch(Moment(epoch + 1, stream.epochs, runs, *place))
         if halving and epoch + 1 in rungs:
             runs, losers = _halved(runs, halving)
             evaluations = [TileEvaluation(run, selected=False) for run in losers]

@@ -12,6 +12,7 @@ from stage2.engine.halving import Halving
 from stage2.engine.loop import run_folds, run_group
 from stage2.engine.outcome import Outcome
 from stage2.engine.plan import FusedGroup
+from stage2.engine.watching import Watching
 from stage2.executors import Site, Trained, origin
 from stage2.features.views import Views
 
@@ -27,10 +28,14 @@ class Local:
         The features.
     parameters
         Whether outcomes have parameters.
+    watch
+        Called at the end of every epoch of a group.
     """
 
-    def __init__(self, views: Views, *, parameters: bool = True) -> None:
-        self._views, self._parameters = views, parameters
+    def __init__(
+        self, views: Views, *, parameters: bool = True, watch: Watching | None = None
+    ) -> None:
+        self._views, self._parameters, self._watch = views, parameters, watch
         self.site = Site(views.device, views.memory, views.workers)
         self._largest: float = math.inf
 
@@ -59,11 +64,18 @@ class Local:
         """The outcomes of a group, on folds or on all rows."""
         if group.folds:
             views_of = partial(self._views.of_fold, group)
-            return run_folds(group, self._views.held_out(), views_of, workers=self.site.workers)
+            return run_folds(
+                group,
+                self._views.held_out(),
+                views_of,
+                workers=self.site.workers,
+                watch=self._watch,
+            )
         return run_group(
             group,
             *self._views.of(group),
             workers=self.site.workers,
             halving=halving,
             parameters=self._parameters,
+            watch=self._watch,
         )

@@ -224,12 +224,13 @@ def test_progress_shows_rate_and_time_left(
     """Reference: 3 of 4 done after six seconds are 0.5 per second and two seconds more."""
     clock = iter([0.0, 6.0, 6.0, 8.0, 8.0])
     monkeypatch.setattr("featbank.cli.progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("featbank.cli.progress.time.strftime", lambda form: "12:34:56")
     with progress("runs") as report:
         report(3, 4)
         report(4, 4)
     assert capsys.readouterr().out.splitlines() == [
-        "runs: 3 of 4, 0.5 per second, 2 s left",
-        "runs: 4 of 4, 0.5 per second",
+        "12:34:56 runs: 3 of 4, 0.5 per second, 2 s left",
+        "12:34:56 runs: 4 of 4, 0.5 per second",
     ]
 
 

@@ -60,7 +60,8 @@ def test_from_weights_to_a_leaderboard(weights: Path, images: Path, tmp_path: Pa
     result = invoke(*options, "--augmentations", "2", "--augmentation", "none", "-o", bank)
     assert result.exit_code == 0, result.output
     assert CliRunner().invoke(info, [str(bank)]).output.startswith(f"colours: {bank}  (")
-    assert result.output.splitlines()[-2:] == [
+    *_, told, wrote = result.output.splitlines()
+    assert [told.partition(" ")[2], wrote] == [
         "The weights have no classifier of 3 classes, so the bank has none: stage 2 starts from a "
         "linear probe. They count as trained on other images; if they were trained on these, add "
         "--seen.",

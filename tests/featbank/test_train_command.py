@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,9 @@ def test_the_options_of_the_loop(tmp_path: Path) -> None:
     """Reference: what the checkpoint keeps; progress prints no line beside those of the epochs."""
     options = ("--epochs", "2", "--keep", "best", "--checkpoint-every", "1")
     result = invoke("--dataset", "digits-lt", *options, "-o", str(tmp_path / "run"))
-    assert [line.split(" ")[0].rstrip(":") for line in result.output.splitlines()] == [
+    *dated, last = (line.split(" ") for line in result.output.splitlines())
+    assert all(re.fullmatch(r"\d\d:\d\d:\d\d", line[0]) for line in dated), dated
+    assert [*(line[1].rstrip(":") for line in dated), last[0]] == [
         "Loading",
         "digits-lt",
         "epoch",
