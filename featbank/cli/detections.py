@@ -46,7 +46,8 @@ def rescoring_options(command: Command) -> Command:
         click.option(
             "--background",
             metavar="NAME|INDEX",
-            help="Class that is left out of the detections. [default: the one named background]",
+            help="Class that is left out of the detections. [default: the background of the head's "
+            "bank, else the class named so]",
         ),
         click.option(
             "--score-threshold",
@@ -115,8 +116,9 @@ def rescore_proposals(
         raise ConfigError(f"{output.parent} is not a folder. Create it first.")
     loaded = load_head(head)
     names = loaded.facts.class_names
+    without = background_of(names, background, loaded.facts.background)
     truth = None if annotations is None else read_annotations(annotations)
-    categories = found_ids(names, background_of(names, background), truth, category_ids)
+    categories = found_ids(names, without, truth, category_ids)
     proposals = read_proposals(detections)
     arrays: dict[str, Any] = {str(path): read_features(path) for path in features}
     if not arrays:

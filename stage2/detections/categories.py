@@ -18,9 +18,9 @@ from featbank.wording import listed, number
 _IDS = "one whole number per line, for each class of the head but the background"
 
 
-def background_of(names: Sequence[str], given: str | None = None) -> int:
-    """The background among the classes of a head: the `given` name or number, or else the one that
-    is named background, in any case and between any signs.
+def background_of(names: Sequence[str], given: str | None = None, known: int | None = None) -> int:
+    """The background among the classes of a head: the `given` name or number, or else the one
+    `known` to the head, or else that named background, in any case and between any signs.
 
     Raises
     ------
@@ -36,6 +36,8 @@ def background_of(names: Sequence[str], given: str | None = None) -> int:
             f"--background {shortened(given)} is no class of the head, which has "
             f"{len(names)}: {listed(map(shortened, names), 3)}. Give the name or number of one."
         )
+    if known is not None:
+        return known
     found = [k for k, n in enumerate(names) if re.sub(r"[\W_]", "", n).casefold() == "background"]
     if len(found) != 1:
         fact = "several classes" if found else "no class"

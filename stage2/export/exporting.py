@@ -263,6 +263,7 @@ def _facts(
         version=featbank.__version__,
         inputs=inputs_of(bank, recipe.views),
         members=[] if usual else groups.member.tolist(),
+        background=bank.background,
     )
 
 

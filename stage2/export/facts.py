@@ -42,6 +42,8 @@ class HeadFacts:
     members
         The place of each class's group among `groups` [K], −1 for none; empty where these are the
         usual ones by the class counts of `prior`.
+    background
+        The class for rows that show none of the others; None where the bank names none.
     """
 
     class_names: list[str]
@@ -57,6 +59,7 @@ class HeadFacts:
     prior: HeadPrior | None = None
     inputs: list[list[Input]] = field(default_factory=list)
     members: list[int] = field(default_factory=list)
+    background: int | None = None
 
     @property
     def class_groups(self) -> ClassGroups | None:

@@ -10,8 +10,8 @@ everything else, so no changed bit goes unnoticed. Heads of schema 1 have none. 
 adds ``prior``, `stage2.export.headprior.HeadPrior`, and its tensor; a head that scales features has
 schema 4, with a prior or without, one whose views have other than equal ``shares`` schema 6, one
 with ``inputs`` or rows of length 1 schema 7, one with class groups of its bank's own, ``members``,
-schema 8, and one with a form of `LATER` the schema there. The lowest schema that holds a head is
-written.
+schema 8, one with a ``background`` class schema 9, and one with a form of `LATER` the schema there.
+The lowest schema that holds a head is written.
 """
 
 from __future__ import annotations
@@ -40,22 +40,15 @@ from stage2.export.headprior import read_head_prior
 from stage2.export.inputs import Inputs, read_inputs
 
 KEY = "featbank-head"
-SCHEMA = 8
+UNCHECKED, WITHOUT_PRIOR, SCALED, OF_UNITS = 1, 2, 4, 7
+"""The schemas of heads without a digest; that do not know the prior of their outputs; that scale
+features; and that take rows of length 1."""
+
+SINCE = {"digest": 2, "prior": 3, "shares": 6, "inputs": 7, "members": 8, "background": 9}
+"""Fields that not every head has, each by the schema of heads that have it."""
+
+SCHEMA = max(SINCE.values())
 """The newest."""
-WITH_MEMBERS = 8
-"""The schema of heads whose class groups are others than the usual ones by training counts."""
-WITH_INPUTS = 7
-"""The schema of heads whose views are made of others, of several widths, or of rows of length 1."""
-WITH_SHARES = 6
-"""The schema of heads that average views by other than equal shares."""
-SCALED = 4
-"""The schema of heads that scale features."""
-WITH_PRIOR = 3
-"""The schema of heads that know the prior of their outputs, and take features as they are."""
-WITHOUT_PRIOR = 2
-"""The schema of those that do not know it."""
-UNCHECKED = 1
-"""The schema without a digest."""
 
 LATER = {
     "gated_cosine": 5,
@@ -71,7 +64,7 @@ LATER = {
 _CALIBRATION = ("calibration.scale", "calibration.shift")
 
 
-_TOLD = [each for each in fields(HeadFacts) if each.name not in ("prior", "inputs", "members")]
+_TOLD = [each for each in fields(HeadFacts) if each.name not in SINCE]
 """The fields that every head has."""
 
 
@@ -99,24 +92,26 @@ def save_head(
     """
     forms, average, parameters = _parts(module, facts.views)
     tensors = {name: values.detach().cpu() for name, values in parameters.items()}
-    document = {"schema": WITHOUT_PRIOR, **vars(facts), "forms": forms, "average": average}
-    del document["prior"], document["inputs"], document["members"]
+    told = {each.name: getattr(facts, each.name) for each in _TOLD}
+    document = {"schema": WITHOUT_PRIOR, **told, "forms": forms, "average": average}
+    more: dict[str, Any] = {}
     if facts.prior is not None:
-        document |= {"schema": WITH_PRIOR, "prior": facts.prior.document}
+        more["prior"] = facts.prior.document
         tensors |= facts.prior.tensors
-    if any(name.rpartition(".")[2] in INPUT for name in tensors):
-        document["schema"] = SCALED
     if isinstance(module, AveragedHeads) and module.shares is not None:
-        document |= {"schema": WITH_SHARES, "shares": list(module.shares)}
+        more["shares"] = list(module.shares)
     if facts.inputs:
-        inputs = [[part.document for part in parts] for parts in facts.inputs]
-        document |= {"schema": WITH_INPUTS, "inputs": inputs}
-    if any(name.endswith("input_unit") for name in tensors):
-        document["schema"] = WITH_INPUTS
+        more["inputs"] = [[part.document for part in parts] for parts in facts.inputs]
     if facts.members:
-        document |= {"schema": WITH_MEMBERS, "members": facts.members}
+        more["members"] = facts.members
+    if facts.background is not None:
+        more["background"] = facts.background
+    document |= more
     added = [LATER.get(form["form"], UNCHECKED) for form in forms]
-    document["schema"] = max(document["schema"], *added)
+    added += [SINCE[name] for name in more]
+    added += [SCALED for name in tensors if name.rpartition(".")[2] in INPUT]
+    added += [OF_UNITS for name in tensors if name.endswith("input_unit")]
+    document["schema"] = max(WITHOUT_PRIOR, *added)
     document["digest"] = _digest(document, tensors)
     metadata = {KEY: json.dumps(document, ensure_ascii=False, allow_nan=False)}
     with replacing(Path(path)) as part:
@@ -165,14 +160,15 @@ def load_head(path: str | os.PathLike[str]) -> LoadedHead | LoadedHeads:
         facts = HeadFacts(**{f.name: _value(document, f.name, f.type) for f in _TOLD})
         forms, average = _value(document, "forms", "list"), _value(document, "average", "str")
         rest = dict(tensors)
-        if schema == WITH_PRIOR or (schema > WITH_PRIOR and "prior" in document):
+        if schema == SINCE["prior"] or (schema > SINCE["prior"] and "prior" in document):
             prior = read_head_prior(document["prior"], rest, len(facts.class_names))
             facts = replace(facts, prior=prior)
         if "inputs" in document:
             facts = replace(facts, inputs=read_inputs(document["inputs"], len(facts.views)))
-        if "members" in document:
-            facts = replace(facts, members=_value(document, "members", "list"))
-            _check_members(facts)
+        for name, kind in (("members", "list"), ("background", "int")):
+            if name in document:
+                facts = replace(facts, **{name: _value(document, name, kind)})
+        _check_classes(facts)
         shares = _value(document, "shares", "list") if "shares" in document else None
         module = _module(facts, forms, (average, shares), rest)
         _check_digest(document, schema, tensors)
@@ -190,17 +186,23 @@ def load_head(path: str | os.PathLike[str]) -> LoadedHead | LoadedHeads:
     return module
 
 
-def _check_members(facts: HeadFacts) -> None:
-    """Raise `ValueError` for class groups that are none."""
-    members = facts.members
-    if [type(each) for each in members] != [int] * len(facts.class_names):
-        raise ValueError(f"members are not {len(facts.class_names)} integers")
-    try:
-        groups = facts.class_groups
-    except (errors.FeatbankError, OverflowError):
-        groups = None
-    if groups is None:
-        raise ValueError("its class groups are none")
+def _check_classes(facts: HeadFacts) -> None:
+    """Raise `ValueError` for class groups that are none, and a background that is no class or in a
+    group."""
+    members, k, classes = facts.members, facts.background, len(facts.class_names)
+    if members:
+        if [type(each) for each in members] != [int] * classes:
+            raise ValueError(f"members are not {classes} integers")
+        try:
+            groups = facts.class_groups
+        except (errors.FeatbankError, OverflowError):
+            groups = None
+        if groups is None:
+            raise ValueError("its class groups are none")
+    if k is not None and not 0 <= k < classes:
+        raise ValueError(f"its background is class {k} of {classes}")
+    if k is not None and members and members[k] >= 0:
+        raise ValueError("its background is in a class group")
 
 
 def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
@@ -227,11 +229,7 @@ def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
 def _check_digest(document: Any, schema: int, tensors: Mapping[str, Tensor]) -> None:
     """Raise `ValueError` for unknown fields, or a digest that does not match the rest."""
     known = {"schema", "forms", "average", *(field.name for field in _TOLD)}
-    known |= {"digest"} if schema > UNCHECKED else set()
-    known |= {"prior"} if schema > WITHOUT_PRIOR else set()
-    known |= {"shares"} if schema >= WITH_SHARES else set()
-    known |= {"inputs"} if schema >= WITH_INPUTS else set()
-    known |= {"members"} if schema >= WITH_MEMBERS else set()
+    known |= {name for name, since in SINCE.items() if schema >= since}
     if strange := document.keys() - known:
         raise ValueError(f"{min(strange)!r} is none of its fields")
     if not UNCHECKED <= schema <= SCHEMA:

@@ -65,6 +65,15 @@ def test_the_road(featbank: Run, boxes: Path) -> None:
     few = json.loads(Path("few.json").read_text())
     assert few == [entry for entry in found if entry in few]
     assert max(np.bincount([entry["image_id"] for entry in few])) == 5
+    featbank("amend", "bank.h5", "--background", "bee", "-o", "b.h5")
+    featbank("sweep", "b.h5", "--recipe", "ncm", "-o", "b.sqlite")
+    featbank("export", "b.sqlite", "ncm", "-o", "b.safetensors")
+    by_bank = ("predict", "b.safetensors", "--detections", "p.npz", "--category-ids", "ids.txt")
+    featbank(*by_bank, "-o", "known.json")
+    featbank(*by_bank, "--background", "bee", "-o", "given.json")
+    featbank(*by_bank, "--background", "background", "-o", "other.json")
+    known, same, other = (Path(f"{n}.json").read_bytes() for n in ("known", "given", "other"))
+    assert known == same != other
     measure = ("evaluate", "--detections", "dt.json", "--annotations", "ann.json")
     if importlib.util.find_spec("pycocotools") is None:
         assert "featbank[detection]" in featbank(*measure, code=2).stderr

@@ -191,11 +191,13 @@ def test_settings_of_the_annotations() -> None:
 
 
 def test_the_background() -> None:
-    """By its name in any form, or as it is given."""
+    """By its name in any form, as the head knows it, or as it is given."""
     for name in ("background", "__background__", "Back-ground"):
         assert background_of(["ape", name]) == 1
     assert background_of(NAMES, "bee") == 1
     assert background_of(NAMES, "2") == 2
+    assert background_of(NAMES, None, 1) == 1
+    assert background_of(NAMES, "2", 1) == 2
     for names, given, problem in (
         (["ape"], None, "no class named background"),
         (["background", "Background"], None, "several classes named background"),

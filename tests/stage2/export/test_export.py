@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,8 @@ def test_a_file_gives_the_module_back(recipe: Recipe, made: Problem, tmp_path: P
     before = path.read_bytes()
     save_head(path, loaded, loaded.facts)
     assert path.read_bytes() == before
+    save_head(path, module, replace(facts, background=0))
+    assert stage2.load_head(path).facts.background == 0
 
 
 def test_a_linear_head_is_w_and_b(made: Problem, tmp_path: Path) -> None:
@@ -199,7 +202,7 @@ def edited(change: Callable[[dict[str, Any], dict[str, Any]], Any], path: Path) 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t, m: m.update(schema=9), "has head schema 9, this version reads up to 8"),
+        (lambda t, m: m.update(schema=10), "has head schema 10, this version reads up to 9"),
         (lambda t, m: m.update(shares=[1.0]), "its shares are not one > 0 for each view"),
         (lambda t, m: m.update(schema=3), "prior is missing"),
         (lambda t, m: m.update(schema=8, members=[0]), "members are not 6 integers"),
@@ -207,6 +210,16 @@ def edited(change: Callable[[dict[str, Any], dict[str, Any]], Any], path: Path) 
         (
             lambda t, m: m.update(schema=7, members=[0] * 6, groups=dict.fromkeys("abc", "n")),
             "'members' is none of its fields",
+        ),
+        (lambda t, m: m.update(schema=9, background=6), "its background is class 6 of 6"),
+        (lambda t, m: m.update(schema=9, background=-1), "its background is class -1 of 6"),
+        (lambda t, m: m.update(schema=9, background="1"), "background is no int"),
+        (lambda t, m: m.update(schema=8, background=1), "'background' is none of its fields"),
+        (
+            lambda t, m: m.update(
+                schema=9, background=1, members=[0, 1, 1, 2, 2, 2], groups=dict.fromkeys("abc", "n")
+            ),
+            "its background is in a class group",
         ),
         (lambda t, m: m.pop("forms"), "forms is missing"),
         (lambda t, m: m.update(forms=[{"form": "os.system"}]), "form 'os.system' is none of"),
