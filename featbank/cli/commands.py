@@ -44,6 +44,7 @@ COMMANDS = (
     "submit.submit",
     "merge_results.merge_results",
     "leaderboard.leaderboard",
+    "best.best",
     "report.report",
     "compare.compare",
     "plot.plot",

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from featbank.cli.leaderboard import print_tables
 from featbank.cli.options import FILE, Integer, epoch_option, format_option, selection_options
+from featbank.cli.tables import print_tables
 from featbank.memory import uncollected
 
 
@@ -23,6 +23,12 @@ from featbank.memory import uncollected
     "--bank",
     metavar="FILE|BANK[,BANK…]|all",
     help="The bank's file, or banks as of `featbank leaderboard`, where the file holds several.",
+)
+@click.option(
+    "--all",
+    "every",
+    is_flag=True,
+    help="Without names, compare every recipe, not only those that tie with the best.",
 )
 @click.option(
     "--resamples",
@@ -51,9 +57,10 @@ def compare(
 ) -> None:
     """Test whether configurations differ on the same rows, and by how much.
 
-    A configuration is an id such as crt-1a2b3c4d, the beginning of one, or a recipe's name: its
-    best configuration on the leaderboard. Several are compared with the first, with p values
-    corrected after Holm; without any, the best of every recipe with the best of all.
+    A configuration is a rank of the leaderboard, an id such as crt-1a2b3c4d, the beginning of one
+    or of its digits, or a recipe's name: its best configuration. Several are compared with the
+    first, with p values corrected after Holm. One alone is compared with the best; without any,
+    those that tie with the best are, of each recipe its best configuration.
 
     Of several banks each name is looked up on each, and the first name on the first bank is A;
     without names, the best of each bank. A test is of pairs, so that there is one only where the
@@ -64,6 +71,9 @@ def compare(
     are the units of both.
 
     \b
+    featbank compare results.sqlite
+    featbank compare results.sqlite crt
+    featbank compare results.sqlite 1 2
     featbank compare results.sqlite crt mislas
     featbank compare results.sqlite --format md > compared.md
     featbank compare results.sqlite crt --bank r32,r50
@@ -71,8 +81,8 @@ def compare(
     from stage2.results.banks import banks_of
     from stage2.results.compare import bank_of
     from stage2.results.compare import compare as compared_with
+    from stage2.results.comparison_tables import comparison_tables, render_comparison
     from stage2.results.store import Store
-    from stage2.results.tables import comparison_tables, render_comparison
 
     selection = {key: options.pop(key) for key in ("select_on", "select_by", "select_epoch")}
     with Store(results) as store:
@@ -82,4 +92,8 @@ def compare(
     if form != "table":
         click.echo(render_comparison(compared, form))
         return
-    print_tables(comparison_tables(compared), compared.protocol)
+    print_tables(
+        comparison_tables(compared),
+        compared.protocol,
+        all_of_it="A wider terminal or --format csv shows all.",
+    )

@@ -141,7 +141,7 @@ def rescore_proposals(
 
 def show_precision(detections: Sequence[Path], annotations: Path, form: str) -> None:
     """Print the average precision of files of detections."""
-    from featbank.cli.leaderboard import print_tables
+    from featbank.cli.tables import print_tables
     from featbank.exchange.coco import read_annotations
     from stage2.detections.precision import (
         average_precision,

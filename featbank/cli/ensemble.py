@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from featbank.cli.export import require_ending
-from featbank.cli.leaderboard import print_tables
 from featbank.cli.options import (
     FILE,
     Integer,
@@ -17,6 +16,7 @@ from featbank.cli.options import (
     memory_option,
     output_option,
 )
+from featbank.cli.tables import print_tables
 from featbank.cli.terminal import say
 from featbank.wording import listed
 

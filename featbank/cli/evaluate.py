@@ -10,11 +10,11 @@ from typing import Any
 import click
 
 from featbank.cli.detections import ANNOTATIONS, OF_ROWS, refuse, show_precision
-from featbank.cli.leaderboard import print_tables
 from featbank.cli.maps import has_maps, show_map_figures
 from featbank.cli.options import FILE, format_option
 from featbank.cli.predict import NO_FEATURES, classified, input_options, restricted
 from featbank.cli.priors import check_prior_output, moved, prior_options
+from featbank.cli.tables import print_tables
 from featbank.errors import ConfigError
 
 

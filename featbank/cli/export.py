@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +21,9 @@ from featbank.cli.options import (
 from featbank.cli.priors import GIVEN
 from featbank.cli.terminal import say
 from featbank.errors import ConfigError
+
+if TYPE_CHECKING:
+    from stage2.export.exporting import Exported
 
 
 @click.command()
@@ -60,11 +64,12 @@ def export(
 ) -> None:
     """Write the head of a configuration of a results file.
 
-    RECIPE is an id of the leaderboard (crt-1a2b3c4d), the beginning of one, or the name of a
-    recipe: its best configuration; ensemble is what `featbank ensemble` chose. Results keep no
-    weights: it is trained again, and checked against what they hold.
+    RECIPE is a rank of the leaderboard, an id (crt-1a2b3c4d), the beginning of one or of its
+    digits, or the name of a recipe: its best configuration; ensemble is what `featbank ensemble`
+    chose. Results keep no weights: it is trained again, and checked against what they hold.
 
     \b
+    featbank export results.sqlite 1 -o head.safetensors
     featbank export results.sqlite crt -o head.safetensors --card head.md
     featbank predict head.safetensors bank.h5 -o predictions.npz
     featbank export results.sqlite crt -o head.safetensors --onnx model.onnx --backbone runs/digits
@@ -85,6 +90,15 @@ def export(
 
         options["backbone"] = lambda bank: image_features(backbone, bank)
     done = export_head(results, recipe, output, onnx=onnx, maps=maps, card=card, **options)
+    files = [path for path in (output, onnx, card) if path is not None]
+    say_exported(done, results, files, prior=options["prior"])
+
+
+def say_exported(
+    done: Exported, results: Path, files: Sequence[Path], *, prior: str | None = None
+) -> None:
+    """Print what was exported from results, how it agrees with them, and the next command; the
+    first of the `files` is the head."""
     facts = done.facts
     changed = {split: count for split, count in done.changed.items() if count}
     what = f"{facts.recipe['id']} again, seed {facts.seed}, {facts.epoch} epoch"
@@ -93,10 +107,10 @@ def export(
     rows = " and ".join(f"{count} of {split}'s rows" for split, count in changed.items())
     agrees = f"but for {rows}, which another rounding tipped over" if rows else "row by row"
     say(f"Trained {what}: it classifies as in {results}, {agrees}.")
-    if (prior := options["prior"]) is not None:
+    if prior is not None:
         say(f"Its logits are then moved to the prior {prior}.")
-    shown = " and ".join(str(path) for path in (output, onnx, card) if path is not None)
-    say(f"Wrote {shown}. Next: featbank predict {output} BANK -o predictions.npz")
+    shown = " and ".join(map(str, files))
+    say(f"Wrote {shown}. Next: featbank predict {files[0]} BANK -o predictions.npz")
 
 
 def require_ending(path: Path, ending: str) -> None:

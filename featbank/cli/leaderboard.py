@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from featbank.characters import visible, visible_lines
+from featbank.characters import visible
 from featbank.cli.options import FILE, Integer, banks_option, format_option, selection_options
-from featbank.cli.terminal import console, say
+from featbank.cli.tables import print_tables, print_text
+from featbank.cli.terminal import say
 from featbank.errors import ConfigError
 from featbank.memory import uncollected
 from featbank.wording import number
 
 if TYPE_CHECKING:
-    from stage2.engine.metrics import Metric
     from stage2.results.joined import ByBank, Joined
     from stage2.results.leaderboard import Leaderboard
     from stage2.results.tables import Table
     from stage2.results.verdict import Verdict
+
+ALL_OF_IT = "A wider terminal or --format csv shows all."
+"""How to see the columns of a leaderboard that have no room."""
 
 
 @click.command()
@@ -155,26 +156,19 @@ def _show_joined(joined: Joined, form: str, top: int | None) -> None:
         return
     longest = max(len(board.configurations()) for board in joined.boards.values())
     table = joined_table(joined.first(top))
-    more = [name for board in joined.boards.values() for name in board.more]
-    left_out, table = _fitting(_narrower(table, more, joined.metrics)) if more else ((), table)
-    _show_table(table, joined, left_out)
+    _show_table(table, joined)
     if top is not None and top < longest:
         say(f"The first {number(top, 'configuration')} of each bank.")
 
 
 def _show_by_bank(grid: ByBank, form: str) -> None:
     """Print recipes by bank in one of `FORMATS`."""
-    from stage2.results.joined import AGAINST, by_bank_table, render_by_bank
+    from stage2.results.joined import by_bank_table, render_by_bank
 
     if form != "table":
         click.echo(render_by_bank(grid, form))
         return
-    tables = [
-        (AGAINST[:dropped], by_bank_table(grid, AGAINST[dropped:]))
-        for dropped in range(len(AGAINST) + 1)
-    ]
-    left_out, table = _fitting(tables)
-    _show_table(table, grid.joined, left_out)
+    _show_table(by_bank_table(grid), grid.joined)
 
 
 def _tight(table: Table) -> Table:
@@ -184,61 +178,12 @@ def _tight(table: Table) -> Table:
     )
 
 
-def _width(table: Table) -> int:
-    """Columns of a terminal that a table takes where it folds nothing but header and settings."""
-    from rich.cells import cell_len
-
-    columns = [*zip(*(line for line in table.lines), strict=True)] or [()] * len(table.header)
-    widest = []
-    for name, cells in zip(table.header, columns, strict=True):
-        folded = [word for cell in cells for word in cell.split(" ")]
-        texts = (*name.split(" "), *(folded if name == "settings" else cells))
-        widest.append(max(map(cell_len, map(visible, texts))))
-    return sum(widest) + 2 * len(widest)
-
-
-def _narrower(
-    table: Table, wanted: Sequence[str], metrics: Mapping[str, Metric]
-) -> Iterator[tuple[Sequence[str], Table]]:
-    """A leaderboard, and it without deviations over seeds and ever fewer of the usual columns, but
-    with the `wanted` of its `metrics`; before each, what it lacks."""
-    yield (), table
-    lines = [[re.sub(" ± [0-9.]+", "", text) for text in line] for line in table.lines]
-    table = table._replace(lines=lines)
-    left_out = ["± over seeds"]
-    yield (*left_out,), table
-    kept = {metrics[name].label for name in wanted}
-    medium, many, ece, few = (metrics[key].label for key in ("medium", "many", "ece", "few"))
-    for name in ("top-1 last", medium, many, ece, few, "top-1 selected"):
-        if name in table.header and name not in kept:
-            place = table.header.index(name)
-            table = table._replace(
-                header=[*table.header[:place], *table.header[place + 1 :]],
-                lines=[[*line[:place], *line[place + 1 :]] for line in table.lines],
-            )
-            left_out.append(name)
-            yield (*left_out,), table
-
-
-def _fitting(tables: Iterable[tuple[Sequence[str], Table]]) -> tuple[Sequence[str], Table]:
-    """The first of ever narrower tables that fits the terminal, or the last."""
-    width, every = console().width, [*tables]
-    return next((each for each in every if _width(_tight(each[1])) <= width), every[-1])
-
-
-def _say_left_out(names: Sequence[str]) -> None:
-    if names:
-        say(f"Left out for want of room: {', '.join(names)}. --format csv has all.")
-
-
-def _show_table(table: Table, joined: Joined, left_out: Sequence[str] = ()) -> None:
-    """Print a table of several banks, its protocol below, what was left out of it, and the advice
-    of each bank."""
-    print_tables([_tight(table)._replace(title="")], table.title)
-    _say_left_out(left_out)
+def _show_table(table: Table, joined: Joined) -> None:
+    """Print a table of several banks, its protocol below, and the advice of each bank."""
+    print_tables([_tight(table)._replace(title="")], table.title, all_of_it=ALL_OF_IT)
     for name, board in joined.boards.items():
         if board.select_on is not None and (advice := board.terms.advice):
-            say(f"{name}: {advice}")
+            print_text(f"{name}: {advice}")
 
 
 def show(board: Leaderboard, form: str, *, top: int | None = None) -> None:
@@ -253,94 +198,18 @@ def show(board: Leaderboard, form: str, *, top: int | None = None) -> None:
     total = len(board.configurations())
     board = board.first(top)
     table = table_of(board)
-    metrics = board.terms.metrics
-    left_out, table = _fitting(_narrower(table, board.more, metrics)) if board.more else ((), table)
     count = len(table.lines)
     shown = f"{count} of {total} configurations shown.\n" if count < total else ""
-    print_tables([_tight(table)._replace(title="")], shown + table.title)
-    _say_left_out(left_out)
+    print_tables([_tight(table)._replace(title="")], shown + table.title, all_of_it=ALL_OF_IT)
     if board.select_on is not None and (advice := board.terms.advice):
-        say(advice)
+        print_text(advice)
 
 
 def show_verdicts(verdicts: Mapping[str, Verdict], *, next_: bool = True) -> None:
     """Print the verdicts on banks by their names, and the next command of each."""
-    from rich.markup import escape
-
-    output = console()
-    whole = not output.is_terminal
     for name, verdict in verdicts.items():
         lead = f"{name}: " if len(verdicts) > 1 else ""
-        text = "\n".join(visible(lead + line) for line in verdict.lines)
-        output.print(f"\n[bold]{escape(text)}[/bold]", soft_wrap=whole)
+        click.echo()
+        print_text("\n".join(visible(lead + line) for line in verdict.lines), bold=True)
         if next_:
             say(f"Next: {verdict.next_command}")
-
-
-def print_tables(
-    tables: Iterable[tuple[str, Sequence[str], Sequence[Sequence[str]], int]], below: str
-) -> None:
-    """Print tables and a text below them.
-
-    Parameters
-    ----------
-    tables
-        Title, header, lines, and how many columns, from the left, are texts.
-    """
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
-    output = console()
-    whole = not output.is_terminal
-    for title, header, lines, texts in tables:
-        if title:
-            output.print(escape(visible(title)), soft_wrap=whole)
-        shown = [[*map(visible, line)] for line in lines]
-        lengths = [[*map(_length, line)] for line in shown]
-        widths = _widths(header, lengths, output.width)
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-        for place, name in enumerate(header):
-            right = place >= texts
-            table.add_column(
-                escape(visible(name)).replace(" ", "\n"),
-                justify="right" if right else "left",
-                no_wrap=right,
-                overflow="fold",
-                min_width=widths[place] if widths else None,
-            )
-        if not widths:
-            for line in shown:
-                table.add_row(*map(escape, line))
-        with output.capture() as frame:
-            output.print(table)
-        *above, bottom = frame.get().splitlines(keepends=True)
-        body = map(partial(_padded, widths, texts), shown, lengths) if widths else ()
-        output.file.writelines([*above, *body, bottom])
-    output.print(escape(visible_lines(below)), soft_wrap=whole)
-
-
-def _widths(header: Sequence[str], lengths: Sequence[Sequence[int]], room: int) -> list[int]:
-    """The widths of the columns of a table whose cells have these lengths; none where it is wider
-    than there is room, so that rich has to fold it, which takes a millisecond for each line."""
-    words = [max(map(_length, visible(name).split(" "))) for name in header]
-    columns = zip(*lengths, strict=True) if lengths else [()] * len(header)
-    widest = [max(column, default=0) for column in columns]
-    widths = [max(pair) for pair in zip(words, widest, strict=True)]
-    return widths if sum(widths) + 2 * len(widths) <= room else []
-
-
-def _padded(widths: Sequence[int], texts: int, line: Sequence[str], lengths: Sequence[int]) -> str:
-    """A line of a table as rich prints it, the first `texts` of its cells to the left."""
-    cells = []
-    for place, cell in enumerate(line):
-        blank = " " * (widths[place] - lengths[place])
-        cells.append(cell + blank if place < texts else blank + cell)
-    return f" {'  '.join(cells)} \n"
-
-
-def _length(text: str) -> int:
-    """Columns of a terminal that a text takes."""
-    from rich.cells import cell_len
-
-    return len(text) if text.replace("±", "").isascii() else cell_len(text)

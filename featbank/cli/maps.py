@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featbank.cli.detections import refuse
-from featbank.cli.leaderboard import print_tables
+from featbank.cli.tables import print_tables
 from featbank.cli.terminal import say
 from featbank.errors import ConfigError
 from featbank.wording import number

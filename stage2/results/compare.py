@@ -18,11 +18,15 @@ from featbank.bank import Bank
 from stage2.results.banks import between, same_rows
 from stage2.results.configurations import Configuration
 from stage2.results.differences import Comparison, Correct, MeasuredRows, Resampling, comparison_of
+from stage2.results.ensembles import ENSEMBLE
 from stage2.results.leaderboard import Leaderboard, differences
 from stage2.results.protocol import joined_line
 from stage2.results.results import Results
 from stage2.results.significance import LEVEL, holm
 from stage2.results.store import Store
+
+BEST = "the best"
+"""What a configuration is called that is compared unasked."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class Compared:
         One line.
     labels
         The titles of measures in tables, by their names.
+    tied
+        Ids of those that tie with the best of their bank, itself left out.
     """
 
     comparisons: tuple[Comparison, ...]
@@ -49,6 +55,7 @@ class Compared:
     chosen: dict[str, str]
     protocol: str
     labels: dict[str, str]
+    tied: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,12 @@ class _Side:
     id: str
 
     @property
+    def ties(self) -> bool:
+        """Whether it ties with the best of its bank, and is not what was chosen there."""
+        known = self.results.board.terms.ties and self.results.tied.get(self.configuration.id)
+        return bool(known) and self.configuration is not self.results.chosen
+
+    @property
     def settings(self) -> str:
         """The settings in which it differs from its preset."""
         return differences(self.results.board.rows_of(self.configuration.id)[0])
@@ -71,6 +84,7 @@ def compare(
     results: Results | Sequence[Results],
     names: Sequence[str] = (),
     *,
+    every: bool = False,
     file: Path | None = None,
     epoch: str | None = None,
     resamples: int = 2_000,
@@ -86,9 +100,12 @@ def compare(
         `stage2.results.banks.banks_of`. There is a test only where the rows are the same on both
         banks, by source and index.
     names
-        Ids, unique beginnings of ids, or names of recipes, which stand for their best configuration
-        on the leaderboard. Without any, the best of every recipe; the first is the best of all. Of
-        several banks each name is looked up on each; without any, the best of each bank.
+        As of `Results.find`. A single one is compared with the configuration that the protocol
+        puts first; without any, those that tie with the best are, of each recipe the best: of every
+        recipe where none ties or that is not known. Of several banks each name is looked up on
+        each; without any, the best of each bank.
+    every
+        Without names, compare every recipe.
     file
         The bank's file, for results written before schema 4, which have no labels.
     epoch
@@ -105,7 +122,7 @@ def compare(
         without results, no common seed, and a bank file that is missing or another bank's.
     """
     banks = [results] if isinstance(results, Results) else [*results]
-    sides = _sides(banks, names)
+    sides = _sides(banks, names, every=every)
     tested = {bank.fingerprint: measured_rows(bank, file) for bank in banks}
     how = Resampling(resamples, np.random.default_rng(seed), classes)
     first, *others = [
@@ -139,6 +156,7 @@ def compare(
         },
         _protocol(banks, comparisons, epoch, f"{resamples} bootstrap resamples", tested, seed=seed),
         {name: metric.label for name, metric in banks[0].board.terms.metrics.items()},
+        tuple(side.id for side in sides if side.ties),
     )
 
 
@@ -193,16 +211,18 @@ def _protocol(
     return " · ".join([lead, *parts])
 
 
-def _sides(banks: Sequence[Results], names: Sequence[str]) -> list[_Side]:
+def _sides(banks: Sequence[Results], names: Sequence[str], *, every: bool) -> list[_Side]:
     """The configurations that are compared, the first of them first."""
     several = len(banks) > 1
     sides = []
+    if len(names) == 1 and not several and (best := banks[0].chosen):
+        sides.append(_Side(banks[0], best, BEST, best.id))
     for name in names or [""]:
         for bank in banks:
             if name:
                 found = [_found(bank, name, several=several)]
             else:
-                found = _best_of_each(bank)[: 1 if several else None]
+                found = _best_of_each(bank, every=every or several)[: 1 if several else None]
             sides += [
                 _Side(bank, each, name, f"{each.id}@{bank.name}" if several else each.id)
                 for each in found
@@ -240,9 +260,16 @@ def bank_of(store: Store, bank: str | None) -> tuple[str | None, Path | None]:
     return fingerprint, Path(bank)
 
 
-def _best_of_each(results: Results) -> list[Configuration]:
-    """The best configuration of each recipe, best first, of those whose seeds are all done."""
-    best = [results.configurations[row["recipe"]] for row in results.board.best().first_rows()]
+def _best_of_each(results: Results, *, every: bool) -> list[Configuration]:
+    """The best configuration of each recipe, best first, of those whose seeds are all done; unless
+    `every` is asked for, of those that tie with the best where there are any."""
+    board = results.board
+    if not every and board.terms.ties:
+        chosen = results.chosen
+        beside = (ENSEMBLE, chosen.name if chosen else "")
+        kept = [row for row in board.rows if row["tied"] or row["name"] in beside]
+        board = replace(board, rows=kept)
+    best = [results.configurations[row["recipe"]] for row in board.best().first_rows()]
     if left_out := [f"{each.id} ({each.unfinished})" for each in best if each.unfinished]:
         warnings.warn(f"Left out: {', '.join(left_out)}.")
     done = [each for each in best if not each.unfinished]
@@ -259,6 +286,11 @@ def _require_comparable(results: Results, sides: Sequence[_Side]) -> None:
     taken: dict[str, str] = {}
     for side in sides:
         name, configuration, split = side.name or side.id, side.configuration, side.results.split
+        if side.id in taken and taken[side.id] == BEST:
+            raise errors.ConfigError(
+                f"{name!r} is the best itself, {side.id}. Name another, or none to compare those "
+                "that tie with it."
+            )
         if side.id in taken:
             raise errors.ConfigError(
                 f"{taken[side.id]!r} and {name!r} are both {side.id}. Name two configurations."

@@ -13,6 +13,9 @@ from stage2.results.store import Run
 SAMPLER = "optuna"
 """The library whose version is stored with the runs that it chose."""
 
+FEWEST = 4
+"""Fewest digits of an id that stand for it without its recipe."""
+
 _ENDS = {"diverged": "diverged", "stopped": "was stopped by halving"}
 
 
@@ -80,7 +83,8 @@ def search_note(configurations: Collection[Configuration]) -> str:
 
 
 def matching(wanted: str, names: Mapping[str, str], lacking: str) -> list[str]:
-    """Ids of the recipe `wanted`, or else those that begin so; `names` are recipes by id.
+    """Ids of the recipe `wanted`, or else those that begin so, or whose digits do; `names` are
+    recipes by id.
 
     Raises
     ------
@@ -89,6 +93,8 @@ def matching(wanted: str, names: Mapping[str, str], lacking: str) -> list[str]:
     """
     ids = [id_ for id_, name in names.items() if name == wanted]  # crt, without crt-cifar
     ids = ids or [id_ for id_ in names if id_.startswith(wanted)]
+    if not ids and len(wanted) >= FEWEST:
+        ids = [id_ for id_ in names if id_.rpartition("-")[2].startswith(wanted)]
     if not ids:
         known = names if "-" in wanted else set(names.values())
         raise errors.ConfigError(f"{lacking} {errors.closest(wanted, sorted(known))}")

@@ -15,7 +15,7 @@ STD = "_std"
 """The end of the name of a metric's standard deviation over seeds."""
 
 _FIRST = (
-    *("recipe", "name", "parameters", "seeds", "split", "epoch", "status"),
+    *("id", "recipe", "name", "parameters", "seeds", "split", "epoch", "status"),
     *("selection", f"selection{STD}", "selection_nll"),
 )
 
@@ -60,10 +60,10 @@ class Row(Mapping[str, Any]):
             self._evaluations = [run.metrics[place] for run, place in places] if whole else []
         return self._evaluations
 
-    def with_rank(self, rank: int | None) -> Row:
-        """The same with its rank in place of the figure that gave it."""
-        hidden = {"selection": None, f"selection{STD}": None, "rank": rank}
-        return Row({**self._known, **hidden}, self._runs)
+    def with_rank(self, rank: int | None, *, alone: bool) -> Row:
+        """The same with its rank; `alone` without the figure that gave it."""
+        hidden = {"selection": None, f"selection{STD}": None} if alone else {}
+        return Row({**self._known, **hidden, "rank": rank}, self._runs)
 
     def whole(self) -> dict[str, Any]:
         """Everything by name, in the order of the names."""

@@ -118,7 +118,7 @@ def parse(text: str) -> Condition:
 def where(board: Leaderboard, text: str) -> Leaderboard:
     """The configurations of a board that meet a condition; the protocol line then says so.
 
-    A condition can ask for every setting, also as ``part.name``; ``name``, ``recipe`` (the id),
+    A condition can ask for every setting, also as ``part.name``; ``name``, ``id``, ``rank``,
     ``status``, ``seeds`` (how many), ``selection`` and the metrics, of the epoch that ranks. A
     configuration without a setting meets no comparison of it, ``!=`` neither, but ``not`` of one.
 
@@ -129,23 +129,34 @@ def where(board: Leaderboard, text: str) -> Leaderboard:
     """
     condition = parse(text)
     values = {rows[0]["recipe"]: values_of(board, rows) for rows in board.configurations()}
-    relations = list(_relations(condition))
-    for relation in relations:
-        _require_known(relation.name, values.values())
-    kept = {recipe for recipe, by_name in values.items() if condition.holds(by_name)}
+    kept = meeting([condition], values)
     written = " ".join(text.split())
     if not kept:
         raise errors.ConfigError(
             f"None of {len(values)} configurations meets {shortened(written)}."
-            f"{_reason(relations, list(values.values()))}"
+            f"{_reason(relations([condition]), list(values.values()))}"
         )
-    by_result = any(relation.name in METRICS for relation in relations)
+    by_result = any(relation.name in METRICS for relation in relations([condition]))
     seen = f", by its {board.rows[0]['split']} figures" if by_result else ""
     return replace(
         board,
         rows=[row for row in board.rows if row["recipe"] in kept],
         terms=board.terms.noting(f"filtered: {written} ({len(kept)} of {len(values)}{seen})"),
     )
+
+
+def meeting(conditions: Sequence[Condition], values: Mapping[str, Values]) -> set[str]:
+    """The ids whose `values` meet all of several conditions.
+
+    Raises
+    ------
+    ConfigError
+        For a name that none of them has.
+    """
+    for relation in relations(conditions):
+        _require_known(relation.name, values.values())
+    held = {id_: [each.holds(own) for each in conditions] for id_, own in values.items()}
+    return {id_ for id_, each in held.items() if all(each)}
 
 
 def best_per(board: Leaderboard, name: str) -> Leaderboard:
@@ -202,18 +213,20 @@ def values_of(board: Leaderboard, rows: Sequence[Row]) -> dict[str, Any]:
     row = board.ranked(rows)
     parameters = row["parameters"]
     values = {name: row[name] for name in ("name", "recipe", "status", "selection", *METRICS)}
+    values |= {"id": row["recipe"], "rank": row.get("rank")}
     values |= {"seeds": len(row["seeds"]), **parameters}
     if takes := takes_of(row["name"], parameters):
         values |= {k: parameters[full] for k, full in takes.aliases.items() if full in parameters}
     return values | {name: row[key] for key, name in board.terms.groups.shown.items()}
 
 
-def _relations(condition: Condition) -> Iterable[Relation]:
-    if isinstance(condition, Relation):
-        yield condition
-    else:
-        for part in condition.parts:
-            yield from _relations(part)
+def relations(conditions: Iterable[Condition]) -> list[Relation]:
+    """The relations that conditions are made of."""
+    return [
+        relation
+        for each in conditions
+        for relation in ([each] if isinstance(each, Relation) else relations(each.parts))
+    ]
 
 
 def _require_known(name: str, values: Iterable[Values]) -> None:

@@ -20,10 +20,13 @@ from stage2.results.results import Results
 from stage2.results.tables import (
     Table,
     csv_text,
+    digits,
     first_cells,
+    first_titles,
     json_rows,
     metric_columns,
     render_table,
+    spare_columns,
 )
 
 
@@ -119,21 +122,30 @@ def joined_table(joined: Joined) -> Table:
         for name, board in joined.boards.items()
     }
     labels = [*dict.fromkeys(label for by_label in columns.values() for label in by_label)]
-    per = [board.per[0] for board in joined.boards.values() if board.per][:1]
+    first = max((first_titles(board) for board in joined.boards.values()), key=len)
     lines = [
         [
             name,
-            *first_cells(board, rows),
+            *_filled(first_cells(board, rows), len(first)),
             *(
                 columns[name][label].text(board, rows) if label in columns[name] else "–"
                 for label in labels
             ),
+            digits(rows),
         ]
         for name, board in joined.boards.items()
         for rows in board.configurations()
     ]
-    header = ["bank", "recipe", *per, "settings"]
-    return Table(joined.protocol, header + labels, lines, len(header))
+    header = ["bank", *first]
+    spare = dict.fromkeys(
+        title for board in joined.boards.values() for title in spare_columns(board)
+    )
+    return Table(joined.protocol, [*header, *labels, "id"], lines, len(header), (*spare,))
+
+
+def _filled(cells: list[str], count: int) -> list[str]:
+    """Cells of a bank where nothing ranks beside banks with ranks."""
+    return ["–"] * (count - len(cells)) + cells
 
 
 def render_joined(joined: Joined, form: str, *, top: int | None = None) -> str:
@@ -262,9 +274,9 @@ def by_bank(joined: Joined, metric: str = RANKING, *, per: str = "name") -> ByBa
     return ByBank(best, metric, cells)
 
 
-def by_bank_table(grid: ByBank, against: Sequence[str] = AGAINST) -> Table:
+def by_bank_table(grid: ByBank) -> Table:
     """The grid for people, its protocol as the title; beside each bank but the first the columns
-    `against` the first."""
+    `AGAINST` the first."""
     first, *others = grid.joined.boards
     split = next(iter(grid.joined.boards.values())).terms.split
     lines = [
@@ -276,7 +288,7 @@ def by_bank_table(grid: ByBank, against: Sequence[str] = AGAINST) -> Table:
                 for bank in others
                 for cell in (
                     grid.text(line, bank),
-                    *(grid.against_first(line, bank, kind) for kind in against),
+                    *(grid.against_first(line, bank, kind) for kind in AGAINST),
                 )
             ),
         ]
@@ -285,10 +297,10 @@ def by_bank_table(grid: ByBank, against: Sequence[str] = AGAINST) -> Table:
     metric = grid.joined.metrics[grid.metric]
     meanings = {"Δ": f"Δ: minus {first}", "×": f"×: divided by {first}"}
     title = " · ".join(
-        [f"{metric.label} on {split}", *(meanings[kind] for kind in against), grid.joined.protocol]
+        [f"{metric.label} on {split}", *(meanings[kind] for kind in AGAINST), grid.joined.protocol]
     )
-    header = [grid.label, first, *(name for bank in others for name in (bank, *against))]
-    return Table(title, header, lines)
+    header = [grid.label, first, *(name for bank in others for name in (bank, *AGAINST))]
+    return Table(title, header, lines, spare=(*AGAINST, "±", *others[::-1]))
 
 
 def render_by_bank(grid: ByBank, form: str) -> str:
@@ -329,6 +341,7 @@ def _cell(grid: ByBank, line: str, bank: str) -> dict[str, Any] | None:
     if row is None:
         return None
     return {
+        "id": row["recipe"],
         "recipe": row["recipe"],
         "settings": differences(row),
         "split": row["split"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -31,12 +32,14 @@ class Leaderboard:
     Attributes
     ----------
     rows
-        One per configuration and epoch, best configuration first. Keys: ``recipe``, ``name``,
-        ``parameters``, ``seeds``, ``split``, ``epoch``, ``status``, ``tied`` (whether it ties with
-        the best; None where that is unknown), ``selection`` (macro accuracy on the split that
-        selects, percent; None where nothing selects), ``selection_nll`` (NLL,T there), the metrics
-        of `METRICS` and their ``…_std`` over seeds; None where there is nothing to average. Where
-        folds of rows that stage 1 has seen rank, ``rank`` in place of ``selection``.
+        One per configuration and epoch, best configuration first. Keys: ``id``, which is also
+        under its older name ``recipe``, ``name``, ``parameters``, ``seeds``, ``split``, ``epoch``,
+        ``status``, ``tied`` (whether it ties with the best; None where that is unknown), ``rank``
+        (from 1, of what was tried, whatever is filtered or sorted since; None where nothing
+        selects), ``selection``
+        (macro accuracy on the split that selects, percent; None where nothing selects, and where
+        folds of rows that stage 1 has seen rank), ``selection_nll`` (NLL,T there), the metrics of
+        `METRICS` and their ``…_std`` over seeds; None where there is nothing to average.
         Configurations that halving stopped have no rank and stand below; they were measured on val
         alone, when they were stopped.
     terms
@@ -193,12 +196,13 @@ def board_of(
     """Rank configurations under the terms of a protocol; `tied`, by id, with the best."""
     by_id = {each.id: _rows(each, terms, ranking, tied) for each in configurations}
     ordered = [by_id[id_] for id_ in ranking.order(list(by_id))]
-    if terms.is_screen:
-        ordered = [
-            [row.with_rank(rank if is_ranked(row) else None) for row in rows]
-            for rank, rows in enumerate(ordered, 1)
-        ]
-    return Leaderboard([row for rows in ordered for row in rows], terms, ranking=ranking)
+    places = itertools.count(1)
+    rows = []
+    for each in ordered:
+        counts = is_ranked(each[0]) and each[0]["name"] != ENSEMBLE
+        rank = next(places) if counts else None
+        rows += [row.with_rank(rank, alone=terms.is_screen) for row in each]
+    return Leaderboard(rows, terms, ranking=ranking)
 
 
 def ranking_of(
@@ -286,6 +290,7 @@ def _rows(
         selecting = [selecting_figure(run, at, terms.epoch, RANKING) for run in averaged]
     selection, spread = over_seeds(selecting)
     known = {
+        "id": configuration.id,
         "recipe": configuration.id,
         "name": configuration.name,
         "parameters": configuration.parameters,

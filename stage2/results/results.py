@@ -35,6 +35,9 @@ from stage2.results.selection import Correctness, Ranking
 from stage2.results.store import Run, Store
 from stage2.results.tested import Tested
 
+_DIGITS = 8
+"""Digits at the end of an id; fewer of them alone are a rank."""
+
 
 class Results:
     """The results on one bank, and how they are ranked.
@@ -176,14 +179,21 @@ class Results:
         """K names; numbers where the bank has none."""
         return self.about["class_names"] or [str(k) for k in range(self.about["num_classes"])]
 
+    @property
+    def chosen(self) -> Configuration | None:
+        """The configuration that the protocol puts first, an ensemble aside; None where nothing
+        selects, and where none has a rank."""
+        ids = (row["id"] for row in self.board.first_rows() if row["rank"] == 1)
+        return next((self.configurations[id_] for id_ in ids), None)
+
     def find(self, name: str) -> Configuration:
         """The configuration that a name means.
 
         Parameters
         ----------
         name
-            An id such as ``crt-1a2b3c4d``, the beginning of just one id, or the name of a recipe:
-            its best configuration on the board.
+            An id such as ``crt-1a2b3c4d``, the beginning of just one id or of its digits, the name
+            of a recipe: its best configuration on the board, or a rank there.
 
         Raises
         ------
@@ -191,6 +201,8 @@ class Results:
             Where it means none or several, or a recipe of which no configuration has a rank.
         """
         names = {id_: each.name for id_, each in self.configurations.items()}
+        if name.isascii() and name.isdigit() and len(name) < _DIGITS:
+            return self._at(int(name))
         if name in names.values():
             return self._best(name)
         if name in names:
@@ -206,6 +218,20 @@ class Results:
                 f"Write more of one: {listed(sorted(ids), 5)}."
             )
         return self.configurations[ids[0]]
+
+    def _at(self, rank: int) -> Configuration:
+        """The configuration at a rank on the board."""
+        ranks = {row["rank"]: row["id"] for row in self.board.first_rows() if row["rank"]}
+        if rank in ranks:
+            return self.configurations[ranks[rank]]
+        if not ranks:
+            raise errors.ConfigError(
+                f"No configuration of {self.path} has a rank, as nothing selects. Name one by its "
+                f"id, such as {next(iter(self.configurations))}."
+            )
+        raise errors.ConfigError(
+            f"{self.path} has no rank {rank}. Choose one from 1 to {max(ranks)}."
+        )
 
     def _best(self, name: str) -> Configuration:
         """The first configuration of a recipe on the board; where nothing selects, its preset as it

@@ -1,4 +1,4 @@
-"""Leaderboards and comparisons as tables for people, and in formats for programs and papers."""
+"""Leaderboards as tables for people, and in formats for programs and papers."""
 
 from __future__ import annotations
 
@@ -6,31 +6,32 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
 
+from featbank.bank import GROUPS
 from featbank.characters import in_csv, in_latex, in_markdown, visible
 from stage2.engine.metrics import METRICS, RANKING, Metric
-from stage2.results.compare import Compared
-from stage2.results.differences import Comparison, Measure
 from stage2.results.leaderboard import Leaderboard, Row, differences, setting_text
 from stage2.results.selection import NLL
-from stage2.results.significance import LEVEL
 
 ROWS = 256
 """Rows of a piece of JSON or CSV: all at once would be in memory several times when printed."""
 
-_GAIN = "B\u00a0−\u00a0A"  # never broken over lines
-
 
 class Table(NamedTuple):
-    """A table with a title above it; its first `texts` columns are texts, the others numbers."""
+    """A table with a title above it; its first `texts` columns are texts, the others numbers.
+
+    Where there is no room for all, it can spare columns of the titles `spare`, in this order; ``±``
+    stands for the deviations beside figures.
+    """
 
     title: str
     header: Sequence[str]
     lines: Sequence[Sequence[str]]
     texts: int = 1
+    spare: Sequence[str] = ()
 
     def markdown(self) -> str:
         """The table in Markdown, without its title."""
@@ -130,19 +131,56 @@ def _selecting(board: Leaderboard) -> list[Column]:
 def table_of(board: Leaderboard) -> Table:
     """The leaderboard for people, its protocol as the title: a line for each configuration."""
     numbers = metric_columns(board, "leaderboard")
-    header = ["recipe", *([board.per[0]] if board.per else []), "settings"]
+    header = first_titles(board)
     lines = [
-        [*first_cells(board, rows), *(column.text(board, rows) for column in numbers)]
+        [*first_cells(board, rows), *(column.text(board, rows) for column in numbers), digits(rows)]
         for rows in board.configurations()
     ]
     labels = [column.label for column in numbers]
-    return Table(starred_protocol(board), header + labels, lines, len(header))
+    title = starred_protocol(board)
+    return Table(title, [*header, *labels, "id"], lines, len(header), spare_columns(board))
+
+
+def digits(rows: Sequence[Row]) -> str:
+    """The end of a configuration's id, which commands take for all of it."""
+    return str(rows[0]["recipe"]).rpartition("-")[2]
+
+
+def spare_columns(board: Leaderboard) -> tuple[str, ...]:
+    """The titles of the columns that a leaderboard can spare, the first of them first: not the
+    recipe, what ranks, and what was asked for."""
+    metrics = board.terms.metrics
+    labels = {name: metric.label for name, metric in metrics.items() if name not in board.more}
+    last, selected = (f"{labels.get('top1')} {epoch}" for epoch in ("last", "selected"))
+    of_groups = [labels.get(f"{metric}_{g}") for metric in ("ece", "miou") for g in GROUPS]
+    nll = f"{board.select_on} {METRICS[NLL].label}" if board.terms.rule != "nll" else None
+    groups = [labels.get(name) for name in ("medium", "many")]
+    others = [nll, *groups, labels.get("ece"), labels.get("miou"), labels.get("few"), selected]
+    titles = ["±", last, *of_groups, "id", *others, *([board.per[0]] if board.per else [])]
+    return tuple(title for title in titles if title)
+
+
+def first_titles(board: Leaderboard) -> list[str]:
+    """The titles of `first_cells`."""
+    return [
+        *(["#"] if _has_ranks(board) else []),
+        "recipe",
+        *([board.per[0]] if board.per else []),
+        "settings",
+    ]
+
+
+def _has_ranks(board: Leaderboard) -> bool:
+    """Whether lines have a number: not where nothing selects, nor where ranks are the figures."""
+    return board.select_on is not None and not board.terms.is_screen
 
 
 def first_cells(board: Leaderboard, rows: Sequence[Row]) -> list[str]:
-    """The texts of a configuration: its recipe, the value of the setting whose best are shown, its
-    settings."""
-    cells = [rows[0]["name"]]
+    """The texts of a configuration: its rank, its recipe, the value of the setting whose best are
+    shown, its settings."""
+    rank = rows[0].get("rank")
+    cells = ["–" if rank is None else str(rank)] if _has_ranks(board) else []
+    cells.append(rows[0]["name"])
     if board.per:
         name, values = board.per
         value = values[rows[0]["recipe"]]
@@ -177,7 +215,7 @@ def pieces(board: Leaderboard, form: str, *, top: int | None = None) -> Iterator
 
 def render_table(table: Table, form: str) -> str:
     """A table as ``md``, its title below it, or as ``latex``."""
-    return table.latex() if form == "latex" else _markdown(table.markdown(), table.title)
+    return table.latex() if form == "latex" else markdown_of(table.markdown(), table.title)
 
 
 _WITHIN, _DEEPER = (
@@ -235,104 +273,7 @@ def csv_lines(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> Iterator[
     yield out.getvalue()
 
 
-def comparison_tables(compared: Compared) -> list[Table]:
-    """The tables of a comparison: measures, seeds and classes of a single pair; else one table with
-    a line for each configuration."""
-    if len(compared.comparisons) == 1:
-        return _pair(compared, compared.comparisons[0])
-    first = compared.comparisons[0]
-    every = [each.measures for each in compared.comparisons]  # groups may differ between banks
-    of_a = {name: m.a for measures in every[::-1] for name, m in measures.items()}
-    names = [name for name in METRICS if name in of_a]
-    lines = [[first.a, compared.settings[first.a], *(f"{of_a[n]:.1f}" for n in names), "", ""]]
-    for each in compared.comparisons:
-        known = [each.measures.get(name) for name in names]
-        cells = [f"{_points(m.difference)} {_interval(m)}" if m else "–" for m in known]
-        settings = compared.settings[each.b]
-        lines.append([each.b, settings, *cells, _p(each.p), _p(each.p_holm)])
-    title = (
-        f"Against {_described(compared, first.a)}: its accuracies in %, then differences from them "
-        f"in points [{LEVEL} % interval]."
-    )
-    labels = [compared.labels[name] for name in names]
-    return [Table(title, ["recipe", "settings", *labels, "p", "p Holm"], lines, 2)]
-
-
-def render_comparison(compared: Compared, form: str) -> str:
-    """A comparison as ``json``, ``csv``, ``md`` or ``latex``; ``csv`` has a row per measure."""
-    if form == "json":
-        fields = asdict(compared)
-        del fields["labels"]
-        return json.dumps(fields, indent=1, allow_nan=False)
-    if form == "csv":
-        header = "a b measure accuracy_a accuracy_b difference low high std seeds p p_holm"
-        return csv_text(header.split(), _measure_rows(compared))
-    tables = comparison_tables(compared)
-    if form == "latex":
-        latex = [table.latex() for table in tables]
-        return "\n\n".join([f"% {visible(compared.protocol)}", *latex])
-    parts = [part for table in tables for part in (in_markdown(table.title), table.markdown())]
-    return _markdown(*parts, compared.protocol)
-
-
-def _pair(compared: Compared, pair: Comparison) -> list[Table]:
-    """The tables of one configuration against another."""
-    measures = [
-        [
-            compared.labels[name],
-            f"{m.a:.1f}",
-            f"{m.b:.1f}",
-            _points(m.difference),
-            _interval(m),
-            "–" if m.std is None else f"{m.std:.2f}",
-        ]
-        for name, m in pair.measures.items()
-    ]
-    seeds = [[str(t.seed), str(t.only_a), str(t.only_b), _p(t.p)] for t in pair.seeds]
-    if len(seeds) > 1:
-        seeds.append(["all", "", "", _p(pair.p)])
-    classes = [
-        [
-            " ".join(c.name.split()),
-            str(c.trained_on),
-            str(c.rows),
-            f"{c.a:.1f}",
-            f"{c.b:.1f}",
-            _points(c.difference),
-        ]
-        for c in pair.classes
-    ]
-    tables = [
-        Table(
-            f"A: {_described(compared, pair.a)}. B: {_described(compared, pair.b)}.",
-            ["%", "A", "B", _GAIN, f"{LEVEL}\u00a0% interval", "std over seeds"],
-            measures,
-        ),
-        Table(
-            "Rows that only one of the two classifies correctly, and p of their difference",
-            ["seed", "A alone", "B alone", "p"],
-            seeds,
-        ),
-        Table(
-            "The classes with the largest differences"
-            + (", samples and rows of A's bank" if "@" in pair.a else ""),
-            ["class", "training samples", "rows", "A", "B", _GAIN],
-            classes,
-        ),
-    ]
-    shown = (True, pair.p is not None, bool(classes))
-    return [table for table, is_shown in zip(tables, shown, strict=True) if is_shown]
-
-
-def _measure_rows(compared: Compared) -> Iterable[Sequence[Any]]:
-    for each in compared.comparisons:
-        seeds = " ".join(str(test.seed) for test in each.seeds)
-        for name, m in each.measures.items():
-            numbers = [m.a, m.b, m.difference, m.low, m.high, m.std]
-            yield [each.a, each.b, name, *numbers, seeds, each.p, each.p_holm]
-
-
-def _markdown(*parts: str) -> str:
+def markdown_of(*parts: str) -> str:
     """Parts in Markdown, the last of them plain text, with a blank line between them."""
     *written, text = parts
     return "\n\n".join([*written, in_markdown(text)])
@@ -342,24 +283,3 @@ def _latex_row(cells: Sequence[str]) -> str:
     """Cells of a row; one that opens like an argument of the row end before it is kept apart."""
     row = " & ".join(map(in_latex, cells))
     return f"{{}}{row}" if row.startswith(("[", "*")) else row
-
-
-def _described(compared: Compared, configuration: str) -> str:
-    """A configuration with its settings, and the reason why it was taken."""
-    parts = [compared.settings[configuration], compared.chosen.get(configuration)]
-    text = ", ".join(part for part in parts if part)
-    return f"{configuration} ({text})" if text else configuration
-
-
-def _points(difference: float) -> str:
-    return f"{difference:+.1f}".replace("-", "−")
-
-
-def _interval(measure: Measure) -> str:
-    return f"[{_points(measure.low)}, {_points(measure.high)}]"
-
-
-def _p(p: float | None) -> str:
-    if p is None:
-        return "–"
-    return f"{p:.3f}" if p >= 0.001 else f"{p:.1e}" if p > 1e-300 else "< 1e-300"

@@ -186,17 +186,18 @@ def verdict(results: Results) -> Verdict:
     configuration was tried. Intervals are of paired differences on the rows of the split shown.
     """
     board, terms = results.board, results.board.terms
-    several = len(results.store.banks()) > 1
-    bank = results.name if several else None
     done = [row for row in _ranked(results) if board.has_place(row) and row["name"] != ENSEMBLE]
-    first = done[0] if done and (terms.select_on is not None or terms.tried == 1) else None
+    chosen = results.chosen
+    first = done[0] if terms.tried == 1 and done else None
+    if chosen is not None:
+        first = next(row for row in done if row["id"] == chosen.id)
     gains, lacking = _gains(results, done, first) if first else ((), ())
     reason, remedy, after = _without_choice(results) if first is None else ("", "", "")
     cost, macro = terms.optimism, first[RANKING] if first else None
     corrected = None if cost is None or math.isnan(cost.corrected) else cost.corrected
     return Verdict(
         results=str(results.path),
-        bank=bank,
+        bank=results.name if len(results.store.banks()) > 1 else None,
         id=first["recipe"] if first else None,
         name=first["name"] if first else None,
         settings=differences(first) if first else "",
@@ -216,7 +217,7 @@ def verdict(results: Results) -> Verdict:
         lacking=lacking,
         reason=reason,
         remedy=remedy,
-        next_command=_export(results, first, bank) if first else after,
+        next_command=export_command(results, first["recipe"]) if first else after,
     )
 
 
@@ -240,12 +241,12 @@ def _ranked(results: Results) -> Iterator[Row]:
     return map(results.board.ranked, results.board.configurations())
 
 
-def _export(results: Results, row: Row, bank: str | None) -> str:
-    """The command that exports the head of a row; none of results in memory."""
+def export_command(results: Results, id_: str) -> str:
+    """The command that exports the head of a configuration; none of results in memory."""
     if results.store.file.path is None:
         return ""
-    parts = ["featbank", "export", str(results.path), row["recipe"], "-o", "head.safetensors"]
-    parts += ["--bank", bank] if bank else []
+    parts = ["featbank", "export", str(results.path), id_, "-o", "head.safetensors"]
+    parts += ["--bank", results.name] if len(results.store.banks()) > 1 else []
     if results.select_epoch == "last" and results.select_on == "val":
         parts += ["--epoch", "last"]
     return shlex.join(parts)

@@ -89,7 +89,8 @@ def test_cite(featbank: Run, results: Path) -> None:
     ("arguments", "message"),
     [
         (["compare", "gone.sqlite", "crt", "lws"], "gone.sqlite: no such file."),
-        (["compare", "RESULTS", "crt"], "A comparison takes two configurations, got crt."),
+        (["compare", "RESULTS", "1"], "'1' is the best itself, "),
+        (["compare", "RESULTS", "1", "7"], "has no rank 7. Choose one from 1 to "),
         (["compare", "RESULTS", "crt", "lsw"], "Did you mean 'lws'?"),
         (["compare", "RESULTS", "crt", "lws", "--split", "train"], "has no results on 'train'."),
         (["compare", "RESULTS", "crt", "lws", "--bank", "ef"], "ef matches 0 banks."),

@@ -75,7 +75,7 @@ def test_leaderboards_show_the_names(
 ) -> None:
     """At both widths; columns are left out by the bank's names."""
     monkeypatch.setattr(
-        "featbank.cli.leaderboard.console",
+        "featbank.cli.tables.console",
         lambda: Console(file=sys.stdout, width=width, force_terminal=True, color_system=None),
     )
     text = featbank("leaderboard", swept, "--columns", "ece_few,brier").stdout

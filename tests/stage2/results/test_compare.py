@@ -16,10 +16,11 @@ from featbank import Bank, errors
 from stage2.engine.metrics import METRICS, Evaluation
 from stage2.methods.recipe import Recipe
 from stage2.results.compare import Compared, bank_of, compare
+from stage2.results.comparison_tables import comparison_tables, render_comparison
 from stage2.results.results import Results
 from stage2.results.significance import holm, interval, mcnemar, resampled, sign_test
 from stage2.results.store import Store
-from stage2.results.tables import Table, comparison_tables, render_comparison
+from stage2.results.tables import Table
 from tests.stage2.compare import assert_close
 from tests.stage2.results.tampering import change
 from tests.stage2.synthetic import Problem
@@ -315,7 +316,8 @@ def test_markdown_survives_the_names_of_classes() -> None:
 @pytest.mark.parametrize(
     ("names", "options", "message"),
     [
-        (("crt",), {}, "takes two configurations, got crt."),
+        (("lws",), {}, "'lws' is the best itself, lws-"),
+        (("9",), {}, "has no rank 9. Choose one from 1 to "),
         (("crt", "crt"), {}, "'crt' and 'crt' are both crt-"),
         (("crt", "lwss"), {}, "Did you mean 'lws'?"),
         (("crt", "c"), {}, "2 configurations of"),

@@ -14,11 +14,11 @@ from featbank import errors
 from featbank.bank import ClassGroups
 from stage2.results.banks import banks_of
 from stage2.results.compare import Compared, compare
+from stage2.results.comparison_tables import comparison_tables, render_comparison
 from stage2.results.differences import MeasuredRows, Resampling, comparison_of
 from stage2.results.results import Results
 from stage2.results.significance import holm
 from stage2.results.store import Store
-from stage2.results.tables import comparison_tables, render_comparison
 from tests.stage2.results.tampering import change
 
 

@@ -126,7 +126,7 @@ def test_against_the_first_bank(banks: list[Results]) -> None:
         shown = f"{difference:+.1f}".replace("-", "−"), f"×{ratio:.2f}"
         assert (*lines[recipe][3:5],) == shown
     assert lines["ncm"][5:] == ["–", "–", "–"]
-    assert by_bank_table(grid, ()).header == ["recipe", "r32", "ResNet-50", "steep"]
+    assert by_bank_table(grid).spare == ("Δ", "×", "±", "steep", "ResNet-50")
     title = by_bank_table(grid).title
     assert title.startswith("ECE on test · Δ: minus r32 · ×: divided by r32 · ")
     grid.cells["crt"]["r32"] = {**grid.cells["crt"]["r32"], "ece": 0.0}

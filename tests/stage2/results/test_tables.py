@@ -63,14 +63,14 @@ def test_more_columns(bank: Bank) -> None:
     swept = sweep(bank, [Recipe("crt", epochs=2), Recipe("ncm")])
     usual = table_of(swept.board)
     table = table_of(swept.board.showing(["logit_magnitude", "logit_deviation"]))
-    assert table.header == [*usual.header, "magnitude", "deviation"]
+    assert table.header == [*usual.header[:-1], "magnitude", "deviation", "id"]
     for line, rows in zip(table.lines, swept.board.configurations(), strict=True):
         row = swept.board.ranked(rows)
         expected = [f"{row[name]:.3f}" for name in ("logit_magnitude", "logit_deviation")]
-        assert list(line[-2:]) == expected
+        assert list(line[-3:]) == [*expected, row["id"].split("-")[-1]]
     ordered = filters.sort(swept.board, "logit_deviation")
-    assert table_of(ordered).header[-1] == "deviation", "the column that orders is shown"
-    values = [float(line[-1]) for line in table_of(ordered).lines]
+    assert table_of(ordered).header[-2] == "deviation", "the column that orders is shown"
+    values = [float(line[-2]) for line in table_of(ordered).lines]
     assert values == sorted(values)
     assert table_of(filters.sort(swept.board, "ece")).header == usual.header
     with pytest.raises(errors.ConfigError, match="No metric is called 'logit_deviatio'"):
@@ -208,7 +208,7 @@ def test_a_seed_that_diverged_is_not_passed_over_in_silence(bank: Bank) -> None:
     assert by_name["crt"]["status"] == "diverged", f"got {by_name['crt']['status']}"
     assert by_name["lws"]["status"] == "done"
     lines = table_of(board).lines
-    (line,) = [line for line in lines if line[0] == "crt"]
+    (line,) = [line for line in lines if line[1] == "crt"]
     assert any("diverged" in cell for cell in line), f"got {line}: the table hides the divergence"
 
 
@@ -234,8 +234,8 @@ def test_runs_of_one_table_need_not_all_have_a_selected_epoch(bank: Bank) -> Non
     }
     assert {k: (row["top1"], row["selection"]) for k, row in got.items()} == expected
     assert list(dict.fromkeys(row["name"] for row in board.rows)) == ["lws", "crt", "ce"]
-    _, header, lines, _ = table_of(board)
-    cells = {line[0]: dict(zip(header, line, strict=True)) for line in lines}
+    _, header, lines, *_ = table_of(board)
+    cells = {line[1]: dict(zip(header, line, strict=True)) for line in lines}
     assert cells["lws"]["top-1 selected"] == "80.0"
     assert cells["crt"]["top-1 selected"] == "70.0 ± 14.1"
 
@@ -275,7 +275,7 @@ def test_what_ties_with_the_best_is_marked(bank: Bank) -> None:
     assert tied == {"crt": True, "lws": True, "ncm": False, "mislas": None, "tau_norm": None}
     table = table_of(board)
     place = table.header.index("val macro")
-    stars = {line[0]: line[place] for line in table.lines}
+    stars = {line[1]: line[place] for line in table.lines}
     assert stars == {
         "crt": "70.0*",
         "lws": "70.0*",
@@ -300,7 +300,7 @@ def test_csv_md_and_latex_parse(bank: Bank) -> None:
         assert float(got["top1"]) == expected["top1"]
         assert json.loads(got["parameters"]) == expected["parameters"]
         assert got["many"] == ""
-    _, header, lines, _ = table_of(board)
+    _, header, lines, *_ = table_of(board)
     table = [line for line in render(board, "md").splitlines() if line.startswith("|")]
     assert len(table) == 2 + len(lines)
     assert {line.count("|") for line in table} == {len(header) + 1}
@@ -316,7 +316,7 @@ def test_csv_md_and_latex_parse(bank: Bank) -> None:
 def test_the_human_table_tells_last_beside_selected_and_a_dash_for_nothing(bank: Bank) -> None:
     """Reference: METHODS §8 and DESIGN: an empty group prints "–", never 0 or NaN."""
     board = sweep(bank, expand({"crt": {"lr": [0.3], "epochs": [2]}}, seeds=(0, 1))).board
-    _, header, (line,), _ = table_of(board)
+    _, header, (line,), *_ = table_of(board)
     cells = dict(zip(header, line, strict=True))
     assert cells["many"] == "–", f"got {cells['many']}"
     rows = {row["epoch"]: row for row in board.rows}
