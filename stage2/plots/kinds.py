@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from featbank import errors
-from stage2.plots.bars import groups
 from stage2.plots.beta import beta
 from stage2.plots.by_class import classes, norms
 from stage2.plots.confidence import confidence, versus
 from stage2.plots.confusion import confusion
 from stage2.plots.curves import curves, shift
 from stage2.plots.figure import WIDTH, save
+from stage2.plots.groups import groups
 from stage2.plots.logits import logits
 from stage2.plots.picture import Picture, kind_of
 from stage2.plots.reliability import reliability
@@ -59,7 +59,8 @@ _GRID = ("split", "select_on", "metric", "by")
 KINDS = {
     "groups": PlotKind(
         groups,
-        "macro, many, medium and few of the best of each recipe as bars; whiskers over seeds",
+        "gain over the baseline with paired intervals, and macro, many, medium and few of the best "
+        "of each recipe as dots",
         banks=True,
     ),
     "classes": PlotKind(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -234,6 +234,23 @@ def verdict_of(board: Leaderboard, path: Path) -> Verdict:
             select_epoch=terms.select_epoch,
         )
         return verdict(results)
+
+
+def gains_over_baseline(results: Results, rows: Sequence[Row]) -> dict[str, Gain]:
+    """The gain of each row with a figure over plain re-training, else over stage 1's own
+    classifier, by configuration; none of the baseline, and none where neither was swept."""
+    done = [row for row in _ranked(results) if results.board.has_place(row)]
+    baselines = _baselines(results, done)
+    over = PLAIN if baselines[PLAIN] is not None else next(iter(baselines))
+    base = baselines[over]
+    if base is None or base[RANKING] is None:
+        return {}
+    tested, name = _tested(results), _named(over, base)
+    return {
+        row["recipe"]: _gain(results, row, base, name, tested)
+        for row in rows
+        if row[RANKING] is not None and row["recipe"] != base["recipe"]
+    }
 
 
 def _ranked(results: Results) -> Iterator[Row]:

@@ -22,6 +22,7 @@ from stage2.plots.figure import STYLE
 from stage2.plots.logits import segment_means, segments_of
 from stage2.plots.picture import Picture
 from stage2.results.choice import choose
+from stage2.results.compare import compare
 from stage2.results.measured import Measured, measured
 from stage2.results.results import Results
 from stage2.results.store import Store
@@ -125,19 +126,43 @@ def test_every_kind_is_a_file(form: str, store: Store, tmp_path: Path) -> None:
 
 
 def test_groups(store: Store) -> None:
-    """Reference: the leaderboard's means, best on val above, written beside the bars."""
+    """Reference: the leaderboard's means, best on val above, written beside the dots; dots that tie
+    with the best are filled."""
     figure = drawn("groups", store)
     rows = choose(Results(store)).rows
     names = [axes.get_title(loc="left") for axes in figure.axes]
-    assert names == ["macro", "medium", "few"], "no class of this problem has over 100 samples"
-    for axes, name in zip(figure.axes, names, strict=True):
-        bars = [patch.get_width() for patch in axes.patches]
-        assert_close(bars, [row[name] for row in rows], 1e-12, name)
+    assert names == ["gain", "macro", "medium", "few"], "no class has over 100 samples"
+    for axes, name in zip(figure.axes[1:], names[1:], strict=True):
+        dots = [line for line in axes.lines if line.get_marker() == "o"]
+        values = [float(line.get_xdata()[0]) for line in dots]
+        assert_close(values, [row[name] for row in rows], 1e-12, name)
+        filled = [line.get_markerfacecolor() != "white" for line in dots]
+        assert filled == [row["tied"] for row in rows]
         texts = [text.get_text().split(" ±")[0] for text in axes.texts]
         assert texts == [f"{row[name]:.1f}" for row in rows]
+        assert np.ptp(axes.get_xlim()) >= 2
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
         each.label for each in choose(Results(store)).shown
     ]
+
+
+def test_gains_over_the_baseline(small: Problem, tmp_path: Path) -> None:
+    """Reference: `featbank compare` with plain re-training, its differences and intervals."""
+    recipes = expand({"ce": {"epochs": [2]}, "crt": {"epochs": [2]}, "ncm": {}}, seeds=(0, 1))
+    with small.bank(tmp_path / "bank.h5") as bank:
+        sweep(bank, recipes, results=tmp_path / "r.sqlite")
+    with Store(tmp_path / "r.sqlite") as opened:
+        figure, results = drawn("groups", opened), Results(opened)
+        rows = choose(results).rows
+        compared = compare(results, ["ce", *(r["name"] for r in rows if r["name"] != "ce")])
+    gain = figure.axes[0]
+    assert gain.get_title(loc="left") == "gain"
+    measures = [each.measures["macro"] for each in compared.comparisons]
+    dots = [float(line.get_xdata()[0]) for line in gain.lines if line.get_marker() == "o"]
+    assert_close(dots, [m.difference for m in measures], 1e-9, "gains")
+    ends = [each.get_segments()[0][:, 0] for each in gain.collections]
+    assert_close(ends, [[m.low, m.high] for m in measures], 0.7, "intervals of another draw")
+    assert "over plain re-training (ce epochs=2), 95 % paired intervals" in _caption(figure)
 
 
 def test_classes_and_norms(store: Store, small: Problem) -> None:
