@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.functional import normalize
@@ -25,12 +26,30 @@ SPACE: dict[str, Allowed] = {
 }
 """Options of every form, with their values: `stage2.methods.generators.tukey.FeatureSpace`."""
 
+PART = 16
+"""Features whose squares are added at once."""
+
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Wx + b of rows x [B, D], or of every cell of maps [B, D, H, W] as a 1 × 1 convolution."""
     if x.dim() == 4:
         return functional.conv2d(x, weight[:, :, None, None], bias)
     return functional.linear(x, weight, bias)
+
+
+def by_length(z: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+    """z/‖x‖ + b of products z [B, K, …] with x [B, D, …], rows or maps.
+
+    It is a pass over x and one over z; to scale x itself would be two more passes over x.
+    """
+    # Summed in place, part by part: squares of all features would not stay in cache. A runtime of
+    # ONNX would copy the parts.
+    first, *others = [x] if torch.compiler.is_exporting() else x.split(PART, 1)
+    squares = first.square()
+    for part in others:
+        squares[:, : part.shape[1]].addcmul_(part, part)
+    length = squares.sum(1, keepdim=True).clamp(min=1e-24).sqrt()
+    return torch.addcmul(beside(bias, z), z, 1 / length)
 
 
 def beside(values: Tensor, x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from stage2.export.closed_forms import CLOSED_FORMS
-from stage2.export.form import Allowed, Form, beside, linear
+from stage2.export.form import Allowed, Form, beside, by_length, linear
 from stage2.export.token_forms import Attentive, PooledTokens
 from stage2.methods.averaging import averaged
 from stage2.methods.heads.knn import NO_VOTES
@@ -51,9 +51,8 @@ class Affine(Form):
         self.on_maps = not self.some_empty
 
     def classify(self, x: Tensor) -> Tensor:
-        if self.parts == 1 and x.dim() == 4:  # Wx/‖x‖: to scale x would be two more passes over it
-            length = torch.linalg.vecdot(x, x, dim=1).sqrt().clamp(min=1e-12)
-            return linear(x, self.weight) / length[:, None] + beside(self.bias, x)
+        if self.parts == 1 and x.dim() == 4:
+            return by_length(linear(x, self.weight), x, self.bias)
         if self.parts:
             x = normalize(x.unflatten(1, (self.parts, -1)), dim=2).flatten(1, 2)
         z = linear(x, self.weight, self.bias)
@@ -114,21 +113,27 @@ class Gated(Form):
     c: Tensor
 
     def classify(self, x: Tensor) -> Tensor:
-        z = self.stage1(x)
-        confidence = linear(x, self.v[None], self.c).sigmoid()
-        return z + confidence * (beside(self.alpha, z) * z + beside(self.beta, z))
+        z, gate = self.products(x, self.bias)
+        return self.gated(z, gate)
 
-    def stage1(self, x: Tensor) -> Tensor:
-        """z⁰ [B, K]."""
-        return linear(x, self.weight, self.bias)
+    def products(self, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Wx + `bias` [B, K] and v·x + c [B, 1], as one product."""
+        weight, bias = torch.cat([self.weight, self.v[None]]), torch.cat([bias, self.c])
+        outputs = linear(x, weight, bias)
+        return outputs[:, :-1], outputs[:, -1:]
+
+    def gated(self, z: Tensor, gate: Tensor) -> Tensor:
+        """z of z⁰ [B, K] and v·x + c [B, 1]."""
+        calibration = torch.addcmul(beside(self.beta, z), beside(self.alpha, z), z)
+        return torch.addcmul(z, gate.sigmoid(), calibration)
 
 
 class GatedCosine(Gated):
     """The same on the logits of a cosine classifier, z⁰ = W x/‖x‖ + b with ‖w_k‖ = s."""
 
-    def stage1(self, x: Tensor) -> Tensor:
-        """z⁰ [B, K]."""
-        return super().stage1(normalize(x, dim=1))
+    def classify(self, x: Tensor) -> Tensor:
+        z, gate = self.products(x, torch.zeros_like(self.bias))
+        return self.gated(by_length(z, x, self.bias), gate)
 
 
 class _Compared(Form):

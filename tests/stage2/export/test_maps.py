@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from featbank import errors
-from stage2.export.form import Form
+from stage2.export.form import Form, by_length, linear
 from stage2.export.forms import FORMS, INPUT, Affine, HeadModule, Scaled
 from stage2.export.onnxfile import save_onnx
 from stage2.methods.heads import HEADS
@@ -94,6 +95,31 @@ def test_an_affine_head_is_one_convolution(made: Problem) -> None:
     assert isinstance(module, HeadModule)
     assert isinstance(module.form, Affine)
     assert operations.names == ["convolution"]
+
+
+def test_disalign_is_one_convolution_and_two_passes() -> None:
+    """The confidence is one more output of the convolution of z⁰."""
+    made = problem()
+    module, _ = exported(Recipe("disalign", epochs=1, batch_size=32), made)
+    x = as_maps(torch.from_numpy(made.x["test", "instance"]))
+    with torch.no_grad(), Operations() as operations:
+        module(x)
+    assert operations.names == ["cat", "cat", "convolution", "addcmul", "sigmoid", "addcmul"]
+
+
+@pytest.mark.parametrize("dim", [3, 16, 37])
+def test_products_by_length(dim: int) -> None:
+    """Reference: products with features of length 1, also where squares are added in uneven parts,
+    and its gradient beside a feature vector of zeros."""
+    weight, x, bias = torch.randn(5, dim), torch.randn(2, dim, 3, 4), torch.randn(5)
+    x[0, :, 0, 0] = 0
+    x.requires_grad_()
+    expected = linear(normalize(x, dim=1), weight, bias)
+    z = by_length(linear(x, weight), x, bias)
+    torch.testing.assert_close(z, expected, rtol=1e-5, atol=1e-5)
+    (slope,) = torch.autograd.grad(z[1].square().sum(), x)
+    (wanted,) = torch.autograd.grad(expected[1].square().sum(), x)
+    torch.testing.assert_close(slope, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_forms_that_take_maps_are_those_of_products() -> None:
