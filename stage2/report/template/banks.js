@@ -14,7 +14,7 @@ function fillBanks() {
   $("grid-recipe").replaceChildren(...PAGE.grid.rows.map(({ name }) => new Option(name, name)));
   $("grid-recipe").addEventListener("change", () => ["bank-reliability", "bank-norms"].forEach(draw));
   $("grid-protocol").textContent = `Protocol: ${protocol}.`;
-  $("grid-caption").firstChild.textContent = `On ${split}: the best configuration of each recipe, chosen by each bank's own selection. Bold: best of a bank. Small: ± over seeds, then minus and divided by the first bank.`;
+  $("grid-caption").firstChild.textContent = `On ${split}: the best configuration of each recipe, chosen by each bank's own selection. Bold: best of a bank, unless more than three share it. Small: ± over seeds, then minus and divided by the first bank.`;
   drawBanks();
 }
 
@@ -36,10 +36,7 @@ function drawBanks() {
   }
   document.querySelector("#grid thead").replaceChildren(head);
   const mean = (cell) => (cell && cell.values[key] ? cell.values[key][0] : null);
-  const best = banks.map((_, place) => {
-    const known = rows.map((row) => mean(row.cells[place])).filter((x) => x !== null);
-    return less ? Math.min(...known) : Math.max(...known);
-  });
+  const best = banks.map((_, place) => bestOf(rows.map((row) => mean(row.cells[place])), less, decimals));
   document.querySelector("#grid tbody").replaceChildren(...rows.map((row) => {
     const cells = row.cells.map((cell, place) => {
       const x = mean(cell);

@@ -36,7 +36,7 @@ function axis(title, more = {}) {
   return {
     title: { text: title, font: { size: 13, color: colour("soft") }, standoff: 10 },
     gridcolor: colour("grid"), linecolor: colour("line"), zeroline: false, automargin: true,
-    tickfont: { size: 12, color: colour("soft") }, ticks: "", fixedrange: narrow(), ...more,
+    tickfont: { size: 12, color: colour("soft") }, ticks: "", exponentformat: "power", fixedrange: narrow(), ...more,
   };
 }
 
@@ -108,36 +108,38 @@ function tabulate(figure, [header, rows] = [[], []]) {
   if (details.open) details.fill();
 }
 
-const MOST_BARS = 15;
+const MOST_LINES = 15;
 
+/* Accuracy of each group as a dot, a line for each recipe. */
 CHARTS.groups = () => {
   const all = bestOfEach();
-  const picked = visible().filter((row) => state.picked.has(row.id)).slice(0, MOST_BARS);
-  const shown = [...new Set([...picked, ...all.slice(0, MOST_BARS)])].sort((a, b) => a.rank - b.rank);
+  const picked = visible().filter((row) => state.picked.has(row.id)).slice(0, MOST_LINES);
+  const shown = [...new Set([...picked, ...all.slice(0, MOST_LINES)])].sort((a, b) => a.rank - b.rank);
   const names = shown.map((row) => plain(clipped(nameAmong(shown, row), narrow() ? 16 : 32)));
   const groups = GROUPS.filter((group) => shown.some((row) => value(row, group) !== null));
-  const traces = groups.map((group) => ({
-    type: "bar", orientation: "h", name: `${groupName(group)} (${plain(DATA.groups[group])})`,
-    y: shown.map((_, i) => i), x: shown.map((row) => value(row, group)),
-    error_x: { type: "data", array: shown.map((row) => row.values[group][1] ?? 0), color: colour("ink"), thickness: 1.2, width: 3 },
-    marker: { color: colour(group), opacity: shown.map((row) => (isFaint(row.id) ? 0.25 : 1)) },
+  const traces = groups.map((group, g) => ({
+    type: "scatter", mode: "markers", name: `${groupName(group)} (${plain(DATA.groups[group])})`,
+    y: shown.map((_, i) => i), x: shown.map((row) => value(row, group)), error_x: whiskers(shown, group, colour("ink")), cliponaxis: false,
+    marker: { color: colour(group), size: 11, symbol: SYMBOLS[g], opacity: shown.map((row) => (isFaint(row.id) ? 0.25 : 1)) },
     customdata: shown.map((row) => plain(row.id)),
     hovertemplate: `%{customdata}<br>${groupName(group)} %{x:.1f} %<extra></extra>`,
   }));
+  const ends = shown.map((row) => groups.map((group) => value(row, group)).filter((x) => x !== null));
+  const shapes = ends.map((xs, i) => ({ type: "line", layer: "below", y0: i, y1: i, x0: Math.min(...xs), x1: Math.max(...xs), line: { color: colour("line"), width: 3 } }))
+    .filter(({ x0 }) => Number.isFinite(x0));
   const best = shown[0];
   return {
     traces: shown.length ? traces : [],
-    layout: layoutOf(110 + 16 * shown.length * Math.max(groups.length, 1), {
-      barmode: "group", bargap: 0.28, bargroupgap: 0.08,
-      xaxis: axis(`accuracy on ${DATA.split}, %`, { rangemode: "tozero" }),
+    layout: layoutOf(110 + 28 * shown.length, {
+      shapes, xaxis: axis(`accuracy on ${DATA.split}, %`),
       yaxis: axis("", { autorange: "reversed", tickvals: shown.map((_, i) => i), ticktext: names,
         gridcolor: "rgba(0,0,0,0)", tickfont: { size: 13, color: colour("ink") }, fixedrange: true }),
       margin: { l: 20, r: 16, t: 44, b: 52 },
     }),
     caption: !shown.length ? "No configuration meets the filter and the brushes."
       : `${DATA.selectOn ? "The best configuration of each recipe" : "Each recipe, as published where it was tried"}${picked.length ? ", and the highlighted ones" : ""}, in the order of ${DATA.order}` +
-      (all.length > MOST_BARS ? ` (${MOST_BARS} of ${all.length} recipes)` : "") +
-      `. Look for long ${groupName("few")} bars that are not paid for with short ${groupName("many")} bars; whiskers are one standard deviation over seeds. ` +
+      (all.length > MOST_LINES ? ` (${MOST_LINES} of ${all.length} recipes)` : "") +
+      `. Look for ${groupName("few")} far to the right that is not paid for with ${groupName("many")} further to the left; whiskers are one standard deviation over seeds. ` +
       `${best.name}: ${groups.map((group) => `${groupName(group)} ${number(value(best, group))} %`).join(", ")}.`,
     numbers: [["recipe", ...groups.map(groupName)], shown.map((row) => [row.id, ...groups.map((group) => value(row, group))])],
   };

@@ -23,11 +23,17 @@ function offerPair() {
     state.before = ids.includes(usual) && usual !== state.after ? usual : ids.find((id) => id !== state.after) ?? null;
   }
   for (const role of ["before", "after"]) {
-    const options = all.map((row) => new Option(`${row.id} · ${DATA.figure} ${number(value(row, DATA.ranking))}`, row.id));
+    const options = all.map((row) => new Option(described(all, row), row.id));
     $(role).replaceChildren(...options);
     $(role).value = state[role];
   }
   $("why").textContent = DATA.before && state.before === DATA.before.id ? `Before: ${DATA.before.why}.` : "";
+}
+
+/* A configuration in a menu: recipe, settings, figure, and its id where another looks the same. */
+function described(rows, row) {
+  const same = rows.some((other) => other !== row && other.name === row.name && other.changes === row.changes);
+  return `${row.name} · ${row.changes || "usual settings"} · ${DATA.figure} ${number(value(row, DATA.ranking))}${same ? ` · ${row.id}` : ""}`;
 }
 
 function removeWhatIsMissing() {
@@ -91,7 +97,7 @@ function fillHead() {
   const part = details < DATA.rows.length;
   const carried = `This page carries the details of ${part ? `${details} of ${thousands(DATA.rows.length)}` : `all ${details}`} configurations${part ? ": the best of each recipe, then the next best" : ""}. Choose two of them, or tick a row of the leaderboard to put it under “After”.`;
   if ($("carried")) $("carried").textContent = carried;
-  $("caption").firstChild.textContent = `Numbers on ${DATA.split}, ${DATA.epoch} epoch unless a column says otherwise; accuracy and ECE in %. Bold: best of a column. The order is that of ${DATA.order}.`;
+  $("caption").firstChild.textContent = `Numbers on ${DATA.split}, ${DATA.epoch} epoch unless a column says otherwise; accuracy and ECE in %. Bold: best of a column, unless more than three share it. The order is that of ${DATA.order}.`;
   $("bibtex").textContent = DATA.cite;
   $("made").textContent = `Made by featbank ${DATA.version}. Plots by plotly.js (MIT), inside this file; nothing is loaded from the network.`;
 }
@@ -171,6 +177,7 @@ async function start() {
   drawHead();
   drawTable();
   listen();
+  performance.mark("usable");
   await unpackPlotly();
   offerPair();
   for (const name of DRAWN) {

@@ -29,8 +29,7 @@ function numberAxis(label, read, result = false) {
   const known = [...new Set(DATA.rows.map(read).filter((x) => x !== null))].sort((a, b) => a - b);
   const [low, high] = [known[0], known[known.length - 1]];
   const few = !result && known.length <= 9;
-  const log = !result && low > 0 && high > 20 * low;
-  const scale = few ? (x) => known.indexOf(x) : log ? Math.log10 : (x) => x;
+  const scale = few ? (x) => known.indexOf(x) : result ? (x) => x : scaleOf(known).into;
   const span = scale(high) - scale(low) || 1;
   const lacking = DATA.rows.some((row) => read(row) === null);
   const none = scale(low) - 0.12 * span;
@@ -43,6 +42,13 @@ function numberAxis(label, read, result = false) {
   return { label, place, ticks, range: [start - 0.03 * span, scale(high) + 0.03 * span] };
 }
 
+/* A scale for numbers in order, and its inverse: logarithmic where they span more than a factor of 20; 0 then lies a factor of 2 below the others. */
+function scaleOf(known) {
+  const least = known.find((x) => x > 0);
+  if (known[0] < 0 || !(known[known.length - 1] > 20 * least)) return { into: (x) => x, back: (x) => x };
+  return { into: (x) => Math.log10(x > 0 ? x : least / 2), back: (x) => (x < Math.log10(least) - 0.15 ? 0 : 10 ** x) };
+}
+
 function even(low, high) {
   const step = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20].find((each) => (high - low) / each <= 6) || 50;
   const ticks = [];
@@ -50,12 +56,21 @@ function even(low, high) {
   return ticks;
 }
 
-const PARALLEL = { axes: [], rows: [] };
+const PARALLEL = { axes: [] };
+const DRAWN_AT_MOST = 300;
+const DRAWN_FIRST = 60;
+
+/* Rows whose lines are drawn: all, or else the best, the ticked and others evenly over the ranks. */
+function drawnOf(rows) {
+  const rest = (rows.length - DRAWN_FIRST) / (DRAWN_AT_MOST - DRAWN_FIRST);
+  const others = (place) => place === DRAWN_FIRST + Math.round(Math.round((place - DRAWN_FIRST) / rest) * rest);
+  return rows.length <= DRAWN_AT_MOST ? rows : rows.filter((row, place) => place < DRAWN_FIRST || state.picked.has(row.id) || others(place));
+}
 
 CHARTS.parallel = () => {
   PARALLEL.axes = PARALLEL.axes.length ? PARALLEL.axes : axes();
-  const rows = filtered().filter((row) => value(row, DATA.ranking) !== null);
-  PARALLEL.rows = rows;
+  const all = filtered().filter((row) => value(row, DATA.ranking) !== null);
+  const rows = drawnOf(all);
   const scores = rows.map((row) => value(row, DATA.ranking));
   const sorted = [...scores].sort((a, b) => a - b);
   const picked = rows.map((row) => (state.picked.has(row.id) ? 1 : 0));
@@ -63,7 +78,7 @@ CHARTS.parallel = () => {
   const line = highlighted
     ? { color: picked, cmin: 0, cmax: 1, colorscale: [[0, colour("line")], [1, colour("before")]] }
     : { color: scores, cmin: sorted[Math.floor(sorted.length / 20)], cmax: sorted[sorted.length - 1],
-        colorscale: [[0, translucent(colour("soft"), 1)], [0.6, colour("medium")], [1, colour("after")]] };
+        colorscale: [[0, colour("line")], [0.7, colour("soft")], [1, colour("after")]] };
   const old = $("settings").querySelector('[data-plot="parallel"] .plot');
   const dimensions = PARALLEL.axes.map((each, i) => ({
     label: plain(each.label), values: rows.map(each.place), range: each.range,
@@ -81,14 +96,14 @@ CHARTS.parallel = () => {
       unselected: { line: { color: colour("line"), opacity: 0.25 } },
     }] : [],
     layout: layoutOf(420, { margin: { l: edge, r: 56, t: 56, b: 28 }, showlegend: false }),
-    caption: "Each line is a configuration, " + (highlighted ? "highlighted rows of the leaderboard stand out. "
+    caption: "Each line is a configuration, " + (rows.length < all.length ? `${rows.length} of ${thousands(all.length)} are drawn, the best ${DRAWN_FIRST} and others evenly over the ranks, ` : "") + (highlighted ? "highlighted rows of the leaderboard stand out. "
       : `bluer the better its ${DATA.figure}. `) +
       "Drag along an axis to brush: only lines through every brush stay in the leaderboard and in the other plots; a click on the axis takes a brush away. " +
       "From the keyboard the filter of the leaderboard does the same. Look for axes where all good lines pass through one place." +
       (DATA.settings.length > AXES ? ` The ${AXES} of ${DATA.settings.length} varied settings with the most values have an axis.` : "") +
       (best ? ` Best: ${best.id}${best.changes ? `, ${best.changes}` : ""}.` : ""),
     numbers: [["configuration", ...PARALLEL.axes.map((each) => each.label)],
-      rows.filter(brushed).map((row) => [row.id, ...PARALLEL.axes.map((each) => {
+      all.filter(brushed).map((row) => [row.id, ...PARALLEL.axes.map((each) => {
         const tick = each.ticks.find(([at]) => at === each.place(row));
         return tick ? tick[1] : each.place(row);
       })])],
@@ -146,43 +161,61 @@ function offerAxes() {
   }
 }
 
+const MOST_CELLS = 12;
+
+/* Cells along an axis of the heat map: the values, or where there are many numbers, ranges of them as wide as each other. */
+function cellsOf(values) {
+  const order = (a, b) => (typeof a === "number" ? a - b : String(a).localeCompare(String(b)));
+  const known = [...new Set(values.filter((x) => x !== null))].sort(order);
+  if (known.length <= MOST_CELLS || known.some((x) => typeof x !== "number")) return { names: known.map(brief), place: (x) => known.indexOf(x) };
+  const { into, back } = scaleOf(known);
+  const [low, high] = [into(known[0]), into(known[known.length - 1])];
+  const edge = (i) => String(Number(back(low + (i * (high - low)) / MOST_CELLS).toPrecision(2)));
+  return {
+    names: Array.from({ length: MOST_CELLS }, (_, i) => `${edge(i)}–${edge(i + 1)}`), ranges: true,
+    place: (x) => (x === null ? -1 : Math.min(MOST_CELLS - 1, Math.floor((MOST_CELLS * (into(x) - low)) / (high - low)))),
+  };
+}
+
+/* Points of the figure that ranks which its split cannot tell apart: from the best to the last that ties with it. */
+const tiedPoints = () => {
+  const tied = DATA.rows.filter((row) => row.tied).map((row) => value(row, DATA.ranking));
+  return tied.length ? Math.max(...tied) - Math.min(...tied) : 0;
+};
+
 CHARTS.heat = () => {
   const [nameX, nameY] = [$("heat-x").value, $("heat-y").value];
   const rows = ofRecipe(visible()).filter((row) => value(row, DATA.ranking) !== null);
-  const order = (a, b) => (typeof a === "number" ? a - b : String(a).localeCompare(String(b)));
-  const values = (name) =>
-    [...new Set(rows.map((row) => setting(row, name)).filter((x) => x !== null))].sort(order);
-  const [xs, ys] = [values(nameX), values(nameY)];
-  const cells = ys.map(() => xs.map(() => null));
-  const sizes = ys.map(() => xs.map(() => 0));
+  const [xs, ys] = [nameX, nameY].map((name) => cellsOf(rows.map((row) => setting(row, name))));
+  const best = ys.names.map(() => xs.names.map(() => null));
+  const sizes = ys.names.map(() => xs.names.map(() => 0));
   for (const row of rows) {
-    const [i, j] = [ys.indexOf(setting(row, nameY)), xs.indexOf(setting(row, nameX))];
+    const [i, j] = [ys.place(setting(row, nameY)), xs.place(setting(row, nameX))];
     if (i < 0 || j < 0) continue;
     sizes[i][j] += 1;
-    cells[i][j] = Math.max(cells[i][j] ?? -Infinity, value(row, DATA.ranking));
+    if (!best[i][j] || value(row, DATA.ranking) > value(best[i][j], DATA.ranking)) best[i][j] = row;
   }
+  const cells = best.map((line) => line.map((row) => row && value(row, DATA.ranking)));
   const known = cells.flat().filter((x) => x !== null);
-  const text = cells.map((line) => line.map((x) => (x === null ? "" : number(x))));
-  const legible = xs.length <= (narrow() ? 6 : 14);
+  const [low, high] = [Math.min(...known), Math.max(...known)];
+  const span = Math.max(high - low, 2 * tiedPoints(), 1);
+  const text = best.map((line) => line.map((row) => (row ? number(value(row, DATA.ranking)) + (row.tied ? "*" : "") : "")));
+  const along = (name, { names }) => axis(plain(name), { tickvals: names.map((_, i) => i), ticktext: names.map((x) => plain(x)), showgrid: false });
   return {
     traces: known.length ? [{
-      type: "heatmap", z: cells, x: xs.map((_, i) => i), y: ys.map((_, i) => i), text,
-      texttemplate: legible ? "%{text}" : "", customdata: sizes, xgap: 3, ygap: 3, hoverongaps: false,
+      type: "heatmap", z: cells, x: xs.names.map((_, i) => i), y: ys.names.map((_, i) => i), text, zmin: high - span, zmax: high,
+      texttemplate: xs.names.length <= (narrow() ? 6 : 14) ? "%{text}" : "", customdata: sizes, xgap: 3, ygap: 3, hoverongaps: false,
       colorscale: [[0, colour("low")], [1, colour("high")]], textfont: { size: 13, color: colour("ink") },
       hovertemplate: `%{z:.1f} %, best of %{customdata}<extra></extra>`,
       colorbar: { thickness: 10, outlinewidth: 0, tickfont: { size: 12, color: colour("soft") }, len: 0.9,
         title: { text: "%", side: "top", font: { size: 12, color: colour("soft") } } },
     }] : [],
-    layout: layoutOf(Math.max(240, 110 + 44 * ys.length), {
-      margin: { l: 56, r: 8, t: 16, b: 52 },
-      xaxis: axis(plain(nameX), { tickvals: xs.map((_, i) => i), ticktext: xs.map((x) => plain(brief(x))), showgrid: false }),
-      yaxis: axis(plain(nameY), { tickvals: ys.map((_, i) => i), ticktext: ys.map((x) => plain(brief(x))), showgrid: false }),
-    }),
+    layout: layoutOf(Math.max(240, 110 + 44 * ys.names.length), { margin: { l: 56, r: 8, t: 16, b: 52 }, xaxis: along(nameX, xs), yaxis: along(nameY, ys) }),
     caption: known.length
-      ? `${$("heat-recipe").value}: ${DATA.figure} in % of the best configuration in each cell, over all its other settings. ` +
-        `A best cell at the edge means that the grid should go on there. From ${number(Math.min(...known))} to ${number(Math.max(...known))} %.`
+      ? `${$("heat-recipe").value}: ${DATA.figure} in % of the best configuration in each cell, over all its other settings${xs.ranges || ys.ranges ? " and the values of its range" : ""}. ` +
+        `From ${number(low)} to ${number(high)} %; colours span ${number(span)} points${span > high - low ? `, as ${DATA.selectOn} cannot tell closer ones apart` : ""}. Starred cells tie with the best of all. A best cell at the edge means that the grid should go on there.`
       : "No configuration of this recipe meets the filter and the brushes.",
-    numbers: [[`${nameY} ↓ ${nameX} →`, ...xs.map(brief)], ys.map((y, i) => [brief(y), ...cells[i]])],
+    numbers: [[`${nameY} ↓ ${nameX} →`, ...xs.names], ys.names.map((y, i) => [y, ...cells[i]])],
   };
 };
 
@@ -215,7 +248,7 @@ CHARTS.single = () => {
   const keys = ["macro", ...GROUPS.filter((group) => rows.some((row) => value(row, group) !== null))];
   const traces = keys.map((key, i) => ({
     type: "scatter", mode: "lines+markers", name: groupName(key), x: values.map(at), y: values.map((x) => value(first.get(x), key)),
-    error_y: { type: "data", array: values.map((x) => first.get(x).values[key][1] ?? 0), thickness: 1.2, width: 3 },
+    error_y: whiskers(values.map((x) => first.get(x)), key),
     line: { color: key === "macro" ? colour("ink") : colour(key), dash: DASHES[i], width: key === "macro" ? 3 : 2 }, marker: { size: 7, symbol: SYMBOLS[i] },
     customdata: values.map((x) => plain(first.get(x).id)), hovertemplate: `%{customdata}<br>${plain(name)} %{x}: ${groupName(key)} %{y:.1f} %<extra></extra>`,
   }));

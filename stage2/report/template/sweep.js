@@ -102,14 +102,14 @@ CHARTS.time = () => {
   const each = (row) => Math.max(1e-3, row.seconds / row.seeds);
   const total = visible().reduce((sum, row) => sum + row.seconds, 0);
   const faster = (row) => shown.some((other) => each(other) < each(row) && value(other, "macro") >= value(row, "macro"));
-  const traces = [{ type: "scatter", mode: "markers+text", x: shown.map(each), y: shown.map((row) => value(row, "macro")), showlegend: false,
+  const traces = [{ type: "scatter", mode: narrow() ? "markers" : "markers+text", x: shown.map(each), y: shown.map((row) => value(row, "macro")), showlegend: false,
     text: shown.map((row) => (faster(row) ? "" : plain(clipped(row.name, 18)))), textposition: "top center", textfont: { size: 11, color: colour("soft") }, cliponaxis: false,
     marker: { size: 10, color: shown.map((row) => (isFaint(row.id) ? colour("line") : colour("after"))) },
     customdata: shown.map((row) => plain(row.id)), hovertemplate: "%{customdata}<br>%{x:.3~g} s a run<br>macro %{y:.1f} %<extra></extra>" }];
   return {
     traces: shown.length ? traces : [],
     layout: layoutOf(420, { xaxis: axis("seconds of a run", { type: "log", ...ROUNDED }), yaxis: axis(`macro accuracy on ${DATA.split}, %`), margin: { l: 60, r: 24, t: 28, b: 52 } }),
-    caption: shown.length ? `Seconds that a run of the best of each recipe took: its share of the group that was trained with it, without measuring and storing. Named are those that no faster one equals. All ${thousands(visible().length)} configurations together: ${duration(total)}.`
+    caption: shown.length ? `Seconds that a run of the best of each recipe took: its share of the group that was trained with it, without measuring and storing.${narrow() ? "" : " Named are those that no faster one equals."} All ${thousands(visible().length)} configurations together: ${duration(total)}.`
       : "No configuration meets the filter and the brushes.",
     numbers: [["configuration", "seconds of a run", "macro, %"], shown.map((row) => [row.id, each(row), value(row, "macro")])],
   };

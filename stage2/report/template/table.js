@@ -1,18 +1,25 @@
 const LINES = 20;
+const SHARED_BY = 3;
+
+/* The columns that rank, which stand first, and the others. */
+const ranks_ = ({ key }) => key === DATA.ranking || key.startsWith("selection");
+const RANKING_COLUMNS = DATA.columns.filter(ranks_);
+const OTHER_COLUMNS = DATA.columns.filter((column) => !ranks_(column));
 
 function drawHead() {
   const line = element("tr");
   const add = (key, label, tooltip, text) => {
     const button = element("button", { type: "button", textContent: label.replace(" ", "\n"), title: tooltip });
     button.addEventListener("click", () => sortBy(key));
-    const cell = element("th", { scope: "col", className: text ? "text" : "" }, button);
+    const cell = element("th", { scope: "col", className: text === true ? "text" : text || "" }, button);
     cell.dataset.key = key;
     line.append(cell);
   };
   add("name", "recipe", "name and id of the configuration", true);
   add("rank", "rank", `place in the order of ${DATA.order}`);
-  add("changes", "settings", "where it differs from its recipe's usual settings", true);
-  for (const column of DATA.columns) add(column.key, column.label, column.tooltip);
+  for (const column of RANKING_COLUMNS) add(column.key, column.label, column.tooltip);
+  add("changes", "settings", "where it differs from its recipe's usual settings", "text settings");
+  for (const column of OTHER_COLUMNS) add(column.key, column.label, column.tooltip);
   add("seeds", "seeds", "how many seeds were run");
   document.querySelector("#table thead").replaceChildren(line);
 }
@@ -41,10 +48,7 @@ function drawTable() {
   const pages = Math.max(1, Math.ceil(rows.length / LINES));
   state.page = Math.min(state.page, pages - 1);
   const best = {};
-  for (const { key, less } of DATA.columns) {
-    const known = rows.map((row) => value(row, key)).filter((x) => x !== null);
-    best[key] = less ? Math.min(...known) : Math.max(...known);
-  }
+  for (const { key, less, decimals } of DATA.columns) best[key] = bestOf(rows.map((row) => value(row, key)), less, decimals);
   const shown = rows.slice(state.page * LINES, (state.page + 1) * LINES);
   document.querySelector("#table tbody").replaceChildren(...shown.map((row) => line(row, best)));
   for (const cell of document.querySelectorAll("#table thead th")) {
@@ -58,17 +62,25 @@ function drawTable() {
   showCount(rows.length);
 }
 
+/* The best of some values; none where more than a few look the same, as 100.0 % often does. */
+function bestOf(values, less, decimals) {
+  const known = values.filter((x) => x !== null);
+  const best = less ? Math.min(...known) : Math.max(...known);
+  return known.filter((x) => number(x, decimals) === number(best, decimals)).length > SHARED_BY ? null : best;
+}
+
 function line(row, best) {
   const box = element("input", { type: "checkbox", checked: state.picked.has(row.id) });
   box.ariaLabel = `Highlight ${row.id}`;
   box.addEventListener("change", () => pick(row.id, box.checked));
   const name = element("span", {}, row.name, element("br"));
-  name.append(element("small", { textContent: row.id }));
+  name.append(element("small", { textContent: row.id }), element("small", { className: "phone", textContent: row.changes }));
   const cells = [
     element("th", { scope: "row" }, element("label", {}, box, name)),
     element("td", { textContent: !DATA.selectOn || value(row, DATA.ranking) === null ? "–" : row.rank + 1 }),
+    ...RANKING_COLUMNS.map((column) => measure(row, column, best[column.key])),
     element("td", { className: "text settings", textContent: row.changes || "as usual" }),
-    ...DATA.columns.map((column) => measure(row, column, best[column.key])),
+    ...OTHER_COLUMNS.map((column) => measure(row, column, best[column.key])),
     element("td", { textContent: row.seeds }),
   ];
   return element("tr", { className: state.picked.has(row.id) ? "picked" : "" }, ...cells);

@@ -196,6 +196,83 @@ def test_one_setting_marks_what_val_selects(fresh: Any) -> None:
     assert marked == rows[0][0]
 
 
+def test_many_values_share_cells_of_the_heat_map(fresh: Any) -> None:
+    """Reference: 12 ranges as wide as each other, of logarithms where numbers span a factor of 20;
+    few values, and texts, have a cell each."""
+    script = """
+      const of = cellsOf(arguments[0]);
+      return [of.names.length, arguments[0].map(of.place), of.names[0]];
+    """
+    few = [0.1, 0.01, 0.1, None]
+    assert fresh.execute_script(script, few) == [2, [1, 0, 1, -1], "0.01"]
+    many = np.logspace(-4, 0, 500)
+    count, places, name = fresh.execute_script(script, many.tolist())
+    edges = np.logspace(-4, 0, 13)
+    assert (count, name) == (12, "0.0001–0.00022")
+    expected = np.clip(np.searchsorted(edges, many, side="right") - 1, 0, 11)
+    assert (np.abs(np.array(places) - expected) <= 1).all(), "an edge may fall to either side"
+    assert (np.array(places) == expected).mean() > 0.99
+    linear = np.linspace(1, 2, 121)
+    _, places, _ = fresh.execute_script(script, linear.tolist())
+    np.testing.assert_allclose(np.bincount(places), 10, atol=1.5)
+
+
+def test_colours_do_not_stretch_what_val_cannot_tell_apart(fresh: Any) -> None:
+    """Reference: twice the distance from the best to the last that ties with it."""
+    low, high, cells, tied = fresh.execute_script("""
+      const { zmin, zmax, z } = document.querySelector('[data-plot=heat] .plot').data[0];
+      return [zmin, zmax, z.flat(), DATA.rows.filter((row) => row.tied)
+        .map((row) => row.values.selection[0])];
+    """)
+    known = [cell for cell in cells if cell is not None]
+    assert high == max(known)
+    spread = max(tied) - min(tied)
+    assert high - low == pytest.approx(max(high - min(known), 2 * spread, 1))
+
+
+def test_a_column_that_many_lead_has_no_bold_figure(fresh: Any) -> None:
+    """Reference: at most three that look the same; the lowest where lower is better."""
+    script = "return arguments[0].map(([values, less]) => bestOf(values, less, 1))"
+    cases = [[[99.96, 100, 100, 100, 3], False], [[100, 99, 100, 100], False], [[2, None, 1], True]]
+    assert fresh.execute_script(script, cases) == [None, 100, 1]
+
+
+def test_whiskers_end_at_100(fresh: Any) -> None:
+    """Reference: shares cannot pass 0 and 100."""
+    script = """
+      const { array, arrayminus } = whiskers([{ values: { macro: [98, 5] } },
+        { values: { macro: [1, 3] } }, { values: { macro: [50, null] } }], "macro", "black");
+      return [array, arrayminus];
+    """
+    assert fresh.execute_script(script) == [[2, 3, 0], [5, 1, 0]]
+
+
+def test_some_lines_stand_for_many(fresh: Any) -> None:
+    """Reference: all of few; of 2,000 the first 60 and others evenly over the ranks."""
+    script = """
+      const rows = Array.from({ length: arguments[0] }, (_, place) => ({ id: String(place) }));
+      return drawnOf(rows).map((row) => Number(row.id));
+    """
+    assert fresh.execute_script(script, 300) == [*range(300)]
+    drawn = fresh.execute_script(script, 2000)
+    assert drawn[:60] == [*range(60)]
+    assert 280 <= len(drawn) <= 310
+    assert max(np.diff(drawn)) <= 10
+    assert drawn[-1] > 1980
+
+
+def test_menus_name_settings(fresh: Any) -> None:
+    """Reference: the settings of the leaderboard's lines; ids stay the values."""
+    options, rows = fresh.execute_script("""
+      return [[...$('after').options].map((each) => [each.value, each.text]), DATA.rows];
+    """)
+    by_id = {row["id"]: row for row in rows}
+    for id_, text in options:
+        row = by_id[id_]
+        assert text.startswith(f"{row['name']} · {row['changes'] or 'usual settings'} · val macro ")
+        assert id_ not in text or row["name"] == HARMFUL
+
+
 def test_one_violin_for_two(fresh: Any) -> None:
     """Reference: the histograms of both configurations: mean confidence and accuracy by group."""
     marks, details = fresh.execute_script("""
@@ -261,6 +338,13 @@ def test_it_fits_a_phone(fresh: Any) -> None:
         )
         size = fresh.execute_script("return document.documentElement.scrollWidth")
         assert size <= 375, f"got {size}"
+        ranking = fresh.find_element("css selector", "#table td:nth-of-type(2)")
+        edge = fresh.execute_script(
+            "return arguments[0].getBoundingClientRect().right "
+            "- arguments[0].closest('.scroll').getBoundingClientRect().left",
+            ranking,
+        )
+        assert edge <= 375 - 32, "the column that ranks is seen without scrolling"
         outside = fresh.execute_script(
             "return [...document.querySelectorAll('main *')].filter((e) => "
             "!e.closest('.scroll, pre, svg') && e.getBoundingClientRect().right > 376)"
