@@ -98,7 +98,7 @@ class MapWriter(ClassWriter):
             for view, features in maps.features.items():
                 rows = self.map_features(split, view, dtype=dtype)
                 for x in features:
-                    rows.append(x.reshape(-1, x.shape[-1]))
+                    rows.append(np.asarray(x).reshape(-1, x.shape[-1]))
 
     @abstractmethod
     def _feature_rows(

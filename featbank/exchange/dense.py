@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from featbank.bank.schema import EVALUATED, SPLITS
 from featbank.exchange.arrays import Arrays, SelectedRows
 from featbank.exchange.ignoring import report_ignored
 from featbank.exchange.integers import WHOLE, plain
+from featbank.exchange.ondisk import Array, OnDisk, by_rows
 from featbank.exchange.origins import settle_origins
 from featbank.exchange.settle import check_places
 from featbank.settings import shortened
@@ -149,7 +151,7 @@ def _check_axes(arrays: Arrays, split: str, views: dict[str, Any]) -> None:
                 f"{split}/{view}: features have shape {shape}, labels {list(labels.shape)}. Maps "
                 "are features [M, h, w, D] and labels [M, H, W]."
             )
-        views[view] = np.asarray(x)
+        views[view] = x if isinstance(x, OnDisk) else np.asarray(x)
         if views[view].shape[:3] != next(iter(views.values())).shape[:3]:
             raise errors.DataError(f"{split}/{view}: maps have another size than other views'.")
     if not labels.size:
@@ -210,9 +212,7 @@ def _take_pixels(arrays: Arrays, split: str, sample: PixelSample, images: np.nda
     maps = np.repeat(np.arange(len(labels)), [len(cells) for cells in drawn])
     cells = np.concatenate(drawn)
     rows = maps * height * width + cells
-    arrays.features[split] = {
-        view: SelectedRows(x.reshape(-1, x.shape[-1]), rows) for view, x in views.items()
-    }
+    arrays.features[split] = {view: SelectedRows(_as_rows(x), rows) for view, x in views.items()}
     if left := int((of_cells == IGNORED).sum()):
         arrays.ignored[split] = left
     arrays.labels[split] = of_cells.reshape(-1)[rows]
@@ -222,6 +222,26 @@ def _take_pixels(arrays: Arrays, split: str, sample: PixelSample, images: np.nda
         f"{split}: {number(len(rows), 'pixel')} of {number(len(labels), 'map')} of {height} × "
         f"{width}, labels {labels.shape[1]} × {labels.shape[2]}"
     )
+
+
+def _as_rows(x: Array) -> Array:
+    """Features [M, h, w, D] as rows [M·h·w, D]; of those on disk, one map at a time is read."""
+    maps, height, width, dim = x.shape
+    if isinstance(x, np.ndarray):
+        return x.reshape(-1, dim)
+    cells = height * width
+
+    @lru_cache(maxsize=1)
+    def one(m: int) -> np.ndarray:
+        return x[m : m + 1].reshape(cells, dim)
+
+    def rows(start: int, stop: int) -> np.ndarray:
+        touched = range(start // cells, -(-stop // cells))
+        return np.concatenate(
+            [one(m)[max(0, start - m * cells) : stop - m * cells] for m in touched]
+        )
+
+    return by_rows(x.path, (maps * cells, dim), x.dtype, rows)
 
 
 def _middles(cells: int, pixels: int) -> np.ndarray:

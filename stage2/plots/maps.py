@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,8 +34,8 @@ def maps(picture: BankPicture) -> Figure:
     """Draw truth, prediction and difference of whole maps, a row for each.
 
     Colours are of classes and repeat; in the difference, wrong pixels are black. Pixels without a
-    label are white, in the prediction pale. At most `MOST` of the maps that have labels, evenly
-    spread over the split.
+    label are white, in the prediction pale. At most `MOST` of the maps that have labels,
+    about evenly spread over the split.
     """
     from stage2.export.headfile import load_head
     from stage2.export.maps import MapClassifier
@@ -72,17 +73,22 @@ def maps(picture: BankPicture) -> Figure:
 def labelled_maps(classifier: MapClassifier, most: int) -> np.ndarray:
     """Places of at most so many maps that have labels, evenly spread over the split.
 
+    For one without any label another is taken; labels of no more maps than that are read.
+
     Raises
     ------
     DataError
         Where no map has a label.
     """
-    total = range(len(classifier))
-    labelled = np.flatnonzero([(classifier.maps.labels(m) != IGNORED).any() for m in total])
-    if not labelled.size:
+    total = len(classifier)
+    spread = np.linspace(0, total - 1, min(most, total)).round().astype(int)
+    others = np.random.default_rng(0).permutation(np.setdiff1d(np.arange(total), spread))
+    order = np.concatenate([spread, others]).tolist()
+    labelled = (m for m in order if (classifier.maps.labels(m) != IGNORED).any())
+    chosen = sorted(islice(labelled, most))
+    if not chosen:
         raise errors.DataError(f"No pixel of the maps of {classifier.split} has a label to show.")
-    places = np.linspace(0, len(labelled) - 1, min(most, len(labelled))).round().astype(int)
-    return labelled[np.unique(places)]
+    return np.array(chosen)
 
 
 def coloured(each: ClassifiedMap) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

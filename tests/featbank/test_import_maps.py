@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
 from featbank import Bank
+from featbank.exchange import ondisk
 from featbank.exchange.dense import PixelSample
 from tests.conftest import Run
 
@@ -75,6 +77,33 @@ def test_maps_of_val_and_test_are_kept(featbank: Run) -> None:
             np.testing.assert_array_equal(maps.labels(m), np.where(y == IGNORED, -1, y - 1))
             x = arrays["x_test"][m].astype(np.float16)
             np.testing.assert_array_equal(maps.features(m), x)
+
+
+@pytest.mark.parametrize("sample", [(), ("--pixels-per-image", "3")])
+def test_maps_on_disk_are_read_one_at_a_time(
+    sample: tuple[str, ...], featbank: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reference: the bank of the same arrays in an archive, which are in memory."""
+    groups = {f"source_group_{split}": np.arange(m) for split, (m, _, _) in SHAPES.items()}
+    arrays = write(Path("dense.npz"), **groups)
+    featbank("import", "dense.npz", *OPTIONS, *sample)
+    with h5py.File("dense.h5", "w") as file:
+        for name, array in arrays.items():
+            file[name] = array
+    monkeypatch.setattr(ondisk, "HELD_BYTES", 0)
+    longest = []
+    rows_of = ondisk.OnDisk._rows
+
+    def rows(self: ondisk.OnDisk, start: int, stop: int) -> np.ndarray:
+        if self.path.suffix == ".h5" and self.dtype == np.float32 and self.ndim == 4:
+            longest.append(stop - start)
+        return rows_of(self, start, stop)
+
+    monkeypatch.setattr(ondisk.OnDisk, "_rows", rows)
+    featbank("import", "dense.h5", *OPTIONS[:-1], "streamed.h5", *sample)
+    assert set(longest) == {1}
+    with Bank("bank.h5") as held, Bank("streamed.h5") as streamed:
+        assert held.fingerprint == streamed.fingerprint
 
 
 def test_pixels_are_sampled_per_image(featbank: Run) -> None:

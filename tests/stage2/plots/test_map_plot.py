@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from featbank import Bank, errors
-from featbank.bank.maps import MapArrays
+from featbank.bank.maps import MapArrays, Maps
+from stage2.export.headfile import load_head
+from stage2.export.maps import MapClassifier
 from stage2.plots import BANK_KINDS
 from stage2.plots.figure import STYLE
-from stage2.plots.maps import PALE, RIGHT, WRONG
+from stage2.plots.maps import PALE, RIGHT, WRONG, labelled_maps
 from stage2.plots.picture import BankPicture
 from tests.conftest import Run
 from tests.stage2.export.test_whole_maps import SIZES, make_bank, make_head, predicted
@@ -76,6 +78,23 @@ def test_maps_are_evenly_spread(
         figure = BANK_KINDS["maps"].draw(BankPicture(opened, head=head))
     labels = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
     assert labels == ["image 4", "image 12"]
+
+
+def test_labels_are_read_of_maps_to_be_drawn(
+    head: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not of all 30: those of two maps, and of one more as the last has no labels."""
+    x = [np.zeros((2, 2, 3))] * 30
+    labels = [np.zeros((2, 2), int)] * 29 + [np.full((2, 2), -1)]
+    maps = {"test": MapArrays(np.arange(30), labels, {"instance": x})}
+    read = []
+    labels_of = Maps.labels
+    monkeypatch.setattr(Maps, "labels", lambda self, m: read.append(m) or labels_of(self, m))
+    with Bank(make_bank(tmp_path / "b.h5", maps=maps)) as opened:
+        chosen = labelled_maps(MapClassifier(load_head(head), opened), 2)
+    assert len(read) == 3
+    assert read[:2] == [0, 29]
+    assert chosen.tolist() == [0, read[2]]
 
 
 def test_a_file_that_is_no_head(bank: Path) -> None:
