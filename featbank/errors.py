@@ -119,6 +119,17 @@ class NoSpace(OutputError):
     """The disk is too full for the target."""
 
 
+SYNONYMS = {
+    **{"learning_rate": "lr", "learningrate": "lr", "wd": "weight_decay"},
+    **{"bs": "batch_size", "batch": "batch_size", "batchsize": "batch_size"},
+    **{"n_epochs": "epochs", "num_epochs": "epochs", "epoch": "epochs", "max_epochs": "epochs"},
+    **{"optimizer": "optimiser", "scheduler": "schedule", "lr_scheduler": "schedule"},
+    **{"acc": "macro", "accuracy": "macro", "balanced_accuracy": "macro", "top_1": "top1"},
+    **{"top-1": "top1", "criterion": "loss", "classifier": "head"},
+}
+"""Names that other programs use, and those of ours."""
+
+
 def first_line(error: BaseException) -> str:
     """First line of an error's message, or the name of its class if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -128,7 +139,9 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """``" Did you mean 'crt'?"`` if one of `choices` is close to `word`, else nothing."""
     import difflib
 
-    match = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
+    choices = list(choices)
+    ours = SYNONYMS.get(word.lower().replace(" ", "_"))
+    match = [ours] if ours in choices else difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
     return f" Did you mean {match[0]!r}?" if match else ""
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from featbank import errors
 from featbank.bank import header, schema
 from featbank.bank.chunks import SUM_BYTES, ChunkReader
+from featbank.file_kinds import mistaken
 
 _HASH = re.compile("[0-9a-f]{64}")
 
@@ -359,6 +360,8 @@ def _unreadable(path: Path, error: Exception) -> errors.BankError:
         return errors.Incomplete(
             f"{path} is being written, or its writer was killed. Run that command again."
         )
+    if message := mistaken(path, "bank"):
+        return errors.NotABank(message)
     return errors.NotABank(
         f"{path} is not a readable HDF5 file ({reason}). "
         "Give a bank made by `featbank extract` or `featbank import`."

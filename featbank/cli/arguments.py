@@ -34,3 +34,13 @@ def banks_and_specification(places: Sequence[str]) -> tuple[list[Path], str | No
             "Sweep them one after another into the same results file."
         )
     return list(banks), specifications[0] if specifications else None
+
+
+def check_assignments(overrides: Sequence[str], places: Sequence[str]) -> None:
+    """Refuse ``--set lr 0.1``, whose value is then one of the places."""
+    for text in overrides:
+        values = [place for place in places if re.fullmatch(r"[-+.,\deE]+", place)]
+        if "=" not in text and values and not Path(values[0]).exists():
+            raise ConfigError(
+                f"--set {text} {values[0]} has no equals sign. Write --set {text}={values[0]}."
+            )

@@ -23,43 +23,44 @@ from featbank.cli import stop
 from featbank.cli.terminal import guarded_streams, say
 from featbank.errors import FeatbankError, first_line
 
-COMMANDS = (
-    "quick.quick",
-    "train.train",
-    "extract.extract",
-    "regions.extract_regions",
-    "segmentation.extract_maps",
-    "importing.import_",
-    "regions.import_regions",
-    "exporting.export_features",
-    "bank.info",
-    "bank.verify",
-    "bank.merge",
-    "bank.split",
-    "amend.amend",
-    "text.text",
-    "sweep.sweep",
-    "status.status",
-    "status.watch",
-    "submit.submit",
-    "merge_results.merge_results",
-    "leaderboard.leaderboard",
-    "best.best",
-    "report.report",
-    "compare.compare",
-    "plot.plot",
-    "embed.embed",
-    "ensemble.ensemble",
-    "export.export",
-    "predict.predict",
-    "evaluate.evaluate",
-    "methods.methods",
-    "cite.cite",
-    "datasets.datasets",
-    "demo.demo",
-    "benchmark.benchmark",
-)
-"""Every command as module and name, in the order of the road."""
+COMMANDS = {
+    "quick.quick": "",
+    "train.train": "",
+    "extract.extract": "Write the features of a run or pretrained model to a bank.",
+    "regions.extract_regions": "Extract proposals and features of torchvision's detectors.",
+    "segmentation.extract_maps": "Extract maps of features of segmentation networks.",
+    "importing.import_": "Make a bank from arrays made elsewhere: timm, CLIP, DINO.",
+    "regions.import_regions": "Make a bank from boxes that a detector proposes.",
+    "exporting.export_features": "Write a bank to plain files, .npy, .h5, .parquet, …",
+    "bank.info": "",
+    "bank.verify": "Read every byte of a bank and list what is wrong.",
+    "bank.merge": "Merge banks: shards one after another, or views of rows.",
+    "bank.split": "Hold a val out of test or train, or cut a bank in shards.",
+    "amend.amend": "Copy a bank with other text, counts or groups of classes.",
+    "text.text": "Embed class names by the text side of an open_clip model.",
+    "sweep.sweep": "Train every recipe on a bank in fused groups, rank them.",
+    "status.status": "",
+    "status.watch": "",
+    "submit.submit": "Submit a sweep to SLURM as one array job.",
+    "merge_results.merge_results": "Join results files: shards of a sweep, or sweeps.",
+    "leaderboard.leaderboard": "",
+    "best.best": "Choose one configuration under conditions; export it.",
+    "report.report": "Write what a results file holds as one HTML page.",
+    "compare.compare": "Test whether configurations differ on the same rows.",
+    "plot.plot": "Draw what a results file or a bank holds, for a paper.",
+    "embed.embed": "Draw features of chosen classes in the plane, by t-SNE.",
+    "ensemble.ensemble": "Choose an ensemble of the configurations of a sweep.",
+    "export.export": "Write the head of a configuration to a file.",
+    "predict.predict": "Classify features with an exported head.",
+    "evaluate.evaluate": "Measure an exported head on rows with known labels.",
+    "methods.methods": "List recipes, their parts and presets, or show one.",
+    "cite.cite": "Print BibTeX of the methods of results files or heads.",
+    "datasets.datasets": "List the data sets of featbank train.",
+    "demo.demo": "Run every stage on handwritten digits, half a minute.",
+    "benchmark.benchmark": "Measure the engine beside its opponents.",
+}
+"""Every command as module and name, in the order of the road, with its line in the list of them; an
+empty one is the first sentence of its help."""
 
 _LONGEST = 2_000
 """Characters of an error's line."""
@@ -153,10 +154,13 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 def main() -> None:
     """Bank frozen features once, compare every long-tail classifier on them.
 
-    The road: train → extract (or import) → sweep → leaderboard, report.
+    The road: train → extract (or import) → sweep → leaderboard, report. With features of your own
+    begin with: featbank quick x.npy y.npy --test xt.npy yt.npy
     """
 
 
-for _place in COMMANDS:
+for _place, _short in COMMANDS.items():
     _module, _name = _place.split(".")
-    main.add_command(getattr(import_module(f"featbank.cli.{_module}"), _name))
+    _command = getattr(import_module(f"featbank.cli.{_module}"), _name)
+    _command.short_help = _short or None
+    main.add_command(_command)

@@ -43,6 +43,13 @@ def _names(registry: Iterable[str]) -> Callable[[Any, Any, str], list[str]]:
 datasets, presets, plots = _names(DATASETS), _names(PRESETS), _names(PLOTS)
 
 
+def recipes(context: click.Context, parameter: click.Parameter, start: str) -> list[str]:
+    """Recipes of `featbank methods`."""
+    from stage2.methods.presets import PRESETS as RECIPES
+
+    return [name for name in RECIPES if name.startswith(start)]
+
+
 def places(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:

@@ -16,6 +16,7 @@ from featbank.cli.predict import NO_FEATURES, classified, input_options, restric
 from featbank.cli.priors import check_prior_output, moved, prior_options
 from featbank.cli.tables import print_tables
 from featbank.errors import ConfigError
+from featbank.wording import number
 
 
 @click.command()
@@ -125,7 +126,7 @@ def _show_rows(
     *_, last = shown.values()
     for note in [*last.notes, *foreign_notes(shown["as exported"])]:
         warnings.warn(note)
-    title = f"{facts.recipe['id']} on {len(predictions.logits)} rows"
+    title = f"{facts.recipe['id']} on {number(len(predictions.logits), 'row')}"
     if form != "table":
         click.echo(render_metrics(evaluations, form, title, groups))
         return

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 
 import click
 
+from featbank.cli import completion
 from featbank.errors import ConfigError, closest
 from featbank.settings import Setting
 from stage1.training.presets import PRESETS as STAGE1
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=completion.recipes)
 def methods(name: str | None) -> None:
     """List recipes, their parts and the presets of stage 1, or show what NAME takes.
 

@@ -38,12 +38,16 @@ class _Plot(click.Command):
 @click.command(cls=_Plot)
 @click.argument("kind", shell_complete=completion.plots)
 @click.argument("file", metavar="RESULTS|BANK", type=FILE)
-@output_option("The file, .pdf, .png or .svg; an existing one is replaced.")
+@output_option(
+    "The file, .pdf, .png or .svg; an existing one is replaced. [default: FILE-KIND.pdf]",
+    required=False,
+)
 @click.option(
     "--recipe",
     "recipes",
     multiple=True,
     metavar="NAME",
+    shell_complete=completion.recipes,
     help="A recipe, or the beginning of a configuration's id; repeat for more. Of a recipe the "
     "best configuration is drawn; all of them in heatmap, setting and beta. [default: all that "
     "have something to show; loss needs one]",
@@ -75,10 +79,11 @@ class _Plot(click.Command):
 )
 @click.option("--head", type=FILE, help="maps: the exported head that predicts.")
 @width_option
-def plot(*, kind: str, file: Path, output: Path, **options: Any) -> None:
+def plot(*, kind: str, file: Path, output: Path | None, **options: Any) -> None:
     """Draw what a results file holds, or a bank alone, for a paper.
 
     \b
+    featbank plot groups results.sqlite
     featbank plot groups results.sqlite -o groups.pdf
     featbank plot classes results.sqlite --recipe crt --recipe mislas --width 3.3 -o classes.pdf
     featbank plot heatmap grid.sqlite --by smooth_head --by smooth_tail -o heatmap.pdf
@@ -92,6 +97,7 @@ def plot(*, kind: str, file: Path, output: Path, **options: Any) -> None:
 
     if kind not in {**KINDS, **BANK_KINDS}:
         raise ConfigError(f"Unknown plot {kind!r}. {closest(kind, [*KINDS, *BANK_KINDS])}")
+    output = output or file.with_name(f"{file.stem}-{kind}.pdf")
     of_bank = kind in BANK_KINDS
     for name in _OF_RESULTS if of_bank else _OF_BANK:
         if options.pop(name) not in (None, (), "selected"):

@@ -14,6 +14,7 @@ from featbank.cli.options import FILE, Command, output_option
 from featbank.cli.priors import check_prior_output, moved, prior_options
 from featbank.cli.terminal import say
 from featbank.errors import ConfigError
+from featbank.wording import number
 
 if TYPE_CHECKING:
     from stage2.export.headfile import LoadedHead, LoadedHeads
@@ -181,4 +182,4 @@ def predict(
         )
         if count := int(predictions.foreign.sum()):
             accuracy += f", {count} of classes that the head does not have counted as wrong"
-    say(f"Classified {len(predictions.classes)} rows{accuracy}. Wrote {output}.")
+    say(f"Classified {number(len(predictions.classes), 'row')}{accuracy}. Wrote {output}.")

@@ -14,7 +14,9 @@ from featbank.memory import uncollected
 
 @click.command()
 @click.argument("results", type=FILE)
-@output_option("The page, .html; an existing one is replaced.")
+@output_option(
+    "The page, .html; an existing one is replaced. [default: RESULTS with .html]", required=False
+)
 @selection_options("the page")
 @banks_option
 @click.option(
@@ -45,7 +47,7 @@ from featbank.memory import uncollected
 def report(
     *,
     results: Path,
-    output: Path,
+    output: Path | None,
     bank: str | None,
     condition: str | None,
     top: int,
@@ -60,6 +62,7 @@ def report(
     time below.
 
     \b
+    featbank report results.sqlite
     featbank report results.sqlite -o report.html
     featbank report results.sqlite --where "head=lws" --top 30 -o lws.html
     featbank report results.sqlite --bank all -o banks.html
@@ -69,6 +72,7 @@ def report(
     from stage2.results.banks import banks_of
     from stage2.results.store import Store
 
+    output = output or results.with_suffix(".html")
     with Store(results) as store:
         size = write(
             banks_of(store, bank, **selection),

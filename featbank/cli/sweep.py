@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from featbank.cli import completion
-from featbank.cli.arguments import banks_and_specification
+from featbank.cli.arguments import banks_and_specification, check_assignments
 from featbank.cli.executing import best_precision_on, executor_options, training_on
 from featbank.cli.leaderboard import show, show_verdicts
 from featbank.cli.options import (
@@ -63,6 +63,7 @@ SEARCH_OPTIONS = {
     "only",
     multiple=True,
     metavar="NAME",
+    shell_complete=completion.recipes,
     help="A recipe of `featbank methods`; repeat for more. [default: all that the bank allows, "
     "or that the specification names]",
 )
@@ -74,7 +75,7 @@ SEARCH_OPTIONS = {
     help="Try these values, in every combination, in every recipe that takes KEY; "
     "RECIPE:KEY=V1,V2 for one recipe alone.",
 )
-@click.option("--seeds", help="Seeds, separated by commas. [default: 0,1,2]")
+@click.option("--seeds", help="Seeds, such as 0,1,2 or 0-4. [default: 0,1,2]")
 @selection_options("the table")
 @device_option
 @memory_option(
@@ -183,6 +184,7 @@ def sweep(
         return ""
     from featbank.bank import Bank
 
+    check_assignments(options["overrides"], places)
     banks, name = banks_and_specification(places)
     for path in banks:  # before the seconds it takes to import PyTorch
         Bank(path).close()

@@ -31,6 +31,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from featbank import errors
+from featbank.file_kinds import mistaken
 from featbank.files import replacing
 from featbank.regular import kind_of
 from stage2.export.facts import HeadFacts
@@ -214,6 +215,8 @@ def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
     except OSError:
         raise
     except Exception:  # a lying header raises whatever it leads to
+        if message := mistaken(path, "head"):
+            raise errors.ConfigError(message) from None
         raise errors.ConfigError(
             f"{path} is not a safetensors file, or a damaged one. Copy it again, or make one with "
             "`featbank export`."

@@ -110,7 +110,8 @@ def metrics_of(groups: ClassGroups) -> dict[str, Metric]:
 
 
 def metric_named(name: str, groups: ClassGroups) -> str:
-    """The key of a metric, from the key or, of one of a class group, from what that is called.
+    """The key of a metric, from the key or, of one of a class group, from what that is called; in
+    any case where no other is spelt so.
 
     Raises
     ------
@@ -120,6 +121,10 @@ def metric_named(name: str, groups: ClassGroups) -> str:
     known = {own: key for key, own in groups.shown.items()}
     known |= {f"{kind}_{own}": f"{kind}_{key}" for kind in BY_GROUP for own, key in known.items()}
     known |= {key: key for key in METRICS}
-    if name not in known:
-        raise errors.ConfigError(f"No metric is called {name!r}. {errors.closest(name, known)}")
-    return known[name]
+    if name in known:
+        return known[name]
+    lower = {own.lower(): key for own, key in reversed(known.items())}
+    if name.lower() not in lower:
+        hint = errors.closest(name.lower(), known)
+        raise errors.ConfigError(f"No metric is called {name!r}. {hint}")
+    return lower[name.lower()]

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from featbank import errors
+from featbank.file_kinds import mistaken
 from featbank.filesystems import network_file_system
 from featbank.regular import kind_of
 from stage2.results import journal, schema
@@ -233,6 +234,8 @@ def refusal(path: Path, error: Exception, *, writing: bool = False) -> Exception
     reason = errors.first_line(error) if str(error).isprintable() else "its texts are not UTF-8"
     if _is_ours(path):
         return errors.ConfigError(f"{path} is damaged ({reason}). {_REMEDY}")
+    if message := mistaken(path, "results"):
+        return errors.ConfigError(message)
     return errors.ConfigError(f"{path} is not a results file ({reason}). Choose another name.")
 
 

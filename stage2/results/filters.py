@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
@@ -130,6 +131,8 @@ def where(board: Leaderboard, text: str) -> Leaderboard:
     condition = parse(text)
     values = {rows[0]["recipe"]: values_of(board, rows) for rows in board.configurations()}
     kept = meeting([condition], values)
+    for relation in relations([condition]):
+        _warn_of_share(relation, board)
     written = " ".join(text.split())
     if not kept:
         raise errors.ConfigError(
@@ -234,6 +237,20 @@ def _require_known(name: str, values: Iterable[Values]) -> None:
     if name not in known and not any(key.endswith(f".{name}") for key in known):
         raise errors.ConfigError(
             f"No configuration has a {name!r}. {errors.closest(name, sorted(known))}"
+        )
+
+
+def _warn_of_share(relation: Relation, board: Leaderboard) -> None:
+    """Warn where an accuracy in percent is compared with what looks like a share of 1."""
+    keys = {name: key for key, name in board.terms.groups.shown.items()}
+    metric = METRICS.get(keys.get(relation.name, relation.name))
+    number = read_number(relation.written, float)
+    is_share = number is not None and 0 < number <= 1
+    if metric and metric.unit == "%" and not metric.lower_is_better and number and is_share:
+        name, sign = relation.name, relation.sign
+        warnings.warn(
+            f"{name} is in percent, so that {name}{sign}{number:g} asks for {number:g} %. Write "
+            f"{name}{sign}{100 * number:g} for {100 * number:g} %."
         )
 
 

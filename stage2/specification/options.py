@@ -10,6 +10,7 @@ from featbank import errors
 from featbank.settings import shortened
 from stage2.methods.precisions import PRECISION, default_precision
 from stage2.methods.presets import PRESETS
+from stage2.methods.recipe import MOST_RUNS
 from stage2.specification.entries import Entry, Values
 from stage2.specification.problems import Origin, Problems
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 _SETTING = re.compile(r"(?:([^:=]+):)?([^:=]+)=(.+)", re.DOTALL)
 _INTEGER = r"\s*-?[0-9]{1,99}\s*"
-_SEEDS = re.compile(f"{_INTEGER}(,{_INTEGER})*")
+_SEEDS = re.compile(f"({_INTEGER})(?:-({_INTEGER}))?")
 
 
 Override = tuple[str, str, Values]
@@ -32,12 +33,19 @@ def as_written(option: str, value: object) -> Origin:
 
 
 def parse_seeds(text: str, problems: Problems) -> list[int]:
-    """The seeds of ``--seeds 0,1,2``; their range is not checked here."""
-    if not _SEEDS.fullmatch(text):
-        option = as_written("--seeds", text)
-        problems.add(Origin(), f"{option} is not a list of integers. Write --seeds 0,1,2.")
-        return []
-    return list(map(int, text.split(",")))
+    """The seeds of ``--seeds 0,1,2`` or ``0-2``; their range is not checked here."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = _SEEDS.fullmatch(part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not 0 <= last - first < MOST_RUNS:
+            option = as_written("--seeds", text)
+            problems.add(
+                Origin(), f"{option} is not a list of integers. Write --seeds 0,1,2 or 0-2."
+            )
+            return []
+        seeds += range(first, last + 1)
+    return seeds
 
 
 def read_overrides(

@@ -37,6 +37,7 @@ def test_names() -> None:
     """Reference: the registries of both stages; click's own commands and choices."""
     assert [*KINDS, *BANK_KINDS] == list(PLOTS)
     assert completed("plot", "con") == ["confidence", "confusion"]
+    assert completed("sweep", "--recipe", "tau") == completed("methods", "tau") == ["tau_norm"]
     assert completed("train", "--dataset", "cifar") == ["cifar10-lt", "cifar100-lt"]
     assert completed("train", "--dataset", "") == list(DATASETS)
     assert completed("datasets", "im") == ["imagenet-lt"]

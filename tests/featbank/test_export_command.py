@@ -229,7 +229,10 @@ def test_a_head_that_is_not_what_the_results_say(featbank: Run, swept: Path) -> 
             "--maps is for an ONNX file.",
         ),
         (["predict", "gone.safetensors", "bank.h5", "-o", "p.npz"], "gone.safetensors: no such"),
-        (["predict", "bank.h5", "bank.h5", "-o", "p.npz"], "bank.h5 is not a safetensors file"),
+        (
+            ["predict", "bank.h5", "bank.h5", "-o", "p.npz"],
+            "HDF5 file, not a head. `featbank",
+        ),
         (["predict", "head.safetensors", "bank.h5", "-o", "p.txt"], "Choose from: .npz, .csv."),
         (
             ["predict", "head.safetensors", "bank.h5", "--split", "tset", "-o", "p.npz"],

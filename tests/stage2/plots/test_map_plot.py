@@ -99,7 +99,7 @@ def test_labels_are_read_of_maps_to_be_drawn(
 
 def test_a_file_that_is_no_head(bank: Path) -> None:
     """The message of `load_head`."""
-    with Bank(bank) as opened, pytest.raises(errors.ConfigError, match="not a safetensors file"):
+    with Bank(bank) as opened, pytest.raises(errors.ConfigError, match="HDF5 file, not a head"):
         BANK_KINDS["maps"].draw(BankPicture(opened, head=bank))
 
 
