@@ -1,8 +1,8 @@
-"""What the page shows of exported heads, on the bank of the results: whole maps as pictures."""
+"""What the page shows of exported heads, on the bank of the results: logits that it moves
+(`stage2.report.live`), and whole maps as pictures."""
 
 from __future__ import annotations
 
-import base64
 import io
 import os
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ import numpy as np
 
 from featbank import errors
 from featbank.bank import Bank
+from stage2.report.live import in_base64, live_of
 
 if TYPE_CHECKING:
     from stage2.export.headfile import LoadedHead, LoadedHeads
@@ -71,7 +72,8 @@ def gather_heads(
                 f"{results.fingerprint[:12]}. Give the bank they are of with --features."
             )
         ids = [head.facts.recipe["id"] for head in heads]
-        return {"heads": ids, **({"maps": maps_of(heads, bank)} if bank.mapped else {})}
+        maps = {"maps": maps_of(heads, bank)} if bank.mapped else {}
+        return {"heads": ids, "live": live_of(heads, bank), **maps}
 
 
 def maps_of(heads: Sequence[LoadedHead | LoadedHeads], bank: Bank) -> dict[str, Any]:
@@ -105,4 +107,4 @@ def png(picture: np.ndarray) -> str:
     image = Image.fromarray((255 * picture[::step, ::step]).round().astype(np.uint8))
     file = io.BytesIO()
     image.quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
-    return base64.b64encode(file.getvalue()).decode()
+    return in_base64(np.frombuffer(file.getvalue(), np.uint8))

@@ -22,7 +22,7 @@ from stage2.results.results import Results
 
 SCRIPTS = (
     *("state.js", "table.js", "charts.js", "answer.js", "sweep.js", "settings.js", "inside.js"),
-    *("together.js", "maps.js", "banks.js", "page.js"),
+    *("together.js", "live.js", "maps.js", "banks.js", "page.js"),
 )
 """The program of the page, in the order it runs."""
 

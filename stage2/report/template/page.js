@@ -3,7 +3,7 @@ const TITLES = { intervals: "differences from the best", groups: GROUPS.map(grou
   single: "one setting at a time", heat: "hyper-parameter heat maps" };
 
 const DRAWN = ["bank-reliability", "bank-norms", "intervals", "groups", "scatter", "spread", "valtest", "time", "importance", "parallel", "single", "heat", "classes", "ious", "reliability", "confidence", "versus", "loss", "norms",
-  "confused", "curves", "logits", "shift", "beta"];
+  "confused", "live", "curves", "logits", "shift", "beta"];
 
 function drawPlots(but = "") {
   offerPair();
@@ -169,6 +169,7 @@ async function start() {
   removeWhatIsMissing();
   fillBanks();
   fillMaps();
+  fillLive();
   fillAnswer();
   fillEnvironment();
   fillHead();

@@ -41,7 +41,7 @@ const brief = (x) => (typeof x === "number" ? String(Number(x.toPrecision(4))) :
 /* The short name of a configuration. */
 function called(id) {
   const row = ROWS.get(id);
-  return ALONE.get(row.name) === 1 ? row.name : row.id;
+  return row && ALONE.get(row.name) === 1 ? row.name : id;
 }
 
 /* A text as plotly shows it unchanged; it interprets tags. */
