@@ -17,14 +17,17 @@ drawn as a multinomial: `scipy.stats.bootstrap` would draw all n_k, and every ro
 **Source groups.** Rows of one image, patient or recording resemble each other, so where a bank says
 where rows come from, source groups are the units. The test flips the sign of whole groups: D_g is
 the sum of Dᵢ over the rows of group g. Its distribution is exact where that is feasible, else
-normal with the variance ΣD_g² of the flips, so that (ΣD_g)²/ΣD_g² is χ² with one degree of freedom:
-McNemar's statistic for clustered pairs in the unweighted form [Obuchowski 1998; Yang et al. 2010],
-where Durkalski et al. (2003) weight groups alike. Eliasziw & Donner (1991) correct by an intraclass
-correlation instead. The bootstrap draws G − 1 of G groups, to the first order of the class means:
-with u_g = Σ_k weight_k/n_k Σ_{i∈g, y_i=k} (Dᵢ − D̄_k), Σu_g = 0, a resample that draws group g
-m_g times has the value Σ_k weight_k D̄_k + G/(G−1) Σ_g m_g u_g. Its variance, G/(G−1) Σu_g², is
-that of cluster-robust standard errors; a class of one group adds none. Where every group has rows
-of one class, groups are drawn within classes, as rows are.
+normal with the variance ΣD_g² of the flips, so that (ΣD_g)²/ΣD_g² is χ² with one degree of freedom.
+Obuchowski's test [On the Comparison of Correlated Proportions for Clustered Data, 1998], as Yang,
+Sun & Hardin simplify it [A Note on the Tests for Clustered Matched-Pair Binary Data, 2010], is
+(G−1)/G times this. Durkalski et al. [Analysis of Clustered Matched-Pair Data, 2003] divide D_g by
+the rows of g, Eliasziw & Donner [Application of the McNemar Test to Non-Independent Matched Pair
+Data, 1991] McNemar's statistic by a factor of an intraclass correlation. The bootstrap draws G − 1
+of G groups, to the first order of the class means: with u_g = Σ_k weight_k/n_k Σ_{i∈g, y_i=k} (Dᵢ −
+D̄_k), Σu_g = 0, a resample that draws group g m_g times has the value Σ_k weight_k D̄_k + G/(G−1)
+Σ_g m_g u_g. Its variance, G/(G−1) Σu_g², is that of cluster-robust standard errors; a class of one
+group adds none. Where every group has rows of one class, groups are drawn within classes, as rows
+are.
 
 **Several.** p values of several comparisons are adjusted after Holm.
 """
