@@ -146,7 +146,7 @@ _MADE = {
     metrics TEXT NOT NULL,         -- JSON
     digest BLOB NOT NULL,          -- of this row
     per_class BLOB NOT NULL,       -- float64 [K], percent, NaN where a class has no row
-    correct BLOB NOT NULL,         -- bits [N], numpy.packbits
+    correct BLOB NOT NULL,         -- bits [N], numpy.packbits, or int32 [M] of parts
     details BLOB,                  -- arrays, safetensors; NULL where written under schema 1
     PRIMARY KEY (bank, recipe, split, epoch),
     FOREIGN KEY (bank, recipe) REFERENCES run ON DELETE CASCADE
