@@ -140,7 +140,8 @@ def hold_out_groups(
     if not taken.any():
         raise errors.EmptyClass(
             f"None of {number(len(names), 'source group')} can be held out for val: each has more "
-            "rows of its classes than wanted, or all of one. Hold out more, or import a val split."
+            "rows of its classes than wanted, or all of one. Hold out more, import a val split, or "
+            "hold out rows: `featbank split` without --by-group."
         )
     held = taken[of_row]
     return np.flatnonzero(~held), np.flatnonzero(held)

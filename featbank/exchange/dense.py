@@ -168,6 +168,11 @@ def _classes(
     """Numbers [K] of the classes in label maps, ascending, and their names."""
     used = np.unique(np.concatenate([np.unique(y) for y in arrays.labels.values()]))
     used = used[~np.isin(used, ignored)].astype(np.int64)
+    if not used.size:
+        raise errors.DataError(
+            f"No pixel of {', '.join(arrays.labels)} has a label but {listed(ignored, 3)}. Check "
+            "--ignore-label."
+        )
     if renumber:
         return used, [str(i) for i in used]
     if names is None:

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from featbank import errors
 from featbank.bank import checks
 from featbank.exchange.arrays import Arrays
 from featbank.exchange.formats import read_array
 from featbank.exchange.integers import as_integers, as_texts, as_vector
+from featbank.wording import number
 
 
 def add_source_groups(arrays: Arrays, split: str, place: str) -> None:
@@ -38,6 +40,8 @@ def settle_origins(arrays: Arrays) -> None:
         for split in given:
             checks.check_choice(f"split of {name}", split, tuple(arrays.labels))
     known = {s: as_vector(groups) for s, groups in arrays.source_groups.items()}
+    for split, groups in known.items():
+        _check_each(groups, split, len(arrays.labels[split]))
     if any(groups.dtype.kind in "SU" for groups in known.values()):
         texts = {
             split: np.char.strip(as_texts(groups, f"{split}/source_group"))
@@ -57,6 +61,23 @@ def settle_origins(arrays: Arrays) -> None:
     for split, cells in arrays.cells.items():
         rows = len(arrays.labels[split])
         arrays.cells[split] = checks.not_negative(cells, f"{split}/cell", (rows, 2))
+
+
+def _check_each(groups: np.ndarray, split: str, rows: int) -> None:
+    """Raise unless there is a source group for each of so many rows, and no text is empty."""
+    name = f"{split}/source_group"
+    if groups.shape != (rows,):
+        raise errors.DataError(
+            f"{name} has shape {list(groups.shape)}, {split} has {number(rows, 'label')}. Give one "
+            "source group for each."
+        )
+    if groups.dtype.kind in "SU":
+        none = np.flatnonzero(np.char.strip(groups) == groups.dtype.type())
+        if none.size:
+            raise errors.DataError(
+                f"{name}: row {none[0]} is empty ({number(none.size, 'such row')}). Name a group "
+                "for each row, such as one of its own where it is unknown."
+            )
 
 
 def _names_of(groups: np.ndarray, names: Sequence[str] | None) -> np.ndarray:

@@ -190,7 +190,12 @@ def test_names_groups_and_renumbering(featbank: Run) -> None:
             OPTIONS,
             "val has no maps. Leave the split out.",
         ),
-        ({"source_group_test": np.arange(4)}, OPTIONS, "They must be integers [3]"),
+        (
+            {f"y_{split}": np.full((m, 2 * h, 3 * w), 255) for split, (m, h, w) in SHAPES.items()},
+            OPTIONS,
+            "No pixel of train, val, test has a label but 255. Check --ignore-label.",
+        ),
+        ({"source_group_test": np.arange(4)}, OPTIONS, "test/source_group has shape [4], test has"),
     ],
 )
 def test_what_cannot_be_imported(

@@ -27,7 +27,8 @@ def files(tmp_path: Path, featbank: Run) -> Path:
         "x": X, "y": Y, "xt": -X[:4] - 1, "yt": np.array([0, 1, 2, 1]), "void": np.full(4, 255),
         "g": IMAGES, "gt": np.array(["d", "d", "a", "e"]), "c": np.stack([np.arange(12)] * 2, 1),
         "counts": np.array([10**6, 10**4, 500]), "few": np.array([1, 2]),
-        "none": np.array([10, 0, 3]), "ynames": np.array([*NAMES, "void"])[np.minimum(Y, 3)],
+        "none": np.array([10, 0, 3]), "gaps": np.array(["a", " "] * 6),
+        "ynames": np.array([*NAMES, "void"])[np.minimum(Y, 3)],
         "new": np.array([0, 1, 2, 3]), "w": np.eye(3, 2), "b": np.zeros(3),
     }  # fmt: skip
     for name, array in arrays.items():
@@ -289,7 +290,12 @@ def test_a_class_that_only_test_has(featbank: Run, files: Path) -> None:
         (("--groups", "200%,1%"), "at most 1"),
         (("--groups", "abc"), "--groups 'abc' is neither bounds nor a file. Give two counts"),
         (("--groups", "few,many,medium:100,20"), "keep this order"),
-        (("--source-groups", "train", "gt.npy"), "train/source_group have type int64 and shape"),
+        (
+            ("--source-groups", "train", "gt.npy"),
+            "train/source_group has shape [4], train has 12 labels. Give one",
+        ),
+        (("--source-groups", "train", "x.npy"), "train/source_group has shape [12, 2], train has"),
+        (("--source-groups", "train", "gaps.npy"), "train/source_group: row 1 is empty (6 such"),
         (("--source-groups", "val", "g.npy"), "Unknown split of source groups 'val'"),
         (("--cells", "train", "g.npy"), "train/cell have type <U1 and shape [12]. They must be"),
     ],
