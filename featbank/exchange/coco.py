@@ -14,6 +14,9 @@ from featbank.exchange.arrayfile import require_file
 Entry = dict[str, Any]
 
 _LISTS = ("images", "annotations", "categories")
+LARGEST = 1e30
+"""Bound of coordinates and scores; json may hold NaN and infinity."""
+
 _GIVE = "Give a json file of annotations as COCO's or LVIS'."
 
 
@@ -121,4 +124,4 @@ def _valid(field: str, value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST

@@ -125,11 +125,15 @@ def labelled_rows(
     Raises
     ------
     DataError
-        For proposals of no annotated image.
+        For proposals of no annotated image, or without area.
     """
     notes: list[str] = []
     usable = proposals.areas > 0
     if count := int((~usable).sum()):
+        if count == len(proposals):
+            raise errors.DataError(
+                f"No box of {proposals.path} has an area. Give x1 < x2 and y1 < y2 in pixels."
+            )
         first = int((~usable).argmax())
         notes.append(f"{number(count, 'box', 'boxes')} without area left out, first in row {first}")
     truth = _by_image(annotations, notes)

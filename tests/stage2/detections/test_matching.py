@@ -168,6 +168,8 @@ def test_a_bank(featbank: Run) -> None:
         ("--train plain.npz train.json", "plain.npz has no array features"),
         ("--train train.npz train.json --features train few.npy", "are [3, 3] for 8 boxes"),
         ("--train train.npz strange.json", "has boxes of category 7, which is not among"),
+        ("--train flat.npz train.json", "No box of flat.npz has an area. Give x1 < x2"),
+        ("--train train.npz nan.json", "entry 0 of annotations has a wrong bbox"),
         ("--train train.npz twice.json", "several categories named 'ape'"),
     ],
 )
@@ -179,6 +181,11 @@ def test_errors(featbank: Run, words: str, problem: str) -> None:
     arrays = dict(np.load("train.npz"))
     np.savez("plain.npz", image_ids=arrays["image_ids"], boxes=arrays["boxes"])
     document = json.loads(Path("train.json").read_text())
+    np.savez("flat.npz", **{**arrays, "boxes": arrays["boxes"] * 0})
+    bbox = document["annotations"][0]["bbox"]
+    document["annotations"][0]["bbox"] = [float("nan"), *bbox[1:]]
+    Path("nan.json").write_text(json.dumps(document))
+    document["annotations"][0]["bbox"] = bbox
     document["annotations"][0]["category_id"] = 7
     Path("strange.json").write_text(json.dumps(document))
     document["categories"][1]["name"] = "ape"
