@@ -9,6 +9,7 @@ import numpy as np
 from stage2.plots.figure import COLOURS, GRID, QUIET, caption, fitted, legend, panels, panels_across
 from stage2.plots.picture import Picture
 from stage2.results.choice import measured_all
+from stage2.results.measured import Measured
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,12 +65,13 @@ def reliability(picture: Picture) -> Figure:
         choice.protocol(),
         "rows of all seeds together, ECE: mean ± standard deviation over seeds",
         "gap: from the accuracy of a bin to its mean confidence",
+        f"rows: {_totals(arrays)} in all",
     )
     return figure
 
 
 def _diagram(above: Axes, below: Axes, diagram: np.ndarray) -> None:
-    """Draw a diagram [3, bins] and the share of rows in each bin."""
+    """Draw a diagram [3, bins] and the number of rows in each bin."""
     rows, confidence, accuracy = diagram
     bins = len(rows)
     left = np.arange(bins) * 100 / bins
@@ -90,4 +92,12 @@ def _diagram(above: Axes, below: Axes, diagram: np.ndarray) -> None:
     above.set(xlim=(0, 100), ylim=(0, 100), xticks=(0, 50, 100), yticks=(0, 25, 50, 75, 100))
     above.grid(**GRID)
     below.bar(left, rows, color="0.6", edgecolor="white", **look)
-    below.set(ylim=(0, None), yticks=())
+    most = int(rows.max())
+    below.set(xlim=(0, 100), ylim=(0, 1.6 * max(most, 1)), yticks=())
+    below.text(2, 1.56 * max(most, 1), f"most: {most:,}", fontsize=6, va="top", color=QUIET)
+
+
+def _totals(arrays: list[Measured]) -> str:
+    """The numbers of rows that diagrams count, over all seeds."""
+    totals = {int(each.details["reliability"][0].sum()) for each in arrays}
+    return " or ".join(f"{total:,}" for total in sorted(totals))

@@ -35,7 +35,7 @@ def scatter(picture: Picture) -> Figure:
     metric = choice.metrics[name]
     wide = picture.width >= 5
     figure, [[panel]] = panels(1, picture.width, narrowest=1, height=3.0 if wide else 2.4)
-    handles = []
+    handles, ties = [], any(row["tied"] is not None for row in choice.rows)
     for place, shown in enumerate(choice.shown):
         row = shown.row
         handles.append(
@@ -47,6 +47,7 @@ def scatter(picture: Picture) -> Figure:
                 color=COLOURS[place % len(COLOURS)],
                 marker=MARKERS[(place + place // len(COLOURS)) % len(MARKERS)],
                 markersize=5,
+                markerfacecolor=None if row["tied"] or not ties else "white",
                 linestyle="none",
                 elinewidth=0.8,
                 label=shown.label,
@@ -76,5 +77,6 @@ def scatter(picture: Picture) -> Figure:
         choice.protocol(),
         f"{metric.label}: {metric.meaning}",
         "bars: ± one standard deviation over seeds" if spread else "",
+        f"filled: ties with the best on {choice.results.select_on}" if ties else "",
     )
     return figure

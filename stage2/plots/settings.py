@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from featbank import errors
-from stage2.engine.metrics import RANKING
+from stage2.engine.metrics import METRICS, RANKING
 from stage2.plots.figure import (
     DASHES,
     GRID,
@@ -25,6 +26,7 @@ from stage2.plots.figure import (
 from stage2.plots.picture import Picture
 from stage2.results.grids import Grid, grids
 from stage2.results.leaderboard import Row, setting_text
+from stage2.results.results import Results
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,12 +58,12 @@ def heatmap(picture: Picture) -> Figure:
     shown = _grids(picture, choice.rows, 2, metric)
     values = [_cells(grid, metric) for grid in shown]
     every = np.concatenate([cells.ravel() for cells in values])
-    low, high = float(np.nanmin(every)), float(np.nanmax(every))
+    low, high, is_widened = _range(every, choice.results, metric)
     tall = max(len(grid.values[1]) for grid in shown)
     height = min(4.5, max(1.6, 0.6 + _LINE * tall))
     figure, axes = panels(len(shown), width, narrowest=_NARROWEST, height=height)
     across = panels_across(len(shown), width, _NARROWEST)
-    lower = known.lower_is_better
+    lower, is_numbered = known.lower_is_better, False
     for [panel], grid, cells in zip(axes, shown, values, strict=True):
         image = panel.imshow(
             cells,
@@ -71,13 +73,14 @@ def heatmap(picture: Picture) -> Figure:
             vmin=low,
             vmax=high,
         )
-        room = (width / across - 1.3) / len(grid.values[0])
-        if room > 0.06 * len(_number(high)) and (height - 0.5) / tall > 0.12:
-            _numbers(panel, cells, low, high, lower)
+        room, line = (width / across - 1.3) / len(grid.values[0]), (height - 0.5) / tall
+        if room > 0.06 * (len(_number(high)) + 1) and line > 0.12:
+            _numbers(panel, _texts(grid, cells, metric, (room, line)), (cells - low) / (high - low))
+            is_numbered = True
         y, x = np.unravel_index((np.nanargmin if lower else np.nanargmax)(cells), cells.shape)
         _frame(panel, float(x), float(y))
-        _ticks(panel.xaxis, grid, 0, room / 0.055)
-        _ticks(panel.yaxis, grid, 1, 99 if (height - 0.5) / tall > 0.12 else 0)
+        _ticks(panel.xaxis, grid, 0, room, 0.055)
+        _ticks(panel.yaxis, grid, 1, line)
         panel.spines[:].set_visible(False)
         panel.tick_params(length=0)
         if len(shown) > 1:
@@ -92,6 +95,9 @@ def heatmap(picture: Picture) -> Figure:
         f"{name}: {known.description}; mean over seeds",
         "each cell is the best over the other settings" if _several(shown) else "",
         f"framed: the best on {choice.split}",
+        "*: ties with the best" if is_numbered and choice.results.board.terms.ties else "",
+        _spread(shown, metric),
+        f"colours span what one row of {choice.split} can change" if is_widened else "",
     )
     return figure
 
@@ -176,18 +182,68 @@ def _cells(grid: Grid, metric: str) -> np.ndarray:
     return np.array([[row[metric] if row else np.nan for row in line] for line in rows], float)
 
 
-def _number(value: float) -> str:
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+def _number(value: float, *, like: float | None = None) -> str:
+    """A value, with the decimals of the value that it is `like`, by default of its own."""
+    size = abs(value if like is None else like)
+    return f"{value:.1f}" if size >= 10 else f"{value:.2f}"
 
 
-def _numbers(axes: Axes, cells: np.ndarray, low: float, high: float, lower: bool) -> None:
-    """Write the values into the cells, white on dark ones."""
-    span = max(high - low, 1e-9)
-    for (y, x), value in np.ndenumerate(cells):
-        if np.isfinite(value):
-            bright = (high - value if lower else value - low) / span
-            colour = "black" if bright > 0.55 else "white"
-            axes.text(x, y, _number(value), ha="center", va="center", fontsize=6.5, color=colour)
+def _range(values: np.ndarray, results: Results, metric: str) -> tuple[float, float, bool]:
+    """The ends of the colours, and whether they are widened to what one row can change."""
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    least = max(_one_row(results, metric), 1e-9)
+    if high - low >= least:
+        return low, high, False
+    middle = (low + high) / 2
+    return middle - least / 2, middle + least / 2, True
+
+
+def _one_row(results: Results, metric: str) -> float:
+    """The most that one row of the split shown can change a mean of class accuracies, in points; 0
+    of other metrics, and where results do not know the rows."""
+    tested = results.store.tested(results.fingerprint, results.split)
+    weights = METRICS[metric].weights
+    if tested is None or weights is None:
+        return 0.0
+    rows = tested.rows_of_classes(len(results.counts))
+    of_classes = weights(rows, results.groups.masks)
+    if of_classes is None:
+        return 0.0
+    return float(100 * (of_classes / np.maximum(rows, 1)).max())
+
+
+def _spread(shown: Sequence[Grid], metric: str) -> str:
+    """The standard deviations over seeds of what is drawn, for the caption."""
+    spread = [row[f"{metric}_std"] for row in _rows(shown)]
+    known = [each for each in spread if each is not None]
+    return f"±: standard deviation over seeds, at most {max(known):.2g}" if known else ""
+
+
+def _texts(grid: Grid, cells: np.ndarray, metric: str, room: tuple[float, float]) -> np.ndarray:
+    """The texts of cells [y, x] in so many inches: the mean, below it the deviation over seeds if
+    that fits; a star marks a tie with the best."""
+    wide, high = room
+    texts = np.full(cells.shape, "", object)
+    for y, b in enumerate(grid.values[1]):
+        for x, a in enumerate(grid.values[0]):
+            if (row := grid.best.get((a, b))) is None or row[metric] is None:
+                continue
+            mean = _number(row[metric]) + ("*" if row["tied"] else "")
+            spread = row[f"{metric}_std"]
+            below = "" if spread is None else f"± {_number(spread, like=row[metric])}"
+            fits = below and high > 0.25 and wide > 0.055 * len(below)
+            texts[y, x] = f"{mean}\n{below}" if fits else mean
+    return texts
+
+
+def _numbers(axes: Axes, texts: np.ndarray, shares: np.ndarray) -> None:
+    """Write texts into the cells, white on the dark ones, by their `shares` of the colours."""
+    image = axes.images[0]
+    for (y, x), text in np.ndenumerate(texts):
+        if text:
+            red, green, blue, _ = image.cmap(float(shares[y, x]))
+            colour = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
+            axes.text(x, y, text, ha="center", va="center", fontsize=6.5, color=colour)
 
 
 def _frame(axes: Axes, x: float, y: float) -> None:
@@ -199,11 +255,13 @@ def _frame(axes: Axes, x: float, y: float) -> None:
         axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, clip_on=False, zorder=5, **look))
 
 
-def _ticks(axis: Axis, grid: Grid, place: int, most: float) -> None:
-    """Name a setting and its values; of values longer than `most` characters only every n-th."""
+def _ticks(axis: Axis, grid: Grid, place: int, room: float, letter: float = 0.0) -> None:
+    """Name a setting and its values, every n-th where a value has too few inches of `room` for a
+    line, or for letters of `letter` inches."""
     name, values = grid.settings[place], grid.values[place]
     texts = [setting_text(name, value) for value in values]
-    step = 1 if most > letters(texts) else max(1, round((letters(texts) + 1) / max(most, 0.4)))
+    needed = (letters(texts) + 1) * letter if letter else 0.13
+    step = math.ceil(needed / max(room, 1e-3))
     axis.set_ticks(range(0, len(texts), step), texts[::step])
     axis.set_label_text(name)
 

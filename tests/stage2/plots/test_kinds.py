@@ -17,12 +17,13 @@ from matplotlib.figure import Figure
 
 from featbank import errors
 from stage2.methods.recipe import expand
-from stage2.plots import FORMATS, KINDS, plot
+from stage2.plots import FORMATS, KINDS, plot, settings
 from stage2.plots.figure import STYLE
 from stage2.plots.logits import segment_means, segments_of
 from stage2.plots.picture import Picture
 from stage2.results.choice import choose
 from stage2.results.compare import compare
+from stage2.results.grids import Grid
 from stage2.results.measured import Measured, measured
 from stage2.results.results import Results
 from stage2.results.store import Store
@@ -210,6 +211,8 @@ def test_reliability(store: Store) -> None:
     tops = [gap.get_y() + gap.get_height() for gap in gaps]
     assert_close(tops, confidence[filled], 1e-9, "confidence")
     assert_close([bar.get_height() for bar in below.patches], rows, 1e-9, "rows")
+    assert [text.get_text() for text in below.texts] == [f"most: {int(rows.max()):,}"]
+    assert f"rows: {int(rows.sum()):,} in all" in _caption(above.figure)
     row = choose(Results(store), recipes=["crt"]).rows[0]
     title = above.get_title(loc="left")
     assert title.endswith(f"ECE {row['ece']:.1f} ± {row['ece_std']:.1f} %")
@@ -298,6 +301,7 @@ def test_scatter(store: Store) -> None:
     for container, row in zip(axes.containers, rows, strict=True):
         point, _, bars = container.lines
         assert_close(point.get_xydata()[0], [row["ece"], row["macro"]], 1e-12, row["name"])
+        assert (point.get_markerfacecolor() != "white") == row["tied"]
         if row["ece_std"] is not None:
             along, up = (bar.get_segments()[0] for bar in bars)
             assert_close(np.ptp(along[:, 0]) / 2, row["ece_std"], 1e-9, "bar of ECE")
@@ -326,6 +330,45 @@ def test_heatmap(store: Store) -> None:
     y, x = np.unravel_index(np.argmax(wanted), (3, 2))
     assert axes.patches[-1].get_xy() == (x - 0.5, y - 0.5)
     assert "val, selected epoch" in _caption(figure)
+    macro = by_settings[0.05, 0.0]
+    text = f"{np.mean(macro):.1f}*\n± {np.std(macro, ddof=1):.1f}"
+    assert axes.texts[0].get_text() in (text, text.replace("*", ""))
+    row = next(r for r in Results(store).on("val").board.rows if r["macro"] == np.mean(macro))
+    assert ("*" in axes.texts[0].get_text()) == row["tied"]
+    assert "±: standard deviation over seeds, at most" in _caption(figure)
+
+
+def test_colours_of_a_heatmap_span_what_one_row_can_change(store: Store, small: Problem) -> None:
+    """Reference: by hand, a row of the smallest class of val: 100 / K / its rows."""
+    results = Results(store).on("val")
+    rows = np.bincount(small.y["val"])
+    least = 100 / np.count_nonzero(rows) / rows[rows > 0].min()
+    low, high, is_widened = settings._range(np.array([50.0, 50.0 + least / 9]), results, "macro")
+    assert is_widened
+    assert (low + high) / 2 == pytest.approx(50 + least / 18)
+    assert high - low == pytest.approx(least)
+    ends = 50.0, 50.0 + 2 * least
+    assert settings._range(np.array(ends), results, "macro") == (*ends, False)
+    low, high, _ = settings._range(np.array([1.0, 1.001]), results, "nll")
+    assert (low, high) == (1.0, 1.001)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_many_values_of_a_heatmap_stay_readable(place: int) -> None:
+    """Reference: the extents of the labels of 500 values, none of which touch."""
+    values = [round(0.001 * n, 3) for n in range(500)]
+    grid = Grid("crt", ("lr", "lr"), (values, values), {}, 500)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4, 4))
+        axes = figure.subplots()
+        axes.imshow(np.zeros((500, 500)), origin="lower")
+        axis = (axes.xaxis, axes.yaxis)[place]
+        settings._ticks(axis, grid, place, 3.0 / 500, 0.0 if place else 0.055)
+        figure.draw_without_rendering()
+    labels = [label for label in axis.get_ticklabels() if label.get_text()]
+    boxes = [label.get_window_extent() for label in labels]
+    assert 4 <= len(boxes) <= 40
+    assert not any(one.overlaps(other) for one, other in pairwise(boxes))
 
 
 def test_setting(store: Store) -> None:
