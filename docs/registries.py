@@ -13,6 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from notebooks import rendered
+
 from featbank.settings import Setting, flag
 from stage1.data.catalogue import DATASETS, SPLITS
 from stage2.engine import calibration
@@ -181,5 +183,6 @@ PAGES: dict[str, Callable[[], str]] = {
     "datasets": _datasets,
     "metrics": _metrics,
     "plots": _plots,
+    "notebook": lambda: rendered(ROOT / "docs" / "python.ipynb"),
 }
 """Texts by the names used in the marks."""
