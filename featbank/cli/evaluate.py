@@ -24,7 +24,7 @@ from featbank.wording import number
 @click.option(
     "--labels",
     type=FILE,
-    help="Classes [N] of arrays, 0…K−1 or by name: .npy, .npz of one array, or .npz:KEY.",
+    help="Classes [N] of arrays, 0…K−1 or by name: .npy, .npz of one array, or FILE:KEY.",
 )
 @prior_options
 @click.option(
@@ -58,6 +58,7 @@ def evaluate(
     \b
     featbank evaluate head.safetensors bank.h5 --split test
     featbank evaluate head.safetensors x.npy --labels y.npy --prior em
+    featbank evaluate head.safetensors t.parquet:embedding --labels t.parquet:label
     featbank evaluate --detections dt.json --annotations val.json
     """
     if detections or annotations:

@@ -17,8 +17,12 @@ from featbank.errors import ConfigError
 from featbank.wording import number
 
 if TYPE_CHECKING:
+    from stage2.export.facts import HeadFacts
     from stage2.export.headfile import LoadedHead, LoadedHeads
     from stage2.export.prediction import Predictions
+
+TOP = 5
+"""Classes of a line of .csv."""
 
 NO_FEATURES = "No FEATURES are given. Give a bank, or an array [N, D] for each view."
 
@@ -111,6 +115,12 @@ def restricted(predictions: Predictions) -> Predictions:
     help="Classify the whole maps of a bank instead, and write them here as PNG, with the numbers "
     "that their labels had.",
 )
+@click.option(
+    "--all",
+    "every",
+    is_flag=True,
+    help=f"Write a column for each class to .csv, not the {TOP} most likely of each row.",
+)
 @prior_options
 @rescoring_options
 def predict(
@@ -119,6 +129,7 @@ def predict(
     features: tuple[Path, ...],
     output: Path | None,
     maps: Path | None,
+    every: bool,
     split: str | None,
     view: str | None,
     class_names: Path | None,
@@ -131,12 +142,15 @@ def predict(
     """Classify the features of a bank, or of arrays, with an exported head.
 
     FEATURES is a bank, or an array [N, D] for each view of the head, in its order: FILE.npy,
-    FILE.npz of one array, or FILE.npz:KEY. Classes of a bank are found among the head's by name.
-    With --detections the rows are boxes of images, with --maps the output is label maps.
+    FILE.npz of one array, or FILE:KEY of .npz, .h5, .parquet, … as of `featbank import`. Classes
+    of a bank are found among the head's by name. With --detections the rows are boxes of images,
+    with --maps the output is label maps.
 
     \b
     featbank predict head.safetensors bank.h5 --split test -o predictions.csv
+    featbank predict head.safetensors bank.h5 --all -o probabilities.csv
     featbank predict head.safetensors features.npy -o predictions.npz
+    featbank predict head.safetensors table.parquet:embedding -o predictions.csv
     featbank predict head.safetensors features.npy --prior em -o predictions.npz
     featbank predict head.safetensors bank.h5 --maps predicted
     featbank predict head.safetensors --detections proposals.npz --annotations val.json -o dt.json
@@ -144,7 +158,7 @@ def predict(
     if (output is None) == (maps is None):
         raise ConfigError("Give -o predictions.npz or --maps FOLDER, one of the two.")
     if maps is not None:
-        refuse(("detections", *rescoring), "is not for whole maps.")
+        refuse(("detections", "every", *rescoring), "is not for whole maps.")
         write_maps(
             *(head, features, maps),
             split=split,
@@ -156,7 +170,7 @@ def predict(
         return
     assert output is not None
     if detections is not None:
-        refuse(OF_ROWS, "is not for boxes.")
+        refuse((*OF_ROWS, "every"), "is not for boxes.")
         rescore_proposals(head, features, output, detections=detections, **rescoring)
         return
     refuse(rescoring, "is for boxes, which --detections gives.")
@@ -165,6 +179,8 @@ def predict(
     from stage2.export.prediction import check_output
 
     check_output(output)
+    if output.suffix != ".csv":
+        refuse(("every",), "is for .csv, .npz has every class.")
     check_prior_output(prior, prior_output)
     loaded = load_head(head)
     predictions = classified(loaded, features, split=split, view=view, class_names=class_names)
@@ -174,7 +190,7 @@ def predict(
         predictions = restricted(predictions)
     for note in predictions.notes:
         warnings.warn(note)
-    predictions.write(output)
+    predictions.write(output, top=None if every else TOP)
     accuracy = ""
     if predictions.labels is not None and len(predictions.labels):
         accuracy = (
@@ -183,3 +199,19 @@ def predict(
         if count := int(predictions.foreign.sum()):
             accuracy += f", {count} of classes that the head does not have counted as wrong"
     say(f"Classified {number(len(predictions.classes), 'row')}{accuracy}. Wrote {output}.")
+    _say_figures(predictions, loaded.facts)
+
+
+def _say_figures(predictions: Predictions, facts: HeadFacts) -> None:
+    """Print the figures of rows whose labels are known, those of classes of the head."""
+    from stage2.export.evaluation import evaluate_predictions, metrics_table
+
+    labels = predictions.labels
+    if labels is None or not len(labels) or predictions.foreign.all():
+        return
+    counts = None if facts.prior is None else facts.prior.class_counts
+    groups = facts.class_groups
+    evaluation = evaluate_predictions(predictions, counts, groups)
+    table = metrics_table({"": evaluation}, "", groups)
+    figures = zip(table.header[1:], table.lines[0][1:], strict=True)
+    say(", ".join(f"{name} {value}" for name, value in figures))

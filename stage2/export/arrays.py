@@ -1,4 +1,4 @@
-"""Features and labels in .npy and .npz files, as `featbank predict` and `evaluate` take them."""
+"""Features and labels in files of arrays, as `featbank predict` and `evaluate` take them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from featbank import errors
 from featbank.bank.class_names import ClassMatch, match_classes
 from featbank.exchange import axes
-from featbank.exchange.formats import locate, read_array
+from featbank.exchange.formats import READERS, locate, read_array
 from featbank.exchange.integers import WHOLE, as_integers, as_texts, as_vector
 from featbank.regular import kind_of
 
@@ -31,12 +31,16 @@ _GIVE_LABELS = "Give the class of each row, 0…K−1 or by name, as .npy."
 
 
 def is_arrays(place: Path) -> bool:
-    """Whether ``FILE`` or ``FILE:KEY`` names a file of arrays by its ending."""
-    return locate(str(place))[0].suffix.lower() in SUFFIXES
+    """Whether ``FILE`` or ``FILE:KEY`` names a file of arrays by its ending; without a key only
+    those that are no bank and no table."""
+    path, key = locate(str(place))
+    suffix = path.suffix.lower()
+    return suffix in SUFFIXES or (bool(key) and suffix in READERS)
 
 
 def read_features(place: Path, *, tokens: bool = False) -> np.ndarray:
-    """The features [N, D] at ``FILE.npy``, ``FILE.npz`` of one array, or ``FILE.npz:KEY``.
+    """The features [N, D] at ``FILE.npy``, ``FILE.npz`` of one array, or ``FILE:KEY``, such as
+    ``feats.npz:x``, ``feats.h5:test/x`` or ``table.parquet:embedding``.
 
     Axes of length 1 are dropped as by an import. An ``.npy`` stays on disk. Where a head takes
     `tokens`, three axes are [N, T, D].
@@ -104,6 +108,8 @@ def _read(place: Path, give: str) -> np.ndarray:
         raise errors.DataError(f"{path} is {kind}, not a file. {give}")
     if not path.exists():
         raise errors.ConfigError(f"{path}: no such file. {give}")
+    if path.suffix.lower() not in SUFFIXES:
+        return read_array(str(place))
     try:
         problem = (_npy_problem if path.suffix.lower() == ".npy" else _npz_problem)(path, key)
     except OSError:

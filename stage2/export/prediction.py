@@ -100,8 +100,10 @@ class Predictions:
             among=self.given,
         )
 
-    def write(self, path: str | os.PathLike[str]) -> None:
+    def write(self, path: str | os.PathLike[str], *, top: int | None = None) -> None:
         """Write ``.npz`` with these arrays, or ``.csv`` with one line per row.
+
+        A line has the probabilities of all K classes, or the `top` most likely classes with theirs.
 
         Raises
         ------
@@ -112,7 +114,7 @@ class Predictions:
         check_output(path)
         with replacing(path) as part:
             if path.suffix == ".csv":
-                self._write_csv(part)
+                self._write_csv(part, top)
             else:
                 arrays = {
                     "logits": self.logits,
@@ -125,17 +127,24 @@ class Predictions:
                 with part.open("wb") as file:
                     np.savez(file, allow_pickle=False, **arrays)
 
-    def _write_csv(self, path: Path) -> None:
+    def _write_csv(self, path: Path, top: int | None) -> None:
         names = list(map(in_csv, [*self.class_names, *self.unknown]))
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             label = ["label"] if self.labels is not None else []
-            writer.writerow(
-                ["row", *label, "class", *(f"p({visible(name)})" for name in self.class_names)]
-            )
+            columns = ["class", *(f"p({visible(name)})" for name in self.class_names)]
+            if top is not None:
+                places = range(2, min(top, len(self.class_names)) + 1)
+                others = [text for n in places for text in (f"class {n}", f"confidence {n}")]
+                columns = ["class", "confidence", *others]
+            writer.writerow(["row", *label, *columns])
             for row, (k, p) in enumerate(zip(self.classes, self.probabilities, strict=True)):
                 own = [names[self.labels[row]]] if self.labels is not None else []
-                writer.writerow([row, *own, names[k], *(f"{value:.7g}" for value in p)])
+                cells = [names[k], *(f"{value:.7g}" for value in p)]
+                if top is not None:
+                    order = np.argsort(-self.logits[row], kind="stable")[:top]
+                    cells = [text for c in order for text in (names[c], f"{p[c]:.4f}")]
+                writer.writerow([row, *own, *cells])
 
 
 def check_output(path: Path) -> None:

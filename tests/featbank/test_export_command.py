@@ -13,8 +13,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from featbank import Bank, write_bank
 from stage2 import load_head
@@ -59,7 +62,11 @@ def test_export_and_predict(featbank: Run, swept: Path) -> None:
         top1 = 100 * (found["classes"] == found["labels"]).mean()
         assert top1 == pytest.approx(head.facts.metrics[split]["top1"])
         told = f"Classified 100 rows, {top1:.1f} % of them right. Wrote p.npz.\n"
-        assert (shown.stdout, shown.stderr) == (told, "")
+        first, figures = shown.stdout.splitlines()
+        assert (f"{first}\n", shown.stderr) == (told, "")
+        metrics = head.facts.metrics[split]
+        assert f"macro {metrics['macro']:.1f}, many {metrics['many']:.1f}" in figures
+        assert f"ECE {metrics['ece']:.1f}" in figures
 
 
 def test_the_example_with_scikit_learn(make_toy: Callable[..., Toy]) -> None:
@@ -102,7 +109,17 @@ def test_predictions_of_arrays_as_csv(featbank: Run, swept: Path) -> None:
     with Bank("bank.h5") as bank:
         x, _ = bank.load("test")
     np.save("x.npy", x.astype(np.float16))
-    done = featbank("predict", "h.safetensors", "x.npy", "-o", "p.csv")
+    featbank("predict", "h.safetensors", "x.npy", "-o", "p.npz")
+    found = np.load("p.npz")
+    featbank("predict", "h.safetensors", "x.npy", "-o", "p.csv")
+    rows = list(csv.DictReader(Path("p.csv").read_text().splitlines()))
+    others = [f"{name} {n}" for n in range(2, 6) for name in ("class", "confidence")]
+    assert list(rows[0]) == ["row", "class", "confidence", *others]
+    for row, p in zip(rows, found["probabilities"], strict=True):
+        order = np.argsort(-p, kind="stable")
+        assert [row["class"], row["class 2"]] == found["class_names"][order[:2]].tolist()
+        assert float(row["confidence 2"]) == pytest.approx(p[order[1]], abs=5.1e-5)
+    done = featbank("predict", "h.safetensors", "x.npy", "--all", "-o", "p.csv")
     assert done.stdout == "Classified 100 rows. Wrote p.csv.\n"
     rows = list(csv.DictReader(Path("p.csv").read_text().splitlines()))
     assert list(rows[0]) == ["row", "class", "p(ape)", "p(bee)", "p(cat)", "p(dog)", "p(eel)"]
@@ -110,6 +127,28 @@ def test_predictions_of_arrays_as_csv(featbank: Run, swept: Path) -> None:
         assert max(row, key=lambda key: float(row[key]) if key[0] == "p" else -1) == (
             f"p({row['class']})"
         )
+
+
+def test_arrays_by_key(featbank: Run, swept: Path) -> None:
+    """Reference: the same arrays as .npy; a head scored on a labelled set of its own."""
+    featbank("export", "results.sqlite", "ncm", "-o", "h.safetensors")
+    with Bank("bank.h5") as bank:
+        x, y = bank.load("test")
+    np.save("x.npy", x)
+    np.save("y.npy", y)
+    with h5py.File("feats.h5", "w") as file:
+        file["test/x"], file["test/y"] = x, y
+    columns = {"embedding": list(x), "label": y}
+    parquet.write_table(pa.table(columns), "t.parquet")
+    expected = featbank("evaluate", "h.safetensors", "x.npy", "--labels", "y.npy").stdout
+    for features, labels in (
+        ("feats.h5:test/x", "feats.h5:test/y"),
+        ("t.parquet:embedding", "t.parquet:label"),
+    ):
+        got = featbank("evaluate", "h.safetensors", features, "--labels", labels).stdout
+        assert got == expected
+    error = featbank("predict", "h.safetensors", "x.npy", "--all", "-o", "p.npz", code=2).stderr
+    assert "--all is for .csv, .npz has every class. Leave it out." in error
 
 
 def test_a_linear_probe_and_views_are_exported(featbank: Run, make_toy: Callable[..., Toy]) -> None:
