@@ -52,6 +52,11 @@ class Arrays:
     ignored: dict[str, int] = field(default_factory=dict)
     exported: bool = False
 
+    @property
+    def of_places(self) -> dict[str, dict[str, np.ndarray]]:
+        """The columns of `schema.PLACES` that there are, by name and split."""
+        return {"source_group": self.source_groups, "cell": self.cells}
+
     def add_features(self, split: str, view: str, features: Any, place: str) -> None:
         """Add the features of a view."""
         self.features.setdefault(split, {})[view] = features

@@ -117,8 +117,7 @@ def _read_keyed(file: ArrayFile) -> Arrays:
         elif key.startswith("y_") and key[2:] in schema.SPLITS:
             arrays.add_labels(key[2:], np.asarray(file[key]), file.place(key))
         elif (role := re.fullmatch("(source_group|cell)_(.+)", key)) and role[2] in labelled:
-            of = arrays.source_groups if role[1] == "source_group" else arrays.cells
-            of[role[2]] = np.asarray(file[key])
+            arrays.of_places[role[1]][role[2]] = np.asarray(file[key])
             arrays.places[f"{role[2]}/{role[1]}"] = file.place(key)
         elif match := re.fullmatch("w0(?:_(.+))?", key):
             view, bias_key = match[1] or "instance", "b" + key[1:]
@@ -185,7 +184,7 @@ def _add_table(
             arrays.sources[split] = only or table.path.name  # splits share the rows of one table
         if paths is not None:
             arrays.paths[split] = paths[rows].tolist()
-        for role, of in (("source_group", arrays.source_groups), ("cell", arrays.cells)):
+        for role, of in arrays.of_places.items():
             if role in columns:
                 of[split] = np.asarray(table[columns[role]])[rows]
                 arrays.places[f"{split}/{role}"] = table.place(columns[role])

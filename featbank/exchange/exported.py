@@ -68,7 +68,7 @@ def read_export(path: Path) -> Arrays:
             if name in facts:
                 marks = _marks(stored.place(f"{split}/{name}"), split, name, labels)
                 getattr(arrays, name)[split] = marks
-        for name, of in (("source_group", arrays.source_groups), ("cell", arrays.cells)):
+        for name, of in arrays.of_places.items():
             if facts.get(name):
                 of[split] = np.asarray(read_array(stored.place(f"{split}/{name}")))
         for view in about["views"]:

@@ -110,7 +110,7 @@ def read_parquet(path: Path) -> Arrays:
         for name in schema.FLAGS:
             if name in facts:
                 getattr(arrays, name)[split] = np.asarray(table[name])[rows].astype(bool)
-        for name, of in (("source_group", arrays.source_groups), ("cell", arrays.cells)):
+        for name, of in arrays.of_places.items():
             if facts.get(name):
                 of[split] = np.asarray(table[name])[rows]
         for view in about["views"]:
