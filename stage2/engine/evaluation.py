@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,9 +22,15 @@ from stage2.engine.calibration import (
 from stage2.engine.metrics import UNCALIBRATED, Evaluation, Totals, class_accuracy
 from stage2.engine.outcome import Outcome, Outcomes
 from stage2.engine.plan import Tile
-from stage2.engine.rows import block_rows
+from stage2.engine.rows import MemoryRows, block_rows
 from stage2.engine.tally import Tally, evaluations_of, label_rank
-from stage2.engine.temperature import Fitted, class_balanced, fit_temperature
+from stage2.engine.temperature import (
+    Fitted,
+    class_balanced,
+    equal_shares,
+    fit_streamed,
+    fit_temperature,
+)
 from stage2.engine.tile import UNTRAINED_BLOCKS, TileRun
 from stage2.methods.heads import Parameters
 from stage2.methods.priors import implied_prior, log_shift
@@ -41,7 +48,7 @@ def held_bytes(device: torch.device) -> int:
 
 def evaluation_bytes(tile: Tile, rows: Mapping[str, int], classes: int, device: str) -> int:
     """Bytes that the evaluation of a tile takes: logits of val, held while temperatures are fitted
-    to them, and blocks of logits with their temporaries.
+    to them (unless val streams, `TileEvaluation.fit`), and blocks of logits with their temporaries.
 
     Parameters
     ----------
@@ -95,8 +102,15 @@ class TileEvaluation:
         if "val" not in self._data.evaluated:
             return
         labels = self._data.evaluated["val"].labels
-        learned = torch.from_numpy(self._data.counts > 0).to(labels.device)[labels]
+        known = torch.from_numpy(self._data.counts > 0).to(labels.device)
+        learned = known[labels]
         if not learned.any():
+            return
+        if self._streams:
+            rows = torch.bincount(labels, minlength=self.run.classes) * known
+            share = equal_shares(rows).where(rows > 0, 0.0)
+            for epoch in self._epochs:
+                self._fitted[epoch] = fit_streamed(partial(self._blocks, epoch, share))
             return
         y = labels[learned]
         weight = class_balanced(y, self.run.classes)
@@ -116,6 +130,22 @@ class TileEvaluation:
             if calibrations:
                 joined = map(Calibration.joined, zip(*calibrations, strict=True))
                 self._calibrations[epoch], *self._by_fold[epoch] = joined
+
+    @property
+    def _streams(self) -> bool:
+        """Whether temperatures are fitted to a val that is not in memory, so large that losses of
+        its rows are not kept. A calibration needs the logits."""
+        held = isinstance(self._data.evaluated["val"], MemoryRows)
+        return not held and "val" in self._data.parts and self.run.tile.key.calibration == "none"
+
+    def _blocks(self, epoch: str, share: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Logits, labels and weights of val, block by block; `share` [K] is the weight of a row of
+        each class."""
+        labels, first = self._data.evaluated["val"].labels, 0
+        for z in self.run.logit_blocks(epoch, "val"):
+            y = labels[first : first + len(z)]
+            first += len(z)
+            yield z, y, share[y]
 
     def _calibrated(
         self, z: Tensor, y: Tensor, configs: slice, least: int = ROWS_OF_VECTOR

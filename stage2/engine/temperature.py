@@ -11,7 +11,7 @@ is convex in a; under p = softmax(a z_i) its derivatives are means and variances
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -83,18 +83,55 @@ def fit_temperature(z: Tensor, y: Tensor, weight: Tensor | None = None) -> Fitte
     return _newton(z, y, share, start)
 
 
+def fit_streamed(blocks: Callable[[], Iterator[tuple[Tensor, Tensor, Tensor]]]) -> Fitted:
+    """`fit_temperature` to rows that are too many to hold: each step is a pass over all blocks, of
+    which the first gives the start. No losses are kept, [C, 0].
+
+    Parameters
+    ----------
+    blocks
+        Called for each pass; yields logits [n, C, K], labels [n] and weights [n] float64, which sum
+        to 1 over all blocks.
+    """
+    z, y, weight = next(blocks())
+    start = fit_temperature(z, y, weight).scale.nan_to_num(1.0).clamp(1 / _REACH, _REACH)
+
+    def evaluate(a: Tensor, configs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        sums = torch.zeros(3, len(a), dtype=a.dtype, device=a.device)
+        for z, y, weight in blocks():
+            loss, slope, curvature = _derivatives(z, y, weight, a, configs)
+            sums += torch.stack([loss.double() @ weight, slope, curvature])
+        value, slope, curvature = sums
+        return value, slope, curvature
+
+    a, nll = _minimum(evaluate, start)
+    return Fitted(a, nll, start.new_empty(len(a), 0, dtype=torch.float16))
+
+
 def _newton(z: Tensor, y: Tensor, weight: Tensor, start: Tensor) -> Fitted:
     """The minimum of L from `start` [C]."""
     share = weight / weight.sum()
+    losses = z.new_empty(len(start), len(y), dtype=torch.float16)
+
+    def evaluate(a: Tensor, configs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        loss, slope, curvature = _derivatives(z, y, share, a, configs)
+        losses[configs] = loss.clamp_max(torch.finfo(torch.float16).max).half()
+        return loss.double() @ share, slope, curvature
+
+    return Fitted(*_minimum(evaluate, start), losses)
+
+
+def _minimum(
+    evaluate: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]], start: Tensor
+) -> tuple[Tensor, Tensor]:
+    """1/T and L there [C] from `start` [C]; `evaluate` gives L, L' and L'' at a [C'] of the
+    classifiers that are not there yet, by their numbers [C']."""
     a, nll = start.clone(), torch.full_like(start, torch.nan)
-    losses = z.new_empty(len(a), len(y), dtype=torch.float16)
     low, high = torch.full_like(a, BOUNDS[0]), torch.full_like(a, BOUNDS[1])
     moving = torch.arange(len(a), device=a.device)
     for _ in range(_STEPS):
         now = a[moving]
-        loss, slope, curvature = _derivatives(z, y, share, now, moving)
-        losses[moving] = loss.clamp_max(torch.finfo(torch.float16).max).half()
-        value = loss.double() @ share
+        value, slope, curvature = evaluate(now, moving)
         low[moving] = torch.where(slope < 0, now, low[moving])
         high[moving] = torch.where(slope > 0, now, high[moving])
         least, most = low[moving].max(now / _REACH), high[moving].min(now * _REACH)
@@ -107,13 +144,18 @@ def _newton(z: Tensor, y: Tensor, weight: Tensor, start: Tensor) -> Fitted:
         moving = moving[(step.abs() > _CLOSE * now) & value.isfinite()]
         if not len(moving):
             break
-    return Fitted(a.where(nll.isfinite(), torch.nan), nll, losses)
+    return a.where(nll.isfinite(), torch.nan), nll
 
 
 def class_balanced(y: Tensor, classes: int) -> Tensor:
     """Weights of rows with labels y [N] that give every class with rows the same share, Σ = 1."""
-    rows = torch.bincount(y, minlength=classes)
-    return 1 / (rows.count_nonzero() * rows[y].double())
+    return equal_shares(torch.bincount(y, minlength=classes))[y]
+
+
+def equal_shares(rows: Tensor) -> Tensor:
+    """The weight [K] of a row of each class that gives every class the same share, by the rows [K]
+    of each; infinite for none."""
+    return 1 / (rows.count_nonzero() * rows.double())
 
 
 def _derivatives(

@@ -180,11 +180,18 @@ class TileRun:
             count = len(self.tile.recipes[configs])
             z = torch.empty(len(rows[0].labels), count, self.classes, device=rows[0].device)
             filled = 0
-            for xs in aligned([each.blocks() for each in rows]):
-                for _, part in self.outputs(epoch, xs, configs):
-                    z[filled : filled + len(part)] = part
-                    filled += len(part)
+            for part in self.logit_blocks(epoch, split, configs):
+                z[filled : filled + len(part)] = part
+                filled += len(part)
             yield configs, z
+
+    def logit_blocks(
+        self, epoch: str, split: str, configs: slice = slice(None)
+    ) -> Iterator[Tensor]:
+        """Logits [B, C', K] on all rows of a split, block by block."""
+        for xs in aligned([view.evaluated[split].blocks() for view in self.views]):
+            for _, z in self.outputs(epoch, xs, configs):
+                yield z
 
     def _extend(self, curve: str, values: Tensor) -> None:
         """Add the values [C] of an epoch to a curve."""

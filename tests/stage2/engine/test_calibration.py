@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from stage2 import sweep
 from stage2.engine import evaluation
 from stage2.engine.calibration import FOLDS, Calibration, calibrate, default_ridge, val_folds
 from stage2.engine.loop import run_group
-from stage2.engine.temperature import fit_temperature
+from stage2.engine.temperature import fit_streamed, fit_temperature
 from stage2.methods.recipe import Recipe
 from tests.stage2.compare import assert_close, assert_relative
 from tests.stage2.synthetic import Problem, groups_of, run
@@ -260,6 +261,26 @@ def test_a_temperature_is_found_from_any_start(size: float) -> None:
         assert near[1] <= min(near) + 1e-9, f"got {near}"
         assert_close(nll[c], near[1], 1e-5, "NLL")
         assert_relative(losses[c].double().mean(), nll[c], 1e-3, "the mean of the losses")
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+def test_a_temperature_of_blocks_is_that_of_all_rows(size: float) -> None:
+    """Reference: `fit_temperature` to all rows, one classifier of which is not finite; the first
+    block alone has no weight."""
+    z, y = _logits()
+    z *= size
+    z[100, 1, 0] = torch.nan
+    weight = torch.rand(ROWS, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    weight[:7] = 0
+    weight /= weight.sum()
+
+    def blocks() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        return zip(z.split(7), y.split(7), weight.split(7), strict=True)
+
+    expected, found = fit_temperature(z, y, weight), fit_streamed(blocks)
+    torch.testing.assert_close(found.scale, expected.scale, rtol=1e-5, atol=0, equal_nan=True)
+    torch.testing.assert_close(found.nll, expected.nll, rtol=1e-6, atol=0, equal_nan=True)
+    assert found.losses.shape == (C, 0)
 
 
 def test_the_stored_parameters_give_the_measured_results(small: Problem) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from stage2.engine.loop import run_group
 from stage2.engine.model import ViewData
 from stage2.engine.rows import MemoryRows
 from stage2.engine.streamed import StreamedRows
+from stage2.engine.tile import TileRun
 from stage2.features.loading import load_view
 from stage2.features.planning import plan_bank
 from stage2.methods.samplers import SAMPLERS
@@ -256,6 +257,25 @@ def test_what_needs_no_order_is_the_same(small: Problem) -> None:
             assert np.array_equal(b.evaluations[place].correct, evaluation.correct)
             for metric, value in evaluation.metrics.items():
                 assert b.evaluations[place].metrics[metric] == pytest.approx(value, abs=1e-4)
+
+
+def test_a_large_val_is_calibrated_without_its_logits(
+    small: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reference: in memory, with all logits of val at once. A class has no training row."""
+    (group,) = groups_of([Recipe("ncm"), Recipe("tau_norm", tau=0.5)], small)
+    counts = small.view().counts.copy()
+    counts[-1] = 0
+    parts = {split: rows.labels.int() for split, rows in small.view().evaluated.items()}
+    data = replace(small.view(), counts=counts, parts=parts)
+    whole = run_group(group, data)
+    cut = replace(_streamed_view(data), counts=counts, parts=parts)
+    monkeypatch.setattr(TileRun, "all_logits", lambda *_: pytest.fail("logits are held"))
+    for a, b in zip(whole, run_group(group, cut), strict=True):
+        expected, found = (each.evaluations["val", "last"].metrics for each in (a, b))
+        known = {metric: value for metric, value in expected.items() if value is not None}
+        assert {"fitted_temperature", "nll_t"} <= known.keys()
+        assert {m: found[m] for m in known} == pytest.approx(known, rel=1e-4, abs=1e-4)
 
 
 def _streamed_view(data: ViewData, chunk_rows: int = 4) -> ViewData:
