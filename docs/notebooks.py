@@ -60,7 +60,7 @@ def shown(cell: Cell) -> str:
         picture = base64.b64encode(cell.value._repr_png_()).decode()
         parts.append(f'<img alt="the plot of the cell" src="data:image/png;base64,{picture}">')
     elif hasattr(cell.value, "_repr_html_"):
-        parts.append(cell.value._repr_html_())
+        parts.append(f'<div style="overflow-x: auto">{cell.value._repr_html_()}</div>')
     elif cell.value is not None:
         parts.append(f"```text\n{cell.value!r}\n```")
     return "\n\n".join(parts)
