@@ -223,7 +223,7 @@ def _windows(
         chance = torch.rand(len(stays), generator=generator, dtype=torch.float64)
         chosen = torch.bucketize(chance, share[:-1], right=True)
         window[a:b].index_copy_(0, stays, chosen.to(window.dtype))
-    mixed = torch.empty(len(draws), dtype=torch.float64)
+    mixed = torch.from_numpy(np.empty(len(draws)))  # NumPy asks for huge pages
     for a, b in spans(len(draws)):
         torch.rand(b - a, generator=generator, out=mixed[a:b])
         mixed[a:b] += window[a:b]

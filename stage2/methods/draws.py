@@ -313,7 +313,7 @@ def ascending(keys: Tensor) -> Tensor:
         return torch.empty(0, dtype=torch.int64)
     bits = len(keys).bit_length()
     scale = 2.0 ** (62 - bits - math.frexp(float(keys.max()))[1])  # a power of two: exact
-    packed = torch.empty(len(keys), dtype=torch.int64)
+    packed = torch.from_numpy(np.empty(len(keys), np.int64))  # NumPy asks for huge pages
     for start, stop in spans(len(keys)):
         first = torch.mul(keys[start:stop], scale).long().bitwise_left_shift_(bits)
         packed[start:stop] = first.add_(torch.arange(start, stop))
