@@ -11,7 +11,7 @@ script needs 11 GiB of disk and 20 GiB of memory:
 
 Features are random around class means, D = 2048, K = 100, long-tailed at 100, rows sorted by class.
 Rows of few features, as pixels have: --gib 2 --dim 64 --dtype float16 --budget 0.5 makes 8 million.
-They miss the last claim: dealing rows to windows costs as much as training on them.
+On a loaded machine they miss the last claim: dealing and reading take as much as training on them.
 """
 
 from __future__ import annotations
