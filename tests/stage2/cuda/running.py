@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from stage2.engine.tile import TileRun
 from stage2.methods import neighbors
 from stage2.methods.heads import HEADS
 from stage2.methods.recipe import Recipe
-from tests.stage2.cuda.simulated import SimulatedDevice, simulated
+from tests.stage2.cuda.simulated import CUDA, SimulatedDevice, simulated
 from tests.stage2.synthetic import MEMORY, Problem
 
 TRITON = find_spec("triton") is not None
@@ -56,7 +57,17 @@ def gpu(*, triton: bool = TRITON) -> Iterator[SimulatedDevice]:
         for function in cached:
             function.cache_clear()
             stack.callback(function.cache_clear)
+        if triton:
+            _check_kernels()
+            patch.setattr(available, "_usable", lambda device, *_: device.type == "cuda")
         yield stack.enter_context(simulated())
+
+
+@functools.cache
+def _check_kernels() -> None:
+    """Run the checks of the kernels on a simulated GPU, once."""
+    with simulated():
+        assert available.fuses(CUDA)
 
 
 def on_device(view: ViewData, device: str, dtype: torch.dtype = torch.float32) -> ViewData:

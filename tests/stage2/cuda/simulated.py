@@ -20,7 +20,6 @@ from unittest import mock
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
 
 from stage2.methods.precision import _rounded
 from tests.stage2.cuda import graphs, streams
@@ -106,7 +105,15 @@ class SimulatedGenerator(torch._C.Generator):
         return CUDA if self._device.type == "cuda" else self._device
 
 
-class SimulatedDevice(TorchDispatchMode):
+class _Mode(TorchDispatchMode):
+    """A mode that nothing compiles, so PyTorch need not import its compiler to be kept out."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+class SimulatedDevice(_Mode):
     """Carries out operations on simulated tensors.
 
     Attributes
@@ -146,7 +153,7 @@ class SimulatedDevice(TorchDispatchMode):
     def call(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Carry out an operation, and count what it costs."""
         name = func.overloadpacket.__name__
-        leaves = tree_flatten((args, kwargs))[0]
+        leaves = _leaves((args, kwargs), [])
         there = [leaf for leaf in leaves if isinstance(leaf, SimulatedTensor)]
         wanted = kwargs.get("device")
         pinned = kwargs.get("pin_memory", False)
@@ -156,7 +163,7 @@ class SimulatedDevice(TorchDispatchMode):
             if pinned:
                 self._pinned.add(out.untyped_storage().data_ptr())
             return out
-        inner_args, inner = tree_map(_inner, (args, kwargs))
+        inner_args, inner = _mapped(_inner, (args, kwargs))
         if wanted is not None:
             inner["device"] = torch.device("cpu")
         if inner.pop("pin_memory", False) and onto:
@@ -187,7 +194,7 @@ class SimulatedDevice(TorchDispatchMode):
         if not free:
             self.launches[name] += 1
         same = {id(tensor.inner): tensor for tensor in there}
-        return tree_map(lambda made: _wrapped(made, same), out)
+        return _mapped(lambda made: _wrapped(made, same), out)
 
     def run(self, compute: Callable[[], Any], given: Any, *, free: bool = False) -> Any:
         """Compute something from tensors of the CPU; while a graph is captured, record it there.
@@ -264,6 +271,28 @@ class SimulatedDevice(TorchDispatchMode):
                 raise Refused(f"{func} with values on cpu, {_place()}")
 
 
+def _leaves(values: Any, leaves: list[Any]) -> list[Any]:
+    """Append what tuples, lists and dicts hold to `leaves`; PyTorch's own trees, which know more
+    types, take longer than the operations."""
+    if isinstance(values, tuple | list):
+        for value in values:
+            _leaves(value, leaves)
+    elif isinstance(values, dict):
+        _leaves(list(values.values()), leaves)
+    else:
+        leaves.append(values)
+    return leaves
+
+
+def _mapped(change: Callable[[Any], Any], values: Any) -> Any:
+    """Tuples, lists and dicts of the same form, their leaves changed."""
+    if isinstance(values, tuple | list):
+        return type(values)([_mapped(change, value) for value in values])
+    if isinstance(values, dict):
+        return {name: _mapped(change, value) for name, value in values.items()}
+    return change(values)
+
+
 def _inner(value: Any) -> Any:
     return value.inner if isinstance(value, SimulatedTensor) else value
 
@@ -310,7 +339,7 @@ def _computed(func: Any, name: str, args: Any, kwargs: Any) -> Any:
     return func(*args, **kwargs)
 
 
-class _Forwarding(TorchDispatchMode):
+class _Forwarding(_Mode):
     """Hands the operations of another thread to the device."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
