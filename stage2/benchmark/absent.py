@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -174,11 +175,22 @@ def absent_gpu() -> Iterator[Counting]:
             checked.cache_clear()
             stack.callback(checked.cache_clear)
         stack.enter_context(counting)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # a kernel that cannot be counted
-            available.fuses(CUDA)
+        _check_kernels()
+        stack.enter_context(mock.patch.object(available, "_usable", _is_cuda))
         counting.reset()
         yield counting
+
+
+@functools.cache
+def _check_kernels() -> None:
+    """Run every kernel's check, once: it takes longer than the counting of a tile."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a kernel that cannot be counted
+        available.fuses(CUDA)
+
+
+def _is_cuda(device: torch.device, *_: object) -> bool:
+    return device.type == "cuda"
 
 
 def _nothing(*_: object) -> contextlib.AbstractContextManager[None]:
