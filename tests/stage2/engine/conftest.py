@@ -21,7 +21,7 @@ Launch = Callable[..., Any]
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def interpreter() -> Iterator[ProcessPoolExecutor]:
     """A process whose Triton interprets kernels."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:

@@ -14,6 +14,7 @@ from tests.stage2.engine.test_triton_compiled import (
     _assert_no_spills,
     _compiled,
     _widest,
+    by_turns,
 )
 
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="PyTorch has no Triton here")
@@ -21,24 +22,22 @@ pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="PyTorch has
 LINEAR = ("slopes", "bias")
 EVERYTHING = (*LINEAR, "along", "rho", "scale", "shift", "margin", "smoothing", "weight")
 EVERYTHING += ("weight_sum", "gamma", "frozen_gamma")
-LOSS = [(arch, K, EVERYTHING, "fp32") for arch in ARCHITECTURES for K in (100, 1000, 8142)]
+LOSS = by_turns([(K, EVERYTHING, "fp32") for K in (100, 1000, 8142)])
 LOSS += [(90, K, LINEAR, "bf16") for K in (100, 1000, 8142)] + [(90, 4000, EVERYTHING, "bf16")]
 
 SGD = ("momentum", "nesterov")
 ADAMW = ("second", "mean_share", "square_share", "ratio", "floor")
 COSINE = ("squares", "toward", "anchor")
-WEIGHT = [
-    (arch, *case)
-    for arch in ARCHITECTURES
-    for case in (
+WEIGHT = by_turns(
+    [
         (100, 64, "tf32", SGD),
         (8142, 2048, "tf32", (*ADAMW, *COSINE)),
         (1000, 2048, "bf16", SGD),
         (1000, 64, "bf16", (*ADAMW, *COSINE)),
         (8142, 2048, "bf16", (*ADAMW, *COSINE)),
         (1000, 2048, "fp32", (*ADAMW, *COSINE)),
-    )
-] + [(90, 100, 33, precision, (*ADAMW, *COSINE)) for precision in ("tf32", "bf16")]
+    ]
+) + [(90, 100, 33, precision, (*ADAMW, *COSINE)) for precision in ("tf32", "bf16")]
 INSTRUCTIONS = {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}
 """Of the tensor cores."""
 

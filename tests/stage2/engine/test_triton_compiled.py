@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,17 @@ OPTIONAL += ("frozen_gamma", "kappa", "row_weight")
 WIDTHS = {100: 4, 1000: 4, 8142: 2, 21841: 1}
 """Numbers of an access by classes: rows of K numbers start at multiples of K."""
 
-LOSS = [(arch, K, OPTIONAL, "fp32") for arch in ARCHITECTURES for K in (100, 1000, 8142)]
+
+def by_turns(cases: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """Each of the cases on one architecture, by turns; on the others in the long form."""
+    return [
+        pytest.param(arch, *case, marks=[] if (i - j) % 3 == 0 else pytest.mark.long)
+        for j, arch in enumerate(ARCHITECTURES)
+        for i, case in enumerate(cases)
+    ]
+
+
+LOSS = by_turns([(K, OPTIONAL, "fp32") for K in (100, 1000, 8142)])
 LOSS += [(90, K, (), "fp32") for K in WIDTHS] + [(90, 21841, OPTIONAL, "fp32")]
 LOSS += [(90, 1000, (), "bf16")]
 
@@ -53,7 +64,7 @@ def test_the_loss_kernel(arch: int, classes: int, given: tuple[str, ...], dtype:
     _assert_no_spills(ptx, arch)
 
 
-BINARY = [(arch, K, OPTIONAL, "fp32") for arch in ARCHITECTURES for K in (100, 1000, 8142)]
+BINARY = by_turns([(K, OPTIONAL, "fp32") for K in (100, 1000, 8142)])
 BINARY += [(90, 8192, OPTIONAL, "fp32"), (90, 1000, (), "fp32"), (90, 1000, OPTIONAL, "bf16")]
 
 
@@ -81,7 +92,7 @@ def test_the_kernels_of_binary_terms(
 
 MEASURED = ("top", "partition", "norm", "total")
 SHIFTED = (*MEASURED, "place", "low", "high", "log_prior")
-MEASURE = [(arch, K, SHIFTED) for arch in ARCHITECTURES for K in (100, 1000, 8142)]
+MEASURE = by_turns([(K, SHIFTED) for K in (100, 1000, 8142)])
 MEASURE += [(90, K, given) for K in (10, 1000, 8192) for given in ((), MEASURED, SHIFTED)]
 
 
@@ -101,7 +112,7 @@ def test_the_measure_kernel(arch: int, classes: int, given: tuple[str, ...]) -> 
     _assert_no_spills(ptx, arch)
 
 
-MOMENTS = [(arch, K) for arch in ARCHITECTURES for K in (100, 1000, 8142, 16384)]
+MOMENTS = by_turns([(K,) for K in (100, 1000, 8142, 16384)])
 
 
 @pytest.mark.parametrize(("arch", "classes"), MOMENTS)
