@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import runpy
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 import tomllib
@@ -54,7 +54,9 @@ def test_what_is_missing_is_said(name: str) -> None:
 @pytest.mark.parametrize(
     "name", [n if n == SHORTEST else pytest.param(n, marks=pytest.mark.long) for n in TABLES]
 )
-def test_a_table_is_filled(name: str, tmp_path: Path) -> None:
+def test_a_table_is_filled(
+    name: str, modules: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every row has a figure on every bank of its own, with a spread where anything is drawn and
     val's choice where anything trains; what is far from the paper has its sentence and every step
     its cost. Banks can be filled one by one and resumed, and their results are then enough."""
@@ -65,10 +67,10 @@ def test_a_table_is_filled(name: str, tmp_path: Path) -> None:
         options = ["--scale", "small", "--seeds", "0,1", "--work", "w", "--page", "page.md"]
         if "stage1-seeds" in table:
             options += ["--stage1-seeds", "0,1"]
-        command = [sys.executable, str(SCRIPT), name, *options, *more]
-        done = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), name, *options, *more])
+        runpy.run_path(str(SCRIPT), run_name="__main__")
 
+    monkeypatch.chdir(tmp_path)
     first, *_ = table["banks"]
     folder = tmp_path / "w" / "small" / name
     costs = folder / f"{first}.json"
