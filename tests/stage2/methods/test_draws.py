@@ -147,13 +147,13 @@ class _Largest(TorchDispatchMode):
 def test_memory_is_that_of_an_epoch(
     sampler: str, copies: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Reference: the rows and the draws of an epoch; all epochs would be a hundred times these."""
+    """Reference: the rows and the draws of an epoch; all epochs would be twenty times these."""
     monkeypatch.setattr(draws, "PIECE", 64)
     monkeypatch.setattr(draws, "HELD", 512)
     labels = LABELS[0]
     with _Largest() as seen:
         for _ in index_stream(
-            sampler, labels, epochs=200, steps=10, batch_size=50, seed=0, copies=copies
+            sampler, labels, epochs=40, steps=10, batch_size=50, seed=0, copies=copies
         ):
             pass
     generator = 5056 // 8 + 1  # a state, bytes
