@@ -94,7 +94,7 @@ def test_cite(featbank: Run, results: Path) -> None:
         (["compare", "RESULTS", "crt", "lsw"], "Did you mean 'lws'?"),
         (["compare", "RESULTS", "crt", "lws", "--split", "train"], "has no results on 'train'."),
         (["compare", "RESULTS", "crt", "lws", "--bank", "ef"], "ef matches 0 banks."),
-        (["compare", "RESULTS", "crt", "lws", "--bank", "RESULTS"], "is not a readable HDF5 file"),
+        (["compare", "RESULTS", "crt", "lws", "--bank", "RESULTS"], "results file, not a bank"),
         (["leaderboard", "RESULTS", "--where", "hed=lws"], "Did you mean 'head'?"),
         (["leaderboard", "RESULTS", "--where", "lr>7"], "None of 4 configurations meets 'lr>7'."),
         (["leaderboard", "RESULTS", "--where", "head="], "ends where a value is expected."),

@@ -88,7 +88,7 @@ def test_a_file_without_a_sweep_is_complete(featbank: Run, toy_bank: Path, tmp_p
             database.execute(f"DROP TABLE {table}")
         database.execute("PRAGMA user_version = 6")
     assert featbank("status", path).stdout.splitlines()[0].endswith(": 2 of 2 runs · complete")
-    assert "is not a results file" in featbank("watch", toy_bank, code=2).stderr
+    assert "HDF5 file, not a results file" in featbank("watch", toy_bank, code=2).stderr
 
 
 @pytest.mark.parametrize("width", [80, 120])

@@ -75,8 +75,8 @@ def open_for_writing(path: Path) -> None:
 NO_BANKS = [
     (empty, errors.NotABank, "not a readable HDF5 file"),
     (a_text, errors.NotABank, "not a readable HDF5 file"),
-    (a_database, errors.NotABank, "not a readable HDF5 file"),
-    (an_archive, errors.NotABank, "not a readable HDF5 file"),
+    (a_database, errors.NotABank, "is a results file, not a bank"),
+    (an_archive, errors.NotABank, "is a checkpoint or .npz, not a bank"),
     (other_hdf5, errors.NotABank, "but not a bank"),
     (a_folder, errors.NotABank, "is a folder"),
     (a_pipe, errors.NotABank, "not a file"),
