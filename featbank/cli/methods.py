@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import click
 
 from featbank.cli import completion
+from featbank.cli.tables import print_hanging
 from featbank.errors import ConfigError, closest
 from featbank.settings import Setting
 from stage1.training.presets import PRESETS as STAGE1
@@ -56,7 +57,7 @@ def methods(name: str | None) -> None:
 def _list(title: str, described: Mapping[str, str]) -> None:
     click.echo(title)
     for key, description in described.items():
-        click.echo(f"  {key:<22} {description}")
+        print_hanging(f"  {key:<22} ", description)
 
 
 def _recipe(name: str) -> None:
@@ -66,7 +67,8 @@ def _recipe(name: str) -> None:
     from stage2.methods.recipe_settings import settings_of
 
     preset = PRESETS[name]
-    click.echo(f"recipe {name}: {preset.description}\n  from {citation(preset.source)}")
+    print_hanging(f"recipe {name}: ", preset.description)
+    print_hanging("  from ", citation(preset.source))
     click.echo(f"  settings: {preset.provenance}")
     takes = settings_of(name, {}).settings
     values = Recipe(name).settings
@@ -75,9 +77,9 @@ def _recipe(name: str) -> None:
     for source, figures in preset.reported.items():
         for benchmark, top1 in figures.items():
             paper = BIBLIOGRAPHY[source].short
-            click.echo(f"  reported by {paper} on {benchmark}: {top1} % top-1")
+            print_hanging("  reported by ", f"{paper} on {benchmark}: {top1} % top-1")
 
 
 def _setting(key: str, value: object, setting: Setting) -> None:
     text = "not set" if value is None else value
-    click.echo(f"  {key:<16} {text!s:<14} {setting.help} ({setting.expects()})")
+    print_hanging(f"  {key:<16} {text!s:<14} ", f"{setting.help} ({setting.expects()})")

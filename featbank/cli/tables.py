@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
+import click
+
 from featbank.characters import visible, visible_lines
 from featbank.cli.terminal import console
 
@@ -70,6 +72,15 @@ def print_text(text: str, *, bold: bool = False) -> None:
     output = console()
     shown = escape(visible_lines(text))
     output.print(f"[bold]{shown}[/bold]" if bold else shown, soft_wrap=not output.is_terminal)
+
+
+def print_hanging(lead: str, text: str) -> None:
+    """Print a text after what leads to it, on a terminal folded below its own beginning."""
+    output = console()
+    room = output.width - len(lead)
+    lines = folded(text, room) if output.is_terminal and room >= NARROWEST else [text]
+    for number, line in enumerate(lines):
+        click.echo(f"{' ' * len(lead) if number else lead}{line}")
 
 
 class _Column:

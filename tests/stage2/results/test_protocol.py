@@ -190,8 +190,9 @@ def test_what_ranks_is_always_in_the_table(tmp_path: Path) -> None:
     """Also where no recipe shown has epochs, and where test ranks."""
     counts = {"train": [30, 20, 10, 10, 6, 4], "val": BALANCED, "test": BALANCED}
     board = sweep(bank_of(tmp_path / "b.h5", counts), [Recipe("ncm"), Recipe("ridge")]).board
-    _, header, lines, _ = table_of(board)
+    _, header, lines, *_ = table_of(board)
     assert header == [
+        "#",
         "recipe",
         "settings",
         "top-1 last",
@@ -201,8 +202,9 @@ def test_what_ranks_is_always_in_the_table(tmp_path: Path) -> None:
         "medium",
         "few",
         "ECE",
+        "id",
     ]
-    assert [line[3].rstrip("*") for line in lines] == [
+    assert [line[4].rstrip("*") for line in lines] == [
         f"{row['selection']:.1f}" for row in board.rows
     ]
     del counts["val"]
