@@ -11,6 +11,7 @@ from featbank.bank.classes import class_counts
 from featbank.bank.composed import Bank
 from featbank.bank.maps import Maps
 from featbank.bank.naming import label_of
+from featbank.wording import number
 
 
 def summary(bank: Bank) -> dict[str, Any]:
@@ -139,7 +140,8 @@ def _step(step: Mapping[str, Any]) -> list[tuple[str, str]]:
     training = stage1.get("settings") if isinstance(stage1, Mapping) else None
     lines.append(("training", _text(training, ("backbone", "epochs", "mixup", "seed"))))
     if isinstance(ignored := step.get("ignored"), Mapping):
-        told = ", ".join(f"{n} rows of {split}" for split, n in ignored.items()) or "no row has it"
+        counts = [f"{number(n, 'row')} of {split}" for split, n in ignored.items()]
+        told = ", ".join(counts) or "no row has it"
         labels = step.get("ignore")
         which = " and ".join(map(str, labels)) if isinstance(labels, list | tuple) else ""
         lines.append(("ignored", f"label {which}: {told}"))

@@ -10,6 +10,7 @@ import click
 from featbank.cli.options import FILE, Command
 from featbank.cli.terminal import say
 from featbank.errors import ConfigError
+from featbank.wording import number
 
 if TYPE_CHECKING:
     from stage2.export.facts import HeadFacts
@@ -55,7 +56,7 @@ def moved(
     target = under_prior(predictions, facts, prior)
     if (estimate := target.estimate) is not None:
         summary = estimate.summary(facts.class_names)
-        say(f"Prior by {prior} from {estimate.rows} rows: {summary}", err=err)
+        say(f"Prior by {prior} from {number(estimate.rows, 'row')}: {summary}", err=err)
         if output is not None:
             estimate.write(output, facts.class_names)
             say(f"Wrote {output}. --prior {output} gives it again.", err=err)

@@ -204,7 +204,8 @@ def import_regions(
             warnings.warn(note)
         background = int((each.labels == len(names) - 1).sum())
         images = number(len(set(each.proposals.image_ids[each.rows].tolist())), "image")
-        say(f"{split}: {len(each.rows)} rows of {images}, {background} of them background")
+        rows = number(len(each.rows), "row")
+        say(f"{split}: {rows} of {images}, {background} of them background")
     read = None
     if classifier is not None:
         weight, bias = (read_array(place)[:] for place in classifier)

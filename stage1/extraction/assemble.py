@@ -14,7 +14,7 @@ import torch
 from featbank.bank import BankWriter
 from featbank.bank.rows import FeatureRows, as_stored
 from featbank.bank.shards import Shards
-from featbank.wording import listed
+from featbank.wording import listed, number
 from stage1.backbones import Backbone
 from stage1.backbones.layers import Layers
 from stage1.data.images import ImageDataset, Preprocessing, batches_of, on_device
@@ -174,7 +174,8 @@ def compute(
         for name, split in work.dataset.splits.items():
             seed, copies = work.options.augmentation_seed(name), work.options.copies(name)
             kind = "" if seed is None else f"{copies} augmented copies of "
-            report(f"Extracting {kind}{len(split.labels)} {name} images: {listed(work.views, 6)}")
+            images = number(len(split.labels), f"{name} image")
+            report(f"Extracting {kind}{images}: {listed(work.views, 6)}")
             here = [rows for rows in mine if rows.split == name]
             batches = (batch for rows in here if rows.name in missing for batch in rows.batches)
             device = work.model.device

@@ -161,12 +161,7 @@ class StreamedRows(SplitRows):
     def _prepared(self, layout: Layout) -> Tensor:
         """The features in memory [n, D], the kept rows already in place."""
         if self._memory is None or len(self._memory) < layout.rows:
-            if (
-                self.device.type == "cpu"
-            ):  # NumPy asks for huge pages, in which rows are found faster
-                self._memory = torch.from_numpy(np.empty((layout.rows, self.dim), np.float32))
-            else:
-                self._memory = torch.empty(layout.rows, self.dim, device=self.device)
+            self._memory = _memory(layout.rows, self.dim, self.device)
             taken = torch.zeros(len(self.labels), dtype=torch.bool).index_fill_(0, self._kept, True)
             load = Load.of(taken, self._blocks)
             self._await(self._fill(self._memory, load, layout.kept, self._issued()))
@@ -224,6 +219,13 @@ class StreamedRows(SplitRows):
             read = self._block_read[: len(taken)]
             self.source.read(copy, start, stop, read.numpy())
             into.copy_(read if whole else read[taken])
+
+
+def _memory(rows: int, dim: int, device: torch.device) -> Tensor:
+    """Room for features [n, D]; on a CPU in huge pages, in which rows are found faster."""
+    if device.type == "cpu":
+        return torch.from_numpy(np.empty((rows, dim), np.float32))  # NumPy asks for such pages
+    return torch.empty(rows, dim, device=device)
 
 
 @dataclass(frozen=True)

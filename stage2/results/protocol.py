@@ -181,7 +181,7 @@ class Protocol:
             f"{number(self.tried, 'configuration')} tried{self.searched}",
             *self._so_far(),
             *self._ensemble(rows),
-            f"seeds {', '.join(map(str, seeds)) or 'none'}",
+            f"seed{'s' * (len(seeds) != 1)} {', '.join(map(str, seeds)) or 'none'}",
             *self._evidence(),
             *self._chosen_epochs(),
             *self._cost(),

@@ -161,8 +161,7 @@ class Verdict:
             those = f"{self.ties} of {number(self.compared, 'other')}"
             parts.append(f"{those} cannot be told apart from the best on {self.select_on}.")
         elif self.ties == 0:
-            every = number(self.compared, "other")
-            parts.append(f"No other of {every} ties with the best on {self.select_on}.")
+            parts.append(f"No other ties with the best on {self.select_on}.")
         if self.selected is not None and self.corrected is not None:
             parts.append(
                 f"{self.selected:.1f} on {self.select_on} is {self.corrected:.1f} corrected for "

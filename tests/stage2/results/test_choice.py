@@ -68,7 +68,7 @@ def test_more_than_there_is_room_for(store: Store) -> None:
     assert [each.label for each in choice.shown] == ["crt", "crt-cifar"]
     assert choice.protocol() == (
         "val, selected epoch · bank ab1200000000 · features as they are · "
-        "selected on val (macro accuracy) · 6 configurations tried · seeds 0 · "
+        "selected on val (macro accuracy) · 6 configurations tried · seed 0 · "
         "by NLL,T within one standard error · val: 14 rows per class, unseen by stage 1 · "
         "46 configurations × epochs · "
         "best 0.0 on val, 0.0 corrected for choosing · 4 of 4 others tie with it"
