@@ -79,7 +79,7 @@ def test_numbers_of_a_sweep(refused: Callable[..., str]) -> None:
         ("--memory", "", "is not a size"),
         ("--memory", "१GiB", "is not a size"),
         ("--seeds", ",".join(map(str, range(150_000))), "150,000 runs, at most 100,000"),
-        ("--seeds", DIGITS, "is not a list of integers. Write --seeds 0,1,2."),
+        ("--seeds", DIGITS, "is not a list of integers. Write --seeds 0,1,2 or 0-2."),
         ("--seeds", "0,,1", "is not a list of integers"),
         ("--seeds", "", "is not a list of integers"),
         ("--top", DIGITS, "--top"),
