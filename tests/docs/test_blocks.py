@@ -91,11 +91,14 @@ def _featbank(words: list[str]) -> None:
 
 
 def _bash(text: str, home: Path) -> None:
-    """Run a block in its own shell, which stops at the first error."""
+    """Run a block in its own shell, which stops at the first error; with a home of its own, but
+    not to compile the engine anew there."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    compiled = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    own = {"HOME": str(home), "FEATBANK_CACHE": str(home / "banks")}
     done = subprocess.run(
         ["bash", "-e", "-u", "-o", "pipefail", "-c", text],
-        env={**os.environ, "HOME": str(home), "PATH": path},
+        env={**os.environ, **own, "PATH": path, "XDG_CACHE_HOME": compiled},
         capture_output=True,
         text=True,
         check=False,
