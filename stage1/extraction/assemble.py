@@ -174,8 +174,8 @@ def compute(
         for name, split in work.dataset.splits.items():
             seed, copies = work.options.augmentation_seed(name), work.options.copies(name)
             kind = "" if seed is None else f"{copies} augmented copies of "
-            images = number(len(split.labels), f"{name} image")
-            report(f"Extracting {kind}{images}: {listed(work.views, 6)}")
+            count = number(len(split.labels), f"{name} image")
+            report(f"Extracting {kind}{count}: {listed(work.views, 6)}")
             here = [rows for rows in mine if rows.split == name]
             batches = (batch for rows in here if rows.name in missing for batch in rows.batches)
             device = work.model.device
