@@ -212,13 +212,17 @@ def test_signals_end_stage_1_in_one_line(
         words = ["extract", "run", "-o", "bank.h5"]
     else:
         words = ["train", "--dataset", "digits-lt", "--epochs", "10000", "-o", "run"]
-    process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "featbank", *words],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-u", "-m", "featbank", *words],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert process.stdout
     process.stdout.readline()
     process.send_signal(number)
