@@ -1,4 +1,4 @@
-"""What a sweep comes to: the verdict, differences from the best, and where and how long it ran."""
+"""Answers of a sweep: the verdict, differences from the best, and where and how long it ran."""
 
 from __future__ import annotations
 
@@ -7,16 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
-from featbank import errors
-from stage2.engine.metrics import RANKING
-from stage2.results.compare import correct_of, measured_rows
 from stage2.results.configurations import Configuration
-from stage2.results.differences import Resampling, gain_of
 from stage2.results.leaderboard import Row
 from stage2.results.results import Results
-from stage2.results.verdict import RESAMPLES, verdict
+from stage2.results.verdict import paired_gain, shown_rows, verdict
 
 MOST = 16
 """Recipes that are compared with the best."""
@@ -56,21 +50,14 @@ def intervals(results: Results, done: Sequence[Row]) -> dict[str, Any] | None:
     if len(first) < 2:
         return None
     best, *others = list(first.values())[: MOST + 1]
-    try:
-        rows = measured_rows(results, None)
-    except errors.ConfigError:  # sums by class alone, or labels of a bank that is no longer there
+    rows = shown_rows(results)
+    if rows is None:
         return None
-    epoch, differences = results.board.terms.epoch, []
-    a = correct_of(results, results.configurations[best["recipe"]], epoch)
+    differences = []
     for other in others:
-        b = correct_of(results, results.configurations[other["recipe"]], epoch)
-        how = Resampling(RESAMPLES, np.random.default_rng(0), 0)
-        try:
-            measure = gain_of((best["recipe"], other["recipe"]), (a, b), rows, how, RANKING)
-        except errors.ConfigError:  # no seed in common
-            continue
-        numbers = (measure.difference, measure.low, measure.high)
-        differences.append([other["recipe"], *(round(number, 3) for number in numbers)])
+        if measure := paired_gain(results, other, best, rows):
+            numbers = (measure.difference, measure.low, measure.high)
+            differences.append([other["recipe"], *(round(number, 3) for number in numbers)])
     return {"id": best["recipe"], "differences": differences} if differences else None
 
 

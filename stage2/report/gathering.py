@@ -3,7 +3,7 @@ configurations."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,10 @@ from stage2.results.leaderboard import Leaderboard, Row, differences
 from stage2.results.measured import measured
 from stage2.results.results import Results
 from stage2.results.tables import Column, metric_columns, starred_protocol
+from stage2.results.verdict import is_stage1
 
 TOP = 12
 """Configurations whose details a page carries."""
-
-_PLAIN = ("tau_norm", "logit_adjust")
-"""Recipes that are the stage-1 classifier itself at τ = 0."""
 
 
 def gather(
@@ -228,21 +226,12 @@ def _before(done: Sequence[Row]) -> tuple[Row | None, str]:
     same = {**best["parameters"], "calibration": "none"}
     candidates: Iterable[tuple[bool, Row, str]] = [
         *((row["parameters"] == same, row, "the same without calibration") for row in others),
-        *((_is_stage1(row), row, "the stage-1 classifier itself, τ = 0") for row in others),
+        *((is_stage1(row), row, "the stage-1 classifier itself, τ = 0") for row in others),
         *((row["name"] == "ce", row, "plain cross-entropy") for row in others),
         *((row["name"] != best["name"], row, "the next best recipe") for row in others),
         (True, others[0], "the next best configuration"),
     ]
     return next((row, why) for fits, row, why in candidates if fits)
-
-
-def _is_stage1(row: Row) -> bool:
-    parameters: Mapping[str, Any] = row["parameters"]
-    return (
-        row["name"] in _PLAIN
-        and parameters.get("tau") == 0
-        and parameters.get("calibration") == "none"
-    )
 
 
 def rounded(value: float | None) -> float | None:

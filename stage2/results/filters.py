@@ -242,11 +242,11 @@ def _require_known(name: str, values: Iterable[Values]) -> None:
 
 def _warn_of_share(relation: Relation, board: Leaderboard) -> None:
     """Warn where an accuracy in percent is compared with what looks like a share of 1."""
-    keys = {name: key for key, name in board.terms.groups.shown.items()}
-    metric = METRICS.get(keys.get(relation.name, relation.name))
+    metric = METRICS.get(board.terms.groups.key(relation.name))
     number = read_number(relation.written, float)
-    is_share = number is not None and 0 < number <= 1
-    if metric and metric.unit == "%" and not metric.lower_is_better and number and is_share:
+    if number is None or not 0 < number <= 1:
+        return
+    if metric and metric.unit == "%" and not metric.lower_is_better:
         name, sign = relation.name, relation.sign
         warnings.warn(
             f"{name} is in percent, so that {name}{sign}{number:g} asks for {number:g} %. Write "

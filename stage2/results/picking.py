@@ -138,8 +138,8 @@ def pick(results: Results, asked: str) -> Pick:
 
 def metric_of(relation: filters.Relation, board: Leaderboard) -> str | None:
     """The metric that a relation compares; None where it compares something else."""
-    by_name = {name: key for key, name in board.terms.groups.shown.items()}
-    return {**{key: key for key in METRICS}, **by_name}.get(relation.name)
+    key = board.terms.groups.key(relation.name)
+    return key if key in METRICS else None
 
 
 def _selecting_board(results: Results) -> Leaderboard:
@@ -218,7 +218,7 @@ def _nearest(
 def _shortfall(
     condition: filters.Condition, own: filters.Values, spans: Mapping[str, float]
 ) -> float:
-    """How far a configuration is from a condition: of a number in spans of it over all."""
+    """The distance of a configuration from a condition: of a number in spans of it over all."""
     if condition.holds(own):
         return 0.0
     if isinstance(condition, filters.Combination):

@@ -14,7 +14,7 @@ from featbank import errors
 from featbank.wording import number
 from stage2.engine.metrics import RANKING
 from stage2.results.compare import correct_of, measured_rows
-from stage2.results.differences import MeasuredRows, Resampling, gain_of
+from stage2.results.differences import Measure, MeasuredRows, Resampling, gain_of
 from stage2.results.ensembles import ENSEMBLE
 from stage2.results.leaderboard import Leaderboard, Row, differences, why_unranked
 from stage2.results.results import Results
@@ -29,7 +29,7 @@ STAGE1, PROBE, PLAIN = "stage 1's own classifier", "the linear probe", "plain re
 
 @dataclass(frozen=True)
 class Gain:
-    """What the chosen configuration gains over another in macro accuracy on the split shown.
+    """The gain of the chosen configuration over another in macro accuracy on the split shown.
 
     Attributes
     ----------
@@ -59,7 +59,7 @@ class Gain:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the results on one bank come to.
+    """The result of a sweep on one bank.
 
     Attributes
     ----------
@@ -132,7 +132,7 @@ class Verdict:
 
     @property
     def _chosen(self) -> str:
-        """What was chosen, on what, among how many."""
+        """The choice, the rows that made it, and the number of configurations tried."""
         name = " ".join(filter(None, (self.name, self.settings)))
         if self.tried == 1:
             return f"{name}, the only configuration,"
@@ -153,7 +153,7 @@ class Verdict:
 
     @property
     def _cost(self) -> str:
-        """How many tie with it, what choosing cost, and where figures are too good."""
+        """The number that ties with it, the cost of choosing, and a word on optimistic figures."""
         parts = []
         if self.so_far:
             parts.append(f"So far: {self.so_far[0]:,} of {sum(self.so_far):,} runs.")
@@ -244,7 +244,7 @@ def gains_over_baseline(results: Results, rows: Sequence[Row]) -> dict[str, Gain
     base = baselines[over]
     if base is None or base[RANKING] is None:
         return {}
-    tested, name = _tested(results), _named(over, base)
+    tested, name = shown_rows(results), _named(over, base)
     return {
         row["recipe"]: _gain(results, row, base, name, tested)
         for row in rows
@@ -284,9 +284,9 @@ def _without_choice(results: Results) -> tuple[str, str, str]:
 def _gains(
     results: Results, done: list[Row], first: Row
 ) -> tuple[tuple[Gain, ...], tuple[str, ...]]:
-    """What a row gains over the baselines, and those baselines that were not swept."""
+    """The gains of a row over the baselines, and those baselines that were not swept."""
     baselines = _baselines(results, done)
-    rows = _tested(results) if first[RANKING] is not None else None
+    rows = shown_rows(results) if first[RANKING] is not None else None
     gains = tuple(
         _gain(results, first, row, _named(over, row), rows)
         for over, row in baselines.items()
@@ -298,7 +298,7 @@ def _gains(
 
 def _baselines(results: Results, done: list[Row]) -> dict[str, Row | None]:
     """Stage 1's own classifier and plain re-training, of the latter the best, as far as there."""
-    stage1 = min(filter(_is_stage1, done), key=_departs, default=None)
+    stage1 = min(filter(is_stage1, done), key=_departs, default=None)
     views = stage1["parameters"]["view"].split("+") if stage1 else ()
     probed = set(views) & set(results.about.get("probed", ()))
     plain = [*filter(_is_plain, done)]
@@ -316,7 +316,7 @@ def _named(over: str, row: Row) -> str:
     return f"{over} ({' '.join(filter(None, (row['name'], differences(row))))})"
 
 
-def _is_stage1(row: Row) -> bool:
+def is_stage1(row: Row) -> bool:
     """Whether a configuration is the classifier of stage 1, but for its bias."""
     own = row["parameters"]
     return (
@@ -343,23 +343,28 @@ def _is_plain(row: Row) -> bool:
 
 def _gain(results: Results, first: Row, other: Row, over: str, rows: MeasuredRows | None) -> Gain:
     """The gain of a row over another; with its interval where the rows can be paired."""
-    difference = first[RANKING] - other[RANKING]
-    gain = Gain(over, other["recipe"], other[RANKING], difference)
-    if rows is None:
-        return gain
-    pair = [results.configurations[row["recipe"]] for row in (other, first)]
-    try:
-        a, b = (correct_of(results, each, results.board.terms.epoch) for each in pair)
-        how = Resampling(RESAMPLES, np.random.default_rng(0), 0)
-        measure = gain_of((pair[0].id, pair[1].id), (a, b), rows, how, RANKING)
-    except errors.ConfigError:  # no seed in common
+    gain = Gain(over, other["recipe"], other[RANKING], first[RANKING] - other[RANKING])
+    measure = None if rows is None else paired_gain(results, first, other, rows)
+    if measure is None:
         return gain
     return replace(
         gain, figure=measure.a, difference=measure.difference, low=measure.low, high=measure.high
     )
 
 
-def _tested(results: Results) -> MeasuredRows | None:
+def paired_gain(results: Results, row: Row, over: Row, rows: MeasuredRows) -> Measure | None:
+    """The paired gain in macro accuracy of a configuration over another on the `rows` of the split
+    shown; None where they have no seed in common."""
+    pair = [results.configurations[each["recipe"]] for each in (over, row)]
+    try:
+        a, b = (correct_of(results, each, results.board.terms.epoch) for each in pair)
+        how = Resampling(RESAMPLES, np.random.default_rng(0), 0)
+        return gain_of((pair[0].id, pair[1].id), (a, b), rows, how, RANKING)
+    except errors.ConfigError:
+        return None
+
+
+def shown_rows(results: Results) -> MeasuredRows | None:
     """The rows of the split shown; None where results cannot compare them."""
     try:
         return measured_rows(results, None)

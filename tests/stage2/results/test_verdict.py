@@ -15,7 +15,7 @@ from stage2.methods.recipe import Recipe
 from stage2.results.compare import compare
 from stage2.results.results import Results
 from stage2.results.store import Store
-from stage2.results.verdict import PLAIN, STAGE1, Verdict, verdict, verdict_of
+from stage2.results.verdict import PLAIN, STAGE1, Verdict, is_stage1, verdict, verdict_of
 from tests.stage2.compare import assert_close
 from tests.stage2.results.test_compare import FAIR, GOOD, POOR, everywhere, stored
 from tests.stage2.synthetic import Problem
@@ -128,3 +128,20 @@ def test_other_parts_are_not_plain(bank: Bank, small: Problem, changed: dict[str
     other = stored(Recipe("ce", **changed), everywhere(small, POOR, 3), small.y)
     assert PLAIN in judged(bank, [*runs, other]).lacking
     assert np.isfinite(judged(bank, [*runs, other]).figure or np.nan)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "expected"),
+    [
+        (Recipe("stage1"), True),
+        (Recipe("tau_norm", tau=0.0), True),
+        (Recipe("logit_adjust"), False),
+        (Recipe("stage1", calibration="temperature"), False),
+        (Recipe("crt"), False),
+    ],
+    ids=str,
+)
+def test_stage_1_is_known_by_its_settings(recipe: Recipe, *, expected: bool) -> None:
+    """By its head and τ, whatever the recipe is called; the report asks the same function."""
+    row: Any = {"parameters": recipe.parameters}
+    assert is_stage1(row) is expected
