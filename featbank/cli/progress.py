@@ -97,7 +97,7 @@ class _Bar(Display):
 
 
 def _moving(bar: _Bar) -> Progress:
-    """What rich shows of a bar: one line as wide as the terminal, and one of status."""
+    """The display of a bar by rich: one line as wide as the terminal, and one of status."""
     from rich.console import Console, RenderableType
     from rich.progress import BarColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as TimeLeft

@@ -122,7 +122,7 @@ def _cells(table: Table) -> list[_Column]:
 def _fitting(
     columns: list[_Column], spare: Sequence[str], room: int
 ) -> tuple[list[str], list[_Column]]:
-    """What columns lose so that they fit a width, and the columns that are left."""
+    """The parts that columns lose so that they fit a width, and the columns that are left."""
     left_out = []
     if sum(column.full + 2 for column in columns) > room:
         columns = [column for column in columns if not column.folds or any(column.cells)]

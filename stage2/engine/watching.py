@@ -51,7 +51,7 @@ class Moment:
 
     @property
     def recipes(self) -> int:
-        """How many recipes still train."""
+        """The number of recipes that still train."""
         return sum(len(run.tile.recipes) for run in self.tiles)
 
     @property
@@ -72,7 +72,7 @@ class Moment:
 
 
 def _goodness(look: Look) -> float:
-    """What orders looks; −∞ where the loss diverged."""
+    """The order of looks, best last; −∞ where the loss diverged."""
     if not math.isfinite(look.loss):
         return -math.inf
     return -look.loss if look.val is None else look.val

@@ -1,4 +1,4 @@
-"""What the page shows of exported heads, on the bank of the results: logits that it moves
+"""Exported heads on the page, on the bank of the results: logits that it moves
 (`stage2.report.live`), and whole maps as pictures."""
 
 from __future__ import annotations
@@ -49,9 +49,8 @@ def gather_heads(
     ConfigError
         For too many heads, a head of another bank, and a bank that is not where it was.
     """
-    from stage2.export.exporting import (
-        bank_path,
-    )  # PyTorch, which a page without heads does not need
+    # These import PyTorch, which a page without heads does not need.
+    from stage2.export.exporting import bank_path
     from stage2.export.headfile import load_head
 
     if len(paths) > MOST_HEADS:
